@@ -1,0 +1,49 @@
+"""decodetr: DeCo-DETR, an open-vocabulary detector on transformers that needs no text encoder at inference.
+
+The root is lazy: `import decodetr` and `decodetr --help` cost a bare Python start. The first public name that is used
+imports what it needs, and makes the model known to the Auto classes of transformers. Imports are absolute, because
+pytest imports the checkout folder as a package too and relative ones would build every class twice.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_PUBLIC_NAMES = {
+    "DeCoDetrConfig": "decodetr.modeling_decodetr",
+    "DeCoDetrForObjectDetection": "decodetr.modeling_decodetr",
+    "PrototypePool": "decodetr.modeling_decodetr",
+    "Vocabulary": "decodetr.modeling_decodetr",
+    "DeCoDetrImageProcessor": "decodetr.processing",
+    "DeCoDetrTrainer": "decodetr.train",
+    "DeCoDetrTrainingArguments": "decodetr.train",
+}
+
+__all__ = ["__version__", *_PUBLIC_NAMES]
+
+
+def _register_image_processor():
+    """Tell AutoImageProcessor which image processors belong to the model (here, because it joins two rooms)."""
+    from transformers import AutoImageProcessor
+
+    from decodetr.modeling_decodetr import DeCoDetrConfig
+    from decodetr.processing import DeCoDetrImageProcessor, DeCoDetrImageProcessorPil
+
+    AutoImageProcessor.register(
+        DeCoDetrConfig,
+        image_processor_classes={"torchvision": DeCoDetrImageProcessor, "pil": DeCoDetrImageProcessorPil},
+        exist_ok=True,
+    )
+
+
+def __getattr__(name):
+    if name not in _PUBLIC_NAMES:
+        raise AttributeError(f"module 'decodetr' has no attribute {name!r}; its public names are {sorted(__all__)}")
+    _register_image_processor()
+    value = getattr(importlib.import_module(_PUBLIC_NAMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,55 @@
+"""The `decodetr` command: names the subcommands and imports each only when it is called, so that --help is instant."""
+
+import argparse
+import importlib
+import sys
+
+# name: module with add_arguments(parser) and run(args), what it does
+COMMANDS = {
+    "quickstart": ("decodetr.scenes.quickstart", "write scenes, train, evaluate and draw, in a few minutes on a CPU"),
+    "scenes": ("decodetr.scenes.command", "write the embedded world of scenes as COCO-format folders"),
+    "train": ("decodetr.train_command", "train on a COCO-format folder"),
+    "eval": ("decodetr.eval", "evaluate a model on COCO-format data"),
+    "predict": ("decodetr.processing.predict", "detect objects in images"),
+}
+
+
+def usage() -> str:
+    """The text of `decodetr --help`."""
+    lines = ["usage: decodetr COMMAND [arguments]", "", "DeCo-DETR: open-vocabulary object detection.", "", "commands:"]
+    lines += [f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join([*lines, "", "decodetr COMMAND --help describes the arguments of a command.", ""])
+
+
+def main(argv=None) -> int:
+    """Run a subcommand; returns its exit status. Errors that a user can cause are printed without a traceback."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        sys.stdout.write(usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from decodetr import __version__
+
+        sys.stdout.write(f"decodetr {__version__}\n")
+        return 0
+    if argv[0] not in COMMANDS:
+        sys.stderr.write(f"decodetr: unknown command {argv[0]!r}\n\n{usage()}")
+        return 2
+    module_name, description = COMMANDS[argv[0]]
+    module = importlib.import_module(module_name)
+    parser = argparse.ArgumentParser(prog=f"decodetr {argv[0]}", description=description, allow_abbrev=False)
+    module.add_arguments(parser)
+    args, rest = parser.parse_known_args(argv[1:])
+    if argv[0] == "train":  # the rest are fields of TrainingArguments
+        args.training_arguments = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return module.run(args) or 0
+    except (FileNotFoundError, ValueError) as error:
+        sys.stderr.write(f"decodetr {argv[0]}: error: {error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

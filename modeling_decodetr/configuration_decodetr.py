@@ -1,0 +1,159 @@
+"""Configuration of DeCo-DETR.
+
+`detector_config` is the localization stream: the config of any DETR-family detector of transformers (DESIGN.md 2). All
+other fields describe the semantic stream (PAPER.md 1, 2 and 3). Where the paper gives a value it is the default and the
+comment says so; where it gives none, the comment says what we chose and why.
+"""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+
+# What PreTrainedConfig itself understands beside its declared fields; anything else that is no field is a typo.
+_LIBRARY_KEYS = {
+    "attn_implementation",
+    "auto_map",
+    "custom_pipelines",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "torch_dtype",
+    "transformers_version",
+}
+
+
+@strict
+class DeCoDetrConfig(PreTrainedConfig):
+    r"""
+    Config of [`DeCoDetrForObjectDetection`].
+
+    Args:
+        detector_config (`PreTrainedConfig` or `dict`, *optional*):
+            Config of the localization stream; a dict must hold `model_type`. Default: the paper's DETR-R50 (6 + 6 layers,
+            8 heads, 300 queries, auxiliary losses).
+        class_agnostic (`bool`, defaults to `True`):
+            The detector learns one class, "object". `False` is the paper's variant: the detector classifies the training
+            names, which must then be `detector_config.id2label`.
+        embedding_dim (`int`, defaults to 512): d, the width of CLIP's projection space.
+        num_coarse_prototypes (`int`, defaults to 1203): M1 (PAPER.md 1.5).
+        num_fine_prototypes (`int`, defaults to 4800): M2 (PAPER.md 1.6). M = M1 + M2 prototypes must be at least 1.
+        assignment_temperature (`float`, defaults to 0.07): alpha of PAPER.md 2.3; the paper gives none. With the value of
+            tau, q^ = z is the exact minimum of the distillation.
+        teacher_temperature (`float`, defaults to 0.07): tau of PAPER.md 2.5 and 2.8 (the paper's value).
+        name_temperature (`float`, defaults to 0.07): temperature of the predictor's softmax (PAPER.md 2.7), not given there.
+        pool_update (`str`, defaults to `"stable"`): "stable", "literal" (PAPER.md 3.5 to the letter) or "frozen".
+        pool_momentum (`float`, defaults to 0.99): gamma of PAPER.md 3.5 (the paper's value), in [0, 1].
+        pool_temperature (`float`, defaults to 0.01): temperature of the soft assignment of "stable" (DESIGN.md 3: tau
+            collapses a CLIP-like pool); "literal" uses `teacher_temperature`, as the paper does.
+        distill_weight (`float`, defaults to 1.0): lambda_KL of PAPER.md 3.1, not given there.
+        align_weight (`float`, defaults to 1.0): final lambda_align of PAPER.md 3.1, used by the model's own `loss`.
+        annotation_weight (`float`, defaults to 1.0): share of the one-hot name in the target of an annotated query; the
+            rest is CLIP's distribution (DESIGN.md 3). In [0, 1].
+        region_iou_threshold (`float`, defaults to 0.5): IoU from which a query is supervised by a region.
+        background_threshold (`float`, defaults to 0.9): a prototype whose cosine to every name is below it stands for none
+            of the names and is background (DESIGN.md 4).
+        gradient_isolation (`bool`, defaults to `True`): PAPER.md 2.1. `False` is for ablations.
+        semantic_inputs (`str`, defaults to `"query+region"`): "query" (the paper) or "query+region" (DESIGN.md 5).
+        region_channels (`int`, defaults to 32): channels to which each feature map is projected before pooling.
+        region_grid (`int`, defaults to 4): a box is sampled at region_grid x region_grid points of each map.
+        semantic_hidden_dim (`int`, *optional*): hidden width of the semantic stream's MLPs; default `embedding_dim`.
+        prototype_captions (`list[str]`, *optional*): representative caption per prototype, M of them.
+        pool_info (`dict`, *optional*): where the pool came from (encoder, captioner, delta, seed, ...).
+        vocabulary_info (`dict`, *optional*): where the name embeddings came from (encoder, revision, templates).
+        training_info (`dict`, *optional*): what training was allowed to know, including what the pretrained detector had
+            seen (PAPER.md 5).
+        preprocessing (`dict`, *optional*): keyword arguments of [`DeCoDetrImageProcessor`] that repeat what the pretrained
+            detector was trained with; `from_detector` fills it.
+
+    Raises:
+        ValueError: for an unknown field or a value outside its range; the message says what it must be.
+    """
+
+    model_type = "decodetr"
+    sub_configs = {"detector_config": AutoConfig}
+
+    detector_config: dict | PreTrainedConfig | None = None
+    class_agnostic: bool = True
+    embedding_dim: int = 512
+    num_coarse_prototypes: int = 1203
+    num_fine_prototypes: int = 4800
+    assignment_temperature: float | int = 0.07
+    teacher_temperature: float | int = 0.07
+    name_temperature: float | int = 0.07
+    pool_update: Literal["stable", "literal", "frozen"] = "stable"
+    pool_momentum: float | int = 0.99
+    pool_temperature: float | int = 0.01
+    distill_weight: float | int = 1.0
+    align_weight: float | int = 1.0
+    annotation_weight: float | int = 1.0
+    region_iou_threshold: float | int = 0.5
+    background_threshold: float | int = 0.9
+    gradient_isolation: bool = True
+    semantic_inputs: Literal["query", "query+region"] = "query+region"
+    region_channels: int = 32
+    region_grid: int = 4
+    semantic_hidden_dim: int | None = None
+    prototype_captions: list[str] | None = None
+    pool_info: dict[str, Any] | None = None
+    vocabulary_info: dict[str, Any] | None = None
+    training_info: dict[str, Any] | None = None
+    preprocessing: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs):
+        unknown = sorted(key for key in kwargs if key not in _LIBRARY_KEYS and not key.startswith("_"))
+        if unknown:
+            raise ValueError(f"DeCoDetrConfig has no field {', '.join(map(repr, unknown))}; check the spelling.")
+        if self.detector_config is None:
+            # PAPER.md 3.3 and 4: DETR-R50 with 6 decoder layers, 8 heads and N = 300. No weights are loaded by a config.
+            self.detector_config = {"model_type": "detr", "num_queries": 300, "auxiliary_loss": True, "num_labels": 1}
+        if isinstance(self.detector_config, dict):
+            detector = dict(self.detector_config)
+            if "model_type" not in detector:
+                raise ValueError("detector_config must hold 'model_type', for example 'detr' or 'rt_detr_v2'.")
+            self.detector_config = AutoConfig.for_model(detector.pop("model_type"), **detector)
+        if self.semantic_hidden_dim is None:
+            self.semantic_hidden_dim = self.embedding_dim
+        super().__post_init__(**kwargs)
+        self._check_ranges()
+
+    def _check_ranges(self):
+        positive = (
+            "embedding_dim assignment_temperature teacher_temperature name_temperature pool_temperature "
+            "region_channels region_grid semantic_hidden_dim"
+        ).split()
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        for name in ("pool_momentum", "annotation_weight", "region_iou_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if not -1 <= self.background_threshold <= 1:
+            raise ValueError(f"background_threshold is a cosine in [-1, 1], got {self.background_threshold}.")
+        for name in ("distill_weight", "align_weight", "num_coarse_prototypes", "num_fine_prototypes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.num_prototypes < 1:
+            raise ValueError("num_coarse_prototypes + num_fine_prototypes must be at least 1, got 0.")
+        if self.num_labels < 1:
+            raise ValueError("id2label must name at least one class, got none.")
+        if self.class_agnostic and self.detector_config.num_labels != 1:
+            raise ValueError(
+                "class_agnostic=True needs detector_config.num_labels = 1, got "
+                f"{self.detector_config.num_labels}; set it, or start with DeCoDetrForObjectDetection.from_detector."
+            )
+        captions = self.prototype_captions
+        if captions is not None and len(captions) != self.num_prototypes:
+            raise ValueError(f"prototype_captions must have {self.num_prototypes} entries, got {len(captions)}.")
+
+    @property
+    def num_prototypes(self) -> int:
+        """M = M1 + M2."""
+        return self.num_coarse_prototypes + self.num_fine_prototypes
+
+
+DeCoDetrConfig.register_for_auto_class()
+
+__all__ = ["DeCoDetrConfig"]

@@ -1,0 +1,158 @@
+"""What differs between the detector families of transformers that can be the localization stream (DESIGN.md 2).
+
+Nothing else in the package asks which detector it has. The table was checked against transformers 5.18 to 5.23 by the
+tests, which train, save and reload every family.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoImageProcessor
+
+
+def _conv_encoder_channels(encoder: nn.Module, config) -> list[int]:
+    return list(encoder.intermediate_channel_sizes)
+
+
+def _lw_detr_channels(encoder: nn.Module, config) -> list[int]:
+    return [config.d_model] * len(config.projector_scale_factors)
+
+
+def _rf_detr_channels(encoder: nn.Module, config) -> list[int]:
+    return [config.d_model]
+
+
+def _deimv2_channels(encoder: nn.Module, config) -> list[int]:
+    if config.encoder_type == "lite":
+        return list(encoder.intermediate_channel_sizes)
+    return [config.encoder_hidden_dim] * config.num_feature_levels
+
+
+@dataclass(frozen=True)
+class DetectorFamily:
+    """One row of the table.
+
+    Attributes:
+        feature_module: path, below `detector.model`, of the module whose forward output holds the feature maps.
+        channels: function of (that module, detector config) giving the channels of each map.
+        real_queries: which N of the decoder's queries are used at inference: "all", or in training, where denoising
+            queries or query groups are added, the "last" or the "first" N.
+        no_object: the class head has an extra no-object column (softmax), else it is sigmoid.
+        size_divisor: function of the detector config: H and W must be multiples of it.
+        uses_pixel_mask: padding is honoured; otherwise images must have one fixed size.
+        loss: how the library normalises the loss over processes, a key of `loss_normalisation`.
+    """
+
+    feature_module: str = "backbone"
+    channels: Callable = _conv_encoder_channels
+    real_queries: str = "all"
+    no_object: bool = False
+    size_divisor: Callable = lambda config: 1
+    uses_pixel_mask: bool = True
+    loss: str = "averaged_twice"
+
+
+_RT = {"real_queries": "last", "size_divisor": lambda config: 32, "uses_pixel_mask": False, "loss": "per_process"}
+_GROUPED = {"real_queries": "first", "loss": "global"}
+
+DETECTOR_FAMILIES = {
+    "detr": DetectorFamily(no_object=True),
+    "conditional_detr": DetectorFamily(),
+    "deformable_detr": DetectorFamily(),
+    "dab-detr": DetectorFamily(feature_module="backbone.conv_encoder"),
+    "rt_detr": DetectorFamily(**_RT),
+    "rt_detr_v2": DetectorFamily(**_RT),
+    "d_fine": DetectorFamily(**_RT),
+    "deimv2": DetectorFamily(feature_module="conv_encoder", channels=_deimv2_channels, **_RT),
+    "lw_detr": DetectorFamily(
+        channels=_lw_detr_channels,
+        size_divisor=lambda config: config.backbone_config.patch_size * config.backbone_config.num_windows_side,
+        **_GROUPED,
+    ),
+    "rf_detr": DetectorFamily(
+        channels=_rf_detr_channels,
+        size_divisor=lambda config: config.backbone_config.patch_size * config.backbone_config.num_windows,
+        **_GROUPED,
+    ),
+}
+
+
+def detector_family(config) -> DetectorFamily:
+    """The row for a detector config. Raises ValueError for a model type that is not in the table."""
+    if config.model_type not in DETECTOR_FAMILIES:
+        raise ValueError(
+            f"detector_config.model_type must be one of {sorted(DETECTOR_FAMILIES)}, got {config.model_type!r}."
+        )
+    return DETECTOR_FAMILIES[config.model_type]
+
+
+def feature_module(detector: nn.Module) -> nn.Module:
+    """The module of the detector whose output holds the feature maps."""
+    return detector.model.get_submodule(detector_family(detector.config).feature_module)
+
+
+def feature_channels(detector: nn.Module) -> list[int]:
+    """Channels of each feature map, without running the detector."""
+    return detector_family(detector.config).channels(feature_module(detector), detector.config)
+
+
+def feature_maps(hook_output) -> list[torch.Tensor]:
+    """Feature maps (B, C_l, H_l, W_l) out of what the hook saw: [(map, mask), ...], [map, ...] or one (map, mask)."""
+    if isinstance(hook_output, tuple) and isinstance(hook_output[0], torch.Tensor):
+        return [hook_output[0]]
+    return [level[0] if isinstance(level, tuple) else level for level in hook_output]
+
+
+def query_dim(config) -> int:
+    """C, the width of the object queries."""
+    return config.d_model if hasattr(config, "d_model") else config.hidden_size
+
+
+def num_queries(config) -> int:
+    """N, the queries used at inference."""
+    if getattr(config, "two_stage", False) and hasattr(config, "two_stage_num_proposals"):
+        return config.two_stage_num_proposals
+    return config.num_queries
+
+
+def real_queries(tensor: torch.Tensor, config) -> torch.Tensor:
+    """The N inference queries of a (B, N + extra, ...) decoder tensor; denoising queries and extra groups are cut off."""
+    n = num_queries(config)
+    which = detector_family(config).real_queries
+    if which == "last":
+        return tensor[:, -n:]
+    return tensor[:, :n] if which == "first" else tensor
+
+
+def objectness_logits(class_logits: torch.Tensor, config) -> torch.Tensor:
+    """One logit per query from the detector's class logits (B, N, classes): that of "there is an object" (B, N).
+
+    One class: `logits[..., 0]`, minus the no-object logit where there is one. Several classes (the paper's variant): the
+    maximum, or log-sum-exp against no-object, which for one class are the same formulas.
+    """
+    if detector_family(config).no_object:
+        return class_logits[..., :-1].logsumexp(-1) - class_logits[..., -1]
+    return class_logits.amax(-1)
+
+
+def detector_preprocessing(name_or_path, config, **hub) -> dict | None:
+    """How a saved detector wants its images: size, mean, std and padding as keyword arguments of an image processor.
+
+    Sizes that the family cannot take (not fixed where padding is ignored, or no multiple of its divisor) are replaced by the
+    next fixed size. None where the folder has no image processor.
+    """
+    try:
+        saved = AutoImageProcessor.from_pretrained(name_or_path, **hub)
+    except OSError:
+        return None
+    family, size = detector_family(config), dict(saved.size)
+    divisor = family.size_divisor(config)
+    if "height" not in size and (divisor > 1 or not family.uses_pixel_mask):
+        side = size.get("shortest_edge") or size["max_height"]
+        size = {"height": side, "width": side}
+    if "height" in size:
+        size = {key: -(-size[key] // divisor) * divisor for key in ("height", "width")}
+    fields = ("do_normalize", "do_rescale", "rescale_factor", "image_mean", "image_std")
+    return {"size": size, "do_pad": "height" not in size, **{name: getattr(saved, name) for name in fields}}

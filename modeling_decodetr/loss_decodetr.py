@@ -1,0 +1,120 @@
+"""The losses of the semantic stream and what they supervise, as pure functions of tensors.
+
+Formulas: PAPER.md 2.5, 2.6 and 2.8; who is supervised by what: DESIGN.md 3. The paper writes sums over queries and does not
+say which; ours run over the queries that lie on an annotated box or a region, and are divided by their number over all
+processes, so that the value depends neither on N nor on how a batch is split.
+
+Deviation: teacher and student distributions run over the names *and* the background prototypes, the same set over which
+scores are computed. Over the names alone, a run with one name has a constant loss, and a region of something that has no
+name is taught to be the nearest name.
+"""
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch.nn import functional as F
+from transformers.image_transforms import center_to_corners_format
+from transformers.loss.loss_for_object_detection import box_iou, generalized_box_iou
+
+
+@torch.no_grad()
+def match_annotations(pred_boxes, objectness_logits, boxes):
+    """One-to-one matching of queries to annotated boxes, with the costs of DETR (PAPER.md 3.3).
+
+    Args:
+        pred_boxes (N, 4), boxes (n, 4): (cx, cy, w, h) in 0..1.
+        objectness_logits (N,).
+
+    Returns:
+        (queries, annotations): int64 of length min(N, n).
+    """
+    cost = (
+        5 * torch.cdist(pred_boxes.float(), boxes.float(), p=1)
+        - 2 * generalized_box_iou(center_to_corners_format(pred_boxes), center_to_corners_format(boxes))
+        - objectness_logits.float().sigmoid()[:, None]
+    )
+    query, annotation = linear_sum_assignment(torch.nan_to_num(cost, nan=1e4, posinf=1e4, neginf=-1e4).cpu())
+    return torch.as_tensor(query, device=boxes.device), torch.as_tensor(annotation, device=boxes.device)
+
+
+@torch.no_grad()
+def supervise_queries(pred_boxes, objectness_logits, label, iou_threshold):
+    """What supervises each query of one image (DESIGN.md 3).
+
+    A query matched to an annotated box gets that box; any other gets the box it overlaps most, an annotated one or a
+    region, if the IoU reaches the threshold; else nothing.
+
+    Args:
+        pred_boxes (N, 4) in (cx, cy, w, h), 0..1; objectness_logits (N,).
+        label (`dict`): `boxes` (n, 4), and optionally `region_boxes` (R, 4).
+
+    Returns:
+        (annotation (N,), region (N,)) int64 indices into the label's boxes and regions, -1 for none. A query with an
+        annotation also has the region that overlaps the annotated box best, if one does.
+    """
+    boxes = label["boxes"]
+    regions = label.get("region_boxes", boxes[:0])
+    n = len(boxes)
+    annotation = torch.full(pred_boxes.shape[:1], -1, device=pred_boxes.device)
+    region = annotation.clone()
+    everything = center_to_corners_format(torch.cat([boxes, regions]).float())
+    if len(everything) == 0:
+        return annotation, region
+    iou = box_iou(center_to_corners_format(pred_boxes.float()), everything)[0].nan_to_num()
+    best, index = iou.max(-1)
+    index = torch.where(best >= iou_threshold, index, -1)
+    annotation = torch.where(index < n, index, -1)
+    region = torch.where(index >= n, index - n, -1)
+    if n:
+        query, matched = match_annotations(pred_boxes, objectness_logits, boxes)
+        annotation[query], region[query] = matched, -1
+        if len(regions):
+            best, index = box_iou(everything[:n], everything[n:])[0].nan_to_num().max(-1)
+            box_region = torch.where(best >= iou_threshold, index, -1)
+            region = torch.where(annotation >= 0, box_region[annotation], region)
+    return annotation, region
+
+
+def teacher_targets(
+    annotated_names, region_embeds, pool, vocabulary, background, *, temperature, annotation_weight
+):
+    """The distributions that supervised queries learn, PAPER.md 2.5 and 2.8 with the mixture of DESIGN.md 3.
+
+    Args:
+        annotated_names (n,) int64: name of the annotated box of each query, -1 where it has only a region.
+        region_embeds (n, d): z, CLIP's image embedding of the query's region; zero rows where there is none, for which the
+            embedding of the annotated name stands in.
+        pool, vocabulary: A and the training names. background (M,) bool: prototypes that stand for no name.
+        temperature: tau. annotation_weight: share of the one-hot name where a box is annotated and has a region.
+
+    Returns:
+        (prototype_targets (n, M), name_targets (n, K + 1)), rows summing to 1, float32; the last column of the second is
+        the whole background.
+    """
+    names, annotated = vocabulary.embeddings, annotated_names >= 0
+    has_region = region_embeds.abs().sum(-1) > 0
+    z = torch.where(has_region[:, None], region_embeds.float(), names[annotated_names.clamp(min=0)])
+    z = F.normalize(z, dim=-1)
+    prototype_targets = pool.log_assignment(z, temperature).exp()
+    over_names = z @ names.T / temperature
+    over_background = (z @ F.normalize(pool.prototypes, dim=-1).T / temperature).masked_fill(~background, float("-inf"))
+    over_background = over_background.logsumexp(-1)
+    total = torch.logaddexp(vocabulary.log_normaliser(over_names), over_background)
+    # Equal rows (duplicate names) share their mass, as one-hot targets and the student do.
+    share = vocabulary.log_share.exp()
+    clip = torch.cat([(over_names - total[:, None]).exp() * share, (over_background - total).exp()[:, None]], dim=-1)
+    one_hot = F.one_hot(annotated_names.clamp(min=0), len(vocabulary) + 1).to(clip)
+    weight = torch.where(annotated, torch.where(has_region, annotation_weight, 1.0), 0.0)[:, None]
+    return prototype_targets, weight * one_hot + (1 - weight) * clip
+
+
+def distillation_loss(log_weights, targets, count):
+    """L_distill = sum_n KL(w~_n || w_n) / count (PAPER.md 2.6): log_weights (n, M) log w, targets (n, M) w~."""
+    return F.kl_div(log_weights, targets, reduction="sum") / count
+
+
+def alignment_loss(log_probs, targets, count):
+    """L_align = sum_n CE(t_n, T_n) / count (PAPER.md 2.8): log_probs (n, K + 1), targets (n, K + 1).
+
+    Entries whose target is zero do not count, also where the log-probability is -inf (a vocabulary without background).
+    """
+    return -(targets * log_probs.masked_fill(targets == 0, 0.0)).sum() / count

@@ -1,0 +1,461 @@
+"""DeCo-DETR: a detector of transformers as localization stream, and a semantic stream that reads its detached queries.
+
+Implements PAPER.md 2 and 3.1 as DESIGN.md 2 to 4 settle it. The order below is the order in which an image meets it: the
+detector finds boxes and queries; both, cut off from the gradient, enter the semantic stream, which looks their meaning up in
+the prototype pool and scores it against the stored names; objectness and name probability are fused into `logits`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForObjectDetection, PreTrainedModel
+from transformers import initialization as init
+from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_decodetr import DeCoDetrConfig
+from .detectors import (
+    detector_family,
+    detector_preprocessing,
+    feature_channels,
+    feature_maps,
+    feature_module,
+    objectness_logits,
+    query_dim,
+    real_queries,
+)
+from .loss_decodetr import alignment_loss, distillation_loss, supervise_queries, teacher_targets
+from .loss_normalisation import mean_count, normalised_detector_loss
+from .prototype_pool import PrototypePool
+from .semantic_stream import SemanticStream, fuse_scores
+from .vocabulary import Vocabulary
+
+
+@dataclass
+class DeCoDetrObjectDetectionOutput(ModelOutput):
+    """
+    Output of [`DeCoDetrForObjectDetection`].
+
+    Args:
+        loss (`torch.Tensor` of shape (), with `labels`): loss_det + distill_weight loss_distill + align_weight loss_align.
+        loss_dict (`dict[str, torch.Tensor]`, with `labels`): the detector's own terms, and differentiable `loss_det`,
+            `loss_distill`, `loss_align`.
+        logits (`torch.Tensor` of shape (B, N, K), float32): sigmoid(logits) is the final score of each name.
+        pred_boxes (`torch.Tensor` of shape (B, N, 4)): (cx, cy, w, h) in 0..1.
+        objectness_logits (`torch.Tensor` of shape (B, N)): of the localization stream.
+        semantic_embeds (`torch.Tensor` of shape (B, N, d)): r_n of PAPER.md 2.4.
+        prototype_weights (`torch.Tensor` of shape (B, N, M), with `output_prototype_weights=True`): w of PAPER.md 2.3.
+    """
+
+    loss: torch.FloatTensor | None = None
+    loss_dict: dict | None = None
+    logits: torch.FloatTensor | None = None
+    pred_boxes: torch.FloatTensor | None = None
+    objectness_logits: torch.FloatTensor | None = None
+    semantic_embeds: torch.FloatTensor | None = None
+    prototype_weights: torch.FloatTensor | None = None
+
+
+class DeCoDetrPreTrainedModel(PreTrainedModel):
+    """Initialisation and what the library wants to know. The attention flags are the detector's business: it checks them."""
+
+    config_class = DeCoDetrConfig
+    base_model_prefix = "detector"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = ["prototype_pool", "vocabulary"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, torch.nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, PrototypePool):
+            fresh = PrototypePool.random(
+                self.config.num_coarse_prototypes, self.config.num_fine_prototypes, self.config.embedding_dim
+            )
+            for name, buffer in fresh.named_buffers():
+                init.copy_(getattr(module, name), buffer)
+        elif isinstance(module, Vocabulary):
+            init.copy_(module.embeddings, F.normalize(torch.randn(module.embeddings.shape), dim=-1))
+            init.zeros_(module.log_share)
+        elif isinstance(module, SemanticStream):
+            init.ones_(module.background)
+
+
+class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
+    """
+    Open-vocabulary detector. `detector` is the localization stream, `semantic_stream` the other one, `prototype_pool` and
+    `vocabulary` the tables that both training and inference read; no text encoder is part of it.
+
+    A model made from a config alone has a random pool and random name embeddings.
+    """
+
+    def __init__(self, config: DeCoDetrConfig):
+        super().__init__(config)
+        detector_family(config.detector_config)  # an unsupported family is refused before anything is built
+        self.detector = AutoModelForObjectDetection.from_config(config.detector_config)
+        self.prototype_pool = PrototypePool.random(
+            config.num_coarse_prototypes, config.num_fine_prototypes, config.embedding_dim
+        )
+        self.prototype_pool.captions = config.prototype_captions
+        self.prototype_pool.info = dict(config.pool_info or {})
+        names = [config.id2label[i] for i in range(config.num_labels)]
+        self.vocabulary = Vocabulary(
+            names, F.normalize(torch.randn(len(names), config.embedding_dim), dim=-1), config.vocabulary_info
+        )
+        self.semantic_stream = SemanticStream(
+            config, query_dim(config.detector_config), feature_channels(self.detector)
+        )
+        self._hooked = None
+        # A bound method, because a closure would break deepcopy; bound hooks also pass torch.compile and export.
+        feature_module(self.detector).register_forward_hook(self._keep_features)
+        self.post_init()
+
+    def _keep_features(self, module, args, output):
+        self._hooked = output
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor | None = None,
+        pixel_mask: torch.LongTensor | None = None,
+        labels: list[dict] | None = None,
+        semantic_features: dict | None = None,
+        output_prototype_weights: bool = False,
+        **kwargs,
+    ) -> DeCoDetrObjectDetectionOutput:
+        r"""
+        Args:
+            pixel_values (`torch.FloatTensor` of shape (B, 3, H, W)): normalised by the model's image processor. H and W are
+                multiples of what the detector's family needs (DESIGN.md 2).
+            pixel_mask (`torch.LongTensor` of shape (B, H, W), *optional*): 1 for pixels, 0 for padding on the right and at
+                the bottom; only for families that honour it.
+            labels (`list[dict]` of length B, *optional*): `class_labels` (n,) int64, indices into the vocabulary; `boxes`
+                (n, 4) float (cx, cy, w, h) in 0..1; with a teacher also `region_boxes` (R, 4) likewise and `region_embeds`
+                (R, d), CLIP image embeddings. Other keys are ignored.
+            semantic_features (`dict`, *optional*): detached features from [`extract_semantic_features`] instead of pixels:
+                only `loss`, `loss_distill` and `loss_align` are computed.
+            output_prototype_weights (`bool`): return w (B, N, M).
+
+        Returns:
+            [`DeCoDetrObjectDetectionOutput`].
+
+        Raises:
+            ValueError: neither or both of pixels and features, wrong image size, labels outside the vocabulary.
+        """
+        if (pixel_values is None) == (semantic_features is None):
+            raise ValueError("give exactly one of pixel_values and semantic_features.")
+        if semantic_features is not None:
+            losses = self._semantic_losses(semantic_features)
+            return DeCoDetrObjectDetectionOutput(loss=self._total(losses), loss_dict=losses)
+
+        found, maps = self._localize(pixel_values, pixel_mask, labels, **kwargs)
+        queries, boxes, objectness = found["queries"], found["boxes"], found["objectness"]
+        inputs = self._semantic_inputs(queries, maps, boxes, pixel_mask)
+        log_weights, embeds = self.semantic_stream(inputs, self.prototype_pool)
+        name_log_probs, background = self.semantic_stream.name_log_probs(embeds, self.prototype_pool, self.vocabulary)
+
+        loss, losses = None, None
+        if labels is not None:
+            targets = self._supervision(boxes.detach(), objectness.detach(), labels)
+            row = targets.pop("row")
+            log_probs = torch.cat([name_log_probs, background[..., None]], -1).flatten(0, 1)[row]
+            losses = {**found["losses"], **self._losses(log_weights.flatten(0, 1)[row], log_probs, targets)}
+            loss = self._total(losses)
+        return DeCoDetrObjectDetectionOutput(
+            loss=loss,
+            loss_dict=losses,
+            logits=fuse_scores(objectness, name_log_probs),
+            pred_boxes=boxes,
+            objectness_logits=objectness,
+            semantic_embeds=embeds,
+            prototype_weights=log_weights.exp() if output_prototype_weights else None,
+        )
+
+    # Localization stream
+
+    def _localize(self, pixel_values, pixel_mask, labels, **kwargs):
+        """Run the detector: its N real queries (B, N, C), boxes, objectness and losses, and its feature maps."""
+        config = self.config.detector_config
+        divisor = detector_family(config).size_divisor(config)
+        if pixel_values.shape[-2] % divisor or pixel_values.shape[-1] % divisor:
+            raise ValueError(
+                f"{config.model_type} needs images whose height and width are multiples of {divisor}, got "
+                f"{tuple(pixel_values.shape[-2:])}; set the image processor's size accordingly."
+            )
+        detector_labels = None
+        # A frozen detector inside a model in training is in eval mode: its loss and denoising queries are not wanted.
+        if labels is not None and (self.detector.training or not self.training):
+            detector_labels = self._detector_labels(labels)
+        if pixel_mask is not None:
+            kwargs["pixel_mask"] = pixel_mask
+        outputs = self.detector(pixel_values, labels=detector_labels, return_dict=True, **kwargs)
+        maps, self._hooked = feature_maps(self._hooked), None
+        losses = {}
+        if detector_labels is not None:
+            loss, losses = normalised_detector_loss(outputs, detector_labels, config)
+            losses = {**losses, "loss_det": loss}
+        found = {
+            "queries": real_queries(outputs.last_hidden_state, config),
+            "boxes": real_queries(outputs.pred_boxes, config),
+            "objectness": objectness_logits(real_queries(outputs.logits, config), config),
+            "losses": losses,
+        }
+        return found, maps
+
+    def _detector_labels(self, labels):
+        """Labels as the detector wants them: every object is class 0, or (the paper's variant) the training name's class."""
+        for i, label in enumerate(labels):
+            indices = label["class_labels"]
+            if indices.numel() and not 0 <= indices.min() <= indices.max() < self.config.num_labels:
+                raise ValueError(
+                    f"labels[{i}]['class_labels'] must index the {self.config.num_labels} names of the vocabulary, got "
+                    f"values from {int(indices.min())} to {int(indices.max())}."
+                )
+        if self.config.class_agnostic:
+            return [
+                {"class_labels": torch.zeros_like(label["class_labels"]), "boxes": label["boxes"]} for label in labels
+            ]
+        classes = {name: i for i, name in self.config.detector_config.id2label.items()}
+        names = self.vocabulary.names
+        used = torch.cat([label["class_labels"] for label in labels]).unique().tolist()
+        foreign = sorted({names[i] for i in used} - set(classes))
+        if foreign:
+            raise ValueError(
+                f"class_agnostic=False: the detector has no class for {foreign}; it was made for {sorted(classes)[:5]}, ..."
+            )
+        table = torch.tensor([classes.get(name, -1) for name in names], device=labels[0]["class_labels"].device)
+        return [{"class_labels": table[label["class_labels"]], "boxes": label["boxes"]} for label in labels]
+
+    # Semantic stream
+
+    def _cut(self, tensor):
+        """StopGradient of PAPER.md 2.1, unless the ablation switches it off."""
+        return tensor.detach() if self.config.gradient_isolation else tensor
+
+    def _semantic_inputs(self, queries, maps, boxes, pixel_mask):
+        """(B, N, C [+ region features]) from queries, feature maps and boxes, cut off from the detector's graph."""
+        queries = self._cut(queries)
+        pooling = self.semantic_stream.region_pooling
+        if pooling is None:
+            return queries
+        regions = pooling([self._cut(m) for m in maps], _boxes_on_canvas(boxes.detach(), pixel_mask))
+        return torch.cat([queries, regions.to(queries.dtype)], dim=-1)
+
+    @torch.no_grad()
+    def _supervision(self, boxes, objectness, labels):
+        """Supervised queries of a batch as flat rows: `row` into (B * N), `names` (n,), `region_embeds` (n, d)."""
+        device, d = boxes.device, self.config.embedding_dim
+        rows, names, embeds = [], [], []
+        for b, label in enumerate(labels):
+            annotation, region = supervise_queries(
+                boxes[b], objectness[b], label, self.config.region_iou_threshold
+            )
+            chosen = ((annotation >= 0) | (region >= 0)).nonzero()[:, 0]
+            annotation, region = annotation[chosen], region[chosen]
+            # One more entry answers for -1: no name, and a zero embedding.
+            known = torch.cat([label["class_labels"], label["class_labels"].new_full((1,), -1)])
+            region_embeds = label.get("region_embeds", torch.zeros(0, d, device=device))
+            if region_embeds.shape[-1] != d:
+                raise ValueError(
+                    f"labels[{b}]['region_embeds'] have width {region_embeds.shape[-1]}, but the model's embedding space has "
+                    f"d = {d}: regions, pool and vocabulary must come from the same CLIP model."
+                )
+            region_embeds = torch.cat([region_embeds.float(), torch.zeros(1, d, device=device)])
+            rows.append(chosen + b * boxes.shape[1])
+            names.append(known[annotation])
+            embeds.append(region_embeds[region])
+        return {"row": torch.cat(rows), "names": torch.cat(names), "region_embeds": torch.cat(embeds)}
+
+    def _losses(self, log_weights, log_probs, targets):
+        """loss_distill and loss_align of supervised rows: log w (n, M), log t (n, K + 1)."""
+        with torch.no_grad():
+            prototype_targets, name_targets = teacher_targets(
+                targets["names"],
+                targets["region_embeds"],
+                self.prototype_pool,
+                self.vocabulary,
+                self.semantic_stream.background,
+                temperature=self.config.teacher_temperature,
+                annotation_weight=self.config.annotation_weight,
+            )
+            count = mean_count(len(log_weights), log_weights.device)
+        return {
+            "loss_distill": distillation_loss(log_weights, prototype_targets, count),
+            "loss_align": alignment_loss(log_probs, name_targets, count),
+        }
+
+    def _total(self, losses):
+        """L of PAPER.md 3.1 with the config's final weights."""
+        semantic = (
+            self.config.distill_weight * losses["loss_distill"] + self.config.align_weight * losses["loss_align"]
+        )
+        return semantic + losses["loss_det"] if "loss_det" in losses else semantic
+
+    @torch.no_grad()
+    def extract_semantic_features(self, pixel_values, labels, pixel_mask=None):
+        """What the semantic stream would learn from these images, detached, for training without the detector.
+
+        Args: as in `forward`. The model must be in eval mode.
+
+        Returns:
+            `list[dict]` of length B with the n supervised queries of each image: `queries` (n, C), `samples`, a list of
+            (n, C_l, grid^2) per feature map (empty for "query"), `names` (n,) and `region_embeds` (n, d).
+        """
+        found, maps = self._localize(pixel_values, pixel_mask, None)
+        targets = self._supervision(found["boxes"], found["objectness"], labels)
+        n = found["boxes"].shape[1]
+        pooling = self.semantic_stream.region_pooling
+        canvas = _boxes_on_canvas(found["boxes"], pixel_mask)
+        features = []
+        for b in range(len(labels)):
+            mine = targets["row"] // n == b
+            query = targets["row"][mine] % n
+            samples = [pooling.sample(m[b : b + 1], canvas[b : b + 1, query])[0] for m in maps] if pooling else []
+            features.append(
+                {
+                    "queries": found["queries"][b, query],
+                    "samples": samples,
+                    "names": targets["names"][mine],
+                    "region_embeds": targets["region_embeds"][mine],
+                }
+            )
+        return features
+
+    def _semantic_losses(self, features):
+        """loss_distill and loss_align of a dict of concatenated features of [`extract_semantic_features`]."""
+        inputs = features["queries"]
+        if self.semantic_stream.region_pooling is not None:
+            samples = self.semantic_stream.region_pooling.project_samples(features["samples"])
+            inputs = torch.cat([inputs, samples], dim=-1)
+        log_weights, embeds = self.semantic_stream(inputs, self.prototype_pool)
+        names, background = self.semantic_stream.name_log_probs(embeds, self.prototype_pool, self.vocabulary)
+        return self._losses(log_weights, torch.cat([names, background[:, None]], -1), features)
+
+    # Tables
+
+    def set_vocabulary(self, vocabulary: Vocabulary):
+        """Swap the names in place; kept by `save_pretrained`.
+
+        Raises:
+            ValueError: the embeddings have another width than the model's embedding space, or come from another encoder than
+                the pool.
+        """
+        self._check_space("vocabulary", vocabulary, self.config.pool_info)
+        device = self.prototype_pool.prototypes.device
+        self.vocabulary = Vocabulary(vocabulary.names, vocabulary.embeddings.to(device), vocabulary.info)
+        self.config.id2label = dict(enumerate(vocabulary.names))
+        self.config.label2id = {name: i for i, name in reversed(list(enumerate(vocabulary.names)))}
+        self.config.vocabulary_info = dict(vocabulary.info) or None
+        self.semantic_stream.refresh_background(self.prototype_pool, self.vocabulary)
+
+    def set_pool(self, pool: PrototypePool, vocabulary: Vocabulary | None = None):
+        """Swap the prototype pool in place, and the names with it when both come from a new encoder; kept by
+        `save_pretrained`. The semantic stream should then be trained again.
+
+        Raises:
+            ValueError: the prototypes have another width than the model's embedding space, or pool and vocabulary come from
+                different encoders.
+        """
+        self._check_space("pool", pool, vocabulary.info if vocabulary else self.config.vocabulary_info)
+        copy = PrototypePool(pool.prototypes, pool.level, pool.parent, pool.count, pool.captions, pool.info)
+        self.prototype_pool = copy.to(self.prototype_pool.prototypes.device)
+        fine = int((pool.level == 1).sum())
+        self.config.num_coarse_prototypes, self.config.num_fine_prototypes = len(pool) - fine, fine
+        self.config.prototype_captions, self.config.pool_info = pool.captions, dict(pool.info) or None
+        if vocabulary is not None:
+            self.set_vocabulary(vocabulary)
+        self.semantic_stream.refresh_background(self.prototype_pool, self.vocabulary)
+
+    def _check_space(self, what, artifact, other_info):
+        if artifact.embedding_dim != self.config.embedding_dim:
+            raise ValueError(
+                f"the {what} has embeddings of width {artifact.embedding_dim}, the model's space has d = "
+                f"{self.config.embedding_dim}: pool, vocabulary and model must come from the same CLIP model."
+            )
+        encoder, other = artifact.info.get("encoder"), (other_info or {}).get("encoder")
+        if encoder and other and encoder != other:
+            raise ValueError(
+                f"the {what} was made with encoder {encoder!r}, the model's other table with {other!r}: build both with the "
+                "same one (set_pool(pool, vocabulary=...) swaps both at once)."
+            )
+
+    @torch.no_grad()
+    def update_prototypes(self, sums, mass):
+        """Momentum step of the pool (PAPER.md 3.5) by the config's mode; "frozen" does nothing. See [`PrototypePool.update`]."""
+        if self.config.pool_update == "frozen":
+            return
+        literal = self.config.pool_update == "literal"
+        self.prototype_pool.update(sums, mass, self.config.pool_momentum, literal=literal)
+        self.semantic_stream.refresh_background(self.prototype_pool, self.vocabulary)
+
+    @property
+    def update_temperature(self) -> float:
+        """Temperature of the soft assignment of the momentum step: the paper's tau only in "literal"."""
+        literal = self.config.pool_update == "literal"
+        return self.config.teacher_temperature if literal else self.config.pool_temperature
+
+    @classmethod
+    def from_detector(cls, name_or_path, *, pool=None, vocabulary=None, revision=None, token=None, **config_fields):
+        """Start from any saved detector of a supported family; its class head is replaced by one for "object".
+
+        Args:
+            name_or_path (`str`): folder or Hub name of a detector (`AutoModelForObjectDetection`).
+            pool ([`PrototypePool`]), vocabulary ([`Vocabulary`]): *optional*; random ones otherwise.
+            revision, token: for the Hub.
+            config_fields: fields of [`DeCoDetrConfig`]; with `class_agnostic=False` the detector's classes are kept.
+
+        Returns:
+            The model. `DeCoDetrImageProcessor(**model.config.preprocessing)` repeats the detector's preprocessing.
+        """
+        hub = {"revision": revision, "token": token}
+        detector_config = AutoConfig.from_pretrained(name_or_path, **hub)
+        detector_family(detector_config)
+        seen = [detector_config.id2label[i] for i in sorted(detector_config.id2label)]
+        agnostic = config_fields.get("class_agnostic", True)
+        if agnostic:
+            detector_config.num_labels = 1
+        detector = AutoModelForObjectDetection.from_pretrained(
+            name_or_path, config=detector_config, ignore_mismatched_sizes=agnostic, **hub
+        )
+        if pool is not None:
+            fine = int((pool.level == 1).sum())
+            config_fields.update(num_coarse_prototypes=len(pool) - fine, num_fine_prototypes=fine)
+        for artifact in (pool, vocabulary):
+            if artifact is not None:
+                config_fields.setdefault("embedding_dim", artifact.embedding_dim)
+        config_fields.setdefault("preprocessing", detector_preprocessing(name_or_path, detector_config, **hub))
+        info = {"pretrained_detector": str(name_or_path), "pretrained_detector_names": seen}
+        model = cls(DeCoDetrConfig(detector_config=detector_config, training_info=info, **config_fields))
+        model.detector.load_state_dict(detector.state_dict())
+        if pool is not None:
+            model.set_pool(pool, vocabulary)
+        elif vocabulary is not None:
+            model.set_vocabulary(vocabulary)
+        return model
+
+
+def _boxes_on_canvas(boxes, pixel_mask):
+    """Boxes are relative to the image; with padding the feature maps cover the whole canvas. (B, N, 4) in 0..1."""
+    if pixel_mask is None:
+        return boxes
+    share = torch.stack([pixel_mask[:, 0].float().mean(-1), pixel_mask[:, :, 0].float().mean(-1)], -1)  # (B, 2): x, y
+    return boxes * share.repeat(1, 2)[:, None].to(boxes)
+
+
+# So that pipeline("object-detection") knows the model without a warning.
+MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES[DeCoDetrConfig.model_type] = "DeCoDetrForObjectDetection"
+DeCoDetrForObjectDetection.register_for_auto_class("AutoModelForObjectDetection")
+
+__all__ = ["DeCoDetrForObjectDetection", "DeCoDetrObjectDetectionOutput", "DeCoDetrPreTrainedModel"]

@@ -1,0 +1,141 @@
+"""The Dynamic Hierarchical Concept Pool at run time: a table of prototypes (PAPER.md 1.7), its lookup by queries
+(2.3 and the first term of 2.4) and its momentum update (3.4, 3.5). How a pool is filled is `pool_builder/`.
+
+Deviation: the paper's momentum rule taken literally can collapse a pool (DESIGN.md 3). "stable", the default, has its own
+temperature, keeps prototypes at unit length and moves each one only as far as mass was assigned to it; "literal" is the
+paper's rule.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from .embedding_artifact import EmbeddingArtifact, check_embeddings
+
+
+class PrototypePool(EmbeddingArtifact):
+    """M = M1 + M2 prototypes in the embedding space of the teacher.
+
+    Args:
+        prototypes (`torch.Tensor` of shape (M, d)): A of PAPER.md 1.7; unit rows.
+        level (`torch.Tensor` of shape (M,), *optional*): 0 coarse, 1 fine. Default: all coarse.
+        parent (`torch.Tensor` of shape (M,), *optional*): row of the coarse parent of a fine prototype, -1 for a coarse one.
+        count (`torch.Tensor` of shape (M,), *optional*): captions that the prototype stands for. Default: 1.
+        captions (`list[str]` of length M, *optional*): the representative caption of each prototype.
+        info (`dict`, *optional*): provenance (encoder, captioner, prompt, delta, seed, cluster settings, fingerprint).
+
+    Raises:
+        ValueError: shapes that do not fit, NaN, a parent that is no coarse prototype.
+    """
+
+    stem = "pool"
+
+    def __init__(self, prototypes, level=None, parent=None, count=None, captions=None, info=None):
+        super().__init__()
+        prototypes = check_embeddings(prototypes, "prototypes")
+        m, device = prototypes.shape[0], prototypes.device
+        level = torch.zeros(m, dtype=torch.int64, device=device) if level is None else level
+        parent = torch.full((m,), -1, dtype=torch.int64, device=device) if parent is None else parent
+        count = torch.ones(m, dtype=torch.int64, device=device) if count is None else count
+        for name, tensor in (("level", level), ("parent", parent), ("count", count)):
+            if tensor.shape != (m,) or tensor.dtype != torch.int64:
+                raise ValueError(f"{name} must be int64 of shape ({m},), got {tensor.dtype} {tuple(tensor.shape)}.")
+        if captions is not None and len(captions) != m:
+            raise ValueError(f"captions must have one entry per prototype ({m}), got {len(captions)}.")
+        if device.type != "meta":
+            fine = level == 1
+            if not ((level == 0) | fine).all() or not (parent[~fine] == -1).all():
+                raise ValueError("level must be 0 (coarse, parent -1) or 1 (fine).")
+            if fine.any() and not (
+                ((parent[fine] >= 0) & (parent[fine] < m)).all() and (level[parent[fine]] == 0).all()
+            ):
+                raise ValueError("parent of a fine prototype must be the row of a coarse one.")
+        self.captions = list(captions) if captions is not None else None
+        self.info = dict(info or {})
+        self.register_buffer("prototypes", prototypes)
+        self.register_buffer("level", level.clone())
+        self.register_buffer("parent", parent.clone())
+        self.register_buffer("count", count.clone())
+
+    def __len__(self):
+        return self.prototypes.shape[0]
+
+    @property
+    def embedding_dim(self) -> int:
+        """d."""
+        return self.prototypes.shape[1]
+
+    def lookup(self, queries, temperature):
+        """Soft assignment of queries to prototypes, PAPER.md 2.3.
+
+        Args:
+            queries (`torch.Tensor` of shape (..., d)): q^, any length.
+            temperature (`float`): alpha.
+
+        Returns:
+            (`torch.Tensor` (..., M) log w, `torch.Tensor` (..., d) sum_j w_j A_j), both float32.
+        """
+        log_weights = self.log_assignment(queries, temperature)
+        return log_weights, log_weights.exp() @ self.prototypes
+
+    def log_assignment(self, queries, temperature):
+        """log softmax_j( cos(query, A_j) / temperature ), float32, shape (..., M): PAPER.md 2.3, 2.5 and 3.4."""
+        similarity = F.normalize(queries.float(), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+        return F.log_softmax(similarity / temperature, dim=-1)
+
+    @torch.no_grad()
+    def assignment_sums(self, embeddings, temperature):
+        """The sums of PAPER.md 3.4 for embeddings e (R, d): (sum_i D_ij e_i of shape (M, d), sum_i D_ij of shape (M,)).
+
+        Sums of several micro-batches or processes may be added before [`PrototypePool.update`].
+        """
+        weights = self.log_assignment(embeddings, temperature).exp()
+        return weights.T @ embeddings.float(), weights.sum(0)
+
+    @torch.no_grad()
+    def update(self, sums, mass, momentum, literal=False):
+        """Momentum step (PAPER.md 3.5), in place.
+
+        literal: A_j <- gamma A_j + (1 - gamma) LayerNorm(sum_i D_ij e_i).
+        else:    A_j <- unit( A_j + (1 - gamma) min(mass_j, 1) (unit(sum_i D_ij e_i) - A_j) ).
+
+        Args:
+            sums (`torch.Tensor` (M, d)), mass (`torch.Tensor` (M,)): from [`PrototypePool.assignment_sums`].
+            momentum (`float`): gamma in [0, 1].
+            literal (`bool`): the paper's rule to the letter.
+        """
+        if literal:
+            moved = momentum * self.prototypes + (1 - momentum) * F.layer_norm(sums, sums.shape[-1:])
+        else:
+            rate = (1 - momentum) * mass.clamp(max=1.0)[:, None]
+            moved = F.normalize(self.prototypes + rate * (F.normalize(sums, dim=-1) - self.prototypes), dim=-1)
+        self.prototypes.copy_(moved)
+
+    @torch.no_grad()
+    def mean_cosine(self) -> float:
+        """Mean cosine between two different prototypes in [-1, 1]; near 1 the pool has collapsed. NaN when M = 1."""
+        unit = F.normalize(self.prototypes, dim=-1)
+        m = len(self)
+        return ((unit.sum(0).square().sum() - m) / (m * (m - 1))).item() if m > 1 else float("nan")
+
+    @classmethod
+    def random(cls, num_coarse, num_fine, embedding_dim, generator=None):
+        """A pool of random unit prototypes, as a model made from a config alone has it."""
+        m = num_coarse + num_fine
+        level = torch.arange(m) >= num_coarse
+        parent = torch.where(level, (torch.arange(m) - num_coarse) % max(num_coarse, 1), -1)
+        if num_coarse == 0:  # fine prototypes without parents cannot be told from coarse ones
+            level, parent = torch.zeros(m, dtype=torch.bool), torch.full((m,), -1)
+        prototypes = F.normalize(torch.randn(m, embedding_dim, generator=generator), dim=-1)
+        return cls(prototypes, level.long(), parent.long())
+
+    def _metadata(self):
+        return {**self.info, "captions": self.captions}
+
+    @classmethod
+    def _from_parts(cls, tensors, metadata):
+        info = {key: value for key, value in metadata.items() if key not in ("format", "format_version", "captions")}
+        names = ("prototypes", "level", "parent", "count")
+        missing = [name for name in names if name not in tensors]
+        if missing:
+            raise ValueError(f"tensors {', '.join(missing)} are missing; build the pool again.")
+        return cls(*(tensors[name] for name in names), metadata.get("captions"), info)

@@ -1,0 +1,128 @@
+"""The semantic stream: from detached queries to scores over names (PAPER.md 2.2 to 2.4 and 2.7; scoring of DESIGN.md 4).
+
+Deviations: the stream also reads detached features of the query's region (DESIGN.md 5: query alone reaches 13.5 novel AP50
+on the trial scenes, query and region 87.5); the predictor scores against stored name embeddings and uses the pool as the
+vocabulary of the background. Everything that decides a score is computed in float32.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .prototype_pool import PrototypePool
+from .vocabulary import Vocabulary
+
+
+class RegionPooling(nn.Module):
+    """Features of boxes: every map is projected 1 x 1 to a few channels, then sampled bilinearly on a grid in each box."""
+
+    def __init__(self, channels: list[int], out_channels: int, grid: int):
+        super().__init__()
+        self.grid = grid
+        self.out_features = len(channels) * out_channels * grid**2
+        self.projections = nn.ModuleList(nn.Conv2d(c, out_channels, kernel_size=1) for c in channels)
+
+    def sample(self, feature_map, boxes):
+        """Values of (B, C_l, H, W) at grid x grid points in boxes (B, N, 4) (cx, cy, w, h in 0..1): (B, N, C_l, grid^2)."""
+        centres = (torch.arange(self.grid, device=boxes.device) + 0.5) / self.grid - 0.5
+        offsets = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).reshape(-1, 2)
+        points = boxes[..., None, :2] + offsets.to(boxes) * boxes[..., None, 2:]  # (B, N, grid^2, 2)
+        # Border padding makes every sample a convex combination, so that sampling and projecting commute.
+        sampled = F.grid_sample(
+            feature_map, 2 * points.to(feature_map) - 1, padding_mode="border", align_corners=False
+        )
+        return sampled.transpose(1, 2)
+
+    def forward(self, feature_maps, boxes):
+        """(B, N, out_features) for maps (B, C_l, H_l, W_l) and boxes (B, N, 4)."""
+        pooled = [self.sample(project(m), boxes) for project, m in zip(self.projections, feature_maps)]
+        return torch.cat(pooled, dim=2).flatten(2)
+
+    def project_samples(self, samples):
+        """The same features from raw samples, a list of (n, C_l, grid^2) as [`RegionPooling.sample`] gives them: (n, F)."""
+        projected = [F.conv1d(s, p.weight[..., 0], p.bias) for p, s in zip(self.projections, samples)]
+        return torch.cat(projected, dim=1).flatten(1)
+
+
+class SemanticStream(nn.Module):
+    """h_theta, prototype lookup, residual MLP and g_phi; trained by the distillation and alignment losses alone."""
+
+    def __init__(self, config, query_dim: int, map_channels: list[int]):
+        super().__init__()
+        d, hidden = config.embedding_dim, config.semantic_hidden_dim
+        self.assignment_temperature = config.assignment_temperature
+        self.name_temperature = config.name_temperature
+        self.background_threshold = config.background_threshold
+        self.region_pooling = None
+        if config.semantic_inputs == "query+region":
+            self.region_pooling = RegionPooling(map_channels, config.region_channels, config.region_grid)
+            query_dim = query_dim + self.region_pooling.out_features
+        self.input_projection = _mlp(query_dim, hidden, d)  # h_theta
+        self.residual = _mlp(d, hidden, d)
+        self.predictor = nn.Linear(d, d)  # g_phi
+        # Which prototypes stand for none of the names; recomputed by `refresh_background`.
+        self.register_buffer("background", torch.ones(config.num_prototypes, dtype=torch.bool))
+
+    def forward(self, inputs, pool: PrototypePool):
+        """From detached inputs to what is compared with names.
+
+        Args:
+            inputs (`torch.Tensor` of shape (..., C [+ region features])).
+            pool: A.
+
+        Returns:
+            log_weights (..., M) float32: log w of PAPER.md 2.3.
+            semantic_embeds (..., d): r_n of PAPER.md 2.4.
+        """
+        projected = self.input_projection(inputs)
+        with torch.autocast(projected.device.type, enabled=False):
+            log_weights, looked_up = pool.lookup(projected, self.assignment_temperature)
+        residual = self.residual(projected)
+        return log_weights, looked_up.to(residual.dtype) + residual
+
+    def name_log_probs(self, semantic_embeds, pool: PrototypePool, vocabulary: Vocabulary):
+        """log of the softmax over names and background prototypes (PAPER.md 2.7, DESIGN.md 4).
+
+        Args:
+            semantic_embeds (..., d): r_n.
+
+        Returns:
+            (..., K) log-probabilities of the names and (...,) that of the whole background, float32.
+        """
+        predicted = self.predictor(semantic_embeds)
+        with torch.autocast(predicted.device.type, enabled=False):
+            predicted = F.normalize(predicted.float(), dim=-1)
+            names = predicted @ vocabulary.embeddings.T / self.name_temperature
+            background = predicted @ F.normalize(pool.prototypes, dim=-1).T / self.name_temperature
+            background = background.masked_fill(~self.background, float("-inf")).logsumexp(-1)
+            total = torch.logaddexp(vocabulary.log_normaliser(names), background)
+        return names - total[..., None], background - total
+
+    @torch.no_grad()
+    def refresh_background(self, pool: PrototypePool, vocabulary: Vocabulary):
+        """Mark the prototypes that stand for none of the names: cosine to every name below the threshold."""
+        prototypes = F.normalize(pool.prototypes, dim=-1)
+        closest = torch.cat([(rows @ vocabulary.embeddings.T).amax(-1) for rows in prototypes.split(1024)])
+        self.background = closest < self.background_threshold
+
+
+def fuse_scores(objectness_logits, log_probs):
+    """Logits whose sigmoid is sigmoid(objectness) * probability, computed in log space.
+
+    Args:
+        objectness_logits (B, N): of the localization stream.
+        log_probs (B, N, K): of the names, at most 0.
+
+    Returns:
+        (B, N, K) float32, finite: the score is clamped to [1e-12, 1 - 1e-6].
+    """
+    log_score = F.logsigmoid(objectness_logits.float())[..., None] + log_probs
+    log_score = log_score.clamp(min=-27.6, max=-1e-6)
+    return log_score - torch.log(-torch.expm1(log_score))
+
+
+def _mlp(in_features, hidden, out_features):
+    """LayerNorm first: queries and feature maps of the families differ in scale by orders of magnitude."""
+    return nn.Sequential(
+        nn.LayerNorm(in_features), nn.Linear(in_features, hidden), nn.GELU(), nn.Linear(hidden, out_features)
+    )

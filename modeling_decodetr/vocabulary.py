@@ -1,0 +1,96 @@
+"""Vocabulary: the swappable table of name embeddings against which the predictor scores (PAPER.md 2.7).
+
+The paper's fixed R^d -> R^K head would need the novel names at training time; stored embeddings do not, and swapping names
+is a copy of a tensor. No text encoder is loaded to use one.
+"""
+
+import difflib
+
+import torch
+from torch.nn import functional as F
+
+from .embedding_artifact import EmbeddingArtifact, check_embeddings
+
+
+class Vocabulary(EmbeddingArtifact):
+    """K names with their embeddings.
+
+    Args:
+        names (`list[str]` of length K): exactly the strings that detections will carry; any characters, duplicates allowed.
+        embeddings (`torch.Tensor` of shape (K, d)): normalised to unit rows here.
+        info (`dict`, *optional*): provenance (encoder, revision, templates).
+
+    Rows that are equal, as those of duplicate names are, share one place in the softmax, so that a name does not lose score
+    by being listed twice; each duplicate gets the full score.
+
+    Raises:
+        ValueError: no names, names that are not strings or are empty, a count that does not fit, NaN or zero rows.
+    """
+
+    stem = "vocabulary"
+
+    def __init__(self, names, embeddings, info=None):
+        super().__init__()
+        if isinstance(names, str):
+            raise ValueError(f"names must be a list of strings, got the string {names!r}; write [{names!r}].")
+        self.names = list(names)
+        embeddings = check_embeddings(embeddings, "embeddings")
+        if len(self.names) != embeddings.shape[0]:
+            raise ValueError(f"names and embeddings must fit, got {len(self.names)} names and {embeddings.shape[0]} rows.")
+        for i, name in enumerate(self.names):
+            if not isinstance(name, str) or not name.strip():
+                raise ValueError(f"names must be non-empty strings, got {name!r} at position {i}.")
+        self.info = dict(info or {})
+        if embeddings.device.type != "meta":
+            length = embeddings.norm(dim=-1)
+            if (length == 0).any():
+                raise ValueError(f"the embedding of {self.names[int((length == 0).int().argmax())]!r} is zero.")
+            # Unit rows are kept to the bit, so that saving and loading changes nothing.
+            unit = (length - 1).abs() < 1e-6
+            embeddings = torch.where(unit[:, None], embeddings, F.normalize(embeddings, dim=-1))
+            _, group, size = embeddings.unique(dim=0, return_inverse=True, return_counts=True)
+            log_share = -size[group].float().log()
+        else:
+            log_share = torch.zeros(len(self.names), device="meta")
+        self.register_buffer("embeddings", embeddings)
+        self.register_buffer("log_share", log_share)
+
+    def __len__(self):
+        return len(self.names)
+
+    @property
+    def embedding_dim(self) -> int:
+        """d."""
+        return self.embeddings.shape[1]
+
+    def select(self, names) -> "Vocabulary":
+        """The vocabulary of some of the names, in the order given.
+
+        Raises:
+            ValueError: names that are not stored, with the closest ones that are.
+        """
+        index = {name: i for i, name in reversed(list(enumerate(self.names)))}
+        unknown = [name for name in names if name not in index]
+        if unknown:
+            close = {name: difflib.get_close_matches(name, self.names, n=3) for name in unknown[:5]}
+            hints = "; ".join(f"{name!r} (close: {', '.join(found) or 'none'})" for name, found in close.items())
+            raise ValueError(
+                f"{len(unknown)} of {len(names)} names have no stored embedding: {hints}. Choose from the vocabulary's "
+                "names, or give a vocabulary folder that holds embeddings of these names."
+            )
+        rows = torch.tensor([index[name] for name in names], device=self.embeddings.device)
+        return Vocabulary(names, self.embeddings[rows], self.info)
+
+    def log_normaliser(self, logits):
+        """log sum_k exp(logits_k) over distinct rows, for logits (..., K): shape (...,)."""
+        return (logits + self.log_share).logsumexp(-1)
+
+    def _metadata(self):
+        return {**self.info, "names": self.names}
+
+    @classmethod
+    def _from_parts(cls, tensors, metadata):
+        info = {key: value for key, value in metadata.items() if key not in ("format", "format_version", "names")}
+        if "embeddings" not in tensors:
+            raise ValueError("tensor embeddings is missing; build the vocabulary again.")
+        return cls(metadata["names"], tensors["embeddings"], info)

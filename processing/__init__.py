@@ -1,0 +1,38 @@
+"""Pixels and annotations in, detections out.
+
+image_processing_decodetr.py, image_processing_pil_decodetr.py   resize, normalise, pad; turn outputs into detections
+coco.py                 CocoAnnotations: a COCO file, checked; read_image
+regions.py              RegionTable, write_regions: the offline teacher's regions, in Parquet shards
+augmentations.py        DetectionAugmentation: flip, scale, crop, colour, for objects and regions together
+detection_dataset.py    DetectionDataset, detection_collate: what a DataLoader gives the model
+
+The package is lazy: importing `decodetr.processing` imports none of torch, transformers, pyarrow.
+"""
+
+import importlib
+
+_PUBLIC_NAMES = {
+    "CocoAnnotations": "decodetr.processing.coco",
+    "DeCoDetrImageProcessor": "decodetr.processing.image_processing_decodetr",
+    "DeCoDetrImageProcessorPil": "decodetr.processing.image_processing_pil_decodetr",
+    "DetectionAugmentation": "decodetr.processing.augmentations",
+    "DetectionDataset": "decodetr.processing.detection_dataset",
+    "RegionTable": "decodetr.processing.regions",
+    "detection_collate": "decodetr.processing.detection_dataset",
+    "read_image": "decodetr.processing.coco",
+    "write_regions": "decodetr.processing.regions",
+}
+
+__all__ = list(_PUBLIC_NAMES)
+
+
+def __getattr__(name):
+    if name not in _PUBLIC_NAMES:
+        raise AttributeError(f"module 'decodetr.processing' has no attribute {name!r}; it has {sorted(__all__)}")
+    value = getattr(importlib.import_module(_PUBLIC_NAMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,212 @@
+"""COCO annotation files: read, checked, joined with their images.
+
+Checks (coco_checks.py) run on flat arrays and annotations stay in them: a million annotations cost no more time than
+parsing their JSON, and about 70 MB, which the workers of a DataLoader share.
+
+Boxes refer to the pixels as they are stored in the image file, as in COCO itself: EXIF orientation is not applied to
+annotated images (docs/data.md).
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from decodetr.processing.coco_checks import read_annotations, read_categories, read_images, read_json, short
+
+
+class AnnotationIndex(Mapping):
+    """
+    image_id -> list of annotations, a mapping over flat arrays.
+
+    `index[image_id]` makes a list of dicts `{"id", "category" (index into the names), "bbox" [x, y, w, h] in pixels,
+    "area", "iscrowd"}`; `index.arrays(image_id)` gives the same as arrays, without making dicts. Arguments: image ids
+    in file order, and for each annotation the row of its image, its id, category index, bbox, area and iscrowd.
+    """
+
+    def __init__(self, image_ids, image_rows, ids, categories, boxes, areas, crowds):
+        order = np.argsort(image_rows, kind="stable")
+        self._rows = {image_id: row for row, image_id in enumerate(image_ids)}
+        self._offsets = np.searchsorted(image_rows[order], np.arange(len(image_ids) + 1))
+        self._columns = {
+            "id": ids[order],
+            "category": categories[order],
+            "bbox": boxes[order],
+            "area": areas[order],
+            "iscrowd": crowds[order],
+        }
+
+    def arrays(self, image_id):
+        """Arrays of one image: id, category, iscrowd (n,) int64, area (n,), bbox (n, 4) float64, xywh pixels."""
+        row = self._rows[image_id]
+        start, end = self._offsets[row], self._offsets[row + 1]
+        return {name: column[start:end] for name, column in self._columns.items()}
+
+    def column(self, name):
+        """One column over all annotations, ordered by image: id, category, bbox, area or iscrowd."""
+        return self._columns[name]
+
+    def __getitem__(self, image_id):
+        columns = [column.tolist() for column in self.arrays(image_id).values()]
+        return [dict(zip(self._columns, values)) for values in zip(*columns)]
+
+    def __iter__(self):
+        return iter(self._rows)
+
+    def __len__(self):
+        return len(self._rows)
+
+
+class CocoAnnotations:
+    """
+    A COCO-format annotation file, parsed and checked. Made by `CocoAnnotations.load`.
+
+    Attributes:
+        file (Path), image_folder (Path).
+        names (list[str]): names of the categories exactly as written, ordered by category id.
+        category_ids (list[int]): in the same order.
+        images (list[dict]): "image_id" (int), "file_name", "width", "height" (pixels), "path" (str), in file order.
+        annotations_by_image: image_id -> list of {"id", "category" (index into `names`), "bbox" [x, y, w, h] pixels,
+            "area", "iscrowd" (0 or 1)}; an empty list for images without objects. See AnnotationIndex.
+    """
+
+    def __init__(self, file, image_folder, names, category_ids, images, annotations_by_image):
+        self.file = file
+        self.image_folder = image_folder
+        self.names = names
+        self.category_ids = category_ids
+        self.images = images
+        self.annotations_by_image = annotations_by_image
+
+    def __len__(self):
+        return len(self.images)
+
+    def __repr__(self):
+        return (
+            f"CocoAnnotations({str(self.file)!r}, {len(self.images)} images, "
+            f"{len(self.annotations_by_image.column('id'))} annotations, {len(self.names)} names)"
+        )
+
+    @classmethod
+    def load(cls, annotation_file, image_folder=None, check_images=True):
+        """
+        Read and check `annotation_file`.
+
+        Images are looked for in `image_folder` if given; else, with DIR the folder above `annotations/` (or the file's
+        own folder), in DIR/<`info.image_folder` of the file>, else DIR/<name of the file without .json and a leading
+        "instances_">, else DIR. Each folder is listed once; no image is opened. `check_images=False` leaves that out.
+
+        Raises:
+            FileNotFoundError: the file, the image folder or an image is missing.
+            ValueError: anything else; the message names the file and the row.
+        """
+        file = Path(annotation_file)
+        data = read_json(file)
+        category_ids, names = read_categories(file, data["categories"])
+        images = read_images(file, data["images"])
+        folder = _find_image_folder(file, data, image_folder, check_images)
+        for image in images:
+            image["path"] = os.path.join(folder, image["file_name"])
+        if check_images:
+            _check_images_exist(file, images)
+        columns = read_annotations(file, data["annotations"], images, category_ids)
+        index = AnnotationIndex([image["image_id"] for image in images], *columns)
+        return cls(file, folder, names, category_ids, images, index)
+
+    def to_dataset(self):
+        """
+        A `datasets.Dataset` with columns image (datasets.Image, decoded when read), image_id, file_name, width, height
+        and objects {"id", "bbox" xywh pixels, "category" (ClassLabel), "area", "iscrowd"}, each a list.
+
+        `datasets` applies EXIF orientation when it decodes; for files that carry one, read "path" yourself
+        (`cast_column("image", datasets.Image(decode=False))`).
+        """
+        import datasets
+
+        objects = datasets.Features(
+            {
+                "id": datasets.List(datasets.Value("int64")),
+                "bbox": datasets.List(datasets.List(datasets.Value("float32"), length=4)),
+                "category": datasets.List(datasets.ClassLabel(names=self.names)),
+                "area": datasets.List(datasets.Value("float32")),
+                "iscrowd": datasets.List(datasets.Value("int64")),
+            }
+        )
+        features = datasets.Features(
+            {
+                "image": datasets.Image(),
+                "image_id": datasets.Value("int64"),
+                "file_name": datasets.Value("string"),
+                "width": datasets.Value("int64"),
+                "height": datasets.Value("int64"),
+                "objects": objects,
+            }
+        )
+        columns = {
+            name: [image[name] for image in self.images] for name in ("image_id", "file_name", "width", "height")
+        }
+        columns["image"] = [image["path"] for image in self.images]
+        columns["objects"] = [
+            {name: values.tolist() for name, values in self.annotations_by_image.arrays(image["image_id"]).items()}
+            for image in self.images
+        ]
+        return datasets.Dataset.from_dict(columns, features=features)
+
+
+def read_image(path, image_id=None):
+    """
+    The image in `path` as PIL RGB, with its stored orientation (EXIF is not applied).
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: it cannot be decoded. Both name the file and the image id.
+    """
+    from PIL import Image
+
+    which = f"{path}" if image_id is None else f"{path} (image id {image_id})"
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{which}: no such image; restore it or take it out of the annotation file") from error
+    except Exception as error:  # PIL's decoders raise a dozen types, SyntaxError and struct.error among them
+        raise ValueError(
+            f"{which}: expected a readable image, got {type(error).__name__}: {error}; replace the file, or take the "
+            "image out of the annotation file"
+        ) from error
+
+
+def _find_image_folder(file, data, image_folder, check):
+    root = file.parent.parent if file.parent.name == "annotations" else file.parent
+    info = data.get("info")
+    named = info.get("image_folder") if isinstance(info, dict) else None
+    if image_folder is not None:
+        folder, source = Path(image_folder), "the image folder that was given"
+    elif named is not None:
+        if not isinstance(named, str):
+            raise ValueError(f"{file}: expected a text under info.image_folder, got {short(named)}")
+        folder, source = root / named, "the image folder that info.image_folder names"
+    else:
+        stems = (file.stem, file.stem.removeprefix("instances_"))
+        folder = next((root / stem for stem in stems if (root / stem).is_dir()), root)
+        source = "the image folder"
+    if check and not folder.is_dir():
+        raise FileNotFoundError(f"{file}: {source}, {folder}, does not exist; give the folder that holds the images")
+    return folder
+
+
+def _check_images_exist(file, images):
+    listings = {}
+    missing = []
+    for row, image in enumerate(images):
+        folder, name = os.path.split(image["path"])
+        if folder not in listings:
+            listings[folder] = {entry.name for entry in os.scandir(folder)} if os.path.isdir(folder) else set()
+        if name not in listings[folder]:
+            missing.append(row)
+    if missing:
+        image = images[missing[0]]
+        raise FileNotFoundError(
+            f"{file}: images[{missing[0]}] (id {image['image_id']}): expected the image {image['path']}, got no such "
+            f"file ({len(missing)} of {len(images)} images are missing); give the right image folder or restore them"
+        )

@@ -1,0 +1,206 @@
+"""The checks of a COCO file, entry by entry, on flat arrays.
+
+Every error is a ValueError with the file, the row and its id, what was expected, what was found and what to do.
+"""
+
+import json
+import logging
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+
+def read_json(file):
+    """The file's JSON object, with lists of objects under images, annotations and categories."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such annotation file; expected a COCO JSON file")
+    try:
+        data = json.loads(file.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: expected a JSON file, got: {error}; write it again, it may be cut off") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{file}: expected a JSON object with images, annotations, categories, got {short(data)}")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(data.get(key), list):
+            raise ValueError(
+                f"{file}: expected a list under {key!r}, got {short(data.get(key))}; COCO detection files have "
+                "images, annotations and categories (an image-info or captions file cannot be used)"
+            )
+        for row, entry in enumerate(data[key]):
+            if not isinstance(entry, dict):
+                raise ValueError(f"{file}: {key}[{row}]: expected an object, got {short(entry)}")
+    return data
+
+
+def short(value):
+    """repr, cut to 80 characters, for messages."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _where(file, key, row, entry):
+    return f"{file}: {key}[{row}] (id {short(entry.get('id'))})"
+
+
+def _integers(file, key, entries, field, remedy):
+    """(n,) int64 of `field` over entries; a ValueError names the first row where it isn't an integer."""
+    values = [entry.get(field) for entry in entries]
+    if not all(type(value) is int for value in values):
+        row = next(row for row, value in enumerate(values) if type(value) is not int)
+        raise ValueError(
+            f"{_where(file, key, row, entries[row])}: expected an integer {field!r}, got "
+            f"{short(values[row])}; {remedy}"
+        )
+    try:
+        return np.array(values, dtype=np.int64)
+    except OverflowError as error:
+        row = next(row for row, value in enumerate(values) if not -(2**63) <= value < 2**63)
+        raise ValueError(
+            f"{_where(file, key, row, entries[row])}: expected a 64-bit {field!r}, got {values[row]}; {remedy}"
+        ) from error
+
+
+def _unique_ids(file, key, entries):
+    ids = _integers(file, key, entries, "id", "give every entry an integer id of its own")
+    unique, first = np.unique(ids, return_index=True)
+    if len(unique) < len(ids):
+        repeated = np.ones(len(ids), dtype=bool)
+        repeated[first] = False
+        row = int(repeated.argmax())
+        raise ValueError(
+            f"{file}: {key}[{row}]: expected an id of its own, got {ids[row]} again ({repeated.sum()} repeated); "
+            "renumber the ids"
+        )
+    return ids
+
+
+def read_categories(file, entries):
+    """(ids, names), both lists ordered by id."""
+    ids = _unique_ids(file, "categories", entries)
+    order = np.argsort(ids).tolist()
+    row_of_name = {}
+    for row in order:
+        name = entries[row].get("name")
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(
+                f"{_where(file, 'categories', row, entries[row])}: expected a name, got {short(name)}; name it"
+            )
+        if name in row_of_name:
+            raise ValueError(
+                f"{_where(file, 'categories', row, entries[row])}: expected a name of its own, got {name!r}, which is "
+                f"also categories[{row_of_name[name]}]; rename one or merge the two, names are what labels are matched by"
+            )
+        row_of_name[name] = row
+    return ids[order].tolist(), list(row_of_name)
+
+
+def read_images(file, entries):
+    """list of {"image_id", "file_name", "width", "height"} in file order."""
+    ids = _unique_ids(file, "images", entries).tolist()
+    images = []
+    for row, (image_id, entry) in enumerate(zip(ids, entries)):
+        file_name = entry.get("file_name")
+        if file_name is None and isinstance(entry.get("coco_url"), str):
+            file_name = "/".join(entry["coco_url"].split("/")[-2:])  # LVIS: train2017/000000000001.jpg
+        if not isinstance(file_name, str) or not file_name:
+            raise ValueError(
+                f"{_where(file, 'images', row, entry)}: expected a file_name, got {short(file_name)}; add it"
+            )
+        width, height = entry.get("width"), entry.get("height")
+        if not (_is_size(width) and _is_size(height)):
+            raise ValueError(
+                f"{_where(file, 'images', row, entry)}: expected a width and height of at least 1 pixel, got "
+                f"{short(width)} and {short(height)}; write the size of {file_name}"
+            )
+        images.append({"image_id": image_id, "file_name": file_name, "width": int(width), "height": int(height)})
+    return images
+
+
+def _is_size(value):
+    return type(value) in (int, float) and value >= 1 and value == value // 1
+
+
+def read_annotations(file, entries, images, category_ids):
+    """Of each annotation: row of its image, id, category index, box xywh (n, 4) and area (float64), iscrowd."""
+    key = "annotations"
+    ids = _unique_ids(file, key, entries)
+    boxes = _read_boxes(file, entries)
+
+    image_ids = np.array([image["image_id"] for image in images], dtype=np.int64)
+    image_of = _integers(file, key, entries, "image_id", "point it at an image of the file")
+    image_rows, known = _positions(image_of, image_ids)
+    if not known.all():
+        row = int((~known).argmax())
+        raise ValueError(
+            f"{_where(file, key, row, entries[row])}: expected the id of one of the {len(images)} images, got "
+            f"image_id {image_of[row]} ({(~known).sum()} such annotations); add the image or remove the annotation"
+        )
+    category_of = _integers(file, key, entries, "category_id", "point it at a category of the file")
+    categories, known = _positions(category_of, np.array(category_ids, dtype=np.int64))
+    if not known.all():
+        row = int((~known).argmax())
+        raise ValueError(
+            f"{_where(file, key, row, entries[row])}: expected one of the {len(category_ids)} category ids, got "
+            f"category_id {category_of[row]} ({(~known).sum()} such annotations); add the category or remove the annotation"
+        )
+
+    areas = [entry.get("area") for entry in entries]
+    if not all(type(area) in (int, float) for area in areas):  # optional; COCO's own is that of the mask
+        areas = [area if type(area) in (int, float) else box[2] * box[3] for area, box in zip(areas, boxes.tolist())]
+    areas = np.array(areas, dtype=np.float64)
+    bad = ~(np.isfinite(areas) & (areas >= 0))
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"{_where(file, key, row, entries[row])}: expected an area of 0 or more, got {areas[row]}; correct it"
+        )
+    crowds = [entry.get("iscrowd", 0) for entry in entries]
+    if not all(crowd in (0, 1) for crowd in crowds):
+        row = next(row for row, crowd in enumerate(crowds) if crowd not in (0, 1))
+        raise ValueError(
+            f"{_where(file, key, row, entries[row])}: expected iscrowd 0 or 1, got {short(crowds[row])}; correct it"
+        )
+    return image_rows, ids, categories, boxes, areas, np.array(crowds, dtype=np.int64)
+
+
+def _positions(values, ids):
+    """(n,) position of each value in `ids`, and whether it is there at all."""
+    if not len(ids):
+        return np.zeros(len(values), dtype=np.int64), np.zeros(len(values), dtype=bool)
+    order = np.argsort(ids, kind="stable")
+    positions = order[np.searchsorted(ids, values, sorter=order).clip(max=len(ids) - 1)]
+    return positions, ids[positions] == values
+
+
+def _read_boxes(file, entries):
+    """(n, 4) float64 (x, y, w, h) in pixels."""
+    boxes = [entry.get("bbox") for entry in entries]
+    remedy = "write it as [x, y, width, height] in pixels"
+    try:
+        boxes = np.array(boxes, dtype=np.float64).reshape(len(entries), 4)
+    except (TypeError, ValueError) as error:
+        row = next((row for row, box in enumerate(boxes) if not _is_box(box)), 0)
+        raise ValueError(
+            f"{_where(file, 'annotations', row, entries[row])}: expected a bbox of four numbers, got "
+            f"{short(boxes[row])}; {remedy}"
+        ) from error
+    bad = ~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0).any(axis=1)
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"{_where(file, 'annotations', row, entries[row])}: expected a bbox of finite numbers, width and height "
+            f"not negative, got {entries[row]['bbox']} ({bad.sum()} such annotations); {remedy}, not as two corners"
+        )
+    empty = (boxes[:, 2:] == 0).any(axis=1)
+    if empty.any():
+        row = int(empty.argmax())
+        logger.warning(
+            "%s: %d boxes have no area, the first in annotations[%d] (id %s); they are not trained on",
+            file, int(empty.sum()), row, entries[row]["id"],
+        )  # fmt: skip
+    return boxes
+
+
+def _is_box(box):
+    return isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)

@@ -1,0 +1,86 @@
+"""Cached features of a frozen detector, so that the semantic stream can be trained without running it (DESIGN.md 5).
+
+Only queries that something supervises are kept, detached and before any trainable layer: their states and the raw samples
+of the feature maps in their boxes, in float16, in memory. Augmentation has no place here: one pass over the images.
+"""
+
+import logging
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+logger = logging.getLogger(__name__)
+
+
+class FeatureCache(Dataset):
+    """One item per image that has supervised queries: the dict of `DeCoDetrForObjectDetection.extract_semantic_features`
+    plus `region_text_embeds` (R, d), which the pool's momentum step reads."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held, in bytes."""
+        tensors = (t for item in self.items for v in item.values() for t in (v if isinstance(v, list) else [v]))
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    @classmethod
+    @torch.no_grad()
+    def build(cls, model, dataset, collate, *, batch_size=16, num_workers=0, max_bytes=8 * 2**30):
+        """Run the detector of `model` once over `dataset` (a `DetectionDataset` without augmentation).
+
+        Raises:
+            ValueError: nothing in the data set supervises a query, or the cache would outgrow `max_bytes`.
+        """
+        device, training = model.device, model.training
+        model.eval()
+        loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
+        cache, held = cls([]), 0
+        for batch in tqdm(loader, desc="caching detector features", unit="batch"):
+            labels = [
+                {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in label.items()}
+                for label in batch.pop("labels")
+            ]
+            pixels = {name: value.to(device) for name, value in batch.items()}
+            for label, item in zip(labels, model.extract_semantic_features(labels=labels, **pixels)):
+                if len(item["queries"]) == 0:
+                    continue
+                item["queries"] = item["queries"].half().cpu()
+                item["samples"] = [samples.half().cpu() for samples in item["samples"]]
+                item["names"], item["region_embeds"] = item["names"].cpu(), item["region_embeds"].cpu()
+                item["region_text_embeds"] = label.get(
+                    "region_text_embeds", torch.zeros(0, model.config.embedding_dim)
+                ).cpu()
+                held += cls([item]).num_bytes
+                cache.items.append(item)
+            if held > max_bytes:
+                raise ValueError(
+                    f"cached features outgrow {max_bytes / 2**30:.0f} GB after {len(cache)} of {len(dataset)} images; train "
+                    "without --cache_features, or set a smaller region_grid."
+                )
+        model.train(training)
+        if not cache.items:
+            raise ValueError(
+                "no query lies on an annotated box or region: there is nothing to train the semantics on."
+            )
+        logger.info("cached %d images, %.0f MB", len(cache), held / 2**20)
+        return cache
+
+
+def feature_collate(items) -> dict:
+    """Concatenate the supervised queries of several images into what `forward(semantic_features=...)` takes, float32."""
+    together = {
+        name: torch.cat([item[name] for item in items]).float()
+        for name in ("queries", "region_embeds", "region_text_embeds")
+    }
+    together["names"] = torch.cat([item["names"] for item in items])
+    together["samples"] = [torch.cat(level).float() for level in zip(*(item["samples"] for item in items))]
+    return {"semantic_features": together}

@@ -1,0 +1,32 @@
+"""The image processor on the torchvision backend (the default one).
+
+Defaults, padding rule and post-processing are those of image_processing_pil_decodetr.py; the library's RT-DETR image
+processor does the rest. This file is copied to the Hub beside the modeling files, so it imports only transformers and
+siblings.
+"""
+
+from transformers.models.rt_detr.image_processing_rt_detr import RTDetrImageProcessor
+
+from .image_processing_pil_decodetr import DeCoDetrProcessingMixin
+
+
+class DeCoDetrImageProcessor(DeCoDetrProcessingMixin, RTDetrImageProcessor):
+    """
+    Image processor of DeCo-DETR on torchvision.
+
+    The arguments are those of the library's detectors, among them: `size`, `{"height", "width"}` (exact, default
+    640 x 640) or `{"shortest_edge", "longest_edge"}` (keeps the aspect ratio); `do_pad` (default False), `pad_size`:
+    pads at the bottom and right and adds `pixel_mask` (B, H, W), 1 on the image, for the detector families that
+    honour it (not RT-DETR's); `do_rescale`, `do_normalize` with `image_mean` and `image_std`.
+
+    `processor(images, annotations=None, return_tensors="pt")` takes annotations as COCO targets,
+    `{"image_id": int, "annotations": [{"bbox": [x, y, w, h] in pixels, "category_id", "area", "iscrowd"}]}`, and
+    gives `pixel_values` (B, 3, H, W) and `labels`, dicts with `class_labels` (n,) and `boxes` (n, 4), (cx, cy, w, h) in
+    0..1 of the image (not of the padded canvas). Images are taken as they are: EXIF orientation is left to
+    the caller.
+    """
+
+
+DeCoDetrImageProcessor.register_for_auto_class("AutoImageProcessor")
+
+__all__ = ["DeCoDetrImageProcessor"]

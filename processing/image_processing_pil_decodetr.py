@@ -1,0 +1,112 @@
+"""The image processor on the PIL backend, and what both backends share.
+
+The library's RT-DETR image processor does the work; different here:
+- defaults: a fixed 640 x 640 without padding (some detector families ignore `pixel_mask`), ImageNet mean and std, RGB;
+- boxes of padded images stay relative to the image, not to the padded canvas. That is what the families that honour
+  `pixel_mask` predict (their positions and reference points are normalised by the mask), and what makes
+  `post_process_object_detection(target_sizes=original sizes)` right whatever the image was batched with;
+- the score of a (query, name) pair is final, so post-processing keeps the best pairs over queries x names.
+
+This file is copied to the Hub beside the modeling files, so it imports only transformers, torch and siblings.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from transformers.image_transforms import center_to_corners_format
+from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
+
+
+class DeCoDetrProcessingMixin:
+    """Defaults, padding rule and post-processing of both backends; comes before the library's class in the bases."""
+
+    do_normalize = True
+    do_convert_rgb = True
+
+    def _update_annotation_for_padded_image(
+        self, annotation, input_image_size, output_image_size, padding, update_bboxes
+    ):
+        """Padding (bottom, right) changes neither pixel boxes nor boxes relative to the image."""
+        return super()._update_annotation_for_padded_image(
+            annotation, input_image_size, output_image_size, padding, update_bboxes=False
+        )
+
+    def post_process_object_detection(self, outputs, threshold=0.5, target_sizes=None, top_k=100):
+        """
+        Detections of each image, best first.
+
+        Args:
+            outputs: the model's outputs, or any mapping or object with `logits` (B, N, K), any float dtype, whose
+                sigmoid is the final score, and `pred_boxes` (B, N, 4), (cx, cy, w, h) in 0..1 of the image.
+            threshold (float): only scores above it are returned.
+            target_sizes: (B, 2) tensor or list of (height, width) in pixels; None leaves boxes in 0..1.
+            top_k (int): at most so many (query, name) pairs per image, chosen before the threshold. A query can
+                appear with several names.
+
+        Returns:
+            list of B dicts: `scores` (n,) float32 descending, `labels` (n,) int64 (index of the name), `boxes` (n, 4)
+            float32 (x0, y0, x1, y1), in pixels if `target_sizes` is given; not clipped to the image.
+
+        Raises:
+            ValueError: on shapes that don't fit, `top_k` below 1, or scores that are NaN.
+        """
+        logits, pred_boxes = _output(outputs, "logits"), _output(outputs, "pred_boxes")
+        if logits.ndim != 3 or pred_boxes.shape != (*logits.shape[:2], 4):
+            raise ValueError(
+                f"logits must be (B, N, K) and pred_boxes (B, N, 4), got {tuple(logits.shape)} and "
+                f"{tuple(pred_boxes.shape)}; pass the outputs of one forward pass unchanged"
+            )
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        batch_size, num_queries, num_names = logits.shape
+
+        # The sigmoid rises with the logit, so the best pairs are chosen on the logits as they are; only k are upcast.
+        top_k = min(top_k, num_queries * num_names)
+        top_logits, pair_index = logits.flatten(1).topk(top_k, dim=1)  # (B, k)
+        scores = top_logits.float().sigmoid()
+        if scores.isnan().any():
+            raise ValueError(
+                "scores are NaN; the logits of the model overflowed or its weights are broken: run it in float32 or "
+                "bfloat16, and check the checkpoint for non-finite weights"
+            )
+        labels = pair_index % num_names
+        query_index = torch.div(pair_index, num_names, rounding_mode="floor")
+        boxes = center_to_corners_format(pred_boxes.float())
+        boxes = boxes.gather(1, query_index[..., None].expand(-1, -1, 4))  # (B, k, 4)
+
+        if target_sizes is not None:
+            sizes = _sizes(target_sizes, batch_size, boxes.device)
+            boxes = boxes * sizes.flip(1).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height
+        keep = scores > threshold
+        return [
+            {"scores": scores[i][keep[i]], "labels": labels[i][keep[i]], "boxes": boxes[i][keep[i]]}
+            for i in range(batch_size)
+        ]
+
+
+def _output(outputs, name):
+    value = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+    if value is None:
+        raise ValueError(f"outputs must have {name!r}, got {type(outputs).__name__} without it")
+    return value
+
+
+def _sizes(target_sizes, batch_size, device):
+    """(B, 2) float32 (height, width) from a tensor or a list of pairs."""
+    if not isinstance(target_sizes, torch.Tensor):
+        target_sizes = torch.tensor([[float(side) for side in size] for size in target_sizes])
+    if target_sizes.shape != (batch_size, 2):
+        raise ValueError(
+            f"target_sizes must have one (height, width) for each of the {batch_size} images, got shape "
+            f"{tuple(target_sizes.shape)}"
+        )
+    return target_sizes.to(device=device, dtype=torch.float32)
+
+
+class DeCoDetrImageProcessorPil(DeCoDetrProcessingMixin, RTDetrImageProcessorPil):
+    """Image processor of DeCo-DETR on PIL and numpy; same arguments and results as `DeCoDetrImageProcessor`."""
+
+
+DeCoDetrImageProcessorPil.register_for_auto_class("AutoImageProcessor")
+
+__all__ = ["DeCoDetrImageProcessorPil", "DeCoDetrProcessingMixin"]

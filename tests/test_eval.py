@@ -1,0 +1,429 @@
+"""Values of the streaming metrics: by hand, against pycocotools, and through the whole command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny_detector import save_tiny_detector
+
+from decodetr import eval as decodetr_eval
+from decodetr.eval import DetectionEvaluator, evaluate_model, markdown_report, read_split
+from decodetr.processing.coco_matching import ENGINES
+
+BOX = [10.0, 10.0, 60.0, 60.0]  # xyxy
+FAR = [100.0, 100.0, 150.0, 160.0]
+
+
+def truth(names, rows_by_image):
+    """Ground truth as CocoAnnotations has it; a row is (name, xyxy) or (name, xyxy, iscrowd)."""
+    annotations = {}
+    for image_id, rows in rows_by_image.items():
+        annotations[image_id] = [
+            {
+                "category": names.index(name),
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": (x1 - x0) * (y1 - y0),
+                "iscrowd": int(bool(crowd)),
+            }
+            for name, (x0, y0, x1, y1), *crowd in rows
+        ]
+    return SimpleNamespace(
+        names=names, images=[{"image_id": i} for i in rows_by_image], annotations_by_image=annotations
+    )
+
+
+def prediction(*rows):
+    """Rows of (label, score, xyxy)."""
+    return {
+        "labels": [row[0] for row in rows],
+        "scores": [row[1] for row in rows],
+        "boxes": [row[2] for row in rows],
+    }
+
+
+def random_world(seed, images=40, names=6):
+    """Noisy predictions with ties, wrong names, crowds, areas of segments, images without objects, ids with gaps."""
+    rng = np.random.default_rng(seed)
+    annotations, predictions = {}, []
+    for image in range(images):
+        rows, found = [], []
+        for _ in range(rng.integers(0, 9)):
+            corner, size, category = rng.uniform(0, 150, 2), rng.uniform(5, 130, 2), int(rng.integers(names))
+            area = float(size.prod() * rng.uniform(0.4, 1))
+            crowd = int(rng.random() < 0.1)
+            rows.append({"category": category, "bbox": [*corner, *size], "area": area, "iscrowd": crowd})
+            for _ in range(3):
+                start = corner + rng.normal(0, 6, 2)
+                label = category if rng.random() < 0.8 else int(rng.integers(names))
+                end = start + np.maximum(size + rng.normal(0, 6, 2), 1)
+                found.append((label, round(rng.random(), 2), [*start, *end]))
+        annotations[3 * image] = rows
+        predictions.append(prediction(*found))
+    coco = SimpleNamespace(
+        names=[f"name {i}" for i in range(names)],
+        images=[{"image_id": i} for i in annotations],
+        annotations_by_image=annotations,
+    )
+    return coco, predictions
+
+
+def evaluate(coco, predictions, names=None, novel_names=None, per_name=False, **options):
+    evaluator = DetectionEvaluator(coco, names or coco.names, novel_names, **options)
+    for image, row in zip(coco.images, predictions):
+        evaluator.update([image["image_id"]], [row])
+    return evaluator.compute(per_name=per_name)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_perfect_and_empty(engine, capsys):
+    coco = truth(["cat", "dog"], {1: [("cat", BOX), ("dog", FAR)], 2: [("cat", FAR)], 9: []})
+    perfect = [prediction((0, 0.9, BOX), (1, 0.8, FAR)), prediction((0, 0.3, FAR)), prediction()]
+    result = evaluate(coco, perfect, novel_names=["dog"], engine=engine)
+    for key in ("AP", "AP50", "AP75", "AP_medium", "AR100", "AR50", "AP_novel", "AP50_base"):
+        assert result[key] == pytest.approx(100, abs=1e-6), key
+    assert np.isnan(result["AP_small"])  # no small objects: undefined, not 0
+    nothing = evaluate(coco, [prediction()] * 3, novel_names=["dog"], engine=engine)
+    assert nothing["AP"] == nothing["AR100"] == nothing["AP_novel"] == 0
+    no_truth = evaluate(truth(["cat"], {1: []}), [prediction((0, 0.9, BOX))], engine=engine)
+    assert np.isnan(no_truth["AP"]) and np.isnan(no_truth["AR100"])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_hand_calculated(engine):
+    coco = truth(["cat"], {1: [("cat", BOX)], 2: [("cat", BOX)]})
+    found = [prediction((0, 0.9, BOX), (0, 0.8, FAR)), prediction((0, 0.7, BOX))]
+    # Precision 1 up to recall 0.5 (51 of 101 recall points), then 2/3 at recall 1 (50 points).
+    expected = 100 * (51 + 50 * 2 / 3) / 101
+    result = evaluate(coco, found, engine=engine)
+    assert result["AP"] == pytest.approx(expected, abs=1e-4)
+    assert result["AR100"] == pytest.approx(100)
+
+    # IoU 0.62 passes the thresholds 0.5, 0.55 and 0.6 of ten.
+    coco = truth(["cat"], {1: [("cat", [0, 0, 100, 100])]})
+    result = evaluate(coco, [prediction((0, 0.9, [0, 0, 100, 62]))], engine=engine)
+    assert result["AP"] == pytest.approx(30) and result["AP50"] == pytest.approx(100) and result["AP75"] == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_crowds_are_neither_wanted_nor_wrong(engine):
+    found = [prediction((0, 0.9, FAR), (0, 0.8, BOX))]
+    crowd = evaluate(truth(["cat"], {1: [("cat", BOX), ("cat", FAR, True)]}), found, engine=engine)
+    assert crowd["AP"] == pytest.approx(100)
+    plain = evaluate(truth(["cat"], {1: [("cat", BOX)]}), found, engine=engine)
+    assert plain["AP"] == pytest.approx(50)
+    only = evaluate(truth(["cat"], {1: [("cat", FAR, True)]}), found, per_name=True, engine=engine)
+    assert np.isnan(only["AP"]) and only["per_name"]["cat"]["support"] == 0
+
+
+@pytest.mark.parametrize("max_detections", [100, 10, 3])
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_engines_agree(max_detections, class_agnostic):
+    coco, predictions = random_world(seed=max_detections)
+    options = {"max_detections": max_detections, "class_agnostic": class_agnostic}
+    fast, reference = (
+        evaluate(coco, predictions, novel_names=["name 1", "name 4"], engine=engine, **options) for engine in ENGINES
+    )
+    assert fast.keys() == reference.keys() and f"AR{max_detections}" in fast
+    for key, value in reference.items():
+        assert fast[key] == pytest.approx(value, abs=1e-6, nan_ok=True), key
+    assert 0 < fast["AP"] < 100
+
+
+def test_equals_the_summary_of_pycocotools():
+    """Not only the same engine twice: results in COCO's own format through its own loader and summary."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    coco, predictions = random_world(seed=5)
+    rows = [
+        {**row, "image_id": image_id, "category_id": row["category"] + 7, "id": 0}
+        for image_id, rows in coco.annotations_by_image.items()
+        for row in rows
+    ]
+    for number, row in enumerate(rows, start=1):
+        row["id"] = number
+    reference = COCO()
+    reference.dataset = {
+        "images": [{"id": image["image_id"]} for image in coco.images],
+        "categories": [{"id": i + 7, "name": name} for i, name in enumerate(coco.names)],
+        "annotations": rows,
+        "info": {},
+    }
+    reference.createIndex()
+    results = []
+    for image, row in zip(coco.images, predictions):
+        for label, score, (x0, y0, x1, y1) in zip(row["labels"], row["scores"], np.float32(row["boxes"]).tolist()):
+            box = [x0, y0, x1 - x0, y1 - y0]
+            results.append({"image_id": image["image_id"], "category_id": label + 7, "bbox": box, "score": score})
+    evaluation = COCOeval(reference, reference.loadRes(results), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    ours = evaluate(coco, predictions)
+    keys = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", None, None, "AR100"]
+    for key, value in zip(keys, 100 * evaluation.stats):
+        if key is not None and value >= 0:
+            assert ours[key] == pytest.approx(value, abs=1e-6), key
+
+
+def test_names_not_positions():
+    coco = truth(["cat", "dog", "ñandú, grande"], {1: [("cat", BOX), ("ñandú, grande", FAR)], 2: [("dog", BOX)]})
+    vocabulary = ["unicorn", "ñandú, grande", "dog", "cat"]
+    found = [prediction((3, 0.9, BOX), (1, 0.9, FAR), (0, 0.99, FAR)), prediction((3, 0.9, BOX))]
+    result = evaluate(coco, found, vocabulary, novel_names=["ñandú, grande", "unicorn"], per_name=True)
+    assert result["AP_novel"] == pytest.approx(100)  # "unicorn" is not in the file: in no mean
+    assert result["per_name"]["dog"] == {"AP": 0.0, "AP50": 0.0, "support": 1}
+    # "cat": one true and, on image 2, one false detection of the same score; ties keep the order of images.
+    assert result["per_name"]["cat"]["AP"] == pytest.approx(100)
+    assert result["AP_base"] == pytest.approx(50) and result["AP"] == pytest.approx(200 / 3)
+
+
+def test_protocol_names_leave_out_the_rest():
+    coco = truth(["cat", "dog", "other"], {1: [("cat", BOX), ("dog", FAR), ("other", BOX)]})
+    found = [prediction((0, 0.9, BOX), (1, 0.9, FAR))]
+    with pytest.raises(ValueError, match=r"1 categories.*\['other'\].*allow-missing-names"):
+        evaluate(coco, found, ["cat", "dog"], novel_names=["dog"])
+    result = evaluate(coco, found, ["cat", "dog"], novel_names=["dog"], base_names=["cat"])
+    assert result["AP"] == result["AP_base"] == result["AP_novel"] == pytest.approx(100)
+    result = evaluate(coco, found, ["cat", "dog"], novel_names=["dog"], allow_missing_names=True)
+    assert result["AP_base"] == pytest.approx(50)
+
+
+def test_class_agnostic_recall_by_group():
+    coco = truth(["cat", "dog"], {1: [("cat", BOX), ("dog", FAR)], 2: [("dog", BOX)]})
+    found = [prediction((0, 0.9, BOX), (0, 0.5, FAR)), prediction()]  # the name is wrong, the place is right
+    result = evaluate(coco, found, novel_names=["dog"], class_agnostic=True)
+    assert result["AR50"] == pytest.approx(200 / 3)
+    assert result["AR50_novel"] == pytest.approx(50) and result["AR50_base"] == pytest.approx(100)
+    assert result["AP50"] == pytest.approx(100 * 67 / 101, abs=1e-4)  # recalls 0.00 to 0.66
+
+
+def test_memory_is_bounded_and_reset_forgets():
+    coco = truth(["cat"], {i: [("cat", BOX)] for i in range(4)})
+    evaluator = DetectionEvaluator(coco, ["cat"], max_detections=5)
+    many = {
+        "scores": torch.cat([torch.linspace(0, 0.5, 999), torch.ones(1)]).bfloat16(),
+        "labels": torch.zeros(1000, dtype=torch.int64),
+        "boxes": torch.tensor(BOX).repeat(1000, 1).half(),
+    }
+    evaluator.update(torch.arange(4), [many] * 4)
+    for _, scores, labels, boxes in evaluator.state():
+        assert scores.shape == (5,) and labels.shape == (5,) and boxes.shape == (5, 4)
+        assert scores.dtype == np.float32 and scores[0] == 1 and (np.diff(scores) <= 0).all()
+        assert all(part.base is None or part.base.size <= 20 for part in (scores, labels, boxes))  # no views of all
+    assert evaluator.compute()["AP"] == pytest.approx(100)
+    evaluator.reset()
+    assert evaluator.state() == []
+    with pytest.raises(ValueError, match="4 of 4 images were not evaluated"):
+        evaluator.compute()
+    evaluator.update([0], [many])
+    assert evaluator.compute(partial=True)["AP"] == pytest.approx(100)
+
+
+def test_merge_drops_padded_samples():
+    coco, predictions = random_world(seed=2)
+    ids = [image["image_id"] for image in coco.images]
+    ranks = [DetectionEvaluator(coco, coco.names) for _ in range(2)]
+    for rank, evaluator in enumerate(ranks):
+        mine = [*range(rank, len(ids), 2)] + ([0] if rank else [])  # the last batch of rank 1 is padded
+        evaluator.update([ids[i] for i in mine], [predictions[i] for i in mine])
+    states = [evaluator.state() for evaluator in ranks]
+    ranks[0].merge(states)
+    assert len(ranks[0].state()) == len(ids)
+    assert ranks[0].compute() == pytest.approx(evaluate(coco, predictions), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("image_id", "row", "message"),
+    [
+        (7, prediction(), "image id 7 is not in the annotation file"),
+        (2, prediction(), "image id 2 was already evaluated"),
+        (1, prediction((2, 0.5, BOX)), r"image 1: labels \[2\] are not in the vocabulary of 2 names"),
+        (1, prediction((-1, 0.5, BOX)), r"labels \[-1\]"),
+        (1, prediction((0, float("nan"), BOX)), "image 1: NaN"),
+        (1, prediction((0, 0.5, [0, 0, float("inf"), 1])), "NaN or infinite"),
+        (1, prediction((0, 0.5, [10, 10, 5, 20])), "negative size"),
+        (1, {"scores": [0.5], "labels": [0, 1], "boxes": [BOX]}, "expected n scores"),
+        (1, {"scores": [0.5], "boxes": [BOX]}, r"missing \['labels'\]"),
+    ],
+)
+def test_bad_input_is_refused(image_id, row, message):
+    evaluator = DetectionEvaluator(truth(["cat", "dog"], {1: [], 2: []}), ["cat", "dog"])
+    evaluator.update([2], [prediction((0, 0.5, BOX))])
+    with pytest.raises(ValueError, match=message):
+        evaluator.update([image_id], [row])
+
+
+def test_bad_arguments_are_refused(monkeypatch):
+    coco = truth(["cat"], {1: [("cat", BOX)]})
+    with pytest.raises(ValueError, match="none of the 1 novel names"):
+        DetectionEvaluator(coco, ["cat"], ["Cat"])
+    with pytest.raises(ValueError, match="several categories called"):
+        DetectionEvaluator(truth(["cat", "cat"], {1: []}), ["cat"])
+    with pytest.raises(ValueError, match="engine must be one of"):
+        DetectionEvaluator(coco, ["cat"], engine="coco")
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    with pytest.raises(ImportError, match="pip install"):
+        evaluate(coco, [prediction()], engine="pycocotools")
+
+
+def test_evaluate_metric(tmp_path):
+    from decodetr.detection_metric import DetectionMetric
+
+    coco, predictions = random_world(seed=3)
+    references = []
+    for image in coco.images:
+        rows = coco.annotations_by_image[image["image_id"]]
+        corners = [[x, y, x + w, y + h] for x, y, w, h in (row["bbox"] for row in rows)]
+        references.append({"image_id": image["image_id"], "boxes": corners})
+        for key, column in (("labels", "category"), ("area", "area"), ("iscrowd", "iscrowd")):
+            references[-1][key] = [row[column] for row in rows]
+    metric = DetectionMetric(coco.names, ["name 1"], max_detections=10, cache_dir=str(tmp_path))
+    for start in range(0, len(predictions), 7):
+        metric.add_batch(predictions=predictions[start : start + 7], references=references[start : start + 7])
+    expected = evaluate(coco, predictions, novel_names=["name 1"], max_detections=10)
+    assert metric.compute() == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+    # Areas and crowd flags are optional; tensors are welcome; the object can be used again.
+    boxes = torch.tensor([BOX])
+    metric.add(
+        prediction={"scores": torch.tensor([0.9]), "labels": torch.tensor([1]), "boxes": boxes},
+        reference={"image_id": 4, "labels": torch.tensor([1]), "boxes": boxes},
+    )
+    result = metric.compute()
+    assert result["AP_novel"] == pytest.approx(100) and np.isnan(result["AP_base"])
+    metric.add_batch(predictions=[prediction()] * 2, references=[{"image_id": 4, "labels": [], "boxes": []}] * 2)
+    with pytest.raises(ValueError, match="image id 4 was added twice"):
+        metric.compute()
+    with pytest.raises(ValueError, match=r"image '4 \(reference\)': box .* negative size"):
+        metric.add(prediction=prediction(), reference={"image_id": 4, "labels": [0], "boxes": [[9, 9, 1, 1]]})
+
+
+def write_coco(folder, names, rows_by_image, size=(96, 64)):
+    """A COCO-format folder with blank pictures; rows are (name, xyxy). Returns the annotation file."""
+    from PIL import Image
+
+    annotations = []
+    for image_id, rows in rows_by_image.items():
+        for name, (x0, y0, x1, y1) in rows:
+            box = [x0, y0, x1 - x0, y1 - y0]
+            row = {"id": len(annotations) + 1, "image_id": image_id, "category_id": 10 * names.index(name) + 3}
+            annotations.append(row | {"bbox": box, "area": box[2] * box[3], "iscrowd": 0})
+    (folder / "val").mkdir(parents=True)
+    images = []
+    for image_id in rows_by_image:
+        Image.new("RGB", size, (90, 120, 90)).save(folder / "val" / f"{image_id}.png")
+        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": size[0], "height": size[1]})
+    categories = [{"id": 10 * i + 3, "name": name} for i, name in enumerate(names)]
+    file = folder / "annotations" / "val.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return file
+
+
+class Oracle(torch.nn.Module):
+    """Answers with the ground truth of the images in their order, named by `names`; one query per object, 3 in all."""
+
+    def __init__(self, coco, names):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.coco, self.names, self.next = coco, names, 0
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+
+    def forward(self, pixel_values):
+        count = len(pixel_values)
+        logits, boxes = torch.full((count, 3, len(self.names)), -9.0), torch.full((count, 3, 4), 0.5)
+        for b, image in enumerate(self.coco.images[self.next : self.next + count]):
+            size = torch.tensor([image["width"], image["height"]] * 2)
+            for q, row in enumerate(self.coco.annotations_by_image.get(image["image_id"], [])):
+                x, y, w, h = row["bbox"]
+                boxes[b, q] = torch.tensor([x + w / 2, y + h / 2, w, h]) / size
+                logits[b, q, self.names.index(self.coco.names[row["category"]])] = 3.0
+        self.next += count
+        return SimpleNamespace(logits=logits, pred_boxes=boxes, objectness_logits=logits.amax(-1))
+
+
+@pytest.fixture(scope="module")
+def tiny_detector_folder(tmp_path_factory):
+    return save_tiny_detector(tmp_path_factory.mktemp("detector"))
+
+
+ROWS = {5: [("cat", [8, 8, 40, 40]), ("dog", [50, 20, 90, 60])], 6: [], 8: [("dog", [0, 0, 96, 64])]}
+
+
+@pytest.fixture
+def coco_file(tmp_path):
+    return write_coco(tmp_path / "data", ["cat", "dog"], ROWS)
+
+
+def test_evaluate_model_with_an_oracle(coco_file):
+    from decodetr import DeCoDetrImageProcessor
+    from decodetr.processing.coco import CocoAnnotations
+
+    coco = CocoAnnotations.load(coco_file)
+    names = ["unicorn", "dog", "cat"]
+    model = Oracle(coco, names).train()
+    processor = DeCoDetrImageProcessor(size={"height": 64, "width": 64})
+    result = evaluate_model(model, processor, coco, names, ["dog"], batch_size=2, progress=False)
+    assert model.training
+    for key in ("AP", "AP_novel", "AP_base", "class_agnostic_AP50", "class_agnostic_AR50_novel"):
+        assert result[key] == pytest.approx(100, abs=1e-4), key
+    assert result["per_name"]["dog"]["support"] == 2
+
+
+def test_command(coco_file, tmp_path, capsys, tiny_detector_folder):
+    from decodetr.__main__ import main
+
+    split, report_file = tmp_path / "names.json", tmp_path / "out" / "report.json"
+    split.write_text(json.dumps({"base": {"3": "cat"}, "novel": {"13": "dog"}}))
+    arguments = ["eval", "--model", str(tiny_detector_folder), "--annotations", str(coco_file), "--device", "cpu"]
+    assert main([*arguments, "--names-split", str(split), "--output", str(report_file), "--batch-size", "2"]) == 0
+    text = capsys.readouterr().out
+    report = json.loads(report_file.read_text())
+    assert report["protocol"]["images"] == 3 and report["protocol"]["vocabulary_size"] == 3
+    assert set(report["per_name"]) == {"cat", "dog"}
+    assert report["metrics"]["AP_small"] is None or 0 <= report["metrics"]["AP_small"] <= 100
+    for key in ("AP50_novel", "AP50_base", "class_agnostic_AP50", "class_agnostic_AR100"):
+        assert f"| {key} | {report['metrics'][key]:.1f} |" in text
+    assert text == markdown_report(report)
+
+
+def test_command_names_missing_names(tmp_path, tiny_detector_folder, capsys):
+    file = write_coco(tmp_path / "data", ["cat", "yak"], {1: [("yak", BOX)]})
+    arguments = ["--model", str(tiny_detector_folder), "--annotations", str(file), "--device", "cpu"]
+    assert decodetr_eval.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "['yak']" in error and "--allow-missing-names" in error
+    assert decodetr_eval.main([*arguments, "--allow-missing-names"]) == 0
+
+
+def test_read_split_refuses(tmp_path):
+    file = tmp_path / "names.json"
+    for text in ('{"base": {}}', "[]", "{", '{"base": ["cat"], "novel": ["dog"]}'):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="names.json: expected"):
+            read_split(file)
+    file.write_text('{"base": {"1": "cat"}, "novel": {"2": "cat"}}')
+    with pytest.raises(ValueError, match="both base and novel"):
+        read_split(file)
+
+
+def test_help_is_light():
+    """--help must not import torch or numpy: no import of theirs, no waiting."""
+    script = Path(decodetr_eval.__file__)
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['eval.py', '--help']\n"
+        f"try: runpy.run_path({str(script)!r}, run_name='__main__')\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), 'heavy import'\n"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert output.returncode == 0, output.stderr
+    assert "--names-split" in output.stdout

@@ -1,0 +1,318 @@
+"""The composite model: every family trains, saves, loads and runs in the pipeline; streams are isolated."""
+
+import copy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import NAMES, TINY_DETECTORS, tiny_batch, tiny_config, tiny_model
+from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
+
+from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
+
+FAMILIES = sorted(TINY_DETECTORS)
+
+
+def _scores(model, pixel_values):
+    model.eval()
+    with torch.no_grad():
+        outputs = model(pixel_values)
+    return outputs.logits, outputs.pred_boxes
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_family_trains_saves_loads_and_predicts(family, tmp_path, caplog, recwarn):
+    model = tiny_model(family).train()
+    batch = tiny_batch()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    outputs = model(**batch)
+    assert outputs.logits.shape == (2, 12, 3) and outputs.semantic_embeds.shape == (2, 12, 16)
+    assert outputs.objectness_logits.shape == (2, 12)
+    total = outputs.loss_dict["loss_det"] + outputs.loss_dict["loss_distill"] + outputs.loss_dict["loss_align"]
+    assert torch.allclose(outputs.loss, total)
+    outputs.loss.backward()
+    optimizer.step()
+    still = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is not None and torch.equal(p, before[n])]
+    # Zero gradients at zero weights do not move: the library starts some box heads and attention offsets at exactly zero.
+    assert not [n for n in still if model.get_parameter(n).grad.abs().sum() > 0]
+    assert not [n for n, p in model.named_parameters() if not p.requires_grad and not torch.equal(p, before[n])]
+    assert all(p.grad is not None for p in model.semantic_stream.parameters())
+
+    model.save_pretrained(tmp_path)
+    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    loaded = AutoModelForObjectDetection.from_pretrained(tmp_path)
+    for a, b in zip(_scores(model, batch["pixel_values"]), _scores(loaded, batch["pixel_values"])):
+        assert torch.equal(a, b)
+    assert loaded.vocabulary.names == NAMES
+
+    detect = pipeline("object-detection", model=str(tmp_path), threshold=0.0)
+    images = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (50, 90, 3), np.uint8)) for i in range(5)]
+    single, several, batched = detect(images[0]), detect(images), detect(images, batch_size=4)
+    assert len(several) == len(batched) == 5 and len(single) == len(several[0]) == 36
+    assert {row["label"] for row in single} == set(NAMES)
+    for one, other in zip(several, batched):
+        for a, b in zip(one, other):
+            assert a["score"] == pytest.approx(b["score"], abs=1e-4)
+    said = caplog.text + "".join(str(w.message) for w in recwarn)
+    assert "not supported for object-detection" not in said and "decodetr" not in said.lower()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_image_alone_gives_what_it_gives_in_a_batch(family):
+    model = tiny_model(family).eval()
+    pixels = tiny_batch(batch=3)["pixel_values"]
+    with torch.no_grad():
+        together, alone = model(pixels), model(pixels[1:2])
+    assert torch.allclose(together.pred_boxes[1], alone.pred_boxes[0], atol=1e-5)
+    assert torch.allclose(together.logits[1].sigmoid(), alone.logits[0].sigmoid(), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["detr", "conditional_detr", "deformable_detr"])
+def test_padding_changes_nothing(family):
+    model = tiny_model(family).eval()
+    pixels = tiny_batch(batch=1)["pixel_values"]
+    padded, mask = torch.zeros(1, 3, 96, 128), torch.zeros(1, 96, 128, dtype=torch.long)
+    padded[..., :64, :64], mask[..., :64, :64] = pixels, 1
+    with torch.no_grad():
+        plain = model(pixels, pixel_mask=torch.ones(1, 64, 64, dtype=torch.long))
+        other = model(padded, pixel_mask=mask)
+    # Convolutions see zeros beyond the image in both cases, but features of the border differ where padding is not zero.
+    assert torch.allclose(plain.pred_boxes, other.pred_boxes, atol=2e-2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_streams_are_isolated(family):
+    model = tiny_model(family).train()
+    batch = tiny_batch(regions=True)
+    terms = model(**batch).loss_dict
+    semantic = terms["loss_align"] + terms["loss_distill"]
+    detector = [p for p in model.detector.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(semantic, detector, retain_graph=True, allow_unused=True)
+    assert detector and all(g is None for g in gradients)
+    gradients = torch.autograd.grad(terms["loss_det"], list(model.semantic_stream.parameters()), allow_unused=True)
+    assert all(g is None for g in gradients)
+
+
+def test_isolation_can_be_switched_off():
+    model = tiny_model(gradient_isolation=False).train()
+    terms = model(**tiny_batch()).loss_dict
+    (terms["loss_align"] + terms["loss_distill"]).backward()
+    assert sum(p.grad.abs().sum() for p in model.detector.parameters() if p.grad is not None) > 0
+
+
+def test_query_only_reads_no_feature_map():
+    model = tiny_model(semantic_inputs="query")
+    assert model.semantic_stream.region_pooling is None
+    assert model(**tiny_batch()).loss.isfinite()
+
+
+def test_paper_variant_classifies_training_names():
+    names = ["b", "a"]
+    model = tiny_model(
+        names=names, class_agnostic=False, detector={"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}, "num_labels": 2}
+    )
+    labels = [{"class_labels": torch.tensor([0, 1, 0]), "boxes": torch.full((3, 4), 0.5)}]
+    assert model._detector_labels(labels)[0]["class_labels"].tolist() == [1, 0, 1]
+    assert model(torch.randn(1, 3, 64, 64), labels=labels).loss.isfinite()
+    model.set_vocabulary(Vocabulary(["a", "zebra"], torch.eye(16)[:2]))
+    with pytest.raises(ValueError, match="zebra"):
+        model._detector_labels([{"class_labels": torch.tensor([1]), "boxes": torch.full((1, 4), 0.5)}])
+
+
+def test_default_config_is_the_paper():
+    config = DeCoDetrConfig()
+    detector = config.detector_config
+    assert (detector.model_type, detector.num_queries, detector.encoder_layers, detector.decoder_layers) == ("detr", 300, 6, 6)
+    assert detector.encoder_attention_heads == 8 and detector.auxiliary_loss
+    assert (config.embedding_dim, config.num_coarse_prototypes, config.num_fine_prototypes) == (512, 1203, 4800)
+    with torch.device("meta"):
+        model = DeCoDetrForObjectDetection(config)
+    assert model.prototype_pool.prototypes.shape == (6003, 512)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"alignweight": 1.0}, "no field 'alignweight'"),
+        ({"pool_momentum": 1.5}, r"\[0, 1\], got 1.5"),
+        ({"teacher_temperature": 0.0}, "must be positive"),
+        ({"prototype_captions": ["x"]}, "must have 12 entries, got 1"),
+        ({"num_coarse_prototypes": 0, "num_fine_prototypes": 0}, "at least 1"),
+    ],
+)
+def test_config_refuses(fields, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**fields)
+
+
+def test_config_refuses_a_detector_with_classes():
+    with pytest.raises(ValueError, match="num_labels = 1, got 5"):
+        tiny_config(detector={"num_labels": 5})
+
+
+def test_every_field_survives_a_save(tmp_path):
+    config = tiny_config(
+        align_weight=0.3, annotation_weight=0.7, pool_update="literal", pool_info={"encoder": "e"}, region_grid=3,
+        prototype_captions=[f"c{i}" for i in range(12)], background_threshold=0.5, preprocessing={"size": {"height": 64, "width": 64}},
+    )
+    config.save_pretrained(tmp_path)
+    loaded = DeCoDetrConfig.from_pretrained(tmp_path)
+    mine, other = config.to_dict(), loaded.to_dict()
+    for ignored in ("transformers_version", "auto_map", "_name_or_path"):
+        mine.pop(ignored, None), other.pop(ignored, None)
+    assert mine == other
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_keeps_tables_and_scores_finite(dtype):
+    model = tiny_model().eval()
+    exact = {name: buffer.clone() for name, buffer in model.prototype_pool.named_buffers()}
+    pixels = tiny_batch()["pixel_values"]
+    reference = model(pixels).logits.sigmoid()
+    half = copy.deepcopy(model).to(dtype)
+    for name, buffer in half.prototype_pool.named_buffers():
+        assert torch.equal(buffer, exact[name])
+    assert half.vocabulary.embeddings.dtype == torch.float32
+    with torch.no_grad():
+        logits = half(pixels.to(dtype)).logits
+    assert logits.dtype == torch.float32 and logits.isfinite().all()
+    assert reference.max() <= 1 and logits.sigmoid().max() <= 1
+
+
+def test_half_precision_survives_loading(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    half = DeCoDetrForObjectDetection.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert half.detector.model.dtype == torch.bfloat16
+    assert torch.equal(half.prototype_pool.prototypes, model.prototype_pool.prototypes)
+    assert torch.equal(half.vocabulary.embeddings, model.vocabulary.embeddings)
+
+
+@pytest.mark.parametrize("family", ["detr", "rt_detr_v2", "d_fine"])
+def test_trains_in_bfloat16(family):
+    model = tiny_model(family).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(**tiny_batch(regions=True)).loss
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_vocabulary_swap_is_saved(tmp_path):
+    model = tiny_model()
+    new = Vocabulary(["a, b", "é", "z", "w"], torch.randn(4, 16), {"encoder": "some/clip"})
+    model.set_vocabulary(new)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForObjectDetection.from_pretrained(tmp_path)
+    assert loaded.vocabulary.names == ["a, b", "é", "z", "w"] and loaded.config.num_labels == 4
+    assert torch.equal(loaded.vocabulary.embeddings, model.vocabulary.embeddings)
+    assert torch.equal(loaded.semantic_stream.background, model.semantic_stream.background)
+    assert loaded.config.vocabulary_info == {"encoder": "some/clip"}
+
+
+def test_pool_swap_is_saved_and_checked(tmp_path):
+    model = tiny_model()
+    pool = PrototypePool(torch.nn.functional.normalize(torch.randn(4, 16), dim=-1), captions=list("abcd"), info={"encoder": "x"})
+    model.set_pool(pool)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForObjectDetection.from_pretrained(tmp_path)
+    assert torch.equal(loaded.prototype_pool.prototypes, pool.prototypes) and loaded.prototype_pool.captions == list("abcd")
+    with pytest.raises(ValueError, match="different|other table"):
+        model.set_vocabulary(Vocabulary(["a"], torch.randn(1, 16), {"encoder": "y"}))
+    with pytest.raises(ValueError, match="width 8"):
+        model.set_pool(PrototypePool(torch.randn(4, 8)))
+
+
+def test_from_detector_brings_weights_and_preprocessing(tmp_path):
+    from transformers import RTDetrImageProcessor
+
+    torch.manual_seed(0)
+    config = tiny_config(detector={"num_labels": 1}).detector_config
+    config.id2label = {0: "person", 1: "dog"}
+    detector = AutoModelForObjectDetection.from_config(config)
+    detector.save_pretrained(tmp_path)
+    RTDetrImageProcessor(size={"height": 70, "width": 64}, do_normalize=True).save_pretrained(tmp_path)
+    model = DeCoDetrForObjectDetection.from_detector(tmp_path, embedding_dim=16, num_coarse_prototypes=3, num_fine_prototypes=0)
+    assert model.config.detector_config.num_labels == 1
+    assert torch.equal(model.detector.model.encoder_input_proj[0][0].weight, detector.model.encoder_input_proj[0][0].weight)
+    assert model.config.training_info["pretrained_detector_names"] == ["person", "dog"]
+    processor = DeCoDetrImageProcessor(**model.config.preprocessing)
+    assert dict(processor.size) == {"height": 96, "width": 64} and processor.do_normalize
+    assert model(**tiny_batch()).loss.isfinite()
+
+
+def test_timm_backbone_inside_detector_config():
+    config = tiny_config("detr").detector_config.to_dict()
+    config["backbone_config"] = {"model_type": "timm_backbone", "backbone": "resnet10t", "out_indices": [4]}
+    model = DeCoDetrForObjectDetection(DeCoDetrConfig(detector_config=config, embedding_dim=16, num_coarse_prototypes=2))
+    assert model(torch.randn(1, 3, 64, 64)).logits.isfinite().all()
+
+
+def test_deepcopy_and_compile_fullgraph():
+    model = tiny_model().eval()
+    pixels = tiny_batch()["pixel_values"]
+    with torch.no_grad():
+        expected = model(pixels).logits
+        assert torch.equal(copy.deepcopy(model)(pixels).logits, expected)
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        assert torch.allclose(compiled(pixels).logits, expected, atol=1e-5)
+
+
+def test_wrong_inputs_are_named():
+    model = tiny_model()
+    with pytest.raises(ValueError, match="multiples of 32, got \\(60, 64\\)"):
+        model(torch.randn(1, 3, 60, 64))
+    batch = tiny_batch()
+    batch["labels"][0]["class_labels"][0] = 7
+    with pytest.raises(ValueError, match="index the 3 names"):
+        model(**batch)
+    batch = tiny_batch(regions=True, dim=8)
+    with pytest.raises(ValueError, match="width 8"):
+        model(**batch)
+    with pytest.raises(ValueError, match="exactly one"):
+        model()
+    with pytest.raises(ValueError, match="must be one of"):
+        DeCoDetrForObjectDetection(DeCoDetrConfig(detector_config={"model_type": "yolos", "num_labels": 1}))
+
+
+REMOTE = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "decodetr":
+            raise ModuleNotFoundError("No module named 'decodetr'")
+sys.meta_path.insert(0, Block())
+import torch
+from transformers import AutoImageProcessor, AutoModelForObjectDetection
+folder = sys.argv[1]
+model = AutoModelForObjectDetection.from_pretrained(folder, trust_remote_code=True).eval()
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+pixels = torch.load(sys.argv[2])
+with torch.no_grad():
+    outputs = model(pixels)
+found = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=[(40, 60)] * len(pixels))
+torch.save({"logits": outputs.logits, "boxes": found[0]["boxes"]}, sys.argv[3])
+assert "decodetr" not in sys.modules
+"""
+
+
+def test_loads_with_remote_code_where_decodetr_is_not_installed(tmp_path):
+    model = tiny_model().eval()
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    pixels = tiny_batch()["pixel_values"]
+    torch.save(pixels, tmp_path / "pixels.pt")
+    (tmp_path / "script.py").write_text(REMOTE)
+    command = [sys.executable, tmp_path / "script.py", folder, tmp_path / "pixels.pt", tmp_path / "out.pt"]
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    )
+    assert result.returncode == 0, result.stderr
+    out = torch.load(tmp_path / "out.pt")
+    with torch.no_grad():
+        assert torch.equal(out["logits"], model(pixels).logits)
+    assert isinstance(AutoImageProcessor.from_pretrained(folder), DeCoDetrImageProcessor)

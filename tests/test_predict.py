@@ -1,0 +1,142 @@
+"""The predict command and its parts: names, files, pictures, and what is written."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_detector import save_tiny_detector
+
+from decodetr.processing.drawing import draw_detections
+from decodetr.processing.predict import find_images, load_detector, open_image, picture_paths, read_names
+
+NAMES = ["cat", "dog", "salt, pepper"]  # of tiny_detector_folder
+
+
+@pytest.fixture(scope="module")
+def tiny_detector_folder(tmp_path_factory):
+    return save_tiny_detector(tmp_path_factory.mktemp("detector"))
+
+
+def write_image(path, size=(80, 60), color=(90, 120, 90), **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path, **options)
+    return path
+
+
+def test_read_names(tmp_path):
+    assert read_names() is None
+    assert read_names('"salt, pepper",cup, crème brûlée ,cup,') == ["salt, pepper", "cup", "crème brûlée"]
+    file = tmp_path / "names.txt"
+    file.write_text("\ufeffsalt, pepper\r\n\n  cup \n", encoding="utf-8")
+    assert read_names(file=file) == ["salt, pepper", "cup"]
+    with pytest.raises(ValueError, match="no names in --names ' , '"):
+        read_names(" , ")
+    with pytest.raises(ValueError, match="not both"):
+        read_names("cup", file)
+
+
+def test_find_images(tmp_path):
+    b, a = write_image(tmp_path / "one" / "b.PNG"), write_image(tmp_path / "one" / "a.jpg")
+    c = write_image(tmp_path / "one" / "deep" / "c.png")
+    (tmp_path / "one" / "notes.txt").write_text("no image")
+    assert find_images([tmp_path / "one"]) == [a, b]
+    assert find_images([b, tmp_path / "one", b]) == [b, a]
+    assert find_images([f"{tmp_path}/one/**/*.png"]) == [c]
+    with pytest.raises(FileNotFoundError, match="missing.png is no file, no folder"):
+        find_images([tmp_path / "missing.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty has no images"):
+        find_images([tmp_path / "empty"])
+
+
+def test_pictures_never_overwrite(tmp_path):
+    images = [tmp_path / folder / name for folder in ("x", "y") for name in ("a.jpg", "a.png", "A.jpg")]
+    pictures = picture_paths(images, tmp_path / "out")
+    assert pictures[0] == tmp_path / "out" / "a.png" and pictures[1].name == "x_a.png"
+    assert len({str(path).lower() for path in pictures}) == len(images)
+    assert picture_paths([tmp_path / "a.png"], tmp_path)[0] != tmp_path / "a.png"  # an input in the output folder
+
+
+def test_exif_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees to be upright
+    path = write_image(tmp_path / "turned.jpg", size=(80, 60), exif=exif)
+    assert open_image(path).size == (60, 80)
+
+
+def test_drawing():
+    image = Image.new("L", (160, 100), 128)
+    picture = draw_detections(image, [[10, 30, 100, 90]], ["crème brûlée, ñandú"], [0.87])
+    assert picture.mode == "RGB" and picture.size == (640, 400)  # a label of legible size needs room
+    pixels = np.asarray(picture).astype(int)
+    assert (abs(pixels - 128).max(-1) > 60).mean() > 0.01
+    box_edge = pixels[30 * 4 : 90 * 4, 10 * 4]  # the left side of the box, enlarged with the image
+    assert (abs(box_edge - 128).max(-1) > 40).mean() > 0.9
+    # The accents are drawn, not replaced by one and the same missing-glyph box.
+    variants = [draw_detections(image, [[10, 30, 100, 90]], [text], [0.5]).tobytes() for text in ("é", "ñ", "e", "Ж")]
+    assert len(set(variants)) == 4
+    large = Image.new("RGB", (1000, 700))
+    assert draw_detections(large, [], [], []).size == (1000, 700)
+    assert draw_detections(large, [[-20, -20, 2000, 50]] * 3, ["a", "b", "a"], [0.1, 0.9, 0.5]).size == (1000, 700)
+
+
+def test_load_detector(tiny_detector_folder, tmp_path):
+    from decodetr import Vocabulary
+
+    model, _ = load_detector(tiny_detector_folder, device="cpu")
+    assert model.vocabulary.names == NAMES and not model.training
+    model, _ = load_detector(tiny_detector_folder, names=["salt, pepper", "cat"], device="cpu")
+    assert model.vocabulary.names == ["salt, pepper", "cat"]
+    with pytest.raises(ValueError, match=r"'cta' \(close: cat\).*--vocabulary"):
+        load_detector(tiny_detector_folder, names=["cta"], device="cpu")
+    embeddings = model.vocabulary.embeddings
+    Vocabulary(["yak", "gnu"], embeddings).save_pretrained(tmp_path / "vocabulary")
+    model, _ = load_detector(tiny_detector_folder, tmp_path / "vocabulary", ["gnu"], device="cpu")
+    assert model.vocabulary.names == ["gnu"] and model.vocabulary.embeddings.equal(embeddings[1:])
+
+
+def test_command(tiny_detector_folder, tmp_path, capsys):
+    from decodetr.__main__ import main
+
+    write_image(tmp_path / "a" / "same.png")
+    write_image(tmp_path / "b" / "same.png", size=(40, 90))
+    (tmp_path / "a" / "broken.jpg").write_bytes(write_image(tmp_path / "c" / "x.jpg").read_bytes()[:200])
+    output = tmp_path / "out"
+    arguments = ["predict", str(tmp_path / "a"), str(tmp_path / "b"), "--model", str(tiny_detector_folder)]
+    options = ["--output", str(output), "--threshold", "0", "--top-k", "5", "--batch-size", "2", "--device", "cpu"]
+    assert main([*arguments, *options, "--names", 'dog,"salt, pepper"']) == 1  # one image is broken
+    captured = capsys.readouterr()
+    assert "10 detections in 2 images, 1 unreadable" in captured.out and "broken.jpg cannot be read" in captured.err
+    report = json.loads((output / "detections.json").read_text(encoding="utf-8"))
+    assert [entry["file"] for entry in report["failed"]] == [str(tmp_path / "a" / "broken.jpg")]
+    assert report["vocabulary"]["names"] == ["dog", "salt, pepper"]
+    assert [entry["file"] for entry in report["images"]] == [str(tmp_path / x / "same.png") for x in "ab"]
+    assert [(entry["width"], entry["height"]) for entry in report["images"]] == [(80, 60), (40, 90)]
+    for entry in report["images"]:
+        scores = [row["score"] for row in entry["detections"]]
+        assert len(scores) == 5 and scores == sorted(scores, reverse=True)
+        assert {row["name"] for row in entry["detections"]} <= {"dog", "salt, pepper"}
+        assert Image.open(output / entry["picture"]).format == "PNG"
+    assert len({entry["picture"] for entry in report["images"]}) == 2
+
+    assert main([*arguments[:1], str(tmp_path / "b"), *arguments[3:], *options]) == 0
+    alone = json.loads((output / "detections.json").read_text(encoding="utf-8"))
+    assert alone["vocabulary"]["names"] == NAMES and alone["failed"] == []
+
+
+def test_command_equals_pipeline(tiny_detector_folder, tmp_path):
+    from transformers import pipeline
+
+    from decodetr.processing.predict import detect
+
+    model, image_processor = load_detector(tiny_detector_folder, device="cpu")
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8))
+    ours = detect(model, image_processor, [image], threshold=0.0, top_k=100)[0]
+    theirs = pipeline("object-detection", model=model, image_processor=image_processor, device="cpu")(
+        image, threshold=0
+    )
+    assert [row["label"] for row in theirs] == ours["names"]
+    assert [row["score"] for row in theirs] == pytest.approx(ours["scores"], abs=1e-6)
+    assert [list(row["box"].values()) for row in theirs] == [[int(x) for x in box] for box in ours["boxes"]]

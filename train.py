@@ -1,0 +1,338 @@
+"""DeCoDetrTrainer and the command `decodetr train`.
+
+`transformers.Trainer` does the work; this file adds what training DeCo-DETR needs (DESIGN.md 3): lambda_align(t) (PAPER.md
+3.2), parameter groups and gradient clipping per stream, so that isolation is exact, the momentum step of the pool after
+each optimizer step (3.4, 3.5), every loss term in the log, streaming evaluation, and the swap between training names and
+deployment names. The command's arguments are in `train_command.py`, which imports nothing heavy.
+"""
+
+import contextlib
+import math
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from accelerate.utils import gather_object
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from decodetr.eval import DetectionEvaluator
+from decodetr.processing import detection_collate
+from decodetr.processing.feature_cache import FeatureCache, feature_collate
+
+STREAMS = ("joint", "localization", "semantic")
+
+
+@dataclass
+class DeCoDetrTrainingArguments(TrainingArguments):
+    """
+    `transformers.TrainingArguments` with the defaults that detection needs, and:
+
+    Args:
+        streams (`str`): "joint", "localization" (the semantic stream is frozen) or "semantic" (the detector is frozen).
+        cache_features (`bool`): with "semantic": run the detector once, then train over its cached features.
+        align_weight_start (`float`), align_weight_end (`float`, default: the config's `align_weight`): end points of
+            lambda_align(t), which rises as half a cosine over the run (PAPER.md 3.2; the end points are ours).
+        semantic_learning_rate, backbone_learning_rate (`float`, default: `learning_rate`): per parameter group.
+        max_grad_norm (`float`): clips the localization stream; 0.1 as in DETR. 0 switches all clipping off.
+        semantic_max_grad_norm (`float`): clips the semantic stream, apart from the other.
+        eval_max_detections (`int`): detections kept per image in evaluation.
+    """
+
+    streams: str = field(default="joint", metadata={"help": "joint, localization or semantic"})
+    cache_features: bool = field(default=False, metadata={"help": "semantic: train over cached detector features"})
+    align_weight_start: float = field(default=0.0, metadata={"help": "lambda_align at the first step"})
+    align_weight_end: float | None = field(default=None, metadata={"help": "lambda_align at the last step"})
+    semantic_learning_rate: float | None = field(default=None, metadata={"help": "of the semantic stream"})
+    backbone_learning_rate: float | None = field(default=None, metadata={"help": "of the detector's backbone"})
+    max_grad_norm: float = field(default=0.1, metadata={"help": "clipping of the localization stream"})
+    semantic_max_grad_norm: float = field(default=1.0, metadata={"help": "clipping of the semantic stream"})
+    eval_max_detections: int = field(default=100, metadata={"help": "detections kept per image in evaluation"})
+    learning_rate: float = field(default=1e-4, metadata={"help": "of the localization stream"})
+    weight_decay: float = field(default=1e-4, metadata={"help": "AdamW weight decay"})
+    # Columns are dropped by signature otherwise, and label dicts of streamed data would be sliced.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "must stay False for detection"})
+    # The pool and the vocabulary are buffers that every process updates alike; broadcasting them costs time.
+    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "DDP's broadcast_buffers"})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.streams not in STREAMS:
+            raise ValueError(f"streams must be one of {', '.join(STREAMS)}, got {self.streams!r}.")
+        if self.cache_features and self.streams != "semantic":
+            raise ValueError("cache_features=True needs streams='semantic': the other streams train the detector.")
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns must be False: it would drop the labels.")
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"DataParallel over {self.n_gpu} GPUs is not supported: start with `accelerate launch -m decodetr.train` or "
+                "`torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
+            )
+
+
+class _PoolMomentum(TrainerCallback):
+    """The momentum step of the pool, after each optimizer step, over all micro-batches and processes of the step."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer.step_pool()
+
+
+class DeCoDetrTrainer(Trainer):
+    """
+    Trainer of [`DeCoDetrForObjectDetection`].
+
+    Args:
+        model: its vocabulary holds the training names.
+        args ([`DeCoDetrTrainingArguments`]).
+        train_dataset, eval_dataset ([`DetectionDataset`]): `class_labels` of training data index the training names.
+        processing_class ([`DeCoDetrImageProcessor`]): post-processes detections in evaluation and is saved with the model.
+        deployment_vocabulary ([`Vocabulary`], *optional*): the names of evaluation and of the saved model; default: the
+            training names.
+        novel_names (`list[str]`, *optional*): splits the evaluation into novel and base.
+        kwargs: of `transformers.Trainer`.
+    """
+
+    def __init__(
+        self, model, args, train_dataset=None, *, deployment_vocabulary=None, novel_names=None, data_collator=None, **kwargs
+    ):
+        self.training_vocabulary = model.vocabulary
+        self.deployment_vocabulary = deployment_vocabulary
+        self.novel_names = novel_names
+        _freeze(model, args.streams)
+        if args.cache_features and train_dataset is not None:
+            model.to(args.device)
+            train_dataset = FeatureCache.build(
+                model,
+                train_dataset,
+                data_collator or detection_collate,
+                batch_size=args.per_device_eval_batch_size,
+                num_workers=args.dataloader_num_workers,
+            )
+            self._train_collate = feature_collate
+        else:
+            self._train_collate = data_collator or detection_collate
+        super().__init__(
+            model, args, data_collator=data_collator or detection_collate, train_dataset=train_dataset, **kwargs
+        )
+        # forward takes **kwargs for the detector, not a batch-wide item count: let the Trainer average micro-batches.
+        self.model_accepts_loss_kwargs = False
+        self._term_sums, self._term_counts = defaultdict(float), defaultdict(int)
+        self._pool_sums = None
+        self.add_callback(_PoolMomentum(self))
+
+    # Data
+
+    def get_train_dataloader(self):
+        """The train loader; cached features have a collate of their own."""
+        eval_collate, self.data_collator = self.data_collator, self._train_collate
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = eval_collate
+
+    # Loss
+
+    def align_weight(self) -> float:
+        """lambda_align(t) of PAPER.md 3.2 at the current step: half a cosine from start to end."""
+        start, end = self.args.align_weight_start, self.args.align_weight_end
+        if end is None:
+            end = self.accelerator.unwrap_model(self.model).config.align_weight
+        progress = min(self.state.global_step / max(self.state.max_steps - 1, 1), 1.0)
+        return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """L_det + lambda_KL L_distill + lambda_align(t) L_align of the chosen streams (PAPER.md 3.1)."""
+        bare = self.accelerator.unwrap_model(model)
+        if self.args.streams == "semantic":
+            bare.detector.eval()  # Trainer calls model.train(); a frozen detector keeps its statistics and no dropout
+        outputs = model(**inputs)
+        terms = dict(outputs.loss_dict)
+        loss = 0.0
+        if self.args.streams != "semantic":
+            loss = loss + terms["loss_det"]
+        if self.args.streams != "localization":
+            loss = loss + bare.config.distill_weight * terms["loss_distill"]
+            loss = loss + self.align_weight() * terms["loss_align"]
+            self._collect_text_embeds(bare, inputs)
+        for name, term in terms.items():
+            self._term_sums[name] += term.detach().float()
+            self._term_counts[name] += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, start_time=None):
+        """Add the mean of every loss term since the last log, lambda_align and the pool's mean cosine."""
+        if "loss" in logs and self._term_sums:
+            names = sorted(self._term_sums)
+            means = torch.stack([self._term_sums[name] / self._term_counts[name] for name in names])
+            means = self.accelerator.gather(means[None]).mean(0).tolist()
+            logs.update(zip(names, means))
+            logs["align_weight"] = self.align_weight()
+            model = self.accelerator.unwrap_model(self.model)
+            if self.args.streams != "localization" and model.config.pool_update != "frozen":
+                logs["pool_mean_cosine"] = model.prototype_pool.mean_cosine()
+            self._term_sums.clear(), self._term_counts.clear()
+        super().log(logs, start_time)
+
+    # Optimizer
+
+    def create_optimizer(self, model=None):
+        """AdamW with groups for backbone, rest of the detector and semantic stream, each with and without weight decay."""
+        if self.optimizer is not None:
+            return self.optimizer
+        model = self.model if model is None else model
+        decayed = set(self.get_decay_parameter_names(model))
+        rates = {
+            "backbone": self.args.backbone_learning_rate,
+            "detector": None,
+            "semantic": self.args.semantic_learning_rate,
+        }
+        groups = []
+        for stream, rate in rates.items():
+            for decay in (True, False):
+                parameters = [
+                    p
+                    for name, p in model.named_parameters()
+                    if p.requires_grad and _stream(name) == stream and (name in decayed) == decay
+                ]
+                if parameters:
+                    group = {"params": parameters, "weight_decay": self.args.weight_decay if decay else 0.0}
+                    groups.append(group if rate is None else {**group, "lr": rate})
+        cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+        self.optimizer = cls(groups, **kwargs)
+        return self.optimizer
+
+    def _clip_grad_norm(self, model):
+        # One norm over both streams would let the gradient of one scale the steps of the other.
+        self.accelerator.unscale_gradients()
+        norms = []
+        for semantic, limit in ((False, self.args.max_grad_norm), (True, self.args.semantic_max_grad_norm)):
+            parameters = [
+                p
+                for name, p in self.accelerator.unwrap_model(model).named_parameters()
+                if (_stream(name) == "semantic") == semantic and p.grad is not None
+            ]
+            if parameters:
+                norms.append(nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf")))
+        return torch.stack(norms).norm() if norms else torch.tensor(0.0)
+
+    # Pool
+
+    def _collect_text_embeds(self, model, inputs):
+        if model.config.pool_update == "frozen":
+            return
+        source = inputs["semantic_features"] if "semantic_features" in inputs else None
+        labels = [source] if source is not None else inputs["labels"]
+        embeds = [label["region_text_embeds"] for label in labels if "region_text_embeds" in label]
+        device, d = model.prototype_pool.prototypes.device, model.config.embedding_dim
+        embeds = torch.cat([*embeds, torch.zeros(0, d, device=device)])
+        sums = model.prototype_pool.assignment_sums(embeds, model.update_temperature)
+        self._pool_sums = sums if self._pool_sums is None else tuple(a + b for a, b in zip(self._pool_sums, sums))
+
+    def step_pool(self):
+        """Apply the momentum step to what was collected since the last one; all processes end with the same pool."""
+        if self._pool_sums is None:
+            return
+        sums, mass = self._pool_sums
+        self._pool_sums = None
+        if self.accelerator.num_processes > 1:
+            dist.all_reduce(sums)
+            dist.all_reduce(mass)
+        self.accelerator.unwrap_model(self.model).update_prototypes(sums, mass)
+
+    # Vocabulary life cycle: training names in training, deployment names in evaluation and in everything that is saved
+
+    @contextlib.contextmanager
+    def deployed(self):
+        """Inside, the model has the deployment names."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self.deployment_vocabulary is None:
+            yield model
+            return
+        model.set_vocabulary(self.deployment_vocabulary)
+        try:
+            yield model
+        finally:
+            model.set_vocabulary(self.training_vocabulary)
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """Save the model with its deployment names."""
+        with self.deployed():
+            super().save_model(output_dir, _internal_call)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        with self.deployed():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self):
+        with self.deployed():
+            super()._load_best_model()
+
+    # Evaluation
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        """AP of the deployment names, streamed: only the best detections of each image are kept, on the CPU."""
+        dataset = dataloader.dataset
+        if getattr(dataset, "coco", None) is None or self.processing_class is None:
+            raise ValueError("evaluation needs a DetectionDataset as eval_dataset and an image processor (processing_class).")
+        with self.deployed() as model:
+            evaluator = DetectionEvaluator(
+                dataset.coco, model.vocabulary.names, self.novel_names, self.args.eval_max_detections
+            )
+            model.eval()
+            seen = set()
+            silent = self.args.disable_tqdm or not self.is_world_process_zero()
+            for batch in tqdm(dataloader, desc=description, disable=silent):
+                batch = self._prepare_inputs(batch)
+                labels = batch.pop("labels")
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    outputs = model(**batch)
+                detections = self.processing_class.post_process_object_detection(
+                    outputs,
+                    threshold=0.0,
+                    target_sizes=torch.stack([label["orig_size"] for label in labels]),
+                    top_k=self.args.eval_max_detections,
+                )
+                ids = [int(label["image_id"]) for label in labels]
+                fresh = [i for i, image_id in enumerate(ids) if image_id not in seen]  # a padded last batch repeats images
+                seen.update(ids)
+                evaluator.update([ids[i] for i in fresh], [detections[i] for i in fresh])
+            if self.accelerator.num_processes > 1:
+                evaluator.merge([gather_object(evaluator.state())])
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in evaluator.compute().items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(dataset))
+
+
+def _stream(parameter_name):
+    if not parameter_name.removeprefix("module.").startswith("detector."):
+        return "semantic"
+    return "backbone" if "backbone" in parameter_name else "detector"
+
+
+def _freeze(model, streams):
+    if streams == "semantic":
+        model.detector.requires_grad_(False)
+    if streams == "localization":
+        model.semantic_stream.requires_grad_(False)
+
+
+def main(argv=None):
+    """`decodetr train`, `python -m decodetr.train` and `accelerate launch train.py` are the same program."""
+    from decodetr.__main__ import main as command
+
+    return command(["train", *(sys.argv[1:] if argv is None else argv)])
+
+
+if __name__ == "__main__":
+    # Through the import, so that pickled arguments name decodetr.train and not __main__.
+    from decodetr.train import main
+
+    raise SystemExit(main())

@@ -1,0 +1,133 @@
+"""`decodetr train`: from a COCO-format folder to a trained, evaluated and saved model.
+
+Apart from train.py, because a Trainer subclass must import torch and transformers at the top, and `--help` must not.
+Own arguments have dashes; every field of `DeCoDetrTrainingArguments` (and so of `transformers.TrainingArguments`) is
+accepted too and has its one default there.
+"""
+
+import argparse
+from pathlib import Path
+
+EPILOG = """Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is accepted as well, for example
+--streams joint|localization|semantic  --cache_features true  --max_steps 1000  --learning_rate 4e-4
+--semantic_learning_rate 1e-3  --align_weight_start 0  --align_weight_end 1  --per_device_train_batch_size 16
+--eval_strategy steps --eval_steps 500 --metric_for_best_model eval_AP50_base --load_best_model_at_end true
+--resume_from_checkpoint last (or a checkpoint folder)  --report_to tensorboard"""
+
+
+def add_arguments(parser):
+    """Add the arguments of `decodetr train`; TrainingArguments are parsed from what remains."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument("--data", required=True, help="COCO-format folder with annotations/train.json and images")
+    parser.add_argument("--train-annotations", help="annotation file (default DATA/annotations/train.json)")
+    parser.add_argument("--val-annotations", help="annotation file (default DATA/annotations/val.json, if it exists)")
+    parser.add_argument("--names-split", help='JSON {"base": {id: name}, "novel": {...}} (default DATA/names.json, if any)')
+    parser.add_argument("--output_dir", "--output-dir", required=True, help="checkpoints and the trained model")
+    start = parser.add_mutually_exclusive_group(required=True)
+    start.add_argument("--model", help="start from a saved DeCo-DETR")
+    start.add_argument("--detector", help="start from a saved DETR-family detector")
+    start.add_argument("--config", help="start from a DeCoDetrConfig in JSON or YAML, random weights")
+    parser.add_argument("--regions", help="regions data set (Parquet shards) of the training images")
+    parser.add_argument("--pool", help="prototype pool folder")
+    parser.add_argument("--vocabulary", help="vocabulary folder with the training names (default: the model's names)")
+    parser.add_argument("--deploy-vocabulary", help="vocabulary folder of evaluation and of the saved model")
+    parser.add_argument("--image-size", type=int, help="train on squares of this side in pixels")
+    parser.add_argument("--no-augmentation", action="store_true", help="no flip, scale, crop or colour changes")
+
+
+def run(args):
+    """Train, evaluate, save. `args.training_arguments` are the command-line words for DeCoDetrTrainingArguments."""
+    import transformers
+
+    from decodetr.eval import read_split
+    from decodetr.modeling_decodetr import Vocabulary
+    from decodetr.processing import CocoAnnotations, DetectionAugmentation, DetectionDataset, RegionTable
+    from decodetr.train import DeCoDetrTrainer, DeCoDetrTrainingArguments
+
+    parser = transformers.HfArgumentParser(DeCoDetrTrainingArguments)
+    (training,) = parser.parse_args_into_dataclasses(["--output_dir", args.output_dir, *args.training_arguments])
+    transformers.set_seed(training.seed)
+    data = Path(args.data)
+    train_file = Path(args.train_annotations or data / "annotations" / "train.json")
+    val_file = Path(args.val_annotations or data / "annotations" / "val.json")
+    split_file = Path(args.names_split or data / "names.json")
+    coco = CocoAnnotations.load(train_file)
+    model, processor = _start(args)
+    if args.pool:
+        from decodetr import PrototypePool
+
+        known = Vocabulary.from_pretrained(args.vocabulary) if args.vocabulary else None
+        model.set_pool(PrototypePool.from_pretrained(args.pool), known)
+    elif args.vocabulary:
+        model.set_vocabulary(Vocabulary.from_pretrained(args.vocabulary))
+    deployed = Vocabulary.from_pretrained(args.deploy_vocabulary) if args.deploy_vocabulary else model.vocabulary
+    model.set_vocabulary(model.vocabulary.select(coco.names))
+    regions = RegionTable.load(args.regions) if args.regions else None
+    augmented = not (args.no_augmentation or training.cache_features)
+    train_dataset = DetectionDataset(
+        coco,
+        processor,
+        model.vocabulary.names,
+        regions=regions,
+        augmentation=DetectionAugmentation(training.seed) if augmented else None,
+    )
+    eval_dataset, novel = None, None
+    if val_file.exists():
+        eval_dataset = DetectionDataset(CocoAnnotations.load(val_file), processor, deployed.names, skip_unknown_names=True)
+        if split_file.exists():
+            novel = read_split(split_file)[1]
+    model.config.training_info = {**(model.config.training_info or {}), "training_names": coco.names}
+    trainer = DeCoDetrTrainer(
+        model,
+        training,
+        train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=processor,
+        deployment_vocabulary=deployed,
+        novel_names=novel,
+    )
+    resume = training.resume_from_checkpoint
+    if resume in ("last", "true", "True"):
+        resume = transformers.trainer_utils.get_last_checkpoint(training.output_dir)
+        if resume is None:
+            raise FileNotFoundError(f"--resume_from_checkpoint last: {training.output_dir} has no checkpoint-* folder.")
+    result = trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model()
+    trainer.save_state()
+    trainer.log_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics)
+    if eval_dataset is not None:
+        metrics = trainer.evaluate()
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+    return 0
+
+
+def _start(args):
+    """Model and image processor of the chosen starting point."""
+    from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
+
+    if args.model:
+        model = DeCoDetrForObjectDetection.from_pretrained(args.model)
+        processor = DeCoDetrImageProcessor.from_pretrained(args.model)
+    elif args.detector:
+        artifacts = {}
+        if args.pool or args.vocabulary:
+            from decodetr import PrototypePool, Vocabulary
+
+            artifacts["pool"] = PrototypePool.from_pretrained(args.pool) if args.pool else None
+            artifacts["vocabulary"] = Vocabulary.from_pretrained(args.vocabulary) if args.vocabulary else None
+        model = DeCoDetrForObjectDetection.from_detector(args.detector, **artifacts)
+        processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
+    else:
+        import yaml
+
+        fields = yaml.safe_load(Path(args.config).read_text(encoding="utf-8"))  # JSON is YAML
+        if not isinstance(fields, dict):
+            raise ValueError(f"{args.config} must hold a mapping of DeCoDetrConfig fields, got {type(fields).__name__}.")
+        model = DeCoDetrForObjectDetection(DeCoDetrConfig(**fields))
+        processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
+    if args.image_size:
+        processor.size = type(processor)(size={"height": args.image_size, "width": args.image_size}).size
+    return model, processor
