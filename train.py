@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from decodetr.eval import DetectionEvaluator
+from decodetr.eval import OutputEvaluator
 from decodetr.processing import detection_collate
 from decodetr.processing.feature_cache import FeatureCache, feature_collate
 
@@ -284,29 +284,22 @@ class DeCoDetrTrainer(Trainer):
         if getattr(dataset, "coco", None) is None or self.processing_class is None:
             raise ValueError("evaluation needs a DetectionDataset as eval_dataset and an image processor (processing_class).")
         with self.deployed() as model:
-            evaluator = DetectionEvaluator(
-                dataset.coco, model.vocabulary.names, self.novel_names, self.args.eval_max_detections
+            evaluator = OutputEvaluator(
+                dataset.coco,
+                model.vocabulary.names,
+                self.novel_names,
+                self.processing_class,
+                max_detections=self.args.eval_max_detections,
             )
             model.eval()
-            seen = set()
             silent = self.args.disable_tqdm or not self.is_world_process_zero()
             for batch in tqdm(dataloader, desc=description, disable=silent):
                 batch = self._prepare_inputs(batch)
                 labels = batch.pop("labels")
                 with torch.no_grad(), self.compute_loss_context_manager():
-                    outputs = model(**batch)
-                detections = self.processing_class.post_process_object_detection(
-                    outputs,
-                    threshold=0.0,
-                    target_sizes=torch.stack([label["orig_size"] for label in labels]),
-                    top_k=self.args.eval_max_detections,
-                )
-                ids = [int(label["image_id"]) for label in labels]
-                fresh = [i for i, image_id in enumerate(ids) if image_id not in seen]  # a padded last batch repeats images
-                seen.update(ids)
-                evaluator.update([ids[i] for i in fresh], [detections[i] for i in fresh])
+                    evaluator.update(model(**batch), labels)
             if self.accelerator.num_processes > 1:
-                evaluator.merge([gather_object(evaluator.state())])
+                evaluator.merge(gather_object)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in evaluator.compute().items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(dataset))
 

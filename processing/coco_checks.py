@@ -89,7 +89,7 @@ def read_categories(file, entries):
         if name in row_of_name:
             raise ValueError(
                 f"{_where(file, 'categories', row, entries[row])}: expected a name of its own, got {name!r}, which is "
-                f"also categories[{row_of_name[name]}]; rename one or merge the two, names are what labels are matched by"
+                f"also categories[{row_of_name[name]}]; rename one or merge the two, labels are matched by name"
             )
         row_of_name[name] = row
     return ids[order].tolist(), list(row_of_name)
@@ -142,7 +142,7 @@ def read_annotations(file, entries, images, category_ids):
         row = int((~known).argmax())
         raise ValueError(
             f"{_where(file, key, row, entries[row])}: expected one of the {len(category_ids)} category ids, got "
-            f"category_id {category_of[row]} ({(~known).sum()} such annotations); add the category or remove the annotation"
+            f"category_id {category_of[row]} ({(~known).sum()} such annotations); add the category or remove them"
         )
 
     areas = [entry.get("area") for entry in entries]

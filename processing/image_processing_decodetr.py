@@ -20,9 +20,9 @@ class DeCoDetrImageProcessor(DeCoDetrProcessingMixin, RTDetrImageProcessor):
     honour it (not RT-DETR's); `do_rescale`, `do_normalize` with `image_mean` and `image_std`.
 
     `processor(images, annotations=None, return_tensors="pt")` takes annotations as COCO targets,
-    `{"image_id": int, "annotations": [{"bbox": [x, y, w, h] in pixels, "category_id", "area", "iscrowd"}]}`, and
-    gives `pixel_values` (B, 3, H, W) and `labels`, dicts with `class_labels` (n,) and `boxes` (n, 4), (cx, cy, w, h) in
-    0..1 of the image (not of the padded canvas). Images are taken as they are: EXIF orientation is left to
+    `{"image_id": int, "annotations": [{"bbox": [x, y, w, h] pixels, "category_id", "area", "iscrowd"}]}`, and
+    gives `pixel_values` (B, 3, H, W) and `labels`, dicts with `class_labels` (n,) and `boxes` (n, 4), (cx, cy, w, h)
+    in 0..1 of the image (not of the padded canvas). Images are taken as they are: EXIF orientation is left to
     the caller.
     """
 

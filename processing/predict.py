@@ -108,9 +108,7 @@ def load_detector(model, vocabulary=None, names=None, device="auto"):
         try:
             chosen = chosen.select(names)
         except ValueError as error:
-            raise ValueError(
-                f"{error} Embeddings of new names come from a vocabulary folder: --vocabulary DIR"
-            ) from error
+            raise ValueError(f"{error} (--vocabulary DIR)") from error
     if chosen is not detector.vocabulary:
         detector.set_vocabulary(chosen)
     if device == "auto":

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_detector import save_tiny_detector
+from tiny_models import tiny_model
 
 from decodetr.processing.drawing import draw_detections
 from decodetr.processing.predict import find_images, load_detector, open_image, picture_paths, read_names
@@ -15,7 +15,12 @@ NAMES = ["cat", "dog", "salt, pepper"]  # of tiny_detector_folder
 
 @pytest.fixture(scope="module")
 def tiny_detector_folder(tmp_path_factory):
-    return save_tiny_detector(tmp_path_factory.mktemp("detector"))
+    from decodetr import DeCoDetrImageProcessor
+
+    folder = tmp_path_factory.mktemp("detector")
+    tiny_model(names=["cat", "dog", "salt, pepper"]).save_pretrained(folder)
+    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
 
 
 def write_image(path, size=(80, 60), color=(90, 120, 90), **options):

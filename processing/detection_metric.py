@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import datasets
 import evaluate
 
-from decodetr.eval import DetectionEvaluator
+from decodetr.processing.detection_evaluator import DetectionEvaluator
 from decodetr.processing.coco_matching import compact_prediction
 
 _INPUTS = """

@@ -1,0 +1,163 @@
+"""What a DataLoader gives the model: images through the image processor, boxes and names as training targets.
+
+Targets are computed here, relative to the image, and not by the image processor: they depend on neither resizing nor
+padding (image_processing_pil_decodetr.py), so one place serves objects and regions. Boxes refer to the stored pixels:
+EXIF orientation is not applied.
+"""
+
+import torch
+from torch.utils.data import Dataset
+
+from decodetr.processing.coco import read_image
+
+
+class DetectionDataset(Dataset):
+    """
+    Images of a COCO file with the targets of DeCoDetrForObjectDetection.
+
+    Args:
+        coco (CocoAnnotations).
+        image_processor: DeCoDetrImageProcessor or its PIL twin.
+        names (list[str]): the vocabulary; `class_labels` index it. Category names are matched to it exactly.
+        regions (RegionTable, optional): joined by image id.
+        augmentation (DetectionAugmentation, optional): called with `set_epoch`'s epoch and the image's id.
+        skip_unknown_names (bool): leave out annotations whose name is not in `names`; otherwise they are an error.
+
+    Items are dicts: `pixel_values` (3, H, W) float; `pixel_mask` (H, W) int64 where the processor pads; `labels`, with
+        class_labels (n,) int64, boxes (n, 4) float32 (cx, cy, w, h) in 0..1, image_id (1,) int64, orig_size (2,) int64
+        (height, width) of the image that went into the processor (the file's, unless augmented); and with regions
+        region_boxes (R, 4) likewise, region_embeds (R, d), region_text_embeds (R, d) float32, unit rows.
+    Images without objects stay, with n = 0. Crowd annotations and boxes without area in the image are left out.
+    """
+
+    def __init__(self, coco, image_processor, names, regions=None, augmentation=None, skip_unknown_names=False):
+        self.coco = coco
+        self.image_processor = image_processor
+        self.names = list(names)
+        self.regions = regions
+        self.augmentation = augmentation
+        index_of_name = {}
+        for index, name in enumerate(self.names):
+            index_of_name.setdefault(name, index)
+        labels = [index_of_name.get(name, -1) for name in coco.names]
+        self._label_of_category = torch.tensor(labels, dtype=torch.int64)
+        if not skip_unknown_names:
+            self._check_names()
+        if regions is not None and len(regions) and not any(image["image_id"] in regions for image in coco.images):
+            raise ValueError(
+                f"{regions.source}: expected regions of images of {coco.file}, got none with an image_id of it; "
+                "build the regions from the same annotation file"
+            )
+        # In shared memory, so that set_epoch reaches workers that are already running (persistent_workers).
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def _check_names(self):
+        used = torch.zeros(len(self.coco.names), dtype=torch.bool)
+        used[torch.from_numpy(self.coco.annotations_by_image.column("category"))] = True
+        without_label = used & (self._label_of_category < 0)
+        unknown = [name for name, missing in zip(self.coco.names, without_label.tolist()) if missing]
+        if unknown:
+            raise ValueError(
+                f"{self.coco.file}: expected names of the vocabulary ({len(self.names)} names), got {unknown[:10]}"
+                f"{f' and {len(unknown) - 10} more' if len(unknown) > 10 else ''}; add them to the vocabulary, or "
+                "leave their annotations out with skip_unknown_names=True"
+            )
+
+    def set_epoch(self, epoch):
+        """Epoch of the augmentations; also reaches running workers. transformers' Trainer calls it."""
+        self._epoch.fill_(int(epoch))
+
+    def __len__(self):
+        return len(self.coco.images)
+
+    def __getitem__(self, index):
+        entry = self.coco.images[index]
+        image = _read_checked(entry, self.coco.file)
+        annotations = self.coco.annotations_by_image.arrays(entry["image_id"])
+        rows = {"class_labels": self._label_of_category[torch.from_numpy(annotations["category"])]}
+        # In float64 until both corners are known: x + w must not lose the last pixel fraction.
+        xywh = annotations["bbox"]
+        corners = xywh.copy()
+        corners[:, 2:] += xywh[:, :2]
+        boxes = {"boxes": torch.from_numpy(corners.astype("float32"))}
+        keep = {"boxes": (rows["class_labels"] >= 0) & torch.from_numpy(annotations["iscrowd"] == 0)}
+        if self.regions is not None:
+            regions = self.regions.get(entry["image_id"])
+            boxes["region_boxes"] = torch.from_numpy(regions["boxes"])
+            rows["region_embeds"] = torch.from_numpy(regions["image_embeds"])
+            rows["region_text_embeds"] = torch.from_numpy(regions["text_embeds"])
+            keep["region_boxes"] = torch.ones(len(regions["boxes"]), dtype=torch.bool)
+
+        limits = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
+        for name in boxes:
+            boxes[name] = boxes[name].clamp(min=torch.zeros(4), max=limits)
+            keep[name] &= (boxes[name][:, 2:] > boxes[name][:, :2]).all(dim=1)
+        boxes, rows = _select(boxes, rows, keep)
+        if self.augmentation is not None:
+            image, boxes, keep = self.augmentation(image, boxes, epoch=int(self._epoch), image_id=entry["image_id"])
+            _, rows = _select({}, rows, keep)
+
+        inputs = self.image_processor(images=image, return_tensors="pt")
+        item = {name: inputs[name][0] for name in ("pixel_values", "pixel_mask") if name in inputs}
+        labels = {name: _to_relative_centers(value, *image.size) for name, value in boxes.items()}
+        labels.update(rows)
+        labels["image_id"] = torch.tensor([entry["image_id"]])
+        labels["orig_size"] = torch.tensor([image.height, image.width])
+        return {**item, "labels": labels}
+
+
+def detection_collate(items):
+    """
+    Batch of DetectionDataset's items: `pixel_values` (B, 3, H, W), `labels` (list of B dicts) and `pixel_mask`
+    (B, H, W) if the items have it. Items with a mask are padded at the bottom and right to the largest; without one,
+    all must be of one size (ValueError).
+    """
+    sizes = [tuple(item["pixel_values"].shape[-2:]) for item in items]
+    batch = {"labels": [item["labels"] for item in items]}
+    if len(set(sizes)) == 1:
+        for name in ("pixel_values", "pixel_mask"):
+            if name in items[0]:
+                batch[name] = torch.stack([item[name] for item in items])
+        return batch
+    if not all("pixel_mask" in item for item in items):
+        raise ValueError(
+            f"expected images of one size in a batch, got (height, width) {sorted(set(sizes))[:4]}; give the image "
+            "processor a fixed size, {'height': ..., 'width': ...}, or do_pad=True if the detector honours pixel_mask"
+        )
+    height, width = (max(side) for side in zip(*sizes))
+    for name in ("pixel_values", "pixel_mask"):
+        first = items[0][name]
+        batch[name] = first.new_zeros((len(items), *first.shape[:-2], height, width))
+        for padded, item, (item_height, item_width) in zip(batch[name], items, sizes):
+            padded[..., :item_height, :item_width] = item[name]
+    return batch
+
+
+def _read_checked(entry, file):
+    image = read_image(entry["path"], entry["image_id"])
+    expected = (entry["width"], entry["height"])
+    if image.size != expected:
+        turned = image.size == expected[::-1]
+        raise ValueError(
+            f"{entry['path']} (image id {entry['image_id']}): expected width x height {expected[0]} x {expected[1]} "
+            f"as in {file}, got {image.width} x {image.height}; "
+            + (
+                "the annotations seem to be of the image as turned by its EXIF orientation: store the pixels turned"
+                if turned
+                else "boxes would be wrong: annotate the image again or restore the original"
+            )
+        )
+    return image
+
+
+def _select(boxes, rows, keep):
+    """Boxes and the rows that go with them (labels with objects, embeddings with regions), filtered in step."""
+    boxes = {name: value[keep[name]] for name, value in boxes.items()}
+    rows = {name: value[keep["boxes" if name == "class_labels" else "region_boxes"]] for name, value in rows.items()}
+    return boxes, rows
+
+
+def _to_relative_centers(boxes, width, height):
+    """(n, 4) corners in pixels -> (cx, cy, w, h) in 0..1."""
+    corners = boxes / torch.tensor([width, height] * 2, dtype=torch.float32)
+    return torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1)

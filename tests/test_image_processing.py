@@ -1,0 +1,214 @@
+"""The image processor: round trips of boxes, scores, saving and loading with and without decodetr."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from decodetr.processing import DeCoDetrImageProcessor, DeCoDetrImageProcessorPil
+
+PROCESSORS = [DeCoDetrImageProcessor, DeCoDetrImageProcessorPil]
+SIZES = [
+    {"size": {"height": 96, "width": 96}},
+    {"size": {"shortest_edge": 60, "longest_edge": 100}, "do_pad": True},
+    {"size": {"shortest_edge": 60, "longest_edge": 100}, "do_pad": True, "pad_size": {"height": 128, "width": 112}},
+]
+
+
+def _logit(probability):
+    return torch.logit(torch.tensor(probability))
+
+
+@pytest.mark.parametrize("processor_class", PROCESSORS)
+@pytest.mark.parametrize("options", SIZES)
+def test_boxes_survive_the_round_trip_in_portrait_and_landscape(processor_class, options):
+    processor = processor_class(**options)
+    images = [Image.new("RGB", (201, 83)), Image.new("RGB", (77, 190))]
+    xywh = [[[10.25, 5.5, 100.5, 60.0], [0, 0, 201, 83]], [[3.0, 100.5, 40.25, 89.5]]]
+    annotations = [
+        {
+            "image_id": i,
+            "annotations": [{"bbox": box, "category_id": 1, "area": box[2] * box[3], "iscrowd": 0} for box in xywh[i]],
+        }
+        for i in range(2)
+    ]
+    inputs = processor(images, annotations=annotations, return_tensors="pt")
+    for i, image in enumerate(images):
+        predicted = torch.as_tensor(inputs["labels"][i]["boxes"])[None]
+        logits = torch.linspace(3, 2, predicted.shape[1])[None, :, None]  # keeps the order of the boxes
+        outputs = {"logits": logits, "pred_boxes": predicted}
+        (result,) = processor.post_process_object_detection(outputs, 0.5, [(image.height, image.width)])
+        expected = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in xywh[i]])
+        torch.testing.assert_close(result["boxes"], expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("processor_class", PROCESSORS)
+def test_padding_is_bottom_right_and_masked(processor_class):
+    processor = processor_class(size={"shortest_edge": 40, "longest_edge": 80}, do_pad=True)
+    white = Image.new("RGB", (80, 40), (255, 255, 255))
+    inputs = processor([white, white.resize((40, 80))], return_tensors="pt")
+    assert inputs["pixel_values"].shape == (2, 3, 80, 80)
+    mask = torch.zeros(2, 80, 80, dtype=torch.int64)
+    mask[0, :40] = 1
+    mask[1, :, :40] = 1
+    assert torch.equal(inputs["pixel_mask"], mask)
+    expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(inputs["pixel_values"][0, :, 20, 20], expected, atol=1e-5, rtol=0)
+    assert inputs["pixel_values"][0, :, 50, 20].abs().max() == 0
+
+
+@pytest.mark.parametrize("processor_class", PROCESSORS)
+def test_defaults_and_grey_images(processor_class):
+    inputs = processor_class()(Image.new("L", (30, 20), 128), return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 640, 640)
+    assert "pixel_mask" not in inputs
+    expected = (128 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(inputs["pixel_values"][0, :, 0, 0], expected, atol=1e-5, rtol=0)
+
+
+def test_backends_agree():
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)).resize((140, 100))
+    size = {"height": 64, "width": 64}
+    first, second = (cls(size=size)(image, return_tensors="pt")["pixel_values"] for cls in PROCESSORS)
+    # Both resample in 8 bits; they may round a level apart, and one level is 1 / 255 / 0.225 after normalisation.
+    assert (first - second).abs().max() < 2.5 / 255 / 0.224
+
+
+def _outputs():
+    """One image, two queries, three names, scores by hand."""
+    scores = torch.tensor([[[0.9, 0.2, 0.6], [0.1, 0.8, 0.3]]])
+    boxes = torch.tensor([[[0.5, 0.5, 0.5, 0.5], [0.25, 0.25, 0.5, 0.1]]])
+    return {"logits": torch.logit(scores), "pred_boxes": boxes}
+
+
+@pytest.mark.parametrize("processor_class", PROCESSORS)
+def test_best_pairs_over_queries_and_names(processor_class):
+    processor = processor_class()
+    (result,) = processor.post_process_object_detection(_outputs(), 0.25, torch.tensor([[100, 200]]))
+    torch.testing.assert_close(result["scores"], torch.tensor([0.9, 0.8, 0.6, 0.3]))
+    assert result["labels"].tolist() == [0, 1, 2, 2]
+    assert result["labels"].dtype == torch.int64
+    first, second = [50, 25, 150, 75], [0, 20, 100, 30]
+    torch.testing.assert_close(result["boxes"], torch.tensor([first, second, first, second], dtype=torch.float32))
+    (best,) = processor.post_process_object_detection(_outputs(), 0.25, [(100, 200)], top_k=1)
+    assert best["labels"].tolist() == [0]
+    (relative,) = processor.post_process_object_detection(_outputs(), 0.85)
+    torch.testing.assert_close(relative["boxes"], torch.tensor([[0.25, 0.25, 0.75, 0.75]]))
+    (none,) = processor.post_process_object_detection(_outputs(), 0.95)
+    assert none["boxes"].shape == (0, 4)
+
+
+@pytest.mark.parametrize("num_names", [1, 2, 10_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_any_number_of_names_equals_a_full_sort(num_names, dtype):
+    generator = torch.Generator().manual_seed(num_names)
+    logits = torch.randn(2, 30, num_names, generator=generator).to(dtype)
+    boxes = torch.rand(2, 30, 4, generator=generator).to(dtype)
+    outputs = SimpleNamespace(logits=logits, pred_boxes=boxes)
+    results = DeCoDetrImageProcessor().post_process_object_detection(outputs, 0.0, [(10, 20), (30, 40)], top_k=50)
+    for i, result in enumerate(results):
+        expected = logits[i].flatten().float().sigmoid().sort(descending=True).values[:50]
+        torch.testing.assert_close(result["scores"], expected)
+        assert result["scores"].dtype == result["boxes"].dtype == torch.float32
+        assert len(result["scores"]) == min(50, 30 * num_names)
+        # Every returned score is that of the pair it names.
+        height, width = [(10, 20), (30, 40)][i]
+        sizes = torch.tensor([width, height, width, height])
+        cx, cy, w, h = boxes[i].float().unbind(1)
+        corners = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], 1) * sizes
+        for score, label, box in zip(result["scores"][:5], result["labels"][:5], result["boxes"][:5]):
+            query = int((corners - box).abs().sum(1).argmin())
+            torch.testing.assert_close(logits[i, query, label].float().sigmoid(), score)
+
+
+def test_errors_of_post_processing():
+    post_process = DeCoDetrImageProcessor().post_process_object_detection
+    with pytest.raises(ValueError, match="one \\(height, width\\) for each of the 1 images"):
+        post_process(_outputs(), 0.5, [(1, 1), (2, 2)])
+    with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
+        post_process(_outputs(), top_k=0)
+    broken = _outputs()
+    broken["logits"][0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="scores are NaN"):
+        post_process(broken, 0.5)
+    with pytest.raises(ValueError, match="must have 'pred_boxes'"):
+        post_process({"logits": torch.zeros(1, 2, 3)})
+    with pytest.raises(ValueError, match="pred_boxes \\(B, N, 4\\), got \\(1, 2, 3\\) and \\(1, 3, 4\\)"):
+        post_process({"logits": torch.zeros(1, 2, 3), "pred_boxes": torch.zeros(1, 3, 4)})
+
+
+def test_supervision_reads_the_result():
+    supervision = pytest.importorskip("supervision")
+    (result,) = DeCoDetrImageProcessor().post_process_object_detection(_outputs(), 0.5, [(100, 200)])
+    detections = supervision.Detections.from_transformers(result, id2label={0: "cat", 1: "dog", 2: "salt, pepper"})
+    assert detections.xyxy.tolist() == [[50, 25, 150, 75], [0, 20, 100, 30], [50, 25, 150, 75]]
+    assert detections.class_id.tolist() == [0, 1, 2]
+    assert list(detections.data["class_name"]) == ["cat", "dog", "salt, pepper"]
+
+
+_ELSEWHERE = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "decodetr":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+try:
+    import decodetr
+except ModuleNotFoundError:
+    pass
+else:
+    raise AssertionError("decodetr is importable")
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor
+
+processor = AutoImageProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+assert type(processor).__module__.startswith("transformers_modules."), type(processor)
+pixels = processor(Image.new("RGB", (20, 10)), return_tensors="pt")["pixel_values"]
+outputs = {"logits": torch.tensor([[[3.0]]]), "pred_boxes": torch.tensor([[[0.5, 0.5, 1.0, 1.0]]])}
+result = processor.post_process_object_detection(outputs, 0.5, [(10, 20)])[0]
+processor.save_pretrained(sys.argv[2])
+sys.stdout.write(f"{type(processor).__name__} {tuple(pixels.shape)} {result['boxes'].tolist()}")
+"""
+
+
+@pytest.mark.parametrize("processor_class", PROCESSORS)
+def test_saved_folder_loads_where_decodetr_is_not_installed(processor_class, tmp_path):
+    processor_class(size={"height": 48, "width": 32}).save_pretrained(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "preprocessor_config.json").read_text())
+    module = processor_class.__module__.split(".")[-1]
+    assert config["auto_map"] == {"AutoImageProcessor": f"{module}.{processor_class.__name__}"}
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    (tmp_path / "elsewhere.py").write_text(textwrap.dedent(_ELSEWHERE))
+    done = subprocess.run(
+        [sys.executable, "elsewhere.py", "saved", "again"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{processor_class.__name__} (1, 3, 48, 32) [[0.0, 0.0, 20.0, 10.0]]"
+    assert (tmp_path / "again" / f"{module}.py").is_file()  # and can be saved from there again
+
+
+@pytest.mark.parametrize("trust", [None, True])
+def test_saved_folder_loads_by_registration(tmp_path, trust):
+    from transformers import AutoImageProcessor
+
+    import decodetr
+
+    decodetr.DeCoDetrImageProcessor(size={"height": 48, "width": 32}).save_pretrained(tmp_path)
+    loaded = AutoImageProcessor.from_pretrained(tmp_path, trust_remote_code=trust)
+    assert type(loaded) is DeCoDetrImageProcessor
+    assert (loaded.size.height, loaded.size.width) == (48, 32)
+    pil = AutoImageProcessor.from_pretrained(tmp_path, backend="pil", trust_remote_code=trust)
+    assert type(pil) is DeCoDetrImageProcessorPil
