@@ -16,7 +16,13 @@ COMMANDS = {
 
 def usage() -> str:
     """The text of `decodetr --help`."""
-    lines = ["usage: decodetr COMMAND [arguments]", "", "DeCo-DETR: open-vocabulary object detection.", "", "commands:"]
+    lines = [
+        "usage: decodetr COMMAND [arguments]",
+        "",
+        "DeCo-DETR: open-vocabulary object detection.",
+        "",
+        "commands:",
+    ]
     lines += [f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join([*lines, "", "decodetr COMMAND --help describes the arguments of a command.", ""])
 

@@ -1,7 +1,8 @@
 """The evaluation loop and the command `decodetr eval`.
 
 Reading order: `OutputEvaluator` (both metrics of a model's outputs, over `processing/detection_evaluator.py`),
-`evaluate_model`, the report, the command. Heavy imports are inside the functions, so that `decodetr eval --help` is instant.
+`evaluate_model`, the report, the command. Heavy imports are inside the functions, so that `decodetr eval --help` is
+instant.
 """
 
 import json
@@ -25,7 +26,8 @@ class OutputEvaluator:
         self._seen = set()
 
     def update(self, outputs, labels):
-        """Add a batch: outputs of the model and labels with `image_id` and `orig_size`. An image that was there before is
+        """Add a batch: outputs of the model and labels with `image_id` and `orig_size`. An image that was there
+        before is
         dropped: samplers of several processes pad the last batch."""
         from types import SimpleNamespace
 
@@ -44,7 +46,8 @@ class OutputEvaluator:
             evaluator.update([ids[i] for i in fresh], [detections[i] for i in fresh])
 
     def merge(self, gather):
-        """Take in the other processes' detections; `gather` joins a list over processes (accelerate's gather_object)."""
+        """Take in the other processes' detections; `gather` joins a list over processes (accelerate's
+        gather_object)."""
         for evaluator in (self.by_name, self.localization):
             evaluator.merge([gather(evaluator.state())])
 

@@ -1,9 +1,9 @@
 """DeCoDetrTrainer and the command `decodetr train`.
 
-`transformers.Trainer` does the work; this file adds what training DeCo-DETR needs (DESIGN.md 3): lambda_align(t) (PAPER.md
-3.2), parameter groups and gradient clipping per stream, so that isolation is exact, the momentum step of the pool after
-each optimizer step (3.4, 3.5), every loss term in the log, streaming evaluation, and the swap between training names and
-deployment names. The command's arguments are in `train_command.py`, which imports nothing heavy.
+`transformers.Trainer` does the work; this file adds what training DeCo-DETR needs (DESIGN.md 3): lambda_align(t)
+(PAPER.md 3.2), parameter groups and gradient clipping per stream, so that isolation is exact, the momentum step of
+the pool after each optimizer step (3.4, 3.5), every loss term in the log, streaming evaluation, and the swap between
+training names and deployment names. The command's arguments are in `train_command.py`, which imports nothing heavy.
 """
 
 import contextlib
@@ -33,7 +33,8 @@ class DeCoDetrTrainingArguments(TrainingArguments):
     `transformers.TrainingArguments` with the defaults that detection needs, and:
 
     Args:
-        streams (`str`): "joint", "localization" (the semantic stream is frozen) or "semantic" (the detector is frozen).
+        streams (`str`): "joint", "localization" (the semantic stream is frozen) or "semantic" (the detector is
+            frozen).
         cache_features (`bool`): with "semantic": run the detector once, then train over its cached features.
         align_weight_start (`float`), align_weight_end (`float`, default: the config's `align_weight`): end points of
             lambda_align(t), which rises as half a cosine over the run (PAPER.md 3.2; the end points are ours).
@@ -69,8 +70,8 @@ class DeCoDetrTrainingArguments(TrainingArguments):
             raise ValueError("remove_unused_columns must be False: it would drop the labels.")
         if self.n_gpu > 1:
             raise ValueError(
-                f"DataParallel over {self.n_gpu} GPUs is not supported: start with `accelerate launch -m decodetr.train` or "
-                "`torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
+                f"DataParallel over {self.n_gpu} GPUs is not supported: start with `accelerate launch -m "
+                "decodetr.train` or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
             )
 
 
@@ -92,15 +93,24 @@ class DeCoDetrTrainer(Trainer):
         model: its vocabulary holds the training names.
         args ([`DeCoDetrTrainingArguments`]).
         train_dataset, eval_dataset ([`DetectionDataset`]): `class_labels` of training data index the training names.
-        processing_class ([`DeCoDetrImageProcessor`]): post-processes detections in evaluation and is saved with the model.
-        deployment_vocabulary ([`Vocabulary`], *optional*): the names of evaluation and of the saved model; default: the
-            training names.
+        processing_class ([`DeCoDetrImageProcessor`]): post-processes detections in evaluation and is saved with
+            the model.
+        deployment_vocabulary ([`Vocabulary`], *optional*): the names of evaluation and of the saved model; default:
+            the training names.
         novel_names (`list[str]`, *optional*): splits the evaluation into novel and base.
         kwargs: of `transformers.Trainer`.
     """
 
     def __init__(
-        self, model, args, train_dataset=None, *, deployment_vocabulary=None, novel_names=None, data_collator=None, **kwargs
+        self,
+        model,
+        args,
+        train_dataset=None,
+        *,
+        deployment_vocabulary=None,
+        novel_names=None,
+        data_collator=None,
+        **kwargs,
     ):
         self.training_vocabulary = model.vocabulary
         self.deployment_vocabulary = deployment_vocabulary
@@ -183,7 +193,8 @@ class DeCoDetrTrainer(Trainer):
     # Optimizer
 
     def create_optimizer(self, model=None):
-        """AdamW with groups for backbone, rest of the detector and semantic stream, each with and without weight decay."""
+        """AdamW with groups for backbone, rest of the detector and semantic stream, each with and without weight
+        decay."""
         if self.optimizer is not None:
             return self.optimizer
         model = self.model if model is None else model
@@ -282,7 +293,9 @@ class DeCoDetrTrainer(Trainer):
         """AP of the deployment names, streamed: only the best detections of each image are kept, on the CPU."""
         dataset = dataloader.dataset
         if getattr(dataset, "coco", None) is None or self.processing_class is None:
-            raise ValueError("evaluation needs a DetectionDataset as eval_dataset and an image processor (processing_class).")
+            raise ValueError(
+                "evaluation needs a DetectionDataset as eval_dataset and an image processor (processing_class)."
+            )
         with self.deployed() as model:
             evaluator = OutputEvaluator(
                 dataset.coco,

@@ -8,7 +8,7 @@ accepted too and has its one default there.
 import argparse
 from pathlib import Path
 
-EPILOG = """Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is accepted as well, for example
+EPILOG = """Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is accepted too, for example
 --streams joint|localization|semantic  --cache_features true  --max_steps 1000  --learning_rate 4e-4
 --semantic_learning_rate 1e-3  --align_weight_start 0  --align_weight_end 1  --per_device_train_batch_size 16
 --eval_strategy steps --eval_steps 500 --metric_for_best_model eval_AP50_base --load_best_model_at_end true
@@ -21,8 +21,12 @@ def add_arguments(parser):
     parser.epilog = EPILOG
     parser.add_argument("--data", required=True, help="COCO-format folder with annotations/train.json and images")
     parser.add_argument("--train-annotations", help="annotation file (default DATA/annotations/train.json)")
-    parser.add_argument("--val-annotations", help="annotation file (default DATA/annotations/val.json, if it exists)")
-    parser.add_argument("--names-split", help='JSON {"base": {id: name}, "novel": {...}} (default DATA/names.json, if any)')
+    parser.add_argument(
+        "--val-annotations", help="annotation file, or none (default DATA/annotations/val.json, if it exists)"
+    )
+    parser.add_argument(
+        "--names-split", help='JSON {"base": {id: name}, "novel": {...}} (default DATA/names.json, if any)'
+    )
     parser.add_argument("--output_dir", "--output-dir", required=True, help="checkpoints and the trained model")
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--model", help="start from a saved DeCo-DETR")
@@ -74,7 +78,9 @@ def run(args):
     )
     eval_dataset, novel = None, None
     if val_file.exists():
-        eval_dataset = DetectionDataset(CocoAnnotations.load(val_file), processor, deployed.names, skip_unknown_names=True)
+        eval_dataset = DetectionDataset(
+            CocoAnnotations.load(val_file), processor, deployed.names, skip_unknown_names=True
+        )
         if split_file.exists():
             novel = read_split(split_file)[1]
     model.config.training_info = {**(model.config.training_info or {}), "training_names": coco.names}
@@ -91,7 +97,9 @@ def run(args):
     if resume in ("last", "true", "True"):
         resume = transformers.trainer_utils.get_last_checkpoint(training.output_dir)
         if resume is None:
-            raise FileNotFoundError(f"--resume_from_checkpoint last: {training.output_dir} has no checkpoint-* folder.")
+            raise FileNotFoundError(
+                f"--resume_from_checkpoint last: {training.output_dir} has no checkpoint-* folder."
+            )
     result = trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     trainer.save_state()
@@ -125,7 +133,9 @@ def _start(args):
 
         fields = yaml.safe_load(Path(args.config).read_text(encoding="utf-8"))  # JSON is YAML
         if not isinstance(fields, dict):
-            raise ValueError(f"{args.config} must hold a mapping of DeCoDetrConfig fields, got {type(fields).__name__}.")
+            raise ValueError(
+                f"{args.config} must hold a mapping of DeCoDetrConfig fields, got {type(fields).__name__}."
+            )
         model = DeCoDetrForObjectDetection(DeCoDetrConfig(**fields))
         processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
     if args.image_size:

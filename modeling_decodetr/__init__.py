@@ -1,4 +1,5 @@
-"""The model. The files of this folder are copied beside the weights by `save_pretrained`, so they import only each other."""
+"""The model. The files of this folder are copied beside the weights by `save_pretrained`, so they import only each
+other."""
 
 from transformers import AutoConfig, AutoModelForObjectDetection
 
@@ -6,7 +7,6 @@ from .configuration_decodetr import DeCoDetrConfig
 from .modeling_decodetr import DeCoDetrForObjectDetection, DeCoDetrObjectDetectionOutput
 from .prototype_pool import PrototypePool
 from .vocabulary import Vocabulary
-
 
 AutoConfig.register(DeCoDetrConfig.model_type, DeCoDetrConfig, exist_ok=True)
 AutoModelForObjectDetection.register(DeCoDetrConfig, DeCoDetrForObjectDetection, exist_ok=True)

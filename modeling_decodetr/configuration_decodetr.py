@@ -1,15 +1,14 @@
 """Configuration of DeCo-DETR.
 
 `detector_config` is the localization stream: the config of any DETR-family detector of transformers (DESIGN.md 2). All
-other fields describe the semantic stream (PAPER.md 1, 2 and 3). Where the paper gives a value it is the default and the
-comment says so; where it gives none, the comment says what we chose and why.
+other fields describe the semantic stream (PAPER.md 1, 2 and 3). Where the paper gives a value it is the default and
+the comment says so; where it gives none, the comment says what we chose and why.
 """
 
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-
 
 # What PreTrainedConfig itself understands beside its declared fields; anything else that is no field is a typo.
 _LIBRARY_KEYS = {
@@ -22,6 +21,7 @@ _LIBRARY_KEYS = {
     "output_attentions",
     "torch_dtype",
     "transformers_version",
+    "use_cache",  # set by Trainer on every config
 }
 
 
@@ -32,29 +32,30 @@ class DeCoDetrConfig(PreTrainedConfig):
 
     Args:
         detector_config (`PreTrainedConfig` or `dict`, *optional*):
-            Config of the localization stream; a dict must hold `model_type`. Default: the paper's DETR-R50 (6 + 6 layers,
-            8 heads, 300 queries, auxiliary losses).
+            Config of the localization stream; a dict must hold `model_type`. Default: the paper's DETR-R50 (6 + 6
+            layers, 8 heads, 300 queries, auxiliary losses).
         class_agnostic (`bool`, defaults to `True`):
-            The detector learns one class, "object". `False` is the paper's variant: the detector classifies the training
-            names, which must then be `detector_config.id2label`.
+            The detector learns one class, "object". `False` is the paper's variant: the detector classifies the
+            training names, which must then be `detector_config.id2label`.
         embedding_dim (`int`, defaults to 512): d, the width of CLIP's projection space.
         num_coarse_prototypes (`int`, defaults to 1203): M1 (PAPER.md 1.5).
         num_fine_prototypes (`int`, defaults to 4800): M2 (PAPER.md 1.6). M = M1 + M2 prototypes must be at least 1.
-        assignment_temperature (`float`, defaults to 0.07): alpha of PAPER.md 2.3; the paper gives none. With the value of
-            tau, q^ = z is the exact minimum of the distillation.
+        assignment_temperature (`float`, defaults to 0.07): alpha of PAPER.md 2.3; the paper gives none. With the
+            value of tau, q^ = z is the exact minimum of the distillation.
         teacher_temperature (`float`, defaults to 0.07): tau of PAPER.md 2.5 and 2.8 (the paper's value).
-        name_temperature (`float`, defaults to 0.07): temperature of the predictor's softmax (PAPER.md 2.7), not given there.
+        name_temperature (`float`, defaults to 0.07): temperature of the predictor's softmax (PAPER.md 2.7), not given
+            there.
         pool_update (`str`, defaults to `"stable"`): "stable", "literal" (PAPER.md 3.5 to the letter) or "frozen".
         pool_momentum (`float`, defaults to 0.99): gamma of PAPER.md 3.5 (the paper's value), in [0, 1].
         pool_temperature (`float`, defaults to 0.01): temperature of the soft assignment of "stable" (DESIGN.md 3: tau
             collapses a CLIP-like pool); "literal" uses `teacher_temperature`, as the paper does.
         distill_weight (`float`, defaults to 1.0): lambda_KL of PAPER.md 3.1, not given there.
         align_weight (`float`, defaults to 1.0): final lambda_align of PAPER.md 3.1, used by the model's own `loss`.
-        annotation_weight (`float`, defaults to 1.0): share of the one-hot name in the target of an annotated query; the
-            rest is CLIP's distribution (DESIGN.md 3). In [0, 1].
+        annotation_weight (`float`, defaults to 1.0): share of the one-hot name in the target of an annotated query;
+            the rest is CLIP's distribution (DESIGN.md 3). In [0, 1].
         region_iou_threshold (`float`, defaults to 0.5): IoU from which a query is supervised by a region.
-        background_threshold (`float`, defaults to 0.9): a prototype whose cosine to every name is below it stands for none
-            of the names and is background (DESIGN.md 4).
+        background_threshold (`float`, defaults to 0.9): a prototype whose cosine to every name is below it stands for
+            none of the names and is background (DESIGN.md 4).
         gradient_isolation (`bool`, defaults to `True`): PAPER.md 2.1. `False` is for ablations.
         semantic_inputs (`str`, defaults to `"query+region"`): "query" (the paper) or "query+region" (DESIGN.md 5).
         region_channels (`int`, defaults to 32): channels to which each feature map is projected before pooling.
@@ -63,10 +64,10 @@ class DeCoDetrConfig(PreTrainedConfig):
         prototype_captions (`list[str]`, *optional*): representative caption per prototype, M of them.
         pool_info (`dict`, *optional*): where the pool came from (encoder, captioner, delta, seed, ...).
         vocabulary_info (`dict`, *optional*): where the name embeddings came from (encoder, revision, templates).
-        training_info (`dict`, *optional*): what training was allowed to know, including what the pretrained detector had
-            seen (PAPER.md 5).
-        preprocessing (`dict`, *optional*): keyword arguments of [`DeCoDetrImageProcessor`] that repeat what the pretrained
-            detector was trained with; `from_detector` fills it.
+        training_info (`dict`, *optional*): what training was allowed to know, including what the pretrained detector
+            had seen (PAPER.md 5).
+        preprocessing (`dict`, *optional*): keyword arguments of [`DeCoDetrImageProcessor`] that repeat what the
+            pretrained detector was trained with; `from_detector` fills it.
 
     Raises:
         ValueError: for an unknown field or a value outside its range; the message says what it must be.
@@ -107,7 +108,8 @@ class DeCoDetrConfig(PreTrainedConfig):
         if unknown:
             raise ValueError(f"DeCoDetrConfig has no field {', '.join(map(repr, unknown))}; check the spelling.")
         if self.detector_config is None:
-            # PAPER.md 3.3 and 4: DETR-R50 with 6 decoder layers, 8 heads and N = 300. No weights are loaded by a config.
+            # PAPER.md 3.3 and 4: DETR-R50 with 6 decoder layers, 8 heads and N = 300. No weights are loaded by a
+            # config.
             self.detector_config = {"model_type": "detr", "num_queries": 300, "auxiliary_loss": True, "num_labels": 1}
         if isinstance(self.detector_config, dict):
             detector = dict(self.detector_config)

@@ -118,7 +118,8 @@ def num_queries(config) -> int:
 
 
 def real_queries(tensor: torch.Tensor, config) -> torch.Tensor:
-    """The N inference queries of a (B, N + extra, ...) decoder tensor; denoising queries and extra groups are cut off."""
+    """The N inference queries of a (B, N + extra, ...) decoder tensor; denoising queries and extra groups are cut
+    off."""
     n = num_queries(config)
     which = detector_family(config).real_queries
     if which == "last":
@@ -129,19 +130,48 @@ def real_queries(tensor: torch.Tensor, config) -> torch.Tensor:
 def objectness_logits(class_logits: torch.Tensor, config) -> torch.Tensor:
     """One logit per query from the detector's class logits (B, N, classes): that of "there is an object" (B, N).
 
-    One class: `logits[..., 0]`, minus the no-object logit where there is one. Several classes (the paper's variant): the
-    maximum, or log-sum-exp against no-object, which for one class are the same formulas.
+    One class: `logits[..., 0]`, minus the no-object logit where there is one. Several classes (the paper's variant):
+    the maximum, or log-sum-exp against no-object, which for one class are the same formulas.
     """
     if detector_family(config).no_object:
         return class_logits[..., :-1].logsumexp(-1) - class_logits[..., -1]
     return class_logits.amax(-1)
 
 
+def class_labels_of_detector(labels: list[dict], config, names: list[str]) -> list[dict]:
+    """Labels as the detector wants them: every object is class 0, or (the paper's variant) the class of its name.
+
+    Args:
+        labels: `class_labels` (n,) indices into `names`, and `boxes` (n, 4).
+        config: a DeCoDetrConfig. names: the vocabulary.
+
+    Raises:
+        ValueError: a label outside the vocabulary, or a name for which the detector has no class.
+    """
+    for i, label in enumerate(labels):
+        indices = label["class_labels"]
+        if indices.numel() and not 0 <= indices.min() <= indices.max() < len(names):
+            raise ValueError(
+                f"labels[{i}]['class_labels'] must index the {len(names)} names of the vocabulary, got values from "
+                f"{int(indices.min())} to {int(indices.max())}."
+            )
+    if config.class_agnostic:
+        return [{"class_labels": torch.zeros_like(label["class_labels"]), "boxes": label["boxes"]} for label in labels]
+    classes = {name: i for i, name in config.detector_config.id2label.items()}
+    used = torch.cat([label["class_labels"] for label in labels]).unique().tolist()
+    if foreign := sorted({names[i] for i in used} - set(classes)):
+        raise ValueError(
+            f"class_agnostic=False: the detector has no class for {foreign}; it has {sorted(classes)[:5]}, ..."
+        )
+    table = torch.tensor([classes.get(name, -1) for name in names], device=labels[0]["class_labels"].device)
+    return [{"class_labels": table[label["class_labels"]], "boxes": label["boxes"]} for label in labels]
+
+
 def detector_preprocessing(name_or_path, config, **hub) -> dict | None:
     """How a saved detector wants its images: size, mean, std and padding as keyword arguments of an image processor.
 
-    Sizes that the family cannot take (not fixed where padding is ignored, or no multiple of its divisor) are replaced by the
-    next fixed size. None where the folder has no image processor.
+    Sizes that the family cannot take (not fixed where padding is ignored, or no multiple of its divisor) are replaced
+    by the next fixed size. None where the folder has no image processor.
     """
     try:
         saved = AutoImageProcessor.from_pretrained(name_or_path, **hub)

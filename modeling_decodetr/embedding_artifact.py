@@ -1,8 +1,8 @@
 """What PrototypePool and Vocabulary share: a table of embeddings that is a module of the model and a folder on disk.
 
-The folder holds `<stem>.safetensors` (tensors) and `<stem>.json` (names, captions, provenance), nothing else is read: no
-pickle. Inside a model the tensors are persistent float32 buffers that `.half()` and `.bfloat16()` leave alone, because a
-rounded embedding table is a different table (DESIGN.md 2 and 4).
+The folder holds `<stem>.safetensors` (tensors) and `<stem>.json` (names, captions, provenance), nothing else is read:
+no pickle. Inside a model the tensors are persistent float32 buffers that `.half()` and `.bfloat16()` leave alone,
+because a rounded embedding table is a different table (DESIGN.md 2 and 4).
 """
 
 import json
@@ -119,7 +119,9 @@ def check_embeddings(tensor: torch.Tensor, what: str) -> torch.Tensor:
     """A finite float (rows, d) tensor as contiguous float32, or a ValueError that says what is wrong and where."""
     tensor = torch.as_tensor(tensor)
     if tensor.ndim != 2 or tensor.shape[1] == 0 or tensor.shape[0] == 0 or not tensor.is_floating_point():
-        raise ValueError(f"{what} must be a non-empty float tensor (rows, d), got {tensor.dtype} {tuple(tensor.shape)}.")
+        raise ValueError(
+            f"{what} must be a non-empty float tensor (rows, d), got {tensor.dtype} {tuple(tensor.shape)}."
+        )
     tensor = tensor.detach().to(torch.float32).contiguous()
     if tensor.device.type != "meta":
         finite = tensor.isfinite().all(1)

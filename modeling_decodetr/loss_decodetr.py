@@ -1,12 +1,12 @@
 """The losses of the semantic stream and what they supervise, as pure functions of tensors.
 
-Formulas: PAPER.md 2.5, 2.6 and 2.8; who is supervised by what: DESIGN.md 3. The paper writes sums over queries and does not
-say which; ours run over the queries that lie on an annotated box or a region, and are divided by their number over all
-processes, so that the value depends neither on N nor on how a batch is split.
+Formulas: PAPER.md 2.5, 2.6 and 2.8; who is supervised by what: DESIGN.md 3. The paper writes sums over queries and
+does not say which; ours run over the queries that lie on an annotated box or a region, and are divided by their
+number over all processes, so that the value depends neither on N nor on how a batch is split.
 
-Deviation: teacher and student distributions run over the names *and* the background prototypes, the same set over which
-scores are computed. Over the names alone, a run with one name has a constant loss, and a region of something that has no
-name is taught to be the nearest name.
+Deviation: teacher and student distributions run over the names *and* the background prototypes, the same set over
+which scores are computed. Over the names alone, a run with one name has a constant loss, and a region of something
+that has no name is taught to be the nearest name.
 """
 
 import torch
@@ -74,21 +74,51 @@ def supervise_queries(pred_boxes, objectness_logits, label, iou_threshold):
     return annotation, region
 
 
-def teacher_targets(
-    annotated_names, region_embeds, pool, vocabulary, background, *, temperature, annotation_weight
-):
+@torch.no_grad()
+def supervise_batch(pred_boxes, objectness_logits, labels, iou_threshold, embedding_dim):
+    """Supervised queries of a batch as flat rows.
+
+    Args:
+        pred_boxes (B, N, 4), objectness_logits (B, N), labels: list of B dicts; see [`supervise_queries`]. Beside the
+            boxes a label has `class_labels` (n,) and may have `region_embeds` (R, d).
+
+    Returns:
+        dict of `row` (n,) into (B * N), `names` (n,), -1 where no box is annotated, and `region_embeds` (n, d), zero
+        rows where there is no region.
+    """
+    rows, names, embeds = [], [], []
+    for b, label in enumerate(labels):
+        annotation, region = supervise_queries(pred_boxes[b], objectness_logits[b], label, iou_threshold)
+        chosen = ((annotation >= 0) | (region >= 0)).nonzero()[:, 0]
+        annotation, region = annotation[chosen], region[chosen]
+        region_embeds = label.get("region_embeds", pred_boxes.new_zeros(0, embedding_dim))
+        if region_embeds.shape[-1] != embedding_dim:
+            raise ValueError(
+                f"labels[{b}]['region_embeds'] have width {region_embeds.shape[-1]}, but the model's embedding space has "
+                f"d = {embedding_dim}: regions, pool and vocabulary must come from the same CLIP model."
+            )
+        # One more entry answers for the index -1: no name, and a zero embedding.
+        known = torch.cat([label["class_labels"], label["class_labels"].new_full((1,), -1)])
+        region_embeds = torch.cat([region_embeds.float(), region_embeds.new_zeros(1, embedding_dim).float()])
+        rows.append(chosen + b * pred_boxes.shape[1])
+        names.append(known[annotation])
+        embeds.append(region_embeds[region])
+    return {"row": torch.cat(rows), "names": torch.cat(names), "region_embeds": torch.cat(embeds)}
+
+
+def teacher_targets(annotated_names, region_embeds, pool, vocabulary, background, *, temperature, annotation_weight):
     """The distributions that supervised queries learn, PAPER.md 2.5 and 2.8 with the mixture of DESIGN.md 3.
 
     Args:
         annotated_names (n,) int64: name of the annotated box of each query, -1 where it has only a region.
-        region_embeds (n, d): z, CLIP's image embedding of the query's region; zero rows where there is none, for which the
-            embedding of the annotated name stands in.
+        region_embeds (n, d): z, CLIP's image embedding of the query's region; zero rows where there is none, for
+            which the embedding of the annotated name stands in.
         pool, vocabulary: A and the training names. background (M,) bool: prototypes that stand for no name.
         temperature: tau. annotation_weight: share of the one-hot name where a box is annotated and has a region.
 
     Returns:
-        (prototype_targets (n, M), name_targets (n, K + 1)), rows summing to 1, float32; the last column of the second is
-        the whole background.
+        (prototype_targets (n, M), name_targets (n, K + 1)), rows summing to 1, float32; the last column of the second
+        is the whole background.
     """
     names, annotated = vocabulary.embeddings, annotated_names >= 0
     has_region = region_embeds.abs().sum(-1) > 0
@@ -96,7 +126,9 @@ def teacher_targets(
     z = F.normalize(z, dim=-1)
     prototype_targets = pool.log_assignment(z, temperature).exp()
     over_names = z @ names.T / temperature
-    over_background = (z @ F.normalize(pool.prototypes, dim=-1).T / temperature).masked_fill(~background, float("-inf"))
+    over_background = (z @ F.normalize(pool.prototypes, dim=-1).T / temperature).masked_fill(
+        ~background, float("-inf")
+    )
     over_background = over_background.logsumexp(-1)
     total = torch.logaddexp(vocabulary.log_normaliser(over_names), over_background)
     # Equal rows (duplicate names) share their mass, as one-hot targets and the student do.
@@ -115,6 +147,7 @@ def distillation_loss(log_weights, targets, count):
 def alignment_loss(log_probs, targets, count):
     """L_align = sum_n CE(t_n, T_n) / count (PAPER.md 2.8): log_probs (n, K + 1), targets (n, K + 1).
 
-    Entries whose target is zero do not count, also where the log-probability is -inf (a vocabulary without background).
+    Entries whose target is zero do not count, also where the log-probability is -inf (a vocabulary without
+    background).
     """
     return -(targets * log_probs.masked_fill(targets == 0, 0.0)).sum() / count

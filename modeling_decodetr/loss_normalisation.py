@@ -2,11 +2,11 @@
 
 DDP averages gradients over W processes, so each process must divide its sums by (global count / W). The detectors of
 transformers 5 do that in three ways (checked in their sources and by a two-process test): "global", which is right;
-"averaged_twice", which divides by W once more, so that losses of boxes come out W x (and takes DETR's class weights per
-process); "per_process", which divides by the local count. `normalised_detector_loss` puts the last two right from what a
-process can see, without touching the library. Denoising terms of the RT-DETR family are scaled like the others, although
-the library groups them by the fullest image of each process, so with denoising two splits of a batch still differ a little;
-so do the union matches of DEIMv2.
+"averaged_twice", which divides by W once more, so that losses of boxes come out W x (and takes DETR's class weights
+per process); "per_process", which divides by the local count. `normalised_detector_loss` puts the last two right from
+what a process can see, without touching the library. Denoising terms of the RT-DETR family are scaled like the
+others, although the library groups them by the fullest image of each process, so with denoising two splits of a batch
+still differ a little; so do the union matches of DEIMv2.
 """
 
 import torch
@@ -66,7 +66,8 @@ def normalised_detector_loss(outputs, labels, config):
 
 
 def _class_weight_factor(labels, config, device):
-    """DETR's cross-entropy is divided by the sum of the class weights of its own process; this makes it the global mean."""
+    """DETR's cross-entropy is divided by the sum of the class weights of its own process; this makes it the global
+    mean."""
     n = num_queries(config)
     matched = sum(min(n, len(label["class_labels"])) for label in labels)
     weight = matched + config.eos_coefficient * (n * len(labels) - matched)
@@ -78,8 +79,8 @@ def _class_weight_factor(labels, config, device):
 def _global_ddf(outputs, labels, config, terms):
     """D-FINE's DDF term mixes two means by the roots of their counts, so it has no common factor: compute it again.
 
-    The library's own `loss_local` on the matched queries alone is the mean over them, and with no match the mean over all,
-    so the two parts are found without repeating its formula; then they are mixed by the global counts.
+    The library's own `loss_local` on the matched queries alone is the mean over them, and with no match the mean over
+    all, so the two parts are found without repeating its formula; then they are mixed by the global counts.
     """
     criterion = DFineLoss(config).to(outputs.loss.device)
     corrected = {}

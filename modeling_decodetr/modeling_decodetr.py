@@ -1,8 +1,9 @@
 """DeCo-DETR: a detector of transformers as localization stream, and a semantic stream that reads its detached queries.
 
-Implements PAPER.md 2 and 3.1 as DESIGN.md 2 to 4 settle it. The order below is the order in which an image meets it: the
-detector finds boxes and queries; both, cut off from the gradient, enter the semantic stream, which looks their meaning up in
-the prototype pool and scores it against the stored names; objectness and name probability are fused into `logits`.
+Implements PAPER.md 2 and 3.1 as DESIGN.md 2 to 4 settle it. The order below is the order in which an image meets it:
+the detector finds boxes and queries; both, cut off from the gradient, enter the semantic stream, which looks their
+meaning up in the prototype pool and scores it against the stored names; objectness and name probability are fused
+into `logits`.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_decodetr import DeCoDetrConfig
 from .detectors import (
+    class_labels_of_detector,
     detector_family,
     detector_preprocessing,
     feature_channels,
@@ -25,7 +27,7 @@ from .detectors import (
     query_dim,
     real_queries,
 )
-from .loss_decodetr import alignment_loss, distillation_loss, supervise_queries, teacher_targets
+from .loss_decodetr import alignment_loss, distillation_loss, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
 from .prototype_pool import PrototypePool
 from .semantic_stream import SemanticStream, fuse_scores
@@ -38,7 +40,8 @@ class DeCoDetrObjectDetectionOutput(ModelOutput):
     Output of [`DeCoDetrForObjectDetection`].
 
     Args:
-        loss (`torch.Tensor` of shape (), with `labels`): loss_det + distill_weight loss_distill + align_weight loss_align.
+        loss (`torch.Tensor` of shape (), with `labels`): loss_det + distill_weight loss_distill + align_weight
+            loss_align.
         loss_dict (`dict[str, torch.Tensor]`, with `labels`): the detector's own terms, and differentiable `loss_det`,
             `loss_distill`, `loss_align`.
         logits (`torch.Tensor` of shape (B, N, K), float32): sigmoid(logits) is the final score of each name.
@@ -58,7 +61,8 @@ class DeCoDetrObjectDetectionOutput(ModelOutput):
 
 
 class DeCoDetrPreTrainedModel(PreTrainedModel):
-    """Initialisation and what the library wants to know. The attention flags are the detector's business: it checks them."""
+    """Initialisation and what the library wants to know. The attention flags are the detector's business: it checks
+    them."""
 
     config_class = DeCoDetrConfig
     base_model_prefix = "detector"
@@ -95,8 +99,8 @@ class DeCoDetrPreTrainedModel(PreTrainedModel):
 
 class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
     """
-    Open-vocabulary detector. `detector` is the localization stream, `semantic_stream` the other one, `prototype_pool` and
-    `vocabulary` the tables that both training and inference read; no text encoder is part of it.
+    Open-vocabulary detector. `detector` is the localization stream, `semantic_stream` the other one, `prototype_pool`
+    and `vocabulary` the tables that both training and inference read; no text encoder is part of it.
 
     A model made from a config alone has a random pool and random name embeddings.
     """
@@ -137,15 +141,15 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
     ) -> DeCoDetrObjectDetectionOutput:
         r"""
         Args:
-            pixel_values (`torch.FloatTensor` of shape (B, 3, H, W)): normalised by the model's image processor. H and W are
-                multiples of what the detector's family needs (DESIGN.md 2).
-            pixel_mask (`torch.LongTensor` of shape (B, H, W), *optional*): 1 for pixels, 0 for padding on the right and at
-                the bottom; only for families that honour it.
-            labels (`list[dict]` of length B, *optional*): `class_labels` (n,) int64, indices into the vocabulary; `boxes`
-                (n, 4) float (cx, cy, w, h) in 0..1; with a teacher also `region_boxes` (R, 4) likewise and `region_embeds`
-                (R, d), CLIP image embeddings. Other keys are ignored.
-            semantic_features (`dict`, *optional*): detached features from [`extract_semantic_features`] instead of pixels:
-                only `loss`, `loss_distill` and `loss_align` are computed.
+            pixel_values (`torch.FloatTensor` of shape (B, 3, H, W)): normalised by the model's image processor. H and
+                W are multiples of what the detector's family needs (DESIGN.md 2).
+            pixel_mask (`torch.LongTensor` of shape (B, H, W), *optional*): 1 for pixels, 0 for padding on the right
+                and at the bottom; only for families that honour it.
+            labels (`list[dict]` of length B, *optional*): `class_labels` (n,) int64, indices into the vocabulary;
+                `boxes` (n, 4) float (cx, cy, w, h) in 0..1; with a teacher also `region_boxes` (R, 4) likewise and
+                `region_embeds` (R, d), CLIP image embeddings. Other keys are ignored.
+            semantic_features (`dict`, *optional*): detached features from [`extract_semantic_features`] instead of
+                pixels: only `loss`, `loss_distill` and `loss_align` are computed.
             output_prototype_weights (`bool`): return w (B, N, M).
 
         Returns:
@@ -168,7 +172,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
         loss, losses = None, None
         if labels is not None:
-            targets = self._supervision(boxes.detach(), objectness.detach(), labels)
+            targets = self._supervision(boxes, objectness, labels)
             row = targets.pop("row")
             log_probs = torch.cat([name_log_probs, background[..., None]], -1).flatten(0, 1)[row]
             losses = {**found["losses"], **self._losses(log_weights.flatten(0, 1)[row], log_probs, targets)}
@@ -197,7 +201,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         detector_labels = None
         # A frozen detector inside a model in training is in eval mode: its loss and denoising queries are not wanted.
         if labels is not None and (self.detector.training or not self.training):
-            detector_labels = self._detector_labels(labels)
+            detector_labels = class_labels_of_detector(labels, self.config, self.vocabulary.names)
         if pixel_mask is not None:
             kwargs["pixel_mask"] = pixel_mask
         outputs = self.detector(pixel_values, labels=detector_labels, return_dict=True, **kwargs)
@@ -214,30 +218,6 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         }
         return found, maps
 
-    def _detector_labels(self, labels):
-        """Labels as the detector wants them: every object is class 0, or (the paper's variant) the training name's class."""
-        for i, label in enumerate(labels):
-            indices = label["class_labels"]
-            if indices.numel() and not 0 <= indices.min() <= indices.max() < self.config.num_labels:
-                raise ValueError(
-                    f"labels[{i}]['class_labels'] must index the {self.config.num_labels} names of the vocabulary, got "
-                    f"values from {int(indices.min())} to {int(indices.max())}."
-                )
-        if self.config.class_agnostic:
-            return [
-                {"class_labels": torch.zeros_like(label["class_labels"]), "boxes": label["boxes"]} for label in labels
-            ]
-        classes = {name: i for i, name in self.config.detector_config.id2label.items()}
-        names = self.vocabulary.names
-        used = torch.cat([label["class_labels"] for label in labels]).unique().tolist()
-        foreign = sorted({names[i] for i in used} - set(classes))
-        if foreign:
-            raise ValueError(
-                f"class_agnostic=False: the detector has no class for {foreign}; it was made for {sorted(classes)[:5]}, ..."
-            )
-        table = torch.tensor([classes.get(name, -1) for name in names], device=labels[0]["class_labels"].device)
-        return [{"class_labels": table[label["class_labels"]], "boxes": label["boxes"]} for label in labels]
-
     # Semantic stream
 
     def _cut(self, tensor):
@@ -253,30 +233,9 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         regions = pooling([self._cut(m) for m in maps], _boxes_on_canvas(boxes.detach(), pixel_mask))
         return torch.cat([queries, regions.to(queries.dtype)], dim=-1)
 
-    @torch.no_grad()
     def _supervision(self, boxes, objectness, labels):
-        """Supervised queries of a batch as flat rows: `row` into (B * N), `names` (n,), `region_embeds` (n, d)."""
-        device, d = boxes.device, self.config.embedding_dim
-        rows, names, embeds = [], [], []
-        for b, label in enumerate(labels):
-            annotation, region = supervise_queries(
-                boxes[b], objectness[b], label, self.config.region_iou_threshold
-            )
-            chosen = ((annotation >= 0) | (region >= 0)).nonzero()[:, 0]
-            annotation, region = annotation[chosen], region[chosen]
-            # One more entry answers for -1: no name, and a zero embedding.
-            known = torch.cat([label["class_labels"], label["class_labels"].new_full((1,), -1)])
-            region_embeds = label.get("region_embeds", torch.zeros(0, d, device=device))
-            if region_embeds.shape[-1] != d:
-                raise ValueError(
-                    f"labels[{b}]['region_embeds'] have width {region_embeds.shape[-1]}, but the model's embedding space has "
-                    f"d = {d}: regions, pool and vocabulary must come from the same CLIP model."
-                )
-            region_embeds = torch.cat([region_embeds.float(), torch.zeros(1, d, device=device)])
-            rows.append(chosen + b * boxes.shape[1])
-            names.append(known[annotation])
-            embeds.append(region_embeds[region])
-        return {"row": torch.cat(rows), "names": torch.cat(names), "region_embeds": torch.cat(embeds)}
+        threshold, d = self.config.region_iou_threshold, self.config.embedding_dim
+        return supervise_batch(boxes.detach(), objectness.detach(), labels, threshold, d)
 
     def _losses(self, log_weights, log_probs, targets):
         """loss_distill and loss_align of supervised rows: log w (n, M), log t (n, K + 1)."""
@@ -310,8 +269,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         Args: as in `forward`. The model must be in eval mode.
 
         Returns:
-            `list[dict]` of length B with the n supervised queries of each image: `queries` (n, C), `samples`, a list of
-            (n, C_l, grid^2) per feature map (empty for "query"), `names` (n,) and `region_embeds` (n, d).
+            `list[dict]` of length B with the n supervised queries of each image: `queries` (n, C), `samples`, a list
+            of (n, C_l, grid^2) per feature map (empty for "query"), `names` (n,) and `region_embeds` (n, d).
         """
         found, maps = self._localize(pixel_values, pixel_mask, None)
         targets = self._supervision(found["boxes"], found["objectness"], labels)
@@ -349,8 +308,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         """Swap the names in place; kept by `save_pretrained`.
 
         Raises:
-            ValueError: the embeddings have another width than the model's embedding space, or come from another encoder than
-                the pool.
+            ValueError: the embeddings have another width than the model's embedding space, or come from another
+                encoder than the pool.
         """
         self._check_space("vocabulary", vocabulary, self.config.pool_info)
         device = self.prototype_pool.prototypes.device
@@ -365,8 +324,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         `save_pretrained`. The semantic stream should then be trained again.
 
         Raises:
-            ValueError: the prototypes have another width than the model's embedding space, or pool and vocabulary come from
-                different encoders.
+            ValueError: the prototypes have another width than the model's embedding space, or pool and vocabulary
+                come from different encoders.
         """
         self._check_space("pool", pool, vocabulary.info if vocabulary else self.config.vocabulary_info)
         copy = PrototypePool(pool.prototypes, pool.level, pool.parent, pool.count, pool.captions, pool.info)
@@ -387,13 +346,14 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         encoder, other = artifact.info.get("encoder"), (other_info or {}).get("encoder")
         if encoder and other and encoder != other:
             raise ValueError(
-                f"the {what} was made with encoder {encoder!r}, the model's other table with {other!r}: build both with the "
-                "same one (set_pool(pool, vocabulary=...) swaps both at once)."
+                f"the {what} was made with encoder {encoder!r}, the model's other table with {other!r}: build both "
+                "with the same one (set_pool(pool, vocabulary=...) swaps both at once)."
             )
 
     @torch.no_grad()
     def update_prototypes(self, sums, mass):
-        """Momentum step of the pool (PAPER.md 3.5) by the config's mode; "frozen" does nothing. See [`PrototypePool.update`]."""
+        """Momentum step of the pool (PAPER.md 3.5) by the config's mode; "frozen" does nothing. See
+        [`PrototypePool.update`]."""
         if self.config.pool_update == "frozen":
             return
         literal = self.config.pool_update == "literal"

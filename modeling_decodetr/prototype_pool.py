@@ -1,9 +1,9 @@
 """The Dynamic Hierarchical Concept Pool at run time: a table of prototypes (PAPER.md 1.7), its lookup by queries
 (2.3 and the first term of 2.4) and its momentum update (3.4, 3.5). How a pool is filled is `pool_builder/`.
 
-Deviation: the paper's momentum rule taken literally can collapse a pool (DESIGN.md 3). "stable", the default, has its own
-temperature, keeps prototypes at unit length and moves each one only as far as mass was assigned to it; "literal" is the
-paper's rule.
+Deviation: the paper's momentum rule taken literally can collapse a pool (DESIGN.md 3). "stable", the default, has its
+own temperature, keeps prototypes at unit length and moves each one only as far as mass was assigned to it; "literal"
+is the paper's rule.
 """
 
 import torch
@@ -18,7 +18,8 @@ class PrototypePool(EmbeddingArtifact):
     Args:
         prototypes (`torch.Tensor` of shape (M, d)): A of PAPER.md 1.7; unit rows.
         level (`torch.Tensor` of shape (M,), *optional*): 0 coarse, 1 fine. Default: all coarse.
-        parent (`torch.Tensor` of shape (M,), *optional*): row of the coarse parent of a fine prototype, -1 for a coarse one.
+        parent (`torch.Tensor` of shape (M,), *optional*): row of the coarse parent of a fine prototype, -1 for a
+            coarse one.
         count (`torch.Tensor` of shape (M,), *optional*): captions that the prototype stands for. Default: 1.
         captions (`list[str]` of length M, *optional*): the representative caption of each prototype.
         info (`dict`, *optional*): provenance (encoder, captioner, prompt, delta, seed, cluster settings, fingerprint).
@@ -51,7 +52,7 @@ class PrototypePool(EmbeddingArtifact):
                 raise ValueError("parent of a fine prototype must be the row of a coarse one.")
         self.captions = list(captions) if captions is not None else None
         self.info = dict(info or {})
-        self.register_buffer("prototypes", prototypes)
+        self.register_buffer("prototypes", prototypes.clone())
         self.register_buffer("level", level.clone())
         self.register_buffer("parent", parent.clone())
         self.register_buffer("count", count.clone())
@@ -84,7 +85,8 @@ class PrototypePool(EmbeddingArtifact):
 
     @torch.no_grad()
     def assignment_sums(self, embeddings, temperature):
-        """The sums of PAPER.md 3.4 for embeddings e (R, d): (sum_i D_ij e_i of shape (M, d), sum_i D_ij of shape (M,)).
+        """The sums of PAPER.md 3.4 for embeddings e (R, d): (sum_i D_ij e_i of shape (M, d), sum_i D_ij of shape
+        (M,)).
 
         Sums of several micro-batches or processes may be added before [`PrototypePool.update`].
         """

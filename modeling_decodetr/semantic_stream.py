@@ -1,8 +1,9 @@
-"""The semantic stream: from detached queries to scores over names (PAPER.md 2.2 to 2.4 and 2.7; scoring of DESIGN.md 4).
+"""The semantic stream: from detached queries to scores over names (PAPER.md 2.2 to 2.4 and 2.7; scoring of DESIGN.md
+4).
 
-Deviations: the stream also reads detached features of the query's region (DESIGN.md 5: query alone reaches 13.5 novel AP50
-on the trial scenes, query and region 87.5); the predictor scores against stored name embeddings and uses the pool as the
-vocabulary of the background. Everything that decides a score is computed in float32.
+Deviations: the stream also reads detached features of the query's region (DESIGN.md 5: query alone reaches 13.5 novel
+AP50 on the trial scenes, query and region 87.5); the predictor scores against stored name embeddings and uses the
+pool as the vocabulary of the background. Everything that decides a score is computed in float32.
 """
 
 import torch
@@ -14,7 +15,8 @@ from .vocabulary import Vocabulary
 
 
 class RegionPooling(nn.Module):
-    """Features of boxes: every map is projected 1 x 1 to a few channels, then sampled bilinearly on a grid in each box."""
+    """Features of boxes: every map is projected 1 x 1 to a few channels, then sampled bilinearly on a grid in each
+    box."""
 
     def __init__(self, channels: list[int], out_channels: int, grid: int):
         super().__init__()
@@ -23,7 +25,8 @@ class RegionPooling(nn.Module):
         self.projections = nn.ModuleList(nn.Conv2d(c, out_channels, kernel_size=1) for c in channels)
 
     def sample(self, feature_map, boxes):
-        """Values of (B, C_l, H, W) at grid x grid points in boxes (B, N, 4) (cx, cy, w, h in 0..1): (B, N, C_l, grid^2)."""
+        """Values of (B, C_l, H, W) at grid x grid points in boxes (B, N, 4) (cx, cy, w, h in 0..1): (B, N, C_l,
+        grid^2)."""
         centres = (torch.arange(self.grid, device=boxes.device) + 0.5) / self.grid - 0.5
         offsets = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).reshape(-1, 2)
         points = boxes[..., None, :2] + offsets.to(boxes) * boxes[..., None, 2:]  # (B, N, grid^2, 2)
@@ -39,7 +42,8 @@ class RegionPooling(nn.Module):
         return torch.cat(pooled, dim=2).flatten(2)
 
     def project_samples(self, samples):
-        """The same features from raw samples, a list of (n, C_l, grid^2) as [`RegionPooling.sample`] gives them: (n, F)."""
+        """The same features from raw samples, a list of (n, C_l, grid^2) as [`RegionPooling.sample`] gives them: (n,
+        F)."""
         projected = [F.conv1d(s, p.weight[..., 0], p.bias) for p, s in zip(self.projections, samples)]
         return torch.cat(projected, dim=1).flatten(1)
 

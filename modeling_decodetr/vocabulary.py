@@ -1,7 +1,7 @@
 """Vocabulary: the swappable table of name embeddings against which the predictor scores (PAPER.md 2.7).
 
-The paper's fixed R^d -> R^K head would need the novel names at training time; stored embeddings do not, and swapping names
-is a copy of a tensor. No text encoder is loaded to use one.
+The paper's fixed R^d -> R^K head would need the novel names at training time; stored embeddings do not, and swapping
+names is a copy of a tensor. No text encoder is loaded to use one.
 """
 
 import difflib
@@ -16,12 +16,13 @@ class Vocabulary(EmbeddingArtifact):
     """K names with their embeddings.
 
     Args:
-        names (`list[str]` of length K): exactly the strings that detections will carry; any characters, duplicates allowed.
+        names (`list[str]` of length K): exactly the strings that detections will carry; any characters, duplicates
+            allowed.
         embeddings (`torch.Tensor` of shape (K, d)): normalised to unit rows here.
         info (`dict`, *optional*): provenance (encoder, revision, templates).
 
-    Rows that are equal, as those of duplicate names are, share one place in the softmax, so that a name does not lose score
-    by being listed twice; each duplicate gets the full score.
+    Rows that are equal, as those of duplicate names are, share one place in the softmax, so that a name does not lose
+    score by being listed twice; each duplicate gets the full score.
 
     Raises:
         ValueError: no names, names that are not strings or are empty, a count that does not fit, NaN or zero rows.
@@ -36,7 +37,9 @@ class Vocabulary(EmbeddingArtifact):
         self.names = list(names)
         embeddings = check_embeddings(embeddings, "embeddings")
         if len(self.names) != embeddings.shape[0]:
-            raise ValueError(f"names and embeddings must fit, got {len(self.names)} names and {embeddings.shape[0]} rows.")
+            raise ValueError(
+                f"names and embeddings must fit, got {len(self.names)} names and {embeddings.shape[0]} rows."
+            )
         for i, name in enumerate(self.names):
             if not isinstance(name, str) or not name.strip():
                 raise ValueError(f"names must be non-empty strings, got {name!r} at position {i}.")
@@ -75,8 +78,8 @@ class Vocabulary(EmbeddingArtifact):
             close = {name: difflib.get_close_matches(name, self.names, n=3) for name in unknown[:5]}
             hints = "; ".join(f"{name!r} (close: {', '.join(found) or 'none'})" for name, found in close.items())
             raise ValueError(
-                f"{len(unknown)} of {len(names)} names have no stored embedding: {hints}. Choose from the vocabulary's "
-                "names, or give a vocabulary folder that holds embeddings of these names."
+                f"{len(unknown)} of {len(names)} names have no stored embedding: {hints}. Choose from the "
+                "vocabulary's names, or give a vocabulary folder that holds embeddings of these names."
             )
         rows = torch.tensor([index[name] for name in names], device=self.embeddings.device)
         return Vocabulary(names, self.embeddings[rows], self.info)

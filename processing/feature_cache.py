@@ -1,7 +1,8 @@
 """Cached features of a frozen detector, so that the semantic stream can be trained without running it (DESIGN.md 5).
 
-Only queries that something supervises are kept, detached and before any trainable layer: their states and the raw samples
-of the feature maps in their boxes, in float16, in memory. Augmentation has no place here: one pass over the images.
+Only queries that something supervises are kept, detached and before any trainable layer: their states and the raw
+samples of the feature maps in their boxes, in float16, in memory. Augmentation has no place here: one pass over the
+images.
 """
 
 import logging
@@ -14,8 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 class FeatureCache(Dataset):
-    """One item per image that has supervised queries: the dict of `DeCoDetrForObjectDetection.extract_semantic_features`
-    plus `region_text_embeds` (R, d), which the pool's momentum step reads."""
+    """One item per image that has supervised queries: the dict of
+    `DeCoDetrForObjectDetection.extract_semantic_features` plus `region_text_embeds` (R, d), which the pool's momentum
+    step reads."""
 
     def __init__(self, items):
         self.items = items
@@ -63,8 +65,8 @@ class FeatureCache(Dataset):
                 cache.items.append(item)
             if held > max_bytes:
                 raise ValueError(
-                    f"cached features outgrow {max_bytes / 2**30:.0f} GB after {len(cache)} of {len(dataset)} images; train "
-                    "without --cache_features, or set a smaller region_grid."
+                    f"cached features outgrow {max_bytes / 2**30:.0f} GB after {len(cache)} of {len(dataset)} images; "
+                    "train without --cache_features, or set a smaller region_grid."
                 )
         model.train(training)
         if not cache.items:
@@ -76,7 +78,8 @@ class FeatureCache(Dataset):
 
 
 def feature_collate(items) -> dict:
-    """Concatenate the supervised queries of several images into what `forward(semantic_features=...)` takes, float32."""
+    """Concatenate the supervised queries of several images into what `forward(semantic_features=...)` takes,
+    float32."""
     together = {
         name: torch.cat([item[name] for item in items]).float()
         for name in ("queries", "region_embeds", "region_text_embeds")

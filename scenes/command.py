@@ -1,4 +1,5 @@
-"""`decodetr scenes write DIR`: the embedded world as COCO-format folders (scenes/write.py)."""
+"""`decodetr scenes write DIR`: the embedded world as COCO-format folders (scenes/write.py); `decodetr scenes standin
+DIR`: regions, pool and vocabularies of the text-free stand-in teacher (scenes/standin.py)."""
 
 import argparse
 import os
@@ -18,8 +19,8 @@ _HELP = {
 
 
 def add_arguments(parser):
-    """Add `write` and its options to the parser of `decodetr scenes`."""
-    commands = parser.add_subparsers(dest="scenes_command", required=True, metavar="{write}")
+    """Add `write` and `standin` with their options to the parser of `decodetr scenes`."""
+    commands = parser.add_subparsers(dest="scenes_command", required=True, metavar="{write,standin}")
     write = commands.add_parser(
         "write",
         help="write drawn scenes as COCO-format folders",
@@ -39,10 +40,26 @@ def add_arguments(parser):
         help="processes; the result is the same",
     )
     write.add_argument("--overwrite", action="store_true", help="replace scenes of other settings in DIR")
+    standin = commands.add_parser(
+        "standin",
+        help="write the stand-in teacher's regions, pool and vocabularies",
+        description="Write regions/, pool/, vocabulary-base/ and vocabulary/ from fixed random codes per name, for "
+        "the annotated boxes of DIR/annotations/train.json.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    standin.add_argument("folder", metavar="DIR", help="COCO-format folder, as `decodetr scenes write` makes it")
+    standin.add_argument("--output", required=True, help="where to write")
+    standin.add_argument("--dim", type=int, default=64, help="width d of the codes")
 
 
 def run(args):
     """Run `decodetr scenes ...`; returns the exit status."""
+    if args.scenes_command == "standin":
+        from decodetr.scenes.standin import write_standin
+
+        write_standin(args.folder, args.output, dim=args.dim)
+        sys.stdout.write(f"{args.output}: regions, pool, vocabulary-base, vocabulary\n")
+        return 0
     from decodetr.scenes.write import write_scenes
 
     settings = SceneSettings(**{field.name: getattr(args, field.name) for field in fields(SceneSettings)})

@@ -1,8 +1,8 @@
 """A text-free stand-in for CLIP and LLaVA: fixed random codes per name, for annotated boxes only.
 
-It writes the very artifacts that a teacher writes (DESIGN.md 4): a regions data set, a pool and two vocabularies, so that
-everything downstream is the real code. What it cannot do is name an object that was never annotated: its codes say nothing
-about how names relate, so novel names stay unknown until real teachers replace it.
+It writes the very artifacts that a teacher writes (DESIGN.md 4): a regions data set, a pool and two vocabularies, so
+that everything downstream is the real code. What it cannot do is name an object that was never annotated: its codes
+say nothing about how names relate, so novel names stay unknown until real teachers replace it.
 """
 
 import hashlib
@@ -15,7 +15,8 @@ ENCODER = "decodetr-random-codes-v1"
 
 
 def name_code(name: str, dim: int) -> np.ndarray:
-    """The unit vector (dim,) of a name, float32: the same on every machine, nearly orthogonal to that of any other name."""
+    """The unit vector (dim,) of a name, float32: the same on every machine, nearly orthogonal to that of any other
+    name."""
     seed = int.from_bytes(hashlib.sha256(name.encode("utf-8")).digest()[:8], "little")
     return _unit(np.random.default_rng(seed).standard_normal(dim))
 
@@ -26,8 +27,10 @@ def write_standin(data, output, *, dim=64, fine_per_name=2, noise=0.25, seed=0):
     Args:
         data (`str` or `Path`): folder with annotations/train.json and names.json.
         output (`str` or `Path`): gets `regions/`, `pool/`, `vocabulary-base/` and `vocabulary/` (all names).
-        dim: d. fine_per_name: fine prototypes per base name. noise: length of the noise that a region's "image embedding"
-            and a fine prototype have beside the unit code of the name (cosine to the code about 1 / sqrt(1 + noise^2)).
+        dim: d. fine_per_name: fine prototypes per base name. noise: length of the noise that a region's "image
+            embedding"
+            and a fine prototype have beside the unit code of the name (cosine to the code about 1 / sqrt(1 +
+            noise^2)).
         seed: of the noise.
     """
     import torch

@@ -12,6 +12,7 @@ from tiny_models import NAMES, TINY_DETECTORS, tiny_batch, tiny_config, tiny_mod
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
+from decodetr.modeling_decodetr.detectors import class_labels_of_detector
 
 FAMILIES = sorted(TINY_DETECTORS)
 
@@ -36,8 +37,11 @@ def test_family_trains_saves_loads_and_predicts(family, tmp_path, caplog, recwar
     assert torch.allclose(outputs.loss, total)
     outputs.loss.backward()
     optimizer.step()
-    still = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is not None and torch.equal(p, before[n])]
-    # Zero gradients at zero weights do not move: the library starts some box heads and attention offsets at exactly zero.
+    still = [
+        n for n, p in model.named_parameters() if p.requires_grad and p.grad is not None and torch.equal(p, before[n])
+    ]
+    # Zero gradients at zero weights do not move: the library starts some box heads and attention offsets at exactly
+    # zero.
     assert not [n for n in still if model.get_parameter(n).grad.abs().sum() > 0]
     assert not [n for n, p in model.named_parameters() if not p.requires_grad and not torch.equal(p, before[n])]
     assert all(p.grad is not None for p in model.semantic_stream.parameters())
@@ -80,7 +84,8 @@ def test_padding_changes_nothing(family):
     with torch.no_grad():
         plain = model(pixels, pixel_mask=torch.ones(1, 64, 64, dtype=torch.long))
         other = model(padded, pixel_mask=mask)
-    # Convolutions see zeros beyond the image in both cases, but features of the border differ where padding is not zero.
+    # Convolutions see zeros beyond the image in both cases, but features of the border differ where padding is not
+    # zero.
     assert torch.allclose(plain.pred_boxes, other.pred_boxes, atol=2e-2)
 
 
@@ -113,20 +118,29 @@ def test_query_only_reads_no_feature_map():
 def test_paper_variant_classifies_training_names():
     names = ["b", "a"]
     model = tiny_model(
-        names=names, class_agnostic=False, detector={"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}, "num_labels": 2}
+        names=names,
+        class_agnostic=False,
+        detector={"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}, "num_labels": 2},
     )
     labels = [{"class_labels": torch.tensor([0, 1, 0]), "boxes": torch.full((3, 4), 0.5)}]
-    assert model._detector_labels(labels)[0]["class_labels"].tolist() == [1, 0, 1]
+    assert class_labels_of_detector(labels, model.config, names)[0]["class_labels"].tolist() == [1, 0, 1]
     assert model(torch.randn(1, 3, 64, 64), labels=labels).loss.isfinite()
     model.set_vocabulary(Vocabulary(["a", "zebra"], torch.eye(16)[:2]))
     with pytest.raises(ValueError, match="zebra"):
-        model._detector_labels([{"class_labels": torch.tensor([1]), "boxes": torch.full((1, 4), 0.5)}])
+        class_labels_of_detector(
+            [{"class_labels": torch.tensor([1]), "boxes": torch.full((1, 4), 0.5)}], model.config, ["a", "zebra"]
+        )
 
 
 def test_default_config_is_the_paper():
     config = DeCoDetrConfig()
     detector = config.detector_config
-    assert (detector.model_type, detector.num_queries, detector.encoder_layers, detector.decoder_layers) == ("detr", 300, 6, 6)
+    assert (detector.model_type, detector.num_queries, detector.encoder_layers, detector.decoder_layers) == (
+        "detr",
+        300,
+        6,
+        6,
+    )
     assert detector.encoder_attention_heads == 8 and detector.auxiliary_loss
     assert (config.embedding_dim, config.num_coarse_prototypes, config.num_fine_prototypes) == (512, 1203, 4800)
     with torch.device("meta"):
@@ -156,8 +170,14 @@ def test_config_refuses_a_detector_with_classes():
 
 def test_every_field_survives_a_save(tmp_path):
     config = tiny_config(
-        align_weight=0.3, annotation_weight=0.7, pool_update="literal", pool_info={"encoder": "e"}, region_grid=3,
-        prototype_captions=[f"c{i}" for i in range(12)], background_threshold=0.5, preprocessing={"size": {"height": 64, "width": 64}},
+        align_weight=0.3,
+        annotation_weight=0.7,
+        pool_update="literal",
+        pool_info={"encoder": "e"},
+        region_grid=3,
+        prototype_captions=[f"c{i}" for i in range(12)],
+        background_threshold=0.5,
+        preprocessing={"size": {"height": 64, "width": 64}},
     )
     config.save_pretrained(tmp_path)
     loaded = DeCoDetrConfig.from_pretrained(tmp_path)
@@ -215,11 +235,15 @@ def test_vocabulary_swap_is_saved(tmp_path):
 
 def test_pool_swap_is_saved_and_checked(tmp_path):
     model = tiny_model()
-    pool = PrototypePool(torch.nn.functional.normalize(torch.randn(4, 16), dim=-1), captions=list("abcd"), info={"encoder": "x"})
+    pool = PrototypePool(
+        torch.nn.functional.normalize(torch.randn(4, 16), dim=-1), captions=list("abcd"), info={"encoder": "x"}
+    )
     model.set_pool(pool)
     model.save_pretrained(tmp_path)
     loaded = AutoModelForObjectDetection.from_pretrained(tmp_path)
-    assert torch.equal(loaded.prototype_pool.prototypes, pool.prototypes) and loaded.prototype_pool.captions == list("abcd")
+    assert torch.equal(loaded.prototype_pool.prototypes, pool.prototypes) and loaded.prototype_pool.captions == list(
+        "abcd"
+    )
     with pytest.raises(ValueError, match="different|other table"):
         model.set_vocabulary(Vocabulary(["a"], torch.randn(1, 16), {"encoder": "y"}))
     with pytest.raises(ValueError, match="width 8"):
@@ -235,9 +259,13 @@ def test_from_detector_brings_weights_and_preprocessing(tmp_path):
     detector = AutoModelForObjectDetection.from_config(config)
     detector.save_pretrained(tmp_path)
     RTDetrImageProcessor(size={"height": 70, "width": 64}, do_normalize=True).save_pretrained(tmp_path)
-    model = DeCoDetrForObjectDetection.from_detector(tmp_path, embedding_dim=16, num_coarse_prototypes=3, num_fine_prototypes=0)
+    model = DeCoDetrForObjectDetection.from_detector(
+        tmp_path, embedding_dim=16, num_coarse_prototypes=3, num_fine_prototypes=0
+    )
     assert model.config.detector_config.num_labels == 1
-    assert torch.equal(model.detector.model.encoder_input_proj[0][0].weight, detector.model.encoder_input_proj[0][0].weight)
+    assert torch.equal(
+        model.detector.model.encoder_input_proj[0][0].weight, detector.model.encoder_input_proj[0][0].weight
+    )
     assert model.config.training_info["pretrained_detector_names"] == ["person", "dog"]
     processor = DeCoDetrImageProcessor(**model.config.preprocessing)
     assert dict(processor.size) == {"height": 96, "width": 64} and processor.do_normalize
@@ -247,7 +275,9 @@ def test_from_detector_brings_weights_and_preprocessing(tmp_path):
 def test_timm_backbone_inside_detector_config():
     config = tiny_config("detr").detector_config.to_dict()
     config["backbone_config"] = {"model_type": "timm_backbone", "backbone": "resnet10t", "out_indices": [4]}
-    model = DeCoDetrForObjectDetection(DeCoDetrConfig(detector_config=config, embedding_dim=16, num_coarse_prototypes=2))
+    model = DeCoDetrForObjectDetection(
+        DeCoDetrConfig(detector_config=config, embedding_dim=16, num_coarse_prototypes=2)
+    )
     assert model(torch.randn(1, 3, 64, 64)).logits.isfinite().all()
 
 
@@ -309,7 +339,11 @@ def test_loads_with_remote_code_where_decodetr_is_not_installed(tmp_path):
     (tmp_path / "script.py").write_text(REMOTE)
     command = [sys.executable, tmp_path / "script.py", folder, tmp_path / "pixels.pt", tmp_path / "out.pt"]
     result = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, env={"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"},
     )
     assert result.returncode == 0, result.stderr
     out = torch.load(tmp_path / "out.pt")

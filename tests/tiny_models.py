@@ -124,7 +124,10 @@ def tiny_batch(seed=0, batch=2, regions=False, dim=16, names=3, size=64):
     labels = []
     for b in range(batch):
         n = 0 if batch > 1 and b == batch - 1 else 2 + b
-        centre, side = torch.rand(n, 2, generator=generator) * 0.4 + 0.3, torch.rand(n, 2, generator=generator) * 0.2 + 0.2
+        centre, side = (
+            torch.rand(n, 2, generator=generator) * 0.4 + 0.3,
+            torch.rand(n, 2, generator=generator) * 0.2 + 0.2,
+        )
         label = {
             "class_labels": torch.randint(names, (n,), generator=generator),
             "boxes": torch.cat([centre, side], 1),

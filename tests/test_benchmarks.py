@@ -1,0 +1,186 @@
+"""The benchmarks at tiny sizes: what they count is right, what they time is told apart, the commands run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import tiny_config, tiny_model
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_on_path(monkeypatch):
+    """As `python benchmarks/x.py` has them."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def write_tiny_config(folder):
+    """A file with the fields of a tiny DeCoDetrConfig for 64 x 64 images."""
+    fields = tiny_config().to_dict()
+    kept = ("detector_config", "embedding_dim", "num_coarse_prototypes", "num_fine_prototypes")
+    folder.mkdir(exist_ok=True)
+    file = folder / "config.json"
+    preset = {"size": {"height": 64, "width": 64}}
+    file.write_text(json.dumps({**{name: fields[name] for name in kept}, "preprocessing": preset}))
+    return file
+
+
+@pytest.mark.parametrize("command", ["overhead.py", "streams.py"])
+def test_help_imports_nothing_heavy(command):
+    code = f"import runpy, sys; sys.argv = ['x', '--help']; sys.path.insert(0, {str(FOLDER)!r})\n"
+    code += f"try: runpy.run_path({str(FOLDER / command)!r}, run_name='__main__')\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout and "--output" in done.stdout
+
+
+def test_in_turn_alternates_and_leaves_out_warmup_and_lead():
+    from harness import in_turn
+
+    calls = []
+    functions = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    seconds = in_turn(functions, warmup=1, runs=2)
+    assert calls == ["a", "b"] * 3
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
+    calls.clear()
+    seconds = in_turn(functions, warmup=0, runs=2, calls=2, lead=1)
+    assert calls == ["a"] * 3 + ["b"] * 3 + ["a"] * 3 + ["b"] * 3
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_time_is_per_call(monkeypatch):
+    import harness
+
+    now = iter([0.0, 6.0, 10.0, 22.0])
+    monkeypatch.setattr(harness, "clock", lambda device: next(now))
+    assert harness.in_turn({"a": lambda: None}, warmup=1, runs=1, calls=3) == {"a": [4.0]}
+
+
+def test_spread_and_ratios_of_neighbours():
+    from harness import ratios, show, spread
+
+    summary = spread([5.0, 1.0, 2.0, 3.0, 4.0])
+    assert summary == {"median": 3.0, "q1": 2.0, "q3": 4.0, "min": 1.0, "max": 5.0, "runs": 5}
+    assert show(summary, 1e3, 0) == "3000 (2000 to 4000)"
+    # The machine got three times slower in the second round: the ratio of neighbours does not see it.
+    assert ratios({"a": [1.0, 3.0], "b": [2.0, 6.0]}, "b", "a")["min"] == pytest.approx(2.0)
+    assert ratios({"a": [1.0, 3.0], "b": [2.0, 6.0]}, "b", "a")["max"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("family", ["detr", "rt_detr_v2", "d_fine"])
+def test_flops_of_the_parts_are_those_of_their_formulas(family):
+    from overhead import flops, parameters
+
+    model = tiny_model(family).eval()
+    images, queries, names, prototypes, d = 2, 12, 3, 12, 16
+    pixels = torch.randn(images, 3, 64, 64)
+    counted = flops(model, pixels)
+    rows = images * queries
+    assert counted["cosine"] == counted["weighted sum"] == counted["background"] == 2 * rows * prototypes * d
+    assert counted["names"] == 2 * rows * names * d
+    assert counted["predictor"] == 2 * rows * d * d and counted["residual"] == 2 * rows * 2 * d * d
+    pooling = model.semantic_stream.region_pooling
+    assert counted["h_theta"] == 2 * rows * (32 + pooling.out_features) * d + 2 * rows * d * d
+    with torch.no_grad():
+        model.detector(pixels)
+        maps = model._hooked
+    maps = [level[0] for level in maps]
+    projections = sum(2 * images * m[0, 0].numel() * m.shape[1] * model.config.region_channels for m in maps)
+    assert counted["regions"] == projections
+    points = rows * pooling.grid**2
+    assert counted["grid_sample_semantic"] == len(maps) * 8 * points * model.config.region_channels
+    assert (counted["grid_sample_detector"] > 0) == (family != "detr")
+    parts = "regions h_theta cosine residual predictor names background fusion".split()
+    assert sum(counted[part] for part in parts) + counted["weighted sum"] + counted["detector"] == counted["total"]
+    assert counted["rest"] == 0
+    numbers = parameters(model)
+    assert numbers["pool"] == prototypes * d and numbers["vocabulary"] == names * d
+    assert numbers["detector"] + numbers["semantic_stream"] == sum(p.numel() for p in model.parameters())
+
+
+def test_watching_the_parts_leaves_the_model_as_it_was():
+    from overhead import measure_parts
+
+    model, pixels = tiny_model().eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = model(pixels).logits
+        ticks = iter(range(1000))
+        spent = measure_parts(model, pixels, lambda: next(ticks))
+        assert torch.equal(model(pixels).logits, before)
+    assert all(value > 0 for name, value in spent.items() if name != "rest")
+    assert "forward" not in vars(model.detector) and "lookup" not in vars(model.prototype_pool)
+    assert next(ticks) == spent["total"] + 1  # nothing is watched any more
+
+
+def test_overhead_of_a_model_without_regions_and_its_names(tmp_path):
+    from overhead import latency_of_names, measure_parts, parser
+
+    model, pixels = tiny_model(semantic_inputs="query").eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert "regions" not in measure_parts(model, pixels, lambda: 0)
+    args = parser().parse_args(["--name-counts", "1", "65", "--runs", "2"])
+    measured = latency_of_names(model, pixels, args)
+    assert list(measured) == ["1", "65"] and len(model.vocabulary) == 3
+    assert measured["65"]["model_ratio"]["median"] == 1.0 and measured["1"]["model_ratio"]["median"] > 0
+    assert measured["1"]["swap"]["runs"] == 2
+
+
+def test_overhead_command(tmp_path, capsys):
+    import overhead
+
+    config = write_tiny_config(tmp_path / "tiny")
+    report = tmp_path / "report.json"
+    words = ["--models", str(config), "--names", "4", "--name-counts", "2", "7", "--image-size", "64", "96"]
+    assert overhead.main([*words, "--runs", "2", "--warmup", "1", "--output", str(report)]) == 0
+    text = capsys.readouterr().out
+    assert "64x96" in text and "Where it goes: tiny" in text and "+7.3 % parameters" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert rows and all(line.endswith("|") for line in rows)
+    stored = json.loads(report.read_text())
+    assert stored["environment"]["torch"] == torch.__version__ and stored["environment"]["threads"] >= 1
+    tiny = stored["models"]["tiny"]
+    assert tiny["image_size"] == [64, 96] and tiny["prototypes"] == 12 and tiny["names"]["7"]["reference"] == 2
+    assert tiny["latency"]["ratio"]["runs"] == 2
+
+
+def test_streams_command(tmp_path, capsys):
+    import streams
+
+    config = write_tiny_config(tmp_path)
+    report = tmp_path / "report.json"
+    sizes = "--images 4 --batch-size 2 --warmup 0 --runs 2 --steps 1 --builds 2 --train-steps 3".split()
+    assert streams.main(["--config", str(config), *sizes, "--output", str(report)]) == 0
+    assert "semantic stream over cached features" in capsys.readouterr().out
+    stored = json.loads(report.read_text())
+    assert set(stored["seconds"]) == {"load images", "load features", "joint", "frozen", "cached"}
+    assert all(summary["runs"] == 2 and summary["min"] > 0 for summary in stored["seconds"].values())
+    assert stored["ratio_to_joint"]["joint"]["median"] == 1.0
+    assert stored["cache"]["seconds_per_image"]["runs"] == 2 and stored["cache"]["train_seconds_per_step"] > 0
+    # Only the joint steps have a detection loss; all three learn names and prototypes.
+    losses = stored["losses"]
+    assert set(losses["joint"]) == {"loss_det", "loss_distill", "loss_align"}
+    assert set(losses["frozen"]) == set(losses["cached"]) == {"loss_distill", "loss_align"}
+    assert all(torch.tensor(list(terms.values())).isfinite().all() for terms in losses.values())
+
+
+def test_steps_move_what_they_should(tmp_path):
+    import streams
+    from decodetr.processing import detection_collate
+
+    config = write_tiny_config(tmp_path)
+    args = streams.parser().parse_args(["--config", str(config), "--images", "2", "--batch-size", "2"])
+    model, _, plain = streams.prepare(tmp_path, args)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batch = detection_collate([plain[0], plain[1]])
+    for mode, moved in (("joint", {"detector", "semantic_stream", "prototype_pool"}), ("semantic", None)):
+        trainer = streams.make_trainer(model, plain, tmp_path, args, streams=mode)
+        streams.step(trainer, batch)
+        after = trainer.model.state_dict()
+        changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+        assert changed == (moved or {"semantic_stream", "prototype_pool"})
+        assert all(p.grad is None for p in trainer.model.parameters())

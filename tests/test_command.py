@@ -1,0 +1,54 @@
+"""The `decodetr` command: help is instant because nothing heavy is imported for it, and errors have no traceback."""
+
+import subprocess
+import sys
+
+import pytest
+
+from decodetr.__main__ import COMMANDS, main, usage
+
+PROBE = """
+import sys
+from decodetr.__main__ import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+heavy = {"torch", "transformers", "numpy", "datasets", "PIL"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["scenes", "write"]])
+def test_help_imports_nothing_heavy(command):
+    result = subprocess.run([sys.executable, "-c", PROBE, *command, "--help"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "usage" in result.stdout and len(result.stdout) > 100
+
+
+def test_importing_decodetr_imports_nothing_heavy():
+    probe = "import sys, decodetr; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe]).returncode == 0
+
+
+def test_usage_names_every_command():
+    assert all(f"\n  {name} " in usage() for name in COMMANDS)
+
+
+def test_unknown_command_and_argument(capsys):
+    assert main(["fly"]) == 2
+    assert "unknown command 'fly'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["eval", "--model", "m", "--annotations", "a", "--what"])
+    assert "unrecognized arguments: --what" in capsys.readouterr().err
+
+
+def test_errors_of_users_have_no_traceback(capsys, tmp_path):
+    assert main(["eval", "--model", str(tmp_path), "--annotations", str(tmp_path / "none.json")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("decodetr eval: error:") and "none.json" in error
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("decodetr 0.")

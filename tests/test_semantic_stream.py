@@ -1,0 +1,388 @@
+"""The semantic stream against loops: region samples, name probabilities with the pool as background, fused scores."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import NAMES, tiny_batch, tiny_config, tiny_model
+
+from decodetr import PrototypePool, Vocabulary
+from decodetr.modeling_decodetr.modeling_decodetr import _boxes_on_canvas
+from decodetr.modeling_decodetr.semantic_stream import RegionPooling, SemanticStream, fuse_scores
+
+BOXES = torch.tensor(
+    [
+        [[0.5, 0.5, 0.4, 0.6], [0.3, 0.7, 0.1, 0.2], [0.5, 0.5, 1.0, 1.0]],
+        [[0.05, 0.9, 0.5, 0.6], [0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.3, 0.1]],
+    ]
+)
+
+
+def _randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _grid_points(box, grid):
+    """Points of a box as documented: centres of grid x grid equal cells, row by row."""
+    cx, cy, w, h = (float(value) for value in box)
+    return [
+        (cx - w / 2 + w * (column + 0.5) / grid, cy - h / 2 + h * (row + 0.5) / grid)
+        for row in range(grid)
+        for column in range(grid)
+    ]
+
+
+def _bilinear(plane, x, y):
+    """Value at (x, y) in 0..1 of an (H, W) plane whose values sit at pixel centres; beyond them the border goes on."""
+    height, width = plane.shape
+    px = min(max(x * width - 0.5, 0), width - 1)
+    py = min(max(y * height - 0.5, 0), height - 1)
+    x0, y0 = math.floor(px), math.floor(py)
+    x1, y1 = min(x0 + 1, width - 1), min(y0 + 1, height - 1)
+    fx, fy = px - x0, py - y0
+    top = plane[y0, x0] * (1 - fx) + plane[y0, x1] * fx
+    bottom = plane[y1, x0] * (1 - fx) + plane[y1, x1] * fx
+    return top * (1 - fy) + bottom * fy
+
+
+# Regions
+
+
+@pytest.mark.parametrize("grid", [1, 2, 4])
+def test_samples_of_a_ramp_are_the_coordinates(grid):
+    height, width = 10, 16
+    x = ((torch.arange(width) + 0.5) / width).expand(height, width)
+    y = ((torch.arange(height) + 0.5) / height)[:, None].expand(height, width)
+    feature_map = torch.stack([x, y])[None]
+    boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.6], [0.35, 0.6, 0.2, 0.1]]])
+    samples = RegionPooling([2], 1, grid).sample(feature_map, boxes)
+    assert samples.shape == (1, 2, 2, grid**2)
+    for n in range(2):
+        assert torch.allclose(samples[0, n].T, torch.tensor(_grid_points(boxes[0, n], grid)), atol=1e-6)
+
+
+def test_samples_by_loops():
+    feature_map, grid = _randn(2, 3, 5, 7), 4
+    samples = RegionPooling([3], 1, grid).sample(feature_map, BOXES)
+    for b in range(2):
+        for n in range(3):
+            for p, (x, y) in enumerate(_grid_points(BOXES[b, n], grid)):
+                for c in range(3):
+                    assert samples[b, n, c, p].item() == pytest.approx(
+                        float(_bilinear(feature_map[b, c].double(), x, y)), abs=1e-5
+                    )
+
+
+def test_projected_samples_equal_the_forward():
+    """What is cached for training (raw samples) gives the features that inference computes (projected maps)."""
+    torch.manual_seed(0)
+    pooling = RegionPooling([3, 8, 5], 6, 4)
+    maps = [_randn(2, 3, 16, 12), _randn(2, 8, 8, 6), _randn(2, 5, 4, 3)]
+    forward = pooling(maps, BOXES)
+    assert forward.shape == (2, 3, pooling.out_features) == (2, 3, 3 * 6 * 16)
+    samples = [pooling.sample(m, BOXES).flatten(0, 1) for m in maps]
+    assert torch.allclose(pooling.project_samples(samples), forward.flatten(0, 1), atol=1e-5)
+
+
+def test_features_by_hand():
+    torch.manual_seed(0)
+    pooling, feature_map = RegionPooling([2], 3, 1), _randn(1, 2, 4, 4)
+    weight, bias = pooling.projections[0].weight[..., 0, 0], pooling.projections[0].bias
+    here = torch.stack([_bilinear(feature_map[0, c], 0.5, 0.5) for c in range(2)])
+    expected = weight @ here + bias
+    assert torch.allclose(pooling([feature_map], BOXES[:1, :1])[0, 0], expected, atol=1e-6)
+
+
+def test_boxes_on_a_padded_canvas():
+    mask = torch.zeros(2, 40, 80, dtype=torch.long)
+    mask[0, :30, :40] = 1
+    mask[1] = 1
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.4]], [[0.5, 0.5, 0.2, 0.4]]])
+    on_canvas = _boxes_on_canvas(boxes, mask)
+    assert torch.allclose(on_canvas[0, 0], torch.tensor([0.25, 0.375, 0.1, 0.3]))
+    assert torch.equal(on_canvas[1], boxes[1]) and _boxes_on_canvas(boxes, None) is boxes
+
+
+@pytest.mark.parametrize("family", ["rt_detr_v2", "detr", "rf_detr"])
+@pytest.mark.parametrize("semantic_inputs", ["query", "query+region"])
+def test_extracted_features_give_the_losses_of_the_pixels(family, semantic_inputs):
+    model = tiny_model(family, semantic_inputs=semantic_inputs).eval()
+    batch = tiny_batch(batch=3, regions=True)
+    if family == "detr":
+        batch["pixel_mask"] = torch.ones(3, 64, 64, dtype=torch.long)
+        batch["pixel_mask"][1, :, 40:] = 0
+    with torch.no_grad():
+        expected = model(**batch).loss_dict
+        rows = model.extract_semantic_features(**batch)
+        features = {name: torch.cat([row[name] for row in rows]) for name in ("queries", "names", "region_embeds")}
+        features["samples"] = [torch.cat(level) for level in zip(*(row["samples"] for row in rows))]
+        outputs = model(semantic_features=features)
+    assert len(features["queries"]) > 3
+    for name in ("loss_distill", "loss_align"):
+        assert outputs.loss_dict[name].item() == pytest.approx(expected[name].item(), rel=1e-5)
+    assert outputs.loss.item() == pytest.approx((expected["loss_distill"] + expected["loss_align"]).item(), rel=1e-5)
+
+
+# From queries to r_n
+
+
+def test_enhanced_query_is_lookup_plus_residual():
+    torch.manual_seed(0)
+    stream, pool = SemanticStream(tiny_config(semantic_inputs="query"), 32, []), PrototypePool(_randn(12, 16))
+    inputs = _randn(2, 5, 32, seed=1)
+    with torch.no_grad():
+        log_weights, embeds = stream(inputs, pool)
+        projected = stream.input_projection(inputs).double().numpy()
+        residual = stream.residual(stream.input_projection(inputs)).double().numpy()
+    prototypes = pool.prototypes.double().numpy()
+    for b in range(2):
+        for n in range(5):
+            q = projected[b, n]
+            cosines = prototypes @ q / np.linalg.norm(prototypes, axis=1) / np.linalg.norm(q)
+            weights = np.exp(cosines / 0.07) / np.exp(cosines / 0.07).sum()
+            assert np.allclose(log_weights[b, n].exp().numpy(), weights, atol=1e-5)
+            assert np.allclose(embeds[b, n].numpy(), weights @ prototypes + residual[b, n], atol=1e-4)
+
+
+# Name probabilities
+
+
+def _stream(dim, prototypes, temperature=0.07, identity=True, threshold=0.9):
+    """A stream over so many coarse prototypes; its predictor is the identity, so that a test can choose r_n."""
+    torch.manual_seed(0)
+    config = tiny_config(
+        embedding_dim=dim,
+        num_coarse_prototypes=prototypes,
+        num_fine_prototypes=0,
+        name_temperature=temperature,
+        background_threshold=threshold,
+    )
+    stream = SemanticStream(config, 32, [16])
+    if identity:
+        with torch.no_grad():
+            stream.predictor.weight.copy_(torch.eye(dim))
+            stream.predictor.bias.zero_()
+    return stream.requires_grad_(False)
+
+
+def _probabilities(stream, embeds, pool, vocabulary):
+    stream.refresh_background(pool, vocabulary)
+    names, background = stream.name_log_probs(embeds, pool, vocabulary)
+    return names.exp(), background.exp()
+
+
+def test_name_probabilities_by_hand():
+    stream = _stream(8, 6, identity=False)
+    pool, vocabulary = PrototypePool(_randn(6, 8) * 2), Vocabulary(list("abc"), _randn(3, 8, seed=1))
+    stream.background = torch.tensor([True, False, True, True, False, True])
+    embeds = _randn(4, 8, seed=2) * 3
+    log_probs, background = stream.name_log_probs(embeds, pool, vocabulary)
+    weight, bias = stream.predictor.weight.double().numpy(), stream.predictor.bias.double().numpy()
+    for n in range(4):
+        g = weight @ embeds[n].double().numpy() + bias
+        g = g / np.linalg.norm(g)
+        over_names = [np.exp(g @ row / 0.07) for row in vocabulary.embeddings.double().numpy()]
+        over_pool = [
+            np.exp(g @ row / np.linalg.norm(row) / 0.07) if stream.background[j] else 0.0
+            for j, row in enumerate(pool.prototypes.double().numpy())
+        ]
+        total = sum(over_names) + sum(over_pool)
+        assert np.allclose(log_probs[n].exp().numpy(), np.array(over_names) / total, atol=1e-5)
+        assert background[n].exp().item() == pytest.approx(sum(over_pool) / total, abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_names_and_background_sum_to_one(count):
+    stream = _stream(16, 12)
+    pool, vocabulary = (
+        PrototypePool(_randn(12, 16)),
+        Vocabulary([str(i) for i in range(count)], _randn(count, 16, seed=1)),
+    )
+    names, background = _probabilities(stream, _randn(2, 7, 16, seed=2), pool, vocabulary)
+    assert names.shape == (2, 7, count) and background.shape == (2, 7)
+    assert torch.allclose(names.sum(-1) + background, torch.ones(2, 7), atol=1e-5)
+
+
+def test_without_background_the_names_sum_to_one_and_gradients_stay_finite():
+    stream = _stream(4, 4)
+    pool, vocabulary = PrototypePool(torch.eye(4)), Vocabulary(list("abcd"), torch.eye(4))
+    embeds = _randn(3, 4).requires_grad_()
+    stream.refresh_background(pool, vocabulary)
+    assert not stream.background.any()
+    names, background = stream.name_log_probs(embeds, pool, vocabulary)
+    assert torch.allclose(names.exp().sum(-1), torch.ones(3), atol=1e-6) and (background == float("-inf")).all()
+    names[:, 0].sum().backward()
+    assert embeds.grad.isfinite().all() and embeds.grad.abs().sum() > 0
+
+
+def test_removing_names_that_the_pool_stands_for_changes_no_score():
+    """DESIGN.md 4: the score of a name does not hang on which other names a user lists."""
+    codes = torch.eye(16)[:10]
+    stream, pool = _stream(16, 10), PrototypePool(codes)
+    # A clear "0", one between "0" and "1", and one that is half something that nobody named.
+    embeds = torch.stack([codes[0], codes[0] + codes[1], codes[0] + torch.eye(16)[12]])
+    names = [f"name {i}" for i in range(10)]
+    every, none = _probabilities(stream, embeds, pool, Vocabulary(names, codes))
+    assert not none.any() and every[0, 0] > 0.99
+    assert every[1, 0].item() == pytest.approx(0.5, abs=0.01)
+    for kept in (1, 2, 5):
+        some, background = _probabilities(stream, embeds, pool, Vocabulary(names[:kept], codes[:kept]))
+        assert torch.allclose(some[:, 0], every[:, 0], atol=1e-4)
+        assert torch.allclose(background, every[:, kept:].sum(-1), atol=1e-4)
+
+
+def test_one_name_scores_as_among_ten_thousand():
+    codes = torch.nn.functional.normalize(_randn(10_000, 128), dim=-1)
+    stream, pool = _stream(128, 10_000), PrototypePool(codes)
+    embeds = codes[:5] + 0.02 * _randn(5, 128, seed=1)
+    names = [f"name {i}" for i in range(10_000)]
+    every, _ = _probabilities(stream, embeds, pool, Vocabulary(names, codes))
+    assert (every.argmax(-1) == torch.arange(5)).all() and 0.01 < every[0, 0] < 1
+    for kept in (1, 2, 100):
+        some, _ = _probabilities(stream, embeds, pool, Vocabulary(names[:kept], codes[:kept]))
+        assert torch.allclose(some[:, 0], every[:, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_absent_names_stay_below_a_half_where_the_pool_stands_for_what_is_there(count):
+    codes = torch.eye(32)
+    pool = PrototypePool(codes[:20])
+    vocabulary = Vocabulary([f"absent {i}" for i in range(count)], codes[:count])
+    present = codes[count:20] + 0.1 * _randn(20 - count, 32)
+    names, background = _probabilities(_stream(32, 20), present, pool, vocabulary)
+    assert names.max() < 0.01 and background.min() > 0.5
+    # Something that neither names nor pool know is spread over everything.
+    assert _probabilities(_stream(32, 20), codes[20:], pool, vocabulary)[0].max() < 0.1
+    if count == 1:  # and why a background is needed: without one the only name takes everything
+        alone = PrototypePool(codes[:1])
+        assert _probabilities(_stream(32, 1), present, alone, vocabulary)[0].min() > 0.99
+
+
+def test_probabilities_are_float32_inside_autocast():
+    stream, pool = _stream(16, 12), PrototypePool(_randn(12, 16))
+    vocabulary, embeds = Vocabulary(list("abc"), _randn(3, 16, seed=1)), _randn(5, 16, seed=2)
+    expected = _probabilities(stream, embeds, pool, vocabulary)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        names = stream.name_log_probs(embeds, pool, vocabulary)[0]
+    assert names.dtype == torch.float32
+    # The predictor may round r_n to bfloat16, the cosines may not be rounded after that.
+    rounded = _probabilities(stream, embeds.bfloat16().float(), pool, vocabulary)[0]
+    assert torch.allclose(names.exp(), rounded, atol=1e-4) and torch.allclose(names.exp(), expected, atol=0.05)
+
+
+# Background
+
+
+def _background(prototypes, names, threshold):
+    """Brute force: a prototype is background if its cosine to every name is below the threshold."""
+    marks = []
+    for row in prototypes.double().numpy():
+        cosines = [row @ name / np.linalg.norm(row) / np.linalg.norm(name) for name in names.double().numpy()]
+        marks.append(max(cosines) < threshold)
+    return marks
+
+
+def _model(**fields):
+    return tiny_model(semantic_inputs="query", background_threshold=0.3, **fields).eval()
+
+
+def test_background_is_recomputed_after_every_swap():
+    model = _model()
+    for seed, count in enumerate([1, 2, 40]):
+        model.set_vocabulary(Vocabulary([str(i) for i in range(count)], _randn(count, 16, seed=seed)))
+        expected = _background(model.prototype_pool.prototypes, model.vocabulary.embeddings, 0.3)
+        assert model.semantic_stream.background.tolist() == expected
+    for seed, count in enumerate([3, 2000]):
+        model.set_pool(PrototypePool(_randn(count, 16, seed=seed) * 2))
+        expected = _background(model.prototype_pool.prototypes, model.vocabulary.embeddings, 0.3)
+        assert model.semantic_stream.background.tolist() == expected
+    pool, vocabulary = PrototypePool(_randn(60, 16, seed=9)), Vocabulary(list("abcd"), _randn(4, 16, seed=10))
+    model.set_pool(pool, vocabulary)
+    assert model.semantic_stream.background.tolist() == _background(pool.prototypes, vocabulary.embeddings, 0.3)
+    assert 10 < sum(model.semantic_stream.background.tolist()) < 50
+
+
+def test_a_swapped_in_pool_is_a_copy():
+    model, pool = _model(pool_momentum=0.5), PrototypePool(torch.eye(16)[:4])
+    model.set_pool(pool)
+    model.update_prototypes(_randn(4, 16), torch.ones(4))
+    assert torch.equal(pool.prototypes, torch.eye(16)[:4])
+    assert not torch.equal(model.prototype_pool.prototypes, pool.prototypes)
+
+
+@pytest.mark.parametrize("mode", ["stable", "literal"])
+def test_background_is_recomputed_after_a_momentum_step(mode):
+    model = _model(pool_update=mode, pool_momentum=0.5)
+    names = torch.eye(16)[:3]
+    model.set_pool(PrototypePool(torch.eye(16)[8:12]))
+    model.set_vocabulary(Vocabulary(NAMES, names))
+    assert model.semantic_stream.background.all()
+    # Texts near name 0 pull prototype 2 towards it; the other prototypes get nothing.
+    sums, mass = torch.zeros(4, 16), torch.tensor([0.0, 0, 5, 0])
+    sums[2] = 5 * names[0]
+    model.update_prototypes(sums, mass)
+    expected = _background(model.prototype_pool.prototypes, names, 0.3)
+    assert model.semantic_stream.background.tolist() == expected == [True, True, False, True]
+
+
+def test_a_frozen_pool_does_not_move():
+    model = _model(pool_update="frozen")
+    before = model.prototype_pool.prototypes.clone()
+    model.update_prototypes(_randn(12, 16), torch.ones(12))
+    assert torch.equal(model.prototype_pool.prototypes, before)
+
+
+def test_momentum_step_uses_the_configured_temperature_and_gamma():
+    assert _model(pool_temperature=0.02, teacher_temperature=0.05).update_temperature == 0.02
+    literal = _model(pool_temperature=0.02, teacher_temperature=0.05, pool_update="literal", pool_momentum=0.8)
+    assert literal.update_temperature == 0.05
+    before, embeddings = literal.prototype_pool.prototypes.clone(), _randn(6, 16)
+    sums, mass = literal.prototype_pool.assignment_sums(embeddings, literal.update_temperature)
+    literal.update_prototypes(sums, mass)
+    by_hand = PrototypePool(before.clone())
+    by_hand.update(sums, mass, 0.8, literal=True)
+    assert torch.equal(literal.prototype_pool.prototypes, by_hand.prototypes)
+
+
+# Fused scores
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_fused_score_is_objectness_times_probability(dtype):
+    objectness = torch.linspace(-20, 20, 41).to(dtype).reshape(1, 41)
+    probability = torch.tensor([1e-9, 1e-4, 0.1, 0.5, 0.9, 0.9999, 1.0]).expand(1, 41, 7)
+    logits = fuse_scores(objectness, probability.log())
+    expected = 1 / (1 + np.exp(-objectness[..., None].double().numpy())) * probability.double().numpy()
+    assert logits.dtype == torch.float32
+    # 1e-6 is where the score is clamped; 2e-7 more for float32.
+    assert np.abs(torch.sigmoid(logits).double().numpy() - expected).max() < 1.2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_fused_score_of_extremes_is_finite(dtype):
+    objectness = torch.tensor([[-60.0, 60.0, -6e4, 6e4, 0.0]]).to(dtype)
+    log_probs = torch.tensor([float("-inf"), -60.0, -1e-9, 0.0]).expand(1, 5, 4).to(dtype)
+    logits = fuse_scores(objectness, log_probs)
+    scores = logits.sigmoid()
+    assert logits.dtype == torch.float32 and logits.isfinite().all()
+    assert scores[0, :, 0].max() < 1.1e-12 and scores[0, 0].max() < 1.1e-12
+    assert scores[0, 1, 3].item() == pytest.approx(1, abs=2e-6) and scores.max() <= 1
+    assert scores[0, 4, 3].item() == pytest.approx(0.5, abs=1e-6)
+
+
+def test_fused_scores_keep_the_order_of_small_scores():
+    log_probs = torch.linspace(-26, -1e-4, 500)[None, None]
+    logits = fuse_scores(torch.tensor([[2.0]]), log_probs)[0, 0]
+    assert (logits.diff() > 0).all()
+
+
+def test_scores_of_the_model_are_the_fused_ones():
+    model = tiny_model().eval()
+    with torch.no_grad():
+        outputs = model(tiny_batch()["pixel_values"])
+        names, _ = model.semantic_stream.name_log_probs(
+            outputs.semantic_embeds, model.prototype_pool, model.vocabulary
+        )
+    expected = outputs.objectness_logits.sigmoid()[..., None] * names.exp()
+    assert torch.allclose(outputs.logits.sigmoid(), expected, atol=2e-6)

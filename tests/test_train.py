@@ -1,0 +1,342 @@
+"""DeCoDetrTrainer and `decodetr train`: isolation to the bit, resume, streams, pool, vocabulary life cycle."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from tiny_models import tiny_config
+
+from decodetr import (
+    DeCoDetrForObjectDetection,
+    DeCoDetrImageProcessor,
+    DeCoDetrTrainer,
+    DeCoDetrTrainingArguments,
+    PrototypePool,
+    Vocabulary,
+)
+from decodetr.__main__ import main
+from decodetr.processing import CocoAnnotations, DetectionAugmentation, DetectionDataset, RegionTable
+from decodetr.processing.feature_cache import FeatureCache, feature_collate
+from decodetr.scenes.standin import write_standin
+from decodetr.scenes.world import SceneSettings
+from decodetr.scenes.write import write_scenes
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """A dozen scenes with the stand-in's artifacts (d = 16)."""
+    folder = tmp_path_factory.mktemp("scenes") / "data"
+    write_scenes(folder, SceneSettings(train=12, val=6, test=1, image_size=64, seed=1))
+    write_standin(folder, folder / "standin", dim=16)
+    return folder
+
+
+def _parts(scenes, augment=True):
+    """Model with the stand-in's tables, train and validation data, processor, deployment vocabulary."""
+    torch.manual_seed(0)
+    model = DeCoDetrForObjectDetection(tiny_config())
+    model.set_pool(
+        PrototypePool.from_pretrained(scenes / "standin/pool"),
+        Vocabulary.from_pretrained(scenes / "standin/vocabulary-base"),
+    )
+    processor = DeCoDetrImageProcessor(size={"height": 64, "width": 64})
+    coco = CocoAnnotations.load(scenes / "annotations/train.json")
+    train = DetectionDataset(
+        coco,
+        processor,
+        model.vocabulary.names,
+        regions=RegionTable.load(scenes / "standin/regions"),
+        augmentation=DetectionAugmentation(seed=0) if augment else None,
+    )
+    deployed = Vocabulary.from_pretrained(scenes / "standin/vocabulary")
+    val = DetectionDataset(CocoAnnotations.load(scenes / "annotations/val.json"), processor, deployed.names)
+    return model, train, val, processor, deployed
+
+
+def _trainer(scenes, output, augment=True, config=None, **args):
+    model, train, val, processor, deployed = _parts(scenes, augment)
+    for name, value in (config or {}).items():
+        setattr(model.config, name, value)
+    defaults = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        "learning_rate": 1e-3,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "logging_steps": 2,
+        "dataloader_pin_memory": False,
+    }
+    return DeCoDetrTrainer(
+        model,
+        DeCoDetrTrainingArguments(output_dir=str(output), **{**defaults, **args}),
+        train,
+        eval_dataset=val,
+        processing_class=processor,
+        deployment_vocabulary=deployed,
+        novel_names=deployed.names[-20:],
+    )
+
+
+def _state(module):
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def _equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_detector_is_bit_equal_whatever_align_weight_is(scenes, tmp_path):
+    states = {}
+    for weight in (0.0, 1.0):
+        trainer = _trainer(scenes, tmp_path, max_steps=20, align_weight_start=weight, align_weight_end=weight)
+        trainer.train()
+        states[weight] = _state(trainer.model.detector), _state(trainer.model.semantic_stream)
+    assert _equal(states[0.0][0], states[1.0][0])
+    assert not _equal(states[0.0][1], states[1.0][1])
+
+
+def test_without_isolation_the_streams_meet(scenes, tmp_path):
+    states = []
+    for weight in (0.0, 1.0):
+        trainer = _trainer(
+            scenes, tmp_path, config={"gradient_isolation": False}, align_weight_start=weight, align_weight_end=weight
+        )
+        trainer.train()
+        states.append(_state(trainer.model.detector))
+    assert not _equal(*states)
+
+
+def test_align_weight_is_a_rising_half_cosine(scenes, tmp_path):
+    trainer = _trainer(scenes, tmp_path, align_weight_start=0.2, align_weight_end=1.0)
+    trainer.state.max_steps = 11
+    seen = []
+    for step in range(11):
+        trainer.state.global_step = step
+        seen.append(trainer.align_weight())
+    assert seen[0] == pytest.approx(0.2) and seen[-1] == pytest.approx(1.0) and seen[5] == pytest.approx(0.6)
+    assert seen == sorted(seen) and seen[2] == pytest.approx(1.0 - 0.4 * (1 + math.cos(math.pi * 0.2)))
+
+
+@pytest.mark.parametrize(
+    "streams, moves, stays",
+    [("localization", "detector", "semantic_stream"), ("semantic", "semantic_stream", "detector")],
+)
+def test_only_the_chosen_stream_learns(scenes, tmp_path, streams, moves, stays):
+    trainer = _trainer(scenes, tmp_path, streams=streams)
+    before = {name: _state(getattr(trainer.model, name)) for name in (moves, stays)}
+    trainer.train()
+    assert _equal(before[stays], _state(getattr(trainer.model, stays)))  # buffers too: frozen statistics stay
+    changed = _state(getattr(trainer.model, moves))
+    assert any(not torch.equal(changed[name], value) for name, value in before[moves].items())
+
+
+def test_cached_features_give_the_loss_of_the_frozen_detector(scenes, tmp_path):
+    trainer = _trainer(scenes, tmp_path, augment=False, streams="semantic", cache_features=True)
+    assert isinstance(trainer.train_dataset, FeatureCache) and trainer.train_dataset.num_bytes > 0
+    model, dataset = trainer.model, _parts(scenes, augment=False)[1]
+    model.detector.eval()
+    cached = model(**feature_collate([trainer.train_dataset[i] for i in range(4)])).loss_dict
+    batch = trainer.data_collator([dataset[i] for i in range(4)])
+    direct = model(**batch).loss_dict
+    for name in ("loss_align", "loss_distill"):
+        assert cached[name].item() == pytest.approx(direct[name].item(), rel=2e-3)  # features are kept in float16
+    before = model.semantic_stream.input_projection[1].weight.clone()
+    result = trainer.train()
+    assert result.global_step == 4 and not torch.equal(before, model.semantic_stream.input_projection[1].weight)
+
+
+@pytest.mark.parametrize("mode", ["stable", "literal", "frozen"])
+def test_pool_moves_as_its_mode_says(scenes, tmp_path, mode):
+    trainer = _trainer(scenes, tmp_path, config={"pool_update": mode}, max_steps=1, augment=False)
+    pool = trainer.model.prototype_pool
+    pool.prototypes.copy_(torch.nn.functional.normalize(torch.randn(pool.prototypes.shape), dim=-1))
+    before = pool.prototypes.clone()
+    seen = []
+    collect = trainer._collect_text_embeds
+
+    def spy(model, inputs):
+        seen.append(torch.cat([label["region_text_embeds"] for label in inputs["labels"]]))
+        collect(model, inputs)
+
+    trainer._collect_text_embeds = spy
+    trainer.train()
+    if mode == "frozen":
+        assert torch.equal(pool.prototypes, before)
+        return
+    expected = PrototypePool(before)
+    temperature = 0.07 if mode == "literal" else 0.01
+    expected.update(*expected.assignment_sums(seen[0], temperature), momentum=0.99, literal=mode == "literal")
+    assert torch.allclose(pool.prototypes, expected.prototypes, atol=1e-6)
+    assert not torch.equal(pool.prototypes, before)
+
+
+def test_gradient_accumulation_moves_the_pool_once_per_step(scenes, tmp_path):
+    whole = _trainer(scenes, tmp_path, max_steps=2, augment=False, per_device_train_batch_size=4)
+    parts = _trainer(
+        scenes, tmp_path, max_steps=2, augment=False, per_device_train_batch_size=2, gradient_accumulation_steps=2
+    )
+    whole.train(), parts.train()
+    assert torch.allclose(whole.model.prototype_pool.prototypes, parts.model.prototype_pool.prototypes, atol=1e-6)
+
+
+def test_streams_are_clipped_apart(scenes, tmp_path):
+    trainer = _trainer(scenes, tmp_path, max_grad_norm=0.5, semantic_max_grad_norm=0.25)
+    for name, p in trainer.model.named_parameters():
+        if p.requires_grad:
+            p.grad = torch.full_like(p, 100.0 if name.startswith("detector.") else 1e-3)
+    small = sum(
+        p.grad.square().sum()
+        for n, p in trainer.model.named_parameters()
+        if p.grad is not None and not n.startswith("detector.")
+    ).sqrt()
+    trainer._clip_grad_norm(trainer.model)
+
+    def norm(detector):
+        named = trainer.model.named_parameters()
+        return sum(
+            p.grad.square().sum() for n, p in named if p.grad is not None and n.startswith("detector.") == detector
+        ).sqrt()
+
+    assert norm(True) == pytest.approx(0.5, rel=1e-3)
+    assert norm(False) == pytest.approx(
+        min(small.item(), 0.25), rel=1e-3
+    )  # the large gradient of the other is no reason
+
+
+def test_parameter_groups_have_their_rates(scenes, tmp_path):
+    trainer = _trainer(scenes, tmp_path, backbone_learning_rate=1e-5, semantic_learning_rate=1e-2)
+    optimizer = trainer.create_optimizer()
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, p in trainer.model.named_parameters():
+        if not p.requires_grad:
+            assert id(p) not in rate
+            continue
+        expected = 1e-2 if not name.startswith("detector.") else 1e-5 if "backbone" in name else 1e-3
+        assert rate[id(p)] == expected, name
+        if name.endswith("bias"):
+            assert decay[id(p)] == 0.0
+
+
+def test_logs_every_term_averaged(scenes, tmp_path):
+    trainer = _trainer(scenes, tmp_path)
+    seen = []
+    compute = trainer.compute_loss
+
+    def spy(model, inputs, **kwargs):
+        loss, outputs = compute(model, inputs, return_outputs=True)
+        seen.append({name: term.item() for name, term in outputs.loss_dict.items()})
+        return loss
+
+    trainer.compute_loss = spy
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss_align" in entry]
+    assert len(logs) == 2
+    for name in seen[0]:
+        assert logs[1][name] == pytest.approx((seen[2][name] + seen[3][name]) / 2, rel=1e-4), name
+    assert {"align_weight", "pool_mean_cosine", "learning_rate"} <= logs[0].keys()
+
+
+def test_resume_ends_where_the_uninterrupted_run_ends(scenes, tmp_path):
+    args = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+    whole = _trainer(scenes, tmp_path / "whole", **args)
+    whole.train()
+    resumed = _trainer(scenes, tmp_path / "other", **args)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-3"))
+    assert resumed.state.global_step == 6
+    assert _equal(_state(whole.model), _state(resumed.model))
+
+
+def test_vocabulary_life_cycle(scenes, tmp_path):
+    trainer = _trainer(scenes, tmp_path, max_steps=2)
+    base = list(trainer.model.vocabulary.names)
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert {"eval_AP", "eval_AP50", "eval_AP50_novel", "eval_AP50_base", "eval_class_agnostic_AP50"} <= metrics.keys()
+    assert trainer.model.vocabulary.names == base
+    trainer.save_model(tmp_path / "saved")
+    saved = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "saved")
+    assert saved.vocabulary.names == trainer.deployment_vocabulary.names and len(base) < len(saved.vocabulary.names)
+    assert torch.equal(saved.vocabulary.embeddings, trainer.deployment_vocabulary.embeddings)
+
+
+def test_best_checkpoint_by_any_metric(scenes, tmp_path):
+    args = {"save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
+    trainer = _trainer(
+        scenes, tmp_path, **args, load_best_model_at_end=True, metric_for_best_model="eval_class_agnostic_AR100"
+    )
+    trainer.train()
+    best = trainer.state.best_model_checkpoint
+    assert best is not None and trainer.state.best_metric is not None
+    saved = DeCoDetrForObjectDetection.from_pretrained(best)
+    assert _equal(_state(saved.detector), _state(trainer.model.detector))
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ({"streams": "both"}, "one of joint, localization, semantic"),
+        ({"cache_features": True}, "needs streams='semantic'"),
+        ({"remove_unused_columns": True}, "drop the labels"),
+    ],
+)
+def test_arguments_refuse(tmp_path, args, message):
+    with pytest.raises(ValueError, match=message):
+        DeCoDetrTrainingArguments(output_dir=str(tmp_path), **args)
+
+
+def _command(scenes, output, *more):
+    config = tiny_config(num_coarse_prototypes=180, num_fine_prototypes=360)
+    fields = {
+        key: value
+        for key, value in config.to_diff_dict().items()
+        if key not in ("id2label", "label2id", "architectures", "transformers_version", "model_type")
+    }
+    fields["detector_config"] = config.detector_config.to_dict()
+    file = output.parent / "config.yaml"
+    file.write_text(yaml.safe_dump(json.loads(json.dumps(fields, default=str))))
+    standin = scenes / "standin"
+    return [
+        "train", "--data", str(scenes), "--output_dir", str(output), "--config", str(file), "--image-size", "64",
+        "--pool", str(standin / "pool"), "--vocabulary", str(standin / "vocabulary-base"),
+        "--deploy-vocabulary", str(standin / "vocabulary"), "--regions", str(standin / "regions"),
+        "--per_device_train_batch_size", "4", "--report_to", "none",
+        "--use_cpu", "true", "--dataloader_pin_memory", "false", *more,
+    ]  # fmt: skip
+
+
+def test_command_trains_evaluates_saves_and_resumes(scenes, tmp_path, capsys):
+    output = tmp_path / "run"
+    assert main(_command(scenes, output, "--max_steps", "2", "--save_steps", "1")) == 0
+    metrics = json.loads((output / "eval_results.json").read_text())
+    assert "eval_AP50_novel" in metrics
+    model = DeCoDetrForObjectDetection.from_pretrained(output)
+    assert len(model.vocabulary) == 240 and len(model.config.training_info["training_names"]) == 180
+    assert main(_command(scenes, output, "--max_steps", "3", "--resume_from_checkpoint", "last")) == 0
+    assert json.loads((output / "trainer_state.json").read_text())["global_step"] == 3
+    capsys.readouterr()
+    assert main(_command(scenes, tmp_path / "none", "--resume_from_checkpoint", "last")) == 1
+    assert "no checkpoint-* folder" in capsys.readouterr().err
+
+
+def test_arguments_pickle_by_their_importable_name(scenes, tmp_path):
+    from pathlib import Path
+
+    import decodetr.train
+
+    command = [
+        sys.executable,
+        str(Path(decodetr.train.__file__)),
+        *_command(scenes, tmp_path / "run", "--max_steps", "1")[1:],
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    args = torch.load(tmp_path / "run/training_args.bin", weights_only=False)
+    assert type(args).__module__ == "decodetr.train"
