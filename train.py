@@ -278,12 +278,16 @@ class DeCoDetrTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        with self.deployed():
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_saved(resume_from_checkpoint)
 
     def _load_best_model(self):
-        with self.deployed():
-            super()._load_best_model()
+        self._load_saved(self.state.best_model_checkpoint)
+
+    def _load_saved(self, folder):
+        # Through from_pretrained: save_pretrained renames weights of some detectors (o_proj is out_proj on disk), and
+        # Trainer's own load_state_dict would leave those as they are without a word.
+        with self.deployed() as model:
+            model.load_state_dict(type(model).from_pretrained(folder).state_dict())
 
     # Evaluation
 

@@ -19,8 +19,11 @@ from unittest import mock
 
 # DETR-R50 is the config's own default: the paper's localization stream. The others are the defaults of transformers:
 # RT-DETRv2-R50, and D-FINE with the HGNetV2-B4 of D-FINE-L. None of them loads weights.
-MODELS = {"detr": None, "rt_detr_v2": {"model_type": "rt_detr_v2", "num_labels": 1}}
-MODELS["d_fine"] = {"model_type": "d_fine", "num_labels": 1}
+MODELS = {
+    "detr": None,
+    "rt_detr_v2": {"model_type": "rt_detr_v2", "num_labels": 1},
+    "d_fine": {"model_type": "d_fine", "num_labels": 1},
+}
 TITLES = {"detr": "DETR-R50", "rt_detr_v2": "RT-DETRv2-R50", "d_fine": "D-FINE-L"}
 # Display order: part, what it is.
 PARTS = {
@@ -219,27 +222,27 @@ def latency_of_names(model, pixel_values, args) -> dict:
     }
 
 
-def report(results, args):
-    """Print the tables."""
+def report_overhead(results, args):
+    """Print parameters, FLOPs and latency."""
     from harness import say, show, table
 
-    first = next(iter(results.values()))
-    m, d = first["prototypes"], first["embedding_dim"]
-    say(
-        f"\n## Overhead of the semantic stream ({m} prototypes, d = {d}, {args.names} names, {args.semantic_inputs})\n"
-    )
+    say(f"\n## Overhead of the semantic stream, {args.names} names\n")
     say("The paper's claims for its DETR-R50: +7.3 % parameters, +6.8 % GFLOPs.\n")
+    columns = (
+        "model|image|M|d|inputs|detector, M parameters|semantic stream, M|%|tables (pool, names), M|% with tables|"
+    )
+    columns += "detector, GFLOP|semantic stream, GFLOP|%"
     rows = []
     for title, result in results.items():
         p, f = result["parameters"], result["flops"]
         learned, tables = p["semantic_stream"], p["pool"] + p["vocabulary"]
-        numbers = [p["detector"] / 1e6, learned / 1e6, 100 * learned / p["detector"], tables / 1e6]
-        numbers += [100 * (learned + tables) / p["detector"], f["detector"] / 1e9]
-        numbers += [(f["total"] - f["detector"]) / 1e9, 100 * (f["total"] / f["detector"] - 1)]
-        cells = [f"{number:.{digits}f}" for number, digits in zip(numbers, (2, 2, 1, 2, 1, 2, 2, 1))]
-        rows.append([title, "x".join(map(str, result["image_size"])), *cells])
-    header = "model|image|detector, M parameters|semantic stream, M|%|tables (pool, names), M|% with tables"
-    say(table([*header.split("|"), "detector, GFLOP", "semantic stream, GFLOP", "%"], rows))
+        row = [title, "x".join(map(str, result["image_size"])), result["prototypes"], result["embedding_dim"]]
+        row += [result["semantic_inputs"], f"{p['detector'] / 1e6:.2f}", f"{learned / 1e6:.2f}"]
+        row += [f"{100 * learned / p['detector']:.1f}", f"{tables / 1e6:.2f}"]
+        row += [f"{100 * (learned + tables) / p['detector']:.1f}", f"{f['detector'] / 1e9:.2f}"]
+        row += [f"{(f['total'] - f['detector']) / 1e9:.2f}", f"{100 * (f['total'] / f['detector'] - 1):.1f}"]
+        rows.append(row)
+    say(table(columns.split("|"), rows))
 
     say(f"Latency, batch {args.batch_size}, median (quartiles) of {args.runs} runs in turn:\n")
     rows = []
@@ -248,52 +251,44 @@ def report(results, args):
         rows.append([title, show(t["detector"], 1e3, 1), show(t["model"], 1e3, 1), show(t["ratio"], digits=3)])
     say(table(["model", "bare detector, ms", "with semantic stream, ms", "ratio"], rows))
 
-    for title, result in results.items():
-        f, t = result["flops"], result["latency"]["parts"]
-        semantic, total = f["total"] - f["detector"], t["total"]
-        rows = [
-            [
-                "detector",
-                f"{f['detector'] / 1e9:.2f}",
-                "",
-                f"{1e3 * t['detector']:.1f}",
-                f"{100 * t['detector'] / total:.1f}",
-            ]
-        ]
-        for part, description in PARTS.items():
-            if part not in f:
-                continue
-            row = [description, f"{f[part] / 1e9:.3f}", f"{100 * f[part] / semantic:.1f}"]
-            timed = "scores" if part == "background" else part
-            cells = [f"{1e3 * t[timed]:.1f}", f"{100 * t[timed] / total:.1f}"] if timed in t else ["with the next", ""]
-            rows.append(row + cells)
-        rows.append(["the rest", "", "", f"{1e3 * t['rest']:.1f}", f"{100 * t['rest'] / total:.1f}"])
-        rows.append(["**semantic stream**", f"{semantic / 1e9:.3f}", "100", "", ""])
-        say(f"### Where it goes: {title}\n")
-        say(table(["part", "GFLOP", "% of the stream's", "ms", "% of the time"], rows))
-        grid = f["grid_sample_detector"] / 1e9, f["grid_sample_semantic"] / 1e9
-        say(
-            f"`grid_sample`, not counted: {grid[0]:.3f} GFLOP in the detector, {grid[1]:.3f} in the semantic stream.\n"
-        )
 
-    if not args.name_counts:
-        return
-    say("## Latency against the number of names\n")
+def report_parts(title, result):
+    """Print where the FLOPs and the time of one model go."""
+    from harness import say, table
+
+    f, t = result["flops"], result["latency"]["parts"]
+    semantic = f["total"] - f["detector"]
+
+    def timed(part):
+        return [f"{1e3 * t[part]:.1f}", f"{100 * t[part] / t['total']:.1f}"]
+
+    rows = [["detector", f"{f['detector'] / 1e9:.2f}", "", *timed("detector")]]
+    for part, description in PARTS.items():
+        if part in f:
+            times = ["with the next", ""] if part == "names" else timed("scores" if part == "background" else part)
+            rows.append([description, f"{f[part] / 1e9:.3f}", f"{100 * f[part] / semantic:.1f}", *times])
+    rows.append(["the rest", "", "", *timed("rest")])
+    rows.append(["**semantic stream**", f"{semantic / 1e9:.3f}", "100", "", ""])
+    say(f"### Where it goes: {title}\n")
+    say(table(["part", "GFLOP", "% of the stream's", "ms", "% of the time"], rows))
+    grid = f["grid_sample_detector"] / 1e9, f["grid_sample_semantic"] / 1e9
+    say(f"`grid_sample`, not counted: {grid[0]:.3f} GFLOP in the detector, {grid[1]:.3f} in the semantic stream.\n")
+
+
+def report_names(results):
+    """Print latency against the number of names."""
+    from harness import say, show, table
+
     rows = []
     for title, result in results.items():
         for k, t in result["names"].items():
-            cells = [show(t["model"], 1e3, 1), show(t["model_ratio"], digits=3), show(t["end to end"], 1e3, 1)]
-            rows.append([title, k, *cells, show(t["end_to_end_ratio"], digits=3), show(t["swap"], 1e3, 1)])
-    reference = t["reference"]
-    header = [
-        "model",
-        "names",
-        "forward, ms",
-        f"ratio to {reference}",
-        "with post-processing, ms",
-        f"ratio to {reference}",
-    ]
-    say(table([*header, "swap of the names, ms"], rows))
+            row = [title, k, show(t["model"], 1e3, 1), show(t["model_ratio"], digits=3)]
+            row += [show(t["end to end"], 1e3, 1), show(t["end_to_end_ratio"], digits=3), show(t["swap"], 1e3, 1)]
+            rows.append(row)
+    ratio = f"ratio to {t['reference']}"
+    say("## Latency against the number of names\n")
+    header = ["model", "names", "forward, ms", ratio, "with post-processing, ms", ratio, "swap of the names, ms"]
+    say(table(header, rows))
 
 
 def parser():
@@ -346,13 +341,18 @@ def main(argv=None) -> int:
             "image_size": list(pixel_values.shape[-2:]),
             "prototypes": model.config.num_prototypes,
             "embedding_dim": model.config.embedding_dim,
+            "semantic_inputs": model.config.semantic_inputs,
             "parameters": parameters(model),
             "flops": flops(model, pixel_values),
             "latency": latency(model, pixel_values, args),
         }
         if args.name_counts:
             results[title]["names"] = latency_of_names(model, pixel_values, args)
-    report(results, args)
+    report_overhead(results, args)
+    for title, result in results.items():
+        report_parts(title, result)
+    if args.name_counts:
+        report_names(results)
     if args.output:
         document = {"environment": machine, "models": results}
         Path(args.output).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

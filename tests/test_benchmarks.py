@@ -170,6 +170,7 @@ def test_streams_command(tmp_path, capsys):
 
 def test_steps_move_what_they_should(tmp_path):
     import streams
+
     from decodetr.processing import detection_collate
 
     config = write_tiny_config(tmp_path)

@@ -235,6 +235,7 @@ DAMAGE = {
     "no names": (lambda f: _metadata(f, drop=("names",)), "vocabulary.json", "names"),
     "names too few": (lambda f: _metadata(f, names=["one"]), "vocabulary.json", "1 names and 3 rows"),
     "names a string": (lambda f: _metadata(f, names="cat"), "vocabulary.json", "list of strings"),
+    "names a number": (lambda f: _metadata(f, names=5), "vocabulary.json", ""),
     "names numbers": (lambda f: _metadata(f, names=[1, 2, 3]), "vocabulary.json", "got 1 at position 0"),
     "another version": (lambda f: _metadata(f, format_version=9), "vocabulary.json", "format_version"),
     "no embeddings": (lambda f: _tensors(f, rows=torch.eye(3)), "vocabulary.safetensors", "embeddings is missing"),
