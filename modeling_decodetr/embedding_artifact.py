@@ -47,12 +47,13 @@ class EmbeddingArtifact(nn.Module):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: buffer.detach().cpu().contiguous() for name, buffer in self.named_buffers(recurse=False)}
-        metadata = {"format": f"decodetr-{self.stem}", "format_version": self.format_version, **self._metadata()}
+        metadata = {**self._metadata(), "format": f"decodetr-{self.stem}", "format_version": self.format_version}
+        text = json.dumps(metadata, indent=1, ensure_ascii=False, sort_keys=True) + "\n"  # may fail: before any file
         partial = folder / f".{self.stem}.safetensors.partial"
         save_file(tensors, partial, metadata={"format": "pt"})
         os.replace(partial, folder / f"{self.stem}.safetensors")
         partial = folder / f".{self.stem}.json.partial"
-        partial.write_text(json.dumps(metadata, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, folder / f"{self.stem}.json")
 
     @classmethod
@@ -99,8 +100,8 @@ class EmbeddingArtifact(nn.Module):
             raise ValueError(f"{path} cannot be read ({error}); build or download the {cls.stem} again.") from error
         try:
             return cls._from_parts(tensors, metadata)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} and {files[1]} do not hold a {cls.stem}: {error}") from error
 
     def push_to_hub(self, repo_id, private=None, token=None, commit_message=None):
         """Upload the two files to a Hub repository, which is created if missing. Returns the commit's information."""

@@ -120,6 +120,13 @@ def teacher_targets(annotated_names, region_embeds, pool, vocabulary, background
         (prototype_targets (n, M), name_targets (n, K + 1)), rows summing to 1, float32; the last column of the second
         is the whole background.
     """
+    with torch.autocast(region_embeds.device.type, enabled=False):  # the targets of a bf16 run are exact all the same
+        return _teacher_targets(
+            annotated_names, region_embeds, pool, vocabulary, background, temperature, annotation_weight
+        )
+
+
+def _teacher_targets(annotated_names, region_embeds, pool, vocabulary, background, temperature, annotation_weight):
     names, annotated = vocabulary.embeddings, annotated_names >= 0
     has_region = region_embeds.abs().sum(-1) > 0
     z = torch.where(has_region[:, None], region_embeds.float(), names[annotated_names.clamp(min=0)])

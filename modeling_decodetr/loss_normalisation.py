@@ -23,12 +23,12 @@ def world_size() -> int:
 
 
 def mean_count(count, device) -> torch.Tensor:
-    """(sum of counts over processes) / W, at least 1: what a process divides its sums by. Scalar or element-wise."""
+    """max(sum of counts over processes, 1) / W: what a process divides its sums by. Scalar or element-wise."""
     count = torch.as_tensor(count, dtype=torch.float32, device=device)
     if world_size() > 1:
         count = count.clone()
         dist.all_reduce(count)
-    return (count / world_size()).clamp(min=1)
+    return count.clamp(min=1) / world_size()
 
 
 def normalised_detector_loss(outputs, labels, config):
@@ -44,9 +44,14 @@ def normalised_detector_loss(outputs, labels, config):
     """
     loss, terms = outputs.loss, dict(outputs.loss_dict)
     kind = detector_family(config).loss
-    if world_size() == 1 or kind == "global":
+    if world_size() == 1:
         return loss, terms
     device, boxes = loss.device, sum(len(label["class_labels"]) for label in labels)
+    if kind == "global":
+        # Right, but for batches with fewer boxes (times query groups) than processes, which count as W.
+        right = mean_count(boxes * config.group_detr, device)
+        factor = right.clamp(min=1) / right
+        return loss * factor, {name: t if "cardinality" in name else t * factor for name, t in terms.items()}
     right = mean_count(boxes, device)
     if kind == "per_process":
         factor = max(boxes, 1) / right

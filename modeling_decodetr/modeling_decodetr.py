@@ -30,7 +30,7 @@ from .detectors import (
 from .loss_decodetr import alignment_loss, distillation_loss, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
 from .prototype_pool import PrototypePool
-from .semantic_stream import SemanticStream, fuse_scores
+from .semantic_stream import SemanticStream, boxes_on_canvas, fuse_scores
 from .vocabulary import Vocabulary
 
 
@@ -230,7 +230,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         pooling = self.semantic_stream.region_pooling
         if pooling is None:
             return queries
-        regions = pooling([self._cut(m) for m in maps], _boxes_on_canvas(boxes.detach(), pixel_mask))
+        regions = pooling([self._cut(m) for m in maps], boxes_on_canvas(boxes.detach(), pixel_mask))
         return torch.cat([queries, regions.to(queries.dtype)], dim=-1)
 
     def _supervision(self, boxes, objectness, labels):
@@ -276,7 +276,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         targets = self._supervision(found["boxes"], found["objectness"], labels)
         n = found["boxes"].shape[1]
         pooling = self.semantic_stream.region_pooling
-        canvas = _boxes_on_canvas(found["boxes"], pixel_mask)
+        canvas = boxes_on_canvas(found["boxes"], pixel_mask)
         features = []
         for b in range(len(labels)):
             mine = targets["row"] // n == b
@@ -404,14 +404,6 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         elif vocabulary is not None:
             model.set_vocabulary(vocabulary)
         return model
-
-
-def _boxes_on_canvas(boxes, pixel_mask):
-    """Boxes are relative to the image; with padding the feature maps cover the whole canvas. (B, N, 4) in 0..1."""
-    if pixel_mask is None:
-        return boxes
-    share = torch.stack([pixel_mask[:, 0].float().mean(-1), pixel_mask[:, :, 0].float().mean(-1)], -1)  # (B, 2): x, y
-    return boxes * share.repeat(1, 2)[:, None].to(boxes)
 
 
 # So that pipeline("object-detection") knows the model without a warning.

@@ -48,6 +48,14 @@ class RegionPooling(nn.Module):
         return torch.cat(projected, dim=1).flatten(1)
 
 
+def boxes_on_canvas(boxes, pixel_mask):
+    """Boxes are relative to the image; with padding the feature maps cover the whole canvas. (B, N, 4) in 0..1."""
+    if pixel_mask is None:
+        return boxes
+    share = torch.stack([pixel_mask[:, 0].float().mean(-1), pixel_mask[:, :, 0].float().mean(-1)], -1)  # (B, 2): x, y
+    return boxes * share.repeat(1, 2)[:, None].to(boxes)
+
+
 class SemanticStream(nn.Module):
     """h_theta, prototype lookup, residual MLP and g_phi; trained by the distillation and alignment losses alone."""
 

@@ -32,17 +32,12 @@ class Vocabulary(EmbeddingArtifact):
 
     def __init__(self, names, embeddings, info=None):
         super().__init__()
-        if isinstance(names, str):
-            raise ValueError(f"names must be a list of strings, got the string {names!r}; write [{names!r}].")
-        self.names = list(names)
+        self.names = _checked_names(names)
         embeddings = check_embeddings(embeddings, "embeddings")
         if len(self.names) != embeddings.shape[0]:
             raise ValueError(
                 f"names and embeddings must fit, got {len(self.names)} names and {embeddings.shape[0]} rows."
             )
-        for i, name in enumerate(self.names):
-            if not isinstance(name, str) or not name.strip():
-                raise ValueError(f"names must be non-empty strings, got {name!r} at position {i}.")
         self.info = dict(info or {})
         if embeddings.device.type != "meta":
             length = embeddings.norm(dim=-1)
@@ -72,6 +67,7 @@ class Vocabulary(EmbeddingArtifact):
         Raises:
             ValueError: names that are not stored, with the closest ones that are.
         """
+        names = _checked_names(names)
         index = {name: i for i, name in reversed(list(enumerate(self.names)))}
         unknown = [name for name in names if name not in index]
         if unknown:
@@ -96,4 +92,17 @@ class Vocabulary(EmbeddingArtifact):
         info = {key: value for key, value in metadata.items() if key not in ("format", "format_version", "names")}
         if "embeddings" not in tensors:
             raise ValueError("tensor embeddings is missing; build the vocabulary again.")
-        return cls(metadata["names"], tensors["embeddings"], info)
+        return cls(metadata.get("names"), tensors["embeddings"], info)
+
+
+def _checked_names(names) -> list[str]:
+    """names as a list, or a ValueError that says which one is no name."""
+    if isinstance(names, str):
+        raise ValueError(f"names must be a list of strings, got the string {names!r}; write [{names!r}].")
+    names = list(names or [])
+    if not names:
+        raise ValueError("names must hold at least one name, got none.")
+    for i, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"names must be non-empty strings, got {name!r} at position {i}.")
+    return names

@@ -1,6 +1,7 @@
 """The composite model: every family trains, saves, loads and runs in the pipeline; streams are isolated."""
 
 import copy
+import os
 import subprocess
 import sys
 
@@ -343,7 +344,7 @@ def test_loads_with_remote_code_where_decodetr_is_not_installed(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HOME": str(tmp_path / "hf")},
     )
     assert result.returncode == 0, result.stderr
     out = torch.load(tmp_path / "out.pt")
