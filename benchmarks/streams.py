@@ -1,7 +1,7 @@
 """What one optimizer step costs when both streams train, when only the semantic stream does, and over cached features.
 
     python benchmarks/streams.py                    # the small DeCo-DETR of the scenes, batch 16
-    python benchmarks/streams.py --config my_config.yaml --device cuda --output streams.json
+    python benchmarks/streams.py --model my_model --device cuda --output streams.json
 
 Three trainers start from the same weights and take turns of a few steps in one process: `joint`, `semantic` over a
 frozen detector, and `semantic` over cached features (DESIGN.md 5). A step is all that `DeCoDetrTrainer` does between
@@ -9,7 +9,8 @@ two batches: forward, losses, backward, clipping, AdamW, momentum step of the po
 training run has it in worker processes. At the end `Trainer.train` over the cache checks the times of the steps.
 
 Images are drawn scenes and the teacher is the text-free stand-in: not their content decides the time, but how many
-objects they have, and so how many queries are supervised.
+objects they have, and so how many queries are supervised. A trained detector (--model) puts several on an object,
+one of random weights hardly more than the matched one.
 """
 
 import argparse
@@ -38,7 +39,10 @@ def prepare(folder, args):
     from decodetr.scenes.standin import write_standin
 
     torch.manual_seed(0)
-    model = DeCoDetrForObjectDetection(DeCoDetrConfig(**read_config(args.config)))
+    if args.model:
+        model = DeCoDetrForObjectDetection.from_pretrained(args.model)
+    else:
+        model = DeCoDetrForObjectDetection(DeCoDetrConfig(**read_config(args.config)))
     processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
     settings = SceneSettings(train=args.images, val=1, test=1, image_size=processor.size["height"])
     data, teacher = write_scenes(folder / "scenes", settings), folder / "teacher"
@@ -206,7 +210,9 @@ def parser():
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = arguments.add_argument
-    add("--config", default=str(CONFIG), help="DeCoDetrConfig in YAML or JSON; random weights")
+    start = arguments.add_mutually_exclusive_group()
+    start.add_argument("--config", default=str(CONFIG), help="DeCoDetrConfig in YAML or JSON; random weights")
+    start.add_argument("--model", help="folder of a trained model instead")
     add("--images", type=int, default=256, help="scenes to draw")
     add("--batch-size", type=int, default=16, help="images per step")
     add("--device", default="cpu", choices=["cpu", "cuda", "mps"], help="where the model is")

@@ -94,8 +94,8 @@ def supervise_batch(pred_boxes, objectness_logits, labels, iou_threshold, embedd
         region_embeds = label.get("region_embeds", pred_boxes.new_zeros(0, embedding_dim))
         if region_embeds.shape[-1] != embedding_dim:
             raise ValueError(
-                f"labels[{b}]['region_embeds'] have width {region_embeds.shape[-1]}, but the model's embedding space has "
-                f"d = {embedding_dim}: regions, pool and vocabulary must come from the same CLIP model."
+                f"labels[{b}]['region_embeds'] have width {region_embeds.shape[-1]}, but the model's embedding space "
+                f"has d = {embedding_dim}: regions, pool and vocabulary must come from the same CLIP model."
             )
         # One more entry answers for the index -1: no name, and a zero embedding.
         known = torch.cat([label["class_labels"], label["class_labels"].new_full((1,), -1)])

@@ -14,8 +14,12 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
 @pytest.fixture(autouse=True)
 def benchmarks_on_path(monkeypatch):
-    """As `python benchmarks/x.py` has them."""
+    """As `python benchmarks/x.py` has them; on one thread, because several are many times slower on a busy machine."""
     monkeypatch.syspath_prepend(str(FOLDER))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def write_tiny_config(folder):
@@ -185,3 +189,15 @@ def test_steps_move_what_they_should(tmp_path):
         changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
         assert changed == (moved or {"semantic_stream", "prototype_pool"})
         assert all(p.grad is None for p in trainer.model.parameters())
+
+
+def test_streams_start_from_a_trained_model(tmp_path):
+    import streams
+
+    model = tiny_model(preprocessing={"size": {"height": 64, "width": 64}})
+    model.save_pretrained(tmp_path / "model")
+    args = streams.parser().parse_args(["--model", str(tmp_path / "model"), "--images", "1"])
+    prepared, _, plain = streams.prepare(tmp_path, args)
+    for name, value in model.named_parameters():
+        assert torch.equal(prepared.get_parameter(name), value)
+    assert plain[0]["pixel_values"].shape == (3, 64, 64) and len(prepared.vocabulary) == 180
