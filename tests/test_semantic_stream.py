@@ -8,8 +8,7 @@ import torch
 from tiny_models import NAMES, tiny_batch, tiny_config, tiny_model
 
 from decodetr import PrototypePool, Vocabulary
-from decodetr.modeling_decodetr.modeling_decodetr import _boxes_on_canvas
-from decodetr.modeling_decodetr.semantic_stream import RegionPooling, SemanticStream, fuse_scores
+from decodetr.modeling_decodetr.semantic_stream import RegionPooling, SemanticStream, boxes_on_canvas, fuse_scores
 
 BOXES = torch.tensor(
     [
@@ -99,9 +98,9 @@ def test_boxes_on_a_padded_canvas():
     mask[0, :30, :40] = 1
     mask[1] = 1
     boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.4]], [[0.5, 0.5, 0.2, 0.4]]])
-    on_canvas = _boxes_on_canvas(boxes, mask)
+    on_canvas = boxes_on_canvas(boxes, mask)
     assert torch.allclose(on_canvas[0, 0], torch.tensor([0.25, 0.375, 0.1, 0.3]))
-    assert torch.equal(on_canvas[1], boxes[1]) and _boxes_on_canvas(boxes, None) is boxes
+    assert torch.equal(on_canvas[1], boxes[1]) and boxes_on_canvas(boxes, None) is boxes
 
 
 @pytest.mark.parametrize("family", ["rt_detr_v2", "detr", "rf_detr"])
