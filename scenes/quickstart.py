@@ -17,8 +17,8 @@ _CONFIG = Path(__file__).parent.parent / "hub_cards" / "decodetr-scenes" / "conf
 _SETTINGS = {
     "train_images": (2400, "scenes to train on"),
     "val_images": (160, "scenes to evaluate on"),
-    "steps": (750, "optimizer steps of both streams together"),
-    "semantic_steps": (1000, "further steps of the semantic stream over cached features"),
+    "steps": (950, "optimizer steps of both streams together"),
+    "semantic_steps": (1200, "further steps of the semantic stream over cached features"),
 }
 
 
@@ -163,7 +163,8 @@ def _draw_curves(output):
                 axis.plot(*zip(*points), label=label)
         axis.set(title=title, xlabel="optimizer step", ylim=(0, None))
         axis.grid(alpha=0.3)
-    axes[1].legend()
+    if axes[1].lines:
+        axes[1].legend()
     figure.savefig(output / "curves.png", dpi=110)
     pyplot.close(figure)
 
