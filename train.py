@@ -36,6 +36,8 @@ class DeCoDetrTrainingArguments(TrainingArguments):
         streams (`str`): "joint", "localization" (the semantic stream is frozen) or "semantic" (the detector is
             frozen).
         cache_features (`bool`): with "semantic": run the detector once, then train over its cached features.
+        cache_views (`int`): passes over the images when features are cached; those after the first see augmented
+            images.
         align_weight_start (`float`), align_weight_end (`float`, default: the config's `align_weight`): end points of
             lambda_align(t), which rises as half a cosine over the run (PAPER.md 3.2; the end points are ours).
         semantic_learning_rate, backbone_learning_rate (`float`, default: `learning_rate`): per parameter group.
@@ -46,6 +48,7 @@ class DeCoDetrTrainingArguments(TrainingArguments):
 
     streams: str = field(default="joint", metadata={"help": "joint, localization or semantic"})
     cache_features: bool = field(default=False, metadata={"help": "semantic: train over cached detector features"})
+    cache_views: int = field(default=1, metadata={"help": "cached passes, all but the first augmented"})
     align_weight_start: float = field(default=0.0, metadata={"help": "lambda_align at the first step"})
     align_weight_end: float | None = field(default=None, metadata={"help": "lambda_align at the last step"})
     semantic_learning_rate: float | None = field(default=None, metadata={"help": "of the semantic stream"})
@@ -66,6 +69,8 @@ class DeCoDetrTrainingArguments(TrainingArguments):
             raise ValueError(f"streams must be one of {', '.join(STREAMS)}, got {self.streams!r}.")
         if self.cache_features and self.streams != "semantic":
             raise ValueError("cache_features=True needs streams='semantic': the other streams train the detector.")
+        if self.cache_views < 1:
+            raise ValueError(f"cache_views must be at least 1, got {self.cache_views}.")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be False: it would drop the labels.")
         if self.n_gpu > 1:
@@ -93,6 +98,7 @@ class DeCoDetrTrainer(Trainer):
         model: its vocabulary holds the training names.
         args ([`DeCoDetrTrainingArguments`]).
         train_dataset, eval_dataset ([`DetectionDataset`]): `class_labels` of training data index the training names.
+            With `cache_features`, `train_dataset` may also be a [`FeatureCache`] of the same detector and names.
         processing_class ([`DeCoDetrImageProcessor`]): post-processes detections in evaluation and is saved with
             the model.
         deployment_vocabulary ([`Vocabulary`], *optional*): the names of evaluation and of the saved model; default:
@@ -117,14 +123,16 @@ class DeCoDetrTrainer(Trainer):
         self.novel_names = novel_names
         _freeze(model, args.streams)
         if args.cache_features and train_dataset is not None:
-            model.to(args.device)
-            train_dataset = FeatureCache.build(
-                model,
-                train_dataset,
-                data_collator or detection_collate,
-                batch_size=args.per_device_eval_batch_size,
-                num_workers=args.dataloader_num_workers,
-            )
+            if not isinstance(train_dataset, FeatureCache):
+                model.to(args.device)
+                train_dataset = FeatureCache.build(
+                    model,
+                    train_dataset,
+                    data_collator or detection_collate,
+                    batch_size=args.per_device_eval_batch_size,
+                    num_workers=args.dataloader_num_workers,
+                    views=args.cache_views,
+                )
             self._train_collate = feature_collate
         else:
             self._train_collate = data_collator or detection_collate
@@ -153,16 +161,17 @@ class DeCoDetrTrainer(Trainer):
         """lambda_align(t) of PAPER.md 3.2 at the current step: half a cosine from start to end."""
         start, end = self.args.align_weight_start, self.args.align_weight_end
         if end is None:
-            end = self.accelerator.unwrap_model(self.model).config.align_weight
+            end = self.model.config.align_weight
         progress = min(self.state.global_step / max(self.state.max_steps - 1, 1), 1.0)
         return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """L_det + lambda_KL L_distill + lambda_align(t) L_align of the chosen streams (PAPER.md 3.1)."""
-        bare = self.accelerator.unwrap_model(model)
+        bare = self.model  # what `model` wraps on several processes
         if self.args.streams == "semantic":
-            bare.detector.eval()  # Trainer calls model.train(); a frozen detector keeps its statistics and no dropout
-        outputs = model(**inputs)
+            if bare.detector.training:
+                bare.detector.eval()  # Trainer calls model.train(); what is frozen keeps its statistics
+        outputs = model(**inputs, localization_only=self.args.streams == "localization")
         terms = dict(outputs.loss_dict)
         loss = 0.0
         if self.args.streams != "semantic":
@@ -184,7 +193,7 @@ class DeCoDetrTrainer(Trainer):
             means = self.accelerator.gather(means[None]).mean(0).tolist()
             logs.update(zip(names, means))
             logs["align_weight"] = self.align_weight()
-            model = self.accelerator.unwrap_model(self.model)
+            model = self.model
             if self.args.streams != "localization" and model.config.pool_update != "frozen":
                 logs["pool_mean_cosine"] = model.prototype_pool.mean_cosine()
             self._term_sums.clear(), self._term_counts.clear()
@@ -226,7 +235,7 @@ class DeCoDetrTrainer(Trainer):
         for semantic, limit in ((False, self.args.max_grad_norm), (True, self.args.semantic_max_grad_norm)):
             parameters = [
                 p
-                for name, p in self.accelerator.unwrap_model(model).named_parameters()
+                for name, p in self.model.named_parameters()
                 if (_stream(name) == "semantic") == semantic and p.grad is not None
             ]
             if parameters:
@@ -255,14 +264,14 @@ class DeCoDetrTrainer(Trainer):
         if self.accelerator.num_processes > 1:
             dist.all_reduce(sums)
             dist.all_reduce(mass)
-        self.accelerator.unwrap_model(self.model).update_prototypes(sums, mass)
+        self.model.update_prototypes(sums, mass)
 
     # Vocabulary life cycle: training names in training, deployment names in evaluation and in everything that is saved
 
     @contextlib.contextmanager
     def deployed(self):
         """Inside, the model has the deployment names."""
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.model
         if self.deployment_vocabulary is None:
             yield model
             return

@@ -25,19 +25,38 @@ def add_arguments(parser):
         "--val-annotations", help="annotation file, or none (default DATA/annotations/val.json, if it exists)"
     )
     parser.add_argument(
-        "--names-split", help='JSON {"base": {id: name}, "novel": {...}} (default DATA/names.json, if any)'
+        "--names-split",
+        help='JSON {"base": {id: name}, "novel": {...}}, or none (default DATA/names.json, if any): only annotations '
+        "of base names are trained on, and evaluation reports both groups",
     )
     parser.add_argument("--output_dir", "--output-dir", required=True, help="checkpoints and the trained model")
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--model", help="start from a saved DeCo-DETR")
     start.add_argument("--detector", help="start from a saved DETR-family detector")
     start.add_argument("--config", help="start from a DeCoDetrConfig in JSON or YAML, random weights")
+    parser.add_argument(
+        "--reset-semantics",
+        action="store_true",
+        help="with --model: keep its detector and start the semantic stream anew, for another pool or teacher",
+    )
     parser.add_argument("--regions", help="regions data set (Parquet shards) of the training images")
     parser.add_argument("--pool", help="prototype pool folder")
     parser.add_argument("--vocabulary", help="vocabulary folder with the training names (default: the model's names)")
     parser.add_argument("--deploy-vocabulary", help="vocabulary folder of evaluation and of the saved model")
     parser.add_argument("--image-size", type=int, help="train on squares of this side in pixels")
     parser.add_argument("--no-augmentation", action="store_true", help="no flip, scale, crop or colour changes")
+    parser.add_argument("--blur", type=float, default=0.0, help="augment by Gaussian blur of a radius up to this")
+    parser.add_argument("--noise", type=float, default=0.0, help="augment by Gaussian noise up to this (of 0..255)")
+
+
+def names_split_file(data, names_split=None):
+    """The names split of a command: `names_split` if given, else DATA/names.json; None without one or for "none"."""
+    if names_split == "none":
+        return None
+    file = Path(names_split or Path(data) / "names.json")
+    if names_split and not file.is_file():
+        raise FileNotFoundError(f"--names-split {file}: no such file; give the JSON file of base and novel names")
+    return file if file.is_file() else None
 
 
 def run(args):
@@ -47,6 +66,7 @@ def run(args):
     from decodetr.eval import read_split
     from decodetr.modeling_decodetr import Vocabulary
     from decodetr.processing import CocoAnnotations, DetectionAugmentation, DetectionDataset, RegionTable
+    from decodetr.processing.shipped import resolve
     from decodetr.train import DeCoDetrTrainer, DeCoDetrTrainingArguments
 
     parser = transformers.HfArgumentParser(DeCoDetrTrainingArguments)
@@ -55,34 +75,38 @@ def run(args):
     data = Path(args.data)
     train_file = Path(args.train_annotations or data / "annotations" / "train.json")
     val_file = Path(args.val_annotations or data / "annotations" / "val.json")
-    split_file = Path(args.names_split or data / "names.json")
+    split_file = names_split_file(data, args.names_split)
+    base, novel = read_split(split_file) if split_file else (None, None)
     coco = CocoAnnotations.load(train_file)
+    if base is not None:
+        coco = coco.select(base)
     model, processor = _start(args)
     if args.pool:
         from decodetr import PrototypePool
 
-        known = Vocabulary.from_pretrained(args.vocabulary) if args.vocabulary else None
-        model.set_pool(PrototypePool.from_pretrained(args.pool), known)
+        known = Vocabulary.from_pretrained(resolve(args.vocabulary)) if args.vocabulary else None
+        model.set_pool(PrototypePool.from_pretrained(resolve(args.pool)), known)
     elif args.vocabulary:
-        model.set_vocabulary(Vocabulary.from_pretrained(args.vocabulary))
-    deployed = Vocabulary.from_pretrained(args.deploy_vocabulary) if args.deploy_vocabulary else model.vocabulary
+        model.set_vocabulary(Vocabulary.from_pretrained(resolve(args.vocabulary)))
+    deployed = model.vocabulary
+    if args.deploy_vocabulary:
+        deployed = Vocabulary.from_pretrained(resolve(args.deploy_vocabulary))
     model.set_vocabulary(model.vocabulary.select(coco.names))
     regions = RegionTable.load(args.regions) if args.regions else None
-    augmented = not (args.no_augmentation or training.cache_features)
+    augmented = not (args.no_augmentation or (training.cache_features and training.cache_views == 1))
+    augmentation = DetectionAugmentation(training.seed, blur=args.blur, noise=args.noise) if augmented else None
     train_dataset = DetectionDataset(
         coco,
         processor,
         model.vocabulary.names,
         regions=regions,
-        augmentation=DetectionAugmentation(training.seed) if augmented else None,
+        augmentation=augmentation,
     )
-    eval_dataset, novel = None, None
+    eval_dataset = None
     if val_file.exists():
         eval_dataset = DetectionDataset(
             CocoAnnotations.load(val_file), processor, deployed.names, skip_unknown_names=True
         )
-        if split_file.exists():
-            novel = read_split(split_file)[1]
     model.config.training_info = {**(model.config.training_info or {}), "training_names": coco.names}
     trainer = DeCoDetrTrainer(
         model,
@@ -115,17 +139,24 @@ def run(args):
 def _start(args):
     """Model and image processor of the chosen starting point."""
     from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
+    from decodetr.processing.shipped import resolve
 
+    if args.reset_semantics and not args.model:
+        raise ValueError("--reset-semantics needs --model: the other starting points have no trained semantic stream.")
     if args.model:
-        model = DeCoDetrForObjectDetection.from_pretrained(args.model)
-        processor = DeCoDetrImageProcessor.from_pretrained(args.model)
+        folder = resolve(args.model)
+        model = DeCoDetrForObjectDetection.from_pretrained(folder)
+        processor = DeCoDetrImageProcessor.from_pretrained(folder)
+        if args.reset_semantics:
+            fresh = DeCoDetrForObjectDetection(model.config)
+            model.semantic_stream.load_state_dict(fresh.semantic_stream.state_dict())
     elif args.detector:
         artifacts = {}
         if args.pool or args.vocabulary:
             from decodetr import PrototypePool, Vocabulary
 
-            artifacts["pool"] = PrototypePool.from_pretrained(args.pool) if args.pool else None
-            artifacts["vocabulary"] = Vocabulary.from_pretrained(args.vocabulary) if args.vocabulary else None
+            artifacts["pool"] = PrototypePool.from_pretrained(resolve(args.pool)) if args.pool else None
+            artifacts["vocabulary"] = Vocabulary.from_pretrained(resolve(args.vocabulary)) if args.vocabulary else None
         model = DeCoDetrForObjectDetection.from_detector(args.detector, **artifacts)
         processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
     else:

@@ -37,6 +37,9 @@ class DeCoDetrConfig(PreTrainedConfig):
         class_agnostic (`bool`, defaults to `True`):
             The detector learns one class, "object". `False` is the paper's variant: the detector classifies the
             training names, which must then be `detector_config.id2label`.
+        nms_iou (`float`, *optional*): at inference, a query whose box overlaps that of a more certain query by more
+            than this IoU scores 0. None, the default: as the detector finds them, since a DETR that was trained to
+            the end leaves no duplicates; a small one trained for minutes does (docs/scenes.md has the measurement).
         embedding_dim (`int`, defaults to 512): d, the width of CLIP's projection space.
         num_coarse_prototypes (`int`, defaults to 1203): M1 (PAPER.md 1.5).
         num_fine_prototypes (`int`, defaults to 4800): M2 (PAPER.md 1.6). M = M1 + M2 prototypes must be at least 1.
@@ -45,6 +48,9 @@ class DeCoDetrConfig(PreTrainedConfig):
         teacher_temperature (`float`, defaults to 0.07): tau of PAPER.md 2.5 and 2.8 (the paper's value).
         name_temperature (`float`, defaults to 0.07): temperature of the predictor's softmax (PAPER.md 2.7), not given
             there.
+        pool_use (`str`, defaults to `"lookup+background"`): what the pool is for. "lookup+background": the enhanced
+            query looks its meaning up in it (PAPER.md 2.4), and the predictor's softmax uses it as background;
+            "background": r_n = MLP(q^); "none": neither. The last two are ablations, without L_distill.
         pool_update (`str`, defaults to `"stable"`): "stable", "literal" (PAPER.md 3.5 to the letter) or "frozen".
         pool_momentum (`float`, defaults to 0.99): gamma of PAPER.md 3.5 (the paper's value), in [0, 1].
         pool_temperature (`float`, defaults to 0.01): temperature of the soft assignment of "stable" (DESIGN.md 3: tau
@@ -60,6 +66,8 @@ class DeCoDetrConfig(PreTrainedConfig):
         semantic_inputs (`str`, defaults to `"query+region"`): "query" (the paper) or "query+region" (DESIGN.md 5).
         region_channels (`int`, defaults to 32): channels to which each feature map is projected before pooling.
         region_grid (`int`, defaults to 4): a box is sampled at region_grid x region_grid points of each map.
+        region_pixels (`int`, defaults to 0): with P > 0 a P x P thumbnail of the box is sampled from the image too,
+            for detectors whose maps leave out what names are about (docs/model.md has the measurement).
         semantic_hidden_dim (`int`, *optional*): hidden width of the semantic stream's MLPs; default `embedding_dim`.
         prototype_captions (`list[str]`, *optional*): representative caption per prototype, M of them.
         pool_info (`dict`, *optional*): where the pool came from (encoder, captioner, delta, seed, ...).
@@ -78,12 +86,14 @@ class DeCoDetrConfig(PreTrainedConfig):
 
     detector_config: dict | PreTrainedConfig | None = None
     class_agnostic: bool = True
+    nms_iou: float | int | None = None
     embedding_dim: int = 512
     num_coarse_prototypes: int = 1203
     num_fine_prototypes: int = 4800
     assignment_temperature: float | int = 0.07
     teacher_temperature: float | int = 0.07
     name_temperature: float | int = 0.07
+    pool_use: Literal["lookup+background", "background", "none"] = "lookup+background"
     pool_update: Literal["stable", "literal", "frozen"] = "stable"
     pool_momentum: float | int = 0.99
     pool_temperature: float | int = 0.01
@@ -96,6 +106,7 @@ class DeCoDetrConfig(PreTrainedConfig):
     semantic_inputs: Literal["query", "query+region"] = "query+region"
     region_channels: int = 32
     region_grid: int = 4
+    region_pixels: int = 0
     semantic_hidden_dim: int | None = None
     prototype_captions: list[str] | None = None
     pool_info: dict[str, Any] | None = None
@@ -132,11 +143,18 @@ class DeCoDetrConfig(PreTrainedConfig):
         for name in ("pool_momentum", "annotation_weight", "region_iou_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if self.nms_iou is not None and not 0 < self.nms_iou <= 1:
+            raise ValueError(f"nms_iou must lie in (0, 1] or be None, got {self.nms_iou}.")
         if not -1 <= self.background_threshold <= 1:
             raise ValueError(f"background_threshold is a cosine in [-1, 1], got {self.background_threshold}.")
-        for name in ("distill_weight", "align_weight", "num_coarse_prototypes", "num_fine_prototypes"):
+        for name in "distill_weight align_weight num_coarse_prototypes num_fine_prototypes region_pixels".split():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.pool_use != "lookup+background" and self.distill_weight:
+            raise ValueError(
+                f"pool_use={self.pool_use!r} looks nothing up in the pool, so L_distill has nothing to teach: "
+                f"distill_weight must be 0, got {self.distill_weight}."
+            )
         if self.num_prototypes < 1:
             raise ValueError("num_coarse_prototypes + num_fine_prototypes must be at least 1, got 0.")
         if self.num_labels < 1:

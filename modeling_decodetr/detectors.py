@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 
 
 def _conv_encoder_channels(encoder: nn.Module, config) -> list[int]:
@@ -138,6 +138,22 @@ def objectness_logits(class_logits: torch.Tensor, config) -> torch.Tensor:
     return class_logits.amax(-1)
 
 
+def suppress_duplicates(objectness_logits: torch.Tensor, boxes: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """Non-maximum suppression without a loop, so that it compiles and exports: a query whose box overlaps that of a
+    more certain query of its image by more than the threshold gets a logit of -30, a score of 0.
+
+    Args:
+        objectness_logits (B, N); boxes (B, N, 4), (cx, cy, w, h).
+    """
+    half = boxes[..., 2:].float() / 2
+    low, high = boxes[..., :2] - half, boxes[..., :2] + half
+    overlap = (torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])).clamp(0)
+    intersection, area = overlap.prod(-1), (high - low).prod(-1)
+    iou = intersection / (area[:, :, None] + area[:, None] - intersection).clamp(min=1e-9)
+    more_certain = objectness_logits[:, None] > objectness_logits[:, :, None]  # [b, n, m]: m is surer than n
+    return objectness_logits.masked_fill(((iou > iou_threshold) & more_certain).any(-1), -30.0)
+
+
 def class_labels_of_detector(labels: list[dict], config, names: list[str]) -> list[dict]:
     """Labels as the detector wants them: every object is class 0, or (the paper's variant) the class of its name.
 
@@ -165,6 +181,20 @@ def class_labels_of_detector(labels: list[dict], config, names: list[str]) -> li
         )
     table = torch.tensor([classes.get(name, -1) for name in names], device=labels[0]["class_labels"].device)
     return [{"class_labels": table[label["class_labels"]], "boxes": label["boxes"]} for label in labels]
+
+
+def load_detector(name_or_path, class_agnostic, **hub):
+    """A saved detector of a supported family: (detector, the class names it was trained on). With `class_agnostic`
+    its class head is replaced by one for "object"."""
+    config = AutoConfig.from_pretrained(name_or_path, **hub)
+    detector_family(config)
+    seen = [config.id2label[i] for i in sorted(config.id2label)]
+    if class_agnostic:
+        config.num_labels = 1
+    detector = AutoModelForObjectDetection.from_pretrained(
+        name_or_path, config=config, ignore_mismatched_sizes=class_agnostic, **hub
+    )
+    return detector, seen
 
 
 def detector_preprocessing(name_or_path, config, **hub) -> dict | None:

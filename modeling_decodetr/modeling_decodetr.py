@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForObjectDetection, PreTrainedModel
+from transformers import AutoModelForObjectDetection, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 from transformers.utils import ModelOutput, can_return_tuple
@@ -23,15 +23,17 @@ from .detectors import (
     feature_channels,
     feature_maps,
     feature_module,
+    load_detector,
     objectness_logits,
     query_dim,
     real_queries,
+    suppress_duplicates,
 )
 from .loss_decodetr import alignment_loss, distillation_loss, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
 from .prototype_pool import PrototypePool
 from .semantic_stream import SemanticStream, boxes_on_canvas, fuse_scores
-from .vocabulary import Vocabulary
+from .vocabulary import Vocabulary, describe_encoder, same_encoder
 
 
 @dataclass
@@ -94,7 +96,7 @@ class DeCoDetrPreTrainedModel(PreTrainedModel):
             init.copy_(module.embeddings, F.normalize(torch.randn(module.embeddings.shape), dim=-1))
             init.zeros_(module.log_share)
         elif isinstance(module, SemanticStream):
-            init.ones_(module.background)
+            init.constant_(module.background, self.config.pool_use != "none")
 
 
 class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
@@ -137,6 +139,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         labels: list[dict] | None = None,
         semantic_features: dict | None = None,
         output_prototype_weights: bool = False,
+        localization_only: bool = False,
         **kwargs,
     ) -> DeCoDetrObjectDetectionOutput:
         r"""
@@ -151,6 +154,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             semantic_features (`dict`, *optional*): detached features from [`extract_semantic_features`] instead of
                 pixels: only `loss`, `loss_distill` and `loss_align` are computed.
             output_prototype_weights (`bool`): return w (B, N, M).
+            localization_only (`bool`): leave the semantic stream out: only `pred_boxes`, `objectness_logits` and the
+                detector's losses, with `loss` = loss_det.
 
         Returns:
             [`DeCoDetrObjectDetectionOutput`].
@@ -166,7 +171,17 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
         found, maps = self._localize(pixel_values, pixel_mask, labels, **kwargs)
         queries, boxes, objectness = found["queries"], found["boxes"], found["objectness"]
-        inputs = self._semantic_inputs(queries, maps, boxes, pixel_mask)
+        certain = objectness
+        if self.config.nms_iou is not None and not self.training:
+            certain = suppress_duplicates(objectness, boxes, self.config.nms_iou)
+        if localization_only:
+            return DeCoDetrObjectDetectionOutput(
+                loss=found["losses"].get("loss_det"),
+                loss_dict=found["losses"] or None,
+                pred_boxes=boxes,
+                objectness_logits=certain,
+            )
+        inputs = self._semantic_inputs(queries, maps, pixel_values, boxes, pixel_mask)
         log_weights, embeds = self.semantic_stream(inputs, self.prototype_pool)
         name_log_probs, background = self.semantic_stream.name_log_probs(embeds, self.prototype_pool, self.vocabulary)
 
@@ -180,9 +195,9 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         return DeCoDetrObjectDetectionOutput(
             loss=loss,
             loss_dict=losses,
-            logits=fuse_scores(objectness, name_log_probs),
+            logits=fuse_scores(certain, name_log_probs),
             pred_boxes=boxes,
-            objectness_logits=objectness,
+            objectness_logits=certain,
             semantic_embeds=embeds,
             prototype_weights=log_weights.exp() if output_prototype_weights else None,
         )
@@ -224,13 +239,15 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         """StopGradient of PAPER.md 2.1, unless the ablation switches it off."""
         return tensor.detach() if self.config.gradient_isolation else tensor
 
-    def _semantic_inputs(self, queries, maps, boxes, pixel_mask):
-        """(B, N, C [+ region features]) from queries, feature maps and boxes, cut off from the detector's graph."""
+    def _semantic_inputs(self, queries, maps, pixel_values, boxes, pixel_mask):
+        """(B, N, C [+ region features]) from queries, feature maps, image and boxes, cut off from the detector's
+        graph."""
         queries = self._cut(queries)
         pooling = self.semantic_stream.region_pooling
         if pooling is None:
             return queries
-        regions = pooling([self._cut(m) for m in maps], boxes_on_canvas(boxes.detach(), pixel_mask))
+        canvas = boxes_on_canvas(boxes.detach(), pixel_mask)
+        regions = pooling([self._cut(m) for m in maps], pixel_values.to(queries.dtype), canvas)
         return torch.cat([queries, regions.to(queries.dtype)], dim=-1)
 
     def _supervision(self, boxes, objectness, labels):
@@ -270,7 +287,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
         Returns:
             `list[dict]` of length B with the n supervised queries of each image: `queries` (n, C), `samples`, a list
-            of (n, C_l, grid^2) per feature map (empty for "query"), `names` (n,) and `region_embeds` (n, d).
+            of (n, C_l, points) as [`RegionPooling.sample`] gives them, `names` (n,) and `region_embeds` (n, d).
         """
         found, maps = self._localize(pixel_values, pixel_mask, None)
         targets = self._supervision(found["boxes"], found["objectness"], labels)
@@ -279,15 +296,18 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         canvas = boxes_on_canvas(found["boxes"], pixel_mask)
         features = []
         for b in range(len(labels)):
-            mine = targets["row"] // n == b
-            query = targets["row"][mine] % n
-            samples = [pooling.sample(m[b : b + 1], canvas[b : b + 1, query])[0] for m in maps] if pooling else []
+            rows = targets["row"] // n == b
+            query = targets["row"][rows] % n
+            samples = []
+            if pooling is not None:
+                mine = [m[b : b + 1] for m in maps]
+                samples = pooling.sample(mine, pixel_values[b : b + 1], canvas[b : b + 1, query])
             features.append(
                 {
                     "queries": found["queries"][b, query],
-                    "samples": samples,
-                    "names": targets["names"][mine],
-                    "region_embeds": targets["region_embeds"][mine],
+                    "samples": [some[0] for some in samples],
+                    "names": targets["names"][rows],
+                    "region_embeds": targets["region_embeds"][rows],
                 }
             )
         return features
@@ -343,10 +363,10 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
                 f"the {what} has embeddings of width {artifact.embedding_dim}, the model's space has d = "
                 f"{self.config.embedding_dim}: pool, vocabulary and model must come from the same CLIP model."
             )
-        encoder, other = artifact.info.get("encoder"), (other_info or {}).get("encoder")
-        if encoder and other and encoder != other:
+        if not same_encoder(artifact.info, other_info):
             raise ValueError(
-                f"the {what} was made with encoder {encoder!r}, the model's other table with {other!r}: build both "
+                f"the {what} was made with encoder {describe_encoder(artifact.info)}, the model's other table with "
+                f"{describe_encoder(other_info)}: build both "
                 "with the same one (set_pool(pool, vocabulary=...) swaps both at once)."
             )
 
@@ -380,24 +400,16 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             The model. `DeCoDetrImageProcessor(**model.config.preprocessing)` repeats the detector's preprocessing.
         """
         hub = {"revision": revision, "token": token}
-        detector_config = AutoConfig.from_pretrained(name_or_path, **hub)
-        detector_family(detector_config)
-        seen = [detector_config.id2label[i] for i in sorted(detector_config.id2label)]
-        agnostic = config_fields.get("class_agnostic", True)
-        if agnostic:
-            detector_config.num_labels = 1
-        detector = AutoModelForObjectDetection.from_pretrained(
-            name_or_path, config=detector_config, ignore_mismatched_sizes=agnostic, **hub
-        )
+        detector, seen = load_detector(name_or_path, config_fields.get("class_agnostic", True), **hub)
         if pool is not None:
             fine = int((pool.level == 1).sum())
             config_fields.update(num_coarse_prototypes=len(pool) - fine, num_fine_prototypes=fine)
         for artifact in (pool, vocabulary):
             if artifact is not None:
                 config_fields.setdefault("embedding_dim", artifact.embedding_dim)
-        config_fields.setdefault("preprocessing", detector_preprocessing(name_or_path, detector_config, **hub))
+        config_fields.setdefault("preprocessing", detector_preprocessing(name_or_path, detector.config, **hub))
         info = {"pretrained_detector": str(name_or_path), "pretrained_detector_names": seen}
-        model = cls(DeCoDetrConfig(detector_config=detector_config, training_info=info, **config_fields))
+        model = cls(DeCoDetrConfig(detector_config=detector.config, training_info=info, **config_fields))
         model.detector.load_state_dict(detector.state_dict())
         if pool is not None:
             model.set_pool(pool, vocabulary)

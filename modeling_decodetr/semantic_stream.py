@@ -2,8 +2,10 @@
 4).
 
 Deviations: the stream also reads detached features of the query's region (DESIGN.md 5: query alone reaches 13.5 novel
-AP50 on the trial scenes, query and region 87.5); the predictor scores against stored name embeddings and uses the
-pool as the vocabulary of the background. Everything that decides a score is computed in float32.
+AP50 on the trial scenes, query and region 87.5) and, with `region_pixels`, a thumbnail of it, because the maps of a
+detector that learned boxes alone need not tell what names are about (docs/model.md); the predictor scores against
+stored name embeddings and uses the pool as the vocabulary of the background. Everything that decides a score is
+computed in float32.
 """
 
 import torch
@@ -16,36 +18,59 @@ from .vocabulary import Vocabulary
 
 class RegionPooling(nn.Module):
     """Features of boxes: every map is projected 1 x 1 to a few channels, then sampled bilinearly on a grid in each
-    box."""
+    box; with `pixel_grid`, the image itself is sampled too, and these thumbnails go through three convolutions."""
 
-    def __init__(self, channels: list[int], out_channels: int, grid: int):
+    def __init__(self, channels: list[int], out_channels: int, grid: int, pixel_grid: int = 0):
         super().__init__()
-        self.grid = grid
+        self.grid, self.pixel_grid = grid, pixel_grid
         self.out_features = len(channels) * out_channels * grid**2
         self.projections = nn.ModuleList(nn.Conv2d(c, out_channels, kernel_size=1) for c in channels)
+        self.pixel_encoder = None
+        if pixel_grid:
+            widths = (out_channels // 2, out_channels, 2 * out_channels)
+            layers = []
+            for before, after in zip((3, *widths), widths):
+                layers += [nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1), nn.ReLU()]
+            self.pixel_encoder = nn.Sequential(*layers[:-1])
+            self.out_features += widths[-1] * (-(-pixel_grid // 8)) ** 2
 
-    def sample(self, feature_map, boxes):
-        """Values of (B, C_l, H, W) at grid x grid points in boxes (B, N, 4) (cx, cy, w, h in 0..1): (B, N, C_l,
-        grid^2)."""
-        centres = (torch.arange(self.grid, device=boxes.device) + 0.5) / self.grid - 0.5
-        offsets = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).reshape(-1, 2)
-        points = boxes[..., None, :2] + offsets.to(boxes) * boxes[..., None, 2:]  # (B, N, grid^2, 2)
-        # Border padding makes every sample a convex combination, so that sampling and projecting commute.
-        sampled = F.grid_sample(
-            feature_map, 2 * points.to(feature_map) - 1, padding_mode="border", align_corners=False
-        )
-        return sampled.transpose(1, 2)
+    def sample(self, feature_maps, pixel_values, boxes):
+        """Raw samples of maps (B, C_l, H_l, W_l) and of the image (B, 3, H, W) at a grid of points in boxes (B, N, 4)
+        (cx, cy, w, h in 0..1): a list of (B, N, C_l, grid^2), and with `pixel_grid` (B, N, 3, pixel_grid^2)."""
+        samples = [_sample(feature_map, boxes, self.grid) for feature_map in feature_maps]
+        return samples + ([_sample(pixel_values, boxes, self.pixel_grid)] if self.pixel_grid else [])
 
-    def forward(self, feature_maps, boxes):
-        """(B, N, out_features) for maps (B, C_l, H_l, W_l) and boxes (B, N, 4)."""
-        pooled = [self.sample(project(m), boxes) for project, m in zip(self.projections, feature_maps)]
-        return torch.cat(pooled, dim=2).flatten(2)
+    def forward(self, feature_maps, pixel_values, boxes):
+        """(B, N, out_features) for maps (B, C_l, H_l, W_l), the image (B, 3, H, W) and boxes (B, N, 4)."""
+        pooled = [_sample(project(m), boxes, self.grid) for project, m in zip(self.projections, feature_maps)]
+        pooled = [part.flatten(2) for part in pooled]
+        if self.pixel_grid:
+            thumbnails = _sample(pixel_values, boxes, self.pixel_grid).flatten(0, 1)
+            pooled.append(self._encode(thumbnails).unflatten(0, boxes.shape[:2]).to(pooled[0].dtype))
+        return torch.cat(pooled, dim=2)
 
     def project_samples(self, samples):
-        """The same features from raw samples, a list of (n, C_l, grid^2) as [`RegionPooling.sample`] gives them: (n,
-        F)."""
-        projected = [F.conv1d(s, p.weight[..., 0], p.bias) for p, s in zip(self.projections, samples)]
-        return torch.cat(projected, dim=1).flatten(1)
+        """The same features from raw samples, a list of (n, C_l, points) as [`RegionPooling.sample`] gives them: (n,
+        out_features)."""
+        projected = [F.conv1d(s, p.weight[..., 0], p.bias).flatten(1) for p, s in zip(self.projections, samples)]
+        if self.pixel_grid:
+            projected.append(self._encode(samples[-1]))
+        return torch.cat(projected, dim=1)
+
+    def _encode(self, thumbnails):
+        """(n, F) of (n, 3, pixel_grid^2)."""
+        side = self.pixel_grid
+        return self.pixel_encoder(thumbnails.unflatten(2, (side, side))).flatten(1)
+
+
+def _sample(feature_map, boxes, grid):
+    """Values of (B, C, H, W) at grid x grid points in boxes (B, N, 4): (B, N, C, grid^2)."""
+    centres = (torch.arange(grid, device=boxes.device) + 0.5) / grid - 0.5
+    offsets = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).reshape(-1, 2)
+    points = boxes[..., None, :2] + offsets.to(boxes) * boxes[..., None, 2:]  # (B, N, grid^2, 2)
+    # Border padding makes every sample a convex combination, so that sampling and projecting commute.
+    sampled = F.grid_sample(feature_map, 2 * points.to(feature_map) - 1, padding_mode="border", align_corners=False)
+    return sampled.transpose(1, 2)
 
 
 def boxes_on_canvas(boxes, pixel_mask):
@@ -65,15 +90,18 @@ class SemanticStream(nn.Module):
         self.assignment_temperature = config.assignment_temperature
         self.name_temperature = config.name_temperature
         self.background_threshold = config.background_threshold
+        self.pool_use = config.pool_use
         self.region_pooling = None
         if config.semantic_inputs == "query+region":
-            self.region_pooling = RegionPooling(map_channels, config.region_channels, config.region_grid)
+            self.region_pooling = RegionPooling(
+                map_channels, config.region_channels, config.region_grid, config.region_pixels
+            )
             query_dim = query_dim + self.region_pooling.out_features
         self.input_projection = _mlp(query_dim, hidden, d)  # h_theta
         self.residual = _mlp(d, hidden, d)
         self.predictor = nn.Linear(d, d)  # g_phi
         # Which prototypes stand for none of the names; recomputed by `refresh_background`.
-        self.register_buffer("background", torch.ones(config.num_prototypes, dtype=torch.bool))
+        self.register_buffer("background", torch.full((config.num_prototypes,), config.pool_use != "none"))
 
     def forward(self, inputs, pool: PrototypePool):
         """From detached inputs to what is compared with names.
@@ -84,12 +112,14 @@ class SemanticStream(nn.Module):
 
         Returns:
             log_weights (..., M) float32: log w of PAPER.md 2.3.
-            semantic_embeds (..., d): r_n of PAPER.md 2.4.
+            semantic_embeds (..., d): r_n of PAPER.md 2.4; the residual alone where the pool is not for lookup.
         """
         projected = self.input_projection(inputs)
         with torch.autocast(projected.device.type, enabled=False):
             log_weights, looked_up = pool.lookup(projected, self.assignment_temperature)
         residual = self.residual(projected)
+        if self.pool_use != "lookup+background":
+            return log_weights, residual
         return log_weights, looked_up.to(residual.dtype) + residual
 
     def name_log_probs(self, semantic_embeds, pool: PrototypePool, vocabulary: Vocabulary):
@@ -115,7 +145,7 @@ class SemanticStream(nn.Module):
         """Mark the prototypes that stand for none of the names: cosine to every name below the threshold."""
         prototypes = F.normalize(pool.prototypes, dim=-1)
         closest = torch.cat([(rows @ vocabulary.embeddings.T).amax(-1) for rows in prototypes.split(1024)])
-        self.background = closest < self.background_threshold
+        self.background = (closest < self.background_threshold) & (self.pool_use != "none")
 
 
 def fuse_scores(objectness_logits, log_probs):

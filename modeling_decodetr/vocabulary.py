@@ -1,13 +1,14 @@
 """Vocabulary: the swappable table of name embeddings against which the predictor scores (PAPER.md 2.7).
 
 The paper's fixed R^d -> R^K head would need the novel names at training time; stored embeddings do not, and swapping
-names is a copy of a tensor. No text encoder is loaded to use one.
+names is a copy of a tensor. No text encoder is loaded to use one; `Vocabulary.from_text_model` loads one to make one.
 """
 
 import difflib
 
 import torch
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from .embedding_artifact import EmbeddingArtifact, check_embeddings
 
@@ -19,7 +20,7 @@ class Vocabulary(EmbeddingArtifact):
         names (`list[str]` of length K): exactly the strings that detections will carry; any characters, duplicates
             allowed.
         embeddings (`torch.Tensor` of shape (K, d)): normalised to unit rows here.
-        info (`dict`, *optional*): provenance (encoder, revision, templates).
+        info (`dict`, *optional*): provenance (encoder, encoder_revision, encoder_fingerprint, templates).
 
     Rows that are equal, as those of duplicate names are, share one place in the softmax, so that a name does not lose
     score by being listed twice; each duplicate gets the full score.
@@ -52,6 +53,61 @@ class Vocabulary(EmbeddingArtifact):
             log_share = torch.zeros(len(self.names), device="meta")
         self.register_buffer("embeddings", embeddings)
         self.register_buffer("log_share", log_share)
+
+    @classmethod
+    def from_text_model(
+        cls,
+        names,
+        model,
+        templates=("a photo of a {}.",),
+        *,
+        tokenizer=None,
+        revision=None,
+        token=None,
+        batch_size=256,
+        progress=False,
+    ) -> "Vocabulary":
+        """Embed names with the text encoder of a CLIP-like model: the unit mean of each name's filled templates.
+
+        Args:
+            names (`list[str]` of length K).
+            model (`str`, `Path` or a model with `get_text_features`): folder or Hub name, loaded on the CPU, or a
+                loaded model in evaluation mode, together with its `tokenizer`.
+            templates (`list[str]` or `str`): prompts with `{}` where the name goes.
+            revision, token: for the Hub.
+            batch_size (`int`): prompts encoded at a time.
+            progress (`bool`): show a bar.
+
+        Returns:
+            [`Vocabulary`] with embeddings (K, d), d the model's projection width; `info` says which encoder (name,
+            revision, fingerprint) and templates made it.
+
+        Raises:
+            ValueError: names or templates that cannot be used, a model without text features, a loaded model without
+                tokenizer or in training mode.
+            OSError: from transformers, when there is no such model.
+        """
+        from .text_encoder import encode_texts, encoder_info, fill_template, load_text_model
+
+        names = _checked_names(names)
+        templates = [templates] if isinstance(templates, str) else list(templates or [])
+        if not templates or not all(isinstance(template, str) for template in templates):
+            raise ValueError(f"templates must be strings such as 'a photo of a {{}}.', got {templates!r}.")
+        prompts = [[fill_template(template, name) for name in names] for template in templates]
+        if isinstance(model, torch.nn.Module):
+            if tokenizer is None or model.training:
+                problem = (
+                    "has no tokenizer; give tokenizer=" if tokenizer is None else "is in training mode; call .eval()"
+                )
+                raise ValueError(f"the loaded {type(model).__name__} {problem}.")
+        else:
+            model, loaded_tokenizer = load_text_model(model, revision=revision, token=token)
+            tokenizer = loaded_tokenizer if tokenizer is None else tokenizer
+        several = len(prompts) > 1  # then one bar over the templates, else one over the names
+        total = 0
+        for texts in tqdm(prompts, desc="templates", disable=not (progress and several)):
+            total = total + encode_texts(texts, model, tokenizer, batch_size, progress=progress and not several)
+        return cls(names, F.normalize(total, dim=-1), {**encoder_info(model), "templates": templates})
 
     def __len__(self):
         return len(self.names)
@@ -93,6 +149,25 @@ class Vocabulary(EmbeddingArtifact):
         if "embeddings" not in tensors:
             raise ValueError("tensor embeddings is missing; build the vocabulary again.")
         return cls(metadata.get("names"), tensors["embeddings"], info)
+
+
+def same_encoder(info, other) -> bool:
+    """Whether two tables with this provenance (dicts or None) can come from one embedding space.
+
+    Fingerprints decide where both have one, because the same encoder may be a path here and a Hub name there; else the
+    encoders' names do. Unknown provenance fits everything.
+    """
+    info, other = info or {}, other or {}
+    for key in ("encoder_fingerprint", "encoder"):
+        if info.get(key) and other.get(key):
+            return info[key] == other[key]
+    return True
+
+
+def describe_encoder(info) -> str:
+    """The encoder of a table's provenance in words, with its fingerprint if it is known."""
+    name, fingerprint = (info or {}).get("encoder"), (info or {}).get("encoder_fingerprint")
+    return f"{name!r} (fingerprint {fingerprint})" if fingerprint else repr(name)
 
 
 def _checked_names(names) -> list[str]:

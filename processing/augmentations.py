@@ -1,4 +1,4 @@
-"""Augmentations of training images: flip, scale, crop, colour; object boxes and region boxes move together.
+"""Augmentations of training images: flip, scale, crop, colour, blur, noise; object and region boxes move together.
 
 Flip mirrors left to right. Scale and crop choose one window of the image, in one step: a scale above 1 looks at a part
 of the image, below 1 the image lies on a larger grey canvas; a crop then takes a part of that. Nothing is resampled
@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter
 
 _WINDOW_TRIES = 10
 _ASPECTS = (3 / 4, 4 / 3)  # of the crop, relative to the image
@@ -34,13 +34,29 @@ class DetectionAugmentation:
         crop (float): probability of a crop.
         crop_area (tuple[float, float]): range of the crop's share of the area.
         colour (float): brightness, contrast and saturation are scaled by up to 1 -+ colour; 0 for none.
+        blur (float): Gaussian blur of a radius up to this, in pixels; 0 for none.
+        noise (float): Gaussian noise of a standard deviation up to this, of 0..255; 0 for none.
         min_visible (float): share of a box's area that must stay visible for the box to be kept, above 0 up to 1.
     """
 
-    def __init__(self, seed, flip=0.5, scale=(0.8, 1.4), crop=0.3, crop_area=(0.4, 1.0), colour=0.2, min_visible=0.3):
+    def __init__(
+        self,
+        seed,
+        flip=0.5,
+        scale=(0.8, 1.4),
+        crop=0.3,
+        crop_area=(0.4, 1.0),
+        colour=0.2,
+        blur=0.0,
+        noise=0.0,
+        min_visible=0.3,
+    ):
         for name, value in (("flip", flip), ("crop", crop), ("colour", colour)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {value}")
+        for name, value in (("blur", blur), ("noise", noise)):
+            if not value >= 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
         if not 0 < min_visible <= 1:
             raise ValueError(f"min_visible must be above 0 and at most 1, got {min_visible}")
         if not 0 < scale[0] <= scale[1]:
@@ -55,6 +71,8 @@ class DetectionAugmentation:
         self.crop = crop
         self.crop_area = tuple(crop_area)
         self.colour = colour
+        self.blur = blur
+        self.noise = noise
         self.min_visible = min_visible
 
     def __call__(self, image, boxes, *, epoch, image_id):
@@ -87,6 +105,11 @@ class DetectionAugmentation:
         if self.colour:
             for enhancer, factor in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), colours):
                 image = enhancer(image).enhance(float(factor))
+        if self.blur:
+            image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, self.blur)))
+        if self.noise:
+            pixels = np.asarray(image) + rng.normal(0, rng.uniform(0, self.noise), (image.height, image.width, 3))
+            image = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
         return image, boxes, keep
 
     def _window(self, rng, width, height):

@@ -7,6 +7,7 @@ Boxes refer to the pixels as they are stored in the image file, as in COCO itsel
 annotated images (docs/data.md).
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from decodetr.processing.coco_checks import read_annotations, read_categories, read_images, read_json, short
+
+logger = logging.getLogger(__name__)
 
 
 class AnnotationIndex(Mapping):
@@ -113,6 +116,39 @@ class CocoAnnotations:
         columns = read_annotations(file, data["annotations"], images, category_ids)
         index = AnnotationIndex([image["image_id"] for image in images], *columns)
         return cls(file, folder, names, category_ids, images, index)
+
+    def select(self, names):
+        """
+        A new CocoAnnotations with the categories `names` and their annotations only; all images stay.
+
+        Names come in the order of `names`, so that what follows depends on neither the ids nor the presence of the
+        others. Names that the file lacks are left out.
+
+        Raises:
+            ValueError: the file has none of the names.
+        """
+        category_of = {name: category for category, name in enumerate(self.names)}
+        kept = [name for name in dict.fromkeys(names) if name in category_of]
+        if not kept:
+            raise ValueError(
+                f"{self.file}: expected categories such as {list(names)[:3]}, got {self.names[:3]}; give the names "
+                "split that belongs to this file"
+            )
+        new_category = np.full(len(self.names), -1, dtype=np.int64)
+        new_category[[category_of[name] for name in kept]] = np.arange(len(kept))
+        index = self.annotations_by_image
+        categories = new_category[index.column("category")]
+        rows = np.flatnonzero(categories >= 0)
+        logger.info(
+            "%s: kept %d of %d names and %d of %d annotations",
+            self.file, len(kept), len(self.names), len(rows), len(categories),
+        )  # fmt: skip
+        columns = [index.column(name)[rows] for name in ("id", "bbox", "area", "iscrowd")]
+        columns.insert(1, categories[rows])
+        image_rows = np.repeat(np.arange(len(index)), np.diff(index._offsets))[rows]
+        selected = AnnotationIndex([image["image_id"] for image in self.images], image_rows, *columns)
+        category_ids = [self.category_ids[category_of[name]] for name in kept]
+        return CocoAnnotations(self.file, self.image_folder, kept, category_ids, self.images, selected)
 
     def to_dataset(self):
         """

@@ -1,4 +1,4 @@
-"""Annotated pictures: boxes and readable names, drawn with supervision's annotators.
+"""Annotated pictures: boxes and readable names, drawn with supervision's annotators, and a panel that explains them.
 
 Small images are enlarged first, because a label of legible size would otherwise cover the object; the font is DejaVu
 Sans, which comes with matplotlib and has accents, Greek and Cyrillic (for other scripts give a font file).
@@ -8,9 +8,10 @@ import warnings
 from pathlib import Path
 
 SMALL = 640  # pixels: images whose longer side is shorter are enlarged by a whole factor
+MOST_EXPLAINED = 8  # detections in the panel of a picture
 
 
-def draw_detections(image, boxes, names, scores, font_path=None):
+def draw_detections(image, boxes, names, scores, font_path=None, numbered=False):
     """A new picture with boxes and "name score" labels.
 
     Args:
@@ -19,19 +20,16 @@ def draw_detections(image, boxes, names, scores, font_path=None):
         names: n strings.
         scores: n floats in 0..1.
         font_path: TrueType file; default DejaVu Sans.
+        numbered: put the number of the detection, from 1, before its name.
 
     Returns:
         PIL RGB image, a whole multiple of the size of `image`. Equal names have equal colours within a picture; the
         best detections are drawn last, on top.
     """
-    import matplotlib
     import numpy as np
     from PIL import Image
 
-    with warnings.catch_warnings():  # its notice that it draws without OpenCV is of no use to ours
-        warnings.filterwarnings("ignore", message="OpenCV")
-        import supervision as sv
-
+    sv = _supervision()
     factor = max(1, SMALL // max(image.size))
     canvas = image.convert("RGB")
     if factor > 1:
@@ -39,25 +37,119 @@ def draw_detections(image, boxes, names, scores, font_path=None):
     if len(names) == 0:
         return canvas.copy()
     order = np.argsort(np.asarray(scores, dtype=np.float32), kind="stable")
-    color_of_name = {name: number for number, name in enumerate(dict.fromkeys(names))}
     detections = sv.Detections(
         xyxy=np.asarray(boxes, dtype=np.float32).reshape(-1, 4)[order] * factor,
         confidence=np.asarray(scores, dtype=np.float32)[order],
-        class_id=np.array([color_of_name[names[i]] for i in order]),
+        class_id=np.array(_color_numbers(names))[order],
     )
     palette = sv.ColorPalette.DEFAULT
     # Black on light colours, white on dark ones, by the luma of ITU-R BT.601.
     text = ["#000000" if 0.299 * c.r + 0.587 * c.g + 0.114 * c.b > 140 else "#ffffff" for c in palette.colors]
-    font_path = font_path or Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    size = max(13, round(0.018 * max(canvas.size)))
+    size = _font_size(canvas)
     thickness = sv.calculate_optimal_line_thickness(canvas.size)
     canvas = sv.BoxAnnotator(palette, thickness=thickness).annotate(canvas, detections)
     labels = sv.RichLabelAnnotator(
         palette,
         text_color=sv.ColorPalette.from_hex(text),
-        font_path=str(font_path),
+        font_path=str(font_path or _default_font()),
         font_size=size,
         text_padding=max(2, size // 5),
         smart_position=True,  # labels neither overlap nor leave the picture
     )
-    return labels.annotate(canvas, detections, labels=[f"{names[i]} {scores[i]:.2f}" for i in order])
+    texts = [f"{i + 1}. {names[i]} {scores[i]:.2f}" if numbered else f"{names[i]} {scores[i]:.2f}" for i in order]
+    return labels.annotate(canvas, detections, labels=texts)
+
+
+def draw_explanations(picture, names, scores, prototypes, font_path=None):
+    """The picture of `draw_detections(..., numbered=True)` with a panel of the prototypes behind its detections.
+
+    Args:
+        picture: PIL RGB image.
+        names, scores: of the n detections, best first.
+        prototypes: n lists of {"index", "caption", "weight", ...}, as `explain_detections` gives them.
+        font_path: as for `draw_detections`.
+
+    Returns:
+        PIL RGB image: the picture at the top left, unchanged, and beside it (below it, if it is much wider than high)
+        one block per detection, in one or two columns, with a bar, weight and caption for each prototype. Bars are
+        relative to the heaviest prototype shown; captions are cut to fit. At most MOST_EXPLAINED detections; a line
+        says how many more there are. Without detections the picture alone.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not names:
+        return picture.copy()
+    size = _font_size(picture)
+    font = ImageFont.truetype(str(font_path or _default_font()), size)
+    line, width = round(1.45 * size), 34 * size
+    shown = min(len(names), MOST_EXPLAINED)
+    footer = [f"Not shown here: {len(names) - shown} more."] if len(names) > shown else []
+    block_height = line * (max(map(len, prototypes)) + 1) + size
+    below = picture.width > 1.5 * picture.height
+    columns = 1 if shown <= MOST_EXPLAINED // 2 else 2
+    panel_width = width * columns
+    panel_height = block_height * -(-shown // columns) + size + line * len(footer)
+    left, top = (0, picture.height) if below else (picture.width, 0)
+    canvas = Image.new(
+        "RGB", (max(picture.width, left + panel_width), max(picture.height, top + panel_height)), "white"
+    )
+    canvas.paste(picture)
+    pen = ImageDraw.Draw(canvas)
+    colors = _supervision().ColorPalette.DEFAULT
+    heaviest = max(row["weight"] for rows in prototypes[:shown] for row in rows)
+
+    def write(x, y, text, room, fill="black"):
+        pen.text((x, y), _cut(" ".join(text.split()), font, room), font=font, fill=fill)
+
+    for i, color_number in enumerate(_color_numbers(names)[:shown]):
+        x = left + i % columns * width + size
+        y = top + i // columns * block_height + size
+        room = width - 2 * size
+        color = colors.by_idx(color_number).as_rgb()
+        pen.rectangle((x, y, x + size, y + size), fill=color)
+        write(x + 1.5 * size, y, f"{i + 1}. {names[i]} {scores[i]:.2f}", room - 1.5 * size)
+        for row in prototypes[i]:
+            y += line
+            pen.rectangle((x, y, x + 5 * size, y + size), fill="#eeeeee")
+            pen.rectangle((x, y, x + 5 * size * row["weight"] / heaviest, y + size), fill=color)
+            write(x + 5.5 * size, y, f"{row['weight']:.1%}", 4 * size, "#444444")
+            caption = row["caption"] or f"prototype {row['index']}"
+            write(x + 9.5 * size, y, caption, room - 9.5 * size)
+    for text in footer:
+        write(left + size, top + panel_height - line, text, panel_width - 2 * size, "#444444")
+    return canvas
+
+
+def _supervision():
+    """The module, without its notice that it draws without OpenCV, which is of no use to ours."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="OpenCV")
+        import supervision
+
+    return supervision
+
+
+def _default_font():
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+def _font_size(picture):
+    """Pixels: legible, and in proportion to large pictures."""
+    return max(13, round(0.018 * max(picture.size)))
+
+
+def _color_numbers(names):
+    """Place in the palette of every name: equal names have equal colours."""
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return [number[name] for name in names]
+
+
+def _cut(text, font, room):
+    """The text, or as much of its beginning as fits into `room` pixels, with an ellipsis."""
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(text + "…") > room:
+        text = text[:-1]
+    return text + "…"

@@ -1,8 +1,8 @@
 """Cached features of a frozen detector, so that the semantic stream can be trained without running it (DESIGN.md 5).
 
 Only queries that something supervises are kept, detached and before any trainable layer: their states and the raw
-samples of the feature maps in their boxes, in float16, in memory. Augmentation has no place here: one pass over the
-images.
+samples of the feature maps in their boxes, in float16, in memory. The first pass over the images is plain; further
+ones, `views`, are augmented.
 """
 
 import logging
@@ -36,38 +36,39 @@ class FeatureCache(Dataset):
 
     @classmethod
     @torch.no_grad()
-    def build(cls, model, dataset, collate, *, batch_size=16, num_workers=0, max_bytes=8 * 2**30):
-        """Run the detector of `model` once over `dataset` (a `DetectionDataset` without augmentation).
+    def build(cls, model, dataset, collate, *, batch_size=16, num_workers=0, views=1, max_bytes=8 * 2**30):
+        """Run the detector of `model` over `dataset` (a `DetectionDataset`): once plain, then `views` - 1 times with
+        its augmentation.
 
         Raises:
             ValueError: nothing in the data set supervises a query, or the cache would outgrow `max_bytes`.
         """
-        device, training = model.device, model.training
+        if views > 1 and dataset.augmentation is None:
+            raise ValueError(f"views={views} needs a data set with augmentation: further views would equal the first.")
+        device, training, augmentation = model.device, model.training, dataset.augmentation
         model.eval()
-        loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
         cache, held = cls([]), 0
-        for batch in tqdm(loader, desc="caching detector features", unit="batch"):
-            labels = [
-                {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in label.items()}
-                for label in batch.pop("labels")
-            ]
-            pixels = {name: value.to(device) for name, value in batch.items()}
-            for label, item in zip(labels, model.extract_semantic_features(labels=labels, **pixels)):
-                if len(item["queries"]) == 0:
-                    continue
-                item["queries"] = item["queries"].half().cpu()
-                item["samples"] = [samples.half().cpu() for samples in item["samples"]]
-                item["names"], item["region_embeds"] = item["names"].cpu(), item["region_embeds"].cpu()
-                item["region_text_embeds"] = label.get(
-                    "region_text_embeds", torch.zeros(0, model.config.embedding_dim)
-                ).cpu()
-                held += cls([item]).num_bytes
-                cache.items.append(item)
-            if held > max_bytes:
-                raise ValueError(
-                    f"cached features outgrow {max_bytes / 2**30:.0f} GB after {len(cache)} of {len(dataset)} images; "
-                    "train without --cache_features, or set a smaller region_grid."
-                )
+        for view in range(views):
+            dataset.augmentation = augmentation if view else None
+            dataset.set_epoch(view)
+            loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
+            for batch in tqdm(loader, desc=f"caching detector features, view {view + 1} of {views}", unit="batch"):
+                labels = [
+                    {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in label.items()}
+                    for label in batch.pop("labels")
+                ]
+                pixels = {name: value.to(device) for name, value in batch.items()}
+                found = model.extract_semantic_features(labels=labels, **pixels)
+                items = [_cached(item, label) for item, label in zip(found, labels) if len(item["queries"])]
+                held += cls(items).num_bytes
+                cache.items += items
+                if held > max_bytes:
+                    raise ValueError(
+                        f"cached features outgrow {max_bytes / 2**30:.0f} GB in view {view + 1} of {views}, after "
+                        f"{len(cache)} of {views * len(dataset)} images; train without --cache_features, with fewer "
+                        "--cache_views, or set a smaller region_grid."
+                    )
+        dataset.augmentation = augmentation
         model.train(training)
         if not cache.items:
             raise ValueError(
@@ -75,6 +76,19 @@ class FeatureCache(Dataset):
             )
         logger.info("cached %d images, %.0f MB", len(cache), held / 2**20)
         return cache
+
+
+def _cached(item, label):
+    """An item of `extract_semantic_features` as it is kept: on the CPU, in float16, with the region captions'
+    embeddings."""
+    texts = label.get("region_text_embeds", item["region_embeds"][:0])
+    return {
+        "queries": item["queries"].half().cpu(),
+        "samples": [samples.half().cpu() for samples in item["samples"]],
+        "names": item["names"].cpu(),
+        "region_embeds": item["region_embeds"].cpu(),
+        "region_text_embeds": texts.cpu(),
+    }
 
 
 def feature_collate(items) -> dict:

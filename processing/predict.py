@@ -1,16 +1,22 @@
 """The command `decodetr predict`: images in, annotated pictures and detections.json out.
 
-Reading order: names and files of the command line, the detector, detection of a batch, the command. Heavy imports are
-inside the functions, so that `decodetr predict --help` is instant.
+Reading order: names and files of the command line, the detector and its names, detection of a batch, the command.
+Heavy imports are inside the functions, so that `decodetr predict --help` is instant.
 """
 
 import csv
 import glob
 import json
+import logging
 import sys
 from pathlib import Path
 
+from decodetr.processing.shipped import DEFAULT_MODEL, cannot_load, resolve
+
+logger = logging.getLogger(__name__)
+
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+EXPLAINING_PROTOTYPES = 5  # of each detection
 
 
 def read_names(text=None, file=None):
@@ -77,44 +83,113 @@ def picture_paths(images, output):
     return result
 
 
-def load_detector(model, vocabulary=None, names=None, device="auto"):
+def load_detector(model, vocabulary=None, names=None, device="auto", text_model=None):
     """A saved DeCo-DETR in evaluation mode, and its image processor.
 
     Args:
-        model: folder or Hub name.
-        vocabulary: folder or Hub name of a `Vocabulary` that replaces the stored one.
-        names: keep only these names, in this order (of `vocabulary`, or of the stored one).
+        model: folder, Hub name or name of a shipped model (`resolve`).
+        vocabulary: the same for a `Vocabulary` that replaces the stored one.
+        names: look for these names, in this order. Those without an embedding in `vocabulary` (or in the stored one)
+            are embedded by the text model that made the others.
         device: "auto" takes an accelerator if there is one.
+        text_model: folder, Hub name or shipped name of that text model; default: the one which the vocabulary says.
 
     Returns:
         (DeCoDetrForObjectDetection, image processor); the names are `model.vocabulary.names`.
 
     Raises:
-        ValueError: not a DeCo-DETR, or names without a stored embedding (with close matches).
+        FileNotFoundError: no such model or vocabulary.
+        ValueError: not a DeCo-DETR, or names that have no embedding (with close matches) and cannot get one.
     """
-    import torch
     from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
     from decodetr import DeCoDetrForObjectDetection, Vocabulary  # also makes the model known to the Auto classes
 
-    detector = AutoModelForObjectDetection.from_pretrained(model)
+    folder = resolve(model)
+    try:
+        detector = AutoModelForObjectDetection.from_pretrained(folder)
+    except OSError as error:
+        raise cannot_load("model", model, error) from error
     if not isinstance(detector, DeCoDetrForObjectDetection):
         raise ValueError(
             f"{model} holds a {type(detector).__name__}, expected a DeCoDetrForObjectDetection; make one by "
             "DeCoDetrForObjectDetection.from_detector(...) and train it"
         )
-    chosen = detector.vocabulary if vocabulary is None else Vocabulary.from_pretrained(vocabulary)
-    if names is not None:
+    chosen = detector.vocabulary
+    if vocabulary is not None:
         try:
-            chosen = chosen.select(names)
-        except ValueError as error:
-            raise ValueError(f"{error} (--vocabulary DIR)") from error
+            chosen = Vocabulary.from_pretrained(resolve(vocabulary))
+        except OSError as error:
+            raise cannot_load("vocabulary", vocabulary, error) from error
+    if names is not None:
+        chosen = choose_names(chosen, names, text_model)
     if chosen is not detector.vocabulary:
         detector.set_vocabulary(chosen)
+    return detector.to(pick_device(device)).eval(), AutoImageProcessor.from_pretrained(folder)
+
+
+def pick_device(device):
+    """The torch.device of a `--device` argument; "auto" is the accelerator if there is one, else the CPU."""
+    import torch
+
     if device == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        device = accelerator if accelerator is not None else torch.device("cpu")
-    return detector.to(device).eval(), AutoImageProcessor.from_pretrained(model)
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return torch.device(device)
+
+
+def choose_names(vocabulary, names, text_model=None):
+    """A vocabulary of `names` alone, in this order; those that are not stored get embedded by the text model and
+    templates that made the others.
+
+    Args:
+        vocabulary: a `Vocabulary`.
+        names (list[str]).
+        text_model: folder, Hub name or shipped name; default: the vocabulary's own record of it.
+
+    Raises:
+        ValueError: some names are not stored, and the text model is unknown, cannot be loaded, or is not the one that
+            made the vocabulary.
+    """
+    import torch
+
+    try:
+        return vocabulary.select(names)
+    except ValueError as error:
+        not_stored = error
+    stored = set(vocabulary.names)
+    new = [name for name in names if name not in stored]
+    try:
+        fresh = _embed_names(new, vocabulary.info, text_model)
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        raise ValueError(
+            f"{not_stored} They could not be embedded either: {str(error).rstrip('.')}. Give --text-model NAME if the "
+            "text model that made the stored embeddings lies elsewhere, or --vocabulary DIR with all names, as "
+            "`decodetr vocabulary build` makes it."
+        ) from error
+    embeddings = torch.cat([vocabulary.embeddings.cpu(), fresh.embeddings])
+    return type(vocabulary)([*vocabulary.names, *new], embeddings, vocabulary.info).select(names)
+
+
+def _embed_names(names, info, text_model):
+    """A Vocabulary of names, in the embedding space and with the templates of a vocabulary's info."""
+    from decodetr.modeling_decodetr.vocabulary import Vocabulary, describe_encoder, same_encoder
+
+    if not info.get("encoder") and not info.get("encoder_fingerprint"):
+        raise ValueError("the vocabulary does not say which text model made it")
+    source, revision = (text_model, None) if text_model else (info.get("encoder"), info.get("encoder_revision"))
+    if not source:
+        raise ValueError("the vocabulary does not say where its text model is")
+    options = {"templates": info["templates"]} if info.get("templates") else {}
+    try:
+        fresh = Vocabulary.from_text_model(names, resolve(source), revision=revision, **options)
+    except OSError as error:
+        raise cannot_load("text model", source, error) from error
+    fresh.info["encoder"] = source
+    if not same_encoder(fresh.info, info):
+        raise ValueError(f"{describe_encoder(fresh.info)} is not the vocabulary's {describe_encoder(info)}")
+    some = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+    logger.warning("%d names without a stored embedding were embedded by %s: %s", len(names), source, some)
+    return fresh
 
 
 def open_image(path):
@@ -128,24 +203,30 @@ def open_image(path):
         raise ValueError(f"{path} cannot be read as an image: {type(error).__name__}: {error}") from error
 
 
-def detect(model, image_processor, images, threshold=0.5, top_k=100):
+def detect(model, image_processor, images, threshold=0.5, top_k=100, explain=0):
     """Detections of a batch of PIL images.
+
+    Args:
+        explain: with k > 0, also what each detection is made of, with the k prototypes that its query looked up most.
 
     Returns:
         One dict per image, best first: "names" (list of n strings, the vocabulary's own), "scores" (n floats) and
-        "boxes" (n lists of x0, y0, x1, y1 in pixels of the image, not clipped to it).
+        "boxes" (n lists of x0, y0, x1, y1 in pixels of the image, not clipped to it); with `explain` also the lists
+        "objectness", "name_probability" and "prototypes" of `explain_detections`.
     """
     import torch
+
+    from decodetr.processing.explanations import explain_detections
 
     inputs = image_processor(images=images, return_tensors="pt").to(model.device)
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     with torch.inference_mode():
-        outputs = model(**inputs)
+        outputs = model(**inputs, output_prototype_weights=explain > 0)
     sizes = [(image.height, image.width) for image in images]
     results = image_processor.post_process_object_detection(
         outputs, threshold=threshold, target_sizes=sizes, top_k=top_k
     )
-    return [
+    found = [
         {
             "names": [model.vocabulary.names[label] for label in result["labels"].tolist()],
             "scores": result["scores"].tolist(),
@@ -153,18 +234,28 @@ def detect(model, image_processor, images, threshold=0.5, top_k=100):
         }
         for result in results
     ]
+    if explain:
+        explained = explain_detections(outputs, model.prototype_pool, threshold, top_k, explain)
+        found = [{**result, **explanation} for result, explanation in zip(found, explained)]
+    return found
 
 
 def add_arguments(parser):
     """Arguments of `decodetr predict`."""
     parser.add_argument("images", nargs="+", help="image files, folders or glob patterns")
-    parser.add_argument("--model", required=True, help="folder or Hub name of a DeCo-DETR")
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, help=f"folder or Hub name of a DeCo-DETR (default: {DEFAULT_MODEL}, shipped)"
+    )
     parser.add_argument("--output", required=True, help="folder for detections.json and the annotated pictures")
     parser.add_argument("--names", help="""names to look for, e.g. 'cat,"salt, pepper"'; default: all stored names""")
     parser.add_argument("--names-file", help="the same from a file, one name a line")
-    parser.add_argument("--vocabulary", help="folder of a Vocabulary that replaces the stored one")
+    parser.add_argument("--vocabulary", help="folder or Hub name of a Vocabulary that replaces the stored one")
+    parser.add_argument("--text-model", help="where the text model is that embeds new names; default: as stored")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score, 0 to 1 (default: 0.5)")
     parser.add_argument("--top-k", type=int, default=100, help="most detections per image (default: 100)")
+    parser.add_argument(
+        "--explain", action="store_true", help="also the prototypes that each detection looked up, with captions"
+    )
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--font", help="TrueType file for the labels, for scripts that DejaVu Sans lacks")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
@@ -175,7 +266,7 @@ def run(args):
     from tqdm.auto import tqdm
 
     import decodetr
-    from decodetr.processing.drawing import draw_detections
+    from decodetr.processing.drawing import draw_detections, draw_explanations
 
     if not 0 <= args.threshold <= 1 or args.top_k < 1 or args.batch_size < 1:
         raise ValueError(
@@ -184,7 +275,12 @@ def run(args):
         )
     names = read_names(args.names, args.names_file)
     paths = find_images(args.images)
-    model, image_processor = load_detector(args.model, args.vocabulary, names, args.device)
+    model, image_processor = load_detector(args.model, args.vocabulary, names, args.device, args.text_model)
+    if args.explain and model.config.pool_use != "lookup+background":
+        raise ValueError(
+            f"--explain shows what the queries looked up in the pool, but {args.model} was trained with pool_use="
+            f"{model.config.pool_use!r}, which looks nothing up"
+        )
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     pictures = picture_paths(paths, output)
@@ -201,18 +297,22 @@ def run(args):
                     progress.update()
             if not batch:
                 continue
-            found = detect(model, image_processor, [image for *_, image in batch], args.threshold, args.top_k)
+            images = [image for *_, image in batch]
+            explain = EXPLAINING_PROTOTYPES if args.explain else 0
+            found = detect(model, image_processor, images, args.threshold, args.top_k, explain)
             for (path, picture, image), result in zip(batch, found):
-                drawn = draw_detections(image, result["boxes"], result["names"], result["scores"], args.font)
+                boxes, names, scores = result["boxes"], result["names"], result["scores"]
+                drawn = draw_detections(image, boxes, names, scores, args.font, numbered=args.explain)
+                if args.explain:
+                    drawn = draw_explanations(drawn, names, scores, result["prototypes"], args.font)
                 drawn.save(picture)
-                rows = zip(result["names"], result["scores"], result["boxes"])
                 done.append(
                     {
                         "file": str(path),
                         "picture": picture.name,
                         "width": image.width,
                         "height": image.height,
-                        "detections": [{"name": name, "score": score, "box": box} for name, score, box in rows],
+                        "detections": _rows(result),
                     }
                 )
                 progress.update()
@@ -235,3 +335,10 @@ def run(args):
     unread = f", {len(failed)} unreadable (see the messages above)" if failed else ""
     sys.stdout.write(f"{count} detections in {len(done)} images{unread}: {output / 'detections.json'}\n")
     return 1 if failed else 0
+
+
+def _rows(result):
+    """The dict of lists of one image as a list of dicts, one per detection."""
+    singular = {"names": "name", "scores": "score", "boxes": "box"}
+    keys = [singular.get(key, key) for key in result]
+    return [dict(zip(keys, values)) for values in zip(*result.values())]

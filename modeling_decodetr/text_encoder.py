@@ -1,0 +1,75 @@
+"""The text encoder of a CLIP-like model, used offline to embed names and captions, never to detect."""
+
+import hashlib
+
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+from transformers import AutoModel, AutoTokenizer
+
+
+def load_text_model(name_or_path, revision=None, token=None, device="cpu"):
+    """A CLIP-like model (with `get_text_features`) in evaluation mode, and its tokenizer.
+
+    Args:
+        name_or_path (`str`): folder or Hub name, for example "openai/clip-vit-base-patch32".
+
+    Raises:
+        ValueError: the model has no text features of CLIP's kind.
+    """
+    name_or_path = str(name_or_path)
+    model = AutoModel.from_pretrained(name_or_path, revision=revision, token=token, dtype=torch.float32)
+    if not hasattr(model, "get_text_features"):
+        raise ValueError(
+            f"{name_or_path} holds a {type(model).__name__}, expected a model with text features such as CLIPModel."
+        )
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(name_or_path, revision=revision, token=token)
+
+
+@torch.inference_mode()
+def encode_texts(texts, model, tokenizer, batch_size=256, progress=False):
+    """Unit embeddings (n, d) of n texts, float32 on the CPU. Texts beyond the model's length are cut off.
+
+    Equal texts get equal embeddings to the bit: each distinct one is encoded once, and padded to the model's full
+    length, so that a row does not depend on the texts beside it.
+    """
+    distinct = list(dict.fromkeys(texts))
+    length = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
+    parts = []
+    for start in tqdm(range(0, len(distinct), batch_size), desc="texts", unit="batch", disable=not progress):
+        batch = distinct[start : start + batch_size]
+        inputs = tokenizer(batch, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        features = model.get_text_features(**inputs.to(model.device)).pooler_output
+        parts.append(F.normalize(features.float(), dim=-1).cpu())
+    row = {text: i for i, text in enumerate(distinct)}
+    return torch.cat(parts)[[row[text] for text in texts]]
+
+
+def encoder_info(model) -> dict:
+    """Which embedding space a table of embeddings lives in.
+
+    Returns:
+        dict of `encoder` (name or path as it was loaded), `encoder_revision` (the Hub's commit, or None) and
+        `encoder_fingerprint`: SHA-256 of CLIP's two projections, the same wherever the files lie and whatever they are
+        called, or None for a model without them.
+    """
+    digest, projections = hashlib.sha256(), ("text_projection", "visual_projection")
+    if has_projections := all(hasattr(model, name) for name in projections):
+        for name in projections:
+            digest.update(getattr(model, name).weight.detach().float().cpu().numpy().tobytes())
+    return {
+        "encoder": model.config.name_or_path,
+        "encoder_revision": getattr(model.config, "_commit_hash", None),
+        "encoder_fingerprint": digest.hexdigest()[:16] if has_projections else None,
+    }
+
+
+def fill_template(template, name):
+    """The prompt of a name: `{}` in the template is replaced, everything else stays as it is.
+
+    Raises:
+        ValueError: the template has no `{}`.
+    """
+    if "{}" not in template:
+        raise ValueError(f"a template must contain {{}} where the name goes, got {template!r}.")
+    return template.replace("{}", name)

@@ -1,0 +1,66 @@
+"""What a detection is made of: its objectness, its name's probability, and the prototypes that its query looked up.
+
+The weights are w of PAPER.md 2.3. They are the table lookup inside r_n = sum_j w_nj A_j + MLP(q^_n) (2.4): what the
+query read, not a proof of why it got its name, since the residual MLP adds to it.
+"""
+
+from torch.nn import functional as F
+
+_LEVELS = ("coarse", "fine")
+
+
+def queries_of_detections(logits, threshold=0.5, top_k=100):
+    """Which query and name each detection of `post_process_object_detection` comes from, with the same choice.
+
+    Args:
+        logits (B, N, K), threshold, top_k: as given to `post_process_object_detection`.
+
+    Returns:
+        list of B pairs of int64 tensors (n,): queries in 0..N-1 and names in 0..K-1, in the order of the detections.
+    """
+    num_names = logits.shape[2]
+    top_logits, pairs = logits.flatten(1).topk(min(top_k, logits.shape[1] * num_names), dim=1)
+    kept = [pair[keep] for pair, keep in zip(pairs, top_logits.float().sigmoid() > threshold)]
+    return [(pair // num_names, pair % num_names) for pair in kept]
+
+
+def explain_detections(outputs, pool, threshold=0.5, top_k=100, num_prototypes=5):
+    """Explanations of the detections that `post_process_object_detection` finds in the same outputs.
+
+    Args:
+        outputs: of a forward pass with `output_prototype_weights=True`.
+        pool: the model's `PrototypePool`.
+        threshold, top_k: as given to `post_process_object_detection`.
+        num_prototypes: how many prototypes at most, heaviest first.
+
+    Returns:
+        One dict per image with lists of length n, in the order of the detections: "objectness" and
+        "name_probability", floats in 0..1 whose product is the score, and "prototypes", lists of {"index" (row of the
+        pool), "caption" (None if the pool has none), "weight" (share of the lookup, 0..1), "level" ("coarse" or
+        "fine")}.
+    """
+    level = pool.level.tolist()
+    explained = []
+    for b, (queries, names) in enumerate(queries_of_detections(outputs.logits, threshold, top_k)):
+        log_objectness = F.logsigmoid(outputs.objectness_logits[b, queries].float())
+        log_score = F.logsigmoid(outputs.logits[b, queries, names].float())
+        heaviest = outputs.prototype_weights[b, queries].topk(min(num_prototypes, len(pool)), dim=-1)
+        explained.append(
+            {
+                "objectness": log_objectness.exp().tolist(),
+                "name_probability": (log_score - log_objectness).exp().clamp(max=1).tolist(),
+                "prototypes": [
+                    [
+                        {
+                            "index": index,
+                            "caption": pool.captions[index] if pool.captions else None,
+                            "weight": weight,
+                            "level": _LEVELS[level[index]],
+                        }
+                        for index, weight in zip(indices, weights)
+                    ]
+                    for indices, weights in zip(heaviest.indices.tolist(), heaviest.values.tolist())
+                ],
+            }
+        )
+    return explained

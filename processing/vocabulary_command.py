@@ -1,0 +1,92 @@
+"""The command `decodetr vocabulary build`: names in, a Vocabulary folder out (PAPER.md 2.7).
+
+Heavy imports are inside the functions, so that `decodetr vocabulary build --help` is instant.
+"""
+
+import sys
+from pathlib import Path
+
+from decodetr.processing.predict import pick_device, read_names
+from decodetr.processing.shipped import cannot_load, resolve
+
+
+def add_arguments(parser):
+    """Add `build` with its options to the parser of `decodetr vocabulary`."""
+    commands = parser.add_subparsers(dest="vocabulary_command", required=True, metavar="{build}")
+    build = commands.add_parser(
+        "build",
+        help="embed names and write a Vocabulary folder",
+        description="Embed names with the text encoder of a CLIP-like model and write them as a Vocabulary folder, "
+        "for --vocabulary of the other commands.",
+    )
+    source = build.add_mutually_exclusive_group(required=True)
+    source.add_argument("--names", help="""e.g. 'cat,"salt, pepper"'""")
+    source.add_argument("--names-file", help="the same from a file, one name a line")
+    source.add_argument("--names-split", help='names.json with {"base": {id: name}, "novel": {...}}')
+    source.add_argument("--annotations", help="COCO annotation file: the names of its categories")
+    build.add_argument("--part", choices=("base", "novel", "all"), help="of --names-split (default: all)")
+    build.add_argument("--text-model", required=True, help="folder or Hub name of a CLIP-like model")
+    templates = build.add_mutually_exclusive_group()
+    templates.add_argument(
+        "--template",
+        action="append",
+        help="prompt with {} for the name; repeat it for several (default: Vocabulary.from_text_model's)",
+    )
+    templates.add_argument("--templates-file", help="the same from a file, one template a line")
+    build.add_argument("--output", required=True, help="folder to write")
+    build.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
+
+
+def run(args):
+    """Run `decodetr vocabulary build`: embed, write, say what was written. Returns the exit code."""
+    if args.part and not args.names_split:
+        raise ValueError("--part chooses from a --names-split, which is not given")
+    names = _names(args)
+    options = {}
+    if templates := args.template or (args.templates_file and _lines(args.templates_file)):
+        options["templates"] = templates
+
+    from decodetr.modeling_decodetr.text_encoder import load_text_model
+    from decodetr.modeling_decodetr.vocabulary import Vocabulary, describe_encoder
+
+    try:
+        model, tokenizer = load_text_model(resolve(args.text_model), device=pick_device(args.device))
+    except OSError as error:
+        raise cannot_load("text model", args.text_model, error) from error
+    vocabulary = Vocabulary.from_text_model(names, model, tokenizer=tokenizer, progress=True, **options)
+    vocabulary.info["encoder"] = args.text_model  # a shipped model goes by its name, not by where it lies here
+    vocabulary.save_pretrained(args.output)
+    sys.stdout.write(
+        f"{args.output}: {len(vocabulary)} names, d = {vocabulary.embedding_dim}, encoder "
+        f"{describe_encoder(vocabulary.info)}\n"
+    )
+    return 0
+
+
+def _names(args):
+    """The names that the arguments ask for, each once."""
+    if args.names_split:
+        from decodetr.eval import read_split
+
+        base, novel = read_split(args.names_split)
+        names = {"base": base, "novel": novel}.get(args.part, base + novel)
+        if not names:
+            raise ValueError(f"{args.names_split}: expected {args.part or 'base or novel'} names, got none")
+        return list(dict.fromkeys(names))
+    if args.annotations:
+        from decodetr.processing.coco_checks import read_categories, read_json
+
+        file = Path(args.annotations)
+        _, names = read_categories(file, read_json(file)["categories"])
+        if not names:
+            raise ValueError(f"{file}: expected categories, got none; give the names by --names or --names-file")
+        return names
+    return read_names(args.names, args.names_file)
+
+
+def _lines(file):
+    """The lines of a UTF-8 file that are not blank, or a ValueError if there are none."""
+    lines = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{file}: expected one template a line, got none")
+    return lines
