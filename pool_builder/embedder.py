@@ -1,0 +1,46 @@
+"""CLIP as the teacher: v of a crop and u of a caption (PAPER.md 1.3). The paper does not name its CLIP; any model with
+image and text features of one width serves."""
+
+import torch
+from torch.nn import functional as F
+from transformers import AutoImageProcessor
+
+from decodetr.modeling_decodetr.text_encoder import encode_texts, encoder_info, load_text_model
+from decodetr.pool_builder.crops import processor_size
+
+
+class ClipEmbedder:
+    """A CLIP-like model in float32.
+
+    Attributes: `size`, side in pixels of the crops that it takes; `info`, see text_encoder.encoder_info.
+
+    Args:
+        name_or_path (`str`): folder or Hub name.
+        device: where it runs.
+
+    Raises:
+        ValueError: it has no text or no image features, or its image processor makes no squares.
+    """
+
+    def __init__(self, name_or_path, device="cpu", revision=None):
+        self.model, self.tokenizer = load_text_model(name_or_path, revision=revision, device=device)
+        if not hasattr(self.model, "get_image_features"):
+            raise ValueError(
+                f"{name_or_path} holds a {type(self.model).__name__}, expected a model with image features such as "
+                "CLIPModel"
+            )
+        self.image_processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision)
+        self.size = processor_size(self.image_processor)
+        self.info = encoder_info(self.model)
+
+    @torch.inference_mode()
+    def embed_images(self, crops):
+        """Unit embeddings (n, d), float32 numpy, of n PIL crops of `size` x `size`."""
+        # The crops have their size already: some CLIPs resize to more than they crop, which would cut their edges.
+        inputs = self.image_processor(images=crops, do_resize=False, do_center_crop=False, return_tensors="pt")
+        features = self.model.get_image_features(**inputs.to(self.model.device)).pooler_output
+        return F.normalize(features.float(), dim=-1).cpu().numpy()
+
+    def embed_texts(self, texts, progress=False):
+        """Unit embeddings (n, d), float32 numpy, of n texts; equal texts get equal ones."""
+        return encode_texts(texts, self.model, self.tokenizer, progress=progress).numpy()

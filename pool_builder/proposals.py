@@ -1,0 +1,106 @@
+"""Regions of training images (PAPER.md 1.1): annotated boxes of base names, and what a detector proposes beside them.
+
+The paper's proposals are "RPN regions"; ours come from the class-agnostic localization stream of a DeCo-DETR, which
+is trained on base boxes only. Annotations of other names must not be in `coco` (`CocoAnnotations.select`), so that
+what they say cannot change a proposal.
+"""
+
+import torch
+from torchvision.ops import box_convert, box_iou, nms
+from tqdm.auto import tqdm
+
+from decodetr.pool_builder.crops import read_annotated
+
+_ANNOTATED_IOU = 0.5  # a proposal that overlaps an annotated box this much is that box again
+_MIN_SIDE = 2.0  # pixels; nothing can be seen in a thinner proposal
+
+
+def propose(
+    coco, detector=None, image_processor=None, *, min_objectness=0.05, nms_iou=0.7, max_proposals=20, batch_size=32
+):
+    """
+    Regions of every image: its annotated boxes in file order (score 1), then proposals by falling score.
+
+    Args:
+        coco (CocoAnnotations): with base names only.
+        detector (DeCoDetrForObjectDetection, optional), image_processor: see processing.predict.load_detector.
+        min_objectness, nms_iou, max_proposals: see [`select_proposals`].
+        batch_size (int): images at once.
+
+    Yields:
+        dict: image_id, file_name, path, box (list of x0, y0, x1, y1 in pixels, inside the image), proposal_score.
+
+    Raises:
+        FileNotFoundError, ValueError: an image is missing, damaged or of another size than annotated.
+    """
+    with tqdm(total=len(coco.images), desc="proposals", unit="image") as progress:
+        for start in range(0, len(coco.images), batch_size):
+            entries = coco.images[start : start + batch_size]
+            raw = [None] * len(entries)
+            if detector is not None:
+                raw = _detect(detector, image_processor, entries)
+            for entry, found in zip(entries, raw):
+                boxes = annotated_boxes(coco, entry)
+                scores = torch.ones(len(boxes))
+                if found is not None:
+                    proposed, objectness = select_proposals(
+                        *found, boxes, entry["width"], entry["height"], min_objectness, nms_iou, max_proposals
+                    )
+                    boxes, scores = torch.cat([boxes, proposed]), torch.cat([scores, objectness])
+                where = {name: entry[name] for name in ("image_id", "file_name", "path")}
+                for box, score in zip(boxes.tolist(), scores.tolist()):
+                    yield {**where, "box": box, "proposal_score": score}
+            progress.update(len(entries))
+
+
+def annotated_boxes(coco, entry):
+    """(A, 4) float32 x0, y0, x1, y1 in pixels: the image's annotated boxes in file order, clipped to it, without crowd
+    annotations and boxes without area."""
+    annotations = coco.annotations_by_image.arrays(entry["image_id"])
+    boxes = box_convert(torch.from_numpy(annotations["bbox"]), "xywh", "xyxy").float()
+    boxes = _clip(boxes, entry["width"], entry["height"])
+    return boxes[torch.from_numpy(annotations["iscrowd"] == 0) & (boxes[:, 2:] > boxes[:, :2]).all(1)]
+
+
+def select_proposals(boxes, scores, annotated, width, height, min_objectness, nms_iou, max_proposals):
+    """
+    The proposals that become regions, best first.
+
+    Args:
+        boxes (torch.Tensor of shape (N, 4)): x0, y0, x1, y1 in pixels; clipped to the image here.
+        scores (torch.Tensor of shape (N,)): objectness in 0..1; less than `min_objectness` is dropped.
+        annotated (torch.Tensor of shape (A, 4)): annotated boxes; a proposal with IoU >= 0.5 with one is dropped.
+        width, height (int): of the image; boxes that are thinner than 2 pixels in it are dropped.
+        nms_iou (float): of two proposals with a greater IoU the better one stays.
+        max_proposals (int): at most that many.
+
+    Returns:
+        (torch.Tensor (n, 4), torch.Tensor (n,)): boxes and scores.
+    """
+    boxes = _clip(boxes, width, height)
+    keep = (scores >= min_objectness) & ((boxes[:, 2:] - boxes[:, :2]) >= _MIN_SIDE).all(1)
+    if len(annotated):
+        keep &= box_iou(boxes, annotated).amax(1) < _ANNOTATED_IOU
+    boxes, scores = boxes[keep], scores[keep]
+    order = scores.argsort(descending=True, stable=True)
+    boxes, scores = boxes[order], scores[order]
+    best = nms(boxes, scores, nms_iou)[:max_proposals]
+    return boxes[best], scores[best]
+
+
+def _clip(boxes, width, height):
+    limits = torch.tensor([width, height, width, height], dtype=boxes.dtype)
+    return boxes.clamp(min=torch.zeros_like(limits), max=limits)
+
+
+@torch.inference_mode()
+def _detect(detector, image_processor, entries):
+    """Of each image all boxes (N, 4), x0, y0, x1, y1 in pixels, and their objectness (N,), float32 on the CPU."""
+    images = [read_annotated(entry) for entry in entries]
+    inputs = image_processor(images=images, return_tensors="pt").to(detector.device)
+    inputs["pixel_values"] = inputs["pixel_values"].to(detector.dtype)
+    outputs = detector(**inputs, localization_only=True)
+    objectness = outputs.objectness_logits.float().sigmoid().cpu()
+    boxes = box_convert(outputs.pred_boxes.float().cpu(), "cxcywh", "xyxy")
+    sizes = [torch.tensor([image.width, image.height] * 2, dtype=torch.float32) for image in images]
+    return [(some * size, scores) for some, size, scores in zip(boxes, sizes, objectness)]
