@@ -1,5 +1,5 @@
-"""`decodetr scenes write DIR`: the embedded world as COCO-format folders (scenes/write.py); `decodetr scenes standin
-DIR`: regions, pool and vocabularies of the text-free stand-in teacher (scenes/standin.py)."""
+"""`decodetr scenes`: write the embedded world (scenes/write.py), train its teachers (scenes/teachers.py), measure a
+model on it (scenes/measure.py), make the shipped models again (scenes/models.py)."""
 
 import argparse
 import os
@@ -17,10 +17,17 @@ _HELP = {
     "seed": "an image depends on (seed, split, index) only",
 }
 
+_TEACHERS = {
+    "scenes": (14000, "scenes to draw crops from"),
+    "clip_steps": (1100, "optimizer steps of the CLIP"),
+    "llava_steps": (1000, "optimizer steps of the LLaVA"),
+    "seed": (0, "of scenes, weights and batches"),
+}
+
 
 def add_arguments(parser):
-    """Add `write` and `standin` with their options to the parser of `decodetr scenes`."""
-    commands = parser.add_subparsers(dest="scenes_command", required=True, metavar="{write,standin}")
+    """Add `write`, `teachers`, `measure` and `models` with their options to the parser of `decodetr scenes`."""
+    commands = parser.add_subparsers(dest="scenes_command", required=True, metavar="{write,teachers,measure,models}")
     write = commands.add_parser(
         "write",
         help="write drawn scenes as COCO-format folders",
@@ -32,33 +39,64 @@ def add_arguments(parser):
     for field in fields(SceneSettings):
         option = "--" + field.name.replace("_", "-")
         write.add_argument(option, type=int, default=field.default, metavar="N", help=_HELP[field.name])
-    write.add_argument(
-        "--workers",
-        type=int,
-        default=min(8, os.cpu_count() or 1),
-        metavar="N",
-        help="processes; the result is the same",
-    )
+    _add_workers(write)
     write.add_argument("--overwrite", action="store_true", help="replace scenes of other settings in DIR")
-    standin = commands.add_parser(
-        "standin",
-        help="write the stand-in teacher's regions, pool and vocabularies",
-        description="Write regions/, pool/, vocabulary-base/ and vocabulary/ from fixed random codes per name, for "
-        "the annotated boxes of DIR/annotations/train.json.",
+    teachers = commands.add_parser(
+        "teachers",
+        help="train the small CLIP and the small LLaVA",
+        description="Train the small CLIP on (crop, caption) pairs and the small LLaVA on captions of crops, measure "
+        "both, and write DIR/scenes-clip and DIR/scenes-llava. The same command goes on with what was interrupted.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    standin.add_argument("folder", metavar="DIR", help="COCO-format folder, as `decodetr scenes write` makes it")
-    standin.add_argument("--output", required=True, help="where to write")
-    standin.add_argument("--dim", type=int, default=64, help="width d of the codes")
+    teachers.add_argument("folder", metavar="DIR", help="where to write")
+    for name, (default, text) in _TEACHERS.items():
+        teachers.add_argument("--" + name.replace("_", "-"), type=int, default=default, metavar="N", help=text)
+    _add_workers(teachers)
+    models = commands.add_parser(
+        "models",
+        help="make the shipped models again (hours, in a checkout)",
+        description="Run every command that made the shipped models, in DIR, and write them into the package's "
+        "hub_cards/. The same command goes on with what was interrupted.",
+    )
+    models.add_argument("folder", metavar="DIR", help="folder for scenes, checkpoints and results")
+    measured = commands.add_parser(
+        "measure",
+        help="AP50 of novel and base names, with one, twelve and all names, beside the teacher's",
+        description="Measure a model on a split of DIR: AP50 of novel and base names with all, twelve and one name in "
+        "the vocabulary, how often absent names score above 0.5, and what the teacher itself reaches.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    measured.add_argument("folder", metavar="DIR", help="COCO-format folder, as `decodetr scenes write` makes it")
+    measured.add_argument("--model", default="scenes-decodetr", help="folder or name of a DeCo-DETR")
+    measured.add_argument("--vocabulary", help="folder of all names (default: the model's names)")
+    measured.add_argument("--clip", default="scenes-clip", help="the teacher")
+    measured.add_argument("--split", default="val", choices=("val", "test"), help="test is the shifted split")
+    measured.add_argument("--output", help="write what was measured as JSON here")
+
+
+def _add_workers(parser):
+    cores = min(8, os.cpu_count() or 1)
+    parser.add_argument(
+        "--workers", type=int, default=cores, metavar="N", help="processes that draw; the result is the same"
+    )
 
 
 def run(args):
     """Run `decodetr scenes ...`; returns the exit status."""
-    if args.scenes_command == "standin":
-        from decodetr.scenes.standin import write_standin
+    if args.scenes_command == "measure":
+        from decodetr.scenes.measure import run as run_measure
 
-        write_standin(args.folder, args.output, dim=args.dim)
-        sys.stdout.write(f"{args.output}: regions, pool, vocabulary-base, vocabulary\n")
+        return run_measure(args)
+    if args.scenes_command == "models":
+        from decodetr.scenes.models import make_models
+
+        return make_models(args.folder)
+    if args.scenes_command == "teachers":
+        from decodetr.scenes.teachers import write_teachers
+
+        settings = {name: getattr(args, name) for name in _TEACHERS}
+        folder = write_teachers(args.folder, workers=args.workers, **settings)
+        sys.stdout.write(f"{folder / 'scenes-clip'} and {folder / 'scenes-llava'}: see their README.md\n")
         return 0
     from decodetr.scenes.write import write_scenes
 

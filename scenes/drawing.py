@@ -44,8 +44,13 @@ USUAL = Look(("gradient", "clouds", "bands"), (0.11, 0.42), 14.0, (0.9, 1.1), (0
 SHIFTED = Look(
     ("tiles", "waves", "grain"), (0.11, 0.28), 22.0, (0.65, 1.3), (0.7, 1.15), 0.08, (0.35, 0.8), (6.0, 13.0)
 )
+# What the teachers learn from: everything that a scene can look like, as the web holds everything.
+VARIED = Look(
+    (*USUAL.backgrounds, *SHIFTED.backgrounds),
+    (0.11, 0.42), 22.0, (0.65, 1.3), (0.7, 1.15), 0.08, (0.0, 0.8), (1.5, 13.0),
+)  # fmt: skip
 # A split that is not listed here looks as usual.
-LOOKS = {"test": SHIFTED}
+LOOKS = {"test": SHIFTED, "teachers": VARIED, "teachers-val": VARIED}
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,38 @@
 """`decodetr quickstart`: the whole of DeCo-DETR in a few minutes on a CPU.
 
-It only runs commands that a user could type, and shows each one: write scenes, write the stand-in teacher's
-artifacts, train both streams, train the semantic stream further over cached features, evaluate, draw. Finished stages
-are skipped when it is started again; `--overwrite` begins anew.
+It only runs commands that a user could type, and shows each one: write scenes, embed names, build a pool with the
+shipped detector, CLIP and LLaVA, train the semantic stream on it, measure, detect names that were never boxed. Then it
+draws pictures and writes README.md and report.html. Finished stages are skipped when it is started again;
+`--overwrite` begins anew.
 """
 
 import json
-import shlex
-import shutil
 import sys
-import time
 from pathlib import Path
 
-_MARKER = "quickstart.json"
-_CONFIG = Path(__file__).parent.parent / "hub_cards" / "decodetr-scenes" / "config.yaml"
+from decodetr.scenes.models import CACHE_VIEWS, POOL, SEMANTIC_TRAINING
+from decodetr.scenes.stages import claim, flat, run_stages
+
+STAGES = 9
+THRESHOLD = 0.3  # least score of the detections in the pictures
+EXPLAINED_PICTURES = 6
+PICTURES = 12
+
 _SETTINGS = {
-    "train_images": (2400, "scenes to train on"),
+    "train_images": (800, "scenes to propose regions in and to train on"),
     "val_images": (160, "scenes to evaluate on"),
-    "steps": (950, "optimizer steps of both streams together"),
-    "semantic_steps": (1200, "further steps of the semantic stream over cached features"),
+    "semantic_steps": (1000, "optimizer steps of the semantic stream over cached features"),
+    "model": ("scenes-decodetr", "folder or name of the DeCo-DETR whose detector is used"),
+    "clip": ("scenes-clip", "folder or name of the CLIP that teaches"),
+    "captioner": ("scenes-llava", "folder or name of the LLaVA that captions"),
 }
+_INTRODUCTION = (
+    "A detector proposed regions in {train_images} drawn scenes, a LLaVA captioned them, a CLIP embedded crops and "
+    "captions, and the captions became a pool of prototypes. The semantic stream then learned, in {semantic_steps} "
+    "steps over the frozen detector, to name objects with the help of this pool; boxes of {base} base names are all "
+    "the annotations of these scenes. Below it finds objects of {novel} further, novel names, for which there is no "
+    "box in them, and no text encoder runs while it does."
+)
 
 
 def add_arguments(parser):
@@ -27,182 +40,228 @@ def add_arguments(parser):
     parser.add_argument("--output", default="decodetr-quickstart", help="folder for everything (default: %(default)s)")
     for name, (default, text) in _SETTINGS.items():
         option = "--" + name.replace("_", "-")
-        parser.add_argument(option, type=int, default=default, help=f"{text} (default: %(default)s)")
+        parser.add_argument(option, type=type(default), default=default, help=f"{text} (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="delete an earlier quickstart in the folder first")
 
 
 def run(args):
-    """Run the stages that are not done yet, then write pictures and summary. Returns the exit status."""
-    from decodetr.__main__ import main
-
+    """Run the stages that are not done yet, then write pictures, summary and report. Returns the exit status."""
+    if args.semantic_steps < 1:
+        raise ValueError(f"--semantic-steps must be at least 1, got {args.semantic_steps}")
     output = Path(args.output)
-    record = _claim(output, {name: getattr(args, name) for name in _SETTINGS}, args.overwrite)
-    for number, (result, words) in enumerate(_stages(output, args), start=1):
-        words = [str(word) for word in words]
-        done = "done before: " if result.exists() else ""
-        sys.stdout.write(f"\n[{number}/6] {done}decodetr {_shown(words)}\n")
-        sys.stdout.flush()
-        if done:
-            continue
-        started = time.perf_counter()
-        status = main(words)
-        if status:
-            return status
-        record["seconds"][f"{number} {words[0]}"] = round(time.perf_counter() - started, 1)
-        (output / _MARKER).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    record = claim(output, {name: getattr(args, name) for name in _SETTINGS}, args.overwrite)
+    status, commands = run_stages(output, _stages(output, args), STAGES, record)
+    if status:
+        return status
     _draw_curves(output)
-    _draw_sheet(output)
+    _draw_sheet(output / "novel", output / "detections.jpg", columns=2, width=1000)
+    _draw_sheet(output / "all", output / "all-names.jpg", columns=4, width=420)
     summary = _summary(output, record)
     (output / "README.md").write_text(summary, encoding="utf-8")
-    sys.stdout.write(f"\n{summary}\nLook at {output / 'detections.png'} and {output / 'curves.png'}.\n")
+    report = _write_report(output, record, commands)
+    sys.stdout.write(f"\n{_measured(output)}\nLook at {report}, which shows everything, and {output / 'README.md'}.\n")
     return 0
-
-
-def _claim(output, settings, overwrite):
-    """The record {"settings", "seconds"} of a folder that is new, or holds a quickstart of the same settings."""
-    marker = output / _MARKER
-    if output.exists() and any(output.iterdir()):
-        if not marker.exists():
-            raise ValueError(f"{output} is not empty and holds no quickstart; choose another --output.")
-        record = json.loads(marker.read_text(encoding="utf-8"))
-        if not overwrite and record["settings"] == settings:
-            return record
-        if not overwrite:
-            raise ValueError(
-                f"{output} holds a quickstart with other settings: {record['settings']}, now {settings}; give the "
-                "same ones to finish it, another --output, or --overwrite to delete it."
-            )
-        shutil.rmtree(output)
-    output.mkdir(parents=True, exist_ok=True)
-    record = {"settings": settings, "seconds": {}}
-    marker.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return record
 
 
 def _stages(output, args):
     """(file that tells that a stage is finished, its command) in order; a generator, for later stages look at
     files."""
-    data, standin, both, model = output / "scenes", output / "standin", output / "joint", output / "model"
-    images = {"--train": args.train_images, "--val": args.val_images, "--test": args.val_images}
-    yield data / "names.json", ["scenes", "write", data, *_flat(images)]
-    yield standin / "vocabulary" / "vocabulary.json", ["scenes", "standin", data, "--output", standin]
+    data, base, names = output / "scenes", output / "vocabulary-base", output / "vocabulary"
+    concepts, model = output / "concepts", output / "model"
+    images = {"--train": args.train_images, "--val": args.val_images, "--test": 1}  # the shifted split is not used
+    yield data / "names.json", ["scenes", "write", data, *flat(images)]
+    for part, folder in (("base", base), ("all", names)):
+        embed = {"--names-split": data / "names.json", "--part": part, "--text-model": args.clip, "--output": folder}
+        yield folder / "vocabulary.json", ["vocabulary", "build", *flat(embed)]
+    models = {"--detector": args.model, "--clip": args.clip, "--captioner": args.captioner}
+    build = ["--data", data, *flat(models), *flat(POOL), "--output", concepts]
+    # An interrupted build leaves files behind, which this one replaces.
+    yield concepts / "pool" / "pool.json", ["pool", "build", *build, "--overwrite"]
+    drawing = output / "pool-map.png"
+    yield drawing, ["pool", "map", concepts / "pool", "--output", drawing]
     training = {
         "--data": data,
-        "--regions": standin / "regions",
-        "--vocabulary": standin / "vocabulary-base",
-        "--deploy-vocabulary": standin / "vocabulary",
-        "--val-annotations": "none",
-        "--per_device_eval_batch_size": 32,
-        "--warmup_steps": 50,
-        "--lr_scheduler_type": "cosine",
-        "--logging_steps": 25,
-        "--save_strategy": "no",
-        "--report_to": "none",
-        "--dataloader_pin_memory": "false",
-    }
-    # A short run learns more from small batches and plain images.
-    joint = {"--config": _CONFIG, "--pool": standin / "pool", "--max_steps": args.steps, "--learning_rate": 5e-4}
-    joint = ["--output_dir", both, "--no-augmentation", "--per_device_train_batch_size", 8, *_flat(joint)]
-    yield both / "train_results.json", ["train", *joint, *_flat(training)]
-    semantic = {
-        "--model": both,
-        "--streams": "semantic",
-        "--cache_features": "true",
+        "--regions": concepts / "regions",
+        "--pool": concepts / "pool",
+        "--vocabulary": base,
+        "--deploy-vocabulary": names,
+        **SEMANTIC_TRAINING,
+        "--cache_views": CACHE_VIEWS,
         "--max_steps": args.semantic_steps,
-        "--semantic_learning_rate": 4e-3,
-        "--per_device_train_batch_size": 16,
-        "--align_weight_start": 1,
+        "--logging_steps": 25,
+        "--logging_first_step": "true",
+        "--output_dir": model,
     }
-    yield model / "train_results.json", ["train", "--output_dir", model, *_flat(semantic), *_flat(training)]
-    annotations = data / "annotations" / "val.json"
-    report = ["--names-split", data / "names.json", "--batch-size", 32, "--output", output / "eval.json"]
-    yield output / "eval.json", ["eval", "--model", model, "--annotations", annotations, *report]
-    some = sorted((data / "val").glob("*.jpg"))[:12]
-    pictures = output / "pictures"
-    yield pictures / "detections.json", ["predict", *some, "--model", model, "--threshold", 0.2, "--output", pictures]
+    yield model / "train_results.json", ["train", "--model", args.model, "--reset-semantics", *flat(training)]
+    measure = {"--model": model, "--vocabulary": names, "--clip": args.clip, "--split": "val"}
+    measured = output / "measured.json"
+    yield measured, ["scenes", "measure", data, *flat(measure), "--output", measured]
+    pictures = _pictures(data)
+    novel, everything = output / "novel", output / "all"
+    names_file = output / "novel-names.txt"
+    names_file.write_text("\n".join(_names(output)["novel"].values()) + "\n", encoding="utf-8")
+    shown = ["--model", model, "--threshold", THRESHOLD]
+    explained = [*pictures[:EXPLAINED_PICTURES], *shown, "--names-file", names_file, "--explain"]
+    yield novel / "detections.json", ["predict", *explained, "--output", novel]
+    yield everything / "detections.json", ["predict", *pictures, *shown, "--output", everything]
 
 
-def _flat(options):
-    return [word for pair in options.items() for word in pair]
+def _names(output):
+    """names.json of the scenes: {"base": {id: name}, "novel": {...}}."""
+    return json.loads((output / "scenes" / "names.json").read_text(encoding="utf-8"))
 
 
-def _shown(words):
-    """The command line, with a long list of pictures cut short."""
-    if len(pictures := [word for word in words if word.endswith(".jpg")]) > 1:
-        words = [word for word in words if word not in pictures[1:]]
-    return shlex.join(words)
-
-
-def _history(output):
-    """(steps before, log entries) of the two training stages."""
-    before = 0
-    for stage in ("joint", "model"):
-        state = json.loads((output / stage / "trainer_state.json").read_text(encoding="utf-8"))
-        yield before, [entry for entry in state["log_history"] if "loss_align" in entry]
-        before += state["global_step"]
+def _pictures(data):
+    """The first validation scenes, those with novel objects before the others."""
+    novel = {int(number) for number in _names(data.parent)["novel"]}
+    content = json.loads((data / "annotations" / "val.json").read_text(encoding="utf-8"))
+    shown = {row["image_id"] for row in content["annotations"] if row["category_id"] in novel}
+    images = sorted(content["images"], key=lambda image: image["id"] not in shown)
+    return [data / "val" / image["file_name"] for image in images[:PICTURES]]
 
 
 def _draw_curves(output):
-    """curves.png: the loss of each stream over the optimizer steps of both stages."""
-    import matplotlib
+    """curves.png: the losses of the semantic stream over its optimizer steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
-    titles = {
-        "loss_det": "localization: L_det",
-        "loss_align": "names: L_align",
-        "loss_distill": "prototypes: L_distill",
-    }
-    stages = list(_history(output))
-    for axis, (name, title) in zip(axes, titles.items()):
-        for (before, entries), label in zip(stages, ("both streams", "semantic stream over cached features")):
-            points = [(before + entry["step"], entry[name]) for entry in entries if name in entry]
-            if points:
-                axis.plot(*zip(*points), label=label)
+    history = json.loads((output / "model" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    figure = Figure(figsize=(10, 3.6), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    titles = {"loss_align": "names: L_align", "loss_distill": "prototypes: L_distill"}
+    for axis, (name, title) in zip(figure.subplots(1, 2), titles.items()):
+        points = [(entry["step"], entry[name]) for entry in history if name in entry]
+        axis.plot(*zip(*points), marker=".")
         axis.set(title=title, xlabel="optimizer step", ylim=(0, None))
         axis.grid(alpha=0.3)
-    if axes[1].lines:
-        axes[1].legend()
     figure.savefig(output / "curves.png", dpi=110)
-    pyplot.close(figure)
 
 
-def _draw_sheet(output):
-    """detections.png: the annotated pictures side by side."""
-    from PIL import Image
+def _detections(folder):
+    return json.loads((folder / "detections.json").read_text(encoding="utf-8"))["images"]
 
-    report = json.loads((output / "pictures" / "detections.json").read_text(encoding="utf-8"))
-    pictures = [Image.open(output / "pictures" / entry["picture"]) for entry in report["images"]]
-    side, columns = 420, 4
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * side, rows * side), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture.resize((side - 6, side - 6)), (i % columns * side + 3, i // columns * side + 3))
-    sheet.save(output / "detections.png")
+
+def _draw_sheet(folder, file, columns, width):
+    """The annotated pictures of a `predict` folder side by side, the widest of them `width` pixels wide."""
+    from PIL import Image, ImageOps
+
+    pictures = []
+    for entry in _detections(folder):
+        with Image.open(folder / entry["picture"]) as picture:
+            pictures.append(picture.convert("RGB"))
+    scale = width / max(picture.width for picture in pictures)
+    pictures = [ImageOps.scale(picture, scale) for picture in pictures]
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    heights = [max(picture.height for picture in row) + 8 for row in rows]
+    sheet = Image.new("RGB", (columns * (width + 8), sum(heights)), "white")
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            sheet.paste(picture, (j * (width + 8) + 4, sum(heights[:i]) + 4))
+    sheet.save(file, quality=90)
+
+
+def _measured(output):
+    """What `scenes measure` measured, as Markdown."""
+    from decodetr.scenes.measure import markdown_table
+
+    return markdown_table(**json.loads((output / "measured.json").read_text(encoding="utf-8")))
+
+
+def _seconds(record):
+    """Rows (stage, seconds), in the order of the stages, and their sum."""
+    seconds = dict(sorted(record["seconds"].items()))
+    return [*seconds.items(), ("together", round(sum(seconds.values()), 1))]
+
+
+def _introduction(output, record):
+    names = _names(output)
+    return _INTRODUCTION.format(**record["settings"], base=len(names["base"]), novel=len(names["novel"]))
 
 
 def _summary(output, record):
-    """What was measured, as Markdown."""
-    metrics = json.loads((output / "eval.json").read_text(encoding="utf-8"))["metrics"]
-    rows = {
-        "AP50, base names": "AP50_base",
-        "AP50, novel names": "AP50_novel",
-        "AP50, all names": "AP50",
-        "AP50 of localization, all objects, whatever their name": "class_agnostic_AP50",
-        "recall of novel objects at IoU 0.5": "class_agnostic_AR50_novel",
-    }
-    lines = ["# Quickstart", "", "| validation scenes | % |", "|---|---:|"]
-    lines += [f"| {text} | {'-' if metrics[key] is None else round(metrics[key], 1)} |" for text, key in rows.items()]
-    lines += ["", "| stage | s |", "|---|---:|"]
-    lines += [f"| {stage} | {seconds} |" for stage, seconds in record["seconds"].items()]
-    lines += [f"| together | {round(sum(record['seconds'].values()), 1)} |", ""]
-    lines += [
-        "The names' embeddings are random codes here, so nothing tells what a name means that was never annotated:",
-        "novel objects are found, and cannot be named.",
+    """README.md: what was made and measured, as Markdown."""
+    rows = [f"| {stage} | {seconds} |" for stage, seconds in _seconds(record)]
+    lines = [
+        "# Quickstart",
         "",
-        "![detections](detections.png)",
+        _introduction(output, record),
+        "",
+        _measured(output),
+        *["| stage | s |", "|---|---:|", *rows],
+        "",
+        "`report.html` shows all of it. Detections of novel names, with the prototypes they looked up:",
+        "",
+        "![detections of novel names, explained](detections.jpg)",
+        "![detections of all names](all-names.jpg)",
+        "![the pool](pool-map.png)",
         "![losses](curves.png)",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _write_report(output, record, commands):
+    """report.html; returns its path."""
+    import platform
+    from importlib.metadata import version
+
+    import decodetr
+    from decodetr.processing.drawing import MOST_EXPLAINED
+    from decodetr.scenes.report import code, from_markdown, links, paragraph, picture, table, write_report
+
+    explained = []
+    for entry in _detections(output / "novel"):
+        found = ", ".join(f"{row['name']} {row['score']:.2f}" for row in entry["detections"][:MOST_EXPLAINED])
+        caption = f"{Path(entry['file']).name}: {found or 'nothing above the threshold'}"
+        explained.append(picture(output / "novel" / entry["picture"], caption))
+    pool = json.loads((output / "concepts" / "pool" / "pool.json").read_text(encoding="utf-8"))
+    versions = [("python", platform.python_version()), ("decodetr", decodetr.__version__)]
+    versions += [(name, version(name)) for name in ("torch", "transformers", "datasets", "scikit-learn")]
+    sections = {
+        "What was measured": [
+            *from_markdown(_measured(output)),
+            paragraph(
+                f"On {record['settings']['val_images']} validation scenes, in percent. Numbers differ a little from "
+                "machine to machine."
+            ),
+        ],
+        "Names that were never boxed": [
+            paragraph(
+                f"Only the novel names are looked for; detections above {THRESHOLD}. Beside each picture are the "
+                "prototypes that a detection looked up, with their captions and their share of the lookup."
+            ),
+            *explained,
+        ],
+        "All names": [
+            picture(output / "all-names.jpg", f"Base and novel names at once, detections above {THRESHOLD}.")
+        ],
+        "The pool": [
+            picture(
+                output / "pool-map.png",
+                f"{pool['regions']} regions were captioned; {pool['kept']} captions agree with their picture and are "
+                f"in the pool, {pool['distinct_captions']} distinct ones. Labels are captions of the largest coarse "
+                "prototypes.",
+            )
+        ],
+        "Training of the semantic stream": [
+            picture(output / "curves.png", "The two losses of the semantic stream, means between two points.")
+        ],
+        "How it was made": [
+            table(("stage", "seconds"), _seconds(record)),
+            code(commands),
+            table(("software", "version"), versions),
+            links(
+                {
+                    "scenes/": "the drawn scenes, in COCO format",
+                    "vocabulary-base/": "embeddings of the base names",
+                    "vocabulary/": "embeddings of all names",
+                    "concepts/regions/": "the regions with captions and embeddings, as Parquet",
+                    "concepts/pool/": "the prototype pool",
+                    "model/": "the trained DeCo-DETR",
+                    "measured.json": "everything that was measured",
+                    "novel/": "pictures and detections of novel names, with explanations",
+                    "all/": "pictures and detections of all names",
+                }
+            ),
+        ],
+    }
+    return write_report(output / "report.html", "DeCo-DETR quickstart", _introduction(output, record), sections)

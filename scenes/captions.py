@@ -1,0 +1,71 @@
+"""What people would write about a drawn object: paraphrases of its name, and captions of regions without an object.
+
+The small CLIP and LLaVA learn from these (DESIGN.md 6). Their authors saw all names, as the web did; no box of a
+detector's training set is described here, because the teachers' pictures come from a stream of their own.
+"""
+
+import re
+
+from decodetr.scenes.world import NAMES
+
+_PATTERN_WORDS = {"solid": {"solid", "plain"}, "striped": {"striped", "stripes"}, "dotted": {"dotted", "dots"}}
+_PATTERN_PHRASES = {"solid": "in plain colour", "striped": "with stripes", "dotted": "with dots"}
+# {c} colour, {p} pattern, {s} shape, {w} pattern as a phrase, {a} article of the colour
+_FULL = (
+    "{a} {c} {p} {s}",
+    "{c} {p} {s}",
+    "a photo of {a} {c} {p} {s}",
+    "{a} {c} {s} {w}",
+    "a {p} {s} in {c}",
+    "this is {a} {c} {p} {s}",
+)
+_PARTIAL = ("{a} {c} {s}", "a {p} {s}", "a {s}", "{s}", "something {c}", "something {c} and {p}")
+_EMPTY = ("background", "an empty background", "a part of the background", "no object", "a photo without an object")
+PROMPTS = (
+    "Describe the object in this image in a few words.",
+    "What is in this image?",
+    "Describe this region.",
+)
+
+
+def full_captions(name):
+    """All captions that say everything of a `SceneName`, the name itself among them."""
+    return [_fill(template, name) for template in _FULL]
+
+
+def clip_caption(name, rng, partial=0.1):
+    """A caption for the contrastive pairs: with probability `partial` one that leaves something out, as the web's do;
+    `name` None is a region without an object."""
+    if name is None:
+        return str(rng.choice(_EMPTY))
+    return _fill(str(rng.choice(_PARTIAL if rng.uniform() < partial else _FULL)), name)
+
+
+def answer(name, rng):
+    """What the captioner should say: one of the full captions; `name` None is a region without an object."""
+    return str(rng.choice(_EMPTY)) if name is None else _fill(str(rng.choice(_FULL)), name)
+
+
+def mentioned_name(caption):
+    """The `SceneName` that a text says everything of, in whatever words of this file; None if it leaves a part out."""
+    words = set(re.findall(r"[a-z]+", caption.lower()))
+    for name in NAMES:
+        if {name.colour, name.shape} <= words and words & _PATTERN_WORDS[name.pattern]:
+            return name
+    return None
+
+
+def every_caption(names):
+    """All texts that can occur, sorted: what the tokenizers are trained on."""
+    texts = {_fill(template, name) for name in names for template in (*_FULL, *_PARTIAL)}
+    return sorted(texts | set(_EMPTY) | set(PROMPTS))
+
+
+def _fill(template, name):
+    return template.format(
+        c=name.colour,
+        p=name.pattern,
+        s=name.shape,
+        w=_PATTERN_PHRASES[name.pattern],
+        a="an" if name.colour == "orange" else "a",
+    )

@@ -1,0 +1,125 @@
+"""The small LLaVA of the embedded scenes: an ordinary `LlavaForConditionalGeneration` with its processor. Its vision
+tower is the small CLIP's, frozen, as in LLaVA; projector and language model learn captions of crops."""
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPImageProcessor,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from decodetr.scenes.captions import PROMPTS, answer, every_caption
+from decodetr.scenes.clip_teacher import CaptionedCrops, run
+from decodetr.scenes.teacher_data import CROP_SIDE
+from decodetr.scenes.world import NAMES
+
+_SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+_IMAGE = "<image>"
+# The conversation format of LLaVA-1.5.
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] + ' ' }}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+def llava_tokenizer():
+    """A byte-level BPE tokenizer for the captions of the scenes; any other text is spelled out."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=[*_SPECIAL.values(), _IMAGE],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([f"USER: \n{text} ASSISTANT: {text}" for text in every_caption(NAMES)], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, padding_side="left", extra_special_tokens={"image_token": _IMAGE}, **_SPECIAL
+    )
+
+
+def llava_processor(patch_size):
+    """`LlavaProcessor` for crops of 48 x 48 pixels."""
+    side = {"height": CROP_SIDE, "width": CROP_SIDE}
+    return LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": CROP_SIDE}, crop_size=side),
+        llava_tokenizer(),
+        patch_size=patch_size,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,  # CLIP's class token
+        chat_template=_CHAT_TEMPLATE,
+    )
+
+
+def new_llava(clip, tokenizer):
+    """A `LlavaForConditionalGeneration` with the vision tower of `clip` and a language model of random weights."""
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    vision = clip.config.vision_config
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(
+            vision_config=vision.to_dict(),
+            text_config=text,
+            image_token_index=tokenizer.convert_tokens_to_ids(_IMAGE),
+            image_seq_length=(vision.image_size // vision.patch_size) ** 2,
+            tie_word_embeddings=True,
+        )
+    )
+    tower = model.model.vision_tower
+    tower.load_state_dict(clip.vision_model.state_dict())
+    tower.requires_grad_(False)
+    return model
+
+
+def user_prompt(processor, text):
+    """The conversation up to where the captioner answers."""
+    content = [{"type": "image"}, {"type": "text", "text": text}]
+    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+
+class CaptionCollate:
+    """Batches of `CaptionedCrops` for training: every prompt in turn, labels on the answers alone."""
+
+    def __init__(self, processor):
+        self.processor = processor
+        self.prompts = [user_prompt(processor, text) for text in PROMPTS]
+
+    def __call__(self, items):
+        tokenizer = self.processor.tokenizer
+        answers = [f" {item['caption']}{tokenizer.eos_token}" for item in items]
+        texts = [self.prompts[i % len(self.prompts)] + said for i, said in enumerate(answers)]
+        images = [item["image"] for item in items]
+        inputs = self.processor(text=texts, images=images, padding=True, return_tensors="pt")
+        # Padding is on the left: the answer is the end of its row.
+        labels = torch.full_like(inputs["input_ids"], -100)
+        for row, said in enumerate(answers):
+            length = len(tokenizer(said, add_special_tokens=False).input_ids)
+            labels[row, -length:] = inputs["input_ids"][row, -length:]
+        return {**inputs, "labels": labels}
+
+
+def train_llava(output, clip, crops, names, *, steps, batch_size=64, learning_rate=2e-3, seed=0):
+    """Train the small LLaVA to caption crops and return it with its processor. Arguments as in `train_clip`."""
+    torch.manual_seed(seed)
+    processor = llava_processor(clip.config.vision_config.patch_size)
+    model = new_llava(clip, processor.tokenizer)
+    dataset = CaptionedCrops(crops, names, answer, seed)
+    run(output, model, dataset, CaptionCollate(processor), steps, batch_size, learning_rate, seed)
+    return model, processor

@@ -1,0 +1,230 @@
+"""`decodetr scenes measure`: does a model find what its names never had a box for?
+
+On a split of a scenes folder: AP50 of novel and base names with all names in the vocabulary; the same AP50 when the
+vocabulary holds twelve names or one, pooled over all such vocabularies; how often a name that is absent from an image
+scores above 0.5; and the ceiling, which is what the teacher itself, a CLIP, makes of the annotated boxes that the
+localization stream finds.
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+MAX_DETECTIONS = 100  # per image, over all names, in all of them
+SIZES = ("all", 12, 1)
+ABSENT_SCORE = 0.5
+
+
+def measure(model, image_processor, coco, vocabulary, novel_names, *, progress=True):
+    """AP50 and false alarms by the size of the vocabulary.
+
+    Args:
+        model: DeCoDetrForObjectDetection; keeps the names it has.
+        coco: `CocoAnnotations` of the split, all names.
+        vocabulary: `Vocabulary` of all names.
+        novel_names: those that had no box in training.
+
+    Returns:
+        dict, in percent: "AP50, all", "AP50_novel, all", "AP50_base, all", the same with "12" and "1";
+        "absent, <size>": (image, name) pairs without such an object whose best score is above 0.5, "absent_novel,
+        <size>" those of novel names.
+    """
+    import torch
+    from tqdm.auto import tqdm
+
+    kept_names = model.vocabulary
+    outputs = _outputs(model, image_processor, coco, vocabulary.names)
+    column = {name: i for i, name in enumerate(vocabulary.names)}
+    present = torch.zeros(len(coco.images), len(column), dtype=torch.bool)
+    for i, image in enumerate(coco.images):
+        for row in coco.annotations_by_image.get(image["image_id"], ()):
+            present[i, column[coco.names[row["category"]]]] = True
+    novel = torch.tensor([name in set(novel_names) for name in vocabulary.names])
+    scorer = _Scorer(model, outputs)
+    order = torch.randperm(len(column), generator=torch.Generator().manual_seed(0)).tolist()
+    result = {}
+    for size in SIZES:
+        count = len(column) if size == "all" else size
+        groups = [order[start : start + count] for start in range(0, len(order), count)]
+        best = torch.zeros(len(coco.images), len(column))
+        kept = _BestDetections(outputs["pred_boxes"], coco.images)
+        for group in tqdm(groups, desc=f"vocabularies of {count}", leave=False, disable=not progress):
+            scores = scorer.scores(vocabulary.select([vocabulary.names[i] for i in group]))
+            best[:, group] = scores.amax(1)
+            kept.add(scores, torch.tensor(group))
+        metrics = kept.metrics(coco, vocabulary.names, novel_names)
+        result |= {f"{key}, {size}": metrics[key] for key in ("AP50", "AP50_novel", "AP50_base")}
+        alarms = best > ABSENT_SCORE
+        result[f"absent, {size}"] = 100 * alarms[~present].float().mean().item()
+        result[f"absent_novel, {size}"] = 100 * alarms[~present & novel].float().mean().item()
+    model.set_vocabulary(kept_names)
+    return result
+
+
+def teacher_ceiling(model, image_processor, coco, vocabulary, novel_names, clip, *, progress=True):
+    """AP50 of CLIP's names for the annotated boxes that the localization stream finds (IoU of at least 0.5).
+
+    Args: as in `measure`; clip: `ClipEmbedder`. A box's scores are the softmax over all names at CLIP's temperature.
+
+    Returns:
+        dict, in percent: AP50, AP50_novel, AP50_base, recall_novel, recall_base (of the localization stream).
+    """
+    import torch
+    from torchvision.ops import box_iou
+    from tqdm.auto import tqdm
+
+    from decodetr.pool_builder.crops import crop_region
+    from decodetr.processing.coco import read_image
+    from decodetr.processing.detection_evaluator import DetectionEvaluator
+
+    outputs = _outputs(model, image_processor, coco, vocabulary.names)
+    evaluator = DetectionEvaluator(coco, vocabulary.names, novel_names, MAX_DETECTIONS)
+    scale, novel_names = clip.model.logit_scale.exp().item(), set(novel_names)
+    recalled = {"novel": [], "base": []}
+    images = tqdm(coco.images, desc="ceiling", unit="image", leave=False, disable=not progress)
+    for image, predicted in zip(images, outputs["pred_boxes"]):
+        rows = coco.annotations_by_image.get(image["image_id"], ())
+        boxes = torch.tensor([row["bbox"] for row in rows]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        found = box_iou(boxes, _corners(predicted, image)).amax(1) >= 0.5
+        for row, hit in zip(rows, found.tolist()):
+            recalled["novel" if coco.names[row["category"]] in novel_names else "base"].append(hit)
+        picture = read_image(image["path"], image["image_id"])
+        crops = [crop_region(picture, box, clip.size) for box in boxes[found].tolist()]
+        probability = torch.zeros(0, len(vocabulary))
+        if crops:
+            similarity = torch.from_numpy(clip.embed_images(crops)) @ vocabulary.embeddings.T
+            probability = (scale * similarity).softmax(-1)
+        score, index = probability.flatten().topk(min(MAX_DETECTIONS, probability.numel()))
+        box, label = index // len(vocabulary), index % len(vocabulary)
+        evaluator.update([image["image_id"]], [{"scores": score, "labels": label, "boxes": boxes[found][box]}])
+    metrics = evaluator.compute()
+    result = {key: metrics[key] for key in ("AP50", "AP50_novel", "AP50_base")}
+    return result | {f"recall_{group}": 100 * statistics.fmean(hits) for group, hits in recalled.items()}
+
+
+def _outputs(model, image_processor, coco, names):
+    """Boxes, objectness and r_n of all queries of all images, on the CPU."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from decodetr.processing import DetectionDataset, detection_collate
+
+    dataset = DetectionDataset(coco, image_processor, names)
+    model.eval()
+    wanted = ("pred_boxes", "objectness_logits", "semantic_embeds")
+    with torch.inference_mode():
+        loader = DataLoader(dataset, batch_size=32, collate_fn=detection_collate)
+        parts = [model(batch["pixel_values"].to(model.device)) for batch in loader]
+        return {name: torch.cat([part[name].cpu() for part in parts]) for name in wanted}
+
+
+class _Scorer:
+    """`DeCoDetrForObjectDetection`'s scores for many vocabularies over the same queries: what does not depend on the
+    names is computed once."""
+
+    def __init__(self, model, outputs):
+        import torch
+        from torch.nn import functional as F
+
+        self.model, self.objectness = model, outputs["objectness_logits"]
+        stream = model.semantic_stream
+        with torch.inference_mode():
+            predicted = stream.predictor(outputs["semantic_embeds"].to(model.device)).float()
+            self.predicted = F.normalize(predicted, dim=-1) / stream.name_temperature
+            similarity = self.predicted @ F.normalize(model.prototype_pool.prototypes, dim=-1).T
+            self.largest = similarity.amax(-1)
+            self.exponentials = (similarity - self.largest[..., None]).exp()
+
+    def scores(self, vocabulary):
+        """(images, N, K) with `vocabulary` as all the names that there are, on the CPU."""
+        import torch
+
+        from decodetr.modeling_decodetr.semantic_stream import fuse_scores
+
+        self.model.set_vocabulary(vocabulary)
+        with torch.inference_mode():
+            background = (self.exponentials @ self.model.semantic_stream.background.float()).log() + self.largest
+            names = self.predicted @ self.model.vocabulary.embeddings.T
+            total = torch.logaddexp(self.model.vocabulary.log_normaliser(names), background)
+            return fuse_scores(self.objectness, (names - total[..., None]).cpu()).sigmoid()
+
+
+class _BestDetections:
+    """The best detections of each image, over several vocabularies."""
+
+    def __init__(self, pred_boxes, images):
+        import torch
+
+        self.images = images
+        self.boxes = [_corners(boxes, image) for boxes, image in zip(pred_boxes, images)]
+        self.score = torch.zeros(len(images), 0)
+        self.label = self.query = torch.zeros(len(images), 0, dtype=torch.int64)
+
+    def add(self, scores, labels):
+        """scores (images, N, K) of the names with numbers labels (K,)."""
+        import torch
+
+        score, index = scores.flatten(1).topk(min(MAX_DETECTIONS, scores[0].numel()))
+        score = torch.cat([self.score, score], 1)
+        label = torch.cat([self.label, labels[index % len(labels)]], 1)
+        query = torch.cat([self.query, index // len(labels)], 1)
+        self.score, best = score.topk(min(MAX_DETECTIONS, score.shape[1]))
+        self.label, self.query = label.gather(1, best), query.gather(1, best)
+
+    def metrics(self, coco, names, novel_names):
+        from decodetr.processing.detection_evaluator import DetectionEvaluator
+
+        evaluator = DetectionEvaluator(coco, names, novel_names, MAX_DETECTIONS)
+        for i, image in enumerate(self.images):
+            prediction = {"scores": self.score[i], "labels": self.label[i], "boxes": self.boxes[i][self.query[i]]}
+            evaluator.update([image["image_id"]], [prediction])
+        return evaluator.compute()
+
+
+def _corners(boxes, image):
+    """(N, 4) relative centres -> corners in pixels of the image."""
+    import torch
+
+    half = boxes[:, 2:] / 2
+    corners = torch.cat([boxes[:, :2] - half, boxes[:, :2] + half], 1)
+    return corners * torch.tensor([image["width"], image["height"]] * 2)
+
+
+def markdown_table(measured, ceiling):
+    """What was measured, as Markdown."""
+    lines = ["| vocabulary | AP50 novel | AP50 base | AP50 | absent names above 0.5 |", "|---|---:|---:|---:|---:|"]
+    for size, words in zip(SIZES, ("all names", "12 names", "one name")):
+        cells = [f"{measured[f'{key}, {size}']:.1f}" for key in ("AP50_novel", "AP50_base", "AP50")]
+        lines.append(f"| {words} | {' | '.join(cells)} | {measured[f'absent, {size}']:.2f} % |")
+    cells = [f"{ceiling[key]:.1f}" for key in ("AP50_novel", "AP50_base", "AP50")]
+    lines.append(f"| the teacher itself, on annotated boxes that were found | {' | '.join(cells)} | |")
+    novel, base = measured["AP50_novel, all"], measured["AP50_base, all"]
+    if ceiling["AP50_novel"] and base:
+        share, ratio = 100 * novel / ceiling["AP50_novel"], novel / base
+        lines += ["", f"Novel AP50 is {share:.0f} % of the teacher's; novel / base is {ratio:.2f}."]
+    return "\n".join(lines) + "\n"
+
+
+def run(args):
+    """Run `decodetr scenes measure`; returns the exit status."""
+    from decodetr import Vocabulary
+    from decodetr.eval import read_split
+    from decodetr.pool_builder.embedder import ClipEmbedder
+    from decodetr.processing import CocoAnnotations
+    from decodetr.processing.predict import load_detector
+    from decodetr.processing.shipped import resolve
+
+    data = Path(args.folder)
+    coco = CocoAnnotations.load(data / "annotations" / f"{args.split}.json")
+    _, novel = read_split(data / "names.json")
+    model, image_processor = load_detector(args.model)
+    vocabulary = Vocabulary.from_pretrained(resolve(args.vocabulary)) if args.vocabulary else model.vocabulary
+    clip = ClipEmbedder(resolve(args.clip), model.device)
+    measured = measure(model, image_processor, coco, vocabulary, novel)
+    ceiling = teacher_ceiling(model, image_processor, coco, vocabulary, novel, clip)
+    sys.stdout.write(markdown_table(measured, ceiling))
+    if args.output:
+        Path(args.output).write_text(json.dumps({"measured": measured, "ceiling": ceiling}, indent=1) + "\n")
+    return 0

@@ -1,0 +1,175 @@
+"""`decodetr scenes models DIR`: makes everything in hub_cards/ again, by commands that a user could type.
+
+Small CLIP and LLaVA, name embeddings, localization stream, pool, semantic stream, measurements; then the folders of
+hub_cards/, with weights in half precision and with cards that say how each was made and what was measured. It takes
+hours on two cores; an interrupted run goes on where it stopped. For a checkout: it writes into the package.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from decodetr.processing.shipped import HUB_CARDS
+from decodetr.scenes.stages import claim, flat, run_stages
+
+TEACHERS, STAGES = ("scenes-clip", "scenes-llava"), 9
+TRAIN_SCENES, SEMANTIC_STEPS, CACHE_VIEWS = 4000, 2400, 2
+# Two cycles of the learning rate, (peak, warm-up, steps): after the first, many objects still have several boxes.
+LOCALIZATION = ((5e-4, 200, 2500), (4e-4, 100, 2000))
+CONFIG = HUB_CARDS / "scenes-decodetr" / "training_config.yaml"
+# Chosen for this world, here and in the quickstart; docs/scenes.md says why. Everything else is a command's default.
+POOL = {"--num-coarse": 180, "--num-fine": 360, "--delta": 0.7}
+SEMANTIC_TRAINING = {
+    "--streams": "semantic",
+    "--cache_features": "true",
+    "--blur": 0.8,
+    "--noise": 13,
+    "--semantic_learning_rate": 4e-3,
+    "--align_weight_start": 1,
+    "--lr_scheduler_type": "cosine",
+    "--warmup_steps": 50,
+    "--per_device_train_batch_size": 8,
+    "--per_device_eval_batch_size": 32,
+    "--save_strategy": "no",
+    "--report_to": "none",
+    "--dataloader_pin_memory": "false",
+    "--val-annotations": "none",
+}
+
+
+def make_models(folder):
+    """Run all stages in `folder` and write the folders of hub_cards/. Returns the exit status."""
+    folder = Path(folder)
+    record = claim(folder, {"made by": "decodetr scenes models"})
+    status, commands = run_stages(folder, _stages(folder), STAGES, record)
+    if status == 0:
+        _ship(folder, [command.replace(f"{folder}/", "").replace(f"{HUB_CARDS}/", "") for command in commands])
+    return status
+
+
+def _stages(folder):
+    """(file that tells that a stage is finished, its command), in order; teachers are shipped when they are made."""
+    data, teachers, names = folder / "scenes", folder / "teachers", folder / "scenes-vocabulary"
+    yield data / "names.json", ["scenes", "write", data, "--train", TRAIN_SCENES]
+    yield teachers / TEACHERS[-1] / "README.md", ["scenes", "teachers", teachers]
+    for name in TEACHERS:
+        shutil.copytree(teachers / name, HUB_CARDS / name, dirs_exist_ok=True)
+    clip, llava = TEACHERS
+    embed = {"--names-split": data / "names.json", "--text-model": clip, "--output": names}
+    yield names / "vocabulary.json", ["vocabulary", "build", *flat(embed)]
+    built, model, localized = folder / "built", folder / "model", None
+    for cycle, (rate, warmup, steps) in enumerate(LOCALIZATION, start=1):
+        start = {"--model": localized, "--seed": cycle - 1} if localized else {"--config": CONFIG}
+        localized = folder / f"localized-{cycle}"
+        localization = {
+            "--streams": "localization",
+            "--data": data,
+            **start,
+            "--vocabulary": names,
+            "--max_steps": steps,
+            "--learning_rate": rate,
+            "--warmup_steps": warmup,
+            "--lr_scheduler_type": "cosine",
+            "--per_device_train_batch_size": 16,
+            "--report_to": "none",
+            "--dataloader_pin_memory": "false",
+            "--val-annotations": "none",
+            "--output_dir": localized,
+        }
+        yield localized / "train_results.json", ["train", *flat(localization)]
+    teach = {"--data": data, "--detector": localized, "--clip": clip, "--captioner": llava, **POOL, "--output": built}
+    yield built / "pool" / "pool.json", ["pool", "build", *flat(teach), "--overwrite"]
+    tables = {"--vocabulary": names, "--pool": built / "pool", "--regions": built / "regions"}
+    semantic = {"--model": localized, "--data": data, **tables, **SEMANTIC_TRAINING, "--cache_views": CACHE_VIEWS}
+    semantic |= {"--max_steps": SEMANTIC_STEPS, "--output_dir": model}
+    yield model / "train_results.json", ["train", "--reset-semantics", *flat(semantic)]
+    for split in ("val", "test"):
+        measured = folder / f"measured-{split}.json"
+        measure = {"--model": model, "--clip": clip, "--split": split, "--output": measured}
+        yield measured, ["scenes", "measure", data, *flat(measure)]
+
+
+def _ship(folder, commands):
+    """Model, pool and vocabulary of a finished run into hub_cards/."""
+    from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
+
+    vocabulary = Vocabulary.from_pretrained(folder / "scenes-vocabulary")
+    vocabulary.save_pretrained(HUB_CARDS / "scenes-vocabulary")
+    pool = PrototypePool.from_pretrained(folder / "built" / "pool")
+    pool.save_pretrained(HUB_CARDS / "scenes-pool")
+    model = DeCoDetrForObjectDetection.from_pretrained(folder / "model")
+    # Half the size; they load as float32, as the config says. The tables stay exact.
+    weights = model.state_dict()
+    for name, value in weights.items():
+        if value.is_floating_point() and not name.startswith(("prototype_pool", "vocabulary")):
+            weights[name] = value.half()
+    image_processor = DeCoDetrImageProcessor.from_pretrained(folder / "model")
+    model.save_pretrained(HUB_CARDS / "scenes-decodetr", state_dict=weights)
+    image_processor.save_pretrained(HUB_CARDS / "scenes-decodetr")
+    _without_code(HUB_CARDS / "scenes-decodetr")
+    measured = {split: json.loads((folder / f"measured-{split}.json").read_text()) for split in ("val", "test")}
+    for name, text in _cards(pool, vocabulary, model, measured, commands).items():
+        (HUB_CARDS / name / "README.md").write_text(text, encoding="utf-8")
+
+
+def _without_code(folder):
+    """The package itself is the code of a shipped model: no copies of it beside the weights."""
+    for file in folder.glob("*.py"):
+        file.unlink()
+    for file in (folder / "config.json", folder / "preprocessor_config.json"):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content.pop("auto_map", None)
+        file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _cards(pool, vocabulary, model, measured, commands):
+    """README.md of the three folders."""
+    from decodetr.scenes.measure import markdown_table
+
+    info, fine = pool.info, int((pool.level == 1).sum())
+    base = len(model.config.training_info["training_names"])
+    recipe = "\n".join(["```", *commands, "```"])
+    made = f"## Made\n`decodetr scenes models DIR` runs, in DIR:\n\n{recipe}\n"
+    tables = []
+    for words, values in zip(("Validation scenes", "The shifted split"), measured.values()):
+        novel, other = (f"{values['ceiling'][f'recall_{group}']:.1f} %" for group in ("novel", "base"))
+        tables += [f"{words}; localization finds {novel} of the novel and {other} of the base objects:", ""]
+        tables += [markdown_table(**values)]
+    return {
+        "scenes-decodetr": _card(
+            "DeCo-DETR of the drawn scenes",
+            "pipeline_tag: object-detection\n",
+            f"Detects {len(vocabulary)} drawn things (colour x pattern x shape) in pictures of 160 x 160 pixels, and",
+            f"nothing of the real world: the small model that travels with decodetr. Boxes of {base} base names",
+            "trained it; the other names never had a box. Their meaning comes from captions of `scenes-llava` and",
+            "embeddings of `scenes-clip`, which have seen all names, as the real ones have seen the web.",
+            "",
+            "## Measured",
+            *tables,
+            made,
+        ),
+        "scenes-pool": _card(
+            "Prototype pool of the drawn scenes",
+            "",
+            f"{len(pool) - fine} coarse and {fine} fine prototypes (asked: {info['num_coarse']} and",
+            f"{info['num_fine']}) of width {pool.embedding_dim}: {info['distinct_captions']} distinct captions of",
+            f"{info['kept']} regions whose caption agrees with the picture (cosine above {info['delta']}), out of",
+            f"{info['regions']} regions. Encoder {info['encoder']}, captioner {info['captioner']}, prompt:",
+            f"{info['prompt']}",
+            "",
+            made,
+        ),
+        "scenes-vocabulary": _card(
+            "Names of the drawn scenes",
+            "",
+            f"Embeddings of {len(vocabulary)} names, base and novel, by {vocabulary.info['encoder']}; templates:",
+            ", ".join(vocabulary.info["templates"]),
+            "",
+            made,
+        ),
+    }
+
+
+def _card(title, tag, *lines):
+    front = f"---\nlicense: apache-2.0\nlibrary_name: decodetr\n{tag}---\n# {title}\n\n"
+    return front + "\n".join(lines)

@@ -1,0 +1,138 @@
+"""One HTML file that shows what a run made: no scripts, nothing from the net, pictures inside, light and dark.
+
+Plain functions make blocks, strings of HTML in which every text they were given is escaped; `write_report` puts blocks
+under headings. What the page says comes from its caller: nothing is measured or read here but the pictures.
+"""
+
+import base64
+import os
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+_MEDIA_TYPES = {".gif": "gif", ".jpeg": "jpeg", ".jpg": "jpeg", ".png": "png", ".svg": "svg+xml", ".webp": "webp"}
+_STYLE = """
+:root { color-scheme: light dark;
+  --paper: #ffffff; --ink: #1c2430; --faint: #5b6675; --line: #d9dee5; --link: #0b5cad; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14181e; --ink: #e4e8ee; --faint: #9aa6b5; --line: #333c48; --link: #7db7f5; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem; max-width: 76rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, sans-serif; overflow-wrap: break-word; }
+h1 { line-height: 1.2; margin: 0.5rem 0; }
+h2 { margin: 2.5rem 0 0.75rem; padding-top: 0.75rem; border-top: 1px solid var(--line); }
+p { max-width: 52rem; }
+a { color: var(--link); }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: 0.3rem 0.9rem; border-bottom: 1px solid var(--line); text-align: right;
+  font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child { padding-left: 0; text-align: left; }
+figure { margin: 1.25rem 0; }
+figure img { display: block; max-width: 100%; height: auto; background: #ffffff; border: 1px solid var(--line); }
+figcaption { color: var(--faint); font-size: 0.9rem; max-width: 52rem; margin-top: 0.35rem; }
+pre { padding: 0.8rem 1rem; border: 1px solid var(--line); border-radius: 4px; font-size: 0.85rem;
+  white-space: pre-wrap; }
+"""
+
+
+def paragraph(text):
+    """A block: one paragraph."""
+    return f"<p>{escape(text)}</p>"
+
+
+def table(header, rows):
+    """A block: a table.
+
+    Args:
+        header: column titles.
+        rows: sequences of as many cells, each anything that `str` takes; all but the first are set to the right.
+    """
+    head = "".join(f'<th scope="col">{escape(str(cell))}</th>' for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>\n" for row in rows)
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+
+
+def from_markdown(text):
+    """Blocks of Markdown that consists of paragraphs and tables, a blank line between any two; without markup in it.
+
+    Returns:
+        list[str], in the same order.
+    """
+    blocks = []
+    for part in text.strip().split("\n\n"):
+        lines = part.splitlines()
+        if not lines[0].startswith("|"):
+            blocks.append(paragraph(" ".join(lines)))
+            continue
+        cells = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
+        cells = [[*row, *[""] * (len(cells[0]) - len(row))] for row in cells]
+        blocks.append(table(cells[0], cells[2:]))  # 1 is the rule below the header
+    return blocks
+
+
+def picture(file, caption):
+    """A block: a picture file, embedded as it is, with a caption that is its text for screen readers too.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: no kind of picture that browsers show, by its suffix.
+    """
+    file = Path(file)
+    if file.suffix.lower() not in _MEDIA_TYPES:
+        raise ValueError(f"{file}: expected a picture with {', '.join(_MEDIA_TYPES)}, got {file.suffix!r}; convert it")
+    data = base64.b64encode(file.read_bytes()).decode("ascii")
+    source = f"data:image/{_MEDIA_TYPES[file.suffix.lower()]};base64,{data}"
+    text = escape(caption)
+    return f'<figure>\n<img src="{source}" alt="{text}">\n<figcaption>{text}</figcaption>\n</figure>'
+
+
+def code(lines):
+    """A block: lines as they would be typed."""
+    return f"<pre><code>{escape(chr(10).join(lines))}</code></pre>"
+
+
+def links(targets):
+    """A block: a list of links.
+
+    Args:
+        targets: {file or folder, relative to the report and with "/": what it is}.
+    """
+    items = "".join(
+        f'<li><a href="{escape(quote(target))}">{escape(target)}</a>: {escape(text)}</li>\n'
+        for target, text in targets.items()
+    )
+    return f"<ul>\n{items}</ul>"
+
+
+def write_report(file, title, introduction, sections):
+    """Write the page, under a temporary name until it is whole.
+
+    Args:
+        file: the HTML file to write; its folder exists.
+        title: heading and name of the page.
+        introduction: text of the paragraph below it.
+        sections: {heading: list of blocks}, in order. Titles, headings and introduction are plain text.
+
+    Returns:
+        `file` as a `Path`.
+    """
+    file = Path(file)
+    parts = [
+        "<!DOCTYPE html>",
+        '<html lang="en">',
+        "<head>",
+        '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title>",
+        f"<style>{_STYLE}</style>",
+        "</head>",
+        "<body>",
+        f"<h1>{escape(title)}</h1>",
+        paragraph(introduction),
+    ]
+    for heading, blocks in sections.items():
+        parts += ["<section>", f"<h2>{escape(heading)}</h2>", *blocks, "</section>"]
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text("\n".join([*parts, "</body>", "</html>", ""]), encoding="utf-8")
+    os.replace(partial, file)
+    return file

@@ -1,0 +1,182 @@
+"""`decodetr scenes teachers`: trains the small CLIP and the small LLaVA, measures both and writes them with cards.
+
+Drawing, either training and the measurements go on where they stopped when the same command is given again.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from decodetr.scenes.captions import mentioned_name
+from decodetr.scenes.world import NAMES, WORLD_VERSION
+
+VALIDATION_SCENES = 600
+_MEANING = {
+    "CLIP": {
+        "image_to_name": "crop to name: the nearest of 240 names is the right one",
+        "colour": "its colour is right",
+        "pattern": "its pattern is right",
+        "shape": "its shape is right",
+        "name_to_image": "name to crop: the nearest of 1,000 crops shows it",
+    },
+    "LLaVA": {
+        "object": "captions of objects that say colour, pattern and shape rightly",
+        "empty": "captions of empty regions that name no object",
+    },
+}
+
+
+def write_teachers(output, *, scenes, clip_steps, llava_steps, seed=0, workers=1):
+    """Train both teachers and write `output/scenes-clip` and `output/scenes-llava`, each with a card.
+
+    Args:
+        output: folder; `output/work` holds the drawn crops and checkpoints, and may be deleted afterwards.
+        scenes: scenes to draw crops from.
+        clip_steps, llava_steps: optimizer steps.
+        seed: of scenes, weights and batches.
+        workers: processes that draw; more than one needs a `__main__` guard.
+
+    Returns:
+        `output` as a `Path`.
+    """
+    from transformers import CLIPModel, CLIPProcessor
+
+    from decodetr.scenes.clip_teacher import train_clip
+    from decodetr.scenes.llava_teacher import train_llava
+
+    output = Path(output)
+    work = output / "work"
+    settings = {"scenes": scenes, "clip_steps": clip_steps, "llava_steps": llava_steps, "seed": seed}
+    _claim(work, settings | {"world_version": WORLD_VERSION})
+    crops, names = _crops(work, "teachers", scenes, seed, workers)
+    validation = _crops(work, "teachers-val", VALIDATION_SCENES, seed, workers)
+    words = f"--scenes {scenes} --clip-steps {clip_steps} --llava-steps {llava_steps} --seed {seed}"
+    facts = {"command": f"decodetr scenes teachers DIR {words}", "crops": len(crops), "scenes": scenes}
+
+    folder = output / "scenes-clip"
+    if not (folder / "README.md").exists():
+        model, processor = train_clip(work / "clip", crops, names, steps=clip_steps, seed=seed)
+        _save(model, processor, folder)
+        measured = measure_clip(folder, *validation)
+        _write_card(folder, "CLIP", facts | {"steps": clip_steps, "measured": measured})
+    clip = CLIPModel.from_pretrained(folder)
+    CLIPProcessor.from_pretrained(folder)  # a broken folder is found here and not after the next training
+    folder = output / "scenes-llava"
+    if not (folder / "README.md").exists():
+        model, processor = train_llava(work / "llava", clip, crops, names, steps=llava_steps, seed=seed)
+        _save(model, processor, folder)
+        measured = measure_llava(folder, *validation)
+        _write_card(folder, "LLaVA", facts | {"steps": llava_steps, "measured": measured})
+    return output
+
+
+def _claim(work, settings):
+    """Take the folder, or go on in it where the settings are the same."""
+    file = work / "settings.json"
+    if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != settings:
+        raise ValueError(
+            f"{file} is of teachers with other settings: {found}, now {settings}; repeat them to go on, or choose "
+            "another folder"
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+
+
+def _crops(work, split, scenes, seed, workers):
+    """(crops, names) of a split, drawn once."""
+    from decodetr.scenes.teacher_data import teacher_crops
+
+    file = work / f"{split}.npz"
+    if not file.exists():
+        crops, names = teacher_crops(split, scenes, seed, workers)
+        partial = work / f".{split}.npz"
+        np.savez(partial, crops=crops, names=names)
+        partial.replace(file)
+    with np.load(file, allow_pickle=False) as arrays:
+        return arrays["crops"], arrays["names"]
+
+
+def _save(model, processor, folder):
+    """Weights in half precision, which halves the folder; they load as float32, as the config says."""
+    model.save_pretrained(folder, state_dict={name: value.half() for name, value in model.state_dict().items()})
+    processor.save_pretrained(folder)
+
+
+def measure_clip(folder, crops, names):
+    """What a saved CLIP makes of crops with objects.
+
+    Returns:
+        dict of shares in 0..1: `image_to_name`, the crop's nearest of the 240 names is its own; `colour`, `pattern`,
+        `shape` of that name; `name_to_image`, the nearest of 1,000 crops to a name is one of it.
+    """
+    import torch
+
+    from decodetr.modeling_decodetr.text_encoder import encode_texts
+    from decodetr.pool_builder.embedder import ClipEmbedder
+
+    clip = ClipEmbedder(folder)
+    crops, names = crops[names >= 0], torch.from_numpy(names[names >= 0])
+    images = torch.cat([torch.from_numpy(clip.embed_images(list(part))) for part in _batches(crops)])
+    texts = encode_texts([name.name for name in NAMES], clip.model, clip.tokenizer)
+    predicted = (images @ texts.T).argmax(1)
+    pairs = [(NAMES[a], NAMES[b]) for a, b in zip(predicted.tolist(), names.tolist())]
+    result = {"image_to_name": (predicted == names).float().mean().item()}
+    for part in ("colour", "pattern", "shape"):
+        result[part] = float(np.mean([getattr(a, part) == getattr(b, part) for a, b in pairs]))
+    present = names[:1000].unique()
+    nearest = (texts[present] @ images[:1000].T).argmax(1)
+    result["name_to_image"] = (names[nearest] == present).float().mean().item()
+    return result
+
+
+def measure_llava(folder, crops, names):
+    """What a saved LLaVA says of crops.
+
+    Returns:
+        dict of shares in 0..1: `object`, of crops with an object, that the caption says colour, pattern and shape of
+        it; `empty`, of crops without one, that the caption names no object.
+    """
+    from decodetr.pool_builder.captioner import Captioner
+    from decodetr.pool_builder.settings import PoolSettings
+
+    captioner = Captioner(folder, prompt=PoolSettings().prompt, max_new_tokens=24)
+    captions = [text for part in _batches(crops[:2000]) for text in captioner.caption(list(part))]
+    said = [mentioned_name(caption) for caption in captions]
+    objects = names[: len(said)] >= 0
+    right = np.array([word == (NAMES[name] if name >= 0 else None) for name, word in zip(names, said)])
+    return {"object": right[objects].mean().item(), "empty": right[~objects].mean().item()}
+
+
+def _batches(crops, size=256):
+    return [crops[start : start + size] for start in range(0, len(crops), size)]
+
+
+def _write_card(folder, kind, facts):
+    """README.md of a teacher: what it is, what it saw, the command, what was measured."""
+    lines = [
+        "---",
+        "license: apache-2.0",
+        "library_name: transformers",
+        f"pipeline_tag: {'zero-shot-image-classification' if kind == 'CLIP' else 'image-text-to-text'}",
+        "---",
+        f"# The small {kind} of decodetr's drawn scenes",
+        "",
+        f"An ordinary transformers model that knows {len(NAMES)} drawn things (colour x pattern x shape) and nothing "
+        "else. It stands in for the real one, through the same classes, where nothing can be downloaded.",
+        "",
+        f"**Data**: {facts['crops']:,} crops of 48 x 48 pixels of {facts['scenes']:,} drawn scenes with all names, "
+        f"from a stream that no other picture comes from (world version {WORLD_VERSION}), with captions that "
+        "paraphrase the names.",
+        "",
+        f"**Training**: {facts['steps']:,} steps; `{facts['command']}`",
+        "",
+        f"**Measured** on crops of {VALIDATION_SCENES} other scenes:",
+        "",
+        "| | % |",
+        "|---|---:|",
+        *(f"| {_MEANING[kind][key]} | {100 * value:.1f} |" for key, value in facts["measured"].items()),
+    ]
+    partial = folder / ".README.md"
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(folder / "README.md")
