@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-CONFIG = Path(__file__).resolve().parent.parent / "hub_cards" / "decodetr-scenes" / "config.yaml"
+CONFIG = Path(__file__).resolve().parent.parent / "hub_cards" / "scenes-decodetr" / "training_config.yaml"
 MODES = {
     "joint": "both streams",
     "frozen": "semantic stream over a frozen detector",
@@ -32,11 +32,11 @@ def prepare(folder, args):
     """Scenes, stand-in teacher, model and data sets. Returns (model, augmented data set, plain data set)."""
     import torch
     from harness import read_config
+    from standin import write_standin
 
     from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
     from decodetr.processing import CocoAnnotations, DetectionAugmentation, DetectionDataset, RegionTable
     from decodetr.scenes import SceneSettings, write_scenes
-    from decodetr.scenes.standin import write_standin
 
     torch.manual_seed(0)
     if args.model:

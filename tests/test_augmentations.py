@@ -132,3 +132,26 @@ def test_colour_keeps_hue_and_boxes():
 def test_wrong_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         DetectionAugmentation(**{"seed": 0, **options})
+
+
+def test_noise_and_blur_change_pixels_and_no_box():
+    image, boxes = _scene()
+    plain = np.asarray(image).astype(float)
+    deviations, roughness = [], []
+    for epoch in range(30):
+        noisy, moved, _ = DetectionAugmentation(0, **STILL, noise=20.0)(image, boxes, epoch=epoch, image_id=1)
+        assert torch.equal(moved["boxes"], boxes["boxes"])
+        difference = np.asarray(noisy)[:8] - plain[:8]  # grey there: no clipping
+        assert abs(difference.mean()) < 3
+        deviations.append(difference.std())
+        blurred, _, _ = DetectionAugmentation(0, **STILL, blur=2.0)(image, boxes, epoch=epoch, image_id=1)
+        roughness.append(np.abs(np.diff(np.asarray(blurred).astype(float), axis=1)).max())
+    assert max(deviations) < 21 and min(deviations) < 5 and 7 < np.mean(deviations) < 13  # sigma is uniform in 0..20
+    assert max(roughness) <= 130 and min(roughness) < 60  # the step between grey and red is 130
+
+
+@pytest.mark.parametrize("field", ["noise", "blur"])
+@pytest.mark.parametrize("value", [-1, float("nan")])
+def test_negative_noise_and_blur_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field} must be at least 0"):
+        DetectionAugmentation(0, **{field: value})

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from test_text_model import write_tiny_clip
 from tiny_models import tiny_model
 
+from decodetr.processing import shipped
 from decodetr.processing.drawing import draw_detections
 from decodetr.processing.predict import find_images, load_detector, open_image, picture_paths, read_names
 
@@ -145,3 +147,147 @@ def test_command_equals_pipeline(tiny_detector_folder, tmp_path):
     assert [row["label"] for row in theirs] == ours["names"]
     assert [row["score"] for row in theirs] == pytest.approx(ours["scores"], abs=1e-6)
     assert [list(row["box"].values()) for row in theirs] == [[int(x) for x in box] for box in ours["boxes"]]
+
+
+# New names
+
+
+@pytest.fixture(scope="module")
+def text_detector(tmp_path_factory):
+    """(folder of a detector whose names and pool a tiny CLIP made, folder of that CLIP)."""
+    from decodetr import DeCoDetrImageProcessor, PrototypePool, Vocabulary
+
+    folder = tmp_path_factory.mktemp("text")
+    clip = write_tiny_clip(folder / "clip")
+    vocabulary = Vocabulary.from_text_model(["cat", "dog"], clip, ["{}", "one {}"])
+    model = tiny_model()
+    pool = PrototypePool(
+        model.prototype_pool.prototypes, captions=[f"caption {i}" for i in range(12)], info=vocabulary.info
+    )
+    model.set_pool(pool, vocabulary)
+    model.save_pretrained(folder / "detector")
+    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "detector")
+    return folder / "detector", clip
+
+
+def test_new_names_are_embedded_by_the_models_own_text_model(text_detector, caplog):
+    from decodetr import Vocabulary
+
+    folder, clip = text_detector
+    names = ["crème brûlée", "dog", "salt, pepper", "cat"]
+    stored, _ = load_detector(folder, device="cpu")
+    model, _ = load_detector(folder, names=names, device="cpu")
+    expected = Vocabulary.from_text_model(names, clip, ["{}", "one {}"])
+    assert model.vocabulary.names == names and model.vocabulary.info == stored.vocabulary.info
+    assert np.allclose(model.vocabulary.embeddings, expected.embeddings, atol=1e-6)
+    assert model.vocabulary.embeddings[[3, 1]].equal(stored.vocabulary.embeddings)
+    assert "2 names" in caplog.text and str(clip) in caplog.text
+    assert "'crème brûlée', 'salt, pepper'" in caplog.text and "dog" not in caplog.text
+
+    caplog.clear()
+    assert load_detector(folder, names=["dog"], device="cpu")[0].vocabulary.names == ["dog"] and not caplog.text
+
+
+def test_new_names_fit_the_given_vocabulary(text_detector, tmp_path):
+    from decodetr import Vocabulary
+
+    folder, clip = text_detector
+    Vocabulary.from_text_model(["gnu"], clip, "a drawn {}").save_pretrained(tmp_path)
+    model, _ = load_detector(folder, tmp_path, ["yak", "gnu"], device="cpu")
+    expected = Vocabulary.from_text_model(["yak", "gnu"], clip, "a drawn {}")
+    assert np.allclose(model.vocabulary.embeddings, expected.embeddings, atol=1e-6)
+    assert model.vocabulary.info["templates"] == ["a drawn {}"]
+
+
+def test_a_text_model_elsewhere(text_detector, tmp_path):
+    from decodetr import DeCoDetrForObjectDetection, Vocabulary
+
+    folder, clip = text_detector
+    model = DeCoDetrForObjectDetection.from_pretrained(folder)
+    info = {**model.vocabulary.info, "encoder": "nobody/no-such-clip"}
+    model.set_vocabulary(Vocabulary(model.vocabulary.names, model.vocabulary.embeddings, info))
+    model.save_pretrained(tmp_path / "detector")
+    (tmp_path / "detector" / "preprocessor_config.json").write_bytes(
+        (folder / "preprocessor_config.json").read_bytes()
+    )
+    with pytest.raises(ValueError, match="no-such-clip") as error:
+        load_detector(tmp_path / "detector", names=["cta"], device="cpu")
+    for part in ("'cta' (close: cat)", "--text-model", "--vocabulary"):
+        assert part in str(error.value)
+    model, _ = load_detector(tmp_path / "detector", names=["cta"], device="cpu", text_model=clip)
+    assert model.vocabulary.names == ["cta"]
+    other = write_tiny_clip(tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match="other.* is not the vocabulary's 'nobody/no-such-clip'"):
+        load_detector(tmp_path / "detector", names=["cta"], device="cpu", text_model=other)
+
+
+def test_names_of_unknown_origin_are_not_mixed_with_new_ones(tiny_detector_folder, text_detector):
+    with pytest.raises(ValueError, match="does not say which text model made it"):
+        load_detector(tiny_detector_folder, names=["cat", "yak"], device="cpu", text_model=text_detector[1])
+
+
+# Shipped models
+
+
+def test_resolve(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "HUB_CARDS", tmp_path / "package" / "hub_cards")
+    monkeypatch.chdir(tmp_path)
+    small = tmp_path / "package" / "hub_cards" / "small"
+    small.mkdir(parents=True)
+    assert shipped.resolve("small") == str(small)
+    assert shipped.resolve("/gone/hub_cards/small") == shipped.resolve("hub_cards/small") == str(small)
+    for name in ("someone/small", "/gone/small", "big", "", ".", "..", str(tmp_path)):
+        assert shipped.resolve(name) == name
+    (tmp_path / "small").mkdir()
+    assert shipped.resolve("small") == "small"  # an existing folder comes first
+
+
+def test_a_missing_model_is_explained(tmp_path, capsys):
+    from decodetr.__main__ import main
+
+    arguments = ["predict", str(write_image(tmp_path / "a.png")), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--model", "nobody/no-such-model"]) == 1
+    error = capsys.readouterr().err
+    assert "the model 'nobody/no-such-model' cannot be loaded" in error and "shipped with decodetr" in error
+
+
+def test_the_shipped_model_is_the_default(text_detector, tmp_path, monkeypatch, capsys):
+    from transformers import pipeline
+
+    from decodetr.__main__ import main
+
+    folder, _ = text_detector
+    monkeypatch.setattr(shipped, "HUB_CARDS", tmp_path / "hub_cards")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hub_cards").mkdir()
+    (tmp_path / "hub_cards" / shipped.DEFAULT_MODEL).symlink_to(folder)
+    image = write_image(tmp_path / "a.png")
+    arguments = ["predict", str(image), "--output", str(tmp_path / "out"), "--threshold", "0", "--device", "cpu"]
+    assert main([*arguments, "--names", "cat,yak", "--explain"]) == 0
+    report = json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))
+    assert report["model"] == shipped.DEFAULT_MODEL and report["vocabulary"]["names"] == ["cat", "yak"]
+    rows = report["images"][0]["detections"]
+    assert len(rows) == 24  # 12 queries x 2 names
+    for row in rows:
+        assert row["score"] == pytest.approx(row["objectness"] * row["name_probability"], rel=1e-3)
+        weights = [prototype["weight"] for prototype in row["prototypes"]]
+        assert len(weights) == 5 and weights == sorted(weights, reverse=True)
+        assert all(p["caption"] == f"caption {p['index']}" and p["level"] == "coarse" for p in row["prototypes"])
+    assert Image.open(tmp_path / "out" / "a.png").width > 640  # the panel
+
+    # transformers would ask about custom code for a video processor, which no detector has.
+    path = shipped.resolve(shipped.DEFAULT_MODEL)
+    detector = pipeline("object-detection", model=path, device="cpu", trust_remote_code=False)
+    found = detector(str(image), threshold=0)
+    assert {row["label"] for row in found} == {"cat", "dog"} and len(found) == 24
+
+
+def test_a_model_without_lookup_has_no_explanations(tmp_path, capsys):
+    from decodetr import DeCoDetrImageProcessor
+    from decodetr.__main__ import main
+
+    tiny_model(pool_use="background", distill_weight=0.0).save_pretrained(tmp_path / "model")
+    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "model")
+    arguments = ["predict", str(write_image(tmp_path / "a.png")), "--model", str(tmp_path / "model"), "--explain"]
+    assert main([*arguments, "--output", str(tmp_path / "out"), "--device", "cpu"]) == 1
+    assert "pool_use='background', which looks nothing up" in capsys.readouterr().err

@@ -1,56 +1,132 @@
-"""`decodetr quickstart` end to end with tiny numbers, resumed, and refused where it must be."""
+"""`decodetr quickstart` end to end with tiny models, resumed, and refused where it must be."""
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
+from test_report import Page
+from tiny_models import tiny_model
+from tiny_teachers import write_tiny_clip, write_tiny_llava
 
+from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
 from decodetr.__main__ import main
+from decodetr.scenes import quickstart
 
-TINY = ["--train-images", "24", "--val-images", "12", "--steps", "2", "--semantic-steps", "2"]
+STAGES = quickstart.STAGES
 
 
-def test_quickstart_runs_skips_what_is_done_and_refuses_other_settings(tmp_path, capsys):
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_clip(folder / "clip")
+    write_tiny_llava(folder / "llava")
+    tiny_model(embedding_dim=8).save_pretrained(folder / "detector")
+    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "detector")
+    return folder
+
+
+@pytest.fixture
+def command(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "POOL", {"--num-coarse": 5, "--num-fine": 3, "--delta": -1, "--max-proposals": 2})
+    for name, value in {"THRESHOLD": 1e-6, "PICTURES": 3, "EXPLAINED_PICTURES": 2}.items():
+        monkeypatch.setattr(quickstart, name, value)  # random weights find nothing above a higher threshold
+    sizes = ["--train-images", "8", "--val-images", "8", "--semantic-steps", "2"]
+    chosen = [f"--{name}={models / folder}" for name, folder in _MODELS.items()]
+    return ["quickstart", "--output", str(tmp_path / "out"), *chosen, *sizes]
+
+
+_MODELS = {"model": "detector", "clip": "clip", "captioner": "llava"}
+
+
+def test_quickstart_runs_skips_what_is_done_and_refuses_other_settings(command, models, tmp_path, capsys):
     output = tmp_path / "out"
-    command = ["quickstart", "--output", str(output), *TINY]
     assert main(command) == 0
     shown = capsys.readouterr().out
-    assert all(f"[{i}/6]" in shown for i in range(1, 7)) and "AP50, base names" in shown
-    for picture in ("detections.png", "curves.png"):
-        assert min(Image.open(output / picture).size) > 300
-    report = json.loads((output / "eval.json").read_text())
-    assert report["metrics"]["AP50_base"] is not None
-    summary = (output / "README.md").read_text()
-    assert "detections.png" in summary and "recall of novel objects" in summary
+    assert all(f"[{i}/{STAGES}] decodetr " in shown for i in range(1, STAGES + 1)) and "done before" not in shown
+    _check_training(output, models)
+    _check_pictures_and_pages(output)
 
-    (output / "eval.json").unlink()  # as if it had been killed there
+    (output / "all" / "detections.json").unlink()  # as if it had been killed there
     before = (output / "model" / "model.safetensors").stat().st_mtime_ns
+    measured = json.loads((output / "measured.json").read_text())
+    measured["measured"].update({"AP50_novel, all": 61.87, "absent, 1": 0.123})
+    (output / "measured.json").write_text(json.dumps(measured))
     assert main(command) == 0
-    assert capsys.readouterr().out.count("done before") == 5
-    assert (output / "eval.json").exists() and (output / "model" / "model.safetensors").stat().st_mtime_ns == before
+    shown = capsys.readouterr().out
+    assert shown.count("done before") == STAGES - 1 and (output / "all" / "detections.json").exists()
+    assert (output / "model" / "model.safetensors").stat().st_mtime_ns == before
+    for text in (shown, (output / "README.md").read_text()):  # the numbers come from measured.json
+        assert "| all names | 61.9 |" in text and "| 0.12 % |" in text
+    assert "<td>61.9</td>" in (output / "report.html").read_text()
 
     assert main([*command[:-1], "3"]) == 1
     assert "other settings" in capsys.readouterr().err
 
 
+def _check_training(output, models):
+    """The detector is that of the given model, the semantic stream is not; the pool is that of the captions, and the
+    names are all 240."""
+    model = DeCoDetrForObjectDetection.from_pretrained(output / "model")
+    given = DeCoDetrForObjectDetection.from_pretrained(models / "detector").state_dict()
+    for name, tensor in model.detector.state_dict().items():
+        assert torch.equal(tensor, given[f"detector.{name}"]), name
+    trained = model.state_dict()
+    assert any(not torch.equal(tensor, given[name]) for name, tensor in trained.items() if "residual" in name)
+    assert len(model.vocabulary) == 240 and len(model.config.training_info["training_names"]) == 180
+    captions = {
+        row["caption"]
+        for file in (output / "concepts" / "regions").glob("*.parquet")
+        for row in pq.read_table(file, columns=["caption"]).to_pylist()
+    }
+    assert set(model.prototype_pool.captions or json.loads(_pool_json(output))["captions"]) <= captions
+    assert load_file(output / "vocabulary-base" / "vocabulary.safetensors")["embeddings"].shape == (180, 8)
+
+
+def _pool_json(output):
+    return (output / "concepts" / "pool" / "pool.json").read_text()
+
+
+def _check_pictures_and_pages(output):
+    for picture in ("detections.jpg", "all-names.jpg", "pool-map.png", "curves.png"):
+        assert min(Image.open(output / picture).size) > 300, picture
+    novel = set(json.loads((output / "scenes" / "names.json").read_text())["novel"].values())
+    assert set((output / "novel-names.txt").read_text().splitlines()) == novel and len(novel) == 60
+    found = json.loads((output / "novel" / "detections.json").read_text())
+    rows = [row for entry in found["images"] for row in entry["detections"]]
+    assert rows and {row["name"] for row in rows} <= novel and all(row["prototypes"] for row in rows)
+    assert len(found["images"]) == quickstart.EXPLAINED_PICTURES
+    page = Page((output / "report.html").read_text(encoding="utf-8"))
+    page.assert_self_contained()
+    assert len(page.attributes["img"]) == quickstart.EXPLAINED_PICTURES + 3
+    assert len(page.texts["code"]) == 1 and page.texts["code"][0].count("decodetr ") == STAGES
+    for link in page.attributes["a"]:
+        assert (output / link["href"]).exists(), link
+    summary = (output / "README.md").read_text()
+    seconds = json.loads((output / "stages.json").read_text())["seconds"]
+    assert len(seconds) == STAGES and set(seconds) <= set(page.texts["td"])
+    assert all(f"| {stage} | {value} |" in summary for stage, value in seconds.items())
+
+
+def test_a_stage_that_fails_is_the_last(command, tmp_path, capsys):
+    command = [f"--clip={tmp_path / 'none'}" if word.startswith("--clip=") else word for word in command]
+    assert main(command) == 1
+    captured = capsys.readouterr()
+    assert "none' cannot be loaded" in captured.err
+    assert f"[2/{STAGES}]" in captured.out and f"[3/{STAGES}]" not in captured.out
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
 def test_quickstart_touches_no_foreign_folder(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("mine")
     assert main(["quickstart", "--output", str(tmp_path), "--overwrite"]) == 1
-    assert "holds no quickstart" in capsys.readouterr().err
+    assert "holds no run" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
-@pytest.mark.slow
-def test_localization_recipe_reaches_its_figures(tmp_path):
-    """The recipe of docs/scenes.md, 17 minutes on two cores."""
-    data, run = tmp_path / "scenes", tmp_path / "run"
-    assert main(["scenes", "write", str(data), "--train", "4000"]) == 0
-    assert main(["scenes", "standin", str(data), "--output", str(data / "standin")]) == 0
-    from decodetr.scenes.quickstart import _CONFIG
-
-    words = f"""train --data {data} --output_dir {run} --config {_CONFIG} --pool {data}/standin/pool
-        --vocabulary {data}/standin/vocabulary --streams localization --max_steps 3000 --per_device_train_batch_size 16
-        --learning_rate 5e-4 --warmup_steps 200 --lr_scheduler_type cosine --save_strategy no --report_to none"""
-    assert main(words.split()) == 0
-    metrics = json.loads((run / "eval_results.json").read_text())
-    assert metrics["eval_class_agnostic_AP50"] >= 85 and metrics["eval_class_agnostic_AR50_novel"] >= 90
+def test_steps_are_checked_before_anything_is_written(tmp_path, capsys):
+    assert main(["quickstart", "--output", str(tmp_path / "out"), "--semantic-steps", "0"]) == 1
+    assert "--semantic-steps must be at least 1, got 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -8,7 +8,13 @@ import torch
 from tiny_models import NAMES, tiny_batch, tiny_config, tiny_model
 
 from decodetr import PrototypePool, Vocabulary
-from decodetr.modeling_decodetr.semantic_stream import RegionPooling, SemanticStream, boxes_on_canvas, fuse_scores
+from decodetr.modeling_decodetr.semantic_stream import (
+    RegionPooling,
+    SemanticStream,
+    _sample,
+    boxes_on_canvas,
+    fuse_scores,
+)
 
 BOXES = torch.tensor(
     [
@@ -55,7 +61,7 @@ def test_samples_of_a_ramp_are_the_coordinates(grid):
     y = ((torch.arange(height) + 0.5) / height)[:, None].expand(height, width)
     feature_map = torch.stack([x, y])[None]
     boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.6], [0.35, 0.6, 0.2, 0.1]]])
-    samples = RegionPooling([2], 1, grid).sample(feature_map, boxes)
+    samples = _sample(feature_map, boxes, grid)
     assert samples.shape == (1, 2, 2, grid**2)
     for n in range(2):
         assert torch.allclose(samples[0, n].T, torch.tensor(_grid_points(boxes[0, n], grid)), atol=1e-6)
@@ -63,7 +69,7 @@ def test_samples_of_a_ramp_are_the_coordinates(grid):
 
 def test_samples_by_loops():
     feature_map, grid = _randn(2, 3, 5, 7), 4
-    samples = RegionPooling([3], 1, grid).sample(feature_map, BOXES)
+    samples = _sample(feature_map, BOXES, grid)
     for b in range(2):
         for n in range(3):
             for p, (x, y) in enumerate(_grid_points(BOXES[b, n], grid)):
@@ -73,15 +79,25 @@ def test_samples_by_loops():
                     )
 
 
-def test_projected_samples_equal_the_forward():
+@pytest.mark.parametrize(("pixel_grid", "thumbnail"), [(0, 0), (5, 12), (8, 12), (12, 12 * 2 * 2)])
+def test_projected_samples_equal_the_forward(pixel_grid, thumbnail):
     """What is cached for training (raw samples) gives the features that inference computes (projected maps)."""
     torch.manual_seed(0)
-    pooling = RegionPooling([3, 8, 5], 6, 4)
-    maps = [_randn(2, 3, 16, 12), _randn(2, 8, 8, 6), _randn(2, 5, 4, 3)]
-    forward = pooling(maps, BOXES)
-    assert forward.shape == (2, 3, pooling.out_features) == (2, 3, 3 * 6 * 16)
-    samples = [pooling.sample(m, BOXES).flatten(0, 1) for m in maps]
+    pooling = RegionPooling([3, 8, 5], 6, 4, pixel_grid)
+    maps, pixels = [_randn(2, 3, 16, 12), _randn(2, 8, 8, 6), _randn(2, 5, 4, 3)], _randn(2, 3, 32, 24)
+    forward = pooling(maps, pixels, BOXES)
+    assert forward.shape == (2, 3, pooling.out_features) == (2, 3, 3 * 6 * 16 + thumbnail)
+    samples = [some.flatten(0, 1) for some in pooling.sample(maps, pixels, BOXES)]
+    assert len(samples) == 3 + bool(pixel_grid)
     assert torch.allclose(pooling.project_samples(samples), forward.flatten(0, 1), atol=1e-5)
+
+
+def test_a_thumbnail_shows_the_image_in_the_box():
+    """One pixel a cell: a box that covers 4 x 4 pixels exactly, sampled at 4 x 4 points, gives these pixels."""
+    pixels = _randn(1, 3, 8, 8)
+    box = torch.tensor([[[0.5, 0.5, 0.5, 0.5]]])
+    samples = RegionPooling([], 6, 4, pixel_grid=4).sample([], pixels, box)
+    assert torch.allclose(samples[0][0, 0], pixels[0, :, 2:6, 2:6].flatten(1), atol=1e-5)
 
 
 def test_features_by_hand():
@@ -90,7 +106,7 @@ def test_features_by_hand():
     weight, bias = pooling.projections[0].weight[..., 0, 0], pooling.projections[0].bias
     here = torch.stack([_bilinear(feature_map[0, c], 0.5, 0.5) for c in range(2)])
     expected = weight @ here + bias
-    assert torch.allclose(pooling([feature_map], BOXES[:1, :1])[0, 0], expected, atol=1e-6)
+    assert torch.allclose(pooling([feature_map], None, BOXES[:1, :1])[0, 0], expected, atol=1e-6)
 
 
 def test_boxes_on_a_padded_canvas():

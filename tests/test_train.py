@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 import yaml
+from standin import write_standin
 from tiny_models import tiny_config
 
 from decodetr import (
@@ -21,7 +22,6 @@ from decodetr import (
 from decodetr.__main__ import main
 from decodetr.processing import CocoAnnotations, DetectionAugmentation, DetectionDataset, RegionTable
 from decodetr.processing.feature_cache import FeatureCache, feature_collate
-from decodetr.scenes.standin import write_standin
 from decodetr.scenes.world import SceneSettings
 from decodetr.scenes.write import write_scenes
 
@@ -150,6 +150,30 @@ def test_cached_features_give_the_loss_of_the_frozen_detector(scenes, tmp_path):
     before = model.semantic_stream.input_projection[1].weight.clone()
     result = trainer.train()
     assert result.global_step == 4 and not torch.equal(before, model.semantic_stream.input_projection[1].weight)
+
+
+def test_cached_views_are_one_plain_and_the_rest_augmented(scenes, tmp_path):
+    once = _trainer(scenes, tmp_path, streams="semantic", cache_features=True).train_dataset
+    thrice = _trainer(scenes, tmp_path, streams="semantic", cache_features=True, cache_views=3).train_dataset
+    assert len(once) < len(thrice) <= 3 * 12
+    views = [thrice.items[: len(once)], thrice.items[len(once) :]]
+    assert all(torch.equal(a["samples"][0], b["samples"][0]) for a, b in zip(once.items, views[0]))
+    plain = {item["samples"][0].double().sum().item() for item in views[0]}
+    assert not plain & {item["samples"][0].double().sum().item() for item in views[1]}
+    with pytest.raises(ValueError, match="views=2 needs a data set with augmentation"):
+        _trainer(scenes, tmp_path, augment=False, streams="semantic", cache_features=True, cache_views=2)
+
+
+def test_a_cache_serves_several_runs(scenes, tmp_path):
+    cache = _trainer(scenes, tmp_path, streams="semantic", cache_features=True).train_dataset
+    model = _parts(scenes)[0]
+    args = DeCoDetrTrainingArguments(
+        output_dir=str(tmp_path), streams="semantic", cache_features=True, max_steps=2, report_to="none", use_cpu=True
+    )
+    before = _state(model.semantic_stream)
+    trainer = DeCoDetrTrainer(model, args, cache)
+    assert trainer.train_dataset is cache and trainer.train().global_step == 2
+    assert not _equal(before, _state(model.semantic_stream))
 
 
 @pytest.mark.parametrize("mode", ["stable", "literal", "frozen"])
@@ -324,6 +348,22 @@ def test_command_trains_evaluates_saves_and_resumes(scenes, tmp_path, capsys):
     capsys.readouterr()
     assert main(_command(scenes, tmp_path / "none", "--resume_from_checkpoint", "last")) == 1
     assert "no checkpoint-* folder" in capsys.readouterr().err
+
+
+def test_reset_semantics_keeps_the_detector_alone(scenes, tmp_path, capsys):
+    first, again = tmp_path / "first", tmp_path / "again"
+    assert main(_command(scenes, first, "--max_steps", "1", "--val-annotations", "none")) == 0
+    words = [word for word in _command(scenes, again, "--val-annotations", "none") if word != "--config"]
+    words.remove(str(again.parent / "config.yaml"))
+    reset = [*words, "--model", str(first), "--reset-semantics", "--streams", "semantic", "--max_steps", "1"]
+    assert main([*reset, "--semantic_learning_rate", "1e-9"]) == 0
+    models = [DeCoDetrForObjectDetection.from_pretrained(folder) for folder in (first, again)]
+    assert _equal(*(_state(model.detector) for model in models))
+    old, new = (model.semantic_stream.residual[1].weight for model in models)
+    assert (old - new).abs().mean() > 0.01  # far more than a step of 1e-9 moves
+    capsys.readouterr()
+    assert main([*_command(scenes, tmp_path / "none"), "--reset-semantics"]) == 1
+    assert "--reset-semantics needs --model" in capsys.readouterr().err
 
 
 def test_arguments_pickle_by_their_importable_name(scenes, tmp_path):

@@ -1,0 +1,395 @@
+"""The parts of the pool builder, each against values computed by hand or by the library's own call."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import tiny_model
+from tiny_teachers import write_tiny_clip, write_tiny_llava
+
+from decodetr import DeCoDetrImageProcessor
+from decodetr.pool_builder.captioner import Captioner
+from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
+from decodetr.pool_builder.crops import crop_region, processor_size, read_annotated
+from decodetr.pool_builder.embedder import ClipEmbedder
+from decodetr.pool_builder.proposals import annotated_boxes, propose, select_proposals
+from decodetr.pool_builder.settings import PoolSettings
+from decodetr.processing import CocoAnnotations
+
+BASE, NOVEL = ["cat", "dog"], ["cup", "yak"]
+
+
+def _directions(*degrees):
+    """Unit vectors (n, 2)."""
+    radians = np.deg2rad(degrees)
+    return np.stack([np.cos(radians), np.sin(radians)], 1).astype(np.float32)
+
+
+def _chord(degrees):
+    return 2 * np.sin(np.deg2rad(degrees) / 2)
+
+
+def _counts(*values):
+    return np.array(values, dtype=np.int64)
+
+
+# Clusters
+
+
+def test_coarse_clusters_and_weighted_centroids():
+    embeddings, counts = _directions(0, 90, 10, 100), _counts(3, 1, 1, 1)
+    labels = coarse_clusters(embeddings, counts, 2, seed=0)
+    assert labels[0] == labels[2] != labels[1] == labels[3] and set(labels) == {0, 1}
+    prototypes, total = cluster_prototypes(embeddings, counts, labels)
+    mean = 3 * embeddings[0] + embeddings[2]
+    assert prototypes[labels[0]] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
+    assert prototypes[labels[1]] == pytest.approx(_directions(95)[0], abs=1e-6)
+    assert total[labels[0]] == 4 and total[labels[1]] == 2 and prototypes.dtype == np.float32
+
+
+def test_coarse_clusters_follow_the_counts():
+    """With a count of 1000 on 0 and 20 degrees, joining these would cost 60, joining all others 4."""
+    embeddings = _directions(0, 20, 100, 120)
+    a, b, c, d = coarse_clusters(embeddings, _counts(1, 1, 1, 1), 2, seed=0)
+    assert a == b != c == d
+    a, b, c, d = coarse_clusters(embeddings, _counts(1000, 1000, 1, 1), 2, seed=0)
+    assert a != b == c == d
+
+
+def test_fewer_captions_than_coarse_clusters(caplog):
+    embeddings = _directions(0, 50, 0, 90)  # two captions share an embedding
+    with caplog.at_level(logging.WARNING):
+        labels = coarse_clusters(embeddings, _counts(1, 1, 1, 1), 7, seed=0)
+    assert labels[0] == labels[2] and sorted(set(labels.tolist())) == [0, 1, 2]
+    assert "3 distinct captions, M1 asked was 7" in caplog.text
+
+
+def test_fine_clusters_meet_the_budget(caplog):
+    """One coarse cluster: 0 and 1 degrees, 20 and 21, 50 with count 1, 60 with count 2. Single linkage joins at 1, 1,
+    10, 19 and 29 degrees, after which there are 3, 3, 2 and 1 clusters; before, only the caption of count 2 is one."""
+    embeddings, counts = _directions(0, 1, 20, 21, 50, 60), _counts(1, 1, 1, 1, 1, 2)
+    coarse = np.zeros(6, dtype=np.int64)
+    expected = {1: ([0] * 6, 29), 2: ([0, 0, 0, 0, 1, 1], 19), 3: ([0, 0, 1, 1, 2, 2], 10)}
+    for budget, (labels, degrees) in expected.items():
+        found, eps = fine_clusters(embeddings, counts, coarse, budget)
+        assert found.tolist() == labels and eps == pytest.approx(_chord(degrees), abs=1e-6)
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        found, eps = fine_clusters(embeddings, counts, coarse, 5)
+    assert found.tolist() == expected[3][0] and eps == pytest.approx(_chord(10), abs=1e-6)
+    assert "the data carries 3 fine clusters, M2 asked was 5" in caplog.text
+    found, eps = fine_clusters(embeddings, counts, coarse, 0)
+    assert (found == -1).all() and eps is None
+
+
+def test_fine_clusters_stay_inside_coarse_ones_and_are_cut_by_count():
+    embeddings = _directions(0, 1, 50, 51, 100, 101)
+    coarse = _counts(0, 0, 1, 1, 2, 2)
+    found, eps = fine_clusters(embeddings, _counts(2, 2, 3, 2, 2, 4), coarse, 3)
+    assert found.tolist() == [0, 0, 1, 1, 2, 2] and eps == pytest.approx(_chord(1), abs=1e-6)
+    found, _ = fine_clusters(embeddings, _counts(2, 2, 3, 2, 2, 4), coarse, 2)
+    assert found.tolist() == [-1, -1, 0, 0, 1, 1]
+    found, _ = fine_clusters(embeddings, _counts(2, 2, 2, 2, 2, 2), coarse, 2)  # equal counts: the first ones stay
+    assert found.tolist() == [0, 0, 1, 1, -1, -1]
+    found, eps = fine_clusters(embeddings, _counts(2, 2, 3, 2, 2, 4), coarse, 6)
+    assert found.tolist() == [0, 1, 2, 3, 4, 5] and eps < _chord(0.9)
+    found, _ = fine_clusters(_directions(0, 1), _counts(1, 1), _counts(0, 1), 2)  # close, but of two coarse clusters
+    assert found.tolist() == [-1, -1]
+
+
+def test_a_lone_caption_is_its_own_fine_cluster_if_it_counts():
+    found, eps = fine_clusters(_directions(0, 90, 180), _counts(2, 1, 5), _counts(0, 1, 2), 2)
+    assert found.tolist() == [0, -1, 1] and eps > 0
+    found, _ = fine_clusters(_directions(0, 90, 180), _counts(2, 1, 5), _counts(0, 1, 2), 1, min_samples=5)
+    assert found.tolist() == [-1, -1, 0]
+
+
+def test_representatives_and_ties():
+    embeddings, labels = _directions(0, 10, 90, 88, 92, 45), _counts(0, 0, 1, 1, 1, -1)
+    counts = _counts(1, 1, 1, 1, 1, 9)
+    prototypes, _ = cluster_prototypes(embeddings, counts, labels)
+    captions = ["zebra", "ant", "c", "a", "b", "noise"]
+    assert representatives(embeddings, counts, captions, labels, prototypes) == ["ant", "c"]  # 0 and 10: the alphabet
+    assert representatives(embeddings, _counts(2, 1, 1, 1, 1, 9), captions, labels, prototypes)[0] == "zebra"
+
+
+def test_clusters_are_the_same_every_time():
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(300, 8)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    counts = rng.integers(1, 5, 300)
+    first, second = (coarse_clusters(embeddings, counts, 20, seed=3) for _ in range(2))
+    assert np.array_equal(first, second) and first.max() == 19
+    fine, eps = fine_clusters(embeddings, counts, first, 60)
+    assert fine.max() + 1 == 60 and (np.bincount(fine[fine >= 0]) > 0).all()
+    for label in range(60):
+        assert len(set(first[fine == label])) == 1
+    again = fine_clusters(embeddings, counts, first, 60)
+    assert np.array_equal(fine, again[0]) and eps == again[1]
+
+
+# Regions
+
+
+def test_select_proposals_by_hand():
+    boxes = torch.tensor(
+        [
+            [10.0, 10, 30, 30],  # IoU 1/3 with the annotated box: stays
+            [10, 20, 30, 40],  # the annotated box itself
+            [50, 50, 70, 70],
+            [51, 50, 71, 70],  # IoU 0.90 with the one before, better score
+            [-10, 60, 1.5, 90],  # 1.5 pixels wide in the image
+            [80, 80, 140, 95],  # clipped at 100
+            [0, 0, 9, 9],  # not object enough
+        ]
+    )
+    scores = torch.tensor([0.3, 0.9, 0.5, 0.6, 0.9, 0.7, 0.04])
+    annotated = torch.tensor([[10.0, 20, 30, 40]])
+    found, found_scores = select_proposals(boxes, scores, annotated, 100, 100, 0.05, 0.7, 20)
+    assert found.tolist() == [[80, 80, 100, 95], [51, 50, 71, 70], [10, 10, 30, 30]]
+    assert found_scores.tolist() == pytest.approx([0.7, 0.6, 0.3])
+    assert len(select_proposals(boxes, scores, annotated, 100, 100, 0.05, 0.95, 20)[0]) == 4
+    assert select_proposals(boxes, scores, annotated, 100, 100, 0.05, 0.7, 1)[1].tolist() == pytest.approx([0.7])
+    assert len(select_proposals(boxes, scores, annotated[:0], 100, 100, 0.05, 0.7, 20)[0]) == 4
+
+
+def write_data(folder, novel="present"):
+    """Ten coloured images of 80 x 60 with a cat and a dog each; cups and yaks are "present", "absent" (annotations and
+    categories) or "scrambled" (boxes, names, category ids and order)."""
+    rng = np.random.default_rng(0)
+    (folder / "train").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    ids = {"cat": 1, "cup": 2, "dog": 3, "yak": 4} if novel == "present" else {"yak": 1, "cat": 5, "dog": 7, "cup": 9}
+    images, annotations = [], []
+    for i in range(10):
+        file = f"{i}.png"
+        Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((80, 60), 0).save(
+            folder / "train" / file
+        )
+        images.append({"id": 10 + i, "file_name": file, "width": 80, "height": 60})
+        corner = rng.integers(0, 20, (4, 2)).tolist()
+        for n, (name, (x, y)) in enumerate(zip(BASE + NOVEL, corner)):
+            box = [x + 10 * n, y, 20 + n, 25 - n]
+            if name in NOVEL and novel == "scrambled":
+                name, box = NOVEL[i % 2], [i * 3, 2, 11 + 5 * n, 40]
+            annotations.append(
+                {"id": 10 * i + n, "image_id": 10 + i, "category_id": ids[name], "bbox": box, "iscrowd": 0}
+            )
+    used = BASE if novel == "absent" else BASE + NOVEL
+    annotations = [entry for entry in annotations if entry["category_id"] in [ids[name] for name in used]]
+    if novel == "scrambled":  # novel ones first
+        annotations.sort(key=lambda entry: entry["category_id"] in [ids[name] for name in BASE])
+    categories = [{"id": ids[name], "name": name} for name in used]
+    data = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations" / "train.json").write_text(json.dumps(data))
+    split = {"base": dict(enumerate(BASE)), "novel": dict(enumerate(NOVEL, 2))}
+    (folder / "names.json").write_text(json.dumps(split))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return tiny_model(names=BASE).eval(), DeCoDetrImageProcessor(size={"height": 64, "width": 64})
+
+
+def test_select_keeps_names_annotations_and_all_images(tmp_path):
+    coco = CocoAnnotations.load(write_data(tmp_path / "data") / "annotations" / "train.json")
+    chosen = coco.select(["dog", "cow", "cat"])
+    assert chosen.names == ["dog", "cat"] and chosen.category_ids == [3, 1]
+    assert chosen.images == coco.images and len(chosen) == 10
+    for image in coco.images:
+        before = coco.annotations_by_image[image["image_id"]]
+        after = chosen.annotations_by_image[image["image_id"]]
+        assert [(a["id"], a["bbox"]) for a in after] == [(a["id"], a["bbox"]) for a in before[:2]]
+        assert [chosen.names[a["category"]] for a in after] == ["cat", "dog"]
+    with pytest.raises(ValueError, match=r"train.json: expected categories such as \['horse'\], got \['cat', 'cup'"):
+        coco.select(["horse"])
+
+
+def _rows(folder, detector, **settings):
+    coco = CocoAnnotations.load(folder / "annotations" / "train.json").select(BASE)
+    limits = {"min_objectness": 0.0, "nms_iou": 0.5, "max_proposals": 4, "batch_size": 4, **settings}
+    rows = [
+        {name: value for name, value in row.items() if name != "path"} for row in propose(coco, *detector, **limits)
+    ]
+    return coco, rows
+
+
+def test_proposals_do_not_know_novel_annotations(tmp_path, detector):
+    coco, rows = _rows(write_data(tmp_path / "present"), detector)
+    for novel in ("absent", "scrambled"):
+        assert _rows(write_data(tmp_path / novel, novel), detector)[1] == rows
+    for entry in coco.images:
+        mine = [row for row in rows if row["image_id"] == entry["image_id"]]
+        scores = [row["proposal_score"] for row in mine]
+        boxes = torch.tensor([row["box"] for row in mine])
+        assert scores[:2] == [1.0, 1.0] and boxes[:2].equal(annotated_boxes(coco, entry)) and len(mine) > 2
+        assert scores[2:] == sorted(scores[2:], reverse=True) and max(scores[2:]) < 1
+        assert (boxes >= 0).all() and (boxes <= torch.tensor([80, 60, 80, 60])).all()
+    only = _rows(tmp_path / "present", (None, None))[1]
+    assert only == [row for row in rows if row["proposal_score"] == 1.0]
+
+
+def test_proposals_are_the_detectors_own_boxes(tmp_path, detector):
+    model, image_processor = detector
+    coco, rows = _rows(write_data(tmp_path / "data"), detector, nms_iou=1.0, max_proposals=100, batch_size=1)
+    entry = coco.images[0]
+    with torch.no_grad():
+        outputs = model(**image_processor(images=read_annotated(entry), return_tensors="pt"))
+    cx, cy, w, h = (outputs.pred_boxes[0] * torch.tensor([80, 60, 80, 60])).unbind(-1)
+    boxes = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], -1)
+    scores = outputs.objectness_logits[0].sigmoid()
+    mine = [row for row in rows if row["image_id"] == entry["image_id"]][2:]
+    assert mine
+    for row in mine:
+        query = (scores - row["proposal_score"]).abs().argmin()
+        expected = boxes[query].clamp(torch.zeros(4), torch.tensor([80.0, 60, 80, 60]))
+        assert row["box"] == pytest.approx(expected.tolist(), abs=1e-3)
+
+
+def test_annotated_boxes_are_clipped_and_crowds_left_out(tmp_path):
+    folder = write_data(tmp_path / "data")
+    file = folder / "annotations" / "train.json"
+    data = json.loads(file.read_text())
+    boxes = [[-5, 10, 20, 100], [10, 10, 5, 5], [90, 10, 5, 5]]
+    data["annotations"] = [
+        {"id": i, "image_id": 10, "category_id": 1, "bbox": box, "iscrowd": int(i == 1)} for i, box in enumerate(boxes)
+    ]
+    file.write_text(json.dumps(data))
+    coco = CocoAnnotations.load(file)
+    assert annotated_boxes(coco, coco.images[0]).tolist() == [[0, 10, 15, 60]]
+    assert annotated_boxes(coco, coco.images[1]).shape == (0, 4)
+
+
+# Crops and teachers
+
+
+def test_crop_rounds_outward():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8))
+    crop = crop_region(image, [1.0, 2.0, 5.0, 4.0], 6)
+    assert crop.size == (6, 6)
+    assert crop_region(image, [1.9, 2.9, 4.1, 3.1], 6).tobytes() == crop.tobytes()  # the same whole pixels
+    assert crop_region(image, [0.9, 2.0, 5.0, 4.0], 6).tobytes() != crop.tobytes()
+    assert crop_region(image, [-3, -3, 30, 30], 8).tobytes() == image.tobytes()
+    with pytest.raises(ValueError, match="has no pixel in the image of 8 x 8"):
+        crop_region(image, [8.0, 0, 9, 5], 6)
+
+
+def test_processor_size():
+    from transformers import CLIPImageProcessor, ViTImageProcessor
+
+    assert processor_size(CLIPImageProcessor(size={"shortest_edge": 256}, crop_size={"height": 24, "width": 24})) == 24
+    assert processor_size(CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False)) == 32
+    assert processor_size(ViTImageProcessor(size={"height": 48, "width": 48})) == 48
+    with pytest.raises(ValueError, match="that makes squares, got ViTImageProcessor"):
+        processor_size(ViTImageProcessor(size={"height": 48, "width": 32}))
+
+
+def test_a_picture_of_another_size_is_refused(tmp_path):
+    coco = CocoAnnotations.load(write_data(tmp_path / "data") / "annotations" / "train.json")
+    with pytest.raises(
+        ValueError, match=r"0.png \(image id 10\): expected width x height 80 x 61 as annotated, got 80"
+    ):
+        read_annotated({**coco.images[0], "height": 61})
+
+
+def _pictures(size, n=5):
+    rng = np.random.default_rng(1)
+    return [Image.fromarray(np.full((size, size, 3), rng.integers(0, 255, 3), dtype=np.uint8)) for _ in range(n)]
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory):
+    folder = write_tiny_llava(tmp_path_factory.mktemp("llava"))
+    return Captioner(folder, prompt="Describe this.", max_new_tokens=4)
+
+
+def test_captions_of_a_batch_are_those_of_single_crops(captioner):
+    crops = _pictures(captioner.size)
+    captions = captioner.caption(crops)
+    assert captioner.size == 24 and len(set(captions)) > 2
+    assert [captioner.caption([crop])[0] for crop in crops] == captions
+    assert all(len(caption.split()) == 4 for caption in captions)
+
+
+def test_caption_equals_the_librarys_own_chat_call(captioner):
+    crop = _pictures(captioner.size, 1)[0]
+    content = [{"type": "image", "image": crop}, {"type": "text", "text": "Describe this."}]
+    inputs = captioner.processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    tokens = captioner.model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    text = captioner.processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert captioner.caption([crop]) == [" ".join(text.split())]
+
+
+def test_padding_is_left_and_changes_no_caption(captioner):
+    """Prompts of two lengths in one batch: the folder's tokenizer pads on the right, the captioner on the left."""
+    crops = _pictures(captioner.size, 2)
+    texts = [captioner.text, captioner.text.replace("Describe", "Describe the red cup in few words")]
+    batch = captioner.processor(text=texts, images=crops, padding=True, return_tensors="pt")
+    assert batch["attention_mask"][:, -1].all() and not batch["attention_mask"][0, 0]
+    tokens = captioner.model.generate(**batch, max_new_tokens=4, do_sample=False)[:, -4:]
+    for text, crop, both in zip(texts, crops, tokens):
+        alone = captioner.processor(text=[text], images=[crop], return_tensors="pt")
+        assert captioner.model.generate(**alone, max_new_tokens=4, do_sample=False)[0, -4:].equal(both)
+
+
+def test_right_padding_is_refused(captioner, monkeypatch):
+    call = type(captioner.processor).__call__
+
+    def padded(self, *args, **kwargs):
+        inputs = call(self, *args, **kwargs)
+        inputs["attention_mask"][0, -1] = 0
+        return inputs
+
+    monkeypatch.setattr(type(captioner.processor), "__call__", padded)
+    with pytest.raises(ValueError, match="expected a tokenizer that pads on the left"):
+        captioner.caption(_pictures(captioner.size, 1))
+
+
+def test_silence_is_an_empty_caption(captioner, monkeypatch):
+    def silent(**inputs):
+        ends = torch.full((len(inputs["input_ids"]), 1), captioner.processor.tokenizer.eos_token_id)
+        return torch.cat([inputs["input_ids"], ends], dim=1)
+
+    monkeypatch.setattr(captioner.model, "generate", silent)
+    assert captioner.caption(_pictures(captioner.size, 2)) == ["", ""]
+
+
+def test_embeddings_equal_clips_own(tmp_path):
+    from transformers import CLIPModel, CLIPProcessor
+
+    folder = write_tiny_clip(tmp_path / "clip")
+    embedder = ClipEmbedder(folder)
+    crops, texts = _pictures(embedder.size), ["a red cup", "a dog", "a red cup", ""]
+    model, processor = CLIPModel.from_pretrained(folder), CLIPProcessor.from_pretrained(folder)
+    inputs = processor(text=texts, images=crops, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**inputs)
+    images, words = embedder.embed_images(crops), embedder.embed_texts(texts)
+    assert images.dtype == np.float32 and images.shape == (5, 8)
+    assert images == pytest.approx(expected.image_embeds.numpy(), abs=1e-5)
+    assert words == pytest.approx(expected.text_embeds.numpy(), abs=1e-5)
+    assert np.array_equal(words[0], words[2])
+    assert embedder.embed_images(crops[2:3]) == pytest.approx(images[2:3], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ({"delta": 1.5}, r"--delta must be in -1..1, got 1.5"),
+        ({"num_coarse": 0}, "--num-coarse must be at least 1, got 0"),
+        ({"nms_iou": float("nan")}, "--nms-iou must be in 0..1, got nan"),
+    ],
+)
+def test_settings_refuse(setting, message):
+    with pytest.raises(ValueError, match=message):
+        PoolSettings(**setting)

@@ -1,0 +1,96 @@
+"""The HTML report: well-formed, self-contained, every text escaped, every picture inside."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from decodetr.scenes.report import code, from_markdown, links, paragraph, picture, table, write_report
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+NASTY = """<script>alert("x")</script> & 'salt, pepper' | crème"""
+
+
+class Page(HTMLParser):
+    """Checks that elements nest; keeps attributes by tag, and text by the tag around it."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.attributes, self.texts, self.doctype = [], {}, {}, None
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_decl(self, declaration):
+        self.doctype = declaration
+
+    def handle_starttag(self, tag, attributes):
+        names = [name for name, _ in attributes]
+        assert len(names) == len(set(names))
+        self.attributes.setdefault(tag, []).append(dict(attributes))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        if self.open and data.strip():
+            self.texts.setdefault(self.open[-1], []).append(data)
+
+    def assert_self_contained(self):
+        assert self.doctype == "DOCTYPE html" and self.attributes["html"] == [{"lang": "en"}]
+        assert not {"script", "link", "iframe", "object", "form"} & set(self.attributes)
+        for tag, occurrences in self.attributes.items():
+            for attributes in occurrences:
+                assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+                assert not any(re.match(r"(https?:)?//", value or "") for value in attributes.values())
+        assert all(image["src"].startswith("data:image/") and image["alt"] for image in self.attributes["img"])
+        (style,) = self.texts["style"]
+        assert "url(" not in style and "@import" not in style and "prefers-color-scheme: dark" in style
+
+
+def test_report_is_valid_escaped_and_self_contained(tmp_path):
+    for name, colour in (("a.png", "red"), ("b.jpg", "blue")):
+        Image.new("RGB", (5, 4), colour).save(tmp_path / name)
+    sections = {
+        NASTY: [paragraph(NASTY), table((NASTY, "n"), [(NASTY, 3), ("b", 4.5)])],
+        "Pictures": [picture(tmp_path / name, f"{name} {NASTY}") for name in ("a.png", "b.jpg")],
+        "Made": [code([f"decodetr predict --names '{NASTY}'", "second"]), links({"a b/<c>&'.json": NASTY})],
+    }
+    file = write_report(tmp_path / "report.html", f"Title {NASTY}", f"Introduction {NASTY}", sections)
+    assert file == tmp_path / "report.html" and sorted(p.name for p in tmp_path.iterdir()) == [
+        "a.png",
+        "b.jpg",
+        "report.html",
+    ]
+    page = Page(file.read_text(encoding="utf-8"))
+    page.assert_self_contained()
+    assert page.texts["title"] == page.texts["h1"] == [f"Title {NASTY}"]
+    assert page.texts["h2"] == [NASTY, "Pictures", "Made"]
+    assert page.texts["p"] == [f"Introduction {NASTY}", NASTY]
+    assert page.texts["th"] == [NASTY, "n"] and page.texts["td"] == [NASTY, "3", "b", "4.5"]
+    assert page.texts["code"] == [f"decodetr predict --names '{NASTY}'\nsecond"]
+    for image, name, kind in zip(page.attributes["img"], ("a.png", "b.jpg"), ("png", "jpeg")):
+        head, data = image["src"].split(",")
+        assert head == f"data:image/{kind};base64" and image["alt"] == f"{name} {NASTY}"
+        assert base64.b64decode(data, validate=True) == (tmp_path / name).read_bytes()
+    assert page.attributes["a"] == [{"href": "a%20b/%3Cc%3E%26%27.json"}] and page.texts["a"] == ["a b/<c>&'.json"]
+
+
+def test_markdown_of_tables_and_paragraphs():
+    text = "| name | AP50 |\n|---|---:|\n| a <b> | 1.5 |\n| last, short | |\n\nTwo lines\nof text & more.\n"
+    blocks = from_markdown(text)
+    assert len(blocks) == 2 and blocks[1] == "<p>Two lines of text &amp; more.</p>"
+    page = Page(blocks[0])
+    assert page.texts["th"] == ["name", "AP50"] and page.texts["td"] == ["a <b>", "1.5", "last, short"]
+    assert len(page.attributes["td"]) == 4 and blocks[0].count("<tr>") == 3
+
+
+def test_pictures_that_cannot_be_shown(tmp_path):
+    with pytest.raises(ValueError, match="notes.txt: expected a picture with .gif, .* got '.txt'; convert it"):
+        picture(tmp_path / "notes.txt", "")
+    with pytest.raises(FileNotFoundError):
+        picture(tmp_path / "none.png", "")
