@@ -6,14 +6,12 @@ meaning up in the prototype pool and scores it against the stored names; objectn
 into `logits`.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch.nn import functional as F
 from transformers import AutoModelForObjectDetection, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .configuration_decodetr import DeCoDetrConfig
 from .detectors import (
@@ -31,35 +29,10 @@ from .detectors import (
 )
 from .loss_decodetr import alignment_loss, distillation_loss, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
+from .output_decodetr import DeCoDetrObjectDetectionOutput
 from .prototype_pool import PrototypePool
 from .semantic_stream import SemanticStream, boxes_on_canvas, fuse_scores
 from .vocabulary import Vocabulary, describe_encoder, same_encoder
-
-
-@dataclass
-class DeCoDetrObjectDetectionOutput(ModelOutput):
-    """
-    Output of [`DeCoDetrForObjectDetection`].
-
-    Args:
-        loss (`torch.Tensor` of shape (), with `labels`): loss_det + distill_weight loss_distill + align_weight
-            loss_align.
-        loss_dict (`dict[str, torch.Tensor]`, with `labels`): the detector's own terms, and differentiable `loss_det`,
-            `loss_distill`, `loss_align`.
-        logits (`torch.Tensor` of shape (B, N, K), float32): sigmoid(logits) is the final score of each name.
-        pred_boxes (`torch.Tensor` of shape (B, N, 4)): (cx, cy, w, h) in 0..1.
-        objectness_logits (`torch.Tensor` of shape (B, N)): of the localization stream.
-        semantic_embeds (`torch.Tensor` of shape (B, N, d)): r_n of PAPER.md 2.4.
-        prototype_weights (`torch.Tensor` of shape (B, N, M), with `output_prototype_weights=True`): w of PAPER.md 2.3.
-    """
-
-    loss: torch.FloatTensor | None = None
-    loss_dict: dict | None = None
-    logits: torch.FloatTensor | None = None
-    pred_boxes: torch.FloatTensor | None = None
-    objectness_logits: torch.FloatTensor | None = None
-    semantic_embeds: torch.FloatTensor | None = None
-    prototype_weights: torch.FloatTensor | None = None
 
 
 class DeCoDetrPreTrainedModel(PreTrainedModel):

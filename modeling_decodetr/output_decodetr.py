@@ -1,0 +1,32 @@
+"""What [`DeCoDetrForObjectDetection`] returns (DESIGN.md 4, "Forward")."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class DeCoDetrObjectDetectionOutput(ModelOutput):
+    """
+    Output of [`DeCoDetrForObjectDetection`].
+
+    Args:
+        loss (`torch.Tensor` of shape (), with `labels`): loss_det + distill_weight loss_distill + align_weight
+            loss_align.
+        loss_dict (`dict[str, torch.Tensor]`, with `labels`): the detector's own terms, and differentiable `loss_det`,
+            `loss_distill`, `loss_align`.
+        logits (`torch.Tensor` of shape (B, N, K), float32): sigmoid(logits) is the final score of each name.
+        pred_boxes (`torch.Tensor` of shape (B, N, 4)): (cx, cy, w, h) in 0..1.
+        objectness_logits (`torch.Tensor` of shape (B, N)): of the localization stream.
+        semantic_embeds (`torch.Tensor` of shape (B, N, d)): r_n of PAPER.md 2.4.
+        prototype_weights (`torch.Tensor` of shape (B, N, M), with `output_prototype_weights=True`): w of PAPER.md 2.3.
+    """
+
+    loss: torch.FloatTensor | None = None
+    loss_dict: dict | None = None
+    logits: torch.FloatTensor | None = None
+    pred_boxes: torch.FloatTensor | None = None
+    objectness_logits: torch.FloatTensor | None = None
+    semantic_embeds: torch.FloatTensor | None = None
+    prototype_weights: torch.FloatTensor | None = None
