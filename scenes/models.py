@@ -43,12 +43,13 @@ def make_models(folder):
     record = claim(folder, {"made by": "decodetr scenes models"})
     status, commands = run_stages(folder, _stages(folder), STAGES, record)
     if status == 0:
-        _ship(folder, [command.replace(f"{folder}/", "").replace(f"{HUB_CARDS}/", "") for command in commands])
+        _write_cards(folder, [command.replace(f"{folder}/", "").replace(f"{HUB_CARDS}/", "") for command in commands])
     return status
 
 
 def _stages(folder):
-    """(file that tells that a stage is finished, its command), in order; teachers are shipped when they are made."""
+    """(file that tells that a stage is finished, its command), in order. What is made is shipped before the next
+    command, so that what the cards say was measured on what they lie beside."""
     data, teachers, names = folder / "scenes", folder / "teachers", folder / "scenes-vocabulary"
     yield data / "names.json", ["scenes", "write", data, "--train", TRAIN_SCENES]
     yield teachers / TEACHERS[-1] / "README.md", ["scenes", "teachers", teachers]
@@ -83,20 +84,19 @@ def _stages(folder):
     semantic = {"--model": localized, "--data": data, **tables, **SEMANTIC_TRAINING, "--cache_views": CACHE_VIEWS}
     semantic |= {"--max_steps": SEMANTIC_STEPS, "--output_dir": model}
     yield model / "train_results.json", ["train", "--reset-semantics", *flat(semantic)]
+    _ship(folder)
     for split in ("val", "test"):
         measured = folder / f"measured-{split}.json"
-        measure = {"--model": model, "--clip": clip, "--split": split, "--output": measured}
+        measure = {"--model": "scenes-decodetr", "--clip": clip, "--split": split, "--output": measured}
         yield measured, ["scenes", "measure", data, *flat(measure)]
 
 
-def _ship(folder, commands):
-    """Model, pool and vocabulary of a finished run into hub_cards/."""
+def _ship(folder):
+    """Model, pool and vocabulary into hub_cards/."""
     from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
 
-    vocabulary = Vocabulary.from_pretrained(folder / "scenes-vocabulary")
-    vocabulary.save_pretrained(HUB_CARDS / "scenes-vocabulary")
-    pool = PrototypePool.from_pretrained(folder / "built" / "pool")
-    pool.save_pretrained(HUB_CARDS / "scenes-pool")
+    Vocabulary.from_pretrained(folder / "scenes-vocabulary").save_pretrained(HUB_CARDS / "scenes-vocabulary")
+    PrototypePool.from_pretrained(folder / "built" / "pool").save_pretrained(HUB_CARDS / "scenes-pool")
     model = DeCoDetrForObjectDetection.from_pretrained(folder / "model")
     # Half the size; they load as float32, as the config says. The tables stay exact.
     weights = model.state_dict()
@@ -107,6 +107,15 @@ def _ship(folder, commands):
     model.save_pretrained(HUB_CARDS / "scenes-decodetr", state_dict=weights)
     image_processor.save_pretrained(HUB_CARDS / "scenes-decodetr")
     _without_code(HUB_CARDS / "scenes-decodetr")
+
+
+def _write_cards(folder, commands):
+    """README.md of the folders that `_ship` wrote."""
+    from decodetr import DeCoDetrForObjectDetection, PrototypePool, Vocabulary
+
+    pool = PrototypePool.from_pretrained(HUB_CARDS / "scenes-pool")
+    vocabulary = Vocabulary.from_pretrained(HUB_CARDS / "scenes-vocabulary")
+    model = DeCoDetrForObjectDetection.from_pretrained(HUB_CARDS / "scenes-decodetr")
     measured = {split: json.loads((folder / f"measured-{split}.json").read_text()) for split in ("val", "test")}
     for name, text in _cards(pool, vocabulary, model, measured, commands).items():
         (HUB_CARDS / name / "README.md").write_text(text, encoding="utf-8")
