@@ -14,8 +14,6 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from harness import environment, say, table
-
 from decodetr.scenes.models import CACHE_VIEWS, SEMANTIC_STEPS, SEMANTIC_TRAINING
 
 SPLITS = ("val", "test")
@@ -56,6 +54,7 @@ def silent_pool(regions_folder, clip, pool, novel_names):
 
     import numpy as np
     import pyarrow.parquet as pq
+    from harness import say
 
     from decodetr.pool_builder.build import cluster_captions
     from decodetr.pool_builder.settings import PoolSettings
@@ -154,6 +153,8 @@ class Bench:
 
 def tables(results, names):
     """Markdown, a row for each variant in `names`: mean and, in brackets, lowest and highest of the seeds."""
+    from harness import table
+
     parts = []
     for split in SPLITS:
         rows, ceiling = [], results["ceiling"][split]
@@ -201,6 +202,9 @@ def main():
     parser.add_argument("--fields", type=json.loads, default={}, help="JSON of config fields to change")
     parser.add_argument("--output", required=True, help="folder for runs.json and table.md")
     args = parser.parse_args()
+
+    from harness import environment, say
+
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     file = output / "runs.json"

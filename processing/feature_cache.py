@@ -43,14 +43,16 @@ class FeatureCache(Dataset):
         Raises:
             ValueError: nothing in the data set supervises a query, or the cache would outgrow `max_bytes`.
         """
-        if views > 1 and dataset.augmentation is None:
+        augmentation = getattr(dataset, "augmentation", None)  # a Subset, say, has none
+        if views > 1 and augmentation is None:
             raise ValueError(f"views={views} needs a data set with augmentation: further views would equal the first.")
-        device, training, augmentation = model.device, model.training, dataset.augmentation
+        device, training = model.device, model.training
         model.eval()
         cache, held = cls([]), 0
         for view in range(views):
-            dataset.augmentation = augmentation if view else None
-            dataset.set_epoch(view)
+            if augmentation is not None:
+                dataset.augmentation = augmentation if view else None
+                dataset.set_epoch(view)
             loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
             for batch in tqdm(loader, desc=f"caching detector features, view {view + 1} of {views}", unit="batch"):
                 labels = [
@@ -68,7 +70,8 @@ class FeatureCache(Dataset):
                         f"{len(cache)} of {views * len(dataset)} images; train without --cache_features, with fewer "
                         "--cache_views, or set a smaller region_grid."
                     )
-        dataset.augmentation = augmentation
+        if augmentation is not None:
+            dataset.augmentation = augmentation
         model.train(training)
         if not cache.items:
             raise ValueError(
