@@ -179,6 +179,8 @@ def _percent(part, whole):
 
 def _cell(values):
     digits = 1 if max(values) >= 1 else 2
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
     return f"{statistics.fmean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 

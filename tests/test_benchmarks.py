@@ -249,3 +249,4 @@ def test_spread_of_seeds():
     from open_vocabulary import _cell
 
     assert _cell([70.0, 72.0, 71.0]) == "71.0 (70.0 to 72.0)" and _cell([0.01, 0.03]) == "0.02 (0.01 to 0.03)"
+    assert _cell([61.25]) == "61.2"
