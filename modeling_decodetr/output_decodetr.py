@@ -9,7 +9,8 @@ from transformers.utils import ModelOutput
 @dataclass
 class DeCoDetrObjectDetectionOutput(ModelOutput):
     """
-    Output of [`DeCoDetrForObjectDetection`].
+    Output of [`DeCoDetrForObjectDetection`]. What was not computed is None: all but the losses with
+    `semantic_features`, names and embeddings with `localization_only`.
 
     Args:
         loss (`torch.Tensor` of shape (), with `labels`): loss_det + distill_weight loss_distill + align_weight
@@ -18,7 +19,8 @@ class DeCoDetrObjectDetectionOutput(ModelOutput):
             `loss_distill`, `loss_align`.
         logits (`torch.Tensor` of shape (B, N, K), float32): sigmoid(logits) is the final score of each name.
         pred_boxes (`torch.Tensor` of shape (B, N, 4)): (cx, cy, w, h) in 0..1.
-        objectness_logits (`torch.Tensor` of shape (B, N)): of the localization stream.
+        objectness_logits (`torch.Tensor` of shape (B, N)): of the localization stream; -30 for what `nms_iou`
+            suppresses.
         semantic_embeds (`torch.Tensor` of shape (B, N, d)): r_n of PAPER.md 2.4.
         prototype_weights (`torch.Tensor` of shape (B, N, M), with `output_prototype_weights=True`): w of PAPER.md 2.3.
     """

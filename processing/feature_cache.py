@@ -37,8 +37,8 @@ class FeatureCache(Dataset):
     @classmethod
     @torch.no_grad()
     def build(cls, model, dataset, collate, *, batch_size=16, num_workers=0, views=1, max_bytes=8 * 2**30):
-        """Run the detector of `model` over `dataset` (a `DetectionDataset`): once plain, then `views` - 1 times with
-        its augmentation.
+        """Run the detector of `model` over `dataset` (a `DetectionDataset`, or any data set of such items if
+        `views` is 1): once plain, then `views` - 1 times with its augmentation.
 
         Raises:
             ValueError: nothing in the data set supervises a query, or the cache would outgrow `max_bytes`.
