@@ -40,6 +40,12 @@ def add_arguments(parser):
         help="with --model: keep its detector and start the semantic stream anew, for another pool or teacher",
     )
     parser.add_argument("--regions", help="regions data set (Parquet shards) of the training images")
+    parser.add_argument(
+        "--pseudo-box-score",
+        type=float,
+        help="with --regions: those of at least this proposal score that lie on no annotated box are objects to the "
+        "localization stream, so that it does not learn unnamed objects as background",
+    )
     parser.add_argument("--pool", help="prototype pool folder")
     parser.add_argument("--vocabulary", help="vocabulary folder with the training names (default: the model's names)")
     parser.add_argument("--deploy-vocabulary", help="vocabulary folder of evaluation and of the saved model")
@@ -71,6 +77,8 @@ def run(args):
 
     parser = transformers.HfArgumentParser(DeCoDetrTrainingArguments)
     (training,) = parser.parse_args_into_dataclasses(["--output_dir", args.output_dir, *args.training_arguments])
+    if args.pseudo_box_score is not None and (not args.regions or training.streams == "semantic"):
+        raise ValueError("--pseudo-box-score needs --regions, and a localization stream in training (--streams).")
     transformers.set_seed(training.seed)
     data = Path(args.data)
     train_file = Path(args.train_annotations or data / "annotations" / "train.json")
@@ -101,6 +109,7 @@ def run(args):
         model.vocabulary.names,
         regions=regions,
         augmentation=augmentation,
+        pseudo_box_score=args.pseudo_box_score,
     )
     eval_dataset = None
     if val_file.exists():
@@ -108,6 +117,8 @@ def run(args):
             CocoAnnotations.load(val_file), processor, deployed.names, skip_unknown_names=True
         )
     model.config.training_info = {**(model.config.training_info or {}), "training_names": coco.names}
+    if args.pseudo_box_score is not None:
+        model.config.training_info["pseudo_box_score"] = args.pseudo_box_score
     trainer = DeCoDetrTrainer(
         model,
         training,

@@ -157,8 +157,10 @@ def suppress_duplicates(objectness_logits: torch.Tensor, boxes: torch.Tensor, io
 def class_labels_of_detector(labels: list[dict], config, names: list[str]) -> list[dict]:
     """Labels as the detector wants them: every object is class 0, or (the paper's variant) the class of its name.
 
+    Pseudo boxes are objects without a name: only a class-agnostic detector can learn them.
+
     Args:
-        labels: `class_labels` (n,) indices into `names`, and `boxes` (n, 4).
+        labels: `class_labels` (n,) indices into `names`, `boxes` (n, 4) and, optionally, `pseudo_boxes` (P, 4).
         config: a DeCoDetrConfig. names: the vocabulary.
 
     Raises:
@@ -172,7 +174,10 @@ def class_labels_of_detector(labels: list[dict], config, names: list[str]) -> li
                 f"{int(indices.min())} to {int(indices.max())}."
             )
     if config.class_agnostic:
-        return [{"class_labels": torch.zeros_like(label["class_labels"]), "boxes": label["boxes"]} for label in labels]
+        objects = [torch.cat([label["boxes"], label.get("pseudo_boxes", label["boxes"][:0])]) for label in labels]
+        return [{"class_labels": boxes.new_zeros(len(boxes), dtype=torch.int64), "boxes": boxes} for boxes in objects]
+    if any("pseudo_boxes" in label for label in labels):
+        raise ValueError("pseudo_boxes need class_agnostic=True: they have no name, and so no class of the detector.")
     classes = {name: i for i, name in config.detector_config.id2label.items()}
     used = torch.cat([label["class_labels"] for label in labels]).unique().tolist()
     if foreign := sorted({names[i] for i in used} - set(classes)):

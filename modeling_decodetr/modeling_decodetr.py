@@ -123,7 +123,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
                 and at the bottom; only for families that honour it.
             labels (`list[dict]` of length B, *optional*): `class_labels` (n,) int64, indices into the vocabulary;
                 `boxes` (n, 4) float (cx, cy, w, h) in 0..1; with a teacher also `region_boxes` (R, 4) likewise and
-                `region_embeds` (R, d), CLIP image embeddings. Other keys are ignored.
+                `region_embeds` (R, d), CLIP image embeddings; `pseudo_boxes` (P, 4) are objects without a name, for
+                the localization stream alone. Other keys are ignored.
             semantic_features (`dict`, *optional*): detached features from [`extract_semantic_features`] instead of
                 pixels: only `loss`, `loss_distill` and `loss_align` are computed.
             output_prototype_weights (`bool`): return w (B, N, M).

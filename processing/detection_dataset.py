@@ -7,8 +7,11 @@ EXIF orientation is not applied.
 
 import torch
 from torch.utils.data import Dataset
+from torchvision.ops import box_iou
 
 from decodetr.processing.coco import read_image
+
+_ANNOTATED_IOU = 0.5  # a region that overlaps an annotated box this much is that object, and no pseudo box
 
 
 class DetectionDataset(Dataset):
@@ -22,20 +25,35 @@ class DetectionDataset(Dataset):
         regions (RegionTable, optional): joined by image id.
         augmentation (DetectionAugmentation, optional): called with `set_epoch`'s epoch and the image's id.
         skip_unknown_names (bool): leave out annotations whose name is not in `names`; otherwise they are an error.
+        pseudo_box_score (float, optional): regions with at least this proposal score that lie on no annotated box
+            (IoU below 0.5) are objects to the localization stream; needs `regions`.
 
     Items are dicts: `pixel_values` (3, H, W) float; `pixel_mask` (H, W) int64 where the processor pads; `labels`, with
         class_labels (n,) int64, boxes (n, 4) float32 (cx, cy, w, h) in 0..1, image_id (1,) int64, orig_size (2,) int64
         (height, width) of the image that went into the processor (the file's, unless augmented); and with regions
-        region_boxes (R, 4) likewise, region_embeds (R, d), region_text_embeds (R, d) float32, unit rows.
+        region_boxes (R, 4) likewise, region_embeds (R, d), region_text_embeds (R, d) float32, unit rows; and with
+        pseudo_box_score pseudo_boxes (P, 4) likewise.
     Images without objects stay, with n = 0. Crowd annotations and boxes without area in the image are left out.
     """
 
-    def __init__(self, coco, image_processor, names, regions=None, augmentation=None, skip_unknown_names=False):
+    def __init__(
+        self,
+        coco,
+        image_processor,
+        names,
+        regions=None,
+        augmentation=None,
+        skip_unknown_names=False,
+        pseudo_box_score=None,
+    ):
+        if pseudo_box_score is not None and regions is None:
+            raise ValueError("pseudo_box_score needs regions: pseudo boxes are the regions of a high proposal score")
         self.coco = coco
         self.image_processor = image_processor
         self.names = list(names)
         self.regions = regions
         self.augmentation = augmentation
+        self.pseudo_box_score = pseudo_box_score
         index_of_name = {}
         for index, name in enumerate(self.names):
             index_of_name.setdefault(name, index)
@@ -87,6 +105,10 @@ class DetectionDataset(Dataset):
             rows["region_embeds"] = torch.from_numpy(regions["image_embeds"])
             rows["region_text_embeds"] = torch.from_numpy(regions["text_embeds"])
             keep["region_boxes"] = torch.ones(len(regions["boxes"]), dtype=torch.bool)
+            if self.pseudo_box_score is not None:
+                boxes["pseudo_boxes"] = boxes["region_boxes"]
+                certain = torch.from_numpy(regions["proposal_scores"] >= self.pseudo_box_score)
+                keep["pseudo_boxes"] = certain & _apart(boxes["region_boxes"], boxes["boxes"])
 
         limits = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
         for name in boxes:
@@ -148,6 +170,13 @@ def _read_checked(entry, file):
             )
         )
     return image
+
+
+def _apart(boxes, annotated):
+    """(R,) bool: which boxes lie on none of the annotated ones."""
+    if not len(annotated):
+        return torch.ones(len(boxes), dtype=torch.bool)
+    return box_iou(boxes, annotated).amax(1) < _ANNOTATED_IOU
 
 
 def _select(boxes, rows, keep):

@@ -1,5 +1,6 @@
 """`decodetr scenes`: write the embedded world (scenes/write.py), train its teachers (scenes/teachers.py), measure a
-model on it (scenes/measure.py), make the shipped models again (scenes/models.py)."""
+model on it (scenes/measure.py), compare variants of the pool (scenes/compare.py), make the shipped models again
+(scenes/models.py)."""
 
 import argparse
 import os
@@ -7,6 +8,7 @@ import sys
 import time
 from dataclasses import fields
 
+from decodetr.scenes import compare
 from decodetr.scenes.world import SceneSettings
 
 _HELP = {
@@ -26,8 +28,9 @@ _TEACHERS = {
 
 
 def add_arguments(parser):
-    """Add `write`, `teachers`, `measure` and `models` with their options to the parser of `decodetr scenes`."""
-    commands = parser.add_subparsers(dest="scenes_command", required=True, metavar="{write,teachers,measure,models}")
+    """Add the subcommands with their options to the parser of `decodetr scenes`."""
+    names = "{write,teachers,measure,compare,models}"
+    commands = parser.add_subparsers(dest="scenes_command", required=True, metavar=names)
     write = commands.add_parser(
         "write",
         help="write drawn scenes as COCO-format folders",
@@ -73,6 +76,15 @@ def add_arguments(parser):
     measured.add_argument("--split", default="val", choices=("val", "test"), help="test is the shifted split")
     measured.add_argument("--output", help="write what was measured as JSON here")
 
+    compared = commands.add_parser(
+        "compare",
+        help="the same with other pools and without one, over several seeds",
+        description="Train the semantic stream anew for each variant of the pool and each seed, over features of one "
+        "detector that are computed once, and measure all. The same command goes on with what was interrupted.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    compare.add_arguments(compared)
+
 
 def _add_workers(parser):
     cores = min(8, os.cpu_count() or 1)
@@ -87,6 +99,8 @@ def run(args):
         from decodetr.scenes.measure import run as run_measure
 
         return run_measure(args)
+    if args.scenes_command == "compare":
+        return compare.run(args)
     if args.scenes_command == "models":
         from decodetr.scenes.models import make_models
 

@@ -1,8 +1,8 @@
 """`decodetr scenes models DIR`: makes everything in hub_cards/ again, by commands that a user could type.
 
-Small CLIP and LLaVA, name embeddings, localization stream, pool, semantic stream, measurements; then the folders of
-hub_cards/, with weights in half precision and with cards that say how each was made and what was measured. It takes
-hours on two cores; an interrupted run goes on where it stopped. For a checkout: it writes into the package.
+Small CLIP and LLaVA, name embeddings, localization stream and pool, twice, semantic stream, measurements; then the
+folders of hub_cards/, with weights in half precision and with cards that say how each was made and what was measured.
+It takes hours on two cores; an interrupted run goes on where it stopped. For a checkout: it writes into the package.
 """
 
 import json
@@ -12,18 +12,20 @@ from pathlib import Path
 from decodetr.processing.shipped import HUB_CARDS
 from decodetr.scenes.stages import claim, flat, run_stages
 
-TEACHERS, STAGES = ("scenes-clip", "scenes-llava"), 9
+TEACHERS, STAGES = ("scenes-clip", "scenes-llava"), 10
 TRAIN_SCENES, SEMANTIC_STEPS, CACHE_VIEWS = 4000, 2400, 2
-# Two cycles of the learning rate, (peak, warm-up, steps): after the first, many objects still have several boxes.
+# Two cycles of the learning rate, (peak, warm-up, steps). In the second one, certain proposals of the first are
+# objects too: what has no annotation because its name is novel is not learned as background.
 LOCALIZATION = ((5e-4, 200, 2500), (4e-4, 100, 2000))
+PSEUDO_BOX_SCORE = 0.4
 CONFIG = HUB_CARDS / "scenes-decodetr" / "training_config.yaml"
 # Chosen for this world, here and in the quickstart; docs/scenes.md says why. Everything else is a command's default.
 POOL = {"--num-coarse": 180, "--num-fine": 360, "--delta": 0.7}
+SHIFTS = {"--blur": 0.8, "--noise": 13}  # augmentation beyond the default
 SEMANTIC_TRAINING = {
     "--streams": "semantic",
     "--cache_features": "true",
-    "--blur": 0.8,
-    "--noise": 13,
+    **SHIFTS,
     "--semantic_learning_rate": 4e-3,
     "--align_weight_start": 1,
     "--lr_scheduler_type": "cosine",
@@ -58,10 +60,13 @@ def _stages(folder):
     clip, llava = TEACHERS
     embed = {"--names-split": data / "names.json", "--text-model": clip, "--output": names}
     yield names / "vocabulary.json", ["vocabulary", "build", *flat(embed)]
-    built, model, localized = folder / "built", folder / "model", None
+    model, localized, built = folder / "model", None, None
     for cycle, (rate, warmup, steps) in enumerate(LOCALIZATION, start=1):
-        start = {"--model": localized, "--seed": cycle - 1} if localized else {"--config": CONFIG}
-        localized = folder / f"localized-{cycle}"
+        start = {"--config": CONFIG}
+        if localized:
+            pseudo = {"--regions": built / "regions", "--pseudo-box-score": PSEUDO_BOX_SCORE}
+            start = {"--model": localized, "--seed": cycle - 1, **pseudo, **SHIFTS}
+        localized, built = folder / f"localized-{cycle}", folder / f"built-{cycle}"
         localization = {
             "--streams": "localization",
             "--data": data,
@@ -78,8 +83,9 @@ def _stages(folder):
             "--output_dir": localized,
         }
         yield localized / "train_results.json", ["train", *flat(localization)]
-    teach = {"--data": data, "--detector": localized, "--clip": clip, "--captioner": llava, **POOL, "--output": built}
-    yield built / "pool" / "pool.json", ["pool", "build", *flat(teach), "--overwrite"]
+        teach = {"--data": data, "--detector": localized, "--clip": clip, "--captioner": llava, **POOL}
+        build = ["pool", "build", *flat(teach), "--output", built, "--overwrite"]
+        yield built / "pool" / "pool.json", build
     tables = {"--vocabulary": names, "--pool": built / "pool", "--regions": built / "regions"}
     semantic = {"--model": localized, "--data": data, **tables, **SEMANTIC_TRAINING, "--cache_views": CACHE_VIEWS}
     semantic |= {"--max_steps": SEMANTIC_STEPS, "--output_dir": model}
@@ -96,7 +102,9 @@ def _ship(folder):
     from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
 
     Vocabulary.from_pretrained(folder / "scenes-vocabulary").save_pretrained(HUB_CARDS / "scenes-vocabulary")
-    PrototypePool.from_pretrained(folder / "built" / "pool").save_pretrained(HUB_CARDS / "scenes-pool")
+    PrototypePool.from_pretrained(folder / f"built-{len(LOCALIZATION)}" / "pool").save_pretrained(
+        HUB_CARDS / "scenes-pool"
+    )
     model = DeCoDetrForObjectDetection.from_pretrained(folder / "model")
     # Half the size; they load as float32, as the config says. The tables stay exact.
     weights = model.state_dict()

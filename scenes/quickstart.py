@@ -1,9 +1,9 @@
 """`decodetr quickstart`: the whole of DeCo-DETR in a few minutes on a CPU.
 
 It only runs commands that a user could type, and shows each one: write scenes, embed names, build a pool with the
-shipped detector, CLIP and LLaVA, train the semantic stream on it, measure, detect names that were never boxed. Then it
-draws pictures and writes README.md and report.html. Finished stages are skipped when it is started again;
-`--overwrite` begins anew.
+shipped detector, CLIP and LLaVA, train the semantic stream on it, compare it with other pools and with none, detect
+names that were never boxed. Then it draws pictures and writes README.md and report.html. Finished stages are skipped
+when it is started again; `--overwrite` begins anew.
 """
 
 import json
@@ -14,6 +14,7 @@ from decodetr.scenes.models import CACHE_VIEWS, POOL, SEMANTIC_TRAINING
 from decodetr.scenes.stages import claim, flat, run_stages
 
 STAGES = 9
+COMPARED = ("captions", "random", "background", "none")  # variants of `decodetr scenes compare`
 THRESHOLD = 0.3  # least score of the detections in the pictures
 EXPLAINED_PICTURES = 6
 PICTURES = 12
@@ -93,9 +94,10 @@ def _stages(output, args):
         "--output_dir": model,
     }
     yield model / "train_results.json", ["train", "--model", args.model, "--reset-semantics", *flat(training)]
-    measure = {"--model": model, "--vocabulary": names, "--clip": args.clip, "--split": "val"}
-    measured = output / "measured.json"
-    yield measured, ["scenes", "measure", data, *flat(measure), "--output", measured]
+    compared = output / "compared"
+    compare = {"--model": model, "--trained": model, "--built": concepts, "--vocabulary": names, "--clip": args.clip}
+    compare |= {"--steps": args.semantic_steps, "--seeds": 0, "--splits": "val", "--output": compared}
+    yield compared / "table.md", ["scenes", "compare", data, "--variants", *COMPARED, *flat(compare)]
     pictures = _pictures(data)
     novel, everything = output / "novel", output / "all"
     names_file = output / "novel-names.txt"
@@ -161,10 +163,10 @@ def _draw_sheet(folder, file, columns, width):
 
 
 def _measured(output):
-    """What `scenes measure` measured, as Markdown."""
-    from decodetr.scenes.measure import markdown_table
+    """What `scenes compare` measured, as Markdown."""
+    from decodetr.scenes.compare import tables
 
-    return markdown_table(**json.loads((output / "measured.json").read_text(encoding="utf-8")))
+    return tables(json.loads((output / "compared" / "runs.json").read_text(encoding="utf-8")))
 
 
 def _seconds(record):
@@ -220,8 +222,10 @@ def _write_report(output, record, commands):
         "What was measured": [
             *from_markdown(_measured(output)),
             paragraph(
-                f"On {record['settings']['val_images']} validation scenes, in percent. Numbers differ a little from "
-                "machine to machine."
+                f"On {record['settings']['val_images']} validation scenes, in percent. '12 names' and 'one name' are "
+                "AP50 of all names when the vocabulary holds only so many at a time; 'absent' are the (image, name) "
+                "pairs without such an object whose best score is above 0.5. The first row is the model of the "
+                "pictures below, the others are trained as it was. Numbers differ a little from machine to machine."
             ),
         ],
         "Names that were never boxed": [
@@ -257,7 +261,7 @@ def _write_report(output, record, commands):
                     "concepts/regions/": "the regions with captions and embeddings, as Parquet",
                     "concepts/pool/": "the prototype pool",
                     "model/": "the trained DeCo-DETR",
-                    "measured.json": "everything that was measured",
+                    "compared/": "everything that was measured",
                     "novel/": "pictures and detections of novel names, with explanations",
                     "all/": "pictures and detections of all names",
                 }

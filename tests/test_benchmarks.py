@@ -33,7 +33,7 @@ def write_tiny_config(folder):
     return file
 
 
-@pytest.mark.parametrize("command", ["overhead.py", "streams.py", "open_vocabulary.py"])
+@pytest.mark.parametrize("command", ["overhead.py", "streams.py"])
 def test_help_imports_nothing_heavy(command):
     code = f"import runpy, sys; sys.argv = ['x', '--help']; sys.path.insert(0, {str(FOLDER)!r})\n"
     code += f"try: runpy.run_path({str(FOLDER / command)!r}, run_name='__main__')\nexcept SystemExit: pass\n"
@@ -201,52 +201,3 @@ def test_streams_start_from_a_trained_model(tmp_path):
     for name, value in model.named_parameters():
         assert torch.equal(prepared.get_parameter(name), value)
     assert plain[0]["pixel_values"].shape == (3, 64, 64) and len(prepared.vocabulary) == 180
-
-
-def test_open_vocabulary_runs_once_and_keeps_what_it_measured(tmp_path, monkeypatch, capsys):
-    """Tiny teachers and detector: every variant trains and is measured, and a second call measures nothing again."""
-    import open_vocabulary
-    from tiny_models import tiny_model
-    from tiny_teachers import write_tiny_clip, write_tiny_llava
-
-    from decodetr import DeCoDetrImageProcessor
-    from decodetr.__main__ import main
-
-    clip, detector, scenes, built = (str(tmp_path / name) for name in ("clip", "detector", "scenes", "built"))
-    write_tiny_clip(clip)
-    write_tiny_llava(tmp_path / "llava")
-    tiny_model(embedding_dim=8).save_pretrained(detector)
-    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(detector)
-    assert main(["scenes", "write", scenes, "--train", "4", "--val", "4", "--test", "4", "--workers", "1"]) == 0
-    names = ["--names-split", f"{scenes}/names.json", "--text-model", clip, "--output", str(tmp_path / "names")]
-    assert main(["vocabulary", "build", *names]) == 0
-    teachers = ["--detector", detector, "--clip", clip, "--captioner", str(tmp_path / "llava"), "--output", built]
-    sizes = ["--delta", "-1", "--num-coarse", "4", "--num-fine", "3", "--max-proposals", "2"]
-    assert main(["pool", "build", "--data", scenes, *teachers, *sizes]) == 0
-
-    words = ["open_vocabulary.py", "--data", scenes, "--built", built, "--model", detector, "--clip", clip]
-    words += ["--vocabulary", str(tmp_path / "names"), "--steps", "2", "--views", "2", "--seeds", "0", "1"]
-    words += ["--output", str(tmp_path / "out"), "--variants", "captions", "no pool", "query only"]
-    monkeypatch.setattr(sys, "argv", words)
-    open_vocabulary.main()
-    capsys.readouterr()
-    file, page = tmp_path / "out" / "runs.json", tmp_path / "out" / "table.md"
-    runs = json.loads(file.read_text())["runs"]
-    assert {name: list(seeds) for name, seeds in runs.items()} == {
-        name: ["0", "1"] for name in ("captions", "no pool", "query only")
-    }
-    assert page.read_text().count("| captions | 2 |") == 2  # validation and the shifted split
-    written = file.stat().st_mtime_ns
-    open_vocabulary.main()
-    assert file.stat().st_mtime_ns == written and "seed 0" not in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", [*words, "--steps", "3"])
-    with pytest.raises(SystemExit):
-        open_vocabulary.main()
-    assert "has other settings" in capsys.readouterr().err
-
-
-def test_spread_of_seeds():
-    from open_vocabulary import _cell
-
-    assert _cell([70.0, 72.0, 71.0]) == "71.0 (70.0 to 72.0)" and _cell([0.01, 0.03]) == "0.02 (0.01 to 0.03)"
-    assert _cell([61.25]) == "61.2"

@@ -51,15 +51,16 @@ def test_quickstart_runs_skips_what_is_done_and_refuses_other_settings(command, 
 
     (output / "all" / "detections.json").unlink()  # as if it had been killed there
     before = (output / "model" / "model.safetensors").stat().st_mtime_ns
-    measured = json.loads((output / "measured.json").read_text())
-    measured["measured"].update({"AP50_novel, all": 61.87, "absent, 1": 0.123})
-    (output / "measured.json").write_text(json.dumps(measured))
+    measured = json.loads((output / "compared" / "runs.json").read_text())
+    assert list(measured["runs"]) == list(quickstart.COMPARED) and list(measured["ceiling"]) == ["val"]
+    measured["runs"]["random"]["0"]["val"].update({"AP50_novel, all": 61.87, "absent, 1": 0.123})
+    (output / "compared" / "runs.json").write_text(json.dumps(measured))
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert shown.count("done before") == STAGES - 1 and (output / "all" / "detections.json").exists()
     assert (output / "model" / "model.safetensors").stat().st_mtime_ns == before
-    for text in (shown, (output / "README.md").read_text()):  # the numbers come from measured.json
-        assert "| all names | 61.9 |" in text and "| 0.12 % |" in text
+    for text in (shown, (output / "README.md").read_text()):  # the numbers come from runs.json
+        assert "| random pool | 1 | 61.9 |" in text and "| 0.12 |" in text
     assert "<td>61.9</td>" in (output / "report.html").read_text()
 
     assert main([*command[:-1], "3"]) == 1

@@ -44,7 +44,7 @@ def finished(tmp_path, monkeypatch):
     }
     pool = PrototypePool.random(5, 7, 16)
     pool.info = facts
-    pool.save_pretrained(run / "built" / "pool")
+    pool.save_pretrained(run / "built-2" / "pool")
     model = tiny_model()
     model.set_pool(pool, vocabulary)
     model.config.training_info = {"training_names": names[:180]}

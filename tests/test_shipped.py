@@ -115,8 +115,8 @@ def _annotations(folder, novel):
 
 
 def test_novel_annotations_change_no_byte_of_the_real_chain(tmp_path):
-    """Shipped teachers and detector: proposals, captions, pool and trained weights are the same, whatever the file
-    says of novel objects."""
+    """Shipped teachers and detector: proposals, captions, pool and trained weights of both streams are the same,
+    whatever the file says of novel objects."""
     scenes = tmp_path / "scenes"
     assert main(["scenes", "write", str(scenes), "--train", "12", "--val", "1", "--test", "1", "--workers", "1"]) == 0
     made = {}
@@ -129,8 +129,9 @@ def test_novel_annotations_change_no_byte_of_the_real_chain(tmp_path):
         build += ["--num-fine", "20", "--output", str(built)]
         assert main(["pool", "build", *data, *teachers, *build]) == 0
         train = ["--train-annotations", annotations, "--val-annotations", "none", "--model", "scenes-decodetr"]
-        train += ["--reset-semantics", "--streams", "semantic", "--pool", str(built / "pool"), "--regions"]
-        train += [str(built / "regions"), "--vocabulary", "scenes-vocabulary", "--max_steps", "4", "--report_to"]
+        train += ["--reset-semantics", "--streams", "joint", "--pool", str(built / "pool"), "--regions"]
+        train += [str(built / "regions"), "--pseudo-box-score", "0.4"]
+        train += ["--vocabulary", "scenes-vocabulary", "--max_steps", "4", "--report_to"]
         train += ["none", "--save_strategy", "no", "--dataloader_pin_memory", "false", "--output_dir", str(model)]
         assert main(["train", *data, *train]) == 0
         files = sorted(path for path in built.rglob("*") if path.is_file())

@@ -350,6 +350,19 @@ def test_command_trains_evaluates_saves_and_resumes(scenes, tmp_path, capsys):
     assert "no checkpoint-* folder" in capsys.readouterr().err
 
 
+def test_command_records_pseudo_boxes_and_refuses_them_where_they_do_nothing(scenes, tmp_path, capsys):
+    more = ["--max_steps", "1", "--save_strategy", "no", "--val-annotations", "none", "--pseudo-box-score", "0.5"]
+    command = _command(scenes, tmp_path / "run", "--streams", "localization", *more)
+    assert main(command) == 0
+    info = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "run").config.training_info
+    assert info["pseudo_box_score"] == 0.5
+    assert main(_command(scenes, tmp_path / "other", "--streams", "semantic", *more)) == 1
+    assert "--pseudo-box-score needs --regions, and a localization stream" in capsys.readouterr().err
+    i = command.index("--regions")
+    assert main(command[:i] + command[i + 2 :]) == 1
+    assert "--pseudo-box-score needs --regions" in capsys.readouterr().err
+
+
 def test_reset_semantics_keeps_the_detector_alone(scenes, tmp_path, capsys):
     first, again = tmp_path / "first", tmp_path / "again"
     assert main(_command(scenes, first, "--max_steps", "1", "--val-annotations", "none")) == 0

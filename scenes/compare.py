@@ -1,0 +1,286 @@
+"""`decodetr scenes compare`: what the pool does for names that never had a box, and what seeds do.
+
+The detector of a model runs once over the training scenes; over these cached features the semantic stream is trained
+anew for every variant and seed, as the shipped one was, and each is measured as `decodetr scenes measure` does it.
+Runs that OUTPUT/runs.json has already are not repeated; processes with different variants may share a folder.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from decodetr.scenes.models import CACHE_VIEWS, SEMANTIC_STEPS, SEMANTIC_TRAINING
+from decodetr.scenes.stages import flat
+
+SPLITS = {"val": "Validation", "test": "The shifted split"}
+VARIANTS = {
+    "captions": "captions",
+    "silent": "captions, none mentions a novel name",
+    "random": "random pool",
+    "background": "pool as background only",
+    "none": "no pool",
+    "no-thumbnails": "captions; query and maps, no thumbnails",
+    "query": "captions; query only",
+}
+_NO_LOOKUP = {"distill_weight": 0.0}
+_COLUMNS = {
+    "AP50_novel, all": "novel",
+    "AP50_base, all": "base",
+    "AP50, all": "AP50",
+    "AP50, 12": "12 names",
+    "AP50, 1": "one name",
+    "absent, all": "absent > 0.5, %",
+    "absent, 1": "with one name, %",
+}
+
+
+def add_arguments(parser):
+    """Arguments of `decodetr scenes compare`."""
+    parser.add_argument("folder", metavar="DIR", help="folder of `decodetr scenes write`")
+    parser.add_argument("--model", default="scenes-decodetr", help="DeCo-DETR with a trained localization stream")
+    parser.add_argument("--built", required=True, help="output of `decodetr pool build`")
+    parser.add_argument("--vocabulary", default="scenes-vocabulary", help="folder of all names")
+    parser.add_argument("--clip", default="scenes-clip", help="the teacher")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="only these")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the semantic stream")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="test is the shifted split")
+    parser.add_argument("--steps", type=int, default=SEMANTIC_STEPS, metavar="N", help="of the semantic stream")
+    parser.add_argument("--trained", metavar="MODEL", help="a trained model that counts as seed 0 of captions")
+    parser.add_argument("--output", required=True, help="folder for runs.json and table.md")
+
+
+def variants(pool, silent):
+    """{key of VARIANTS: (pool, fields of the config that differ)}."""
+    import torch
+
+    from decodetr import PrototypePool
+
+    fine = int((pool.level == 1).sum())
+    random = PrototypePool.random(len(pool) - fine, fine, pool.embedding_dim, torch.Generator().manual_seed(0))
+    return {
+        "captions": (pool, {}),
+        "silent": (silent, {}),
+        "random": (random, {}),
+        "background": (pool, {"pool_use": "background", **_NO_LOOKUP}),
+        "none": (pool, {"pool_use": "none", **_NO_LOOKUP}),
+        "no-thumbnails": (pool, {"region_pixels": 0}),
+        "query": (pool, {"semantic_inputs": "query"}),
+    }
+
+
+def silent_pool(regions_folder, clip, pool, novel_names):
+    """The pool of the same regions without the captions that mention a novel name, in whatever words."""
+    from collections import Counter
+
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from decodetr.pool_builder.build import cluster_captions
+    from decodetr.pool_builder.settings import PoolSettings
+    from decodetr.scenes.captions import mentioned_name
+
+    counts = Counter()
+    for shard in sorted(Path(regions_folder).glob("*.parquet")):
+        rows = pq.read_table(shard, columns=["caption", "kept"]).to_pylist()
+        counts.update(row["caption"] for row in rows if row["kept"])
+    novel = set(novel_names)
+    said = {caption: mentioned_name(caption) for caption in sorted(counts)}
+    captions = [caption for caption, name in said.items() if name is None or name.name not in novel]
+    settings = PoolSettings(**{name: pool.info[name] for name in ("num_coarse", "num_fine", "min_samples", "seed")})
+    _say(f"captions without novel names: {len(captions)} of {len(counts)} distinct ones")
+    weights = np.array([counts[caption] for caption in captions])
+    return cluster_captions(clip.embed_texts(captions), weights, captions, settings, pool.info)
+
+
+class Comparison:
+    """What all runs share: data, tables, the localization stream and its cached features.
+
+    Args:
+        args: of the command.
+    """
+
+    def __init__(self, args):
+        from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
+        from decodetr.eval import read_split
+        from decodetr.pool_builder.embedder import ClipEmbedder
+        from decodetr.processing import CocoAnnotations
+        from decodetr.processing.shipped import resolve
+
+        self.steps, self.data, self.built = args.steps, Path(args.folder), Path(args.built)
+        self.base, self.novel = read_split(self.data / "names.json")
+        self.names = Vocabulary.from_pretrained(resolve(args.vocabulary))
+        self.localized = DeCoDetrForObjectDetection.from_pretrained(resolve(args.model)).eval()
+        self.processor = DeCoDetrImageProcessor.from_pretrained(resolve(args.model))
+        self.clip = ClipEmbedder(resolve(args.clip))
+        self.pool = PrototypePool.from_pretrained(self.built / "pool")
+        annotations = self.data / "annotations"
+        self.splits = {split: CocoAnnotations.load(annotations / f"{split}.json") for split in args.splits}
+        self.train_annotations = CocoAnnotations.load(annotations / "train.json").select(self.base)
+        self._cache = None
+
+    @property
+    def cache(self):
+        """The detector's features of the training scenes, from its one run over them."""
+        if self._cache is None:
+            from decodetr.processing import DetectionAugmentation, DetectionDataset, RegionTable, detection_collate
+            from decodetr.processing.feature_cache import FeatureCache
+
+            shifts = {"blur": SEMANTIC_TRAINING["--blur"], "noise": SEMANTIC_TRAINING["--noise"]}
+            dataset = DetectionDataset(
+                self.train_annotations,
+                self.processor,
+                self.train_annotations.names,
+                regions=RegionTable.load(self.built / "regions"),
+                augmentation=DetectionAugmentation(0, **shifts),
+            )
+            sizes = {"batch_size": SEMANTIC_TRAINING["--per_device_eval_batch_size"], "views": CACHE_VIEWS}
+            self._cache = FeatureCache.build(self.model(self.pool, {}), dataset, detection_collate, **sizes)
+        return self._cache
+
+    def model(self, pool, fields):
+        """The localization stream with a fresh semantic stream and the training names."""
+        from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection
+
+        config = self.localized.config.to_dict() | fields
+        for key in ("prototype_captions", "pool_info", "vocabulary_info", "id2label", "label2id", "architectures"):
+            config.pop(key, None)
+        fine = int((pool.level == 1).sum())
+        config |= {"num_coarse_prototypes": len(pool) - fine, "num_fine_prototypes": fine}
+        model = DeCoDetrForObjectDetection(DeCoDetrConfig(**config))
+        model.detector.load_state_dict(self.localized.detector.state_dict())
+        model.set_pool(pool, self.names.select(self.train_annotations.names))
+        return model
+
+    def train(self, pool, fields, seed):
+        """A model whose semantic stream was trained with this seed."""
+        from transformers import HfArgumentParser, set_seed
+
+        from decodetr.train import DeCoDetrTrainer, DeCoDetrTrainingArguments
+
+        cache = self.cache
+        set_seed(seed)
+        model = self.model(pool, fields)
+        parser = HfArgumentParser(DeCoDetrTrainingArguments)
+        with tempfile.TemporaryDirectory() as folder:
+            words = SEMANTIC_TRAINING | {"--max_steps": self.steps, "--seed": seed, "--output_dir": folder}
+            words = [str(word) for word in flat(words)]  # those of the command alone, as --blur, are left over
+            arguments, _ = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+            DeCoDetrTrainer(model, arguments, cache).train()
+        return model
+
+    def measure(self, model):
+        """{split: what `measure` says of the model}."""
+        from decodetr.scenes.measure import measure
+
+        return {
+            split: measure(model, self.processor, coco, self.names, self.novel, progress=False)
+            for split, coco in self.splits.items()
+        }
+
+    def ceiling(self, split):
+        """What the teacher itself reaches on a split."""
+        from decodetr.scenes.measure import teacher_ceiling
+
+        teacher = (self.names, self.novel, self.clip)
+        return teacher_ceiling(self.localized, self.processor, self.splits[split], *teacher)
+
+
+def tables(results):
+    """Markdown, a table for each split with a row for each variant: mean and, in brackets, lowest and highest of the
+    seeds."""
+    heads = ["variant", "seeds", *_COLUMNS.values(), "novel, % of teacher", "novel, % of base"]
+    parts = []
+    for split, ceiling in results["ceiling"].items():
+        lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+        for variant, words in VARIANTS.items():
+            if not (runs := results["runs"].get(variant)):
+                continue
+            measured = [run[split] for run in runs.values()]
+            values = [[run[column] for run in measured] for column in _COLUMNS]
+            values.append([_percent(run["AP50_novel, all"], ceiling["AP50_novel"]) for run in measured])
+            values.append([_percent(run["AP50_novel, all"], run["AP50_base, all"]) for run in measured])
+            lines.append([words, str(len(runs)), *map(_cell, values)])
+        teacher = [f"{ceiling[key]:.1f}" for key in ("AP50_novel", "AP50_base", "AP50")]
+        lines.append(["the teacher itself", "", *teacher, *[""] * (len(heads) - 5)])
+        found = f"finds {ceiling['recall_novel']:.1f} % of novel and {ceiling['recall_base']:.1f} % of base objects"
+        rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        parts.append(f"{SPLITS[split]}; localization {found}:\n\n{rows}\n")
+    return "\n".join(parts)
+
+
+def _percent(part, whole):
+    return 100 * part / whole if whole else float("nan")
+
+
+def _cell(values):
+    digits = 1 if max(values) >= 1 else 2
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{statistics.fmean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def _say(text):
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+class _Results:
+    """runs.json: settings, ceilings and runs; written after each run, together with what other processes added.
+
+    Raises:
+        ValueError: the file has runs of other settings.
+    """
+
+    def __init__(self, file, settings):
+        self.file, self.content = file, {"settings": settings, "ceiling": {}, "runs": {}}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            self.content = json.loads(file.read_text(encoding="utf-8"))
+            if self.content["settings"] != settings:
+                raise ValueError(
+                    f"{file} has runs of other settings: {self.content['settings']}, now {settings}; choose another "
+                    "--output, or delete it"
+                )
+
+    def add(self, kind, name, entry):
+        """`entry` into content[kind][name]."""
+        if self.file.exists():
+            for variant, done in json.loads(self.file.read_text(encoding="utf-8"))["runs"].items():
+                self.content["runs"][variant] = done | self.content["runs"].get(variant, {})
+        self.content[kind].setdefault(name, {}).update(entry)
+        self.file.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
+
+
+def run(args):
+    """Run `decodetr scenes compare`; returns the exit status."""
+    from decodetr.processing.predict import load_detector
+
+    output = Path(args.output)
+    settings = {name: value for name, value in vars(args).items() if name in _SETTINGS}
+    results = _Results(output / "runs.json", settings)
+    comparison = Comparison(args)
+    for split in args.splits:
+        if split not in results.content["ceiling"]:
+            results.add("ceiling", split, comparison.ceiling(split))
+    silent = None
+    if "silent" in args.variants:
+        silent = silent_pool(comparison.built / "regions", comparison.clip, comparison.pool, comparison.novel)
+    wanted = [(name, seed) for name in args.variants for seed in args.seeds]
+    for name, seed in wanted:
+        if str(seed) in results.content["runs"].get(name, {}):
+            continue
+        if (name, seed) == ("captions", 0) and args.trained:
+            model, _ = load_detector(args.trained)
+        else:
+            model = comparison.train(*variants(comparison.pool, silent)[name], seed)
+        results.add("runs", name, {str(seed): (measured := comparison.measure(model))})
+        _say(f"{name}, seed {seed}: {measured}")
+    page = tables(results.content)
+    (output / "table.md").write_text(page, encoding="utf-8")
+    _say(page)
+    return 0
+
+
+_SETTINGS = ("folder", "model", "built", "vocabulary", "clip", "splits", "steps", "trained")
