@@ -10,10 +10,12 @@ import json
 import sys
 from pathlib import Path
 
-from decodetr.scenes.models import CACHE_VIEWS, POOL, SEMANTIC_TRAINING
+from decodetr.scenes.models import CACHE_VIEWS, SEMANTIC_TRAINING
+from decodetr.scenes.models import POOL as SHIPPED_POOL
 from decodetr.scenes.stages import claim, flat, run_stages
 
 STAGES = 9
+POOL = {**SHIPPED_POOL, "--max-proposals": 8}  # fewer than the shipped pool's: captions take most of the time
 COMPARED = ("captions", "random", "background", "none")  # variants of `decodetr scenes compare`
 THRESHOLD = 0.3  # least score of the detections in the pictures
 EXPLAINED_PICTURES = 6
@@ -22,7 +24,7 @@ PICTURES = 12
 _SETTINGS = {
     "train_images": (800, "scenes to propose regions in and to train on"),
     "val_images": (160, "scenes to evaluate on"),
-    "semantic_steps": (1000, "optimizer steps of the semantic stream over cached features"),
+    "semantic_steps": (600, "optimizer steps of the semantic stream over cached features"),
     "model": ("scenes-decodetr", "folder or name of the DeCo-DETR whose detector is used"),
     "clip": ("scenes-clip", "folder or name of the CLIP that teaches"),
     "captioner": ("scenes-llava", "folder or name of the LLaVA that captions"),
