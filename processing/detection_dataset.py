@@ -26,7 +26,7 @@ class DetectionDataset(Dataset):
         augmentation (DetectionAugmentation, optional): called with `set_epoch`'s epoch and the image's id.
         skip_unknown_names (bool): leave out annotations whose name is not in `names`; otherwise they are an error.
         pseudo_box_score (float, optional): regions with at least this proposal score that lie on no annotated box
-            (IoU below 0.5) are objects to the localization stream; needs `regions`.
+            (IoU below 0.5; crowds count) are objects to the localization stream; needs `regions`.
 
     Items are dicts: `pixel_values` (3, H, W) float; `pixel_mask` (H, W) int64 where the processor pads; `labels`, with
         class_labels (n,) int64, boxes (n, 4) float32 (cx, cy, w, h) in 0..1, image_id (1,) int64, orig_size (2,) int64
@@ -105,15 +105,15 @@ class DetectionDataset(Dataset):
             rows["region_embeds"] = torch.from_numpy(regions["image_embeds"])
             rows["region_text_embeds"] = torch.from_numpy(regions["text_embeds"])
             keep["region_boxes"] = torch.ones(len(regions["boxes"]), dtype=torch.bool)
-            if self.pseudo_box_score is not None:
-                boxes["pseudo_boxes"] = boxes["region_boxes"]
-                certain = torch.from_numpy(regions["proposal_scores"] >= self.pseudo_box_score)
-                keep["pseudo_boxes"] = certain & _apart(boxes["region_boxes"], boxes["boxes"])
 
         limits = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
         for name in boxes:
             boxes[name] = boxes[name].clamp(min=torch.zeros(4), max=limits)
             keep[name] &= (boxes[name][:, 2:] > boxes[name][:, :2]).all(dim=1)
+        if self.pseudo_box_score is not None:
+            certain = torch.from_numpy(regions["proposal_scores"] >= self.pseudo_box_score)
+            boxes["pseudo_boxes"] = boxes["region_boxes"]
+            keep["pseudo_boxes"] = keep["region_boxes"] & certain & _apart(boxes["region_boxes"], boxes["boxes"])
         boxes, rows = _select(boxes, rows, keep)
         if self.augmentation is not None:
             image, boxes, keep = self.augmentation(image, boxes, epoch=int(self._epoch), image_id=entry["image_id"])

@@ -90,11 +90,13 @@ def test_pseudo_boxes_are_certain_regions_beside_the_annotated_boxes(folder):
     row = {"file_name": "", "caption": "", "clip_score": 0.5, "kept": True, "image_id": 1}
     row |= {"image_embed": [1.0, 0.0], "text_embed": [1.0, 0.0]}
     boxes = {
-        "certain": ([0, 0, 8, 8], 0.75),
+        "certain": ([0, 12, 8, 20], 0.75),
         "just certain": ([30, 0, 40, 10], 0.5),  # touches an annotated box only
-        "uncertain": ([0, 12, 8, 20], 0.49),
+        "uncertain": ([12, 16, 20, 20], 0.49),
         "annotated": ([10, 5, 30, 15], 1.0),
         "annotated, nearly": ([10, 5, 22, 15], 0.9),  # IoU 0.6
+        "annotated, as far as it is in the image": ([31, 10, 40, 20], 0.9),  # IoU 0.9
+        "crowd": ([0, 0, 8, 8], 0.9),
         "outside": ([50, 0, 60, 20], 0.9),
     }
     rows = [{**row, "box": box, "proposal_score": score} for box, score in boxes.values()]
@@ -103,7 +105,7 @@ def test_pseudo_boxes_are_certain_regions_beside_the_annotated_boxes(folder):
     plain = _dataset(folder, regions=regions)
     dataset = _dataset(folder, regions=regions, pseudo_box_score=0.5)
     labels = dataset[0]["labels"]
-    torch.testing.assert_close(labels["pseudo_boxes"], torch.tensor([[0.1, 0.2, 0.2, 0.4], [0.875, 0.25, 0.25, 0.5]]))
+    torch.testing.assert_close(labels["pseudo_boxes"], torch.tensor([[0.1, 0.8, 0.2, 0.4], [0.875, 0.25, 0.25, 0.5]]))
     others = {name: value for name, value in labels.items() if name != "pseudo_boxes"}
     assert others.keys() == plain[0]["labels"].keys()
     assert all(torch.equal(value, plain[0]["labels"][name]) for name, value in others.items())
@@ -117,7 +119,7 @@ def test_pseudo_boxes_are_certain_regions_beside_the_annotated_boxes(folder):
         )
 
     moved = _dataset(folder, regions=regions, pseudo_box_score=0.75, augmentation=move)[0]["labels"]
-    torch.testing.assert_close(moved["pseudo_boxes"], torch.tensor([[0.075, 0.15, 0.2, 0.4]]))
+    torch.testing.assert_close(moved["pseudo_boxes"], torch.tensor([[0.075, 0.75, 0.2, 0.4]]))
     with pytest.raises(ValueError, match="pseudo_box_score needs regions"):
         _dataset(folder, pseudo_box_score=0.5)
 

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import shutil
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
 from decodetr.__main__ import COMMANDS
+from decodetr.processing import shipped
 from decodetr.scenes import models
 from decodetr.scenes.world import NAMES
 
@@ -99,3 +101,28 @@ def test_every_command_of_the_recipe_parses(finished):
             HfArgumentParser(DeCoDetrTrainingArguments).parse_args_into_dataclasses(fields)
         else:
             assert rest == []
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_in_one_go(tmp_path, monkeypatch):
+    """Every stage but the teachers', with few scenes and steps: each finds what the one before it has made."""
+    run, cards = tmp_path / "run", tmp_path / "hub_cards"
+    for name in models.TEACHERS:
+        shutil.copytree(shipped.HUB_CARDS / name, run / "teachers" / name)
+    (run / "stages.json").write_text(json.dumps({"settings": {"made by": "decodetr scenes models"}, "seconds": {}}))
+    for module in (models, shipped):
+        monkeypatch.setattr(module, "HUB_CARDS", cards)
+    monkeypatch.setattr(models, "TRAIN_SCENES", 24)
+    monkeypatch.setattr(models, "LOCALIZATION", ((5e-4, 1, 3), (4e-4, 1, 2)))
+    monkeypatch.setattr(models, "SEMANTIC_STEPS", 3)
+    monkeypatch.setattr(models, "POOL", {"--num-coarse": 20, "--num-fine": 10, "--delta": -1})
+    assert models.make_models(run) == 0
+    seconds = json.loads((run / "stages.json").read_text())["seconds"]
+    assert len(seconds) == models.STAGES - 1  # the teachers were there
+    shipped_model = DeCoDetrForObjectDetection.from_pretrained(cards / "scenes-decodetr")
+    info = shipped_model.config.training_info
+    assert info["pseudo_box_score"] == models.PSEUDO_BOX_SCORE and len(info["training_names"]) == 180
+    assert len(shipped_model.prototype_pool) == 30 and len(shipped_model.vocabulary) == 240
+    measured = json.loads((run / "measured-test.json").read_text())["measured"]
+    card = (cards / "scenes-decodetr" / "README.md").read_text()
+    assert f"| all names | {measured['AP50_novel, all']:.1f} |" in card and str(run) not in card
