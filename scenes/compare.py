@@ -61,7 +61,8 @@ def variants(pool, silent):
     random = PrototypePool.random(len(pool) - fine, fine, pool.embedding_dim, torch.Generator().manual_seed(0))
     return {
         "captions": (pool, {}),
-        "silent": (silent, {}),
+        # Momentum would bring the captions back that were left out.
+        "silent": (silent, {"pool_update": "frozen"}),
         "random": (random, {}),
         "background": (pool, {"pool_use": "background", **_NO_LOOKUP}),
         "none": (pool, {"pool_use": "none", **_NO_LOOKUP}),

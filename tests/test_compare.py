@@ -77,7 +77,7 @@ def test_variants_differ_in_what_they_say(built):
     pool, silent = PrototypePool.random(4, 3, 8), PrototypePool.random(2, 2, 8)
     made = variants(pool, silent)
     assert list(made) == list(VARIANTS)
-    assert made["captions"] == (pool, {}) and made["silent"][0] is silent
+    assert made["captions"] == (pool, {}) and made["silent"] == (silent, {"pool_update": "frozen"})
     random = made["random"][0]
     assert random.prototypes.shape == pool.prototypes.shape and not torch.equal(random.prototypes, pool.prototypes)
     fields = {name: changed for name, (_, changed) in made.items() if changed}
