@@ -24,7 +24,7 @@ PICTURES = 12
 _SETTINGS = {
     "train_images": (640, "scenes to propose regions in and to train on"),
     "val_images": (128, "scenes to evaluate on"),
-    "semantic_steps": (400, "optimizer steps of the semantic stream over cached features"),
+    "semantic_steps": (480, "optimizer steps of the semantic stream over cached features"),
     "model": ("scenes-decodetr", "folder or name of the DeCo-DETR whose detector is used"),
     "clip": ("scenes-clip", "folder or name of the CLIP that teaches"),
     "captioner": ("scenes-llava", "folder or name of the LLaVA that captions"),
