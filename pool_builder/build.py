@@ -18,8 +18,9 @@ import torch
 
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
-from decodetr.pool_builder.crops import crop_region, read_annotated
+from decodetr.pool_builder.crops import crop_region
 from decodetr.pool_builder.proposals import propose
+from decodetr.processing.coco import read_annotated
 from decodetr.processing.regions import write_regions
 
 _CHUNK = 1024  # regions whose embeddings are in memory at once

@@ -48,21 +48,3 @@ def processor_size(image_processor) -> int:
             f"{dict(size)}; teachers must be of CLIP's and LLaVA 1.5's kind"
         )
     return int(side)
-
-
-def read_annotated(entry):
-    """The picture of an entry of `CocoAnnotations.images`: PIL RGB, pixels as stored.
-
-    Raises:
-        FileNotFoundError: no such file. ValueError: it cannot be decoded, or has another size than annotated.
-    """
-    from decodetr.processing.coco import read_image
-
-    image = read_image(entry["path"], entry["image_id"])
-    expected = (entry["width"], entry["height"])
-    if image.size != expected:
-        raise ValueError(
-            f"{entry['path']} (image id {entry['image_id']}): expected width x height {expected[0]} x {expected[1]} "
-            f"as annotated, got {image.width} x {image.height}; boxes would be wrong: annotate it again or restore it"
-        )
-    return image

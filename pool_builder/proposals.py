@@ -6,12 +6,12 @@ what they say cannot change a proposal.
 """
 
 import torch
-from torchvision.ops import box_convert, box_iou, nms
+from torchvision.ops import box_convert, nms
 from tqdm.auto import tqdm
 
-from decodetr.pool_builder.crops import read_annotated
+from decodetr.processing.coco import read_annotated
+from decodetr.processing.detection_dataset import apart_from
 
-_ANNOTATED_IOU = 0.5  # a proposal that overlaps an annotated box this much is that box again
 _MIN_SIDE = 2.0  # pixels; nothing can be seen in a thinner proposal
 
 
@@ -79,8 +79,7 @@ def select_proposals(boxes, scores, annotated, width, height, min_objectness, nm
     """
     boxes = _clip(boxes, width, height)
     keep = (scores >= min_objectness) & ((boxes[:, 2:] - boxes[:, :2]) >= _MIN_SIDE).all(1)
-    if len(annotated):
-        keep &= box_iou(boxes, annotated).amax(1) < _ANNOTATED_IOU
+    keep &= apart_from(annotated, boxes)
     boxes, scores = boxes[keep], scores[keep]
     order = scores.argsort(descending=True, stable=True)
     boxes, scores = boxes[order], scores[order]

@@ -246,3 +246,29 @@ def _check_images_exist(file, images):
             f"{file}: images[{missing[0]}] (id {image['image_id']}): expected the image {image['path']}, got no such "
             f"file ({len(missing)} of {len(images)} images are missing); give the right image folder or restore them"
         )
+
+
+def read_annotated(entry, file=None):
+    """The picture of an entry of `CocoAnnotations.images`: PIL RGB, pixels as stored.
+
+    Args:
+        file: the annotation file, for the message.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: it cannot be decoded, or has another size than annotated.
+    """
+    image = read_image(entry["path"], entry["image_id"])
+    expected = (entry["width"], entry["height"])
+    if image.size != expected:
+        turned = image.size == expected[::-1]
+        where = f"as in {file}" if file else "as annotated"
+        raise ValueError(
+            f"{entry['path']} (image id {entry['image_id']}): expected width x height {expected[0]} x {expected[1]} "
+            f"{where}, got {image.width} x {image.height}; "
+            + (
+                "the annotations seem to be of the image as turned by its EXIF orientation: store the pixels turned"
+                if turned
+                else "boxes would be wrong: annotate the image again or restore the original"
+            )
+        )
+    return image

@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.ops import box_iou
 
-from decodetr.processing.coco import read_image
+from decodetr.processing.coco import read_annotated
 
-_ANNOTATED_IOU = 0.5  # a region that overlaps an annotated box this much is that object, and no pseudo box
+_ANNOTATED_IOU = 0.5  # a box that overlaps an annotated one this much is that object again
 
 
 class DetectionDataset(Dataset):
@@ -48,6 +48,8 @@ class DetectionDataset(Dataset):
     ):
         if pseudo_box_score is not None and regions is None:
             raise ValueError("pseudo_box_score needs regions: pseudo boxes are the regions of a high proposal score")
+        if pseudo_box_score is not None and not 0 <= pseudo_box_score <= 1:
+            raise ValueError(f"pseudo_box_score must be in 0..1, got {pseudo_box_score}")
         self.coco = coco
         self.image_processor = image_processor
         self.names = list(names)
@@ -90,7 +92,7 @@ class DetectionDataset(Dataset):
 
     def __getitem__(self, index):
         entry = self.coco.images[index]
-        image = _read_checked(entry, self.coco.file)
+        image = read_annotated(entry, self.coco.file)
         annotations = self.coco.annotations_by_image.arrays(entry["image_id"])
         rows = {"class_labels": self._label_of_category[torch.from_numpy(annotations["category"])]}
         # In float64 until both corners are known: x + w must not lose the last pixel fraction.
@@ -113,7 +115,7 @@ class DetectionDataset(Dataset):
         if self.pseudo_box_score is not None:
             certain = torch.from_numpy(regions["proposal_scores"] >= self.pseudo_box_score)
             boxes["pseudo_boxes"] = boxes["region_boxes"]
-            keep["pseudo_boxes"] = keep["region_boxes"] & certain & _apart(boxes["region_boxes"], boxes["boxes"])
+            keep["pseudo_boxes"] = keep["region_boxes"] & certain & apart_from(boxes["boxes"], boxes["region_boxes"])
         boxes, rows = _select(boxes, rows, keep)
         if self.augmentation is not None:
             image, boxes, keep = self.augmentation(image, boxes, epoch=int(self._epoch), image_id=entry["image_id"])
@@ -155,25 +157,8 @@ def detection_collate(items):
     return batch
 
 
-def _read_checked(entry, file):
-    image = read_image(entry["path"], entry["image_id"])
-    expected = (entry["width"], entry["height"])
-    if image.size != expected:
-        turned = image.size == expected[::-1]
-        raise ValueError(
-            f"{entry['path']} (image id {entry['image_id']}): expected width x height {expected[0]} x {expected[1]} "
-            f"as in {file}, got {image.width} x {image.height}; "
-            + (
-                "the annotations seem to be of the image as turned by its EXIF orientation: store the pixels turned"
-                if turned
-                else "boxes would be wrong: annotate the image again or restore the original"
-            )
-        )
-    return image
-
-
-def _apart(boxes, annotated):
-    """(R,) bool: which boxes lie on none of the annotated ones."""
+def apart_from(annotated, boxes):
+    """(n,) bool: which boxes (n, 4) lie on none of the annotated ones (m, 4), x0, y0, x1, y1: IoU below 0.5."""
     if not len(annotated):
         return torch.ones(len(boxes), dtype=torch.bool)
     return box_iou(boxes, annotated).amax(1) < _ANNOTATED_IOU

@@ -9,6 +9,7 @@ import json
 import statistics
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 from decodetr.scenes.models import CACHE_VIEWS, SEMANTIC_STEPS, SEMANTIC_TRAINING
@@ -24,6 +25,7 @@ VARIANTS = {
     "no-thumbnails": "captions; query and maps, no thumbnails",
     "query": "captions; query only",
 }
+_SETTINGS = ("folder", "model", "built", "vocabulary", "clip", "splits", "steps", "trained")  # of all runs of a folder
 _NO_LOOKUP = {"distill_weight": 0.0}
 _COLUMNS = {
     "AP50_novel, all": "novel",
@@ -110,7 +112,7 @@ class Comparison:
         from decodetr.processing.shipped import resolve
 
         self.steps, self.data, self.built = args.steps, Path(args.folder), Path(args.built)
-        self.base, self.novel = read_split(self.data / "names.json")
+        base, self.novel = read_split(self.data / "names.json")
         self.names = Vocabulary.from_pretrained(resolve(args.vocabulary))
         self.localized = DeCoDetrForObjectDetection.from_pretrained(resolve(args.model)).eval()
         self.processor = DeCoDetrImageProcessor.from_pretrained(resolve(args.model))
@@ -118,7 +120,7 @@ class Comparison:
         self.pool = PrototypePool.from_pretrained(self.built / "pool")
         annotations = self.data / "annotations"
         self.splits = {split: CocoAnnotations.load(annotations / f"{split}.json") for split in args.splits}
-        self.train_annotations = CocoAnnotations.load(annotations / "train.json").select(self.base)
+        self.train_annotations = CocoAnnotations.load(annotations / "train.json").select(base)
         self._cache = None
 
     @property
@@ -160,7 +162,7 @@ class Comparison:
 
         from decodetr.train import DeCoDetrTrainer, DeCoDetrTrainingArguments
 
-        cache = self.cache
+        cache = self.cache  # before the seed is set: making it draws random weights
         set_seed(seed)
         model = self.model(pool, fields)
         parser = HfArgumentParser(DeCoDetrTrainingArguments)
@@ -268,20 +270,17 @@ def run(args):
     silent = None
     if "silent" in args.variants:
         silent = silent_pool(comparison.built / "regions", comparison.clip, comparison.pool, comparison.novel)
-    wanted = [(name, seed) for name in args.variants for seed in args.seeds]
-    for name, seed in wanted:
+    compared = variants(comparison.pool, silent)
+    for name, seed in product(args.variants, args.seeds):
         if str(seed) in results.content["runs"].get(name, {}):
             continue
         if (name, seed) == ("captions", 0) and args.trained:
             model, _ = load_detector(args.trained)
         else:
-            model = comparison.train(*variants(comparison.pool, silent)[name], seed)
+            model = comparison.train(*compared[name], seed)
         results.add("runs", name, {str(seed): (measured := comparison.measure(model))})
         _say(f"{name}, seed {seed}: {measured}")
     page = tables(results.content)
     (output / "table.md").write_text(page, encoding="utf-8")
     _say(page)
     return 0
-
-
-_SETTINGS = ("folder", "model", "built", "vocabulary", "clip", "splits", "steps", "trained")

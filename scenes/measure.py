@@ -186,10 +186,9 @@ class _BestDetections:
 def _corners(boxes, image):
     """(N, 4) relative centres -> corners in pixels of the image."""
     import torch
+    from torchvision.ops import box_convert
 
-    half = boxes[:, 2:] / 2
-    corners = torch.cat([boxes[:, :2] - half, boxes[:, :2] + half], 1)
-    return corners * torch.tensor([image["width"], image["height"]] * 2)
+    return box_convert(boxes, "cxcywh", "xyxy") * torch.tensor([image["width"], image["height"]] * 2)
 
 
 def markdown_table(measured, ceiling):

@@ -90,21 +90,19 @@ def _stages(folder):
     semantic = {"--model": localized, "--data": data, **tables, **SEMANTIC_TRAINING, "--cache_views": CACHE_VIEWS}
     semantic |= {"--max_steps": SEMANTIC_STEPS, "--output_dir": model}
     yield model / "train_results.json", ["train", "--reset-semantics", *flat(semantic)]
-    _ship(folder)
+    _ship(folder, built)
     for split in ("val", "test"):
         measured = folder / f"measured-{split}.json"
         measure = {"--model": "scenes-decodetr", "--clip": clip, "--split": split, "--output": measured}
         yield measured, ["scenes", "measure", data, *flat(measure)]
 
 
-def _ship(folder):
-    """Model, pool and vocabulary into hub_cards/."""
+def _ship(folder, built):
+    """Model, pool and vocabulary into hub_cards/; `built` is the output of `pool build`."""
     from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
 
     Vocabulary.from_pretrained(folder / "scenes-vocabulary").save_pretrained(HUB_CARDS / "scenes-vocabulary")
-    PrototypePool.from_pretrained(folder / f"built-{len(LOCALIZATION)}" / "pool").save_pretrained(
-        HUB_CARDS / "scenes-pool"
-    )
+    PrototypePool.from_pretrained(built / "pool").save_pretrained(HUB_CARDS / "scenes-pool")
     model = DeCoDetrForObjectDetection.from_pretrained(folder / "model")
     # Half the size; they load as float32, as the config says. The tables stay exact.
     weights = model.state_dict()

@@ -122,6 +122,8 @@ def test_pseudo_boxes_are_certain_regions_beside_the_annotated_boxes(folder):
     torch.testing.assert_close(moved["pseudo_boxes"], torch.tensor([[0.075, 0.75, 0.2, 0.4]]))
     with pytest.raises(ValueError, match="pseudo_box_score needs regions"):
         _dataset(folder, pseudo_box_score=0.5)
+    with pytest.raises(ValueError, match="pseudo_box_score must be in 0..1, got nan"):
+        _dataset(folder, regions=regions, pseudo_box_score=float("nan"))
 
 
 def test_images_without_objects_or_regions_stay(folder):

@@ -13,11 +13,12 @@ from tiny_teachers import write_tiny_clip, write_tiny_llava
 from decodetr import DeCoDetrImageProcessor
 from decodetr.pool_builder.captioner import Captioner
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
-from decodetr.pool_builder.crops import crop_region, processor_size, read_annotated
+from decodetr.pool_builder.crops import crop_region, processor_size
 from decodetr.pool_builder.embedder import ClipEmbedder
 from decodetr.pool_builder.proposals import annotated_boxes, propose, select_proposals
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.processing import CocoAnnotations
+from decodetr.processing.coco import read_annotated
 
 BASE, NOVEL = ["cat", "dog"], ["cup", "yak"]
 
