@@ -39,6 +39,14 @@ def add_arguments(parser):
         action="store_true",
         help="with --model: keep its detector and start the semantic stream anew, for another pool or teacher",
     )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="fields of the DeCoDetrConfig that differ from the starting point's, such as background_cosine=0.3; "
+        "with --reset-semantics also those that change shapes of the semantic stream",
+    )
     parser.add_argument("--regions", help="regions data set (Parquet shards) of the training images")
     parser.add_argument(
         "--pseudo-box-score",
@@ -154,32 +162,50 @@ def _start(args):
 
     if args.reset_semantics and not args.model:
         raise ValueError("--reset-semantics needs --model: the other starting points have no trained semantic stream.")
+    fields = _config_fields(args.set)
     if args.model:
         folder = resolve(args.model)
-        model = DeCoDetrForObjectDetection.from_pretrained(folder)
-        processor = DeCoDetrImageProcessor.from_pretrained(folder)
+        config = DeCoDetrConfig.from_pretrained(folder)
+        config = DeCoDetrConfig.from_dict(config.to_dict() | fields)
         if args.reset_semantics:
-            fresh = DeCoDetrForObjectDetection(model.config)
-            model.semantic_stream.load_state_dict(fresh.semantic_stream.state_dict())
+            trained = DeCoDetrForObjectDetection.from_pretrained(folder)
+            model = DeCoDetrForObjectDetection(config)
+            model.detector.load_state_dict(trained.detector.state_dict())
+            model.set_pool(trained.prototype_pool, trained.vocabulary)
+        else:
+            model = DeCoDetrForObjectDetection.from_pretrained(folder, config=config)
+        processor = DeCoDetrImageProcessor.from_pretrained(folder)
     elif args.detector:
-        artifacts = {}
         if args.pool or args.vocabulary:
             from decodetr import PrototypePool, Vocabulary
 
-            artifacts["pool"] = PrototypePool.from_pretrained(resolve(args.pool)) if args.pool else None
-            artifacts["vocabulary"] = Vocabulary.from_pretrained(resolve(args.vocabulary)) if args.vocabulary else None
-        model = DeCoDetrForObjectDetection.from_detector(args.detector, **artifacts)
+            fields["pool"] = PrototypePool.from_pretrained(resolve(args.pool)) if args.pool else None
+            fields["vocabulary"] = Vocabulary.from_pretrained(resolve(args.vocabulary)) if args.vocabulary else None
+        model = DeCoDetrForObjectDetection.from_detector(args.detector, **fields)
         processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
     else:
         import yaml
 
-        fields = yaml.safe_load(Path(args.config).read_text(encoding="utf-8"))  # JSON is YAML
-        if not isinstance(fields, dict):
+        stored = yaml.safe_load(Path(args.config).read_text(encoding="utf-8"))  # JSON is YAML
+        if not isinstance(stored, dict):
             raise ValueError(
-                f"{args.config} must hold a mapping of DeCoDetrConfig fields, got {type(fields).__name__}."
+                f"{args.config} must hold a mapping of DeCoDetrConfig fields, got {type(stored).__name__}."
             )
-        model = DeCoDetrForObjectDetection(DeCoDetrConfig(**fields))
+        model = DeCoDetrForObjectDetection(DeCoDetrConfig(**stored | fields))
         processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
     if args.image_size:
         processor.size = type(processor)(size={"height": args.image_size, "width": args.image_size}).size
     return model, processor
+
+
+def _config_fields(words):
+    """{field: value} of "FIELD=VALUE" words, values read as YAML."""
+    import yaml
+
+    fields = {}
+    for word in words:
+        name, separator, value = word.partition("=")
+        if not separator:
+            raise ValueError(f"--set {word}: expected FIELD=VALUE, such as nms_iou=0.6")
+        fields[name] = yaml.safe_load(value)
+    return fields

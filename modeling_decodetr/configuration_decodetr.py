@@ -62,6 +62,10 @@ class DeCoDetrConfig(PreTrainedConfig):
         region_iou_threshold (`float`, defaults to 0.5): IoU from which a query is supervised by a region.
         background_threshold (`float`, defaults to 0.9): a prototype whose cosine to every name is below it stands for
             none of the names and is background (DESIGN.md 4).
+        background_cosine (`float`, *optional*): one more background entry, of teacher and student, that resembles
+            every region by this cosine: a name must fit better than that, also where no caption of the pool describes
+            what is seen. A little below the cosine that right names reach in training (docs/model.md has the
+            measurement); None, the default: the background is the prototypes alone.
         gradient_isolation (`bool`, defaults to `True`): PAPER.md 2.1. `False` is for ablations.
         semantic_inputs (`str`, defaults to `"query+region"`): "query" (the paper) or "query+region" (DESIGN.md 5).
         region_channels (`int`, defaults to 32): channels to which each feature map is projected before pooling.
@@ -102,6 +106,7 @@ class DeCoDetrConfig(PreTrainedConfig):
     annotation_weight: float | int = 1.0
     region_iou_threshold: float | int = 0.5
     background_threshold: float | int = 0.9
+    background_cosine: float | int | None = None
     gradient_isolation: bool = True
     semantic_inputs: Literal["query", "query+region"] = "query+region"
     region_channels: int = 32
@@ -145,8 +150,9 @@ class DeCoDetrConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
         if self.nms_iou is not None and not 0 < self.nms_iou <= 1:
             raise ValueError(f"nms_iou must lie in (0, 1] or be None, got {self.nms_iou}.")
-        if not -1 <= self.background_threshold <= 1:
-            raise ValueError(f"background_threshold is a cosine in [-1, 1], got {self.background_threshold}.")
+        for name in ("background_threshold", "background_cosine"):
+            if (value := getattr(self, name)) is not None and not -1 <= value <= 1:
+                raise ValueError(f"{name} is a cosine in [-1, 1], got {value}.")
         for name in "distill_weight align_weight num_coarse_prototypes num_fine_prototypes region_pixels".split():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")

@@ -106,7 +106,17 @@ def supervise_batch(pred_boxes, objectness_logits, labels, iou_threshold, embedd
     return {"row": torch.cat(rows), "names": torch.cat(names), "region_embeds": torch.cat(embeds)}
 
 
-def teacher_targets(annotated_names, region_embeds, pool, vocabulary, background, *, temperature, annotation_weight):
+def teacher_targets(
+    annotated_names,
+    region_embeds,
+    pool,
+    vocabulary,
+    background,
+    *,
+    temperature,
+    annotation_weight,
+    background_cosine=None,
+):
     """The distributions that supervised queries learn, PAPER.md 2.5 and 2.8 with the mixture of DESIGN.md 3.
 
     Args:
@@ -115,35 +125,27 @@ def teacher_targets(annotated_names, region_embeds, pool, vocabulary, background
             which the embedding of the annotated name stands in.
         pool, vocabulary: A and the training names. background (M,) bool: prototypes that stand for no name.
         temperature: tau. annotation_weight: share of the one-hot name where a box is annotated and has a region.
+        background_cosine: of [`PrototypePool.background_logits`].
 
     Returns:
         (prototype_targets (n, M), name_targets (n, K + 1)), rows summing to 1, float32; the last column of the second
         is the whole background.
     """
     with torch.autocast(region_embeds.device.type, enabled=False):  # the targets of a bf16 run are exact all the same
-        return _teacher_targets(
-            annotated_names, region_embeds, pool, vocabulary, background, temperature, annotation_weight
-        )
-
-
-def _teacher_targets(annotated_names, region_embeds, pool, vocabulary, background, temperature, annotation_weight):
-    names, annotated = vocabulary.embeddings, annotated_names >= 0
-    has_region = region_embeds.abs().sum(-1) > 0
-    z = torch.where(has_region[:, None], region_embeds.float(), names[annotated_names.clamp(min=0)])
-    z = F.normalize(z, dim=-1)
-    prototype_targets = pool.log_assignment(z, temperature).exp()
-    over_names = z @ names.T / temperature
-    over_background = (z @ F.normalize(pool.prototypes, dim=-1).T / temperature).masked_fill(
-        ~background, float("-inf")
-    )
-    over_background = over_background.logsumexp(-1)
-    total = torch.logaddexp(vocabulary.log_normaliser(over_names), over_background)
-    # Equal rows (duplicate names) share their mass, as one-hot targets and the student do.
-    share = vocabulary.log_share.exp()
-    clip = torch.cat([(over_names - total[:, None]).exp() * share, (over_background - total).exp()[:, None]], dim=-1)
-    one_hot = F.one_hot(annotated_names.clamp(min=0), len(vocabulary) + 1).to(clip)
-    weight = torch.where(annotated, torch.where(has_region, annotation_weight, 1.0), 0.0)[:, None]
-    return prototype_targets, weight * one_hot + (1 - weight) * clip
+        names, annotated = vocabulary.embeddings, annotated_names >= 0
+        has_region = region_embeds.abs().sum(-1) > 0
+        z = torch.where(has_region[:, None], region_embeds.float(), names[annotated_names.clamp(min=0)])
+        z = F.normalize(z, dim=-1)
+        prototype_targets = pool.log_assignment(z, temperature).exp()
+        over_names = z @ names.T / temperature
+        over_background = pool.background_logits(z, background, temperature, background_cosine)
+        total = torch.logaddexp(vocabulary.log_normaliser(over_names), over_background)
+        # Equal rows (duplicate names) share their mass, as one-hot targets and the student do.
+        over_names = (over_names - total[:, None]).exp() * vocabulary.log_share.exp()
+        clip = torch.cat([over_names, (over_background - total).exp()[:, None]], dim=-1)
+        one_hot = F.one_hot(annotated_names.clamp(min=0), len(vocabulary) + 1).to(clip)
+        weight = torch.where(annotated, torch.where(has_region, annotation_weight, 1.0), 0.0)[:, None]
+        return prototype_targets, weight * one_hot + (1 - weight) * clip
 
 
 def distillation_loss(log_weights, targets, count):

@@ -231,14 +231,14 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
     def _losses(self, log_weights, log_probs, targets):
         """loss_distill and loss_align of supervised rows: log w (n, M), log t (n, K + 1)."""
         with torch.no_grad():
+            tables = (self.prototype_pool, self.vocabulary, self.semantic_stream.background)
             prototype_targets, name_targets = teacher_targets(
                 targets["names"],
                 targets["region_embeds"],
-                self.prototype_pool,
-                self.vocabulary,
-                self.semantic_stream.background,
+                *tables,
                 temperature=self.config.teacher_temperature,
                 annotation_weight=self.config.annotation_weight,
+                background_cosine=self.config.background_cosine,
             )
             count = mean_count(len(log_weights), log_weights.device)
         return {

@@ -88,6 +88,21 @@ class PrototypePool(EmbeddingArtifact):
             similarity = F.normalize(queries.float(), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
             return F.log_softmax(similarity / temperature, dim=-1)
 
+    def background_logits(self, embeddings, background, temperature, cosine=None):
+        """log( sum_j exp( cos(e, A_j) / temperature ) ) over the background: what names compete with (DESIGN.md 4).
+
+        Args:
+            embeddings (`torch.Tensor` of shape (..., d)): unit rows, float32.
+            background (`torch.Tensor` of shape (M,)): bool, the prototypes that count.
+            cosine (`float`, *optional*): of one more entry, which resembles everything that much.
+
+        Returns:
+            float32 of shape (...,); -inf where there is no background at all.
+        """
+        similarity = embeddings @ F.normalize(self.prototypes, dim=-1).T / temperature
+        mass = similarity.masked_fill(~background, float("-inf")).logsumexp(-1)
+        return mass if cosine is None else torch.logaddexp(mass, torch.full_like(mass, cosine / temperature))
+
     @torch.no_grad()
     def assignment_sums(self, embeddings, temperature):
         """The sums of PAPER.md 3.4 for embeddings e (R, d): (sum_i D_ij e_i of shape (M, d), sum_i D_ij of shape

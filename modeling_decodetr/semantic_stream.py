@@ -90,6 +90,7 @@ class SemanticStream(nn.Module):
         self.assignment_temperature = config.assignment_temperature
         self.name_temperature = config.name_temperature
         self.background_threshold = config.background_threshold
+        self.background_cosine = config.background_cosine
         self.pool_use = config.pool_use
         self.region_pooling = None
         if config.semantic_inputs == "query+region":
@@ -135,8 +136,8 @@ class SemanticStream(nn.Module):
         with torch.autocast(predicted.device.type, enabled=False):
             predicted = F.normalize(predicted.float(), dim=-1)
             names = predicted @ vocabulary.embeddings.T / self.name_temperature
-            background = predicted @ F.normalize(pool.prototypes, dim=-1).T / self.name_temperature
-            background = background.masked_fill(~self.background, float("-inf")).logsumexp(-1)
+            shared = (self.background, self.name_temperature, self.background_cosine)
+            background = pool.background_logits(predicted, *shared)
             total = torch.logaddexp(vocabulary.log_normaliser(names), background)
         return names - total[..., None], background - total
 

@@ -26,6 +26,11 @@ def load_text_model(name_or_path, revision=None, token=None, device="cpu"):
     return model.to(device).eval(), AutoTokenizer.from_pretrained(name_or_path, revision=revision, token=token)
 
 
+def text_length(model, tokenizer) -> int:
+    """Most tokens that the text encoder takes."""
+    return min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
+
+
 @torch.inference_mode()
 def encode_texts(texts, model, tokenizer, batch_size=256, progress=False):
     """Unit embeddings (n, d) of n texts, float32 on the CPU. Texts beyond the model's length are cut off.
@@ -34,7 +39,7 @@ def encode_texts(texts, model, tokenizer, batch_size=256, progress=False):
     length, so that a row does not depend on the texts beside it.
     """
     distinct = list(dict.fromkeys(texts))
-    length = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
+    length = text_length(model, tokenizer)
     parts = []
     for start in tqdm(range(0, len(distinct), batch_size), desc="texts", unit="batch", disable=not progress):
         batch = distinct[start : start + batch_size]

@@ -203,7 +203,7 @@ def open_image(path):
         raise ValueError(f"{path} cannot be read as an image: {type(error).__name__}: {error}") from error
 
 
-def detect(model, image_processor, images, threshold=0.5, top_k=100, explain=0):
+def detect(model, image_processor, images, threshold=0.3, top_k=100, explain=0):
     """Detections of a batch of PIL images.
 
     Args:
@@ -251,7 +251,7 @@ def add_arguments(parser):
     parser.add_argument("--names-file", help="the same from a file, one name a line")
     parser.add_argument("--vocabulary", help="folder or Hub name of a Vocabulary that replaces the stored one")
     parser.add_argument("--text-model", help="where the text model is that embeds new names; default: as stored")
-    parser.add_argument("--threshold", type=float, default=0.5, help="least score, 0 to 1 (default: 0.5)")
+    parser.add_argument("--threshold", type=float, default=0.3, help="least score, 0 to 1 (default: 0.3)")
     parser.add_argument("--top-k", type=int, default=100, help="most detections per image (default: 100)")
     parser.add_argument(
         "--explain", action="store_true", help="also the prototypes that each detection looked up, with captions"

@@ -144,8 +144,12 @@ class _Scorer:
         from decodetr.modeling_decodetr.semantic_stream import fuse_scores
 
         self.model.set_vocabulary(vocabulary)
+        stream = self.model.semantic_stream
         with torch.inference_mode():
-            background = (self.exponentials @ self.model.semantic_stream.background.float()).log() + self.largest
+            background = (self.exponentials @ stream.background.float()).log() + self.largest
+            if (cosine := stream.background_cosine) is not None:
+                entry = torch.full_like(background, cosine / stream.name_temperature)
+                background = torch.logaddexp(background, entry)
             names = self.predicted @ self.model.vocabulary.embeddings.T
             total = torch.logaddexp(self.model.vocabulary.log_normaliser(names), background)
             return fuse_scores(self.objectness, (names - total[..., None]).cpu()).sigmoid()

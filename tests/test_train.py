@@ -363,22 +363,6 @@ def test_command_records_pseudo_boxes_and_refuses_them_where_they_do_nothing(sce
     assert "--pseudo-box-score needs --regions" in capsys.readouterr().err
 
 
-def test_reset_semantics_keeps_the_detector_alone(scenes, tmp_path, capsys):
-    first, again = tmp_path / "first", tmp_path / "again"
-    assert main(_command(scenes, first, "--max_steps", "1", "--val-annotations", "none")) == 0
-    words = [word for word in _command(scenes, again, "--val-annotations", "none") if word != "--config"]
-    words.remove(str(again.parent / "config.yaml"))
-    reset = [*words, "--model", str(first), "--reset-semantics", "--streams", "semantic", "--max_steps", "1"]
-    assert main([*reset, "--semantic_learning_rate", "1e-9"]) == 0
-    models = [DeCoDetrForObjectDetection.from_pretrained(folder) for folder in (first, again)]
-    assert _equal(*(_state(model.detector) for model in models))
-    old, new = (model.semantic_stream.residual[1].weight for model in models)
-    assert (old - new).abs().mean() > 0.01  # far more than a step of 1e-9 moves
-    capsys.readouterr()
-    assert main([*_command(scenes, tmp_path / "none"), "--reset-semantics"]) == 1
-    assert "--reset-semantics needs --model" in capsys.readouterr().err
-
-
 def test_arguments_pickle_by_their_importable_name(scenes, tmp_path):
     from pathlib import Path
 
