@@ -40,12 +40,16 @@ class Captioner:
         config = self.model.config
         return {"captioner": config.name_or_path, "captioner_revision": getattr(config, "_commit_hash", None)}
 
-    @torch.inference_mode()
     def caption(self, crops):
+        """Captions of n PIL crops of `size` x `size`: see [`Captioner.describe`]."""
+        return self.describe(crops)[0]
+
+    @torch.inference_mode()
+    def describe(self, crops):
         """Captions of n PIL crops of `size` x `size`, white space tidied; "" where the model says nothing.
 
         Returns:
-            `list[str]` of length n.
+            (`list[str]` of length n, `list[bool]`: whether each came to its end before the longest length).
         """
         tokenizer = self.processor.tokenizer
         begun = tokenizer.bos_token is not None and self.text.startswith(tokenizer.bos_token)
@@ -70,4 +74,11 @@ class Captioner:
             pad_token_id=tokenizer.pad_token_id,
         )
         new = tokens[:, inputs["input_ids"].shape[1] :]
-        return [" ".join(text.split()) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+        captions = [" ".join(text.split()) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+        ends = torch.tensor(self._end_tokens(), device=new.device)
+        whole = (new[:, :, None] == ends).any(2).any(1) if new.shape[1] == self.max_new_tokens else None
+        return captions, [True] * len(captions) if whole is None else whole.tolist()
+
+    def _end_tokens(self):
+        end = self.model.generation_config.eos_token_id
+        return end if isinstance(end, list) else [] if end is None else [end]

@@ -1,5 +1,5 @@
-"""`decodetr pool`: `build` makes regions and a pool from a COCO-format folder and two teachers (docs/pools.md), `map`
-draws a pool (pool_map.py)."""
+"""`decodetr pool`: `build` makes regions and a pool from a COCO-format folder and two teachers (docs/pools.md), its
+stages are commands too, and `map` draws a pool (pool_map.py)."""
 
 import sys
 from dataclasses import fields
@@ -7,38 +7,52 @@ from pathlib import Path
 
 from decodetr.pool_builder.settings import PoolSettings
 
+# What each stage needs beside --output: (whether it looks at images, its models, its settings).
+_MODELS = {
+    "detector": "DeCo-DETR (folder, Hub or shipped name) that proposes regions (default: annotated boxes only)",
+    "captioner": "folder, Hub or shipped name of a LLaVA",
+    "clip": "folder, Hub or shipped name of a CLIP",
+}
+_STAGES = {
+    "proposals": (True, ("detector",), "min_objectness nms_iou max_proposals batch_size shard_groups"),
+    "captions": (True, ("captioner",), "prompt max_new_tokens batch_size"),
+    "embeddings": (True, ("clip",), "batch_size"),
+    "filter": (False, (), "delta keep_share"),
+    "cluster": (False, (), "num_coarse num_fine min_samples seed"),
+    "build": (True, tuple(_MODELS), " ".join(setting.name for setting in fields(PoolSettings))),
+}
+_HELP = {
+    "proposals": "boxes of every image: OUT/proposals",
+    "captions": "what the captioner says about every box: OUT/captions",
+    "embeddings": "CLIP's embeddings of crops and captions: OUT/embeddings, OUT/texts",
+    "filter": "which regions are kept: OUT/regions",
+    "cluster": "clusters of their captions: OUT/clusters, OUT/pool",
+    "build": "all stages, one after another",
+}
+
 
 def add_arguments(parser):
-    """Add `build` and `map` with their options to the parser of `decodetr pool`."""
-    commands = parser.add_subparsers(dest="pool_command", required=True, metavar="{build,map}")
-    build = commands.add_parser(
-        "build",
-        help="build regions and pool from training images",
-        description="Propose, caption, embed, filter, cluster: writes OUT/regions/ and OUT/pool/.",
-    )
-    build.add_argument("--data", required=True, metavar="DIR", help="COCO-format folder of the training images")
-    build.add_argument("--annotations", metavar="FILE", help="annotation file (default: DIR/annotations/train.json)")
-    build.add_argument("--images", metavar="DIR", help="image folder (default: found beside the annotations)")
-    build.add_argument(
-        "--names-split",
-        metavar="FILE",
-        help="JSON with base and novel names, or none (default: DIR/names.json, if it is there); only annotations of "
-        "base names are used",
-    )
-    build.add_argument(
-        "--detector",
-        metavar="NAME",
-        help="DeCo-DETR (folder, Hub or shipped name) that proposes regions (default: annotated boxes only)",
-    )
-    build.add_argument("--clip", required=True, metavar="NAME", help="folder, Hub or shipped name of a CLIP")
-    build.add_argument("--captioner", required=True, metavar="NAME", help="folder, Hub or shipped name of a LLaVA")
-    build.add_argument("--output", required=True, metavar="OUT", help="folder to write; new or empty")
-    for setting in fields(PoolSettings):
-        option = "--" + setting.name.replace("_", "-")
-        text = f"{setting.metadata['help']} (default: %(default)s)"
-        build.add_argument(option, type=setting.type, default=setting.default, help=text)
-    build.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
-    build.add_argument("--overwrite", action="store_true", help="replace regions and pool in OUT")
+    """Add the stages, `build` and `map` with their options to the parser of `decodetr pool`."""
+    commands = parser.add_subparsers(dest="pool_command", required=True, metavar="{build,STAGE,map}")
+    for stage, (images, models, settings) in _STAGES.items():
+        command = commands.add_parser(
+            stage,
+            help=_HELP[stage],
+            description=f"{_HELP[stage][0].upper()}{_HELP[stage][1:]}. What an earlier run of the same settings "
+            "finished is kept.",
+        )
+        if images:
+            _add_data(command)
+        for name in models:
+            command.add_argument(f"--{name}", required=name != "detector", metavar="NAME", help=_MODELS[name])
+        command.add_argument("--output", required=True, metavar="OUT", help="folder of all stages")
+        for setting in (setting for setting in fields(PoolSettings) if setting.name in settings.split()):
+            option = "--" + setting.name.replace("_", "-")
+            text = f"{setting.metadata['help']} (default: %(default)s)"
+            command.add_argument(option, type=setting.type, default=setting.default, help=text)
+        if models:
+            command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+        command.add_argument("--overwrite", action="store_true", help="make stages of other settings in OUT again")
     drawn = commands.add_parser(
         "map",
         help="draw a pool in two dimensions",
@@ -48,58 +62,108 @@ def add_arguments(parser):
     drawn.add_argument("--output", required=True, metavar="FILE", help="picture to write, such as map.png")
 
 
+def _add_data(command):
+    command.add_argument("--data", required=True, metavar="DIR", help="COCO-format folder of the training images")
+    command.add_argument("--annotations", metavar="FILE", help="annotation file (default: DIR/annotations/train.json)")
+    command.add_argument("--images", metavar="DIR", help="image folder (default: found beside the annotations)")
+    command.add_argument(
+        "--names-split",
+        metavar="FILE",
+        help="JSON with base and novel names, or none (default: DIR/names.json, if it is there); only annotations of "
+        "base names are used",
+    )
+
+
 def run(args):
     """Run `decodetr pool ...`; returns the exit status."""
     if args.pool_command == "map":
         from decodetr.pool_builder.pool_map import run as run_map
 
         return run_map(args)
-    settings = PoolSettings(**{setting.name: getattr(args, setting.name) for setting in fields(PoolSettings)})
-    output = Path(args.output)
+    given = {setting.name: getattr(args, setting.name, setting.default) for setting in fields(PoolSettings)}
+    settings, output = PoolSettings(**given), Path(args.output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output}: expected a folder, got a file; choose another place")
-    if output.is_dir() and any(output.iterdir()) and not args.overwrite:
-        raise ValueError(f"--output {output}: expected an empty folder, got files; choose another or give --overwrite")
 
-    import torch
+    from decodetr.pool_builder import build
+    from decodetr.pool_builder.shards import Ranks
 
+    stage, shared = args.pool_command, {"overwrite": args.overwrite}
+    if stage in ("filter", "cluster"):
+        result = getattr(build, f"{stage}_regions")(output, settings, **shared)
+    else:
+        models = _models(args, settings)
+        coco, shared["ranks"] = _annotations(args), Ranks.from_environment()
+        if stage == "build":
+            result = build.build_pool(coco, output, settings, **models, **shared)
+        else:
+            function = {"proposals": "propose", "captions": "caption", "embeddings": "embed"}[stage]
+            result = getattr(build, f"{function}_regions")(coco, output, settings, *models.values(), **shared)
+    if stage in ("build", "cluster") and result is not None:
+        fine, info = int((result.level == 1).sum()), result.info
+        sys.stdout.write(
+            f"{info['regions']} regions, {info['kept']} kept, {info['distinct_captions']} distinct captions, "
+            f"M1 = {len(result) - fine}, M2 = {fine}: {output / 'regions'}, {output / 'pool'}\n"
+        )
+    _tell_problems(output)
+    return 0
+
+
+def _annotations(args):
     from decodetr.eval import read_split
-    from decodetr.pool_builder.build import build_pool
-    from decodetr.pool_builder.captioner import Captioner
-    from decodetr.pool_builder.embedder import ClipEmbedder
     from decodetr.processing import CocoAnnotations
-    from decodetr.processing.predict import load_detector
     from decodetr.train_command import names_split_file
 
     data = Path(args.data)
     split = names_split_file(data, args.names_split)
     coco = CocoAnnotations.load(args.annotations or data / "annotations" / "train.json", args.images)
-    if split is not None:
-        coco = coco.select(read_split(split)[0])
+    return coco if split is None else coco.select(read_split(split)[0])
+
+
+def _models(args, settings):
+    """{argument of `build_pool`: its [`Model`]} of the stage's models."""
+    import os
+
+    import torch
+
+    from decodetr.pool_builder import build
+    from decodetr.processing.shipped import resolve
+
     device = args.device
     if device == "auto":
         device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    asked = {"prompt": settings.prompt, "max_new_tokens": settings.max_new_tokens}
-    embedder = _load("CLIP", args.clip, ClipEmbedder, device=device)
-    captioner = _load("captioner", args.captioner, Captioner, device=device, **asked)
-    detector, image_processor = None, None
-    if args.detector is not None:
-        detector, image_processor = load_detector(args.detector, device=device)
-    pool = build_pool(coco, embedder, captioner, output, settings, detector, image_processor)
-    fine = int((pool.level == 1).sum())
-    info = pool.info
-    sys.stdout.write(
-        f"{info['regions']} regions, {info['kept']} kept, {info['distinct_captions']} distinct captions, "
-        f"M1 = {len(pool) - fine}, M2 = {fine}: {output / 'regions'}, {output / 'pool'}\n"
-    )
-    return 0
+        if device.type != "cpu" and "LOCAL_RANK" in os.environ:
+            device = torch.device(device.type, int(os.environ["LOCAL_RANK"]))
+    makers = {
+        "clip": lambda name: build.clip_model(name, device),
+        "captioner": lambda name: build.captioner_model(name, settings, device),
+        "detector": lambda name: build.proposer_model(name, device),
+    }
+    models = {}
+    for option, make in makers.items():
+        if (name := getattr(args, option, None)) is not None:
+            models["proposer" if option == "detector" else option] = _load(option, resolve(name), name, make)
+        elif option == "detector" and hasattr(args, option):
+            models["proposer"] = None
+    return models
 
 
-def _load(what, name, load, **settings):
-    """A teacher from a folder, a Hub name or the name of a shipped one, with a plain error if there is none."""
-    from decodetr.processing.shipped import cannot_load, resolve
+def _load(what, folder, name, make):
+    """A model, with a plain error if there is none."""
+    from decodetr.processing.shipped import cannot_load
 
     try:
-        return load(resolve(name), **settings)
+        return make(folder)
     except OSError as error:
-        raise cannot_load(what, name, error) from error
+        raise cannot_load("CLIP" if what == "clip" else what, name, error) from error
+
+
+def _tell_problems(output):
+    """Say which images could not be used."""
+    from decodetr.pool_builder.shards import StageFolder
+
+    problems = StageFolder.open(output / "proposals", "proposals").totals["problems"]
+    for problem in problems[:5]:
+        sys.stderr.write(f"left out: {problem['problem']}\n")
+    if problems:
+        sys.stderr.write(f"{len(problems)} images were left out; OUT/report.json names all after a build\n")

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoImageProcessor
 
-from decodetr.modeling_decodetr.text_encoder import encode_texts, encoder_info, load_text_model
+from decodetr.modeling_decodetr.text_encoder import encode_texts, encoder_info, load_text_model, text_length
 from decodetr.pool_builder.crops import processor_size
 
 
@@ -32,6 +32,7 @@ class ClipEmbedder:
         self.image_processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision)
         self.size = processor_size(self.image_processor)
         self.info = encoder_info(self.model)
+        self.dim = self.model.config.projection_dim
 
     @torch.inference_mode()
     def embed_images(self, crops):
@@ -44,3 +45,8 @@ class ClipEmbedder:
     def embed_texts(self, texts, progress=False):
         """Unit embeddings (n, d), float32 numpy, of n texts; equal texts get equal ones."""
         return encode_texts(texts, self.model, self.tokenizer, progress=progress).numpy()
+
+    def count_truncated(self, texts):
+        """How many of the texts are longer than the text encoder takes, and are cut off."""
+        longest = text_length(self.model, self.tokenizer)
+        return sum(len(tokens) > longest for tokens in self.tokenizer(texts, verbose=False)["input_ids"])

@@ -7,50 +7,39 @@ what they say cannot change a proposal.
 
 import torch
 from torchvision.ops import box_convert, nms
-from tqdm.auto import tqdm
 
-from decodetr.processing.coco import read_annotated
 from decodetr.processing.detection_dataset import apart_from
 
 _MIN_SIDE = 2.0  # pixels; nothing can be seen in a thinner proposal
 
 
-def propose(
-    coco, detector=None, image_processor=None, *, min_objectness=0.05, nms_iou=0.7, max_proposals=20, batch_size=32
-):
+def propose_in(coco, entries, pictures, detector, settings):
     """
-    Regions of every image: its annotated boxes in file order (score 1), then proposals by falling score.
+    Regions of some images: of each its annotated boxes in file order (score 1), then proposals by falling score.
 
     Args:
         coco (CocoAnnotations): with base names only.
-        detector (DeCoDetrForObjectDetection, optional), image_processor: see processing.predict.load_detector.
-        min_objectness, nms_iou, max_proposals: see [`select_proposals`].
-        batch_size (int): images at once.
+        entries (list of dict): of `coco.images`; pictures: their PIL images.
+        detector: [`DetectorProposals`], or None for annotated boxes alone.
+        settings (PoolSettings): min_objectness, nms_iou and max_proposals, see [`select_proposals`].
 
-    Yields:
-        dict: image_id, file_name, path, box (list of x0, y0, x1, y1 in pixels, inside the image), proposal_score.
-
-    Raises:
-        FileNotFoundError, ValueError: an image is missing, damaged or of another size than annotated.
+    Returns:
+        list of lists of dict: image_id, file_name, box (list of x0, y0, x1, y1 in pixels, inside the image),
+        proposal_score.
     """
-    with tqdm(total=len(coco.images), desc="proposals", unit="image") as progress:
-        for start in range(0, len(coco.images), batch_size):
-            entries = coco.images[start : start + batch_size]
-            raw = [None] * len(entries)
-            if detector is not None:
-                raw = _detect(detector, image_processor, entries)
-            for entry, found in zip(entries, raw):
-                boxes = annotated_boxes(coco, entry)
-                scores = torch.ones(len(boxes))
-                if found is not None:
-                    proposed, objectness = select_proposals(
-                        *found, boxes, entry["width"], entry["height"], min_objectness, nms_iou, max_proposals
-                    )
-                    boxes, scores = torch.cat([boxes, proposed]), torch.cat([scores, objectness])
-                where = {name: entry[name] for name in ("image_id", "file_name", "path")}
-                for box, score in zip(boxes.tolist(), scores.tolist()):
-                    yield {**where, "box": box, "proposal_score": score}
-            progress.update(len(entries))
+    limits = settings.of("min_objectness", "nms_iou", "max_proposals")
+    raw = detector(pictures) if detector is not None and pictures else [None] * len(pictures)
+    regions = []
+    for entry, found in zip(entries, raw):
+        boxes = annotated_boxes(coco, entry)
+        scores = torch.ones(len(boxes))
+        if found is not None:
+            proposed, objectness = select_proposals(*found, boxes, entry["width"], entry["height"], **limits)
+            boxes, scores = torch.cat([boxes, proposed]), torch.cat([scores, objectness])
+        where = {name: entry[name] for name in ("image_id", "file_name")}
+        pairs = zip(boxes.tolist(), scores.tolist())
+        regions.append([{**where, "box": box, "proposal_score": score} for box, score in pairs])
+    return regions
 
 
 def annotated_boxes(coco, entry):
@@ -92,14 +81,24 @@ def _clip(boxes, width, height):
     return boxes.clamp(min=torch.zeros_like(limits), max=limits)
 
 
-@torch.inference_mode()
-def _detect(detector, image_processor, entries):
-    """Of each image all boxes (N, 4), x0, y0, x1, y1 in pixels, and their objectness (N,), float32 on the CPU."""
-    images = [read_annotated(entry) for entry in entries]
-    inputs = image_processor(images=images, return_tensors="pt").to(detector.device)
-    inputs["pixel_values"] = inputs["pixel_values"].to(detector.dtype)
-    outputs = detector(**inputs, localization_only=True)
-    objectness = outputs.objectness_logits.float().sigmoid().cpu()
-    boxes = box_convert(outputs.pred_boxes.float().cpu(), "cxcywh", "xyxy")
-    sizes = [torch.tensor([image.width, image.height] * 2, dtype=torch.float32) for image in images]
-    return [(some * size, scores) for some, size, scores in zip(boxes, sizes, objectness)]
+class DetectorProposals:
+    """The localization stream of a DeCo-DETR as a proposer.
+
+    Args:
+        detector (DeCoDetrForObjectDetection), image_processor: see processing.predict.load_detector.
+    """
+
+    def __init__(self, detector, image_processor):
+        self.detector, self.image_processor = detector, image_processor
+
+    @torch.inference_mode()
+    def __call__(self, images):
+        """Of each PIL image all boxes (N, 4), x0, y0, x1, y1 in pixels, and their objectness (N,), float32 on the
+        CPU."""
+        inputs = self.image_processor(images=images, return_tensors="pt").to(self.detector.device)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.detector.dtype)
+        outputs = self.detector(**inputs, localization_only=True)
+        objectness = outputs.objectness_logits.float().sigmoid().cpu()
+        boxes = box_convert(outputs.pred_boxes.float().cpu(), "cxcywh", "xyxy")
+        sizes = [torch.tensor([image.width, image.height] * 2, dtype=torch.float32) for image in images]
+        return [(some * size, scores) for some, size, scores in zip(boxes, sizes, objectness)]

@@ -18,6 +18,7 @@ class PoolSettings:
     prompt: str = _setting("Describe the object in this image in a few words.", "what the captioner is asked")
     max_new_tokens: int = _setting(32, "longest caption in tokens")
     delta: float = _setting(0.2, "a region is kept if cos(image, caption) of CLIP is above this")
+    keep_share: float = _setting(None, "keep this share of the regions, those that agree best, whatever delta is")
     num_coarse: int = _setting(1203, "M1: coarse prototypes (K-Means)")
     num_fine: int = _setting(4800, "M2: at most so many fine prototypes (DBSCAN in each coarse cluster)")
     min_samples: int = _setting(2, "DBSCAN: least number of regions around a core caption")
@@ -25,14 +26,20 @@ class PoolSettings:
     nms_iou: float = _setting(0.7, "of two proposals that overlap more than this the better one stays")
     max_proposals: int = _setting(20, "most proposals per image, beside the annotated boxes")
     batch_size: int = _setting(32, "images (detector) and crops (captioner, CLIP) at once")
+    shard_groups: int = _setting(32, "a shard holds the regions of so many times --batch-size images")
     seed: int = _setting(0, "start of K-Means")
 
     def __post_init__(self):
         least = {"max_new_tokens": 1, "num_coarse": 1, "num_fine": 0, "min_samples": 1, "max_proposals": 0}
-        ranges = {name: (low, float("inf")) for name, low in {**least, "batch_size": 1, "seed": 0}.items()}
-        ranges.update(delta=(-1, 1), min_objectness=(0, 1), nms_iou=(0, 1))
+        least |= {"batch_size": 1, "shard_groups": 1, "seed": 0}
+        ranges = {name: (low, float("inf")) for name, low in least.items()}
+        ranges.update(delta=(-1, 1), min_objectness=(0, 1), nms_iou=(0, 1), keep_share=(0, 1))
         for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
+            if getattr(self, name) is not None and not low <= getattr(self, name) <= high:
                 expected = f"at least {low}" if high == float("inf") else f"in {low}..{high}"
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{option} must be {expected}, got {getattr(self, name)}")
+
+    def of(self, *names):
+        """{name: value} of some settings."""
+        return {name: getattr(self, name) for name in names}

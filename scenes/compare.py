@@ -80,7 +80,7 @@ def silent_pool(regions_folder, clip, pool, novel_names):
     import numpy as np
     import pyarrow.parquet as pq
 
-    from decodetr.pool_builder.build import cluster_captions
+    from decodetr.pool_builder.selection import cluster, pool_of_clusters
     from decodetr.pool_builder.settings import PoolSettings
     from decodetr.scenes.captions import mentioned_name
 
@@ -94,7 +94,9 @@ def silent_pool(regions_folder, clip, pool, novel_names):
     settings = PoolSettings(**{name: pool.info[name] for name in ("num_coarse", "num_fine", "min_samples", "seed")})
     _say(f"captions without novel names: {len(captions)} of {len(counts)} distinct ones")
     weights = np.array([counts[caption] for caption in captions])
-    return cluster_captions(clip.embed_texts(captions), weights, captions, settings, pool.info)
+    embeddings = clip.embed_texts(captions)
+    coarse, fine, eps = cluster(embeddings, weights, settings)
+    return pool_of_clusters(embeddings, captions, weights, coarse, fine, pool.info | {"eps": eps})
 
 
 class Comparison:

@@ -15,7 +15,7 @@ from decodetr.pool_builder.captioner import Captioner
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
 from decodetr.pool_builder.crops import crop_region, processor_size
 from decodetr.pool_builder.embedder import ClipEmbedder
-from decodetr.pool_builder.proposals import annotated_boxes, propose, select_proposals
+from decodetr.pool_builder.proposals import DetectorProposals, annotated_boxes, propose_in, select_proposals
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.processing import CocoAnnotations
 from decodetr.processing.coco import read_annotated
@@ -212,10 +212,10 @@ def test_select_keeps_names_annotations_and_all_images(tmp_path):
 
 def _rows(folder, detector, **settings):
     coco = CocoAnnotations.load(folder / "annotations" / "train.json").select(BASE)
-    limits = {"min_objectness": 0.0, "nms_iou": 0.5, "max_proposals": 4, "batch_size": 4, **settings}
-    rows = [
-        {name: value for name, value in row.items() if name != "path"} for row in propose(coco, *detector, **limits)
-    ]
+    settings = PoolSettings(**{"min_objectness": 0.0, "nms_iou": 0.5, "max_proposals": 4, **settings})
+    proposer, rows = detector and DetectorProposals(*detector), []
+    for entry in coco.images:
+        rows += propose_in(coco, [entry], [read_annotated(entry)], proposer, settings)[0]
     return coco, rows
 
 
@@ -230,13 +230,13 @@ def test_proposals_do_not_know_novel_annotations(tmp_path, detector):
         assert scores[:2] == [1.0, 1.0] and boxes[:2].equal(annotated_boxes(coco, entry)) and len(mine) > 2
         assert scores[2:] == sorted(scores[2:], reverse=True) and max(scores[2:]) < 1
         assert (boxes >= 0).all() and (boxes <= torch.tensor([80, 60, 80, 60])).all()
-    only = _rows(tmp_path / "present", (None, None))[1]
+    only = _rows(tmp_path / "present", None)[1]
     assert only == [row for row in rows if row["proposal_score"] == 1.0]
 
 
 def test_proposals_are_the_detectors_own_boxes(tmp_path, detector):
     model, image_processor = detector
-    coco, rows = _rows(write_data(tmp_path / "data"), detector, nms_iou=1.0, max_proposals=100, batch_size=1)
+    coco, rows = _rows(write_data(tmp_path / "data"), detector, nms_iou=1.0, max_proposals=100)
     entry = coco.images[0]
     with torch.no_grad():
         outputs = model(**image_processor(images=read_annotated(entry), return_tensors="pt"))

@@ -1,0 +1,45 @@
+"""What tells one model from another without loading its weights: a stage must know whether its shards were made by the
+model that is asked for now."""
+
+import hashlib
+import json
+from pathlib import Path
+
+
+def model_identity(name_or_path, revision=None):
+    """
+    Args:
+        name_or_path: folder or Hub name.
+
+    Returns:
+        dict: "name" (of a folder its last part, so that a moved folder is the same model), "revision" (the Hub's
+        commit, or None) and "weights": for a folder a SHA-256 over the contents of its weights, config and
+        preprocessing files; None for a Hub name, which the commit tells.
+
+    Raises:
+        OSError: from transformers, when there is no such model.
+    """
+    from transformers import AutoConfig
+
+    folder = Path(name_or_path)
+    config = AutoConfig.from_pretrained(str(name_or_path), revision=revision)
+    if not folder.is_dir():
+        return {"name": str(name_or_path), "revision": getattr(config, "_commit_hash", None), "weights": None}
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix == ".json":  # as a whole: indentation and order of keys do not matter
+            content = json.loads(file.read_text(encoding="utf-8"))
+            digest.update(file.name.encode() + json.dumps(content, sort_keys=True).encode())
+        elif file.suffix in (".safetensors", ".jinja", ".txt", ".model"):
+            with open(file, "rb") as stream:
+                digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return {"name": folder.resolve().name, "revision": None, "weights": digest.hexdigest()}
+
+
+def without_place(value):
+    """Names of local folders without the folders above them, also inside a dict; anything else as it is."""
+    if isinstance(value, dict):
+        return {key: without_place(item) for key, item in value.items()}
+    if isinstance(value, str) and value and (Path(value).is_absolute() or Path(value).is_dir()):
+        return Path(value).resolve().name
+    return value

@@ -1,0 +1,194 @@
+"""The last two stages, light ones that one process does: which regions are kept (PAPER.md 1.4), and the clusters of
+their captions (1.5 to 1.7), from which the pool is made."""
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from decodetr.modeling_decodetr import PrototypePool
+from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
+from decodetr.pool_builder.shards import StageFolder
+from decodetr.pool_builder.stages import embedding_array, embedding_rows
+
+REGIONS = "regions"  # the filter's output is the regions data set of docs/data.md, and its files have that name
+
+
+def filter_regions(output, settings, overwrite=False):
+    """OUTPUT/regions: all regions, `kept` where cos(image, caption) is above delta, or among the best share.
+
+    Args:
+        output (Path): OUTPUT. settings (PoolSettings): delta, or keep_share instead of it.
+
+    Returns:
+        dict: totals. Counts: kept, and why the others are not: empty_caption, no_embedding, low_score. Also writes
+        scores.png, the distribution of the scores with the cut.
+
+    Raises:
+        ValueError: no region is kept; the message gives the distribution of the scores.
+    """
+    before = StageFolder.open(output / "embeddings", "embeddings")
+    row_of, text_embeds = _texts(StageFolder.open(output / "texts", "texts"))
+    text_rows, scores = [], []
+    for shard in range(before.count):
+        table = before.read(shard, ["caption", "image_embed"])
+        text_rows.append(np.array([row_of[caption] for caption in table["caption"].to_pylist()], dtype=np.int64))
+        images = embedding_rows(table["image_embed"]).astype(np.float32)
+        scores.append((images * text_embeds[text_rows[-1]].astype(np.float32)).sum(1))
+    ends = np.cumsum([0, *map(len, scores)])
+    scores, spoken = np.concatenate(scores), np.concatenate(text_rows) != row_of.get("", -1)
+    finite = np.isfinite(scores)
+    scores[~finite] = -1.0
+    usable = spoken & finite
+    cut = settings.delta
+    if settings.keep_share is not None and usable.any():
+        cut = float(np.quantile(scores[usable], 1 - settings.keep_share, method="inverted_cdf"))
+    kept = usable & ((scores > cut) if settings.keep_share is None else (scores >= cut))
+    if not kept.any():
+        low, middle, high = np.quantile(scores, [0, 0.5, 1])
+        raise ValueError(
+            f"expected regions with cos(image, caption) above {cut}, got none of {len(scores)}: minimum {low:.3f}, "
+            f"median {middle:.3f}, maximum {high:.3f}, {int((~spoken).sum())} without a caption; lower --delta"
+        )
+    identity = {"input": before.digest, **settings.of("delta", "keep_share")}
+    folder = StageFolder(output / REGIONS, REGIONS, identity, before.count, overwrite=overwrite)
+    for shard in folder.pending():
+        rows = slice(ends[shard], ends[shard + 1])
+        counts = {
+            "kept": int(kept[rows].sum()),
+            "empty_caption": int((~spoken[rows]).sum()),
+            "no_embedding": int((spoken[rows] & ~finite[rows]).sum()),
+            "low_score": int((usable[rows] & ~kept[rows]).sum()),
+        }
+        table = before.read(shard)
+        table = table.append_column("text_embed", embedding_array(text_embeds[text_rows[shard]]))
+        table = table.append_column("clip_score", pa.array(scores[rows]))
+        folder.write(shard, table.append_column("kept", pa.array(kept[rows])), counts)
+    totals = folder.finish()
+    draw_scores(scores[usable], cut, totals["counts"], output / REGIONS / "scores.png")
+    return totals
+
+
+def _texts(folder):
+    """({caption: row}, embeddings (n, d) float16) of the stage `texts`."""
+    tables = [folder.read(shard) for shard in range(folder.count)]
+    captions = [caption for table in tables for caption in table["caption"].to_pylist()]
+    return {caption: row for row, caption in enumerate(captions)}, np.concatenate(
+        [embedding_rows(table["text_embed"]) for table in tables]
+    )
+
+
+def draw_scores(scores, cut, counts, file):
+    """A histogram of the scores that regions with caption and embedding have, and where it is cut."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.hist(scores, bins=80, color="#2f5d8c")
+    axes.axvline(cut, color="#d1495b", label=f"cut at {cut:.3f}: {counts['kept']:,} kept, {counts['low_score']:,} not")
+    axes.set(xlabel="cos(image, caption)", ylabel="regions")
+    axes.legend(frameon=False)
+    figure.savefig(file, dpi=100)
+
+
+def cluster_regions(output, settings, overwrite=False):
+    """OUTPUT/clusters, the distinct captions of kept regions with their two clusters, and OUTPUT/pool.
+
+    Returns:
+        PrototypePool, coarse prototypes first. `info` has provenance, settings and the numbers of regions, of kept
+        ones and of distinct captions among them; it holds no dates, no places of files and nothing of shards, so that
+        equal input gives equal files.
+    """
+    before = StageFolder.open(output / REGIONS, REGIONS)
+    names = ("num_coarse", "num_fine", "min_samples", "seed")
+    identity = {"input": before.digest, **settings.of(*names)}
+    folder = StageFolder(output / "clusters", "clusters", identity, 1, overwrite=overwrite)
+    if folder.pending():
+        captions, counts, embeddings = kept_captions(before)
+        coarse, fine, eps = cluster(embeddings, counts, settings)
+        columns = {"caption": captions, "count": counts, "coarse": coarse, "fine": fine}
+        columns["text_embed"] = embedding_array(embeddings)
+        table = pa.table(columns).replace_schema_metadata({"eps": str(eps)})
+        folder.write(0, table)
+    folder.finish()
+    table = folder.read(0)
+    embeddings = embedding_rows(table["text_embed"])
+    columns = [table[name].to_numpy() for name in ("count", "coarse", "fine")]
+    eps = table.schema.metadata[b"eps"].decode()
+    info = {**provenance(output), **settings.of(*names), "eps": None if eps == "None" else float(eps)}
+    info |= {
+        "regions": before.totals["rows"],
+        "kept": before.totals["counts"]["kept"],
+        "distinct_captions": len(table),
+    }
+    pool = pool_of_clusters(embeddings, table["caption"].to_pylist(), *columns, info)
+    pool.save_pretrained(output / "pool")
+    return pool
+
+
+def provenance(output):
+    """What the manifests of the stages say about models and settings, without what concerns shards and files."""
+    info = {}
+    for stage in ("proposals", "captions", "embeddings", REGIONS):
+        info |= StageFolder.open(output / stage, stage).identity
+    for name in ("stage", "format_version", "input", "images", "boxes", "shard_groups", "batch_size"):
+        info.pop(name, None)
+    return info
+
+
+def kept_captions(regions):
+    """Distinct captions of the kept regions of a [`StageFolder`], in alphabetical order.
+
+    Returns:
+        (list of n captions, counts (n,) int64, embeddings (n, d) float32 unit rows).
+    """
+    counts, first = {}, {}
+    for shard in range(regions.count):
+        table = regions.read(shard, ["caption", "kept", "text_embed"])
+        rows = np.flatnonzero(table["kept"].to_numpy())
+        captions = table["caption"].to_pylist()
+        embeds = embedding_rows(table["text_embed"])
+        for row in rows.tolist():
+            counts[captions[row]] = counts.get(captions[row], 0) + 1
+            first.setdefault(captions[row], embeds[row])
+    captions = sorted(counts)
+    embeddings = np.stack([first[caption] for caption in captions]).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return captions, np.array([counts[caption] for caption in captions]), embeddings
+
+
+def cluster(embeddings, counts, settings):
+    """(coarse labels (n,), fine labels (n,) or -1, eps) of n distinct captions: PAPER.md 1.5 and 1.6."""
+    coarse = coarse_clusters(embeddings, counts, settings.num_coarse, settings.seed)
+    fine, eps = fine_clusters(embeddings, counts, coarse, settings.num_fine, settings.min_samples)
+    return coarse, fine, eps
+
+
+def pool_of_clusters(embeddings, captions, counts, coarse, fine, info):
+    """PAPER.md 1.7: the pool of clustered captions.
+
+    Args:
+        embeddings (n, d): unit rows. captions: n strings. counts (n,): regions of each caption.
+        coarse (n,), fine (n,): labels; a caption in no fine cluster has -1.
+        info (dict): the pool's provenance.
+
+    Returns:
+        PrototypePool, coarse prototypes first.
+    """
+    parents = np.zeros(fine.max() + 1, dtype=np.int64)
+    parents[fine[fine >= 0]] = coarse[fine >= 0]
+    levels = []
+    for labels in (coarse, fine):
+        prototypes, count = cluster_prototypes(embeddings, counts, labels)
+        levels.append((prototypes, count, representatives(embeddings, counts, captions, labels, prototypes)))
+    (prototypes, count, spoken), (fine_prototypes, fine_count, fine_spoken) = levels
+    sizes = [len(prototypes), len(fine_prototypes)]
+    return PrototypePool(
+        torch.from_numpy(np.concatenate([prototypes, fine_prototypes])),
+        level=torch.repeat_interleave(torch.arange(2), torch.tensor(sizes)),
+        parent=torch.from_numpy(np.concatenate([np.full(sizes[0], -1), parents])),
+        count=torch.from_numpy(np.concatenate([count, fine_count])),
+        captions=spoken + fine_spoken,
+        info=info,
+    )

@@ -1,0 +1,231 @@
+"""A stage's output on disk: numbered Parquet shards, a record beside each, and a manifest that says what they are.
+
+    captions/
+      manifest.json                      stage, settings and input that the shards belong to; totals once all are there
+      captions-00003-of-00012.parquet    rows
+      captions-00003-of-00012.json       its record: rows, counts, problems, SHA-256 of the Parquet file
+
+A shard is finished when its record is there and the file is the one that the record speaks of. Files get their names
+when they are whole, so a process may die at any moment; what it leaves is removed by the next one. Several processes
+share a folder: shard k belongs to rank k mod N, and nobody writes what another one owns.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+MANIFEST, FORMAT_VERSION = "manifest.json", 1
+_POLL = 0.2  # seconds between two looks at what other processes do
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this is; `accelerate launch` and `torchrun` say so by environment variables."""
+
+    rank: int = 0
+    count: int = 1
+
+    @classmethod
+    def from_environment(cls):
+        return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+
+class StageFolder:
+    """
+    The shards of one stage.
+
+    Args:
+        folder: OUT/<stage>; made if missing.
+        stage (str): its name, and the beginning of the names of its files.
+        identity (dict): everything that decides the rows, JSON. A folder of another identity is refused.
+        shards (int): how many there will be.
+        ranks (Ranks).
+        overwrite (bool): remove a folder of another identity instead.
+
+    Raises:
+        ValueError: the folder holds shards of another identity (the message lists what differs), or other files.
+    """
+
+    def __init__(self, folder, stage, identity, shards, ranks=None, overwrite=False):
+        self.folder, self.stage, self.count, self.ranks = Path(folder), stage, shards, ranks or Ranks()
+        self.identity = json.loads(json.dumps({"stage": stage, "format_version": FORMAT_VERSION, **identity}))
+        self._records = {}
+        if self.ranks.rank == 0:
+            self._claim(overwrite)
+        else:
+            self._await(lambda: (self._manifest() or {}).get("identity") == self.identity)
+
+    @classmethod
+    def open(cls, folder, stage):
+        """A finished stage, to read from; `digest` is that of its totals.
+
+        Raises:
+            ValueError: the stage is not finished.
+        """
+        self = cls.__new__(cls)
+        self.folder, self.stage, self.ranks, self._records = Path(folder), stage, Ranks(), {}
+        manifest = self._manifest() or {}
+        if "totals" not in manifest:
+            got = "an unfinished one" if manifest else "none"
+            raise ValueError(
+                f"{self.folder}: expected the finished stage {stage!r}, got {got}; "
+                f"run `decodetr pool {stage}` with the same --output first"
+            )
+        self.identity, self.count, self.totals = manifest["identity"], manifest["shards"], manifest["totals"]
+        self.digest = self.totals["digest"]
+        return self
+
+    def _claim(self, overwrite):
+        if self.folder.exists() and any(self.folder.iterdir()):
+            manifest = self._manifest()
+            if manifest is None:
+                raise ValueError(
+                    f"{self.folder}: expected a folder of the stage {self.stage!r}, got files without {MANIFEST}; "
+                    "choose another --output, or remove them"
+                )
+            if manifest["identity"] == self.identity:
+                for leftover in self.folder.glob(".*.part"):  # of a process that died
+                    leftover.unlink()
+                return
+            if not overwrite:
+                raise ValueError(
+                    f"{self.folder} was made with other settings or data:\n"
+                    + _differences(manifest["identity"], self.identity)
+                    + "\nchoose another --output, or --overwrite to make this stage and the later ones again"
+                )
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write_json(MANIFEST, {"identity": self.identity, "shards": self.count})
+
+    def _manifest(self):
+        try:
+            manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            return manifest if isinstance(manifest.get("identity"), dict) else None
+        except (OSError, ValueError, AttributeError):
+            return None
+
+    def file(self, shard):
+        """Path of a shard."""
+        return self.folder / f"{self.stage}-{shard:05d}-of-{self.count:05d}.parquet"
+
+    def pending(self):
+        """Numbers of the shards of this rank that are not finished, ascending; damaged ones are named in a warning."""
+        mine = range(self.ranks.rank, self.count, self.ranks.count)
+        return [shard for shard in mine if not self._finished(shard)]
+
+    def _finished(self, shard):
+        file = self.file(shard)
+        record = self._read_record(shard)
+        if record is None:
+            return False
+        if not file.is_file() or _sha256(file) != record["sha256"]:
+            logger.warning("%s is cut off, changed or missing; it is made again", file)
+            file.with_suffix(".json").unlink()
+            return False
+        self._records[shard] = record
+        return True
+
+    def _read_record(self, shard):
+        try:
+            return json.loads(self.file(shard).with_suffix(".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def write(self, shard, table, counts=None, problems=()):
+        """Finish a shard.
+
+        Args:
+            shard (int). table (pyarrow.Table).
+            counts (dict of int): what the report adds up over shards.
+            problems (list of dict): what could not be used, with "image_id", "file_name" and "problem".
+        """
+        import pyarrow.parquet as pq
+
+        file = self.file(shard)
+        part = self.folder / f".{file.name}.part"
+        pq.write_table(table, part)
+        record = {"rows": table.num_rows, "counts": counts or {}, "problems": list(problems), "sha256": _sha256(part)}
+        os.replace(part, file)
+        self._write_json(file.with_suffix(".json").name, record)
+        self._records[shard] = record
+
+    def read(self, shard, columns=None):
+        """The rows of a finished shard: pyarrow.Table."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        file = self.file(shard)
+        try:
+            return pq.read_table(file, columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(
+                f"{file}: expected a whole Parquet shard, got {type(error).__name__}: {error}; start the same command "
+                "again: the shard will be made anew"
+            ) from error
+
+    def finish(self):
+        """Wait until all ranks have finished their shards; then the totals are in the manifest.
+
+        Returns:
+            dict: "rows", "counts" (summed), "problems" (of all shards, in order) and "digest", SHA-256 over the
+            shards, by which the next stage knows its input.
+        """
+        if self.ranks.rank > 0:
+            self._await(lambda: "totals" in (self._manifest() or {}))
+            return self._manifest()["totals"]
+        # Whole files get their record last, so the record of another rank's shard is enough.
+        self._await(lambda: all(self._records.get(k) or self._collect(k) for k in range(self.count)))
+        records = [self._records[shard] for shard in range(self.count)]
+        counts = {}
+        for record in records:
+            for name, number in record["counts"].items():
+                counts[name] = counts.get(name, 0) + number
+        digest = hashlib.sha256(json.dumps([record["sha256"] for record in records]).encode()).hexdigest()
+        totals = {
+            "rows": sum(record["rows"] for record in records),
+            "counts": counts,
+            "problems": [problem for record in records for problem in record["problems"]],
+            "digest": digest,
+        }
+        self._write_json(MANIFEST, {"identity": self.identity, "shards": self.count, "totals": totals})
+        return totals
+
+    def _collect(self, shard):
+        if (record := self._read_record(shard)) is not None:
+            self._records[shard] = record
+        return record
+
+    def _await(self, done):
+        while not done():
+            time.sleep(_POLL)
+
+    def _write_json(self, name, content):
+        part = self.folder / f".{name}.part"
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(part, self.folder / name)
+
+
+def _differences(old, new):
+    """The fields in which two identities differ, a line each."""
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            lines.append(f"  {name}: {_short(old.get(name))} then, {_short(new.get(name))} now")
+    return "\n".join(lines)
+
+
+def _short(value):
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _sha256(file):
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

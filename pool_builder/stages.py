@@ -1,0 +1,231 @@
+"""The heavy stages of a pool: proposals -> captions -> embeddings, each from shards to shards (PAPER.md 1.1 to 1.3).
+
+Images are taken in groups of `batch_size`, and a shard is a whole number of groups: nothing that a model computes
+crosses a group, so the rows do not depend on the size of the shards or on who computes them. What cannot be used is
+left out, with its reason in the shard's record.
+"""
+
+import hashlib
+import json
+
+import numpy as np
+import pyarrow as pa
+
+from decodetr.pool_builder.shards import StageFolder
+
+_TEXTS_PER_SHARD = 16384  # a multiple of the batch of encode_texts: shards do not change a batch
+
+
+def propose_regions(coco, output, settings, proposer, ranks=None, overwrite=False):
+    """OUTPUT/proposals: the regions of all images, annotated boxes first.
+
+    Args:
+        coco (CocoAnnotations): with base names only.
+        output (Path): OUTPUT. settings (PoolSettings).
+        proposer: has `identity` (dict) and `load()`, which gives what `proposals.propose_in` takes; or None.
+
+    Returns:
+        dict: the totals of [`StageFolder.finish`]. Counts: images, annotated, proposed; problems: images that cannot
+        be read.
+
+    Raises:
+        ValueError: there is no region at all, or the folder holds something else.
+    """
+    from decodetr.pool_builder.proposals import propose_in
+    from decodetr.processing.coco import read_annotated
+
+    size = settings.shard_groups * settings.batch_size
+    identity = {
+        "images": _digest(
+            [[entry[key] for key in ("image_id", "file_name", "width", "height")] for entry in coco.images]
+        ),
+        "boxes": _digest([coco.annotations_by_image.column(name).tolist() for name in ("bbox", "iscrowd")]),
+        "annotated_names": coco.names,
+        **(proposer.identity if proposer else {"proposer": None, "proposer_training_info": None}),
+        **settings.of("min_objectness", "nms_iou", "max_proposals", "batch_size", "shard_groups"),
+    }
+    folder = StageFolder(output / "proposals", "proposals", identity, -(-len(coco.images) // size), ranks, overwrite)
+    pending = folder.pending()
+    detector = proposer.load() if proposer and pending else None
+    for shard in pending:
+        entries, problems = coco.images[shard * size : (shard + 1) * size], []
+
+        def propose(batch, entries=entries, problems=problems):
+            group, pictures = [], []
+            for entry in entries[batch["first"][0] : batch["first"][0] + settings.batch_size]:
+                try:
+                    pictures.append(read_annotated(entry))
+                    group.append(entry)
+                except (OSError, ValueError) as error:
+                    problems.append(_problem(entry, error))
+            rows = [row for rows in propose_in(coco, group, pictures, detector, settings) for row in rows]
+            return {name: [row[name] for row in rows] for name in ("image_id", "file_name", "box", "proposal_score")}
+
+        features = {"image_id": "int64", "file_name": "string", "box": ("float32", 4), "proposal_score": "float32"}
+        table = _map(folder, shard, range(0, len(entries), settings.batch_size), propose, features)
+        annotated = int(np.sum(table["proposal_score"].to_numpy() == 1))
+        counts = {"images": len(entries), "annotated": annotated, "proposed": table.num_rows - annotated}
+        folder.write(shard, table, counts, problems)
+    totals = folder.finish()
+    if not totals["rows"]:
+        raise ValueError(
+            f"{coco.file}: expected regions in its {len(coco)} images, got none: no annotated box of the "
+            f"{len(coco.names)} names and no proposal; give --detector, lower --min-objectness or check --names-split"
+        )
+    return totals
+
+
+def caption_regions(coco, output, settings, captioner, ranks=None, overwrite=False):
+    """OUTPUT/captions: what the captioner says about every region.
+
+    Args:
+        captioner: has `identity` and `load()`, which gives a `Captioner`. Others as in [`propose_regions`].
+
+    Returns:
+        dict: totals. Counts: empty and cut captions (those that the longest length cut off).
+    """
+    before = StageFolder.open(output / "proposals", "proposals")
+    identity = {"input": before.digest, **captioner.identity, **settings.of("prompt", "max_new_tokens", "batch_size")}
+    folder = StageFolder(output / "captions", "captions", identity, before.count, ranks, overwrite)
+    pending = folder.pending()
+    model = captioner.load() if pending else None
+    for shard in pending:
+        regions, cut = before.read(shard), []
+
+        def caption(crops, cut=cut):
+            captions, whole = model.describe(crops)
+            cut += [not finished for finished in whole]
+            return {"caption": captions}
+
+        table = _map_crops(
+            folder, shard, coco, regions, settings.batch_size, model.size, caption, {"caption": "string"}
+        )
+        empty = sum(not text for text in table["caption"].to_pylist())
+        folder.write(shard, table, {"empty": empty, "cut": sum(cut)})
+    return folder.finish()
+
+
+def embed_regions(coco, output, settings, clip, ranks=None, overwrite=False):
+    """OUTPUT/embeddings: CLIP's embeddings of the crops, float16; OUTPUT/texts: those of the distinct captions.
+
+    Captions are embedded once each, in alphabetical order, so that equal ones have equal embeddings, whichever region,
+    shard or process they come from.
+
+    Args:
+        clip: has `identity` and `load()`, which gives a `ClipEmbedder`. Others as in [`propose_regions`].
+
+    Returns:
+        dict: totals of both. Counts: not_finite (embeddings that are not), truncated (captions longer than CLIP's text
+        encoder takes).
+    """
+    before = StageFolder.open(output / "captions", "captions")
+    identity = {"input": before.digest, **clip.identity, **settings.of("batch_size")}
+    folder = StageFolder(output / "embeddings", "embeddings", identity, before.count, ranks, overwrite)
+    for shard in folder.pending():
+        model, not_finite = clip.load(), []
+
+        def embed(crops, model=model, not_finite=not_finite):
+            embeddings = model.embed_images(crops)
+            not_finite += [row for row in embeddings if not np.isfinite(row).all()]
+            return {"image_embed": embeddings.astype(np.float16)}
+
+        regions, features = before.read(shard), {"image_embed": ("float16", model.dim)}
+        table = _map_crops(folder, shard, coco, regions, settings.batch_size, model.size, embed, features)
+        folder.write(shard, table, {"not_finite": len(not_finite)})
+    return folder.finish(), _embed_captions(before, output, clip, ranks, overwrite)
+
+
+def _embed_captions(regions, output, clip, ranks, overwrite):
+    captions = set()
+    for shard in range(regions.count):
+        captions.update(regions.read(shard, ["caption"])["caption"].to_pylist())
+    captions = sorted(captions)
+    identity = {"input": regions.digest, **clip.identity}
+    count = -(-len(captions) // _TEXTS_PER_SHARD)
+    folder = StageFolder(output / "texts", "texts", identity, count, ranks, overwrite)
+    for shard in folder.pending():
+        model = clip.load()
+        mine = captions[shard * _TEXTS_PER_SHARD : (shard + 1) * _TEXTS_PER_SHARD]
+        embeddings = model.embed_texts(mine, progress=True)
+        counts = {"truncated": model.count_truncated(mine), "not_finite": int((~np.isfinite(embeddings)).any(1).sum())}
+        table = pa.table({"caption": mine, "text_embed": embedding_array(embeddings.astype(np.float16))})
+        folder.write(shard, table, counts)
+    return folder.finish()
+
+
+def embedding_array(embeddings):
+    """(n, d) as a pyarrow array of n lists."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
+
+
+def embedding_rows(column):
+    """The (n, d) array of a column of lists."""
+    lists = column.combine_chunks()
+    return lists.flatten().to_numpy().reshape(len(lists), -1)
+
+
+def _map(folder, shard, firsts, make, features):
+    """The rows that `make` gives for each entry of `firsts`, by `datasets`: pyarrow.Table."""
+    import datasets
+
+    columns = {}
+    for name, kind in features.items():
+        kind, length = kind if isinstance(kind, tuple) else (kind, None)
+        columns[name] = datasets.Value(kind)
+        if length:
+            columns[name] = datasets.List(columns[name], length=length)
+    made = datasets.Dataset.from_dict({"first": list(firsts)}).map(
+        make,
+        batched=True,
+        batch_size=1,
+        remove_columns=["first"],
+        features=datasets.Features(columns),
+        new_fingerprint=_digest([folder.identity, shard])[:32],
+        load_from_cache_file=False,
+        keep_in_memory=True,
+        desc=f"{folder.stage}, shard {shard + 1} of {folder.count}",
+    )
+    return made.data.table.replace_schema_metadata(None).combine_chunks()
+
+
+def _map_crops(folder, shard, coco, regions, batch_size, size, describe, features):
+    """`regions` with the columns that `describe(crops)` gives for batches of crops: pyarrow.Table."""
+    from decodetr.pool_builder.crops import crop_region
+    from decodetr.processing.coco import read_annotated
+
+    position = {entry["image_id"]: i for i, entry in enumerate(coco.images)}
+    ids, boxes = regions["image_id"].to_pylist(), regions["box"].to_pylist()
+    starts = _batches([position[image_id] // batch_size for image_id in ids], batch_size)
+    picture = {}
+
+    def crop(row):
+        if ids[row] not in picture:  # rows come image by image
+            picture.clear()
+            picture[ids[row]] = read_annotated(coco.images[position[ids[row]]])
+        return crop_region(picture[ids[row]], boxes[row], size)
+
+    def make(batch):
+        return describe([crop(row) for row in range(*starts[batch["first"][0]])])
+
+    table = _map(folder, shard, range(len(starts)), make, features)
+    for name in table.column_names:
+        regions = regions.append_column(name, table[name])
+    return regions
+
+
+def _batches(groups, batch_size):
+    """[(first row, end)] of batches of at most `batch_size` rows, none across two of `groups`, which ascend."""
+    edges = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(groups)]
+    return [
+        (start, min(start + batch_size, end))
+        for first, end in zip(edges, edges[1:])
+        for start in range(first, end, batch_size)
+    ]
+
+
+def _problem(entry, error):
+    return {"image_id": entry["image_id"], "file_name": entry["file_name"], "problem": str(error).split("\n")[0]}
+
+
+def _digest(content):
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

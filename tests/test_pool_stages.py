@@ -1,0 +1,235 @@
+"""The stages of a pool: resume after a kill, damaged shards, several processes, pictures that cannot be read."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from test_pool_builder import write_data
+from test_pool_command import FILES, _command, _read, models  # noqa: F401 (a fixture)
+
+from decodetr.__main__ import main
+from decodetr.pool_builder.shards import Ranks, StageFolder
+from decodetr.pool_builder.stages import _batches
+
+SHARDS = ["--shard-groups", "1"]  # ten images in groups of four: three shards
+
+
+def _everything(out):
+    """{file: bytes} of all that a build leaves behind."""
+    return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory, models):  # noqa: F811
+    folder = tmp_path_factory.mktemp("sharded")
+    assert main(_command(write_data(folder / "data"), models, folder / "out", *SHARDS)) == 0
+    return folder
+
+
+def _launch(command, **environment):
+    # The interpreter of the tests, whatever is first on the path; quiet, as it may be killed in the middle.
+    words = [sys.executable, "-m", "decodetr", *command]
+    return subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+
+
+def test_size_of_shards_changes_nothing(sharded, models, tmp_path):  # noqa: F811
+    assert main(_command(sharded / "data", models, tmp_path / "out")) == 0
+    for file in FILES[1:]:
+        assert (tmp_path / "out" / file).read_bytes() == (sharded / "out" / file).read_bytes()
+    shards = sorted((sharded / "out" / "regions").glob("*.parquet"))
+    assert len(shards) == 3 and pa.concat_tables(map(pq.read_table, shards)).to_pylist() == _read(tmp_path / "out")
+
+
+def test_batches_stay_inside_groups():
+    assert _batches([0, 0, 0, 1, 1, 3], 2) == [(0, 2), (2, 3), (3, 5), (5, 6)]
+    assert _batches([7], 4) == [(0, 1)] and _batches([], 4) == []
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_the_same(sharded, models, tmp_path):  # noqa: F811
+    """SIGKILL at 20 random moments; no shard that was finished is made again."""
+    command, rng = _command(sharded / "data", models, tmp_path / "out", *SHARDS), random.Random(0)
+    started, finished = time.monotonic(), {}
+    assert _launch(_command(sharded / "data", models, tmp_path / "whole", *SHARDS)).wait() == 0
+    whole, kills = time.monotonic() - started, 0
+    while kills < 20:
+        process = _launch(command)
+        try:
+            process.wait(timeout=rng.uniform(0.3, 1.0) * whole)
+            break_now = True  # it got through; begin anew for the kills that are left
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills, break_now = kills + 1, False
+        for record in (tmp_path / "out").rglob("*-of-*.json"):
+            shard = record.with_suffix(".parquet")
+            assert finished.setdefault(shard, shard.stat().st_mtime_ns) == shard.stat().st_mtime_ns
+        if break_now:
+            assert _everything(tmp_path / "out") == _everything(sharded / "out")
+            subprocess.run(["rm", "-r", tmp_path / "out"], check=True)
+            finished.clear()
+    assert main(command) == 0
+    assert _everything(tmp_path / "out") == _everything(sharded / "out")
+
+
+def test_a_run_that_stopped_is_finished_without_making_shards_again(sharded, models, tmp_path, monkeypatch):  # noqa: F811
+    """Interrupted in the second shard of captions; what is damaged on disk is found and made again."""
+    from decodetr.pool_builder.captioner import Captioner
+
+    out, describe, calls = tmp_path / "out", Captioner.describe, []
+
+    def stops(self, crops):
+        calls.append(len(crops))
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return describe(self, crops)
+
+    monkeypatch.setattr(Captioner, "describe", stops)
+    command = _command(sharded / "data", models, out, *SHARDS)
+    with pytest.raises(KeyboardInterrupt):
+        main(command)
+    made = {file: file.stat().st_mtime_ns for file in out.rglob("*.parquet")}
+    assert len(list((out / "captions").glob("*.parquet"))) == 1 and not (out / "embeddings").exists()
+    (out / "captions" / ".captions-00001-of-00003.parquet.part").write_bytes(b"half")
+    monkeypatch.setattr(Captioner, "describe", describe)
+    assert main(command) == 0
+    assert _everything(out) == _everything(sharded / "out")
+    assert made == {file: file.stat().st_mtime_ns for file in made}
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no record"])
+def test_a_damaged_shard_is_made_again(sharded, models, tmp_path, caplog, damage):  # noqa: F811
+    command = _command(sharded / "data", models, tmp_path / "out", *SHARDS)
+    assert main(command) == 0
+    shard = tmp_path / "out" / "embeddings" / "embeddings-00001-of-00003.parquet"
+    content = shard.read_bytes()
+    if damage == "cut":
+        shard.write_bytes(content[: len(content) // 2])
+    elif damage == "changed":
+        shard.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    else:
+        (shard if damage == "gone" else shard.with_suffix(".json")).unlink()
+    assert main(command) == 0
+    assert damage == "no record" or f"{shard} is cut off, changed or missing; it is made again" in caplog.text
+    assert _everything(tmp_path / "out") == _everything(sharded / "out")
+
+
+def test_two_processes_build_the_same_pool(sharded, models, tmp_path):  # noqa: F811
+    command = _command(sharded / "data", models, tmp_path / "out", *SHARDS)
+    ranks = [_launch(command, RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
+    for process in ranks:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+    assert _everything(tmp_path / "out") == _everything(sharded / "out")
+
+
+def test_the_shards_of_a_dead_rank_are_picked_up(tmp_path):
+    def folder(ranks=None):
+        return StageFolder(tmp_path / "s", "s", {"a": 1}, 5, ranks)
+
+    first = folder(Ranks(0, 2))
+    second = folder(Ranks(1, 2))
+    assert first.pending() == [0, 2, 4] and second.pending() == [1, 3]
+    for shard in first.pending():
+        first.write(shard, pa.table({"x": [shard]}), {"n": shard})
+    second.write(1, pa.table({"x": [1]}), {"n": 10})
+    alone = folder()  # rank 1 has died; one process goes on
+    assert alone.pending() == [3]
+    alone.write(3, pa.table({"x": [3, 3]}), {"n": 100}, [{"problem": "p"}])
+    totals = alone.finish()
+    assert (totals["rows"], totals["counts"], totals["problems"]) == (6, {"n": 116}, [{"problem": "p"}])
+    assert StageFolder.open(tmp_path / "s", "s").read(3)["x"].to_pylist() == [3, 3]
+
+
+def test_stages_one_by_one_are_the_build(sharded, models, tmp_path, capsys):  # noqa: F811
+    out, data = ["--output", str(tmp_path / "out")], ["--data", str(sharded / "data")]
+    size, cpu = ["--batch-size", "4"], ["--device", "cpu"]
+    assert main(["pool", "captions", *data, "--captioner", str(models / "llava"), *out]) == 1
+    assert "run `decodetr pool proposals` with the same --output first" in capsys.readouterr().err
+    limits = ["--min-objectness", "0", "--nms-iou", "0.5", "--max-proposals", "4", *SHARDS]
+    assert main(["pool", "proposals", *data, "--detector", str(models / "detector"), *limits, *size, *cpu, *out]) == 0
+    say = ["--captioner", str(models / "llava"), "--max-new-tokens", "4"]
+    assert main(["pool", "captions", *data, *say, *size, *cpu, *out]) == 0
+    assert main(["pool", "embeddings", *data, "--clip", str(models / "clip"), *size, *cpu, *out]) == 0
+    assert main(["pool", "filter", "--delta", "-0.25", *out]) == 0
+    capsys.readouterr()
+    assert main(["pool", "cluster", "--num-coarse", "5", "--num-fine", "3", *out]) == 0
+    assert "M1 = 5, M2 = 3" in capsys.readouterr().out
+    mine, built = _everything(tmp_path / "out"), _everything(sharded / "out")
+    assert mine == {file: content for file, content in built.items() if file != "report.json"}
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_named(sharded, models, tmp_path, capsys):  # noqa: F811
+    """Truncated, missing, of another size; while CMYK, 16-bit, palette and EXIF-turned ones are read."""
+    data = write_data(tmp_path / "data")
+    folder = data / "train"
+    (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    Image.new("RGB", (60, 80)).save(folder / "2.png")
+    kinds = {"3": ("CMYK", "TIFF"), "4": ("I;16", "PNG"), "5": ("P", "PNG"), "6": ("L", "PNG")}
+    for stem, (mode, kind) in kinds.items():
+        Image.new(mode, (80, 60), 7).save(folder / f"{stem}.png", kind)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 60), "red").save(folder / "7.png", exif=exif)
+    assert main(_command(data, models, tmp_path / "out", *SHARDS)) == 0
+    errors = capsys.readouterr().err
+    assert "0.png (image id 10): expected a readable image" in errors and "2 images were left out" in errors
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [problem["image_id"] for problem in report["problems"]] == [10, 12]
+    assert "expected width x height 80 x 60" in report["problems"][1]["problem"]
+    assert report["proposals"]["images"] == 10
+    shards = sorted((tmp_path / "out" / "regions").glob("*.parquet"))
+    seen = {row["image_id"] for shard in shards for row in pq.read_table(shard).to_pylist()}
+    assert seen == set(range(10, 20)) - {10, 12}
+    counts = report["regions"]
+    assert counts["rows"] == sum(counts[k] for k in ("kept", "empty_caption", "no_embedding", "low_score"))
+
+
+def test_silent_captions_and_embeddings_that_are_not_numbers(sharded, models, tmp_path, monkeypatch):  # noqa: F811
+    from decodetr.pool_builder.captioner import Captioner
+    from decodetr.pool_builder.embedder import ClipEmbedder
+
+    describe, embed = Captioner.describe, ClipEmbedder.embed_images
+
+    def silent(self, crops):
+        captions, whole = describe(self, crops)
+        return ["", *captions[1:]], whole
+
+    def broken(self, crops):
+        embeddings = embed(self, crops)
+        embeddings[-1, 0] = np.nan
+        return embeddings
+
+    monkeypatch.setattr(Captioner, "describe", silent)
+    monkeypatch.setattr(ClipEmbedder, "embed_images", broken)
+    assert main(_command(sharded / "data", models, tmp_path / "out", "--delta", "-1", *SHARDS)) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    counts = report["regions"]
+    assert report["captions"]["empty"] == counts["empty_caption"] > 2 and counts["no_embedding"] > 2
+    assert report["embeddings"]["not_finite"] >= counts["no_embedding"]  # one may have no caption either
+    assert (
+        counts["low_score"] == 0
+        and counts["kept"] + counts["empty_caption"] + counts["no_embedding"] == counts["rows"]
+    )
+    assert report["captions"]["cut"] == counts["rows"]  # this captioner never ends by itself
+
+
+def test_keep_share(sharded, models, tmp_path):  # noqa: F811
+    assert main(_command(sharded / "data", models, tmp_path / "out", "--keep-share", "0.25")) == 0
+    rows = _read(tmp_path / "out")
+    scores = sorted((row["clip_score"] for row in rows), reverse=True)
+    kept = [row["clip_score"] for row in rows if row["kept"]]
+    assert len(kept) == pytest.approx(len(rows) / 4, abs=2) and min(kept) == scores[len(kept) - 1]
+    with Image.open(tmp_path / "out" / "regions" / "scores.png") as picture:
+        assert picture.size == (800, 400)
