@@ -7,6 +7,8 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
+_ATTEND_TO_PADDING = ("siglip", "siglip2")  # trained without an attention mask, whatever their tokenizer returns
+
 
 def load_text_model(name_or_path, revision=None, token=None, device="cpu"):
     """A CLIP-like model (with `get_text_features`) in evaluation mode, and its tokenizer.
@@ -44,6 +46,8 @@ def encode_texts(texts, model, tokenizer, batch_size=256, progress=False):
     for start in tqdm(range(0, len(distinct), batch_size), desc="texts", unit="batch", disable=not progress):
         batch = distinct[start : start + batch_size]
         inputs = tokenizer(batch, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        if model.config.model_type in _ATTEND_TO_PADDING:
+            inputs.pop("attention_mask", None)
         features = model.get_text_features(**inputs.to(model.device)).pooler_output
         parts.append(F.normalize(features.float(), dim=-1).cpu())
     row = {text: i for i, text in enumerate(distinct)}
@@ -55,17 +59,20 @@ def encoder_info(model) -> dict:
 
     Returns:
         dict of `encoder` (name or path as it was loaded), `encoder_revision` (the Hub's commit, or None) and
-        `encoder_fingerprint`: SHA-256 of CLIP's two projections, the same wherever the files lie and whatever they are
-        called, or None for a model without them.
+        `encoder_fingerprint`: SHA-256 of CLIP's two projections, or of the head of SigLIP's text tower, the same
+        wherever the files lie and whatever they are called; None for a model that has neither.
     """
-    digest, projections = hashlib.sha256(), ("text_projection", "visual_projection")
-    if has_projections := all(hasattr(model, name) for name in projections):
-        for name in projections:
-            digest.update(getattr(model, name).weight.detach().float().cpu().numpy().tobytes())
+    heads = [getattr(model, name, None) for name in ("text_projection", "visual_projection")]
+    if None in heads:  # SigLIP has no projections, but a head on its text tower
+        heads = [getattr(getattr(model, "text_model", None), "head", None)]
+    digest = hashlib.sha256()
+    for head in heads:
+        if head is not None:
+            digest.update(head.weight.detach().float().cpu().numpy().tobytes())
     return {
         "encoder": model.config.name_or_path,
         "encoder_revision": getattr(model.config, "_commit_hash", None),
-        "encoder_fingerprint": digest.hexdigest()[:16] if has_projections else None,
+        "encoder_fingerprint": digest.hexdigest()[:16] if heads != [None] else None,
     }
 
 

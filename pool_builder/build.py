@@ -1,11 +1,9 @@
 """All stages of PAPER.md 1 in their order, each of which goes on where an earlier run stopped: build_pool."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from decodetr.pool_builder.model_identity import model_identity, without_place
+from decodetr.pool_builder.model_identity import Model, model_identity, without_place
 from decodetr.pool_builder.selection import REGIONS, cluster_regions, filter_regions
 from decodetr.pool_builder.shards import Ranks, StageFolder
 from decodetr.pool_builder.stages import caption_regions, embed_regions, propose_regions
@@ -13,32 +11,12 @@ from decodetr.pool_builder.stages import caption_regions, embed_regions, propose
 STAGES = ("proposals", "captions", "embeddings", "texts", REGIONS)
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model that a stage needs only if it has something to do.
+def captioner_model(name, settings, device, device_map=None):
+    """The captioner in a folder or on the Hub; `device_map` spreads it over devices instead of `device`.
 
-    Args:
-        identity (dict): what the stage's manifest says of it. load: makes it.
+    Raises:
+        ValueError: it is no image-text-to-text model.
     """
-
-    identity: dict
-    load: Any
-
-
-def proposer_model(name, device):
-    """The DeCo-DETR in a folder, on the Hub or shipped, as a proposer."""
-    from decodetr import DeCoDetrConfig
-    from decodetr.pool_builder.proposals import DetectorProposals
-    from decodetr.processing.predict import load_detector
-
-    found = model_identity(name)
-    known = without_place(DeCoDetrConfig.from_pretrained(name).training_info)
-    identity = {"proposer": found.pop("name"), "proposer_model": found, "proposer_training_info": known}
-    return Model(identity, lambda: DetectorProposals(*load_detector(name, device=device)))
-
-
-def captioner_model(name, settings, device):
-    """The captioner in a folder or on the Hub."""
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 
     from decodetr.pool_builder.captioner import Captioner
@@ -55,8 +33,14 @@ def captioner_model(name, settings, device):
         "captioner_revision": found["revision"],
         "captioner_model": found["weights"],
     }
-    asked = settings.of("prompt", "max_new_tokens")
-    return Model(identity, lambda: Captioner(name, **asked, device=device))
+    given = {
+        **settings.of("prompt", "max_new_tokens"),
+        "dtype": settings.captioner_dtype,
+        "bits": settings.captioner_bits,
+        "device": device,
+        "device_map": device_map,
+    }
+    return Model(identity, lambda: Captioner(name, **given))
 
 
 def clip_model(name, device):

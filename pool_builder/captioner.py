@@ -1,56 +1,82 @@
-"""LLaVA's captions of crops (PAPER.md 1.2): greedy, in left-padded batches, through the model's own chat template."""
+"""Captions of crops (PAPER.md 1.2): greedy, in left-padded batches, through the model's own chat template.
+
+Any model of `AutoModelForImageTextToText` with a chat template will do; LLaVA-1.5, LLaVA-NeXT and Qwen2.5-VL are
+tested.
+"""
+
+import importlib.util
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from decodetr.pool_builder.batches import ShrinkingBatches
 from decodetr.pool_builder.crops import processor_size
 
 
 class Captioner:
-    """A LLaVA-like model and its processor, in the precision of its weights.
+    """An image-text-to-text model and its processor.
 
-    Attributes: `size`, side in pixels of the crops that it takes.
+    Attributes: `size`, side in pixels of the crops that it takes, or None if it takes them as they are.
 
     Args:
-        name_or_path (`str`): folder or Hub name of a `LlavaForConditionalGeneration` with a chat template.
+        name_or_path (`str`): folder or Hub name.
         prompt (`str`): what it is asked about every crop.
-        device: where it runs.
         max_new_tokens (`int`): longest caption in tokens.
+        device: where it runs.
+        dtype (`str`): "auto" (that of its weights), "float32", "bfloat16" or "float16".
+        bits (`int`): 4 or 8 loads it quantized by bitsandbytes; 0 as it is.
+        device_map (`str`, *optional*): spread it over devices by accelerate ("auto"), instead of `device`.
 
     Raises:
-        ValueError: no image-text-to-text model, no chat template, or an image processor that makes no squares.
+        ValueError: no chat template, or an image processor that makes rectangles.
+        ImportError: bits without bitsandbytes.
     """
 
-    def __init__(self, name_or_path, *, prompt, max_new_tokens, device="cpu", revision=None):
+    def __init__(
+        self,
+        name_or_path,
+        *,
+        prompt,
+        max_new_tokens,
+        device="cpu",
+        dtype="auto",
+        bits=0,
+        device_map=None,
+        revision=None,
+    ):
         self.processor = AutoProcessor.from_pretrained(name_or_path, revision=revision)
         # A decoder goes on from the last position, which must be a token of the prompt.
         self.processor.tokenizer.padding_side = "left"
-        model = AutoModelForImageTextToText.from_pretrained(name_or_path, revision=revision, dtype="auto")
-        self.model = model.to(device).eval()
+        placed = {"device_map": device_map or {"": device}} if device_map or bits else {}
+        model = AutoModelForImageTextToText.from_pretrained(
+            name_or_path, revision=revision, dtype=dtype, quantization_config=_quantization(bits), **placed
+        )
+        self.model = (model if placed else model.to(device)).eval()
         self.max_new_tokens = max_new_tokens
         self.size = processor_size(self.processor.image_processor)
+        self._batches = ShrinkingBatches(self._describe)
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         self.text = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
 
-    @property
-    def info(self) -> dict:
-        """`captioner` (name or path as it was loaded) and `captioner_revision` (the Hub's commit, or None)."""
-        config = self.model.config
-        return {"captioner": config.name_or_path, "captioner_revision": getattr(config, "_commit_hash", None)}
-
     def caption(self, crops):
-        """Captions of n PIL crops of `size` x `size`: see [`Captioner.describe`]."""
+        """Captions of n PIL crops: see [`Captioner.describe`]."""
         return self.describe(crops)[0]
 
-    @torch.inference_mode()
     def describe(self, crops):
-        """Captions of n PIL crops of `size` x `size`, white space tidied; "" where the model says nothing.
+        """Captions of n PIL crops, of `size` x `size` if it has one, white space tidied; "" where the model says
+        nothing. A batch that does not fit into memory is halved.
 
         Returns:
             (`list[str]` of length n, `list[bool]`: whether each came to its end before the longest length).
         """
+        pairs = self._batches(crops)
+        return [caption for caption, _ in pairs], [whole for _, whole in pairs]
+
+    @torch.inference_mode()
+    def _describe(self, crops):
+        """[(caption, whether it is whole)] of one batch."""
         tokenizer = self.processor.tokenizer
         begun = tokenizer.bos_token is not None and self.text.startswith(tokenizer.bos_token)
         inputs = self.processor(
@@ -75,10 +101,18 @@ class Captioner:
         )
         new = tokens[:, inputs["input_ids"].shape[1] :]
         captions = [" ".join(text.split()) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
-        ends = torch.tensor(self._end_tokens(), device=new.device)
-        whole = (new[:, :, None] == ends).any(2).any(1) if new.shape[1] == self.max_new_tokens else None
-        return captions, [True] * len(captions) if whole is None else whole.tolist()
-
-    def _end_tokens(self):
+        if new.shape[1] < self.max_new_tokens:
+            return [(caption, True) for caption in captions]
         end = self.model.generation_config.eos_token_id
-        return end if isinstance(end, list) else [] if end is None else [end]
+        ends = torch.tensor(end if isinstance(end, list) else [end or -1], device=new.device)
+        return list(zip(captions, torch.isin(new, ends).any(1).tolist()))
+
+
+def _quantization(bits):
+    if not bits:
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ImportError(f"{bits}-bit weights need bitsandbytes: pip install 'decodetr[quantized]'")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)

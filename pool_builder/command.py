@@ -9,14 +9,15 @@ from decodetr.pool_builder.settings import PoolSettings
 
 # What each stage needs beside --output: (whether it looks at images, its models, its settings).
 _MODELS = {
-    "detector": "DeCo-DETR (folder, Hub or shipped name) that proposes regions (default: annotated boxes only)",
+    "detector": "who proposes regions: folder, Hub or shipped name of a DeCo-DETR or of any detector of transformers; "
+    "torchvision:fasterrcnn_resnet50_fpn_v2 (its RPN); grid (default: annotated boxes only)",
     "captioner": "folder, Hub or shipped name of a LLaVA",
     "clip": "folder, Hub or shipped name of a CLIP",
 }
 _STAGES = {
-    "proposals": (True, ("detector",), "min_objectness nms_iou max_proposals batch_size shard_groups"),
-    "captions": (True, ("captioner",), "prompt max_new_tokens batch_size"),
-    "embeddings": (True, ("clip",), "batch_size"),
+    "proposals": (True, ("detector",), "min_objectness min_side nms_iou max_proposals batch_size shard_groups"),
+    "captions": (True, ("captioner",), "prompt max_new_tokens captioner_dtype captioner_bits context batch_size"),
+    "embeddings": (True, ("clip",), "context batch_size"),
     "filter": (False, (), "delta keep_share"),
     "cluster": (False, (), "num_coarse num_fine min_samples seed"),
     "build": (True, tuple(_MODELS), " ".join(setting.name for setting in fields(PoolSettings))),
@@ -51,6 +52,9 @@ def add_arguments(parser):
             text = f"{setting.metadata['help']} (default: %(default)s)"
             command.add_argument(option, type=setting.type, default=setting.default, help=text)
         if models:
+            if "captioner" in models:
+                text = "auto spreads the captioner over all devices (default: it is on one)"
+                command.add_argument("--device-map", metavar="MAP", help=text)
             command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
         command.add_argument("--overwrite", action="store_true", help="make stages of other settings in OUT again")
     drawn = commands.add_parser(
@@ -127,6 +131,7 @@ def _models(args, settings):
     import torch
 
     from decodetr.pool_builder import build
+    from decodetr.pool_builder.proposers import proposer_model
     from decodetr.processing.shipped import resolve
 
     device = args.device
@@ -136,8 +141,8 @@ def _models(args, settings):
             device = torch.device(device.type, int(os.environ["LOCAL_RANK"]))
     makers = {
         "clip": lambda name: build.clip_model(name, device),
-        "captioner": lambda name: build.captioner_model(name, settings, device),
-        "detector": lambda name: build.proposer_model(name, device),
+        "captioner": lambda name: build.captioner_model(name, settings, device, args.device_map),
+        "detector": lambda name: proposer_model(name, device),
     }
     models = {}
     for option, make in makers.items():

@@ -6,16 +6,17 @@ A crop is resized to a square and gives up its aspect ratio, so that the centre 
 import math
 
 
-def crop_region(image, box, size):
-    """The part of a picture inside a box, as a square.
+def crop_region(image, box, size=None, context=0.0):
+    """The part of a picture inside a box.
 
     Args:
         image: PIL image.
         box: x0, y0, x1, y1 in pixels; rounded outward to whole pixels and clipped to the image.
-        size (`int`): side of the crop in pixels.
+        size (`int`, *optional*): the crop becomes a square of that side; by default it stays as it is.
+        context (`float`): enlarge the box by this share of its width and height on each side.
 
     Returns:
-        PIL RGB image of size x size.
+        PIL RGB image.
 
     Raises:
         ValueError: the box has no pixel in the image.
@@ -23,19 +24,25 @@ def crop_region(image, box, size):
     from PIL import Image
 
     x0, y0, x1, y1 = (float(value) for value in box)
-    corners = (max(math.floor(x0), 0), max(math.floor(y0), 0), min(math.ceil(x1), image.width))
-    corners = (*corners, min(math.ceil(y1), image.height))
+    more = ((x1 - x0) * context, (y1 - y0) * context)
+    corners = (max(math.floor(x0 - more[0]), 0), max(math.floor(y0 - more[1]), 0))
+    corners += (min(math.ceil(x1 + more[0]), image.width), min(math.ceil(y1 + more[1]), image.height))
     if corners[0] >= corners[2] or corners[1] >= corners[3]:
         raise ValueError(f"box {[x0, y0, x1, y1]} has no pixel in the image of {image.width} x {image.height}.")
+    if size is None:
+        return image.convert("RGB").crop(corners)
     return image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=corners)
 
 
-def processor_size(image_processor) -> int:
-    """Side in pixels of the square that an image processor of CLIP's kind makes of a picture.
+def processor_size(image_processor) -> int | None:
+    """Side in pixels of the square that an image processor of CLIP's kind makes of a picture; None for one that tiles
+    a picture or keeps its shape (LLaVA-NeXT, Qwen2.5-VL).
 
     Raises:
-        ValueError: it makes no squares.
+        ValueError: it makes rectangles that are no squares.
     """
+    if getattr(image_processor, "image_grid_pinpoints", None) or hasattr(image_processor, "merge_size"):
+        return None
     crop = getattr(image_processor, "crop_size", None)
     size = crop if crop and getattr(image_processor, "do_center_crop", True) else image_processor.size
     sides = {size.get("height"), size.get("width")}

@@ -1,11 +1,13 @@
 """CLIP as the teacher: v of a crop and u of a caption (PAPER.md 1.3). The paper does not name its CLIP; any model with
-image and text features of one width serves."""
+image and text features of one width serves; CLIP and SigLIP are tested."""
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import AutoImageProcessor
 
 from decodetr.modeling_decodetr.text_encoder import encode_texts, encoder_info, load_text_model, text_length
+from decodetr.pool_builder.batches import ShrinkingBatches
 from decodetr.pool_builder.crops import processor_size
 
 
@@ -32,15 +34,20 @@ class ClipEmbedder:
         self.image_processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision)
         self.size = processor_size(self.image_processor)
         self.info = encoder_info(self.model)
-        self.dim = self.model.config.projection_dim
+        self.dim = self.embed_texts([""]).shape[1]
+        self._batches = ShrinkingBatches(self._embed_images)
+
+    def embed_images(self, crops):
+        """Unit embeddings (n, d), float32 numpy, of n PIL crops of `size` x `size`. A batch that does not fit into
+        memory is halved."""
+        return np.stack(self._batches(crops))
 
     @torch.inference_mode()
-    def embed_images(self, crops):
-        """Unit embeddings (n, d), float32 numpy, of n PIL crops of `size` x `size`."""
+    def _embed_images(self, crops):
         # The crops have their size already: some CLIPs resize to more than they crop, which would cut their edges.
         inputs = self.image_processor(images=crops, do_resize=False, do_center_crop=False, return_tensors="pt")
         features = self.model.get_image_features(**inputs.to(self.model.device)).pooler_output
-        return F.normalize(features.float(), dim=-1).cpu().numpy()
+        return list(F.normalize(features.float(), dim=-1).cpu().numpy())
 
     def embed_texts(self, texts, progress=False):
         """Unit embeddings (n, d), float32 numpy, of n texts; equal texts get equal ones."""

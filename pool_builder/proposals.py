@@ -1,8 +1,7 @@
-"""Regions of training images (PAPER.md 1.1): annotated boxes of base names, and what a detector proposes beside them.
+"""Regions of training images (PAPER.md 1.1): annotated boxes of base names, and what is proposed beside them.
 
-The paper's proposals are "RPN regions"; ours come from the class-agnostic localization stream of a DeCo-DETR, which
-is trained on base boxes only. Annotations of other names must not be in `coco` (`CocoAnnotations.select`), so that
-what they say cannot change a proposal.
+The paper's proposals are "RPN regions"; who proposes here is chosen in proposers.py. Annotations of other names must
+not be in `coco` (`CocoAnnotations.select`), so that what they say cannot change a proposal.
 """
 
 import torch
@@ -10,25 +9,23 @@ from torchvision.ops import box_convert, nms
 
 from decodetr.processing.detection_dataset import apart_from
 
-_MIN_SIDE = 2.0  # pixels; nothing can be seen in a thinner proposal
 
-
-def propose_in(coco, entries, pictures, detector, settings):
+def propose_in(coco, entries, pictures, proposer, settings):
     """
     Regions of some images: of each its annotated boxes in file order (score 1), then proposals by falling score.
 
     Args:
         coco (CocoAnnotations): with base names only.
         entries (list of dict): of `coco.images`; pictures: their PIL images.
-        detector: [`DetectorProposals`], or None for annotated boxes alone.
-        settings (PoolSettings): min_objectness, nms_iou and max_proposals, see [`select_proposals`].
+        proposer: one of proposers.py, or None for annotated boxes alone.
+        settings (PoolSettings): min_objectness, min_side, nms_iou and max_proposals, see [`select_proposals`].
 
     Returns:
         list of lists of dict: image_id, file_name, box (list of x0, y0, x1, y1 in pixels, inside the image),
         proposal_score.
     """
-    limits = settings.of("min_objectness", "nms_iou", "max_proposals")
-    raw = detector(pictures) if detector is not None and pictures else [None] * len(pictures)
+    limits = settings.of("min_objectness", "min_side", "nms_iou", "max_proposals")
+    raw = proposer(pictures) if proposer is not None and pictures else [None] * len(pictures)
     regions = []
     for entry, found in zip(entries, raw):
         boxes = annotated_boxes(coco, entry)
@@ -51,7 +48,7 @@ def annotated_boxes(coco, entry):
     return boxes[torch.from_numpy(annotations["iscrowd"] == 0) & (boxes[:, 2:] > boxes[:, :2]).all(1)]
 
 
-def select_proposals(boxes, scores, annotated, width, height, min_objectness, nms_iou, max_proposals):
+def select_proposals(boxes, scores, annotated, width, height, min_objectness, min_side, nms_iou, max_proposals):
     """
     The proposals that become regions, best first.
 
@@ -59,7 +56,7 @@ def select_proposals(boxes, scores, annotated, width, height, min_objectness, nm
         boxes (torch.Tensor of shape (N, 4)): x0, y0, x1, y1 in pixels; clipped to the image here.
         scores (torch.Tensor of shape (N,)): objectness in 0..1; less than `min_objectness` is dropped.
         annotated (torch.Tensor of shape (A, 4)): annotated boxes; a proposal with IoU >= 0.5 with one is dropped.
-        width, height (int): of the image; boxes that are thinner than 2 pixels in it are dropped.
+        width, height (int): of the image; boxes whose part in it is thinner than `min_side` pixels are dropped.
         nms_iou (float): of two proposals with a greater IoU the better one stays.
         max_proposals (int): at most that many.
 
@@ -67,7 +64,7 @@ def select_proposals(boxes, scores, annotated, width, height, min_objectness, nm
         (torch.Tensor (n, 4), torch.Tensor (n,)): boxes and scores.
     """
     boxes = _clip(boxes, width, height)
-    keep = (scores >= min_objectness) & ((boxes[:, 2:] - boxes[:, :2]) >= _MIN_SIDE).all(1)
+    keep = (scores >= min_objectness) & ((boxes[:, 2:] - boxes[:, :2]) >= min_side).all(1)
     keep &= apart_from(annotated, boxes)
     boxes, scores = boxes[keep], scores[keep]
     order = scores.argsort(descending=True, stable=True)
@@ -79,26 +76,3 @@ def select_proposals(boxes, scores, annotated, width, height, min_objectness, nm
 def _clip(boxes, width, height):
     limits = torch.tensor([width, height, width, height], dtype=boxes.dtype)
     return boxes.clamp(min=torch.zeros_like(limits), max=limits)
-
-
-class DetectorProposals:
-    """The localization stream of a DeCo-DETR as a proposer.
-
-    Args:
-        detector (DeCoDetrForObjectDetection), image_processor: see processing.predict.load_detector.
-    """
-
-    def __init__(self, detector, image_processor):
-        self.detector, self.image_processor = detector, image_processor
-
-    @torch.inference_mode()
-    def __call__(self, images):
-        """Of each PIL image all boxes (N, 4), x0, y0, x1, y1 in pixels, and their objectness (N,), float32 on the
-        CPU."""
-        inputs = self.image_processor(images=images, return_tensors="pt").to(self.detector.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.detector.dtype)
-        outputs = self.detector(**inputs, localization_only=True)
-        objectness = outputs.objectness_logits.float().sigmoid().cpu()
-        boxes = box_convert(outputs.pred_boxes.float().cpu(), "cxcywh", "xyxy")
-        sizes = [torch.tensor([image.width, image.height] * 2, dtype=torch.float32) for image in images]
-        return [(some * size, scores) for some, size, scores in zip(boxes, sizes, objectness)]

@@ -17,13 +17,17 @@ class PoolSettings:
 
     prompt: str = _setting("Describe the object in this image in a few words.", "what the captioner is asked")
     max_new_tokens: int = _setting(32, "longest caption in tokens")
+    captioner_dtype: str = _setting("auto", "precision of the captioner: auto, float32, bfloat16 or float16")
+    captioner_bits: int = _setting(0, "4 or 8: load the captioner quantized by bitsandbytes")
     delta: float = _setting(0.2, "a region is kept if cos(image, caption) of CLIP is above this")
     keep_share: float = _setting(None, "keep this share of the regions, those that agree best, whatever delta is")
     num_coarse: int = _setting(1203, "M1: coarse prototypes (K-Means)")
     num_fine: int = _setting(4800, "M2: at most so many fine prototypes (DBSCAN in each coarse cluster)")
     min_samples: int = _setting(2, "DBSCAN: least number of regions around a core caption")
     min_objectness: float = _setting(0.05, "least objectness of a proposal, 0 to 1")
+    min_side: float = _setting(2.0, "least width and height of a proposal in pixels")
     nms_iou: float = _setting(0.7, "of two proposals that overlap more than this the better one stays")
+    context: float = _setting(0.0, "a crop is larger than its box by this share of it on every side")
     max_proposals: int = _setting(20, "most proposals per image, beside the annotated boxes")
     batch_size: int = _setting(32, "images (detector) and crops (captioner, CLIP) at once")
     shard_groups: int = _setting(32, "a shard holds the regions of so many times --batch-size images")
@@ -33,7 +37,19 @@ class PoolSettings:
         least = {"max_new_tokens": 1, "num_coarse": 1, "num_fine": 0, "min_samples": 1, "max_proposals": 0}
         least |= {"batch_size": 1, "shard_groups": 1, "seed": 0}
         ranges = {name: (low, float("inf")) for name, low in least.items()}
-        ranges.update(delta=(-1, 1), min_objectness=(0, 1), nms_iou=(0, 1), keep_share=(0, 1))
+        ranges.update(
+            delta=(-1, 1),
+            min_side=(0, float("inf")),
+            context=(0, float("inf")),
+            min_objectness=(0, 1),
+            nms_iou=(0, 1),
+            keep_share=(0, 1),
+        )
+        choices = {"captioner_dtype": ("auto", "float32", "bfloat16", "float16"), "captioner_bits": (0, 4, 8)}
+        for name, values in choices.items():
+            if getattr(self, name) not in values:
+                expected = ", ".join(map(str, values))
+                raise ValueError(f"--{name.replace('_', '-')} must be one of {expected}, got {getattr(self, name)}")
         for name, (low, high) in ranges.items():
             if getattr(self, name) is not None and not low <= getattr(self, name) <= high:
                 expected = f"at least {low}" if high == float("inf") else f"in {low}..{high}"

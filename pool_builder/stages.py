@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from decodetr.pool_builder.shards import StageFolder
 
+_ASKED = ("prompt", "max_new_tokens", "captioner_dtype", "captioner_bits")
 _TEXTS_PER_SHARD = 16384  # a multiple of the batch of encode_texts: shards do not change a batch
 
 
@@ -25,13 +26,13 @@ def propose_regions(coco, output, settings, proposer, ranks=None, overwrite=Fals
         proposer: has `identity` (dict) and `load()`, which gives what `proposals.propose_in` takes; or None.
 
     Returns:
-        dict: the totals of [`StageFolder.finish`]. Counts: images, annotated, proposed; problems: images that cannot
-        be read.
+        dict: the totals of [`StageFolder.finish`]. Counts: images, annotated, unusable_boxes (annotated ones without
+        area in the image), proposed; problems: images that cannot be read.
 
     Raises:
         ValueError: there is no region at all, or the folder holds something else.
     """
-    from decodetr.pool_builder.proposals import propose_in
+    from decodetr.pool_builder.proposals import annotated_boxes, propose_in
     from decodetr.processing.coco import read_annotated
 
     size = settings.shard_groups * settings.batch_size
@@ -42,15 +43,16 @@ def propose_regions(coco, output, settings, proposer, ranks=None, overwrite=Fals
         "boxes": _digest([coco.annotations_by_image.column(name).tolist() for name in ("bbox", "iscrowd")]),
         "annotated_names": coco.names,
         **(proposer.identity if proposer else {"proposer": None, "proposer_training_info": None}),
-        **settings.of("min_objectness", "nms_iou", "max_proposals", "batch_size", "shard_groups"),
+        **settings.of("min_objectness", "min_side", "nms_iou", "max_proposals", "batch_size", "shard_groups"),
     }
     folder = StageFolder(output / "proposals", "proposals", identity, -(-len(coco.images) // size), ranks, overwrite)
     pending = folder.pending()
     detector = proposer.load() if proposer and pending else None
     for shard in pending:
         entries, problems = coco.images[shard * size : (shard + 1) * size], []
+        counts = {"images": len(entries), "annotated": 0, "unusable_boxes": 0}
 
-        def propose(batch, entries=entries, problems=problems):
+        def propose(batch, entries=entries, problems=problems, counts=counts):
             group, pictures = [], []
             for entry in entries[batch["first"][0] : batch["first"][0] + settings.batch_size]:
                 try:
@@ -59,13 +61,16 @@ def propose_regions(coco, output, settings, proposer, ranks=None, overwrite=Fals
                 except (OSError, ValueError) as error:
                     problems.append(_problem(entry, error))
             rows = [row for rows in propose_in(coco, group, pictures, detector, settings) for row in rows]
+            for entry in group:
+                usable = len(annotated_boxes(coco, entry))
+                objects = int((coco.annotations_by_image.arrays(entry["image_id"])["iscrowd"] == 0).sum())
+                counts["annotated"] += usable
+                counts["unusable_boxes"] += objects - usable
             return {name: [row[name] for row in rows] for name in ("image_id", "file_name", "box", "proposal_score")}
 
         features = {"image_id": "int64", "file_name": "string", "box": ("float32", 4), "proposal_score": "float32"}
         table = _map(folder, shard, range(0, len(entries), settings.batch_size), propose, features)
-        annotated = int(np.sum(table["proposal_score"].to_numpy() == 1))
-        counts = {"images": len(entries), "annotated": annotated, "proposed": table.num_rows - annotated}
-        folder.write(shard, table, counts, problems)
+        folder.write(shard, table, {**counts, "proposed": table.num_rows - counts["annotated"]}, problems)
     totals = folder.finish()
     if not totals["rows"]:
         raise ValueError(
@@ -85,7 +90,11 @@ def caption_regions(coco, output, settings, captioner, ranks=None, overwrite=Fal
         dict: totals. Counts: empty and cut captions (those that the longest length cut off).
     """
     before = StageFolder.open(output / "proposals", "proposals")
-    identity = {"input": before.digest, **captioner.identity, **settings.of("prompt", "max_new_tokens", "batch_size")}
+    identity = {
+        "input": before.digest,
+        **captioner.identity,
+        **settings.of(*_ASKED, "context", "batch_size"),
+    }
     folder = StageFolder(output / "captions", "captions", identity, before.count, ranks, overwrite)
     pending = folder.pending()
     model = captioner.load() if pending else None
@@ -97,9 +106,7 @@ def caption_regions(coco, output, settings, captioner, ranks=None, overwrite=Fal
             cut += [not finished for finished in whole]
             return {"caption": captions}
 
-        table = _map_crops(
-            folder, shard, coco, regions, settings.batch_size, model.size, caption, {"caption": "string"}
-        )
+        table = _map_crops(folder, shard, coco, regions, settings, model.size, caption, {"caption": "string"})
         empty = sum(not text for text in table["caption"].to_pylist())
         folder.write(shard, table, {"empty": empty, "cut": sum(cut)})
     return folder.finish()
@@ -119,7 +126,7 @@ def embed_regions(coco, output, settings, clip, ranks=None, overwrite=False):
         encoder takes).
     """
     before = StageFolder.open(output / "captions", "captions")
-    identity = {"input": before.digest, **clip.identity, **settings.of("batch_size")}
+    identity = {"input": before.digest, **clip.identity, **settings.of("context", "batch_size")}
     folder = StageFolder(output / "embeddings", "embeddings", identity, before.count, ranks, overwrite)
     for shard in folder.pending():
         model, not_finite = clip.load(), []
@@ -130,7 +137,7 @@ def embed_regions(coco, output, settings, clip, ranks=None, overwrite=False):
             return {"image_embed": embeddings.astype(np.float16)}
 
         regions, features = before.read(shard), {"image_embed": ("float16", model.dim)}
-        table = _map_crops(folder, shard, coco, regions, settings.batch_size, model.size, embed, features)
+        table = _map_crops(folder, shard, coco, regions, settings, model.size, embed, features)
         folder.write(shard, table, {"not_finite": len(not_finite)})
     return folder.finish(), _embed_captions(before, output, clip, ranks, overwrite)
 
@@ -188,39 +195,42 @@ def _map(folder, shard, firsts, make, features):
     return made.data.table.replace_schema_metadata(None).combine_chunks()
 
 
-def _map_crops(folder, shard, coco, regions, batch_size, size, describe, features):
+def _map_crops(folder, shard, coco, regions, settings, size, describe, features):
     """`regions` with the columns that `describe(crops)` gives for batches of crops: pyarrow.Table."""
     from decodetr.pool_builder.crops import crop_region
     from decodetr.processing.coco import read_annotated
 
     position = {entry["image_id"]: i for i, entry in enumerate(coco.images)}
     ids, boxes = regions["image_id"].to_pylist(), regions["box"].to_pylist()
-    starts = _batches([position[image_id] // batch_size for image_id in ids], batch_size)
-    picture = {}
-
-    def crop(row):
-        if ids[row] not in picture:  # rows come image by image
-            picture.clear()
-            picture[ids[row]] = read_annotated(coco.images[position[ids[row]]])
-        return crop_region(picture[ids[row]], boxes[row], size)
+    groups = _spans([position[image_id] // settings.batch_size for image_id in ids])
 
     def make(batch):
-        return describe([crop(row) for row in range(*starts[batch["first"][0]])])
+        start, end = groups[batch["first"][0]]
+        crops, picture, shown = [], None, None
+        for row in range(start, end):
+            if ids[row] != shown:  # rows come image by image: each is read once
+                shown, picture = ids[row], read_annotated(coco.images[position[ids[row]]])
+            crops.append(crop_region(picture, boxes[row], size, settings.context))
+        # Crops of like size side by side: less padding where a model takes them as they are.
+        order = sorted(range(len(crops)), key=lambda i: crops[i].size)
+        made = {name: [None] * len(crops) for name in features}
+        for first in range(0, len(order), settings.batch_size):
+            chosen = order[first : first + settings.batch_size]
+            for name, values in describe([crops[i] for i in chosen]).items():
+                for i, value in zip(chosen, values):
+                    made[name][i] = value
+        return made
 
-    table = _map(folder, shard, range(len(starts)), make, features)
+    table = _map(folder, shard, range(len(groups)), make, features)
     for name in table.column_names:
         regions = regions.append_column(name, table[name])
     return regions
 
 
-def _batches(groups, batch_size):
-    """[(first row, end)] of batches of at most `batch_size` rows, none across two of `groups`, which ascend."""
+def _spans(groups):
+    """[(first row, end)] of the runs of equal values in `groups`."""
     edges = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(groups)]
-    return [
-        (start, min(start + batch_size, end))
-        for first, end in zip(edges, edges[1:])
-        for start in range(first, end, batch_size)
-    ]
+    return [span for span in zip(edges, edges[1:]) if span[0] < span[1]]
 
 
 def _problem(entry, error):

@@ -15,7 +15,8 @@ from decodetr.pool_builder.captioner import Captioner
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
 from decodetr.pool_builder.crops import crop_region, processor_size
 from decodetr.pool_builder.embedder import ClipEmbedder
-from decodetr.pool_builder.proposals import DetectorProposals, annotated_boxes, propose_in, select_proposals
+from decodetr.pool_builder.proposals import annotated_boxes, propose_in, select_proposals
+from decodetr.pool_builder.proposers import DecodetrProposer
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.processing import CocoAnnotations
 from decodetr.processing.coco import read_annotated
@@ -149,12 +150,12 @@ def test_select_proposals_by_hand():
     )
     scores = torch.tensor([0.3, 0.9, 0.5, 0.6, 0.9, 0.7, 0.04])
     annotated = torch.tensor([[10.0, 20, 30, 40]])
-    found, found_scores = select_proposals(boxes, scores, annotated, 100, 100, 0.05, 0.7, 20)
+    found, found_scores = select_proposals(boxes, scores, annotated, 100, 100, 0.05, 2.0, 0.7, 20)
     assert found.tolist() == [[80, 80, 100, 95], [51, 50, 71, 70], [10, 10, 30, 30]]
     assert found_scores.tolist() == pytest.approx([0.7, 0.6, 0.3])
-    assert len(select_proposals(boxes, scores, annotated, 100, 100, 0.05, 0.95, 20)[0]) == 4
-    assert select_proposals(boxes, scores, annotated, 100, 100, 0.05, 0.7, 1)[1].tolist() == pytest.approx([0.7])
-    assert len(select_proposals(boxes, scores, annotated[:0], 100, 100, 0.05, 0.7, 20)[0]) == 4
+    assert len(select_proposals(boxes, scores, annotated, 100, 100, 0.05, 2.0, 0.95, 20)[0]) == 4
+    assert select_proposals(boxes, scores, annotated, 100, 100, 0.05, 2.0, 0.7, 1)[1].tolist() == pytest.approx([0.7])
+    assert len(select_proposals(boxes, scores, annotated[:0], 100, 100, 0.05, 2.0, 0.7, 20)[0]) == 4
 
 
 def write_data(folder, novel="present"):
@@ -213,7 +214,7 @@ def test_select_keeps_names_annotations_and_all_images(tmp_path):
 def _rows(folder, detector, **settings):
     coco = CocoAnnotations.load(folder / "annotations" / "train.json").select(BASE)
     settings = PoolSettings(**{"min_objectness": 0.0, "nms_iou": 0.5, "max_proposals": 4, **settings})
-    proposer, rows = detector and DetectorProposals(*detector), []
+    proposer, rows = detector and DecodetrProposer(*detector), []
     for entry in coco.images:
         rows += propose_in(coco, [entry], [read_annotated(entry)], proposer, settings)[0]
     return coco, rows

@@ -18,7 +18,7 @@ from test_pool_command import FILES, _command, _read, models  # noqa: F401 (a fi
 
 from decodetr.__main__ import main
 from decodetr.pool_builder.shards import Ranks, StageFolder
-from decodetr.pool_builder.stages import _batches
+from decodetr.pool_builder.stages import _spans
 
 SHARDS = ["--shard-groups", "1"]  # ten images in groups of four: three shards
 
@@ -51,9 +51,9 @@ def test_size_of_shards_changes_nothing(sharded, models, tmp_path):  # noqa: F81
     assert len(shards) == 3 and pa.concat_tables(map(pq.read_table, shards)).to_pylist() == _read(tmp_path / "out")
 
 
-def test_batches_stay_inside_groups():
-    assert _batches([0, 0, 0, 1, 1, 3], 2) == [(0, 2), (2, 3), (3, 5), (5, 6)]
-    assert _batches([7], 4) == [(0, 1)] and _batches([], 4) == []
+def test_spans():
+    assert _spans([0, 0, 0, 1, 1, 3]) == [(0, 3), (3, 5), (5, 6)]
+    assert _spans([7]) == [(0, 1)] and _spans([]) == []
 
 
 @pytest.mark.slow

@@ -1,0 +1,178 @@
+"""Who proposes regions: a DeCo-DETR, any detector of transformers, the RPN of torchvision's Faster R-CNN, or a grid.
+
+A proposer is called with PIL images and gives of each its boxes (N, 4), x0, y0, x1, y1 in pixels, and their scores
+(N,) in 0..1, float32 on the CPU; proposals.py selects among them. What a proposer has seen in training is part of the
+pool's provenance: one that learned boxes of 80 classes of COCO has seen the novel names of OV-COCO.
+"""
+
+import torch
+from torchvision.ops import box_convert
+
+from decodetr.pool_builder.model_identity import Model, model_identity, without_place
+
+GRID, TORCHVISION = "grid", "torchvision:"
+_SHARES, _RATIOS = (1.0, 0.5, 0.25), (1.0, 0.5, 2.0)  # of the grid's windows: side / that of the image, width / height
+
+
+def proposer_model(name, device):
+    """The proposer called `name`.
+
+    Args:
+        name: "grid"; "torchvision:NAME", a Faster R-CNN of torchvision such as fasterrcnn_resnet50_fpn_v2; else folder
+            or Hub name of a DeCo-DETR or of any model of `AutoModelForObjectDetection`.
+        device: where it runs.
+
+    Returns:
+        [`Model`]; its identity says what it has seen in training.
+
+    Raises:
+        ValueError: torchvision has no such Faster R-CNN. OSError: there is no such model.
+    """
+    from transformers import AutoConfig
+
+    from decodetr import DeCoDetrConfig  # also makes it known to AutoConfig
+    from decodetr.processing.predict import load_detector
+
+    if name == GRID:
+        return _model({"name": GRID}, None, GridProposer)
+    if name.startswith(TORCHVISION):
+        weights = _torchvision_weights(name.removeprefix(TORCHVISION))
+        seen = {
+            "pretrained_detector_names": [c for c in weights.meta["categories"] if c not in ("__background__", "N/A")]
+        }
+        return _model(
+            {"name": name, "weights": str(weights)}, seen, lambda: RpnProposer.from_torchvision(weights, device)
+        )
+    config = AutoConfig.from_pretrained(name)
+    found = model_identity(name)
+    if isinstance(config, DeCoDetrConfig):
+        known = without_place(config.training_info)
+        return _model(found, known, lambda: DecodetrProposer(*load_detector(name, device=device)))
+    seen = {"pretrained_detector": found["name"], "pretrained_detector_names": list(config.id2label.values())}
+    return _model(found, seen, lambda: DetectorProposer.from_pretrained(name, device))
+
+
+def _model(identity, seen, load):
+    name = identity.pop("name")
+    return Model({"proposer": name, "proposer_model": identity or None, "proposer_training_info": seen}, load)
+
+
+class DecodetrProposer:
+    """The localization stream of a DeCo-DETR: every box with its objectness.
+
+    Args:
+        detector (DeCoDetrForObjectDetection), image_processor: see processing.predict.load_detector.
+    """
+
+    def __init__(self, detector, image_processor):
+        self.detector, self.image_processor = detector, image_processor
+
+    @torch.inference_mode()
+    def __call__(self, images):
+        inputs = self.image_processor(images=images, return_tensors="pt").to(self.detector.device)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.detector.dtype)
+        outputs = self.detector(**inputs, localization_only=True)
+        objectness = outputs.objectness_logits.float().sigmoid().cpu()
+        boxes = box_convert(outputs.pred_boxes.float().cpu(), "cxcywh", "xyxy")
+        sizes = [torch.tensor([image.width, image.height] * 2, dtype=torch.float32) for image in images]
+        return [(some * size, scores) for some, size, scores in zip(boxes, sizes, objectness)]
+
+
+class DetectorProposer:
+    """A detector of transformers, taken without its classes: a box scores as its best class does.
+
+    Args:
+        detector: of `AutoModelForObjectDetection`, in evaluation mode. image_processor: its own.
+    """
+
+    def __init__(self, detector, image_processor):
+        self.detector, self.image_processor = detector, image_processor
+
+    @classmethod
+    def from_pretrained(cls, name, device):
+        """From a folder or the Hub."""
+        from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+        detector = AutoModelForObjectDetection.from_pretrained(name).to(device).eval()
+        return cls(detector, AutoImageProcessor.from_pretrained(name))
+
+    @torch.inference_mode()
+    def __call__(self, images):
+        inputs = self.image_processor(images=images, return_tensors="pt").to(self.detector.device)
+        outputs = self.detector(**inputs)
+        sizes = [(image.height, image.width) for image in images]
+        found = self.image_processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
+        return [(one["boxes"].float().cpu(), one["scores"].float().cpu()) for one in found]
+
+
+class RpnProposer:
+    """The region proposal network of a Faster R-CNN, as in the paper (PAPER.md 1.1).
+
+    Args:
+        detector (torchvision.models.detection.FasterRCNN): in evaluation mode.
+    """
+
+    def __init__(self, detector):
+        self.detector, self._found = detector, None
+        # The RPN gives its boxes away without their scores; this is where both are known.
+        self._select, detector.rpn.filter_proposals = detector.rpn.filter_proposals, self._keep
+
+    @classmethod
+    def from_torchvision(cls, weights, device):
+        """With weights of torchvision, downloaded once and checked by their hash."""
+        import torchvision
+
+        name = next(n for n in _faster_rcnns() if torchvision.models.get_model_weights(n) is type(weights))
+        detector = torchvision.models.get_model(name, weights=None, weights_backbone=None)
+        detector.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
+        return cls(detector.to(device).eval())
+
+    def _keep(self, *args):
+        self._found = self._select(*args)
+        return self._found
+
+    @torch.inference_mode()
+    def __call__(self, images):
+        from torchvision.transforms.functional import to_tensor
+
+        device = next(self.detector.parameters()).device
+        batch, _ = self.detector.transform([to_tensor(image).to(device) for image in images])
+        self.detector.rpn(batch, self.detector.backbone(batch.tensors))
+        found = []
+        for image, (height, width), boxes, scores in zip(images, batch.image_sizes, *self._found):
+            scale = torch.tensor([image.width / width, image.height / height] * 2)
+            found.append((boxes.float().cpu() * scale, scores.float().cpu()))
+        return found
+
+
+class GridProposer:
+    """Windows of three sizes and three shapes, half a window apart: without a model, and with as little knowledge. The
+    larger ones come first."""
+
+    def __call__(self, images):
+        return [self._windows(image.width, image.height) for image in images]
+
+    def _windows(self, width, height):
+        boxes, scores = [], []
+        for share in _SHARES:
+            for ratio in _RATIOS if share < 1 else (1.0,):
+                w, h = share * min(ratio, 1.0), share * min(1 / ratio, 1.0)
+                across, down = round(2 / w) - 1, round(2 / h) - 1
+                steps = [(x * w / 2, y * h / 2) for y in range(down) for x in range(across)]
+                boxes += [(x * width, y * height, (x + w) * width, (y + h) * height) for x, y in steps]
+                scores += [0.5 * (w * h) ** 0.5] * len(steps)
+        return torch.tensor(boxes), torch.tensor(scores)
+
+
+def _faster_rcnns():
+    import torchvision
+
+    return torchvision.models.list_models(torchvision.models.detection, include="fasterrcnn*")
+
+
+def _torchvision_weights(name):
+    import torchvision
+
+    if name not in _faster_rcnns():
+        raise ValueError(f"torchvision has no Faster R-CNN {name!r}; it has {', '.join(_faster_rcnns())}")
+    return torchvision.models.get_model_weights(name).DEFAULT
