@@ -19,7 +19,7 @@ _STAGES = {
     "captions": (True, ("captioner",), "prompt max_new_tokens captioner_dtype captioner_bits context batch_size"),
     "embeddings": (True, ("clip",), "context batch_size"),
     "filter": (False, (), "delta keep_share"),
-    "cluster": (False, (), "num_coarse num_fine min_samples seed"),
+    "cluster": (False, (), "num_coarse kmeans num_fine min_samples seed"),
     "build": (True, tuple(_MODELS), " ".join(setting.name for setting in fields(PoolSettings))),
 }
 _HELP = {

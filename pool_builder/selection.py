@@ -101,7 +101,7 @@ def cluster_regions(output, settings, overwrite=False):
         equal input gives equal files.
     """
     before = StageFolder.open(output / REGIONS, REGIONS)
-    names = ("num_coarse", "num_fine", "min_samples", "seed")
+    names = ("num_coarse", "kmeans", "num_fine", "min_samples", "seed")
     identity = {"input": before.digest, **settings.of(*names)}
     folder = StageFolder(output / "clusters", "clusters", identity, 1, overwrite=overwrite)
     if folder.pending():
@@ -160,7 +160,7 @@ def kept_captions(regions):
 
 def cluster(embeddings, counts, settings):
     """(coarse labels (n,), fine labels (n,) or -1, eps) of n distinct captions: PAPER.md 1.5 and 1.6."""
-    coarse = coarse_clusters(embeddings, counts, settings.num_coarse, settings.seed)
+    coarse = coarse_clusters(embeddings, counts, settings.num_coarse, settings.seed, settings.kmeans)
     fine, eps = fine_clusters(embeddings, counts, coarse, settings.num_fine, settings.min_samples)
     return coarse, fine, eps
 

@@ -22,6 +22,9 @@ class PoolSettings:
     delta: float = _setting(0.2, "a region is kept if cos(image, caption) of CLIP is above this")
     keep_share: float = _setting(None, "keep this share of the regions, those that agree best, whatever delta is")
     num_coarse: int = _setting(1203, "M1: coarse prototypes (K-Means)")
+    kmeans: str = _setting(
+        "auto", "auto, lloyd, minibatch or faiss; auto: lloyd up to 50,000 captions, then minibatch"
+    )
     num_fine: int = _setting(4800, "M2: at most so many fine prototypes (DBSCAN in each coarse cluster)")
     min_samples: int = _setting(2, "DBSCAN: least number of regions around a core caption")
     min_objectness: float = _setting(0.05, "least objectness of a proposal, 0 to 1")
@@ -46,6 +49,7 @@ class PoolSettings:
             keep_share=(0, 1),
         )
         choices = {"captioner_dtype": ("auto", "float32", "bfloat16", "float16"), "captioner_bits": (0, 4, 8)}
+        choices["kmeans"] = ("auto", "lloyd", "minibatch", "faiss")
         for name, values in choices.items():
             if getattr(self, name) not in values:
                 expected = ", ".join(map(str, values))

@@ -201,3 +201,17 @@ def test_streams_start_from_a_trained_model(tmp_path):
     for name, value in model.named_parameters():
         assert torch.equal(prepared.get_parameter(name), value)
     assert plain[0]["pixel_values"].shape == (3, 64, 64) and len(prepared.vocabulary) == 180
+
+
+def test_pool_clustering_command(tmp_path, capsys):
+    import pool_clustering
+
+    words = "--sizes 700 --methods minibatch lloyd plain --coarse 12 --fine 20".split()
+    assert pool_clustering.main([*words, "--output", str(tmp_path / "r.json")]) == 0
+    assert "floor: all pairs inside, s" in capsys.readouterr().out
+    results = json.loads((tmp_path / "r.json").read_text())["results"]
+    assert set(results) == {"700 minibatch", "700 lloyd", "700 plain"}
+    ours, plain = results["700 lloyd"], results["700 plain"]
+    assert ours["coarse"] == plain["coarse"] == 12 and ours["inertia"] == pytest.approx(plain["inertia"], rel=0.1)
+    assert plain["eps"] == results["700 minibatch"]["eps"] and ours["fine"] <= 20
+    assert all(0 < found["peak_gb"] < 4 and found["pairs"] >= 700**2 / 12 for found in results.values())

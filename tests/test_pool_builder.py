@@ -61,6 +61,37 @@ def test_coarse_clusters_follow_the_counts():
     assert a != b == c == d
 
 
+def _inertia(embeddings, counts, labels):
+    prototypes, _ = cluster_prototypes(embeddings, counts, labels)
+    return (counts * (1 - (embeddings * prototypes[labels]).sum(1))).sum() / counts.sum()
+
+
+@pytest.mark.parametrize("algorithm", ["minibatch", "faiss"])
+def test_other_kmeans_are_nearly_as_good_and_repeat(algorithm):
+    if algorithm == "faiss":
+        pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(30, 16))
+    embeddings = centres[rng.integers(0, 30, 3000)] + 0.4 * rng.normal(size=(3000, 16))
+    embeddings = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32)
+    counts = rng.integers(1, 4, 3000)
+    exact = coarse_clusters(embeddings, counts, 30, seed=0, algorithm="lloyd")
+    labels = coarse_clusters(embeddings, counts, 30, seed=0, algorithm=algorithm)
+    assert np.array_equal(labels, coarse_clusters(embeddings, counts, 30, seed=0, algorithm=algorithm))
+    assert labels.min() == 0 and 25 <= labels.max() < 30
+    assert _inertia(embeddings, counts, labels) < 1.15 * _inertia(embeddings, counts, exact)
+    spread = _inertia(embeddings, counts, rng.integers(0, 30, 3000))
+    assert spread > 2 * _inertia(embeddings, counts, labels)
+
+
+def test_faiss_says_how_to_get_it(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"pip install 'decodetr\[faiss\]'"):
+        coarse_clusters(_directions(0, 50, 90), _counts(1, 1, 1), 2, seed=0, algorithm="faiss")
+
+
 def test_fewer_captions_than_coarse_clusters(caplog):
     embeddings = _directions(0, 50, 0, 90)  # two captions share an embedding
     with caplog.at_level(logging.WARNING):

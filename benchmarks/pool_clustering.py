@@ -1,0 +1,198 @@
+"""Clustering a pool of the size of LVIS: time, memory and inertia of each K-Means, and of the clusters inside.
+
+    python benchmarks/pool_clustering.py                          # 100 k to 1.27 M captions, M1 = 1203, M2 = 4800
+    python benchmarks/pool_clustering.py --sizes 20000 --methods lloyd faiss
+
+Captions are unit vectors of 512 dimensions in float16: 20,000 concepts in 600 families, their sizes falling as in a
+list of words, in a cone as CLIP's texts lie in one. Every method runs in a process of its own, so that its peak memory
+is its own; processes follow one another. `plain` is the same work as one would write it with scikit-learn: KMeans on
+all threads, DBSCAN in each cluster at the eps that ours chose. Beside the times stands the arithmetic: the operations
+that no method of this kind can do without, at the speed at which this machine multiplies matrices.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+METHODS = ("minibatch", "faiss", "lloyd", "plain")
+FAMILIES, CONCEPTS, BLOCK = 600, 20_000, 65_536
+
+
+def write_captions(file, n, dim=512, seed=0):
+    """n unit vectors (n, dim), float16, into a .npy file."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    cone = rng.normal(size=dim) / dim**0.5
+    families = rng.normal(size=(FAMILIES, dim)) / dim**0.5
+    concepts = 0.8 * families[rng.integers(0, FAMILIES, CONCEPTS)] + 0.6 * rng.normal(size=(CONCEPTS, dim)) / dim**0.5
+    share = 1 / np.arange(1, CONCEPTS + 1) ** 0.8
+    concept = rng.choice(CONCEPTS, n, p=share / share.sum())
+    captions = np.lib.format.open_memmap(file, "w+", np.float16, (n, dim))
+    for start in range(0, n, BLOCK):
+        some = concept[start : start + BLOCK]
+        rows = 0.9 * cone + 0.7 * concepts[some] + 0.35 * rng.normal(size=(len(some), dim)) / dim**0.5
+        captions[start : start + BLOCK] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    captions.flush()
+
+
+def run_one(args):
+    """One method in this process: a dict of seconds, peak memory and quality."""
+    import numpy as np
+
+    from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
+
+    embeddings = np.load(args.captions, mmap_mode="r").astype(np.float32)
+    n = len(embeddings)
+    for start in range(0, n, BLOCK):
+        embeddings[start : start + BLOCK] /= np.linalg.norm(embeddings[start : start + BLOCK], axis=1, keepdims=True)
+    counts, seconds, started = np.ones(n, dtype=np.int64), {}, time.perf_counter()
+    if args.one == "plain":
+        from sklearn.cluster import KMeans
+
+        coarse = KMeans(args.coarse, n_init=1, random_state=0).fit(embeddings).labels_.astype(np.int64)
+    else:
+        coarse = coarse_clusters(embeddings, counts, args.coarse, 0, args.one)
+    seconds["coarse"] = time.perf_counter() - started
+    started = time.perf_counter()
+    if args.one == "plain":
+        fine, eps = _plain_dbscan(embeddings, coarse, args.eps), args.eps
+    else:
+        fine, eps = fine_clusters(embeddings, counts, coarse, args.fine)
+    seconds["fine"] = time.perf_counter() - started
+    started = time.perf_counter()
+    prototypes, _ = cluster_prototypes(embeddings, counts, coarse)
+    if args.one != "plain":
+        captions = [f"{i:07d}" for i in range(n)]
+        for labels in (coarse, fine):
+            representatives(embeddings, counts, captions, labels, cluster_prototypes(embeddings, counts, labels)[0])
+    seconds["prototypes"] = time.perf_counter() - started
+    sizes = np.bincount(coarse)
+    cosine = np.concatenate(
+        [
+            np.einsum("nd,nd->n", embeddings[i : i + BLOCK], prototypes[coarse[i : i + BLOCK]])
+            for i in range(0, n, BLOCK)
+        ]
+    )
+    return {
+        "seconds": seconds,
+        "peak_gb": _peak_gb(),
+        "inertia": float((2 - 2 * cosine).mean()),
+        "coarse": int(coarse.max()) + 1,
+        "fine": int(fine.max()) + 1,
+        "eps": eps,
+        "largest": int(sizes.max()),
+        "pairs": float((sizes.astype(float) ** 2).sum()),
+    }
+
+
+def _plain_dbscan(embeddings, coarse, eps):
+    import numpy as np
+    from sklearn.cluster import DBSCAN
+
+    fine, offset = np.full(len(coarse), -1), 0
+    for cluster in range(coarse.max() + 1):
+        rows = np.flatnonzero(coarse == cluster)
+        found = DBSCAN(eps=eps, min_samples=2, algorithm="brute").fit(embeddings[rows]).labels_
+        fine[rows] = np.where(found >= 0, found + offset, -1)
+        offset += found.max() + 1
+    return fine
+
+
+def _peak_gb():
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def gemm_rate(dtype):
+    """Operations a second of a product of the kind that assigns captions to clusters."""
+    import numpy as np
+
+    one, other = np.ones((8192, 512), dtype), np.ones((512, 1203), dtype)
+    one @ other
+    started = time.perf_counter()
+    for _ in range(5):
+        one @ other
+    return 5 * 2 * 8192 * 512 * 1203 / (time.perf_counter() - started)
+
+
+def parser():
+    """Arguments of the benchmark."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = arguments.add_argument
+    add("--sizes", type=int, nargs="+", default=[100_000, 400_000, 1_270_000], help="numbers of captions")
+    add(
+        "--methods", nargs="+", choices=METHODS, default=["minibatch"], help="what is run; plain is scikit-learn alone"
+    )
+    add("--coarse", type=int, default=1203, help="M1")
+    add("--fine", type=int, default=4800, help="M2")
+    add("--output", help="write all numbers to this JSON file")
+    add("--one", choices=METHODS, help=argparse.SUPPRESS)
+    add("--captions", help=argparse.SUPPRESS)
+    add("--eps", type=float, help=argparse.SUPPRESS)
+    return arguments
+
+
+def main(argv=None) -> int:
+    """Measure and report."""
+    args = parser().parse_args(argv)
+    if args.one:
+        sys.stdout.write(json.dumps(run_one(args)) + "\n")
+        return 0
+    import numpy as np
+    from harness import environment, say, table
+
+    machine, results = environment("cpu", coarse=args.coarse, fine=args.fine), {}
+    rates = {"float32": gemm_rate(np.float32), "float64": gemm_rate(np.float64)}
+    say(
+        table(
+            ["setting", "value"], [*machine.items(), *((f"{k}, GFLOP/s", f"{v / 1e9:.0f}") for k, v in rates.items())]
+        )
+    )
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for n in args.sizes:
+            captions = Path(folder) / "captions.npy"
+            write_captions(captions, n)
+            for method in args.methods:
+                words = [sys.executable, __file__, "--one", method, "--captions", str(captions)]
+                words += ["--coarse", str(args.coarse), "--fine", str(args.fine)]
+                if method == "plain":
+                    chosen = [found["eps"] for key, found in results.items() if key.startswith(f"{n} ")]
+                    words += ["--eps", str(chosen[0] if chosen else 0.4)]
+                done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+                found = results[f"{n} {method}"] = json.loads(done.stdout.splitlines()[-1])
+                seconds = found["seconds"]
+                floor = 2 * n * 512 * args.coarse / rates["float32"], 2 * 512 * found["pairs"] / rates["float64"]
+                cells = [*seconds.values(), sum(seconds.values())]
+                rows.append(
+                    [f"{n:,} {method}", *(f"{cell:.0f}" for cell in cells), f"{found['peak_gb']:.1f}"]
+                    + [f"{found['inertia']:.4f}", f"{found['coarse']} / {found['fine']}", f"{found['largest']:,}"]
+                    + [f"{floor[0]:.0f}", f"{floor[1]:.0f}", f"{n * 512 * 2 / 2**30:.2f}"]
+                )
+                say(f"{rows[-1]}")
+    head = [
+        "captions",
+        "K-Means, s",
+        "clusters inside, s",
+        "prototypes, s",
+        "all, s",
+        "peak, GB",
+        "inertia",
+        "M1 / M2",
+    ]
+    head += ["largest cluster", "floor: one assignment, s", "floor: all pairs inside, s", "data, GB"]
+    say(table(head, rows))
+    if args.output:
+        document = {"environment": machine, "gemm": rates, "results": results}
+        Path(args.output).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
