@@ -10,7 +10,9 @@ crops.py            a box as the square picture that CLIP and the captioner see
 captioner.py        Captioner: LLaVA's captions of crops
 embedder.py         ClipEmbedder: CLIP's embeddings of crops and captions
 clusters.py         K-Means to M1, DBSCAN inside each coarse cluster to M2, on plain arrays
+inspection.py       what a pool holds and covers, in numbers
 pool_map.py         a picture of a pool
+pool_page.py        the same as a page that can be searched
 settings.py         PoolSettings: every option and its default
 command.py          the command `decodetr pool`
 """

@@ -1,10 +1,11 @@
 """`decodetr pool`: `build` makes regions and a pool from a COCO-format folder and two teachers (docs/pools.md), its
-stages are commands too, and `map` draws a pool (pool_map.py)."""
+stages are commands too; `inspect` (inspection.py) and `map` (pool_map.py) look at a pool."""
 
 import sys
 from dataclasses import fields
 from pathlib import Path
 
+from decodetr.pool_builder import inspection
 from decodetr.pool_builder.settings import PoolSettings
 
 # What each stage needs beside --output: (whether it looks at images, its models, its settings).
@@ -34,7 +35,7 @@ _HELP = {
 
 def add_arguments(parser):
     """Add the stages, `build` and `map` with their options to the parser of `decodetr pool`."""
-    commands = parser.add_subparsers(dest="pool_command", required=True, metavar="{build,STAGE,map}")
+    commands = parser.add_subparsers(dest="pool_command", required=True, metavar="{build,STAGE,inspect,map}")
     for stage, (images, models, settings) in _STAGES.items():
         command = commands.add_parser(
             stage,
@@ -57,6 +58,13 @@ def add_arguments(parser):
                 command.add_argument("--device-map", metavar="MAP", help=text)
             command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
         command.add_argument("--overwrite", action="store_true", help="make stages of other settings in OUT again")
+    inspected = commands.add_parser(
+        "inspect",
+        help="say what a pool holds and what it covers",
+        description="Sizes, duplicates, nearest captions to texts and pictures, how well names are covered, and a map "
+        "that can be searched.",
+    )
+    inspection.add_arguments(inspected)
     drawn = commands.add_parser(
         "map",
         help="draw a pool in two dimensions",
@@ -84,6 +92,8 @@ def run(args):
         from decodetr.pool_builder.pool_map import run as run_map
 
         return run_map(args)
+    if args.pool_command == "inspect":
+        return inspection.run(args)
     given = {setting.name: getattr(args, setting.name, setting.default) for setting in fields(PoolSettings)}
     settings, output = PoolSettings(**given), Path(args.output)
     if output.exists() and not output.is_dir():

@@ -1,0 +1,182 @@
+"""`decodetr pool inspect`: what a pool holds, and how well it covers what one wants to find.
+
+Cosines are in the space of the pool's encoder. "Coverage" of a name is the cosine to its nearest prototype: where it
+is low, no caption speaks of the name, the enhanced query has nothing to look up, and nothing stands for it in the
+background of other vocabularies.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+_SHOWN = 10  # rows of a printed list
+_NEAREST = 5
+_DUPLICATE = 0.99  # cosine from which two prototypes of a level are called duplicates
+
+
+def add_arguments(parser):
+    """Arguments of `decodetr pool inspect`."""
+    parser.add_argument("pool", metavar="POOL", help="folder, Hub or shipped name of a prototype pool")
+    parser.add_argument("--vocabulary", metavar="NAME", help="say which of its names the pool covers well and badly")
+    parser.add_argument("--text", nargs="+", default=[], metavar="TEXT", help="nearest captions to these texts")
+    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="nearest captions to these pictures")
+    parser.add_argument(
+        "--clip", metavar="NAME", help="the pool's encoder, for --text and --image (default: as it says)"
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="write map.png, map.html, which can be searched, and pool.json"
+    )
+
+
+def inspect_pool(pool, vocabulary=None, queries=None):
+    """
+    Args:
+        pool (PrototypePool). vocabulary (Vocabulary, optional): of the same encoder.
+        queries (dict, optional): {text or file: unit embedding (d,)}.
+
+    Returns:
+        dict:
+            coarse, fine: numbers of prototypes; regions: that the coarse ones stand for.
+            count: of a coarse prototype, its regions: minimum, median, maximum.
+            in_fine: share of the regions that a fine prototype stands for; mean_cosine: between prototypes.
+            duplicates: list of {"rows", "cosine", "captions"}, the closest first.
+            nearest: {query: list of {"row", "caption", "cosine", "count"}}.
+            names: with a vocabulary, list of {"name", "cosine", "row", "caption"}, the worst covered first.
+
+    Raises:
+        ValueError: pool and vocabulary come from different encoders.
+    """
+    from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
+
+    rows = pool.prototypes.double().cpu().numpy()
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    level, count = pool.level.cpu().numpy(), pool.count.cpu().numpy()
+    captions = pool.captions or [""] * len(pool)
+    coarse = count[level == 0]
+    found = {
+        "coarse": len(coarse),
+        "fine": int((level == 1).sum()),
+        "regions": int(coarse.sum()),
+        "count": [int(coarse.min()), float(np.median(coarse)), int(coarse.max())],
+        "in_fine": float(count[level == 1].sum() / max(coarse.sum(), 1)),
+        "mean_cosine": pool.mean_cosine(),
+        "duplicates": _duplicates(rows, level, captions),
+        "nearest": {query: _nearest(rows @ embed, captions, count) for query, embed in (queries or {}).items()},
+    }
+    if vocabulary is not None:
+        if not same_encoder(pool.info, vocabulary.info):
+            raise ValueError(
+                f"the pool was made with encoder {describe_encoder(pool.info)}, the vocabulary with "
+                f"{describe_encoder(vocabulary.info)}: build both with the same one."
+            )
+        cosine = vocabulary.embeddings.double().cpu().numpy() @ rows.T
+        best = cosine.argmax(1)
+        names = [
+            {"name": name, "cosine": float(cosine[i, row]), "row": int(row), "caption": captions[row]}
+            for i, (name, row) in enumerate(zip(vocabulary.names, best))
+        ]
+        found["names"] = sorted(names, key=lambda entry: entry["cosine"])
+    return found
+
+
+def _nearest(cosine, captions, count):
+    rows = np.argsort(-cosine, kind="stable")[:_NEAREST].tolist()
+    return [
+        {"row": row, "caption": captions[row], "cosine": float(cosine[row]), "count": int(count[row])} for row in rows
+    ]
+
+
+def _duplicates(rows, level, captions):
+    """Pairs of one level that are nearly the same, the closest first."""
+    pairs = []
+    for one in (0, 1):
+        members = np.flatnonzero(level == one)
+        for start in range(0, len(members), 1024):
+            cosine = rows[members[start : start + 1024]] @ rows[members].T
+            for i, j in zip(*np.nonzero(cosine > _DUPLICATE)):
+                if start + i < j:
+                    pair = [int(members[start + i]), int(members[j])]
+                    pairs.append(
+                        {"rows": pair, "cosine": float(cosine[i, j]), "captions": [captions[r] for r in pair]}
+                    )
+    return sorted(pairs, key=lambda pair: -pair["cosine"])
+
+
+def summary(found):
+    """What `inspect_pool` found, as text."""
+    low, middle, high = found["count"]
+    lines = [
+        f"{found['coarse']} coarse and {found['fine']} fine prototypes for {found['regions']:,} regions",
+        f"regions of a coarse prototype: {low:,} to {high:,}, median {middle:,.0f}",
+        f"{100 * found['in_fine']:.0f} % of the regions are in a fine one too",
+        f"mean cosine between prototypes: {found['mean_cosine']:.2f}",
+        f"pairs of one level with a cosine above {_DUPLICATE}: {len(found['duplicates'])}",
+    ]
+    for pair in found["duplicates"][:_SHOWN]:
+        lines.append(f"  {pair['cosine']:.3f}  {pair['captions'][0]!r}, {pair['captions'][1]!r}")
+    for query, nearest in found["nearest"].items():
+        lines.append(f"nearest to {query!r}:")
+        lines += [f"  {entry['cosine']:.3f}  {entry['caption']!r} ({entry['count']:,} regions)" for entry in nearest]
+    if names := found.get("names"):
+        cosines = np.array([entry["cosine"] for entry in names])
+        lines.append(
+            f"{len(names)} names, cosine to the nearest prototype: {cosines.min():.2f} to {cosines.max():.2f}, median "
+            f"{np.median(cosines):.2f}"
+        )
+        for title, some in (("worst", names[:_SHOWN]), ("best", names[::-1][:_SHOWN])):
+            lines.append(f"{title} covered:")
+            lines += [f"  {entry['cosine']:.3f}  {entry['name']!r}: {entry['caption']!r}" for entry in some]
+    return "\n".join(lines) + "\n"
+
+
+def run(args):
+    """Run `decodetr pool inspect`; returns the exit status."""
+    from decodetr.modeling_decodetr import PrototypePool, Vocabulary
+    from decodetr.pool_builder.pool_map import draw_pool_map
+    from decodetr.pool_builder.pool_page import write_pool_page
+    from decodetr.processing.shipped import cannot_load, resolve
+
+    try:
+        pool = PrototypePool.from_pretrained(resolve(args.pool))
+        vocabulary = Vocabulary.from_pretrained(resolve(args.vocabulary)) if args.vocabulary else None
+    except OSError as error:
+        raise cannot_load("pool or vocabulary", args.pool, error) from error
+    found = inspect_pool(pool, vocabulary, _queries(args, pool) if args.text or args.image else None)
+    sys.stdout.write(summary(found))
+    if args.output:
+        output = Path(args.output)
+        output.mkdir(parents=True, exist_ok=True)
+        draw_pool_map(pool, output / "map.png")
+        write_pool_page(pool, output / "map.html")
+        (output / "pool.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        sys.stdout.write(f"look at {output / 'map.html'}\n")
+    return 0
+
+
+def _queries(args, pool):
+    """{text or file: its embedding} by the pool's encoder."""
+    from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
+    from decodetr.pool_builder.crops import crop_region
+    from decodetr.pool_builder.embedder import ClipEmbedder
+    from decodetr.processing.coco import read_image
+    from decodetr.processing.shipped import cannot_load, resolve
+
+    name = args.clip or pool.info.get("encoder")
+    if not name:
+        raise ValueError("the pool does not say which encoder made it; give --clip")
+    try:
+        clip = ClipEmbedder(resolve(name))
+    except OSError as error:
+        raise cannot_load("CLIP", name, error) from error
+    if not same_encoder(clip.info, pool.info):
+        raise ValueError(
+            f"--clip is {describe_encoder(clip.info)}, but the pool was made with {describe_encoder(pool.info)}; give "
+            "that one"
+        )
+    queries = dict(zip(args.text, clip.embed_texts(args.text))) if args.text else {}
+    for file in args.image:
+        picture = read_image(file)
+        queries[file] = clip.embed_images([crop_region(picture, (0, 0, *picture.size), clip.size)])[0]
+    return queries
