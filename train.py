@@ -7,10 +7,13 @@ training names and deployment names. The command's arguments are in `train_comma
 """
 
 import contextlib
+import copy
+import json
 import math
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -21,6 +24,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from decodetr.eval import OutputEvaluator
+from decodetr.pool_builder.drift import pool_drift
 from decodetr.processing import detection_collate
 from decodetr.processing.feature_cache import FeatureCache, feature_collate
 
@@ -81,13 +85,23 @@ class DeCoDetrTrainingArguments(TrainingArguments):
 
 
 class _PoolMomentum(TrainerCallback):
-    """The momentum step of the pool, after each optimizer step, over all micro-batches and processes of the step."""
+    """The momentum step of the pool, after each optimizer step, over all micro-batches and processes of the step; and
+    pool_drift.json at the end: how far it went."""
 
     def __init__(self, trainer):
-        self.trainer = trainer
+        self.trainer, self.before = trainer, copy.deepcopy(trainer.model.prototype_pool)
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.step_pool()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        model = self.trainer.model
+        if not state.is_world_process_zero or model.config.pool_update == "frozen" or args.streams == "localization":
+            return
+        drift = pool_drift(self.before, model.prototype_pool)
+        text = json.dumps(drift, indent=1, ensure_ascii=False) + "\n"
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        (Path(args.output_dir) / "pool_drift.json").write_text(text, encoding="utf-8")
 
 
 class DeCoDetrTrainer(Trainer):

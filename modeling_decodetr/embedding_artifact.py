@@ -17,7 +17,8 @@ from torch import nn
 
 
 class EmbeddingArtifact(nn.Module):
-    """Base of [`PrototypePool`] and [`Vocabulary`]; subclasses set `stem`, `_metadata` and `_from_parts`."""
+    """Base of [`PrototypePool`] and [`Vocabulary`]; subclasses set `stem`, `info`, `_metadata`, `_card_lines`
+    and `_from_parts`."""
 
     stem = ""
     format_version = 1
@@ -33,6 +34,9 @@ class EmbeddingArtifact(nn.Module):
 
     def _metadata(self) -> dict:
         raise TypeError(f"{type(self).__name__} must define _metadata().")
+
+    def _card_lines(self) -> list:
+        raise TypeError(f"{type(self).__name__} must define _card_lines().")
 
     @classmethod
     def _from_parts(cls, tensors: dict, metadata: dict):
@@ -103,14 +107,26 @@ class EmbeddingArtifact(nn.Module):
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} and {files[1]} do not hold a {cls.stem}: {error}") from error
 
+    def card(self) -> str:
+        """README.md of the artifact: what it is, and everything that `info` says about how it was made."""
+        lines = ["---", "library_name: decodetr", f"tags: [decodetr, decodetr-{self.stem}]", "---"]
+        lines += [*self._card_lines(), "", "| made with | |", "|---|---|"]
+        for key, value in sorted(self.info.items()):
+            text = ", ".join(map(str, value[:5])) if isinstance(value, list) else str(value)
+            text += f", ... ({len(value)})" if isinstance(value, list) and len(value) > 5 else ""
+            lines.append(f"| {key} | {' '.join(text.split()).replace('|', chr(92) + '|')} |")
+        return "\n".join(lines) + "\n"
+
     def push_to_hub(self, repo_id, private=None, token=None, commit_message=None):
-        """Upload the two files to a Hub repository, which is created if missing. Returns the commit's information."""
+        """Upload the two files and a card to a Hub repository, which is created if missing. A card that is there
+        already is replaced. Returns the commit's information."""
         import tempfile
 
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
+            (Path(folder) / "README.md").write_text(self.card(), encoding="utf-8")
             return api.upload_folder(
                 repo_id=repo_id, folder_path=folder, commit_message=commit_message or f"Upload {self.stem}"
             )

@@ -155,6 +155,15 @@ class PrototypePool(EmbeddingArtifact):
     def _metadata(self):
         return {**self.info, "captions": self.captions}
 
+    def _card_lines(self):
+        fine = int((self.level == 1).sum())
+        lines = ["# Prototype pool", "", f"{len(self) - fine} coarse and {fine} fine prototypes of width"]
+        lines[-1] += f" {self.embedding_dim}, for DeCo-DETR: `PrototypePool.from_pretrained(...)`."
+        order = self.count.masked_fill(self.level == 1, 0).argsort(descending=True, stable=True)[:10].tolist()
+        if self.captions:
+            lines += ["", "The largest stand for: " + "; ".join(" ".join(self.captions[row].split()) for row in order)]
+        return lines
+
     @classmethod
     def _from_parts(cls, tensors, metadata):
         info = {key: value for key, value in metadata.items() if key not in ("format", "format_version", "captions")}

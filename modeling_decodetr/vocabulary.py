@@ -112,6 +112,12 @@ class Vocabulary(EmbeddingArtifact):
     def __len__(self):
         return len(self.names)
 
+    def _card_lines(self):
+        some = "; ".join(" ".join(name.split()) for name in self.names[:20])
+        lines = ["# Vocabulary", "", f"Embeddings of {len(self)} names, width {self.embedding_dim}, for DeCo-DETR:"]
+        more = "; ..." if len(self) > 20 else ""
+        return [*lines, "`Vocabulary.from_pretrained(...)`.", "", f"Names: {some}{more}"]
+
     @property
     def embedding_dim(self) -> int:
         """d."""

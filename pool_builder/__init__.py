@@ -11,6 +11,7 @@ captioner.py        Captioner: LLaVA's captions of crops
 embedder.py         ClipEmbedder: CLIP's embeddings of crops and captions
 clusters.py         K-Means to M1, DBSCAN inside each coarse cluster to M2, on plain arrays
 inspection.py       what a pool holds and covers, in numbers
+drift.py            how far training has moved a pool
 pool_map.py         a picture of a pool
 pool_page.py        the same as a page that can be searched
 settings.py         PoolSettings: every option and its default

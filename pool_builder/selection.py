@@ -124,6 +124,7 @@ def cluster_regions(output, settings, overwrite=False):
     }
     pool = pool_of_clusters(embeddings, table["caption"].to_pylist(), *columns, info)
     pool.save_pretrained(output / "pool")
+    (output / "pool" / "README.md").write_text(pool.card(), encoding="utf-8")
     return pool
 
 
