@@ -7,7 +7,8 @@ shards.py           StageFolder: a stage's output as numbered shards that surviv
 model_identity.py   what tells one model from another without loading it
 proposals.py        boxes: annotated ones of base names, and what the class-agnostic detector proposes
 crops.py            a box as the square picture that CLIP and the captioner see
-captioner.py        Captioner: LLaVA's captions of crops
+captioner.py        Captioner: LLaVA's captions of crops; served_captioner.py: from a server; prompts.py: what is asked
+batches.py          batches that become smaller when memory runs out
 embedder.py         ClipEmbedder: CLIP's embeddings of crops and captions
 clusters.py         K-Means to M1, DBSCAN inside each coarse cluster to M2, on plain arrays
 inspection.py       what a pool holds and covers, in numbers

@@ -12,7 +12,8 @@ STAGES = ("proposals", "captions", "embeddings", "texts", REGIONS)
 
 
 def captioner_model(name, settings, device, device_map=None):
-    """The captioner in a folder or on the Hub; `device_map` spreads it over devices instead of `device`.
+    """The captioner in a folder, on the Hub, or on a server ("MODEL@URL"); `device_map` spreads it over devices instead
+    of `device`.
 
     Raises:
         ValueError: it is no image-text-to-text model.
@@ -20,7 +21,12 @@ def captioner_model(name, settings, device, device_map=None):
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 
     from decodetr.pool_builder.captioner import Captioner
+    from decodetr.pool_builder.served_captioner import ServedCaptioner
 
+    asked = settings.of("prompt", "max_new_tokens")
+    if "@http" in name:
+        identity = {"captioner": name.split("@")[0], "captioner_revision": None, "captioner_model": "served"}
+        return Model(identity, lambda: ServedCaptioner(name, **asked))
     config = AutoConfig.from_pretrained(name)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ValueError(
@@ -34,7 +40,7 @@ def captioner_model(name, settings, device, device_map=None):
         "captioner_model": found["weights"],
     }
     given = {
-        **settings.of("prompt", "max_new_tokens"),
+        **asked,
         "dtype": settings.captioner_dtype,
         "bits": settings.captioner_bits,
         "device": device,

@@ -12,7 +12,8 @@ from decodetr.pool_builder.settings import PoolSettings
 _MODELS = {
     "detector": "who proposes regions: folder, Hub or shipped name of a DeCo-DETR or of any detector of transformers; "
     "torchvision:fasterrcnn_resnet50_fpn_v2 (its RPN); grid (default: annotated boxes only)",
-    "captioner": "folder, Hub or shipped name of a LLaVA",
+    "captioner": "folder, Hub or shipped name of a LLaVA or another image-text-to-text model; or MODEL@URL on a "
+    "server of chat completions, such as vLLM",
     "clip": "folder, Hub or shipped name of a CLIP",
 }
 _STAGES = {

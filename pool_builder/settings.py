@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from decodetr.pool_builder.prompts import PROMPTS, prompt_text
+
 
 def _setting(default, text):
     return field(default=default, metadata={"help": text})
@@ -15,7 +17,7 @@ class PoolSettings:
         ValueError: a value out of its range.
     """
 
-    prompt: str = _setting("Describe the object in this image in a few words.", "what the captioner is asked")
+    prompt: str = _setting(PROMPTS["short"], f"what the captioner is asked: {', '.join(PROMPTS)}, or a text")
     max_new_tokens: int = _setting(32, "longest caption in tokens")
     captioner_dtype: str = _setting("auto", "precision of the captioner: auto, float32, bfloat16 or float16")
     captioner_bits: int = _setting(0, "4 or 8: load the captioner quantized by bitsandbytes")
@@ -37,6 +39,7 @@ class PoolSettings:
     seed: int = _setting(0, "start of K-Means")
 
     def __post_init__(self):
+        object.__setattr__(self, "prompt", prompt_text(self.prompt))
         least = {"max_new_tokens": 1, "num_coarse": 1, "num_fine": 0, "min_samples": 1, "max_proposals": 0}
         least |= {"batch_size": 1, "shard_groups": 1, "seed": 0}
         ranges = {name: (low, float("inf")) for name, low in least.items()}

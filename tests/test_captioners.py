@@ -140,3 +140,37 @@ def test_a_captioner_without_chat_template_says_so(tmp_path):
 def test_clip_embeds_as_before(tmp_path):
     """The width is measured, whatever the config calls it."""
     assert ClipEmbedder(write_tiny_clip(tmp_path, dim=8)).dim == 8
+
+
+def test_captions_from_a_server(tmp_path, monkeypatch):
+    """What is sent is a chat completion with the crop in it; the server here is a function."""
+    import base64
+    import io
+    from types import SimpleNamespace
+
+    import huggingface_hub
+
+    sent = []
+
+    class Client:
+        def __init__(self, base_url):
+            self.url = base_url
+
+        def chat_completion(self, messages, **settings):
+            image, text = messages[0]["content"]
+            picture = Image.open(io.BytesIO(base64.b64decode(image["image_url"]["url"].split(",")[1])))
+            sent.append((self.url, text["text"], picture.size, settings))
+            message = SimpleNamespace(content=f" {picture.width} by\n{picture.height} ")
+            return SimpleNamespace(choices=[SimpleNamespace(message=message, finish_reason="stop")])
+
+    monkeypatch.setattr(huggingface_hub, "InferenceClient", Client)
+    data = write_data(tmp_path / "data")
+    words = ["pool", "build", "--data", str(data), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    words += ["--captioner", "some/llava@http://localhost:8000/v1", "--prompt", "name", "--max-new-tokens", "9"]
+    assert main([*words, "--clip", str(write_tiny_clip(tmp_path / "clip")), "--delta", "-1", "--num-coarse", "3"]) == 0
+    pool = PrototypePool.from_pretrained(tmp_path / "out" / "pool")
+    assert (pool.info["captioner"], pool.info["prompt"][:18]) == ("some/llava", "What is the main o")
+    assert len(sent) == 20 and {url for url, *_ in sent} == {"http://localhost:8000/v1"}
+    assert sent[0][3] == {"model": "some/llava", "max_tokens": 9, "temperature": 0.0, "seed": 0}
+    assert all(text == pool.info["prompt"] for _, text, *_ in sent)
+    assert set(pool.captions) <= {f"{w} by {h}" for _, _, (w, h), _ in sent}

@@ -1,0 +1,51 @@
+"""Captions from a server that speaks OpenAI's chat completions, such as `vllm serve MODEL`: the same as `Captioner`,
+with the model in an environment, and on machines, of its own."""
+
+import base64
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+
+class ServedCaptioner:
+    """
+    Attributes: `size`, None: crops are sent as they are.
+
+    Args:
+        address (`str`): "MODEL@URL", such as "llava-hf/llava-1.5-7b-hf@http://localhost:8000/v1".
+        prompt (`str`), max_new_tokens (`int`): as for `Captioner`.
+    """
+
+    size = None
+
+    def __init__(self, address, *, prompt, max_new_tokens):
+        from huggingface_hub import InferenceClient
+
+        self.model, url = address.split("@", 1)
+        self.client, self.prompt, self.max_new_tokens = InferenceClient(base_url=url), prompt, max_new_tokens
+
+    def describe(self, crops):
+        """Captions of n PIL crops, asked for at once, so that the server can batch them.
+
+        Returns:
+            (`list[str]` of length n, `list[bool]`: whether each came to its end before the longest length).
+
+        Raises:
+            huggingface_hub.errors.HfHubHTTPError, OSError: the server refuses or cannot be reached.
+        """
+        with ThreadPoolExecutor(max(len(crops), 1)) as pool:
+            pairs = list(pool.map(self._ask, crops))
+        return [caption for caption, _ in pairs], [whole for _, whole in pairs]
+
+    def _ask(self, crop):
+        stream = io.BytesIO()
+        crop.save(stream, "PNG")
+        url = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": self.prompt}]
+        answer = self.client.chat_completion(
+            [{"role": "user", "content": content}],
+            model=self.model,
+            max_tokens=self.max_new_tokens,
+            temperature=0.0,
+            seed=0,
+        ).choices[0]
+        return " ".join((answer.message.content or "").split()), answer.finish_reason != "length"
