@@ -1,10 +1,49 @@
-"""Batches that become smaller when memory runs out, instead of a build that dies after days."""
+"""Batches of a long build: prepared ahead of the model, and smaller when memory runs out."""
 
 import logging
+import queue
+import threading
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 logger = logging.getLogger(__name__)
+
+
+def read_ahead(items, size=2):
+    """What an iterable gives, made in a thread up to `size` items ahead of whoever takes it; its errors come where the
+    item would have come."""
+    waiting, stop, end = queue.Queue(size), threading.Event(), object()
+
+    def put(entry):
+        while not stop.is_set():
+            try:
+                return waiting.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work():
+        try:
+            for item in items:
+                put((item, None))
+                if stop.is_set():
+                    return
+            put((end, None))
+        except BaseException as error:  # of any kind: it is raised again where the item is awaited
+            put((end, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = waiting.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        stop.set()
+        thread.join()
 
 
 class ShrinkingBatches:
@@ -12,16 +51,20 @@ class ShrinkingBatches:
     Calls a function with batches of at most `limit` items, which is halved whenever memory runs out.
 
     Args:
-        function: from a list of items to a list of results, one each.
+        prepare: from a list of items to what the function takes.
+        function: from that to a list of results, one for each item.
 
     Attributes: `limit`, None as long as everything has fitted.
     """
 
-    def __init__(self, function):
-        self.function, self.limit = function, None
+    def __init__(self, prepare, function):
+        self.prepare, self.function, self.limit = prepare, function, None
 
-    def __call__(self, items):
+    def __call__(self, items, prepared=None):
         """The results of n items: a list.
+
+        Args:
+            prepared: what `prepare` made of all the items, if that has been done already.
 
         Raises:
             RuntimeError: a single item does not fit.
@@ -29,14 +72,15 @@ class ShrinkingBatches:
         results = []
         while len(results) < len(items):
             batch = items[len(results) : len(results) + (self.limit or len(items))]
+            whole = prepared is not None and len(batch) == len(items)
             try:
-                results += self.function(batch)
+                results += self.function(prepared if whole else self.prepare(batch))
                 continue
             except RuntimeError as error:
                 if len(batch) == 1 or not should_reduce_batch_size(error):
                     raise
             # Out of the handler, where the traceback no longer holds the tensors of the failed call.
-            self.limit = len(batch) // 2
+            self.limit, prepared = len(batch) // 2, None
             clear_device_cache(garbage_collection=True)
             logger.warning("out of memory with %d crops at once; going on with %d", len(batch), self.limit)
         return results

@@ -12,8 +12,8 @@ STAGES = ("proposals", "captions", "embeddings", "texts", REGIONS)
 
 
 def captioner_model(name, settings, device, device_map=None):
-    """The captioner in a folder, on the Hub, or on a server ("MODEL@URL"); `device_map` spreads it over devices instead
-    of `device`.
+    """The captioner in a folder, on the Hub, or on a server ("MODEL@URL"); it is on `device`, or by `device_map` on
+    several.
 
     Raises:
         ValueError: it is no image-text-to-text model.

@@ -5,6 +5,7 @@ tested.
 """
 
 import importlib.util
+import threading
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -54,7 +55,8 @@ class Captioner:
         self.model = (model if placed else model.to(device)).eval()
         self.max_new_tokens = max_new_tokens
         self.size = processor_size(self.processor.image_processor)
-        self._batches = ShrinkingBatches(self._describe)
+        self._batches = ShrinkingBatches(self.prepare, self._describe)
+        self._tokenizing = threading.Lock()  # a fast tokenizer cannot be used by two threads at once
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         self.text = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -64,33 +66,42 @@ class Captioner:
         """Captions of n PIL crops: see [`Captioner.describe`]."""
         return self.describe(crops)[0]
 
-    def describe(self, crops):
+    def describe(self, crops, prepared=None):
         """Captions of n PIL crops, of `size` x `size` if it has one, white space tidied; "" where the model says
         nothing. A batch that does not fit into memory is halved.
+
+        Args:
+            prepared: what [`Captioner.prepare`] made of the crops, if that has been done already.
 
         Returns:
             (`list[str]` of length n, `list[bool]`: whether each came to its end before the longest length).
         """
-        pairs = self._batches(crops)
+        pairs = self._batches(crops, prepared)
         return [caption for caption, _ in pairs], [whole for _, whole in pairs]
 
-    @torch.inference_mode()
-    def _describe(self, crops):
-        """[(caption, whether it is whole)] of one batch."""
+    def prepare(self, crops):
+        """The model's inputs for a batch of crops, on the CPU."""
         tokenizer = self.processor.tokenizer
         begun = tokenizer.bos_token is not None and self.text.startswith(tokenizer.bos_token)
-        inputs = self.processor(
-            text=[self.text] * len(crops),
-            images=crops,
-            padding=True,
-            add_special_tokens=not begun,  # a template that writes the first token itself must not get a second one
-            return_tensors="pt",
-        )
+        with self._tokenizing:
+            inputs = self.processor(
+                text=[self.text] * len(crops),
+                images=crops,
+                padding=True,
+                add_special_tokens=not begun,  # a template that writes the first token must not get a second one
+                return_tensors="pt",
+            )
         if not inputs["attention_mask"][:, -1].all():
             raise ValueError(
                 f"{self.model.config.name_or_path}: expected a tokenizer that pads on the left, got padding after the "
                 "prompt; give a LLaVA whose processor honours padding_side"
             )
+        return inputs
+
+    @torch.inference_mode()
+    def _describe(self, inputs):
+        """[(caption, whether it is whole)] of one batch."""
+        tokenizer = self.processor.tokenizer
         inputs = inputs.to(self.model.device, dtype=self.model.dtype)
         tokens = self.model.generate(
             **inputs,
@@ -100,11 +111,12 @@ class Captioner:
             pad_token_id=tokenizer.pad_token_id,
         )
         new = tokens[:, inputs["input_ids"].shape[1] :]
-        captions = [" ".join(text.split()) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+        with self._tokenizing:
+            captions = [" ".join(text.split()) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
         if new.shape[1] < self.max_new_tokens:
             return [(caption, True) for caption in captions]
         end = self.model.generation_config.eos_token_id
-        ends = torch.tensor(end if isinstance(end, list) else [end or -1], device=new.device)
+        ends = torch.tensor(end if isinstance(end, list) else [-1 if end is None else end], device=new.device)
         return list(zip(captions, torch.isin(new, ends).any(1).tolist()))
 
 

@@ -35,17 +35,20 @@ class ClipEmbedder:
         self.size = processor_size(self.image_processor)
         self.info = encoder_info(self.model)
         self.dim = self.embed_texts([""]).shape[1]
-        self._batches = ShrinkingBatches(self._embed_images)
+        self._batches = ShrinkingBatches(self.prepare, self._embed_images)
 
-    def embed_images(self, crops):
-        """Unit embeddings (n, d), float32 numpy, of n PIL crops of `size` x `size`. A batch that does not fit into
-        memory is halved."""
-        return np.stack(self._batches(crops))
+    def embed_images(self, crops, prepared=None):
+        """Unit embeddings (n, d), float32 numpy, of n PIL crops of `size` x `size`; `prepared` is what
+        [`ClipEmbedder.prepare`] made of them, if that has been done. A batch that does not fit into memory is halved."""
+        return np.stack(self._batches(crops, prepared))
+
+    def prepare(self, crops):
+        """The image tower's inputs for a batch of crops, on the CPU."""
+        # The crops have their size already: some CLIPs resize to more than they crop, which would cut their edges.
+        return self.image_processor(images=crops, do_resize=False, do_center_crop=False, return_tensors="pt")
 
     @torch.inference_mode()
-    def _embed_images(self, crops):
-        # The crops have their size already: some CLIPs resize to more than they crop, which would cut their edges.
-        inputs = self.image_processor(images=crops, do_resize=False, do_center_crop=False, return_tensors="pt")
+    def _embed_images(self, inputs):
         features = self.model.get_image_features(**inputs.to(self.model.device)).pooler_output
         return list(F.normalize(features.float(), dim=-1).cpu().numpy())
 

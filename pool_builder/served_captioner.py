@@ -3,6 +3,7 @@ with the model in an environment, and on machines, of its own."""
 
 import base64
 import io
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 
@@ -21,9 +22,11 @@ class ServedCaptioner:
         from huggingface_hub import InferenceClient
 
         self.model, url = address.split("@", 1)
-        self.client, self.prompt, self.max_new_tokens = InferenceClient(base_url=url), prompt, max_new_tokens
+        # Never the user's token of the Hub, which the client would send by default.
+        self.client = InferenceClient(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "EMPTY"))
+        self.prompt, self.max_new_tokens = prompt, max_new_tokens
 
-    def describe(self, crops):
+    def describe(self, crops, prepared=None):
         """Captions of n PIL crops, asked for at once, so that the server can batch them.
 
         Returns:
@@ -33,13 +36,14 @@ class ServedCaptioner:
             huggingface_hub.errors.HfHubHTTPError, OSError: the server refuses or cannot be reached.
         """
         with ThreadPoolExecutor(max(len(crops), 1)) as pool:
-            pairs = list(pool.map(self._ask, crops))
+            pairs = list(pool.map(self._ask, prepared or self.prepare(crops)))
         return [caption for caption, _ in pairs], [whole for _, whole in pairs]
 
-    def _ask(self, crop):
-        stream = io.BytesIO()
-        crop.save(stream, "PNG")
-        url = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    def prepare(self, crops):
+        """The crops as they are sent."""
+        return [_data_url(crop) for crop in crops]
+
+    def _ask(self, url):
         content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": self.prompt}]
         answer = self.client.chat_completion(
             [{"role": "user", "content": content}],
@@ -49,3 +53,9 @@ class ServedCaptioner:
             seed=0,
         ).choices[0]
         return " ".join((answer.message.content or "").split()), answer.finish_reason != "length"
+
+
+def _data_url(crop):
+    stream = io.BytesIO()
+    crop.save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

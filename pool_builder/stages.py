@@ -5,12 +5,14 @@ crosses a group, so the rows do not depend on the size of the shards or on who c
 left out, with its reason in the shard's record.
 """
 
+import contextlib
 import hashlib
 import json
 
 import numpy as np
 import pyarrow as pa
 
+from decodetr.pool_builder.batches import read_ahead
 from decodetr.pool_builder.shards import StageFolder
 
 _ASKED = ("prompt", "max_new_tokens", "captioner_dtype", "captioner_bits")
@@ -101,12 +103,12 @@ def caption_regions(coco, output, settings, captioner, ranks=None, overwrite=Fal
     for shard in pending:
         regions, cut = before.read(shard), []
 
-        def caption(crops, cut=cut):
-            captions, whole = model.describe(crops)
+        def caption(crops, prepared, cut=cut):
+            captions, whole = model.describe(crops, prepared)
             cut += [not finished for finished in whole]
             return {"caption": captions}
 
-        table = _map_crops(folder, shard, coco, regions, settings, model.size, caption, {"caption": "string"})
+        table = _map_crops(folder, shard, coco, regions, settings, model, caption, {"caption": "string"})
         empty = sum(not text for text in table["caption"].to_pylist())
         folder.write(shard, table, {"empty": empty, "cut": sum(cut)})
     return folder.finish()
@@ -131,13 +133,13 @@ def embed_regions(coco, output, settings, clip, ranks=None, overwrite=False):
     for shard in folder.pending():
         model, not_finite = clip.load(), []
 
-        def embed(crops, model=model, not_finite=not_finite):
-            embeddings = model.embed_images(crops)
+        def embed(crops, prepared, model=model, not_finite=not_finite):
+            embeddings = model.embed_images(crops, prepared)
             not_finite += [row for row in embeddings if not np.isfinite(row).all()]
             return {"image_embed": embeddings.astype(np.float16)}
 
         regions, features = before.read(shard), {"image_embed": ("float16", model.dim)}
-        table = _map_crops(folder, shard, coco, regions, settings, model.size, embed, features)
+        table = _map_crops(folder, shard, coco, regions, settings, model, embed, features)
         folder.write(shard, table, {"not_finite": len(not_finite)})
     return folder.finish(), _embed_captions(before, output, clip, ranks, overwrite)
 
@@ -195,36 +197,57 @@ def _map(folder, shard, firsts, make, features):
     return made.data.table.replace_schema_metadata(None).combine_chunks()
 
 
-def _map_crops(folder, shard, coco, regions, settings, size, describe, features):
-    """`regions` with the columns that `describe(crops)` gives for batches of crops: pyarrow.Table."""
-    from decodetr.pool_builder.crops import crop_region
-    from decodetr.processing.coco import read_annotated
+def _map_crops(folder, shard, coco, regions, settings, model, describe, features):
+    """`regions` with the columns that `describe(crops, prepared)` gives for batches of crops: pyarrow.Table.
 
+    Args:
+        model: has `size` of the crops and `prepare(crops)`, which runs ahead in a thread.
+    """
     position = {entry["image_id"]: i for i, entry in enumerate(coco.images)}
-    ids, boxes = regions["image_id"].to_pylist(), regions["box"].to_pylist()
+    ids = regions["image_id"].to_pylist()
     groups = _spans([position[image_id] // settings.batch_size for image_id in ids])
+    entries = [coco.images[position[image_id]] for image_id in ids]
 
-    def make(batch):
-        start, end = groups[batch["first"][0]]
-        crops, picture, shown = [], None, None
-        for row in range(start, end):
-            if ids[row] != shown:  # rows come image by image: each is read once
-                shown, picture = ids[row], read_annotated(coco.images[position[ids[row]]])
-            crops.append(crop_region(picture, boxes[row], size, settings.context))
-        # Crops of like size side by side: less padding where a model takes them as they are.
-        order = sorted(range(len(crops)), key=lambda i: crops[i].size)
-        made = {name: [None] * len(crops) for name in features}
-        for first in range(0, len(order), settings.batch_size):
-            chosen = order[first : first + settings.batch_size]
-            for name, values in describe([crops[i] for i in chosen]).items():
-                for i, value in zip(chosen, values):
-                    made[name][i] = value
-        return made
+    def batches():
+        for start, end in groups:
+            crops = list(
+                _crops(entries[start:end], regions["box"][start:end].to_pylist(), model.size, settings.context)
+            )
+            # Crops of like size side by side: less padding where a model takes them as they are.
+            order = sorted(range(len(crops)), key=lambda i: crops[i].size)
+            for first in range(0, len(order), settings.batch_size):
+                rows = order[first : first + settings.batch_size]
+                some = [crops[row] for row in rows]
+                yield rows, some, model.prepare(some)
 
-    table = _map(folder, shard, range(len(groups)), make, features)
+    with contextlib.closing(read_ahead(batches())) as ahead:
+
+        def make(batch):
+            start, end = groups[batch["first"][0]]
+            made = {name: [None] * (end - start) for name in features}
+            for _ in range(0, end - start, settings.batch_size):
+                rows, crops, prepared = next(ahead)
+                for name, values in describe(crops, prepared).items():
+                    for row, value in zip(rows, values):
+                        made[name][row] = value
+            return made
+
+        table = _map(folder, shard, range(len(groups)), make, features)
     for name in table.column_names:
         regions = regions.append_column(name, table[name])
     return regions
+
+
+def _crops(entries, boxes, size, context):
+    """The crop of each region; rows come image by image, and each image is read once."""
+    from decodetr.pool_builder.crops import crop_region
+    from decodetr.processing.coco import read_annotated
+
+    shown, picture = None, None
+    for entry, box in zip(entries, boxes):
+        if entry is not shown:
+            shown, picture = entry, read_annotated(entry)
+        yield crop_region(picture, box, size, context)
 
 
 def _spans(groups):

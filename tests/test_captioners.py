@@ -12,7 +12,7 @@ from tiny_teachers import write_tiny_clip, write_tiny_llava, write_tiny_llava_ne
 
 from decodetr import PrototypePool
 from decodetr.__main__ import main
-from decodetr.pool_builder.batches import ShrinkingBatches
+from decodetr.pool_builder.batches import ShrinkingBatches, read_ahead
 from decodetr.pool_builder.captioner import Captioner
 from decodetr.pool_builder.crops import crop_region
 from decodetr.pool_builder.embedder import ClipEmbedder
@@ -91,7 +91,7 @@ def test_batches_shrink_when_memory_runs_out(caplog):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return [2 * item for item in items]
 
-    batches = ShrinkingBatches(double)
+    batches = ShrinkingBatches(list, double)
     with caplog.at_level(logging.WARNING):
         assert batches(list(range(11))) == [2 * item for item in range(11)]
     assert sizes == [11, 5, 2, 2, 2, 2, 2, 1] and batches.limit == 2
@@ -103,17 +103,55 @@ def test_batches_shrink_when_memory_runs_out(caplog):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     with pytest.raises(torch.OutOfMemoryError):
-        ShrinkingBatches(never)([1, 2])
+        ShrinkingBatches(list, never)([1, 2])
 
     def wrong(items):
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        ShrinkingBatches(wrong)([1, 2])
+        ShrinkingBatches(list, wrong)([1, 2])
+
+
+def test_what_is_prepared_is_used_as_long_as_it_fits():
+    seen = []
+
+    def function(items):
+        seen.append(items)
+        if len(items) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return list(items)
+
+    batches = ShrinkingBatches(tuple, function)
+    assert batches([1, 2], [3, 4]) == [3, 4]
+    assert batches([1, 2, 3, 4], [5, 6, 7, 8]) == [1, 2, 3, 4] and batches.limit == 2
+    assert seen[1:] == [[5, 6, 7, 8], (1, 2), (3, 4)]
+
+
+def test_reading_ahead_keeps_order_and_errors_and_stops():
+    made = []
+
+    def numbers(last):
+        for number in range(100):
+            made.append(number)
+            if number == last:
+                raise OSError("torn picture")
+            yield number
+
+    assert list(read_ahead(numbers(None))) == list(range(100))
+    taken = []
+    with pytest.raises(OSError, match="torn picture"):
+        for number in read_ahead(numbers(7)):
+            taken.append(number)
+    assert taken == list(range(7))
+    made.clear()
+    ahead = read_ahead(numbers(None))
+    assert next(ahead) == 0
+    ahead.close()  # whoever takes no more stops the thread
+    assert len(made) < 6
 
 
 def test_an_empty_list_needs_no_call():
-    assert ShrinkingBatches(lambda items: 1 / 0)([]) == []
+    assert ShrinkingBatches(list, lambda items: 1 / 0)([]) == []
 
 
 def test_precision_and_missing_bitsandbytes(tmp_path):
@@ -153,8 +191,9 @@ def test_captions_from_a_server(tmp_path, monkeypatch):
     sent = []
 
     class Client:
-        def __init__(self, base_url):
+        def __init__(self, base_url, api_key):
             self.url = base_url
+            assert api_key == "EMPTY"
 
         def chat_completion(self, messages, **settings):
             image, text = messages[0]["content"]

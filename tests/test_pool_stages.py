@@ -89,11 +89,11 @@ def test_a_run_that_stopped_is_finished_without_making_shards_again(sharded, mod
 
     out, describe, calls = tmp_path / "out", Captioner.describe, []
 
-    def stops(self, crops):
+    def stops(self, crops, prepared=None):
         calls.append(len(crops))
         if len(calls) == 8:
             raise KeyboardInterrupt
-        return describe(self, crops)
+        return describe(self, crops, prepared)
 
     monkeypatch.setattr(Captioner, "describe", stops)
     command = _command(sharded / "data", models, out, *SHARDS)
@@ -202,12 +202,12 @@ def test_silent_captions_and_embeddings_that_are_not_numbers(sharded, models, tm
 
     describe, embed = Captioner.describe, ClipEmbedder.embed_images
 
-    def silent(self, crops):
-        captions, whole = describe(self, crops)
+    def silent(self, crops, prepared=None):
+        captions, whole = describe(self, crops, prepared)
         return ["", *captions[1:]], whole
 
-    def broken(self, crops):
-        embeddings = embed(self, crops)
+    def broken(self, crops, prepared=None):
+        embeddings = embed(self, crops, prepared)
         embeddings[-1, 0] = np.nan
         return embeddings
 
