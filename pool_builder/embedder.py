@@ -38,8 +38,8 @@ class ClipEmbedder:
         self._batches = ShrinkingBatches(self.prepare, self._embed_images)
 
     def embed_images(self, crops, prepared=None):
-        """Unit embeddings (n, d), float32 numpy, of n PIL crops of `size` x `size`; `prepared` is what
-        [`ClipEmbedder.prepare`] made of them, if that has been done. A batch that does not fit into memory is halved."""
+        """Unit embeddings (n, d), float32 numpy, of n PIL crops of `size` x `size`. A batch that does not fit into
+        memory is halved. `prepared` is what [`ClipEmbedder.prepare`] made of the crops, if that has been done."""
         return np.stack(self._batches(crops, prepared))
 
     def prepare(self, crops):
