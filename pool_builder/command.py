@@ -5,7 +5,6 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from decodetr.pool_builder import inspection
 from decodetr.pool_builder.settings import PoolSettings
 
 # What each stage needs beside --output: (whether it looks at images, its models, its settings).
@@ -65,7 +64,7 @@ def add_arguments(parser):
         description="Sizes, duplicates, nearest captions to texts and pictures, how well names are covered, and a map "
         "that can be searched.",
     )
-    inspection.add_arguments(inspected)
+    _add_inspection(inspected)
     drawn = commands.add_parser(
         "map",
         help="draw a pool in two dimensions",
@@ -87,6 +86,19 @@ def _add_data(command):
     )
 
 
+def _add_inspection(parser):
+    parser.add_argument("pool", metavar="POOL", help="folder, Hub or shipped name of a prototype pool")
+    parser.add_argument("--vocabulary", metavar="NAME", help="say which of its names the pool covers well and badly")
+    parser.add_argument("--text", nargs="+", default=[], metavar="TEXT", help="nearest captions to these texts")
+    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="nearest captions to these pictures")
+    parser.add_argument(
+        "--clip", metavar="NAME", help="the pool's encoder, for --text and --image (default: as it says)"
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="write map.png, map.html, which can be searched, and pool.json"
+    )
+
+
 def run(args):
     """Run `decodetr pool ...`; returns the exit status."""
     if args.pool_command == "map":
@@ -94,7 +106,9 @@ def run(args):
 
         return run_map(args)
     if args.pool_command == "inspect":
-        return inspection.run(args)
+        from decodetr.pool_builder.inspection import run as run_inspection
+
+        return run_inspection(args)
     given = {setting.name: getattr(args, setting.name, setting.default) for setting in fields(PoolSettings)}
     settings, output = PoolSettings(**given), Path(args.output)
     if output.exists() and not output.is_dir():

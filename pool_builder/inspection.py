@@ -16,20 +16,6 @@ _NEAREST = 5
 _DUPLICATE = 0.99  # cosine from which two prototypes of a level are called duplicates
 
 
-def add_arguments(parser):
-    """Arguments of `decodetr pool inspect`."""
-    parser.add_argument("pool", metavar="POOL", help="folder, Hub or shipped name of a prototype pool")
-    parser.add_argument("--vocabulary", metavar="NAME", help="say which of its names the pool covers well and badly")
-    parser.add_argument("--text", nargs="+", default=[], metavar="TEXT", help="nearest captions to these texts")
-    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="nearest captions to these pictures")
-    parser.add_argument(
-        "--clip", metavar="NAME", help="the pool's encoder, for --text and --image (default: as it says)"
-    )
-    parser.add_argument(
-        "--output", metavar="DIR", help="write map.png, map.html, which can be searched, and pool.json"
-    )
-
-
 def inspect_pool(pool, vocabulary=None, queries=None):
     """
     Args:
