@@ -6,7 +6,7 @@
       captions-00003-of-00012.json       its record: rows, counts, problems, SHA-256 of the Parquet file
 
 A shard is finished when its record is there and the file is the one that the record speaks of. Files get their names
-when they are whole, so a process may die at any moment; what it leaves is removed by the next one. Several processes
+when they are whole, so a process may die at any moment; what it leaves is written over. Several processes
 share a folder: shard k belongs to rank k mod N, and nobody writes what another one owns.
 """
 
@@ -91,8 +91,6 @@ class StageFolder:
                     "choose another --output, or remove them"
                 )
             if manifest["identity"] == self.identity:
-                for leftover in self.folder.glob(".*.part"):  # of a process that died
-                    leftover.unlink()
                 return
             if not overwrite:
                 raise ValueError(

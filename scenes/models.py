@@ -84,7 +84,7 @@ def _stages(folder):
         }
         yield localized / "train_results.json", ["train", *flat(localization)]
         teach = {"--data": data, "--detector": localized, "--clip": clip, "--captioner": llava, **POOL}
-        build = ["pool", "build", *flat(teach), "--output", built, "--overwrite"]
+        build = ["pool", "build", *flat(teach), "--output", built]
         yield built / "pool" / "pool.json", build
     tables = {"--vocabulary": names, "--pool": built / "pool", "--regions": built / "regions"}
     semantic = {"--model": localized, "--data": data, **tables, **SEMANTIC_TRAINING, "--cache_views": CACHE_VIEWS}

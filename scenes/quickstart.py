@@ -78,8 +78,7 @@ def _stages(output, args):
         yield folder / "vocabulary.json", ["vocabulary", "build", *flat(embed)]
     models = {"--detector": args.model, "--clip": args.clip, "--captioner": args.captioner}
     build = ["--data", data, *flat(models), *flat(POOL), "--output", concepts]
-    # An interrupted build leaves files behind, which this one replaces.
-    yield concepts / "pool" / "pool.json", ["pool", "build", *build, "--overwrite"]
+    yield concepts / "pool" / "pool.json", ["pool", "build", *build]
     drawing = output / "pool-map.png"
     yield drawing, ["pool", "map", concepts / "pool", "--output", drawing]
     training = {
