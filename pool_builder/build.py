@@ -91,9 +91,15 @@ def build_pool(coco, output, settings, clip, captioner, proposer=None, ranks=Non
 
 
 def write_report(output):
-    """OUT/report.json: rows and counts of all stages, and every image that could not be used, with the reason."""
-    totals = {stage: StageFolder.open(output / stage, stage).totals for stage in STAGES}
+    """OUT/report.json: rows and counts of all stages, why there are fewer prototypes than asked, and every image that
+    could not be used, with the reason."""
+    totals = {stage: StageFolder.open(output / stage, stage).totals for stage in (*STAGES, "clusters")}
     report = {stage: {"rows": found["rows"], **found["counts"]} for stage, found in totals.items()}
+    asked, clusters = StageFolder.open(output / "clusters", "clusters").identity, report["clusters"]
+    for level, number, what in (("coarse", "M1", "distinct embeddings"), ("fine", "M2", "clusters at any eps")):
+        if clusters[level] < asked[f"num_{level}"]:
+            few = f"{clusters[level]} instead of {asked[f'num_{level}']}: the captions carry no more {what}"
+            clusters[f"fewer_{level}"] = f"{number} is {few}"
     report["problems"] = [problem for found in totals.values() for problem in found["problems"]]
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
     (output / "report.json").write_text(text, encoding="utf-8")

@@ -110,7 +110,7 @@ def cluster_regions(output, settings, overwrite=False):
         columns = {"caption": captions, "count": counts, "coarse": coarse, "fine": fine}
         columns["text_embed"] = embedding_array(embeddings)
         table = pa.table(columns).replace_schema_metadata({"eps": str(eps)})
-        folder.write(0, table)
+        folder.write(0, table, {"coarse": int(coarse.max()) + 1, "fine": int(fine.max()) + 1})
     folder.finish()
     table = folder.read(0)
     embeddings = embedding_rows(table["text_embed"])

@@ -176,6 +176,8 @@ def test_pictures_that_cannot_be_read_are_left_out_and_named(sharded, models, tm
     folder = data / "train"
     (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:60])
     Image.new("RGB", (60, 80)).save(folder / "2.png")
+    Image.effect_noise((80, 60), 50).save(folder / "1.png", "JPEG")
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:700])
     kinds = {"3": ("CMYK", "TIFF"), "4": ("I;16", "PNG"), "5": ("P", "PNG"), "6": ("L", "PNG")}
     for stem, (mode, kind) in kinds.items():
         Image.new(mode, (80, 60), 7).save(folder / f"{stem}.png", kind)
@@ -184,14 +186,15 @@ def test_pictures_that_cannot_be_read_are_left_out_and_named(sharded, models, tm
     Image.new("RGB", (80, 60), "red").save(folder / "7.png", exif=exif)
     assert main(_command(data, models, tmp_path / "out", *SHARDS)) == 0
     errors = capsys.readouterr().err
-    assert "0.png (image id 10): expected a readable image" in errors and "2 images were left out" in errors
+    assert "0.png (image id 10): expected a readable image" in errors and "3 images were left out" in errors
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert [problem["image_id"] for problem in report["problems"]] == [10, 12]
-    assert "expected width x height 80 x 60" in report["problems"][1]["problem"]
+    assert [problem["image_id"] for problem in report["problems"]] == [10, 11, 12]
+    assert "truncated" in report["problems"][1]["problem"]
+    assert "expected width x height 80 x 60" in report["problems"][2]["problem"]
     assert report["proposals"]["images"] == 10
     shards = sorted((tmp_path / "out" / "regions").glob("*.parquet"))
     seen = {row["image_id"] for shard in shards for row in pq.read_table(shard).to_pylist()}
-    assert seen == set(range(10, 20)) - {10, 12}
+    assert seen == set(range(10, 20)) - {10, 11, 12}
     counts = report["regions"]
     assert counts["rows"] == sum(counts[k] for k in ("kept", "empty_caption", "no_embedding", "low_score"))
 
@@ -223,6 +226,15 @@ def test_silent_captions_and_embeddings_that_are_not_numbers(sharded, models, tm
         and counts["kept"] + counts["empty_caption"] + counts["no_embedding"] == counts["rows"]
     )
     assert report["captions"]["cut"] == counts["rows"]  # this captioner never ends by itself
+
+
+def test_the_report_says_why_there_are_fewer_prototypes(sharded, models, tmp_path):  # noqa: F811
+    more = ["--num-coarse", "7", "--num-fine", "5000"]
+    assert main(_command(sharded / "data", models, tmp_path / "out", *more)) == 0
+    clusters = json.loads((tmp_path / "out" / "report.json").read_text())["clusters"]
+    assert clusters["coarse"] == 7 and "fewer_coarse" not in clusters and 0 < clusters["fine"] < clusters["rows"]
+    said = f"M2 is {clusters['fine']} instead of 5000: the captions carry no more clusters at any eps"
+    assert clusters["fewer_fine"] == said
 
 
 def test_keep_share(sharded, models, tmp_path):  # noqa: F811
