@@ -17,14 +17,14 @@ from decodetr.scenes.stages import claim, flat, run_stages
 STAGES = 9
 POOL = {**SHIPPED_POOL, "--max-proposals": 8}  # fewer than the shipped pool's: captions take most of the time
 COMPARED = ("captions", "random", "background", "none")  # variants of `decodetr scenes compare`
-THRESHOLD = 0.2  # least score of the detections in the pictures
+THRESHOLD = 0.12  # least score of the detections in the pictures
 EXPLAINED_PICTURES = 6
 PICTURES = 12
 
 _SETTINGS = {
     "train_images": (640, "scenes to propose regions in and to train on"),
     "val_images": (128, "scenes to evaluate on"),
-    "semantic_steps": (480, "optimizer steps of the semantic stream over cached features"),
+    "semantic_steps": (640, "optimizer steps of the semantic stream over cached features"),
     "model": ("scenes-decodetr", "folder or name of the DeCo-DETR whose detector is used"),
     "clip": ("scenes-clip", "folder or name of the CLIP that teaches"),
     "captioner": ("scenes-llava", "folder or name of the LLaVA that captions"),
