@@ -5,7 +5,7 @@
         --device cuda
 
 A stage and the bare model take turns on the same crops in the same batches: the bare captioner gets what the processor
-made of them and runs `generate`, the bare CLIP runs its image tower. The share is bare time / stage time.
+made of them and runs `generate`, the bare CLIP runs its two towers. The share is bare time / stage time.
 """
 
 import argparse

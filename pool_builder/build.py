@@ -103,4 +103,3 @@ def write_report(output):
     report["problems"] = [problem for found in totals.values() for problem in found["problems"]]
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
     (output / "report.json").write_text(text, encoding="utf-8")
-    return report

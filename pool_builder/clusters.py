@@ -15,7 +15,6 @@ from decodetr.pool_builder.density_tree import density_forest
 
 logger = logging.getLogger(__name__)
 
-ALGORITHMS = ("auto", "lloyd", "minibatch", "faiss")
 _EXACT = 50_000  # captions up to which "auto" is "lloyd"
 _SEEN = 5_000_000  # captions that "minibatch" looks at, all passes together
 _GRID = 32

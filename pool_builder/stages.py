@@ -170,7 +170,7 @@ def embedding_array(embeddings):
 def embedding_rows(column):
     """The (n, d) array of a column of lists."""
     lists = column.combine_chunks()
-    return lists.flatten().to_numpy().reshape(len(lists), -1)
+    return lists.flatten().to_numpy().reshape(len(lists), lists.type.list_size)
 
 
 def _map(folder, shard, firsts, make, features):
@@ -183,12 +183,15 @@ def _map(folder, shard, firsts, make, features):
         columns[name] = datasets.Value(kind)
         if length:
             columns[name] = datasets.List(columns[name], length=length)
+    columns = datasets.Features(columns)
+    if not len(firsts):  # `map` leaves an empty data set as it is, without the new columns
+        return columns.arrow_schema.empty_table().replace_schema_metadata(None)
     made = datasets.Dataset.from_dict({"first": list(firsts)}).map(
         make,
         batched=True,
         batch_size=1,
         remove_columns=["first"],
-        features=datasets.Features(columns),
+        features=columns,
         new_fingerprint=_digest([folder.identity, shard])[:32],
         load_from_cache_file=False,
         keep_in_memory=True,

@@ -19,6 +19,7 @@ from test_pool_command import FILES, _command, _read, models  # noqa: F401 (a fi
 from decodetr.__main__ import main
 from decodetr.pool_builder.shards import Ranks, StageFolder
 from decodetr.pool_builder.stages import _spans
+from decodetr.processing import RegionTable
 
 SHARDS = ["--shard-groups", "1"]  # ten images in groups of four: three shards
 
@@ -235,6 +236,19 @@ def test_the_report_says_why_there_are_fewer_prototypes(sharded, models, tmp_pat
     assert clusters["coarse"] == 7 and "fewer_coarse" not in clusters and 0 < clusters["fine"] < clusters["rows"]
     said = f"M2 is {clusters['fine']} instead of 5000: the captions carry no more clusters at any eps"
     assert clusters["fewer_fine"] == said
+
+
+def test_a_shard_without_any_region(sharded, models, tmp_path):  # noqa: F811
+    """The images of the second group have no annotation, and nothing proposes."""
+    data = write_data(tmp_path / "data")
+    file = data / "annotations" / "train.json"
+    content = json.loads(file.read_text())
+    content["annotations"] = [row for row in content["annotations"] if not 14 <= row["image_id"] < 18]
+    file.write_text(json.dumps(content))
+    assert main(_command(data, models, tmp_path / "out", "--max-proposals", "0", "--delta", "-1", *SHARDS)) == 0
+    shards = sorted((tmp_path / "out" / "regions").glob("*.parquet"))
+    assert [pq.read_metadata(shard).num_rows for shard in shards] == [8, 0, 4]
+    assert len(RegionTable.load(tmp_path / "out" / "regions")) == 12
 
 
 def test_keep_share(sharded, models, tmp_path):  # noqa: F811

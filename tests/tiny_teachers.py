@@ -36,6 +36,12 @@ CHAT_TEMPLATE = (
     "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
+_PATCHES = {  # of LLaVA-1.5 and LLaVA-NeXT
+    "patch_size": 8,
+    "vision_feature_select_strategy": "default",
+    "num_additional_image_tokens": 1,
+    "chat_template": CHAT_TEMPLATE,
+}
 _TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -113,10 +119,7 @@ def write_tiny_llava_next(folder, side=24, seed=0):
     LlavaNextProcessor(
         LlavaNextImageProcessor(**size, image_grid_pinpoints=tiles),
         tokenizer,
-        patch_size=8,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
+        **_PATCHES,
     ).save_pretrained(folder)
     return folder
 
@@ -175,9 +178,6 @@ def write_tiny_llava(folder, side=24, seed=0):
     LlavaProcessor(
         _image_processor(side),
         tokenizer,
-        patch_size=8,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
+        **_PATCHES,
     ).save_pretrained(folder)
     return folder
