@@ -1,7 +1,6 @@
 """The stages of a pool: resume after a kill, damaged shards, several processes, pictures that cannot be read."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -36,12 +35,10 @@ def sharded(tmp_path_factory, models):  # noqa: F811
     return folder
 
 
-def _launch(command, **environment):
+def _launch(command, launcher=("-m",)):
     # The interpreter of the tests, whatever is first on the path; quiet, as it may be killed in the middle.
-    words = [sys.executable, "-m", "decodetr", *command]
-    return subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    )
+    words = [sys.executable, *launcher, "decodetr", *command]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def test_size_of_shards_changes_nothing(sharded, models, tmp_path):  # noqa: F811
@@ -127,11 +124,10 @@ def test_a_damaged_shard_is_made_again(sharded, models, tmp_path, caplog, damage
 
 
 def test_two_processes_build_the_same_pool(sharded, models, tmp_path):  # noqa: F811
-    command = _command(sharded / "data", models, tmp_path / "out", *SHARDS)
-    ranks = [_launch(command, RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
-    for process in ranks:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    process = _launch(_command(sharded / "data", models, tmp_path / "out", *SHARDS), torchrun)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
     assert _everything(tmp_path / "out") == _everything(sharded / "out")
 
 
