@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from decodetr.eval import OutputEvaluator
+from decodetr.evaluation.output_evaluator import OutputEvaluator, results_of
 from decodetr.pool_builder.drift import pool_drift
 from decodetr.processing import detection_collate
 from decodetr.processing.feature_cache import FeatureCache, feature_collate
@@ -328,7 +328,6 @@ class DeCoDetrTrainer(Trainer):
                 dataset.coco,
                 model.vocabulary.names,
                 self.novel_names,
-                self.processing_class,
                 max_detections=self.args.eval_max_detections,
             )
             model.eval()
@@ -337,7 +336,11 @@ class DeCoDetrTrainer(Trainer):
                 batch = self._prepare_inputs(batch)
                 labels = batch.pop("labels")
                 with torch.no_grad(), self.compute_loss_context_manager():
-                    evaluator.update(model(**batch), labels)
+                    outputs = model(**batch)
+                ids = [int(label["image_id"]) for label in labels]
+                sizes = [tuple(label["orig_size"].tolist()) for label in labels]
+                results = results_of(outputs, self.processing_class, sizes, self.args.eval_max_detections)
+                evaluator.update(ids, results)
             if self.accelerator.num_processes > 1:
                 evaluator.merge(gather_object)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in evaluator.compute().items()}

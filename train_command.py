@@ -77,7 +77,7 @@ def run(args):
     """Train, evaluate, save. `args.training_arguments` are the command-line words for DeCoDetrTrainingArguments."""
     import transformers
 
-    from decodetr.eval import read_split
+    from decodetr.evaluation.protocols import read_split
     from decodetr.modeling_decodetr import Vocabulary
     from decodetr.processing import CocoAnnotations, DetectionAugmentation, DetectionDataset, RegionTable
     from decodetr.processing.shipped import resolve

@@ -109,6 +109,13 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
+def peak_gb() -> float:
+    """Greatest memory that this process has had, GB."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 def read_config(file) -> dict:
     """Fields of a DeCoDetrConfig from a file; JSON apart, because YAML takes its 1e-05 for a string."""
     import yaml

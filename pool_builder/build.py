@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from decodetr.pool_builder.model_identity import Model, model_identity, without_place
 from decodetr.pool_builder.selection import REGIONS, cluster_regions, filter_regions
 from decodetr.pool_builder.shards import Ranks, StageFolder
 from decodetr.pool_builder.stages import caption_regions, embed_regions, propose_regions
+from decodetr.processing.model_identity import Model, model_identity, without_place
 
 STAGES = ("proposals", "captions", "embeddings", "texts", REGIONS)
 

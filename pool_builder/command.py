@@ -139,7 +139,7 @@ def run(args):
 
 
 def _annotations(args):
-    from decodetr.eval import read_split
+    from decodetr.evaluation.protocols import read_split
     from decodetr.processing import CocoAnnotations
     from decodetr.train_command import names_split_file
 

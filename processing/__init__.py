@@ -5,8 +5,6 @@ coco.py                 CocoAnnotations: a COCO file, checked; read_image
 regions.py              RegionTable, write_regions: the offline teacher's regions, in Parquet shards
 augmentations.py        DetectionAugmentation: flip, scale, crop, colour, for objects and regions together
 detection_dataset.py    DetectionDataset, detection_collate: what a DataLoader gives the model
-detection_evaluator.py  DetectionEvaluator: streaming AP, over coco_matching.py
-detection_metric.py     DetectionMetric: the same as an `evaluate.Metric`
 feature_cache.py        FeatureCache: a frozen detector's features, to train the semantic stream without it
 drawing.py, predict.py  pictures of detections, and the command `decodetr predict`
 
@@ -20,8 +18,6 @@ _PUBLIC_NAMES = {
     "DeCoDetrImageProcessor": "decodetr.processing.image_processing_decodetr",
     "DeCoDetrImageProcessorPil": "decodetr.processing.image_processing_pil_decodetr",
     "DetectionAugmentation": "decodetr.processing.augmentations",
-    "DetectionEvaluator": "decodetr.processing.detection_evaluator",
-    "DetectionMetric": "decodetr.processing.detection_metric",
     "DetectionDataset": "decodetr.processing.detection_dataset",
     "RegionTable": "decodetr.processing.regions",
     "detection_collate": "decodetr.processing.detection_dataset",

@@ -14,7 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from decodetr.processing.coco_checks import read_annotations, read_categories, read_images, read_json, short
+from decodetr.processing.coco_checks import (
+    read_annotations,
+    read_categories,
+    read_federation,
+    read_frequencies,
+    read_images,
+    read_json,
+    short,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +34,15 @@ class AnnotationIndex(Mapping):
     `index[image_id]` makes a list of dicts `{"id", "category" (index into the names), "bbox" [x, y, w, h] in pixels,
     "area", "iscrowd"}`; `index.arrays(image_id)` gives the same as arrays, without making dicts. Arguments: image ids
     in file order, and for each annotation the row of its image, its id, category index, bbox, area and iscrowd.
+
+    Attributes:
+        image_rows (np.ndarray of shape (n,)): of each annotation in the order of `column` the row of its image.
     """
 
     def __init__(self, image_ids, image_rows, ids, categories, boxes, areas, crowds):
         order = np.argsort(image_rows, kind="stable")
         self._rows = {image_id: row for row, image_id in enumerate(image_ids)}
+        self.image_rows = image_rows[order]
         self._offsets = np.searchsorted(image_rows[order], np.arange(len(image_ids) + 1))
         self._columns = {
             "id": ids[order],
@@ -40,11 +52,41 @@ class AnnotationIndex(Mapping):
             "iscrowd": crowds[order],
         }
 
+    @classmethod
+    def from_rows(cls, rows_by_image):
+        """Of a mapping image_id -> list of dicts with "category", "bbox" and optionally "id", "area", "iscrowd"."""
+        rows = [(image, row) for image, rows in enumerate(rows_by_image.values()) for row in rows]
+        boxes = np.array([row["bbox"] for _, row in rows], dtype=np.float64).reshape(-1, 4)
+        areas = [row["area"] if row.get("area") is not None else w * h for (_, row), (_, _, w, h) in zip(rows, boxes)]
+
+        def integers(values):
+            return np.array(list(values), dtype=np.int64)
+
+        return cls(
+            list(rows_by_image),
+            integers(image for image, _ in rows),
+            integers(row.get("id", number) for number, (_, row) in enumerate(rows, start=1)),
+            integers(row["category"] for _, row in rows),
+            boxes,
+            np.array(areas, dtype=np.float64),
+            integers(row.get("iscrowd", 0) for _, row in rows),
+        )
+
     def arrays(self, image_id):
         """Arrays of one image: id, category, iscrowd (n,) int64, area (n,), bbox (n, 4) float64, xywh pixels."""
         row = self._rows[image_id]
         start, end = self._offsets[row], self._offsets[row + 1]
         return {name: column[start:end] for name, column in self._columns.items()}
+
+    def take(self, rows, image_ids):
+        """A new index of the annotations `rows` (positions in `column`) over `image_ids`, which have all of theirs."""
+        row_of_image = {image_id: row for row, image_id in enumerate(image_ids)}
+        new_row = np.array([row_of_image.get(image_id, -1) for image_id in self], dtype=np.int64)
+        columns = {name: column[rows] for name, column in self._columns.items()}
+        return AnnotationIndex(
+            image_ids, new_row[self.image_rows[rows]], columns["id"], columns["category"], columns["bbox"],
+            columns["area"], columns["iscrowd"],
+        )  # fmt: skip
 
     def column(self, name):
         """One column over all annotations, ordered by image: id, category, bbox, area or iscrowd."""
@@ -72,15 +114,22 @@ class CocoAnnotations:
         images (list[dict]): "image_id" (int), "file_name", "width", "height" (pixels), "path" (str), in file order.
         annotations_by_image: image_id -> list of {"id", "category" (index into `names`), "bbox" [x, y, w, h] pixels,
             "area", "iscrowd" (0 or 1)}; an empty list for images without objects. See AnnotationIndex.
+        federation: where the file is federated, as LVIS is, image_id -> (categories verified to be absent, categories
+            whose objects are not all annotated), each an int64 array of indices into `names`; else None.
+        frequencies (list[str]): LVIS' "r", "c" or "f" of each name; None where the file does not say.
     """
 
-    def __init__(self, file, image_folder, names, category_ids, images, annotations_by_image):
+    def __init__(
+        self, file, image_folder, names, category_ids, images, annotations_by_image, federation=None, frequencies=None
+    ):
         self.file = file
         self.image_folder = image_folder
         self.names = names
         self.category_ids = category_ids
         self.images = images
         self.annotations_by_image = annotations_by_image
+        self.federation = federation
+        self.frequencies = frequencies
 
     def __len__(self):
         return len(self.images)
@@ -115,7 +164,9 @@ class CocoAnnotations:
             _check_images_exist(file, images)
         columns = read_annotations(file, data["annotations"], images, category_ids)
         index = AnnotationIndex([image["image_id"] for image in images], *columns)
-        return cls(file, folder, names, category_ids, images, index)
+        federation = read_federation(file, data["images"], category_ids)
+        frequencies = read_frequencies(file, data["categories"], category_ids)
+        return cls(file, folder, names, category_ids, images, index, federation, frequencies)
 
     def select(self, names):
         """
@@ -136,19 +187,38 @@ class CocoAnnotations:
             )
         new_category = np.full(len(self.names), -1, dtype=np.int64)
         new_category[[category_of[name] for name in kept]] = np.arange(len(kept))
-        index = self.annotations_by_image
-        categories = new_category[index.column("category")]
+        categories = new_category[self.annotations_by_image.column("category")]
         rows = np.flatnonzero(categories >= 0)
         logger.info(
             "%s: kept %d of %d names and %d of %d annotations",
             self.file, len(kept), len(self.names), len(rows), len(categories),
         )  # fmt: skip
-        columns = [index.column(name)[rows] for name in ("id", "bbox", "area", "iscrowd")]
-        columns.insert(1, categories[rows])
-        image_rows = np.repeat(np.arange(len(index)), np.diff(index._offsets))[rows]
-        selected = AnnotationIndex([image["image_id"] for image in self.images], image_rows, *columns)
+        index = self.annotations_by_image.take(rows, list(self.annotations_by_image))
+        index.column("category")[:] = categories[rows]
+
+        def select_categories(old):
+            return new_category[old][new_category[old] >= 0]
+
+        federation = self.federation and {
+            image_id: tuple(map(select_categories, lists)) for image_id, lists in self.federation.items()
+        }
+        frequencies = self.frequencies and [self.frequencies[category_of[name]] for name in kept]
         category_ids = [self.category_ids[category_of[name]] for name in kept]
-        return CocoAnnotations(self.file, self.image_folder, kept, category_ids, self.images, selected)
+        return CocoAnnotations(
+            self.file, self.image_folder, kept, category_ids, self.images, index, federation, frequencies
+        )
+
+    def select_images(self, image_ids):
+        """A new CocoAnnotations with the images `image_ids` (any collection) only, in file order."""
+        kept = set(image_ids)
+        images = [image for image in self.images if image["image_id"] in kept]
+        index = self.annotations_by_image
+        chosen = np.array([image_id in kept for image_id in index], dtype=bool)
+        index = index.take(np.flatnonzero(chosen[index.image_rows]), [image["image_id"] for image in images])
+        return CocoAnnotations(
+            self.file, self.image_folder, self.names, self.category_ids, images, index, self.federation,
+            self.frequencies,
+        )  # fmt: skip
 
     def to_dataset(self):
         """

@@ -117,6 +117,49 @@ def read_images(file, entries):
     return images
 
 
+def read_federation(file, entries, category_ids):
+    """image id -> (absent, not exhaustive), indices of categories as int64 arrays, of LVIS' lists; None without them.
+
+    An image without the lists in a file that has them is an error: it would count as nothing verified.
+    """
+    keys = ("neg_category_ids", "not_exhaustive_category_ids")
+    if not any(key in entry for entry in entries for key in keys):
+        return None
+    known, federation = np.array(category_ids, dtype=np.int64), {}
+    for row, entry in enumerate(entries):
+        lists = []
+        for key in keys:
+            given = entry.get(key)
+            if not isinstance(given, list) or not all(type(value) is int for value in given):
+                raise ValueError(
+                    f"{_where(file, 'images', row, entry)}: expected a list of category ids under {key!r}, as other "
+                    f"images of this file have one, got {short(given)}; take the file as LVIS publishes it"
+                )
+            positions, found = _positions(np.array(given, dtype=np.int64), known)
+            if not found.all():
+                raise ValueError(
+                    f"{_where(file, 'images', row, entry)}: expected ids of the {len(known)} categories under "
+                    f"{key!r}, got {given[int((~found).argmax())]}; add the category or remove the id"
+                )
+            lists.append(positions)
+        federation[entry["id"]] = tuple(lists)
+    return federation
+
+
+def read_frequencies(file, entries, category_ids):
+    """LVIS' "r", "c" or "f" of each category, ordered by id; None if no category has one."""
+    if not any("frequency" in entry for entry in entries):
+        return None
+    for row, entry in enumerate(entries):
+        if entry.get("frequency") not in ("r", "c", "f"):
+            raise ValueError(
+                f"{_where(file, 'categories', row, entry)}: expected a frequency of 'r', 'c' or 'f', as other "
+                f"categories of this file have one, got {short(entry.get('frequency'))}; correct it"
+            )
+    frequency = {entry["id"]: entry["frequency"] for entry in entries}
+    return [frequency[category_id] for category_id in category_ids]
+
+
 def _is_size(value):
     return type(value) in (int, float) and value >= 1 and value == value // 1
 

@@ -11,16 +11,17 @@ SMALL = 640  # pixels: images whose longer side is shorter are enlarged by a who
 MOST_EXPLAINED = 8  # detections in the panel of a picture
 
 
-def draw_detections(image, boxes, names, scores, font_path=None, numbered=False):
+def draw_detections(image, boxes, names, scores, font_path=None, numbered=False, colors=None):
     """A new picture with boxes and "name score" labels.
 
     Args:
         image: PIL image, any mode.
         boxes: (n, 4) xyxy pixels of `image`.
         names: n strings.
-        scores: n floats in 0..1.
+        scores: n floats in 0..1; None writes names alone, as for annotations.
         font_path: TrueType file; default DejaVu Sans.
         numbered: put the number of the detection, from 1, before its name.
+        colors: n colours such as "#d1495b", instead of one per name.
 
     Returns:
         PIL RGB image, a whole multiple of the size of `image`. Equal names have equal colours within a picture; the
@@ -36,13 +37,15 @@ def draw_detections(image, boxes, names, scores, font_path=None, numbered=False)
         canvas = canvas.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
     if len(names) == 0:
         return canvas.copy()
+    texts = names if scores is None else [f"{name} {score:.2f}" for name, score in zip(names, scores)]
+    scores = np.zeros(len(names)) if scores is None else scores
     order = np.argsort(np.asarray(scores, dtype=np.float32), kind="stable")
     detections = sv.Detections(
         xyxy=np.asarray(boxes, dtype=np.float32).reshape(-1, 4)[order] * factor,
         confidence=np.asarray(scores, dtype=np.float32)[order],
-        class_id=np.array(_color_numbers(names))[order],
+        class_id=np.array(_color_numbers(colors or names))[order],
     )
-    palette = sv.ColorPalette.DEFAULT
+    palette = sv.ColorPalette.from_hex(list(dict.fromkeys(colors))) if colors else sv.ColorPalette.DEFAULT
     # Black on light colours, white on dark ones, by the luma of ITU-R BT.601.
     text = ["#000000" if 0.299 * c.r + 0.587 * c.g + 0.114 * c.b > 140 else "#ffffff" for c in palette.colors]
     size = _font_size(canvas)
@@ -56,7 +59,7 @@ def draw_detections(image, boxes, names, scores, font_path=None, numbered=False)
         text_padding=max(2, size // 5),
         smart_position=True,  # labels neither overlap nor leave the picture
     )
-    texts = [f"{i + 1}. {names[i]} {scores[i]:.2f}" if numbered else f"{names[i]} {scores[i]:.2f}" for i in order]
+    texts = [f"{i + 1}. {texts[i]}" if numbered else texts[i] for i in order]
     return labels.annotate(canvas, detections, labels=texts)
 
 
@@ -141,7 +144,7 @@ def _font_size(picture):
 
 
 def _color_numbers(names):
-    """Place in the palette of every name: equal names have equal colours."""
+    """Place in the palette of every name (or colour): equal ones have equal places."""
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return [number[name] for name in names]
 

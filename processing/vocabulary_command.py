@@ -66,7 +66,7 @@ def run(args):
 def _names(args):
     """The names that the arguments ask for, each once."""
     if args.names_split:
-        from decodetr.eval import read_split
+        from decodetr.evaluation.protocols import read_split
 
         base, novel = read_split(args.names_split)
         names = {"base": base, "novel": novel}.get(args.part, base + novel)

@@ -108,7 +108,7 @@ class Comparison:
 
     def __init__(self, args):
         from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
-        from decodetr.eval import read_split
+        from decodetr.evaluation.protocols import read_split
         from decodetr.pool_builder.embedder import ClipEmbedder
         from decodetr.processing import CocoAnnotations
         from decodetr.processing.shipped import resolve

@@ -74,13 +74,13 @@ def teacher_ceiling(model, image_processor, coco, vocabulary, novel_names, clip,
     from torchvision.ops import box_iou
     from tqdm.auto import tqdm
 
-    from decodetr.pool_builder.crops import crop_region
+    from decodetr.evaluation.detection_evaluator import DetectionEvaluator
+    from decodetr.evaluation.predictors import best_pairs, teacher_probabilities
     from decodetr.processing.coco import read_image
-    from decodetr.processing.detection_evaluator import DetectionEvaluator
 
     outputs = _outputs(model, image_processor, coco, vocabulary.names)
     evaluator = DetectionEvaluator(coco, vocabulary.names, novel_names, MAX_DETECTIONS)
-    scale, novel_names = clip.model.logit_scale.exp().item(), set(novel_names)
+    novel_names = set(novel_names)
     recalled = {"novel": [], "base": []}
     images = tqdm(coco.images, desc="ceiling", unit="image", leave=False, disable=not progress)
     for image, predicted in zip(images, outputs["pred_boxes"]):
@@ -91,14 +91,8 @@ def teacher_ceiling(model, image_processor, coco, vocabulary, novel_names, clip,
         for row, hit in zip(rows, found.tolist()):
             recalled["novel" if coco.names[row["category"]] in novel_names else "base"].append(hit)
         picture = read_image(image["path"], image["image_id"])
-        crops = [crop_region(picture, box, clip.size) for box in boxes[found].tolist()]
-        probability = torch.zeros(0, len(vocabulary))
-        if crops:
-            similarity = torch.from_numpy(clip.embed_images(crops)) @ vocabulary.embeddings.T
-            probability = (scale * similarity).softmax(-1)
-        score, index = probability.flatten().topk(min(MAX_DETECTIONS, probability.numel()))
-        box, label = index // len(vocabulary), index % len(vocabulary)
-        evaluator.update([image["image_id"]], [{"scores": score, "labels": label, "boxes": boxes[found][box]}])
+        probabilities = teacher_probabilities(clip, picture, boxes[found], vocabulary.embeddings)
+        evaluator.update([image["image_id"]], [best_pairs(probabilities, boxes[found], MAX_DETECTIONS)])
     metrics = evaluator.compute()
     result = {key: metrics[key] for key in ("AP50", "AP50_novel", "AP50_base")}
     return result | {f"recall_{group}": 100 * statistics.fmean(hits) for group, hits in recalled.items()}
@@ -178,7 +172,7 @@ class _BestDetections:
         self.label, self.query = label.gather(1, best), query.gather(1, best)
 
     def metrics(self, coco, names, novel_names):
-        from decodetr.processing.detection_evaluator import DetectionEvaluator
+        from decodetr.evaluation.detection_evaluator import DetectionEvaluator
 
         evaluator = DetectionEvaluator(coco, names, novel_names, MAX_DETECTIONS)
         for i, image in enumerate(self.images):
@@ -213,7 +207,7 @@ def markdown_table(measured, ceiling):
 def run(args):
     """Run `decodetr scenes measure`; returns the exit status."""
     from decodetr import Vocabulary
-    from decodetr.eval import read_split
+    from decodetr.evaluation.protocols import read_split
     from decodetr.pool_builder.embedder import ClipEmbedder
     from decodetr.processing import CocoAnnotations
     from decodetr.processing.predict import load_detector

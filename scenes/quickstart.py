@@ -209,7 +209,7 @@ def _write_report(output, record, commands):
 
     import decodetr
     from decodetr.processing.drawing import MOST_EXPLAINED
-    from decodetr.scenes.report import code, from_markdown, links, paragraph, picture, table, write_report
+    from decodetr.processing.html_report import code, from_markdown, links, paragraph, picture, table, write_report
 
     explained = []
     for entry in _detections(output / "novel"):

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from decodetr.eval import DetectionEvaluator
-from decodetr.processing.coco_matching import ENGINES
+from decodetr.evaluation import ENGINES, DetectionEvaluator
 
 BOX = [10.0, 10.0, 60.0, 60.0]  # xyxy
 FAR = [100.0, 100.0, 150.0, 160.0]
@@ -269,7 +268,7 @@ def test_bad_arguments_are_refused(monkeypatch):
 
 
 def test_evaluate_metric(tmp_path):
-    from decodetr.processing.detection_metric import DetectionMetric
+    from decodetr.evaluation.detection_metric import DetectionMetric
 
     coco, predictions = random_world(seed=3)
     references = []

@@ -11,7 +11,9 @@ import torch
 from tiny_models import tiny_model
 
 from decodetr import eval as decodetr_eval
-from decodetr.eval import evaluate_model, markdown_report, read_split
+from decodetr.eval import evaluate_model
+from decodetr.evaluation.protocols import read_split
+from decodetr.evaluation.report import markdown_report
 
 BOX = [10.0, 10.0, 60.0, 60.0]  # xyxy
 
@@ -93,21 +95,106 @@ def test_evaluate_model_with_an_oracle(coco_file):
     assert result["per_name"]["dog"]["support"] == 2
 
 
-def test_command(coco_file, tmp_path, capsys, tiny_detector_folder):
-    from decodetr.__main__ import main
+def run(*words):
+    """`decodetr eval` on the CPU."""
+    return decodetr_eval.main([*map(str, words), "--device", "cpu"])
 
-    split, report_file = tmp_path / "names.json", tmp_path / "out" / "report.json"
-    split.write_text(json.dumps({"base": {"3": "cat"}, "novel": {"13": "dog"}}))
-    arguments = ["eval", "--model", str(tiny_detector_folder), "--annotations", str(coco_file), "--device", "cpu"]
-    assert main([*arguments, "--names-split", str(split), "--output", str(report_file), "--batch-size", "2"]) == 0
+
+@pytest.fixture
+def split(tmp_path):
+    file = tmp_path / "data" / "names.json"
+    file.write_text(json.dumps({"base": {"3": "cat"}, "novel": {"13": "dog"}}))
+    return file
+
+
+def test_command(coco_file, split, tmp_path, capsys, tiny_detector_folder):
+    words = ["--model", tiny_detector_folder, "--batch-size", "2"]
+    assert run(*words, "--annotations", coco_file, "--names-split", split, "--output", tmp_path / "out") == 0
     text = capsys.readouterr().out
-    report = json.loads(report_file.read_text())
-    assert report["protocol"]["images"] == 3 and report["protocol"]["vocabulary_size"] == 3
-    assert set(report["per_name"]) == {"cat", "dog"}
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    protocol = report["protocol"]
+    assert (protocol["images"], protocol["annotations"], protocol["vocabulary_size"]) == (3, 3, 3)
+    assert protocol["evaluated_names"] == 2 and protocol["max_detections"] == "100 per image over all names"
+    assert len(protocol["annotations_digest"]) == 12 and protocol["revision"].startswith("weights ")
+    assert {name: row["group"] for name, row in report["per_name"].items()} == {"cat": "base", "dog": "novel"}
     assert report["metrics"]["AP_small"] is None or 0 <= report["metrics"]["AP_small"] <= 100
     for key in ("AP50_novel", "AP50_base", "class_agnostic_AP50", "class_agnostic_AR100"):
         assert f"| {key} | {report['metrics'][key]:.1f} |" in text
-    assert text == markdown_report(report)
+    assert text == markdown_report(report) == (tmp_path / "out" / "report.md").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<h2>Worst images</h2>" in page and page.count("data:image/") >= 4 and "http" not in page
+    # From the folder alone, and from what was found: the same numbers.
+    assert run(*words, "--data", coco_file.parent.parent) == 0
+    assert capsys.readouterr().out.split("| metric")[1] in text
+    detections = tmp_path / "out" / "detections.parquet"
+    assert run("--detections", detections, "--data", coco_file.parent.parent, "--engine", "pycocotools") == 0
+    again = capsys.readouterr().out
+    for key in ("AP", "AP50_novel", "AP_medium"):
+        assert f"| {key} | {report['metrics'][key]:.1f} |" in again
+
+
+def test_two_processes_give_the_same_report(coco_file, split, tmp_path, tiny_detector_folder):
+    """Byte for byte; of three images one process has two. One at a time, as sums in larger batches round otherwise."""
+    words = ["eval", "--model", str(tiny_detector_folder), "--data", str(coco_file.parent.parent), "--device", "cpu"]
+    words += ["--batch-size", "1", "--output"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "decodetr",
+    ]
+    done = subprocess.run([*torchrun, *words, str(tmp_path / "two")], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| AP50 |") == 1  # one process speaks
+    assert decodetr_eval.main([*words[1:], str(tmp_path / "one")]) == 0
+    for name in ("report.json", "detections.parquet"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_novel_names_and_other_caps(coco_file, tmp_path, capsys, tiny_detector_folder):
+    words = ["--model", tiny_detector_folder, "--annotations", coco_file, "--output", tmp_path / "out"]
+    assert run(*words, "--novel-names", "dog", "--max-detections", "7") == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "AR7" in report["metrics"] and report["metrics"]["AP50_novel"] is not None
+    assert report["protocol"]["max_detections"] == "7 per image over all names"
+    assert run(*words, "--novel-names", "dgo") == 1
+    assert "none of the 1 novel names" in capsys.readouterr().err
+
+
+WRONG_WORDS = {
+    "nothing to look at": (["--model", "MODEL"], "give --data DIR or --annotations FILE"),
+    "neither": (["--annotations", "FILE"], "give one of --model and --detections"),
+    "both": (["--annotations", "FILE", "--model", "MODEL", "--detections", "d.json"], "give one of --model and"),
+    "unknown protocol": (["--annotations", "FILE", "--model", "MODEL", "--protocol", "lvs"], "lvs: no such protocol"),
+    "split of its own": (
+        ["--annotations", "FILE", "--model", "MODEL", "--protocol", "ov-coco", "--novel-names", "cat"],
+        "ov-coco has a split of its own",
+    ),
+    "other data": (
+        ["--annotations", "FILE", "--model", "MODEL", "--protocol", "ov-coco"],
+        "expected the 65 names of ov-coco",
+    ),
+    "no frequencies": (["--annotations", "FILE", "--model", "MODEL", "--protocol", "ov-lvis"], "needs the frequency"),
+    "a file for a folder": (["--annotations", "FILE", "--model", "MODEL", "--output", "x.json"], "expected a folder"),
+    "no model": (["--annotations", "FILE", "--model", "no/such"], "the model 'no/such' cannot be loaded"),
+    "no detections": (["--annotations", "FILE", "--detections", "no.parquet"], "no.parquet: no such file"),
+    "an oracle of detections": (
+        ["--annotations", "FILE", "--detections", "d.json", "--oracle", "boxes"],
+        "--oracle and --vocabulary need --model",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_WORDS)
+def test_wrong_words(coco_file, capsys, tiny_detector_folder, case):
+    words, message = WRONG_WORDS[case]
+    known = {"MODEL": tiny_detector_folder, "FILE": coco_file}
+    assert run(*(known.get(word, word) for word in words)) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_command_names_missing_names(tmp_path, tiny_detector_folder, capsys):

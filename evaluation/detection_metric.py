@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import datasets
 import evaluate
 
-from decodetr.processing.coco_matching import compact_prediction
-from decodetr.processing.detection_evaluator import DetectionEvaluator
+from decodetr.evaluation.coco_matching import compact_prediction
+from decodetr.evaluation.detection_evaluator import DetectionEvaluator
 
 _INPUTS = """
 Args:

@@ -1,0 +1,37 @@
+"""What a detector is worth.
+
+protocols.py, protocols/    what is measured, as data
+prepare.py                  the annotation files of a protocol, from the official ones
+coco_matching.py            COCO's matching by an engine, name by name
+detection_evaluator.py      DetectionEvaluator: streaming AP
+detection_metric.py         DetectionMetric: the same as an `evaluate.Metric`
+output_evaluator.py         OutputEvaluator: names and localization of a DeCo-DETR
+predictors.py, peers.py, loading.py   what is evaluated: our model, oracles, other people's detectors
+detections.py               detections on disk
+matches.py, analysis.py     which detection found what, and what lies behind an AP
+report.py, figures.py       the report
+compare.py                  two runs
+
+The package is lazy, and the names below cost nothing, because commands need them for `--help`.
+"""
+
+import importlib
+
+ENGINES = ("faster-coco-eval", "pycocotools")
+ORACLES = ("boxes", "names", "teacher")
+PROTOCOLS = ("custom", "coco", "ov-coco", "ov-lvis")
+
+_PUBLIC_NAMES = {
+    "DetectionEvaluator": "decodetr.evaluation.detection_evaluator",
+    "DetectionMetric": "decodetr.evaluation.detection_metric",
+    "OutputEvaluator": "decodetr.evaluation.output_evaluator",
+    "Protocol": "decodetr.evaluation.protocols",
+}
+
+__all__ = ["ENGINES", "ORACLES", "PROTOCOLS", *_PUBLIC_NAMES]
+
+
+def __getattr__(name):
+    if name not in _PUBLIC_NAMES:
+        raise AttributeError(f"module 'decodetr.evaluation' has no attribute {name!r}; it has {sorted(__all__)}")
+    return getattr(importlib.import_module(_PUBLIC_NAMES[name]), name)

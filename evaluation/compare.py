@@ -1,0 +1,186 @@
+"""`decodetr eval compare`: is one run better than another, or were the images kind to it?
+
+Both runs are scored on the same resampled images (paired bootstrap), a thousand times; the interval of the difference
+says what another draw of images could have shown. It says nothing about other seeds of a training.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+_KEYS = ("annotations_digest", "protocol", "images", "annotations", "max_detections", "federated")
+
+
+def compare(first, second, resamples=1000, seed=0, progress=True, annotations=None):
+    """
+    Paired bootstrap over images.
+
+    Args:
+        first, second: folders that `decodetr eval --output` wrote, of the same images and names.
+        resamples (int), seed (int).
+        annotations: the annotation file, if it lies elsewhere than when the runs were made.
+
+    Returns:
+        dict: {metric: {"first", "second" (percent), "difference", "low", "high" (95 % interval of the difference,
+        points), "better" (share of the resamples in which the second one is better)}} of AP and AP50, all and by
+        group.
+
+    Raises:
+        FileNotFoundError: no such run. ValueError: the runs measured different things.
+    """
+    import numpy as np
+    from tqdm.auto import tqdm
+
+    reports = [_read_report(folder) for folder in (first, second)]
+    different = [key for key in _KEYS if reports[0]["protocol"][key] != reports[1]["protocol"][key]]
+    if different or reports[0]["per_name"].keys() != reports[1]["per_name"].keys():
+        what = different or ["names"]
+        raise ValueError(
+            f"{first} and {second} differ in {', '.join(what)}: only runs of the same images and names compare"
+        )
+    runs = [_Run(folder, report, annotations) for folder, report in zip((first, second), reports)]
+    whole = np.ones(runs[0].images)
+    points = [run.metrics(whole) for run in runs]
+    rng, drawn = np.random.default_rng(seed), []
+    for _ in tqdm(range(resamples), desc="resamples", disable=not progress):
+        weights = np.bincount(rng.integers(runs[0].images, size=runs[0].images), minlength=runs[0].images)
+        metrics = [run.metrics(weights) for run in runs]
+        drawn.append([metrics[1][key] - metrics[0][key] for key in points[0]])
+    drawn, result = np.array(drawn), {}
+    for column, key in enumerate(points[0]):
+        differences = drawn[:, column][~np.isnan(drawn[:, column])]
+        low, high = np.quantile(differences, [0.025, 0.975]) if len(differences) else (np.nan, np.nan)
+        result[key] = {
+            "first": points[0][key],
+            "second": points[1][key],
+            "difference": points[1][key] - points[0][key],
+            "low": float(low),
+            "high": float(high),
+            "better": float((differences > 0).mean()) if len(differences) else float("nan"),
+        }
+    return result
+
+
+class _Run:
+    """The detections of a run, matched once, scored under any weights of the images."""
+
+    def __init__(self, folder, report, annotations):
+        import numpy as np
+
+        from decodetr.evaluation.analysis import rows_of
+        from decodetr.evaluation.detection_evaluator import DetectionEvaluator
+        from decodetr.evaluation.detections import load_detections
+        from decodetr.evaluation.matches import match_detections
+        from decodetr.evaluation.protocols import Protocol
+        from decodetr.processing.coco import CocoAnnotations
+
+        facts, per_name = report["protocol"], report["per_name"]
+        try:
+            coco = CocoAnnotations.load(annotations or facts["annotations_file"], check_images=False)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}; if it was moved, give --annotations FILE") from error
+        names, found = load_detections(Path(folder) / "detections.parquet", coco)
+        groups = {}
+        for name, row in per_name.items():
+            for group in filter(None, row["group"].split(", ")):
+                groups.setdefault(group, []).append(name)
+        # A custom protocol's images are those of the file; the others say themselves which ones count.
+        coco = Protocol.load(facts["protocol"]).select_images(coco)
+        evaluator = DetectionEvaluator(
+            coco,
+            names,
+            base_names=list(per_name),
+            groups=groups,
+            max_detections=report["max_detections"],
+            allow_missing_names=True,
+            federated=facts["federated"],
+        )
+        nothing = {"scores": [], "labels": [], "boxes": []}
+        ids = [entry["image_id"] for entry in coco.images]
+        evaluator.update(ids, [found.get(image_id, nothing) for image_id in ids])
+        truth, table = evaluator.truth(), evaluator.found()
+        matches = match_detections(truth, table)
+        self.images, self.names, self.groups = (
+            len(ids),
+            evaluator.evaluated,
+            {"": set(evaluator.evaluated), **evaluator.groups},
+        )
+        objects = ~truth["crowd"]
+        self._objects = [truth["image"][objects & (truth["name"] == name)] for name in range(len(self.names))]
+        order = np.argsort(-table["score"], kind="stable")
+        rows = rows_of(table["name"][order], np.ones(len(order), dtype=bool), len(self.names))
+        self._rows = [
+            (
+                table["image"][order[some]],
+                matches["hit"][order[some]].astype(np.float64),
+                (~matches["hit"][order[some]] & ~matches["ignored"][order[some]]).astype(np.float64),
+            )
+            for some in rows
+        ]
+
+    def metrics(self, weights):
+        """{"AP", "AP50", "AP_<group>", ...} in percent with each image counted so many times."""
+        import numpy as np
+
+        from decodetr.evaluation.coco_matching import mean_percent
+        from decodetr.evaluation.matches import precision_at_recalls
+
+        ap = np.full((len(self.names), 10), np.nan)
+        for name, (images, right, wrong) in enumerate(self._rows):
+            objects = weights[self._objects[name]].sum()
+            if objects:
+                times = weights[images][:, None]
+                right, wrong = right * times, wrong * times
+                ap[name] = [precision_at_recalls(right[:, t], wrong[:, t], objects).mean() for t in range(10)]
+        metrics = {}
+        for group, members in self.groups.items():
+            rows = ap[[name in members for name in self.names]]
+            suffix = f"_{group}" if group else ""
+            metrics[f"AP{suffix}"], metrics[f"AP50{suffix}"] = mean_percent(rows), mean_percent(rows[:, 0])
+        return metrics
+
+
+def _read_report(folder):
+    file = Path(folder) / "report.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; give the folders that `decodetr eval --output` wrote")
+    report = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(report, dict) or not {"protocol", "per_name", "max_detections"} <= set(report):
+        raise ValueError(f"{file}: expected a report of `decodetr eval --output`")
+    return report
+
+
+def add_arguments(parser):
+    """Arguments of `decodetr eval compare`."""
+    parser.add_argument("first", metavar="DIR", help="what `decodetr eval --output` wrote")
+    parser.add_argument("second", metavar="DIR", help="the same of another model")
+    parser.add_argument("--annotations", metavar="FILE", help="the annotation file, if it was moved")
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", metavar="DIR", help="write comparison.json and comparison.png here")
+
+
+def run(args):
+    """Run `decodetr eval compare`; returns the exit status."""
+    from decodetr.evaluation.report import finite, number
+
+    result = finite(compare(args.first, args.second, args.resamples, args.seed, annotations=args.annotations))
+    lines = [f"{args.first} (first) and {args.second} (second), {args.resamples} resamples of the images", ""]
+    lines += [
+        "| metric | first | second | difference | 95 % interval | second better |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for key, row in result.items():
+        interval = f"{number(row['low'])} to {number(row['high'])}"
+        better = "-" if row["better"] is None else f"{100 * row['better']:.0f} %"
+        cells = [number(row[name]) for name in ("first", "second", "difference")]
+        lines.append(f"| {key} | {' | '.join(cells)} | {interval} | {better} |")
+    sys.stdout.write("\n".join(lines) + "\n")
+    if args.output:
+        from decodetr.evaluation.figures import draw_differences
+
+        output = Path(args.output)
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "comparison.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        draw_differences(result, output / "comparison.png")
+    return 0

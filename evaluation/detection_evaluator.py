@@ -1,0 +1,276 @@
+"""DetectionEvaluator: streaming AP (update / compute / reset) over `coco_matching.py`.
+
+What is measured: COCO's AP (PAPER.md 6) in percent. Three things differ from calling a COCO tool on a list of results:
+- per image only the `max_detections` best predictions *over all names* are kept, on the CPU, as they arrive, so
+  memory does not grow with queries x names. COCO tools cap per image and category, and their summary ignores any cap
+  but 100;
+- predictions meet categories by name, never by position: label index -> name -> category;
+- localization is reported beside it, all names collapsed to one (class-agnostic AP50, AR, recall of novel objects).
+"""
+
+from collections import Counter
+
+import numpy as np
+
+from decodetr.evaluation import ENGINES
+from decodetr.evaluation.coco_matching import coco_accumulate, compact_prediction, mean_percent
+from decodetr.processing.coco import AnnotationIndex
+
+
+class DetectionEvaluator:
+    """Streaming AP over names: `update` batch by batch, `compute` at the end, `reset` to start again.
+
+    Args:
+        coco: `processing.coco.CocoAnnotations`, or anything with its `names`, `images` and `annotations_by_image`.
+        names: the vocabulary; a predicted label is an index into it. Names that the file lacks are ignored in all
+            means (but their predictions take part in the choice of the `max_detections` best).
+        novel_names: adds groups "novel" and "base". Novel names absent from the file are ignored.
+        max_detections: predictions kept per image, over all names.
+        base_names: base names of the protocol; by default every name of the file that is not novel. Where given,
+            names of the file that are neither base nor novel are left out of everything but class-agnostic metrics.
+        class_agnostic: collapse all names to one: localization only; adds AR50_novel and AR50_base instead of APs.
+        engine: "faster-coco-eval", or "pycocotools" for parity.
+        allow_missing_names: names of the file that the vocabulary lacks count as AP 0 instead of being an error.
+        groups: {"rare": names, ...}: further groups of names, whose means are reported as AP_<group>, AP50_<group>.
+        federated: count as LVIS does (PAPER.md 6), by the lists of `coco.federation`.
+    """
+
+    def __init__(
+        self,
+        coco,
+        names,
+        novel_names=None,
+        max_detections=100,
+        *,
+        base_names=None,
+        class_agnostic=False,
+        engine="faster-coco-eval",
+        allow_missing_names=False,
+        groups=None,
+        federated=False,
+    ):
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be one of {ENGINES}, got {engine!r}")
+        if max_detections < 1:
+            raise ValueError(f"max_detections must be at least 1, got {max_detections}")
+        if twice := [name for name, count in Counter(coco.names).items() if count > 1]:
+            raise ValueError(f"the annotation file has several categories called {twice[:5]}; names must be unique")
+        self.coco, self.names, self.max_detections = coco, list(names), max_detections
+        self.engine, self.class_agnostic = engine, class_agnostic
+        if federated and getattr(coco, "federation", None) is None:
+            raise ValueError(
+                "federated evaluation needs neg_category_ids and not_exhaustive_category_ids on every image, as LVIS "
+                "has them; the annotation file has none"
+            )
+        self.federated = federated
+        # Equal scores are ranked by image id, as COCO's tools do.
+        self.image_ids = sorted(image["image_id"] for image in coco.images)
+        self._image_numbers = {image_id: number for number, image_id in enumerate(self.image_ids)}
+        rows = coco.annotations_by_image
+        self._index = rows if isinstance(rows, AnnotationIndex) else AnnotationIndex.from_rows(rows)
+        objects = self._index.column("category")[self._index.column("iscrowd") == 0]
+        self.support = Counter(dict(zip(coco.names, np.bincount(objects, minlength=len(coco.names)).tolist())))
+        self.novel_names = None if novel_names is None else set(novel_names)
+        if self.novel_names and not self.novel_names & set(coco.names):
+            raise ValueError(
+                f"none of the {len(self.novel_names)} novel names is a category of the annotation file, e.g. "
+                f"{sorted(self.novel_names)[:3]} against {coco.names[:3]}; names must be equal to the letter"
+            )
+        protocol = None if base_names is None else set(base_names) | (self.novel_names or set())
+        self.evaluated = [name for name in coco.names if protocol is None or name in protocol]
+        self.missing_names = [name for name in self.evaluated if self.support[name] and name not in set(self.names)]
+        if self.missing_names and not (allow_missing_names or class_agnostic):
+            raise ValueError(
+                f"{len(self.missing_names)} categories of the annotation file are not in the vocabulary of "
+                f"{len(self.names)} names: {self.missing_names[:10]}. Give a vocabulary that has them, or allow "
+                "missing names (allow_missing_names=True, --allow-missing-names), which then count as AP 0"
+            )
+        self.groups = {group: set(members) for group, members in (groups or {}).items()}
+        if self.novel_names is not None:
+            base = set(self.evaluated) - self.novel_names
+            self.groups = {"novel": self.novel_names, "base": base, **self.groups}
+        numbers = {name: number for number, name in enumerate(self.evaluated)}
+        self._name_of_label = np.array([numbers.get(name, -1) for name in self.names], dtype=np.int64)
+        self._name_of_category = np.array([numbers.get(name, -1) for name in coco.names], dtype=np.int64)
+        if class_agnostic:
+            self._name_of_category[:] = 0
+        self.reset()
+
+    def reset(self):
+        """Forget all predictions."""
+        self._predictions = {}
+
+    def update(self, image_ids, predictions):
+        """Add a batch.
+
+        Args:
+            image_ids: ids of the annotation file (ints, or tensors of one).
+            predictions: as many dicts with "scores" (n,), "labels" (n,), "boxes" (n, 4) xyxy pixels of the original
+                image.
+
+        Raises:
+            ValueError: unknown or repeated image id, or what `compact_prediction` refuses.
+        """
+        if len(image_ids) != len(predictions):
+            raise ValueError(f"got {len(image_ids)} image ids and {len(predictions)} predictions")
+        for image_id, prediction in zip(image_ids, predictions):
+            image_id = image_id.item() if hasattr(image_id, "item") else image_id
+            if image_id not in self._image_numbers:
+                raise ValueError(
+                    f"image id {image_id!r} is not in the annotation file of {len(self._image_numbers)} images"
+                )
+            if image_id in self._predictions:
+                raise ValueError(
+                    f"image id {image_id!r} was already evaluated; reset() between runs, merge() states of processes"
+                )
+            self._predictions[image_id] = compact_prediction(
+                prediction, self.max_detections, None if self.class_agnostic else len(self.names), image_id
+            )
+
+    def state(self):
+        """What was kept so far, picklable: a list of (image_id, scores, labels, boxes), for another `merge`."""
+        return [(image_id, *kept) for image_id, kept in self._predictions.items()]
+
+    def merge(self, states):
+        """Take in the `state()` of several processes (its own may be among them). An image that is already there is
+        dropped: samplers pad the last batch with images that another process has."""
+        for state in states:
+            for image_id, *kept in state:
+                if image_id not in self._image_numbers:
+                    raise ValueError(f"image id {image_id!r} of a merged state is not in the annotation file")
+                self._predictions.setdefault(image_id, tuple(kept))
+
+    def compute(self, per_name=False, partial=False):
+        """Metrics in percent (0..100); NaN where there is no ground truth.
+
+        Args:
+            per_name: add "per_name": {name: {"AP", "AP50", "support"}} (support: annotations that are not crowds).
+            partial: evaluate the images seen so far; otherwise images without an update are an error.
+
+        Returns:
+            AP, AP50, AP75, AP_small, AP_medium, AP_large, AR<max_detections>, AR50, and for each group AP_<group>,
+            AP50_<group> (class-agnostic: AR50_<group>).
+        """
+        self.check_complete(partial)
+        truth, found = self.truth(), self.found()
+        precision, recall = self._accumulate(truth, found)
+        metrics = {"AP": mean_percent(precision[..., 0]), "AP50": mean_percent(precision[0, ..., 0])}
+        metrics["AP75"] = mean_percent(precision[5, ..., 0])
+        for area, label in enumerate(("small", "medium", "large"), start=1):
+            metrics[f"AP_{label}"] = mean_percent(precision[..., area])
+        metrics[f"AR{self.max_detections}"] = mean_percent(recall[..., 0])
+        metrics["AR50"] = mean_percent(recall[0, :, 0])
+        for group, names in self.groups.items():
+            columns = [column for column, name in enumerate(self.evaluated) if name in names]
+            if self.class_agnostic:
+                # A box may match any object, so the recall of a group needs only the ground truth of that group.
+                in_group = np.array([name in names for name in self.coco.names])
+                chosen = in_group[truth["category"]]
+                _, recall = self._accumulate({key: column[chosen] for key, column in truth.items()}, found)
+                metrics[f"AR50_{group}"] = mean_percent(recall[0, :, 0])
+            else:
+                metrics[f"AP_{group}"] = mean_percent(precision[:, :, columns, 0])
+                metrics[f"AP50_{group}"] = mean_percent(precision[0][:, columns, 0])
+        if per_name and not self.class_agnostic:
+            metrics["per_name"] = {
+                name: {
+                    "AP": mean_percent(precision[:, :, column, 0]),
+                    "AP50": mean_percent(precision[0, :, column, 0]),
+                    "support": self.support[name],
+                }
+                for column, name in enumerate(self.evaluated)
+            }
+        return metrics
+
+    def check_complete(self, partial=False):
+        """ValueError if images were not evaluated, unless `partial`."""
+        unseen = [image_id for image_id in self._image_numbers if image_id not in self._predictions]
+        if unseen and not partial:
+            raise ValueError(
+                f"{len(unseen)} of {len(self._image_numbers)} images were not evaluated, e.g. {unseen[:5]}; update "
+                "them, merge the other processes, or ask for compute(partial=True)"
+            )
+
+    def truth_count(self):
+        """How many annotations the names that are evaluated have, crowds included."""
+        return int((self._name_of_category[self._index.column("category")] >= 0).sum())
+
+    def truth(self):
+        """The annotated boxes that count, of the images seen so far: a dict of arrays (G,).
+
+        "image": 0.. in the order of image ids; "name": index into `evaluated` (class-agnostic: 0); "category": index
+        into the file's names; "box" (G, 4) x, y, w, h and "area" in pixels; "crowd" (bool). In a federated file also
+        a boundless crowd for every name of which an image may have objects without annotation (PAPER.md 6: such
+        detections are no mistakes, and a crowd is what COCO's rules have for that).
+        """
+        index = self._index
+        numbers = np.array([self._image_numbers[image_id] for image_id in index], dtype=np.int64)
+        seen = np.array([image_id in self._predictions for image_id in index], dtype=bool)
+        category = index.column("category")
+        table = {
+            "image": numbers[index.image_rows],
+            "name": self._name_of_category[category],
+            "category": category,
+            "box": index.column("bbox"),
+            "area": index.column("area"),
+            "crowd": index.column("iscrowd").astype(bool),
+        }
+        kept = seen[index.image_rows] & (table["name"] >= 0)
+        table = {key: column[kept] for key, column in table.items()}
+        if not self.federated:
+            return table
+        pairs = np.array(
+            [
+                (self._image_numbers[image_id], category)
+                for image_id, (_, not_exhaustive) in self.coco.federation.items()
+                if image_id in self._predictions
+                for category in not_exhaustive
+            ],
+            dtype=np.int64,
+        ).reshape(-1, 2)
+        pairs = pairs[self._name_of_category[pairs[:, 1]] >= 0]
+        crowds = {
+            "image": pairs[:, 0],
+            "name": self._name_of_category[pairs[:, 1]],
+            "category": pairs[:, 1],
+            "box": np.tile(np.array([-1e7, -1e7, 2e7, 2e7]), (len(pairs), 1)),
+            "area": np.full(len(pairs), 4e14),
+            "crowd": np.ones(len(pairs), dtype=bool),
+        }
+        return {key: np.concatenate([column, crowds[key]]) for key, column in table.items()}
+
+    def found(self):
+        """The detections that count: a dict of arrays (D,), images in order, best first in each.
+
+        "image" and "name" as in `truth`; "box" (D, 4) x, y, w, h in pixels; "score". In a federated file, those of
+        names that are neither annotated in the image nor verified to be absent do not count.
+        """
+        kept = sorted((self._image_numbers[image_id], *rows) for image_id, rows in self._predictions.items())
+        images = np.repeat([row[0] for row in kept], [len(row[1]) for row in kept]).astype(np.int64)
+        scores, labels, boxes = (
+            np.concatenate([row[column] for row in kept]) if kept else np.zeros(shape)
+            for column, shape in ((1, 0), (2, 0), (3, (0, 4)))
+        )
+        corners = boxes.astype(np.float64)  # sizes of float32 corners without a second rounding
+        names = 0 * images if self.class_agnostic else self._name_of_label[labels.astype(np.int64)]
+        table = {
+            "image": images,
+            "name": names,
+            "box": np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
+            "score": scores,
+        }
+        counts = names >= 0
+        if self.federated:
+            known = [(self._image_numbers[i], c) for i, (absent, _) in self.coco.federation.items() for c in absent]
+            known = np.array(known, dtype=np.int64).reshape(-1, 2)
+            truth, num_names = self.truth(), len(self.evaluated)
+            keys = [truth["image"] * num_names + truth["name"]]
+            absent_names = self._name_of_category[known[:, 1]]
+            keys.append((known[:, 0] * num_names + absent_names)[absent_names >= 0])
+            counts &= np.isin(images * num_names + names, np.concatenate(keys))
+        return {key: column[counts] for key, column in table.items()}
+
+    def _accumulate(self, truth, found):
+        return coco_accumulate(
+            truth, found, 1 if self.class_agnostic else len(self.evaluated), self.max_detections, self.engine
+        )

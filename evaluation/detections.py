@@ -1,0 +1,113 @@
+"""Detections on disk: what a run found, to be evaluated again, by another engine or protocol, or compared.
+
+Ours are Parquet; COCO's results format (a JSON list of {"image_id", "category_id", "bbox", "score"}) is read too, so
+that what other programs found goes through the same evaluation.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+_COLUMNS = ("x0", "y0", "x1", "y1")
+
+
+def save_detections(file, evaluator):
+    """Write what a [`DetectionEvaluator`] has kept: image_id, name, score, x0, y0, x1, y1 in pixels, one row each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    state = sorted(evaluator.state(), key=lambda row: row[0])
+    counts = [len(scores) for _, scores, *_ in state]
+    boxes = np.concatenate([rows[3] for rows in state]) if state else np.zeros((0, 4), np.float32)
+    labels = np.concatenate([rows[2] for rows in state]) if state else np.zeros(0, np.int32)
+    columns = {
+        "image_id": pa.array(np.repeat([row[0] for row in state], counts).astype(np.int64)),
+        "name": pa.DictionaryArray.from_arrays(pa.array(labels, pa.int32()), pa.array(evaluator.names, pa.string())),
+        "score": pa.array(np.concatenate([row[1] for row in state]) if state else np.zeros(0, np.float32)),
+        **{name: pa.array(boxes[:, column]) for column, name in enumerate(_COLUMNS)},
+    }
+    partial = Path(file).with_name(f".{Path(file).name}.part")
+    pq.write_table(pa.table(columns), partial)
+    os.replace(partial, file)
+
+
+def load_detections(file, coco):
+    """
+    Detections of a file.
+
+    Args:
+        file: Parquet, as [`save_detections`] writes it, or COCO's results as JSON.
+        coco: `CocoAnnotations` that they belong to.
+
+    Returns:
+        (names, {image_id: {"scores", "labels" (indices into names), "boxes" (n, 4) x0, y0, x1, y1 pixels}}); an image
+        without detections is left out.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: another format, or images or categories that `coco` lacks; the
+            message names the row.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; expected detections as Parquet or as COCO results (JSON)")
+    names, images, labels, scores, boxes = (_read_results if file.suffix == ".json" else _read_parquet)(file, coco)
+    known = np.isin(images, [image["image_id"] for image in coco.images])
+    if not known.all():
+        row = int((~known).argmax())
+        raise ValueError(
+            f"{file}: row {row}: expected an image of {coco.file}, got image_id {images[row]} ({(~known).sum()} such "
+            "rows); give the annotation file that belongs to these detections"
+        )
+    order = np.argsort(images, kind="stable")
+    found, starts = np.unique(images[order], return_index=True)
+    parts = {
+        int(image): {"scores": scores[rows], "labels": labels[rows], "boxes": boxes[rows]}
+        for image, rows in zip(found, np.split(order, starts[1:]))
+    }
+    return names, parts
+
+
+def _read_parquet(file, coco):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(file)
+    except pa.ArrowException as error:
+        raise ValueError(f"{file}: expected a Parquet file, got: {error}; it may be cut off") from error
+    expected = ("image_id", "name", "score", *_COLUMNS)
+    if missing := set(expected) - set(table.column_names):
+        raise ValueError(f"{file}: expected the columns {expected}, {sorted(missing)} are missing")
+    coded = table["name"].combine_chunks()
+    coded = coded if pa.types.is_dictionary(coded.type) else coded.dictionary_encode()
+    boxes = np.stack([table[name].to_numpy() for name in _COLUMNS], axis=1).astype(np.float32)
+    labels = coded.indices.to_numpy().astype(np.int64)
+    return coded.dictionary.to_pylist(), table["image_id"].to_numpy(), labels, table["score"].to_numpy(), boxes
+
+
+def _read_results(file, coco):
+    from decodetr.processing.coco_checks import short
+
+    try:
+        rows = json.loads(file.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: expected a JSON file, got: {error}; it may be cut off") from error
+    if not isinstance(rows, list):
+        raise ValueError(f"{file}: expected a list of detections (COCO's results format), got {short(rows)}")
+    label_of = {number: label for label, number in enumerate(coco.category_ids)}
+    columns = []
+    for place, row in enumerate(rows):
+        try:
+            label, (x, y, width, height) = label_of[row["category_id"]], map(float, row["bbox"])
+            columns.append((int(row["image_id"]), label, float(row["score"]), x, y, x + width, y + height))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{file}: row {place}: expected image_id, a category_id of {coco.file} "
+                f"({coco.category_ids[0]} to {coco.category_ids[-1]}), bbox [x, y, width, height] and score, got "
+                f"{short(row)}; are the categories numbered from 0, or anew?"
+            ) from error
+    table = np.array(columns, dtype=np.float64).reshape(-1, 7)
+    boxes = table[:, 3:].astype(np.float32)
+    return coco.names, table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2], boxes

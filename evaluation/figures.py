@@ -1,0 +1,92 @@
+"""Pictures of a report: precision over recall, calibration, kinds of errors, and the worst images."""
+
+_COLORS = ("#2f5d8c", "#d1495b", "#e08a4a", "#4a8c5d", "#7a5195", "#888888")
+
+
+def draw_curves(curves, file):
+    """Precision over recall of each group, whole line IoU 0.5, broken 0.75. `curves`: of [`Analysis.curves`]."""
+    figure, axes = _figure(7, 4.5)
+    for (group, lines), color in zip(curves.items(), _COLORS):
+        for (iou, values), style in zip(lines.items(), ("-", "--")):
+            axes.plot([i / 100 for i in range(101)], values, style, color=color, label=f"{group}, IoU {iou}")
+    axes.set(xlabel="recall", ylabel="precision, mean over names", xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(file, dpi=110)
+
+
+def draw_calibration(calibration, file):
+    """Precision over score of each group. `calibration`: of [`Analysis.calibration`]."""
+    figure, axes = _figure(5.5, 4.5)
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
+    for (group, entry), color in zip(calibration.items(), _COLORS):
+        points = [(row["score"], row["precision"]) for row in entry["bins"]]
+        axes.plot(
+            *zip(*points) if points else ((), ()), ".-", color=color, label=f"{group}: error {entry['error']:.3f}"
+        )
+    axes.set(xlabel="score", ylabel="share that is right (IoU 0.5)", xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(file, dpi=110)
+
+
+def draw_errors(errors, groups, file):
+    """What AP50 would gain without each kind of errors. `errors`: of [`Analysis.errors`]."""
+    figure, axes = _figure(7, 4)
+    height = 0.8 / len(groups)
+    for place, (group, color) in enumerate(zip(groups, _COLORS)):
+        gains = [entry[f"delta_AP50_{group}"] for entry in errors.values()]
+        axes.barh([i + place * height for i in range(len(errors))], gains, height, color=color, label=group)
+    axes.set_yticks([i + 0.4 - height / 2 for i in range(len(errors))], list(errors))
+    axes.invert_yaxis()
+    axes.set(xlabel="AP50 gained without them, points")
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(file, dpi=110)
+
+
+def draw_comparison(entry, annotated, detected, file):
+    """An image twice: as annotated, and with its detections; green what was found and is right, red the rest.
+
+    Args:
+        entry: of `CocoAnnotations.images`.
+        annotated, detected: (boxes (n, 4) x0, y0, x1, y1 in pixels, names, scores or None, (n,) bool: right).
+    """
+    from PIL import Image
+
+    from decodetr.processing.coco import read_annotated
+    from decodetr.processing.drawing import draw_detections
+
+    image = read_annotated(entry)
+    image.thumbnail((640, 640))
+    scale = image.width / entry["width"]
+    left, right = (
+        draw_detections(
+            image, boxes * scale, names, scores, colors=["#3fa35b" if good else "#d1495b" for good in right]
+        )
+        for boxes, names, scores, right in (annotated, detected)
+    )
+    canvas = Image.new("RGB", (left.width + right.width + 8, left.height), "white")
+    canvas.paste(left)
+    canvas.paste(right, (left.width + 8, 0))
+    canvas.save(file, quality=88)
+
+
+def draw_differences(result, file):
+    """Differences of two runs with their intervals. `result`: of [`compare`]."""
+    rows = {key: row for key, row in result.items() if row["low"] is not None}
+    figure, axes = _figure(7, 1 + 0.35 * len(rows))
+    for place, row in enumerate(rows.values()):
+        axes.plot([row["low"], row["high"]], [place, place], color=_COLORS[0], linewidth=2)
+        axes.plot(row["difference"], place, "o", color=_COLORS[0])
+    axes.axvline(0, color="#bbbbbb", linewidth=1)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.set(xlabel="second minus first, points, 95 % of the resamples")
+    figure.savefig(file, dpi=110)
+
+
+def _figure(width, height):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()

@@ -1,0 +1,81 @@
+"""Both evaluations of a DeCo-DETR: of the names, and of localization alone (one box per query, ranked by its
+objectness, whatever its name). The evaluation loop and the trainer share it."""
+
+from types import SimpleNamespace
+
+from decodetr.evaluation.detection_evaluator import DetectionEvaluator
+
+
+def results_of(outputs, image_processor, sizes, max_detections):
+    """Detections of a batch by both rankings.
+
+    Args:
+        outputs: of the model. image_processor: its image processor.
+        sizes: (height, width) in pixels of the original images.
+        max_detections: how many are kept of each image.
+
+    Returns:
+        list of dicts: "scores", "labels", "boxes" as `post_process_object_detection` gives them at threshold 0, and
+        "localization", the same of the boxes alone, all labels 0.
+    """
+
+    def process(logits):
+        return image_processor.post_process_object_detection(
+            SimpleNamespace(logits=logits, pred_boxes=outputs.pred_boxes),
+            threshold=0.0,
+            target_sizes=sizes,
+            top_k=max_detections,
+        )
+
+    localized = process(outputs.objectness_logits[..., None])
+    return [{**named, "localization": boxes} for named, boxes in zip(process(outputs.logits), localized)]
+
+
+class OutputEvaluator:
+    """`update` with what `results_of` (or anything with "scores", "labels", "boxes") gives, `merge`, `compute`.
+
+    Args:
+        coco, names, novel_names, allow_missing_names, options: see `DetectionEvaluator`.
+    """
+
+    def __init__(
+        self, coco, names, novel_names, *, allow_missing_names=False, groups=None, federated=False, **options
+    ):
+        self.by_name = DetectionEvaluator(
+            coco,
+            names,
+            novel_names,
+            allow_missing_names=allow_missing_names,
+            groups=groups,
+            federated=federated,
+            **options,
+        )
+        self.localization = DetectionEvaluator(coco, names, novel_names, class_agnostic=True, **options)
+        self._seen = set()
+
+    def update(self, image_ids, results):
+        """Add a batch. An image that was there before is dropped: samplers of several processes pad the last batch."""
+        fresh = [i for i, image_id in enumerate(image_ids) if image_id not in self._seen]
+        self._seen.update(image_ids)
+        ids = [image_ids[i] for i in fresh]
+        self.by_name.update(ids, [results[i] for i in fresh])
+        located = [(image_ids[i], results[i]["localization"]) for i in fresh if "localization" in results[i]]
+        self.localization.update([i for i, _ in located], [boxes for _, boxes in located])
+
+    def merge(self, gather):
+        """Take in the other processes' detections; `gather` joins a list over processes (accelerate's
+        gather_object)."""
+        for evaluator in (self.by_name, self.localization):
+            evaluator.merge([gather(evaluator.state())])
+
+    def compute(self, per_name=False):
+        """Metrics of `DetectionEvaluator.compute`, and, where boxes were ranked apart, localization as
+        "class_agnostic_AP50", "class_agnostic_AR<max_detections>", "class_agnostic_AR50" (with novel names also
+        "_novel" and "_base")."""
+        metrics = self.by_name.compute(per_name=per_name)
+        if not self.localization.state():
+            return metrics
+        for key, value in self.localization.compute().items():
+            if key == "AP50" or key.startswith("AR"):
+                metrics[f"class_agnostic_{key}"] = value
+        return metrics

@@ -1,0 +1,208 @@
+"""Other detectors of transformers through our protocol: those of AutoModelForObjectDetection, and zero-shot ones.
+
+Reading order: what every `Peer` does, closed-set detectors and the names of their classes, `load_peer`. Zero-shot ones
+are in zero_shot_peers.py. Models, processors and boxes are the library's, and its post-processing where it can serve.
+"""
+
+import inspect
+import re
+from collections import defaultdict
+from functools import partial
+
+import torch
+from transformers import (
+    MODEL_FOR_OBJECT_DETECTION_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForObjectDetection,
+    AutoModelForZeroShotObjectDetection,
+    AutoProcessor,
+)
+
+from decodetr.processing.predict import pick_device
+from decodetr.processing.shipped import cannot_load
+
+# RT-DETR, D-FINE and others came to the Hub with four of COCO's classes under their names of Pascal VOC.
+_VOC_NAMES = {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"}
+
+
+class Peer:
+    """A detector of transformers that looks for `names`, at most `max_detections` per image, the best over all names.
+
+    `prepare(image)` turns an RGB PIL image into the model's input, a dict of CPU tensors (1, ...); it pickles without
+    the model. Sub-classes have `_detect(batch, sizes)`: for each group of names, the detections of every image.
+    """
+
+    prompt = score = None  # for the report
+
+    def __init__(self, model, image_processor, names, max_detections):
+        self.model, self.image_processor = model, image_processor
+        self.names, self.max_detections = list(names), max_detections
+        self.prepare = partial(_prepare, image_processor)
+        self.device, self.dtype = model.device, model.dtype
+
+    def describe(self):
+        """What a report says of it: class, revision (commit on the Hub, None of a folder), prompt and score."""
+        revision = getattr(self.model.config, "_commit_hash", None)
+        return {"class": type(self.model).__name__, "revision": revision, "prompt": self.prompt, "score": self.score}
+
+    @torch.inference_mode()
+    def __call__(self, prepared, entries):
+        """Detections of images, each independent of the others.
+
+        Args:
+            prepared: list of what `prepare` gave of each image. entries: dicts with their "height", "width" in pixels.
+
+        Returns:
+            One dict per image, best first, on the CPU: "scores" (n,) in 0..1, "labels" (n,) int64 indices into the
+            names, "boxes" (n, 4) x0, y0, x1, y1 in pixels of the image; n <= max_detections.
+        """
+        # Only images of one shape share a forward: YOLOS takes no mask of padding, and in the others padding leaks
+        # through the backbone, so that an image's detections would depend on its neighbours.
+        sizes = [(entry["height"], entry["width"]) for entry in entries]
+        groups = defaultdict(list)
+        for i, one in enumerate(prepared):
+            groups[one["pixel_values"].shape].append(i)
+        found = [None] * len(prepared)
+        for members in groups.values():
+            keys = prepared[members[0]]
+            batch = {key: torch.cat([prepared[i][key] for i in members]).to(self.device) for key in keys}
+            batch["pixel_values"] = batch["pixel_values"].to(self.dtype)
+            chunks = self._detect(batch, [sizes[i] for i in members])
+            for i, parts in zip(members, zip(*chunks)):
+                merged = {key: torch.cat([part[key].cpu() for part in parts]) for key in ("scores", "labels", "boxes")}
+                best = merged["scores"].argsort(descending=True, stable=True)[: self.max_detections]
+                found[i] = {key: value[best] for key, value in merged.items()}
+        return found
+
+    def best_pairs(self, scores, outputs, sizes, labels):
+        """The best pairs of box and name of every image, from scores (B, N, K) of the names of `labels` (K,)."""
+        # Every score is above this threshold: all N boxes, in order, as the library undoes this processor's padding.
+        located = self.image_processor.post_process_object_detection(outputs, threshold=-1.0, target_sizes=sizes)
+        for one, every in zip(scores, located):
+            best, pair = one.flatten().topk(min(self.max_detections, one.numel()))
+            box, name = pair // one.shape[1], pair % one.shape[1]
+            yield {"scores": best, "labels": labels[name.cpu()], "boxes": every["boxes"][box]}
+
+
+def _prepare(image_processor, image):
+    return dict(image_processor(images=image, return_tensors="pt"))
+
+
+class ClosedSetPeer(Peer):
+    """DETR, RT-DETRv2, D-FINE, YOLOS, ...: the names are found among its classes, by `match_names`.
+
+    Classes outside of the names are dropped before the best detections are chosen, so that they take no places; the
+    scores of the others stay what they were.
+
+    Raises:
+        ValueError: it has no class for some name; with `allow_missing_names`, for none at all.
+    """
+
+    prompt = "none: its classes met the names by name"
+
+    def __init__(self, model, image_processor, names, max_detections, allow_missing_names=False):
+        super().__init__(model, image_processor, names, max_detections)
+        classes, columns = model.config.id2label, match_names(names, model.config.id2label)
+        self.renamed = {name: classes[i] for name, i in columns.items() if name != classes[i]}
+        self.missing = [name for name in names if name not in columns]
+        if not columns or (self.missing and not allow_missing_names):
+            raise ValueError(
+                f"{type(model).__name__} has no class for {some(self.missing)}; its classes are "
+                f"{some(list(classes.values()))}. Ask for names that it has, or allow missing names: never detected."
+            )
+        self.columns = list(columns.values())
+        self.labels = torch.tensor([self.names.index(name) for name in columns])
+        post_process = image_processor.post_process_object_detection
+        # Some cut at 100 unless told; the others give as many detections as the detector has queries.
+        options = {"top_k": max_detections} if "top_k" in inspect.signature(post_process).parameters else {}
+        self.post_process = partial(post_process, threshold=0.0, **options)
+        self.score = f"{type(image_processor).__name__}.post_process_object_detection of the names' logits"
+
+    def describe(self):
+        """As of every peer; also the class of each name that is not its name to the letter, and names without one."""
+        return {**super().describe(), "renamed": self.renamed, "missing_names": self.missing}
+
+    def _detect(self, batch, sizes):
+        outputs = self.model(**batch)
+        logits, kept = outputs.logits, outputs.logits[..., self.columns]
+        if logits.shape[-1] > self.model.config.num_labels:
+            # A softmax whose last column is "no object" (DETR, YOLOS): the other classes join that column, which
+            # leaves the probabilities of the names as they were.
+            others = sorted(set(range(logits.shape[-1])) - set(self.columns))
+            kept = torch.cat([kept, logits[..., others].logsumexp(-1, keepdim=True)], dim=-1)
+        outputs.logits = kept
+        found = self.post_process(outputs, target_sizes=sizes)
+        yield [{**one, "labels": self.labels[one["labels"].cpu()]} for one in found]
+
+
+def match_names(names, id2label):
+    """Which class each name is: {name: index of the class}, without the names that are none.
+
+    First those equal to the letter; of the rest those equal but for case, spaces, hyphens and underscores; then those
+    that Pascal VOC calls differently ("couch", "sofa"). Each time one name with one class, never a choice.
+    """
+    columns = {}
+    for key in (str, _folded, lambda text: _VOC_NAMES.get(_folded(text), _folded(text))):
+        wanted, classes = defaultdict(list), defaultdict(list)
+        for name in names:
+            if name not in columns:
+                wanted[key(name)].append(name)
+        for index, label in id2label.items():
+            if index not in columns.values():
+                classes[key(label)].append(index)
+        for text, same in wanted.items():
+            if len(same) == len(classes[text]) == 1:
+                columns[same[0]] = classes[text][0]
+    return columns
+
+
+def _folded(text):
+    return re.sub(r"[\s_-]+", "", text.casefold())
+
+
+def some(names):
+    """The first ten, for messages."""
+    return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def load_peer(source, names, device="cpu", max_detections=100, allow_missing_names=False):
+    """The detector of a folder or of the Hub as a [`Peer`] that looks for names, in float32.
+
+    Only safetensors are loaded, and no code of the Hub is run.
+
+    Args:
+        names (list[str]): the vocabulary. A zero-shot detector is asked for them in its own kind of prompt.
+        device: "auto" takes an accelerator if there is one.
+        max_detections: per image, over all names.
+        allow_missing_names: a closed-set detector may lack some names, which then are never detected.
+
+    Raises:
+        FileNotFoundError: it cannot be loaded.
+        ValueError: not a detector of a supported kind; names that it lacks or cannot read, repeated ones, or none.
+    """
+    if not names or len(set(names)) < len(names) or max_detections < 1:
+        raise ValueError(
+            "expected different names, at least one, and max_detections of at least 1; got "
+            f"{some(names) or 'no names'} and {max_detections}"
+        )
+    from decodetr.evaluation.zero_shot_peers import ZERO_SHOT
+
+    local = {"trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(source, **local)
+        peer = ZERO_SHOT.get(config.model_type)
+        if peer is None and type(config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING:
+            raise ValueError(
+                f"{source} holds a {config.model_type!r} model; expected one of AutoModelForObjectDetection, or a "
+                f"zero-shot detector of type {', '.join(ZERO_SHOT)}"
+            )
+        auto = AutoModelForZeroShotObjectDetection if peer else AutoModelForObjectDetection
+        model = auto.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **local)
+        processor = (AutoProcessor if peer else AutoImageProcessor).from_pretrained(source, **local)
+    except OSError as error:
+        raise cannot_load("detector", source, error) from error
+    model = model.to(pick_device(device)).eval()
+    if peer:
+        return peer(model, processor, names, max_detections)
+    return ClosedSetPeer(model, processor, names, max_detections, allow_missing_names)

@@ -1,0 +1,191 @@
+"""What `decodetr eval` runs over the images: a DeCo-DETR, or an oracle made of one.
+
+A predictor has `names` (its vocabulary), `prepare(image)`, which runs in the workers of a DataLoader, and
+`predictor(prepared, entries)`, which gives the detections of a batch; `describe()` is for the report. `peers.py` has
+those of other people's detectors.
+"""
+
+import torch
+from torch.nn import functional as F
+from torchvision.ops import box_convert, box_iou
+
+from decodetr.evaluation.output_evaluator import results_of
+from decodetr.processing.detection_dataset import detection_collate
+
+_SUPPRESSED = -25  # log objectness of what `nms_iou` takes out is -30
+
+
+class DeCoDetrPredictor:
+    """
+    A DeCo-DETR and its image processor.
+
+    Args:
+        model: DeCoDetrForObjectDetection in evaluation mode.
+        image_processor: its image processor.
+        max_detections (int): detections per image over all names.
+    """
+
+    def __init__(self, model, image_processor, max_detections=100):
+        self.model, self.image_processor, self.max_detections = model, image_processor, max_detections
+
+    @property
+    def names(self):
+        """The vocabulary, list[str]."""
+        return self.model.vocabulary.names
+
+    def describe(self):
+        """What the report says about it."""
+        return {"class": type(self.model).__name__, "detector": self.model.config.detector_config.model_type}
+
+    def prepare(self, image):
+        """Inputs of one PIL image: `pixel_values` (3, H, W) and, where the processor pads, `pixel_mask` (H, W)."""
+        inputs = self.image_processor(images=image, return_tensors="pt")
+        return {name: inputs[name][0] for name in ("pixel_values", "pixel_mask") if name in inputs}
+
+    def __call__(self, prepared, entries):
+        """
+        Detections of a batch.
+
+        Args:
+            prepared: list of what `prepare` gave. entries: the images' entries of `CocoAnnotations.images`.
+
+        Returns:
+            list of dicts, as [`results_of`].
+        """
+        return self.results(self.forward(prepared), entries)
+
+    def forward(self, prepared):
+        """Outputs of the model."""
+        batch = detection_collate([{**inputs, "labels": None} for inputs in prepared])
+        pixels = batch["pixel_values"].to(self.model.device, self.model.dtype)
+        mask = {"pixel_mask": batch["pixel_mask"].to(self.model.device)} if "pixel_mask" in batch else {}
+        with torch.inference_mode():
+            return self.model(pixels, **mask)
+
+    def results(self, outputs, entries):
+        """Detections of the outputs; oracles differ here."""
+        sizes = [(entry["height"], entry["width"]) for entry in entries]
+        return results_of(outputs, self.image_processor, sizes, self.max_detections)
+
+
+class _Oracle(DeCoDetrPredictor):
+    """One of the two streams is told the truth: annotations of `coco` that are no crowds."""
+
+    def __init__(self, model, image_processor, coco, max_detections=100):
+        super().__init__(model, image_processor, max_detections)
+        self.coco = coco
+        labels = {name: label for label, name in enumerate(self.names)}
+        self._label_of_category = torch.tensor([labels.get(name, -1) for name in coco.names])
+
+    def results(self, outputs, entries):
+        found = []
+        for b, entry in enumerate(entries):
+            sizes = torch.tensor([entry["width"], entry["height"]] * 2, dtype=torch.float32)
+            boxes = box_convert(outputs.pred_boxes[b].float().cpu(), "cxcywh", "xyxy") * sizes
+            truth, labels = annotated(self.coco, entry)
+            log_objectness = F.logsigmoid(outputs.objectness_logits[b].float().cpu())
+            log_scores = F.logsigmoid(outputs.logits[b].float().cpu())
+            found.append(self.one_image(boxes, log_objectness, log_scores, truth, self._label_of_category[labels]))
+        return found
+
+
+class BoxOracle(_Oracle):
+    """Annotated boxes, our names: each takes the name probabilities of the query whose box fits it best, of those that
+    are not suppressed as duplicates."""
+
+    def one_image(self, boxes, log_objectness, log_scores, truth, labels):
+        if not len(truth):
+            return {"scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64), "boxes": truth}
+        query = box_iou(truth, boxes).masked_fill(log_objectness < _SUPPRESSED, -1).argmax(1)
+        probabilities = (log_scores[query] - log_objectness[query, None]).exp().clamp(max=1)
+        return best_pairs(probabilities, truth, self.max_detections)
+
+
+class NameOracle(_Oracle):
+    """Our boxes, annotated names: a query that overlaps an object (IoU of at least 0.5) takes the name of the one that
+    it fits best, others their own best one; the score is the objectness."""
+
+    def one_image(self, boxes, log_objectness, log_scores, truth, labels):
+        chosen = log_scores.argmax(1)
+        if len(truth):
+            iou, nearest = box_iou(boxes, truth).max(1)
+            named = labels[nearest]
+            chosen = torch.where((iou >= 0.5) & (named >= 0), named, chosen)
+        scores, order = log_objectness.exp().sort(descending=True, stable=True)
+        order = order[: self.max_detections]
+        return {"scores": scores[: self.max_detections], "labels": chosen[order], "boxes": boxes[order]}
+
+
+class TeacherOracle:
+    """
+    The teacher alone on annotated boxes: CLIP's softmax over the names for each crop.
+
+    Args:
+        clip: `pool_builder.embedder.ClipEmbedder`. vocabulary: `Vocabulary` of the same CLIP. coco: CocoAnnotations.
+    """
+
+    def __init__(self, clip, vocabulary, coco, max_detections=100):
+        self.clip, self.coco, self.max_detections = clip, coco, max_detections
+        self.names, self.embeddings = vocabulary.names, vocabulary.embeddings.cpu()
+
+    def describe(self):
+        """What the report says about it."""
+        return {"class": type(self.clip.model).__name__}
+
+    def prepare(self, image):
+        """The picture itself: crops depend on its annotations."""
+        return image
+
+    def __call__(self, prepared, entries):
+        """Detections of a batch of pictures: (box, name) pairs."""
+        found = []
+        for image, entry in zip(prepared, entries):
+            boxes, _ = annotated(self.coco, entry)
+            boxes = boxes[_with_area(boxes, entry)]
+            found.append(
+                best_pairs(teacher_probabilities(self.clip, image, boxes, self.embeddings), boxes, self.max_detections)
+            )
+        return found
+
+
+def annotated(coco, entry):
+    """(boxes (n, 4) x0, y0, x1, y1 in pixels, categories (n,)) of an image's annotations that are no crowds."""
+    rows = coco.annotations_by_image.arrays(entry["image_id"])
+    objects = rows["iscrowd"] == 0
+    boxes = torch.from_numpy(rows["bbox"][objects]).float()
+    return box_convert(boxes, "xywh", "xyxy"), torch.from_numpy(rows["category"][objects])
+
+
+def _with_area(boxes, entry):
+    limits = torch.tensor([entry["width"], entry["height"]] * 2, dtype=torch.float32)
+    inside = boxes.clamp(min=torch.zeros(4), max=limits)
+    return (inside[:, 2:] > inside[:, :2]).all(1)
+
+
+def teacher_probabilities(clip, picture, boxes, embeddings):
+    """CLIP's softmax over the names for each crop.
+
+    Args:
+        clip: `ClipEmbedder`. picture: PIL RGB. boxes: (n, 4) x0, y0, x1, y1 in pixels. embeddings: (K, d), unit rows.
+
+    Returns:
+        torch.Tensor (n, K).
+    """
+    from decodetr.pool_builder.crops import crop_region
+
+    if not len(boxes):
+        return torch.zeros(0, len(embeddings))
+    crops = [crop_region(picture, box, clip.size) for box in boxes.tolist()]
+    similarity = torch.from_numpy(clip.embed_images(crops)) @ embeddings.T
+    return (clip.model.logit_scale.exp().item() * similarity).softmax(-1)
+
+
+def best_pairs(probabilities, boxes, most):
+    """The best (box, name) pairs of an image: "scores", "labels", "boxes", best first.
+
+    Args:
+        probabilities: (n, K). boxes: (n, 4). most (int).
+    """
+    scores, pairs = probabilities.flatten().topk(min(most, probabilities.numel()))
+    box, label = pairs // probabilities.shape[1], pairs % probabilities.shape[1]
+    return {"scores": scores, "labels": label, "boxes": boxes[box]}

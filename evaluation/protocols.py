@@ -1,0 +1,130 @@
+"""Protocols of evaluation, as data: which names are base and novel, which images count, how many detections.
+
+A protocol is a JSON file; those of `protocols/` have names. `counts` are those of the published set:
+`Protocol.differences` says where a file departs from them, so that a report never calls a part of a set the whole.
+"""
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from decodetr.evaluation import PROTOCOLS
+
+_FOLDER = Path(__file__).parent / "protocols"
+
+_GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """
+    What `decodetr eval` measures.
+
+    Args:
+        name (str), description (str), source (str): for the report.
+        max_detections (int): the best predictions of an image over all names that count.
+        federated (bool): LVIS' rules (PAPER.md 6).
+        images (str): "all", or "annotated": only images with an annotation of one of the names.
+        base, novel (dict or None): category id as text -> name. None: every name of the file that the other lacks.
+        novel_frequencies (str): instead of `novel`, the names of these LVIS frequencies ("r"); others are base.
+        counts (dict): "names", "base", "novel", "images" of the published validation set.
+        headline (list): the metrics that papers quote, best known first.
+    """
+
+    name: str
+    description: str
+    source: str = ""
+    max_detections: int = 100
+    federated: bool = False
+    images: str = "all"
+    base: dict | None = None
+    novel: dict | None = None
+    novel_frequencies: str = ""
+    counts: dict = field(default_factory=dict)
+    headline: tuple = ()
+
+    @classmethod
+    def load(cls, name):
+        """A protocol by its name (one of PROTOCOLS), or from a JSON file with the fields of this class.
+
+        Raises:
+            FileNotFoundError: neither. ValueError: unknown or wrong fields; the message names the file.
+        """
+        file = _FOLDER / f"{name}.json" if name in PROTOCOLS else Path(name)
+        try:
+            document = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{name}: no such protocol; give one of {', '.join(PROTOCOLS)}, or a file"
+            ) from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file}: expected a JSON file, got: {error}") from error
+        known = {entry.name for entry in fields(cls)} - {"name"}
+        if not isinstance(document, dict) or "description" not in document or set(document) - known:
+            raise ValueError(f"{file}: expected an object with description and some of {sorted(known)}")
+        protocol = cls(name=file.stem, **document)
+        if protocol.images not in ("all", "annotated"):
+            raise ValueError(f'{file}: expected images "all" or "annotated", got {protocol.images!r}')
+        return protocol
+
+    def split(self, coco):
+        """The split of a file: {"base": names or None, "novel": names or None, "groups": {group: names}}.
+
+        Raises:
+            ValueError: the file lacks names or frequencies of the protocol.
+        """
+        base, novel = (None if group is None else list(group.values()) for group in (self.base, self.novel))
+        if missing := set((base or []) + (novel or [])) - set(coco.names) if self.counts else set():
+            raise ValueError(
+                f"{coco.file}: expected the {len(base) + len(novel)} names of {self.name}, got none called "
+                f"{sorted(missing)[:5]}; give the annotation file of that data set"
+            )
+        if not self.novel_frequencies:
+            return {"base": base, "novel": novel, "groups": {}}
+        if coco.frequencies is None:
+            raise ValueError(f"{coco.file}: {self.name} needs the frequency of every category, as LVIS has it")
+        pairs = list(zip(coco.names, coco.frequencies))
+        novel = [name for name, frequency in pairs if frequency in self.novel_frequencies]
+        groups = {
+            group: [name for name, frequency in pairs if frequency == letter] for letter, group in _GROUPS.items()
+        }
+        return {"base": [name for name in coco.names if name not in set(novel)], "novel": novel, "groups": groups}
+
+    def select_images(self, coco):
+        """The file with the images that count."""
+        if self.images == "all":
+            return coco
+        split = self.split(coco)
+        names = set(coco.names) if split["base"] is None else {*split["base"], *(split["novel"] or ())}
+        index = coco.annotations_by_image
+        counts = [name in names for name in coco.names]
+        rows = [row for row, category in zip(index.image_rows, index.column("category")) if counts[category]]
+        ids = list(index)
+        return coco.select_images({ids[row] for row in set(rows)})
+
+    def differences(self, coco):
+        """Where a file, its images selected, departs from the published set: list of texts, empty if nowhere."""
+        split = self.split(coco)
+        base, novel = split["base"], split["novel"]
+        found = {
+            "names": len(coco.names) if base is None else len(base) + len(novel or ()),
+            "base": len(base or ()),
+            "novel": len(novel or ()),
+            "images": len(coco.images),
+        }
+        return [
+            f"{found[key]:,} {key} instead of {count:,}" for key, count in self.counts.items() if found[key] != count
+        ]
+
+
+def read_split(path):
+    """(base names, novel names) of a file {"base": {"<category id>": "name"}, "novel": {...}}."""
+    try:
+        split = json.loads(Path(path).read_text(encoding="utf-8"))
+        base, novel = (list(split[group].values()) for group in ("base", "novel"))
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        expected = '{"base": {"1": "person", ...}, "novel": {"5": "airplane", ...}}'
+        raise ValueError(f"{path}: expected {expected}, got {error!r}") from error
+    if both := set(base) & set(novel):
+        raise ValueError(f"{path}: {sorted(both)[:5]} are both base and novel; a name must be one of them")
+    return base, novel

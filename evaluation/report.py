@@ -1,0 +1,187 @@
+"""The report of an evaluation: report.json, report.md, report.html with pictures, detections.parquet."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from decodetr.evaluation.analysis import KINDS
+from decodetr.evaluation.detections import save_detections
+
+_WORST = 12
+
+
+def finite(value):
+    """The same with None for what is not finite, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def markdown_report(report):
+    """The report as Markdown: protocol, metrics with the headline first, kinds of errors, worst and best names."""
+    lines = ["| protocol | |", "|---|---|"]
+    lines += [f"| {key.replace('_', ' ')} | {value} |" for key, value in report["protocol"].items()]
+    metrics = report["metrics"]
+    keys = [key for key in report["headline"] if key in metrics]
+    lines += ["", "| metric | % |", "|---|---:|"]
+    lines += [f"| {key} | {number(metrics[key])} |" for key in [*keys, *(key for key in metrics if key not in keys)]]
+    if "errors" in report:
+        groups = report["groups"]
+        lines += ["", f"| error | count | {' | '.join(f'AP50 {group} lost' for group in groups)} |"]
+        lines += ["|---|---:|" + "---:|" * len(groups)]
+        for kind, entry in report["errors"].items():
+            gains = " | ".join(number(entry[f"delta_AP50_{group}"]) for group in groups)
+            lines += [f"| {kind} | {entry['count']} | {gains} |"]
+    return "\n".join(lines) + "\n"
+
+
+def number(value):
+    """A percentage with one digit, "-" where there is none."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def describe(analysis, vocabulary=None):
+    """The parts of a report that an [`Analysis`] gives: groups, threshold, errors, confusion, calibration, curves,
+    worst_images. With a `Vocabulary`, confusions have the cosine between the names."""
+    similarity = None
+    if vocabulary is not None:
+        place = {name: row for row, name in enumerate(vocabulary.names)}
+        embeddings = vocabulary.embeddings.float().cpu().numpy()
+
+        def similarity(name, other):
+            rows = [place.get(name), place.get(other)]
+            return None if None in rows else float(embeddings[rows[0]] @ embeddings[rows[1]])
+
+    image_ids = analysis.evaluator.image_ids
+    return {
+        "groups": list(analysis.groups),
+        "threshold": analysis.threshold,
+        "errors": analysis.errors(),
+        "confusion": analysis.confusion(similarity),
+        "calibration": analysis.calibration(),
+        "curves": analysis.curves(),
+        "worst_images": [{**row, "image_id": image_ids[row["image"]]} for row in analysis.worst_images(_WORST)],
+    }
+
+
+def write_report(report, analysis, output, pictures=True):
+    """Write everything into a folder.
+
+    Args:
+        report (dict): "title", "protocol", "headline", "metrics", "per_name" and what [`describe`] gave.
+        analysis (Analysis): of the same detections.
+        output (Path): made if missing.
+        pictures (bool): with the worst images; their files must be there.
+
+    Returns:
+        Path: the HTML file.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    save_detections(output / "detections.parquet", analysis.evaluator)
+    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    for name, content in (("report.json", text), ("report.md", markdown_report(report))):
+        partial = output / f".{name}.part"
+        partial.write_text(content, encoding="utf-8")
+        os.replace(partial, output / name)
+    return _write_page(report, analysis, output, pictures)
+
+
+def _write_page(report, analysis, output, pictures):
+    from decodetr.evaluation.figures import draw_calibration, draw_curves, draw_errors
+    from decodetr.processing.html_report import from_markdown, links, paragraph, picture, table, write_report
+
+    draw_curves(report["curves"], output / "precision_recall.png")
+    draw_calibration(report["calibration"], output / "calibration.png")
+    draw_errors(report["errors"], report["groups"], output / "errors.png")
+    protocol, metrics, *errors = from_markdown(markdown_report(report))
+    kinds = f"localization and classification errors put right, {', '.join(KINDS[2:])} taken away, missed not counted"
+    sections = {
+        "Metrics": [metrics],
+        "Protocol": [protocol],
+        "Precision and recall": [picture(output / "precision_recall.png", "Mean over the names of each group.")],
+        "Errors": [
+            *errors,
+            picture(output / "errors.png", f"AP50 that each kind of errors costs: {kinds}."),
+            paragraph(
+                f"Counts are those of detections above {report['threshold']:.3f}, where F1 is best, and of all missed "
+                "objects."
+            ),
+        ],
+        "Confused names": [
+            table(
+                ["object", "taken for", "objects", "share, %", "cosine of the names"],
+                [
+                    [row["name"], row["taken_for"], row["count"], f"{100 * row['share']:.0f}"]
+                    + ["-" if row["cosine"] is None else f"{row['cosine']:.2f}"]
+                    for row in report["confusion"]
+                ],
+            )
+        ],
+        "Calibration": [picture(output / "calibration.png", "Ten equal steps of the score.")],
+        "Worst images": _worst(report, analysis, output) if pictures else [],
+        "Names": [
+            table(
+                ["name", "group", "objects", "AP", "AP50"],
+                [
+                    [name, row["group"], row["support"], number(row["AP"]), number(row["AP50"])]
+                    for name, row in sorted(
+                        report["per_name"].items(), key=lambda item: (item[1]["AP50"] or 0, item[0])
+                    )
+                    if row["support"]
+                ],
+            )
+        ],
+        "Files": [
+            links(
+                {
+                    "report.json": "all of this, as numbers",
+                    "report.md": "the tables",
+                    "detections.parquet": "every detection that counted; decodetr eval --detections reads it again",
+                }
+            )
+        ],
+    }
+    return write_report(
+        output / "report.html",
+        report["title"],
+        report["protocol"]["description"],
+        {k: v for k, v in sections.items() if v},
+    )
+
+
+def _worst(report, analysis, output):
+    """Blocks of the worst images, drawn into OUTPUT/worst."""
+    from decodetr.evaluation.figures import draw_comparison
+    from decodetr.processing.html_report import picture
+
+    (output / "worst").mkdir(exist_ok=True)
+    entries = {entry["image_id"]: entry for entry in analysis.evaluator.coco.images}
+    truth, found, blocks = analysis.truth, analysis.found, []
+    reached = analysis.reached()
+    for row in report["worst_images"]:
+        entry, file = entries[row["image_id"]], output / "worst" / f"{row['image_id']}.jpg"
+        objects = (truth["image"] == row["image"]) & ~truth["crowd"]
+        seen = (found["image"] == row["image"]) & (found["score"] >= report["threshold"])
+        draw_comparison(
+            entry,
+            (*_labelled(truth, objects, analysis.names), None, reached[objects]),
+            (*_labelled(found, seen, analysis.names), found["score"][seen].tolist(), ~analysis.wrong()[seen]),
+            file,
+        )
+        text = (
+            f"{entry['file_name']}: {row['wrong']} wrong, {row['not_found']} not found. Left: annotated, red what was "
+        )
+        blocks.append(picture(file, text + "not found. Right: found, red what is wrong."))
+    return blocks
+
+
+def _labelled(table, rows, names):
+    """(boxes x0, y0, x1, y1, names) of some rows."""
+    boxes = table["box"][rows]
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), [names[i] for i in table["name"][rows]]

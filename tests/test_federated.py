@@ -1,0 +1,126 @@
+"""LVIS' federated evaluation: hand-made cases, and the numbers of LVIS' own package."""
+
+import json
+
+import numpy as np
+import pytest
+
+from decodetr.evaluation import ENGINES
+from decodetr.evaluation.detection_evaluator import DetectionEvaluator
+from decodetr.processing.coco import CocoAnnotations
+
+BOX, FAR = [10.0, 10.0, 50.0, 50.0], [100.0, 100.0, 60.0, 60.0]  # xywh
+
+
+def lvis_file(folder, images, annotations, frequencies="rcf"):
+    """A file as LVIS publishes them; images are (id, absent ids, not exhaustive ids), annotations (image, id, box)."""
+    document = {
+        "images": [
+            {"id": i, "coco_url": f"http://x/val2017/{i:012d}.jpg", "width": 300, "height": 300}
+            | {"neg_category_ids": absent, "not_exhaustive_category_ids": vague}
+            for i, absent, vague in images
+        ],
+        "annotations": [
+            {"id": number, "image_id": i, "category_id": c, "bbox": list(box), "area": float(box[2] * box[3])}
+            for number, (i, c, box) in enumerate(annotations, start=1)
+        ],
+        "categories": [{"id": c, "name": f"n{c}", "frequency": f} for c, f in enumerate(frequencies, start=1)],
+    }
+    file = folder / "lvis.json"
+    file.write_text(json.dumps(document))
+    return file
+
+
+def evaluate(file, found, engine=ENGINES[0], max_detections=300):
+    """found: image -> rows (category id, score, xywh)."""
+    coco = CocoAnnotations.load(file, check_images=False)
+    groups = {
+        group: [name for name, frequency in zip(coco.names, coco.frequencies) if frequency == group[0]]
+        for group in ("rare", "common", "frequent")
+    }
+    options = {"groups": groups, "federated": True, "engine": engine, "max_detections": max_detections}
+    evaluator = DetectionEvaluator(coco, coco.names, **options)
+    for image in coco.images:
+        rows = found.get(image["image_id"], [])
+        boxes = [[x, y, x + w, y + h] for _, _, (x, y, w, h) in rows]
+        prediction = {"labels": [c - 1 for c, *_ in rows], "scores": [row[1] for row in rows], "boxes": boxes}
+        evaluator.update([image["image_id"]], [prediction])
+    return evaluator.compute(per_name=True)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "absent, vague, expected",
+    [
+        ([2], [], 50),  # verified to be absent: the better detection of n2 in image 2 is wrong
+        ([], [], 100),  # nobody has looked: it does not count
+        ([2], [2], 100),  # looked, but not for every object
+    ],
+)
+def test_what_nobody_has_verified_does_not_count(tmp_path, engine, absent, vague, expected):
+    file = lvis_file(tmp_path, [(7, absent, vague), (3, [], [])], [(3, 2, BOX)])
+    result = evaluate(file, {3: [(2, 0.5, BOX)], 7: [(2, 0.9, FAR)]}, engine)
+    assert result["AP"] == pytest.approx(expected, abs=1e-6) and result["AP_common"] == result["AP"]
+    assert np.isnan(result["AP_rare"])  # no annotation: in no mean
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_objects_of_a_name_that_is_not_exhaustive_are_found_or_missed(tmp_path, engine):
+    """The exemption is for mistakes only, and a box that sticks out of the image is exempt too."""
+    file = lvis_file(tmp_path, [(1, [], [1])], [(1, 1, BOX), (1, 1, FAR)])
+    found = {1: [(1, 0.9, [-500.0, -500.0, 2000.0, 90.0]), (1, 0.8, BOX)]}
+    result = evaluate(file, found, engine)
+    assert result["AP"] == pytest.approx(100 * 51 / 101, abs=1e-6)  # one of two, nothing wrong
+    assert result["AR300"] == pytest.approx(50)
+
+
+def random_lvis(folder, seed, images=60, names=12):
+    rng = np.random.default_rng(seed)
+    rows, annotations, found = [], [], {}
+    for i in rng.permutation(5 * images)[:images].tolist():
+        present = set(rng.integers(1, names + 1, rng.integers(0, 4)).tolist())
+        others = sorted(set(range(1, names + 1)) - present)
+        absent = sorted(rng.choice(others, 3, replace=False).tolist())
+        rows.append((i, absent, sorted(c for c in present if rng.random() < 0.4)))
+        found[i] = []
+        for c in present:
+            for _ in range(rng.integers(1, 4)):
+                box = np.round([*rng.uniform(0, 150, 2), *rng.uniform(5, 150, 2)], 1).tolist()
+                annotations.append((i, c, box))
+                for _ in range(2):
+                    near = np.float32(np.abs(np.array(box) + rng.normal(0, 5, 4)) + 1).tolist()
+                    found[i].append((c if rng.random() < 0.8 else int(rng.integers(1, names + 1)), near))
+        for _ in range(6):
+            far = np.float32([*rng.uniform(0, 150, 2), *rng.uniform(5, 150, 2)]).tolist()
+            found[i].append((int(rng.integers(1, names + 1)), far))
+        # As an xyxy float32 array would give it back, with ties of the score.
+        found[i] = [(c, float(np.float32(round(rng.random(), 2))), _through_corners(box)) for c, box in found[i]]
+    return lvis_file(folder, rows, annotations, "rrrcccccffff"), found
+
+
+def _through_corners(box):
+    x, y, w, h = np.float64(np.float32([box[0], box[1], box[0] + box[2], box[1] + box[3]]))
+    return [x, y, w - x, h - y]
+
+
+@pytest.mark.parametrize("max_detections", [300, 8])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_equals_the_lvis_package(tmp_path, monkeypatch, engine, max_detections):
+    lvis = pytest.importorskip("lvis")
+    monkeypatch.setattr(np, "float", float, raising=False)  # lvis 0.5.3 was written for numpy below 1.24
+    file, found = random_lvis(tmp_path, seed=max_detections)
+    results = [
+        {"image_id": i, "category_id": c, "score": score, "bbox": box}
+        for i, rows in found.items()
+        for c, score, box in rows
+    ]
+    truth = lvis.LVIS(str(file))
+    reference = lvis.LVISEval(truth, lvis.LVISResults(truth, results, max_dets=max_detections), "bbox")
+    reference.params.max_dets = max_detections
+    reference.run()
+    ours = evaluate(file, found, engine, max_detections)
+    keys = {"AP": "AP", "AP50": "AP50", "AP75": "AP75", "APs": "AP_small", "APm": "AP_medium", "APl": "AP_large"}
+    keys |= {"APr": "AP_rare", "APc": "AP_common", "APf": "AP_frequent", f"AR@{max_detections}": f"AR{max_detections}"}
+    for theirs, key in keys.items():
+        assert ours[key] == pytest.approx(100 * reference.results[theirs], abs=1e-6), key
+    assert 5 < ours["AP"] < 95
