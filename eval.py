@@ -141,10 +141,11 @@ def run(args):
 
     if args.output and (Path(args.output).is_file() or Path(args.output).suffix in (".json", ".md", ".html")):
         raise ValueError(f"--output {args.output}: expected a folder, which gets report.json and others")
-    protocol, coco = _protocol_and_file(args)
+    protocol, whole = _protocol_and_file(args)
+    coco = protocol.select_images(whole)
     split = protocol.split(coco)
     rank, processes, device = _process(args.device)
-    predictor, names, vocabulary, facts = _predictor(args, coco, protocol, split, device)
+    predictor, names, vocabulary, facts = _predictor(args, coco, whole, protocol, split, device)
     evaluator = OutputEvaluator(
         coco,
         names,
@@ -178,14 +179,14 @@ def run(args):
     if args.output:
         analysis = Analysis(evaluator.by_name)
         report |= {"per_name": per_name, **finite(describe(analysis, vocabulary))}
-        page = write_report(report, analysis, args.output, pictures=coco.image_folder.is_dir())
+        page = write_report(report, analysis, args.output)
         sys.stderr.write(f"{page} shows all of it\n")
     sys.stdout.write(markdown_report(report))
     return 0
 
 
 def _protocol_and_file(args):
-    """The protocol with the split that was asked for, and the annotation file with the images that count."""
+    """The protocol with the split that was asked for, and the annotation file."""
     from decodetr.evaluation.protocols import Protocol, read_split
     from decodetr.processing.coco import CocoAnnotations
     from decodetr.processing.predict import read_names
@@ -207,8 +208,7 @@ def _protocol_and_file(args):
     elif args.novel_names:
         protocol = replace(protocol, novel=dict(enumerate(read_names(args.novel_names, None))))
     file = args.annotations or Path(args.data) / "annotations" / "val.json"
-    coco = CocoAnnotations.load(file, args.images, check_images=not args.detections)
-    return protocol, protocol.select_images(coco)
+    return protocol, CocoAnnotations.load(file, args.images, check_images=not args.detections)
 
 
 def _process(device):
@@ -223,7 +223,7 @@ def _process(device):
     return state.process_index, state.num_processes, state.device
 
 
-def _predictor(args, coco, protocol, split, device):
+def _predictor(args, coco, whole, protocol, split, device):
     """(predictor or detections by image, names, Vocabulary or None, facts for the report)."""
     from decodetr.evaluation import loading
 
@@ -232,7 +232,7 @@ def _predictor(args, coco, protocol, split, device):
     if args.detections:
         if args.oracle or args.vocabulary:
             raise ValueError("--oracle and --vocabulary need --model: detections have their names already")
-        return loading.saved_detections(args.detections, coco)
+        return loading.saved_detections(args.detections, whole)  # of more images than count, maybe
     names = coco.names if split["base"] is None else [*split["base"], *(split["novel"] or ())]
     return loading.load_predictor(
         args.model,

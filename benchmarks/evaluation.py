@@ -7,12 +7,12 @@
 Annotation files and detections are drawn, with the counts of the published sets: OV-COCO has 4,836 images of 65 names
 with 100 detections each, LVIS 19,809 images of 1,203 names with 244,707 objects, federated, with 300. Half of the
 detections lie near an object. Every engine runs in a process of its own, so that its peak memory is its own; the
-detections are in memory before the clock starts. "default" and "pycocotools" go name by name, as `decodetr eval` has
-them; "pycocotools at once" is the same boxes in one call, as that package is used; "lvis" is LVIS' own package, which
-gets all detections.
+detections are in memory before the clock starts. "default" and "pycocotools" take a few names at a time, as `decodetr
+eval` has them; "pycocotools at once" is the same boxes in one call, as that package is used; "lvis" is LVIS' own
+package, which gets all detections.
 
-Overhead: the shipped model over drawn scenes, reading, preparing and forward alone against all of the evaluation, in
-turn in one process.
+Overhead: the shipped model over drawn scenes, from files to detections, against all of `decodetr eval` up to its
+metrics, in turn in one process.
 """
 
 import argparse
@@ -187,9 +187,10 @@ def measure_overhead(images, runs):
     from decodetr.processing.coco import CocoAnnotations
     from decodetr.processing.predict import load_detector
 
-    class Forward(DeCoDetrPredictor):
+    class Detections(DeCoDetrPredictor):
         def results(self, outputs, entries):
-            return []
+            sizes = [(entry["height"], entry["width"]) for entry in entries]
+            return self.image_processor.post_process_object_detection(outputs, 0.0, sizes, self.max_detections)
 
     class Nothing:
         def update(self, image_ids, results):
@@ -202,7 +203,7 @@ def measure_overhead(images, runs):
         model, image_processor = load_detector("scenes-decodetr", device="cpu")
 
         def inference():
-            run_predictor(Forward(model, image_processor), coco, Nothing(), progress=False)
+            run_predictor(Detections(model, image_processor), coco, Nothing(), progress=False)
 
         def evaluation():
             evaluator = OutputEvaluator(coco, model.vocabulary.names, novel, base_names=base, max_detections=100)

@@ -6,10 +6,13 @@ summaries ignore any maxDets but 100.
 """
 
 import contextlib
+import gc
 import io
 import math
 
 import numpy as np
+
+_BLOCK = 16  # names that go through an engine together; from 8 to 40 the time is the same
 
 
 def compact_prediction(prediction, max_detections, num_names, image_id):
@@ -62,33 +65,43 @@ def compact_prediction(prediction, max_detections, num_names, image_id):
     return scores[best], labels[best].astype(np.int32), boxes[best]
 
 
-def coco_accumulate(truth, found, num_names, max_detections, engine):
-    """COCO's matching and accumulation, silent, name by name.
+def coco_accumulate(truth, found, num_names, max_detections, engine, areas=4):
+    """COCO's matching and accumulation, silent, a few names at a time.
 
-    A name's numbers depend on its own boxes alone, so each goes through the engine by itself, with the images that
-    have a box of it: an engine given everything at once looks at every (image, name) pair, 24 million for LVIS.
+    A name's numbers depend on its own boxes alone, and only the images that have a box of one of the names are looked
+    at: an engine given everything at once looks at every (image, name) pair, 24 million for LVIS.
 
     Args:
         truth: dict of arrays, one entry per annotated box: "image" (numbers in the order in which equal scores are
             ranked), "name" (0..num_names-1), "box" (x, y, w, h in pixels), "area", "crowd" (bool).
         found: dict of arrays, one entry per detection: "image", "name", "box" likewise, "score".
         engine: one of ENGINES.
+        areas: how many of COCO's areas: 4, or 1 for all objects only.
 
     Returns:
-        precision (T=10 IoU thresholds from 0.5, R=101 recalls, K names, A=4 areas: all, small, medium, large) and
-        recall (T, K, A), in 0..1, NaN where a name has no ground truth in that area.
+        precision (T=10 IoU thresholds from 0.5, R=101 recalls, K names, A areas: all, small, medium, large) and recall
+        (T, K, A), in 0..1, NaN where a name has no ground truth in that area.
     """
     classes = _engine_classes(engine)
-    precision, recall = np.full((10, 101, num_names, 4), np.nan), np.full((10, num_names, 4), np.nan)
-    rows = (_rows_by_name(table["name"], num_names) for table in (truth, found))
-    for name, (objects, detections) in enumerate(zip(*rows)):
-        if truth["crowd"][objects].all():  # nothing to find: undefined
-            continue
-        tables = (
-            _coco_rows(truth, objects, area=truth["area"], iscrowd=truth["crowd"]),
-            _coco_rows(found, detections, area=found["box"][:, 2] * found["box"][:, 3], score=found["score"]),
-        )
-        precision[:, :, name], recall[:, name] = _evaluate_rows(*tables, max_detections, *classes)
+    precision, recall = np.full((10, 101, num_names, areas), np.nan), np.full((10, num_names, areas), np.nan)
+    found = {
+        **found,
+        "area": found["box"][:, 2] * found["box"][:, 3],
+        "crowd": np.zeros(len(found["name"]), dtype=bool),
+    }
+    rows = [_rows_by_block(table["name"], num_names) for table in (truth, found)]
+    collects = gc.isenabled()
+    gc.disable()  # it would look through hundreds of thousands of dicts, none of them garbage, again and again
+    try:
+        for start, (objects, detections) in zip(range(0, num_names, _BLOCK), zip(*rows)):
+            names = range(start, min(start + _BLOCK, num_names))
+            if truth["crowd"][objects].all():  # nothing to find: undefined
+                continue
+            tables = _coco_rows(truth, objects), _coco_rows(found, detections)
+            precision[:, :, names], recall[:, names] = _evaluate_rows(*tables, names, areas, max_detections, *classes)
+    finally:
+        if collects:
+            gc.enable()
     return precision, recall
 
 
@@ -105,39 +118,41 @@ def _engine_classes(engine):
     return COCO, COCOeval
 
 
-def _rows_by_name(names, num_names):
-    """Of each name the rows of it, in their order."""
-    order = np.argsort(names, kind="stable")
-    return np.split(order, np.searchsorted(names[order], np.arange(1, num_names)))
+def _rows_by_block(names, num_names):
+    """Of each block of names the rows of them, in their order."""
+    order = np.argsort(names // _BLOCK, kind="stable")
+    return np.split(order, np.searchsorted(names[order] // _BLOCK, np.arange(1, -(-num_names // _BLOCK))))
 
 
-def _coco_rows(table, rows, **columns):
-    """COCO dicts of the rows of a table, all of category 1; ids from 1, as 0 means "unmatched" to the engines."""
-    columns = {"image_id": table["image"], "bbox": table["box"], "iscrowd": 0 * table["image"], **columns}
-    values = [columns[key][rows].tolist() for key in columns]
-    return [
-        {"id": number, "category_id": 1, **dict(zip(columns, row))} for number, row in enumerate(zip(*values), start=1)
-    ]
+def _coco_rows(table, rows):
+    """COCO dicts of the rows of a table; ids from 1, as 0 means "unmatched" to the engines."""
+    names = {"image": "image_id", "name": "category_id", "box": "bbox", "area": "area", "crowd": "iscrowd"}
+    names |= {"score": "score"} if "score" in table else {}
+    columns = [table[key][rows].tolist() for key in names]
+    return [dict(zip((*names.values(), "id"), row)) for row in zip(*columns, range(1, len(rows) + 1))]
 
 
-def _evaluate_rows(objects, detections, max_detections, coco_class, evaluation_class):
-    """(precision (T, R, A), recall (T, A)) of one name."""
+def _evaluate_rows(objects, detections, names, areas, max_detections, coco_class, evaluation_class):
+    """(precision (T, R, K, A), recall (T, K, A)) of the names of a block."""
     images = sorted({row["image_id"] for row in (*objects, *detections)})
 
     def index(rows):
         table = coco_class()
-        table.dataset = {"images": [{"id": i} for i in images], "categories": [{"id": 1}], "annotations": rows}
+        categories = [{"id": name} for name in names]
+        table.dataset = {"images": [{"id": i} for i in images], "categories": categories, "annotations": rows}
         table.createIndex()
         return table
 
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress on stdout
         evaluation = evaluation_class(index(objects), index(detections), "bbox")
-        evaluation.params.imgIds, evaluation.params.catIds = images, [1]
+        evaluation.params.imgIds, evaluation.params.catIds = images, list(names)
         evaluation.params.maxDets = [max_detections]
+        evaluation.params.areaRng = evaluation.params.areaRng[:areas]
+        evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:areas]
         evaluation.evaluate()
         evaluation.accumulate()
-    # Both engines mark "no ground truth" by -1; axes of one entry are the name and maxDets.
-    precision, recall = (np.asarray(evaluation.eval[key])[..., 0, :, 0] for key in ("precision", "recall"))
+    # Both engines mark "no ground truth" by -1 and have a last axis of one entry per maxDets.
+    precision, recall = (np.asarray(evaluation.eval[key])[..., 0] for key in ("precision", "recall"))
     return np.where(precision < 0, np.nan, precision), np.where(recall < 0, np.nan, recall)
 
 

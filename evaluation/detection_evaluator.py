@@ -14,6 +14,7 @@ import numpy as np
 
 from decodetr.evaluation import ENGINES
 from decodetr.evaluation.coco_matching import coco_accumulate, compact_prediction, mean_percent
+from decodetr.evaluation.matches import match_detections
 from decodetr.processing.coco import AnnotationIndex
 
 
@@ -149,14 +150,14 @@ class DetectionEvaluator:
 
         Returns:
             AP, AP50, AP75, AP_small, AP_medium, AP_large, AR<max_detections>, AR50, and for each group AP_<group>,
-            AP50_<group> (class-agnostic: AR50_<group>).
+            AP50_<group> (class-agnostic: AR50_<group>, and no APs by area).
         """
         self.check_complete(partial)
         truth, found = self.truth(), self.found()
         precision, recall = self._accumulate(truth, found)
         metrics = {"AP": mean_percent(precision[..., 0]), "AP50": mean_percent(precision[0, ..., 0])}
         metrics["AP75"] = mean_percent(precision[5, ..., 0])
-        for area, label in enumerate(("small", "medium", "large"), start=1):
+        for area, label in enumerate(("small", "medium", "large")[: precision.shape[-1] - 1], start=1):
             metrics[f"AP_{label}"] = mean_percent(precision[..., area])
         metrics[f"AR{self.max_detections}"] = mean_percent(recall[..., 0])
         metrics["AR50"] = mean_percent(recall[0, :, 0])
@@ -166,8 +167,10 @@ class DetectionEvaluator:
                 # A box may match any object, so the recall of a group needs only the ground truth of that group.
                 in_group = np.array([name in names for name in self.coco.names])
                 chosen = in_group[truth["category"]]
-                _, recall = self._accumulate({key: column[chosen] for key, column in truth.items()}, found)
-                metrics[f"AR50_{group}"] = mean_percent(recall[0, :, 0])
+                of_group = {key: column[chosen] for key, column in truth.items()}
+                hits = match_detections(of_group, found, thresholds=(0.5,))["hit"].sum()
+                objects = (~of_group["crowd"]).sum()
+                metrics[f"AR50_{group}"] = float(100 * hits / objects) if objects else float("nan")
             else:
                 metrics[f"AP_{group}"] = mean_percent(precision[:, :, columns, 0])
                 metrics[f"AP50_{group}"] = mean_percent(precision[0][:, columns, 0])
@@ -271,6 +274,5 @@ class DetectionEvaluator:
         return {key: column[counts] for key, column in table.items()}
 
     def _accumulate(self, truth, found):
-        return coco_accumulate(
-            truth, found, 1 if self.class_agnostic else len(self.evaluated), self.max_detections, self.engine
-        )
+        names, areas = (1, 1) if self.class_agnostic else (len(self.evaluated), 4)
+        return coco_accumulate(truth, found, names, self.max_detections, self.engine, areas)

@@ -77,6 +77,44 @@ class DetectionMetric(evaluate.Metric):
         """Add one image."""
         self.add_batch(predictions=[prediction], references=[reference])
 
+    def compute_metrics(self, image_processor, dataset):
+        """A `compute_metrics` for `transformers.Trainer` with `batch_eval_metrics=True`, on one process.
+
+        Evaluate with `trainer.evaluate(ignore_keys=["loss_dict"])`: predictions are then the outputs from `logits` and
+        `pred_boxes` on. `DeCoDetrTrainer` has an evaluation of its own, also on several processes.
+
+        Args:
+            image_processor: the model's. dataset: the evaluated `DetectionDataset`. Objects are looked up in it
+                by image id, because Trainer cuts the tensors of labels to the length of the last batch.
+        """
+        coco = dataset.coco
+        entries = {entry["image_id"]: entry for entry in coco.images}
+        label_of = {name: label for label, name in enumerate(self.names)}
+
+        def metrics(evaluated, compute_result):
+            logits, boxes = evaluated.predictions[:2]
+            labels = evaluated.label_ids[0] if isinstance(evaluated.label_ids, tuple) else evaluated.label_ids
+            shown = [entries[int(label["image_id"])] for label in labels]
+            predictions = image_processor.post_process_object_detection(
+                {"logits": logits, "pred_boxes": boxes},
+                threshold=0.0,
+                target_sizes=[(entry["height"], entry["width"]) for entry in shown],
+                top_k=self.max_detections,
+            )
+            references = []
+            for entry in shown:
+                rows = coco.annotations_by_image.arrays(entry["image_id"])
+                corners = rows["bbox"].copy()
+                corners[:, 2:] += corners[:, :2]
+                known = [label_of.get(coco.names[category], -1) for category in rows["category"]]
+                kept = [row for row, label in enumerate(known) if label >= 0]
+                reference = {"image_id": entry["image_id"], "boxes": corners[kept], "labels": [known[i] for i in kept]}
+                references.append(reference | {key: rows[key][kept] for key in ("area", "iscrowd")})
+            self.add_batch(predictions=predictions, references=references)
+            return self.compute() if compute_result else {}
+
+        return metrics
+
     def _encode(self, prediction, reference):
         """Plain lists of one image, of which the arrow writer makes rows."""
         image_id = int(reference["image_id"])

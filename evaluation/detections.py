@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+_NAMES = "decodetr_names"
 _COLUMNS = ("x0", "y0", "x1", "y1")
 
 
@@ -29,7 +30,9 @@ def save_detections(file, evaluator):
         **{name: pa.array(boxes[:, column]) for column, name in enumerate(_COLUMNS)},
     }
     partial = Path(file).with_name(f".{Path(file).name}.part")
-    pq.write_table(pa.table(columns), partial)
+    # The whole vocabulary, as the column holds only the names that were found.
+    metadata = {_NAMES: json.dumps(evaluator.names, ensure_ascii=False)}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), partial)
     os.replace(partial, file)
 
 
@@ -80,11 +83,17 @@ def _read_parquet(file, coco):
     expected = ("image_id", "name", "score", *_COLUMNS)
     if missing := set(expected) - set(table.column_names):
         raise ValueError(f"{file}: expected the columns {expected}, {sorted(missing)} are missing")
+    if empty := [name for name in expected if table[name].null_count]:
+        raise ValueError(f"{file}: expected a value in every row, {empty} have rows without one")
     coded = table["name"].combine_chunks()
     coded = coded if pa.types.is_dictionary(coded.type) else coded.dictionary_encode()
+    stored = (table.schema.metadata or {}).get(_NAMES.encode())
+    names = json.loads(stored) if stored else coded.dictionary.to_pylist()
+    place = {name: label for label, name in enumerate(names)}
+    label_of = np.array([place[name] for name in coded.dictionary.to_pylist()], dtype=np.int64)
     boxes = np.stack([table[name].to_numpy() for name in _COLUMNS], axis=1).astype(np.float32)
-    labels = coded.indices.to_numpy().astype(np.int64)
-    return coded.dictionary.to_pylist(), table["image_id"].to_numpy(), labels, table["score"].to_numpy(), boxes
+    labels = label_of[coded.indices.to_numpy()]
+    return names, table["image_id"].to_numpy(), labels, table["score"].to_numpy(), boxes
 
 
 def _read_results(file, coco):

@@ -69,14 +69,13 @@ def describe(analysis, vocabulary=None):
     }
 
 
-def write_report(report, analysis, output, pictures=True):
+def write_report(report, analysis, output):
     """Write everything into a folder.
 
     Args:
         report (dict): "title", "protocol", "headline", "metrics", "per_name" and what [`describe`] gave.
         analysis (Analysis): of the same detections.
         output (Path): made if missing.
-        pictures (bool): with the worst images; their files must be there.
 
     Returns:
         Path: the HTML file.
@@ -89,10 +88,10 @@ def write_report(report, analysis, output, pictures=True):
         partial = output / f".{name}.part"
         partial.write_text(content, encoding="utf-8")
         os.replace(partial, output / name)
-    return _write_page(report, analysis, output, pictures)
+    return _write_page(report, analysis, output)
 
 
-def _write_page(report, analysis, output, pictures):
+def _write_page(report, analysis, output):
     from decodetr.evaluation.figures import draw_calibration, draw_curves, draw_errors
     from decodetr.processing.html_report import from_markdown, links, paragraph, picture, table, write_report
 
@@ -124,7 +123,7 @@ def _write_page(report, analysis, output, pictures):
             )
         ],
         "Calibration": [picture(output / "calibration.png", "Ten equal steps of the score.")],
-        "Worst images": _worst(report, analysis, output) if pictures else [],
+        "Worst images": _worst(report, analysis, output),
         "Names": [
             table(
                 ["name", "group", "objects", "AP", "AP50"],
@@ -158,14 +157,20 @@ def _write_page(report, analysis, output, pictures):
 def _worst(report, analysis, output):
     """Blocks of the worst images, drawn into OUTPUT/worst."""
     from decodetr.evaluation.figures import draw_comparison
-    from decodetr.processing.html_report import picture
+    from decodetr.processing.html_report import paragraph, picture
 
     (output / "worst").mkdir(exist_ok=True)
+    for old in (output / "worst").glob("*.jpg"):
+        old.unlink()
     entries = {entry["image_id"]: entry for entry in analysis.evaluator.coco.images}
     truth, found, blocks = analysis.truth, analysis.found, []
     reached = analysis.reached()
     for row in report["worst_images"]:
         entry, file = entries[row["image_id"]], output / "worst" / f"{row['image_id']}.jpg"
+        text = f"{entry['file_name']}: {row['wrong']} wrong, {row['not_found']} not found."
+        if not Path(entry["path"]).is_file():  # detections from disk can be evaluated without the images
+            blocks.append(paragraph(f"{text} The picture is not at {entry['path']}."))
+            continue
         objects = (truth["image"] == row["image"]) & ~truth["crowd"]
         seen = (found["image"] == row["image"]) & (found["score"] >= report["threshold"])
         draw_comparison(
@@ -174,10 +179,8 @@ def _worst(report, analysis, output):
             (*_labelled(found, seen, analysis.names), found["score"][seen].tolist(), ~analysis.wrong()[seen]),
             file,
         )
-        text = (
-            f"{entry['file_name']}: {row['wrong']} wrong, {row['not_found']} not found. Left: annotated, red what was "
-        )
-        blocks.append(picture(file, text + "not found. Right: found, red what is wrong."))
+        more = "Left: annotated, red what was not found. Right: found, red what is wrong."
+        blocks.append(picture(file, f"{text} {more}"))
     return blocks
 
 

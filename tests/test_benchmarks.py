@@ -215,3 +215,29 @@ def test_pool_clustering_command(tmp_path, capsys):
     assert ours["coarse"] == plain["coarse"] == 12 and ours["inertia"] == pytest.approx(plain["inertia"], rel=0.1)
     assert plain["eps"] == results["700 minibatch"]["eps"] and ours["fine"] <= 20
     assert all(0 < found["peak_gb"] < 4 and found["pairs"] >= 700**2 / 12 for found in results.values())
+
+
+def test_evaluation_gives_the_same_ap_by_every_engine(tmp_path, capsys, monkeypatch):
+    import evaluation
+
+    pytest.importorskip("lvis")
+    file, written = tmp_path / "e.json", []
+    real = evaluation.write_set
+    monkeypatch.setattr(
+        evaluation, "write_set", lambda folder, **counts: written.append(counts) or real(folder, **counts)
+    )
+    words = ["--share", "0.002", "--engines", *evaluation.ENGINES, "--output", str(file)]
+    assert evaluation.main(words) == 0
+    results = json.loads(file.read_text())
+    for size, engines in (("ov-coco", evaluation.ENGINES[:3]), ("lvis", evaluation.ENGINES)):
+        ap = {results[f"{size} {engine}"]["AP"] for engine in engines}
+        assert max(ap) - min(ap) < 1e-6 and 0 < min(ap) < 100, (size, ap)
+    assert [counts["images"] for counts in written] == [9, 39] and written[1]["names"] == 1203
+    assert "| lvis: lvis |" in capsys.readouterr().out
+
+
+def test_overhead_of_evaluation_counts_both(monkeypatch):
+    import evaluation
+
+    found = evaluation.measure_overhead(images=8, runs=1)
+    assert found["evaluation"]["median"] == pytest.approx(found["inference"]["median"] * found["ratio"]["median"])

@@ -5,6 +5,7 @@ import pytest
 from test_eval import BOX, FAR, prediction, random_world, truth
 
 from decodetr.evaluation.analysis import KINDS, Analysis
+from decodetr.evaluation.coco_matching import coco_accumulate
 from decodetr.evaluation.detection_evaluator import DetectionEvaluator
 from decodetr.evaluation.matches import average_precision, box_iou, match_detections
 
@@ -30,6 +31,18 @@ def test_its_ap_is_that_of_the_engine():
         assert 100 * of_name[0] == pytest.approx(metrics["per_name"][name]["AP50"], abs=1e-9), name
     assert matches["ignored"].any() and matches["hit"].any()
     assert np.isnan(average_precision(np.zeros(0), np.zeros(0, dtype=bool), 0))
+
+
+def test_recall_of_a_group_is_that_of_the_engine():
+    coco, predictions = random_world(seed=4)
+    evaluator = evaluated(coco, predictions, novel_names=["name 2"], class_agnostic=True)
+    metrics = evaluator.compute()
+    truth_table = evaluator.truth()
+    for group, chosen in (("novel", truth_table["category"] == 2), ("base", truth_table["category"] != 2)):
+        of_group = {key: column[chosen] for key, column in truth_table.items()}
+        _, recall = coco_accumulate(of_group, evaluator.found(), 1, 100, "pycocotools")
+        assert metrics[f"AR50_{group}"] == pytest.approx(100 * recall[0, 0, 0], abs=1e-9)
+        assert 50 < metrics[f"AR50_{group}"] < 100
 
 
 def test_iou():

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from tiny_peers import TOWER, CLASSES, CLOSED, GAPS, IMAGES, NAMES, SIZES, folder
+from tiny_peers import CLASSES, CLOSED, GAPS, IMAGES, NAMES, SIZES, TOWER, folder
 from torchvision.ops import box_convert
 from transformers import (
     AutoImageProcessor,

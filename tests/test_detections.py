@@ -1,0 +1,127 @@
+"""Detections on disk, ours and COCO's results, and what rotten ones get: an error or a correct mapping."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_eval_command import BOX, run, write_coco
+
+from decodetr.evaluation.detection_evaluator import DetectionEvaluator
+from decodetr.evaluation.detections import load_detections, save_detections
+from decodetr.processing.coco import CocoAnnotations
+
+ROWS = {5: [("cat", BOX), ("salt, pepper", [50, 20, 90, 60])], 6: [], 8: [("cat", [0, 0, 96, 64])]}
+NAMES = ["cat", "salt, pepper"]  # ids 3 and 13
+
+
+@pytest.fixture
+def coco(tmp_path):
+    return CocoAnnotations.load(write_coco(tmp_path / "data", NAMES, ROWS))
+
+
+def test_round_trip(coco, tmp_path):
+    names = ["crème brûlée", "salt, pepper", "cat"]
+    evaluator = DetectionEvaluator(coco, names)
+    rows = {
+        8: {"scores": [0.25], "labels": [0], "boxes": [[1.5, 2.0, 3.0, 4.0]]},
+        5: {"scores": [0.5, 0.75], "labels": [1, 2], "boxes": [[0.0, 0.0, 9.0, 9.0], BOX]},
+        6: {"scores": [], "labels": [], "boxes": []},
+    }
+    evaluator.update(list(rows), list(rows.values()))
+    save_detections(tmp_path / "d.parquet", evaluator)
+    loaded, found = load_detections(tmp_path / "d.parquet", coco)
+    assert loaded == names and list(found) == [5, 8]
+    assert found[5]["labels"].tolist() == [2, 1] and found[5]["scores"].tolist() == [0.75, 0.5]  # best first
+    assert np.array_equal(found[5]["boxes"], np.float32([BOX, [0, 0, 9, 9]])) and found[8]["labels"].tolist() == [0]
+    empty = DetectionEvaluator(coco, names)
+    save_detections(tmp_path / "none.parquet", empty)
+    assert load_detections(tmp_path / "none.parquet", coco) == (names, {})
+
+
+def results(tmp_path, rows):
+    file = tmp_path / "results.json"
+    file.write_text(rows if isinstance(rows, str) else json.dumps(rows))
+    return file
+
+
+def row(**changed):
+    x0, y0, x1, y1 = BOX
+    return {"image_id": 5, "category_id": 3, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": 0.9, **changed}
+
+
+def test_results_of_other_programs(coco, tmp_path, capsys):
+    """Categories by id, whatever the order of the file's list."""
+    document = json.loads(coco.file.read_text())
+    document["categories"].reverse()
+    coco.file.write_text(json.dumps(document))
+    rows = [row(), row(category_id=13, bbox=[50, 20, 40, 40]), row(image_id=8, bbox=[0, 0, 96, 64])]
+    assert run("--detections", results(tmp_path, rows), "--annotations", coco.file) == 0
+    printed = capsys.readouterr().out
+    assert "| AP | 100.0 |" in printed and "| AP50 | 100.0 |" in printed and "class_agnostic" not in printed
+    wrong = [{**entry, "category_id": {3: 13, 13: 3}[entry["category_id"]]} for entry in rows]
+    assert run("--detections", results(tmp_path, wrong), "--annotations", coco.file) == 0
+    assert "| AP | 0.0 |" in capsys.readouterr().out
+
+
+ROTTEN = {
+    "unknown image": ([row(), row(image_id=77)], "row 1: expected an image of", "got image_id 77 (1 such rows)"),
+    "unknown category": ([row(category_id=4)], "row 0: expected image_id, a category_id of", "(3 to 13)"),
+    "categories from 0": ([row(category_id=0)], "are the categories numbered from 0, or anew?", "row 0"),
+    "NaN score": ([row(score=float("nan"))], "image 5: NaN or infinite scores or boxes", ""),
+    "no score": ([{k: v for k, v in row().items() if k != "score"}], "row 0: expected image_id", "bbox [x, y"),
+    "negative size": ([row(bbox=[10, 10, -5, 20])], "has a negative size", "image 5"),
+    "three numbers": ([row(bbox=[1, 2, 3])], "row 0: expected", "bbox [x, y, width, height]"),
+    "no list": ({"annotations": []}, "expected a list of detections (COCO's results format)", ""),
+    "cut off": ('[{"image_id": 5, ', "expected a JSON file", "cut off"),
+}
+
+
+@pytest.mark.parametrize("case", ROTTEN)
+def test_rotten_results(coco, tmp_path, capsys, case):
+    rows, *messages = ROTTEN[case]
+    assert run("--detections", results(tmp_path, rows), "--annotations", coco.file) == 1
+    error = capsys.readouterr().err
+    assert all(message in error for message in messages), error
+
+
+def test_rotten_tables(coco, tmp_path):
+    file = tmp_path / "d.parquet"
+    file.write_bytes(b"PAR1 half")
+    with pytest.raises(ValueError, match="d.parquet: expected a Parquet file"):
+        load_detections(file, coco)
+    evaluator = DetectionEvaluator(coco, NAMES)
+    save_detections(file, evaluator)
+    pq.write_table(pq.read_table(file).drop_columns(["score"]), file)
+    with pytest.raises(ValueError, match=r"\['score'\] are missing"):
+        load_detections(file, coco)
+    save_detections(file, evaluator)
+    broken = {"image_id": [5], "name": [None], "score": [0.5], "x0": [1.0], "y0": [1.0], "x1": [2.0], "y1": [2.0]}
+    pq.write_table(pa.table(broken), file)
+    with pytest.raises(ValueError, match=r"\['name'\] have rows without one"):
+        load_detections(file, coco)
+
+
+def test_images_that_the_protocol_leaves_out_are_no_mistake(coco, tmp_path, capsys):
+    """Image 6 has no object: a protocol of annotated images does not count what was found there."""
+    protocol = tmp_path / "annotated.json"
+    protocol.write_text(json.dumps({"description": "annotated images only", "images": "annotated"}))
+    rows = [row(), row(category_id=13, bbox=[50, 20, 40, 40]), row(image_id=8, bbox=[0, 0, 96, 64])]
+    file = results(tmp_path, [*rows, row(image_id=6, score=0.99)])
+    assert run("--detections", file, "--annotations", coco.file) == 0
+    assert "| AP | 100.0 |" not in capsys.readouterr().out
+    assert run("--detections", file, "--annotations", coco.file, "--protocol", protocol) == 0
+    printed = capsys.readouterr().out
+    assert "| AP | 100.0 |" in printed and "| images | 2 |" in printed and "| protocol | annotated |" in printed
+
+
+def test_names_of_another_vocabulary_are_named(coco, tmp_path, capsys):
+    evaluator = DetectionEvaluator(coco, ["cat"], allow_missing_names=True)
+    evaluator.update([5], [{"scores": [0.5], "labels": [0], "boxes": [BOX]}])
+    save_detections(tmp_path / "d.parquet", evaluator)
+    words = ["--detections", tmp_path / "d.parquet", "--annotations", coco.file]
+    assert run(*words) == 1
+    assert "['salt, pepper']" in capsys.readouterr().err
+    assert run(*words, "--allow-missing-names") == 0
+    assert "| missing names | salt, pepper |" in capsys.readouterr().out

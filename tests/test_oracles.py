@@ -1,0 +1,110 @@
+"""Ceilings: one stream is told the truth, or the teacher alone names annotated boxes."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_eval_command import ROWS, run, split, write_coco  # noqa: F401
+from tiny_models import tiny_model
+from tiny_teachers import write_tiny_clip
+
+from decodetr.evaluation.predictors import BoxOracle, NameOracle, TeacherOracle, annotated, best_pairs
+from decodetr.modeling_decodetr import Vocabulary
+from decodetr.processing.coco import CocoAnnotations, read_annotated
+
+NAMES = ["dog", "yak", "cat"]
+
+
+@pytest.fixture
+def coco(tmp_path):
+    return CocoAnnotations.load(write_coco(tmp_path / "data", ["cat", "dog"], ROWS))
+
+
+def oracle(kind, coco):
+    return kind(SimpleNamespace(vocabulary=SimpleNamespace(names=NAMES)), None, coco)
+
+
+def outputs(boxes, objectness, names):
+    """Of one image: boxes x0, y0, x1, y1 in pixels of 96 x 64, objectness in 0..1, name probabilities (N, K)."""
+    corners = torch.tensor(boxes) / torch.tensor([96.0, 64, 96, 64])
+    centers = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1)
+    objectness = torch.tensor(objectness)
+    scores = objectness[:, None] * torch.tensor(names)
+    return SimpleNamespace(
+        pred_boxes=centers[None], objectness_logits=objectness.logit()[None], logits=scores.logit()[None]
+    )
+
+
+# The cat of image 5 is at [8, 8, 40, 40], the dog at [50, 20, 90, 60].
+FOUND = outputs(
+    [[9.0, 9, 40, 40], [50.0, 20, 80, 60], [8.0, 8, 40, 40], [0.0, 50, 5, 60]],
+    [0.8, 0.5, 1e-13, 0.4],
+    [[0.2, 0.2, 0.6], [0.1, 0.7, 0.2], [0.9, 0.05, 0.05], [0.3, 0.1, 0.05]],
+)
+
+
+def test_annotated_boxes_take_the_names_of_the_query_that_fits_best(coco):
+    (found,) = oracle(BoxOracle, coco).results(FOUND, coco.images[:1])
+    # The third query fits the cat exactly, but it is suppressed.
+    assert found["scores"].tolist()[:3] == pytest.approx([0.7, 0.6, 0.2], abs=1e-5) and len(found["scores"]) == 6
+    assert [NAMES[label] for label in found["labels"][:2]] == ["yak", "cat"]
+    assert found["boxes"][:2].tolist() == [[50, 20, 90, 60], [8, 8, 40, 40]]
+    (nothing,) = oracle(BoxOracle, coco).results(FOUND, coco.images[1:2])  # no object
+    assert len(nothing["scores"]) == len(nothing["labels"]) == len(nothing["boxes"]) == 0
+
+
+def test_our_boxes_take_annotated_names(coco):
+    (found,) = oracle(NameOracle, coco).results(FOUND, coco.images[:1])
+    assert [NAMES[label] for label in found["labels"]] == ["cat", "dog", "dog", "cat"]  # the third keeps its own best
+    assert found["scores"].tolist() == pytest.approx([0.8, 0.5, 0.4, 0], abs=1e-5)
+    assert found["boxes"][0].tolist() == pytest.approx([9, 9, 40, 40], abs=1e-4)
+    (alone,) = oracle(NameOracle, coco).results(FOUND, coco.images[1:2])
+    assert [NAMES[label] for label in alone["labels"]] == ["cat", "yak", "dog", "dog"]
+
+
+def test_the_teacher_alone(coco, tmp_path):
+    from decodetr.pool_builder.crops import crop_region
+    from decodetr.pool_builder.embedder import ClipEmbedder
+
+    clip = ClipEmbedder(write_tiny_clip(tmp_path / "clip"))
+    vocabulary = Vocabulary(NAMES, torch.from_numpy(clip.embed_texts(NAMES)), clip.info)
+    teacher = TeacherOracle(clip, vocabulary, coco)
+    picture = teacher.prepare(read_annotated(coco.images[0]))
+    found, nothing = teacher([picture, picture], [coco.images[0], coco.images[1]])
+    assert len(found["scores"]) == 6 and len(nothing["scores"]) == 0
+    boxes, categories = annotated(coco, coco.images[0])
+    assert boxes.tolist() == [[8, 8, 40, 40], [50, 20, 90, 60]] and categories.tolist() == [0, 1]
+    crop = torch.from_numpy(clip.embed_images([crop_region(picture, boxes[1].tolist(), clip.size)]))
+    expected = (clip.model.logit_scale.exp() * crop @ vocabulary.embeddings.T).softmax(-1)[0]
+    of_dog = found["boxes"][:, 0] == 50
+    assert found["scores"][of_dog].tolist() == pytest.approx(sorted(expected.tolist(), reverse=True))
+
+
+def test_best_pairs():
+    found = best_pairs(torch.tensor([[0.1, 0.6], [0.5, 0.2]]), torch.tensor([[0.0, 0, 1, 1], [2, 2, 3, 3]]), 3)
+    assert found["scores"].tolist() == pytest.approx([0.6, 0.5, 0.2]) and found["labels"].tolist() == [1, 0, 1]
+    assert found["boxes"][:, 0].tolist() == [0, 2, 2]
+
+
+def test_commands(coco, split, tmp_path, capsys):  # noqa: F811
+    from decodetr import DeCoDetrImageProcessor
+
+    write_tiny_clip(tmp_path / "clip", dim=16)
+    vocabulary = Vocabulary.from_text_model(["cat", "dog"], tmp_path / "clip")
+    model = tiny_model(names=["cat", "dog"])
+    model.set_vocabulary(vocabulary)
+    model.save_pretrained(tmp_path / "model")
+    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "model")
+    words = ["--model", tmp_path / "model", "--data", tmp_path / "data"]
+    assert run(*words, "--oracle", "boxes") == 0
+    printed = capsys.readouterr().out
+    assert "| oracle | boxes |" in printed and "| AR50 | 100.0 |" in printed and "class_agnostic" not in printed
+    assert run(*words, "--oracle", "names") == 0
+    assert "| oracle | names |" in capsys.readouterr().out
+    assert run(*words, "--oracle", "teacher") == 0  # the CLIP that the vocabulary remembers
+    assert "| class | CLIPModel |" in capsys.readouterr().out
+    write_tiny_clip(tmp_path / "other", dim=16, seed=1)
+    assert run(*words, "--oracle", "teacher", "--clip", tmp_path / "other") == 1
+    assert "is not the vocabulary's" in capsys.readouterr().err
+    assert run(*words, "--oracle", "teacher", "--clip", "no/clip") == 1
+    assert "the CLIP 'no/clip' cannot be loaded" in capsys.readouterr().err
