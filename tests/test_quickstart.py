@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from test_report import Page
+from test_html_report import Page
 from tiny_models import tiny_model
 from tiny_teachers import write_tiny_clip, write_tiny_llava
 
