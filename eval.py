@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from decodetr.evaluation import ENGINES, ORACLES, PROTOCOLS
+from decodetr.processing.sources import BOX_FORMATS, DATA_HELP
 
 
 def evaluate_model(
@@ -105,10 +106,12 @@ def add_arguments(parser):
     add(
         "--detections", metavar="FILE", help="instead of a model: detections.parquet of a run, or COCO results (.json)"
     )
-    add("--data", metavar="DIR", help="folder with annotations/val.json, the images and names.json")
+    add("--data", metavar="DIR", help=f"{DATA_HELP}, with names.json or not")
     add("--annotations", metavar="FILE", help="COCO or LVIS annotation file; default: annotations/val.json of --data")
     add("--images", metavar="DIR", help="image folder; default: beside annotations/, named like the annotation file")
     add("--protocol", default="custom", help=f"one of {', '.join(PROTOCOLS)}, or a JSON file (default: custom)")
+    add("--class-names", metavar="NAMES", help="names of a `datasets` data set whose categories are bare numbers")
+    add("--box-format", choices=BOX_FORMATS, default="coco", help="of a `datasets` data set")
     add("--names-split", metavar="FILE", help="names.json with base and novel names; default: that of --data; or none")
     add("--novel-names", metavar="NAMES", help="""instead: novel names, 'cat,"salt, pepper"'; all others are base""")
     add("--vocabulary", metavar="NAME", help="folder of a Vocabulary that replaces the stored one")
@@ -188,8 +191,8 @@ def run(args):
 def _protocol_and_file(args):
     """The protocol with the split that was asked for, and the annotation file."""
     from decodetr.evaluation.protocols import Protocol, read_split
-    from decodetr.processing.coco import CocoAnnotations
     from decodetr.processing.predict import read_names
+    from decodetr.processing.sources import load_annotations
     from decodetr.train_command import names_split_file
 
     if not (args.annotations or args.data):
@@ -206,9 +209,10 @@ def _protocol_and_file(args):
         base, novel = (dict(enumerate(group)) for group in read_split(split_file))
         protocol = replace(protocol, base=base, novel=novel)
     elif args.novel_names:
-        protocol = replace(protocol, novel=dict(enumerate(read_names(args.novel_names, None))))
-    file = args.annotations or Path(args.data) / "annotations" / "val.json"
-    return protocol, CocoAnnotations.load(file, args.images, check_images=not args.detections)
+        protocol = replace(protocol, novel=dict(enumerate(read_names(args.novel_names))))
+    form = {"class_names": read_names(args.class_names), "box_format": args.box_format}
+    options = {"check_images": not args.detections, **form}
+    return protocol, load_annotations(args.data, "val", args.annotations, args.images, **options)
 
 
 def _process(device):
@@ -263,7 +267,7 @@ def _facts(args, protocol, coco, evaluator, names):
         "protocol": protocol.name,
         "description": protocol.description,
         "annotations_file": str(coco.file),
-        "annotations_digest": _digest_of(coco.file),
+        "annotations_digest": coco.digest(),
         "images": len(coco.images),
         "annotations": annotations,
         "evaluated_names": sum(evaluator.support[name] > 0 for name in evaluator.evaluated),
@@ -277,13 +281,6 @@ def _facts(args, protocol, coco, evaluator, names):
         "vocabulary_size": len(names),
         "versions": ", ".join(f"{package} {version(package)}" for package in packages),
     }
-
-
-def _digest_of(file):
-    import hashlib
-
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
 
 
 def main(argv=None):

@@ -8,6 +8,8 @@ accepted too and has its one default there.
 import argparse
 from pathlib import Path
 
+from decodetr.processing.sources import BOX_FORMATS, DATA_HELP
+
 EPILOG = """Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is accepted too, for example
 --streams joint|localization|semantic  --cache_features true  --max_steps 1000  --learning_rate 4e-4
 --semantic_learning_rate 1e-3  --align_weight_start 0  --align_weight_end 1  --per_device_train_batch_size 16
@@ -19,7 +21,7 @@ def add_arguments(parser):
     """Add the arguments of `decodetr train`; TrainingArguments are parsed from what remains."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument("--data", required=True, help="COCO-format folder with annotations/train.json and images")
+    parser.add_argument("--data", required=True, help=DATA_HELP)
     parser.add_argument("--train-annotations", help="annotation file (default DATA/annotations/train.json)")
     parser.add_argument(
         "--val-annotations", help="annotation file, or none (default DATA/annotations/val.json, if it exists)"
@@ -47,6 +49,8 @@ def add_arguments(parser):
         help="fields of the DeCoDetrConfig that differ from the starting point's, such as background_cosine=0.3; "
         "with --reset-semantics also those that change shapes of the semantic stream",
     )
+    parser.add_argument("--class-names", help="names of a `datasets` data set whose categories are bare numbers")
+    parser.add_argument("--box-format", choices=BOX_FORMATS, default="coco", help="of a `datasets` data set")
     parser.add_argument("--regions", help="regions data set (Parquet shards) of the training images")
     parser.add_argument(
         "--pseudo-box-score",
@@ -79,8 +83,10 @@ def run(args):
 
     from decodetr.evaluation.protocols import read_split
     from decodetr.modeling_decodetr import Vocabulary
-    from decodetr.processing import CocoAnnotations, DetectionAugmentation, DetectionDataset, RegionTable
+    from decodetr.processing import DetectionAugmentation, DetectionDataset, RegionTable
+    from decodetr.processing.predict import read_names
     from decodetr.processing.shipped import resolve
+    from decodetr.processing.sources import has_part, load_annotations
     from decodetr.train import DeCoDetrTrainer, DeCoDetrTrainingArguments
 
     parser = transformers.HfArgumentParser(DeCoDetrTrainingArguments)
@@ -88,12 +94,10 @@ def run(args):
     if args.pseudo_box_score is not None and (not args.regions or training.streams == "semantic"):
         raise ValueError("--pseudo-box-score needs --regions, and a localization stream in training (--streams).")
     transformers.set_seed(training.seed)
-    data = Path(args.data)
-    train_file = Path(args.train_annotations or data / "annotations" / "train.json")
-    val_file = Path(args.val_annotations or data / "annotations" / "val.json")
-    split_file = names_split_file(data, args.names_split)
+    split_file = names_split_file(args.data, args.names_split)
     base, novel = read_split(split_file) if split_file else (None, None)
-    coco = CocoAnnotations.load(train_file)
+    form = {"class_names": read_names(args.class_names), "box_format": args.box_format}
+    coco = load_annotations(args.data, "train", args.train_annotations, **form)
     if base is not None:
         coco = coco.select(base)
     model, processor = _start(args)
@@ -120,10 +124,9 @@ def run(args):
         pseudo_box_score=args.pseudo_box_score,
     )
     eval_dataset = None
-    if val_file.exists():
-        eval_dataset = DetectionDataset(
-            CocoAnnotations.load(val_file), processor, deployed.names, skip_unknown_names=True
-        )
+    if args.val_annotations != "none" and (args.val_annotations or has_part(args.data, "val")):
+        val = load_annotations(args.data, "val", args.val_annotations, **form)
+        eval_dataset = DetectionDataset(val, processor, deployed.names, skip_unknown_names=True)
     model.config.training_info = {**(model.config.training_info or {}), "training_names": coco.names}
     if args.pseudo_box_score is not None:
         model.config.training_info["pseudo_box_score"] = args.pseudo_box_score

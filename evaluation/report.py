@@ -168,7 +168,7 @@ def _worst(report, analysis, output):
     for row in report["worst_images"]:
         entry, file = entries[row["image_id"]], output / "worst" / f"{row['image_id']}.jpg"
         text = f"{entry['file_name']}: {row['wrong']} wrong, {row['not_found']} not found."
-        if not Path(entry["path"]).is_file():  # detections from disk can be evaluated without the images
+        if isinstance(entry["path"], str) and not Path(entry["path"]).is_file():  # detections from disk need none
             blocks.append(paragraph(f"{text} The picture is not at {entry['path']}."))
             continue
         objects = (truth["image"] == row["image"]) & ~truth["crowd"]

@@ -140,12 +140,12 @@ def run(args):
 
 def _annotations(args):
     from decodetr.evaluation.protocols import read_split
-    from decodetr.processing import CocoAnnotations
+    from decodetr.processing.sources import load_annotations
     from decodetr.train_command import names_split_file
 
     data = Path(args.data)
     split = names_split_file(data, args.names_split)
-    coco = CocoAnnotations.load(args.annotations or data / "annotations" / "train.json", args.images)
+    coco = load_annotations(data, "train", args.annotations, args.images)
     return coco if split is None else coco.select(read_split(split)[0])
 
 

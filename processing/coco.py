@@ -7,6 +7,8 @@ Boxes refer to the pixels as they are stored in the image file, as in COCO itsel
 annotated images (docs/data.md).
 """
 
+import hashlib
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -154,10 +156,14 @@ class CocoAnnotations:
             ValueError: anything else; the message names the file and the row.
         """
         file = Path(annotation_file)
-        data = read_json(file)
+        return cls.from_document(file, read_json(file), image_folder, check_images)
+
+    @classmethod
+    def from_document(cls, file, data, image_folder=None, check_images=True):
+        """The same of what `file` holds, or of another such document that stands for it."""
         category_ids, names = read_categories(file, data["categories"])
         images = read_images(file, data["images"])
-        folder = _find_image_folder(file, data, image_folder, check_images)
+        folder = find_image_folder(file, data, image_folder, check_images)
         for image in images:
             image["path"] = os.path.join(folder, image["file_name"])
         if check_images:
@@ -220,6 +226,16 @@ class CocoAnnotations:
             self.frequencies,
         )  # fmt: skip
 
+    def digest(self):
+        """12 hexadecimal digits of a SHA-256 over names, image ids and annotations."""
+        index, digest = (
+            self.annotations_by_image,
+            hashlib.sha256(json.dumps([self.names, list(self.annotations_by_image)]).encode()),
+        )
+        for column in (index.image_rows, *(index.column(name) for name in ("category", "bbox", "area", "iscrowd"))):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()[:12]
+
     def to_dataset(self):
         """
         A `datasets.Dataset` with columns image (datasets.Image, decoded when read), image_id, file_name, width, height
@@ -271,7 +287,7 @@ def read_image(path, image_id=None):
 
     which = f"{path}" if image_id is None else f"{path} (image id {image_id})"
     try:
-        with Image.open(path) as image:
+        with open_stored(path) as file, Image.open(file) as image:
             return image.convert("RGB")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{which}: no such image; restore it or take it out of the annotation file") from error
@@ -282,7 +298,13 @@ def read_image(path, image_id=None):
         ) from error
 
 
-def _find_image_folder(file, data, image_folder, check):
+def open_stored(path):
+    """An image as a binary file: a path, or an image of a data set (`hub_dataset.StoredImage`), which opens itself."""
+    return open(path, "rb") if isinstance(path, (str, os.PathLike)) else path.open()
+
+
+def find_image_folder(file, data, image_folder, check):
+    """Where the images of a COCO file are; see `CocoAnnotations.load`. `check`: it must be there."""
     root = file.parent.parent if file.parent.name == "annotations" else file.parent
     info = data.get("info")
     named = info.get("image_folder") if isinstance(info, dict) else None

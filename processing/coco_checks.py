@@ -100,13 +100,10 @@ def read_images(file, entries):
     ids = _unique_ids(file, "images", entries).tolist()
     images = []
     for row, (image_id, entry) in enumerate(zip(ids, entries)):
-        file_name = entry.get("file_name")
-        if file_name is None and isinstance(entry.get("coco_url"), str):
-            file_name = "/".join(entry["coco_url"].split("/")[-2:])  # LVIS: train2017/000000000001.jpg
-        if not isinstance(file_name, str) or not file_name:
-            raise ValueError(
-                f"{_where(file, 'images', row, entry)}: expected a file_name, got {short(file_name)}; add it"
-            )
+        file_name = file_name_of(entry)
+        if not file_name:
+            got = short(entry.get("file_name"))
+            raise ValueError(f"{_where(file, 'images', row, entry)}: expected a file_name, got {got}; add it")
         width, height = entry.get("width"), entry.get("height")
         if not (_is_size(width) and _is_size(height)):
             raise ValueError(
@@ -158,6 +155,15 @@ def read_frequencies(file, entries, category_ids):
             )
     frequency = {entry["id"]: entry["frequency"] for entry in entries}
     return [frequency[category_id] for category_id in category_ids]
+
+
+def file_name_of(entry):
+    """The file of an image's entry; of LVIS, which has none, the end of its URL: train2017/000000000001.jpg. None
+    without either."""
+    file_name = entry.get("file_name")
+    if file_name is None and isinstance(entry.get("coco_url"), str):
+        file_name = "/".join(entry["coco_url"].split("/")[-2:])
+    return file_name if isinstance(file_name, str) and file_name else None
 
 
 def _is_size(value):

@@ -1,9 +1,10 @@
 """YOLO data sets: data.yaml, images, and a text file of boxes beside each, read into `CocoAnnotations`.
 
-A row is `class cx cy w h`, or `class x1 y1 x2 y2 ...` with a polygon, whose bounding box is taken; everything in 0..1 of
-the image. An image without a text file has no objects.
+A row is `class cx cy w h`, or `class x1 y1 x2 y2 ...` with a polygon, whose bounding box is taken; everything in 0..1
+of the image. An image without a text file has no objects.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,8 @@ def read_yolo(file, part):
     One part of a YOLO data set.
 
     Args:
-        file: data.yaml, with `names` (list, or {number: name}) and for each part a folder of images, a list of such, or a
-            text file with a path in each line; relative to `path`, if given, else to the file.
+        file: data.yaml, with `names` (list, or {number: name}) and for each part a folder of images, a list of such,
+            or a text file with a path in each line; relative to `path`, if given, else to the file.
         part (str): "train", "val" or "test".
 
     Returns:
@@ -40,13 +41,14 @@ def read_yolo(file, part):
         FileNotFoundError: no such file or folder. ValueError: anything else; the message names file and line.
     """
     file = Path(file)
-    config = _read_yaml(file)
+    config = read_yaml(file)
     names = _names(file, config)
     paths = _image_paths(file, config, part)
     images, rows = [], []
     for number, path in enumerate(paths, start=1):
         width, height = _size(path)
-        images.append({"image_id": number, "file_name": path.name, "width": width, "height": height, "path": str(path)})
+        entry = {"image_id": number, "file_name": os.path.relpath(path, file.parent), "path": str(path)}
+        images.append({**entry, "width": width, "height": height})
         for category, box in _read_labels(_label_file(path), len(names), file):
             rows.append((number - 1, category, box * np.array([width, height, width, height])))
     boxes = np.array([box for *_, box in rows], dtype=np.float64).reshape(-1, 4)
@@ -62,7 +64,8 @@ def read_yolo(file, part):
     return CocoAnnotations(file, file.parent, names, list(range(len(names))), images, index)
 
 
-def _read_yaml(file):
+def read_yaml(file):
+    """What a data.yaml holds, a dict with `names`."""
     import yaml
 
     try:
@@ -80,7 +83,9 @@ def _names(file, config):
     names = config["names"]
     if isinstance(names, dict):
         if sorted(names) != list(range(len(names))):
-            raise ValueError(f"{file}: expected names numbered 0 to {len(names) - 1}, got {sorted(names, key=str)[:5]} ...")
+            raise ValueError(
+                f"{file}: expected names numbered 0 to {len(names) - 1}, got {sorted(names, key=str)[:5]} ..."
+            )
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise ValueError(f"{file}: expected `names` as a list or as {{number: name}}, got {names!r:.80}")
@@ -88,7 +93,9 @@ def _names(file, config):
     if config.get("nc", len(names)) != len(names):
         raise ValueError(f"{file}: expected nc names, {config['nc']}, got {len(names)}")
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"{file}: expected different names, got {sorted(twice)[:5]} more than once; merge the classes")
+        raise ValueError(
+            f"{file}: expected different names, got {sorted(twice)[:5]} more than once; merge the classes"
+        )
     return names
 
 
@@ -138,8 +145,8 @@ def _size(path):
         ) from error
     if turned:
         raise ValueError(
-            f"{path}: its EXIF orientation turns it, and a YOLO box does not say which way it is meant: store the pixels "
-            "turned, without orientation"
+            f"{path}: its EXIF orientation turns it, and a YOLO box does not say which way it is meant: store the "
+            "pixels turned, without orientation"
         )
     return size
 

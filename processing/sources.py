@@ -1,0 +1,116 @@
+"""Where annotations come from: a COCO-format folder, a YOLO folder, or a data set of `datasets`; one form for all.
+
+Nothing heavy is imported at the top: commands need the words below for `--help`.
+"""
+
+import re
+from pathlib import Path
+
+DATA_HELP = "COCO or YOLO folder, or a folder or Hub name of a `datasets` data set (docs/data.md)"
+BOX_FORMATS = ("coco", "pascal_voc", "yolo")  # x, y, w, h | x0, y0, x1, y1 | cx, cy, w, h in 0..1
+# What the parts are called in data sets of the Hub.
+_SPLITS = {"train": ("train",), "val": ("validation", "val", "valid"), "test": ("test",)}
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+
+
+def load_annotations(data, part, file=None, images=None, *, class_names=None, box_format="coco", check_images=True):
+    """
+    The annotations of a part of a data set.
+
+    Args:
+        data: a folder in COCO's form (annotations/PART.json), a YOLO folder or its data.yaml, a folder that `datasets`
+            can read, or a data set on the Hub, "NAME" or "NAME:CONFIG".
+        part (str): "train", "val" or "test".
+        file: a COCO annotation file, wherever it lies; `data` is not looked at then. images: its image folder.
+        class_names, box_format: see [`read_dataset`], which alone needs them.
+
+    Returns:
+        CocoAnnotations.
+
+    Raises:
+        FileNotFoundError: nothing of the kind. ValueError: what the reader refuses.
+    """
+    coco = _load(data, part, file, images, class_names, box_format, check_images)
+    for what, found in (("images", coco.images), ("names", coco.names)):
+        if not found:
+            raise ValueError(f"{coco.file}: expected {what}, got none; is it the right file?")
+    return coco
+
+
+def _load(data, part, file, images, class_names, box_format, check_images):
+    from decodetr.processing.coco import CocoAnnotations
+
+    kind = "coco" if file is not None else kind_of(data)
+    if kind == "coco":
+        return CocoAnnotations.load(file or coco_file(data, part), images, check_images)
+    if kind == "yolo":
+        from decodetr.processing.yolo import read_yolo, yolo_file
+
+        return read_yolo(yolo_file(data), part)
+    from decodetr.processing.hub_dataset import read_dataset
+
+    splits, load = _dataset(data)
+    split = _split_of(splits, part)
+    if split is None:
+        raise ValueError(f"{data}: expected a split called {' or '.join(_SPLITS[part])}, got {', '.join(splits)}")
+    return read_dataset(load(split), f"{data} ({split})", class_names, box_format)
+
+
+def has_part(data, part):
+    """Whether a data set has a part."""
+    kind = kind_of(data)
+    if kind == "coco":
+        return coco_file(data, part).is_file()
+    if kind == "yolo":
+        from decodetr.processing.yolo import read_yaml, yolo_file
+
+        return bool(read_yaml(yolo_file(data)).get(part))
+    return _split_of(_dataset(data)[0], part) is not None
+
+
+def kind_of(data):
+    """ "coco", "yolo" or "datasets".
+
+    Raises:
+        FileNotFoundError: there is no such folder, and it is no name of the Hub.
+    """
+    from decodetr.processing.yolo import yolo_file
+
+    folder = Path(data)
+    if yolo_file(data) is not None:
+        return "yolo"
+    if not folder.exists():
+        if not _HUB_NAME.fullmatch(str(data)):
+            raise FileNotFoundError(f"{data}: no such folder; expected a {DATA_HELP}")
+        return "datasets"
+    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json", "metadata.jsonl"))
+    if saved or not (any(folder.glob("*.json")) or (folder / "annotations").is_dir()):
+        return "datasets" if saved or any(folder.rglob("*.parquet")) or any(folder.rglob("metadata.jsonl")) else "coco"
+    return "coco"
+
+
+def coco_file(data, part):
+    """The annotation file of a part: DATA/annotations/PART.json, or DATA/PART.json if only that is there."""
+    file, other = Path(data) / "annotations" / f"{part}.json", Path(data) / f"{part}.json"
+    return other if other.is_file() and not file.is_file() else file
+
+
+def _dataset(data):
+    """(names of the splits, what loads one) of a data set that is saved, local files, or on the Hub."""
+    import datasets
+
+    folder, (name, _, config) = Path(data), str(data).partition(":")
+    if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
+        saved = datasets.load_from_disk(str(folder))
+        saved = {"train": saved} if isinstance(saved, datasets.Dataset) else saved
+        return list(saved), saved.__getitem__
+    name, config = (str(data), None) if folder.exists() else (name, config or None)
+    try:
+        splits = datasets.get_dataset_split_names(name, config)
+    except Exception as error:  # offline, unknown, or nothing that datasets can read: a dozen types
+        raise FileNotFoundError(f"{data}: expected a {DATA_HELP}; datasets says: {error}") from error
+    return splits, lambda split: datasets.load_dataset(name, config, split=split)
+
+
+def _split_of(splits, part):
+    return next((split for split in _SPLITS[part] if split in splits), None)

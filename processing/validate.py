@@ -1,0 +1,291 @@
+"""`decodetr validate`: what is wrong with a data set, before hours are spent on it.
+
+A table of every problem with how often and where first, statistics of names, a sheet of annotated pictures, a non-zero
+exit status on errors, and with `--repair` a copy of the annotation files without them.
+"""
+
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+from decodetr.processing.sources import BOX_FORMATS, DATA_HELP
+
+PARTS = ("train", "val", "test")
+_SHEET = 12
+
+
+def add_arguments(parser):
+    """Arguments of `decodetr validate`."""
+    add = parser.add_argument
+    add("data", metavar="DATA", help=f"{DATA_HELP}, or a COCO annotation file")
+    add("--parts", nargs="+", choices=PARTS, help="which parts (default: those that are there)")
+    add("--images", metavar="DIR", help="image folder of a COCO file")
+    add("--names-split", metavar="FILE", help="base and novel names (default: DATA/names.json, if any; none: without)")
+    add(
+        "--vocabulary", metavar="NAME", help="folder or Hub name of a Vocabulary whose names the annotations must have"
+    )
+    add("--class-names", metavar="NAMES", help="names of a `datasets` data set whose categories are bare numbers")
+    add("--box-format", choices=BOX_FORMATS, default="coco", help="of a `datasets` data set")
+    add("--no-pixels", action="store_true", help="look at headers of images only, do not decode them")
+    add("--output", metavar="DIR", help="write validation.json and a sheet of pictures per part here")
+    add(
+        "--repair",
+        metavar="DIR",
+        help="write a repaired copy here: DIR/annotations/PART.json, images stay in their place",
+    )
+
+
+def run(args):
+    """Run `decodetr validate`; returns 1 if there are errors."""
+    from decodetr.evaluation.protocols import read_split
+    from decodetr.train_command import names_split_file
+
+    source = Path(args.data)
+    single = source.suffix == ".json"
+    split_file = names_split_file(source.parent if single else source, args.names_split)
+    split = read_split(split_file) if split_file else None
+    vocabulary = _vocabulary_names(args.vocabulary)
+    seen, report, errors = {}, {}, 0
+    for part in args.parts or ([source.stem] if single else _parts_of(args)):
+        findings, statistics, coco = _examine_part(args, part, source if single else None, split, vocabulary, seen)
+        errors += findings.errors
+        report[part] = {"findings": [vars(finding) for finding in findings], **statistics}
+        sys.stdout.write(_table(part, findings, statistics))
+        if args.output and coco is not None and coco.images:
+            draw_sheet(coco, Path(args.output) / f"{part}.jpg")
+    if not report:
+        raise FileNotFoundError(f"{args.data}: expected annotations of {', '.join(PARTS)}, got none")
+    if args.output:
+        Path(args.output).mkdir(parents=True, exist_ok=True)
+        text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+        (Path(args.output) / "validation.json").write_text(text, encoding="utf-8")
+    fixable = any(finding["repair"] for entry in report.values() for finding in entry["findings"])
+    if fixable and not args.repair:
+        sys.stdout.write("A copy without these: the same command with --repair DIR\n")
+    return 1 if errors else 0
+
+
+def _vocabulary_names(name):
+    if name is None:
+        return None
+    from decodetr import Vocabulary
+    from decodetr.processing.shipped import cannot_load, resolve
+
+    try:
+        return Vocabulary.from_pretrained(resolve(name)).names
+    except OSError as error:
+        raise cannot_load("vocabulary", name, error) from error
+
+
+def _parts_of(args):
+    from decodetr.processing.sources import has_part
+
+    return [part for part in PARTS if has_part(args.data, part)]
+
+
+def _examine_part(args, part, file, split, vocabulary, seen):
+    """(Findings, statistics, CocoAnnotations of what can be used or None)."""
+    from decodetr.processing.predict import read_names
+    from decodetr.processing.sources import coco_file, kind_of, load_annotations
+    from decodetr.processing.validation import Findings, examine_names
+
+    file = coco_file(args.data, part) if file is None and kind_of(args.data) == "coco" else file
+    if file is not None:
+        findings, coco, repaired = _examine_file(args, file, seen, part)
+    else:
+        findings, coco, repaired = Findings(), None, None
+        try:
+            names = read_names(args.class_names)
+            coco = load_annotations(args.data, part, class_names=names, box_format=args.box_format)
+        except (FileNotFoundError, ValueError) as error:
+            findings.add("error", "cannot be read", str(error))
+        else:
+            findings, repaired = _examine_again(args, coco, seen, part)
+    if coco is None:
+        return findings, {}, None
+    support = Counter(coco.names[c] for c in coco.annotations_by_image.column("category").tolist())
+    examine_names(coco.names, split, vocabulary, part, support, findings)
+    usable = {image["id"] for image in repaired["images"]}
+    coco = coco.select_images(usable)
+    if args.repair and coco.image_folder is None:
+        raise ValueError(
+            f"--repair: the images of {args.data} are inside the data set; put it right there and save it"
+        )
+    if args.repair:
+        _write_repaired(args.repair, part, repaired, coco.image_folder)
+    return findings, _statistics(coco, support, split), coco
+
+
+def _examine_file(args, file, seen, part):
+    """(Findings, CocoAnnotations of the repaired document or None, repaired document or None) of a COCO file."""
+    from decodetr.processing.coco import CocoAnnotations, find_image_folder
+    from decodetr.processing.coco_checks import file_name_of
+    from decodetr.processing.validation import Findings, examine
+
+    file, findings = Path(file), Findings()
+    try:
+        document = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        findings.add("error", "cannot be read as JSON", f"{file}: {error}")
+        return findings, None, None
+    pictures, listed = {}, document.get("images") if isinstance(document, dict) else None
+    if isinstance(listed, list):
+        folder = find_image_folder(file, document, args.images, check=False)
+        known = [entry for entry in listed if isinstance(entry, dict) and type(entry.get("id")) is int]
+        paths = {entry["id"]: os.path.join(folder, name) for entry in known if (name := file_name_of(entry))}
+        pictures = _look_at(paths, part, decode=not args.no_pixels)
+    findings, repaired = examine(document, pictures)
+    _find_copies(pictures, part, seen, findings)
+    if repaired is None or not repaired["images"] or not repaired["categories"]:
+        return findings, None, None
+    # The reader of training has the last word: what it says of the repaired document is a finding too.
+    try:
+        coco = CocoAnnotations.from_document(file, repaired, args.images, check_images=False)
+    except ValueError as error:
+        findings.add("error", "cannot be read after all repairs", str(error))
+        return findings, None, None
+    return findings, coco, repaired
+
+
+def _examine_again(args, coco, seen, part):
+    """Findings and repaired document of annotations that another reader made."""
+    from decodetr.processing.validation import examine
+
+    rows = [
+        {**{key: value for key, value in row.items() if key != "category"}, "image_id": image_id}
+        | {"category_id": coco.category_ids[row["category"]]}
+        for image_id, rows in coco.annotations_by_image.items()
+        for row in rows
+    ]
+    images = [
+        {"id": entry["image_id"], **{k: entry[k] for k in ("file_name", "width", "height")}} for entry in coco.images
+    ]
+    categories = [{"id": number, "name": name} for number, name in zip(coco.category_ids, coco.names)]
+    paths = {entry["image_id"]: entry["path"] for entry in coco.images}
+    pictures = _look_at(paths, part, decode=not args.no_pixels)
+    findings, repaired = examine({"images": images, "annotations": rows, "categories": categories}, pictures)
+    _find_copies(pictures, part, seen, findings)
+    return findings, repaired
+
+
+def _look_at(paths, part, decode):
+    """{image id: Picture} of {image id: path}."""
+    import hashlib
+
+    from PIL import Image
+    from tqdm.auto import tqdm
+
+    from decodetr.processing.coco import open_stored
+    from decodetr.processing.validation import Picture
+
+    pictures = {}
+    for number, path in tqdm(paths.items(), desc=f"{part} images", unit="image", disable=len(paths) < 100):
+        where = f"{path} (image id {number})"
+        try:
+            with open_stored(path) as file:
+                content = hashlib.file_digest(file, "sha256").digest()
+                file.seek(0)
+                with Image.open(file) as image:
+                    pictures[number] = Picture(where, image.size, image.getexif().get(0x0112, 1) > 4, content=content)
+                    if decode:
+                        image.load()
+        except FileNotFoundError:
+            pictures[number] = Picture(where, problem="that are not there")
+        except Exception as error:  # PIL's decoders raise a dozen types
+            where = f"{where}: {type(error).__name__}: {error}"
+            pictures[number] = Picture(where, problem="that cannot be read")
+    return pictures
+
+
+def _find_copies(pictures, part, seen, findings):
+    """Pictures of equal content, in this part or in one before. `seen`: {content: (part, where)}."""
+    for picture in pictures.values():
+        if not picture.problem:
+            other, where = seen.setdefault(picture.content, (part, picture.where))
+            if other != part:
+                findings.add("error", "pictures that are in two parts", f"{picture.where} is {other}: {where}")
+            elif where != picture.where:
+                findings.add("warning", "pictures that are there twice", f"{picture.where} is {where}")
+
+
+def _statistics(coco, support, split):
+    """Numbers of images, annotations and names."""
+    import numpy as np
+
+    index = coco.annotations_by_image
+    sides = np.sqrt(index.column("bbox")[:, 2:].prod(1))
+    with_objects = len(np.unique(index.image_rows))
+    rare = sorted(support.items(), key=lambda item: (item[1], item[0]))
+    statistics = {
+        "images": len(coco.images),
+        "images_without_objects": len(coco.images) - with_objects,
+        "annotations": len(sides),
+        "crowds": int(index.column("iscrowd").sum()),
+        "boxes_per_image": round(len(sides) / max(len(coco.images), 1), 2),
+        "small_medium_large": [
+            int((sides < 32).sum()),
+            int(((sides >= 32) & (sides < 96)).sum()),
+            int((sides >= 96).sum()),
+        ],
+        "names": len(coco.names),
+        "names_without_annotation": sum(not support[name] for name in coco.names),
+        "most_frequent": dict(support.most_common(5)),
+        "least_frequent": dict(rare[:5]),
+    }
+    if split is not None:
+        for group, names in zip(("base", "novel"), split):
+            statistics[f"{group}_annotations"] = sum(support[name] for name in names)
+    return statistics
+
+
+def _table(part, findings, statistics):
+    lines = [f"## {part}", ""]
+    if statistics:
+        lines += ["| | |", "|---|---|"]
+        for key, value in statistics.items():
+            if isinstance(value, dict):
+                value = ", ".join(f"{name} {count}" for name, count in value.items()) or "-"
+            elif isinstance(value, list):
+                value = ", ".join(map(str, value))
+            lines.append(f"| {key.replace('_', ' ')} | {value} |")
+        lines.append("")
+    if findings:
+        lines += ["| | problem | times | first | repair |", "|---|---|---:|---|---|"]
+        order = sorted(findings, key=lambda finding: (finding.level != "error", -finding.count))
+        lines += [f"| {f.level} | {f.what} | {f.count} | {f.example} | {f.repair or '-'} |" for f in order]
+    else:
+        lines.append("No problem was found.")
+    return "\n".join(lines) + "\n\n"
+
+
+def _write_repaired(folder, part, document, image_folder):
+    document = {**document, "info": {**(document.get("info") or {}), "image_folder": os.path.abspath(image_folder)}}
+    file = Path(folder) / "annotations" / f"{part}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.part")
+    partial.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, file)
+    sys.stderr.write(f"wrote {file}\n")
+
+
+def draw_sheet(coco, file, most=_SHEET):
+    """A sheet of annotated pictures, evenly chosen over the file, with their names."""
+    from PIL import Image
+
+    from decodetr.processing.coco import read_annotated
+    from decodetr.processing.drawing import draw_detections
+
+    entries = coco.images[:: max(1, len(coco.images) // most)][:most]
+    side, columns = 480, min(4, len(entries))
+    sheet = Image.new("RGB", (side * columns, side * -(-len(entries) // columns)), "white")
+    for place, entry in enumerate(entries):
+        rows = coco.annotations_by_image.arrays(entry["image_id"])
+        boxes = rows["bbox"].copy()
+        boxes[:, 2:] += boxes[:, :2]
+        image = draw_detections(read_annotated(entry), boxes, [coco.names[c] for c in rows["category"]], None)
+        image.thumbnail((side - 8, side - 8))
+        sheet.paste(image, (place % columns * side, place // columns * side))
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(file, quality=88)

@@ -1,0 +1,260 @@
+"""COCO, YOLO and `datasets` data sets of the same pictures and boxes give the same training items."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from decodetr import DeCoDetrImageProcessor
+from decodetr.processing import DetectionDataset, detection_collate
+from decodetr.processing.hub_dataset import read_dataset
+from decodetr.processing.sources import has_part, kind_of, load_annotations
+from decodetr.processing.yolo import read_yolo
+
+NAMES = ["crème brûlée", "salt, pepper"]
+SIZES = {"a": (96, 64), "b": (40, 80), "c": (64, 64)}
+BOXES = {"a": [(1, [50, 20, 30, 40]), (0, [0, 0, 96, 64])], "b": [(0, [5, 10, 20, 30])], "c": []}  # x, y, w, h
+
+
+def picture(name):
+    rng = np.random.default_rng(ord(name))
+    return Image.fromarray(rng.integers(0, 255, (*SIZES[name][::-1], 3), np.uint8))
+
+
+def write_coco(folder):
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "train").mkdir()
+    rows, images = [], []
+    for number, (name, boxes) in enumerate(BOXES.items(), start=1):
+        picture(name).save(folder / "train" / f"{name}.png")
+        images.append({"id": number, "file_name": f"{name}.png", "width": SIZES[name][0], "height": SIZES[name][1]})
+        rows += [{"image_id": number, "category_id": label, "bbox": box} for label, box in boxes]
+    for number, row in enumerate(rows, start=1):
+        row["id"] = number
+    categories = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
+    document = {"images": images, "annotations": rows, "categories": categories}
+    (folder / "annotations" / "train.json").write_text(json.dumps(document))
+    return folder
+
+
+def write_yolo(folder, **config):
+    (folder / "images" / "train").mkdir(parents=True)
+    (folder / "labels" / "train").mkdir(parents=True)
+    for name, boxes in BOXES.items():
+        picture(name).save(folder / "images" / "train" / f"{name}.png")
+        width, height = SIZES[name]
+        lines = [
+            f"{label} {(x + w / 2) / width} {(y + h / 2) / height} {w / width} {h / height}"
+            for label, (x, y, w, h) in boxes
+        ]
+        if lines:
+            (folder / "labels" / "train" / f"{name}.txt").write_text("\n".join(lines) + "\n\n")
+    document = {"names": NAMES, "train": "images/train", "nc": 2, **config}
+    (folder / "data.yaml").write_text(json.dumps(document))  # JSON is YAML
+    return folder
+
+
+def hub_dataset(box_format="coco", category=None, key="category", as_lists=True, **columns):
+    def convert(box, size):
+        x, y, w, h = box
+        width, height = size
+        return {
+            "coco": box,
+            "pascal_voc": [x, y, x + w, y + h],
+            "yolo": [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height],
+        }[box_format]
+
+    category = category or datasets.ClassLabel(names=NAMES)
+    text = getattr(category, "dtype", "") == "string"
+    rows = [
+        [{"bbox": convert(box, SIZES[name]), key: NAMES[label] if text else label} for label, box in boxes]
+        for name, boxes in BOXES.items()
+    ]
+    fields = {"bbox": datasets.List(datasets.Value("float32"), length=4), key: category}
+    if as_lists:
+        rows = [{field: [row[field] for row in one] for field in fields} for one in rows]
+        objects = {field: datasets.List(feature) for field, feature in fields.items()}
+    else:
+        objects = datasets.List(fields)
+    features = {"image": datasets.Image(), "objects": objects}
+    features |= {name: datasets.Value("int64") for name in columns}
+    return datasets.Dataset.from_dict(
+        {"image": [picture(name) for name in BOXES], "objects": rows, **columns}, features=datasets.Features(features)
+    )
+
+
+def items(coco):
+    processor = DeCoDetrImageProcessor(size={"height": 64, "width": 64})
+    dataset = DetectionDataset(coco, processor, NAMES)
+    return detection_collate([dataset[i] for i in range(len(dataset))])
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    folder = write_coco(tmp_path_factory.mktemp("coco") / "data")
+    assert kind_of(folder) == "coco" and has_part(folder, "train") and not has_part(folder, "val")
+    return items(load_annotations(folder, "train"))
+
+
+def assert_same(found, expected):
+    assert torch.equal(found["pixel_values"], expected["pixel_values"])
+    for one, other in zip(found["labels"], expected["labels"], strict=True):
+        assert one["class_labels"].tolist() == other["class_labels"].tolist()
+        assert torch.allclose(one["boxes"], other["boxes"], atol=1e-6)
+
+
+def test_yolo(tmp_path, expected):
+    folder = write_yolo(tmp_path / "yolo")
+    assert kind_of(folder) == kind_of(folder / "data.yaml") == "yolo"
+    assert has_part(folder, "train") and not has_part(folder, "val")
+    coco = load_annotations(folder, "train")
+    assert_same(items(coco), expected)
+    assert coco.names == NAMES and coco.images[0]["file_name"] == "images/train/a.png"
+    listed = folder / "list.txt"
+    listed.write_text("images/train/b.png\n\nimages/train/a.png\n")
+    numbered = {"names": dict(enumerate(NAMES)), "path": str(folder), "train": ["list.txt"]}
+    (tmp_path / "other.yaml").write_text(json.dumps(numbered).replace('"0"', "0").replace('"1"', "1"))
+    assert [image["file_name"][-5:] for image in read_yolo(tmp_path / "other.yaml", "train").images] == [
+        "b.png",
+        "a.png",
+    ]
+    # As Roboflow exports it: one level too high.
+    (folder / "data.yaml").write_text(json.dumps({"names": NAMES, "train": "../images/train"}))
+    assert len(read_yolo(folder / "data.yaml", "train")) == 3
+
+
+def test_yolo_polygons_become_boxes(tmp_path):
+    folder = write_yolo(tmp_path / "yolo")
+    (folder / "labels" / "train" / "c.txt").write_text("1 0.25 0.5 0.5 0.25 0.75 0.75")
+    coco = read_yolo(folder / "data.yaml", "train")
+    assert coco.annotations_by_image[3][0]["bbox"] == [16, 16, 32, 32]
+
+
+YOLO_MISTAKES = {
+    "pixels": ("0 48 32 10 10", "a.txt: line 1: expected numbers in 0..1"),
+    "unknown class": ("2 0.5 0.5 0.1 0.1", "expected a class of 0 to 1"),
+    "half a class": ("0.5 0.5 0.5 0.1 0.1", "expected a class of 0 to 1"),
+    "words": ("cat 0.5 0.5 0.1 0.1", "expected numbers, got 'cat"),
+    "five numbers": ("0 0.5 0.5 0.1 0.1 0.9", "expected 4 numbers, or the corners of a polygon, got 5"),
+    "NaN": ("0 nan 0.5 0.1 0.1", "expected finite numbers"),
+    "negative": ("0 0.5 0.5 -0.1 0.1", "no negative size"),
+}
+
+
+@pytest.mark.parametrize("case", YOLO_MISTAKES)
+def test_yolo_mistakes_in_labels(tmp_path, case):
+    text, message = YOLO_MISTAKES[case]
+    folder = write_yolo(tmp_path / "yolo")
+    (folder / "labels" / "train" / "a.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_yolo(folder / "data.yaml", "train")
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"names": {"0": "a", "2": "b"}}, "expected names numbered 0 to 1"),
+        ({"names": []}, "expected `names` as a list"),
+        ({"names": ["a", "a"], "nc": 2}, "more than once"),
+        ({"nc": 3}, "expected nc names, 3, got 2"),
+        ({"train": None}, "expected a folder under 'train'; the file has no part"),
+        ({"train": "nowhere"}, "no such folder or list of images"),
+    ],
+)
+def test_yolo_mistakes_in_the_file(tmp_path, config, message):
+    folder = write_yolo(tmp_path / "yolo", **config)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_yolo(folder / "data.yaml", "train")
+
+
+def test_yolo_mistakes_in_images(tmp_path):
+    folder = write_yolo(tmp_path / "yolo")
+    image = folder / "images" / "train" / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture("a").save(image, exif=exif)
+    with pytest.raises(ValueError, match="its EXIF orientation turns it"):
+        read_yolo(folder / "data.yaml", "train")
+    image.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="a.png: expected a readable image"):
+        read_yolo(folder / "data.yaml", "train")
+    (folder / "data.yaml").write_text("names: [")
+    with pytest.raises(ValueError, match="expected YAML"):
+        read_yolo(folder / "data.yaml", "train")
+    (folder / "data.yaml").write_text("[]")
+    with pytest.raises(ValueError, match="expected YOLO's data.yaml"):
+        read_yolo(folder / "data.yaml", "train")
+
+
+@pytest.mark.parametrize("box_format", ["coco", "pascal_voc", "yolo"])
+@pytest.mark.parametrize("as_lists", [True, False])
+def test_datasets(expected, box_format, as_lists):
+    coco = read_dataset(hub_dataset(box_format, as_lists=as_lists), "mine", box_format=box_format)
+    assert_same(items(coco), expected)
+
+
+def test_categories_of_datasets(expected):
+    ids = {"image_id": [7, 5, 6], "width": [96, 40, 64], "height": [64, 80, 64]}
+    coco = read_dataset(hub_dataset(key="label", **ids), "mine")
+    assert [image["image_id"] for image in coco.images] == [7, 5, 6] and coco.names == NAMES
+    numbers = hub_dataset(category=datasets.Value("int64"), key="categories")
+    assert_same(items(read_dataset(numbers, "mine", names=NAMES)), expected)
+    with pytest.raises(ValueError, match="numbers without names; give --class-names"):
+        read_dataset(numbers, "mine")
+    with pytest.raises(ValueError, match="row 0: expected one of the 1 categories, got 1"):
+        read_dataset(numbers, "mine", names=["one"])
+    texts = read_dataset(hub_dataset(category=datasets.Value("string")), "mine")
+    assert_same(items(texts), expected)
+
+
+def test_saved_and_local_datasets(tmp_path, expected, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    whole = datasets.DatasetDict({"train": hub_dataset(), "validation": hub_dataset()})
+    whole.save_to_disk(tmp_path / "saved")
+    assert kind_of(tmp_path / "saved") == "datasets"
+    assert has_part(tmp_path / "saved", "val") and not has_part(tmp_path / "saved", "test")
+    assert_same(items(load_annotations(tmp_path / "saved", "val")), expected)
+    with pytest.raises(ValueError, match="expected a split called test, got train, validation"):
+        load_annotations(tmp_path / "saved", "test")
+    hub_dataset().save_to_disk(tmp_path / "one")
+    assert_same(items(load_annotations(tmp_path / "one", "train")), expected)
+    (tmp_path / "parquet" / "data").mkdir(parents=True)
+    hub_dataset().to_parquet(tmp_path / "parquet" / "data" / "train-00000-of-00001.parquet")
+    assert_same(items(load_annotations(tmp_path / "parquet", "train")), expected)
+
+
+def test_datasets_of_another_form(tmp_path):
+    with pytest.raises(ValueError, match=r"expected the columns image and objects, \['image', 'objects'\] missing"):
+        read_dataset(datasets.Dataset.from_dict({"text": ["a"]}), "mine")
+    with pytest.raises(ValueError, match="expected objects with bbox and category"):
+        read_dataset(hub_dataset().remove_columns("objects").add_column("objects", [1, 2, 3]), "mine")
+    with pytest.raises(ValueError, match="expected images under image"):
+        read_dataset(hub_dataset().remove_columns("image").add_column("image", ["a", "b", "c"]), "mine")
+    with pytest.raises(
+        ValueError, match="row 0: expected finite boxes without negative size.*is --box-format pascal_voc"
+    ):
+        read_dataset(hub_dataset(), "mine", box_format="pascal_voc")
+    with pytest.raises(ValueError, match="a different integer image_id in every row"):
+        read_dataset(hub_dataset(image_id=[1, 1, 2]), "mine")
+    with pytest.raises(ValueError, match="box format must be one of"):
+        read_dataset(hub_dataset(), "mine", box_format="xyxy")
+    broken = hub_dataset().cast_column("image", datasets.Image(decode=False))
+    broken = broken.map(
+        lambda row, i: {"image": {"bytes": b"no" if i == 1 else row["image"]["bytes"], "path": None}},
+        with_indices=True,
+    )
+    with pytest.raises(ValueError, match="mine, row 1: expected a readable image"):
+        read_dataset(broken.cast_column("image", datasets.Image()), "mine")
+
+
+def test_nowhere(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no/such/place: no such folder; expected a COCO or YOLO folder"):
+        load_annotations("no/such/place", "train")
+    with pytest.raises(FileNotFoundError, match="datasets says"):
+        load_annotations("nobody/nothing-of-the-kind", "train")  # a Hub name, without network
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="train.json: no such annotation file"):
+        load_annotations(tmp_path / "empty", "train")

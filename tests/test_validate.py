@@ -1,0 +1,139 @@
+"""`decodetr validate`: what it finds, what it exits with, what a repaired copy is."""
+
+import json
+
+import pytest
+from broken_data import BROKEN, NAMES, WHOLE, good, make, training_says, write
+from PIL import Image
+from test_sources import hub_dataset, write_yolo
+
+from decodetr.__main__ import main
+from decodetr.processing.sources import load_annotations
+
+
+def validate(capsys, *words):
+    """(exit status, what it printed)."""
+    status = main(["validate", *map(str, words)])
+    return status, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_one_mistake_each(tmp_path, capsys, case):
+    _, message, is_error, stops = BROKEN[case]
+    folder = make(case, tmp_path / "data")
+    status, printed = validate(capsys, folder, "--output", tmp_path / "out", "--repair", tmp_path / "repaired")
+    assert status == (1 if is_error else 0) and message in printed
+    assert (training_says(folder) is not None) == stops
+    report = json.loads((tmp_path / "out" / "validation.json").read_text())["train"]
+    assert any(message in finding["what"] for finding in report["findings"]) or message == "No problem was found."[:-1]
+    if case in ("no image", "no category"):
+        assert not (tmp_path / "repaired").exists()
+        return
+    assert training_says(tmp_path / "repaired") is None, "a repaired copy must train"
+    status, printed = validate(capsys, tmp_path / "repaired")
+    assert status == 0 and ("No problem was found" in printed or "no annotations at all" in printed)
+    with Image.open(tmp_path / "out" / "train.jpg") as sheet:
+        assert sheet.width >= 480
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_files_that_are_none(tmp_path, capsys, case):
+    status, printed = validate(capsys, make(case, tmp_path / "data"), "--output", tmp_path / "out")
+    assert status == 1 and WHOLE[case][1] in printed
+
+
+@pytest.mark.parametrize("case", ["boxes as two corners", "boxes in 0..1", "polygons only", "category ids from 0"])
+def test_what_is_put_right_is_as_it_was(tmp_path, case):
+    assert main(["validate", str(make(case, tmp_path / "data")), "--repair", str(tmp_path / "repaired")]) == 1
+    repaired = json.loads((tmp_path / "repaired" / "annotations" / "train.json").read_text())
+    for row, expected in zip(repaired["annotations"], good()["annotations"], strict=True):
+        assert row["bbox"] == pytest.approx(expected["bbox"]) and row["category_id"] == expected["category_id"]
+
+
+def test_statistics_and_rows_that_stay(tmp_path, capsys):
+    document = good()
+    document["annotations"][0]["id"] = document["annotations"][1]["id"]
+    document["annotations"][2]["bbox"] = [90, 60, 20, 20]
+    folder = write(tmp_path / "data", document)
+    status, printed = validate(capsys, folder, "--repair", tmp_path / "repaired", "--output", tmp_path / "out")
+    assert status == 1
+    assert (
+        "| error | annotation ids that repeat or are no integers | 1 | annotations[1] (id 2) | numbered anew |"
+        in printed
+    )
+    assert "annotations[2] (id 3): [90, 60, 20, 20] in 96 x 64 | clipped |" in printed
+    numbers = json.loads((tmp_path / "out" / "validation.json").read_text())["train"]
+    assert (numbers["images"], numbers["annotations"], numbers["images_without_objects"]) == (6, 10, 1)
+    assert sum(numbers["small_medium_large"]) == 10
+    coco = load_annotations(tmp_path / "repaired", "train")
+    assert coco.annotations_by_image[2][0]["bbox"] == [90, 60, 6, 4]
+    assert coco.images[0]["path"] == str(tmp_path / "data" / "train" / "1.png")
+    assert len({row["id"] for rows in coco.annotations_by_image.values() for row in rows}) == 10
+
+
+def test_names_of_split_and_vocabulary(tmp_path, capsys):
+    from decodetr import Vocabulary
+
+    folder = write(tmp_path / "data", good())
+    split = {"base": {"1": NAMES[0], "2": "Salt, Pepper"}, "novel": {"3": "cat"}}
+    (folder / "names.json").write_text(json.dumps(split))
+    status, printed = validate(capsys, folder)
+    assert status == 0
+    assert "names of the split that the file lacks | 1 | 'Salt, Pepper' (there is 'salt, pepper') |" in printed
+    assert "annotations of 1 novel names in the training file" in printed and "| novel annotations | 3 |" in printed
+    (folder / "names.json").write_text(json.dumps({"base": {"1": "x"}, "novel": {}}))
+    assert "no base name of the split is in the file" in validate(capsys, folder)[1]
+    assert validate(capsys, folder, "--names-split", "none") == validate(capsys, folder, "--names-split", "none")
+    import torch
+
+    Vocabulary(["cat", "creme brulee"], torch.eye(2)).save_pretrained(tmp_path / "names")
+    status, printed = validate(capsys, folder, "--names-split", "none", "--vocabulary", tmp_path / "names")
+    assert (
+        status == 1 and "names that the vocabulary lacks | 2 | 'crème brûlée' (there is 'creme brulee') |" in printed
+    )
+
+
+def test_pictures_in_two_parts_and_twice(tmp_path, capsys):
+    folder = write(tmp_path / "data", good())
+    (folder / "val").mkdir()
+    Image.open(folder / "train" / "1.png").save(folder / "val" / "1.png")
+    for name in ("2.png", "3.png"):
+        Image.new("RGB", (96, 64), "white").save(folder / "val" / name)
+    document = good()
+    document["images"], document["annotations"] = document["images"][:3], document["annotations"][:6]
+    (folder / "annotations" / "val.json").write_text(json.dumps(document))
+    status, printed = validate(capsys, folder)
+    assert status == 1 and printed.count("## ") == 2
+    assert "| error | pictures that are in two parts | 1 |" in printed
+    assert "| warning | pictures that are there twice | 1 |" in printed
+    assert validate(capsys, folder, "--parts", "train")[0] == 0
+
+
+def test_other_kinds_of_data(tmp_path, capsys):
+    yolo = write_yolo(tmp_path / "yolo")
+    status, printed = validate(capsys, yolo, "--output", tmp_path / "out", "--repair", tmp_path / "repaired")
+    assert status == 0 and "| annotations | 3 |" in printed and (tmp_path / "out" / "train.jpg").is_file()
+    assert training_says(tmp_path / "repaired") is None  # YOLO as a COCO folder
+    (yolo / "labels" / "train" / "a.txt").write_text("7 0.5 0.5 0.1 0.1")
+    status, printed = validate(capsys, yolo)
+    assert status == 1 and "a.txt: line 1: expected a class of 0 to 1" in printed
+    hub_dataset().save_to_disk(tmp_path / "saved")
+    status, printed = validate(capsys, tmp_path / "saved", "--output", tmp_path / "out")
+    assert status == 0 and "| names | 2 |" in printed
+    wrong = hub_dataset(box_format="pascal_voc")
+    wrong.save_to_disk(tmp_path / "corners")
+    status, printed = validate(capsys, tmp_path / "corners")
+    assert status == 1 and "boxes seem to be two corners" in printed
+    assert main(["validate", str(tmp_path / "saved"), "--repair", str(tmp_path / "r")]) == 1
+    assert "are inside the data set" in capsys.readouterr().err
+
+
+def test_a_file_alone_and_nothing(tmp_path, capsys):
+    folder = write(tmp_path / "data", good())
+    status, printed = validate(capsys, folder / "annotations" / "train.json")
+    assert status == 0 and printed.startswith("## train")
+    (tmp_path / "empty").mkdir()
+    assert main(["validate", str(tmp_path / "empty")]) == 1
+    assert "expected annotations of train, val, test, got none" in capsys.readouterr().err
+    assert main(["validate", str(tmp_path / "none.json")]) == 1
+    assert "cannot be read as JSON" in capsys.readouterr().out
