@@ -208,17 +208,17 @@ def _annotations(entries, images, listed, new_id, shift, findings):
         box = _box(entry, image, style, where, findings)
         if box is None:
             continue
+        numbered = entry.get("id") is not None and entry["id"] not in ids
+        if not numbered:
+            findings.add("error", "annotation ids that repeat or are no integers", where, "numbered anew")
         key = (entry["image_id"], category, *box)
         if key in seen:
             findings.add("warning", "annotations that repeat", f"{where}: {box}", "left out")
             continue
         seen.add(key)
         entry = {**entry, "category_id": category, "bbox": box}
-        if entry.get("id") is None or entry["id"] in ids:
-            findings.add("error", "annotation ids that repeat or are no integers", where, "numbered anew")
-            entry["id"] = None
-        else:
-            ids.add(entry["id"])
+        entry["id"] = entry["id"] if numbered else None
+        ids |= {entry["id"]} if numbered else set()
         area = entry.get("area", box[2] * box[3])
         if type(area) not in (int, float) or not math.isfinite(area) or area < 0:
             findings.add(

@@ -136,7 +136,7 @@ BROKEN = {
     "a name twice": (_first("categories", name="cat"), "names that repeat", True, True),
     "absent picture": (_missing_picture, "images that are not there", True, True),
     "picture cut off": (_cut_picture, "images that cannot be read", True, True),
-    "an annotation twice": (_twice("annotations"), "annotations that repeat", False, True),
+    "an annotation twice": (_twice("annotations"), "annotations that repeat", True, True),
     "an image twice": (_twice("images"), "image ids that repeat", True, True),
     "a category twice": (_twice("categories"), "category ids that repeat", True, True),
     "no image": (_clear("images", "annotations"), "no images at all", True, True),
