@@ -55,9 +55,12 @@ def main(argv=None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return module.run(args) or 0
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.stderr.write(f"decodetr {argv[0]}: error: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"decodetr {argv[0]}: interrupted\n")
+        return 130
 
 
 if __name__ == "__main__":

@@ -144,6 +144,8 @@ def run(args):
 
     if args.output and (Path(args.output).is_file() or Path(args.output).suffix in (".json", ".md", ".html")):
         raise ValueError(f"--output {args.output}: expected a folder, which gets report.json and others")
+    if args.clip and args.oracle != "teacher":
+        raise ValueError("--clip goes with --oracle teacher")
     protocol, whole = _protocol_and_file(args)
     coco = protocol.select_images(whole)
     split = protocol.split(coco)
@@ -177,6 +179,8 @@ def run(args):
         "protocol": _facts(args, protocol, coco, evaluator.by_name, names) | facts,
         "headline": list(protocol.headline),
         "max_detections": protocol.max_detections,
+        "source": _source(args),
+        "images": [entry["image_id"] for entry in coco.images],
         "metrics": metrics,
     }
     if args.output:
@@ -204,7 +208,11 @@ def _protocol_and_file(args):
     if protocol.name == "custom" and args.data and not args.novel_names:
         split_file = names_split_file(args.data, args.names_split)
     if (split_file or args.novel_names) and protocol.name != "custom":
-        raise ValueError(f"--names-split and --novel-names: {protocol.name} has a split of its own; leave them out")
+        raise ValueError(
+            f"--names-split and --novel-names go with --protocol custom, got {protocol.name}; leave them out"
+        )
+    if args.names_split and args.novel_names:
+        raise ValueError("give --names-split or --novel-names, not both")
     if split_file and split_file != "none":
         base, novel = (dict(enumerate(group)) for group in read_split(split_file))
         protocol = replace(protocol, base=base, novel=novel)
@@ -237,11 +245,11 @@ def _predictor(args, coco, whole, protocol, split, device):
         if args.oracle or args.vocabulary:
             raise ValueError("--oracle and --vocabulary need --model: detections have their names already")
         return loading.saved_detections(args.detections, whole)  # of more images than count, maybe
-    names = coco.names if split["base"] is None else [*split["base"], *(split["novel"] or ())]
+    names = set(coco.names if split["base"] is None else [*split["base"], *(split["novel"] or ())])
     return loading.load_predictor(
         args.model,
         coco,
-        [name for name in coco.names if name in set(names)],
+        [name for name in coco.names if name in names],
         device,
         protocol.max_detections,
         vocabulary=args.vocabulary,
@@ -255,6 +263,19 @@ def _feed(evaluator, coco, found):
     nothing = {"scores": [], "labels": [], "boxes": []}
     ids = [entry["image_id"] for entry in coco.images]
     evaluator.update(ids, [found.get(image_id, nothing) for image_id in ids])
+
+
+def _split_names(protocol):
+    return {name for group in (protocol.base, protocol.novel) for name in (group or {}).values()}
+
+
+def _source(args):
+    """What `decodetr eval compare` reads the annotations from again."""
+    from decodetr.processing.predict import read_names
+
+    form = {"class_names": read_names(args.class_names), "box_format": args.box_format}
+    local = args.data and os.path.abspath(args.data) if args.data and os.path.exists(args.data) else args.data
+    return {"data": local, "file": args.annotations and os.path.abspath(args.annotations), "form": form}
 
 
 def _facts(args, protocol, coco, evaluator, names):
@@ -272,8 +293,11 @@ def _facts(args, protocol, coco, evaluator, names):
         "annotations": annotations,
         "evaluated_names": sum(evaluator.support[name] > 0 for name in evaluator.evaluated),
         "differs_from_published_set": "; ".join(protocol.differences(coco)) or ("no" if protocol.counts else "-"),
-        "names_split": args.names_split or args.novel_names or args.data or protocol.name,
+        "names_split": args.names_split
+        or args.novel_names
+        or (args.data if protocol.name == "custom" else protocol.name),
         "missing_names": ", ".join(evaluator.missing_names) or "none",
+        "names_of_the_split_without_category": ", ".join(sorted(_split_names(protocol) - set(coco.names))) or "none",
         "federated": protocol.federated,
         "max_detections": f"{protocol.max_detections} per image over all names",
         "score_threshold": 0,

@@ -99,6 +99,8 @@ def coco_accumulate(truth, found, num_names, max_detections, engine, areas=4):
                 continue
             tables = _coco_rows(truth, objects), _coco_rows(found, detections)
             precision[:, :, names], recall[:, names] = _evaluate_rows(*tables, names, areas, max_detections, *classes)
+            del tables
+            gc.collect(0)  # the engines leave cycles behind
     finally:
         if collects:
             gc.enable()

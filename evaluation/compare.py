@@ -33,8 +33,9 @@ def compare(first, second, resamples=1000, seed=0, progress=True, annotations=No
 
     reports = [_read_report(folder) for folder in (first, second)]
     different = [key for key in _KEYS if reports[0]["protocol"][key] != reports[1]["protocol"][key]]
-    if different or reports[0]["per_name"].keys() != reports[1]["per_name"].keys():
-        what = different or ["names"]
+    groups = [{name: row["group"] for name, row in report["per_name"].items()} for report in reports]
+    if different or groups[0] != groups[1]:
+        what = different or ["names or their groups"]
         raise ValueError(
             f"{first} and {second} differ in {', '.join(what)}: only runs of the same images and names compare"
         )
@@ -71,12 +72,14 @@ class _Run:
         from decodetr.evaluation.detection_evaluator import DetectionEvaluator
         from decodetr.evaluation.detections import load_detections
         from decodetr.evaluation.matches import match_detections
-        from decodetr.evaluation.protocols import Protocol
-        from decodetr.processing.coco import CocoAnnotations
+        from decodetr.processing.sources import load_annotations
 
         facts, per_name = report["protocol"], report["per_name"]
         try:
-            coco = CocoAnnotations.load(annotations or facts["annotations_file"], check_images=False)
+            source = annotations or report["source"]["file"]
+            coco = load_annotations(
+                report["source"]["data"], "val", source, check_images=False, **report["source"]["form"]
+            )
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}; if it was moved, give --annotations FILE") from error
         names, found = load_detections(Path(folder) / "detections.parquet", coco)
@@ -84,8 +87,12 @@ class _Run:
         for name, row in per_name.items():
             for group in filter(None, row["group"].split(", ")):
                 groups.setdefault(group, []).append(name)
-        # A custom protocol's images are those of the file; the others say themselves which ones count.
-        coco = Protocol.load(facts["protocol"]).select_images(coco)
+        coco = coco.select_images(report["images"])
+        if coco.digest() != facts["annotations_digest"]:
+            raise ValueError(
+                f"{coco.file}: not the annotations that {folder} was measured on (digest {coco.digest()} instead of "
+                f"{facts['annotations_digest']}); give the file with --annotations"
+            )
         evaluator = DetectionEvaluator(
             coco,
             names,
@@ -145,7 +152,7 @@ def _read_report(folder):
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; give the folders that `decodetr eval --output` wrote")
     report = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(report, dict) or not {"protocol", "per_name", "max_detections"} <= set(report):
+    if not isinstance(report, dict) or not {"protocol", "per_name", "max_detections", "source"} <= set(report):
         raise ValueError(f"{file}: expected a report of `decodetr eval --output`")
     return report
 

@@ -79,7 +79,8 @@ class DetectionEvaluator:
             )
         protocol = None if base_names is None else set(base_names) | (self.novel_names or set())
         self.evaluated = [name for name in coco.names if protocol is None or name in protocol]
-        self.missing_names = [name for name in self.evaluated if self.support[name] and name not in set(self.names)]
+        known = set(self.names)
+        self.missing_names = [name for name in self.evaluated if self.support[name] and name not in known]
         if self.missing_names and not (allow_missing_names or class_agnostic):
             raise ValueError(
                 f"{len(self.missing_names)} categories of the annotation file are not in the vocabulary of "

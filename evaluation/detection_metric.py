@@ -1,6 +1,6 @@
 """`DetectionMetric`: open-vocabulary AP as an `evaluate.Metric`, for code that speaks that library's interface.
 
-The numbers come from `decodetr.eval.DetectionEvaluator`; here only references become ground truth. It is a file of
+The numbers come from `DetectionEvaluator`; here only references become ground truth. It is a file of
 its own because its base class imports `evaluate` and `datasets`, while `eval.py` must import nothing heavy for
 `--help` to be instant. Nothing is downloaded: construct the class instead of calling `evaluate.load`.
 """
@@ -90,6 +90,8 @@ class DetectionMetric(evaluate.Metric):
         coco = dataset.coco
         entries = {entry["image_id"]: entry for entry in coco.images}
         label_of = {name: label for label, name in enumerate(self.names)}
+        if missing := [name for name in coco.names if name not in label_of]:
+            raise ValueError(f"{coco.file}: the metric has no names {missing[:10]}; give it those of the data set")
 
         def metrics(evaluated, compute_result):
             logits, boxes = evaluated.predictions[:2]
@@ -106,10 +108,9 @@ class DetectionMetric(evaluate.Metric):
                 rows = coco.annotations_by_image.arrays(entry["image_id"])
                 corners = rows["bbox"].copy()
                 corners[:, 2:] += corners[:, :2]
-                known = [label_of.get(coco.names[category], -1) for category in rows["category"]]
-                kept = [row for row, label in enumerate(known) if label >= 0]
-                reference = {"image_id": entry["image_id"], "boxes": corners[kept], "labels": [known[i] for i in kept]}
-                references.append(reference | {key: rows[key][kept] for key in ("area", "iscrowd")})
+                labels = [label_of[coco.names[category]] for category in rows["category"]]
+                reference = {"image_id": entry["image_id"], "boxes": corners, "labels": labels}
+                references.append(reference | {key: rows[key] for key in ("area", "iscrowd")})
             self.add_batch(predictions=predictions, references=references)
             return self.compute() if compute_result else {}
 
@@ -127,6 +128,15 @@ class DetectionMetric(evaluate.Metric):
         }
         count = len(truth.get("labels", ()))
         compact_prediction({"scores": [1.0] * count, **truth}, None, len(self.names), f"{image_id} (reference)")
+        for key in ("iscrowd", "area"):
+            if len(truth.get(key, ())) not in (0, count) or (key in truth and len(truth[key]) != count):
+                raise ValueError(
+                    f"image {image_id!r} (reference): expected {count} entries under {key}, got {len(truth[key])}"
+                )
+        if set(truth.get("iscrowd", ())) - {0, 1} or not all(
+            0 <= area < float("inf") for area in truth.get("area", ())
+        ):
+            raise ValueError(f"image {image_id!r} (reference): expected iscrowd 0 or 1 and finite areas of 0 or more")
         truth.setdefault("iscrowd", [0] * count)
         truth.setdefault("area", [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in truth["boxes"]])
         return prediction, {"image_id": image_id, **truth}

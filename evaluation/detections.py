@@ -106,17 +106,20 @@ def _read_results(file, coco):
     if not isinstance(rows, list):
         raise ValueError(f"{file}: expected a list of detections (COCO's results format), got {short(rows)}")
     label_of = {number: label for label, number in enumerate(coco.category_ids)}
-    columns = []
+    images, columns = [], []
     for place, row in enumerate(rows):
         try:
             label, (x, y, width, height) = label_of[row["category_id"]], map(float, row["bbox"])
-            columns.append((int(row["image_id"]), label, float(row["score"]), x, y, x + width, y + height))
+            if type(row["image_id"]) is not int or type(row["category_id"]) is not int:
+                raise TypeError("ids must be integers")
+            images.append(row["image_id"])
+            columns.append((label, float(row["score"]), x, y, x + width, y + height))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{file}: row {place}: expected image_id, a category_id of {coco.file} "
                 f"({coco.category_ids[0]} to {coco.category_ids[-1]}), bbox [x, y, width, height] and score, got "
                 f"{short(row)}; are the categories numbered from 0, or anew?"
             ) from error
-    table = np.array(columns, dtype=np.float64).reshape(-1, 7)
-    boxes = table[:, 3:].astype(np.float32)
-    return coco.names, table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2], boxes
+    table = np.array(columns, dtype=np.float64).reshape(-1, 6)
+    boxes = table[:, 2:].astype(np.float32)
+    return coco.names, np.array(images, dtype=np.int64), table[:, 0].astype(np.int64), table[:, 1], boxes

@@ -33,7 +33,7 @@ def draw_errors(errors, groups, file):
     figure, axes = _figure(7, 4)
     height = 0.8 / len(groups)
     for place, (group, color) in enumerate(zip(groups, _COLORS)):
-        gains = [entry[f"delta_AP50_{group}"] for entry in errors.values()]
+        gains = [entry[f"delta_AP50_{group}"] or 0 for entry in errors.values()]  # None: a group without objects
         axes.barh([i + place * height for i in range(len(errors))], gains, height, color=color, label=group)
     axes.set_yticks([i + 0.4 - height / 2 for i in range(len(errors))], list(errors))
     axes.invert_yaxis()

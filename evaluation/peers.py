@@ -42,9 +42,8 @@ class Peer:
         self.device, self.dtype = model.device, model.dtype
 
     def describe(self):
-        """What a report says of it: class, revision (commit on the Hub, None of a folder), prompt and score."""
-        revision = getattr(self.model.config, "_commit_hash", None)
-        return {"class": type(self.model).__name__, "revision": revision, "prompt": self.prompt, "score": self.score}
+        """What a report says of it: class, prompt and score."""
+        return {"class": type(self.model).__name__, "prompt": self.prompt, "score": self.score}
 
     @torch.inference_mode()
     def __call__(self, prepared, entries):
@@ -120,8 +119,8 @@ class ClosedSetPeer(Peer):
         self.score = f"{type(image_processor).__name__}.post_process_object_detection of the names' logits"
 
     def describe(self):
-        """As of every peer; also the class of each name that is not its name to the letter, and names without one."""
-        return {**super().describe(), "renamed": self.renamed, "missing_names": self.missing}
+        """As of every peer; also the class of each name that is not its name to the letter."""
+        return {**super().describe(), "renamed": ", ".join(f"{a}: {b}" for a, b in self.renamed.items()) or "none"}
 
     def _detect(self, batch, sizes):
         outputs = self.model(**batch)

@@ -45,6 +45,9 @@ def prepare(name, output, coco, annotations=None, any_counts=False):
             raise FileNotFoundError(f"{path}: no such folder; --coco takes the one with train2017 and val2017")
     official = CocoAnnotations.load(folder / files["val"], check_images=False)
     _check_ids(protocol, official)
+    train = CocoAnnotations.load(folder / files["train"], check_images=False)
+    if (train.names, train.category_ids) != (official.names, official.category_ids):
+        raise ValueError(f"{train.file}: its categories are not those of {official.file}; take the official files")
     split = protocol.split(official)
     chosen = protocol.select_images(official)
     differences = protocol.differences(chosen)

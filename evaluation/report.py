@@ -160,8 +160,6 @@ def _worst(report, analysis, output):
     from decodetr.processing.html_report import paragraph, picture
 
     (output / "worst").mkdir(exist_ok=True)
-    for old in (output / "worst").glob("*.jpg"):
-        old.unlink()
     entries = {entry["image_id"]: entry for entry in analysis.evaluator.coco.images}
     truth, found, blocks = analysis.truth, analysis.found, []
     reached = analysis.reached()

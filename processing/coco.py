@@ -227,13 +227,15 @@ class CocoAnnotations:
         )  # fmt: skip
 
     def digest(self):
-        """12 hexadecimal digits of a SHA-256 over names, image ids and annotations."""
+        """12 hexadecimal digits of a SHA-256 over names, image ids, annotations and LVIS' lists."""
         index, digest = (
             self.annotations_by_image,
             hashlib.sha256(json.dumps([self.names, list(self.annotations_by_image)]).encode()),
         )
         for column in (index.image_rows, *(index.column(name) for name in ("category", "bbox", "area", "iscrowd"))):
             digest.update(np.ascontiguousarray(column).tobytes())
+        federation = {key: [part.tolist() for part in lists] for key, lists in sorted((self.federation or {}).items())}
+        digest.update(json.dumps([list(federation.items()), self.frequencies]).encode())
         return digest.hexdigest()[:12]
 
     def to_dataset(self):

@@ -70,6 +70,7 @@ ROTTEN = {
     "unknown category": ([row(category_id=4)], "row 0: expected image_id, a category_id of", "(3 to 13)"),
     "categories from 0": ([row(category_id=0)], "are the categories numbered from 0, or anew?", "row 0"),
     "NaN score": ([row(score=float("nan"))], "image 5: NaN or infinite scores or boxes", ""),
+    "an id that is no integer": ([row(image_id=5.9)], "row 0: expected image_id", ""),
     "no score": ([{k: v for k, v in row().items() if k != "score"}], "row 0: expected image_id", "bbox [x, y"),
     "negative size": ([row(bbox=[10, 10, -5, 20])], "has a negative size", "image 5"),
     "three numbers": ([row(bbox=[1, 2, 3])], "row 0: expected", "bbox [x, y, width, height]"),

@@ -295,5 +295,12 @@ def test_evaluate_metric(tmp_path):
     metric.add_batch(predictions=[prediction()] * 2, references=[{"image_id": 4, "labels": [], "boxes": []}] * 2)
     with pytest.raises(ValueError, match="image id 4 was added twice"):
         metric.compute()
+    for wrong, message in (
+        ({"area": [1.0]}, "2 entries under area, got 1"),
+        ({"iscrowd": [0, 7]}, "expected iscrowd 0 or 1"),
+    ):
+        reference = {"image_id": 4, "labels": [0, 0], "boxes": [BOX, FAR], **wrong}
+        with pytest.raises(ValueError, match=message):
+            metric.add(prediction=prediction(), reference=reference)
     with pytest.raises(ValueError, match=r"image '4 \(reference\)': box .* negative size"):
         metric.add(prediction=prediction(), reference={"image_id": 4, "labels": [0], "boxes": [[9, 9, 1, 1]]})

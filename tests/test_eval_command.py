@@ -172,8 +172,13 @@ WRONG_WORDS = {
     "unknown protocol": (["--annotations", "FILE", "--model", "MODEL", "--protocol", "lvs"], "lvs: no such protocol"),
     "split of its own": (
         ["--annotations", "FILE", "--model", "MODEL", "--protocol", "ov-coco", "--novel-names", "cat"],
-        "ov-coco has a split of its own",
+        "go with --protocol custom, got ov-coco",
     ),
+    "two splits": (
+        ["--annotations", "FILE", "--model", "MODEL", "--names-split", "none", "--novel-names", "dog"],
+        "give --names-split or --novel-names, not both",
+    ),
+    "a CLIP for nothing": (["--annotations", "FILE", "--model", "MODEL", "--clip", "x"], "goes with --oracle teacher"),
     "other data": (
         ["--annotations", "FILE", "--model", "MODEL", "--protocol", "ov-coco"],
         "expected the 65 names of ov-coco",

@@ -107,3 +107,31 @@ def test_runs_of_different_things_are_refused(runs, tmp_path, capsys):
     assert run(*words, "--max-detections", "5", "--output", tmp_path / "few") == 0
     assert main(["eval", "compare", str(runs / "good"), str(tmp_path / "few")]) == 1
     assert "differ in max_detections" in capsys.readouterr().err
+
+
+def test_other_annotations_and_other_splits_are_refused(runs, tmp_path, capsys):
+    document = json.loads((runs / "val.json").read_text())
+    document["annotations"][0]["bbox"][0] += 30
+    (tmp_path / "moved.json").write_text(json.dumps(document))
+    words = ["eval", "compare", str(runs / "good"), str(runs / "bad"), "--annotations", str(tmp_path / "moved.json")]
+    assert main(words) == 1 and "not the annotations that" in capsys.readouterr().err
+    words = ["--detections", runs / "good.json", "--annotations", runs / "val.json"]
+    assert run(*words, "--novel-names", "name 2", "--output", tmp_path / "other") == 0
+    assert main(["eval", "compare", str(runs / "good"), str(tmp_path / "other")]) == 1
+    assert "names or their groups" in capsys.readouterr().err
+
+
+def test_a_group_without_objects_and_a_protocol_of_ones_own(runs, tmp_path, capsys):
+    """Reports are written all the same, and compare."""
+    document = json.loads((runs / "val.json").read_text())
+    document["annotations"] = [row for row in document["annotations"] if row["category_id"] != 2]
+    (tmp_path / "val.json").write_text(json.dumps(document))
+    protocol = tmp_path / "mine.json"
+    protocol.write_text(json.dumps({"description": "mine", "novel": {"2": "name 1"}}))
+    for name in ("good", "bad"):
+        words = ["--detections", runs / f"{name}.json", "--annotations", tmp_path / "val.json"]
+        assert run(*words, "--protocol", protocol, "--output", tmp_path / name) == 0
+        assert (tmp_path / name / "report.html").is_file()
+    capsys.readouterr()
+    assert main(["eval", "compare", str(tmp_path / "good"), str(tmp_path / "bad"), "--resamples", "5"]) == 0
+    assert "| AP_novel | - | - | - |" in capsys.readouterr().out
