@@ -43,6 +43,7 @@ def write_captions(file, n, dim=512, seed=0):
 def run_one(args):
     """One method in this process: a dict of seconds, peak memory and quality."""
     import numpy as np
+    from harness import peak_gb
 
     from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
 
@@ -80,7 +81,7 @@ def run_one(args):
     )
     return {
         "seconds": seconds,
-        "peak_gb": _peak_gb(),
+        "peak_gb": peak_gb(),
         "inertia": float((2 - 2 * cosine).mean()),
         "coarse": int(coarse.max()) + 1,
         "fine": int(fine.max()) + 1,
@@ -101,12 +102,6 @@ def _plain_dbscan(embeddings, coarse, eps):
         fine[rows] = np.where(found >= 0, found + offset, -1)
         offset += found.max() + 1
     return fine
-
-
-def _peak_gb():
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def gemm_rate(dtype):

@@ -65,6 +65,13 @@ class Protocol:
         protocol = cls(name=file.stem, **document)
         if protocol.images not in ("all", "annotated"):
             raise ValueError(f'{file}: expected images "all" or "annotated", got {protocol.images!r}')
+        groups = [{} if group is None else group for group in (protocol.base, protocol.novel)]
+        if not all(isinstance(group, dict) for group in groups):
+            raise ValueError(f'{file}: expected base and novel as {{"<category id>": "name", ...}}')
+        if both := set(groups[0].values()) & set(groups[1].values()):
+            raise ValueError(f"{file}: {sorted(both)[:5]} are both base and novel; a name must be one of them")
+        if type(protocol.max_detections) is not int or protocol.max_detections < 1:
+            raise ValueError(f"{file}: expected max_detections of at least 1, got {protocol.max_detections!r}")
         return protocol
 
     def split(self, coco):
@@ -79,6 +86,8 @@ class Protocol:
                 f"{coco.file}: expected the {len(base) + len(novel)} names of {self.name}, got none called "
                 f"{sorted(missing)[:5]}; give the annotation file of that data set"
             )
+        if base is not None and novel is None:
+            novel = [name for name in coco.names if name not in set(base)]
         if not self.novel_frequencies:
             return {"base": base, "novel": novel, "groups": {}}
         if coco.frequencies is None:

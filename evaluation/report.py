@@ -23,21 +23,30 @@ def finite(value):
 
 
 def markdown_report(report):
-    """The report as Markdown: protocol, metrics with the headline first, kinds of errors, worst and best names."""
-    lines = ["| protocol | |", "|---|---|"]
-    lines += [f"| {key.replace('_', ' ')} | {value} |" for key, value in report["protocol"].items()]
+    """The report as Markdown: protocol, metrics with the headline first, kinds of errors."""
+    tables = []
+    for header, rows in _tables(report):
+        lines = [header, ["---", *["---:" if header[1] else "---"] * (len(header) - 1)], *rows]
+        cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+        tables.append("\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n")
+    return "\n".join(tables)
+
+
+def _tables(report):
+    """[(header, rows)] of protocol, metrics and, where there was an analysis, errors."""
+    protocol = [(key.replace("_", " "), value) for key, value in report["protocol"].items()]
     metrics = report["metrics"]
     keys = [key for key in report["headline"] if key in metrics]
-    lines += ["", "| metric | % |", "|---|---:|"]
-    lines += [f"| {key} | {number(metrics[key])} |" for key in [*keys, *(key for key in metrics if key not in keys)]]
+    ordered = [(key, number(metrics[key])) for key in [*keys, *(key for key in metrics if key not in keys)]]
+    tables = [(["protocol", ""], protocol), (["metric", "%"], ordered)]
     if "errors" in report:
         groups = report["groups"]
-        lines += ["", f"| error | count | {' | '.join(f'AP50 {group} lost' for group in groups)} |"]
-        lines += ["|---|---:|" + "---:|" * len(groups)]
-        for kind, entry in report["errors"].items():
-            gains = " | ".join(number(entry[f"delta_AP50_{group}"]) for group in groups)
-            lines += [f"| {kind} | {entry['count']} | {gains} |"]
-    return "\n".join(lines) + "\n"
+        rows = [
+            [kind, entry["count"], *(number(entry[f"delta_AP50_{group}"]) for group in groups)]
+            for kind, entry in report["errors"].items()
+        ]
+        tables.append((["error", "count", *(f"AP50 {group} lost" for group in groups)], rows))
+    return tables
 
 
 def number(value):
@@ -93,19 +102,19 @@ def write_report(report, analysis, output):
 
 def _write_page(report, analysis, output):
     from decodetr.evaluation.figures import draw_calibration, draw_curves, draw_errors
-    from decodetr.processing.html_report import from_markdown, links, paragraph, picture, table, write_report
+    from decodetr.processing.html_report import links, paragraph, picture, table, write_report
 
     draw_curves(report["curves"], output / "precision_recall.png")
     draw_calibration(report["calibration"], output / "calibration.png")
     draw_errors(report["errors"], report["groups"], output / "errors.png")
-    protocol, metrics, *errors = from_markdown(markdown_report(report))
+    protocol, metrics, errors = (table(*parts) for parts in _tables(report))
     kinds = f"localization and classification errors put right, {', '.join(KINDS[2:])} taken away, missed not counted"
     sections = {
         "Metrics": [metrics],
         "Protocol": [protocol],
         "Precision and recall": [picture(output / "precision_recall.png", "Mean over the names of each group.")],
         "Errors": [
-            *errors,
+            errors,
             picture(output / "errors.png", f"AP50 that each kind of errors costs: {kinds}."),
             paragraph(
                 f"Counts are those of detections above {report['threshold']:.3f}, where F1 is best, and of all missed "
@@ -166,17 +175,17 @@ def _worst(report, analysis, output):
     for row in report["worst_images"]:
         entry, file = entries[row["image_id"]], output / "worst" / f"{row['image_id']}.jpg"
         text = f"{entry['file_name']}: {row['wrong']} wrong, {row['not_found']} not found."
-        if isinstance(entry["path"], str) and not Path(entry["path"]).is_file():  # detections from disk need none
-            blocks.append(paragraph(f"{text} The picture is not at {entry['path']}."))
-            continue
         objects = (truth["image"] == row["image"]) & ~truth["crowd"]
         seen = (found["image"] == row["image"]) & (found["score"] >= report["threshold"])
-        draw_comparison(
-            entry,
+        parts = (
             (*_labelled(truth, objects, analysis.names), None, reached[objects]),
             (*_labelled(found, seen, analysis.names), found["score"][seen].tolist(), ~analysis.wrong()[seen]),
-            file,
         )
+        try:
+            draw_comparison(entry, *parts, file)
+        except (OSError, ValueError) as error:  # detections from disk can be evaluated without the images
+            blocks.append(paragraph(f"{text} It cannot be shown: {error}"))
+            continue
         more = "Left: annotated, red what was not found. Right: found, red what is wrong."
         blocks.append(picture(file, f"{text} {more}"))
     return blocks

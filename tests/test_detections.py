@@ -117,6 +117,20 @@ def test_images_that_the_protocol_leaves_out_are_no_mistake(coco, tmp_path, caps
     assert "| AP | 100.0 |" in printed and "| images | 2 |" in printed and "| protocol | annotated |" in printed
 
 
+def test_a_report_survives_names_with_bars_and_pictures_that_are_gone(coco, tmp_path):
+    document = json.loads(coco.file.read_text())
+    document["categories"][0]["name"] = "cat | <b>dog</b>"
+    coco.file.write_text(json.dumps(document))
+    for picture in (tmp_path / "data" / "val").iterdir():
+        picture.write_bytes(b"gone")
+    file = results(tmp_path, [row(bbox=[0, 0, 9, 9])])
+    words = ["--annotations", coco.file, "--novel-names", '"cat | <b>dog</b>"', "--output", tmp_path / "out"]
+    assert run("--detections", file, *words) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<td>cat | &lt;b&gt;dog&lt;/b&gt;</td>" in page and "It cannot be shown" in page
+    assert "| names split | cat \\| <b>dog</b> |" in (tmp_path / "out" / "report.md").read_text().replace('"', "")
+
+
 def test_names_of_another_vocabulary_are_named(coco, tmp_path, capsys):
     evaluator = DetectionEvaluator(coco, ["cat"], allow_missing_names=True)
     evaluator.update([5], [{"scores": [0.5], "labels": [0], "boxes": [BOX]}])

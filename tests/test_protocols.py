@@ -164,10 +164,20 @@ def test_a_protocol_of_ones_own(tmp_path):
         ('{"description": "x", "maxdets": 7}', "expected an object with description and some of"),
         ('{"description": "x", "images": "some"}', 'expected images "all" or "annotated"'),
         ("{", "expected a JSON file"),
+        ('{"description": "x", "novel": ["a"]}', "expected base and novel as"),
+        ('{"description": "x", "base": {"1": "a"}, "novel": {"2": "a"}}', "are both base and novel"),
+        ('{"description": "x", "max_detections": "50"}', "expected max_detections of at least 1"),
     ):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
             Protocol.load(file)
+    file.write_text('{"description": "x", "base": {"1": "n1"}}')
+    lvis = CocoAnnotations.from_document(
+        file,
+        {"images": [], "annotations": [], "categories": [{"id": 1, "name": "n1"}, {"id": 2, "name": "n2"}]},
+        check_images=False,
+    )
+    assert Protocol.load(file).split(lvis)["novel"] == ["n2"]
     with pytest.raises(FileNotFoundError, match="give one of custom, coco, ov-coco, ov-lvis, or a file"):
         Protocol.load("ov-voc")
 
