@@ -177,6 +177,7 @@ def run(args):
     report = {
         "title": f"{facts['model']} on {protocol.name}",
         "protocol": _facts(args, protocol, coco, evaluator.by_name, names) | facts,
+        "model": facts,
         "headline": list(protocol.headline),
         "max_detections": protocol.max_detections,
         "source": _source(args),

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-_NAMES = "decodetr_names"
+_NAMES, _FACTS = "decodetr_names", "decodetr_facts"
 _COLUMNS = ("x0", "y0", "x1", "y1")
 
 
-def save_detections(file, evaluator):
-    """Write what a [`DetectionEvaluator`] has kept: image_id, name, score, x0, y0, x1, y1 in pixels, one row each."""
+def save_detections(file, evaluator, facts=None):
+    """Write what a [`DetectionEvaluator`] has kept: image_id, name, score, x0, y0, x1, y1 in pixels, one row each.
+    `facts`: what a report says of the model, {text: text}."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -31,9 +32,18 @@ def save_detections(file, evaluator):
     }
     partial = Path(file).with_name(f".{Path(file).name}.part")
     # The whole vocabulary, as the column holds only the names that were found.
-    metadata = {_NAMES: json.dumps(evaluator.names, ensure_ascii=False)}
+    metadata = {_NAMES: json.dumps(evaluator.names, ensure_ascii=False), _FACTS: json.dumps(facts or {})}
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), partial)
     os.replace(partial, file)
+
+
+def load_facts(file):
+    """What [`save_detections`] was told of the model; empty for other files."""
+    import pyarrow.parquet as pq
+
+    if Path(file).suffix == ".json":
+        return {}
+    return json.loads((pq.read_schema(file).metadata or {}).get(_FACTS.encode(), b"{}"))
 
 
 def load_detections(file, coco):

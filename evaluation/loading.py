@@ -72,10 +72,10 @@ def load_predictor(
 
 def saved_detections(file, coco):
     """The same of detections on disk: ({image_id: detections}, names, None, facts)."""
-    from decodetr.evaluation.detections import load_detections
+    from decodetr.evaluation.detections import load_detections, load_facts
 
     names, found = load_detections(file, coco)
-    return found, names, None, {"model": str(file)}
+    return found, names, None, {"model": str(file), **load_facts(file), "detections": str(file)}
 
 
 def _teacher(vocabulary, coco, clip, device, max_detections):

@@ -82,7 +82,8 @@ def write_report(report, analysis, output):
     """Write everything into a folder.
 
     Args:
-        report (dict): "title", "protocol", "headline", "metrics", "per_name" and what [`describe`] gave.
+        report (dict): "title", "model" (facts), "protocol", "headline", "metrics", "per_name" and what [`describe`]
+            gave.
         analysis (Analysis): of the same detections.
         output (Path): made if missing.
 
@@ -91,7 +92,7 @@ def write_report(report, analysis, output):
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    save_detections(output / "detections.parquet", analysis.evaluator)
+    save_detections(output / "detections.parquet", analysis.evaluator, report["model"])
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
     for name, content in (("report.json", text), ("report.md", markdown_report(report))):
         partial = output / f".{name}.part"

@@ -304,3 +304,14 @@ def test_evaluate_metric(tmp_path):
             metric.add(prediction=prediction(), reference=reference)
     with pytest.raises(ValueError, match=r"image '4 \(reference\)': box .* negative size"):
         metric.add(prediction=prediction(), reference={"image_id": 4, "labels": [0], "boxes": [[9, 9, 1, 1]]})
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_objects_of_another_size_are_ignored(engine):
+    """Neither wanted nor wrong: the large object takes no part in AP_small, found or not."""
+    small, large = [10.0, 10.0, 30.0, 30.0], [50.0, 50.0, 250.0, 250.0]
+    coco = truth(["cat"], {1: [("cat", small), ("cat", large)]})
+    found = evaluate(coco, [prediction((0, 0.9, large), (0, 0.8, small))], engine=engine)
+    assert found["AP_small"] == found["AP_large"] == pytest.approx(100) and np.isnan(found["AP_medium"])
+    missed = evaluate(coco, [prediction((0, 0.8, small))], engine=engine)
+    assert missed["AP_small"] == pytest.approx(100) and missed["AP_large"] == 0

@@ -129,6 +129,8 @@ def test_command(coco_file, split, tmp_path, capsys, tiny_detector_folder):
     detections = tmp_path / "out" / "detections.parquet"
     assert run("--detections", detections, "--data", coco_file.parent.parent, "--engine", "pycocotools") == 0
     again = capsys.readouterr().out
+    for fact in ("revision", "vocabulary", "pool", "training used"):  # what the model was goes with its detections
+        assert next(line for line in text.splitlines() if line.startswith(f"| {fact} |")) in again
     for key in ("AP", "AP50_novel", "AP_medium"):
         assert f"| {key} | {report['metrics'][key]:.1f} |" in again
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from decodetr.__main__ import main
 from decodetr.evaluation import ENGINES
 from decodetr.evaluation.detection_evaluator import DetectionEvaluator
 from decodetr.processing.coco import CocoAnnotations
@@ -124,3 +125,18 @@ def test_equals_the_lvis_package(tmp_path, monkeypatch, engine, max_detections):
     for theirs, key in keys.items():
         assert ours[key] == pytest.approx(100 * reference.results[theirs], abs=1e-6), key
     assert 5 < ours["AP"] < 95
+
+
+def test_the_command_counts_federated_and_by_frequency(tmp_path, capsys):
+    """Half of what is found is nobody's business."""
+    images = [(7, [2], []), (3, [], [])]
+    file = lvis_file(tmp_path, images, [(3, 1, BOX), (3, 2, BOX), (7, 3, FAR)])
+    rows = [(3, 1, 0.9, BOX), (7, 1, 0.95, BOX), (3, 2, 0.8, BOX), (7, 2, 0.9, BOX), (7, 3, 0.5, FAR)]
+    found = [{"image_id": i, "category_id": c, "score": s, "bbox": b} for i, c, s, b in rows]
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    words = ["eval", "--detections", str(tmp_path / "found.json"), "--annotations", str(file), "--protocol", "ov-lvis"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    for key, value in (("AP_rare", "100.0"), ("AP_common", "50.0"), ("AP_frequent", "100.0"), ("AP_novel", "100.0")):
+        assert f"| {key} | {value} |" in printed
+    assert "| differs from published set | 3 names instead of 1,203;" in printed and "| federated | True |" in printed
