@@ -22,14 +22,24 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def markdown_report(report):
-    """The report as Markdown: protocol, metrics with the headline first, kinds of errors."""
+def markdown_report(report, with_names=False):
+    """The report as Markdown: protocol, metrics with the headline first, kinds of errors; on request every name."""
     tables = []
-    for header, rows in _tables(report):
+    for header, rows in [*_tables(report), *([_names_table(report)] if with_names else [])]:
         lines = [header, ["---", *["---:" if header[1] else "---"] * (len(header) - 1)], *rows]
         cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
         tables.append("\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n")
     return "\n".join(tables)
+
+
+def _names_table(report):
+    """(header, rows): every name with objects, the worst first."""
+    rows = [
+        [name, row["group"], row["support"], number(row["AP"]), number(row["AP50"])]
+        for name, row in sorted(report["per_name"].items(), key=lambda item: (item[1]["AP50"] or 0, item[0]))
+        if row["support"]
+    ]
+    return ["name", "group", "objects", "AP", "AP50"], rows
 
 
 def _tables(report):
@@ -94,7 +104,7 @@ def write_report(report, analysis, output):
     output.mkdir(parents=True, exist_ok=True)
     save_detections(output / "detections.parquet", analysis.evaluator, report["model"])
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-    for name, content in (("report.json", text), ("report.md", markdown_report(report))):
+    for name, content in (("report.json", text), ("report.md", markdown_report(report, with_names=True))):
         partial = output / f".{name}.part"
         partial.write_text(content, encoding="utf-8")
         os.replace(partial, output / name)
@@ -134,18 +144,7 @@ def _write_page(report, analysis, output):
         ],
         "Calibration": [picture(output / "calibration.png", "Ten equal steps of the score.")],
         "Worst images": _worst(report, analysis, output),
-        "Names": [
-            table(
-                ["name", "group", "objects", "AP", "AP50"],
-                [
-                    [name, row["group"], row["support"], number(row["AP"]), number(row["AP50"])]
-                    for name, row in sorted(
-                        report["per_name"].items(), key=lambda item: (item[1]["AP50"] or 0, item[0])
-                    )
-                    if row["support"]
-                ],
-            )
-        ],
+        "Names": [table(*_names_table(report))],
         "Files": [
             links(
                 {
