@@ -1,6 +1,7 @@
 """The evaluation loop and `decodetr eval`, from a COCO-format folder to the report."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -151,7 +152,9 @@ def test_two_processes_give_the_same_report(coco_file, split, tmp_path, tiny_det
         "-m",
         "decodetr",
     ]
-    done = subprocess.run([*torchrun, *words, str(tmp_path / "two")], capture_output=True, text=True, timeout=240)
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # torchrun would set one
+    two = [*torchrun, *words, str(tmp_path / "two")]
+    done = subprocess.run(two, capture_output=True, text=True, timeout=240, env=threads)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| AP50 |") == 1  # one process speaks
     assert decodetr_eval.main([*words[1:], str(tmp_path / "one")]) == 0

@@ -1,6 +1,7 @@
 """The stages of a pool: resume after a kill, damaged shards, several processes, pictures that cannot be read."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from test_pool_builder import write_data
 from test_pool_command import FILES, _command, _read, models  # noqa: F401 (a fixture)
@@ -38,7 +40,9 @@ def sharded(tmp_path_factory, models):  # noqa: F811
 def _launch(command, launcher=("-m",)):
     # The interpreter of the tests, whatever is first on the path; quiet, as it may be killed in the middle.
     words = [sys.executable, *launcher, "decodetr", *command]
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # torchrun would set one thread, and sums in another number of threads round otherwise.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def test_size_of_shards_changes_nothing(sharded, models, tmp_path):  # noqa: F811
