@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from decodetr.evaluation import ENGINES, ORACLES, PROTOCOLS
-from decodetr.processing.sources import BOX_FORMATS, DATA_HELP
+from decodetr.processing.sources import DATA_HELP, add_form_arguments, form_of
 
 
 def evaluate_model(
@@ -110,8 +110,7 @@ def add_arguments(parser):
     add("--annotations", metavar="FILE", help="COCO or LVIS annotation file; default: annotations/val.json of --data")
     add("--images", metavar="DIR", help="image folder; default: beside annotations/, named like the annotation file")
     add("--protocol", default="custom", help=f"one of {', '.join(PROTOCOLS)}, or a JSON file (default: custom)")
-    add("--class-names", metavar="NAMES", help="names of a `datasets` data set whose categories are bare numbers")
-    add("--box-format", choices=BOX_FORMATS, default="coco", help="of a `datasets` data set")
+    add_form_arguments(parser)
     add("--names-split", metavar="FILE", help="names.json with base and novel names; default: that of --data; or none")
     add("--novel-names", metavar="NAMES", help="""instead: novel names, 'cat,"salt, pepper"'; all others are base""")
     add("--vocabulary", metavar="NAME", help="folder of a Vocabulary that replaces the stored one")
@@ -139,6 +138,7 @@ def run(args):
     from accelerate.utils import gather_object
 
     from decodetr.evaluation.analysis import Analysis
+    from decodetr.evaluation.detections import feed_detections
     from decodetr.evaluation.output_evaluator import OutputEvaluator
     from decodetr.evaluation.report import describe, finite, markdown_report, write_report
 
@@ -163,7 +163,7 @@ def run(args):
         engine=args.engine,
     )
     if args.detections:
-        _feed(evaluator, coco, predictor)
+        feed_detections(evaluator, coco, predictor)
     else:
         run_predictor(predictor, coco, evaluator, args.batch_size, args.num_workers, True, rank, processes)
     if processes > 1:
@@ -177,7 +177,6 @@ def run(args):
     report = {
         "title": f"{facts['model']} on {protocol.name}",
         "protocol": _facts(args, protocol, coco, evaluator.by_name, names) | facts,
-        "model": facts,
         "headline": list(protocol.headline),
         "max_detections": protocol.max_detections,
         "source": _source(args),
@@ -187,7 +186,7 @@ def run(args):
     if args.output:
         analysis = Analysis(evaluator.by_name)
         report |= {"per_name": per_name, **finite(describe(analysis, vocabulary))}
-        page = write_report(report, analysis, args.output)
+        page = write_report(report, analysis, args.output, facts)
         sys.stderr.write(f"{page} shows all of it\n")
     sys.stdout.write(markdown_report(report))
     return 0
@@ -219,8 +218,7 @@ def _protocol_and_file(args):
         protocol = replace(protocol, base=base, novel=novel)
     elif args.novel_names:
         protocol = replace(protocol, novel=dict(enumerate(read_names(args.novel_names))))
-    form = {"class_names": read_names(args.class_names), "box_format": args.box_format}
-    options = {"check_images": not args.detections, **form}
+    options = {"check_images": not args.detections, **form_of(args)}
     return protocol, load_annotations(args.data, "val", args.annotations, args.images, **options)
 
 
@@ -260,30 +258,24 @@ def _predictor(args, coco, whole, protocol, split, device):
     )
 
 
-def _feed(evaluator, coco, found):
-    nothing = {"scores": [], "labels": [], "boxes": []}
-    ids = [entry["image_id"] for entry in coco.images]
-    evaluator.update(ids, [found.get(image_id, nothing) for image_id in ids])
-
-
 def _split_names(protocol):
     return {name for group in (protocol.base, protocol.novel) for name in (group or {}).values()}
 
 
 def _source(args):
     """What `decodetr eval compare` reads the annotations from again."""
-    from decodetr.processing.predict import read_names
-
-    form = {"class_names": read_names(args.class_names), "box_format": args.box_format}
-    local = args.data and os.path.abspath(args.data) if args.data and os.path.exists(args.data) else args.data
-    return {"data": local, "file": args.annotations and os.path.abspath(args.annotations), "form": form}
+    here = args.data and os.path.exists(args.data)  # else a name of the Hub
+    return {
+        "data": os.path.abspath(args.data) if here else args.data,
+        "file": args.annotations and os.path.abspath(args.annotations),
+        "form": form_of(args),
+    }
 
 
 def _facts(args, protocol, coco, evaluator, names):
     """What a reader must know before comparing the numbers."""
     from importlib.metadata import version
 
-    annotations = evaluator.truth_count()
     packages = ("decodetr", "transformers", "torch", args.engine)
     return {
         "protocol": protocol.name,
@@ -291,7 +283,7 @@ def _facts(args, protocol, coco, evaluator, names):
         "annotations_file": str(coco.file),
         "annotations_digest": coco.digest(),
         "images": len(coco.images),
-        "annotations": annotations,
+        "annotations": evaluator.truth_count(),
         "evaluated_names": sum(evaluator.support[name] > 0 for name in evaluator.evaluated),
         "differs_from_published_set": "; ".join(protocol.differences(coco)) or ("no" if protocol.counts else "-"),
         "names_split": args.names_split

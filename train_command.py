@@ -8,7 +8,7 @@ accepted too and has its one default there.
 import argparse
 from pathlib import Path
 
-from decodetr.processing.sources import BOX_FORMATS, DATA_HELP
+from decodetr.processing.sources import DATA_HELP, add_form_arguments, form_of
 
 EPILOG = """Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is accepted too, for example
 --streams joint|localization|semantic  --cache_features true  --max_steps 1000  --learning_rate 4e-4
@@ -49,8 +49,7 @@ def add_arguments(parser):
         help="fields of the DeCoDetrConfig that differ from the starting point's, such as background_cosine=0.3; "
         "with --reset-semantics also those that change shapes of the semantic stream",
     )
-    parser.add_argument("--class-names", help="names of a `datasets` data set whose categories are bare numbers")
-    parser.add_argument("--box-format", choices=BOX_FORMATS, default="coco", help="of a `datasets` data set")
+    add_form_arguments(parser)
     parser.add_argument("--regions", help="regions data set (Parquet shards) of the training images")
     parser.add_argument(
         "--pseudo-box-score",
@@ -84,7 +83,6 @@ def run(args):
     from decodetr.evaluation.protocols import read_split
     from decodetr.modeling_decodetr import Vocabulary
     from decodetr.processing import DetectionAugmentation, DetectionDataset, RegionTable
-    from decodetr.processing.predict import read_names
     from decodetr.processing.shipped import resolve
     from decodetr.processing.sources import has_part, load_annotations
     from decodetr.train import DeCoDetrTrainer, DeCoDetrTrainingArguments
@@ -96,8 +94,7 @@ def run(args):
     transformers.set_seed(training.seed)
     split_file = names_split_file(args.data, args.names_split)
     base, novel = read_split(split_file) if split_file else (None, None)
-    form = {"class_names": read_names(args.class_names), "box_format": args.box_format}
-    coco = load_annotations(args.data, "train", args.train_annotations, **form)
+    coco = load_annotations(args.data, "train", args.train_annotations, **form_of(args))
     if base is not None:
         coco = coco.select(base)
     model, processor = _start(args)
@@ -125,7 +122,7 @@ def run(args):
     )
     eval_dataset = None
     if args.val_annotations != "none" and (args.val_annotations or has_part(args.data, "val")):
-        val = load_annotations(args.data, "val", args.val_annotations, **form)
+        val = load_annotations(args.data, "val", args.val_annotations, **form_of(args))
         eval_dataset = DetectionDataset(val, processor, deployed.names, skip_unknown_names=True)
     model.config.training_info = {**(model.config.training_info or {}), "training_names": coco.names}
     if args.pseudo_box_score is not None:

@@ -92,7 +92,7 @@ def run_engine(engine, folder, max_detections):
     from harness import peak_gb
 
     from decodetr.evaluation.detection_evaluator import DetectionEvaluator
-    from decodetr.evaluation.detections import load_detections
+    from decodetr.evaluation.detections import feed_detections, load_detections
     from decodetr.processing.coco import CocoAnnotations
 
     coco = CocoAnnotations.load(folder / "annotations.json", check_images=False)
@@ -108,10 +108,7 @@ def run_engine(engine, folder, max_detections):
         federated=federated,
         engine="pycocotools" if engine == "pycocotools" else "faster-coco-eval",
     )
-    evaluator.update(list(found), list(found.values()))
-    nothing = {"scores": [], "labels": [], "boxes": []}
-    rest = [entry["image_id"] for entry in coco.images if entry["image_id"] not in found]
-    evaluator.update(rest, [nothing] * len(rest))
+    feed_detections(evaluator, coco, found)
     ap = _at_once(evaluator, max_detections) if engine == "pycocotools at once" else evaluator.compute()["AP"]
     return {"seconds": time.perf_counter() - started, "peak_gb": peak_gb(), "AP": ap}
 

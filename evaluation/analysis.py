@@ -10,7 +10,7 @@ localization or classification error.
 import numpy as np
 
 from decodetr.evaluation.coco_matching import mean_percent
-from decodetr.evaluation.matches import average_precision, match_detections, precision_at_recalls
+from decodetr.evaluation.matches import average_precision, match_detections, precision_at_recalls, rows_of
 
 KINDS = ("localization", "classification", "both", "duplicate", "background")
 _FOUND, _TOUCHED = 0.5, 0.1
@@ -105,7 +105,7 @@ class Analysis:
         ap = np.array(
             [
                 average_precision(self.found["score"][rows], hit[rows], objects[name])
-                for name, rows in enumerate(rows_of(names, counts, len(self.names)))
+                for name, rows in enumerate(rows_of(names, len(self.names), counts))
             ]
         )
         return {group: mean_percent(ap[self._columns(group)]) for group in self.groups}
@@ -119,7 +119,7 @@ class Analysis:
         for step in steps:
             hit, counts = self.matches["hit"][:, step], ~self.matches["ignored"][:, step]
             curves = np.full((len(self.names), 101), np.nan)
-            for name, rows in enumerate(rows_of(self.found["name"], counts, len(self.names))):
+            for name, rows in enumerate(rows_of(self.found["name"], len(self.names), counts)):
                 if self.objects[name]:
                     right = hit[rows][np.argsort(-self.found["score"][rows], kind="stable")].astype(np.float64)
                     curves[name] = precision_at_recalls(right, 1 - right, self.objects[name])
@@ -197,13 +197,6 @@ class Analysis:
             for i in order
             if wrong[i] + not_found[i]
         ]
-
-
-def rows_of(names, counts, num_names):
-    """Of each name the rows of its detections that count."""
-    rows = np.flatnonzero(counts)
-    order = rows[np.argsort(names[rows], kind="stable")]
-    return np.split(order, np.searchsorted(names[order], np.arange(1, num_names)))
 
 
 def _gains(before, after):

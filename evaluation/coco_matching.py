@@ -12,6 +12,8 @@ import math
 
 import numpy as np
 
+from decodetr.evaluation.matches import rows_of
+
 _BLOCK = 16  # names that go through an engine together; from 8 to 40 the time is the same
 
 
@@ -89,7 +91,7 @@ def coco_accumulate(truth, found, num_names, max_detections, engine, areas=4):
         "area": found["box"][:, 2] * found["box"][:, 3],
         "crowd": np.zeros(len(found["name"]), dtype=bool),
     }
-    rows = [_rows_by_block(table["name"], num_names) for table in (truth, found)]
+    rows = [rows_of(table["name"] // _BLOCK, -(-num_names // _BLOCK)) for table in (truth, found)]
     collects = gc.isenabled()
     gc.disable()  # it would look through hundreds of thousands of dicts, none of them garbage, again and again
     try:
@@ -118,12 +120,6 @@ def _engine_classes(engine):
         from faster_coco_eval import COCO
         from faster_coco_eval import COCOeval_faster as COCOeval
     return COCO, COCOeval
-
-
-def _rows_by_block(names, num_names):
-    """Of each block of names the rows of them, in their order."""
-    order = np.argsort(names // _BLOCK, kind="stable")
-    return np.split(order, np.searchsorted(names[order] // _BLOCK, np.arange(1, -(-num_names // _BLOCK))))
 
 
 def _coco_rows(table, rows):

@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+_PARTS = {"protocol", "per_name", "max_detections", "source", "images"}
 _KEYS = ("annotations_digest", "protocol", "images", "annotations", "max_detections", "federated")
 
 
@@ -68,10 +69,9 @@ class _Run:
     def __init__(self, folder, report, annotations):
         import numpy as np
 
-        from decodetr.evaluation.analysis import rows_of
         from decodetr.evaluation.detection_evaluator import DetectionEvaluator
-        from decodetr.evaluation.detections import load_detections
-        from decodetr.evaluation.matches import match_detections
+        from decodetr.evaluation.detections import feed_detections, load_detections
+        from decodetr.evaluation.matches import match_detections, rows_of
         from decodetr.processing.sources import load_annotations
 
         facts, per_name = report["protocol"], report["per_name"]
@@ -102,20 +102,18 @@ class _Run:
             allow_missing_names=True,
             federated=facts["federated"],
         )
-        nothing = {"scores": [], "labels": [], "boxes": []}
-        ids = [entry["image_id"] for entry in coco.images]
-        evaluator.update(ids, [found.get(image_id, nothing) for image_id in ids])
+        feed_detections(evaluator, coco, found)
         truth, table = evaluator.truth(), evaluator.found()
         matches = match_detections(truth, table)
         self.images, self.names, self.groups = (
-            len(ids),
+            len(coco.images),
             evaluator.evaluated,
             {"": set(evaluator.evaluated), **evaluator.groups},
         )
         objects = ~truth["crowd"]
         self._objects = [truth["image"][objects & (truth["name"] == name)] for name in range(len(self.names))]
         order = np.argsort(-table["score"], kind="stable")
-        rows = rows_of(table["name"][order], np.ones(len(order), dtype=bool), len(self.names))
+        rows = rows_of(table["name"][order], len(self.names))
         self._rows = [
             (
                 table["image"][order[some]],
@@ -152,7 +150,7 @@ def _read_report(folder):
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; give the folders that `decodetr eval --output` wrote")
     report = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(report, dict) or not {"protocol", "per_name", "max_detections", "source"} <= set(report):
+    if not isinstance(report, dict) or not _PARTS <= set(report):
         raise ValueError(f"{file}: expected a report of `decodetr eval --output`")
     return report
 
@@ -170,19 +168,21 @@ def add_arguments(parser):
 def run(args):
     """Run `decodetr eval compare`; returns the exit status."""
     from decodetr.evaluation.report import finite, number
+    from decodetr.processing.html_report import markdown_table
 
     result = finite(compare(args.first, args.second, args.resamples, args.seed, annotations=args.annotations))
-    lines = [f"{args.first} (first) and {args.second} (second), {args.resamples} resamples of the images", ""]
-    lines += [
-        "| metric | first | second | difference | 95 % interval | second better |",
-        "|---|---:|---:|---:|---:|---:|",
+    rows = [
+        [
+            key,
+            *(number(row[name]) for name in ("first", "second", "difference")),
+            f"{number(row['low'])} to {number(row['high'])}",
+            "-" if row["better"] is None else f"{100 * row['better']:.0f} %",
+        ]
+        for key, row in result.items()
     ]
-    for key, row in result.items():
-        interval = f"{number(row['low'])} to {number(row['high'])}"
-        better = "-" if row["better"] is None else f"{100 * row['better']:.0f} %"
-        cells = [number(row[name]) for name in ("first", "second", "difference")]
-        lines.append(f"| {key} | {' | '.join(cells)} | {interval} | {better} |")
-    sys.stdout.write("\n".join(lines) + "\n")
+    header = ["metric", "first", "second", "difference", "95 % interval", "second better"]
+    sys.stdout.write(f"{args.first} (first) and {args.second} (second), {args.resamples} resamples of the images\n\n")
+    sys.stdout.write(markdown_table(header, rows))
     if args.output:
         from decodetr.evaluation.figures import draw_differences
 

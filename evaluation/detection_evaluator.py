@@ -153,7 +153,12 @@ class DetectionEvaluator:
             AP, AP50, AP75, AP_small, AP_medium, AP_large, AR<max_detections>, AR50, and for each group AP_<group>,
             AP50_<group> (class-agnostic: AR50_<group>, and no APs by area).
         """
-        self.check_complete(partial)
+        unseen = [image_id for image_id in self._image_numbers if image_id not in self._predictions]
+        if unseen and not partial:
+            raise ValueError(
+                f"{len(unseen)} of {len(self._image_numbers)} images were not evaluated, e.g. {unseen[:5]}; update "
+                "them, merge the other processes, or ask for compute(partial=True)"
+            )
         truth, found = self.truth(), self.found()
         precision, recall = self._accumulate(truth, found)
         metrics = {"AP": mean_percent(precision[..., 0]), "AP50": mean_percent(precision[0, ..., 0])}
@@ -186,15 +191,6 @@ class DetectionEvaluator:
             }
         return metrics
 
-    def check_complete(self, partial=False):
-        """ValueError if images were not evaluated, unless `partial`."""
-        unseen = [image_id for image_id in self._image_numbers if image_id not in self._predictions]
-        if unseen and not partial:
-            raise ValueError(
-                f"{len(unseen)} of {len(self._image_numbers)} images were not evaluated, e.g. {unseen[:5]}; update "
-                "them, merge the other processes, or ask for compute(partial=True)"
-            )
-
     def truth_count(self):
         """How many annotations the names that are evaluated have, crowds included."""
         return int((self._name_of_category[self._index.column("category")] >= 0).sum())
@@ -208,11 +204,10 @@ class DetectionEvaluator:
         detections are no mistakes, and a crowd is what COCO's rules have for that).
         """
         index = self._index
-        numbers = np.array([self._image_numbers[image_id] for image_id in index], dtype=np.int64)
         seen = np.array([image_id in self._predictions for image_id in index], dtype=bool)
         category = index.column("category")
         table = {
-            "image": numbers[index.image_rows],
+            "image": self._annotated_images(),
             "name": self._name_of_category[category],
             "category": category,
             "box": index.column("bbox"),
@@ -243,6 +238,11 @@ class DetectionEvaluator:
         }
         return {key: np.concatenate([column, crowds[key]]) for key, column in table.items()}
 
+    def _annotated_images(self):
+        """(n,) number of the image of each annotation."""
+        numbers = np.array([self._image_numbers[image_id] for image_id in self._index], dtype=np.int64)
+        return numbers[self._index.image_rows]
+
     def found(self):
         """The detections that count: a dict of arrays (D,), images in order, best first in each.
 
@@ -265,13 +265,11 @@ class DetectionEvaluator:
         }
         counts = names >= 0
         if self.federated:
-            known = [(self._image_numbers[i], c) for i, (absent, _) in self.coco.federation.items() for c in absent]
-            known = np.array(known, dtype=np.int64).reshape(-1, 2)
-            truth, num_names = self.truth(), len(self.evaluated)
-            keys = [truth["image"] * num_names + truth["name"]]
-            absent_names = self._name_of_category[known[:, 1]]
-            keys.append((known[:, 0] * num_names + absent_names)[absent_names >= 0])
-            counts &= np.isin(images * num_names + names, np.concatenate(keys))
+            absent = [(self._image_numbers[i], c) for i, (absent, _) in self.coco.federation.items() for c in absent]
+            present = np.stack([self._annotated_images(), self._index.column("category")], axis=1)
+            known = np.concatenate([present, np.array(absent, dtype=np.int64).reshape(-1, 2)])
+            name, num_names = self._name_of_category[known[:, 1]], len(self.evaluated)
+            counts &= np.isin(images * num_names + names, (known[:, 0] * num_names + name)[name >= 0])
         return {key: column[counts] for key, column in table.items()}
 
     def _accumulate(self, truth, found):

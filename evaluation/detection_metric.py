@@ -108,8 +108,8 @@ class DetectionMetric(evaluate.Metric):
                 rows = coco.annotations_by_image.arrays(entry["image_id"])
                 corners = rows["bbox"].copy()
                 corners[:, 2:] += corners[:, :2]
-                labels = [label_of[coco.names[category]] for category in rows["category"]]
-                reference = {"image_id": entry["image_id"], "boxes": corners, "labels": labels}
+                names = [label_of[coco.names[category]] for category in rows["category"]]
+                reference = {"image_id": entry["image_id"], "boxes": corners, "labels": names}
                 references.append(reference | {key: rows[key] for key in ("area", "iscrowd")})
             self.add_batch(predictions=predictions, references=references)
             return self.compute() if compute_result else {}
@@ -129,7 +129,7 @@ class DetectionMetric(evaluate.Metric):
         count = len(truth.get("labels", ()))
         compact_prediction({"scores": [1.0] * count, **truth}, None, len(self.names), f"{image_id} (reference)")
         for key in ("iscrowd", "area"):
-            if len(truth.get(key, ())) not in (0, count) or (key in truth and len(truth[key]) != count):
+            if key in truth and len(truth[key]) != count:
                 raise ValueError(
                     f"image {image_id!r} (reference): expected {count} entries under {key}, got {len(truth[key])}"
                 )

@@ -82,6 +82,13 @@ def load_detections(file, coco):
     return names, parts
 
 
+def feed_detections(evaluator, coco, found):
+    """Give an evaluator what [`load_detections`] found in the images of `coco`; in those without, nothing."""
+    nothing = {"scores": [], "labels": [], "boxes": []}
+    ids = [entry["image_id"] for entry in coco.images]
+    evaluator.update(ids, [found.get(image_id, nothing) for image_id in ids])
+
+
 def _read_parquet(file, coco):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -107,12 +114,9 @@ def _read_parquet(file, coco):
 
 
 def _read_results(file, coco):
-    from decodetr.processing.coco_checks import short
+    from decodetr.processing.coco_checks import parse_json, short
 
-    try:
-        rows = json.loads(file.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: expected a JSON file, got: {error}; it may be cut off") from error
+    rows = parse_json(file)
     if not isinstance(rows, list):
         raise ValueError(f"{file}: expected a list of detections (COCO's results format), got {short(rows)}")
     label_of = {number: label for label, number in enumerate(coco.category_ids)}

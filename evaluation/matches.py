@@ -68,6 +68,13 @@ def _match_image(truth, found, objects, rows, thresholds, result):
                 result["ignored"][rows[row], step] = True
 
 
+def rows_of(numbers, count, chosen=None):
+    """Of each number 0..count-1 the rows that have it, in their order; with `chosen`, a mask, of those rows only."""
+    rows = np.arange(len(numbers)) if chosen is None else np.flatnonzero(chosen)
+    rows = rows[np.argsort(numbers[rows], kind="stable")]
+    return np.split(rows, np.searchsorted(numbers[rows], np.arange(1, count)))
+
+
 def box_iou(boxes, others, crowd):
     """(n, m) IoU of boxes (n, 4) and (m, 4), x, y, w, h; with a crowd (m,) the share of the box inside it."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from decodetr.evaluation.protocols import Protocol
+from decodetr.processing.files import write_whole
 
 PREPARED = ("ov-coco", "ov-lvis")
 _FILES = {
@@ -69,10 +70,10 @@ def prepare(name, output, coco, annotations=None, any_counts=False):
         images = os.path.abspath(image_folders.get(part, coco))
         document = _filter(source, {ids[n] for n in kept["names"]}, kept["images"], protocol.images == "annotated")
         document["info"] = {**(document.get("info") or {}), "image_folder": images, "protocol": name, "part": part}
-        _write(target, document)
+        write_whole(target, json.dumps(document, ensure_ascii=False) + "\n")
         written[part] = {key: len(document[key]) for key in ("images", "annotations", "categories")}
     names = {group: {str(ids[name]): name for name in split[group]} for group in ("base", "novel")}
-    _write(output / "names.json", names)
+    write_whole(output / "names.json", json.dumps(names, ensure_ascii=False) + "\n")
     return written
 
 
@@ -110,12 +111,6 @@ def _filter(file, category_ids, image_ids, only_annotated):
     document["annotations"] = rows
     document["categories"] = [entry for entry in document["categories"] if entry["id"] in category_ids]
     return document
-
-
-def _write(file, document):
-    partial = file.with_name(f".{file.name}.part")
-    partial.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, file)
 
 
 def add_arguments(parser):

@@ -87,7 +87,8 @@ class Protocol:
                 f"{sorted(missing)[:5]}; give the annotation file of that data set"
             )
         if base is not None and novel is None:
-            novel = [name for name in coco.names if name not in set(base)]
+            known = set(base)
+            novel = [name for name in coco.names if name not in known]
         if not self.novel_frequencies:
             return {"base": base, "novel": novel, "groups": {}}
         if coco.frequencies is None:
@@ -97,7 +98,8 @@ class Protocol:
         groups = {
             group: [name for name, frequency in pairs if frequency == letter] for letter, group in _GROUPS.items()
         }
-        return {"base": [name for name in coco.names if name not in set(novel)], "novel": novel, "groups": groups}
+        base = [name for name, frequency in pairs if frequency not in self.novel_frequencies]
+        return {"base": base, "novel": novel, "groups": groups}
 
     def select_images(self, coco):
         """The file with the images that count."""

@@ -2,13 +2,14 @@
 
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 
 from decodetr.evaluation.analysis import KINDS
 from decodetr.evaluation.detections import save_detections
+from decodetr.processing.files import write_whole
+from decodetr.processing.html_report import markdown_table
 
 _WORST = 12
 
@@ -24,12 +25,9 @@ def finite(value):
 
 def markdown_report(report, with_names=False):
     """The report as Markdown: protocol, metrics with the headline first, kinds of errors; on request every name."""
-    tables = []
-    for header, rows in [*_tables(report), *([_names_table(report)] if with_names else [])]:
-        lines = [header, ["---", *["---:" if header[1] else "---"] * (len(header) - 1)], *rows]
-        cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
-        tables.append("\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n")
-    return "\n".join(tables)
+    tables = [*_tables(report), *([_names_table(report)] if with_names else [])]
+    # What has no title is text.
+    return "\n".join(markdown_table(header, rows, 1 + header.count("")) for header, rows in tables)
 
 
 def _names_table(report):
@@ -88,26 +86,22 @@ def describe(analysis, vocabulary=None):
     }
 
 
-def write_report(report, analysis, output):
+def write_report(report, analysis, output, facts):
     """Write everything into a folder.
 
     Args:
-        report (dict): "title", "model" (facts), "protocol", "headline", "metrics", "per_name" and what [`describe`]
-            gave.
+        report (dict): "title", "protocol", "headline", "metrics", "per_name" and what [`describe`] gave.
         analysis (Analysis): of the same detections.
-        output (Path): made if missing.
+        output (Path): made if missing. facts (dict): what it says of the model, kept with the detections.
 
     Returns:
         Path: the HTML file.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    save_detections(output / "detections.parquet", analysis.evaluator, report["model"])
-    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-    for name, content in (("report.json", text), ("report.md", markdown_report(report, with_names=True))):
-        partial = output / f".{name}.part"
-        partial.write_text(content, encoding="utf-8")
-        os.replace(partial, output / name)
+    save_detections(output / "detections.parquet", analysis.evaluator, facts)
+    write_whole(output / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_whole(output / "report.md", markdown_report(report, with_names=True))
     return _write_page(report, analysis, output)
 
 
@@ -171,7 +165,7 @@ def _worst(report, analysis, output):
     (output / "worst").mkdir(exist_ok=True)
     entries = {entry["image_id"]: entry for entry in analysis.evaluator.coco.images}
     truth, found, blocks = analysis.truth, analysis.found, []
-    reached = analysis.reached()
+    reached, wrong = analysis.reached(), analysis.wrong()
     for row in report["worst_images"]:
         entry, file = entries[row["image_id"]], output / "worst" / f"{row['image_id']}.jpg"
         text = f"{entry['file_name']}: {row['wrong']} wrong, {row['not_found']} not found."
@@ -179,7 +173,7 @@ def _worst(report, analysis, output):
         seen = (found["image"] == row["image"]) & (found["score"] >= report["threshold"])
         parts = (
             (*_labelled(truth, objects, analysis.names), None, reached[objects]),
-            (*_labelled(found, seen, analysis.names), found["score"][seen].tolist(), ~analysis.wrong()[seen]),
+            (*_labelled(found, seen, analysis.names), found["score"][seen].tolist(), ~wrong[seen]),
         )
         try:
             draw_comparison(entry, *parts, file)

@@ -4,7 +4,6 @@ build.py            build_pool: all stages, to a regions data set and a Prototyp
 stages.py           the heavy stages: proposals, captions, embeddings
 selection.py        the light ones: which regions are kept, the pool of their captions
 shards.py           StageFolder: a stage's output as numbered shards that survive a kill
-model_identity.py   what tells one model from another without loading it
 proposals.py        boxes: annotated ones of base names, and what the class-agnostic detector proposes
 crops.py            a box as the square picture that CLIP and the captioner see
 captioner.py        Captioner: LLaVA's captions of crops; served_captioner.py: from a server; prompts.py: what is asked

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from decodetr.pool_builder.settings import PoolSettings
+from decodetr.processing.sources import DATA_HELP, add_form_arguments
 
 # What each stage needs beside --output: (whether it looks at images, its models, its settings).
 _MODELS = {
@@ -75,7 +76,8 @@ def add_arguments(parser):
 
 
 def _add_data(command):
-    command.add_argument("--data", required=True, metavar="DIR", help="COCO-format folder of the training images")
+    command.add_argument("--data", required=True, metavar="DIR", help=DATA_HELP)
+    add_form_arguments(command)
     command.add_argument("--annotations", metavar="FILE", help="annotation file (default: DIR/annotations/train.json)")
     command.add_argument("--images", metavar="DIR", help="image folder (default: found beside the annotations)")
     command.add_argument(
@@ -140,12 +142,11 @@ def run(args):
 
 def _annotations(args):
     from decodetr.evaluation.protocols import read_split
-    from decodetr.processing.sources import load_annotations
+    from decodetr.processing.sources import form_of, load_annotations
     from decodetr.train_command import names_split_file
 
-    data = Path(args.data)
-    split = names_split_file(data, args.names_split)
-    coco = load_annotations(data, "train", args.annotations, args.images)
+    split = names_split_file(args.data, args.names_split)
+    coco = load_annotations(args.data, "train", args.annotations, args.images, **form_of(args))
     return coco if split is None else coco.select(read_split(split)[0])
 
 

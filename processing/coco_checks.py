@@ -15,10 +15,7 @@ def read_json(file):
     """The file's JSON object, with lists of objects under images, annotations and categories."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such annotation file; expected a COCO JSON file")
-    try:
-        data = json.loads(file.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: expected a JSON file, got: {error}; write it again, it may be cut off") from error
+    data = parse_json(file)
     if not isinstance(data, dict):
         raise ValueError(f"{file}: expected a JSON object with images, annotations, categories, got {short(data)}")
     for key in ("images", "annotations", "categories"):
@@ -31,6 +28,14 @@ def read_json(file):
             if not isinstance(entry, dict):
                 raise ValueError(f"{file}: {key}[{row}]: expected an object, got {short(entry)}")
     return data
+
+
+def parse_json(file):
+    """What a JSON file holds; a ValueError names the file."""
+    try:
+        return json.loads(file.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: expected a JSON file, got: {error}; write it again, it may be cut off") from error
 
 
 def short(value):

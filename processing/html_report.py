@@ -5,10 +5,11 @@ under headings. What the page says comes from its caller: nothing is measured or
 """
 
 import base64
-import os
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
+
+from decodetr.processing.files import write_whole
 
 _MEDIA_TYPES = {".gif": "gif", ".jpeg": "jpeg", ".jpg": "jpeg", ".png": "png", ".svg": "svg+xml", ".webp": "webp"}
 _STYLE = """
@@ -51,6 +52,14 @@ def table(header, rows):
     head = "".join(f'<th scope="col">{escape(str(cell))}</th>' for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>\n" for row in rows)
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+
+
+def markdown_table(header, rows, left=1):
+    """A table in Markdown, a line break at its end; the first `left` columns are set to the left, the others to the
+    right. Bars in cells are escaped."""
+    lines = [header, ["---" if column < left else "---:" for column in range(len(header))], *rows]
+    cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n"
 
 
 def from_markdown(text):
@@ -116,7 +125,6 @@ def write_report(file, title, introduction, sections):
     Returns:
         `file` as a `Path`.
     """
-    file = Path(file)
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en">',
@@ -132,7 +140,4 @@ def write_report(file, title, introduction, sections):
     ]
     for heading, blocks in sections.items():
         parts += ["<section>", f"<h2>{escape(heading)}</h2>", *blocks, "</section>"]
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text("\n".join([*parts, "</body>", "</html>", ""]), encoding="utf-8")
-    os.replace(partial, file)
-    return file
+    return write_whole(file, "\n".join([*parts, "</body>", "</html>", ""]))

@@ -13,6 +13,20 @@ _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid"), "test": (
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
+def add_form_arguments(parser):
+    """What a command must be told of a `datasets` data set."""
+    add = parser.add_argument
+    add("--class-names", metavar="NAMES", help="names of a `datasets` data set whose categories are bare numbers")
+    add("--box-format", choices=BOX_FORMATS, default="coco", help="of a `datasets` data set (default: coco)")
+
+
+def form_of(args):
+    """The same as arguments of [`load_annotations`]."""
+    from decodetr.processing.predict import read_names
+
+    return {"class_names": read_names(args.class_names), "box_format": args.box_format}
+
+
 def load_annotations(data, part, file=None, images=None, *, class_names=None, box_format="coco", check_images=True):
     """
     The annotations of a part of a data set.

@@ -10,7 +10,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from decodetr.processing.sources import BOX_FORMATS, DATA_HELP
+from decodetr.processing.files import write_whole
+from decodetr.processing.sources import DATA_HELP, add_form_arguments, form_of
 
 PARTS = ("train", "val", "test")
 _SHEET = 12
@@ -26,8 +27,7 @@ def add_arguments(parser):
     add(
         "--vocabulary", metavar="NAME", help="folder or Hub name of a Vocabulary whose names the annotations must have"
     )
-    add("--class-names", metavar="NAMES", help="names of a `datasets` data set whose categories are bare numbers")
-    add("--box-format", choices=BOX_FORMATS, default="coco", help="of a `datasets` data set")
+    add_form_arguments(parser)
     add("--no-pixels", action="store_true", help="look at headers of images only, do not decode them")
     add("--output", metavar="DIR", help="write validation.json and a sheet of pictures per part here")
     add(
@@ -60,7 +60,7 @@ def run(args):
     if args.output:
         Path(args.output).mkdir(parents=True, exist_ok=True)
         text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-        (Path(args.output) / "validation.json").write_text(text, encoding="utf-8")
+        write_whole(Path(args.output) / "validation.json", text)
     fixable = any(finding["repair"] for entry in report.values() for finding in entry["findings"])
     if fixable and not args.repair:
         sys.stdout.write("A copy without these: the same command with --repair DIR\n")
@@ -87,7 +87,6 @@ def _parts_of(args):
 
 def _examine_part(args, part, file, split, vocabulary, seen):
     """(Findings, statistics, CocoAnnotations of what can be used or None)."""
-    from decodetr.processing.predict import read_names
     from decodetr.processing.sources import coco_file, kind_of, load_annotations
     from decodetr.processing.validation import Findings, examine_names
 
@@ -97,8 +96,7 @@ def _examine_part(args, part, file, split, vocabulary, seen):
     else:
         findings, coco, repaired = Findings(), None, None
         try:
-            names = read_names(args.class_names)
-            coco = load_annotations(args.data, part, class_names=names, box_format=args.box_format)
+            coco = load_annotations(args.data, part, **form_of(args))
         except (FileNotFoundError, ValueError) as error:
             findings.add("error", "cannot be read", str(error))
         else:
@@ -241,32 +239,28 @@ def _statistics(coco, support, split):
 
 
 def _table(part, findings, statistics):
-    lines = [f"## {part}", ""]
+    from decodetr.processing.html_report import markdown_table
+
+    def text(value):
+        if isinstance(value, dict):
+            return ", ".join(f"{name} {count}" for name, count in value.items()) or "-"
+        return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+    blocks = [f"## {part}\n"]
     if statistics:
-        lines += ["| | |", "|---|---|"]
-        for key, value in statistics.items():
-            if isinstance(value, dict):
-                value = ", ".join(f"{name} {count}" for name, count in value.items()) or "-"
-            elif isinstance(value, list):
-                value = ", ".join(map(str, value))
-            lines.append(f"| {key.replace('_', ' ')} | {value} |")
-        lines.append("")
-    if findings:
-        lines += ["| | problem | times | first | repair |", "|---|---|---:|---|---|"]
-        order = sorted(findings, key=lambda finding: (finding.level != "error", -finding.count))
-        lines += [f"| {f.level} | {f.what} | {f.count} | {f.example} | {f.repair or '-'} |" for f in order]
-    else:
-        lines.append("No problem was found.")
-    return "\n".join(lines) + "\n\n"
+        blocks.append(markdown_table(["", ""], [(key.replace("_", " "), text(v)) for key, v in statistics.items()], 2))
+    order = sorted(findings, key=lambda finding: (finding.level != "error", -finding.count))
+    rows = [(f.level, f.what, f.count, f.example, f.repair or "-") for f in order]
+    header = ["", "problem", "times", "first", "repair"]
+    blocks.append(markdown_table(header, rows, len(header)) if rows else "No problem was found.\n")
+    return "\n".join(blocks) + "\n"
 
 
 def _write_repaired(folder, part, document, image_folder):
     document = {**document, "info": {**(document.get("info") or {}), "image_folder": os.path.abspath(image_folder)}}
     file = Path(folder) / "annotations" / f"{part}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.part")
-    partial.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, file)
+    write_whole(file, json.dumps(document, ensure_ascii=False) + "\n")
     sys.stderr.write(f"wrote {file}\n")
 
 

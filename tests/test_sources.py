@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from decodetr import DeCoDetrImageProcessor
+from decodetr.__main__ import main
 from decodetr.processing import DetectionDataset, detection_collate
 from decodetr.processing.hub_dataset import read_dataset
 from decodetr.processing.sources import has_part, kind_of, load_annotations
@@ -258,3 +259,22 @@ def test_nowhere(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="train.json: no such annotation file"):
         load_annotations(tmp_path / "empty", "train")
+
+
+def test_the_other_commands_take_them(tmp_path, capsys):
+    """Proposals of a grid over YOLO and over a saved data set: the same regions."""
+    import pyarrow.parquet as pq
+
+    hub_dataset(category=datasets.Value("int64")).save_to_disk(tmp_path / "saved")
+    sources = (
+        (write_yolo(tmp_path / "yolo"), []),
+        (tmp_path / "saved", ["--class-names", 'crème brûlée,"salt, pepper"']),
+    )
+    tables = []
+    for data, words in sources:
+        out = tmp_path / f"out-{data.name}"
+        command = ["pool", "proposals", "--data", str(data), "--detector", "grid", "--output", str(out), *words]
+        assert main([*command, "--device", "cpu"]) == 0, capsys.readouterr().err
+        (shard,) = (out / "proposals").glob("*.parquet")
+        tables.append(pq.read_table(shard).select(["image_id", "box", "proposal_score"]).to_pylist())
+    assert len(tables[0]) > 10 and tables[0] == tables[1]
