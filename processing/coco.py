@@ -81,7 +81,7 @@ class AnnotationIndex(Mapping):
         return {name: column[start:end] for name, column in self._columns.items()}
 
     def take(self, rows, image_ids):
-        """A new index of the annotations `rows` (positions in `column`) over `image_ids`, which have all of theirs."""
+        """A new index of the annotations `rows` (positions in `column`); their images are among `image_ids`."""
         row_of_image = {image_id: row for row, image_id in enumerate(image_ids)}
         new_row = np.array([row_of_image.get(image_id, -1) for image_id in self], dtype=np.int64)
         columns = {name: column[rows] for name, column in self._columns.items()}
@@ -113,7 +113,8 @@ class CocoAnnotations:
         file (Path), image_folder (Path).
         names (list[str]): names of the categories exactly as written, ordered by category id.
         category_ids (list[int]): in the same order.
-        images (list[dict]): "image_id" (int), "file_name", "width", "height" (pixels), "path" (str), in file order.
+        images (list[dict]): "image_id" (int), "file_name", "width", "height" (pixels), "path" (str; of a data set
+            of `datasets` a `StoredImage`), in file order.
         annotations_by_image: image_id -> list of {"id", "category" (index into `names`), "bbox" [x, y, w, h] pixels,
             "area", "iscrowd" (0 or 1)}; an empty list for images without objects. See AnnotationIndex.
         federation: where the file is federated, as LVIS is, image_id -> (categories verified to be absent, categories
@@ -221,21 +222,18 @@ class CocoAnnotations:
         index = self.annotations_by_image
         chosen = np.array([image_id in kept for image_id in index], dtype=bool)
         index = index.take(np.flatnonzero(chosen[index.image_rows]), [image["image_id"] for image in images])
+        federation = self.federation and {image_id: self.federation[image_id] for image_id in index}
         return CocoAnnotations(
-            self.file, self.image_folder, self.names, self.category_ids, images, index, self.federation,
-            self.frequencies,
-        )  # fmt: skip
+            self.file, self.image_folder, self.names, self.category_ids, images, index, federation, self.frequencies
+        )
 
     def digest(self):
         """12 hexadecimal digits of a SHA-256 over names, image ids, annotations and LVIS' lists."""
-        index, digest = (
-            self.annotations_by_image,
-            hashlib.sha256(json.dumps([self.names, list(self.annotations_by_image)]).encode()),
-        )
+        index = self.annotations_by_image
+        lists = self.federation and [[part.tolist() for part in self.federation[image_id]] for image_id in index]
+        digest = hashlib.sha256(json.dumps([self.names, list(index), lists, self.frequencies]).encode())
         for column in (index.image_rows, *(index.column(name) for name in ("category", "bbox", "area", "iscrowd"))):
             digest.update(np.ascontiguousarray(column).tobytes())
-        federation = {key: [part.tolist() for part in lists] for key, lists in sorted((self.federation or {}).items())}
-        digest.update(json.dumps([list(federation.items()), self.frequencies]).encode())
         return digest.hexdigest()[:12]
 
     def to_dataset(self):

@@ -8,7 +8,7 @@ import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from decodetr.processing.coco_checks import short
+from decodetr.processing.coco_checks import file_name_of, short
 
 
 @dataclass
@@ -133,9 +133,9 @@ def _images(entries, findings, pictures, extents):
     kept, names = {}, set()
     for row, entry in enumerate(entries):
         where, number = f"images[{row}]", entry.get("id")
-        name = entry.get("file_name") or entry.get("coco_url")
+        name = file_name_of(entry)
         sizes = [entry.get("width"), entry.get("height")]
-        if number is None or not isinstance(name, str):
+        if number is None or name is None:
             findings.add("error", "images without integer id or file_name", f"{where}: {short(entry)}", "left out")
         elif number in kept:
             findings.add("error", "image ids that repeat", f"{where}: id {number}, {name}", "the first one stays")

@@ -140,3 +140,16 @@ def test_the_command_counts_federated_and_by_frequency(tmp_path, capsys):
     for key, value in (("AP_rare", "100.0"), ("AP_common", "50.0"), ("AP_frequent", "100.0"), ("AP_novel", "100.0")):
         assert f"| {key} | {value} |" in printed
     assert "| differs from published set | 3 names instead of 1,203;" in printed and "| federated | True |" in printed
+
+
+def test_images_that_are_left_out_take_their_lists_along(tmp_path):
+    """As a protocol of annotated images, or a part of LVIS, needs it; the digest sees the lists."""
+    coco = CocoAnnotations.load(lvis_file(tmp_path, [(7, [2], []), (3, [1], [3])], [(3, 2, BOX)]), check_images=False)
+    part = coco.select_images([3])
+    assert list(part.federation) == [3] and [lists.tolist() for lists in part.federation[3]] == [[0], [2]]
+    evaluator = DetectionEvaluator(part, part.names, federated=True)
+    box = [BOX[0], BOX[1], BOX[0] + BOX[2], BOX[1] + BOX[3]]
+    evaluator.update([3], [{"scores": [0.9, 0.8], "labels": [1, 0], "boxes": [box, box]}])
+    assert evaluator.compute()["AP"] == pytest.approx(100)
+    other = lvis_file(tmp_path, [(7, [2], []), (3, [], [3])], [(3, 2, BOX)])
+    assert CocoAnnotations.load(other, check_images=False).digest() != coco.digest() != part.digest()
