@@ -11,7 +11,7 @@ COMMANDS = {
     "vocabulary": ("decodetr.processing.vocabulary_command", "embed names with the text encoder of a CLIP-like model"),
     "pool": ("decodetr.pool_builder.command", "build the prototype pool from proposals, captions and CLIP"),
     "validate": ("decodetr.processing.validate", "find what is wrong with a data set, before hours are spent on it"),
-    "train": ("decodetr.train_command", "train on a COCO-format folder"),
+    "train": ("decodetr.training.command", "train on a COCO-format folder"),
     "eval": ("decodetr.eval", "evaluate a model on COCO-format data"),
     "predict": ("decodetr.processing.predict", "detect objects in images"),
 }

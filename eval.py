@@ -197,7 +197,7 @@ def _protocol_and_file(args):
     from decodetr.evaluation.protocols import Protocol, read_split
     from decodetr.processing.predict import read_names
     from decodetr.processing.sources import load_annotations
-    from decodetr.train_command import names_split_file
+    from decodetr.training.command import names_split_file
 
     if not (args.annotations or args.data):
         raise ValueError("give --data DIR or --annotations FILE: what the model is evaluated on")

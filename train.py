@@ -3,105 +3,27 @@
 `transformers.Trainer` does the work; this file adds what training DeCo-DETR needs (DESIGN.md 3): lambda_align(t)
 (PAPER.md 3.2), parameter groups and gradient clipping per stream, so that isolation is exact, the momentum step of
 the pool after each optimizer step (3.4, 3.5), every loss term in the log, streaming evaluation, and the swap between
-training names and deployment names. The command's arguments are in `train_command.py`, which imports nothing heavy.
+training names and deployment names. The command's arguments are in `training/command.py`, which imports nothing heavy.
 """
 
 import contextlib
-import copy
-import json
 import math
 import sys
 from collections import defaultdict
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from decodetr.evaluation.output_evaluator import OutputEvaluator, results_of
-from decodetr.pool_builder.drift import pool_drift
 from decodetr.processing import detection_collate
 from decodetr.processing.feature_cache import FeatureCache, feature_collate
-
-STREAMS = ("joint", "localization", "semantic")
-
-
-@dataclass
-class DeCoDetrTrainingArguments(TrainingArguments):
-    """
-    `transformers.TrainingArguments` with the defaults that detection needs, and:
-
-    Args:
-        streams (`str`): "joint", "localization" (the semantic stream is frozen) or "semantic" (the detector is
-            frozen).
-        cache_features (`bool`): with "semantic": run the detector once, then train over its cached features.
-        cache_views (`int`): passes over the images when features are cached; those after the first see augmented
-            images.
-        align_weight_start (`float`), align_weight_end (`float`, default: the config's `align_weight`): end points of
-            lambda_align(t), which rises as half a cosine over the run (PAPER.md 3.2; the end points are ours).
-        semantic_learning_rate, backbone_learning_rate (`float`, default: `learning_rate`): per parameter group.
-        max_grad_norm (`float`): clips the localization stream; 0.1 as in DETR. 0 switches all clipping off.
-        semantic_max_grad_norm (`float`): clips the semantic stream, apart from the other.
-        eval_max_detections (`int`): detections kept per image in evaluation.
-    """
-
-    streams: str = field(default="joint", metadata={"help": "joint, localization or semantic"})
-    cache_features: bool = field(default=False, metadata={"help": "semantic: train over cached detector features"})
-    cache_views: int = field(default=1, metadata={"help": "cached passes, all but the first augmented"})
-    align_weight_start: float = field(default=0.0, metadata={"help": "lambda_align at the first step"})
-    align_weight_end: float | None = field(default=None, metadata={"help": "lambda_align at the last step"})
-    semantic_learning_rate: float | None = field(default=None, metadata={"help": "of the semantic stream"})
-    backbone_learning_rate: float | None = field(default=None, metadata={"help": "of the detector's backbone"})
-    max_grad_norm: float = field(default=0.1, metadata={"help": "clipping of the localization stream"})
-    semantic_max_grad_norm: float = field(default=1.0, metadata={"help": "clipping of the semantic stream"})
-    eval_max_detections: int = field(default=100, metadata={"help": "detections kept per image in evaluation"})
-    learning_rate: float = field(default=1e-4, metadata={"help": "of the localization stream"})
-    weight_decay: float = field(default=1e-4, metadata={"help": "AdamW weight decay"})
-    # Columns are dropped by signature otherwise, and label dicts of streamed data would be sliced.
-    remove_unused_columns: bool = field(default=False, metadata={"help": "must stay False for detection"})
-    # The pool and the vocabulary are buffers that every process updates alike; broadcasting them costs time.
-    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "DDP's broadcast_buffers"})
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.streams not in STREAMS:
-            raise ValueError(f"streams must be one of {', '.join(STREAMS)}, got {self.streams!r}.")
-        if self.cache_features and self.streams != "semantic":
-            raise ValueError("cache_features=True needs streams='semantic': the other streams train the detector.")
-        if self.cache_views < 1:
-            raise ValueError(f"cache_views must be at least 1, got {self.cache_views}.")
-        if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns must be False: it would drop the labels.")
-        if self.n_gpu > 1:
-            raise ValueError(
-                f"DataParallel over {self.n_gpu} GPUs is not supported: start with `accelerate launch -m "
-                "decodetr.train` or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
-            )
-
-
-class _PoolMomentum(TrainerCallback):
-    """The momentum step of the pool, after each optimizer step, over all micro-batches and processes of the step; and
-    pool_drift.json at the end: how far it went."""
-
-    def __init__(self, trainer):
-        self.trainer, self.before = trainer, copy.deepcopy(trainer.model.prototype_pool)
-
-    def on_optimizer_step(self, args, state, control, **kwargs):
-        self.trainer.step_pool()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        model = self.trainer.model
-        if not state.is_world_process_zero or model.config.pool_update == "frozen" or args.streams == "localization":
-            return
-        drift = pool_drift(self.before, model.prototype_pool)
-        text = json.dumps(drift, indent=1, ensure_ascii=False) + "\n"
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        (Path(args.output_dir) / "pool_drift.json").write_text(text, encoding="utf-8")
+from decodetr.training.arguments import DeCoDetrTrainingArguments
+from decodetr.training.callbacks import PoolMomentum
 
 
 class DeCoDetrTrainer(Trainer):
@@ -157,7 +79,7 @@ class DeCoDetrTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._term_sums, self._term_counts = defaultdict(float), defaultdict(int)
         self._pool_sums = None
-        self.add_callback(_PoolMomentum(self))
+        self.add_callback(PoolMomentum(self))
 
     # Data
 
@@ -358,6 +280,9 @@ def _freeze(model, streams):
         model.detector.requires_grad_(False)
     if streams == "localization":
         model.semantic_stream.requires_grad_(False)
+
+
+__all__ = ["DeCoDetrTrainer", "DeCoDetrTrainingArguments"]
 
 
 def main(argv=None):

@@ -143,7 +143,7 @@ def run(args):
 def _annotations(args):
     from decodetr.evaluation.protocols import read_split
     from decodetr.processing.sources import form_of, load_annotations
-    from decodetr.train_command import names_split_file
+    from decodetr.training.command import names_split_file
 
     split = names_split_file(args.data, args.names_split)
     coco = load_annotations(args.data, "train", args.annotations, args.images, **form_of(args))

@@ -40,7 +40,7 @@ def add_arguments(parser):
 def run(args):
     """Run `decodetr validate`; returns 1 if there are errors."""
     from decodetr.evaluation.protocols import read_split
-    from decodetr.train_command import names_split_file
+    from decodetr.training.command import names_split_file
 
     source = Path(args.data)
     single = source.suffix == ".json"

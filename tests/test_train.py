@@ -376,4 +376,4 @@ def test_arguments_pickle_by_their_importable_name(scenes, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     args = torch.load(tmp_path / "run/training_args.bin", weights_only=False)
-    assert type(args).__module__ == "decodetr.train"
+    assert type(args).__module__ == "decodetr.training.arguments"
