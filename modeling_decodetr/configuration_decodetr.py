@@ -60,6 +60,9 @@ class DeCoDetrConfig(PreTrainedConfig):
         annotation_weight (`float`, defaults to 1.0): share of the one-hot name in the target of an annotated query;
             the rest is CLIP's distribution (DESIGN.md 3). In [0, 1].
         region_iou_threshold (`float`, defaults to 0.5): IoU from which a query is supervised by a region.
+        ignore_weight (`float`, defaults to 0.0): weight of the detector's class loss for unmatched queries that lie
+            on `ignore_boxes` of the labels, by `region_iou_threshold`: 0 to learn nothing there, 1 for background. In
+            [0, 1].
         background_threshold (`float`, defaults to 0.9): a prototype whose cosine to every name is below it stands for
             none of the names and is background (DESIGN.md 4).
         background_cosine (`float`, *optional*): one more background entry, of teacher and student, that resembles
@@ -105,6 +108,7 @@ class DeCoDetrConfig(PreTrainedConfig):
     align_weight: float | int = 1.0
     annotation_weight: float | int = 1.0
     region_iou_threshold: float | int = 0.5
+    ignore_weight: float | int = 0.0
     background_threshold: float | int = 0.9
     background_cosine: float | int | None = None
     gradient_isolation: bool = True
@@ -145,7 +149,7 @@ class DeCoDetrConfig(PreTrainedConfig):
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        for name in ("pool_momentum", "annotation_weight", "region_iou_threshold"):
+        for name in ("pool_momentum", "annotation_weight", "region_iou_threshold", "ignore_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
         if self.nms_iou is not None and not 0 < self.nms_iou <= 1:

@@ -160,7 +160,8 @@ def class_labels_of_detector(labels: list[dict], config, names: list[str]) -> li
     Pseudo boxes are objects without a name: only a class-agnostic detector can learn them.
 
     Args:
-        labels: `class_labels` (n,) indices into `names`, `boxes` (n, 4) and, optionally, `pseudo_boxes` (P, 4).
+        labels: `class_labels` (n,) indices into `names`, `boxes` (n, 4) and, optionally, `pseudo_boxes` (P, 4) and
+            `ignore_boxes` (P, 4), which are passed on.
         config: a DeCoDetrConfig. names: the vocabulary.
 
     Raises:
@@ -173,9 +174,13 @@ def class_labels_of_detector(labels: list[dict], config, names: list[str]) -> li
                 f"labels[{i}]['class_labels'] must index the {len(names)} names of the vocabulary, got values from "
                 f"{int(indices.min())} to {int(indices.max())}."
             )
+    ignored = [{key: label[key] for key in ("ignore_boxes",) if key in label} for label in labels]
     if config.class_agnostic:
         objects = [torch.cat([label["boxes"], label.get("pseudo_boxes", label["boxes"][:0])]) for label in labels]
-        return [{"class_labels": boxes.new_zeros(len(boxes), dtype=torch.int64), "boxes": boxes} for boxes in objects]
+        return [
+            {"class_labels": boxes.new_zeros(len(boxes), dtype=torch.int64), "boxes": boxes, **more}
+            for boxes, more in zip(objects, ignored)
+        ]
     if any("pseudo_boxes" in label for label in labels):
         raise ValueError("pseudo_boxes need class_agnostic=True: they have no name, and so no class of the detector.")
     classes = {name: i for i, name in config.detector_config.id2label.items()}
@@ -185,7 +190,10 @@ def class_labels_of_detector(labels: list[dict], config, names: list[str]) -> li
             f"class_agnostic=False: the detector has no class for {foreign}; it has {sorted(classes)[:5]}, ..."
         )
     table = torch.tensor([classes.get(name, -1) for name in names], device=labels[0]["class_labels"].device)
-    return [{"class_labels": table[label["class_labels"]], "boxes": label["boxes"]} for label in labels]
+    return [
+        {"class_labels": table[label["class_labels"]], "boxes": label["boxes"], **more}
+        for label, more in zip(labels, ignored)
+    ]
 
 
 def load_detector(name_or_path, class_agnostic, **hub):

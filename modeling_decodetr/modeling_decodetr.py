@@ -27,12 +27,13 @@ from .detectors import (
     real_queries,
     suppress_duplicates,
 )
+from .ignored_queries import weighted_background
 from .loss_decodetr import alignment_loss, distillation_loss, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
 from .output_decodetr import DeCoDetrObjectDetectionOutput
 from .prototype_pool import PrototypePool
 from .semantic_stream import SemanticStream, boxes_on_canvas, fuse_scores
-from .vocabulary import Vocabulary, describe_encoder, same_encoder
+from .vocabulary import Vocabulary, check_space
 
 
 class DeCoDetrPreTrainedModel(PreTrainedModel):
@@ -123,8 +124,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
                 and at the bottom; only for families that honour it.
             labels (`list[dict]` of length B, *optional*): `class_labels` (n,) int64, indices into the vocabulary;
                 `boxes` (n, 4) float (cx, cy, w, h) in 0..1; with a teacher also `region_boxes` (R, 4) likewise and
-                `region_embeds` (R, d), CLIP image embeddings; `pseudo_boxes` (P, 4) are objects without a name, for
-                the localization stream alone. Other keys are ignored.
+                `region_embeds` (R, d), CLIP image embeddings; `pseudo_boxes` (P, 4) are objects without a name and
+                `ignore_boxes` (P, 4) maybe objects, for the localization stream alone. Other keys are ignored.
             semantic_features (`dict`, *optional*): detached features from [`extract_semantic_features`] instead of
                 pixels: only `loss`, `loss_distill` and `loss_align` are computed.
             output_prototype_weights (`bool`): return w (B, N, M).
@@ -193,7 +194,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             detector_labels = class_labels_of_detector(labels, self.config, self.vocabulary.names)
         if pixel_mask is not None:
             kwargs["pixel_mask"] = pixel_mask
-        outputs = self.detector(pixel_values, labels=detector_labels, return_dict=True, **kwargs)
+        with weighted_background(detector_labels, self.config.ignore_weight, self.config.region_iou_threshold):
+            outputs = self.detector(pixel_values, labels=detector_labels, return_dict=True, **kwargs)
         maps, self._hooked = feature_maps(self._hooked), None
         losses = {}
         if detector_labels is not None:
@@ -305,7 +307,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             ValueError: the embeddings have another width than the model's embedding space, or come from another
                 encoder than the pool.
         """
-        self._check_space("vocabulary", vocabulary, self.config.pool_info)
+        check_space("vocabulary", vocabulary, self.config.embedding_dim, self.config.pool_info)
         device = self.prototype_pool.prototypes.device
         self.vocabulary = Vocabulary(vocabulary.names, vocabulary.embeddings.to(device), vocabulary.info)
         self.config.id2label = dict(enumerate(vocabulary.names))
@@ -321,7 +323,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             ValueError: the prototypes have another width than the model's embedding space, or pool and vocabulary
                 come from different encoders.
         """
-        self._check_space("pool", pool, vocabulary.info if vocabulary else self.config.vocabulary_info)
+        names_info = vocabulary.info if vocabulary else self.config.vocabulary_info
+        check_space("pool", pool, self.config.embedding_dim, names_info)
         copy = PrototypePool(pool.prototypes, pool.level, pool.parent, pool.count, pool.captions, pool.info)
         self.prototype_pool = copy.to(self.prototype_pool.prototypes.device)
         fine = int((pool.level == 1).sum())
@@ -330,19 +333,6 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         if vocabulary is not None:
             self.set_vocabulary(vocabulary)
         self.semantic_stream.refresh_background(self.prototype_pool, self.vocabulary)
-
-    def _check_space(self, what, artifact, other_info):
-        if artifact.embedding_dim != self.config.embedding_dim:
-            raise ValueError(
-                f"the {what} has embeddings of width {artifact.embedding_dim}, the model's space has d = "
-                f"{self.config.embedding_dim}: pool, vocabulary and model must come from the same CLIP model."
-            )
-        if not same_encoder(artifact.info, other_info):
-            raise ValueError(
-                f"the {what} was made with encoder {describe_encoder(artifact.info)}, the model's other table with "
-                f"{describe_encoder(other_info)}: build both "
-                "with the same one (set_pool(pool, vocabulary=...) swaps both at once)."
-            )
 
     @torch.no_grad()
     def update_prototypes(self, sums, mass):

@@ -176,6 +176,21 @@ def describe_encoder(info) -> str:
     return f"{name!r} (fingerprint {fingerprint})" if fingerprint else repr(name)
 
 
+def check_space(what, artifact, embedding_dim, other_info):
+    """ValueError unless a pool or vocabulary (`what`) fits a model: its width, and the encoder of the other table."""
+    if artifact.embedding_dim != embedding_dim:
+        raise ValueError(
+            f"the {what} has embeddings of width {artifact.embedding_dim}, the model's space has d = "
+            f"{embedding_dim}: pool, vocabulary and model must come from the same CLIP model."
+        )
+    if not same_encoder(artifact.info, other_info):
+        raise ValueError(
+            f"the {what} was made with encoder {describe_encoder(artifact.info)}, the model's other table with "
+            f"{describe_encoder(other_info)}: build both "
+            "with the same one (set_pool(pool, vocabulary=...) swaps both at once)."
+        )
+
+
 def _checked_names(names) -> list[str]:
     """names as a list, or a ValueError that says which one is no name."""
     if isinstance(names, str):
