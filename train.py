@@ -107,7 +107,8 @@ class DeCoDetrTrainer(Trainer):
         if self.args.streams == "semantic":
             if bare.detector.training:
                 bare.detector.eval()  # Trainer calls model.train(); what is frozen keeps its statistics
-        outputs = model(**inputs, localization_only=self.args.streams == "localization")
+        only = {"localization_only": self.args.streams == "localization", "losses_only": not return_outputs}
+        outputs = model(**inputs, **only)
         terms = dict(outputs.loss_dict)
         loss = 0.0
         if self.args.streams != "semantic":
@@ -185,7 +186,8 @@ class DeCoDetrTrainer(Trainer):
             return
         source = inputs["semantic_features"] if "semantic_features" in inputs else None
         labels = [source] if source is not None else inputs["labels"]
-        embeds = [label["region_text_embeds"] for label in labels if "region_text_embeds" in label]
+        names = ("region_text_embeds", "caption_embeds")
+        embeds = [label[name] for label in labels for name in names if name in label]
         device, d = model.prototype_pool.prototypes.device, model.config.embedding_dim
         embeds = torch.cat([*embeds, torch.zeros(0, d, device=device)])
         sums = model.prototype_pool.assignment_sums(embeds, model.update_temperature)

@@ -106,6 +106,19 @@ def supervise_batch(pred_boxes, objectness_logits, labels, iou_threshold, embedd
     return {"row": torch.cat(rows), "names": torch.cat(names), "region_embeds": torch.cat(embeds)}
 
 
+def present_names(labels, num_names, device):
+    """(B, num_names) bool, which names can be in each image: those of its `image_labels` (L,) int64, all without
+    them. None where no label has any (PAPER.md 5, WS-OVD)."""
+    if not any("image_labels" in label for label in labels):
+        return None
+    present = torch.ones(len(labels), num_names, dtype=torch.bool, device=device)
+    for row, label in zip(present, labels):
+        if "image_labels" in label:
+            row[:] = False
+            row[label["image_labels"].to(device)] = True
+    return present
+
+
 def teacher_targets(
     annotated_names,
     region_embeds,
@@ -116,6 +129,7 @@ def teacher_targets(
     temperature,
     annotation_weight,
     background_cosine=None,
+    present=None,
 ):
     """The distributions that supervised queries learn, PAPER.md 2.5 and 2.8 with the mixture of DESIGN.md 3.
 
@@ -126,6 +140,7 @@ def teacher_targets(
         pool, vocabulary: A and the training names. background (M,) bool: prototypes that stand for no name.
         temperature: tau. annotation_weight: share of the one-hot name where a box is annotated and has a region.
         background_cosine: of [`PrototypePool.background_logits`].
+        present (n, K) bool, *optional*: names that can be in the query's image; CLIP's distribution has no others.
 
     Returns:
         (prototype_targets (n, M), name_targets (n, K + 1)), rows summing to 1, float32; the last column of the second
@@ -138,11 +153,14 @@ def teacher_targets(
         z = F.normalize(z, dim=-1)
         prototype_targets = pool.log_assignment(z, temperature).exp()
         over_names = z @ names.T / temperature
+        if present is not None:
+            over_names = over_names.masked_fill(~present, -torch.inf)
         over_background = pool.background_logits(z, background, temperature, background_cosine)
         total = torch.logaddexp(vocabulary.log_normaliser(over_names), over_background)
         # Equal rows (duplicate names) share their mass, as one-hot targets and the student do.
         over_names = (over_names - total[:, None]).exp() * vocabulary.log_share.exp()
-        clip = torch.cat([over_names, (over_background - total).exp()[:, None]], dim=-1)
+        # Where nothing is left, no name and no background, nothing is taught.
+        clip = torch.cat([over_names, (over_background - total).exp()[:, None]], dim=-1).nan_to_num()
         one_hot = F.one_hot(annotated_names.clamp(min=0), len(vocabulary) + 1).to(clip)
         weight = torch.where(annotated, torch.where(has_region, annotation_weight, 1.0), 0.0)[:, None]
         return prototype_targets, weight * one_hot + (1 - weight) * clip

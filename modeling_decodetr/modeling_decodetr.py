@@ -28,7 +28,7 @@ from .detectors import (
     suppress_duplicates,
 )
 from .ignored_queries import weighted_background
-from .loss_decodetr import alignment_loss, distillation_loss, supervise_batch, teacher_targets
+from .loss_decodetr import alignment_loss, distillation_loss, present_names, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
 from .output_decodetr import DeCoDetrObjectDetectionOutput
 from .prototype_pool import PrototypePool
@@ -114,6 +114,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         semantic_features: dict | None = None,
         output_prototype_weights: bool = False,
         localization_only: bool = False,
+        losses_only: bool = False,
         **kwargs,
     ) -> DeCoDetrObjectDetectionOutput:
         r"""
@@ -125,27 +126,33 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             labels (`list[dict]` of length B, *optional*): `class_labels` (n,) int64, indices into the vocabulary;
                 `boxes` (n, 4) float (cx, cy, w, h) in 0..1; with a teacher also `region_boxes` (R, 4) likewise and
                 `region_embeds` (R, d), CLIP image embeddings; `pseudo_boxes` (P, 4) are objects without a name and
-                `ignore_boxes` (P, 4) maybe objects, for the localization stream alone. Other keys are ignored.
+                `ignore_boxes` (P, 4) maybe objects, for the localization stream alone; `image_labels` (L,) int64, the
+                names that are in the image as a whole. Other keys are ignored.
             semantic_features (`dict`, *optional*): detached features from [`extract_semantic_features`] instead of
                 pixels: only `loss`, `loss_distill` and `loss_align` are computed.
             output_prototype_weights (`bool`): return w (B, N, M).
             localization_only (`bool`): leave the semantic stream out: only `pred_boxes`, `objectness_logits` and the
                 detector's losses, with `loss` = loss_det.
+            losses_only (`bool`): with `labels`: run the semantic stream over the supervised queries alone, which is
+                all that its losses need; names, embeddings and prototype weights are None.
 
         Returns:
             [`DeCoDetrObjectDetectionOutput`].
 
         Raises:
-            ValueError: neither or both of pixels and features, wrong image size, labels outside the vocabulary.
+            ValueError: neither or both of pixels and features, `losses_only` without labels, wrong image size, labels
+                outside the vocabulary.
         """
         if (pixel_values is None) == (semantic_features is None):
             raise ValueError("give exactly one of pixel_values and semantic_features.")
+        if losses_only and labels is None and semantic_features is None:
+            raise ValueError("losses_only=True needs labels.")
         if semantic_features is not None:
-            losses = self._semantic_losses(semantic_features)
+            losses = self._semantic_losses(self.semantic_stream.gather_cached(semantic_features), semantic_features)
             return DeCoDetrObjectDetectionOutput(loss=self._total(losses), loss_dict=losses)
 
         found, maps = self._localize(pixel_values, pixel_mask, labels, **kwargs)
-        queries, boxes, objectness = found["queries"], found["boxes"], found["objectness"]
+        boxes, objectness = found["boxes"], found["objectness"]
         certain = objectness
         if self.config.nms_iou is not None and not self.training:
             certain = suppress_duplicates(objectness, boxes, self.config.nms_iou)
@@ -156,14 +163,20 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
                 pred_boxes=boxes,
                 objectness_logits=certain,
             )
-        inputs = self._semantic_inputs(queries, maps, pixel_values, boxes, pixel_mask)
+        targets = None if labels is None else self._supervision(boxes, objectness, labels)
+        if losses_only:
+            inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask, targets["row"])
+            losses = {**found["losses"], **self._semantic_losses(inputs, targets)}
+            return DeCoDetrObjectDetectionOutput(
+                loss=self._total(losses), loss_dict=losses, pred_boxes=boxes, objectness_logits=certain
+            )
+        inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask)
         log_weights, embeds = self.semantic_stream(inputs, self.prototype_pool)
         name_log_probs, background = self.semantic_stream.name_log_probs(embeds, self.prototype_pool, self.vocabulary)
 
         loss, losses = None, None
         if labels is not None:
-            targets = self._supervision(boxes, objectness, labels)
-            row = targets.pop("row")
+            row = targets["row"]
             log_probs = torch.cat([name_log_probs, background[..., None]], -1).flatten(0, 1)[row]
             losses = {**found["losses"], **self._losses(log_weights.flatten(0, 1)[row], log_probs, targets)}
             loss = self._total(losses)
@@ -215,20 +228,17 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         """StopGradient of PAPER.md 2.1, unless the ablation switches it off."""
         return tensor.detach() if self.config.gradient_isolation else tensor
 
-    def _semantic_inputs(self, queries, maps, pixel_values, boxes, pixel_mask):
-        """(B, N, C [+ region features]) from queries, feature maps, image and boxes, cut off from the detector's
-        graph."""
-        queries = self._cut(queries)
-        pooling = self.semantic_stream.region_pooling
-        if pooling is None:
-            return queries
-        canvas = boxes_on_canvas(boxes.detach(), pixel_mask)
-        regions = pooling([self._cut(m) for m in maps], pixel_values.to(queries.dtype), canvas)
-        return torch.cat([queries, regions.to(queries.dtype)], dim=-1)
+    def _semantic_inputs(self, found, maps, pixel_values, pixel_mask, row=None):
+        """What the semantic stream reads, cut off from the detector's graph."""
+        canvas = boxes_on_canvas(found["boxes"].detach(), pixel_mask)
+        maps = [self._cut(m) for m in maps]
+        return self.semantic_stream.gather(self._cut(found["queries"]), maps, pixel_values, canvas, row)
 
     def _supervision(self, boxes, objectness, labels):
         threshold, d = self.config.region_iou_threshold, self.config.embedding_dim
-        return supervise_batch(boxes.detach(), objectness.detach(), labels, threshold, d)
+        targets = supervise_batch(boxes.detach(), objectness.detach(), labels, threshold, d)
+        present = present_names(labels, len(self.vocabulary), boxes.device)
+        return targets if present is None else {**targets, "present": present[targets["row"] // boxes.shape[1]]}
 
     def _losses(self, log_weights, log_probs, targets):
         """loss_distill and loss_align of supervised rows: log w (n, M), log t (n, K + 1)."""
@@ -241,6 +251,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
                 temperature=self.config.teacher_temperature,
                 annotation_weight=self.config.annotation_weight,
                 background_cosine=self.config.background_cosine,
+                present=targets.get("present"),
             )
             count = mean_count(len(log_weights), log_weights.device)
         return {
@@ -263,7 +274,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
         Returns:
             `list[dict]` of length B with the n supervised queries of each image: `queries` (n, C), `samples`, a list
-            of (n, C_l, points) as [`RegionPooling.sample`] gives them, `names` (n,) and `region_embeds` (n, d).
+            of (n, C_l, points) as [`RegionPooling.sample`] gives them, `names` (n,), `region_embeds` (n, d) and, where
+            the labels have them, `image_labels`.
         """
         found, maps = self._localize(pixel_values, pixel_mask, None)
         targets = self._supervision(found["boxes"], found["objectness"], labels)
@@ -284,19 +296,19 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
                     "samples": [some[0] for some in samples],
                     "names": targets["names"][rows],
                     "region_embeds": targets["region_embeds"][rows],
+                    **{key: labels[b][key] for key in ("image_labels",) if key in labels[b]},
                 }
             )
         return features
 
-    def _semantic_losses(self, features):
-        """loss_distill and loss_align of a dict of concatenated features of [`extract_semantic_features`]."""
-        inputs = features["queries"]
-        if self.semantic_stream.region_pooling is not None:
-            samples = self.semantic_stream.region_pooling.project_samples(features["samples"])
-            inputs = torch.cat([inputs, samples], dim=-1)
+    def _semantic_losses(self, inputs, targets):
+        """loss_distill and loss_align of supervised rows (n, C [+ region features])."""
         log_weights, embeds = self.semantic_stream(inputs, self.prototype_pool)
         names, background = self.semantic_stream.name_log_probs(embeds, self.prototype_pool, self.vocabulary)
-        return self._losses(log_weights, torch.cat([names, background[:, None]], -1), features)
+        if "image_labels" in features:
+            present = present_names(features["image_labels"], len(self.vocabulary), inputs.device)
+            features = {**features, "present": present[features["image"]]}
+        return self._losses(log_weights, torch.cat([names, background[:, None]], -1), targets)
 
     # Tables
 

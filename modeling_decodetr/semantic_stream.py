@@ -40,14 +40,17 @@ class RegionPooling(nn.Module):
         samples = [_sample(feature_map, boxes, self.grid) for feature_map in feature_maps]
         return samples + ([_sample(pixel_values, boxes, self.pixel_grid)] if self.pixel_grid else [])
 
-    def forward(self, feature_maps, pixel_values, boxes):
-        """(B, N, out_features) for maps (B, C_l, H_l, W_l), the image (B, 3, H, W) and boxes (B, N, 4)."""
+    def forward(self, feature_maps, pixel_values, boxes, row=None):
+        """(B, N, out_features) for maps (B, C_l, H_l, W_l), the image (B, 3, H, W) and boxes (B, N, 4); with `row`
+        (n,), indices into the B * N boxes, those alone: (n, out_features)."""
         pooled = [_sample(project(m), boxes, self.grid) for project, m in zip(self.projections, feature_maps)]
-        pooled = [part.flatten(2) for part in pooled]
         if self.pixel_grid:
-            thumbnails = _sample(pixel_values, boxes, self.pixel_grid).flatten(0, 1)
-            pooled.append(self._encode(thumbnails).unflatten(0, boxes.shape[:2]).to(pooled[0].dtype))
-        return torch.cat(pooled, dim=2)
+            pooled.append(_sample(pixel_values, boxes, self.pixel_grid))
+        pooled = [part.flatten(0, 1) if row is None else part.flatten(0, 1)[row] for part in pooled]
+        if self.pixel_grid:
+            pooled[-1] = self._encode(pooled[-1]).to(pooled[0].dtype)
+        together = torch.cat([part.flatten(1) for part in pooled], dim=1)
+        return together.unflatten(0, boxes.shape[:2]) if row is None else together
 
     def project_samples(self, samples):
         """The same features from raw samples, a list of (n, C_l, points) as [`RegionPooling.sample`] gives them: (n,
@@ -81,6 +84,26 @@ def boxes_on_canvas(boxes, pixel_mask):
     return boxes * share.repeat(1, 2)[:, None].to(boxes)
 
 
+def pad_boxes(boxes, row):
+    """Some of the boxes of a batch, as few as an image has.
+
+    Args:
+        boxes (B, N, 4). row (n,): indices into the B * N boxes, ascending.
+
+    Returns:
+        boxes (B, P, 4), those of each image first, then zeros, with P the most that an image has, at least 1; slot
+        (n,), where the rows are among the B * P.
+    """
+    batch, queries = boxes.shape[:2]
+    image = row // queries
+    count = torch.bincount(image, minlength=batch)
+    width = max(int(count.max()), 1)
+    slot = image * width + torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[image]
+    padded = boxes.new_zeros(batch * width, 4)
+    padded[slot] = boxes.flatten(0, 1)[row]
+    return padded.unflatten(0, (batch, width)), slot
+
+
 class SemanticStream(nn.Module):
     """h_theta, prototype lookup, residual MLP and g_phi; trained by the distillation and alignment losses alone."""
 
@@ -103,6 +126,25 @@ class SemanticStream(nn.Module):
         self.predictor = nn.Linear(d, d)  # g_phi
         # Which prototypes stand for none of the names; recomputed by `refresh_background`.
         self.register_buffer("background", torch.full((config.num_prototypes,), config.pool_use != "none"))
+
+    def gather(self, queries, feature_maps, pixel_values, boxes, row=None):
+        """What the stream reads: (B, N, C [+ region features]) of queries (B, N, C) and what lies in their boxes (B, N,
+        4) on maps (B, C_l, H_l, W_l) and image; with `row` (n,), ascending indices into the B * N queries, those
+        alone: (n, C [+ region features])."""
+        slot = None
+        if row is not None:
+            queries = queries.flatten(0, 1)[row]
+            boxes, slot = pad_boxes(boxes, row)
+        if self.region_pooling is None:
+            return queries
+        regions = self.region_pooling(feature_maps, pixel_values.to(queries.dtype), boxes, slot)
+        return torch.cat([queries, regions.to(queries.dtype)], dim=-1)
+
+    def gather_cached(self, features):
+        """The same from a dict of concatenated features of `extract_semantic_features`: (n, C [+ region features])."""
+        if self.region_pooling is None:
+            return features["queries"]
+        return torch.cat([features["queries"], self.region_pooling.project_samples(features["samples"])], dim=-1)
 
     def forward(self, inputs, pool: PrototypePool):
         """From detached inputs to what is compared with names.

@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 
 class FeatureCache(Dataset):
     """One item per image that has supervised queries: the dict of
-    `DeCoDetrForObjectDetection.extract_semantic_features` plus `region_text_embeds` (R, d), which the pool's momentum
-    step reads."""
+    `DeCoDetrForObjectDetection.extract_semantic_features` plus `region_text_embeds` (R, d), of its regions' captions
+    and of its own, which the pool's momentum step reads."""
 
     def __init__(self, items):
         self.items = items
@@ -84,13 +84,15 @@ class FeatureCache(Dataset):
 def _cached(item, label):
     """An item of `extract_semantic_features` as it is kept: on the CPU, in float16, with the region captions'
     embeddings."""
-    texts = label.get("region_text_embeds", item["region_embeds"][:0])
+    texts = [label[name] for name in ("region_text_embeds", "caption_embeds") if name in label]
+    kept = {"image_labels": item["image_labels"].cpu()} if "image_labels" in item else {}
     return {
+        **kept,
         "queries": item["queries"].half().cpu(),
         "samples": [samples.half().cpu() for samples in item["samples"]],
         "names": item["names"].cpu(),
         "region_embeds": item["region_embeds"].cpu(),
-        "region_text_embeds": texts.cpu(),
+        "region_text_embeds": torch.cat([*texts, item["region_embeds"][:0]]).cpu(),
     }
 
 
@@ -103,4 +105,7 @@ def feature_collate(items) -> dict:
     }
     together["names"] = torch.cat([item["names"] for item in items])
     together["samples"] = [torch.cat(level).float() for level in zip(*(item["samples"] for item in items))]
+    if any("image_labels" in item for item in items):
+        together["image_labels"] = [{k: item[k] for k in ("image_labels",) if k in item} for item in items]
+        together["image"] = torch.cat([torch.full((len(item["names"]),), i) for i, item in enumerate(items)])
     return {"semantic_features": together}

@@ -1,0 +1,74 @@
+"""Boxes, class logits and the detector's loss in float32 under autocast.
+
+In bfloat16 a coordinate near 1 is a multiple of 1/256: on an image of 1,000 pixels boxes are off by up to two, and the
+matcher and the box losses see steps instead of slopes. The heads that give boxes, their reference points and logits
+are small, so they leave autocast; so does the loss with its matcher. Without autocast nothing changes.
+
+The heads are changed by an attribute, `forward`, that is a partial of a function of this file: it survives deepcopy,
+pickling, `torch.compile` and `torch.export`, and names of weights stay what they are.
+"""
+
+from functools import partial
+
+import torch
+from torch import nn
+
+# Last name, without a number, of the modules of all families that give boxes, reference points of boxes or logits.
+_HEADS = {
+    "bbox_predictor",
+    "bbox_embed",
+    "enc_bbox_head",
+    "enc_out_bbox_embed",
+    "pre_bbox_head",
+    "integral",  # D-FINE, DEIMv2: from distributions to distances
+    "reference_points",  # Deformable DETR
+    "ref_point_head",  # Conditional DETR: centres; in other families it embeds positions, and is as small
+    "class_labels_classifier",
+    "class_embed",
+    "enc_score_head",
+    "enc_out_class_embed",
+    "lqe_layers",
+}
+
+
+def keep_boxes_in_float32(detector):
+    """Let the heads and the loss of a detector of transformers leave autocast, in place."""
+    for name, module in detector.named_modules():
+        last = [part for part in name.split(".") if not part.isdigit()][-1:]
+        if last and last[0] in _HEADS and not isinstance(module, nn.ModuleList):
+            module.forward = partial(_forward_in_float32, module)
+    detector.loss_function = Float32Loss(detector.loss_function)
+
+
+def _forward_in_float32(module, *args):
+    forward = type(module).forward
+    device = args[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return forward(module, *args)
+    with torch.autocast(device, enabled=False):
+        return forward(module, *as_float32(args))
+
+
+class Float32Loss:
+    """The loss function of a detector, without autocast and on float32 tensors. A class, because closures cannot be
+    pickled."""
+
+    def __init__(self, loss_function):
+        self.loss_function = loss_function
+
+    def __call__(self, logits, *args, **kwargs):
+        if not torch.is_autocast_enabled(logits.device.type):
+            return self.loss_function(logits, *args, **kwargs)
+        with torch.autocast(logits.device.type, enabled=False):
+            return self.loss_function(as_float32(logits), *as_float32(args), **as_float32(kwargs))
+
+
+def as_float32(value):
+    """`value` with every half-precision tensor in it, also in lists, tuples and dicts, in float32."""
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+    if isinstance(value, dict):
+        return {key: as_float32(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(as_float32(entry) for entry in value)
+    return value
