@@ -1,0 +1,154 @@
+"""What is known of whole images, without boxes: captions that people wrote, and names that are somewhere in them.
+
+Settings C-OVD and WS-OVD may use them (PAPER.md 5). Captions are embedded once, before training, by the text model
+that made the pool; they join the regions' captions in the momentum step of the pool (3.4, 3.5). Names narrow what CLIP
+may take a region for (2.8).
+"""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from decodetr.processing.coco_checks import parse_json, read_categories, read_json, short
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WeakLabels:
+    """
+    Args:
+        captions (`CaptionTable`, *optional*).
+        image_labels (`dict`, *optional*): image_id -> names, of `read_image_labels`. Images that are not in it can
+            show anything.
+    """
+
+    captions: "CaptionTable | None" = None
+    image_labels: dict | None = None
+
+    def of_image(self, image_id, label_of_name):
+        """Label entries: `caption_embeds` (c, d) and `image_labels` (L,) int64, indices into the vocabulary; each only
+        where its table is given, the second only for images that it knows."""
+        import torch
+
+        entries = {}
+        if self.captions is not None:
+            entries["caption_embeds"] = torch.from_numpy(self.captions.get(image_id))
+        if self.image_labels is not None and image_id in self.image_labels:
+            names = self.image_labels[image_id]
+            known = sorted(label_of_name[name] for name in names if name in label_of_name)
+            entries["image_labels"] = torch.tensor(known, dtype=torch.int64)
+        return entries
+
+
+def read_image_labels(file):
+    """
+    Names that are somewhere in an image.
+
+    Args:
+        file: JSON with `images` [{"id"}], `categories` [{"id", "name"}] and `annotations` [{"image_id",
+            "category_id"}], such as a COCO annotation file, whose boxes are not read.
+
+    Returns:
+        dict: image_id -> list of names, each once; of an image without annotation an empty one: nothing is there.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not of this form; names file and row.
+    """
+    file = Path(file)
+    document = read_json(file)
+    name_of = dict(zip(*read_categories(file, document["categories"])))
+    labels = {row.get("id"): {} for row in document["images"]}
+    for number, row in enumerate(document["annotations"]):
+        image_id, category = row.get("image_id"), row.get("category_id")
+        if image_id not in labels or category not in name_of:
+            raise ValueError(
+                f"{file}: annotations[{number}]: expected ids of an image and a category of this file, got image_id "
+                f"{image_id!r} and category_id {category!r}; correct it or leave it out"
+            )
+        labels[image_id][name_of[category]] = None
+    return {image_id: list(found) for image_id, found in labels.items()}
+
+
+class CaptionTable:
+    """
+    Text embeddings of captions of whole images.
+
+    Args:
+        embeddings (np.ndarray of shape (n, d)): unit rows. rows (dict): image_id -> rows of its captions.
+    """
+
+    def __init__(self, embeddings, rows):
+        self.embeddings, self._rows = embeddings, rows
+
+    def __len__(self):
+        return sum(map(len, self._rows.values()))
+
+    def get(self, image_id):
+        """(c, d) float32; c is 0 for an image without captions."""
+        return self.embeddings[self._rows.get(image_id, [])].astype(np.float32)
+
+    @classmethod
+    def load(cls, file, text_model, folder=None):
+        """
+        Read and embed captions.
+
+        Args:
+            file: JSON with `annotations` [{"image_id", "caption"}], as COCO has its captions.
+            text_model: folder, Hub or shipped name of the CLIP that made the pool.
+            folder: where the embeddings are kept, captions.safetensors, so that a resumed run has them at once.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file or model, or not of this form; names file and row.
+        """
+        from safetensors import safe_open
+        from safetensors.numpy import save_file
+
+        rows, numbers = _read_captions(Path(file))
+        key = hashlib.sha256("\n".join([str(text_model), *numbers]).encode()).hexdigest()
+        kept = Path(folder) / "captions.safetensors" if folder else None
+        if kept is not None and kept.is_file():
+            with safe_open(kept, "numpy") as stored:
+                if (stored.metadata() or {}).get("key") == key:
+                    return cls(stored.get_tensor("embeddings"), rows)
+        embeddings = _embed(list(numbers), text_model)
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            part = kept.with_name(kept.name + ".part")
+            save_file({"embeddings": embeddings}, part, {"key": key})
+            part.replace(kept)
+        return cls(embeddings, rows)
+
+
+def _read_captions(file):
+    """({image_id: numbers of its captions}, {caption: its number})."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; expected captions as COCO has them")
+    document = parse_json(file)
+    if not isinstance(document, dict) or not isinstance(document.get("annotations"), list):
+        raise ValueError(f"{file}: expected annotations with image_id and caption, as COCO has its captions")
+    rows, numbers = {}, {}
+    for number, row in enumerate(document["annotations"]):
+        caption = row.get("caption") if isinstance(row, dict) else None
+        if not isinstance(caption, str) or not caption.strip() or not isinstance(row.get("image_id"), int):
+            raise ValueError(f"{file}: annotations[{number}]: expected image_id and caption, got {short(row)}")
+        rows.setdefault(row["image_id"], []).append(numbers.setdefault(caption.strip(), len(numbers)))
+    if not rows:
+        raise ValueError(f"{file}: expected captions, got none")
+    return rows, numbers
+
+
+def _embed(texts, text_model):
+    from decodetr.modeling_decodetr.text_encoder import encode_texts, load_text_model
+    from decodetr.processing.predict import pick_device
+    from decodetr.processing.shipped import cannot_load, resolve
+
+    try:
+        model, tokenizer = load_text_model(resolve(text_model), device=pick_device("auto"))
+    except OSError as error:
+        raise cannot_load("text model", text_model, error) from error
+    logger.info("embedding %d captions by %s", len(texts), text_model)
+    return encode_texts(texts, model, tokenizer, progress=True).numpy().astype(np.float16)
