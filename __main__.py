@@ -50,7 +50,7 @@ def main(argv=None) -> int:
     module.add_arguments(parser)
     args, rest = parser.parse_known_args(argv[1:])
     if argv[0] == "train":  # the rest are fields of TrainingArguments
-        args.training_arguments = rest
+        args.training_arguments, args.words = rest, argv[1:]
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:

@@ -7,9 +7,9 @@ training names and deployment names. The command's arguments are in `training/co
 """
 
 import contextlib
-import math
 import sys
 from collections import defaultdict
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -22,8 +22,14 @@ from transformers.trainer_utils import EvalLoopOutput
 from decodetr.evaluation.output_evaluator import OutputEvaluator, results_of
 from decodetr.processing import detection_collate
 from decodetr.processing.feature_cache import FeatureCache, feature_collate
-from decodetr.training.arguments import DeCoDetrTrainingArguments
-from decodetr.training.callbacks import PoolMomentum
+from decodetr.processing.streamed_dataset import StreamedDetectionDataset
+from decodetr.training import checkpoints, memory
+from decodetr.training.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
+from decodetr.training.backbone import freeze_backbone, keep_frozen
+from decodetr.training.callbacks import PoolMomentum, WeightAveraging
+from decodetr.training.pictures import EvaluationPictures, write_sheet
+from decodetr.training.sharding import load_weights, total_norm
+from decodetr.training.streamed_training import StreamedTraining, check_streamed, collate_or_skip
 
 
 class DeCoDetrTrainer(Trainer):
@@ -40,6 +46,7 @@ class DeCoDetrTrainer(Trainer):
         deployment_vocabulary ([`Vocabulary`], *optional*): the names of evaluation and of the saved model; default:
             the training names.
         novel_names (`list[str]`, *optional*): splits the evaluation into novel and base.
+        groups (*optional*): function of annotations and the model's names that gives the `groups` of the evaluator.
         kwargs: of `transformers.Trainer`.
     """
 
@@ -51,13 +58,21 @@ class DeCoDetrTrainer(Trainer):
         *,
         deployment_vocabulary=None,
         novel_names=None,
+        groups=None,
         data_collator=None,
         **kwargs,
     ):
+        check_streamed(args, train_dataset)
         self.training_vocabulary = model.vocabulary
         self.deployment_vocabulary = deployment_vocabulary
-        self.novel_names = novel_names
+        self.novel_names, self.groups = novel_names, groups
+        self.weight_average = self.resumed_from = None
+        self._model_class = type(model)  # FSDP changes it
+        if args.gradient_checkpointing:
+            memory.check_checkpointing(model.detector)
         _freeze(model, args.streams)
+        if args.freeze_backbone:
+            freeze_backbone(model.detector)
         if args.cache_features and train_dataset is not None:
             if not isinstance(train_dataset, FeatureCache):
                 model.to(args.device)
@@ -72,14 +87,44 @@ class DeCoDetrTrainer(Trainer):
             self._train_collate = feature_collate
         else:
             self._train_collate = data_collator or detection_collate
+        if isinstance(train_dataset, StreamedDetectionDataset):
+            self._train_collate = partial(collate_or_skip, self._train_collate)
         super().__init__(
             model, args, data_collator=data_collator or detection_collate, train_dataset=train_dataset, **kwargs
         )
         # forward takes **kwargs for the detector, not a batch-wide item count: let the Trainer average micro-batches.
         self.model_accepts_loss_kwargs = False
         self._term_sums, self._term_counts = defaultdict(float), defaultdict(int)
-        self._pool_sums = None
+        self._pool_sums = self._parameters = None
         self.add_callback(PoolMomentum(self))
+        if args.ema_decay is not None:
+            self.add_callback(WeightAveraging(self))
+        if isinstance(train_dataset, StreamedDetectionDataset):
+            self.add_callback(StreamedTraining(train_dataset))
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """Train. Afterwards the model has the averaged weights, if there is an average.
+
+        Args:
+            resume_from_checkpoint: a folder, "last", "auto" or None; see `training.checkpoints.to_resume`.
+            args, kwargs: of `transformers.Trainer.train`.
+
+        Raises:
+            OutOfMemory: with advice.
+        """
+        self.resumed_from = checkpoints.to_resume(resume_from_checkpoint, self.args.output_dir)
+        with memory.advice(self, "training"):
+            result = super().train(self.resumed_from, *args, **kwargs)
+        if self.weight_average is not None:
+            self.weight_average.adopt()
+            self.weight_average = None
+        return result
+
+    def _run_epoch(self, *args, **kwargs):
+        if self.state.global_step >= self.state.max_steps:  # resumed at its end: the library would take one step more
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     # Data
 
@@ -94,19 +139,21 @@ class DeCoDetrTrainer(Trainer):
     # Loss
 
     def align_weight(self) -> float:
-        """lambda_align(t) of PAPER.md 3.2 at the current step: half a cosine from start to end."""
+        """lambda_align(t) of PAPER.md 3.2 at the current step, from start to end: half a cosine, or another shape."""
         start, end = self.args.align_weight_start, self.args.align_weight_end
         if end is None:
             end = self.model.config.align_weight
         progress = min(self.state.global_step / max(self.state.max_steps - 1, 1), 1.0)
-        return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
+        return end + (start - end) * ALIGN_SHAPES[self.args.align_weight_shape](progress)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """L_det + lambda_KL L_distill + lambda_align(t) L_align of the chosen streams (PAPER.md 3.1)."""
         bare = self.model  # what `model` wraps on several processes
         if self.args.streams == "semantic":
-            if bare.detector.training:
+            if bare.detector.training and "labels" in inputs:
                 bare.detector.eval()  # Trainer calls model.train(); what is frozen keeps its statistics
+        elif self.args.freeze_backbone:
+            keep_frozen(bare.detector)
         only = {"localization_only": self.args.streams == "localization", "losses_only": not return_outputs}
         outputs = model(**inputs, **only)
         terms = dict(outputs.loss_dict)
@@ -168,16 +215,16 @@ class DeCoDetrTrainer(Trainer):
     def _clip_grad_norm(self, model):
         # One norm over both streams would let the gradient of one scale the steps of the other.
         self.accelerator.unscale_gradients()
+        if self._parameters is None:  # found once: the walk takes longer than parts of a step over cached features
+            self._parameters = {False: [], True: []}
+            for name, p in self.model.named_parameters():
+                self._parameters[_stream(name) == "semantic"].append(p)
         norms = []
         for semantic, limit in ((False, self.args.max_grad_norm), (True, self.args.semantic_max_grad_norm)):
-            parameters = [
-                p
-                for name, p in self.model.named_parameters()
-                if (_stream(name) == "semantic") == semantic and p.grad is not None
-            ]
+            parameters = [p for p in self._parameters[semantic] if p.grad is not None]
             if parameters:
                 norms.append(nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf")))
-        return torch.stack(norms).norm() if norms else torch.tensor(0.0)
+        return total_norm(norms)
 
     # Pool
 
@@ -192,6 +239,11 @@ class DeCoDetrTrainer(Trainer):
         embeds = torch.cat([*embeds, torch.zeros(0, d, device=device)])
         sums = model.prototype_pool.assignment_sums(embeds, model.update_temperature)
         self._pool_sums = sums if self._pool_sums is None else tuple(a + b for a, b in zip(self._pool_sums, sums))
+
+    def forget_sums(self):
+        """Forget what a step that failed has collected: `auto_find_batch_size` starts again after it."""
+        self._pool_sums = self._parameters = None
+        self._term_sums.clear(), self._term_counts.clear()
 
     def step_pool(self):
         """Apply the momentum step to what was collected since the last one; all processes end with the same pool."""
@@ -219,22 +271,44 @@ class DeCoDetrTrainer(Trainer):
         finally:
             model.set_vocabulary(self.training_vocabulary)
 
+    # Saving and loading
+
+    def averaged(self):
+        """Inside, the model has its averaged weights, if there is an average."""
+        return self.weight_average.applied() if self.weight_average is not None else contextlib.nullcontext()
+
     def save_model(self, output_dir=None, _internal_call=False):
-        """Save the model with its deployment names."""
-        with self.deployed():
+        """Save the model with its deployment names and, but in a checkpoint, its averaged weights."""
+        checkpoint = _internal_call and output_dir is not None
+        if checkpoint:
+            if self.args.should_save:
+                checkpoints.clear(output_dir)
+            self.accelerator.wait_for_everyone()
+        with self.deployed(), contextlib.nullcontext() if checkpoint else self.averaged():
             super().save_model(output_dir, _internal_call)
+        if checkpoint and self.weight_average is not None:
+            self.weight_average.save(output_dir, write=self.args.should_save)
+
+    def _save_rng_state(self, output_dir):
+        # The last files of a checkpoint before trainer_state.json; every process writes one.
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            checkpoints.mark(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         self._load_saved(resume_from_checkpoint)
 
     def _load_best_model(self):
         self._load_saved(self.state.best_model_checkpoint)
+        if self.weight_average is not None:
+            self.weight_average.load(self.state.best_model_checkpoint)
 
     def _load_saved(self, folder):
         # Through from_pretrained: save_pretrained renames weights of some detectors (o_proj is out_proj on disk), and
         # Trainer's own load_state_dict would leave those as they are without a word.
         with self.deployed() as model:
-            model.load_state_dict(type(model).from_pretrained(folder).state_dict())
+            load_weights(model, self._model_class.from_pretrained(folder).state_dict())
 
     # Evaluation
 
@@ -247,12 +321,15 @@ class DeCoDetrTrainer(Trainer):
             raise ValueError(
                 "evaluation needs a DetectionDataset as eval_dataset and an image processor (processing_class)."
             )
-        with self.deployed() as model:
+        of_run = metric_key_prefix.startswith("eval") and (self.is_in_train or self.state.global_step)
+        pictures = EvaluationPictures(dataset.coco, self.args.eval_pictures if of_run else 0)
+        with memory.advice(self, "evaluation"), self.averaged(), self.deployed() as model:
             evaluator = OutputEvaluator(
                 dataset.coco,
                 model.vocabulary.names,
                 self.novel_names,
                 max_detections=self.args.eval_max_detections,
+                groups=self.groups(dataset.coco, model.vocabulary.names) if self.groups else None,
             )
             model.eval()
             silent = self.args.disable_tqdm or not self.is_world_process_zero()
@@ -265,8 +342,14 @@ class DeCoDetrTrainer(Trainer):
                 sizes = [tuple(label["orig_size"].tolist()) for label in labels]
                 results = results_of(outputs, self.processing_class, sizes, self.args.eval_max_detections)
                 evaluator.update(ids, results)
+                pictures.update(ids, results)
             if self.accelerator.num_processes > 1:
                 evaluator.merge(gather_object)
+                pictures.merge(gather_object)
+            names = model.vocabulary.names
+        if self.is_world_process_zero() and (sheet := pictures.sheet(names)) is not None:
+            step, callbacks = self.state.global_step, self.callback_handler.callbacks
+            write_sheet(sheet, self.args.output_dir, step, metric_key_prefix, callbacks)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in evaluator.compute().items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(dataset))
 

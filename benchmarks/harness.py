@@ -4,7 +4,6 @@ Times of one run after another drift with the machine (frequency, neighbours, ca
 turn in one process, A B A B ..., and a ratio is the median of the ratios of neighbours, not a ratio of two medians.
 """
 
-import json
 import os
 import platform
 import sys
@@ -120,12 +119,35 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def read_config(file) -> dict:
-    """Fields of a DeCoDetrConfig from a file; JSON apart, because YAML takes its 1e-05 for a string."""
-    import yaml
+def used_bytes(device) -> int:
+    """Memory in use now: on CUDA what PyTorch has allocated there, else what is resident of this process."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    import psutil
 
-    text = Path(file).read_text(encoding="utf-8")
-    return json.loads(text) if Path(file).suffix == ".json" else yaml.safe_load(text)
+    return psutil.Process().memory_info().rss
+
+
+def reset_peak(device):
+    """Start the peak anew. On CPU this needs Linux; elsewhere the peak stays that of the whole process."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_bytes(device) -> int:
+    """The most memory since [`reset_peak`]; see [`used_bytes`]."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return int(peak_gb() * 2**30)
+
+
+def read_config(file) -> dict:
+    """Fields of a DeCoDetrConfig from a YAML or JSON file, read as `decodetr train` does."""
+    from decodetr.training.recipe import read_mapping
+
+    return read_mapping(file)
 
 
 def say(text=""):

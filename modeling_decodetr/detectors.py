@@ -93,6 +93,13 @@ def feature_module(detector: nn.Module) -> nn.Module:
     return detector.model.get_submodule(detector_family(detector.config).feature_module)
 
 
+def backbone_module(detector: nn.Module) -> nn.Module:
+    """The backbone proper, as the library built it from `backbone_config`: without projections that are the
+    detector's own."""
+    encoder = feature_module(detector)
+    return encoder.model if hasattr(encoder, "model") else encoder.backbone
+
+
 def feature_channels(detector: nn.Module) -> list[int]:
     """Channels of each feature map, without running the detector."""
     return detector_family(detector.config).channels(feature_module(detector), detector.config)

@@ -31,6 +31,7 @@ from .ignored_queries import weighted_background
 from .loss_decodetr import alignment_loss, distillation_loss, present_names, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
 from .output_decodetr import DeCoDetrObjectDetectionOutput
+from .precision import keep_boxes_in_float32
 from .prototype_pool import PrototypePool
 from .semantic_stream import SemanticStream, boxes_on_canvas, fuse_scores
 from .vocabulary import Vocabulary, check_space
@@ -85,6 +86,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         super().__init__(config)
         detector_family(config.detector_config)  # an unsupported family is refused before anything is built
         self.detector = AutoModelForObjectDetection.from_config(config.detector_config)
+        keep_boxes_in_float32(self.detector)
         self.prototype_pool = PrototypePool.random(
             config.num_coarse_prototypes, config.num_fine_prototypes, config.embedding_dim
         )
@@ -156,20 +158,15 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         certain = objectness
         if self.config.nms_iou is not None and not self.training:
             certain = suppress_duplicates(objectness, boxes, self.config.nms_iou)
+        where = {"pred_boxes": boxes, "objectness_logits": certain}
         if localization_only:
-            return DeCoDetrObjectDetectionOutput(
-                loss=found["losses"].get("loss_det"),
-                loss_dict=found["losses"] or None,
-                pred_boxes=boxes,
-                objectness_logits=certain,
-            )
+            losses = found["losses"]
+            return DeCoDetrObjectDetectionOutput(loss=losses.get("loss_det"), loss_dict=losses or None, **where)
         targets = None if labels is None else self._supervision(boxes, objectness, labels)
         if losses_only:
             inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask, targets["row"])
             losses = {**found["losses"], **self._semantic_losses(inputs, targets)}
-            return DeCoDetrObjectDetectionOutput(
-                loss=self._total(losses), loss_dict=losses, pred_boxes=boxes, objectness_logits=certain
-            )
+            return DeCoDetrObjectDetectionOutput(loss=self._total(losses), loss_dict=losses, **where)
         inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask)
         log_weights, embeds = self.semantic_stream(inputs, self.prototype_pool)
         name_log_probs, background = self.semantic_stream.name_log_probs(embeds, self.prototype_pool, self.vocabulary)
@@ -184,8 +181,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             loss=loss,
             loss_dict=losses,
             logits=fuse_scores(certain, name_log_probs),
-            pred_boxes=boxes,
-            objectness_logits=certain,
+            **where,
             semantic_embeds=embeds,
             prototype_weights=log_weights.exp() if output_prototype_weights else None,
         )
@@ -305,9 +301,9 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         """loss_distill and loss_align of supervised rows (n, C [+ region features])."""
         log_weights, embeds = self.semantic_stream(inputs, self.prototype_pool)
         names, background = self.semantic_stream.name_log_probs(embeds, self.prototype_pool, self.vocabulary)
-        if "image_labels" in features:
-            present = present_names(features["image_labels"], len(self.vocabulary), inputs.device)
-            features = {**features, "present": present[features["image"]]}
+        if "image_labels" in targets:
+            present = present_names(targets["image_labels"], len(self.vocabulary), inputs.device)
+            targets = {**targets, "present": present[targets["image"]]}
         return self._losses(log_weights, torch.cat([names, background[:, None]], -1), targets)
 
     # Tables

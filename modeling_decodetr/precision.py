@@ -4,8 +4,8 @@ In bfloat16 a coordinate near 1 is a multiple of 1/256: on an image of 1,000 pix
 matcher and the box losses see steps instead of slopes. The heads that give boxes, their reference points and logits
 are small, so they leave autocast; so does the loss with its matcher. Without autocast nothing changes.
 
-The heads are changed by an attribute, `forward`, that is a partial of a function of this file: it survives deepcopy,
-pickling, `torch.compile` and `torch.export`, and names of weights stay what they are.
+They are changed by an attribute, such as `forward`, that is a partial of a function of this file: it survives
+deepcopy, pickling, `torch.compile` and `torch.export`, and names of weights stay what they are.
 """
 
 from functools import partial
@@ -29,6 +29,8 @@ _HEADS = {
     "enc_out_class_embed",
     "lqe_layers",
 }
+# Of two-stage families: boxes of the places of the feature maps, else in the type of the maps.
+_PROPOSALS = "gen_encoder_output_proposals"
 
 
 def keep_boxes_in_float32(detector):
@@ -36,17 +38,19 @@ def keep_boxes_in_float32(detector):
     for name, module in detector.named_modules():
         last = [part for part in name.split(".") if not part.isdigit()][-1:]
         if last and last[0] in _HEADS and not isinstance(module, nn.ModuleList):
-            module.forward = partial(_forward_in_float32, module)
+            module.forward = partial(_in_float32, module, "forward")
+        if hasattr(module, _PROPOSALS):
+            setattr(module, _PROPOSALS, partial(_in_float32, module, _PROPOSALS))
     detector.loss_function = Float32Loss(detector.loss_function)
 
 
-def _forward_in_float32(module, *args):
-    forward = type(module).forward
-    device = args[0].device.type
+def _in_float32(module, method, *args):
+    """What the class of `module` has as `method`, without autocast and on float32 tensors. args[0] is a tensor."""
+    function, device = getattr(type(module), method), args[0].device.type
     if not torch.is_autocast_enabled(device):
-        return forward(module, *args)
+        return function(module, *args)
     with torch.autocast(device, enabled=False):
-        return forward(module, *as_float32(args))
+        return function(module, *as_float32(args))
 
 
 class Float32Loss:

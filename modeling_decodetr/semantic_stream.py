@@ -128,9 +128,9 @@ class SemanticStream(nn.Module):
         self.register_buffer("background", torch.full((config.num_prototypes,), config.pool_use != "none"))
 
     def gather(self, queries, feature_maps, pixel_values, boxes, row=None):
-        """What the stream reads: (B, N, C [+ region features]) of queries (B, N, C) and what lies in their boxes (B, N,
-        4) on maps (B, C_l, H_l, W_l) and image; with `row` (n,), ascending indices into the B * N queries, those
-        alone: (n, C [+ region features])."""
+        """What the stream reads: (B, N, C [+ region features]) of queries (B, N, C) and of what lies in their boxes
+        (B, N, 4) on maps (B, C_l, H_l, W_l) and image. With `row` (n,), ascending indices into the B * N queries,
+        those alone: (n, C [+ region features])."""
         slot = None
         if row is not None:
             queries = queries.flatten(0, 1)[row]

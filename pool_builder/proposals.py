@@ -31,7 +31,7 @@ def propose_in(coco, entries, pictures, proposer, settings):
         boxes = annotated_boxes(coco, entry)
         scores = torch.ones(len(boxes))
         if found is not None:
-            proposed, objectness = select_proposals(*found, boxes, entry["width"], entry["height"], **limits)
+            proposed, objectness, _ = select_proposals(*found, boxes, entry["width"], entry["height"], **limits)
             boxes, scores = torch.cat([boxes, proposed]), torch.cat([scores, objectness])
         where = {name: entry[name] for name in ("image_id", "file_name")}
         pairs = zip(boxes.tolist(), scores.tolist())
@@ -61,16 +61,15 @@ def select_proposals(boxes, scores, annotated, width, height, min_objectness, mi
         max_proposals (int): at most that many.
 
     Returns:
-        (torch.Tensor (n, 4), torch.Tensor (n,)): boxes and scores.
+        (torch.Tensor (n, 4), torch.Tensor (n,), torch.Tensor (n,)): boxes, scores and their places in `boxes`.
     """
     boxes = _clip(boxes, width, height)
     keep = (scores >= min_objectness) & ((boxes[:, 2:] - boxes[:, :2]) >= min_side).all(1)
     keep &= apart_from(annotated, boxes)
-    boxes, scores = boxes[keep], scores[keep]
     order = scores.argsort(descending=True, stable=True)
-    boxes, scores = boxes[order], scores[order]
-    best = nms(boxes, scores, nms_iou)[:max_proposals]
-    return boxes[best], scores[best]
+    order = order[keep[order]]
+    best = order[nms(boxes[order], scores[order], nms_iou)[:max_proposals]]
+    return boxes[best], scores[best], best
 
 
 def _clip(boxes, width, height):

@@ -8,6 +8,7 @@ validation.py, validate.py   what is wrong with a data set, and the command `dec
 regions.py              RegionTable, write_regions: the offline teacher's regions, in Parquet shards
 augmentations.py        DetectionAugmentation: flip, scale, crop, colour, for objects and regions together
 detection_dataset.py    DetectionDataset, detection_collate: what a DataLoader gives the model
+streamed_dataset.py     StreamedDetectionDataset: the same items from a data set of `datasets` that is streamed
 feature_cache.py        FeatureCache: a frozen detector's features, to train the semantic stream without it
 model_identity.py, shipped.py   which model it is, and those that travel with the package
 files.py, html_report.py     files written whole; tables and pages
@@ -19,12 +20,14 @@ The package is lazy: importing `decodetr.processing` imports none of torch, tran
 import importlib
 
 _PUBLIC_NAMES = {
+    "AnnotationStream": "decodetr.processing.streamed_dataset",
     "CocoAnnotations": "decodetr.processing.coco",
     "DeCoDetrImageProcessor": "decodetr.processing.image_processing_decodetr",
     "DeCoDetrImageProcessorPil": "decodetr.processing.image_processing_pil_decodetr",
     "DetectionAugmentation": "decodetr.processing.augmentations",
     "DetectionDataset": "decodetr.processing.detection_dataset",
     "RegionTable": "decodetr.processing.regions",
+    "StreamedDetectionDataset": "decodetr.processing.streamed_dataset",
     "detection_collate": "decodetr.processing.detection_dataset",
     "read_image": "decodetr.processing.coco",
     "write_regions": "decodetr.processing.regions",

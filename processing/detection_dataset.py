@@ -11,10 +11,104 @@ from torchvision.ops import box_iou
 
 from decodetr.processing.coco import read_annotated
 
+# What regions that may be objects are to the localization stream, and the key of the label that holds them.
+PSEUDO_BOXES = {"objects": "pseudo_boxes", "ignore": "ignore_boxes"}
 _ANNOTATED_IOU = 0.5  # a box that overlaps an annotated one this much is that object again
 
 
-class DetectionDataset(Dataset):
+class TargetMaker:
+    """
+    What makes one training item of an image and its annotations: the base of `DetectionDataset`, whose arguments and
+    items these are, and of `StreamedDetectionDataset`.
+
+    Attributes:
+        label_of_name (dict[str, int]): the names of the vocabulary.
+    """
+
+    def __init__(
+        self,
+        image_processor,
+        names,
+        regions,
+        augmentation,
+        pseudo_box_score,
+        pseudo_boxes="objects",
+        weak_labels=None,
+    ):
+        if pseudo_boxes not in PSEUDO_BOXES:
+            raise ValueError(f"pseudo_boxes must be one of {', '.join(PSEUDO_BOXES)}, got {pseudo_boxes!r}")
+        if pseudo_box_score is not None and regions is None:
+            raise ValueError("pseudo_box_score needs regions: pseudo boxes are the regions of a high proposal score")
+        if pseudo_box_score is not None and not 0 <= pseudo_box_score <= 1:
+            raise ValueError(f"pseudo_box_score must be in 0..1, got {pseudo_box_score}")
+        self.image_processor = image_processor
+        self.names = list(names)
+        self.regions = regions
+        self.augmentation = augmentation
+        self.pseudo_box_score = pseudo_box_score
+        self.pseudo_boxes = pseudo_boxes
+        self.weak_labels = weak_labels
+        self.label_of_name = {}
+        for label, name in enumerate(self.names):
+            self.label_of_name.setdefault(name, label)
+        # In shared memory, so that set_epoch reaches workers that are already running (persistent_workers).
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch):
+        """Epoch of the augmentations; also reaches running workers. transformers' Trainer calls it."""
+        self._epoch.fill_(int(epoch))
+
+    def make_item(self, image, image_id, class_labels, annotations, epoch):
+        """
+        One item.
+
+        Args:
+            image (PIL.Image): RGB. image_id (int): of its regions and its augmentation.
+            class_labels (tensor): (n,) int64; annotations of label -1 are left out.
+            annotations (dict): arrays bbox (n, 4) float64, xywh pixels, and iscrowd (n,), as `AnnotationIndex.arrays`
+                gives them.
+            epoch (int): of the augmentation.
+        """
+        rows = {"class_labels": class_labels}
+        # In float64 until both corners are known: x + w must not lose the last pixel fraction.
+        xywh = annotations["bbox"]
+        corners = xywh.copy()
+        corners[:, 2:] += xywh[:, :2]
+        boxes = {"boxes": torch.from_numpy(corners.astype("float32"))}
+        keep = {"boxes": (rows["class_labels"] >= 0) & torch.from_numpy(annotations["iscrowd"] == 0)}
+        if self.regions is not None:
+            regions = self.regions.get(image_id)
+            boxes["region_boxes"] = torch.from_numpy(regions["boxes"])
+            rows["region_embeds"] = torch.from_numpy(regions["image_embeds"])
+            rows["region_text_embeds"] = torch.from_numpy(regions["text_embeds"])
+            keep["region_boxes"] = torch.ones(len(regions["boxes"]), dtype=torch.bool)
+
+        limits = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
+        for name in boxes:
+            boxes[name] = boxes[name].clamp(min=torch.zeros(4), max=limits)
+            keep[name] &= (boxes[name][:, 2:] > boxes[name][:, :2]).all(dim=1)
+        if self.pseudo_box_score is not None:
+            certain = torch.from_numpy(regions["proposal_scores"] >= self.pseudo_box_score)
+            unnamed = PSEUDO_BOXES[self.pseudo_boxes]
+            boxes[unnamed] = boxes["region_boxes"]
+            keep[unnamed] = keep["region_boxes"] & certain & apart_from(boxes["boxes"], boxes["region_boxes"])
+        boxes, rows = _select(boxes, rows, keep)
+        if self.augmentation is not None:
+            image, boxes, keep = self.augmentation(image, boxes, epoch=epoch, image_id=image_id)
+            _, rows = _select({}, rows, keep)
+
+        inputs = self.image_processor(images=image, return_tensors="pt")
+        item = {name: inputs[name][0] for name in ("pixel_values", "pixel_mask") if name in inputs}
+        labels = {name: _to_relative_centers(value, *image.size) for name, value in boxes.items()}
+        labels.update(rows)
+        if self.weak_labels is not None:
+            labels.update(self.weak_labels.of_image(image_id, self.label_of_name))
+        labels["image_id"] = torch.tensor([image_id])
+        labels["orig_size"] = torch.tensor([image.height, image.width])
+        return {**item, "labels": labels}
+
+
+class DetectionDataset(TargetMaker, Dataset):
     """
     Images of a COCO file with the targets of DeCoDetrForObjectDetection.
 
@@ -27,12 +121,15 @@ class DetectionDataset(Dataset):
         skip_unknown_names (bool): leave out annotations whose name is not in `names`; otherwise they are an error.
         pseudo_box_score (float, optional): regions with at least this proposal score that lie on no annotated box
             (IoU below 0.5; crowds count) are objects to the localization stream; needs `regions`.
+        pseudo_boxes (str): "objects", or "ignore": they are neither objects nor background (`ignore_weight`).
+        weak_labels (WeakLabels, optional): captions and names of whole images.
 
     Items are dicts: `pixel_values` (3, H, W) float; `pixel_mask` (H, W) int64 where the processor pads; `labels`, with
         class_labels (n,) int64, boxes (n, 4) float32 (cx, cy, w, h) in 0..1, image_id (1,) int64, orig_size (2,) int64
         (height, width) of the image that went into the processor (the file's, unless augmented); and with regions
         region_boxes (R, 4) likewise, region_embeds (R, d), region_text_embeds (R, d) float32, unit rows; and with
-        pseudo_box_score pseudo_boxes (P, 4) likewise.
+        pseudo_box_score pseudo_boxes or ignore_boxes (P, 4) likewise; and with weak_labels caption_embeds (c, d) and
+        image_labels (L,) int64.
     Images without objects stay, with n = 0. Crowd annotations and boxes without area in the image are left out.
     """
 
@@ -45,47 +142,24 @@ class DetectionDataset(Dataset):
         augmentation=None,
         skip_unknown_names=False,
         pseudo_box_score=None,
+        pseudo_boxes="objects",
+        weak_labels=None,
     ):
-        if pseudo_box_score is not None and regions is None:
-            raise ValueError("pseudo_box_score needs regions: pseudo boxes are the regions of a high proposal score")
-        if pseudo_box_score is not None and not 0 <= pseudo_box_score <= 1:
-            raise ValueError(f"pseudo_box_score must be in 0..1, got {pseudo_box_score}")
+        super().__init__(image_processor, names, regions, augmentation, pseudo_box_score, pseudo_boxes, weak_labels)
         self.coco = coco
-        self.image_processor = image_processor
-        self.names = list(names)
-        self.regions = regions
-        self.augmentation = augmentation
-        self.pseudo_box_score = pseudo_box_score
-        index_of_name = {}
-        for index, name in enumerate(self.names):
-            index_of_name.setdefault(name, index)
-        labels = [index_of_name.get(name, -1) for name in coco.names]
+        labels = [self.label_of_name.get(name, -1) for name in coco.names]
         self._label_of_category = torch.tensor(labels, dtype=torch.int64)
         if not skip_unknown_names:
-            self._check_names()
+            used = torch.zeros(len(coco.names), dtype=torch.bool)
+            used[torch.from_numpy(coco.annotations_by_image.column("category"))] = True
+            without_label = used & (self._label_of_category < 0)
+            unknown = [name for name, missing in zip(coco.names, without_label.tolist()) if missing]
+            check_known(coco.file, unknown, self.names)
         if regions is not None and len(regions) and not any(image["image_id"] in regions for image in coco.images):
             raise ValueError(
                 f"{regions.source}: expected regions of images of {coco.file}, got none with an image_id of it; "
                 "build the regions from the same annotation file"
             )
-        # In shared memory, so that set_epoch reaches workers that are already running (persistent_workers).
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-
-    def _check_names(self):
-        used = torch.zeros(len(self.coco.names), dtype=torch.bool)
-        used[torch.from_numpy(self.coco.annotations_by_image.column("category"))] = True
-        without_label = used & (self._label_of_category < 0)
-        unknown = [name for name, missing in zip(self.coco.names, without_label.tolist()) if missing]
-        if unknown:
-            raise ValueError(
-                f"{self.coco.file}: expected names of the vocabulary ({len(self.names)} names), got {unknown[:10]}"
-                f"{f' and {len(unknown) - 10} more' if len(unknown) > 10 else ''}; add them to the vocabulary, or "
-                "leave their annotations out with skip_unknown_names=True"
-            )
-
-    def set_epoch(self, epoch):
-        """Epoch of the augmentations; also reaches running workers. transformers' Trainer calls it."""
-        self._epoch.fill_(int(epoch))
 
     def __len__(self):
         return len(self.coco.images)
@@ -94,40 +168,18 @@ class DetectionDataset(Dataset):
         entry = self.coco.images[index]
         image = read_annotated(entry, self.coco.file)
         annotations = self.coco.annotations_by_image.arrays(entry["image_id"])
-        rows = {"class_labels": self._label_of_category[torch.from_numpy(annotations["category"])]}
-        # In float64 until both corners are known: x + w must not lose the last pixel fraction.
-        xywh = annotations["bbox"]
-        corners = xywh.copy()
-        corners[:, 2:] += xywh[:, :2]
-        boxes = {"boxes": torch.from_numpy(corners.astype("float32"))}
-        keep = {"boxes": (rows["class_labels"] >= 0) & torch.from_numpy(annotations["iscrowd"] == 0)}
-        if self.regions is not None:
-            regions = self.regions.get(entry["image_id"])
-            boxes["region_boxes"] = torch.from_numpy(regions["boxes"])
-            rows["region_embeds"] = torch.from_numpy(regions["image_embeds"])
-            rows["region_text_embeds"] = torch.from_numpy(regions["text_embeds"])
-            keep["region_boxes"] = torch.ones(len(regions["boxes"]), dtype=torch.bool)
+        labels = self._label_of_category[torch.from_numpy(annotations["category"])]
+        return self.make_item(image, entry["image_id"], labels, annotations, int(self._epoch))
 
-        limits = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
-        for name in boxes:
-            boxes[name] = boxes[name].clamp(min=torch.zeros(4), max=limits)
-            keep[name] &= (boxes[name][:, 2:] > boxes[name][:, :2]).all(dim=1)
-        if self.pseudo_box_score is not None:
-            certain = torch.from_numpy(regions["proposal_scores"] >= self.pseudo_box_score)
-            boxes["pseudo_boxes"] = boxes["region_boxes"]
-            keep["pseudo_boxes"] = keep["region_boxes"] & certain & apart_from(boxes["boxes"], boxes["region_boxes"])
-        boxes, rows = _select(boxes, rows, keep)
-        if self.augmentation is not None:
-            image, boxes, keep = self.augmentation(image, boxes, epoch=int(self._epoch), image_id=entry["image_id"])
-            _, rows = _select({}, rows, keep)
 
-        inputs = self.image_processor(images=image, return_tensors="pt")
-        item = {name: inputs[name][0] for name in ("pixel_values", "pixel_mask") if name in inputs}
-        labels = {name: _to_relative_centers(value, *image.size) for name, value in boxes.items()}
-        labels.update(rows)
-        labels["image_id"] = torch.tensor([entry["image_id"]])
-        labels["orig_size"] = torch.tensor([image.height, image.width])
-        return {**item, "labels": labels}
+def check_known(where, unknown, names):
+    """A ValueError if any names of a data set, `unknown`, are not in the vocabulary `names`."""
+    if unknown:
+        raise ValueError(
+            f"{where}: expected names of the vocabulary ({len(names)} names), got {unknown[:10]}"
+            f"{f' and {len(unknown) - 10} more' if len(unknown) > 10 else ''}; add them to the vocabulary, or "
+            "leave their annotations out with skip_unknown_names=True"
+        )
 
 
 def detection_collate(items):

@@ -54,7 +54,7 @@ def draw_detections(image, boxes, names, scores, font_path=None, numbered=False,
     labels = sv.RichLabelAnnotator(
         palette,
         text_color=sv.ColorPalette.from_hex(text),
-        font_path=str(font_path or _default_font()),
+        font_path=str(font_path or default_font()),
         font_size=size,
         text_padding=max(2, size // 5),
         smart_position=True,  # labels neither overlap nor leave the picture
@@ -83,7 +83,7 @@ def draw_explanations(picture, names, scores, prototypes, font_path=None):
     if not names:
         return picture.copy()
     size = _font_size(picture)
-    font = ImageFont.truetype(str(font_path or _default_font()), size)
+    font = ImageFont.truetype(str(font_path or default_font()), size)
     line, width = round(1.45 * size), 34 * size
     shown = min(len(names), MOST_EXPLAINED)
     footer = [f"Not shown here: {len(names) - shown} more."] if len(names) > shown else []
@@ -132,7 +132,8 @@ def _supervision():
     return supervision
 
 
-def _default_font():
+def default_font():
+    """Path of DejaVu Sans."""
     import matplotlib
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"

@@ -12,6 +12,7 @@ from decodetr.processing.coco import AnnotationIndex, CocoAnnotations
 from decodetr.processing.coco_checks import short
 from decodetr.processing.sources import BOX_FORMATS
 
+_COLUMNS = ("image_id", "width", "height", "objects")
 _CATEGORY = ("category", "categories", "category_id", "label", "labels")
 
 
@@ -47,35 +48,28 @@ def read_dataset(dataset, name, names=None, box_format="coco"):
     Raises:
         ValueError: a column is missing or holds something else; the message names data set and row.
     """
-    if box_format not in BOX_FORMATS:
-        raise ValueError(f"box format must be one of {', '.join(BOX_FORMATS)}, got {box_format!r}")
-    images = _image_column(dataset, name)
-    key, names, number_of = _categories(dataset, name, names)
-    rest = dataset.select_columns([c for c in ("image_id", "width", "height", "objects") if c in dataset.column_names])
+    reader = RowReader(dataset, name, names, box_format)
+    images = dataset.select_columns(["image"]).cast_column("image", undecoded_image())
+    rest = dataset.select_columns([column for column in _COLUMNS if column in dataset.column_names])
     ids = _image_ids(rest, name)
-    entries, rows, boxes, categories, areas, crowds = [], [], [], [], [], []
+    entries, rows, boxes, labels, areas, crowds = [], [], [], [], [], []
     for row, values in enumerate(rest):
-        stored, where = StoredImage(images, row, name), f"{name}, row {row}"
-        width, height = _size(values, stored)
+        stored = StoredImage(images, row, name)
+        width, height = image_size(values, stored)
         entries.append({"image_id": ids[row], "file_name": f"{row}", "width": width, "height": height, "path": stored})
-        objects = _columns(values["objects"], where)
-        found = _boxes(objects.get("bbox", []), box_format, width, height, where)
-        labels = objects.get(key, [])
-        if len(labels) != len(found):
-            raise ValueError(f"{where}: expected a {key} for each of the {len(found)} boxes, got {len(labels)}")
-        for label in labels:
-            if label not in number_of:
-                raise ValueError(f"{where}: expected one of the {len(names)} categories, got {label!r}")
-        rows += [row] * len(found)
-        boxes.append(found)
-        categories += [number_of[label] for label in labels]
-        areas += objects.get("area") or (found[:, 2] * found[:, 3]).tolist()
-        crowds += objects.get("iscrowd") or [0] * len(found)
+        objects = reader.read(values["objects"], width, height, f"{name}, row {row}")
+        rows += [row] * len(objects["bbox"])
+        boxes.append(objects["bbox"])
+        labels += objects["names"]
+        areas += objects["area"]
+        crowds += objects["iscrowd"]
+    names = sorted(set(labels)) if reader.names is None else reader.names
+    number_of = {label: number for number, label in enumerate(names)}
     index = AnnotationIndex(
         ids,
         np.array(rows, dtype=np.int64),
         np.arange(1, len(rows) + 1),
-        np.array(categories, dtype=np.int64),
+        np.array([number_of[label] for label in labels], dtype=np.int64),
         np.concatenate([np.zeros((0, 4)), *boxes]),
         np.array(areas, dtype=np.float64),
         np.array(crowds, dtype=np.int64),
@@ -83,25 +77,67 @@ def read_dataset(dataset, name, names=None, box_format="coco"):
     return CocoAnnotations(name, None, names, list(range(len(names))), entries, index)
 
 
-def _image_column(dataset, name):
-    """The column `image`, undecoded: pixels are as stored, EXIF orientation is not applied."""
+class RowReader:
+    """
+    The form of a data set, checked, and what reads the objects of its rows. Arguments as of [`read_dataset`]; the data
+    set may also be a `datasets.IterableDataset`.
+
+    Attributes:
+        names (list[str]): of the categories; None where they are texts and no names were given.
+    """
+
+    def __init__(self, dataset, name, names=None, box_format="coco"):
+        import datasets
+
+        if box_format not in BOX_FORMATS:
+            raise ValueError(f"box format must be one of {', '.join(BOX_FORMATS)}, got {box_format!r}")
+        if missing := {"image", "objects"} - set(dataset.column_names):
+            raise ValueError(
+                f"{name}: expected the columns image and objects, {sorted(missing)} missing; it has "
+                f"{', '.join(dataset.column_names)}. Rename them (`dataset.rename_column`) and save it"
+            )
+        if not isinstance(dataset.features["image"], datasets.Image):
+            raise ValueError(f"{name}: expected images under image, got {dataset.features['image']}")
+        self.box_format = box_format
+        self._key, self.names, self._name_of = _categories(dataset.features["objects"], name, names)
+
+    def read(self, objects, width, height, where):
+        """
+        The objects of one row: bbox (n, 4) float64 x, y, w, h in pixels, and the lists names, area and iscrowd.
+
+        Args:
+            objects: the column's value. width, height (int): of the image. where (str): the row, for messages.
+        """
+        objects = _columns(objects, where)
+        boxes = _boxes(objects.get("bbox", []), self.box_format, width, height, where)
+        labels = objects.get(self._key, [])
+        if len(labels) != len(boxes):
+            raise ValueError(f"{where}: expected a {self._key} for each of the {len(boxes)} boxes, got {len(labels)}")
+        for label in labels:
+            if not (isinstance(label, str) if self._name_of is None else label in self._name_of):
+                expected = "a text" if self._name_of is None else f"one of the {len(self.names)} categories"
+                raise ValueError(
+                    f"{where}: expected {expected}, got {label!r}; correct the row, or give all names (--class-names)"
+                )
+        return {
+            "bbox": boxes,
+            "names": list(labels) if self._name_of is None else [self._name_of[label] for label in labels],
+            "area": objects.get("area") or (boxes[:, 2] * boxes[:, 3]).tolist(),
+            "iscrowd": objects.get("iscrowd") or [0] * len(boxes),
+        }
+
+
+def undecoded_image():
+    """The feature of images as bytes: pixels are as stored, EXIF orientation is not applied."""
     import datasets
 
-    if missing := {"image", "objects"} - set(dataset.column_names):
-        raise ValueError(
-            f"{name}: expected the columns image and objects, {sorted(missing)} missing; it has "
-            f"{', '.join(dataset.column_names)}. Rename them (`dataset.rename_column`) and save it"
-        )
-    if not isinstance(dataset.features["image"], datasets.Image):
-        raise ValueError(f"{name}: expected images under image, got {dataset.features['image']}")
-    return dataset.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+    return datasets.Image(decode=False)
 
 
-def _categories(dataset, name, names):
-    """(key in objects, names, {value: number})."""
+def _categories(objects, name, names):
+    """(key in objects, names, {value: name}) of the feature `objects`; the last two None for texts without names."""
     import datasets
 
-    objects = dataset.features["objects"]
     fields = objects if isinstance(objects, dict) else getattr(objects, "feature", None)
     if (
         not isinstance(fields, dict)
@@ -115,17 +151,14 @@ def _categories(dataset, name, names):
     if isinstance(feature, datasets.ClassLabel):
         names = list(feature.names)
     elif feature.dtype == "string" and names is None:
-        found = {label for row in dataset.select_columns("objects") for label in _columns(row["objects"], name)[key]}
-        names = sorted(found)
+        return key, None, None
     elif names is None:
         raise ValueError(
             f"{name}: objects.{key} are numbers without names; give --class-names 'cat,dog,...' in their order"
         )
     if len(set(names)) < len(names):
         raise ValueError(f"{name}: expected different names, got {short(names)}")
-    if feature.dtype == "string":
-        return key, names, {label: number for number, label in enumerate(names)}
-    return key, names, {number: number for number in range(len(names))}
+    return key, names, {label: label for label in names} if feature.dtype == "string" else dict(enumerate(names))
 
 
 def _image_ids(dataset, name):
@@ -146,7 +179,8 @@ def _columns(objects, where):
     return objects
 
 
-def _size(values, stored):
+def image_size(values, stored):
+    """(width, height) in pixels: what the row says, else the image's. A ValueError if it cannot be read."""
     from PIL import Image
 
     if values.get("width") and values.get("height"):

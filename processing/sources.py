@@ -10,6 +10,7 @@ DATA_HELP = "COCO or YOLO folder, or a folder or Hub name of a `datasets` data s
 BOX_FORMATS = ("coco", "pascal_voc", "yolo")  # x, y, w, h | x0, y0, x1, y1 | cx, cy, w, h in 0..1
 # What the parts are called in data sets of the Hub.
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid"), "test": ("test",)}
+_SHARDS = 64  # of a saved data set that is streamed; the same whatever the number of processes
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
@@ -63,11 +64,25 @@ def _load(data, part, file, images, class_names, box_format, check_images):
         return read_yolo(yolo_file(data), part)
     from decodetr.processing.hub_dataset import read_dataset
 
-    splits, load = _dataset(data)
-    split = _split_of(splits, part)
-    if split is None:
-        raise ValueError(f"{data}: expected a split called {' or '.join(_SPLITS[part])}, got {', '.join(splits)}")
-    return read_dataset(load(split), f"{data} ({split})", class_names, box_format)
+    return read_dataset(*_load_split(data, part, streaming=False), class_names, box_format)
+
+
+def load_stream(data, part, *, class_names=None, box_format="coco"):
+    """
+    The same of a data set of `datasets`, streamed: an `AnnotationStream`.
+
+    Raises:
+        FileNotFoundError: nothing of the kind. ValueError: a COCO or YOLO folder, or what the reader refuses.
+    """
+    from decodetr.processing.streamed_dataset import AnnotationStream
+
+    kind = kind_of(data)
+    if kind != "datasets":
+        raise ValueError(
+            f"{data}: expected a data set of `datasets` to stream, got a {kind.upper()} folder, whose images are read "
+            "from disk one by one anyway; leave out --streaming"
+        )
+    return AnnotationStream(*_load_split(data, part, streaming=True), class_names, box_format)
 
 
 def has_part(data, part):
@@ -110,20 +125,34 @@ def coco_file(data, part):
 
 
 def _dataset(data):
-    """(names of the splits, what loads one) of a data set that is saved, local files, or on the Hub."""
+    """(names of the splits, what loads or streams one) of a data set that is saved, local files, or on the Hub."""
     import datasets
 
     folder, (name, _, config) = Path(data), str(data).partition(":")
     if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
         saved = datasets.load_from_disk(str(folder))
         saved = {"train": saved} if isinstance(saved, datasets.Dataset) else saved
-        return list(saved), saved.__getitem__
+        return list(saved), lambda split, streaming: _stream(saved[split]) if streaming else saved[split]
     name, config = (str(data), None) if folder.exists() else (name, config or None)
     try:
         splits = datasets.get_dataset_split_names(name, config)
     except Exception as error:  # offline, unknown, or nothing that datasets can read: a dozen types
         raise FileNotFoundError(f"{data}: expected a {DATA_HELP}; datasets says: {error}") from error
-    return splits, lambda split: datasets.load_dataset(name, config, split=split)
+    return splits, lambda split, streaming: datasets.load_dataset(name, config, split=split, streaming=streaming)
+
+
+def _stream(dataset):
+    """A saved data set as a stream. It has no files to deal out to processes and workers: they are made here."""
+    return dataset.to_iterable_dataset(num_shards=max(1, min(_SHARDS, len(dataset))))
+
+
+def _load_split(data, part, streaming):
+    """(data set of `datasets`, its name for messages)."""
+    splits, load = _dataset(data)
+    split = _split_of(splits, part)
+    if split is None:
+        raise ValueError(f"{data}: expected a split called {' or '.join(_SPLITS[part])}, got {', '.join(splits)}")
+    return load(split, streaming), f"{data} ({split})"
 
 
 def _split_of(splits, part):

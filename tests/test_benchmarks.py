@@ -33,7 +33,7 @@ def write_tiny_config(folder):
     return file
 
 
-@pytest.mark.parametrize("command", ["overhead.py", "streams.py"])
+@pytest.mark.parametrize("command", ["overhead.py", "train_step.py"])
 def test_help_imports_nothing_heavy(command):
     code = f"import runpy, sys; sys.argv = ['x', '--help']; sys.path.insert(0, {str(FOLDER)!r})\n"
     code += f"try: runpy.run_path({str(FOLDER / command)!r}, run_name='__main__')\nexcept SystemExit: pass\n"
@@ -152,55 +152,131 @@ def test_overhead_command(tmp_path, capsys):
     assert tiny["latency"]["ratio"]["runs"] == 2
 
 
-def test_streams_command(tmp_path, capsys):
-    import streams
+def test_train_step_command(tmp_path, capsys):
+    import train_step
 
     config = write_tiny_config(tmp_path)
     report = tmp_path / "report.json"
     sizes = "--images 4 --batch-size 2 --warmup 0 --runs 2 --steps 1 --builds 2 --train-steps 3".split()
-    assert streams.main(["--config", str(config), *sizes, "--output", str(report)]) == 0
-    assert "semantic stream over cached features" in capsys.readouterr().out
+    sizes += "--workers 0 1 --loader-steps 4 --memory-runs 0".split()
+    assert train_step.main(["--config", str(config), *sizes, "--output", str(report)]) == 0
+    text = capsys.readouterr().out
+    assert "semantic stream over cached features" in text and "waiting for data" in text
     stored = json.loads(report.read_text())
-    assert set(stored["seconds"]) == {"load images", "load features", "joint", "frozen", "cached"}
+    modes = {"bare", "joint", "semantic", "cached"}
+    assert set(stored["seconds"]) == modes | {"load images", "load features"}
     assert all(summary["runs"] == 2 and summary["min"] > 0 for summary in stored["seconds"].values())
-    assert stored["ratio_to_joint"]["joint"]["median"] == 1.0
+    assert set(stored["ratio_to_bare"]) == modes and stored["ratio_to_bare"]["bare"]["median"] == 1.0
     assert stored["cache"]["seconds_per_image"]["runs"] == 2 and stored["cache"]["train_seconds_per_step"] > 0
     # Only the joint steps have a detection loss; all three learn names and prototypes.
     losses = stored["losses"]
     assert set(losses["joint"]) == {"loss_det", "loss_distill", "loss_align"}
-    assert set(losses["frozen"]) == set(losses["cached"]) == {"loss_distill", "loss_align"}
+    assert set(losses["semantic"]) == set(losses["cached"]) == {"loss_distill", "loss_align"}
     assert all(torch.tensor(list(terms.values())).isfinite().all() for terms in losses.values())
+    for found in stored["loading"].values():
+        wait, step = found["wait"], found["step"]
+        assert wait["runs"] == step["runs"] == 3 and 0 < found["share"] < 1  # one of four is the first quarter
+        assert found["images_per_second"] <= 2 / (wait["min"] + step["min"])
+    assert stored["memory"] is None and stored["image_size"] == [64, 64] and stored["queries"] == 12
+
+
+def test_memory_of_the_modes(tmp_path):
+    import train_step
+
+    config = write_tiny_config(tmp_path)
+    words = [
+        "--config",
+        str(config),
+        "--images",
+        "2",
+        "--batch-size",
+        "2",
+        "--image-size",
+        "160",
+        "--memory-runs",
+        "1",
+    ]
+    args = train_step.parser().parse_args(words)
+    found = train_step.memory_of_processes(tmp_path, words, args, ["bare"])["bare"]
+    assert found["ratio_to_bare"] == 1 and found["runs"] == [found["training"]]
+    assert 0 < found["step"] <= found["training"] < 2**30
+    # The bare step holds the activations of an image; the cached one those of a few queries.
+    assert train_step.measure_memory("cached", tmp_path, args)["step"] < found["step"] / 2
+
+
+def test_peak_memory_is_counted_anew():
+    from harness import peak_bytes, reset_peak, used_bytes
+
+    before = used_bytes("cpu")
+    block = torch.ones(64 * 2**20, dtype=torch.uint8)
+    reset_peak("cpu")
+    assert peak_bytes("cpu") - before > 60 * 2**20
+    del block
+    reset_peak("cpu")
+    assert peak_bytes("cpu") - before < 10 * 2**20
 
 
 def test_steps_move_what_they_should(tmp_path):
-    import streams
+    import step_trainers
+    import train_step
 
     from decodetr.processing import detection_collate
 
     config = write_tiny_config(tmp_path)
-    args = streams.parser().parse_args(["--config", str(config), "--images", "2", "--batch-size", "2"])
-    model, _, plain = streams.prepare(tmp_path, args)
+    args = train_step.parser().parse_args(["--config", str(config), "--images", "2", "--batch-size", "2"])
+    model, _, plain = step_trainers.prepare(tmp_path, args)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     batch = detection_collate([plain[0], plain[1]])
     for mode, moved in (("joint", {"detector", "semantic_stream", "prototype_pool"}), ("semantic", None)):
-        trainer = streams.make_trainer(model, plain, tmp_path, args, streams=mode)
-        streams.step(trainer, batch)
+        trainer = step_trainers.make_trainer(model, plain, tmp_path, args, streams=mode)
+        step_trainers.step(trainer, batch)
         after = trainer.model.state_dict()
         changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
         assert changed == (moved or {"semantic_stream", "prototype_pool"})
         assert all(p.grad is None for p in trainer.model.parameters())
 
 
-def test_streams_start_from_a_trained_model(tmp_path):
-    import streams
+def test_the_bare_detector_takes_the_steps_of_the_joint_one(tmp_path):
+    import step_trainers
+    import train_step
+
+    from decodetr.processing import detection_collate
+
+    config = write_tiny_config(tmp_path)
+    args = train_step.parser().parse_args(["--config", str(config), "--images", "2", "--batch-size", "2"])
+    model, _, plain = step_trainers.prepare(tmp_path, args)
+    batch = detection_collate([plain[0], plain[1]])
+    bare = step_trainers.make_bare_trainer(model, tmp_path, args)
+    joint = step_trainers.make_trainer(model, plain, tmp_path, args, streams="joint")
+    ours = step_trainers.bare_batch(batch, model)
+    assert all(
+        label["class_labels"].eq(0).all() and set(label) == {"class_labels", "boxes"} for label in ours["labels"]
+    )
+    for trainer, rows in ((bare, ours), (joint, batch)):
+        torch.manual_seed(0)  # dropout and denoising
+        step_trainers.step(trainer, rows)
+    moved = 0
+    for name, value in joint.model.detector.state_dict().items():
+        assert torch.equal(value, bare.model.state_dict()[name]), name
+        moved += not torch.equal(value, model.detector.state_dict()[name])
+    assert moved > 10 and type(bare).__name__ == "Trainer"
+
+
+def test_train_step_starts_from_a_trained_model(tmp_path):
+    import step_trainers
+    import train_step
 
     model = tiny_model(preprocessing={"size": {"height": 64, "width": 64}})
     model.save_pretrained(tmp_path / "model")
-    args = streams.parser().parse_args(["--model", str(tmp_path / "model"), "--images", "1"])
-    prepared, _, plain = streams.prepare(tmp_path, args)
+    args = train_step.parser().parse_args(["--model", str(tmp_path / "model"), "--images", "1"])
+    prepared, _, plain = step_trainers.prepare(tmp_path, args)
     for name, value in model.named_parameters():
         assert torch.equal(prepared.get_parameter(name), value)
+    assert torch.equal(prepared.prototype_pool.prototypes, model.prototype_pool.prototypes)
     assert plain[0]["pixel_values"].shape == (3, 64, 64) and len(prepared.vocabulary) == 180
+    args = train_step.parser().parse_args(["--config", "rt_detr_v2", "--images", "1", "--image-size", "96"])
+    with torch.device("meta"):
+        assert step_trainers.build(args).config.detector_config.num_queries == 300
 
 
 def test_pool_clustering_command(tmp_path, capsys):

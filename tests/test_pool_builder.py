@@ -39,7 +39,8 @@ def test_select_proposals_by_hand():
     )
     scores = torch.tensor([0.3, 0.9, 0.5, 0.6, 0.9, 0.7, 0.04])
     annotated = torch.tensor([[10.0, 20, 30, 40]])
-    found, found_scores = select_proposals(boxes, scores, annotated, 100, 100, 0.05, 2.0, 0.7, 20)
+    found, found_scores, rows = select_proposals(boxes, scores, annotated, 100, 100, 0.05, 2.0, 0.7, 20)
+    assert torch.equal(scores[rows], found_scores)
     assert found.tolist() == [[80, 80, 100, 95], [51, 50, 71, 70], [10, 10, 30, 30]]
     assert found_scores.tolist() == pytest.approx([0.7, 0.6, 0.3])
     assert len(select_proposals(boxes, scores, annotated, 100, 100, 0.05, 2.0, 0.95, 20)[0]) == 4

@@ -13,6 +13,7 @@ from decodetr.modeling_decodetr.semantic_stream import (
     SemanticStream,
     _sample,
     boxes_on_canvas,
+    pad_boxes,
 )
 
 BOXES = torch.tensor(
@@ -136,6 +137,50 @@ def test_extracted_features_give_the_losses_of_the_pixels(family, semantic_input
     for name in ("loss_distill", "loss_align"):
         assert outputs.loss_dict[name].item() == pytest.approx(expected[name].item(), rel=1e-5)
     assert outputs.loss.item() == pytest.approx((expected["loss_distill"] + expected["loss_align"]).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["rt_detr_v2", "detr"])
+@pytest.mark.parametrize("fields", [{"semantic_inputs": "query"}, {"region_pixels": 8}, {"gradient_isolation": False}])
+def test_losses_only_gives_the_same_losses_and_gradients(family, fields):
+    model = tiny_model(family, **fields).eval()  # no denoising and no dropout
+    batch = tiny_batch(batch=4, regions=True)
+    for name in ("boxes", "class_labels", "region_boxes", "region_embeds"):
+        batch["labels"][1][name] = batch["labels"][1][name][:0]  # an image without anything
+    if family == "detr":
+        batch["pixel_mask"] = torch.ones(4, 64, 64, dtype=torch.long)
+        batch["pixel_mask"][2, :, 40:] = 0
+    expected, gradients = model(**batch), {}
+    for only in (False, True):
+        model.zero_grad()
+        outputs = model(**batch, losses_only=only)
+        outputs.loss.backward()
+        gradients[only] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert outputs.logits is None and torch.equal(outputs.pred_boxes, expected.pred_boxes)
+    assert outputs.loss_dict.keys() == expected.loss_dict.keys()
+    for name, term in expected.loss_dict.items():
+        assert outputs.loss_dict[name].item() == pytest.approx(term.item(), rel=1e-5), name
+    assert gradients[True].keys() == gradients[False].keys()
+    for name, gradient in gradients[False].items():
+        assert torch.allclose(gradients[True][name], gradient, rtol=1e-3, atol=1e-5), name
+
+
+def test_losses_only_without_anything_to_learn():
+    model, batch = tiny_model(region_pixels=8), tiny_batch(batch=2)
+    batch["labels"] = [{"class_labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)}] * 2
+    model.eval()(**batch, losses_only=True).loss.backward()
+    # Zeros, not None: processes that share a batch would wait for each other.
+    assert all((p.grad == 0).all() for p in model.semantic_stream.parameters())
+    with pytest.raises(ValueError, match="losses_only=True needs labels"):
+        model(batch["pixel_values"], losses_only=True)
+
+
+def test_boxes_of_rows_lie_where_the_slots_say():
+    boxes = torch.arange(24, dtype=torch.float32).view(3, 2, 4)
+    padded, slot = pad_boxes(boxes, torch.tensor([1, 4, 5]))  # one of the first image, none, two of the last
+    assert padded.tolist() == [[[4, 5, 6, 7], [0] * 4], [[0] * 4] * 2, [[16, 17, 18, 19], [20, 21, 22, 23]]]
+    assert slot.tolist() == [0, 4, 5]
+    assert pad_boxes(boxes, torch.tensor([2]))[0].shape == (3, 1, 4)
+    assert pad_boxes(boxes, torch.zeros(0, dtype=torch.int64))[0].shape == (3, 1, 4)
 
 
 # From queries to r_n

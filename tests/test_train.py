@@ -278,6 +278,17 @@ def test_resume_ends_where_the_uninterrupted_run_ends(scenes, tmp_path):
     assert _equal(_state(whole.model), _state(resumed.model))
 
 
+def test_a_run_resumed_at_its_end_takes_no_step(scenes, tmp_path):
+    args = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    whole = _trainer(scenes, tmp_path, **args)
+    whole.train()
+    resumed = _trainer(scenes, tmp_path, **args)
+    resumed.train("last")
+    assert resumed.state.global_step == 4
+    assert _equal(_state(whole.model), _state(resumed.model))
+    assert not (tmp_path / "checkpoint-5").exists()
+
+
 def test_vocabulary_life_cycle(scenes, tmp_path):
     trainer = _trainer(scenes, tmp_path, max_steps=2)
     base = list(trainer.model.vocabulary.names)
@@ -347,7 +358,7 @@ def test_command_trains_evaluates_saves_and_resumes(scenes, tmp_path, capsys):
     assert json.loads((output / "trainer_state.json").read_text())["global_step"] == 3
     capsys.readouterr()
     assert main(_command(scenes, tmp_path / "none", "--resume_from_checkpoint", "last")) == 1
-    assert "no checkpoint-* folder" in capsys.readouterr().err
+    assert "no complete checkpoint-* folder" in capsys.readouterr().err
 
 
 def test_command_records_pseudo_boxes_and_refuses_them_where_they_do_nothing(scenes, tmp_path, capsys):
@@ -357,10 +368,10 @@ def test_command_records_pseudo_boxes_and_refuses_them_where_they_do_nothing(sce
     info = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "run").config.training_info
     assert info["pseudo_box_score"] == 0.5
     assert main(_command(scenes, tmp_path / "other", "--streams", "semantic", *more)) == 1
-    assert "--pseudo-box-score needs --regions, and a localization stream" in capsys.readouterr().err
+    assert "--pseudo-box-score need --regions, and a localization stream" in capsys.readouterr().err
     i = command.index("--regions")
     assert main(command[:i] + command[i + 2 :]) == 1
-    assert "--pseudo-box-score needs --regions" in capsys.readouterr().err
+    assert "--pseudo-box-score need --regions" in capsys.readouterr().err
 
 
 def test_arguments_pickle_by_their_importable_name(scenes, tmp_path):

@@ -1,10 +1,17 @@
 """The arguments of a training run."""
 
+import math
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
 STREAMS = ("joint", "localization", "semantic")
+# How lambda_align(t) goes from start (1) to end (0) over the progress of a run (PAPER.md 3.2: cosine).
+ALIGN_SHAPES = {
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+    "linear": lambda progress: 1 - progress,
+    "constant": lambda progress: 0.0,
+}
 
 
 @dataclass
@@ -19,11 +26,15 @@ class DeCoDetrTrainingArguments(TrainingArguments):
         cache_views (`int`): passes over the images when features are cached; those after the first see augmented
             images.
         align_weight_start (`float`), align_weight_end (`float`, default: the config's `align_weight`): end points of
-            lambda_align(t), which rises as half a cosine over the run (PAPER.md 3.2; the end points are ours).
+            lambda_align(t) over the run (PAPER.md 3.2; the end points are ours).
+        align_weight_shape (`str`): "cosine" (half a cosine, the paper's), "linear", or "constant" (the end point).
         semantic_learning_rate, backbone_learning_rate (`float`, default: `learning_rate`): per parameter group.
+        freeze_backbone (`bool`): the detector's backbone learns nothing and keeps its batch norm statistics.
         max_grad_norm (`float`): clips the localization stream; 0.1 as in DETR. 0 switches all clipping off.
         semantic_max_grad_norm (`float`): clips the semantic stream, apart from the other.
+        ema_decay (`float`): keep a moving average of the trained weights; evaluation and the saved model use it.
         eval_max_detections (`int`): detections kept per image in evaluation.
+        eval_pictures (`int`): how many validation images are drawn at each evaluation of a run; 0 for none.
     """
 
     streams: str = field(default="joint", metadata={"help": "joint, localization or semantic"})
@@ -31,10 +42,14 @@ class DeCoDetrTrainingArguments(TrainingArguments):
     cache_views: int = field(default=1, metadata={"help": "cached passes, all but the first augmented"})
     align_weight_start: float = field(default=0.0, metadata={"help": "lambda_align at the first step"})
     align_weight_end: float | None = field(default=None, metadata={"help": "lambda_align at the last step"})
+    align_weight_shape: str = field(default="cosine", metadata={"help": "cosine, linear or constant"})
     semantic_learning_rate: float | None = field(default=None, metadata={"help": "of the semantic stream"})
     backbone_learning_rate: float | None = field(default=None, metadata={"help": "of the detector's backbone"})
+    freeze_backbone: bool = field(default=False, metadata={"help": "leave the detector's backbone as it is"})
     max_grad_norm: float = field(default=0.1, metadata={"help": "clipping of the localization stream"})
     semantic_max_grad_norm: float = field(default=1.0, metadata={"help": "clipping of the semantic stream"})
+    ema_decay: float | None = field(default=None, metadata={"help": "of the average of the weights, such as 0.999"})
+    eval_pictures: int = field(default=8, metadata={"help": "validation images drawn at each evaluation"})
     eval_max_detections: int = field(default=100, metadata={"help": "detections kept per image in evaluation"})
     learning_rate: float = field(default=1e-4, metadata={"help": "of the localization stream"})
     weight_decay: float = field(default=1e-4, metadata={"help": "AdamW weight decay"})
@@ -47,10 +62,18 @@ class DeCoDetrTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.streams not in STREAMS:
             raise ValueError(f"streams must be one of {', '.join(STREAMS)}, got {self.streams!r}.")
+        if self.align_weight_shape not in ALIGN_SHAPES:
+            raise ValueError(
+                f"align_weight_shape must be one of {', '.join(ALIGN_SHAPES)}, got {self.align_weight_shape!r}."
+            )
         if self.cache_features and self.streams != "semantic":
             raise ValueError("cache_features=True needs streams='semantic': the other streams train the detector.")
         if self.cache_views < 1:
             raise ValueError(f"cache_views must be at least 1, got {self.cache_views}.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be between 0 and 1, got {self.ema_decay}.")
+        if self.eval_pictures < 0:
+            raise ValueError(f"eval_pictures must be at least 0, got {self.eval_pictures}.")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be False: it would drop the labels.")
         if self.n_gpu > 1:

@@ -2,11 +2,15 @@
 
 import copy
 import json
+import logging
 from pathlib import Path
 
 from transformers import TrainerCallback
 
 from decodetr.pool_builder.drift import pool_drift
+from decodetr.training import ema
+
+logger = logging.getLogger(__name__)
 
 
 class PoolMomentum(TrainerCallback):
@@ -15,6 +19,9 @@ class PoolMomentum(TrainerCallback):
 
     def __init__(self, trainer):
         self.trainer, self.before = trainer, copy.deepcopy(trainer.model.prototype_pool)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.forget_sums()
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.step_pool()
@@ -27,3 +34,23 @@ class PoolMomentum(TrainerCallback):
         text = json.dumps(drift, indent=1, ensure_ascii=False) + "\n"
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         (Path(args.output_dir) / "pool_drift.json").write_text(text, encoding="utf-8")
+
+
+class WeightAveraging(TrainerCallback):
+    """Keeps `trainer.weight_average`: from the weights a run starts with, or from the checkpoint it goes on from."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        average = ema.WeightAverage(self.trainer.model, args.ema_decay)
+        folder = self.trainer.resumed_from
+        if folder is not None and (Path(folder) / ema.FILE).is_file():
+            average.load(folder)
+        elif folder is not None:
+            logger.warning("%s has no %s: the average starts from the weights of the checkpoint.", folder, ema.FILE)
+        self.trainer.weight_average = average
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        if not self.trainer.accelerator.optimizer_step_was_skipped:  # float16: the gradient had overflown
+            self.trainer.weight_average.update()

@@ -8,34 +8,45 @@ accepted too and has its one default there.
 import argparse
 from pathlib import Path
 
-from decodetr.processing.sources import DATA_HELP, add_form_arguments, form_of
+from decodetr.processing.sources import DATA_HELP, add_form_arguments
 
+SETTING_NAMES = ("V-OVD", "C-OVD", "G-OVD", "WS-OVD")  # settings.SETTINGS has what they mean
 EPILOG = """Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is accepted too, for example
 --streams joint|localization|semantic  --cache_features true  --max_steps 1000  --learning_rate 4e-4
 --semantic_learning_rate 1e-3  --align_weight_start 0  --align_weight_end 1  --per_device_train_batch_size 16
 --eval_strategy steps --eval_steps 500 --metric_for_best_model eval_AP50_base --load_best_model_at_end true
---resume_from_checkpoint last (or a checkpoint folder)  --report_to tensorboard"""
+--resume_from_checkpoint last|auto (or a checkpoint folder)  --ema_decay 0.999  --report_to tensorboard"""
 
 
 def add_arguments(parser):
     """Add the arguments of `decodetr train`; TrainingArguments are parsed from what remains."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument("--data", required=True, help=DATA_HELP)
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="YAML file of these arguments, or the name of a shipped one such as decodetr-r50; words on the command "
+        "line win",
+    )
+    parser.add_argument("--data", help=DATA_HELP + " (required, here or in the recipe)")
     parser.add_argument("--train-annotations", help="annotation file (default DATA/annotations/train.json)")
     parser.add_argument(
         "--val-annotations", help="annotation file, or none (default DATA/annotations/val.json, if it exists)"
     )
     parser.add_argument(
-        "--names-split",
-        help='JSON {"base": {id: name}, "novel": {...}}, or none (default DATA/names.json, if any): only annotations '
-        "of base names are trained on, and evaluation reports both groups",
+        "--val-share", type=float, metavar="S", help="without validation data: so much of the training images, as 0.1"
     )
-    parser.add_argument("--output_dir", "--output-dir", required=True, help="checkpoints and the trained model")
-    start = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument("--output_dir", "--output-dir", help="checkpoints and the trained model")
+    start = parser.add_mutually_exclusive_group()
     start.add_argument("--model", help="start from a saved DeCo-DETR")
     start.add_argument("--detector", help="start from a saved DETR-family detector")
     start.add_argument("--config", help="start from a DeCoDetrConfig in JSON or YAML, random weights")
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="with --config: pretrained weights of its timm backbone: a timm name such as resnet50.tv_in1k, "
+        "hf-hub:OWNER/NAME, or a safetensors file or folder; see also --freeze_backbone",
+    )
     parser.add_argument(
         "--reset-semantics",
         action="store_true",
@@ -49,21 +60,93 @@ def add_arguments(parser):
         help="fields of the DeCoDetrConfig that differ from the starting point's, such as background_cosine=0.3; "
         "with --reset-semantics also those that change shapes of the semantic stream",
     )
+    _add_knowledge(parser)
+    _add_forgetting(parser)
     add_form_arguments(parser)
-    parser.add_argument("--regions", help="regions data set (Parquet shards) of the training images")
     parser.add_argument(
-        "--pseudo-box-score",
-        type=float,
-        help="with --regions: those of at least this proposal score that lie on no annotated box are objects to the "
-        "localization stream, so that it does not learn unnamed objects as background",
+        "--streaming",
+        action="store_true",
+        help="read the training images of a `datasets` data set while training, without downloading it first; needs "
+        "--max_steps",
+    )
+    parser.add_argument(
+        "--shuffle-buffer",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="with --streaming: draw from this many rows that each worker holds undecoded; 0 for the stored order "
+        "(default: 1000)",
+    )
+    parser.add_argument(
+        "--regions",
+        help="regions data set (Parquet shards) of the training images; self: what the starting point finds in them, "
+        "so that it is not unlearned; none (default: self with --model, unless its semantics are reset)",
+    )
+    parser.add_argument(
+        "--pseudo-boxes",
+        choices=("objects", "ignore", "none"),
+        help="what certain regions that lie on no annotated box are to the localization stream, so that it does not "
+        "learn unnamed objects as background: objects, neither (see ignore_weight of the config), or background "
+        "(default: objects; ignore where the detector is not class-agnostic)",
+    )
+    parser.add_argument(
+        "--pseudo-box-score", type=float, metavar="T", help="proposal score of certain regions (default: 0.4)"
     )
     parser.add_argument("--pool", help="prototype pool folder")
     parser.add_argument("--vocabulary", help="vocabulary folder with the training names (default: the model's names)")
     parser.add_argument("--deploy-vocabulary", help="vocabulary folder of evaluation and of the saved model")
+    parser.add_argument(
+        "--text-model",
+        metavar="NAME",
+        help="CLIP that embeds --captions, and names of the data set that the vocabulary lacks (default: the one that "
+        "made the vocabulary)",
+    )
+    parser.add_argument(
+        "--training-names",
+        choices=("annotated", "all"),
+        default="annotated",
+        help="names that compete in training: of the training annotations, or of the whole vocabulary "
+        "(default: annotated)",
+    )
     parser.add_argument("--image-size", type=int, help="train on squares of this side in pixels")
     parser.add_argument("--no-augmentation", action="store_true", help="no flip, scale, crop or colour changes")
     parser.add_argument("--blur", type=float, default=0.0, help="augment by Gaussian blur of a radius up to this")
     parser.add_argument("--noise", type=float, default=0.0, help="augment by Gaussian noise up to this (of 0..255)")
+
+
+def _add_knowledge(parser):
+    """What the run may use, and what its parts had seen."""
+    add = parser.add_argument
+    add(
+        "--names-split",
+        help='JSON {"base": {id: name}, "novel": {...}}, or none (default DATA/names.json, if any): only annotations '
+        "of base names are trained on, and evaluation reports both groups",
+    )
+    add("--setting", choices=SETTING_NAMES, help="with a names split: what may be used (default: V-OVD)")
+    add("--captions", metavar="FILE", help="captions of the training images, as COCO has them: C-OVD, WS-OVD")
+    add(
+        "--image-labels",
+        metavar="FILE",
+        help="COCO file whose boxes are not read: names that are somewhere in an image: WS-OVD",
+    )
+    add(
+        "--seen",
+        nargs="+",
+        default=[],
+        metavar="PART=NAMES",
+        help="""names whose boxes the detector, the backbone or the proposer had learned, if that is not recorded, such
+        as 'proposer=cat,"salt, pepper"' or backbone=none""",
+    )
+    add("--allow-seen-novel", action="store_true", help="go on although some of them are novel; it is recorded")
+
+
+def _add_forgetting(parser):
+    """What keeps a fine-tune from forgetting, and shows whether it did."""
+    add = parser.add_argument
+    add("--held-out-data", metavar="DATA", help="validation data of names that are not trained on (default: --data)")
+    add("--replay-data", metavar="DATA", help="images of an earlier data set that are trained on too")
+    add("--replay-regions", metavar="DIR", help="their regions data set")
+    add("--replay-images", type=int, metavar="N", help="so many of them, drawn at random (default: all)")
 
 
 def names_split_file(data, names_split=None):
@@ -76,81 +159,22 @@ def names_split_file(data, names_split=None):
     return file if file.is_file() else None
 
 
+def _check_required(args):
+    absent = [f"--{name}" for name in ("data", "output_dir") if not getattr(args, name)]
+    if not (args.model or args.detector or args.config):
+        absent.append("a starting point (--model, --detector or --config)")
+    if absent:
+        raise ValueError(f"give {' and '.join(absent)}, on the command line or in a recipe (--recipe)")
+
+
 def run(args):
-    """Train, evaluate, save. `args.training_arguments` are the command-line words for DeCoDetrTrainingArguments."""
-    import transformers
+    """Train, evaluate, save. `args.training_arguments` are the command-line words for DeCoDetrTrainingArguments,
+    `args.words` all words."""
+    if args.recipe:
+        from decodetr.training.recipe import parse_with_recipe
 
-    from decodetr.evaluation.protocols import read_split
-    from decodetr.modeling_decodetr import Vocabulary
-    from decodetr.processing import DetectionAugmentation, DetectionDataset, RegionTable
-    from decodetr.processing.shipped import resolve
-    from decodetr.processing.sources import has_part, load_annotations
-    from decodetr.train import DeCoDetrTrainer, DeCoDetrTrainingArguments
-    from decodetr.training.starting_point import start
+        args = parse_with_recipe(args.words, add_arguments)
+    _check_required(args)
+    from decodetr.training.run import TrainingRun
 
-    parser = transformers.HfArgumentParser(DeCoDetrTrainingArguments)
-    (training,) = parser.parse_args_into_dataclasses(["--output_dir", args.output_dir, *args.training_arguments])
-    if args.pseudo_box_score is not None and (not args.regions or training.streams == "semantic"):
-        raise ValueError("--pseudo-box-score needs --regions, and a localization stream in training (--streams).")
-    transformers.set_seed(training.seed)
-    split_file = names_split_file(args.data, args.names_split)
-    base, novel = read_split(split_file) if split_file else (None, None)
-    coco = load_annotations(args.data, "train", args.train_annotations, **form_of(args))
-    if base is not None:
-        coco = coco.select(base)
-    model, processor = start(args)
-    if args.pool:
-        from decodetr import PrototypePool
-
-        known = Vocabulary.from_pretrained(resolve(args.vocabulary)) if args.vocabulary else None
-        model.set_pool(PrototypePool.from_pretrained(resolve(args.pool)), known)
-    elif args.vocabulary:
-        model.set_vocabulary(Vocabulary.from_pretrained(resolve(args.vocabulary)))
-    deployed = model.vocabulary
-    if args.deploy_vocabulary:
-        deployed = Vocabulary.from_pretrained(resolve(args.deploy_vocabulary))
-    model.set_vocabulary(model.vocabulary.select(coco.names))
-    regions = RegionTable.load(args.regions) if args.regions else None
-    augmented = not (args.no_augmentation or (training.cache_features and training.cache_views == 1))
-    augmentation = DetectionAugmentation(training.seed, blur=args.blur, noise=args.noise) if augmented else None
-    train_dataset = DetectionDataset(
-        coco,
-        processor,
-        model.vocabulary.names,
-        regions=regions,
-        augmentation=augmentation,
-        pseudo_box_score=args.pseudo_box_score,
-    )
-    eval_dataset = None
-    if args.val_annotations != "none" and (args.val_annotations or has_part(args.data, "val")):
-        val = load_annotations(args.data, "val", args.val_annotations, **form_of(args))
-        eval_dataset = DetectionDataset(val, processor, deployed.names, skip_unknown_names=True)
-    model.config.training_info = {**(model.config.training_info or {}), "training_names": coco.names}
-    if args.pseudo_box_score is not None:
-        model.config.training_info["pseudo_box_score"] = args.pseudo_box_score
-    trainer = DeCoDetrTrainer(
-        model,
-        training,
-        train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=processor,
-        deployment_vocabulary=deployed,
-        novel_names=novel,
-    )
-    resume = training.resume_from_checkpoint
-    if resume in ("last", "true", "True"):
-        resume = transformers.trainer_utils.get_last_checkpoint(training.output_dir)
-        if resume is None:
-            raise FileNotFoundError(
-                f"--resume_from_checkpoint last: {training.output_dir} has no checkpoint-* folder."
-            )
-    result = trainer.train(resume_from_checkpoint=resume)
-    trainer.save_model()
-    trainer.save_state()
-    trainer.log_metrics("train", result.metrics)
-    trainer.save_metrics("train", result.metrics)
-    if eval_dataset is not None:
-        metrics = trainer.evaluate()
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
-    return 0
+    return TrainingRun(args).run()

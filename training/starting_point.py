@@ -1,15 +1,19 @@
-"""Where a training run starts: a saved DeCo-DETR, a saved detector, or a config."""
+"""Where a training run starts: a saved DeCo-DETR, a saved detector, or a config, with a pretrained backbone or not."""
 
-from pathlib import Path
+import inspect
+
+from decodetr.training.recipe import closest, parse_yaml, read_mapping
 
 
 def start(args):
-    """Model and image processor of the chosen starting point."""
+    """Model and image processor of the chosen starting point; `args.config` is a file or what a recipe has inline."""
     from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
     from decodetr.processing.shipped import resolve
 
     if args.reset_semantics and not args.model:
         raise ValueError("--reset-semantics needs --model: the other starting points have no trained semantic stream.")
+    if args.backbone and not args.config:
+        raise ValueError("--backbone needs --config: the other starting points have a trained backbone.")
     fields = _config_fields(args.set)
     if args.model:
         folder = resolve(args.model)
@@ -32,28 +36,69 @@ def start(args):
         model = DeCoDetrForObjectDetection.from_detector(args.detector, **fields)
         processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
     else:
-        import yaml
-
-        stored = yaml.safe_load(Path(args.config).read_text(encoding="utf-8"))  # JSON is YAML
-        if not isinstance(stored, dict):
-            raise ValueError(
-                f"{args.config} must hold a mapping of DeCoDetrConfig fields, got {type(stored).__name__}."
-            )
-        model = DeCoDetrForObjectDetection(DeCoDetrConfig(**stored | fields))
+        inline = isinstance(args.config, dict)
+        stored = args.config if inline else read_mapping(args.config)
+        where = f"{args.recipe}: config" if inline else args.config
+        model = DeCoDetrForObjectDetection(make_config({**stored, **fields}, where))
+        _load_backbone(model, args.backbone)
         processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
     if args.image_size:
         processor.size = type(processor)(size={"height": args.image_size, "width": args.image_size}).size
     return model, processor
 
 
+def make_config(fields, where):
+    """A DeCoDetrConfig from a mapping in which every key means something, those of nested configs too.
+
+    Raises:
+        ValueError: an unknown key, or a value of a wrong type or range; the message starts with `where`.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    from decodetr import DeCoDetrConfig
+
+    _check_keys(fields, DeCoDetrConfig, where)
+    try:
+        return DeCoDetrConfig(**fields)
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _check_keys(fields, config_class, where, usual=None):
+    """Configs of transformers take any key; a misspelled one would change nothing without a word."""
+    from transformers import CONFIG_MAPPING
+
+    default = config_class()
+    known = {*inspect.signature(config_class.__init__).parameters, *config_class.attribute_map, *vars(default)}
+    known |= {*default.to_dict(), "auto_map", "use_timm_backbone", "use_pretrained_backbone"}
+    known |= set(usual.to_dict() if usual else ())
+    known |= {name for name in dir(config_class) if isinstance(getattr(config_class, name), property)}
+    known -= {"self", "kwargs"}
+    for key, value in fields.items():
+        if key not in known and not str(key).startswith("_"):
+            raise ValueError(f"{where}: {config_class.__name__} has no field {key!r}{closest(str(key), known)}")
+        if isinstance(value, dict) and key.endswith("_config"):
+            kind = value.get("model_type")
+            if kind not in CONFIG_MAPPING:
+                raise ValueError(f"{where}: {key}: model_type must be one of transformers' models, got {kind!r}")
+            _check_keys(value, CONFIG_MAPPING[kind], f"{where}: {key}", getattr(default, key, None))
+
+
+def _load_backbone(model, name):
+    from decodetr.training.backbone import check_timm_backbone, load_timm_weights
+
+    if name:
+        load_timm_weights(model, name)
+    else:
+        check_timm_backbone(model)
+
+
 def _config_fields(words):
     """{field: value} of "FIELD=VALUE" words, values read as YAML."""
-    import yaml
-
     fields = {}
     for word in words:
         name, separator, value = word.partition("=")
         if not separator:
             raise ValueError(f"--set {word}: expected FIELD=VALUE, such as nms_iou=0.6")
-        fields[name] = yaml.safe_load(value)
+        fields[name] = parse_yaml(value, f"--set {name}")
     return fields

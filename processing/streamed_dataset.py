@@ -1,0 +1,241 @@
+"""Training items of a data set of `datasets` that is streamed: read row by row, never held or listed whole.
+
+A stream has no length and no order that one can index. Its shards (files, mostly) are dealt out anew in every epoch to
+all readers, which are the workers of all processes; with fewer shards than readers, every reader reads everything and
+keeps every n-th row. Both ways a row is one reader's only. Rows wait in the shuffle buffer undecoded.
+"""
+
+import io
+import itertools
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from decodetr.processing.coco import read_annotated
+from decodetr.processing.detection_dataset import TargetMaker, check_known
+from decodetr.processing.hub_dataset import RowReader, image_size, undecoded_image
+
+_ROWS_WITHOUT_REGIONS = 1000  # so many at the start are no accident
+
+
+class AnnotationStream:
+    """
+    A `datasets.IterableDataset` as a stream of annotated images: what `CocoAnnotations` is to data read whole.
+
+    Args:
+        dataset: with the columns of [`read_dataset`]. Without the column `image_id`, ids are the rows' numbers from 1;
+            every reader must then go through all shards to count them.
+        name (str): for messages.
+        class_names, box_format: as `names` and `box_format` of [`read_dataset`].
+
+    Attributes:
+        names (list[str]): of the categories; None where they are texts that nothing declares.
+
+    Raises:
+        ValueError: a column is missing or holds something else.
+    """
+
+    def __init__(self, dataset, name, class_names=None, box_format="coco"):
+        import datasets
+
+        if dataset.features is None:
+            raise ValueError(
+                f"{name}: expected a stream that declares its columns, got one without features; give them with "
+                "`dataset.cast(datasets.Features(...))`, or train without streaming"
+            )
+        self.name = name
+        self._reader = RowReader(dataset, name, class_names, box_format)
+        self.names = self._reader.names
+        columns = [c for c in ("image", "image_id", "width", "height", "objects") if c in dataset.column_names]
+        self._has_ids = "image_id" in columns
+        dataset = dataset.with_format(None).select_columns(columns).cast_column("image", undecoded_image())
+        count = dataset.num_shards if self._has_ids else 1
+        parts = [(number, dataset.shard(count, number) if count > 1 else dataset) for number in range(count)]
+        # As a generator, because only within one shard is the place of a row the same for all readers.
+        self._rows = datasets.IterableDataset.from_generator(_numbered_rows, gen_kwargs={"parts": parts})
+        self._kept = None
+
+    def select(self, names):
+        """
+        A stream with the annotations of `names` only; all images stay. As `CocoAnnotations.select`.
+
+        Raises:
+            ValueError: names are declared, and these are not among them.
+        """
+        stream = object.__new__(AnnotationStream)
+        stream.__dict__.update(self.__dict__)
+        stream.names = [name for name in dict.fromkeys(names) if self.names is None or name in self.names]
+        if not stream.names:
+            raise ValueError(
+                f"{self.name}: expected categories such as {list(names)[:3]}, got {self.names[:3]}; give the names "
+                "split that belongs to this data set"
+            )
+        stream._kept = set(stream.names)
+        return stream
+
+    def rows(self, order, shuffle_buffer, reader, readers):
+        """
+        Rows of one epoch that are `reader`'s out of `readers`, for `read`.
+
+        Args:
+            order (list[int]): seed of the shuffle; the same for all readers.
+            shuffle_buffer (int): rows to draw from; 0 leaves rows and shards in their order.
+        """
+        from datasets.distributed import split_dataset_by_node
+
+        rows = self._rows
+        if shuffle_buffer:
+            rows = rows.shuffle(generator=np.random.default_rng(order), buffer_size=shuffle_buffer)
+        if readers > 1:
+            by_shard = rows.num_shards >= readers
+            rows = rows.shard(readers, reader) if by_shard else split_dataset_by_node(rows, reader, readers)
+        for batch in rows.iter(batch_size=1):  # a plain loop would split once more between workers
+            yield {column: values[0] for column, values in batch.items()}
+
+    def place(self, row):
+        """The row's place in the data set, for messages."""
+        shard = f", shard {row['shard']}" if self._rows.num_shards > 1 else ""
+        return f"{self.name}{shard}, row {row['row']}"
+
+    def read(self, row):
+        """
+        One row of `rows`: (PIL.Image, image id, names of its n objects, {"bbox": (n, 4) float64 x, y, w, h in pixels,
+        "iscrowd": (n,) int64}).
+
+        Raises:
+            ValueError, FileNotFoundError: what is wrong with the row; the message names it.
+        """
+        values, place = row["values"], self.place(row)
+        image_id = values["image_id"] if self._has_ids else row["row"] + 1
+        if type(image_id) is not int:
+            raise ValueError(
+                f"{place}: expected an integer image_id, got {image_id!r}; correct it, or drop the column: rows are "
+                "numbered then"
+            )
+        stored = _StreamedImage(values["image"], place)
+        width, height = image_size(values, stored)
+        found = self._reader.read(values["objects"], width, height, place)
+        image = read_annotated({"path": stored, "image_id": image_id, "width": width, "height": height}, self.name)
+        keep = [self._kept is None or name in self._kept for name in found["names"]]
+        names = list(itertools.compress(found["names"], keep))
+        crowds = np.array(found["iscrowd"], dtype=np.int64)
+        return image, image_id, names, {"bbox": found["bbox"][keep], "iscrowd": crowds[keep]}
+
+
+class StreamedDetectionDataset(TargetMaker, IterableDataset):
+    """
+    The items of [`DetectionDataset`], streamed.
+
+    Args:
+        stream (AnnotationStream).
+        image_processor, names, regions, augmentation, skip_unknown_names, pseudo_box_score, pseudo_boxes, weak_labels:
+            as of `DetectionDataset`. Names that the stream declares are checked at once, others when a row has them.
+        shuffle_buffer (int): undecoded rows that each reader holds and draws from; 0 for the stored order.
+        seed (int): of the shuffle.
+
+    Attributes:
+        process_index, num_processes (int): whose share of the rows it yields. [`DeCoDetrTrainer`] sets these and
+        endless (bool): go on with the next epoch at the end of one, as processes do not end theirs together; and
+        skipped (int, int): batch size, and number of batches that a resumed run has had: None is yielded for each of
+            their items, which are not decoded.
+
+    Raises:
+        ValueError: as `DetectionDataset`; rows that are wrong raise when they are reached.
+    """
+
+    def __init__(
+        self,
+        stream,
+        image_processor,
+        names,
+        regions=None,
+        augmentation=None,
+        skip_unknown_names=False,
+        pseudo_box_score=None,
+        pseudo_boxes="objects",
+        weak_labels=None,
+        shuffle_buffer=1000,
+        seed=0,
+    ):
+        super().__init__(image_processor, names, regions, augmentation, pseudo_box_score, pseudo_boxes, weak_labels)
+        if shuffle_buffer < 0:
+            raise ValueError(f"shuffle_buffer must be at least 0, got {shuffle_buffer}")
+        self.stream = stream
+        self.skip_unknown_names = skip_unknown_names
+        self.shuffle_buffer = shuffle_buffer
+        self.seed = seed
+        self.process_index, self.num_processes = 0, 1
+        self.endless, self.skipped = False, (1, 0)
+        # Images so far; None without regions, and once there was an image with some.
+        self._without_regions = 0 if regions is not None and len(regions) else None
+        if not skip_unknown_names:
+            self._check_names(stream.name, stream.names or [])
+
+    def _check_names(self, where, names):
+        check_known(where, [name for name in names if name not in self.label_of_name], self.names)
+
+    def __iter__(self):
+        worker = get_worker_info()
+        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
+        reader, readers = self.process_index * workers + number, self.num_processes * workers
+        batch_size, batches = self.skipped
+        skipped = batch_size * len(range(number, batches, workers))  # a loader takes batches from its workers in turn
+        seen = 0
+        for epoch in itertools.count(int(self._epoch)):
+            before = seen
+            for row in self.stream.rows([self.seed, epoch], self.shuffle_buffer, reader, readers):
+                seen += 1
+                yield self._item(row, epoch) if seen > skipped else None
+            if not self.endless:
+                return
+            if seen == before:
+                raise ValueError(
+                    f"{self.stream.name}: expected rows for each of {readers} readers (workers of all processes), got "
+                    "none for one; use fewer --dataloader_num_workers, or train without streaming"
+                )
+
+    def _item(self, row, epoch):
+        image, image_id, names, annotations = self.stream.read(row)
+        if not self.skip_unknown_names:
+            self._check_names(self.stream.place(row), names)
+        self._check_regions(image_id)
+        labels = torch.tensor([self.label_of_name.get(name, -1) for name in names], dtype=torch.int64)
+        return self.make_item(image, image_id, labels, annotations, epoch)
+
+    def _check_regions(self, image_id):
+        """A stream cannot be searched for the images that have regions: the first ones must do."""
+        if self._without_regions is None or image_id in self.regions:
+            self._without_regions = None
+            return
+        self._without_regions += 1
+        if self._without_regions == _ROWS_WITHOUT_REGIONS:
+            raise ValueError(
+                f"{self.regions.source}: expected regions of images of {self.stream.name}, got none for its first "
+                f"{_ROWS_WITHOUT_REGIONS} images; build the regions from the same data set"
+            )
+
+
+class _StreamedImage:
+    """An image in a row; `open()` gives its bytes as a file, as `StoredImage` does."""
+
+    def __init__(self, value, where):
+        self.value, self.where = value, where
+
+    def open(self):
+        """A binary file object."""
+        if self.value.get("bytes") is None:
+            import fsspec  # a path of a streamed folder may be a URL
+
+            with fsspec.open(self.value["path"], "rb") as file:
+                self.value = {"bytes": file.read()}
+        return io.BytesIO(self.value["bytes"])
+
+    def __str__(self):
+        return self.where
+
+
+def _numbered_rows(parts):
+    for shard, part in parts:
+        for row, batch in enumerate(part.iter(batch_size=1)):
+            yield {"shard": shard, "row": row, "values": {column: values[0] for column, values in batch.items()}}

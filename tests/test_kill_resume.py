@@ -1,0 +1,170 @@
+"""A run that is killed at any moment and goes on ends, to the bit, where the uninterrupted one ends."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_train import _command, scenes  # noqa: F401  (a fixture)
+
+from decodetr.__main__ import main
+from decodetr.training.checkpoints import MARK, mark, newest_complete, problem, to_resume
+
+STEPS = 8
+# Denoising is on in the tiny model; every step ends in a checkpoint.
+OPTIONS = [
+    "--max_steps", str(STEPS), "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2",
+    "--dataloader_num_workers", "2", "--ema_decay", "0.9", "--save_steps", "1", "--save_total_limit", "2",
+    "--disable_tqdm", "true", "--learning_rate", "1e-3", "--val-annotations", "none", "--logging_steps", "100",
+]  # fmt: skip
+LAST = f"checkpoint-{STEPS}"
+
+
+def _options(scenes, output, *more):  # noqa: F811
+    command = _command(scenes, output, *OPTIONS, *more)
+    # The last of two equal words counts for argparse, so the batch size above is that of OPTIONS.
+    file = command[command.index("--config") + 1]
+    text = Path(file).read_text(encoding="utf-8")
+    assert "num_denoising: 4" in text and "dropout: 0.0" in text
+    Path(file).write_text(text.replace("dropout: 0.0", "dropout: 0.1"), encoding="utf-8")
+    return command
+
+
+def _start(command):
+    """`decodetr ...` as a process of its own session, so that its workers die with it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "decodetr", *command],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def _kill(process):
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def _wait_for(path, process, seconds=60):
+    """Until there is `path`, looking all the time, or until the process has ended."""
+    end = time.time() + seconds
+    while not path.exists() and process.poll() is None:
+        assert time.time() < end, f"{path} was not written"
+    return process.poll() is None
+
+
+def _equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return a == b
+
+
+def _assert_same(one, other):
+    """Final weights and pool, and weights, averages, optimizer and schedule of the last checkpoint, bit for bit."""
+    for file in ("model.safetensors", f"{LAST}/model.safetensors", f"{LAST}/ema.safetensors"):
+        assert (one / file).read_bytes() == (other / file).read_bytes(), file
+    for file in ("optimizer.pt", "scheduler.pt"):
+        states = [torch.load(folder / LAST / file, weights_only=True) for folder in (one, other)]
+        assert _equal(*states), file
+    assert "prototype_pool.prototypes" in load_file(one / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(scenes, tmp_path_factory):  # noqa: F811
+    """The uninterrupted run."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    assert main(_options(scenes, output)) == 0
+    states = [load_file(output / file) for file in ("model.safetensors", f"{LAST}/model.safetensors")]
+    weight = "detector.model.enc_bbox_head.layers.0.weight"
+    assert not torch.equal(states[0][weight], states[1][weight])  # averaged, and the step's own
+    return output
+
+
+def test_killed_while_a_checkpoint_is_written(scenes, whole, tmp_path, capsys, caplog):  # noqa: F811
+    output = tmp_path / "run"
+    command = _options(scenes, output, "--resume_from_checkpoint", "auto")
+    process = _start(command)
+    assert _wait_for(output / "checkpoint-4" / "optimizer.pt", process)
+    _kill(process)
+    # Whatever moment that was: the next attempt finds a checkpoint that is half there.
+    (output / "checkpoint-4").mkdir(exist_ok=True)
+    (output / "checkpoint-4" / "trainer_state.json").unlink(missing_ok=True)
+    assert main(command) == 0
+    assert "checkpoint-4 is left out" in caplog.text
+    _assert_same(whole, output)
+
+
+@pytest.mark.slow
+def test_killed_at_many_moments(scenes, whole, tmp_path):  # noqa: F811
+    output, moments = tmp_path / "run", random.Random(0)
+    command = _options(scenes, output, "--resume_from_checkpoint", "auto")
+    kills, reached = 0, set()
+    while True:
+        process = _start(command)
+        step = max([int(f.name.split("-")[1]) for f in output.glob("checkpoint-*")], default=0)
+        # In the start, in a step, or in the writing of the next checkpoint or of the final model.
+        files = ("model.safetensors", "ema.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", MARK)
+        file = output / "model.safetensors"
+        if step < STEPS:
+            file = output / f"checkpoint-{step + 1}" / moments.choice(files)
+        if kills % 8 == 0:
+            alive, pause = True, moments.uniform(0, 3)
+        elif file.exists():
+            alive, pause = False, 0
+        else:
+            alive, pause = _wait_for(file, process), moments.choice((0, 0.002, 0.05, 0.3))
+        time.sleep(pause)
+        if not alive or process.poll() is not None:
+            error = process.communicate()[1].decode()
+            assert process.returncode == 0, error
+            break
+        _kill(process)
+        kills += 1
+        reached.add(step)
+        assert kills < 60
+    assert kills >= STEPS and len(reached) >= STEPS - 1
+    _assert_same(whole, output)
+
+
+def _checkpoint(folder, step):
+    folder = folder / f"checkpoint-{step}"
+    (folder / "part").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "part" / "optimizer.pt").write_bytes(b"state")
+    mark(folder)
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    return folder
+
+
+def test_the_newest_complete_checkpoint_is_found(tmp_path, caplog):
+    assert to_resume("auto", tmp_path) is None and to_resume(None, tmp_path) is None
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint-"):
+        to_resume("last", tmp_path)
+    folders = {step: _checkpoint(tmp_path, step) for step in (2, 9, 10, 11, 12, 13)}
+    (tmp_path / "checkpoint-best").mkdir()
+    assert to_resume("last", tmp_path) == to_resume(True, tmp_path) == str(folders[13])
+    (folders[13] / "part" / "optimizer.pt").write_bytes(b"stat")
+    (folders[12] / "model.safetensors").unlink()
+    (folders[11] / "trainer_state.json").write_text('{"global_step": 1')
+    (folders[10] / MARK).unlink()
+    assert newest_complete(tmp_path) == folders[9]
+    for step, why in ((13, "4 bytes instead of 5"), (12, "model.safetensors is missing"), (11, "trainer_state.json")):
+        assert f"checkpoint-{step} is left out" in caplog.text and why in caplog.text
+    assert "save_only_model" in problem(folders[10]) and "checkpoint-2 " not in caplog.text
+    with pytest.raises(ValueError, match=r"checkpoint-12: model.safetensors is missing; give another"):
+        to_resume(str(folders[12]), tmp_path)
+    with pytest.raises(ValueError, match="no such folder"):
+        to_resume(str(tmp_path / "checkpoint-1"), tmp_path)

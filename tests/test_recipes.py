@@ -1,0 +1,320 @@
+"""Recipes: YAML files of `decodetr train`, and those that are shipped."""
+
+import argparse
+import copy
+import importlib
+import json
+import math
+import shlex
+
+import pytest
+import timm
+import torch
+import yaml
+from safetensors.torch import save_file
+from standin import write_standin
+from tiny_models import TINY_DETECTORS, tiny_config
+from transformers import AutoConfig, AutoModelForObjectDetection
+
+from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
+from decodetr.__main__ import COMMANDS, main
+from decodetr.processing.shipped import HUB_CARDS
+from decodetr.scenes.world import SceneSettings
+from decodetr.scenes.write import write_scenes
+from decodetr.training.command import add_arguments
+from decodetr.training.recipe import parse_with_recipe, parse_yaml, read_mapping, recipe_file
+from decodetr.training.starting_point import make_config
+
+RECIPES = sorted(file.parent.name for file in HUB_CARDS.glob("*/recipe.yaml"))
+# Millions of parameters: detector from, to; and all up to. Their papers give DETR-R50 41, Deformable DETR-R50 40 and
+# RT-DETRv2-R50 42; the semantic stream adds 1 to 2.
+SIZES = {"decodetr-r50": (41, 42, 44), "decodetr-fast": (42, 43, 46), "decodetr-clip-r50": (40, 41, 44)}
+
+
+def _write(folder, content):
+    file = folder / "recipe.yaml"
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+    return file
+
+
+def _parse(file, *words):
+    return parse_with_recipe(["--recipe", str(file), *words], add_arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("-2.5E+3", -2500.0),
+        (".5e1", 5.0),
+        ("3", 3),
+        ("0.1", 0.1),
+        ("1e", "1e"),
+        ("e5", "e5"),
+        ('"1e-4"', "1e-4"),
+        ('{"a": 1e-05, "b": [1E2]}', {"a": 1e-5, "b": [100.0]}),
+        ("a: &x {lr: 1}\nb: {<<: *x, lr: 2}", {"a": {"lr": 1}, "b": {"lr": 2}}),
+    ],
+)
+def test_numbers_are_numbers(text, value):
+    found = parse_yaml(text, "here")
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: {c: 1,\n  c: 2}", "file.yaml: line 3: the key 'c' is there twice"),
+        ("a: [", "file.yaml: line 1: expected the node content"),
+        ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("- a", "must hold a mapping of keys to values, got list"),
+    ],
+)
+def test_what_is_no_mapping_is_an_error(tmp_path, text, message):
+    (tmp_path / "file.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_mapping(tmp_path / "file.yaml")
+
+
+def test_words_win_over_the_recipe(tmp_path):
+    recipe = {
+        "data": "there",
+        "output-dir": "out",
+        "config": {"nms_iou": 0.7, "embedding_dim": 32},
+        "set": {"nms_iou": 0.6, "background_cosine": None, "pool_use": "none"},
+        "backbone": "weights",
+        "blur": 2,
+        "no-augmentation": True,
+        "reset_semantics": False,
+        "learning_rate": 1e-4,
+        "lr-scheduler-kwargs": {"num_cycles": 2},
+        "bf16": False,
+        "max_steps": None,
+    }
+    file = _write(tmp_path, recipe)
+    args = _parse(file)
+    assert (args.data, args.output_dir, args.blur, args.no_augmentation) == ("there", "out", 2.0, True)
+    assert (args.config, args.backbone, args.reset_semantics, args.noise) == (recipe["config"], "weights", False, 0.0)
+    assert args.set == ["nms_iou=0.6", "background_cosine=null", 'pool_use="none"']
+    kwargs = ["--learning_rate", "0.0001", "--lr_scheduler_kwargs", '{"num_cycles": 2}', "--bf16", "false"]
+    assert args.training_arguments == kwargs and args.words == ["--recipe", str(file)]
+    args = _parse(file, "--blur", "0", "--data", "here", "--set", "nms_iou=0.5", "--learning_rate", "3")
+    assert (args.blur, args.data, args.output_dir, args.set[-1]) == (0.0, "here", "out", "nms_iou=0.5")
+    assert args.training_arguments == [*kwargs, "--learning_rate", "3"]  # the last of two counts
+    args = _parse(file, "--model", "mine")
+    assert (args.model, args.config, args.backbone, args.set, args.blur) == ("mine", None, None, [], 2.0)
+
+
+def test_a_config_file_lies_beside_its_recipe(tmp_path):
+    (tmp_path / "config.yaml").write_text("embedding_dim: 16")
+    assert _parse(_write(tmp_path, {"config": "config.yaml"})).config == str(tmp_path / "config.yaml")
+    assert _parse(_write(tmp_path, {"config": "elsewhere.yaml"})).config == "elsewhere.yaml"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_step: 3", "unknown key 'max_step'; did you mean 'max_steps'?"),
+        ("confg: {}", "unknown key 'confg'; did you mean 'config'?"),
+        ("recipe: other", "unknown key 'recipe'"),
+        ("image-size: 3\nimage_size: 4", "the key 'image_size' is there twice, with a dash and with an underscore"),
+        ("max_steps: 1.5", "max_steps: expected a whole number, got 1.5"),
+        ("max_steps: true", "max_steps: expected a whole number, got True"),
+        ("learning_rate: fast", "learning_rate: expected a number, got 'fast'"),
+        ("bf16: 1", "bf16: expected true or false, got 1"),
+        ("no-augmentation: 1", "no_augmentation: expected true or false, got 1"),
+        ("data: 5", "data: expected a text, got 5"),
+        ("pool: [a, b]", "pool: expected a text, got ['a', 'b']"),
+        ("optim: adam", "optim: invalid choice: 'adam'"),
+        ("box-format: xyz", "box_format: invalid choice: 'xyz'"),
+        ("config: 3", "config: expected a mapping of DeCoDetrConfig fields or a file, got 3"),
+        ("model: a\ndetector: b", "model and detector: a run has one starting point"),
+    ],
+)
+def test_errors_name_file_and_key(tmp_path, text, message):
+    file = _write(tmp_path, text)
+    with pytest.raises(ValueError) as caught:
+        _parse(file)
+    assert str(caught.value).startswith(f"{file}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"nms_io": 0.5}, "DeCoDetrConfig has no field 'nms_io'; did you mean 'nms_iou'?"),
+        ({"nms_iou": 3}, r"nms_iou must lie in (0, 1]"),
+        ({"embedding_dim": "x"}, "embedding_dim"),
+        ({"detector_config": {"model_type": "detr", "num_querys": 9}}, "did you mean 'num_queries'?"),
+        ({"detector_config": {"num_queries": 9}}, "detector_config: model_type must be one of"),
+        (
+            {
+                "detector_config": {
+                    "model_type": "detr",
+                    "backbone_config": {"model_type": "timm_backbone", "bakbone": 1},
+                }
+            },
+            "detector_config: backbone_config: TimmBackboneConfig has no field 'bakbone'; did you mean 'backbone'?",
+        ),
+    ],
+)
+def test_configs_take_no_key_that_means_nothing(fields, message):
+    with pytest.raises(ValueError) as caught:
+        make_config(fields, "file: config")
+    assert str(caught.value).startswith("file: config: ") and message in str(caught.value)
+
+
+@pytest.mark.parametrize("family", sorted(TINY_DETECTORS))
+def test_saved_configs_pass(family):
+    saved = tiny_config(family, nms_iou=0.4).to_json_string(use_diff=False)
+    assert make_config(parse_yaml(saved, "saved"), "saved").nms_iou == 0.4
+    whole = AutoConfig.for_model(family, num_labels=1).to_dict()
+    assert make_config({"detector_config": whole}, "whole").detector_config.model_type == family
+
+
+def test_what_a_run_needs_may_come_from_either(tmp_path, capsys, monkeypatch):
+    file = str(_write(tmp_path, {"max_steps": 1, "data": str(tmp_path / "none")}))
+    assert main(["train", "--recipe", file, "--output_dir", "x"]) == 1
+    assert "give a starting point (--model, --detector or --config), on the command" in capsys.readouterr().err
+    assert main(["train"]) == 1
+    assert "give --data and --output_dir and a starting point" in capsys.readouterr().err
+    assert main(["train", "--recipe", "decodetr-r51"]) == 1
+    assert "--recipe decodetr-r51: no such file; give one, or one of decodetr-" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "decodetr-r50").mkdir()  # an output folder of that name hides nothing
+    assert recipe_file("decodetr-r50") == HUB_CARDS / "decodetr-r50" / "recipe.yaml"
+
+
+# The shipped ones
+
+
+def test_the_shipped_recipes_are_these_and_have_cards():
+    assert sorted(SIZES) == RECIPES
+    for name in RECIPES:
+        card = (HUB_CARDS / name / "README.md").read_text(encoding="utf-8")
+        assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: decodetr") and "No weights" in card
+        assert f"--recipe {name}" in card
+        steps = _check_commands(card)
+        assert {"validate", "vocabulary", "pool", "train", "eval"} == set(steps) and steps[-1] == "eval"
+
+
+def _check_commands(card):
+    """Parse the commands of a card as their programs would; returns their names."""
+    block = (
+        card.split("```")[1]
+        .replace("\\\n", " ")
+        .replace("accelerate launch --num_processes 8 -m decodetr.", "decodetr ")
+    )
+    names = []
+    for line in filter(None, block.splitlines()):
+        program, name, *words = shlex.split(line, comments=True)
+        assert program == "decodetr"
+        module = importlib.import_module(COMMANDS[name][0])
+        parser = argparse.ArgumentParser(allow_abbrev=False)
+        module.add_arguments(parser)
+        args, rest = parser.parse_known_args(words)
+        if name == "train":
+            assert parse_with_recipe(words, add_arguments).data == args.data
+            assert rest in ([], ["--streams", "localization"])
+        else:
+            assert rest == []
+        names.append(name)
+    return names
+
+
+def _config_of(args):
+    """The full-size config of a recipe. Of a published detector only its own config is missing: here its library's
+    defaults, which are those of RT-DETRv2-R50."""
+    if args.config is not None:
+        return make_config(args.config, args.recipe)
+    assert args.detector == "PekingU/rtdetr_v2_r50vd"
+    fields = {name: yaml.safe_load(value) for name, value in (word.split("=", 1) for word in args.set)}
+    return make_config({"detector_config": {"model_type": "rt_detr_v2", "num_labels": 1}, **fields}, args.recipe)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_shipped_recipes_build_their_model(name):
+    config = _config_of(_parse(name))
+    with torch.device("meta"):
+        model = DeCoDetrForObjectDetection(config)
+    assert sum(p.numel() for p in model.parameters() if p.is_meta) > 40e6  # nothing of size was made
+    least, most, whole = SIZES[name]
+    assert least < sum(p.numel() for p in model.detector.parameters()) / 1e6 < most
+    assert most < sum(p.numel() for p in model.parameters()) / 1e6 < whole
+    assert len(model.prototype_pool) == 1203 + 4800 and config.embedding_dim == 512
+    assert config.detector_config.num_queries == 300 and config.detector_config.decoder_layers == 6
+
+
+def test_the_papers_recipe_has_its_values():
+    args = _parse("decodetr-r50")
+    config = _config_of(args)
+    split = json.loads((HUB_CARDS.parent / "evaluation/protocols/ov-coco.json").read_text())
+    assert sorted(config.detector_config.id2label.values()) == sorted(split["base"].values())
+    assert (config.pool_momentum, config.teacher_temperature, config.pool_update) == (0.99, 0.07, "literal")
+    assert not config.class_agnostic and config.semantic_inputs == "query" and config.gradient_isolation
+    words = args.training_arguments
+    assert int(words[words.index("--per_device_train_batch_size") + 1]) * 8 == 64
+    assert int(words[words.index("--gradient_accumulation_steps") + 1]) == 1
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    data = tmp_path_factory.mktemp("recipes") / "data"
+    write_scenes(data, SceneSettings(train=8, val=2, test=1, image_size=64, seed=1))
+    write_standin(data, data / "standin", dim=16)
+    return data
+
+
+SMALL = {
+    **{"encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "d_model": 32},
+    **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 12},
+}
+# Of the same kind: batch norms apart from their activations, or one with them.
+SMALL_BACKBONES = {"resnet50": "test_resnet", "resnet50_clip": "test_byobnet"}
+
+
+def _shrunk(name, folder, base_names):
+    """The recipe with tiny sizes and everything local; its keys stay."""
+    recipe = copy.deepcopy(read_mapping(recipe_file(name)))
+    recipe |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "warmup_steps": 0}
+    recipe |= {"dataloader_num_workers": 0, "report_to": "none", "max_steps": 2, "logging_steps": 1}
+    recipe |= {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 2, "eval_steps": 2}
+    if "config" in recipe:
+        recipe["config"]["embedding_dim"] = 16
+        recipe["config"]["preprocessing"]["size"] = {"shortest_edge": 64, "longest_edge": 64}
+        detector = recipe["config"]["detector_config"]
+        detector |= SMALL
+        if "id2label" in detector:
+            detector["id2label"] = dict(enumerate(base_names))
+        backbone = detector["backbone_config"]
+        backbone["backbone"] = SMALL_BACKBONES[backbone["backbone"]]
+        recipe["backbone"] = str(folder / "weights.safetensors")
+        save_file(timm.create_model(backbone["backbone"]).state_dict(), recipe["backbone"])
+    else:
+        recipe["detector"] = str(folder / "detector")
+        config = AutoConfig.for_model("rt_detr_v2", **TINY_DETECTORS["rt_detr_v2"] | {"num_labels": 80})
+        AutoModelForObjectDetection.from_config(config).save_pretrained(recipe["detector"])
+        DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(recipe["detector"])
+    return _write(folder, recipe)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_shipped_recipes_train(name, data, tmp_path):
+    split = json.loads((data / "names.json").read_text())
+    file = _shrunk(name, tmp_path, list(split["base"].values()))
+    words = ["--data", str(data), "--pool", str(data / "standin/pool"), "--regions", str(data / "standin/regions")]
+    words += ["--vocabulary", str(data / "standin/vocabulary"), "--output_dir", str(tmp_path / "run")]
+    assert main(["train", "--recipe", str(file), *words]) == 0
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    losses = [row["loss"] for row in state["log_history"] if "loss" in row]
+    assert state["global_step"] == 2 and len(losses) == 2 and all(map(math.isfinite, losses))
+    assert any("eval_AP50_base" in row for row in state["log_history"])
+    model = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "run")
+    full = _config_of(_parse(name))
+    assert model.config.detector_config.model_type == full.detector_config.model_type
+    assert model.config.class_agnostic == full.class_agnostic and model.config.pool_update == full.pool_update
+    info = model.config.training_info
+    if name == "decodetr-fast":
+        assert len(info["pretrained_detector_names"]) == 80
+    else:
+        assert info["pretrained_backbone"].endswith("weights.safetensors")
+    assert len(model.vocabulary.names) == len(split["base"]) + len(split["novel"])

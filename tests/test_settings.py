@@ -1,0 +1,188 @@
+"""What a run may use (PAPER.md 5): every switch changes what training does, and what was used is recorded."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from test_pool_builder import BASE, NOVEL, write_data
+from tiny_models import tiny_model
+from tiny_teachers import write_tiny_clip
+
+from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
+from decodetr.__main__ import main
+from decodetr.processing import CocoAnnotations
+from decodetr.processing.regions import write_regions
+from decodetr.training.settings import SETTINGS, check_seen, choose_setting, seen_before
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Data with base and novel names, a CLIP, and a model whose names and pool that CLIP made."""
+    folder = tmp_path_factory.mktemp("world")
+    data = write_data(folder / "data")
+    write_tiny_clip(folder / "clip")
+    names = Vocabulary.from_text_model([*BASE, *NOVEL], str(folder / "clip"))
+    model = tiny_model(names=[*BASE, *NOVEL], embedding_dim=names.embedding_dim, num_coarse_prototypes=4,
+                       num_fine_prototypes=0)  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    pool = PrototypePool.random(4, 0, names.embedding_dim, generator)
+    pool.info = {key: names.info[key] for key in ("encoder", "encoder_fingerprint")}
+    model.set_pool(pool, names)
+    model.config.training_info = {"training_names": list(BASE)}
+    model.save_pretrained(folder / "model")
+    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "model")
+    coco = CocoAnnotations.load(data / "annotations/train.json")
+    ids = [image["image_id"] for image in coco.images]
+    (folder / "captions.json").write_text(
+        json.dumps({"annotations": [{"image_id": i, "caption": f"a {NOVEL[0]} number {i}"} for i in ids]})
+    )
+    labels = json.loads((data / "annotations/train.json").read_text())  # one name is in each image, and no other
+    labels["annotations"] = [{"image_id": i, "category_id": labels["categories"][-1]["id"]} for i in ids]
+    (folder / "labels.json").write_text(json.dumps(labels))
+    # The whole of every image is a region.
+    embeds = torch.nn.functional.normalize(torch.randn(len(ids), names.embedding_dim, generator=generator), dim=-1)
+    write_regions(folder / "regions", (_region(*pair) for pair in zip(coco.images, embeds.tolist())))
+    return folder
+
+
+def _region(image, embed, box=None):
+    return {
+        "image_id": image["image_id"],
+        "file_name": image["file_name"],
+        "box": box or [0.0, 0.0, float(image["width"]), float(image["height"])],
+        "proposal_score": 1.0,
+        "caption": "a thing",
+        "image_embed": embed,
+        "text_embed": embed,
+        "clip_score": 1.0,
+        "kept": True,
+    }
+
+
+def _train(world, output, *more):
+    return main([
+        "train", "--data", str(world / "data"), "--model", str(world / "model"), "--output_dir", str(output),
+        "--max_steps", "2", "--per_device_train_batch_size", "4", "--report_to", "none", "--save_strategy", "no",
+        "--val-annotations", "none", "--dataloader_pin_memory", "false", "--disable_tqdm", "true", *more,
+    ])  # fmt: skip
+
+
+def _info(output):
+    return DeCoDetrForObjectDetection.from_pretrained(output).config.training_info
+
+
+def _pool(output):
+    return DeCoDetrForObjectDetection.from_pretrained(output).prototype_pool.prototypes
+
+
+def test_a_split_means_v_ovd_and_no_split_means_no_restriction():
+    assert choose_setting(None, NOVEL).name == "V-OVD" and choose_setting(None, None).name == "unrestricted"
+    assert choose_setting("G-OVD", NOVEL) is SETTINGS["G-OVD"]
+    with pytest.raises(ValueError, match="--setting G-OVD: expected novel names to hold back"):
+        choose_setting("G-OVD", None)
+
+
+def test_the_table_of_the_paper():
+    switches = {name: tuple(setting.describe().values()) for name, setting in SETTINGS.items()}
+    assert switches == {
+        "V-OVD": (False, False, False),
+        "C-OVD": (False, True, False),
+        "G-OVD": (True, False, False),
+        "WS-OVD": (True, True, True),
+    }
+
+
+@pytest.mark.parametrize("setting, novel", [("V-OVD", False), ("C-OVD", False), ("G-OVD", True), ("WS-OVD", True)])
+def test_names(world, tmp_path, setting, novel):
+    """Novel names compete in training only where their names may be known; annotations are of base names in all."""
+    assert _train(world, tmp_path, "--setting", setting) == 0
+    info = _info(tmp_path)
+    assert set(info["annotated_names"]) == set(BASE)
+    assert set(info["training_names"]) == set([*BASE, *NOVEL] if novel else BASE)
+    assert info["setting"] == setting and info["allowed"]["novel_names"] is novel
+    assert f"| setting | {setting} |" in (tmp_path / "README.md").read_text()
+
+
+def test_captions_move_the_pool(world, tmp_path):
+    captions = ("--captions", str(world / "captions.json"), "--regions", "none")
+    for name, more in (("without", captions[2:]), ("with", captions)):
+        assert _train(world, tmp_path / name, "--setting", "C-OVD", *more) == 0
+    before = DeCoDetrForObjectDetection.from_pretrained(world / "model").prototype_pool.prototypes
+    assert torch.equal(_pool(tmp_path / "without"), before)
+    assert not torch.allclose(_pool(tmp_path / "with"), before, atol=1e-4)
+    assert _info(tmp_path / "with")["captions"] == str(world / "captions.json")
+
+
+def test_image_labels_narrow_the_teacher(world, tmp_path):
+    weights = {}
+    for name, more in (("without", ()), ("with", ("--image-labels", str(world / "labels.json")))):
+        command = ("--setting", "WS-OVD", "--streams", "semantic", "--set", "region_iou_threshold=0.01", *more)
+        command = (*command, "--regions", str(world / "regions"), "--align_weight_start", "1")
+        assert _train(world, tmp_path / name, *command) == 0
+        weights[name] = DeCoDetrForObjectDetection.from_pretrained(tmp_path / name).semantic_stream.predictor.weight
+    assert not torch.equal(weights["with"], weights["without"])
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (("--captions", "c.json"), "--captions c.json: V-OVD forbids it; leave it out, or give --setting C-OVD or "
+         "WS-OVD"),
+        (("--setting", "C-OVD", "--image-labels", "x.json"), "--image-labels x.json: C-OVD forbids it"),
+        (("--training-names", "all"), "--training-names all: V-OVD forbids novel names"),
+        (("--seen", "detector"), "--seen detector: expected PART=NAMES with one of detector, backbone, proposer"),
+        (("--seen", f"proposer={NOVEL[0]}"), f"the proposer had seen 1 of {len(NOVEL)} novel names: {NOVEL[0]}. In "
+         "V-OVD they are novel"),
+    ],
+)  # fmt: skip
+def test_what_a_setting_forbids(world, tmp_path, capsys, more, message):
+    assert _train(world, tmp_path, *more) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_detector_that_has_seen_novel_boxes_is_refused_unless_told_otherwise(world, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(world / "model", model)
+    config = json.loads((model / "config.json").read_text())
+    config["training_info"] = {"pretrained_detector_names": [NOVEL[0].upper().replace(" ", "_"), "other"]}
+    (model / "config.json").write_text(json.dumps(config))
+    more = ("--model", str(model))
+    assert _train(world, tmp_path / "run", *more) == 1
+    assert f"the detector had seen 1 of {len(NOVEL)} novel names: {NOVEL[0]}" in capsys.readouterr().err
+    assert _train(world, tmp_path / "run", *more, "--allow-seen-novel") == 0
+    info = _info(tmp_path / "run")
+    assert info["novel_names_seen"] == {"detector": [NOVEL[0]]}
+    assert "novel names seen" in (tmp_path / "run/README.md").read_text()
+    assert _train(world, tmp_path / "fine", *more, "--names-split", "none") == 0  # nothing is novel without a split
+
+
+def test_regions_that_are_novel_boxes_are_refused(world, tmp_path, capsys):
+    coco = CocoAnnotations.load(world / "data/annotations/train.json")
+    image, row = next(
+        (image, row)
+        for image in coco.images
+        for row in coco.annotations_by_image[image["image_id"]]
+        if coco.names[row["category"]] in NOVEL
+    )
+    x, y, w, h = row["bbox"]
+    region = _region(image, [1.0, *[0.0] * 7], [x, y, x + w, y + h])
+    write_regions(tmp_path / "regions", [region])
+    more = ("--regions", str(tmp_path / "regions"))
+    assert _train(world, tmp_path / "run", *more) == 1
+    error = capsys.readouterr().err
+    assert "expected regions from proposals and base boxes" in error and f"image_id {image['image_id']}" in error
+    write_regions(tmp_path / "regions", [{**region, "box": [x + 1, y, x + w, y + h]}], overwrite=True)
+    assert _train(world, tmp_path / "run", *more) == 0
+
+
+def test_what_was_seen_is_found_in_the_records():
+    detector = {"pretrained_detector_names": ["a"], "training_names": ["b", "c"], "annotated_names": ["b"]}
+    assert seen_before(detector, None, {}) == {"detector": ["a", "b"]}
+    assert seen_before({}, None, {}) == {"detector": None}
+    assert seen_before({"pretrained_backbone": "timm/x"}, None, {}) == {"detector": None, "backbone": None}
+    pool = {"proposer": "rpn", "proposer_training_info": {"pretrained_detector_names": ["cat"]}}
+    assert seen_before({}, pool, {"detector": []}) == {"detector": [], "proposer": ["cat"]}
+    assert check_seen({"proposer": ["Cat"], "backbone": None}, ["cat", "dog"], SETTINGS["V-OVD"], True) == {
+        "proposer": ["cat"]
+    }

@@ -1,0 +1,128 @@
+"""What a run learns from: annotations, regions and what is known of whole images, read and checked first."""
+
+import logging
+
+from decodetr.processing.sources import form_of
+from decodetr.training.settings import check_regions, choose_setting
+
+logger = logging.getLogger(__name__)
+
+PSEUDO_BOX_SCORE = 0.4  # of a DeCo-DETR's own proposals; docs/scenes.md has the measurement
+
+
+class TrainingData:
+    """
+    The data of a run.
+
+    Args:
+        args: of the command `decodetr train`.
+
+    Attributes:
+        coco (CocoAnnotations or AnnotationStream): annotations that are trained on: of base names, where names are
+            split.
+        val (CocoAnnotations or None): of the evaluation.
+        base, novel (list[str] or None): of the names split.
+        setting (Setting): what may be used.
+        regions (RegionTable or None).
+        replay, held_out (CocoAnnotations or None): replayed images; data of held-out names.
+
+    Raises:
+        FileNotFoundError, ValueError: what the readers refuse, and what the setting forbids.
+    """
+
+    def __init__(self, args):
+        from decodetr.evaluation.protocols import read_split
+        from decodetr.processing import RegionTable
+        from decodetr.processing.sources import has_part, load_annotations, load_stream
+        from decodetr.training.command import names_split_file
+
+        self.args = args
+        split_file = names_split_file(args.data, args.names_split)
+        self.base, self.novel = read_split(split_file) if split_file else (None, None)
+        self.setting = choose_setting(args.setting, self.novel)
+        self.setting.check(captions=args.captions, image_labels=args.image_labels)
+        if args.streaming and args.train_annotations:
+            raise ValueError(
+                "--train-annotations names a COCO file, whose images are not streamed; leave out --streaming"
+            )
+        if args.streaming:
+            whole = load_stream(args.data, "train", **form_of(args))
+        else:
+            whole = load_annotations(args.data, "train", args.train_annotations, **form_of(args))
+        self.coco = whole if self.base is None else whole.select(self.base)
+        # "self" are the model's own; they need the model and come later.
+        self.regions = RegionTable.load(args.regions) if args.regions not in (None, "self", "none") else None
+        if self.base is not None and self.regions is not None and not args.streaming:
+            check_regions(self.regions, whole, self.base)
+        self.val = None
+        if args.val_annotations != "none" and (args.val_annotations or has_part(args.data, "val")):
+            self.val = load_annotations(args.data, "val", args.val_annotations, **form_of(args))
+        elif args.val_share:
+            self.coco, self.val = self._split_off(args.val_share)
+        if self.val is None:
+            logger.warning(
+                "%s has no validation images, so nothing is evaluated; give --val-annotations or --val-share 0.1",
+                args.data,
+            )
+        if bool(args.replay_data) != bool(args.replay_regions):
+            raise ValueError("--replay-data and --replay-regions go together: images, and what is known of them")
+        if args.replay_data and args.streaming:
+            raise ValueError("--replay-data is mixed with images that have numbers: leave out --streaming")
+        self.replay = load_annotations(args.replay_data, "train") if args.replay_data else None
+        if self.replay is not None and self.base is not None:
+            self.replay = self.replay.select(self.base)
+        self.held_out = load_annotations(args.held_out_data, "val") if args.held_out_data else None
+
+    def _split_off(self, share):
+        """(training, validation) annotations: a part of the images, drawn by the seed 0 whatever the run's is."""
+        import torch
+
+        if self.args.streaming or not 0 < share < 1:
+            raise ValueError(
+                f"--val-share must lie between 0 and 1, and needs data that are not streamed, got {share}"
+            )
+        ids = [image["image_id"] for image in self.coco.images]
+        count = min(max(round(share * len(ids)), 1), len(ids) - 1)
+        if count < 1:
+            raise ValueError(f"--val-share {share}: expected at least two images to divide, got {len(ids)}")
+        order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0)).tolist()
+        val = {ids[i] for i in order[:count]}
+        return self.coco.select_images(set(ids) - val), self.coco.select_images(val)
+
+    def pseudo_boxes(self, streams, class_agnostic):
+        """Options of [`DetectionDataset`] for regions that may be objects, of the new and of the replayed images:
+        (dict, dict), empty where they do nothing.
+
+        Raises:
+            ValueError: they are asked for, but there are no regions, or localization is not trained.
+        """
+        use, score = self.args.pseudo_boxes, self.args.pseudo_box_score
+        asked = use in ("objects", "ignore") or (score is not None and use is None)
+        regions = self.regions is not None, self.replay is not None
+        if asked and (streams == "semantic" or not any(regions)):
+            raise ValueError(
+                "--pseudo-boxes and --pseudo-box-score need --regions, and a localization stream in training "
+                "(--streams)."
+            )
+        if use == "none" or streams == "semantic":
+            return {}, {}
+        # Only a class-agnostic detector can learn objects without a name.
+        options = {
+            "pseudo_boxes": use or ("objects" if class_agnostic else "ignore"),
+            "pseudo_box_score": PSEUDO_BOX_SCORE if score is None else score,
+        }
+        return tuple(options if there else {} for there in regions)
+
+    def weak_labels(self, text_model):
+        """What is known of whole images, or None; captions are embedded by `text_model`."""
+        from decodetr.processing.weak_labels import CaptionTable, WeakLabels, read_image_labels
+
+        captions, image_labels = self.args.captions, self.args.image_labels
+        if not captions and not image_labels:
+            return None
+        if captions and not text_model:
+            raise ValueError("--captions: the pool does not say which text model made it; give --text-model NAME")
+        return WeakLabels(
+            CaptionTable.load(captions, text_model, self.args.output_dir) if captions else None,
+            read_image_labels(image_labels) if image_labels else None,
+        )

@@ -1,0 +1,75 @@
+"""What a fine-tune gains on its names and loses on the others: AP before and after (USERS.md 6)."""
+
+import json
+import math
+from pathlib import Path
+
+from decodetr.processing.files import write_whole
+
+FILE = "forgetting.json"
+GROUPS = {"trained": "names with annotations in training", "held_out": "held-out names"}
+METRICS = ("AP50", "AP")
+
+
+class ForgettingReport:
+    """
+    Before and after of one run, kept in OUTPUT/forgetting.json.
+
+    Args:
+        output_dir: of the run.
+        trained (list[str]): names that have annotations in training.
+        data: of the held-out names, for the report.
+    """
+
+    def __init__(self, output_dir, trained, data):
+        self.file, self.trained, self.data = Path(output_dir) / FILE, list(trained), str(data)
+        self.content = {}
+
+    def groups(self, coco, names):
+        """{"trained": names, "held_out": names} of the categories of a file that are among `names`, a vocabulary."""
+        trained, known = set(self.trained), set(names)
+        found = [name for name in coco.names if name in known]
+        groups = {
+            "trained": [name for name in found if name in trained],
+            "held_out": [name for name in found if name not in trained],
+        }
+        return {group: members for group, members in groups.items() if members}
+
+    def before(self, measure):
+        """Measure what the starting point reaches; a run that goes on after a stop has it already."""
+        if self.file.is_file():
+            self.content = json.loads(self.file.read_text(encoding="utf-8"))
+            if self.content.get("trained_names") == self.trained and self.content.get("data") == self.data:
+                return
+        self.content = {"trained_names": self.trained, "data": self.data, "before": _finite(measure())}
+        self._write()
+
+    def after(self, measure):
+        """Measure what the trained model reaches."""
+        self.content["after"] = _finite(measure())
+        self._write()
+
+    def table(self):
+        """Markdown: a row for each group of names and metric that both measurements have."""
+        before, after = self.content["before"], self.content["after"]
+        lines = ["| AP, % | before | after | change |", "|---|---:|---:|---:|"]
+        for group, words in GROUPS.items():
+            for metric in METRICS:
+                key = f"{metric}_{group}"
+                if before.get(key) is not None and after.get(key) is not None:
+                    change = after[key] - before[key]
+                    lines.append(f"| {metric}, {words} | {before[key]:.1f} | {after[key]:.1f} | {change:+.1f} |")
+        return "\n".join(lines)
+
+    def has_held_out(self):
+        """Whether there were held-out names to measure."""
+        return self.content.get("before", {}).get("AP50_held_out") is not None
+
+    def _write(self):
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.file, json.dumps(self.content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _finite(metrics):
+    """Without the AP of groups that have no object, which is NaN."""
+    return {key: value for key, value in metrics.items() if math.isfinite(value)}

@@ -1,0 +1,42 @@
+"""The names of a run: those it is trained on, and those that the saved model has (DESIGN.md 3)."""
+
+
+def set_names(model, args, data):
+    """Give the model its training names; returns the deployment Vocabulary.
+
+    Names that the model's vocabulary lacks are embedded by the text model that made it, so that one command goes from
+    new data to a trained model; the names that it had stay. Training names are those of the training annotations, with
+    --training-names all every name of the vocabulary, and where the setting allows them the novel names too.
+
+    Args:
+        model (DeCoDetrForObjectDetection): after pool and vocabulary were set.
+        args: of the command. data (TrainingData).
+
+    Raises:
+        ValueError: names without an embedding that cannot be embedded, or names that the setting forbids.
+    """
+    from decodetr.modeling_decodetr import Vocabulary
+    from decodetr.processing.predict import choose_names
+    from decodetr.processing.shipped import cannot_load, resolve
+
+    known, annotated = model.vocabulary, data.coco.names
+    wanted = list(annotated or ())  # a stream of texts does not say which there are
+    if data.novel and data.setting.novel_names:
+        wanted += [name for name in data.novel if name not in wanted]
+    if args.text_model and not (known.info.get("encoder") or known.info.get("encoder_fingerprint")):
+        try:  # a starting point without name embeddings: all of them are new
+            known = Vocabulary.from_text_model(wanted, resolve(args.text_model), progress=True)
+        except OSError as error:
+            raise cannot_load("text model", args.text_model, error) from error
+        known.info["encoder"] = args.text_model
+    if set(wanted) - set(known.names):
+        known = choose_names(known, list(dict.fromkeys([*known.names, *wanted])), args.text_model)
+    if args.training_names == "all":
+        if data.novel and not data.setting.novel_names:
+            raise ValueError(f"--training-names all: {data.setting.name} forbids novel names; leave it out")
+        wanted = known.names
+    deployed = known
+    if args.deploy_vocabulary:
+        deployed = Vocabulary.from_pretrained(resolve(args.deploy_vocabulary))
+    model.set_vocabulary(known.select(wanted) if wanted else known)
+    return deployed

@@ -1,0 +1,103 @@
+"""Pictures of an evaluation: annotations of the first images, and beside them what the model detects there."""
+
+from pathlib import Path
+
+MIN_SCORE = 0.3  # detections below are not drawn
+MOST = 20  # drawn per image
+_CELL = 480  # pixels
+_HEADER = 24  # pixels, above each picture
+
+
+class EvaluationPictures:
+    """
+    Keeps the detections of the first images of an evaluation as they pass, and draws them.
+
+    Args:
+        coco ([`CocoAnnotations`]): of the evaluated images. count (`int`): how many images; 0 for none.
+    """
+
+    def __init__(self, coco, count):
+        self.coco = coco
+        self._entries = coco.images[:count]
+        self._wanted = {entry["image_id"] for entry in self._entries}
+        self._results = {}
+
+    def update(self, image_ids, results):
+        """Take in a batch: dicts with "scores", "labels", "boxes" (xyxy pixels), as `results_of` gives them."""
+        for image_id, result in zip(image_ids, results):
+            if image_id in self._wanted:
+                self._results[image_id] = {key: result[key].cpu() for key in ("scores", "labels", "boxes")}
+
+    def merge(self, gather):
+        """Take in what other processes saw; `gather` joins a list over processes (accelerate's gather_object)."""
+        self._results = dict(gather(list(self._results.items())))
+
+    def sheet(self, names):
+        """A PIL image with two cells per validation image, annotations on the left and detections of at least
+        MIN_SCORE on the right, two images in a row; None without images.
+
+        Args:
+            names: of the labels of the detections.
+        """
+        from PIL import Image
+
+        shown = [entry for entry in self._entries if entry["image_id"] in self._results]
+        if not shown:
+            return None
+        columns = min(2, len(shown))
+        height = _CELL + _HEADER
+        sheet = Image.new("RGB", (2 * columns * _CELL, -(-len(shown) // columns) * height), "white")
+        for place, entry in enumerate(shown):
+            x, y = place % columns * 2 * _CELL, place // columns * height
+            for side, cell in enumerate(self._cells(entry, names)):
+                sheet.paste(cell, (x + side * _CELL, y))
+        return sheet
+
+    def _cells(self, entry, names):
+        """Annotations and detections of an image, two pictures with a line of text above each."""
+        from decodetr.processing.coco import read_annotated
+
+        image = read_annotated(entry)
+        rows = self.coco.annotations_by_image.arrays(entry["image_id"])
+        boxes = rows["bbox"].copy()
+        boxes[:, 2:] += boxes[:, :2]
+        annotated = [self.coco.names[c] for c in rows["category"]]
+        yield _cell(image, boxes, annotated, None, f"{entry['file_name']}: {len(annotated)} annotated")
+        result = self._results[entry["image_id"]]
+        order = result["scores"].argsort(descending=True)
+        best = float(result["scores"].max()) if len(order) else 0.0
+        order = order[result["scores"][order] >= MIN_SCORE]
+        text = f"{len(order)} detected with a score of {MIN_SCORE} or more; best score {best:.2f}"
+        order = order[:MOST]
+        found = [names[i] for i in result["labels"][order].tolist()]
+        yield _cell(image, result["boxes"][order].numpy(), found, result["scores"][order].tolist(), text)
+
+
+def _cell(image, boxes, names, scores, text):
+    from PIL import Image, ImageDraw, ImageFont
+
+    from decodetr.processing.drawing import default_font, draw_detections
+
+    drawn = draw_detections(image, boxes, names, scores)
+    drawn.thumbnail((_CELL - 8, _CELL - 8))
+    cell = Image.new("RGB", (_CELL, _CELL + _HEADER), "white")
+    cell.paste(drawn, (0, _HEADER))
+    pen = ImageDraw.Draw(cell)
+    pen.text((2, 4), text, font=ImageFont.truetype(str(default_font()), 14), fill="black")
+    return cell
+
+
+def write_sheet(sheet, output_dir, step, prefix, callbacks):
+    """Write OUTPUT/pictures/step-N.jpg (step-N-NAME.jpg for the prefix eval_NAME), and log it to TensorBoard where a
+    run reports to it. Returns the `Path`."""
+    import numpy as np
+    from transformers.integrations import TensorBoardCallback
+
+    name = f"step-{step}{prefix.removeprefix('eval').replace('_', '-')}"
+    file = Path(output_dir) / "pictures" / f"{name}.jpg"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(file, quality=88)
+    for callback in callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+            callback.tb_writer.add_image(f"{prefix}/detections", np.asarray(sheet), step, dataformats="HWC")
+    return file

@@ -1,0 +1,62 @@
+"""Replay: images of an earlier data set beside the new ones, so that a fine-tune does not forget (USERS.md 6).
+
+What it had learned there comes back through regions: their embeddings teach names and prototypes, and the certain ones
+are objects to the localization stream. Annotations are not needed; those whose names are trained on are used.
+"""
+
+import torch
+from torch.utils.data import ConcatDataset
+
+from decodetr.processing.detection_dataset import DetectionDataset
+
+
+class ReplayedDataset(ConcatDataset):
+    """
+    A data set, and after it another that is replayed.
+
+    Args:
+        dataset, replay (DetectionDataset): both see the epochs, and the same augmentation.
+    """
+
+    def __init__(self, dataset, replay):
+        super().__init__([dataset, replay])
+
+    @property
+    def augmentation(self):
+        """Of both; what caches features switches it off and on."""
+        return self.datasets[0].augmentation
+
+    @augmentation.setter
+    def augmentation(self, augmentation):
+        for dataset in self.datasets:
+            dataset.augmentation = augmentation
+
+    def set_epoch(self, epoch):
+        """Epoch of the augmentations. transformers' Trainer calls it."""
+        for dataset in self.datasets:
+            dataset.set_epoch(epoch)
+
+
+def replay_dataset(coco, image_processor, names, regions, *, images=None, seed=0, **options):
+    """
+    The data set that is replayed.
+
+    Args:
+        coco (CocoAnnotations): annotations of other names than `names` are left out.
+        image_processor, names, regions, options: as of [`DetectionDataset`].
+        images (int, *optional*): so many of the images that have regions, drawn at random by `seed`; default: all.
+
+    Raises:
+        ValueError: no image has regions.
+    """
+    known = [image["image_id"] for image in coco.images if image["image_id"] in regions]
+    if not known:
+        raise ValueError(
+            f"{regions.source}: expected regions of images of {coco.file}, got none with an image_id of it; build "
+            "the regions from the same annotation file"
+        )
+    if images is not None:
+        order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed)).tolist()
+        known = [known[i] for i in order[:images]]
+    coco = coco.select_images(set(known))
+    return DetectionDataset(coco, image_processor, names, regions=regions, skip_unknown_names=True, **options)

@@ -1,0 +1,192 @@
+"""One run of `decodetr train`: its parts put together, trained, evaluated, saved and described."""
+
+import logging
+from functools import partial
+
+import transformers
+
+from decodetr.processing import DetectionAugmentation, DetectionDataset, RegionTable
+from decodetr.processing.predict import read_names
+from decodetr.processing.shipped import resolve
+from decodetr.processing.streamed_dataset import StreamedDetectionDataset
+from decodetr.train import DeCoDetrTrainer, DeCoDetrTrainingArguments
+from decodetr.training.checkpoints import to_resume
+from decodetr.training.data import TrainingData
+from decodetr.training.forgetting import ForgettingReport
+from decodetr.training.model_card import write_card
+from decodetr.training.names import set_names
+from decodetr.training.replay import ReplayedDataset, replay_dataset
+from decodetr.training.self_regions import self_regions
+from decodetr.training.settings import PARTS, check_seen, record, seen_before
+from decodetr.training.starting_point import start
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingRun:
+    """
+    Reads, checks and builds; `run` does the rest.
+
+    Args:
+        args: of the command; `args.training_arguments` are the words for DeCoDetrTrainingArguments.
+
+    Raises:
+        OSError, ValueError: what the user gave does not go together; said before any step is trained.
+    """
+
+    def __init__(self, args):
+        self.args = args
+        parser = transformers.HfArgumentParser(DeCoDetrTrainingArguments)
+        words = ["--output_dir", args.output_dir, *args.training_arguments]
+        (self.training,) = parser.parse_args_into_dataclasses(words)
+        transformers.set_seed(self.training.seed)
+        self.data = TrainingData(args)
+        self.model, self.processor = start(args)
+        self.started_from = dict(self.model.config.training_info or {})
+        self._set_tables()
+        self.deployed = set_names(self.model, args, self.data)
+        if self._looks_itself():
+            self.data.regions = self._self_regions()
+        self.pseudo_boxes = self.data.pseudo_boxes(self.training.streams, self.model.config.class_agnostic)
+        self.model.config.training_info = self._training_info()
+        self.trainer = self._trainer()
+        self.forgetting = self._forgetting()
+
+    def run(self):
+        """Train, evaluate, save, describe. Returns the exit status."""
+        trainer = self.trainer
+        resume = to_resume(self.training.resume_from_checkpoint, self.training.output_dir)
+        if self.forgetting:
+            self.forgetting.before(partial(self._measure, "before"))
+            transformers.set_seed(self.training.seed)  # a run that starts again has measured before
+        result = trainer.train(resume_from_checkpoint=resume)
+        trainer.save_model()
+        trainer.save_state()
+        trainer.log_metrics("train", result.metrics)
+        trainer.save_metrics("train", result.metrics)
+        metrics = None
+        if self.data.val is not None:
+            metrics = trainer.evaluate()
+            trainer.log_metrics("eval", metrics)
+            trainer.save_metrics("eval", metrics)
+        if self.forgetting:
+            self.forgetting.after(partial(self._measure, "after", metrics))
+        if trainer.is_world_process_zero():
+            card = write_card(self, metrics, result.metrics)
+            logger.warning("%s is the trained model; %s describes it", self.training.output_dir, card)
+        return 0
+
+    # Tables and data
+
+    def _set_tables(self):
+        """Pool and vocabulary of the command line."""
+        from decodetr.modeling_decodetr import PrototypePool, Vocabulary
+
+        args = self.args
+        if args.pool:
+            known = Vocabulary.from_pretrained(resolve(args.vocabulary)) if args.vocabulary else None
+            self.model.set_pool(PrototypePool.from_pretrained(resolve(args.pool)), known)
+        elif args.vocabulary:
+            self.model.set_vocabulary(Vocabulary.from_pretrained(resolve(args.vocabulary)))
+
+    def _looks_itself(self):
+        """Whether the starting point's own view of the images is what keeps it from forgetting."""
+        args = self.args
+        trained = bool(args.model) and not args.reset_semantics
+        if args.regions == "self" and (not trained or args.streaming):
+            raise ValueError("--regions self needs a trained starting point (--model), and data that are not streamed")
+        return args.regions == "self" or (args.regions is None and trained and not args.streaming)
+
+    def _self_regions(self):
+        training, model = self.training, self.model
+        options = {"device": training.device, "batch_size": training.per_device_eval_batch_size}
+        options |= {"rank": training.process_index, "processes": training.world_size}
+        return self_regions(model, self.data.coco, self.processor, **options)
+
+    def _training_dataset(self):
+        args, data, names, seed = self.args, self.data, self.model.vocabulary.names, self.training.seed
+        augmented = not (args.no_augmentation or (self.training.cache_features and self.training.cache_views == 1))
+        augmentation = DetectionAugmentation(seed, blur=args.blur, noise=args.noise) if augmented else None
+        make = DetectionDataset
+        if args.streaming:
+            make = partial(StreamedDetectionDataset, shuffle_buffer=args.shuffle_buffer, seed=seed)
+        weak = data.weak_labels(args.text_model or (self.model.config.pool_info or {}).get("encoder"))
+        options, replayed = self.pseudo_boxes
+        options = {"augmentation": augmentation, "weak_labels": weak, **options}
+        dataset = make(data.coco, self.processor, names, regions=data.regions, **options)
+        if data.replay is None:
+            return dataset
+        options = {"augmentation": augmentation, "images": args.replay_images, "seed": seed, **replayed}
+        regions = RegionTable.load(args.replay_regions)
+        return ReplayedDataset(dataset, replay_dataset(data.replay, self.processor, names, regions, **options))
+
+    def _training_info(self):
+        """The record of PAPER.md 5: the setting, what had been seen before, and what this run used."""
+        args, data, config = self.args, self.data, self.model.config
+        declared = {}
+        for word in args.seen:
+            part, separator, names = word.partition("=")
+            if not separator or part not in PARTS:
+                raise ValueError(f"--seen {word}: expected PART=NAMES with one of {', '.join(PARTS)}")
+            declared[part] = [] if names == "none" else read_names(names)
+        pool_info = None if data.regions is None or self._looks_itself() else config.pool_info
+        trained = args.model or args.detector
+        seen = seen_before(self.started_from, pool_info, declared if trained else {"detector": [], **declared})
+        novel_seen = check_seen(seen, data.novel or [], data.setting, args.allow_seen_novel)
+        used = {
+            "annotated_names": data.coco.names,
+            "training_names": self.model.vocabulary.names,
+            "data": str(args.data),
+            "regions": "the model's own" if self._looks_itself() else args.regions,
+            "captions": args.captions,
+            "image_labels": args.image_labels,
+            "replay_data": args.replay_data,
+        }
+        return {**self.started_from, **record(data.setting, seen, novel_seen, **used, **self.pseudo_boxes[0])}
+
+    # Training
+
+    def _trainer(self):
+        val = self.data.val
+        if val is not None:
+            val = DetectionDataset(val, self.processor, self.deployed.names, skip_unknown_names=True)
+        return DeCoDetrTrainer(
+            self.model,
+            self.training,
+            self._training_dataset(),
+            eval_dataset=val,
+            processing_class=self.processor,
+            deployment_vocabulary=self.deployed,
+            novel_names=self.data.novel,
+        )
+
+    # Before and after
+
+    def _forgetting(self):
+        """The report of a fine-tune, or None where nothing can be forgotten or measured."""
+        args, data = self.args, self.data
+        if not args.model or args.reset_semantics or data.coco.names is None or (data.val or data.held_out) is None:
+            return None
+        source = args.held_out_data or args.val_annotations or args.data
+        report = ForgettingReport(self.training.output_dir, data.coco.names, source)
+        self.held_out = None
+        if data.held_out is not None:
+            known = set(self.deployed.names)
+            coco = data.held_out.select([name for name in data.held_out.names if name in known])
+            self.held_out = DetectionDataset(coco, self.processor, self.deployed.names, skip_unknown_names=True)
+        self.trainer.groups = report.groups
+        return report
+
+    def _measure(self, prefix, metrics=None):
+        """AP of trained and of held-out names, in percent; `metrics` of the validation data, if they are known."""
+        found, trainer = {}, self.trainer
+        if self.data.val is not None:
+            if metrics is None:
+                metrics = trainer.evaluate(metric_key_prefix=prefix)
+            found = {key.partition("_")[2]: value for key, value in metrics.items()}
+        if self.held_out is not None:
+            metrics = trainer.evaluate(self.held_out, metric_key_prefix=f"{prefix}-held-out")
+            held_out = {key.partition("_")[2]: value for key, value in metrics.items()}
+            found = {key: value for key, value in found.items() if not key.endswith("held_out")}
+            found |= {key: value for key, value in held_out.items() if key.endswith("held_out")}
+        return {key: value for key, value in found.items() if key.endswith(("_trained", "_held_out"))}

@@ -1,0 +1,56 @@
+"""What streamed training data needs of a Trainer that data with a length do not.
+
+Accelerate would have the first process read for all of them and cut what it sends in slices, of a list of label dicts
+too, or have every process decode everything. Here every process reads its own share (`StreamedDetectionDataset`), and
+a resumed run passes over what it has had without decoding it.
+"""
+
+from accelerate.data_loader import IterableDatasetShard
+from torch.utils.data import IterableDataset
+from transformers import TrainerCallback
+from transformers.trainer_utils import has_length
+
+
+def check_streamed(args, dataset):
+    """Set `args.accelerator_config.dispatch_batches` to False if the training data are iterable.
+
+    Raises:
+        ValueError: the arguments do not go with such data.
+    """
+    if not isinstance(dataset, IterableDataset):
+        return
+    if args.accelerator_config.dispatch_batches:
+        raise ValueError(
+            "accelerator_config.dispatch_batches=True would give images the labels of others: label dicts of streamed "
+            "data are cut in slices between processes; leave it out"
+        )
+    if args.max_steps <= 0 and not has_length(dataset):
+        raise ValueError("streamed training data have no length: give the number of steps, --max_steps N")
+    if args.cache_features:
+        raise ValueError("cache_features keeps all images in memory, and streamed data have no end: leave one out")
+    args.accelerator_config.dispatch_batches = False
+
+
+class StreamedTraining(TrainerCallback):
+    """Gives a `StreamedDetectionDataset` the share of its process, and in a resumed run what it has had already."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        """Also keeps Accelerate from dividing that share between the processes once more."""
+        dataset, shared_out = self.dataset, train_dataloader.dataset
+        dataset.process_index, dataset.num_processes, dataset.endless = args.process_index, args.world_size, True
+        had = 0 if args.ignore_data_skip else state.global_step * args.gradient_accumulation_steps
+        dataset.skipped = (train_dataloader.batch_size, had)
+        if isinstance(shared_out, IterableDatasetShard):
+            shared_out.num_processes, shared_out.process_index = 1, 0
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """The data set ends with its epoch again."""
+        self.dataset.endless, self.dataset.skipped = False, (1, 0)
+
+
+def collate_or_skip(collate, items):
+    """The batch of `items`; an empty one for those that a resumed run passes over (None)."""
+    return {} if items[0] is None else collate(items)
