@@ -10,7 +10,7 @@ from transformers.utils import ModelOutput
 class DeCoDetrObjectDetectionOutput(ModelOutput):
     """
     Output of [`DeCoDetrForObjectDetection`]. What was not computed is None: all but the losses with
-    `semantic_features`, names and embeddings with `localization_only`.
+    `semantic_features`, names and embeddings with `localization_only` or `losses_only`.
 
     Args:
         loss (`torch.Tensor` of shape (), with `labels`): loss_det + distill_weight loss_distill + align_weight

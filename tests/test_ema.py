@@ -10,7 +10,7 @@ from test_train import _equal, _state, _trainer, scenes  # noqa: F401  (a fixtur
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainingArguments
 from decodetr.training.ema import FILE, WeightAverage
 
-SAVING = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6}
+SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
 
 
 def test_the_average_follows_the_weights():
@@ -34,7 +34,7 @@ def test_the_average_follows_the_weights():
 
 
 def test_evaluation_and_the_saved_model_see_the_average(scenes, tmp_path):  # noqa: F811
-    trainer = _trainer(scenes, tmp_path, ema_decay=0.5, eval_strategy="steps", eval_steps=3, **SAVING)
+    trainer = _trainer(scenes, tmp_path, ema_decay=0.5, eval_strategy="steps", eval_steps=2, **SAVING)
     weights = {}  # by step: what the average should be, and what evaluation saw
     expected = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
     step_pool, results = trainer.step_pool, trainer._prepare_inputs
@@ -52,15 +52,15 @@ def test_evaluation_and_the_saved_model_see_the_average(scenes, tmp_path):  # no
 
     trainer.step_pool, trainer._prepare_inputs = spy_step, spy_inputs
     trainer.train()
-    assert sorted(weights) == [3, 6]
+    assert sorted(weights) == [2, 4]
     final = dict(trainer.model.named_parameters())
     for name, average in expected.items():
-        assert torch.allclose(weights[6][name], average, atol=1e-6), name
-        assert torch.equal(final[name], weights[6][name])  # the trained model is the averaged one
+        assert torch.allclose(weights[4][name], average, atol=1e-6), name
+        assert torch.equal(final[name], weights[4][name])  # the trained model is the averaged one
     trainer.save_model()
-    saved, own = (DeCoDetrForObjectDetection.from_pretrained(tmp_path / f) for f in (".", "checkpoint-6"))
+    saved, own = (DeCoDetrForObjectDetection.from_pretrained(tmp_path / f) for f in (".", "checkpoint-4"))
     assert _equal(_state(saved.detector), _state(trainer.model.detector))
-    averages = load_file(tmp_path / "checkpoint-6" / FILE)
+    averages = load_file(tmp_path / "checkpoint-4" / FILE)
     own = dict(own.named_parameters())
     assert averages.keys() == expected.keys()
     for name, average in averages.items():
@@ -72,32 +72,32 @@ def test_a_resume_is_exact_and_warns_without_an_average(scenes, tmp_path, caplog
     whole = _trainer(scenes, tmp_path / "whole", ema_decay=0.9, **SAVING)
     whole.train()
     resumed = _trainer(scenes, tmp_path / "other", ema_decay=0.9, **SAVING)
-    resumed.train(str(tmp_path / "whole/checkpoint-3"))
+    resumed.train(str(tmp_path / "whole/checkpoint-2"))
     assert _equal(_state(whole.model), _state(resumed.model))
-    one, other = (load_file(tmp_path / run / "checkpoint-6" / FILE) for run in ("whole", "other"))
+    one, other = (load_file(tmp_path / run / "checkpoint-4" / FILE) for run in ("whole", "other"))
     assert _equal(one, other)
     with caplog.at_level(logging.WARNING):
-        (tmp_path / "whole/checkpoint-3/complete.json").write_text("{}")
-        (tmp_path / "whole/checkpoint-3" / FILE).unlink()
-        _trainer(scenes, tmp_path / "third", ema_decay=0.9, **SAVING).train(str(tmp_path / "whole/checkpoint-3"))
+        (tmp_path / "whole/checkpoint-2/complete.json").write_text("{}")
+        (tmp_path / "whole/checkpoint-2" / FILE).unlink()
+        _trainer(scenes, tmp_path / "third", ema_decay=0.9, **SAVING).train(str(tmp_path / "whole/checkpoint-2"))
     assert f"has no {FILE}: the average starts from the weights" in caplog.text
-    semantic = _trainer(scenes, tmp_path / "fourth", ema_decay=0.9, streams="semantic", **SAVING)
+    average = WeightAverage(whole.model.semantic_stream, 0.9)
     with pytest.raises(ValueError, match="expected averages of the .* parameters that this run trains"):
-        semantic.train(str(tmp_path / "other/checkpoint-6"))
+        average.load(tmp_path / "other/checkpoint-4")
 
 
 def test_the_best_checkpoint_brings_its_average(scenes, tmp_path):  # noqa: F811
-    args = {"eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": True, "ema_decay": 0.5}
+    args = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "ema_decay": 0.5}
     trainer = _trainer(scenes, tmp_path, **SAVING, **args, metric_for_best_model="eval_score")
     evaluate, scores = trainer.evaluate, iter((0.9, 0.1))
     trainer.evaluate = lambda **kwargs: {**evaluate(**kwargs), "eval_score": next(scores)}
     trainer.train()
-    assert trainer.state.best_model_checkpoint.endswith("checkpoint-3")
-    best, last = (load_file(tmp_path / f / FILE) for f in ("checkpoint-3", "checkpoint-6"))
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
+    best, last = (load_file(tmp_path / f / FILE) for f in ("checkpoint-2", "checkpoint-4"))
     final = dict(trainer.model.named_parameters())
     assert all(torch.equal(final[name], average) for name, average in best.items())
     assert any(not torch.equal(final[name], average) for name, average in last.items())
-    pool = load_file(tmp_path / "checkpoint-3/model.safetensors")["prototype_pool.prototypes"]
+    pool = load_file(tmp_path / "checkpoint-2/model.safetensors")["prototype_pool.prototypes"]
     assert torch.equal(trainer.model.prototype_pool.prototypes, pool)
 
 

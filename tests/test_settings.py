@@ -61,6 +61,7 @@ def _region(image, embed, box=None):
 
 
 def _train(world, output, *more):
+    """A run of two steps; what `more` says wins."""
     return main([
         "train", "--data", str(world / "data"), "--model", str(world / "model"), "--output_dir", str(output),
         "--max_steps", "2", "--per_device_train_batch_size", "4", "--report_to", "none", "--save_strategy", "no",

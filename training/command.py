@@ -104,9 +104,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--training-names",
         choices=("annotated", "all"),
-        default="annotated",
-        help="names that compete in training: of the training annotations, or of the whole vocabulary "
-        "(default: annotated)",
+        help="names that compete in training: of the training annotations, or of the whole vocabulary (default: all "
+        "with --model and no names split, else annotated)",
     )
     parser.add_argument("--image-size", type=int, help="train on squares of this side in pixels")
     parser.add_argument("--no-augmentation", action="store_true", help="no flip, scale, crop or colour changes")

@@ -5,8 +5,9 @@ def set_names(model, args, data):
     """Give the model its training names; returns the deployment Vocabulary.
 
     Names that the model's vocabulary lacks are embedded by the text model that made it, so that one command goes from
-    new data to a trained model; the names that it had stay. Training names are those of the training annotations, with
-    --training-names all every name of the vocabulary, and where the setting allows them the novel names too.
+    new data to a trained model; the names that it had stay. Training names are those of the training annotations,
+    where the setting allows them the novel names too, and in a fine-tune every name of the vocabulary
+    (docs/training.md has the measurement).
 
     Args:
         model (DeCoDetrForObjectDetection): after pool and vocabulary were set.
@@ -31,9 +32,10 @@ def set_names(model, args, data):
         known.info["encoder"] = args.text_model
     if set(wanted) - set(known.names):
         known = choose_names(known, list(dict.fromkeys([*known.names, *wanted])), args.text_model)
-    if args.training_names == "all":
-        if data.novel and not data.setting.novel_names:
-            raise ValueError(f"--training-names all: {data.setting.name} forbids novel names; leave it out")
+    if args.training_names == "all" and data.novel and not data.setting.novel_names:
+        raise ValueError(f"--training-names all: {data.setting.name} forbids novel names; leave it out")
+    tuned = bool(args.model) and not args.reset_semantics and not data.novel
+    if args.training_names == "all" or (tuned and args.training_names is None):
         wanted = known.names
     deployed = known
     if args.deploy_vocabulary:

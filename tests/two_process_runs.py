@@ -1,0 +1,115 @@
+"""What each of two processes does in test_train_distributed.py, started by torchrun: RUNS of the trainer, in turn,
+and what came out into a folder. The tests do the same in one process with twice the batch.
+
+Weights are compared, so the optimizer is plain gradient descent (Adam makes a step of any rounding of a gradient that
+should be zero), dropout is off, and the family has no batch norm that learns.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from test_train import _parts
+from tiny_models import tiny_config
+
+from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainer, DeCoDetrTrainingArguments
+
+NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["DetrDecoderLayer"]}}
+_SAVED = {"save_strategy": "steps", "save_steps": 2}
+# name: (arguments, whether the second half of each batch has no boxes and no regions)
+RUNS = {
+    "ddp": ({"ema_decay": 0.9}, False),
+    "ddp, nothing on rank 1": ({}, True),
+    "ddp, checkpointing": ({"gradient_checkpointing": True}, False),
+    "fsdp": ({**FSDP, "ema_decay": 0.9, **_SAVED}, False),
+}
+
+
+class Halved(torch.utils.data.Dataset):
+    """Items of which the third and fourth of every four have neither boxes nor regions."""
+
+    def __init__(self, dataset):
+        self.items = [dataset[i] for i in range(len(dataset))]
+        for i, item in enumerate(self.items):
+            if i % 4 >= 2:
+                labels = item["labels"]
+                empty = {key: labels[key][:0] for key in labels if key not in ("image_id", "orig_size")}
+                item["labels"] = {**labels, **empty}
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+def trainer(scenes, output, name, batch, single=False):
+    """The trainer of a run; `single` leaves out what needs several processes."""
+    model, train, val, processor, deployed = _parts(scenes, augment=False)
+    pool, vocabulary = model.prototype_pool, model.vocabulary
+    torch.manual_seed(0)
+    model = DeCoDetrForObjectDetection(tiny_config("detr", detector=NO_DROPOUT))
+    model.set_pool(pool, vocabulary)
+    options, empty = RUNS[name]
+    options = {key: value for key, value in options.items() if not (single and key.startswith("fsdp"))}
+    arguments = DeCoDetrTrainingArguments(
+        output_dir=str(output),
+        **{"max_steps": 4, "save_strategy": "no", "logging_steps": 1, "report_to": "none", **options},
+        per_device_train_batch_size=batch,
+        per_device_eval_batch_size=2,
+        optim="sgd",
+        learning_rate=1e-2,
+        max_grad_norm=0.5,
+        semantic_max_grad_norm=0.5,
+        train_sampling_strategy="sequential",
+        eval_pictures=4,
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+    )
+    return DeCoDetrTrainer(
+        model,
+        arguments,
+        Halved(train) if empty else train,
+        eval_dataset=val,
+        processing_class=processor,
+        deployment_vocabulary=deployed,
+        novel_names=deployed.names[-20:],
+    )
+
+
+def weights(trained):
+    """Whole weights of a trained model, from its saved form."""
+    return DeCoDetrForObjectDetection.from_pretrained(trained).state_dict()
+
+
+def run(scenes, output, name, batch, single=False):
+    """Train, evaluate, save to OUTPUT; returns (trainer, metrics)."""
+    trained = trainer(scenes, output, name, batch, single)
+    trained.train()
+    metrics = trained.evaluate()
+    trained.save_model()
+    return trained, metrics
+
+
+def main(scenes, folder):
+    torch.set_num_threads(1)
+    for name in RUNS if len(sys.argv) < 4 else sys.argv[3:]:
+        output = Path(folder) / name
+        trained, metrics = run(Path(scenes), output, name, batch=2)
+        assert trained.accelerator.num_processes == 2
+        kind = str(trained.accelerator.distributed_type)
+        found = {"metrics": metrics, "logs": trained.state.log_history, "kind": kind}
+        if name == "fsdp":
+            resumed = trainer(Path(scenes), Path(folder) / "resumed", name, batch=2)
+            resumed.train(str(output / "checkpoint-2"))
+            resumed.save_model()
+            kinds = {type(parameter).__name__ for parameter in resumed.model.parameters()}
+            assert kinds == {"DTensor"}, kinds
+        torch.save(found, Path(folder) / f"{name} {os.environ['RANK']}.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])
