@@ -1,0 +1,59 @@
+"""One command from data that the project has never seen, in three forms, to a model that is fine-tuned, evaluated,
+saved and described."""
+
+import json
+
+import pytest
+from test_settings import world  # noqa: F401 (a fixture)
+from test_sources import NAMES, hub_dataset, picture, write_coco, write_yolo
+from transformers import pipeline
+
+import decodetr
+from decodetr.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("forms")
+    write_coco(folder / "coco")
+    write_yolo(folder / "yolo")
+    hub_dataset().save_to_disk(folder / "saved")
+    for form in ("coco", "yolo", "saved"):
+        words = [
+            "--model",
+            str(world / "model"),
+            "--data",
+            str(folder / form),
+            "--output_dir",
+            str(folder / f"my {form}"),
+        ]
+        more = ["--val-share", "0.67", "--num_train_epochs", "2", "--report_to", "none", "--disable_tqdm", "true"]
+        assert main(["train", *words, *more]) == 0
+    return folder
+
+
+def _read(folder, form, file):
+    return json.loads((folder / f"my {form}" / file).read_text())
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "saved"])
+def test_from_data_to_a_model_with_a_card(trained, form):
+    output = trained / f"my {form}"
+    detector = pipeline("object-detection", str(output))
+    assert type(detector.model) is decodetr.DeCoDetrForObjectDetection
+    assert detector.model.vocabulary.names[-2:] == NAMES  # embedded on the way; the old ones are still there
+    assert len(detector.model.vocabulary) > 2
+    assert isinstance(detector(picture("a"), threshold=0.0), list)
+    metrics = _read(trained, form, "eval_results.json")
+    assert {"eval_AP50", "eval_AP50_trained", "eval_class_agnostic_AP50"} <= metrics.keys()
+    card = (output / "README.md").read_text()
+    for text in ("pipeline_tag: object-detection", "## Measured", "## Before and after", "## What it learned from",
+                 f"| annotated names | {', '.join(NAMES)} |", "## Made", "decodetr train --model"):  # fmt: skip
+        assert text in card, text
+    assert f"| AP50 | {metrics['eval_AP50']:.1f} |" in card
+    assert "no held-out names to measure" in card.replace("There were ", "")
+
+
+def test_the_three_forms_train_alike(trained):
+    losses = [_read(trained, form, "train_results.json")["train_loss"] for form in ("coco", "yolo", "saved")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4) and losses[2] == pytest.approx(losses[0], rel=1e-4)
