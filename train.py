@@ -27,6 +27,7 @@ from decodetr.training import checkpoints, memory
 from decodetr.training.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
 from decodetr.training.backbone import freeze_backbone, keep_frozen
 from decodetr.training.callbacks import PoolMomentum, WeightAveraging
+from decodetr.training.epochs import set_epoch
 from decodetr.training.pictures import EvaluationPictures, write_sheet
 from decodetr.training.sharding import load_weights, total_norm
 from decodetr.training.streamed_training import StreamedTraining, check_streamed, collate_or_skip
@@ -120,11 +121,12 @@ class DeCoDetrTrainer(Trainer):
             self.weight_average = None
         return result
 
-    def _run_epoch(self, *args, **kwargs):
+    def _run_epoch(self, *, epoch, train_dataloader, **kwargs):
         if self.state.global_step >= self.state.max_steps:  # resumed at its end: the library would take one step more
             self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
+            return
+        set_epoch(train_dataloader, epoch)
+        super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
 
     # Data
 

@@ -19,9 +19,11 @@ class ForgettingReport:
         output_dir: of the run.
         trained (list[str]): names that have annotations in training.
         data: of the held-out names, for the report.
+        main (bool): this process writes the file; all of them measure.
     """
 
-    def __init__(self, output_dir, trained, data):
+    def __init__(self, output_dir, trained, data, main=True):
+        self.main = main
         self.file, self.trained, self.data = Path(output_dir) / FILE, list(trained), str(data)
         self.content = {}
 
@@ -66,6 +68,8 @@ class ForgettingReport:
         return self.content.get("before", {}).get("AP50_held_out") is not None
 
     def _write(self):
+        if not self.main:
+            return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.file, json.dumps(self.content, indent=1, ensure_ascii=False) + "\n")
 

@@ -110,7 +110,8 @@ class TrainingRun:
         make = DetectionDataset
         if args.streaming:
             make = partial(StreamedDetectionDataset, shuffle_buffer=args.shuffle_buffer, seed=seed)
-        weak = data.weak_labels(args.text_model or (self.model.config.pool_info or {}).get("encoder"))
+        with self.training.main_process_first():  # the others find the captions embedded
+            weak = data.weak_labels(args.text_model or (self.model.config.pool_info or {}).get("encoder"))
         options, replayed = self.pseudo_boxes
         options = {"augmentation": augmentation, "weak_labels": weak, **options}
         dataset = make(data.coco, self.processor, names, regions=data.regions, **options)
@@ -168,7 +169,9 @@ class TrainingRun:
         if not args.model or args.reset_semantics or data.coco.names is None or (data.val or data.held_out) is None:
             return None
         source = args.held_out_data or args.val_annotations or args.data
-        report = ForgettingReport(self.training.output_dir, data.coco.names, source)
+        report = ForgettingReport(
+            self.training.output_dir, data.coco.names, source, self.trainer.is_world_process_zero()
+        )
         self.held_out = None
         if data.held_out is not None:
             known = set(self.deployed.names)

@@ -93,6 +93,8 @@ def _boxed_names(info):
     """Names that a model had boxes of, by its training_info; None where that says nothing."""
     keys = ("pretrained_detector_names", "annotated_names" if "annotated_names" in info else "training_names")
     known = [info[key] for key in keys if info.get(key)]
+    if isinstance(earlier := (info.get("seen") or {}).get("detector"), list):  # before the run that made it
+        known.append(earlier)
     return sorted(set().union(*known)) if known else None
 
 
