@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader, skip_first_batches
 from safetensors.torch import load_file
 from test_train import _command, scenes  # noqa: F401  (a fixture)
 
 from decodetr.__main__ import main
 from decodetr.training.checkpoints import MARK, mark, newest_complete, problem, to_resume
+from decodetr.training.epochs import set_epoch
 
 STEPS = 8
 # Denoising is on in the tiny model; every step ends in a checkpoint.
@@ -97,13 +99,13 @@ def test_killed_while_a_checkpoint_is_written(scenes, whole, tmp_path, capsys, c
     output = tmp_path / "run"
     command = _options(scenes, output, "--resume_from_checkpoint", "auto")
     process = _start(command)
-    assert _wait_for(output / "checkpoint-4" / "optimizer.pt", process)
-    _kill(process)
+    assert _wait_for(output / "checkpoint-6" / "optimizer.pt", process)
+    _kill(process)  # an epoch has 3 steps: the next attempt begins in the middle of the second one
     # Whatever moment that was: the next attempt finds a checkpoint that is half there.
-    (output / "checkpoint-4").mkdir(exist_ok=True)
-    (output / "checkpoint-4" / "trainer_state.json").unlink(missing_ok=True)
+    (output / "checkpoint-6").mkdir(exist_ok=True)
+    (output / "checkpoint-6" / "trainer_state.json").unlink(missing_ok=True)
     assert main(command) == 0
-    assert "checkpoint-4 is left out" in caplog.text
+    assert "checkpoint-6 is left out" in caplog.text
     _assert_same(whole, output)
 
 
@@ -137,6 +139,40 @@ def test_killed_at_many_moments(scenes, whole, tmp_path):  # noqa: F811
         assert kills < 60
     assert kills >= STEPS and len(reached) >= STEPS - 1
     _assert_same(whole, output)
+
+
+@pytest.mark.parametrize("processes, skipped", [(1, 0), (1, 1), (2, 0), (2, 1)])
+def test_every_sampler_and_the_data_set_know_the_epoch(processes, skipped):
+    """Accelerate alone leaves out the data set in all cases but the first, and the sampler in the last."""
+
+    class Numbers(torch.utils.data.Dataset):
+        epoch = None
+
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, index):
+            return index
+
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+    orders = {}
+    for epoch in (0, 3):
+        sampler = SeedableRandomSampler(Numbers(), data_seed=0)
+        loader = torch.utils.data.DataLoader(Numbers(), sampler=sampler, batch_size=2)
+        loader = prepare_data_loader(loader, num_processes=processes, process_index=0, put_on_device=False)
+        loader = skip_first_batches(loader, skipped) if skipped else loader
+        set_epoch(loader, epoch)
+        loader.set_epoch(epoch)  # as the library's Trainer does next
+        orders[epoch] = [batch.tolist() for batch in loader]
+        assert loader.dataset.epoch == epoch
+        fresh = SeedableRandomSampler(Numbers(), data_seed=0)
+        fresh.set_epoch(epoch)
+        order = list(fresh)
+        expected = [order[i : i + 2] for i in range(0, 12, 2 * processes)]
+        assert orders[epoch] == expected[skipped:]
+    assert orders[0] != orders[3]
 
 
 def _checkpoint(folder, step):

@@ -4,7 +4,7 @@
 def set_epoch(dataloader, epoch):
     """Tell the data set and all samplers of a prepared loader which epoch begins.
 
-    Accelerate's own `set_epoch` leaves some out: the data set if the batches are divided between processes or a resumed
+    Accelerate's own `set_epoch` leaves some out: the data set if batches are divided between processes or a resumed
     run skips some of them, and the shuffling sampler if both.
     """
     if hasattr(dataloader.dataset, "set_epoch"):
@@ -13,4 +13,5 @@ def set_epoch(dataloader, epoch):
     while sampler is not None:
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
-        sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
+        inner = getattr(sampler, "batch_sampler", None)
+        sampler = inner if inner is not None else getattr(sampler, "sampler", None)
