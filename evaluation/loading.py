@@ -4,6 +4,7 @@ import hashlib
 
 from decodetr.processing.model_identity import model_identity
 from decodetr.processing.shipped import cannot_load, resolve
+from decodetr.training.settings import in_words
 
 
 def load_predictor(
@@ -57,7 +58,7 @@ def load_predictor(
     facts |= _where(model) | {
         "vocabulary": f"{vocabulary or 'stored in the model'}, {_digest(names.names, names.embeddings)}",
         "pool": f"{len(pool)} prototypes, {_digest(pool.captions, pool.prototypes)}",
-        "training_used": _training(model.config.training_info),
+        "training_used": in_words(model.config.training_info or "not recorded"),
     }
     if oracle == "teacher":
         predictor = _teacher(model.vocabulary, coco, clip, device, max_detections)
@@ -106,11 +107,3 @@ def _digest(names, table):
     digest = hashlib.sha256("\n".join(names or ()).encode())
     digest.update(table.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
-
-
-def _training(info):
-    """`config.training_info` in a line: lists of names by their length."""
-    if not info:
-        return "not recorded"
-    words = {key: f"{len(value)} names" if isinstance(value, list) else value for key, value in info.items()}
-    return "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in words.items())

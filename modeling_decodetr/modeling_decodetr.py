@@ -52,6 +52,10 @@ class DeCoDetrPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _keep_in_fp32_modules_strict = ["prototype_pool", "vocabulary"]
 
+    def get_input_embeddings(self):
+        """None: there are no tokens. Without an answer Accelerate's FSDP fails."""
+        return None
+
     @torch.no_grad()
     def _init_weights(self, module):
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):

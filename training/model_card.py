@@ -6,6 +6,7 @@ from pathlib import Path
 
 from decodetr.processing.files import write_whole
 from decodetr.processing.html_report import markdown_table
+from decodetr.training.settings import in_words
 
 _HEADLINE = ("AP50_novel", "AP50_base", "AP50", "AP", "AP75", "class_agnostic_AP50")
 _PACKAGES = ("decodetr", "torch", "transformers", "accelerate")
@@ -96,18 +97,8 @@ def _forgetting(report):
 
 
 def _knowledge(info):
-    rows = [[key.replace("_", " "), _words(value)] for key, value in info.items()]
+    rows = [[key.replace("_", " "), in_words(value)] for key, value in info.items()]
     return ["", "## What it learned from", "", markdown_table(["", ""], rows, left=2).rstrip()]
-
-
-def _words(value):
-    if isinstance(value, dict):
-        return "; ".join(f"{key.replace('_', ' ')}: {_words(item)}" for key, item in value.items())
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list) and len(value) > 8:
-        return f"{len(value)} names: {', '.join(map(str, value[:8]))}, ..."
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _training(run, train_metrics):

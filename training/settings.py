@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 PARTS = ("detector", "backbone", "proposer")
-_BOX_TOLERANCE = 0.5  # pixels; a proposer does not hit an annotated box on all four sides
+_SHOWN = 8  # names of a list
+_BOX_TOLERANCE = 0.01  # pixels, the rounding of float32; a proposer does not hit all four sides so well
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _plain(name):
 
 
 def check_regions(regions, coco, base):
-    """ValueError where regions are boxes of annotations that are no base names, to half a pixel on all sides.
+    """ValueError where regions are boxes of annotations that are no base names, to the hundredth of a pixel.
 
     Args:
         regions (RegionTable). coco (CocoAnnotations): with all of its annotations. base: names.
@@ -162,3 +163,14 @@ def record(setting, seen, novel_seen, **used):
     if novel_seen:
         info["novel_names_seen"] = novel_seen
     return info | {key: value for key, value in used.items() if value is not None}
+
+
+def in_words(value):
+    """A value of such a record for people: dicts as "key: value; ...", long lists of names by their length."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key.replace('_', ' ')}: {in_words(item)}" for key, item in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list) and len(value) > _SHOWN:
+        return f"{len(value)} names: {', '.join(map(str, value[:_SHOWN]))}, ..."
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
