@@ -29,7 +29,7 @@ from decodetr.training.backbone import freeze_backbone, keep_frozen
 from decodetr.training.callbacks import PoolMomentum, WeightAveraging
 from decodetr.training.epochs import set_epoch
 from decodetr.training.pictures import EvaluationPictures, write_sheet
-from decodetr.training.sharding import load_weights, total_norm
+from decodetr.training.sharding import check_sharded, keep_class_name, load_weights, total_norm
 from decodetr.training.streamed_training import StreamedTraining, check_streamed, collate_or_skip
 
 
@@ -93,6 +93,7 @@ class DeCoDetrTrainer(Trainer):
         super().__init__(
             model, args, data_collator=data_collator or detection_collate, train_dataset=train_dataset, **kwargs
         )
+        check_sharded(self)
         # forward takes **kwargs for the detector, not a batch-wide item count: let the Trainer average micro-batches.
         self.model_accepts_loss_kwargs = False
         self._term_sums, self._term_counts = defaultdict(float), defaultdict(int)
@@ -286,6 +287,7 @@ class DeCoDetrTrainer(Trainer):
             if self.args.should_save:
                 checkpoints.clear(output_dir)
             self.accelerator.wait_for_everyone()
+        keep_class_name(self.model, self._model_class)
         with self.deployed(), contextlib.nullcontext() if checkpoint else self.averaged():
             super().save_model(output_dir, _internal_call)
         if checkpoint and self.weight_average is not None:

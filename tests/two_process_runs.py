@@ -25,7 +25,7 @@ _SAVED = {"save_strategy": "steps", "save_steps": 2}
 RUNS = {
     "ddp": ({"ema_decay": 0.9}, False),
     "ddp, nothing on rank 1": ({}, True),
-    "ddp, checkpointing": ({"gradient_checkpointing": True}, False),
+    "ddp, checkpointing": ({"gradient_checkpointing": True, "ema_decay": 0.9}, False),
     "fsdp": ({**FSDP, "ema_decay": 0.9, **_SAVED}, False),
 }
 

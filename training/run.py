@@ -188,7 +188,9 @@ class TrainingRun:
                 metrics = trainer.evaluate(metric_key_prefix=prefix)
             found = {key.partition("_")[2]: value for key, value in metrics.items()}
         if self.held_out is not None:
+            split, trainer.novel_names = trainer.novel_names, None  # of the run's own data
             metrics = trainer.evaluate(self.held_out, metric_key_prefix=f"{prefix}-held-out")
+            trainer.novel_names = split
             held_out = {key.partition("_")[2]: value for key, value in metrics.items()}
             found = {key: value for key, value in found.items() if not key.endswith("held_out")}
             found |= {key: value for key, value in held_out.items() if key.endswith("held_out")}

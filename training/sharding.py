@@ -1,8 +1,25 @@
 """Weights and gradients that FSDP has divided between processes (DTensor), and those it has not."""
 
 import torch
+from accelerate.utils import DistributedType
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
+
+
+def check_sharded(trainer):
+    """Raises ValueError where Accelerate would leave FSDP out without a word, or divide in a way that does not train.
+
+    Version 1 has one flat parameter for many, so streams cannot be clipped apart.
+    """
+    if not trainer.args.fsdp:
+        return
+    if trainer.accelerator.distributed_type != DistributedType.FSDP:
+        raise ValueError(
+            "fsdp: Accelerate has FSDP for several GPU processes alone; start with `torchrun --nproc_per_node 2 -m "
+            "decodetr.train ...` on a machine with as many GPUs, or leave --fsdp out."
+        )
+    if trainer.accelerator.state.fsdp_plugin.fsdp_version != 2:
+        raise ValueError("fsdp: this trainer needs version 2 (fsdp_config={'version': 2}), which is also the default.")
 
 
 def whole(tensor):
@@ -21,3 +38,10 @@ def load_weights(model, weights):
         set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, strict=True))
     else:
         model.load_state_dict(weights)
+
+
+def keep_class_name(model, original):
+    """FSDP makes a class of its own for a model; give it name and module of the original one, of which
+    `save_pretrained` writes the name and copies the code."""
+    if type(model) is not original:
+        type(model).__name__, type(model).__module__ = original.__name__, original.__module__

@@ -1,0 +1,97 @@
+"""Two gloo processes train, evaluate and save what one process with twice the batch does: DDP, and FSDP 2.
+
+One torchrun goes through the runs of two_process_runs.py; the reference is computed here.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_train import _trainer, scenes  # noqa: F401  (a fixture)
+from two_process_runs import RUNS, run
+
+from decodetr import DeCoDetrForObjectDetection
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def two_processes(scenes, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("two_processes")
+    paths = [str(TESTS), str(TESTS.parent / "benchmarks"), os.environ.get("PYTHONPATH", "")]
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    environment |= {"GLOO_SOCKET_IFNAME": loopback, "HF_HUB_OFFLINE": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*torchrun, str(TESTS / "two_process_runs.py"), str(scenes), str(folder)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_process(scenes, tmp_path_factory):  # noqa: F811
+    folder, found = tmp_path_factory.mktemp("one_process"), {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name in ("ddp", "ddp, nothing on rank 1"):
+        trained, metrics = run(scenes, folder / name, name, batch=4, single=True)
+        found[name] = folder / name, metrics, trained.state.log_history
+    torch.set_num_threads(threads)
+    return found
+
+
+def _weights(folder):
+    """Floating-point weights of a saved model, pool and vocabulary among them."""
+    state = DeCoDetrForObjectDetection.from_pretrained(folder).state_dict()
+    return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+
+
+def _assert_close(found, expected, atol=1e-5):
+    assert found.keys() == expected.keys() and "prototype_pool.prototypes" in found
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, atol=atol, rtol=0), (name, (found[name] - tensor).abs().max())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_train_as_one(two_processes, one_process, name):
+    reference = name if name in one_process else "ddp"
+    folder, metrics, logs = one_process[reference]
+    expected, found = _weights(folder), _weights(two_processes / name)
+    _assert_close(found, expected)
+    ranks = [torch.load(two_processes / f"{name} {rank}.pt", weights_only=False) for rank in (0, 1)]
+    assert ranks[0]["kind"].endswith("FSDP" if name == "fsdp" else "MULTI_CPU")
+    assert len(ranks[0]["logs"]) == len(logs)
+    for key, value in metrics.items():
+        if "class_agnostic" in key:
+            assert ranks[0]["metrics"][key] == ranks[1]["metrics"][key]  # all processes have them
+            assert ranks[0]["metrics"][key] == pytest.approx(value, abs=0.01), key
+    for entry, expected in zip(ranks[0]["logs"], logs):
+        for key in ("loss", "grad_norm", "loss_align", "loss_distill", "loss_bbox"):
+            assert (key in entry) == (key in expected)
+            if key in entry:
+                assert entry[key] == pytest.approx(expected[key], rel=1e-3), key
+
+
+def test_divided_weights_are_saved_whole_and_resumed(two_processes):
+    folder = two_processes / "fsdp"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["auto_map"]["AutoModelForObjectDetection"] == "modeling_decodetr.DeCoDetrForObjectDetection"
+    assert config["architectures"] == ["DeCoDetrForObjectDetection"] and (folder / "modeling_decodetr.py").is_file()
+    files = ("checkpoint-4/model.safetensors", "checkpoint-4/ema.safetensors")
+    own, average = (load_file(folder / file) for file in files)
+    final = DeCoDetrForObjectDetection.from_pretrained(folder).state_dict()
+    assert all(torch.equal(final[name], tensor) for name, tensor in average.items())
+    assert not torch.equal(own["semantic_stream.predictor.weight"], final["semantic_stream.predictor.weight"])
+    _assert_close(_weights(two_processes / "resumed"), _weights(folder), atol=0)
+    assert (folder / "pictures/step-4.jpg").is_file()
+
+
+def test_fsdp_is_refused_where_accelerate_would_leave_it_out(scenes, tmp_path):  # noqa: F811
+    with pytest.raises(ValueError, match="Accelerate has FSDP for several GPU processes alone"):
+        _trainer(scenes, tmp_path, fsdp=True)
