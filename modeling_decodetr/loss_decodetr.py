@@ -107,7 +107,7 @@ def supervise_batch(pred_boxes, objectness_logits, labels, iou_threshold, embedd
 
 
 def present_names(labels, num_names, device):
-    """(B, num_names) bool, which names can be in each image: those of its `image_labels` (L,) int64, all without
+    """(B, num_names) bool, what regions of each image can be: the names of its `image_labels` (L,) int64, all without
     them. None where no label has any (PAPER.md 5, WS-OVD)."""
     if not any("image_labels" in label for label in labels):
         return None
@@ -140,7 +140,8 @@ def teacher_targets(
         pool, vocabulary: A and the training names. background (M,) bool: prototypes that stand for no name.
         temperature: tau. annotation_weight: share of the one-hot name where a box is annotated and has a region.
         background_cosine: of [`PrototypePool.background_logits`].
-        present (n, K) bool, *optional*: names that can be in the query's image; CLIP's distribution has no others.
+        present (n, K) bool, *optional*: what a region of the query's image can be; CLIP's distribution of a query
+            without an annotated box has no other names.
 
     Returns:
         (prototype_targets (n, M), name_targets (n, K + 1)), rows summing to 1, float32; the last column of the second
@@ -154,7 +155,7 @@ def teacher_targets(
         prototype_targets = pool.log_assignment(z, temperature).exp()
         over_names = z @ names.T / temperature
         if present is not None:
-            over_names = over_names.masked_fill(~present, -torch.inf)
+            over_names = over_names.masked_fill(~(present | annotated[:, None]), -torch.inf)
         over_background = pool.background_logits(z, background, temperature, background_cosine)
         total = torch.logaddexp(vocabulary.log_normaliser(over_names), over_background)
         # Equal rows (duplicate names) share their mass, as one-hot targets and the student do.

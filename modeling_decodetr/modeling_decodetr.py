@@ -54,7 +54,6 @@ class DeCoDetrPreTrainedModel(PreTrainedModel):
 
     def get_input_embeddings(self):
         """None: there are no tokens. Without an answer Accelerate's FSDP fails."""
-        return None
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -89,8 +88,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
     def __init__(self, config: DeCoDetrConfig):
         super().__init__(config)
         detector_family(config.detector_config)  # an unsupported family is refused before anything is built
-        self.detector = AutoModelForObjectDetection.from_config(config.detector_config)
-        keep_boxes_in_float32(self.detector)
+        self.detector = keep_boxes_in_float32(AutoModelForObjectDetection.from_config(config.detector_config))
         self.prototype_pool = PrototypePool.random(
             config.num_coarse_prototypes, config.num_fine_prototypes, config.embedding_dim
         )

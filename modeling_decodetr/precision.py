@@ -34,7 +34,7 @@ _PROPOSALS = "gen_encoder_output_proposals"
 
 
 def keep_boxes_in_float32(detector):
-    """Let the heads and the loss of a detector of transformers leave autocast, in place."""
+    """Let the heads and the loss of a detector of transformers leave autocast, in place; returns the detector."""
     for name, module in detector.named_modules():
         last = [part for part in name.split(".") if not part.isdigit()][-1:]
         if last and last[0] in _HEADS and not isinstance(module, nn.ModuleList):
@@ -42,6 +42,7 @@ def keep_boxes_in_float32(detector):
         if hasattr(module, _PROPOSALS):
             setattr(module, _PROPOSALS, partial(_in_float32, module, _PROPOSALS))
     detector.loss_function = Float32Loss(detector.loss_function)
+    return detector
 
 
 def _in_float32(module, method, *args):

@@ -24,23 +24,26 @@ class WeakLabels:
         captions (`CaptionTable`, *optional*).
         image_labels (`dict`, *optional*): image_id -> names, of `read_image_labels`. Images that are not in it can
             show anything.
+        exhaustive (names, *optional*): all objects of these names have a box, so a region without one is none of them.
     """
 
     captions: "CaptionTable | None" = None
     image_labels: dict | None = None
+    exhaustive: frozenset = frozenset()
 
     def of_image(self, image_id, label_of_name):
-        """Label entries: `caption_embeds` (c, d) and `image_labels` (L,) int64, indices into the vocabulary; each only
-        where its table is given, the second only for images that it knows."""
+        """Label entries: `caption_embeds` (c, d) and `image_labels` (L,) int64, what a region without a box can be as
+        indices into the vocabulary; each only where something is known."""
         import torch
 
         entries = {}
         if self.captions is not None:
             entries["caption_embeds"] = torch.from_numpy(self.captions.get(image_id))
-        if self.image_labels is not None and image_id in self.image_labels:
-            names = self.image_labels[image_id]
-            known = sorted(label_of_name[name] for name in names if name in label_of_name)
-            entries["image_labels"] = torch.tensor(known, dtype=torch.int64)
+        known = self.image_labels is not None and image_id in self.image_labels
+        if known or self.exhaustive:
+            possible = set(self.image_labels[image_id] if known else label_of_name) - self.exhaustive
+            labels = sorted(label_of_name[name] for name in possible if name in label_of_name)
+            entries["image_labels"] = torch.tensor(labels, dtype=torch.int64)
         return entries
 
 

@@ -107,6 +107,7 @@ def test_a_bf16_run_learns_what_a_float32_run_learns(scenes, tmp_path):  # noqa:
     assert torch.allclose(losses[True], losses[False], rtol=0.05)
 
 
+@pytest.mark.slow
 def test_a_compiled_run_is_the_eager_run(scenes, tmp_path):  # noqa: F811
     """With EMA, momentum, clipping of each stream, another vocabulary in evaluation, checkpoints and a resume."""
     args = {"max_steps": 3, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}

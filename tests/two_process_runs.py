@@ -48,7 +48,7 @@ class Halved(torch.utils.data.Dataset):
         return self.items[index]
 
 
-def trainer(scenes, output, name, batch, single=False):
+def trainer(scenes, output, name, batch, single=False, pretend=True):
     """The trainer of a run; `single` leaves out what needs several processes."""
     model, train, val, processor, deployed = _parts(scenes, augment=False)
     pool, vocabulary = model.prototype_pool, model.vocabulary
@@ -72,7 +72,7 @@ def trainer(scenes, output, name, batch, single=False):
         use_cpu=True,
         dataloader_pin_memory=False,
     )
-    if arguments.fsdp:
+    if arguments.fsdp and pretend:
         pretend_gpus(arguments)
     return DeCoDetrTrainer(
         model,
@@ -115,6 +115,10 @@ def main(scenes, folder):
             resumed.save_model()
             kinds = {type(parameter).__name__ for parameter in resumed.model.parameters()}
             assert kinds == {"DTensor"}, kinds
+            try:
+                trainer(Path(scenes), Path(folder) / "refused", name, batch=2, pretend=False)
+            except ValueError as error:
+                found["refused"] = str(error)
         torch.save(found, Path(folder) / f"{name} {os.environ['RANK']}.pt")
 
 

@@ -83,6 +83,12 @@ def add_arguments(parser):
         "so that it is not unlearned; none (default: self with --model, unless its semantics are reset)",
     )
     parser.add_argument(
+        "--exhaustive",
+        action=argparse.BooleanOptionalAction,
+        help="all objects of the annotated names have a box, as in COCO, so a region without one is none of them "
+        "(default: where other names compete and there is no names split)",
+    )
+    parser.add_argument(
         "--pseudo-boxes",
         choices=("objects", "ignore", "none"),
         help="what certain regions that lie on no annotated box are to the localization stream, so that it does not "

@@ -113,16 +113,21 @@ class TrainingData:
         }
         return tuple(options if there else {} for there in regions)
 
-    def weak_labels(self, text_model):
+    def weak_labels(self, text_model, training_names):
         """What is known of whole images, or None; captions are embedded by `text_model`."""
         from decodetr.processing.weak_labels import CaptionTable, WeakLabels, read_image_labels
 
         captions, image_labels = self.args.captions, self.args.image_labels
-        if not captions and not image_labels:
+        annotated, exhaustive = self.coco.names or [], self.args.exhaustive
+        if exhaustive is None:  # of a split, other regions are to be taken for base names: there are no others
+            exhaustive = self.novel is None and set(annotated) < set(training_names)
+        exhaustive = frozenset(annotated if exhaustive else ())
+        if not captions and not image_labels and not exhaustive:
             return None
         if captions and not text_model:
             raise ValueError("--captions: the pool does not say which text model made it; give --text-model NAME")
         return WeakLabels(
             CaptionTable.load(captions, text_model, self.args.output_dir) if captions else None,
             read_image_labels(image_labels) if image_labels else None,
+            exhaustive,
         )

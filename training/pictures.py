@@ -1,5 +1,6 @@
 """Pictures of an evaluation: annotations of the first images, and beside them what the model detects there."""
 
+import itertools
 from pathlib import Path
 
 MIN_SCORE = 0.3  # detections below are not drawn
@@ -55,6 +56,8 @@ class EvaluationPictures:
 
     def _cells(self, entry, names):
         """Annotations and detections of an image, two pictures with a line of text above each."""
+        from matplotlib.colors import TABLEAU_COLORS
+
         from decodetr.processing.coco import read_annotated
 
         image = read_annotated(entry)
@@ -62,7 +65,6 @@ class EvaluationPictures:
         boxes = rows["bbox"].copy()
         boxes[:, 2:] += boxes[:, :2]
         annotated = [self.coco.names[c] for c in rows["category"]]
-        yield _cell(image, boxes, annotated, None, f"{entry['file_name']}: {len(annotated)} annotated")
         result = self._results[entry["image_id"]]
         order = result["scores"].argsort(descending=True)
         best = float(result["scores"].max()) if len(order) else 0.0
@@ -70,15 +72,18 @@ class EvaluationPictures:
         text = f"{len(order)} detected with a score of {MIN_SCORE} or more; best score {best:.2f}"
         order = order[:MOST]
         found = [names[i] for i in result["labels"][order].tolist()]
-        yield _cell(image, result["boxes"][order].numpy(), found, result["scores"][order].tolist(), text)
+        colors = dict(zip(dict.fromkeys(annotated + found), itertools.cycle(TABLEAU_COLORS.values())))
+        yield _cell(image, boxes, annotated, None, colors, f"{entry['file_name']}: {len(annotated)} annotated")
+        scores = result["scores"][order].tolist()
+        yield _cell(image, result["boxes"][order].numpy(), found, scores, colors, text)
 
 
-def _cell(image, boxes, names, scores, text):
+def _cell(image, boxes, names, scores, colors, text):
     from PIL import Image, ImageDraw, ImageFont
 
     from decodetr.processing.drawing import default_font, draw_detections
 
-    drawn = draw_detections(image, boxes, names, scores)
+    drawn = draw_detections(image, boxes, names, scores, colors=[colors[name] for name in names])
     drawn.thumbnail((_CELL - 8, _CELL - 8))
     cell = Image.new("RGB", (_CELL, _CELL + _HEADER), "white")
     cell.paste(drawn, (0, _HEADER))

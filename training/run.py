@@ -111,7 +111,7 @@ class TrainingRun:
         if args.streaming:
             make = partial(StreamedDetectionDataset, shuffle_buffer=args.shuffle_buffer, seed=seed)
         with self.training.main_process_first():  # the others find the captions embedded
-            weak = data.weak_labels(args.text_model or (self.model.config.pool_info or {}).get("encoder"))
+            weak = data.weak_labels(args.text_model or (self.model.config.pool_info or {}).get("encoder"), names)
         options, replayed = self.pseudo_boxes
         options = {"augmentation": augmentation, "weak_labels": weak, **options}
         dataset = make(data.coco, self.processor, names, regions=data.regions, **options)
