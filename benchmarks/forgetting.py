@@ -40,7 +40,7 @@ def choose(scenes, count):
     random.seed(0)
     novel, base = (sorted(map(int, split[group])) for group in ("novel", "base"))
     ids = random.sample(novel, count // 2) + random.sample(base, count - count // 2)
-    names = {int(number): name for group in split.values() for number, name in group.items()}
+    names = {int(number): name for group in ("novel", "base") for number, name in split[group].items()}
     return [names[number] for number in sorted(ids)]
 
 
