@@ -318,3 +318,11 @@ def test_shipped_recipes_train(name, data, tmp_path):
     else:
         assert info["pretrained_backbone"].endswith("weights.safetensors")
     assert len(model.vocabulary.names) == len(split["base"]) + len(split["novel"])
+
+
+@pytest.mark.parametrize("value, more, expected", [("true", [], True), ("false", [], False),
+                                                   ("false", ["--exhaustive"], True)])  # fmt: skip
+def test_a_flag_with_a_complement_can_be_false(tmp_path, value, more, expected):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"model: scenes-decodetr\nexhaustive: {value}\n")
+    assert parse_with_recipe(["--recipe", str(file), *more], add_arguments).exhaustive is expected

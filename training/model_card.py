@@ -1,6 +1,7 @@
 """The card of a trained model: what it is, what it learned from, what was measured, and how to use it."""
 
 import json
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def _knowledge(info):
 
 
 def _training(run, train_metrics):
-    words = " ".join(run.args.words)
+    words = shlex.join(run.args.words)
     return [
         "",
         "## Made",

@@ -177,8 +177,9 @@ def _as_words(recipe, parser, file):
         kinds = typing.get_args(hints[key]) if one is fields else ()
         takes_mapping = any((typing.get_origin(kind) or kind) is dict for kind in kinds)
         said = [action.option_strings[0], *_values(action, value, takes_mapping, f"{file}: {key}")]
-        if action.nargs == 0:
-            said = said[:1] if value else []
+        if action.nargs == 0:  # a flag; --no-... is the last option of one that has it
+            no = action.option_strings[-1:] if isinstance(action, argparse.BooleanOptionalAction) else []
+            said = said[:1] if value else no
         try:
             one.parse_known_args(said)
         except argparse.ArgumentError as error:
