@@ -10,7 +10,7 @@ from tiny_models import NAMES, tiny_batch, tiny_model
 from tiny_teachers import write_tiny_clip
 
 from decodetr import DeCoDetrImageProcessor
-from decodetr.modeling_decodetr.loss_decodetr import present_names
+from decodetr.modeling_decodetr.loss_decodetr import present_names, teacher_targets
 from decodetr.processing import CocoAnnotations, DetectionDataset, detection_collate
 from decodetr.processing.weak_labels import CaptionTable, WeakLabels, read_image_labels
 
@@ -154,3 +154,23 @@ def test_without_image_labels_nothing_is_narrowed():
     assert present_names([{}, {}], 3, "cpu") is None
     present = present_names([{"image_labels": torch.tensor([2])}, {}], 3, "cpu")
     assert present.tolist() == [[False, False, True], [True, True, True]]
+
+
+def test_exhaustive_names_are_not_what_has_no_box():
+    index = {name: i for i, name in enumerate(NAMES)}
+    weak = WeakLabels(exhaustive=frozenset(["cat"]))
+    assert weak.of_image(7, index)["image_labels"].tolist() == [1, 2]
+    both = WeakLabels(image_labels={7: ["cat", NAMES[2]]}, exhaustive=frozenset(["cat"]))
+    assert both.of_image(7, index)["image_labels"].tolist() == [2]
+    assert both.of_image(8, index)["image_labels"].tolist() == [1, 2]
+
+
+def test_an_annotated_box_keeps_clips_opinion_of_its_own_name():
+    """With a share of CLIP in its target: what is said of regions without a box does not narrow it."""
+    model = tiny_model()
+    names, pool, background = model.vocabulary.embeddings, model.prototype_pool, model.semantic_stream.background
+    options = {"temperature": 0.07, "annotation_weight": 0.5}
+    rows = torch.tensor([0, -1]), names[[0, 0]], pool, model.vocabulary, background
+    present = torch.tensor([[False, True, True]] * 2)
+    free, narrowed = (teacher_targets(*rows, **options, present=some)[1] for some in (None, present))
+    assert torch.equal(free[0], narrowed[0]) and narrowed[1, 0] == 0 and free[1, 0] > 0.1
