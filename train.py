@@ -139,6 +139,10 @@ class DeCoDetrTrainer(Trainer):
         finally:
             self.data_collator = eval_collate
 
+    def forget_eval_loader(self):
+        """With persistent workers the Trainer keeps one loader for whatever data set is evaluated."""
+        getattr(self, "_eval_dataloaders", {}).pop("eval", None)
+
     # Loss
 
     def align_weight(self) -> float:

@@ -24,11 +24,13 @@ class WeakLabels:
         captions (`CaptionTable`, *optional*).
         image_labels (`dict`, *optional*): image_id -> names, of `read_image_labels`. Images that are not in it can
             show anything.
+        labelled (names): that `image_labels` decide on; others can be anywhere.
         exhaustive (names, *optional*): all objects of these names have a box, so a region without one is none of them.
     """
 
     captions: "CaptionTable | None" = None
     image_labels: dict | None = None
+    labelled: frozenset = frozenset()
     exhaustive: frozenset = frozenset()
 
     def of_image(self, image_id, label_of_name):
@@ -41,7 +43,10 @@ class WeakLabels:
             entries["caption_embeds"] = torch.from_numpy(self.captions.get(image_id))
         known = self.image_labels is not None and image_id in self.image_labels
         if known or self.exhaustive:
-            possible = set(self.image_labels[image_id] if known else label_of_name) - self.exhaustive
+            possible = set(label_of_name)
+            if known:
+                possible -= self.labelled - set(self.image_labels[image_id])
+            possible -= self.exhaustive
             labels = sorted(label_of_name[name] for name in possible if name in label_of_name)
             entries["image_labels"] = torch.tensor(labels, dtype=torch.int64)
         return entries
@@ -56,7 +61,8 @@ def read_image_labels(file):
             "category_id"}], such as a COCO annotation file, whose boxes are not read.
 
     Returns:
-        dict: image_id -> list of names, each once; of an image without annotation an empty one: nothing is there.
+        (dict, frozenset): image_id -> list of names, each once, empty for an image without annotation, where none of
+        the file's names is; and the file's names.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or not of this form; names file and row.
@@ -73,7 +79,7 @@ def read_image_labels(file):
                 f"{image_id!r} and category_id {category!r}; correct it or leave it out"
             )
         labels[image_id][name_of[category]] = None
-    return {image_id: list(found) for image_id, found in labels.items()}
+    return {image_id: list(found) for image_id, found in labels.items()}, frozenset(name_of.values())
 
 
 class CaptionTable:

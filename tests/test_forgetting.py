@@ -198,3 +198,26 @@ def test_new_names_join_the_old_ones(world, tmp_path, capsys):  # noqa: F811
     assert model.vocabulary.embeddings[n].norm() == pytest.approx(1, abs=1e-5)
     metrics = json.loads((tmp_path / "run/eval_results.json").read_text())
     assert "eval_AP50_trained" in metrics
+
+
+def test_categories_without_a_box_are_not_trained_names(world, tmp_path):  # noqa: F811
+    """A subset that lists all categories: those that it has no object of are held out, and not taken for absent."""
+    data = tmp_path / "data"
+    (data / "annotations").mkdir(parents=True)
+    (data / "train").symlink_to(world / "data/train")
+    document = json.loads((world / "data/annotations/train.json").read_text())
+    cat = next(row["id"] for row in document["categories"] if row["name"] == BASE[0])
+    (data / "annotations/val.json").write_text(json.dumps(document))
+    (data / "val").symlink_to(world / "data/train")
+    document["annotations"] = [row for row in document["annotations"] if row["category_id"] == cat]
+    (data / "annotations/train.json").write_text(json.dumps(document))
+    val = ("--val-annotations", str(data / "annotations/val.json"))
+    assert _train(world, tmp_path / "run", "--data", str(data), *val) == 0
+    report = json.loads((tmp_path / "run/forgetting.json").read_text())
+    assert report["trained_names"] == BASE[:1] and "AP50_held_out" in report["before"]
+    assert _load(tmp_path / "run").config.training_info["annotated_names"] == BASE[:1]
+
+
+def test_a_share_for_validation_keeps_novel_names(world, tmp_path):  # noqa: F811
+    assert _train(world, tmp_path, "--val-share", "0.3") == 0
+    assert "eval_AP50_novel" in json.loads((tmp_path / "eval_results.json").read_text())

@@ -84,6 +84,15 @@ def _assert_same(one, other):
     assert "prototype_pool.prototypes" in load_file(one / "model.safetensors")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the processes that are killed have: sums over several round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def whole(scenes, tmp_path_factory):  # noqa: F811
     """The uninterrupted run."""

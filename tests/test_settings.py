@@ -180,9 +180,9 @@ def test_regions_that_are_novel_boxes_are_refused(world, tmp_path, capsys):
 def test_what_was_seen_is_found_in_the_records():
     detector = {"pretrained_detector_names": ["a"], "training_names": ["b", "c"], "annotated_names": ["b"]}
     assert seen_before(detector, None, {}) == {"detector": ["a", "b"]}
-    tuned = {"annotated_names": ["d"], "seen": {"detector": ["a", "b"], "proposer": ["x"]}}
-    assert seen_before(tuned, None, {}) == {"detector": ["a", "b", "d"]}
-    assert seen_before({"annotated_names": ["d"], "seen": {"detector": "unknown"}}, None, {}) == {"detector": ["d"]}
+    tuned = {"annotated_names": ["d"], "seen": {"detector": ["a", "b"], "proposer": ["x"], "backbone": ["y"]}}
+    assert seen_before(tuned, None, {}) == {"detector": ["a", "b", "d", "x"], "backbone": ["y"]}
+    assert seen_before({"annotated_names": ["d"], "seen": {"detector": "unknown"}}, None, {}) == {"detector": None}
     assert seen_before({}, None, {}) == {"detector": None}
     assert seen_before({"pretrained_backbone": "timm/x"}, None, {}) == {"detector": None, "backbone": None}
     pool = {"proposer": "rpn", "proposer_training_info": {"pretrained_detector_names": ["cat"]}}

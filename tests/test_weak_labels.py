@@ -41,12 +41,12 @@ def _labels_file(file, annotations=((1, 1), (1, 2), (1, 1))):
 
 
 def test_image_labels_are_each_name_once_and_an_image_can_show_nothing(tmp_path):
-    labels = read_image_labels(_labels_file(tmp_path / "labels.json"))
-    assert labels == {1: ["cat", "salt, pepper"], 2: []}
-    weak = WeakLabels(image_labels=labels)
+    labels, labelled = read_image_labels(_labels_file(tmp_path / "labels.json"))
+    assert labels == {1: ["cat", "salt, pepper"], 2: []} and labelled == {"cat", "salt, pepper"}
+    weak = WeakLabels(image_labels=labels, labelled=labelled)
     index = {name: i for i, name in enumerate(NAMES)}
-    assert weak.of_image(1, index)["image_labels"].tolist() == [0, 1]
-    assert weak.of_image(2, index)["image_labels"].tolist() == [] and weak.of_image(3, index) == {}
+    assert weak.of_image(1, index)["image_labels"].tolist() == [0, 1, 2]  # the third is not decided on
+    assert weak.of_image(2, index)["image_labels"].tolist() == [2] and weak.of_image(3, index) == {}
     with pytest.raises(ValueError, match=r"annotations\[0\]: expected ids of an image and a category"):
         read_image_labels(_labels_file(tmp_path / "bad.json", [(7, 1)]))
 
@@ -86,7 +86,7 @@ def test_items_have_what_is_known_of_their_image(tmp_path):
     coco = CocoAnnotations.load(data / "annotations/train.json")
     first = coco.images[0]["image_id"]
     table = CaptionTable(np.eye(4, dtype=np.float16), {first: [2, 0]})
-    weak = WeakLabels(table, {first: [coco.names[1], "nothing of the vocabulary"]})
+    weak = WeakLabels(table, {first: [coco.names[1], "nothing of the vocabulary"]}, frozenset(coco.names))
     dataset = DetectionDataset(
         coco, DeCoDetrImageProcessor(size={"height": 64, "width": 64}), coco.names, weak_labels=weak
     )
@@ -160,7 +160,7 @@ def test_exhaustive_names_are_not_what_has_no_box():
     index = {name: i for i, name in enumerate(NAMES)}
     weak = WeakLabels(exhaustive=frozenset(["cat"]))
     assert weak.of_image(7, index)["image_labels"].tolist() == [1, 2]
-    both = WeakLabels(image_labels={7: ["cat", NAMES[2]]}, exhaustive=frozenset(["cat"]))
+    both = WeakLabels(image_labels={7: ["cat", NAMES[2]]}, labelled=frozenset(NAMES), exhaustive=frozenset(["cat"]))
     assert both.of_image(7, index)["image_labels"].tolist() == [2]
     assert both.of_image(8, index)["image_labels"].tolist() == [1, 2]
 

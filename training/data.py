@@ -20,6 +20,8 @@ class TrainingData:
     Attributes:
         coco (CocoAnnotations or AnnotationStream): annotations that are trained on: of base names, where names are
             split.
+        annotated_names (list[str] or None): names that have a box in it; of a stream those that it declares, if it
+            does.
         val (CocoAnnotations or None): of the evaluation.
         base, novel (list[str] or None): of the names split.
         setting (Setting): what may be used.
@@ -50,6 +52,7 @@ class TrainingData:
         else:
             whole = load_annotations(args.data, "train", args.train_annotations, **form_of(args))
         self.coco = whole if self.base is None else whole.select(self.base)
+        self.annotated_names = _annotated_names(self.coco)
         # "self" are the model's own; they need the model and come later.
         self.regions = RegionTable.load(args.regions) if args.regions not in (None, "self", "none") else None
         if self.base is not None and self.regions is not None and not args.streaming:
@@ -58,7 +61,7 @@ class TrainingData:
         if args.val_annotations != "none" and (args.val_annotations or has_part(args.data, "val")):
             self.val = load_annotations(args.data, "val", args.val_annotations, **form_of(args))
         elif args.val_share:
-            self.coco, self.val = self._split_off(args.val_share)
+            self.coco, self.val = self._split_off(whole, args.val_share)
         if self.val is None:
             logger.warning(
                 "%s has no validation images, so nothing is evaluated; give --val-annotations or --val-share 0.1",
@@ -73,8 +76,9 @@ class TrainingData:
             self.replay = self.replay.select(self.base)
         self.held_out = load_annotations(args.held_out_data, "val") if args.held_out_data else None
 
-    def _split_off(self, share):
-        """(training, validation) annotations: a part of the images, drawn by the seed 0 whatever the run's is."""
+    def _split_off(self, whole, share):
+        """(training, validation) annotations: a part of the images, drawn by the seed 0 whatever the run's is; for
+        validation with the annotations of all names."""
         import torch
 
         if self.args.streaming or not 0 < share < 1:
@@ -87,7 +91,7 @@ class TrainingData:
             raise ValueError(f"--val-share {share}: expected at least two images to divide, got {len(ids)}")
         order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0)).tolist()
         val = {ids[i] for i in order[:count]}
-        return self.coco.select_images(set(ids) - val), self.coco.select_images(val)
+        return self.coco.select_images(set(ids) - val), whole.select_images(val)
 
     def pseudo_boxes(self, streams, class_agnostic):
         """Options of [`DetectionDataset`] for regions that may be objects, of the new and of the replayed images:
@@ -118,16 +122,30 @@ class TrainingData:
         from decodetr.processing.weak_labels import CaptionTable, WeakLabels, read_image_labels
 
         captions, image_labels = self.args.captions, self.args.image_labels
-        annotated, exhaustive = self.coco.names or [], self.args.exhaustive
-        if exhaustive is None:  # of a split, other regions are to be taken for base names: there are no others
-            exhaustive = self.novel is None and set(annotated) < set(training_names)
+        annotated, exhaustive = self.annotated_names or [], self.args.exhaustive
+        if exhaustive is None:
+            # Of a split, other regions are to be taken for base names: there are no others. LVIS is not exhaustive.
+            federated = getattr(self.coco, "federation", None) is not None
+            exhaustive = self.novel is None and not federated and set(annotated) < set(training_names)
         exhaustive = frozenset(annotated if exhaustive else ())
         if not captions and not image_labels and not exhaustive:
             return None
         if captions and not text_model:
             raise ValueError("--captions: the pool does not say which text model made it; give --text-model NAME")
-        return WeakLabels(
-            CaptionTable.load(captions, text_model, self.args.output_dir) if captions else None,
-            read_image_labels(image_labels) if image_labels else None,
-            exhaustive,
-        )
+        labels, labelled = read_image_labels(image_labels) if image_labels else (None, frozenset())
+        if image_labels and not labelled & set(training_names):
+            raise ValueError(
+                f"{image_labels}: expected names that are trained on, such as {list(training_names)[:3]}, got "
+                f"{sorted(labelled)[:3]}; names must be equal to the letter"
+            )
+        table = CaptionTable.load(captions, text_model, self.args.output_dir) if captions else None
+        return WeakLabels(table, labels, labelled, exhaustive)
+
+
+def _annotated_names(coco):
+    """Names that have a box, crowds apart: files list categories that they have no object of."""
+    index = getattr(coco, "annotations_by_image", None)
+    if index is None:  # a stream
+        return coco.names
+    used = set(index.column("category")[index.column("iscrowd") == 0].tolist())
+    return [name for number, name in enumerate(coco.names) if number in used]

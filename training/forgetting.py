@@ -19,12 +19,14 @@ class ForgettingReport:
         output_dir: of the run.
         trained (list[str]): names that have annotations in training.
         data: of the held-out names, for the report.
+        start (str): what else "before" belongs to.
         main (bool): this process writes the file; all of them measure.
     """
 
-    def __init__(self, output_dir, trained, data, main=True):
+    def __init__(self, output_dir, trained, data, start="", main=True):
         self.main = main
         self.file, self.trained, self.data = Path(output_dir) / FILE, list(trained), str(data)
+        self.key = {"trained_names": self.trained, "data": self.data, "start": start}
         self.content = {}
 
     def groups(self, coco, names):
@@ -41,9 +43,9 @@ class ForgettingReport:
         """Measure what the starting point reaches; a run that goes on after a stop has it already."""
         if self.file.is_file():
             self.content = json.loads(self.file.read_text(encoding="utf-8"))
-            if self.content.get("trained_names") == self.trained and self.content.get("data") == self.data:
+            if all(self.content.get(name) == value for name, value in self.key.items()):
                 return
-        self.content = {"trained_names": self.trained, "data": self.data, "before": _finite(measure())}
+        self.content = {**self.key, "before": _finite(measure())}
         self._write()
 
     def after(self, measure):

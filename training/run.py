@@ -17,7 +17,7 @@ from decodetr.training.model_card import write_card
 from decodetr.training.names import set_names
 from decodetr.training.replay import ReplayedDataset, replay_dataset
 from decodetr.training.self_regions import self_regions
-from decodetr.training.settings import PARTS, check_seen, record, seen_before
+from decodetr.training.settings import OF_A_RUN, PARTS, check_seen, record, seen_before
 from decodetr.training.starting_point import start
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class TrainingRun:
         seen = seen_before(self.started_from, pool_info, declared if trained else {"detector": [], **declared})
         novel_seen = check_seen(seen, data.novel or [], data.setting, args.allow_seen_novel)
         used = {
-            "annotated_names": data.coco.names,
+            "annotated_names": data.annotated_names or self.model.vocabulary.names,
             "training_names": self.model.vocabulary.names,
             "data": str(args.data),
             "regions": "the model's own" if self._looks_itself() else args.regions,
@@ -143,7 +143,8 @@ class TrainingRun:
             "image_labels": args.image_labels,
             "replay_data": args.replay_data,
         }
-        return {**self.started_from, **record(data.setting, seen, novel_seen, **used, **self.pseudo_boxes[0])}
+        earlier = {key: value for key, value in self.started_from.items() if key not in OF_A_RUN}
+        return {**earlier, **record(data.setting, seen, novel_seen, **used, **self.pseudo_boxes[0])}
 
     # Training
 
@@ -166,11 +167,17 @@ class TrainingRun:
     def _forgetting(self):
         """The report of a fine-tune, or None where nothing can be forgotten or measured."""
         args, data = self.args, self.data
-        if not args.model or args.reset_semantics or data.coco.names is None or (data.val or data.held_out) is None:
+        if (
+            not args.model
+            or args.reset_semantics
+            or data.annotated_names is None
+            or (data.val or data.held_out) is None
+        ):
             return None
         source = args.held_out_data or args.val_annotations or args.data
+        main = self.trainer.is_world_process_zero()
         report = ForgettingReport(
-            self.training.output_dir, data.coco.names, source, self.trainer.is_world_process_zero()
+            self.training.output_dir, data.annotated_names, source, self._start_digest(), main=main
         )
         self.held_out = None
         if data.held_out is not None:
@@ -179,6 +186,11 @@ class TrainingRun:
             self.held_out = DetectionDataset(coco, self.processor, self.deployed.names, skip_unknown_names=True)
         self.trainer.groups = report.groups
         return report
+
+    def _start_digest(self):
+        """What "before" belongs to: the starting point, the images and the names that are evaluated."""
+        sets = [coco.digest() for coco in (self.data.val, self.data.held_out) if coco is not None]
+        return "; ".join([str(self.args.model), *sets, str(len(self.deployed))])
 
     def _measure(self, prefix, metrics=None):
         """AP of trained and of held-out names, in percent; `metrics` of the validation data, if they are known."""
@@ -189,7 +201,9 @@ class TrainingRun:
             found = {key.partition("_")[2]: value for key, value in metrics.items()}
         if self.held_out is not None:
             split, trainer.novel_names = trainer.novel_names, None  # of the run's own data
+            trainer.forget_eval_loader()
             metrics = trainer.evaluate(self.held_out, metric_key_prefix=f"{prefix}-held-out")
+            trainer.forget_eval_loader()
             trainer.novel_names = split
             held_out = {key.partition("_")[2]: value for key, value in metrics.items()}
             found = {key: value for key, value in found.items() if not key.endswith("held_out")}

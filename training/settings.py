@@ -11,6 +11,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 PARTS = ("detector", "backbone", "proposer")
+# Entries of training_info that are of one run alone; what went before is in "seen".
+OF_A_RUN = (
+    "setting allowed novel_names_seen annotated_names training_names data regions captions image_labels replay_data "
+    "pseudo_boxes pseudo_box_score"
+).split()
 _SHOWN = 8  # names of a list
 _BOX_TOLERANCE = 0.01  # pixels, the rounding of float32; a proposer does not hit all four sides so well
 
@@ -82,8 +87,11 @@ def seen_before(training_info, pool_info, declared):
             None without one. declared: {part: names}, instead of what is recorded.
     """
     info, pool = training_info or {}, (pool_info or {}).get("proposer_training_info") or {}
+    earlier = info.get("seen") or {}
     seen = {"detector": _boxed_names(info), "backbone": None, "proposer": _boxed_names(pool)}
-    if "pretrained_backbone" not in info:
+    if isinstance(earlier.get("backbone"), list):
+        seen["backbone"] = earlier["backbone"]
+    elif "pretrained_backbone" not in info:
         del seen["backbone"]
     if not pool_info or not pool_info.get("proposer"):
         del seen["proposer"]
@@ -94,8 +102,11 @@ def _boxed_names(info):
     """Names that a model had boxes of, by its training_info; None where that says nothing."""
     keys = ("pretrained_detector_names", "annotated_names" if "annotated_names" in info else "training_names")
     known = [info[key] for key in keys if info.get(key)]
-    if isinstance(earlier := (info.get("seen") or {}).get("detector"), list):  # before the run that made it
-        known.append(earlier)
+    # Before the run that made it: its own detector, and the proposer of its regions, which could be pseudo boxes.
+    earlier = [(info.get("seen") or {}).get(part, []) for part in ("detector", "proposer")]
+    if "unknown" in earlier:
+        return None
+    known += [names for names in earlier if names]
     return sorted(set().union(*known)) if known else None
 
 
