@@ -125,9 +125,9 @@ def test_own_regions_teach_what_the_model_says(world, sure):  # noqa: F811
     assert torch.allclose(torch.from_numpy(found["proposal_scores"]), outputs.objectness_logits[0, query].sigmoid())
     logits = torch.from_numpy(found["image_embeds"]) @ model.vocabulary.embeddings.T / model.config.name_temperature
     own = log_probs[0, query]
-    assert torch.allclose(logits.log_softmax(-1), own - own.logsumexp(-1, keepdim=True), atol=1e-4)
+    assert torch.allclose(logits.log_softmax(-1), own - own.logsumexp(-1, keepdim=True), atol=2e-2)
     pool = model.prototype_pool.prototypes[outputs.prototype_weights[0, query].argmax(-1)]
-    assert torch.allclose(torch.from_numpy(found["text_embeds"]), pool)
+    assert torch.allclose(torch.from_numpy(found["text_embeds"]), pool, atol=1e-3)  # kept in float16
 
 
 def test_processes_share_the_images(world, sure):  # noqa: F811

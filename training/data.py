@@ -73,6 +73,7 @@ class TrainingData:
             raise ValueError("--replay-data is mixed with images that have numbers: leave out --streaming")
         self.replay = load_annotations(args.replay_data, "train") if args.replay_data else None
         if self.replay is not None and self.base is not None:
+            check_regions(RegionTable.load(args.replay_regions), self.replay, self.base)
             self.replay = self.replay.select(self.base)
         self.held_out = load_annotations(args.held_out_data, "val") if args.held_out_data else None
 

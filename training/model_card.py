@@ -7,6 +7,7 @@ from pathlib import Path
 
 from decodetr.processing.files import write_whole
 from decodetr.processing.html_report import markdown_table
+from decodetr.processing.shipped import resolve
 from decodetr.training.settings import in_words
 
 _HEADLINE = ("AP50_novel", "AP50_base", "AP50", "AP", "AP75", "class_agnostic_AP50")
@@ -27,7 +28,7 @@ def write_card(run, metrics, train_metrics):
     args, folder = run.args, Path(run.training.output_dir)
     start = args.model or args.detector or args.backbone
     front = ["---", "library_name: decodetr", "pipeline_tag: object-detection"]
-    if start and not Path(start).exists():  # of the Hub
+    if start and resolve(start) == start and not Path(start).exists():  # of the Hub
         front.append(f"base_model: {json.dumps(start)}")
     sections = [
         _introduction(run, folder.resolve().name),

@@ -24,7 +24,13 @@ def set_names(model, args, data):
     wanted = list(annotated or ())  # a stream of texts does not say which there are
     if data.novel and data.setting.novel_names:
         wanted += [name for name in data.novel if name not in wanted]
-    if args.text_model and not (known.info.get("encoder") or known.info.get("encoder_fingerprint")):
+    stored = args.model or args.vocabulary  # names that are there, whoever embedded them
+    if (
+        args.text_model
+        and not stored
+        and wanted
+        and not (known.info.get("encoder") or known.info.get("encoder_fingerprint"))
+    ):
         try:  # a starting point without name embeddings: all of them are new
             known = Vocabulary.from_text_model(wanted, resolve(args.text_model), progress=True)
         except OSError as error:

@@ -100,6 +100,7 @@ class TrainingRun:
     def _self_regions(self):
         training, model = self.training, self.model
         options = {"device": training.device, "batch_size": training.per_device_eval_batch_size}
+        options["num_workers"] = training.dataloader_num_workers
         options |= {"rank": training.process_index, "processes": training.world_size}
         return self_regions(model, self.data.coco, self.processor, **options)
 

@@ -67,7 +67,7 @@ def _regions_of_image(model, outputs, b, coco, entry, limits):
         "image_id": np.full(len(boxes), entry["image_id"]),
         "box": boxes.numpy(),
         "proposal_score": scores.numpy(),
-        "image_embed": F.normalize(compared.float(), dim=-1).cpu().numpy(),
-        "text_embed": looked_up.float().cpu().numpy(),
+        "image_embed": F.normalize(compared.float(), dim=-1).half().cpu().numpy(),
+        "text_embed": looked_up.half().cpu().numpy(),
         "clip_score": np.ones(len(boxes), dtype=np.float32),
     }
