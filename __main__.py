@@ -11,8 +11,8 @@ COMMANDS = {
     "vocabulary": ("decodetr.processing.vocabulary_command", "embed names with the text encoder of a CLIP-like model"),
     "pool": ("decodetr.pool_builder.command", "build the prototype pool from proposals, captions and CLIP"),
     "validate": ("decodetr.processing.validate", "find what is wrong with a data set, before hours are spent on it"),
-    "train": ("decodetr.training.command", "train on a COCO-format folder"),
-    "eval": ("decodetr.eval", "evaluate a model on COCO-format data"),
+    "train": ("decodetr.training.command", "train, or fine-tune a model, on boxes of one's own"),
+    "eval": ("decodetr.eval", "evaluate a model on annotated data"),
     "predict": ("decodetr.processing.predict", "detect objects in images"),
 }
 

@@ -106,17 +106,16 @@ def supervise_batch(pred_boxes, objectness_logits, labels, iou_threshold, embedd
     return {"row": torch.cat(rows), "names": torch.cat(names), "region_embeds": torch.cat(embeds)}
 
 
-def present_names(labels, num_names, device):
-    """(B, num_names) bool, what regions of each image can be: the names of its `image_labels` (L,) int64, all without
-    them. None where no label has any (PAPER.md 5, WS-OVD)."""
-    if not any("image_labels" in label for label in labels):
+def absent_names(labels, num_names, device):
+    """(B, num_names) bool, what no region without a box is in each image: its `absent_labels` (L,) int64. None where
+    no label has any (PAPER.md 5, WS-OVD)."""
+    if not any("absent_labels" in label for label in labels):
         return None
-    present = torch.ones(len(labels), num_names, dtype=torch.bool, device=device)
-    for row, label in zip(present, labels):
-        if "image_labels" in label:
-            row[:] = False
-            row[label["image_labels"].to(device)] = True
-    return present
+    absent = torch.zeros(len(labels), num_names, dtype=torch.bool, device=device)
+    for row, label in zip(absent, labels):
+        if "absent_labels" in label:
+            row[label["absent_labels"].to(device)] = True
+    return absent
 
 
 def teacher_targets(
@@ -129,7 +128,7 @@ def teacher_targets(
     temperature,
     annotation_weight,
     background_cosine=None,
-    present=None,
+    absent=None,
 ):
     """The distributions that supervised queries learn, PAPER.md 2.5 and 2.8 with the mixture of DESIGN.md 3.
 
@@ -140,8 +139,8 @@ def teacher_targets(
         pool, vocabulary: A and the training names. background (M,) bool: prototypes that stand for no name.
         temperature: tau. annotation_weight: share of the one-hot name where a box is annotated and has a region.
         background_cosine: of [`PrototypePool.background_logits`].
-        present (n, K) bool, *optional*: what a region of the query's image can be; CLIP's distribution of a query
-            without an annotated box has no other names.
+        absent (n, K) bool, *optional*: names that no region of the query's image is; CLIP's distribution of a query
+            without an annotated box leaves them out.
 
     Returns:
         (prototype_targets (n, M), name_targets (n, K + 1)), rows summing to 1, float32; the last column of the second
@@ -154,8 +153,8 @@ def teacher_targets(
         z = F.normalize(z, dim=-1)
         prototype_targets = pool.log_assignment(z, temperature).exp()
         over_names = z @ names.T / temperature
-        if present is not None:
-            over_names = over_names.masked_fill(~(present | annotated[:, None]), -torch.inf)
+        if absent is not None:
+            over_names = over_names.masked_fill(absent & ~annotated[:, None], -torch.inf)
         over_background = pool.background_logits(z, background, temperature, background_cosine)
         total = torch.logaddexp(vocabulary.log_normaliser(over_names), over_background)
         # Equal rows (duplicate names) share their mass, as one-hot targets and the student do.

@@ -28,7 +28,7 @@ from .detectors import (
     suppress_duplicates,
 )
 from .ignored_queries import weighted_background
-from .loss_decodetr import alignment_loss, distillation_loss, present_names, supervise_batch, teacher_targets
+from .loss_decodetr import absent_names, alignment_loss, distillation_loss, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
 from .output_decodetr import DeCoDetrObjectDetectionOutput
 from .precision import keep_boxes_in_float32
@@ -130,8 +130,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             labels (`list[dict]` of length B, *optional*): `class_labels` (n,) int64, indices into the vocabulary;
                 `boxes` (n, 4) float (cx, cy, w, h) in 0..1; with a teacher also `region_boxes` (R, 4) likewise and
                 `region_embeds` (R, d), CLIP image embeddings; `pseudo_boxes` (P, 4) are objects without a name and
-                `ignore_boxes` (P, 4) maybe objects, for the localization stream alone; `image_labels` (L,) int64, the
-                names that are in the image as a whole. Other keys are ignored.
+                `ignore_boxes` (P, 4) maybe objects, for the localization stream alone; `absent_labels` (L,) int64,
+                names that no region without a box is. Other keys are ignored.
             semantic_features (`dict`, *optional*): detached features from [`extract_semantic_features`] instead of
                 pixels: only `loss`, `loss_distill` and `loss_align` are computed.
             output_prototype_weights (`bool`): return w (B, N, M).
@@ -235,8 +235,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
     def _supervision(self, boxes, objectness, labels):
         threshold, d = self.config.region_iou_threshold, self.config.embedding_dim
         targets = supervise_batch(boxes.detach(), objectness.detach(), labels, threshold, d)
-        present = present_names(labels, len(self.vocabulary), boxes.device)
-        return targets if present is None else {**targets, "present": present[targets["row"] // boxes.shape[1]]}
+        absent = absent_names(labels, len(self.vocabulary), boxes.device)
+        return targets if absent is None else {**targets, "absent": absent[targets["row"] // boxes.shape[1]]}
 
     def _losses(self, log_weights, log_probs, targets):
         """loss_distill and loss_align of supervised rows: log w (n, M), log t (n, K + 1)."""
@@ -249,7 +249,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
                 temperature=self.config.teacher_temperature,
                 annotation_weight=self.config.annotation_weight,
                 background_cosine=self.config.background_cosine,
-                present=targets.get("present"),
+                absent=targets.get("absent"),
             )
             count = mean_count(len(log_weights), log_weights.device)
         return {
@@ -273,7 +273,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         Returns:
             `list[dict]` of length B with the n supervised queries of each image: `queries` (n, C), `samples`, a list
             of (n, C_l, points) as [`RegionPooling.sample`] gives them, `names` (n,), `region_embeds` (n, d) and, where
-            the labels have them, `image_labels`.
+            the labels have them, `absent_labels`.
         """
         found, maps = self._localize(pixel_values, pixel_mask, None)
         targets = self._supervision(found["boxes"], found["objectness"], labels)
@@ -294,7 +294,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
                     "samples": [some[0] for some in samples],
                     "names": targets["names"][rows],
                     "region_embeds": targets["region_embeds"][rows],
-                    **{key: labels[b][key] for key in ("image_labels",) if key in labels[b]},
+                    **{key: labels[b][key] for key in ("absent_labels",) if key in labels[b]},
                 }
             )
         return features
@@ -303,9 +303,9 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         """loss_distill and loss_align of supervised rows (n, C [+ region features])."""
         log_weights, embeds = self.semantic_stream(inputs, self.prototype_pool)
         names, background = self.semantic_stream.name_log_probs(embeds, self.prototype_pool, self.vocabulary)
-        if "image_labels" in targets:
-            present = present_names(targets["image_labels"], len(self.vocabulary), inputs.device)
-            targets = {**targets, "present": present[targets["image"]]}
+        if "absent_labels" in targets:
+            absent = absent_names(targets["absent_labels"], len(self.vocabulary), inputs.device)
+            targets = {**targets, "absent": absent[targets["image"]]}
         return self._losses(log_weights, torch.cat([names, background[:, None]], -1), targets)
 
     # Tables

@@ -102,7 +102,8 @@ class TargetMaker:
         labels = {name: _to_relative_centers(value, *image.size) for name, value in boxes.items()}
         labels.update(rows)
         if self.weak_labels is not None:
-            labels.update(self.weak_labels.of_image(image_id, self.label_of_name))
+            crowded = class_labels[torch.from_numpy(annotations["iscrowd"] != 0)].tolist()
+            labels.update(self.weak_labels.of_image(image_id, self.label_of_name, crowded))
         labels["image_id"] = torch.tensor([image_id])
         labels["orig_size"] = torch.tensor([image.height, image.width])
         return {**item, "labels": labels}
@@ -129,7 +130,7 @@ class DetectionDataset(TargetMaker, Dataset):
         (height, width) of the image that went into the processor (the file's, unless augmented); and with regions
         region_boxes (R, 4) likewise, region_embeds (R, d), region_text_embeds (R, d) float32, unit rows; and with
         pseudo_box_score pseudo_boxes or ignore_boxes (P, 4) likewise; and with weak_labels caption_embeds (c, d) and
-        image_labels (L,) int64.
+        absent_labels (L,) int64.
     Images without objects stay, with n = 0. Crowd annotations and boxes without area in the image are left out.
     """
 

@@ -85,7 +85,7 @@ def _cached(item, label):
     """An item of `extract_semantic_features` as it is kept: on the CPU, in float16, with the region captions'
     embeddings."""
     texts = [label[name] for name in ("region_text_embeds", "caption_embeds") if name in label]
-    kept = {"image_labels": item["image_labels"].cpu()} if "image_labels" in item else {}
+    kept = {"absent_labels": item["absent_labels"].cpu()} if "absent_labels" in item else {}
     return {
         **kept,
         "queries": item["queries"].half().cpu(),
@@ -105,7 +105,7 @@ def feature_collate(items) -> dict:
     }
     together["names"] = torch.cat([item["names"] for item in items])
     together["samples"] = [torch.cat(level).float() for level in zip(*(item["samples"] for item in items))]
-    if any("image_labels" in item for item in items):
-        together["image_labels"] = [{k: item[k] for k in ("image_labels",) if k in item} for item in items]
+    if any("absent_labels" in item for item in items):
+        together["absent_labels"] = [{k: item[k] for k in ("absent_labels",) if k in item} for item in items]
         together["image"] = torch.cat([torch.full((len(item["names"]),), i) for i, item in enumerate(items)])
     return {"semantic_features": together}

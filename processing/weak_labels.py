@@ -25,7 +25,8 @@ class WeakLabels:
         image_labels (`dict`, *optional*): image_id -> names, of `read_image_labels`. Images that are not in it can
             show anything.
         labelled (names): that `image_labels` decide on; others can be anywhere.
-        exhaustive (names, *optional*): all objects of these names have a box, so a region without one is none of them.
+        exhaustive (names, *optional*): all objects of these names have a box, so a region without one is none of them;
+            but for crowds.
     """
 
     captions: "CaptionTable | None" = None
@@ -33,23 +34,22 @@ class WeakLabels:
     labelled: frozenset = frozenset()
     exhaustive: frozenset = frozenset()
 
-    def of_image(self, image_id, label_of_name):
-        """Label entries: `caption_embeds` (c, d) and `image_labels` (L,) int64, what a region without a box can be as
-        indices into the vocabulary; each only where something is known."""
+    def of_image(self, image_id, label_of_name, crowded=()):
+        """Label entries: `caption_embeds` (c, d) and `absent_labels` (L,) int64, what no region without a box is, as
+        indices into the vocabulary; each only where something is known. Objects of `crowded` labels have no boxes of
+        their own."""
         import torch
 
         entries = {}
         if self.captions is not None:
             entries["caption_embeds"] = torch.from_numpy(self.captions.get(image_id))
-        known = self.image_labels is not None and image_id in self.image_labels
-        if known or self.exhaustive:
-            possible = set(label_of_name)
-            if known:
-                possible -= self.labelled - set(self.image_labels[image_id])
-            possible -= self.exhaustive
-            labels = sorted(label_of_name[name] for name in possible if name in label_of_name)
-            entries["image_labels"] = torch.tensor(labels, dtype=torch.int64)
-        return entries
+        absent = {label_of_name[name] for name in self.exhaustive if name in label_of_name} - set(crowded)
+        if self.image_labels is not None and image_id in self.image_labels:
+            elsewhere = self.labelled.difference(self.image_labels[image_id])
+            absent |= {label_of_name[name] for name in elsewhere if name in label_of_name}
+        elif not self.exhaustive:
+            return entries
+        return entries | {"absent_labels": torch.tensor(sorted(absent), dtype=torch.int64)}
 
 
 def read_image_labels(file):

@@ -10,7 +10,7 @@ from tiny_models import NAMES, tiny_batch, tiny_model
 from tiny_teachers import write_tiny_clip
 
 from decodetr import DeCoDetrImageProcessor
-from decodetr.modeling_decodetr.loss_decodetr import present_names, teacher_targets
+from decodetr.modeling_decodetr.loss_decodetr import absent_names, teacher_targets
 from decodetr.processing import CocoAnnotations, DetectionDataset, detection_collate
 from decodetr.processing.weak_labels import CaptionTable, WeakLabels, read_image_labels
 
@@ -45,8 +45,8 @@ def test_image_labels_are_each_name_once_and_an_image_can_show_nothing(tmp_path)
     assert labels == {1: ["cat", "salt, pepper"], 2: []} and labelled == {"cat", "salt, pepper"}
     weak = WeakLabels(image_labels=labels, labelled=labelled)
     index = {name: i for i, name in enumerate(NAMES)}
-    assert weak.of_image(1, index)["image_labels"].tolist() == [0, 1, 2]  # the third is not decided on
-    assert weak.of_image(2, index)["image_labels"].tolist() == [2] and weak.of_image(3, index) == {}
+    assert weak.of_image(1, index)["absent_labels"].tolist() == []  # the third is not decided on
+    assert weak.of_image(2, index)["absent_labels"].tolist() == [0, 1] and weak.of_image(3, index) == {}
     with pytest.raises(ValueError, match=r"annotations\[0\]: expected ids of an image and a category"):
         read_image_labels(_labels_file(tmp_path / "bad.json", [(7, 1)]))
 
@@ -91,9 +91,11 @@ def test_items_have_what_is_known_of_their_image(tmp_path):
         coco, DeCoDetrImageProcessor(size={"height": 64, "width": 64}), coco.names, weak_labels=weak
     )
     labels = dataset[0]["labels"]
-    assert labels["caption_embeds"].tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]] and labels["image_labels"].tolist() == [1]
+    assert labels["caption_embeds"].tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]] and labels["absent_labels"].tolist() == [
+        i for i in range(len(coco.names)) if i != 1
+    ]
     other = dataset[1]["labels"]
-    assert other["caption_embeds"].shape == (0, 4) and "image_labels" not in other
+    assert other["caption_embeds"].shape == (0, 4) and "absent_labels" not in other
 
 
 def test_names_that_are_not_in_the_image_teach_nothing():
@@ -120,19 +122,19 @@ def test_names_that_are_not_in_the_image_teach_nothing():
             module.alignment_loss = original
         return seen[-1]
 
-    free, narrowed = targets([label]), targets([{**label, "image_labels": torch.tensor([1])}])
+    free, narrowed = targets([label]), targets([{**label, "absent_labels": torch.tensor([0, 2])}])
     assert (free.argmax(1) == 0).all() and (narrowed[:, [0, 2]] == 0).all()
     share = free[:, [1, 3]] / free[:, [1, 3]].sum(1, keepdim=True)  # what is left keeps its proportions
     assert torch.allclose(narrowed[:, [1, 3]], share, atol=1e-6)
-    assert (targets([{**label, "image_labels": torch.tensor([], dtype=torch.int64)}])[:, 3] == 1).all()
+    assert (targets([{**label, "absent_labels": torch.arange(3)}])[:, 3] == 1).all()
 
 
 def test_cached_features_know_the_same_names():
     from decodetr.processing.feature_cache import FeatureCache, feature_collate
 
     model, batch = tiny_model(annotation_weight=0.5), tiny_batch(regions=True, batch=2)
-    for label, present in zip(batch["labels"], ([1], [0, 2])):
-        label["image_labels"], label["caption_embeds"] = torch.tensor(present), torch.zeros(1, 16)
+    for label, absent in zip(batch["labels"], ([1], [0, 2])):
+        label["absent_labels"], label["caption_embeds"] = torch.tensor(absent), torch.zeros(1, 16)
     model.config.region_iou_threshold = 0.0
     items = [
         {"pixel_values": pixels, "labels": label} for pixels, label in zip(batch["pixel_values"], batch["labels"])
@@ -142,7 +144,7 @@ def test_cached_features_know_the_same_names():
     model.eval()
     cached = model(**feature_collate([cache[i] for i in range(len(cache))])).loss_dict
     direct = model(**batch).loss_dict
-    free = [{key: value for key, value in label.items() if key != "image_labels"} for label in batch["labels"]]
+    free = [{key: value for key, value in label.items() if key != "absent_labels"} for label in batch["labels"]]
     assert cached["loss_align"].item() == pytest.approx(direct["loss_align"].item(), rel=2e-3)
     assert direct["loss_align"] != model(batch["pixel_values"], labels=free).loss_dict["loss_align"]
     assert [len(item["region_text_embeds"]) for item in cache.items] == [
@@ -151,18 +153,19 @@ def test_cached_features_know_the_same_names():
 
 
 def test_without_image_labels_nothing_is_narrowed():
-    assert present_names([{}, {}], 3, "cpu") is None
-    present = present_names([{"image_labels": torch.tensor([2])}, {}], 3, "cpu")
-    assert present.tolist() == [[False, False, True], [True, True, True]]
+    assert absent_names([{}, {}], 3, "cpu") is None
+    absent = absent_names([{"absent_labels": torch.tensor([2])}, {}], 3, "cpu")
+    assert absent.tolist() == [[False, False, True], [False, False, False]]
 
 
 def test_exhaustive_names_are_not_what_has_no_box():
     index = {name: i for i, name in enumerate(NAMES)}
     weak = WeakLabels(exhaustive=frozenset(["cat"]))
-    assert weak.of_image(7, index)["image_labels"].tolist() == [1, 2]
+    assert weak.of_image(7, index)["absent_labels"].tolist() == [0]
+    assert weak.of_image(7, index, crowded=[0])["absent_labels"].tolist() == []  # some of a crowd have none
     both = WeakLabels(image_labels={7: ["cat", NAMES[2]]}, labelled=frozenset(NAMES), exhaustive=frozenset(["cat"]))
-    assert both.of_image(7, index)["image_labels"].tolist() == [2]
-    assert both.of_image(8, index)["image_labels"].tolist() == [1, 2]
+    assert both.of_image(7, index)["absent_labels"].tolist() == [0, 1]
+    assert both.of_image(8, index)["absent_labels"].tolist() == [0]
 
 
 def test_an_annotated_box_keeps_clips_opinion_of_its_own_name():
@@ -171,6 +174,6 @@ def test_an_annotated_box_keeps_clips_opinion_of_its_own_name():
     names, pool, background = model.vocabulary.embeddings, model.prototype_pool, model.semantic_stream.background
     options = {"temperature": 0.07, "annotation_weight": 0.5}
     rows = torch.tensor([0, -1]), names[[0, 0]], pool, model.vocabulary, background
-    present = torch.tensor([[False, True, True]] * 2)
-    free, narrowed = (teacher_targets(*rows, **options, present=some)[1] for some in (None, present))
+    absent = torch.tensor([[True, False, False]] * 2)
+    free, narrowed = (teacher_targets(*rows, **options, absent=some)[1] for some in (None, absent))
     assert torch.equal(free[0], narrowed[0]) and narrowed[1, 0] == 0 and free[1, 0] > 0.1

@@ -1,4 +1,4 @@
-"""`decodetr train`: from a COCO-format folder to a trained, evaluated and saved model.
+"""`decodetr train`: from a data set to a trained, evaluated, saved and described model.
 
 Apart from train.py, because a Trainer subclass must import torch and transformers at the top, and `--help` must not.
 Own arguments have dashes; every field of `DeCoDetrTrainingArguments` (and so of `transformers.TrainingArguments`) is
@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from decodetr.processing.sources import DATA_HELP, add_form_arguments
+from decodetr.training.settings import SETTINGS
 
-SETTING_NAMES = ("V-OVD", "C-OVD", "G-OVD", "WS-OVD")  # settings.SETTINGS has what they mean
 EPILOG = """Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is accepted too, for example
 --streams joint|localization|semantic  --cache_features true  --max_steps 1000  --learning_rate 4e-4
 --semantic_learning_rate 1e-3  --align_weight_start 0  --align_weight_end 1  --per_device_train_batch_size 16
@@ -127,7 +127,7 @@ def _add_knowledge(parser):
         help='JSON {"base": {id: name}, "novel": {...}}, or none (default DATA/names.json, if any): only annotations '
         "of base names are trained on, and evaluation reports both groups",
     )
-    add("--setting", choices=SETTING_NAMES, help="with a names split: what may be used (default: V-OVD)")
+    add("--setting", choices=list(SETTINGS), help="with a names split: what may be used (default: V-OVD)")
     add("--captions", metavar="FILE", help="captions of the training images, as COCO has them: C-OVD, WS-OVD")
     add(
         "--image-labels",

@@ -25,7 +25,7 @@ class TrainingData:
         val (CocoAnnotations or None): of the evaluation.
         base, novel (list[str] or None): of the names split.
         setting (Setting): what may be used.
-        regions (RegionTable or None).
+        regions, replay_regions (RegionTable or None): of the training images and of those that are replayed.
         replay, held_out (CocoAnnotations or None): replayed images; data of held-out names.
 
     Raises:
@@ -72,8 +72,9 @@ class TrainingData:
         if args.replay_data and args.streaming:
             raise ValueError("--replay-data is mixed with images that have numbers: leave out --streaming")
         self.replay = load_annotations(args.replay_data, "train") if args.replay_data else None
+        self.replay_regions = RegionTable.load(args.replay_regions) if args.replay_regions else None
         if self.replay is not None and self.base is not None:
-            check_regions(RegionTable.load(args.replay_regions), self.replay, self.base)
+            check_regions(self.replay_regions, self.replay, self.base)
             self.replay = self.replay.select(self.base)
         self.held_out = load_annotations(args.held_out_data, "val") if args.held_out_data else None
 

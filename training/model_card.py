@@ -1,6 +1,7 @@
 """The card of a trained model: what it is, what it learned from, what was measured, and how to use it."""
 
 import json
+import math
 import shlex
 from importlib.metadata import version
 from pathlib import Path
@@ -67,7 +68,7 @@ def _measured(run, metrics):
     if metrics is None:
         return ["", "## Measured", "Nothing: there were no validation images."]
     values = {key.removeprefix("eval_"): value for key, value in metrics.items()}
-    rows = [[key, f"{values[key]:.1f}"] for key in _HEADLINE if values.get(key) == values.get(key) and key in values]
+    rows = [[key, f"{values[key]:.1f}"] for key in _HEADLINE if math.isfinite(values.get(key, math.nan))]
     val = run.data.val
     return [
         "",

@@ -19,18 +19,13 @@ def set_names(model, args, data):
     from decodetr.modeling_decodetr import Vocabulary
     from decodetr.processing.predict import choose_names
     from decodetr.processing.shipped import cannot_load, resolve
+    from decodetr.training.starting_point import goes_on
 
     known, annotated = model.vocabulary, data.coco.names
     wanted = list(annotated or ())  # a stream of texts does not say which there are
     if data.novel and data.setting.novel_names:
         wanted += [name for name in data.novel if name not in wanted]
-    stored = args.model or args.vocabulary  # names that are there, whoever embedded them
-    if (
-        args.text_model
-        and not stored
-        and wanted
-        and not (known.info.get("encoder") or known.info.get("encoder_fingerprint"))
-    ):
+    if args.text_model and wanted and not (args.model or args.vocabulary):
         try:  # a starting point without name embeddings: all of them are new
             known = Vocabulary.from_text_model(wanted, resolve(args.text_model), progress=True)
         except OSError as error:
@@ -40,8 +35,7 @@ def set_names(model, args, data):
         known = choose_names(known, list(dict.fromkeys([*known.names, *wanted])), args.text_model)
     if args.training_names == "all" and data.novel and not data.setting.novel_names:
         raise ValueError(f"--training-names all: {data.setting.name} forbids novel names; leave it out")
-    tuned = bool(args.model) and not args.reset_semantics and not data.novel
-    if args.training_names == "all" or (tuned and args.training_names is None):
+    if args.training_names == "all" or (args.training_names is None and goes_on(args) and not data.novel):
         wanted = known.names
     deployed = known
     if args.deploy_vocabulary:

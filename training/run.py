@@ -5,7 +5,7 @@ from functools import partial
 
 import transformers
 
-from decodetr.processing import DetectionAugmentation, DetectionDataset, RegionTable
+from decodetr.processing import DetectionAugmentation, DetectionDataset
 from decodetr.processing.predict import read_names
 from decodetr.processing.shipped import resolve
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
@@ -18,7 +18,7 @@ from decodetr.training.names import set_names
 from decodetr.training.replay import ReplayedDataset, replay_dataset
 from decodetr.training.self_regions import self_regions
 from decodetr.training.settings import OF_A_RUN, PARTS, check_seen, record, seen_before
-from decodetr.training.starting_point import start
+from decodetr.training.starting_point import goes_on, start
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +92,10 @@ class TrainingRun:
     def _looks_itself(self):
         """Whether the starting point's own view of the images is what keeps it from forgetting."""
         args = self.args
-        trained = bool(args.model) and not args.reset_semantics
-        if args.regions == "self" and (not trained or args.streaming):
+        possible = goes_on(args) and not args.streaming
+        if args.regions == "self" and not possible:
             raise ValueError("--regions self needs a trained starting point (--model), and data that are not streamed")
-        return args.regions == "self" or (args.regions is None and trained and not args.streaming)
+        return possible and args.regions in (None, "self")
 
     def _self_regions(self):
         training, model = self.training, self.model
@@ -119,8 +119,9 @@ class TrainingRun:
         if data.replay is None:
             return dataset
         options = {"augmentation": augmentation, "images": args.replay_images, "seed": seed, **replayed}
-        regions = RegionTable.load(args.replay_regions)
-        return ReplayedDataset(dataset, replay_dataset(data.replay, self.processor, names, regions, **options))
+        return ReplayedDataset(
+            dataset, replay_dataset(data.replay, self.processor, names, data.replay_regions, **options)
+        )
 
     def _training_info(self):
         """The record of PAPER.md 5: the setting, what had been seen before, and what this run used."""
@@ -168,12 +169,7 @@ class TrainingRun:
     def _forgetting(self):
         """The report of a fine-tune, or None where nothing can be forgotten or measured."""
         args, data = self.args, self.data
-        if (
-            not args.model
-            or args.reset_semantics
-            or data.annotated_names is None
-            or (data.val or data.held_out) is None
-        ):
+        if not goes_on(args) or data.annotated_names is None or (data.val or data.held_out) is None:
             return None
         source = args.held_out_data or args.val_annotations or args.data
         main = self.trainer.is_world_process_zero()

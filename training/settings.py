@@ -8,8 +8,6 @@ backbone of another library had seen, is recorded as unknown, unless it is decla
 
 from dataclasses import dataclass, fields
 
-import numpy as np
-
 PARTS = ("detector", "backbone", "proposer")
 # Entries of training_info that are of one run alone; what went before is in "seen".
 OF_A_RUN = (
@@ -146,6 +144,8 @@ def check_regions(regions, coco, base):
     Args:
         regions (RegionTable). coco (CocoAnnotations): with all of its annotations. base: names.
     """
+    import numpy as np
+
     index, known = coco.annotations_by_image, set(base)
     novel = np.array([name not in known for name in coco.names], dtype=bool)
     for image in coco.images:

@@ -5,6 +5,11 @@ import inspect
 from decodetr.training.recipe import closest, parse_yaml, read_mapping
 
 
+def goes_on(args):
+    """Whether a run goes on with all of a trained model, which can then forget."""
+    return bool(args.model) and not args.reset_semantics
+
+
 def start(args):
     """Model and image processor of the chosen starting point; `args.config` is a file or what a recipe has inline."""
     from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
