@@ -1,0 +1,156 @@
+"""Several files of a folder change together, or not at all, whatever happens in between.
+
+The new files are written into a hidden folder beside the old ones. When all of them are on the disk, that folder is
+renamed: this is the commit. Then the files move to their places. A process that dies before the commit has changed
+nothing; after it, whoever reads or writes the folder next finishes the move. Standard library alone, because this file
+travels to the Hub with the model.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: single files are still replaced whole; two processes at once are not kept apart
+    fcntl = None
+
+STAGING, COMMITTED = ".decodetr-staging-", ".decodetr-commit"
+_MANIFEST = ".manifest.json"
+
+
+@contextmanager
+def committed(folder, remove=()):
+    """Yield an empty folder; the files that stand in it at the end become files of `folder`, all of them or none.
+
+    Args:
+        folder (`str` or `Path`): made if missing. Files of other names in it stay.
+        remove (iterable of `str`, or function of the set of new names that returns one): names of files of `folder`
+            that go in the same commit, unless they are written again.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; the old files are all there.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        _finish(folder)
+        _sweep(folder)
+    staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
+    try:
+        with _locked(staging):  # so that nobody sweeps it away
+            yield staging
+            _commit(folder, staging, remove)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def reading(folder):
+    """Hold off writers of `folder` while it is read, and first finish what a killed one had committed.
+
+    A folder that does not exist, or on which no lock can be had, is read as it is.
+
+    Raises:
+        OSError: a commit is unfinished and this process may not write; the message says what to do.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        yield
+        return
+    if (folder / COMMITTED).is_dir():
+        with _locked(folder):
+            _finish(folder)
+    with _locked(folder, shared=True):
+        yield
+
+
+def _commit(folder, staging, remove):
+    files = sorted(str(file.relative_to(staging)) for file in staging.rglob("*") if file.is_file())
+    remove = sorted(set(remove(set(files)) if callable(remove) else remove) - set(files))
+    manifest = staging / _MANIFEST
+    manifest.write_text(json.dumps({"files": files, "remove": remove}), encoding="utf-8")
+    mode = manifest.stat().st_mode & 0o777  # that of a file which open() makes; some writers make theirs private
+    for name in (*files, _MANIFEST):
+        os.chmod(staging / name, mode)
+        _to_disk(staging / name)
+    with _locked(folder):
+        _finish(folder)  # what somebody else left since we began
+        os.rename(staging, folder / COMMITTED)
+        _to_disk(folder)
+        _finish(folder)
+
+
+def _finish(folder):
+    """Move the files of a commit to their places; may be repeated after a kill at any moment."""
+    ready = folder / COMMITTED
+    if not ready.is_dir():
+        return
+    try:
+        if (ready / _MANIFEST).is_file():  # it goes last: without it everything has moved
+            manifest = json.loads((ready / _MANIFEST).read_text(encoding="utf-8"))
+            for name in manifest["files"]:
+                if (ready / name).exists():
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(ready / name, folder / name)
+            for name in manifest["remove"]:
+                (folder / name).unlink(missing_ok=True)
+            (ready / _MANIFEST).unlink()
+        shutil.rmtree(ready)
+    except OSError as error:
+        raise OSError(
+            f"{folder}: an interrupted save is complete in {COMMITTED}, but its files cannot be moved to their places "
+            f"({error}); open the folder once with the right to write"
+        ) from error
+
+
+def _sweep(folder):
+    """Remove what killed writers left unfinished: hidden folders that nobody holds a lock on."""
+    if fcntl is None:
+        return
+    for staging in folder.glob(f"{STAGING}*"):
+        try:
+            descriptor = os.open(staging, os.O_RDONLY)
+        except OSError:  # gone meanwhile, or another user's
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(staging, ignore_errors=True)
+        except OSError:  # its writer lives
+            pass
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _locked(folder, shared=False):
+    """Wait for the lock of a folder, which needs no file of its own."""
+    descriptor = None
+    if fcntl is not None:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        except OSError:  # some network file systems have no locks
+            pass
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _to_disk(path):
+    """Wait until a file or a folder's listing is on the disk."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows has no descriptors of folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # nor have some file systems of anything
+        pass
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,128 @@
+"""Results are written whole or not at all, and never by two runs at once; what is read is a regular file."""
+
+import os
+import stat
+from contextlib import contextmanager
+from pathlib import Path
+
+from decodetr.modeling_decodetr.file_commit import committed, reading
+
+__all__ = ["claim", "committed", "max_bytes", "reading", "regular_file", "replacing", "write_text"]
+
+LOCK = ".decodetr.lock"
+MAX_BYTES = 4 << 30  # of one file that is read into memory; LVIS' training annotations are 1.1 GB
+_MAX_BYTES_VARIABLE = "DECODETR_MAX_FILE_BYTES"
+
+
+@contextmanager
+def replacing(file):
+    """Yield a path to write to; at the end its content becomes `file`, whole, and the old one is gone.
+
+    Args:
+        file (`str` or `Path`): its folder is made if missing.
+    """
+    file = Path(file)
+    with committed(file.parent) as staging:
+        yield staging / file.name
+
+
+def write_text(file, text):
+    """Write a UTF-8 text file, whole or not at all. Returns its `Path`.
+
+    Names of files that are no UTF-8, which Python reads with surrogates, become \\udcXX, which JSON reads back.
+
+    Raises:
+        OSError: the disk is full; the old file is there.
+    """
+    content = text.encode("utf-8", errors="backslashreplace")
+    with replacing(file) as partial:
+        partial.write_bytes(content)
+    return Path(file)
+
+
+@contextmanager
+def claim(folder, what):
+    """Hold a folder for one run: a second one is refused at once.
+
+    Args:
+        folder (`str` or `Path`): made if missing; a file `.decodetr.lock` marks it. Whether it is held, the system
+            knows: the file that a killed run leaves holds nobody off.
+        what (`str`): who holds it, for the message, such as "decodetr train".
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"{folder}: another run ({_holder(folder)}) writes here; wait for it, stop it, or choose another output"
+        ) from error
+    try:
+        (folder / f"{LOCK}.holder").write_text(f"{what}, process {os.getpid()}", encoding="utf-8")
+        yield
+    finally:
+        (folder / f"{LOCK}.holder").unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(folder):
+    try:
+        return (folder / f"{LOCK}.holder").read_text(encoding="utf-8")
+    except OSError:
+        return "unknown"
+
+
+def max_bytes() -> int:
+    """Size up to which files are read: the environment variable DECODETR_MAX_FILE_BYTES, else 4 GiB."""
+    return limit(_MAX_BYTES_VARIABLE, MAX_BYTES)
+
+
+def limit(variable, default) -> int:
+    """A positive whole number of an environment variable, which loader workers inherit, or the default.
+
+    Raises:
+        ValueError: the variable is set to something else.
+    """
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or not int(text):
+        raise ValueError(f"the environment variable {variable} must be a positive whole number, got {text!r}")
+    return int(text)
+
+
+def regular_file(path, most=None) -> Path:
+    """Return the path if an ordinary file is there that may be read into memory.
+
+    Devices, pipes and sockets never end or never begin, so nothing is read from them.
+
+    Args:
+        path (`str` or `Path`).
+        most (`int`, *optional*): bytes; default [`max_bytes`].
+
+    Raises:
+        FileNotFoundError: nothing is there. ValueError: a folder, a device, a pipe, or more bytes than the limit.
+    """
+    path = Path(path)
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:  # a loop of links, a name too long, a NUL byte
+        raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a device, pipe or socket"
+        raise ValueError(f"{path}: expected a regular file, got {kind}")
+    most = max_bytes() if most is None else most
+    if found.st_size > most:
+        raise ValueError(
+            f"{path}: {found.st_size:,} bytes, more than the {most:,} that are read at most; if you trust the file, "
+            f"set the environment variable {_MAX_BYTES_VARIABLE}"
+        )
+    return path
