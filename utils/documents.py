@@ -6,7 +6,6 @@ encoding, a depth that no data have, aliases that unfold into more than a machin
 
 import json
 import re
-from pathlib import Path
 
 import yaml
 

@@ -1,14 +1,13 @@
 """The one place that opens a picture.
 
-What a file is called says nothing about its content, so the decoders are listed here: those that Pillow runs in its own
-process. PostScript, which starts Ghostscript, and everything exotic are not among them. The number of pixels is known
-before any is decoded, and is bounded.
+What a file is called says nothing about its content, so the decoders are listed here: those that Pillow runs in its
+own process. PostScript, which starts Ghostscript, and everything exotic are not among them. The number of pixels is
+known before any is decoded, and is bounded.
 """
 
 import io
 import os
 import warnings
-from pathlib import Path
 
 from decodetr.utils.files import limit, regular_file
 
