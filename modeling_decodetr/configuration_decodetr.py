@@ -10,6 +10,8 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from .file_commit import reading, unfinished
+
 # What PreTrainedConfig itself understands beside its declared fields; anything else that is no field is a typo.
 _LIBRARY_KEYS = {
     "attn_implementation",
@@ -83,6 +85,8 @@ class DeCoDetrConfig(PreTrainedConfig):
             had seen (PAPER.md 5).
         preprocessing (`dict`, *optional*): keyword arguments of [`DeCoDetrImageProcessor`] that repeat what the
             pretrained detector was trained with; `from_detector` fills it.
+        table_digests (`dict`, *optional*): SHA-256 of the pool and of the vocabulary with the texts that their rows
+            stand for, written by `save_pretrained` and checked at loading.
 
     Raises:
         ValueError: for an unknown field or a value outside its range; the message says what it must be.
@@ -122,6 +126,7 @@ class DeCoDetrConfig(PreTrainedConfig):
     vocabulary_info: dict[str, Any] | None = None
     training_info: dict[str, Any] | None = None
     preprocessing: dict[str, Any] | None = None
+    table_digests: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs):
         unknown = sorted(key for key in kwargs if key not in _LIBRARY_KEYS and not key.startswith("_"))
@@ -177,6 +182,19 @@ class DeCoDetrConfig(PreTrainedConfig):
         captions = self.prototype_captions
         if captions is not None and len(captions) != self.num_prototypes:
             raise ValueError(f"prototype_captions must have {self.num_prototypes} entries, got {len(captions)}.")
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As the library's, of a folder whose interrupted save, if there was one, is finished."""
+        with reading(pretrained_model_name_or_path):
+            return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As the library's. AutoConfig has read the file by itself: again, if a save was interrupted."""
+        if unfinished(folder := kwargs.get("name_or_path")):
+            config_dict, _ = cls.get_config_dict(folder)
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def num_prototypes(self) -> int:

@@ -1,12 +1,13 @@
 """What PrototypePool and Vocabulary share: a table of embeddings that is a module of the model and a folder on disk.
 
 The folder holds `<stem>.safetensors` (tensors) and `<stem>.json` (names, captions, provenance), nothing else is read:
-no pickle. Inside a model the tensors are persistent float32 buffers that `.half()` and `.bfloat16()` leave alone,
+no pickle. The JSON has a digest of names and tensors, so that the two files are known to belong together. Inside a
+model the tensors are persistent float32 buffers that `.half()` and `.bfloat16()` leave alone,
 because a rounded embedding table is a different table (DESIGN.md 2 and 4).
 """
 
+import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from .file_commit import committed, reading
 
 
 class EmbeddingArtifact(nn.Module):
@@ -32,6 +35,14 @@ class EmbeddingArtifact(nn.Module):
                 self._buffers[name] = old.to(new.device)
         return self
 
+    def texts(self) -> list | None:
+        """What the rows stand for, in their order: names, or captions where there are any."""
+        raise TypeError(f"{type(self).__name__} must define texts().")
+
+    def digest(self) -> str | None:
+        """SHA-256 of the rows and what they stand for; None where the tensors are not there (meta device)."""
+        return table_digest(self.texts(), dict(self.named_buffers(recurse=False)))
+
     def _metadata(self) -> dict:
         raise TypeError(f"{type(self).__name__} must define _metadata().")
 
@@ -43,22 +54,22 @@ class EmbeddingArtifact(nn.Module):
         raise TypeError(f"{cls.__name__} must define _from_parts().")
 
     def save_pretrained(self, save_directory):
-        """Write `<stem>.safetensors` and `<stem>.json` into a folder, each by an atomic rename.
+        """Write `<stem>.safetensors` and `<stem>.json` into a folder: both of them, or after any failure none.
 
         Args:
             save_directory (`str` or `Path`): folder; made if missing.
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written.
         """
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: buffer.detach().cpu().contiguous() for name, buffer in self.named_buffers(recurse=False)}
-        metadata = {**self._metadata(), "format": f"decodetr-{self.stem}", "format_version": self.format_version}
-        text = json.dumps(metadata, indent=1, ensure_ascii=False, sort_keys=True) + "\n"  # may fail: before any file
-        partial = folder / f".{self.stem}.safetensors.partial"
-        save_file(tensors, partial, metadata={"format": "pt"})
-        os.replace(partial, folder / f"{self.stem}.safetensors")
-        partial = folder / f".{self.stem}.json.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, folder / f"{self.stem}.json")
+        metadata = {**self._metadata(), "table_digest": table_digest(self.texts(), tensors)}
+        metadata |= {"format": f"decodetr-{self.stem}", "format_version": self.format_version}
+        text = json.dumps(metadata, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+        with committed(save_directory) as folder:
+            save_file(tensors, folder / f"{self.stem}.safetensors", metadata={"format": "pt"})
+            # Half of a surrogate pair, as a file name that is no UTF-8 has it, becomes an escape that JSON reads back.
+            (folder / f"{self.stem}.json").write_bytes(text.encode("utf-8", errors="backslashreplace"))
 
     @classmethod
     def from_pretrained(cls, name_or_path, revision=None, token=None, local_files_only=False):
@@ -82,30 +93,42 @@ class EmbeddingArtifact(nn.Module):
                     allow_patterns=files,
                 )
             )
-        for file in files:
+        with reading(folder):
+            return cls._from_folder(folder, *files)
+
+    @classmethod
+    def _from_folder(cls, folder, tensor_file, json_file):
+        for file in (tensor_file, json_file):
             if not (folder / file).is_file():
                 raise FileNotFoundError(
-                    f"{folder / file} is missing: a {cls.stem} folder holds {' and '.join(files)}, as save_pretrained "
-                    "writes them (other formats are not loaded)."
+                    f"{folder / file} is missing: a {cls.stem} folder holds {tensor_file} and {json_file}, as "
+                    "save_pretrained writes them (other formats are not loaded)."
                 )
-        path = folder / files[1]
+        path = folder / json_file
         try:
             metadata = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not valid JSON ({error}); build or download the {cls.stem} again.") from error
         expected = (f"decodetr-{cls.stem}", cls.format_version)
         got = (metadata.get("format"), metadata.get("format_version")) if isinstance(metadata, dict) else None
         if got != expected:
             raise ValueError(f"{path} must have format and format_version {expected}, got {got}.")
-        path = folder / files[0]
+        path = folder / tensor_file
         try:
             tensors = load_file(path)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} cannot be read ({error}); build or download the {cls.stem} again.") from error
+        digest = metadata.pop("table_digest", None)  # folders of version 0.1 have none
         try:
-            return cls._from_parts(tensors, metadata)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} and {files[1]} do not hold a {cls.stem}: {error}") from error
+            artifact = cls._from_parts(tensors, metadata)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{path} and {json_file} do not hold a {cls.stem}: {error}") from error
+        if digest is not None and digest != table_digest(artifact.texts(), tensors):
+            raise ValueError(
+                f"{path} and {json_file} do not belong together: one of them was changed or copied by itself. Build "
+                f"or download the {cls.stem} again."
+            )
+        return artifact
 
     def card(self) -> str:
         """README.md of the artifact: what it is, and everything that `info` says about how it was made."""
@@ -130,6 +153,27 @@ class EmbeddingArtifact(nn.Module):
             return api.upload_folder(
                 repo_id=repo_id, folder_path=folder, commit_message=commit_message or f"Upload {self.stem}"
             )
+
+
+def table_digest(texts, tensors) -> str | None:
+    """SHA-256 that ties what the rows of a table stand for to its tensors.
+
+    Args:
+        texts (`list[str]` or None). tensors (`dict[str, torch.Tensor]`): of [`EmbeddingArtifact`]; floats are taken as
+            float32, as they are stored.
+
+    Returns:
+        `str`, or None on the meta device.
+    """
+    if any(tensor.device.type == "meta" for tensor in tensors.values()):
+        return None
+    total = hashlib.sha256(json.dumps(texts).encode("ascii"))
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        values = values.float() if values.is_floating_point() else values
+        total.update(f"{name} {tuple(values.shape)} ".encode("ascii"))
+        total.update(values.numpy().data)
+    return total.hexdigest()
 
 
 def check_embeddings(tensor: torch.Tensor, what: str) -> torch.Tensor:

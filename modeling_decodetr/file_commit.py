@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 try:
@@ -36,16 +36,15 @@ def committed(folder, remove=()):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        _finish(folder)
-        _sweep(folder)
-    staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
-    try:
-        with _locked(staging):  # so that nobody sweeps it away
-            yield staging
-            _commit(folder, staging, remove)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with ExitStack() as kept:
+        with _locked(folder):
+            _finish(folder)
+            _sweep(folder)
+            staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
+            kept.callback(shutil.rmtree, staging, ignore_errors=True)
+            kept.enter_context(_locked(staging))  # so that nobody sweeps it away
+        yield staging
+        _commit(folder, staging, remove)
 
 
 @contextmanager
@@ -61,15 +60,22 @@ def reading(folder):
     if not folder.is_dir():
         yield
         return
-    if (folder / COMMITTED).is_dir():
+    if unfinished(folder):
         with _locked(folder):
             _finish(folder)
     with _locked(folder, shared=True):
         yield
 
 
+def unfinished(folder) -> bool:
+    """Whether a folder holds a commit whose files have not all moved; [`reading`] finishes it. False for None."""
+    return folder is not None and (Path(folder) / COMMITTED).is_dir()
+
+
 def _commit(folder, staging, remove):
     files = sorted(str(file.relative_to(staging)) for file in staging.rglob("*") if file.is_file())
+    if not files:  # another process of a distributed run writes
+        return
     remove = sorted(set(remove(set(files)) if callable(remove) else remove) - set(files))
     manifest = staging / _MANIFEST
     manifest.write_text(json.dumps({"files": files, "remove": remove}), encoding="utf-8")

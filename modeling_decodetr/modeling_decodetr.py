@@ -6,6 +6,9 @@ meaning up in the prototype pool and scores it against the stored names; objectn
 into `logits`.
 """
 
+import re
+from pathlib import Path
+
 import torch
 from torch.nn import functional as F
 from transformers import AutoModelForObjectDetection, PreTrainedModel
@@ -27,6 +30,8 @@ from .detectors import (
     real_queries,
     suppress_duplicates,
 )
+from .embedding_artifact import table_digest
+from .file_commit import committed, reading
 from .ignored_queries import weighted_background
 from .loss_decodetr import absent_names, alignment_loss, distillation_loss, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
@@ -360,6 +365,48 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         literal = self.config.pool_update == "literal"
         return self.config.teacher_temperature if literal else self.config.pool_temperature
 
+    # Folders
+
+    def save_pretrained(self, save_directory, state_dict=None, **kwargs):
+        """As the library's, but the folder has the old model or the new one, whole, whatever happens; the config ties
+        names and captions to the tables by a digest.
+
+        Args:
+            save_directory (`str` or `Path`). state_dict (`dict`, *optional*): tensors instead of the model's own.
+            kwargs: of `PreTrainedModel.save_pretrained`.
+        """
+        tensors = {} if state_dict is None else state_dict
+        self.config.table_digests = {}
+        for name in ("prototype_pool", "vocabulary"):
+            table = getattr(self, name)
+            rows = {key: tensors.get(f"{name}.{key}", own) for key, own in table.named_buffers(recurse=False)}
+            self.config.table_digests[name] = table_digest(table.texts(), rows)
+        if kwargs.get("distributed_checkpoint"):  # every process writes into this very folder
+            return super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", Path(save_directory).name)
+        with committed(save_directory, remove=lambda new: _old_weights(save_directory, new)) as folder:
+            super().save_pretrained(folder, state_dict=state_dict, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As the library's.
+
+        Raises:
+            ValueError: names and embeddings, or captions and prototypes, do not belong together.
+        """
+        with reading(pretrained_model_name_or_path):
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        for name, digest in (model.config.table_digests or {}).items():
+            if digest != (found := getattr(model, name).digest()) and None not in (digest, found):
+                raise ValueError(
+                    f"{pretrained_model_name_or_path}: {name} and config.json do not belong together: names or "
+                    "captions were changed, or a file was copied, by itself. Names are changed with "
+                    "model.set_vocabulary, which takes their embeddings too; a damaged folder must be saved again."
+                )
+        return loaded
+
     @classmethod
     def from_detector(cls, name_or_path, *, pool=None, vocabulary=None, revision=None, token=None, **config_fields):
         """Start from any saved detector of a supported family; its class head is replaced by one for "object".
@@ -390,6 +437,14 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         elif vocabulary is not None:
             model.set_vocabulary(vocabulary)
         return model
+
+
+def _old_weights(folder, new):
+    """Weight files in a folder that a save with other files, whole or in shards, leaves without a meaning: the library
+    would load model.safetensors before the new shards."""
+    weights = re.compile(r"model(\.[^.]+)?(-\d{5}-of-\d{5})?\.safetensors(\.index(\.[^.]+)?\.json)?")
+    old = [file.name for file in Path(folder).iterdir() if weights.fullmatch(file.name)]
+    return old if any(weights.fullmatch(name) for name in new) else []
 
 
 # So that pipeline("object-detection") knows the model without a warning.

@@ -152,6 +152,9 @@ class PrototypePool(EmbeddingArtifact):
         prototypes = F.normalize(torch.randn(m, embedding_dim, generator=generator), dim=-1)
         return cls(prototypes, level.long(), parent.long())
 
+    def texts(self):
+        return self.captions
+
     def _metadata(self):
         return {**self.info, "captions": self.captions}
 

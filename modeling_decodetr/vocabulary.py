@@ -146,6 +146,9 @@ class Vocabulary(EmbeddingArtifact):
         """log sum_k exp(logits_k) over distinct rows, for logits (..., K): shape (...,)."""
         return (logits + self.log_share).logsumexp(-1)
 
+    def texts(self):
+        return self.names
+
     def _metadata(self):
         return {**self.info, "names": self.names}
 
