@@ -1,11 +1,14 @@
 """The text encoder of a CLIP-like model, used offline to embed names and captions, never to detect."""
 
 import hashlib
+import logging
 
 import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
+
+logger = logging.getLogger(__name__)
 
 _ATTEND_TO_PADDING = ("siglip", "siglip2")  # trained without an attention mask, whatever their tokenizer returns
 
@@ -52,6 +55,36 @@ def encode_texts(texts, model, tokenizer, batch_size=256, progress=False):
         parts.append(F.normalize(features.float(), dim=-1).cpu())
     row = {text: i for i, text in enumerate(distinct)}
     return torch.cat(parts)[[row[text] for text in texts]]
+
+
+def check_lengths(names, prompts, model, tokenizer):
+    """Say which names are too long for the text encoder, and refuse those that it cannot tell apart.
+
+    Args:
+        names (`list[str]`). prompts (`list[str]`): the name filled into a template, one for each name.
+
+    Raises:
+        ValueError: two different prompts are the same once they are cut off.
+    """
+    length = text_length(model, tokenizer)
+    long = {i for i, ids in enumerate(tokenizer(prompts, verbose=False)["input_ids"]) if len(ids) > length}
+    if not long:
+        return
+    seen = {}
+    for i, ids in enumerate(tokenizer(prompts, truncation=True, max_length=length)["input_ids"]):
+        other = seen.setdefault(tuple(ids), i)
+        if prompts[other] != prompts[i] and (i in long or other in long):
+            raise ValueError(
+                f"the names {_start(names[other])} and {_start(names[i])} differ only after the {length} tokens that "
+                "the text encoder takes, so they would get one embedding; shorten them."
+            )
+    some = ", ".join(_start(names[i]) for i in sorted(long)[:5]) + (", ..." if len(long) > 5 else "")
+    message = "%d of %d names are longer than the %d tokens that the text encoder takes; their ends are cut off: %s"
+    logger.warning(message, len(long), len(names), length, some)
+
+
+def _start(name):
+    return repr(name if len(name) <= 60 else f"{name[:57]}...")
 
 
 def encoder_info(model) -> dict:

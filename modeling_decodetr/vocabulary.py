@@ -83,11 +83,11 @@ class Vocabulary(EmbeddingArtifact):
             revision, fingerprint) and templates made it.
 
         Raises:
-            ValueError: names or templates that cannot be used, a model without text features, a loaded model without
-                tokenizer or in training mode.
+            ValueError: names or templates that cannot be used, names that differ only where they are too long for the
+                text encoder, a model without text features, a loaded model without tokenizer or in training mode.
             OSError: from transformers, when there is no such model.
         """
-        from .text_encoder import encode_texts, encoder_info, fill_template, load_text_model
+        from .text_encoder import check_lengths, encode_texts, encoder_info, fill_template, load_text_model
 
         names = _checked_names(names)
         templates = [templates] if isinstance(templates, str) else list(templates or [])
@@ -103,6 +103,8 @@ class Vocabulary(EmbeddingArtifact):
         else:
             model, loaded_tokenizer = load_text_model(model, revision=revision, token=token)
             tokenizer = loaded_tokenizer if tokenizer is None else tokenizer
+        for texts in prompts:
+            check_lengths(names, texts, model, tokenizer)
         several = len(prompts) > 1  # then one bar over the templates, else one over the names
         total = 0
         for texts in tqdm(prompts, desc="templates", disable=not (progress and several)):

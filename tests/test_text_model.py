@@ -159,3 +159,21 @@ def test_new_names_survive_saving(clip_folder, tmp_path):
     assert before.shape[-1] == len(STRANGE) and torch.equal(before, after)
     assert loaded.vocabulary.names == STRANGE and loaded.vocabulary.info == model.vocabulary.info
     assert loaded.config.id2label == dict(enumerate(STRANGE))
+
+
+def test_names_that_differ_only_beyond_the_text_encoders_length_are_refused(clip_folder):
+    with pytest.raises(ValueError, match="differ only after the 32 tokens .* shorten them"):
+        Vocabulary.from_text_model(["cat", "a" * 50 + "b", "a" * 50 + "c"], clip_folder)
+
+
+def test_a_name_that_is_cut_off_is_named(clip_folder, caplog):
+    Vocabulary.from_text_model(["cat", "a" * 100], clip_folder)
+    assert "1 of 2 names are longer than the 32 tokens" in caplog.text and "'aaaaa" in caplog.text
+
+
+def test_names_that_fit_give_no_warning_and_duplicates_are_no_clash(clip_folder, caplog):
+    Vocabulary.from_text_model(["cat", "cat", "a" * 100, "a" * 100], clip_folder, "{}")
+    assert "2 of 4 names" in caplog.text
+    caplog.clear()
+    Vocabulary.from_text_model(["cat", "dog"], clip_folder)
+    assert not caplog.records
