@@ -292,7 +292,7 @@ def measure(name):
 
 
 def say(text):
-    """A line of the report, at once. (harness.py imports torch, whose memory a forked process would be charged for.)"""
+    """A line of the report, at once. Not from harness.py, which imports torch: a forked process is charged for it."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
