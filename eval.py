@@ -140,7 +140,8 @@ def run(args):
     from decodetr.evaluation.analysis import Analysis
     from decodetr.evaluation.detections import feed_detections
     from decodetr.evaluation.output_evaluator import OutputEvaluator
-    from decodetr.evaluation.report import describe, finite, markdown_report, write_report
+    from decodetr.evaluation.report import describe, markdown_report, write_report
+    from decodetr.utils.files import finite
 
     if args.output and (Path(args.output).is_file() or Path(args.output).suffix in (".json", ".md", ".html")):
         raise ValueError(f"--output {args.output}: expected a folder, which gets report.json and others")

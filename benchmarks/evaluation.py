@@ -23,6 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from decodetr.utils.files import replacing, write_json
+
 ENGINES = ("default", "pycocotools", "pycocotools at once", "lvis")
 SIZES = {
     "ov-coco": {"images": 4836, "names": 65, "objects": 33_000, "detections": 100},
@@ -61,7 +63,7 @@ def write_set(folder, images, names, objects, detections, seed=0):
         for entry, listed, present in zip(document["images"], absent.tolist(), (palette + 1).tolist()):
             entry["neg_category_ids"] = sorted(set(listed) - set(present))
             entry["not_exhaustive_category_ids"] = present[:1]
-    (folder / "annotations.json").write_text(json.dumps(document))
+    write_json(folder / "annotations.json", document, indent=None)
 
     first = np.searchsorted(image, np.arange(images + 1))
     count = images * detections
@@ -81,10 +83,9 @@ def write_set(folder, images, names, objects, detections, seed=0):
         "x1": found[:, 0] + found[:, 2],
         "y1": found[:, 1] + found[:, 3],
     }
-    pq.write_table(
-        pa.table({key: column.astype(np.float32) if key[0] in "xy" else column for key, column in columns.items()}),
-        folder / "detections.parquet",
-    )
+    table = {key: column.astype(np.float32) if key[0] in "xy" else column for key, column in columns.items()}
+    with replacing(folder / "detections.parquet") as partial:
+        pq.write_table(pa.table(table), partial)
 
 
 def run_engine(engine, folder, max_detections):
@@ -272,7 +273,7 @@ def main(argv=None) -> int:
         cells = [show(found[name]) for name in ("inference", "evaluation")] + [show(found["ratio"], digits=3)]
         say(table(["scenes", "inference, s", "evaluation, s", "ratio"], [[args.images, *cells]]))
     if args.output:
-        Path(args.output).write_text(json.dumps({"environment": machine, **results}, indent=1) + "\n")
+        write_json(args.output, {"environment": machine, **results})
     return 0
 
 

@@ -13,6 +13,8 @@ import json
 import random
 from pathlib import Path
 
+from decodetr.utils.files import write_json, write_text
+
 COMMON = {
     "--model": "scenes-decodetr",
     "--streams": "semantic",
@@ -55,11 +57,10 @@ def write_subset(scenes, folder, names):
     rows = [row for row in document["annotations"] if row["category_id"] in ids]
     shown = {row["image_id"] for row in rows}
     images = [row for row in document["images"] if row["id"] in shown]
-    (folder / "annotations").mkdir(parents=True, exist_ok=True)
     subset = {"images": images, "annotations": rows, "categories": categories}
-    (folder / "annotations" / "train.json").write_text(json.dumps(subset), encoding="utf-8")
+    write_json(folder / "annotations" / "train.json", subset, indent=None)
     validation = (scenes / "annotations" / "val.json").read_text(encoding="utf-8")
-    (folder / "annotations" / "val.json").write_text(validation, encoding="utf-8")
+    write_text(folder / "annotations" / "val.json", validation)
     for part in ("train", "val"):
         if not (folder / part).exists():
             (folder / part).symlink_to((scenes / part).resolve())

@@ -13,9 +13,10 @@ decoders and the region pooling are made; its multiply-adds are given apart.
 
 import argparse
 import contextlib
-import json
 from pathlib import Path
 from unittest import mock
+
+from decodetr.utils.files import write_json
 
 # DETR-R50 is the config's own default: the paper's localization stream. The others are the defaults of transformers:
 # RT-DETRv2-R50, and D-FINE with the HGNetV2-B4 of D-FINE-L. None of them loads weights.
@@ -361,7 +362,7 @@ def main(argv=None) -> int:
         report_names(results)
     if args.output:
         document = {"environment": machine, "models": results}
-        Path(args.output).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_json(args.output, document)
     return 0
 
 

@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from decodetr.utils.files import write_json
+
 METHODS = ("minibatch", "faiss", "lloyd", "plain")
 FAMILIES, CONCEPTS, BLOCK = 600, 20_000, 65_536
 
@@ -185,7 +187,7 @@ def main(argv=None) -> int:
     say(table(head, rows))
     if args.output:
         document = {"environment": machine, "gemm": rates, "results": results}
-        Path(args.output).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_json(args.output, document)
     return 0
 
 

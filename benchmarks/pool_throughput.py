@@ -9,10 +9,11 @@ made of them and runs `generate`, the bare CLIP runs its two towers. The share i
 """
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
+
+from decodetr.utils.files import write_json
 
 
 def prepare(folder, args):
@@ -170,7 +171,7 @@ def main(argv=None) -> int:
     say(table(["stage", "regions", "stage, s", "bare model, s", "bare / stage"], rows))
     say(f"Measured in {time.perf_counter() - started:.0f} s.")
     if args.output:
-        Path(args.output).write_text(json.dumps({"environment": machine, **result}, indent=1) + "\n", encoding="utf-8")
+        write_json(args.output, {"environment": machine, **result})
     return 0
 
 

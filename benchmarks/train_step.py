@@ -33,6 +33,8 @@ from pathlib import Path
 from overhead import MODELS
 from step_trainers import bare_batch, make_bare_trainer, make_trainer, prepare, step, trainer_losses
 
+from decodetr.utils.files import write_json
+
 CONFIG = Path(__file__).resolve().parent.parent / "hub_cards" / "scenes-decodetr" / "training_config.yaml"
 MODES = {
     "bare": "the bare detector",
@@ -294,7 +296,7 @@ def main(argv=None) -> int:
     say(f"Measured in {time.perf_counter() - start:.0f} s.")
     if args.output:
         document = {"environment": machine, **result}
-        Path(args.output).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_json(args.output, document)
     return 0
 
 

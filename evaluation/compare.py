@@ -4,9 +4,11 @@ Both runs are scored on the same resampled images (paired bootstrap), a thousand
 says what another draw of images could have shown. It says nothing about other seeds of a training.
 """
 
-import json
 import sys
 from pathlib import Path
+
+from decodetr.utils.documents import read_json
+from decodetr.utils.files import committed, finite, reading, write_json
 
 _PARTS = {"protocol", "per_name", "max_detections", "source", "images"}
 _KEYS = ("annotations_digest", "protocol", "images", "annotations", "max_detections", "federated")
@@ -32,7 +34,10 @@ def compare(first, second, resamples=1000, seed=0, progress=True, annotations=No
     import numpy as np
     from tqdm.auto import tqdm
 
-    reports = [_read_report(folder) for folder in (first, second)]
+    reports = []
+    for folder in (first, second):
+        with reading(folder):
+            reports.append(_read_report(folder))
     different = [key for key in _KEYS if reports[0]["protocol"][key] != reports[1]["protocol"][key]]
     groups = [{name: row["group"] for name, row in report["per_name"].items()} for report in reports]
     if different or groups[0] != groups[1]:
@@ -149,8 +154,8 @@ def _read_report(folder):
     file = Path(folder) / "report.json"
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; give the folders that `decodetr eval --output` wrote")
-    report = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(report, dict) or not _PARTS <= set(report):
+    report = read_json(file, dict)
+    if not _PARTS <= set(report):
         raise ValueError(f"{file}: expected a report of `decodetr eval --output`")
     return report
 
@@ -167,7 +172,7 @@ def add_arguments(parser):
 
 def run(args):
     """Run `decodetr eval compare`; returns the exit status."""
-    from decodetr.evaluation.report import finite, number
+    from decodetr.evaluation.report import number
     from decodetr.processing.html_report import markdown_table
 
     result = finite(compare(args.first, args.second, args.resamples, args.seed, annotations=args.annotations))
@@ -186,8 +191,7 @@ def run(args):
     if args.output:
         from decodetr.evaluation.figures import draw_differences
 
-        output = Path(args.output)
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "comparison.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        draw_differences(result, output / "comparison.png")
+        with committed(args.output) as staging:
+            write_json(staging / "comparison.json", result)
+            draw_differences(result, staging / "comparison.png")
     return 0

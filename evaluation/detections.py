@@ -5,10 +5,11 @@ that what other programs found goes through the same evaluation.
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
+
+from decodetr.utils.files import replacing
 
 _NAMES, _FACTS = "decodetr_names", "decodetr_facts"
 _COLUMNS = ("x0", "y0", "x1", "y1")
@@ -30,11 +31,10 @@ def save_detections(file, evaluator, facts=None):
         "score": pa.array(np.concatenate([row[1] for row in state]) if state else np.zeros(0, np.float32)),
         **{name: pa.array(boxes[:, column]) for column, name in enumerate(_COLUMNS)},
     }
-    partial = Path(file).with_name(f".{Path(file).name}.part")
     # The whole vocabulary, as the column holds only the names that were found.
     metadata = {_NAMES: json.dumps(evaluator.names, ensure_ascii=False), _FACTS: json.dumps(facts or {})}
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), partial)
-    os.replace(partial, file)
+    with replacing(file) as partial:
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), partial)
 
 
 def load_facts(file):

@@ -1,5 +1,7 @@
 """Pictures of a report: precision over recall, calibration, kinds of errors, and the worst images."""
 
+from decodetr.utils.files import replacing
+
 _COLORS = ("#2f5d8c", "#d1495b", "#e08a4a", "#4a8c5d", "#7a5195", "#888888")
 
 
@@ -11,7 +13,7 @@ def draw_curves(curves, file):
             axes.plot([i / 100 for i in range(101)], values, style, color=color, label=f"{group}, IoU {iou}")
     axes.set(xlabel="recall", ylabel="precision, mean over names", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(file, dpi=110)
+    _save(figure, file)
 
 
 def draw_calibration(calibration, file):
@@ -25,7 +27,7 @@ def draw_calibration(calibration, file):
         )
     axes.set(xlabel="score", ylabel="share that is right (IoU 0.5)", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(file, dpi=110)
+    _save(figure, file)
 
 
 def draw_errors(errors, groups, file):
@@ -39,15 +41,21 @@ def draw_errors(errors, groups, file):
     axes.invert_yaxis()
     axes.set(xlabel="AP50 gained without them, points")
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(file, dpi=110)
+    _save(figure, file)
 
 
-def draw_comparison(entry, annotated, detected, file):
-    """An image twice: as annotated, and with its detections; green what was found and is right, red the rest.
+def comparison(entry, annotated, detected):
+    """Draw an image twice: as annotated, and with its detections; green what was found and is right, red the rest.
 
     Args:
         entry: of `CocoAnnotations.images`.
         annotated, detected: (boxes (n, 4) x0, y0, x1, y1 in pixels, names, scores or None, (n,) bool: right).
+
+    Returns:
+        PIL RGB image.
+
+    Raises:
+        OSError, ValueError: the image cannot be read.
     """
     from PIL import Image
 
@@ -66,7 +74,7 @@ def draw_comparison(entry, annotated, detected, file):
     canvas = Image.new("RGB", (left.width + right.width + 8, left.height), "white")
     canvas.paste(left)
     canvas.paste(right, (left.width + 8, 0))
-    canvas.save(file, quality=88)
+    return canvas
 
 
 def draw_differences(result, file):
@@ -80,7 +88,12 @@ def draw_differences(result, file):
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
     axes.set(xlabel="second minus first, points, 95 % of the resamples")
-    figure.savefig(file, dpi=110)
+    _save(figure, file)
+
+
+def _save(figure, file):
+    with replacing(file) as partial:
+        figure.savefig(partial, dpi=110)
 
 
 def _figure(width, height):

@@ -4,13 +4,12 @@ What is written is a folder like any other of the project: annotations/train.jso
 val.json with the images that count, names.json with the split. Images stay where they are.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
 
 from decodetr.evaluation.protocols import Protocol
-from decodetr.processing.files import write_whole
+from decodetr.utils.files import committed, write_json
 
 PREPARED = ("ov-coco", "ov-lvis")
 _FILES = {
@@ -63,17 +62,17 @@ def prepare(name, output, coco, annotations=None, any_counts=False):
         "train": {"names": set(split["base"]), "images": None},
     }
     written = {}
-    (output / "annotations").mkdir(parents=True, exist_ok=True)
-    for part, kept in parts.items():
-        source, target = folder / files[part], output / "annotations" / f"{part}.json"
-        sys.stderr.write(f"{source} -> {target}\n")
-        images = os.path.abspath(image_folders.get(part, coco))
-        document = _filter(source, {ids[n] for n in kept["names"]}, kept["images"], protocol.images == "annotated")
-        document["info"] = {**(document.get("info") or {}), "image_folder": images, "protocol": name, "part": part}
-        write_whole(target, json.dumps(document, ensure_ascii=False) + "\n")
-        written[part] = {key: len(document[key]) for key in ("images", "annotations", "categories")}
-    names = {group: {str(ids[name]): name for name in split[group]} for group in ("base", "novel")}
-    write_whole(output / "names.json", json.dumps(names, ensure_ascii=False) + "\n")
+    with committed(output) as staging:
+        for part, kept in parts.items():
+            source, target = folder / files[part], Path("annotations") / f"{part}.json"
+            sys.stderr.write(f"{source} -> {output / target}\n")
+            images = os.path.abspath(image_folders.get(part, coco))
+            document = _filter(source, {ids[n] for n in kept["names"]}, kept["images"], protocol.images == "annotated")
+            document["info"] = {**(document.get("info") or {}), "image_folder": images, "protocol": name, "part": part}
+            write_json(staging / target, document, indent=None)
+            written[part] = {key: len(document[key]) for key in ("images", "annotations", "categories")}
+        names = {group: {str(ids[name]): name for name in split[group]} for group in ("base", "novel")}
+        write_json(staging / "names.json", names, indent=None)
     return written
 
 

@@ -1,26 +1,17 @@
 """The report of an evaluation: report.json, report.md, report.html with pictures, detections.parquet."""
 
-import json
-import math
+import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from decodetr.evaluation.analysis import KINDS
 from decodetr.evaluation.detections import save_detections
-from decodetr.processing.files import write_whole
 from decodetr.processing.html_report import markdown_table
+from decodetr.utils.documents import read_json
+from decodetr.utils.files import committed, json_text, replacing, write_text
 
 _WORST = 12
-
-
-def finite(value):
-    """The same with None for what is not finite, which JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def markdown_report(report, with_names=False):
@@ -87,7 +78,7 @@ def describe(analysis, vocabulary=None):
 
 
 def write_report(report, analysis, output, facts):
-    """Write everything into a folder.
+    """Write everything into a folder: all of it, or, if the process dies, nothing.
 
     Args:
         report (dict): "title", "protocol", "headline", "metrics", "per_name" and what [`describe`] gave.
@@ -97,15 +88,28 @@ def write_report(report, analysis, output, facts):
     Returns:
         Path: the HTML file.
     """
+    text = json_text(report)
+    digest = hashlib.sha256(text.encode("utf-8", errors="backslashreplace")).hexdigest()
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    save_detections(output / "detections.parquet", analysis.evaluator, facts)
-    write_whole(output / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    write_whole(output / "report.md", markdown_report(report, with_names=True))
-    return _write_page(report, analysis, output)
+    with committed(output, remove=_pictures_of(output)) as staging:
+        save_detections(staging / "detections.parquet", analysis.evaluator, facts)
+        write_text(staging / "report.json", text)
+        tied = f"\nreport.json of this page: SHA-256 {digest}\n"
+        write_text(staging / "report.md", markdown_report(report, with_names=True) + tied)
+        _write_page(report, analysis, staging, digest)
+    return output / "report.html"
 
 
-def _write_page(report, analysis, output):
+def _pictures_of(output):
+    """Names of the pictures of worst images that an earlier report wrote into the folder."""
+    try:
+        earlier = read_json(output / "report.json", dict)
+        return [f"worst/{int(row['image_id'])}.jpg" for row in earlier["worst_images"]]
+    except (OSError, ValueError, TypeError, KeyError):  # there is none, or a report of something else
+        return []
+
+
+def _write_page(report, analysis, output, digest):
     from decodetr.evaluation.figures import draw_calibration, draw_curves, draw_errors
     from decodetr.processing.html_report import links, paragraph, picture, table, write_report
 
@@ -142,14 +146,14 @@ def _write_page(report, analysis, output):
         "Files": [
             links(
                 {
-                    "report.json": "all of this, as numbers",
+                    "report.json": f"all of this, as numbers; SHA-256 {digest}",
                     "report.md": "the tables",
                     "detections.parquet": "every detection that counted; decodetr eval --detections reads it again",
                 }
             )
         ],
     }
-    return write_report(
+    write_report(
         output / "report.html",
         report["title"],
         report["protocol"]["description"],
@@ -159,10 +163,9 @@ def _write_page(report, analysis, output):
 
 def _worst(report, analysis, output):
     """Blocks of the worst images, drawn into OUTPUT/worst."""
-    from decodetr.evaluation.figures import draw_comparison
+    from decodetr.evaluation.figures import comparison
     from decodetr.processing.html_report import paragraph, picture
 
-    (output / "worst").mkdir(exist_ok=True)
     entries = {entry["image_id"]: entry for entry in analysis.evaluator.coco.images}
     truth, found, blocks = analysis.truth, analysis.found, []
     reached, wrong = analysis.reached(), analysis.wrong()
@@ -176,10 +179,12 @@ def _worst(report, analysis, output):
             (*_labelled(found, seen, analysis.names), found["score"][seen].tolist(), ~wrong[seen]),
         )
         try:
-            draw_comparison(entry, *parts, file)
+            drawn = comparison(entry, *parts)
         except (OSError, ValueError) as error:  # detections from disk can be evaluated without the images
             blocks.append(paragraph(f"{text} It cannot be shown: {error}"))
             continue
+        with replacing(file) as partial:
+            drawn.save(partial, quality=88)
         more = "Left: annotated, red what was not found. Right: found, red what is wrong."
         blocks.append(picture(file, f"{text} {more}"))
     return blocks

@@ -27,7 +27,8 @@ def committed(folder, remove=()):
     """Yield an empty folder; the files that stand in it at the end become files of `folder`, all of them or none.
 
     Args:
-        folder (`str` or `Path`): made if missing. Files of other names in it stay.
+        folder (`str` or `Path`): made if missing. Files of other names in it stay. What is written into the folder of
+            another commit, or into a folder in it, becomes part of that one.
         remove (iterable of `str`, or function of the set of new names that returns one): names of files of `folder`
             that go in the same commit, unless they are written again.
 
@@ -36,6 +37,9 @@ def committed(folder, remove=()):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if any(part.startswith(STAGING) for part in folder.parts):
+        yield folder  # inside another commit, which these files join; waiting for its lock would be for ever
+        return
     with ExitStack() as kept:
         with _locked(folder):
             _finish(folder)

@@ -1,12 +1,12 @@
 """All stages of PAPER.md 1 in their order, each of which goes on where an earlier run stopped: build_pool."""
 
-import json
 from pathlib import Path
 
-from decodetr.pool_builder.selection import REGIONS, cluster_regions, filter_regions
+from decodetr.pool_builder.selection import REGIONS, REPORT, cluster_regions, filter_regions
 from decodetr.pool_builder.shards import Ranks, StageFolder
 from decodetr.pool_builder.stages import caption_regions, embed_regions, propose_regions
 from decodetr.processing.model_identity import Model, model_identity, without_place
+from decodetr.utils.files import write_json
 
 STAGES = ("proposals", "captions", "embeddings", "texts", REGIONS)
 
@@ -101,5 +101,4 @@ def write_report(output):
             few = f"{clusters[level]} instead of {asked[f'num_{level}']}: the captions carry no more {what}"
             clusters[f"fewer_{level}"] = f"{number} is {few}"
     report["problems"] = [problem for found in totals.values() for problem in found["problems"]]
-    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-    (output / "report.json").write_text(text, encoding="utf-8")
+    write_json(output / REPORT, report)

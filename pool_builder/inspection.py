@@ -5,11 +5,12 @@ is low, no caption speaks of the name, the enhanced query has nothing to look up
 background of other vocabularies.
 """
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
+
+from decodetr.utils.files import committed, write_json
 
 _SHOWN = 10  # rows of a printed list
 _NEAREST = 5
@@ -132,12 +133,11 @@ def run(args):
     found = inspect_pool(pool, vocabulary, _queries(args, pool) if args.text or args.image else None)
     sys.stdout.write(summary(found))
     if args.output:
-        output = Path(args.output)
-        output.mkdir(parents=True, exist_ok=True)
-        draw_pool_map(pool, output / "map.png")
-        write_pool_page(pool, output / "map.html")
-        (output / "pool.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        sys.stdout.write(f"look at {output / 'map.html'}\n")
+        with committed(args.output) as staging:
+            draw_pool_map(pool, staging / "map.png")
+            write_pool_page(pool, staging / "map.html")
+            write_json(staging / "pool.json", found)
+        sys.stdout.write(f"look at {Path(args.output) / 'map.html'}\n")
     return 0
 
 

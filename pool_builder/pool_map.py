@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from decodetr.utils.files import replacing
+
 SIZE = (1600, 1200)  # pixels
 MOST_LABELS = 40
 _TSNE = range(8, 2001)  # numbers of coarse prototypes; t-SNE of more takes minutes
@@ -111,8 +113,8 @@ def draw_pool_map(pool, file):
         handle.set_sizes([60])
     radii = dict(zip(coarse.tolist(), np.sqrt(areas / np.pi) * _DPI / 72))
     labelled = _label(axes, pool.captions, places, count, radii) if pool.captions else {}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
+    with replacing(file) as partial:
+        figure.savefig(partial)
     return labelled
 
 

@@ -2,11 +2,11 @@
 
 import html
 import json
-from pathlib import Path
 
 import numpy as np
 
 from decodetr.pool_builder.pool_map import layout
+from decodetr.utils.files import write_text
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>@TITLE@</title><style>
@@ -65,7 +65,7 @@ def write_pool_page(pool, file):
     """Write the page.
 
     Args:
-        pool (PrototypePool). file: .html to write; its folder must be there.
+        pool (PrototypePool). file: .html to write; its folder is made if missing.
     """
     prototypes, level, parent, count = (
         getattr(pool, name).detach().cpu().numpy() for name in ("prototypes", "level", "parent", "count")
@@ -86,4 +86,4 @@ def write_pool_page(pool, file):
     # A caption must not be able to end the script.
     data = json.dumps(points, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", " ").replace("\u2029", " ")
     page = _PAGE.replace("@TITLE@", html.escape(title)).replace("@POINTS@", data)
-    Path(file).write_text(page, encoding="utf-8")
+    write_text(file, page)

@@ -9,7 +9,9 @@ from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
 from decodetr.pool_builder.shards import StageFolder
 from decodetr.pool_builder.stages import embedding_array, embedding_rows
+from decodetr.utils.files import committed, replacing, write_text
 
+REPORT = "report.json"
 REGIONS = "regions"  # the filter's output is the regions data set of docs/data.md, and its files have that name
 
 
@@ -89,7 +91,8 @@ def draw_scores(scores, cut, counts, file):
     axes.axvline(cut, color="#d1495b", label=f"cut at {cut:.3f}: {counts['kept']:,} kept, {counts['low_score']:,} not")
     axes.set(xlabel="cos(image, caption)", ylabel="regions")
     axes.legend(frameon=False)
-    figure.savefig(file, dpi=100)
+    with replacing(file) as partial:
+        figure.savefig(partial, dpi=100)
 
 
 def cluster_regions(output, settings, overwrite=False):
@@ -123,8 +126,10 @@ def cluster_regions(output, settings, overwrite=False):
         "distinct_captions": len(table),
     }
     pool = pool_of_clusters(embeddings, table["caption"].to_pylist(), *columns, info)
-    pool.save_pretrained(output / "pool")
-    (output / "pool" / "README.md").write_text(pool.card(), encoding="utf-8")
+    (output / REPORT).unlink(missing_ok=True)  # that of another pool
+    with committed(output / "pool") as staging:
+        pool.save_pretrained(staging)
+        write_text(staging / "README.md", pool.card())
     return pool
 
 

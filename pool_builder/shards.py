@@ -5,8 +5,8 @@
       captions-00003-of-00012.parquet    rows
       captions-00003-of-00012.json       its record: rows, counts, problems, SHA-256 of the Parquet file
 
-A shard is finished when its record is there and the file is the one that the record speaks of. Files get their names
-when they are whole, so a process may die at any moment; what it leaves is written over. Several processes
+A shard is finished when its record is there and the file is the one that the record speaks of. Both are written
+together or not at all, so a process may die at any moment. Several processes
 share a folder: shard k belongs to rank k mod N, and nobody writes what another one owns.
 """
 
@@ -18,6 +18,8 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from decodetr.utils.files import committed, is_unused, reading, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,8 @@ class StageFolder:
         """
         self = cls.__new__(cls)
         self.folder, self.stage, self.ranks, self._records = Path(folder), stage, Ranks(), {}
-        manifest = self._manifest() or {}
+        with reading(self.folder):
+            manifest = self._manifest() or {}
         if "totals" not in manifest:
             got = "an unfinished one" if manifest else "none"
             raise ValueError(
@@ -83,7 +86,7 @@ class StageFolder:
         return self
 
     def _claim(self, overwrite):
-        if self.folder.exists() and any(self.folder.iterdir()):
+        if not is_unused(self.folder):
             manifest = self._manifest()
             if manifest is None:
                 raise ValueError(
@@ -99,8 +102,7 @@ class StageFolder:
                     + "\nchoose another --output, or --overwrite to make this stage and the later ones again"
                 )
             shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._write_json(MANIFEST, {"identity": self.identity, "shards": self.count})
+        write_json(self.folder / MANIFEST, {"identity": self.identity, "shards": self.count})
 
     def _manifest(self):
         try:
@@ -116,7 +118,8 @@ class StageFolder:
     def pending(self):
         """Numbers of the shards of this rank that are not finished, ascending; damaged ones are named in a warning."""
         mine = range(self.ranks.rank, self.count, self.ranks.count)
-        return [shard for shard in mine if not self._finished(shard)]
+        with reading(self.folder):
+            return [shard for shard in mine if not self._finished(shard)]
 
     def _finished(self, shard):
         file = self.file(shard)
@@ -146,12 +149,12 @@ class StageFolder:
         """
         import pyarrow.parquet as pq
 
-        file = self.file(shard)
-        part = self.folder / f".{file.name}.part"
-        pq.write_table(table, part)
-        record = {"rows": table.num_rows, "counts": counts or {}, "problems": list(problems), "sha256": _sha256(part)}
-        os.replace(part, file)
-        self._write_json(file.with_suffix(".json").name, record)
+        name = self.file(shard).name
+        record = {"rows": table.num_rows, "counts": counts or {}, "problems": list(problems)}
+        with committed(self.folder) as staging:
+            pq.write_table(table, staging / name)
+            record["sha256"] = _sha256(staging / name)
+            write_json((staging / name).with_suffix(".json"), record)
         self._records[shard] = record
 
     def read(self, shard, columns=None):
@@ -192,7 +195,7 @@ class StageFolder:
             "problems": [problem for record in records for problem in record["problems"]],
             "digest": digest,
         }
-        self._write_json(MANIFEST, {"identity": self.identity, "shards": self.count, "totals": totals})
+        write_json(self.folder / MANIFEST, {"identity": self.identity, "shards": self.count, "totals": totals})
         return totals
 
     def _collect(self, shard):
@@ -203,11 +206,6 @@ class StageFolder:
     def _await(self, done):
         while not done():
             time.sleep(_POLL)
-
-    def _write_json(self, name, content):
-        part = self.folder / f".{name}.part"
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, self.folder / name)
 
 
 def _differences(old, new):

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from decodetr.processing.files import write_whole
+from decodetr.utils.files import write_text
 
 _MEDIA_TYPES = {".gif": "gif", ".jpeg": "jpeg", ".jpg": "jpeg", ".png": "png", ".svg": "svg+xml", ".webp": "webp"}
 _STYLE = """
@@ -114,10 +114,10 @@ def links(targets):
 
 
 def write_report(file, title, introduction, sections):
-    """Write the page, under a temporary name until it is whole.
+    """Write the page, whole or not at all.
 
     Args:
-        file: the HTML file to write; its folder exists.
+        file: the HTML file to write; its folder is made if missing.
         title: heading and name of the page.
         introduction: text of the paragraph below it.
         sections: {heading: list of blocks}, in order. Titles, headings and introduction are plain text.
@@ -140,4 +140,4 @@ def write_report(file, title, introduction, sections):
     ]
     for heading, blocks in sections.items():
         parts += ["<section>", f"<h2>{escape(heading)}</h2>", *blocks, "</section>"]
-    return write_whole(file, "\n".join([*parts, "</body>", "</html>", ""]))
+    return write_text(file, "\n".join([*parts, "</body>", "</html>", ""]))

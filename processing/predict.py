@@ -6,17 +6,17 @@ Heavy imports are inside the functions, so that `decodetr predict --help` is ins
 
 import csv
 import glob
-import json
 import logging
+import os
 import sys
 from pathlib import Path
 
-from decodetr.processing.shipped import DEFAULT_MODEL, cannot_load, resolve
+from decodetr.processing.shipped import DEFAULT_MODEL, HUB_CARDS, cannot_load, resolve
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-EXPLAINING_PROTOTYPES = 5  # of each detection
+SIGNATURE = "decodetr predict"  # in the header of its pictures
 
 
 def read_names(text=None, file=None):
@@ -34,7 +34,13 @@ def read_names(text=None, file=None):
     if file is not None:
         names = Path(file).read_text(encoding="utf-8-sig").splitlines()
     else:
-        names = [name for row in csv.reader([text], skipinitialspace=True, strict=True) for name in row]
+        try:
+            names = [name for row in csv.reader([text], skipinitialspace=True, strict=True) for name in row]
+        except csv.Error as error:
+            raise ValueError(
+                f"--names {text!r}: expected names with commas between them, and double quotes around a name with a "
+                f"comma, such as 'cat,\"salt, pepper\"'; got: {error}"
+            ) from error
     names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not names:
         raise ValueError(f"no names in {f'{file}' if file is not None else f'--names {text!r}'}")
@@ -62,12 +68,13 @@ def find_images(sources):
     return list({path.resolve(): path for path in paths}.values())
 
 
-def picture_paths(images, output):
-    """A different output file for every image, also for equal names from different folders, and never an input image.
+def picture_paths(images, output, taken=()):
+    """A different output file for every image, also for equal names from different folders; never an image, a file of
+    `taken`, or one that is there and is not a picture of this command.
 
     Compared without case, because some file systems do.
     """
-    taken = {str(path.resolve()).lower() for path in images}
+    taken = {str(path.resolve()).lower() for path in (*images, *taken)}
     result = []
     for image in images:
         stems = [image.stem, f"{image.resolve().parent.name}_{image.stem}"]
@@ -75,12 +82,22 @@ def picture_paths(images, output):
         while True:
             stem = stems[number - 1] if number <= 2 else f"{stems[1]}_{number - 1}"
             path = Path(output) / f"{stem}.png"
-            if (key := str(path.resolve()).lower()) not in taken:
+            free = not os.path.lexists(path) or _is_ours(path)
+            if (key := str(path.resolve()).lower()) not in taken and free:
                 break
             number += 1
         taken.add(key)
         result.append(path)
     return result
+
+
+def _is_ours(path):
+    """Whether a file is a picture that this command wrote."""
+    try:
+        with open(path, "rb") as file:
+            return SIGNATURE.encode() in file.read(1024)
+    except OSError:
+        return False
 
 
 def load_detector(model, vocabulary=None, names=None, device="auto", text_model=None):
@@ -129,12 +146,33 @@ def load_detector(model, vocabulary=None, names=None, device="auto", text_model=
 
 
 def pick_device(device):
-    """The torch.device of a `--device` argument; "auto" is the accelerator if there is one, else the CPU."""
+    """The torch.device of a `--device` argument; "auto" is the accelerator if there is one, else the CPU; of several
+    processes on a machine each takes its own.
+
+    Raises:
+        ValueError: no device of that name, or none on this machine; the message names those that there are.
+    """
     import torch
 
-    if device == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    return torch.device(device)
+    there = torch.accelerator.current_accelerator(check_available=True)
+    count = torch.accelerator.device_count() if there else 0
+    if str(device) == "auto":
+        if there is None:
+            return torch.device("cpu")
+        rank = int(os.environ.get("LOCAL_RANK", -1))
+        return torch.device(there.type, rank) if 0 <= rank < count else there
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        chosen = None
+        reason = error
+    else:
+        reason = "there is none on this machine"
+    kinds = {"cpu": 1} | ({there.type: count} if there else {})
+    if chosen is None or chosen.type not in kinds or (chosen.index or 0) >= kinds[chosen.type]:
+        known = ", ".join(["auto", *kinds, *(f"{there.type}:{i}" for i in range(count))])
+        raise ValueError(f"--device {device}: expected one of {known}, got {device!r} ({str(reason).splitlines()[0]})")
+    return chosen
 
 
 def choose_names(vocabulary, names, text_model=None):
@@ -263,11 +301,6 @@ def add_arguments(parser):
 
 def run(args):
     """Detect, draw, write. Returns 1 if some image could not be read (the others are done), else 0."""
-    from tqdm.auto import tqdm
-
-    import decodetr
-    from decodetr.processing.drawing import draw_detections, draw_explanations
-
     if not 0 <= args.threshold <= 1 or args.top_k < 1 or args.batch_size < 1:
         raise ValueError(
             "--threshold must be in 0..1, --top-k and --batch-size at least 1, got "
@@ -275,70 +308,19 @@ def run(args):
         )
     names = read_names(args.names, args.names_file)
     paths = find_images(args.images)
-    model, image_processor = load_detector(args.model, args.vocabulary, names, args.device, args.text_model)
+    device = pick_device(args.device)
+    if resolve(args.model) == str(HUB_CARDS / DEFAULT_MODEL):
+        sys.stderr.write(
+            f"{DEFAULT_MODEL} knows small drawn scenes and nothing of the real world; for photos train a model "
+            "(docs/training.md) and give it with --model\n"
+        )
+    model, image_processor = load_detector(args.model, args.vocabulary, names, device, args.text_model)
     if args.explain and model.config.pool_use != "lookup+background":
         raise ValueError(
             f"--explain shows what the queries looked up in the pool, but {args.model} was trained with pool_use="
             f"{model.config.pool_use!r}, which looks nothing up"
         )
-    output = Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
-    pictures = picture_paths(paths, output)
-    done, failed = [], []
-    with tqdm(total=len(paths), desc="predict", unit="image") as progress:
-        for start in range(0, len(paths), args.batch_size):
-            batch = []
-            for path, picture in list(zip(paths, pictures))[start : start + args.batch_size]:
-                try:
-                    batch.append((path, picture, open_image(path)))
-                except ValueError as error:
-                    failed.append({"file": str(path), "error": str(error)})
-                    progress.write(str(error), file=sys.stderr)
-                    progress.update()
-            if not batch:
-                continue
-            images = [image for *_, image in batch]
-            explain = EXPLAINING_PROTOTYPES if args.explain else 0
-            found = detect(model, image_processor, images, args.threshold, args.top_k, explain)
-            for (path, picture, image), result in zip(batch, found):
-                boxes, names, scores = result["boxes"], result["names"], result["scores"]
-                drawn = draw_detections(image, boxes, names, scores, args.font, numbered=args.explain)
-                if args.explain:
-                    drawn = draw_explanations(drawn, names, scores, result["prototypes"], args.font)
-                drawn.save(picture)
-                done.append(
-                    {
-                        "file": str(path),
-                        "picture": picture.name,
-                        "width": image.width,
-                        "height": image.height,
-                        "detections": _rows(result),
-                    }
-                )
-                progress.update()
-    report = {
-        "decodetr": decodetr.__version__,
-        "model": args.model,
-        "vocabulary": {
-            "source": args.vocabulary or "stored in the model",
-            "info": model.vocabulary.info,
-            "names": model.vocabulary.names,
-        },
-        "threshold": args.threshold,
-        "top_k": args.top_k,
-        "box_format": "x0, y0, x1, y1 in pixels of the upright image",
-        "images": done,
-        "failed": failed,
-    }
-    (output / "detections.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    count = sum(len(entry["detections"]) for entry in done)
-    unread = f", {len(failed)} unreadable (see the messages above)" if failed else ""
-    sys.stdout.write(f"{count} detections in {len(done)} images{unread}: {output / 'detections.json'}\n")
-    return 1 if failed else 0
 
+    from decodetr.processing.predict_run import PredictRun
 
-def _rows(result):
-    """The dict of lists of one image as a list of dicts, one per detection."""
-    singular = {"names": "name", "scores": "score", "boxes": "box"}
-    keys = [singular.get(key, key) for key in result]
-    return [dict(zip(keys, values)) for values in zip(*result.values())]
+    return PredictRun(args, model, image_processor, paths).run()

@@ -10,12 +10,13 @@ Embeddings describe the region of the un-augmented image.
 """
 
 import logging
-import os
 import re
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+
+from decodetr.utils.files import committed, reading
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,11 @@ class RegionTable:
             ValueError: a shard cannot be read, or has wrong columns, boxes or embeddings; names the shard and the row.
         """
         source = Path(folder_or_file)
+        with reading(source):
+            return cls._load(source)
+
+    @classmethod
+    def _load(cls, source):
         parts, dim = [], None
         for file in _find_shards(source):
             part = _read_shard(file)
@@ -113,7 +119,7 @@ def write_regions(folder, rows, shard_size=50_000, embedding_dtype="float16", ov
         overwrite (bool): replace the shards that are already there.
 
     Returns:
-        list[Path]: the shards. They get their names when all are written, so a broken run leaves none behind.
+        list[Path]: the shards. All of them get there together, or, after a broken run, none.
 
     Raises:
         FileExistsError: there are shards already. ValueError: a row is wrong (named by its number over all rows).
@@ -124,30 +130,30 @@ def write_regions(folder, rows, shard_size=50_000, embedding_dtype="float16", ov
         raise ValueError(f"shard_size must be at least 1, got {shard_size}")
     if embedding_dtype not in ("float16", "float32"):
         raise ValueError(f"embedding_dtype must be 'float16' or 'float32', got {embedding_dtype!r}")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    existing = [file for file in folder.iterdir() if _SHARD.fullmatch(file.name)]
+    folder, existing = Path(folder), []
+    with reading(folder):
+        if folder.is_dir():
+            existing = [file.name for file in folder.iterdir() if _SHARD.fullmatch(file.name)]
     if existing and not overwrite:
         raise FileExistsError(
             f"{folder}: expected no regions, got {len(existing)} shards; choose another folder or overwrite"
         )
     rows = _rows_of_columns(rows) if isinstance(rows, dict) else iter(rows)
-    written, start, dim = [], 0, None
-    while chunk := list(islice(rows, shard_size)):
-        columns = _columns_of_rows(chunk, start, dim, embedding_dtype)
-        dim = columns["image_embed"].shape[1]
-        part = folder / f"regions-{len(written):05d}.parquet.part"
-        pq.write_table(_to_arrow(columns), part)
-        written.append(part)
-        start += len(chunk)
-    if not written:
-        raise ValueError("expected at least one region, got no rows; a data set without regions needs no regions file")
-    for file in existing:
-        file.unlink()
-    shards = [folder / f"regions-{i:05d}-of-{len(written):05d}.parquet" for i in range(len(written))]
-    for part, shard in zip(written, shards):
-        os.replace(part, shard)
-    return shards
+    written, start, dim = 0, 0, None
+    with committed(folder, remove=existing) as staging:
+        while chunk := list(islice(rows, shard_size)):
+            columns = _columns_of_rows(chunk, start, dim, embedding_dtype)
+            dim = columns["image_embed"].shape[1]
+            pq.write_table(_to_arrow(columns), staging / f"{written}.parquet")
+            written, start = written + 1, start + len(chunk)
+        if not written:
+            raise ValueError(
+                "expected at least one region, got no rows; a data set without regions needs no regions file"
+            )
+        names = [f"regions-{i:05d}-of-{written:05d}.parquet" for i in range(written)]
+        for i, name in enumerate(names):  # how many there are is known now
+            (staging / f"{i}.parquet").rename(staging / name)
+    return [folder / name for name in names]
 
 
 def _rows_of_columns(columns):

@@ -10,8 +10,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from decodetr.processing.files import write_whole
 from decodetr.processing.sources import DATA_HELP, add_form_arguments, form_of
+from decodetr.utils.files import replacing, write_json
 
 PARTS = ("train", "val", "test")
 _SHEET = 12
@@ -58,9 +58,7 @@ def run(args):
     if not report:
         raise FileNotFoundError(f"{args.data}: expected annotations of {', '.join(PARTS)}, got none")
     if args.output:
-        Path(args.output).mkdir(parents=True, exist_ok=True)
-        text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-        write_whole(Path(args.output) / "validation.json", text)
+        write_json(Path(args.output) / "validation.json", report)
     fixable = any(finding["repair"] for entry in report.values() for finding in entry["findings"])
     if fixable and not args.repair:
         sys.stdout.write("A copy without these: the same command with --repair DIR\n")
@@ -259,8 +257,7 @@ def _table(part, findings, statistics):
 def _write_repaired(folder, part, document, image_folder):
     document = {**document, "info": {**(document.get("info") or {}), "image_folder": os.path.abspath(image_folder)}}
     file = Path(folder) / "annotations" / f"{part}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(document, ensure_ascii=False) + "\n")
+    write_json(file, document, indent=None)
     sys.stderr.write(f"wrote {file}\n")
 
 
@@ -281,5 +278,5 @@ def draw_sheet(coco, file, most=_SHEET):
         image = draw_detections(read_annotated(entry), boxes, [coco.names[c] for c in rows["category"]], None)
         image.thumbnail((side - 8, side - 8))
         sheet.paste(image, (place % columns * side, place // columns * side))
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file, quality=88)
+    with replacing(file) as partial:
+        sheet.save(partial, quality=88)

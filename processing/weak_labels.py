@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from decodetr.processing.coco_checks import parse_json, read_categories, read_json, short
+from decodetr.utils.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -125,10 +126,8 @@ class CaptionTable:
                     return cls(stored.get_tensor("embeddings"), rows)
         embeddings = _embed(list(numbers), text_model)
         if kept is not None:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            part = kept.with_name(kept.name + ".part")
-            save_file({"embeddings": embeddings}, part, {"key": key})
-            part.replace(kept)
+            with replacing(kept) as partial:
+                save_file({"embeddings": embeddings}, partial, {"key": key})
         return cls(embeddings, rows)
 
 

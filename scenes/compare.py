@@ -5,7 +5,6 @@ anew for every variant and seed, as the shipped one was, and each is measured as
 Runs that OUTPUT/runs.json has already are not repeated; processes with different variants may share a folder.
 """
 
-import json
 import statistics
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from pathlib import Path
 
 from decodetr.scenes.models import CACHE_VIEWS, SEMANTIC_STEPS, SEMANTIC_TRAINING
 from decodetr.scenes.stages import flat
+from decodetr.utils.documents import read_json
+from decodetr.utils.files import write_json, write_text
 
 SPLITS = {"val": "Validation", "test": "The shifted split"}
 VARIANTS = {
@@ -240,9 +241,8 @@ class _Results:
 
     def __init__(self, file, settings):
         self.file, self.content = file, {"settings": settings, "ceiling": {}, "runs": {}}
-        file.parent.mkdir(parents=True, exist_ok=True)
         if file.exists():
-            self.content = json.loads(file.read_text(encoding="utf-8"))
+            self.content = read_json(file, dict)
             if self.content["settings"] != settings:
                 raise ValueError(
                     f"{file} has runs of other settings: {self.content['settings']}, now {settings}; choose another "
@@ -252,10 +252,10 @@ class _Results:
     def add(self, kind, name, entry):
         """`entry` into content[kind][name]."""
         if self.file.exists():
-            for variant, done in json.loads(self.file.read_text(encoding="utf-8"))["runs"].items():
+            for variant, done in read_json(self.file, dict)["runs"].items():
                 self.content["runs"][variant] = done | self.content["runs"].get(variant, {})
         self.content[kind].setdefault(name, {}).update(entry)
-        self.file.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
+        write_json(self.file, self.content)
 
 
 def run(args):
@@ -283,6 +283,6 @@ def run(args):
         results.add("runs", name, {str(seed): (measured := comparison.measure(model))})
         _say(f"{name}, seed {seed}: {measured}")
     page = tables(results.content)
-    (output / "table.md").write_text(page, encoding="utf-8")
+    write_text(output / "table.md", page)
     _say(page)
     return 0

@@ -6,10 +6,11 @@ scores above 0.5; and the ceiling, which is what the teacher itself, a CLIP, mak
 localization stream finds.
 """
 
-import json
 import statistics
 import sys
 from pathlib import Path
+
+from decodetr.utils.files import write_json
 
 MAX_DETECTIONS = 100  # per image, over all names, in all of them
 SIZES = ("all", 12, 1)
@@ -223,5 +224,5 @@ def run(args):
     ceiling = teacher_ceiling(model, image_processor, coco, vocabulary, novel, clip)
     sys.stdout.write(markdown_table(measured, ceiling))
     if args.output:
-        Path(args.output).write_text(json.dumps({"measured": measured, "ceiling": ceiling}, indent=1) + "\n")
+        write_json(args.output, {"measured": measured, "ceiling": ceiling})
     return 0

@@ -5,12 +5,13 @@ folders of hub_cards/, with weights in half precision and with cards that say ho
 It takes hours on two cores; an interrupted run goes on where it stopped. For a checkout: it writes into the package.
 """
 
-import json
 import shutil
 from pathlib import Path
 
 from decodetr.processing.shipped import HUB_CARDS
 from decodetr.scenes.stages import claim, flat, run_stages
+from decodetr.utils.documents import read_json
+from decodetr.utils.files import committed, write_json, write_text
 
 TEACHERS, STAGES = ("scenes-clip", "scenes-llava"), 10
 TRAIN_SCENES, SEMANTIC_STEPS, CACHE_VIEWS = 4000, 2400, 2
@@ -56,7 +57,8 @@ def _stages(folder):
     yield data / "names.json", ["scenes", "write", data, "--train", TRAIN_SCENES]
     yield teachers / TEACHERS[-1] / "README.md", ["scenes", "teachers", teachers]
     for name in TEACHERS:
-        shutil.copytree(teachers / name, HUB_CARDS / name, dirs_exist_ok=True)
+        with committed(HUB_CARDS / name) as staging:
+            shutil.copytree(teachers / name, staging, dirs_exist_ok=True)
     clip, llava = TEACHERS
     embed = {"--names-split": data / "names.json", "--text-model": clip, "--output": names}
     yield names / "vocabulary.json", ["vocabulary", "build", *flat(embed)]
@@ -101,8 +103,11 @@ def _ship(folder, built):
     """Model, pool and vocabulary into hub_cards/; `built` is the output of `pool build`."""
     from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
 
-    Vocabulary.from_pretrained(folder / "scenes-vocabulary").save_pretrained(HUB_CARDS / "scenes-vocabulary")
-    PrototypePool.from_pretrained(built / "pool").save_pretrained(HUB_CARDS / "scenes-pool")
+    tables = {"scenes-vocabulary": Vocabulary.from_pretrained(folder / "scenes-vocabulary")}
+    tables["scenes-pool"] = PrototypePool.from_pretrained(built / "pool")
+    for name, table in tables.items():
+        with committed(HUB_CARDS / name) as staging:
+            table.save_pretrained(staging)
     model = DeCoDetrForObjectDetection.from_pretrained(folder / "model")
     # Half the size; they load as float32, as the config says. The tables stay exact.
     weights = model.state_dict()
@@ -110,9 +115,10 @@ def _ship(folder, built):
         if value.is_floating_point() and not name.startswith(("prototype_pool", "vocabulary")):
             weights[name] = value.half()
     image_processor = DeCoDetrImageProcessor.from_pretrained(folder / "model")
-    model.save_pretrained(HUB_CARDS / "scenes-decodetr", state_dict=weights)
-    image_processor.save_pretrained(HUB_CARDS / "scenes-decodetr")
-    _without_code(HUB_CARDS / "scenes-decodetr")
+    with committed(HUB_CARDS / "scenes-decodetr") as staging:
+        model.save_pretrained(staging, state_dict=weights)
+        image_processor.save_pretrained(staging)
+        _without_code(staging)
 
 
 def _write_cards(folder, commands):
@@ -122,19 +128,19 @@ def _write_cards(folder, commands):
     pool = PrototypePool.from_pretrained(HUB_CARDS / "scenes-pool")
     vocabulary = Vocabulary.from_pretrained(HUB_CARDS / "scenes-vocabulary")
     model = DeCoDetrForObjectDetection.from_pretrained(HUB_CARDS / "scenes-decodetr")
-    measured = {split: json.loads((folder / f"measured-{split}.json").read_text()) for split in ("val", "test")}
+    measured = {split: read_json(folder / f"measured-{split}.json", dict) for split in ("val", "test")}
     for name, text in _cards(pool, vocabulary, model, measured, commands).items():
-        (HUB_CARDS / name / "README.md").write_text(text, encoding="utf-8")
+        write_text(HUB_CARDS / name / "README.md", text)
 
 
-def _without_code(folder):
+def _without_code(staging):
     """The package itself is the code of a shipped model: no copies of it beside the weights."""
-    for file in folder.glob("*.py"):
+    for file in staging.glob("*.py"):
         file.unlink()
-    for file in (folder / "config.json", folder / "preprocessor_config.json"):
-        content = json.loads(file.read_text(encoding="utf-8"))
+    for file in (staging / "config.json", staging / "preprocessor_config.json"):
+        content = read_json(file, dict)
         content.pop("auto_map", None)
-        file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(file, dict(sorted(content.items())), indent=2)
 
 
 def _cards(pool, vocabulary, model, measured, commands):

@@ -6,13 +6,14 @@ names that were never boxed. Then it draws pictures and writes README.md and rep
 when it is started again; `--overwrite` begins anew.
 """
 
-import json
 import sys
 from pathlib import Path
 
 from decodetr.scenes.models import CACHE_VIEWS, SEMANTIC_TRAINING
 from decodetr.scenes.models import POOL as SHIPPED_POOL
 from decodetr.scenes.stages import claim, flat, run_stages
+from decodetr.utils.documents import read_json
+from decodetr.utils.files import committed, replacing, write_text
 
 STAGES = 9
 POOL = {**SHIPPED_POOL, "--max-proposals": 8}  # fewer than the shipped pool's: captions take most of the time
@@ -56,12 +57,13 @@ def run(args):
     status, commands = run_stages(output, _stages(output, args), STAGES, record)
     if status:
         return status
-    _draw_curves(output)
-    _draw_sheet(output / "novel", output / "detections.jpg", columns=2, width=1000)
-    _draw_sheet(output / "all", output / "all-names.jpg", columns=4, width=420)
-    summary = _summary(output, record)
-    (output / "README.md").write_text(summary, encoding="utf-8")
-    report = _write_report(output, record, commands)
+    with committed(output) as staging:
+        _draw_curves(output, staging)
+        _draw_sheet(output / "novel", staging / "detections.jpg", columns=2, width=1000)
+        _draw_sheet(output / "all", staging / "all-names.jpg", columns=4, width=420)
+        write_text(staging / "README.md", _summary(output, record))
+        _write_report(output, staging, record, commands)
+    report = output / "report.html"
     sys.stdout.write(f"\n{_measured(output)}\nLook at {report}, which shows everything, and {output / 'README.md'}.\n")
     return 0
 
@@ -102,7 +104,7 @@ def _stages(output, args):
     pictures = _pictures(data)
     novel, everything = output / "novel", output / "all"
     names_file = output / "novel-names.txt"
-    names_file.write_text("\n".join(_names(output)["novel"].values()) + "\n", encoding="utf-8")
+    write_text(names_file, "\n".join(_names(output)["novel"].values()) + "\n")
     shown = ["--model", model, "--threshold", THRESHOLD]
     explained = [*pictures[:EXPLAINED_PICTURES], *shown, "--names-file", names_file, "--explain"]
     yield novel / "detections.json", ["predict", *explained, "--output", novel]
@@ -111,24 +113,24 @@ def _stages(output, args):
 
 def _names(output):
     """names.json of the scenes: {"base": {id: name}, "novel": {...}}."""
-    return json.loads((output / "scenes" / "names.json").read_text(encoding="utf-8"))
+    return read_json(output / "scenes" / "names.json", dict)
 
 
 def _pictures(data):
     """The first validation scenes, those with novel objects before the others."""
     novel = {int(number) for number in _names(data.parent)["novel"]}
-    content = json.loads((data / "annotations" / "val.json").read_text(encoding="utf-8"))
+    content = read_json(data / "annotations" / "val.json", dict)
     shown = {row["image_id"] for row in content["annotations"] if row["category_id"] in novel}
     images = sorted(content["images"], key=lambda image: image["id"] not in shown)
     return [data / "val" / image["file_name"] for image in images[:PICTURES]]
 
 
-def _draw_curves(output):
+def _draw_curves(output, staging):
     """curves.png: the losses of the semantic stream over its optimizer steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    history = json.loads((output / "model" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    history = read_json(output / "model" / "trainer_state.json", dict)["log_history"]
     figure = Figure(figsize=(10, 3.6), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     titles = {"loss_align": "names: L_align", "loss_distill": "prototypes: L_distill"}
@@ -137,11 +139,11 @@ def _draw_curves(output):
         axis.plot(*zip(*points), marker=".")
         axis.set(title=title, xlabel="optimizer step", ylim=(0, None))
         axis.grid(alpha=0.3)
-    figure.savefig(output / "curves.png", dpi=110)
+    figure.savefig(staging / "curves.png", dpi=110)
 
 
 def _detections(folder):
-    return json.loads((folder / "detections.json").read_text(encoding="utf-8"))["images"]
+    return read_json(folder / "detections.json", dict)["images"]
 
 
 def _draw_sheet(folder, file, columns, width):
@@ -160,14 +162,15 @@ def _draw_sheet(folder, file, columns, width):
     for i, row in enumerate(rows):
         for j, picture in enumerate(row):
             sheet.paste(picture, (j * (width + 8) + 4, sum(heights[:i]) + 4))
-    sheet.save(file, quality=90)
+    with replacing(file) as partial:
+        sheet.save(partial, quality=90)
 
 
 def _measured(output):
     """What `scenes compare` measured, as Markdown."""
     from decodetr.scenes.compare import tables
 
-    return tables(json.loads((output / "compared" / "runs.json").read_text(encoding="utf-8")))
+    return tables(read_json(output / "compared" / "runs.json", dict))
 
 
 def _seconds(record):
@@ -202,8 +205,8 @@ def _summary(output, record):
     return "\n".join(lines) + "\n"
 
 
-def _write_report(output, record, commands):
-    """report.html; returns its path."""
+def _write_report(output, staging, record, commands):
+    """report.html, with the pictures that are in `staging` already."""
     import platform
     from importlib.metadata import version
 
@@ -216,7 +219,7 @@ def _write_report(output, record, commands):
         found = ", ".join(f"{row['name']} {row['score']:.2f}" for row in entry["detections"][:MOST_EXPLAINED])
         caption = f"{Path(entry['file']).name}: {found or 'nothing above the threshold'}"
         explained.append(picture(output / "novel" / entry["picture"], caption))
-    pool = json.loads((output / "concepts" / "pool" / "pool.json").read_text(encoding="utf-8"))
+    pool = read_json(output / "concepts" / "pool" / "pool.json", dict)
     versions = [("python", platform.python_version()), ("decodetr", decodetr.__version__)]
     versions += [(name, version(name)) for name in ("torch", "transformers", "datasets", "scikit-learn")]
     sections = {
@@ -237,7 +240,7 @@ def _write_report(output, record, commands):
             *explained,
         ],
         "All names": [
-            picture(output / "all-names.jpg", f"Base and novel names at once, detections above {THRESHOLD}.")
+            picture(staging / "all-names.jpg", f"Base and novel names at once, detections above {THRESHOLD}.")
         ],
         "The pool": [
             picture(
@@ -248,7 +251,7 @@ def _write_report(output, record, commands):
             )
         ],
         "Training of the semantic stream": [
-            picture(output / "curves.png", "The two losses of the semantic stream, means between two points.")
+            picture(staging / "curves.png", "The two losses of the semantic stream, means between two points.")
         ],
         "How it was made": [
             table(("stage", "seconds"), _seconds(record)),
@@ -269,4 +272,4 @@ def _write_report(output, record, commands):
             ),
         ],
     }
-    return write_report(output / "report.html", "DeCo-DETR quickstart", _introduction(output, record), sections)
+    write_report(staging / "report.html", "DeCo-DETR quickstart", _introduction(output, record), sections)

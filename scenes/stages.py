@@ -1,10 +1,12 @@
 """Runs ordinary `decodetr` commands one after another, shows each, and skips what an earlier run finished."""
 
-import json
 import shlex
 import shutil
 import sys
 import time
+
+from decodetr.utils.documents import read_json
+from decodetr.utils.files import is_unused, write_json
 
 MARKER = "stages.json"
 
@@ -16,10 +18,10 @@ def claim(folder, settings, overwrite=False):
         ValueError: the folder holds something else, or a run of other settings without `overwrite`.
     """
     marker = folder / MARKER
-    if folder.exists() and any(folder.iterdir()):
+    if not is_unused(folder):
         if not marker.exists():
             raise ValueError(f"{folder} is not empty and holds no run of this command; choose another folder.")
-        record = json.loads(marker.read_text(encoding="utf-8"))
+        record = read_json(marker, dict)
         if not overwrite and record["settings"] == settings:
             return record
         if not overwrite:
@@ -28,9 +30,8 @@ def claim(folder, settings, overwrite=False):
                 "to finish it, another folder, or --overwrite to delete it."
             )
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     record = {"settings": settings, "seconds": {}}
-    marker.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(marker, record)
     return record
 
 
@@ -61,7 +62,7 @@ def run_stages(folder, stages, count, record):
         if status := main(words):
             return status, commands
         record["seconds"][f"{number} {_title(words)}"] = round(time.perf_counter() - started, 1)
-        (folder / MARKER).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / MARKER, record)
     return 0, commands
 
 

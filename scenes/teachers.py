@@ -3,13 +3,14 @@
 Drawing, either training and the measurements go on where they stopped when the same command is given again.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from decodetr.scenes.captions import mentioned_name
 from decodetr.scenes.world import NAMES, WORLD_VERSION
+from decodetr.utils.documents import read_json
+from decodetr.utils.files import committed, replacing, write_json, write_text
 
 VALIDATION_SCENES = 600
 _MEANING = {
@@ -74,13 +75,12 @@ def write_teachers(output, *, scenes, clip_steps, llava_steps, seed=0, workers=1
 def _claim(work, settings):
     """Take the folder, or go on in it where the settings are the same."""
     file = work / "settings.json"
-    if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != settings:
+    if file.exists() and (found := read_json(file)) != settings:
         raise ValueError(
             f"{file} is of teachers with other settings: {found}, now {settings}; repeat them to go on, or choose "
             "another folder"
         )
-    work.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    write_json(file, settings)
 
 
 def _crops(work, split, scenes, seed, workers):
@@ -90,17 +90,18 @@ def _crops(work, split, scenes, seed, workers):
     file = work / f"{split}.npz"
     if not file.exists():
         crops, names = teacher_crops(split, scenes, seed, workers)
-        partial = work / f".{split}.npz"
-        np.savez(partial, crops=crops, names=names)
-        partial.replace(file)
+        with replacing(file) as partial:
+            np.savez(partial, crops=crops, names=names)
     with np.load(file, allow_pickle=False) as arrays:
         return arrays["crops"], arrays["names"]
 
 
 def _save(model, processor, folder):
     """Weights in half precision, which halves the folder; they load as float32, as the config says."""
-    model.save_pretrained(folder, state_dict={name: value.half() for name, value in model.state_dict().items()})
-    processor.save_pretrained(folder)
+    weights = {name: value.half() for name, value in model.state_dict().items()}
+    with committed(folder) as staging:
+        model.save_pretrained(staging, state_dict=weights)
+        processor.save_pretrained(staging)
 
 
 def measure_clip(folder, crops, names):
@@ -177,6 +178,4 @@ def _write_card(folder, kind, facts):
         "|---|---:|",
         *(f"| {_MEANING[kind][key]} | {100 * value:.1f} |" for key, value in facts["measured"].items()),
     ]
-    partial = folder / ".README.md"
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(folder / "README.md")
+    write_text(folder / "README.md", "\n".join(lines) + "\n")

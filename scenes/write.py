@@ -8,11 +8,10 @@
     DIR/names.json                    {"base": {"<category id>": name}, "novel": {...}}
     DIR/preview.png                   validation scenes with boxes and names, and a row of the shifted split
 
-`scenes.json` is written first, then the pictures, then the rest, each file under a temporary name until it is whole: a
-folder with `names.json` is complete. An interrupted one is finished by the same call, which draws its pictures again.
+`scenes.json` is written first, then everything else at once: a folder with `names.json` is complete. An interrupted
+one is finished by the same call, which draws its pictures again.
 """
 
-import json
 import logging
 import multiprocessing
 import os
@@ -27,6 +26,8 @@ from tqdm.auto import tqdm
 
 from decodetr.scenes.drawing import draw_scene
 from decodetr.scenes.world import NAMES, WORLD_VERSION, SceneSettings, names_document
+from decodetr.utils.documents import read_json
+from decodetr.utils.files import committed, is_unused, reading, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -62,24 +63,28 @@ def write_scenes(folder, settings=None, *, workers=1, overwrite=False):
     folder, settings = Path(folder), settings or SceneSettings()
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers must be an integer of at least 1, got {workers!r}")
-    if _is_complete(folder, settings) and not overwrite:
+    with reading(folder):
+        complete = _is_complete(folder, settings)
+    if complete and not overwrite:
         logger.info("%s is already complete", folder)
         return folder
     _claim(folder, settings, overwrite)
 
     tasks = [(split, index) for split in SPLITS for index in range(getattr(settings, split))]
     rows = {split: [] for split in SPLITS}
-    with tqdm(total=len(tasks), desc=f"scenes in {folder}", unit="image") as bar:
-        for (split, _), objects in zip(tasks, _draw_all(folder, settings, tasks, workers)):
-            rows[split].append(objects)
-            bar.update()
-
-    documents = {split: _coco_document(split, split, settings, rows[split]) for split in SPLITS}
-    documents["train_full"] = _coco_document("train_full", "train", settings, rows["train"])
-    for name, document in documents.items():
-        _write_json(folder / "annotations" / f"{name}.json", document)
-    _write_preview(folder, documents)
-    _write_json(folder / _LAST_FILE, names_document(), indent=1)
+    with committed(folder) as staging:
+        for split in SPLITS:
+            (staging / split).mkdir()
+        with tqdm(total=len(tasks), desc=f"scenes in {folder}", unit="image") as bar:
+            for (split, _), objects in zip(tasks, _draw_all(staging, settings, tasks, workers)):
+                rows[split].append(objects)
+                bar.update()
+        documents = {split: _coco_document(split, split, settings, rows[split]) for split in SPLITS}
+        documents["train_full"] = _coco_document("train_full", "train", settings, rows["train"])
+        for name, document in documents.items():
+            write_json(staging / "annotations" / f"{name}.json", document, indent=None)
+        _write_preview(staging, documents)
+        write_json(staging / _LAST_FILE, names_document())
     return folder
 
 
@@ -96,9 +101,9 @@ def _found_parameters(folder):
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file)
     except ValueError as error:
-        raise ValueError(f"{file} is not readable as JSON ({error}); choose another folder") from error
+        raise ValueError(f"{error}; or choose another folder") from error
     if not isinstance(found, dict) or found.get("written_by") != _WRITER:
         raise ValueError(f"{file} was not written by `{_WRITER}`; choose another folder")
     return found
@@ -119,7 +124,7 @@ def _claim(folder, settings, overwrite):
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose a folder")
     wanted, found = _parameters(settings), _found_parameters(folder)
-    if found is None and folder.is_dir() and any(folder.iterdir()):
+    if found is None and not is_unused(folder):
         raise ValueError(
             f"{folder} is not empty and has no {_SETTINGS_FILE}, so it was not written by `{_WRITER}`; "
             "choose an empty or new folder"
@@ -135,46 +140,22 @@ def _claim(folder, settings, overwrite):
     for file in _RESULT_FILES:
         (folder / file).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / _SETTINGS_FILE, wanted, indent=1)
-    for name in (*SPLITS, "annotations"):
-        (folder / name).mkdir(exist_ok=True)
+    write_json(folder / _SETTINGS_FILE, wanted)
     for split in SPLITS:
-        for pattern in ("[0-9]*.jpg", ".[0-9]*.jpg.part"):
-            for picture in (folder / split).glob(pattern):
-                picture.unlink()
+        for picture in (folder / split).glob("[0-9]*.jpg"):
+            picture.unlink()
 
 
 def _file_name(index):
     return f"{index + 1:06d}.jpg"
 
 
-def _write_json(file, document, indent=None):
-    with _replacing(file) as temporary:
-        temporary.write_text(json.dumps(document, indent=indent) + "\n", encoding="utf-8")
-
-
-class _replacing:
-    """Gives a temporary path beside `file`, and moves it there when the block ends well."""
-
-    def __init__(self, file):
-        self.file, self.temporary = file, file.with_name(f".{file.name}.part")
-
-    def __enter__(self):
-        return self.temporary
-
-    def __exit__(self, kind, *_):
-        if kind is None:
-            os.replace(self.temporary, self.file)
-        else:
-            self.temporary.unlink(missing_ok=True)
-
-
 # --- pictures and annotations ----------------------------------------------------------------------------------------
 
 
-def _draw_all(folder, settings, tasks, workers):
+def _draw_all(staging, settings, tasks, workers):
     """Yields the objects of each task in order, as plain tuples (name id, box, area)."""
-    work = partial(_draw_one, folder, settings.seed, settings.image_size)
+    work = partial(_draw_one, staging, settings.seed, settings.image_size)
     if workers == 1:
         yield from map(work, tasks)
         return
@@ -183,12 +164,11 @@ def _draw_all(folder, settings, tasks, workers):
         yield from pool.map(work, tasks, chunksize=max(1, min(32, len(tasks) // workers)))
 
 
-def _draw_one(folder, seed, image_size, task):
+def _draw_one(staging, seed, image_size, task):
     split, index = task
     scene = draw_scene(seed, split, index, image_size)
-    with _replacing(folder / split / _file_name(index)) as temporary:
-        # Full chroma: the patterns of small objects are finer than halved colour planes.
-        scene.image.save(temporary, "JPEG", quality=95, subsampling=0)
+    # Full chroma: the patterns of small objects are finer than halved colour planes.
+    scene.image.save(staging / split / _file_name(index), "JPEG", quality=95, subsampling=0)
     return [(thing.name.id, thing.box, thing.area) for thing in scene.objects]
 
 
@@ -228,7 +208,7 @@ _PREVIEW_ROWS = {"val": 4, "test": 1}
 _BASE_INK, _NOVEL_INK = (255, 255, 255), (255, 240, 90)
 
 
-def _write_preview(folder, documents):
+def _write_preview(staging, documents):
     """Contact sheet: rows of validation scenes, then of the shifted split; novel names are marked."""
     novel = {name.id for name in NAMES if name.novel}
     cells = []
@@ -247,7 +227,7 @@ def _write_preview(folder, documents):
         left = position % _PREVIEW_COLUMNS * _PREVIEW_CELL
         top = position // _PREVIEW_COLUMNS * _PREVIEW_CELL + header
         side = _PREVIEW_CELL - 4
-        with Image.open(folder / split / image["file_name"]) as picture:
+        with Image.open(staging / split / image["file_name"]) as picture:
             sheet.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (left, top))
         zoom = side / image["width"]
         rows = [row for row in documents[split]["annotations"] if row["image_id"] == image["id"]]
@@ -263,8 +243,7 @@ def _write_preview(folder, documents):
             label = _free_label(pen.textbbox((0, 0), text, font=font), box, (left, top, side), taken)
             pen.rectangle(label, fill=(0, 0, 0))
             pen.text((label[0] + 3, label[1]), text, fill=ink, font=font)
-    with _replacing(folder / "preview.png") as temporary:
-        sheet.save(temporary, "PNG")
+    sheet.save(staging / "preview.png", "PNG")
 
 
 def _free_label(text_box, box, cell, taken):

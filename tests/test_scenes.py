@@ -204,7 +204,8 @@ def test_an_interrupted_folder_is_finished_and_a_complete_one_left_alone(folder,
     before = contents(folder)
     for missing in ("names.json", "annotations/val.json", "train/000003.jpg"):
         (folder / missing).unlink()
-        (folder / "train" / ".000099.jpg.part").write_bytes(b"half a picture")
+        (folder / ".decodetr-staging-killed").mkdir()
+        (folder / ".decodetr-staging-killed" / "000099.jpg").write_bytes(b"half a picture")
         write_scenes(folder, SMALL)
         assert contents(folder) == before, missing
     times = {f: f.stat().st_mtime_ns for f in folder.rglob("*")}
@@ -234,7 +235,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path, overwrite):
     with pytest.raises(ValueError, match="not empty and has no scenes.json"):
         write_scenes(tmp_path, SMALL, overwrite=overwrite)
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
-    for text, message in (("{}", "was not written by"), ("{", "not readable as JSON")):
+    for text, message in (("{}", "was not written by"), ("{", "expected JSON")):
         (tmp_path / "scenes.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             write_scenes(tmp_path, SMALL, overwrite=overwrite)

@@ -1,7 +1,6 @@
 """What happens beside the steps of a training run."""
 
 import copy
-import json
 import logging
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from transformers import TrainerCallback
 
 from decodetr.pool_builder.drift import pool_drift
 from decodetr.training import ema
+from decodetr.utils.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +30,7 @@ class PoolMomentum(TrainerCallback):
         model = self.trainer.model
         if not state.is_world_process_zero or model.config.pool_update == "frozen" or args.streams == "localization":
             return
-        drift = pool_drift(self.before, model.prototype_pool)
-        text = json.dumps(drift, indent=1, ensure_ascii=False) + "\n"
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        (Path(args.output_dir) / "pool_drift.json").write_text(text, encoding="utf-8")
+        write_json(Path(args.output_dir) / "pool_drift.json", pool_drift(self.before, model.prototype_pool))
 
 
 class WeightAveraging(TrainerCallback):

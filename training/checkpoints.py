@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from decodetr.processing.files import write_whole
+from decodetr.utils.files import write_json
 
 MARK = "complete.json"
 STATE = "trainer_state.json"  # transformers' TRAINER_STATE_NAME
@@ -33,7 +33,7 @@ def mark(folder):
     folder = Path(folder)
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
     sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files if file.name != STATE}
-    write_whole(folder / MARK, json.dumps(sizes, indent=1) + "\n")
+    write_json(folder / MARK, sizes)
 
 
 def problem(folder) -> str | None:

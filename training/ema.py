@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from decodetr.training.sharding import whole
+from decodetr.utils.files import replacing
 
 FILE = "ema.safetensors"
 
@@ -60,8 +61,8 @@ class WeightAverage:
         parameters all processes must call it; only those with `write` write."""
         tensors = {name: whole(average).cpu().contiguous() for name, average in self.averages.items()}
         if write:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            save_file(tensors, Path(folder) / FILE, metadata={"format": "pt"})
+            with replacing(Path(folder) / FILE) as partial:
+                save_file(tensors, partial, metadata={"format": "pt"})
 
     @torch.no_grad()
     def load(self, folder):

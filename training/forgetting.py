@@ -1,10 +1,10 @@
 """What a fine-tune gains on its names and loses on the others: AP before and after (USERS.md 6)."""
 
-import json
 import math
 from pathlib import Path
 
-from decodetr.processing.files import write_whole
+from decodetr.utils.documents import read_json
+from decodetr.utils.files import write_json
 
 FILE = "forgetting.json"
 GROUPS = {"trained": "names with annotations in training", "held_out": "held-out names"}
@@ -42,7 +42,7 @@ class ForgettingReport:
     def before(self, measure):
         """Measure what the starting point reaches; a run that goes on after a stop has it already."""
         if self.file.is_file():
-            self.content = json.loads(self.file.read_text(encoding="utf-8"))
+            self.content = read_json(self.file, dict)
             if all(self.content.get(name) == value for name, value in self.key.items()):
                 return
         self.content = {**self.key, "before": _finite(measure())}
@@ -72,8 +72,7 @@ class ForgettingReport:
     def _write(self):
         if not self.main:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.file, json.dumps(self.content, indent=1, ensure_ascii=False) + "\n")
+        write_json(self.file, self.content)
 
 
 def _finite(metrics):

@@ -6,10 +6,10 @@ import shlex
 from importlib.metadata import version
 from pathlib import Path
 
-from decodetr.processing.files import write_whole
 from decodetr.processing.html_report import markdown_table
 from decodetr.processing.shipped import resolve
 from decodetr.training.settings import in_words
+from decodetr.utils.files import write_text
 
 _HEADLINE = ("AP50_novel", "AP50_base", "AP50", "AP", "AP75", "class_agnostic_AP50")
 _PACKAGES = ("decodetr", "torch", "transformers", "accelerate")
@@ -39,7 +39,7 @@ def write_card(run, metrics, train_metrics):
         _training(run, train_metrics),
     ]
     text = "\n".join([*front, "---", *(line for section in sections for line in section)])
-    return write_whole(folder / "README.md", text + "\n")
+    return write_text(folder / "README.md", text + "\n")
 
 
 def _introduction(run, title):

@@ -3,6 +3,8 @@
 import itertools
 from pathlib import Path
 
+from decodetr.utils.files import replacing
+
 MIN_SCORE = 0.3  # detections below are not drawn
 MOST = 20  # drawn per image
 _CELL = 480  # pixels
@@ -100,8 +102,8 @@ def write_sheet(sheet, output_dir, step, prefix, callbacks):
 
     name = f"step-{step}{prefix.removeprefix('eval').replace('_', '-')}"
     file = Path(output_dir) / "pictures" / f"{name}.jpg"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file, quality=88)
+    with replacing(file) as partial:
+        sheet.save(partial, quality=88)
     for callback in callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
             callback.tb_writer.add_image(f"{prefix}/detections", np.asarray(sheet), step, dataformats="HWC")

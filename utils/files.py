@@ -1,13 +1,40 @@
 """Results are written whole or not at all, and never by two runs at once; what is read is a regular file."""
 
+import importlib.util
+import json
+import math
 import os
 import stat
 from contextlib import contextmanager
 from pathlib import Path
 
-from decodetr.modeling_decodetr.file_commit import committed, reading
+__all__ = [
+    "claim",
+    "committed",
+    "finite",
+    "is_unused",
+    "json_text",
+    "max_bytes",
+    "reading",
+    "regular_file",
+    "replacing",
+    "write_json",
+    "write_text",
+]
 
-__all__ = ["claim", "committed", "max_bytes", "reading", "regular_file", "replacing", "write_text"]
+
+def _file_commit():
+    """The module decodetr/modeling_decodetr/file_commit.py, which travels to the Hub with the model, without the model
+    beside it: that imports torch, and who only asks a command for its help need not wait for it."""
+    file = Path(__file__).resolve().parent.parent / "modeling_decodetr" / "file_commit.py"
+    spec = importlib.util.spec_from_file_location("decodetr.utils.file_commit", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_commit = _file_commit()
+STAGING, committed, reading = _commit.STAGING, _commit.committed, _commit.reading
 
 LOCK = ".decodetr.lock"
 MAX_BYTES = 4 << 30  # of one file that is read into memory; LVIS' training annotations are 1.1 GB
@@ -38,6 +65,37 @@ def write_text(file, text):
     with replacing(file) as partial:
         partial.write_bytes(content)
     return Path(file)
+
+
+def json_text(value, indent=1) -> str:
+    """A JSON document as it stands in our files: readable names, null for NaN and infinity, a line break at its
+    end."""
+    options = {"indent": indent, "ensure_ascii": False, "allow_nan": False}
+    try:
+        return json.dumps(value, **options) + "\n"
+    except ValueError:
+        return json.dumps(finite(value), **options) + "\n"
+
+
+def finite(value):
+    """The same with None for what is not finite, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(file, value, indent=1):
+    """Write a JSON file, whole or not at all. Returns its `Path`. Raises as [`write_text`]."""
+    return write_text(file, json_text(value, indent))
+
+
+def is_unused(folder) -> bool:
+    """Whether a folder is missing, or empty but for the lock of a run and what killed writers left."""
+    folder = Path(folder)
+    with reading(folder):  # which finishes what a killed one had committed
+        return not folder.exists() or all(file.name.startswith((LOCK, STAGING)) for file in folder.iterdir())
 
 
 @contextmanager

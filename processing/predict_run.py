@@ -1,0 +1,170 @@
+"""The work of `decodetr predict`: detect, draw, write, and lose nothing of it whatever ends the run."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+from decodetr.processing.predict import SIGNATURE, detect, open_image, picture_paths
+from decodetr.processing.predict_journal import FILE as JOURNAL
+from decodetr.processing.predict_journal import Journal
+from decodetr.utils.files import committed, write_json
+
+EXPLAINING_PROTOTYPES = 5  # of each detection
+
+
+class PredictRun:
+    """
+    One run of the command. Whatever ends it, detections.json then has what was done and names what is missing, and the
+    same command goes on from there.
+
+    Args:
+        args: of the command. model, image_processor: of [`load_detector`]. paths: list of `Path`.
+    """
+
+    def __init__(self, args, model, image_processor, paths):
+        self.args, self.model, self.image_processor, self.paths = args, model, image_processor, paths
+        self.output = Path(args.output)
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.journal = Journal(self.output, {**self._made_with(), "model": _fingerprint(model), "font": args.font})
+        self.done = {path: entry for path in paths if (entry := self.journal.get(path)) is not None}
+        rest = [path for path in paths if path not in self.done]
+        taken = {self.output / entry["picture"] for entry in self.done.values()}
+        self.pictures = dict(zip(rest, picture_paths(rest, self.output, [*paths, *taken])))
+        self.failed = {}
+
+    def run(self):
+        """Returns the exit status."""
+        from tqdm.auto import tqdm
+
+        try:
+            with tqdm(total=len(self.paths), initial=len(self.done), desc="predict", unit="image") as progress:
+                rest = list(self.pictures)
+                for start in range(0, len(rest), self.args.batch_size):
+                    self._do(rest[start : start + self.args.batch_size], progress)
+        finally:
+            missing = [path for path in self.paths if path not in self.done and path not in self.failed]
+            self._write(missing)
+            sys.stdout.write(self._summary(missing))
+        return 1 if self.failed else 0
+
+    def _do(self, paths, progress):
+        """A batch: read, detect, draw, write."""
+        images = {}
+        for path in paths:
+            try:
+                images[path] = open_image(path)
+            except (OSError, ValueError) as error:
+                self.failed[path] = str(error)
+                progress.write(str(error), file=sys.stderr)
+        entries = []
+        if images:
+            # All scores, of which those above the threshold are kept: the best one is known then, whatever it is.
+            explain = EXPLAINING_PROTOTYPES if self.args.explain else 0
+            found = detect(self.model, self.image_processor, list(images.values()), 0.0, self.args.top_k, explain)
+            with committed(self.output) as staging:
+                for (path, image), result in zip(images.items(), found):
+                    best = max(result["scores"], default=0.0)
+                    kept = sum(score > self.args.threshold for score in result["scores"])
+                    result = {key: values[:kept] for key, values in result.items()}
+                    name = self.pictures[path].name
+                    self._draw(image, result).save(staging / name, pnginfo=_signature())
+                    size = {"width": image.width, "height": image.height}
+                    entries.append(
+                        {"file": str(path), "picture": name, **size, "best_score": best, "detections": _rows(result)}
+                    )
+            self.journal.add(entries)
+            self.done |= dict(zip(images, entries))
+        progress.update(len(paths))
+
+    def _draw(self, image, result):
+        from decodetr.processing.drawing import draw_detections, draw_explanations
+
+        boxes, names, scores = result["boxes"], result["names"], result["scores"]
+        drawn = draw_detections(image, boxes, names, scores, self.args.font, numbered=self.args.explain)
+        if self.args.explain:
+            drawn = draw_explanations(drawn, names, scores, result["prototypes"], self.args.font)
+        return drawn
+
+    def _made_with(self):
+        import decodetr
+
+        vocabulary = self.model.vocabulary
+        return {
+            "decodetr": decodetr.__version__,
+            "model": self.args.model,
+            "vocabulary": {
+                "source": self.args.vocabulary or "stored in the model",
+                "info": vocabulary.info,
+                "names": vocabulary.names,
+            },
+            "threshold": self.args.threshold,
+            "top_k": self.args.top_k,
+            "explain": self.args.explain,
+        }
+
+    def _write(self, missing):
+        report = self._made_with() | {
+            "box_format": "x0, y0, x1, y1 in pixels of the upright image",
+            "images": [self.done[path] for path in self.paths if path in self.done],
+            "failed": [{"file": str(path), "error": error} for path, error in self.failed.items()],
+            "missing": list(map(str, missing)),
+        }
+        with committed(self.output, remove=() if missing else (JOURNAL,)) as staging:
+            write_json(staging / "detections.json", report)
+
+    def _summary(self, missing):
+        """What was found, for people."""
+        count = sum(len(entry["detections"]) for entry in self.done.values())
+        text = f"{count} detections in {len(self.done)} images"
+        if self.failed:
+            text += f", {len(self.failed)} unreadable (see the messages above)"
+        text += f": {self.output / 'detections.json'}\n"
+        if missing:
+            text += (
+                f"{len(missing)} of {len(self.paths)} images are missing, the first is {missing[0]}; the same command "
+                "goes on with them\n"
+            )
+        if self.done and not count:
+            best = max(self.done.values(), key=lambda entry: entry["best_score"])
+            text += (
+                f"No score is above --threshold {self.args.threshold}; the best one is {best['best_score']:.3f}, in "
+                f"{best['file']}. {_learned(self.model)}\n"
+            )
+        return text
+
+
+def _signature():
+    """What tells our pictures from others' in a folder."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("Software", SIGNATURE)
+    return info
+
+
+def _fingerprint(model):
+    """A digest of all weights and tables of a model."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _learned(model):
+    """What names a model had boxes of, as its config says, for people."""
+    info = model.config.training_info or {}
+    names = info.get("annotated_names") or info.get("training_names") or info.get("pretrained_detector_names")
+    if not names:
+        return "The model does not say what it was trained on."
+    some = ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
+    return f"The model was trained on boxes of {len(names)} names: {some}."
+
+
+def _rows(result):
+    """The dict of lists of one image as a list of dicts, one per detection."""
+    singular = {"names": "name", "scores": "score", "boxes": "box"}
+    keys = [singular.get(key, key) for key in result]
+    return [dict(zip(keys, values)) for values in zip(*result.values())]

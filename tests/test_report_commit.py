@@ -1,0 +1,75 @@
+"""The files of an evaluation belong together, whatever happens while they are written."""
+
+import hashlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from report_writer import make_report
+
+from decodetr.evaluation.detections import load_facts
+from decodetr.evaluation.report import write_report
+from decodetr.utils.files import reading
+
+
+def run_of(folder):
+    """Which run the files of a folder are of; an assertion if they are of two."""
+    with reading(folder):
+        text = (folder / "report.json").read_bytes()
+        digest = hashlib.sha256(text).hexdigest()
+        run = json.loads(text)["protocol"]["run"]
+        for name in ("report.md", "report.html"):
+            assert digest in (folder / name).read_text(encoding="utf-8"), (name, run)
+        assert load_facts(folder / "detections.parquet") == {"run": run}
+    return run
+
+
+def test_the_pages_carry_the_digest_of_the_numbers(tmp_path):
+    for run in "AB":
+        report, analysis, facts = make_report(run)
+        assert write_report(report, analysis, tmp_path, facts) == tmp_path / "report.html"
+        assert run_of(tmp_path) == run
+    names = {file.name for file in tmp_path.iterdir()}
+    pictures = {"precision_recall.png", "calibration.png", "errors.png"}
+    assert names == {"report.json", "report.md", "report.html", "detections.parquet", *pictures}
+    modes = {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    umask = os.umask(0)
+    os.umask(umask)
+    assert modes == {0o666 & ~umask}
+
+
+def test_a_full_disk_leaves_the_old_report(tmp_path):
+    report, analysis, facts = make_report("A")
+    write_report(report, analysis, tmp_path, facts)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    largest = max(map(len, before.values()))  # the page with its pictures: all other files would fit
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1000, limits[1]))
+        with pytest.raises(OSError):
+            write_report(*make_report("B")[:2], tmp_path, facts)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_kill_leaves_the_old_or_the_new_report(tmp_path, kills):
+    random.seed(kills)
+    script = Path(__file__).with_name("report_writer.py")
+    for _ in range(kills):
+        writer = subprocess.Popen([sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE)
+        assert writer.stdout.readline() == b"go\n"
+        time.sleep(random.uniform(0, 1.5))
+        writer.kill()
+        writer.wait()
+        assert run_of(tmp_path) in "AB"
