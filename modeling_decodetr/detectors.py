@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 
+from .precision import safe_sampling
+
 
 def _conv_encoder_channels(encoder: nn.Module, config) -> list[int]:
     return list(encoder.intermediate_channel_sizes)
@@ -134,7 +136,8 @@ def run_detector(detector: nn.Module, pixel_values, **kwargs):
     """
     _SEEN.outputs = []
     try:
-        output = detector(pixel_values, return_dict=True, **kwargs)
+        with safe_sampling(pixel_values):
+            output = detector(pixel_values, return_dict=True, **kwargs)
         return output, _feature_maps(_SEEN.outputs[-1])
     finally:
         _SEEN.outputs = None
