@@ -168,12 +168,7 @@ def latency(model, pixel_values, args) -> dict:
     from harness import clock, in_turn, ratios, spread
 
     device = model.device
-
-    def bare():
-        model.detector(pixel_values)
-        model._hooked = None  # else the feature maps stay in memory, and the full model pays for fresh pages
-
-    functions = {"detector": bare, "model": lambda: model(pixel_values)}
+    functions = {"detector": lambda: model.detector(pixel_values), "model": lambda: model(pixel_values)}
     with torch.inference_mode():
         seconds = in_turn(functions, device=device, warmup=args.warmup, runs=args.runs, lead=1)
         parts = [measure_parts(model, pixel_values, lambda: clock(device)) for _ in range(args.runs)]

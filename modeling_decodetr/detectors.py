@@ -4,12 +4,15 @@ Nothing else in the package asks which detector it has. The table was checked ag
 tests, which train, save and reload every family.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
+
+from .precision import safe_sampling
 
 
 def _conv_encoder_channels(encoder: nn.Module, config) -> list[int]:
@@ -105,11 +108,46 @@ def feature_channels(detector: nn.Module) -> list[int]:
     return detector_family(detector.config).channels(feature_module(detector), detector.config)
 
 
-def feature_maps(hook_output) -> list[torch.Tensor]:
-    """Feature maps (B, C_l, H_l, W_l) out of what the hook saw: [(map, mask), ...], [map, ...] or one (map, mask)."""
-    if isinstance(hook_output, tuple) and isinstance(hook_output[0], torch.Tensor):
-        return [hook_output[0]]
-    return [level[0] if isinstance(level, tuple) else level for level in hook_output]
+class _Seen(threading.local):
+    """Where the feature maps of a call in this thread are put; None outside of a call."""
+
+    outputs = None
+
+
+_SEEN = _Seen()
+
+
+def watch_feature_maps(detector: nn.Module):
+    """Let [`run_detector`] see the feature maps of a detector. The hook is a plain function and holds nothing, so that
+    models can be copied, pickled, compiled and exported."""
+    feature_module(detector).register_forward_hook(_put_aside)
+
+
+def _put_aside(module, args, output):
+    if _SEEN.outputs is not None:
+        _SEEN.outputs.append(output)
+
+
+def run_detector(detector: nn.Module, pixel_values, **kwargs):
+    """A forward of the detector: (its output, its feature maps (B, C_l, H_l, W_l)).
+
+    The maps belong to the call, not to the model: other threads do not see them, and nothing is kept when the
+    detector fails or is called by itself.
+    """
+    _SEEN.outputs = []
+    try:
+        with safe_sampling(pixel_values):
+            output = detector(pixel_values, return_dict=True, **kwargs)
+        return output, _feature_maps(_SEEN.outputs[-1])
+    finally:
+        _SEEN.outputs = None
+
+
+def _feature_maps(seen) -> list[torch.Tensor]:
+    """Feature maps out of what the feature module returned: [(map, mask), ...], [map, ...] or one (map, mask)."""
+    if isinstance(seen, tuple) and isinstance(seen[0], torch.Tensor):
+        return [seen[0]]
+    return [level[0] if isinstance(level, tuple) else level for level in seen]
 
 
 def query_dim(config) -> int:

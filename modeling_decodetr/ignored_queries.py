@@ -6,6 +6,7 @@ proposal score), that lesson can be left out or be weakened.
 """
 
 import contextlib
+import threading
 
 import torch
 from torch.nn.modules.module import register_module_forward_hook
@@ -31,8 +32,11 @@ def weighted_background(labels, weight, iou_threshold):
         yield
         return
 
+    thread = threading.get_ident()
+
     def watch(module, args, matches):
-        if type(module).__name__.endswith("Matcher"):
+        # The hook sees the modules of all models and threads; the calls of other threads are not its business.
+        if threading.get_ident() == thread and type(module).__name__.endswith("Matcher"):
             outputs, targets = args[:2]
             if outputs["logits"].requires_grad:
                 ignored = _ignored(outputs["pred_boxes"].detach(), targets, matches, iou_threshold)

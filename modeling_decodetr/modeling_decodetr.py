@@ -22,13 +22,13 @@ from .detectors import (
     detector_family,
     detector_preprocessing,
     feature_channels,
-    feature_maps,
-    feature_module,
     load_detector,
     objectness_logits,
     query_dim,
     real_queries,
+    run_detector,
     suppress_duplicates,
+    watch_feature_maps,
 )
 from .embedding_artifact import table_digest
 from .file_commit import committed, reading
@@ -106,13 +106,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         self.semantic_stream = SemanticStream(
             config, query_dim(config.detector_config), feature_channels(self.detector)
         )
-        self._hooked = None
-        # A bound method, because a closure would break deepcopy; bound hooks also pass torch.compile and export.
-        feature_module(self.detector).register_forward_hook(self._keep_features)
+        watch_feature_maps(self.detector)
         self.post_init()
-
-    def _keep_features(self, module, args, output):
-        self._hooked = output
 
     @can_return_tuple
     def forward(
@@ -211,8 +206,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         if pixel_mask is not None:
             kwargs["pixel_mask"] = pixel_mask
         with weighted_background(detector_labels, self.config.ignore_weight, self.config.region_iou_threshold):
-            outputs = self.detector(pixel_values, labels=detector_labels, return_dict=True, **kwargs)
-        maps, self._hooked = feature_maps(self._hooked), None
+            outputs, maps = run_detector(self.detector, pixel_values, labels=detector_labels, **kwargs)
         losses = {}
         if detector_labels is not None:
             loss, losses = normalised_detector_loss(outputs, detector_labels, config)

@@ -4,14 +4,20 @@ In bfloat16 a coordinate near 1 is a multiple of 1/256: on an image of 1,000 pix
 matcher and the box losses see steps instead of slopes. The heads that give boxes, their reference points and logits
 are small, so they leave autocast; so does the loss with its matcher. Without autocast nothing changes.
 
+On the CPU, torch's `grid_sample` reads wrong values, and memory that is not its own, from half-precision maps that are
+not contiguous, as deformable attention has them. A model in half precision samples in float32 there.
+
 They are changed by an attribute, such as `forward`, that is a partial of a function of this file: it survives
 deepcopy, pickling, `torch.compile` and `torch.export`, and names of weights stay what they are.
 """
 
+import contextlib
 from functools import partial
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 # Last name, without a number, of the modules of all families that give boxes, reference points of boxes or logits.
 _HEADS = {
@@ -66,6 +72,22 @@ class Float32Loss:
             return self.loss_function(logits, *args, **kwargs)
         with torch.autocast(logits.device.type, enabled=False):
             return self.loss_function(as_float32(logits), *as_float32(args), **as_float32(kwargs))
+
+
+def safe_sampling(pixel_values):
+    """A context in which `grid_sample` is right for a model that gets these pixels."""
+    half = pixel_values.dtype in (torch.float16, torch.bfloat16)
+    return SamplingInFloat32() if half and pixel_values.device.type == "cpu" else contextlib.nullcontext()
+
+
+class SamplingInFloat32(TorchFunctionMode):
+    """Inside, in this thread alone, `grid_sample` computes in float32; its result has the type of the map."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not F.grid_sample:
+            return func(*args, **kwargs)
+        return func(*as_float32(args), **as_float32(kwargs)).to(args[0].dtype)
 
 
 def as_float32(value):

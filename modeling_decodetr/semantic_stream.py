@@ -70,10 +70,11 @@ def _sample(feature_map, boxes, grid):
     """Values of (B, C, H, W) at grid x grid points in boxes (B, N, 4): (B, N, C, grid^2)."""
     centres = (torch.arange(grid, device=boxes.device) + 0.5) / grid - 0.5
     offsets = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).reshape(-1, 2)
+    boxes = boxes.float()  # in half precision a point is up to two pixels off, and the CPU samples wrong values
     points = boxes[..., None, :2] + offsets.to(boxes) * boxes[..., None, 2:]  # (B, N, grid^2, 2)
     # Border padding makes every sample a convex combination, so that sampling and projecting commute.
-    sampled = F.grid_sample(feature_map, 2 * points.to(feature_map) - 1, padding_mode="border", align_corners=False)
-    return sampled.transpose(1, 2)
+    sampled = F.grid_sample(feature_map.float(), 2 * points - 1, padding_mode="border", align_corners=False)
+    return sampled.to(feature_map.dtype).transpose(1, 2)
 
 
 def boxes_on_canvas(boxes, pixel_mask):

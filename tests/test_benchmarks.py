@@ -80,6 +80,8 @@ def test_spread_and_ratios_of_neighbours():
 def test_flops_of_the_parts_are_those_of_their_formulas(family):
     from overhead import flops, parameters
 
+    from decodetr.modeling_decodetr.detectors import run_detector
+
     model = tiny_model(family).eval()
     images, queries, names, prototypes, d = 2, 12, 3, 12, 16
     pixels = torch.randn(images, 3, 64, 64)
@@ -91,9 +93,7 @@ def test_flops_of_the_parts_are_those_of_their_formulas(family):
     pooling = model.semantic_stream.region_pooling
     assert counted["h_theta"] == 2 * rows * (32 + pooling.out_features) * d + 2 * rows * d * d
     with torch.no_grad():
-        model.detector(pixels)
-        maps = model._hooked
-    maps = [level[0] for level in maps]
+        _, maps = run_detector(model.detector, pixels)
     projections = sum(2 * images * m[0, 0].numel() * m.shape[1] * model.config.region_channels for m in maps)
     assert counted["regions"] == projections
     points = rows * pooling.grid**2

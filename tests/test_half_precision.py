@@ -1,0 +1,82 @@
+"""Weights in half precision, on the CPU too: every call is finite and near the call in float32."""
+
+import pytest
+import torch
+from tiny_models import TINY_DETECTORS, tiny_model
+from torch.nn import functional as F
+
+from decodetr.modeling_decodetr.precision import SamplingInFloat32
+from decodetr.modeling_decodetr.semantic_stream import _sample
+
+HALF = [torch.bfloat16, torch.float16]
+# DAB-DETR of transformers mixes float32 into its decoder, so its weights must be float32; autocast works.
+FAMILIES = sorted(set(TINY_DETECTORS) - {"dab-detr"})
+
+
+def _as_deformable_attention_has_it(dtype, seed):
+    """Six heads of a batch of one: (6, 16, 20, 20) whose channels lie next to each other."""
+    generator = torch.Generator().manual_seed(seed)
+    value = torch.randn(400, 96, generator=generator).to(dtype).view(20, 20, 6, 16).permute(2, 3, 0, 1)
+    return value, (torch.rand(6, 60, 4, 2, generator=generator) * 2 - 1).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_sampling_of_maps_that_are_not_contiguous_is_right(dtype):
+    for seed in range(20):
+        value, points = _as_deformable_attention_has_it(dtype, seed)
+        expected = F.grid_sample(value.float(), points.float(), padding_mode="zeros", align_corners=False)
+        with SamplingInFloat32():
+            sampled = F.grid_sample(value, grid=points, padding_mode="zeros", align_corners=False)
+        assert sampled.dtype == dtype and torch.equal(sampled, expected.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_regions_are_sampled_at_their_exact_places(dtype):
+    value, _ = _as_deformable_attention_has_it(dtype, seed=0)
+    boxes = torch.rand(6, 30, 4, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.2
+    exact = _sample(value.float(), boxes, grid=4)
+    assert torch.equal(_sample(value, boxes, grid=4), exact.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_call_is_finite(family, dtype):
+    detector = {"num_feature_levels": 3} if family == "deformable_detr" else {}
+    model = tiny_model(family, detector=detector).eval().to(dtype)
+    seen = []
+    sample = torch.grid_sampler
+
+    def spy(value, points, *args):
+        seen.append(value.dtype)
+        return sample(value, points, *args)
+
+    torch.grid_sampler = spy
+    try:
+        with torch.inference_mode():
+            for seed in range(8):
+                pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed)).to(dtype)
+                outputs = model(pixels)
+                assert outputs.logits.isfinite().all() and outputs.pred_boxes.isfinite().all()
+                assert outputs.objectness_logits.isfinite().all()
+    finally:
+        torch.grid_sampler = sample
+    assert set(seen) == {torch.float32}  # never in half precision, where the CPU reads what is not there
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_the_shipped_model_finds_the_same_in_half_precision(dtype):
+    from decodetr import DeCoDetrForObjectDetection
+    from decodetr.processing.shipped import resolve
+
+    folder = resolve("scenes-decodetr")
+    exact = DeCoDetrForObjectDetection.from_pretrained(folder).eval()
+    half = DeCoDetrForObjectDetection.from_pretrained(folder, dtype=dtype).eval()
+    with torch.inference_mode():
+        for seed in range(6):
+            pixels = torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(seed))
+            mine, other = half(pixels.to(dtype)), exact(pixels)
+            assert mine.logits.isfinite().all() and mine.pred_boxes.isfinite().all()
+            # The best box; of which of the weaker proposals are taken, a rounding decides.
+            best = other.objectness_logits.argmax()
+            near = (mine.pred_boxes.float() - other.pred_boxes[:, best]).abs().amax(-1).min()
+            assert near < 0.05
