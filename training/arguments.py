@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from decodetr.training.fields import check_fields
+
 STREAMS = ("joint", "localization", "semantic")
 # How lambda_align(t) goes from start (1) to end (0) over the progress of a run (PAPER.md 3.2: cosine).
 ALIGN_SHAPES = {
@@ -34,6 +36,8 @@ class DeCoDetrTrainingArguments(TrainingArguments):
         semantic_max_grad_norm (`float`): clips the semantic stream, apart from the other.
         ema_decay (`float`): keep a moving average of the trained weights; evaluation and the saved model use it.
         eval_max_detections (`int`): detections kept per image in evaluation.
+        overwrite_output_dir (`bool`): a run that begins removes the checkpoints of other runs from `output_dir`;
+            otherwise it does not begin beside them.
         eval_pictures (`int`): how many validation images are drawn at each evaluation of a run; 0 for none.
     """
 
@@ -51,6 +55,7 @@ class DeCoDetrTrainingArguments(TrainingArguments):
     ema_decay: float | None = field(default=None, metadata={"help": "of the average of the weights, such as 0.999"})
     eval_pictures: int = field(default=8, metadata={"help": "validation images drawn at each evaluation"})
     eval_max_detections: int = field(default=100, metadata={"help": "detections kept per image in evaluation"})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "remove the checkpoints of other runs there"})
     learning_rate: float = field(default=1e-4, metadata={"help": "of the localization stream"})
     weight_decay: float = field(default=1e-4, metadata={"help": "AdamW weight decay"})
     # Columns are dropped by signature otherwise, and label dicts of streamed data would be sliced.
@@ -74,8 +79,7 @@ class DeCoDetrTrainingArguments(TrainingArguments):
             raise ValueError(f"ema_decay must be between 0 and 1, got {self.ema_decay}.")
         if self.eval_pictures < 0:
             raise ValueError(f"eval_pictures must be at least 0, got {self.eval_pictures}.")
-        if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns must be False: it would drop the labels.")
+        check_fields(self)
         if self.n_gpu > 1:
             raise ValueError(
                 f"DataParallel over {self.n_gpu} GPUs is not supported: start with `accelerate launch -m "
