@@ -55,6 +55,8 @@ class DeCoDetrTrainer(Trainer):
         model_init (*optional*): function that makes the model, instead of `model`: called once here and at each
             `train`, as in a search for hyper-parameters. The detector must always be the same with `cache_features`.
         start (*optional*): what the model's weights are, as JSON: a checkpoint belongs to runs of the same start.
+        names_learned (`bool`): False where the semantic stream has random weights that this run does not train:
+            evaluation then says nothing of names.
         kwargs: of `transformers.Trainer`.
 
     Raises:
@@ -69,6 +71,7 @@ class DeCoDetrTrainer(Trainer):
         *,
         model_init=None,
         start=None,
+        names_learned=True,
         deployment_vocabulary=None,
         novel_names=None,
         groups=None,
@@ -84,7 +87,7 @@ class DeCoDetrTrainer(Trainer):
             model = super().call_model_init()
         self.training_vocabulary = model.vocabulary
         self.deployment_vocabulary = deployment_vocabulary
-        self.novel_names, self.groups = novel_names, groups
+        self.novel_names, self.groups, self.names_learned = novel_names, groups, names_learned
         self.weight_average = self.resumed_from = None
         self._model_class = type(model)  # FSDP changes it
         self._prepare(model)
@@ -415,15 +418,18 @@ class DeCoDetrTrainer(Trainer):
                 sizes = [tuple(label["orig_size"].tolist()) for label in labels]
                 results = results_of(outputs, self.processing_class, sizes, self.args.eval_max_detections)
                 evaluator.update(ids, results)
-                pictures.update(ids, results)
+                pictures.update(ids, results if self.names_learned else [boxes["localization"] for boxes in results])
             if self.accelerator.num_processes > 1:
                 evaluator.merge(gather_object)
                 pictures.merge(gather_object)
-            names = model.vocabulary.names
+            names = model.vocabulary.names if self.names_learned else ["object"]
         if self.is_world_process_zero() and (sheet := pictures.sheet(names)) is not None:
             step, callbacks = self.state.global_step, self.callback_handler.callbacks
             write_sheet(sheet, self.args.output_dir, step, metric_key_prefix, callbacks)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in evaluator.compute().items()}
+        found = evaluator.compute()
+        if not self.names_learned:
+            found = {name: value for name, value in found.items() if name.startswith("class_agnostic_")}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(dataset))
 
 

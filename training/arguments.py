@@ -1,12 +1,17 @@
 """The arguments of a training run."""
 
+import logging
 import math
+import re
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
 from decodetr.training.fields import check_fields
 
+logger = logging.getLogger(__name__)
+
+_NAME_METRIC = re.compile(r"(?<![A-Za-z])(AP|AR)\w*$")  # "AP50_base" of "eval_AP50_base"
 STREAMS = ("joint", "localization", "semantic")
 # How lambda_align(t) goes from start (1) to end (0) over the progress of a run (PAPER.md 3.2: cosine).
 ALIGN_SHAPES = {
@@ -36,6 +41,8 @@ class DeCoDetrTrainingArguments(TrainingArguments):
         semantic_max_grad_norm (`float`): clips the semantic stream, apart from the other.
         ema_decay (`float`): keep a moving average of the trained weights; evaluation and the saved model use it.
         eval_max_detections (`int`): detections kept per image in evaluation.
+        metric_for_best_model (`str`): of names, it is replaced by the class-agnostic AP50 where streams is
+            "localization": the names would be those of a stream that does not learn, at first one of random weights.
         overwrite_output_dir (`bool`): a run that begins removes the checkpoints of other runs from `output_dir`;
             otherwise it does not begin beside them.
         eval_pictures (`int`): how many validation images are drawn at each evaluation of a run; 0 for none.
@@ -77,6 +84,15 @@ class DeCoDetrTrainingArguments(TrainingArguments):
             raise ValueError(f"cache_views must be at least 1, got {self.cache_views}.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be between 0 and 1, got {self.ema_decay}.")
+        self.metric_for_best_model, replaced = self._metric_of_boxes(), self.metric_for_best_model
+        if replaced != self.metric_for_best_model:
+            self.greater_is_better = True
+            logger.warning(
+                "metric_for_best_model=%s is of names, which streams=localization does not train: %s chooses the best "
+                "checkpoint.",
+                replaced,
+                self.metric_for_best_model,
+            )
         if self.eval_pictures < 0:
             raise ValueError(f"eval_pictures must be at least 0, got {self.eval_pictures}.")
         check_fields(self)
@@ -85,3 +101,10 @@ class DeCoDetrTrainingArguments(TrainingArguments):
                 f"DataParallel over {self.n_gpu} GPUs is not supported: start with `accelerate launch -m "
                 "decodetr.train` or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
             )
+
+    def _metric_of_boxes(self):
+        """The metric that chooses the best checkpoint; where only boxes are trained, one of names is replaced."""
+        metric = self.metric_for_best_model
+        if self.streams != "localization" or metric is None or "class_agnostic" in metric:
+            return metric
+        return _NAME_METRIC.sub("class_agnostic_AP50", metric)

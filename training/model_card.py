@@ -70,9 +70,15 @@ def _measured(run, metrics):
     values = {key.removeprefix("eval_"): value for key, value in metrics.items()}
     rows = [[key, f"{values[key]:.1f}"] for key in _HEADLINE if math.isfinite(values.get(key, math.nan))]
     val = run.data.val
+    boxes_alone = [
+        "The boxes alone are measured: this run does not train the semantic stream, which has random weights, so the "
+        "model knows no names yet. Train it with `--streams semantic` or `joint`.",
+        "",
+    ]
     return [
         "",
         "## Measured",
+        *([] if run.names_learned() else boxes_alone),
         f"{len(val.images)} images of {val.file}; box AP in percent, {run.training.eval_max_detections} detections an "
         "image. Class-agnostic: boxes alone.",
         "",

@@ -168,7 +168,12 @@ class TrainingRun:
             deployment_vocabulary=self.deployed,
             novel_names=self.data.novel,
             start=self.start,
+            names_learned=self.names_learned(),
         )
+
+    def names_learned(self):
+        """Whether the model will know names: its semantic stream is trained here, or was before."""
+        return self.training.streams != "localization" or goes_on(self.args)
 
     # Before and after
 
