@@ -46,10 +46,13 @@ def _introduction(run, title):
     names = run.deployed.names
     some = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
     size = run.processor.size
+    does = f"detects {len(names)} names: {some}"
+    if not run.names_learned():
+        does = f"finds objects, and has yet to learn their {len(names)} names: {some}"
     return [
         f"# {title}",
         "",
-        f"A DeCo-DETR ({run.model.config.detector_config.model_type}) that detects {len(names)} names: {some}.",
+        f"A DeCo-DETR ({run.model.config.detector_config.model_type}) that {does}.",
         "",
         "```python",
         "from transformers import pipeline",
