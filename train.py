@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
-from decodetr.evaluation.output_evaluator import OutputEvaluator, results_of
+from decodetr.evaluation.output_evaluator import OutputEvaluator, results_of, rules_of
 from decodetr.processing import detection_collate
 from decodetr.processing.feature_cache import FeatureCache, feature_collate
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
@@ -400,11 +400,12 @@ class DeCoDetrTrainer(Trainer):
         of_run = metric_key_prefix.startswith("eval") and (self.is_in_train or self.state.global_step)
         pictures = EvaluationPictures(dataset.coco, self.args.eval_pictures if of_run else 0)
         with memory.advice(self, "evaluation"), self.averaged(), self.deployed() as model:
+            rules = rules_of(dataset.coco, self.args.eval_max_detections)
             evaluator = OutputEvaluator(
                 dataset.coco,
                 model.vocabulary.names,
                 self.novel_names,
-                max_detections=self.args.eval_max_detections,
+                **rules,
                 groups=self.groups(dataset.coco, model.vocabulary.names) if self.groups else None,
             )
             model.eval()
@@ -416,7 +417,7 @@ class DeCoDetrTrainer(Trainer):
                     outputs = model(**batch)
                 ids = [int(label["image_id"]) for label in labels]
                 sizes = [tuple(label["orig_size"].tolist()) for label in labels]
-                results = results_of(outputs, self.processing_class, sizes, self.args.eval_max_detections)
+                results = results_of(outputs, self.processing_class, sizes, rules["max_detections"])
                 evaluator.update(ids, results)
                 pictures.update(ids, results if self.names_learned else [boxes["localization"] for boxes in results])
             if self.accelerator.num_processes > 1:

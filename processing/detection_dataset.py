@@ -124,7 +124,8 @@ class DetectionDataset(TargetMaker, Dataset):
         augmentation (DetectionAugmentation, optional): called with `set_epoch`'s epoch and the image's id.
         skip_unknown_names (bool): leave out annotations whose name is not in `names`; otherwise they are an error.
         pseudo_box_score (float, optional): regions with at least this proposal score that lie on no annotated box
-            (IoU below 0.5; crowds count, annotations that are left out do not) are objects to the localization stream; needs `regions`.
+            (IoU below 0.5; crowds count, annotations that are left out do not) are objects to the localization stream;
+            needs `regions`.
         pseudo_boxes (str): "objects", or "ignore": they are neither objects nor background (`ignore_weight`).
         weak_labels (WeakLabels, optional): captions and names of whole images.
 

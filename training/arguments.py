@@ -40,7 +40,8 @@ class DeCoDetrTrainingArguments(TrainingArguments):
         max_grad_norm (`float`): clips the localization stream; 0.1 as in DETR. 0 switches all clipping off.
         semantic_max_grad_norm (`float`): clips the semantic stream, apart from the other.
         ema_decay (`float`): keep a moving average of the trained weights; evaluation and the saved model use it.
-        eval_max_detections (`int`): detections kept per image in evaluation.
+        eval_max_detections (`int`): detections kept per image in evaluation; default: 100, and 300 of a file that is
+            federated as LVIS is, which is evaluated by LVIS' rules.
         metric_for_best_model (`str`): of names, it is replaced by the class-agnostic AP50 where streams is
             "localization": the names would be those of a stream that does not learn, at first one of random weights.
         overwrite_output_dir (`bool`): a run that begins removes the checkpoints of other runs from `output_dir`;
@@ -61,7 +62,7 @@ class DeCoDetrTrainingArguments(TrainingArguments):
     semantic_max_grad_norm: float = field(default=1.0, metadata={"help": "clipping of the semantic stream"})
     ema_decay: float | None = field(default=None, metadata={"help": "of the average of the weights, such as 0.999"})
     eval_pictures: int = field(default=8, metadata={"help": "validation images drawn at each evaluation"})
-    eval_max_detections: int = field(default=100, metadata={"help": "detections kept per image in evaluation"})
+    eval_max_detections: int | None = field(default=None, metadata={"help": "kept per image (100; 300 of LVIS)"})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "remove the checkpoints of other runs there"})
     learning_rate: float = field(default=1e-4, metadata={"help": "of the localization stream"})
     weight_decay: float = field(default=1e-4, metadata={"help": "AdamW weight decay"})

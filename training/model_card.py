@@ -6,6 +6,7 @@ import shlex
 from importlib.metadata import version
 from pathlib import Path
 
+from decodetr.evaluation.output_evaluator import rules_of
 from decodetr.processing.files import write_whole
 from decodetr.processing.html_report import markdown_table
 from decodetr.processing.shipped import resolve
@@ -73,6 +74,7 @@ def _measured(run, metrics):
     values = {key.removeprefix("eval_"): value for key, value in metrics.items()}
     rows = [[key, f"{values[key]:.1f}"] for key in _HEADLINE if math.isfinite(values.get(key, math.nan))]
     val = run.data.val
+    rules = rules_of(val, run.training.eval_max_detections)
     boxes_alone = [
         "The boxes alone are measured: this run does not train the semantic stream, which has random weights, so the "
         "model knows no names yet. Train it with `--streams semantic` or `joint`.",
@@ -82,8 +84,8 @@ def _measured(run, metrics):
         "",
         "## Measured",
         *([] if run.names_learned() else boxes_alone),
-        f"{len(val.images)} images of {val.file}; box AP in percent, {run.training.eval_max_detections} detections an "
-        "image. Class-agnostic: boxes alone.",
+        f"{len(val.images)} images of {val.file}; box AP in percent, {rules['max_detections']} detections an image"
+        f"{', federated as LVIS has it' if rules['federated'] else ''}. Class-agnostic: boxes alone.",
         "",
         markdown_table(["metric", "%"], rows).rstrip(),
     ]
