@@ -21,7 +21,7 @@ def evaluate_model(
     names,
     novel_names=None,
     batch_size=8,
-    max_detections=100,
+    max_detections=None,
     device=None,
     progress=True,
     *,
@@ -39,21 +39,24 @@ def evaluate_model(
         names: the model's vocabulary in the order of its labels.
         device: where to run; by default where the model is. The model is moved there.
         progress: a progress bar on stderr.
-        novel_names, base_names, max_detections, allow_missing_names, engine: see `DetectionEvaluator`.
+        novel_names, base_names, allow_missing_names, engine: see `DetectionEvaluator`.
+        max_detections: kept per image; default 100, and 300 of a file that is federated as LVIS is. Such a file is
+            evaluated by LVIS' rules.
 
     Returns:
         The metrics of `OutputEvaluator.compute(per_name=True)`, in percent, NaN where there is no ground truth.
     """
-    from decodetr.evaluation.output_evaluator import OutputEvaluator
+    from decodetr.evaluation.output_evaluator import OutputEvaluator, rules_of
     from decodetr.evaluation.predictors import DeCoDetrPredictor
 
-    options = {"max_detections": max_detections, "base_names": base_names, "engine": engine}
+    rules = rules_of(coco, max_detections)
+    options = {**rules, "base_names": base_names, "engine": engine}
     evaluator = OutputEvaluator(coco, names, novel_names, allow_missing_names=allow_missing_names, **options)
     model.to(device or model.device)
     modes = {module: module.training for module in model.modules()}  # a frozen detector stays in eval in training
     model.eval()
     try:
-        predictor = DeCoDetrPredictor(model, image_processor, max_detections)
+        predictor = DeCoDetrPredictor(model, image_processor, rules["max_detections"])
         run_predictor(predictor, coco, evaluator, batch_size, num_workers, progress)
     finally:
         for module, training in modes.items():
@@ -195,6 +198,7 @@ def run(args):
 
 def _protocol_and_file(args):
     """The protocol with the split that was asked for, and the annotation file."""
+    from decodetr.evaluation.output_evaluator import rules_of
     from decodetr.evaluation.protocols import Protocol, read_split
     from decodetr.processing.predict import read_names
     from decodetr.processing.sources import load_annotations
@@ -220,7 +224,10 @@ def _protocol_and_file(args):
     elif args.novel_names:
         protocol = replace(protocol, novel=dict(enumerate(read_names(args.novel_names))))
     options = {"check_images": not args.detections, **form_of(args)}
-    return protocol, load_annotations(args.data, "val", args.annotations, args.images, **options)
+    coco = load_annotations(args.data, "val", args.annotations, args.images, **options)
+    if protocol.name == "custom":  # by what the file is, as in training
+        protocol = replace(protocol, **rules_of(coco, args.max_detections))
+    return protocol, coco
 
 
 def _process(device):

@@ -7,6 +7,7 @@ training names and deployment names. The command's arguments are in `training/co
 """
 
 import contextlib
+import logging
 import sys
 from collections import defaultdict
 from functools import partial
@@ -16,10 +17,10 @@ import torch.distributed as dist
 from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import Trainer
+from transformers import Trainer, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
-from decodetr.evaluation.output_evaluator import OutputEvaluator, results_of
+from decodetr.evaluation.output_evaluator import OutputEvaluator, results_of, rules_of
 from decodetr.processing import detection_collate
 from decodetr.processing.feature_cache import FeatureCache, feature_collate
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
@@ -28,9 +29,12 @@ from decodetr.training.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
 from decodetr.training.backbone import freeze_backbone, keep_frozen
 from decodetr.training.callbacks import PoolMomentum, WeightAveraging
 from decodetr.training.epochs import set_epoch
+from decodetr.training.identity import run_identity, settings_identity
 from decodetr.training.pictures import EvaluationPictures, write_sheet
 from decodetr.training.sharding import check_sharded, keep_class_name, load_weights, total_norm
 from decodetr.training.streamed_training import StreamedTraining, check_streamed, collate_or_skip
+
+logger = logging.getLogger(__name__)
 
 
 class DeCoDetrTrainer(Trainer):
@@ -48,34 +52,50 @@ class DeCoDetrTrainer(Trainer):
             the training names.
         novel_names (`list[str]`, *optional*): splits the evaluation into novel and base.
         groups (*optional*): function of annotations and the model's names that gives the `groups` of the evaluator.
+        model_init (*optional*): function that makes the model, instead of `model`: called once here and at each
+            `train`, as in a search for hyper-parameters. The detector must always be the same with `cache_features`.
+        start (*optional*): what the model's weights are, as JSON: a checkpoint belongs to runs of the same start.
+        names_learned (`bool`): False where the semantic stream has random weights that this run does not train:
+            evaluation then says nothing of names.
         kwargs: of `transformers.Trainer`.
+
+    Raises:
+        ValueError: arguments that mean nothing in detection, or do not go together.
     """
 
     def __init__(
         self,
-        model,
-        args,
+        model=None,
+        args=None,
         train_dataset=None,
         *,
+        model_init=None,
+        start=None,
+        names_learned=True,
         deployment_vocabulary=None,
         novel_names=None,
         groups=None,
         data_collator=None,
         **kwargs,
     ):
+        args = _checked(args, model, model_init, kwargs)
         check_streamed(args, train_dataset)
+        self.args, self.train_dataset = args, None
+        if model is None:
+            set_seed(args.seed)
+            self.model_init = model_init
+            model = super().call_model_init()
         self.training_vocabulary = model.vocabulary
         self.deployment_vocabulary = deployment_vocabulary
-        self.novel_names, self.groups = novel_names, groups
+        self.novel_names, self.groups, self.names_learned = novel_names, groups, names_learned
         self.weight_average = self.resumed_from = None
         self._model_class = type(model)  # FSDP changes it
-        if args.gradient_checkpointing:
-            memory.check_checkpointing(model.detector)
-        _freeze(model, args.streams)
-        if args.freeze_backbone:
-            freeze_backbone(model.detector)
+        self._prepare(model)
+        self._identity = run_identity(args, model, train_dataset, start, deployment_vocabulary)
         if args.cache_features and train_dataset is not None:
-            if not isinstance(train_dataset, FeatureCache):
+            if isinstance(train_dataset, FeatureCache):
+                train_dataset.check(model)
+            else:
                 model.to(args.device)
                 train_dataset = FeatureCache.build(
                     model,
@@ -85,6 +105,7 @@ class DeCoDetrTrainer(Trainer):
                     num_workers=args.dataloader_num_workers,
                     views=args.cache_views,
                 )
+                train_dataset.source = self._identity["data"]
             self._train_collate = feature_collate
         else:
             self._train_collate = data_collator or detection_collate
@@ -98,29 +119,76 @@ class DeCoDetrTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._term_sums, self._term_counts = defaultdict(float), defaultdict(int)
         self._pool_sums = self._parameters = None
-        self.add_callback(PoolMomentum(self))
+        self._pool_momentum = PoolMomentum(self)
+        self.add_callback(self._pool_momentum)
         if args.ema_decay is not None:
             self.add_callback(WeightAveraging(self))
         if isinstance(train_dataset, StreamedDetectionDataset):
             self.add_callback(StreamedTraining(train_dataset))
+        if model_init is not None:
+            self.model_init = model_init
+
+    def _prepare(self, model):
+        """Freeze what does not learn."""
+        args = self.args
+        if args.gradient_checkpointing or getattr(args, "activation_checkpointing", False):
+            memory.check_checkpointing(model.detector)
+        _freeze(model, args.streams)
+        if args.freeze_backbone:
+            freeze_backbone(model.detector)
+
+    def call_model_init(self, trial=None):
+        """A new model by `model_init`, with the names and frozen parts of this run."""
+        model = super().call_model_init(trial)
+        self._prepare(model)
+        if isinstance(self.train_dataset, FeatureCache):
+            self.train_dataset.check(model)
+        self.training_vocabulary = model.vocabulary
+        self._pool_momentum.start(model)
+        return model
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         """Train. Afterwards the model has the averaged weights, if there is an average.
 
         Args:
-            resume_from_checkpoint: a folder, "last", "auto" or None; see `training.checkpoints.to_resume`.
+            resume_from_checkpoint: a folder, "last", "auto" or None (what the arguments say); see
+                `training.checkpoints.to_resume`.
             args, kwargs: of `transformers.Trainer.train`.
 
         Raises:
-            OutOfMemory: with advice.
+            OutOfMemory: with advice. ValueError: the checkpoint, or what `output_dir` has, is of another run.
         """
-        self.resumed_from = checkpoints.to_resume(resume_from_checkpoint, self.args.output_dir)
+        word = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
+        self.resumed_from = self.checkpoint_to_resume(word)
+        had = 0 if self.resumed_from is None else checkpoints.step_of(self.resumed_from)
         with memory.advice(self, "training"):
             result = super().train(self.resumed_from, *args, **kwargs)
+        if self.state.global_step == had:
+            logger.warning(
+                "%s has %d steps already, all that max_steps or num_train_epochs ask for: no step was trained; larger "
+                "ones go on.",
+                self.resumed_from,
+                had,
+            )
         if self.weight_average is not None:
             self.weight_average.adopt()
             self.weight_average = None
         return result
+
+    def identity(self):
+        """What tells this run from another (`training.identity`), with the arguments as they are now."""
+        return self._identity | settings_identity(self.args)
+
+    def checkpoint_to_resume(self, word):
+        """The checkpoint folder that "last", "auto", a folder or None stands for, None for the beginning; see
+        `training.checkpoints.to_resume`. Checkpoints of other runs are removed with `overwrite_output_dir`."""
+        args, run = self.args, self.identity()
+        folder = checkpoints.to_resume(word, args.output_dir, run, args.overwrite_output_dir)
+        if args.overwrite_output_dir:
+            if args.should_save:
+                checkpoints.remove_strange(args.output_dir, None if folder is None else run)
+            self.accelerator.wait_for_everyone()
+        return folder
 
     def _run_epoch(self, *, epoch, train_dataloader, **kwargs):
         if self.state.global_step >= self.state.max_steps:  # resumed at its end: the library would take one step more
@@ -289,7 +357,7 @@ class DeCoDetrTrainer(Trainer):
         checkpoint = _internal_call and output_dir is not None
         if checkpoint:
             if self.args.should_save:
-                checkpoints.clear(output_dir)
+                checkpoints.begin(output_dir, self.identity())
             self.accelerator.wait_for_everyone()
         keep_class_name(self.model, self._model_class)
         with self.deployed(), contextlib.nullcontext() if checkpoint else self.averaged():
@@ -332,11 +400,12 @@ class DeCoDetrTrainer(Trainer):
         of_run = metric_key_prefix.startswith("eval") and (self.is_in_train or self.state.global_step)
         pictures = EvaluationPictures(dataset.coco, self.args.eval_pictures if of_run else 0)
         with memory.advice(self, "evaluation"), self.averaged(), self.deployed() as model:
+            rules = rules_of(dataset.coco, self.args.eval_max_detections)
             evaluator = OutputEvaluator(
                 dataset.coco,
                 model.vocabulary.names,
                 self.novel_names,
-                max_detections=self.args.eval_max_detections,
+                **rules,
                 groups=self.groups(dataset.coco, model.vocabulary.names) if self.groups else None,
             )
             model.eval()
@@ -348,18 +417,43 @@ class DeCoDetrTrainer(Trainer):
                     outputs = model(**batch)
                 ids = [int(label["image_id"]) for label in labels]
                 sizes = [tuple(label["orig_size"].tolist()) for label in labels]
-                results = results_of(outputs, self.processing_class, sizes, self.args.eval_max_detections)
+                results = results_of(outputs, self.processing_class, sizes, rules["max_detections"])
                 evaluator.update(ids, results)
-                pictures.update(ids, results)
+                pictures.update(ids, results if self.names_learned else [boxes["localization"] for boxes in results])
             if self.accelerator.num_processes > 1:
                 evaluator.merge(gather_object)
                 pictures.merge(gather_object)
-            names = model.vocabulary.names
+            names = model.vocabulary.names if self.names_learned else ["object"]
         if self.is_world_process_zero() and (sheet := pictures.sheet(names)) is not None:
             step, callbacks = self.state.global_step, self.callback_handler.callbacks
             write_sheet(sheet, self.args.output_dir, step, metric_key_prefix, callbacks)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in evaluator.compute().items()}
+        found = evaluator.compute()
+        if not self.names_learned:
+            found = {name: value for name, value in found.items() if name.startswith("class_agnostic_")}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(dataset))
+
+
+# Arguments of transformers' Trainer that would change nothing: the model has its loss and the evaluation its metrics.
+_NO_CALLABLES = {
+    "compute_loss_func": "the losses are those of the model; weigh them by its config (distill_weight, align_weight), "
+    "or override DeCoDetrTrainer.compute_loss",
+    "compute_metrics": "evaluation is streamed and has metrics of its own (decodetr.evaluation); compute others from "
+    "what trainer.predict(dataset).predictions holds",
+    "preprocess_logits_for_metrics": "evaluation is streamed; trainer.predict(dataset).predictions holds detections",
+}
+
+
+def _checked(args, model, model_init, kwargs):
+    """The arguments of a Trainer, or a default; ValueError for what it could only ignore."""
+    if (model is None) == (model_init is None):
+        raise ValueError("give either model or model_init, got " + ("neither" if model is None else "both"))
+    if model_init is not None and any(part is not None for part in kwargs.get("optimizers") or ()):
+        raise ValueError("model_init makes new models, and optimizers belong to one: leave out optimizers")
+    for name, why in _NO_CALLABLES.items():
+        if kwargs.get(name) is not None:
+            raise ValueError(f"DeCoDetrTrainer has no {name}: {why}.")
+    return DeCoDetrTrainingArguments(output_dir="tmp_trainer") if args is None else args
 
 
 def _stream(parameter_name):

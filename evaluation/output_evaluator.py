@@ -5,6 +5,23 @@ from types import SimpleNamespace
 
 from decodetr.evaluation.detection_evaluator import DetectionEvaluator
 
+COCO_DETECTIONS, FEDERATED_DETECTIONS = 100, 300  # kept of an image, by COCO's and by LVIS' evaluation
+
+
+def rules_of(coco, max_detections=None):
+    """How a file is evaluated where nobody says: LVIS' rules and 300 detections an image, if its images have LVIS'
+    lists of absent and not exhaustively annotated names; else COCO's and 100.
+
+    Args:
+        coco (CocoAnnotations). max_detections (int, *optional*): instead of these numbers.
+
+    Returns:
+        dict: "federated", "max_detections", options of [`OutputEvaluator`].
+    """
+    federated = getattr(coco, "federation", None) is not None
+    usual = FEDERATED_DETECTIONS if federated else COCO_DETECTIONS
+    return {"federated": federated, "max_detections": usual if max_detections is None else max_detections}
+
 
 def results_of(outputs, image_processor, sizes, max_detections):
     """Detections of a batch by both rankings.

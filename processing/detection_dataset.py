@@ -75,7 +75,8 @@ class TargetMaker:
         corners = xywh.copy()
         corners[:, 2:] += xywh[:, :2]
         boxes = {"boxes": torch.from_numpy(corners.astype("float32"))}
-        keep = {"boxes": (rows["class_labels"] >= 0) & torch.from_numpy(annotations["iscrowd"] == 0)}
+        crowds = torch.from_numpy(annotations["iscrowd"] != 0)
+        keep = {"boxes": (rows["class_labels"] >= 0) & ~crowds}
         if self.regions is not None:
             regions = self.regions.get(image_id)
             boxes["region_boxes"] = torch.from_numpy(regions["boxes"])
@@ -91,7 +92,9 @@ class TargetMaker:
             certain = torch.from_numpy(regions["proposal_scores"] >= self.pseudo_box_score)
             unnamed = PSEUDO_BOXES[self.pseudo_boxes]
             boxes[unnamed] = boxes["region_boxes"]
-            keep[unnamed] = keep["region_boxes"] & certain & apart_from(boxes["boxes"], boxes["region_boxes"])
+            # An annotation that is left out for its name leaves its object to the region that lies on it.
+            taken = boxes["boxes"][keep["boxes"] | crowds]
+            keep[unnamed] = keep["region_boxes"] & certain & apart_from(taken, boxes["region_boxes"])
         boxes, rows = _select(boxes, rows, keep)
         if self.augmentation is not None:
             image, boxes, keep = self.augmentation(image, boxes, epoch=epoch, image_id=image_id)
@@ -121,7 +124,8 @@ class DetectionDataset(TargetMaker, Dataset):
         augmentation (DetectionAugmentation, optional): called with `set_epoch`'s epoch and the image's id.
         skip_unknown_names (bool): leave out annotations whose name is not in `names`; otherwise they are an error.
         pseudo_box_score (float, optional): regions with at least this proposal score that lie on no annotated box
-            (IoU below 0.5; crowds count) are objects to the localization stream; needs `regions`.
+            (IoU below 0.5; crowds count, annotations that are left out do not) are objects to the localization stream;
+            needs `regions`.
         pseudo_boxes (str): "objects", or "ignore": they are neither objects nor background (`ignore_weight`).
         weak_labels (WeakLabels, optional): captions and names of whole images.
 

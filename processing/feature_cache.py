@@ -5,6 +5,8 @@ samples of the feature maps in their boxes, in float16, in memory. The first pas
 ones, `views`, are augmented.
 """
 
+import hashlib
+import json
 import logging
 
 import torch
@@ -17,10 +19,25 @@ logger = logging.getLogger(__name__)
 class FeatureCache(Dataset):
     """One item per image that has supervised queries: the dict of
     `DeCoDetrForObjectDetection.extract_semantic_features` plus `region_text_embeds` (R, d), of its regions' captions
-    and of its own, which the pool's momentum step reads."""
+    and of its own, which the pool's momentum step reads.
+
+    Attributes:
+        made_by (dict or None): what the features depend on: detector, names and settings of the model, by digest.
+        source (dict or None): of what data they are, as the trainer that made the cache describes it.
+    """
 
     def __init__(self, items):
         self.items = items
+        self.made_by = self.source = None
+
+    def check(self, model):
+        """ValueError if the features are of another detector, of other names, or were taken in another way."""
+        made_by = _maker(model) if self.made_by else None
+        if wrong := [key for key in made_by or {} if made_by[key] != self.made_by[key]]:
+            raise ValueError(
+                f"cached features of another model: they differ in {', '.join(wrong)}; build the cache again "
+                "(FeatureCache.build), or give the data set itself with cache_features=True"
+            )
 
     def __len__(self):
         return len(self.items)
@@ -73,12 +90,26 @@ class FeatureCache(Dataset):
         if augmentation is not None:
             dataset.augmentation = augmentation
         model.train(training)
+        cache.made_by = _maker(model)
         if not cache.items:
             raise ValueError(
                 "no query lies on an annotated box or region: there is nothing to train the semantics on."
             )
         logger.info("cached %d images, %.0f MB", len(cache), held / 2**20)
         return cache
+
+
+def _maker(model):
+    """What cached features depend on, {part: digest or value}."""
+    detector = hashlib.sha256()
+    for name, tensor in sorted(model.detector.state_dict().items()):
+        detector.update(
+            name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        )
+    names = hashlib.sha256(json.dumps(list(model.vocabulary.names)).encode())
+    settings = ("semantic_inputs", "region_grid", "region_pixels", "region_iou_threshold")
+    read = {name: getattr(model.config, name) for name in settings}
+    return {"detector": detector.hexdigest(), "names": names.hexdigest(), **read}
 
 
 def _cached(item, label):

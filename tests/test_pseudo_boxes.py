@@ -1,8 +1,14 @@
 """Pseudo boxes: objects without a name, for the localization stream alone."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_models import tiny_batch, tiny_model
+
+from decodetr import DeCoDetrImageProcessor
+from decodetr.processing import RegionTable
+from decodetr.processing.detection_dataset import TargetMaker
 
 
 def test_pseudo_boxes_are_objects_to_the_localization_stream_alone():
@@ -37,3 +43,31 @@ def test_paper_variant_refuses_pseudo_boxes():
     batch["labels"][0]["pseudo_boxes"] = torch.tensor([[0.2, 0.2, 0.1, 0.1]])
     with pytest.raises(ValueError, match="pseudo_boxes need class_agnostic=True"):
         model(**batch)
+
+
+@pytest.mark.parametrize("kind, key", [("objects", "pseudo_boxes"), ("ignore", "ignore_boxes")])
+@pytest.mark.parametrize(
+    "label, crowd, boxes, left",
+    [
+        (None, 0, 0, 1),  # no annotation
+        (-1, 0, 0, 1),  # its name is not trained on, so it is left out, and the object stays an object
+        (0, 0, 1, 0),
+        (0, 1, 0, 0),  # the box of a crowd is no object
+        (-1, 1, 0, 0),
+    ],
+)
+def test_an_annotation_that_is_left_out_does_not_make_its_object_background(kind, key, label, crowd, boxes, left):
+    one = np.eye(1, 16, dtype="float32")
+    columns = {"image_id": np.array([1]), "box": np.array([[10, 10, 40, 40]], dtype="float32"), "image_embed": one}
+    columns |= {"proposal_score": np.array([0.9]), "text_embed": one, "clip_score": np.ones(1)}
+    processor = DeCoDetrImageProcessor(size={"height": 64, "width": 64})
+    make = TargetMaker(processor, ["a new name"], RegionTable("regions", columns), None, 0.4, kind)
+    n = 0 if label is None else 1
+    annotations = {
+        "bbox": np.array([[10.0, 10, 30, 30]] * n).reshape(n, 4),
+        "iscrowd": np.array([crowd] * n, dtype=int),
+    }
+    labels = make.make_item(
+        Image.new("RGB", (64, 64)), 1, torch.tensor([label] * n, dtype=torch.int64), annotations, 0
+    )
+    assert len(labels["labels"]["boxes"]) == boxes and len(labels["labels"][key]) == left

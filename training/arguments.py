@@ -1,10 +1,17 @@
 """The arguments of a training run."""
 
+import logging
 import math
+import re
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from decodetr.training.fields import check_fields
+
+logger = logging.getLogger(__name__)
+
+_NAME_METRIC = re.compile(r"(?<![A-Za-z])(AP|AR)\w*$")  # "AP50_base" of "eval_AP50_base"
 STREAMS = ("joint", "localization", "semantic")
 # How lambda_align(t) goes from start (1) to end (0) over the progress of a run (PAPER.md 3.2: cosine).
 ALIGN_SHAPES = {
@@ -33,7 +40,12 @@ class DeCoDetrTrainingArguments(TrainingArguments):
         max_grad_norm (`float`): clips the localization stream; 0.1 as in DETR. 0 switches all clipping off.
         semantic_max_grad_norm (`float`): clips the semantic stream, apart from the other.
         ema_decay (`float`): keep a moving average of the trained weights; evaluation and the saved model use it.
-        eval_max_detections (`int`): detections kept per image in evaluation.
+        eval_max_detections (`int`): detections kept per image in evaluation; default: 100, and 300 of a file that is
+            federated as LVIS is, which is evaluated by LVIS' rules.
+        metric_for_best_model (`str`): of names, it is replaced by the class-agnostic AP50 where streams is
+            "localization": the names would be those of a stream that does not learn, at first one of random weights.
+        overwrite_output_dir (`bool`): a run that begins removes the checkpoints of other runs from `output_dir`;
+            otherwise it does not begin beside them.
         eval_pictures (`int`): how many validation images are drawn at each evaluation of a run; 0 for none.
     """
 
@@ -50,7 +62,8 @@ class DeCoDetrTrainingArguments(TrainingArguments):
     semantic_max_grad_norm: float = field(default=1.0, metadata={"help": "clipping of the semantic stream"})
     ema_decay: float | None = field(default=None, metadata={"help": "of the average of the weights, such as 0.999"})
     eval_pictures: int = field(default=8, metadata={"help": "validation images drawn at each evaluation"})
-    eval_max_detections: int = field(default=100, metadata={"help": "detections kept per image in evaluation"})
+    eval_max_detections: int | None = field(default=None, metadata={"help": "kept per image (100; 300 of LVIS)"})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "remove the checkpoints of other runs there"})
     learning_rate: float = field(default=1e-4, metadata={"help": "of the localization stream"})
     weight_decay: float = field(default=1e-4, metadata={"help": "AdamW weight decay"})
     # Columns are dropped by signature otherwise, and label dicts of streamed data would be sliced.
@@ -72,12 +85,27 @@ class DeCoDetrTrainingArguments(TrainingArguments):
             raise ValueError(f"cache_views must be at least 1, got {self.cache_views}.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be between 0 and 1, got {self.ema_decay}.")
+        self.metric_for_best_model, replaced = self._metric_of_boxes(), self.metric_for_best_model
+        if replaced != self.metric_for_best_model:
+            self.greater_is_better = True
+            logger.warning(
+                "metric_for_best_model=%s is of names, which streams=localization does not train: %s chooses the best "
+                "checkpoint.",
+                replaced,
+                self.metric_for_best_model,
+            )
         if self.eval_pictures < 0:
             raise ValueError(f"eval_pictures must be at least 0, got {self.eval_pictures}.")
-        if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns must be False: it would drop the labels.")
+        check_fields(self)
         if self.n_gpu > 1:
             raise ValueError(
                 f"DataParallel over {self.n_gpu} GPUs is not supported: start with `accelerate launch -m "
                 "decodetr.train` or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
             )
+
+    def _metric_of_boxes(self):
+        """The metric that chooses the best checkpoint; where only boxes are trained, one of names is replaced."""
+        metric = self.metric_for_best_model
+        if self.streams != "localization" or metric is None or "class_agnostic" in metric:
+            return metric
+        return _NAME_METRIC.sub("class_agnostic_AP50", metric)

@@ -18,7 +18,12 @@ class PoolMomentum(TrainerCallback):
     pool_drift.json at the end: how far it went."""
 
     def __init__(self, trainer):
-        self.trainer, self.before = trainer, copy.deepcopy(trainer.model.prototype_pool)
+        self.trainer = trainer
+        self.start(trainer.model)
+
+    def start(self, model):
+        """The pool of a model is what `pool_drift.json` compares with."""
+        self.before = copy.deepcopy(model.prototype_pool)
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.forget_sums()

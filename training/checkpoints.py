@@ -1,9 +1,9 @@
-"""Which checkpoints of a run are whole, and which one a run goes on from.
+"""Which checkpoints are whole, which run they are of, and which one a run goes on from.
 
 A process can be killed at any moment, also while it writes a checkpoint or deletes an old one. The Trainer writes a
 checkpoint's weights, optimizer and random states, then, with `mark`, the list of these files and their sizes, and
 trainer_state.json last. A checkpoint is complete if the listed files have these sizes and trainer_state.json can be
-read.
+read. One of the files, run.json, says which run it is of: a folder holds the checkpoints of one run alone.
 """
 
 import json
@@ -13,10 +13,16 @@ from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from decodetr.training.identity import LENGTH, differences
 from decodetr.utils.files import write_json
 
 MARK = "complete.json"
+RUN = "run.json"  # what the run is that wrote it
 STATE = "trainer_state.json"  # transformers' TRAINER_STATE_NAME
+_REMEDY = (
+    "Go on with the settings, data and start of that run; or begin another one, in another --output_dir (--model "
+    "CHECKPOINT starts from its weights), or here with --overwrite_output_dir true, which removes them."
+)
 logger = logging.getLogger(__name__)
 
 
@@ -36,15 +42,24 @@ def mark(folder):
     write_json(folder / MARK, sizes)
 
 
+def begin(folder, run):
+    """Empty the folder of a checkpoint, and write what its run is (`training.identity`) into it, before all else."""
+    clear(folder)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_json(Path(folder) / RUN, run)
+
+
 def problem(folder) -> str | None:
     """Why one cannot go on from a checkpoint; None if it is complete."""
     folder = Path(folder)
     if not folder.is_dir():
         return "there is no such folder"
     try:
-        sizes = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        sizes = _read_mapping(folder / MARK)
     except FileNotFoundError:
         return f"it has no {MARK}: it was not written to its end, or holds a model alone (save_only_model)"
+    except (OSError, ValueError) as error:
+        return f"{MARK} is damaged: {error}"
     for name, size in sizes.items():
         file = folder / name
         if not file.is_file():
@@ -52,52 +67,144 @@ def problem(folder) -> str | None:
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes instead of {size}"
     try:
-        json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return f"{STATE} is missing or was not written to its end"
-    return None
+        step = _read_mapping(folder / STATE).get("global_step")
+    except (OSError, ValueError):
+        return f"{STATE} is missing, damaged or was not written to its end"
+    return None if isinstance(step, int) else f"{STATE} does not say its step (global_step)"
 
 
-def newest_complete(output_dir):
-    """Folder (`Path`) of the newest complete checkpoint, or None; newer ones that are broken are named in a
-    warning."""
+def step_of(folder) -> int:
+    """The optimizer steps of a complete checkpoint."""
+    return _read_mapping(Path(folder) / STATE)["global_step"]
+
+
+def _read_mapping(file):
+    """A JSON file that holds a mapping; ValueError for anything else."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def strangeness(folder, run) -> str | None:
+    """Why a checkpoint is none of the run `run`; None if it is, however long either is."""
+    return _differs(folder, {key: value for key, value in run.items() if key != LENGTH})
+
+
+def _differs(folder, run):
+    try:
+        stored = _read_mapping(Path(folder) / RUN)
+    except FileNotFoundError:
+        return f"  it has no {RUN}, so nothing says which run it is of"
+    except (OSError, ValueError) as error:
+        return f"  {RUN} is damaged ({error}), so nothing says which run it is of"
+    return "\n".join(differences(stored, run)) or None
+
+
+def _checkpoints(output_dir):
+    """Folders of the checkpoints in a folder, newest first."""
     found = []
     for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if step.isdigit() and folder.is_dir():
+        if step.isdecimal() and folder.is_dir():
             found.append((int(step), folder))
-    for _, folder in sorted(found, reverse=True):
-        why = problem(folder)
-        if why is None:
-            return folder
-        logger.warning("%s is left out: %s.", folder, why)
-    return None
+    return [folder for _, folder in sorted(found, reverse=True)]
 
 
-def to_resume(word, output_dir):
+def newest_complete(output_dir, run=None):
+    """Folder (`Path`) of the newest complete checkpoint, or None; of the run `run` alone (of
+    `training.identity.run_identity`), if it is given. Newer ones that are broken, or another run's, are named in a
+    warning."""
+    return _newest(output_dir, run)[0]
+
+
+def _newest(output_dir, run):
+    """(folder or None, what tells the newest complete checkpoint from `run` where it is another run's, or None)."""
+    strange, skipped = None, []
+    for folder in _checkpoints(output_dir):
+        if (why := problem(folder)) is not None:
+            logger.warning("%s is left out: %s.", folder, why)
+        elif run is None or (why := strangeness(folder, run)) is None:
+            for other in skipped:
+                logger.warning("%s is left out: it is of another run.", other)
+            return folder, None
+        else:
+            strange = strange or f"{folder}:\n{why}"
+            skipped.append(folder)
+    return None, strange
+
+
+def to_resume(word, output_dir, run=None, overwrite=False):
     """The checkpoint that a run goes on from, or None to start at the beginning.
 
     Args:
         word: a folder; "last" (or True), the newest complete checkpoint of `output_dir`; "auto", the same, or the
             beginning if there is none; None or False, the beginning.
+        run (dict, *optional*): of `training.identity.run_identity`; a checkpoint of another run is refused.
+        overwrite (bool): the checkpoints of other runs in `output_dir` will be removed.
 
     Raises:
-        FileNotFoundError: "last", and there is none. ValueError: the folder is no complete checkpoint.
+        FileNotFoundError: "last", and there is none. ValueError: the folder is no complete checkpoint, or of another
+        run; or a run would begin beside the checkpoints of another.
     """
     if word in (None, False, "", "false", "False"):
+        if run is not None and not overwrite:
+            _check_beginning(output_dir, run)
         return None
     if word in (True, "last", "true", "True", "auto"):
-        folder = newest_complete(output_dir)
-        if folder is None and word != "auto":
+        folder, strange = _newest(output_dir, run)
+        if folder is not None:
+            return str(folder)
+        if strange is not None and not (overwrite and word == "auto"):
+            raise ValueError(
+                f"--resume_from_checkpoint {word}: the checkpoints of {output_dir} are of another run. {strange}\n"
+                f"{_REMEDY}"
+            )
+        if word == "auto" and run is not None and not overwrite:
+            _check_beginning(output_dir, {key: value for key, value in run.items() if key != LENGTH})
+        if word != "auto":
             raise FileNotFoundError(
                 f"--resume_from_checkpoint last: {output_dir} has no complete checkpoint-* folder; to start at the "
                 "beginning in that case, give auto."
             )
-        return None if folder is None else str(folder)
+        return None
     why = problem(word)
     if why is not None:
         raise ValueError(
             f"--resume_from_checkpoint {word}: {why}; give another checkpoint-* folder, or last for the newest "
             "complete one."
         )
+    if run is not None and (why := strangeness(word, run)) is not None:
+        raise ValueError(f"--resume_from_checkpoint {word}: it is of another run:\n{why}\n{_REMEDY}")
     return str(word)
+
+
+def _check_beginning(output_dir, run):
+    """ValueError if a run that begins would leave its checkpoints beside those of another one, or of a longer or
+    shorter one; a warning if they are its own."""
+    folders = [folder for folder in _checkpoints(output_dir) if any(folder.iterdir())]
+    for folder in folders:
+        if (why := _differs(folder, run)) is not None:
+            raise ValueError(
+                f"{output_dir} has checkpoints of another run, and a new one would mix with them. {folder}:\n{why}\n"
+                "Give another --output_dir, or --overwrite_output_dir true to remove them; to go on from them, give "
+                "--resume_from_checkpoint last and the settings that they were made with."
+            )
+    if LENGTH in run and folders:
+        logger.warning(
+            "%s has checkpoints of this very run, the newest %s, which starts from the beginning now; "
+            "--resume_from_checkpoint auto goes on from them.",
+            output_dir,
+            folders[0].name,
+        )
+
+
+def remove_strange(output_dir, run):
+    """Remove the checkpoints of other runs from a folder; of all, if `run` is None."""
+    for folder in _checkpoints(output_dir):
+        if run is None or strangeness(folder, run) is not None:
+            logger.warning("%s is removed (--overwrite_output_dir)", folder)
+            clear(folder)

@@ -9,6 +9,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from transformers import AutoModelForObjectDetection
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from decodetr.evaluation.output_evaluator import rules_of
 from decodetr.modeling_decodetr.detectors import DETECTOR_FAMILIES
 
 
@@ -62,7 +63,8 @@ def _evaluation_knobs(trainer):
     batch = args.per_device_eval_batch_size
     if batch > 1:
         knobs.append(f"--per_device_eval_batch_size {batch // 2} (now {batch})")
-    knobs.append(f"--eval_max_detections {max(1, args.eval_max_detections // 2)} (now {args.eval_max_detections})")
+    kept = rules_of(getattr(trainer.eval_dataset, "coco", None), args.eval_max_detections)["max_detections"]
+    knobs.append(f"--eval_max_detections {max(1, kept // 2)} (now {kept})")
     return [*knobs, _image_size(trainer)]
 
 

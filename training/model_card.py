@@ -6,6 +6,7 @@ import shlex
 from importlib.metadata import version
 from pathlib import Path
 
+from decodetr.evaluation.output_evaluator import rules_of
 from decodetr.processing.html_report import markdown_table
 from decodetr.processing.shipped import resolve
 from decodetr.training.settings import in_words
@@ -46,10 +47,13 @@ def _introduction(run, title):
     names = run.deployed.names
     some = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
     size = run.processor.size
+    does = f"detects {len(names)} names: {some}"
+    if not run.names_learned():
+        does = f"finds objects, and has yet to learn their {len(names)} names: {some}"
     return [
         f"# {title}",
         "",
-        f"A DeCo-DETR ({run.model.config.detector_config.model_type}) that detects {len(names)} names: {some}.",
+        f"A DeCo-DETR ({run.model.config.detector_config.model_type}) that {does}.",
         "",
         "```python",
         "from transformers import pipeline",
@@ -70,11 +74,18 @@ def _measured(run, metrics):
     values = {key.removeprefix("eval_"): value for key, value in metrics.items()}
     rows = [[key, f"{values[key]:.1f}"] for key in _HEADLINE if math.isfinite(values.get(key, math.nan))]
     val = run.data.val
+    rules = rules_of(val, run.training.eval_max_detections)
+    boxes_alone = [
+        "The boxes alone are measured: this run does not train the semantic stream, which has random weights, so the "
+        "model knows no names yet. Train it with `--streams semantic` or `joint`.",
+        "",
+    ]
     return [
         "",
         "## Measured",
-        f"{len(val.images)} images of {val.file}; box AP in percent, {run.training.eval_max_detections} detections an "
-        "image. Class-agnostic: boxes alone.",
+        *([] if run.names_learned() else boxes_alone),
+        f"{len(val.images)} images of {val.file}; box AP in percent, {rules['max_detections']} detections an image"
+        f"{', federated as LVIS has it' if rules['federated'] else ''}. Class-agnostic: boxes alone.",
         "",
         markdown_table(["metric", "%"], rows).rstrip(),
     ]

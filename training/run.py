@@ -13,12 +13,13 @@ from decodetr.train import DeCoDetrTrainer, DeCoDetrTrainingArguments
 from decodetr.training.checkpoints import to_resume
 from decodetr.training.data import TrainingData
 from decodetr.training.forgetting import ForgettingReport
+from decodetr.training.identity import settings_identity
 from decodetr.training.model_card import write_card
 from decodetr.training.names import set_names
 from decodetr.training.replay import ReplayedDataset, replay_dataset
 from decodetr.training.self_regions import self_regions
 from decodetr.training.settings import OF_A_RUN, PARTS, check_seen, record, seen_before
-from decodetr.training.starting_point import goes_on, start
+from decodetr.training.starting_point import goes_on, start, start_identity
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,10 @@ class TrainingRun:
         words = ["--output_dir", args.output_dir, *args.training_arguments]
         (self.training,) = parser.parse_args_into_dataclasses(words)
         transformers.set_seed(self.training.seed)
+        self.start = start_identity(args)
+        # As far as it is known yet: what does not go on is said before anything long.
+        known = {"start": self.start, **settings_identity(self.training)}
+        to_resume(self.training.resume_from_checkpoint, args.output_dir, known, self.training.overwrite_output_dir)
         self.data = TrainingData(args)
         self.model, self.processor = start(args)
         self.started_from = dict(self.model.config.training_info or {})
@@ -55,11 +60,11 @@ class TrainingRun:
     def run(self):
         """Train, evaluate, save, describe. Returns the exit status."""
         trainer = self.trainer
-        resume = to_resume(self.training.resume_from_checkpoint, self.training.output_dir)
+        trainer.checkpoint_to_resume(self.training.resume_from_checkpoint)  # an error comes before what takes long
         if self.forgetting:
             self.forgetting.before(partial(self._measure, "before"))
             transformers.set_seed(self.training.seed)  # a run that starts again has measured before
-        result = trainer.train(resume_from_checkpoint=resume)
+        result = trainer.train()
         trainer.save_model()
         trainer.save_state()
         trainer.log_metrics("train", result.metrics)
@@ -162,7 +167,13 @@ class TrainingRun:
             processing_class=self.processor,
             deployment_vocabulary=self.deployed,
             novel_names=self.data.novel,
+            start=self.start,
+            names_learned=self.names_learned(),
         )
+
+    def names_learned(self):
+        """Whether the model will know names: its semantic stream is trained here, or was before."""
+        return self.training.streams != "localization" or goes_on(self.args)
 
     # Before and after
 

@@ -19,6 +19,7 @@ from decodetr.pool_builder.proposals import annotated_boxes, select_proposals
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.processing import DetectionDataset, RegionTable, detection_collate
 
+OWN_REGIONS = "the model's own regions"  # the source of such a table
 _LIMITS = ("min_objectness", "min_side", "nms_iou", "max_proposals")
 
 
@@ -51,7 +52,7 @@ def self_regions(model, coco, image_processor, *, device="cpu", batch_size=8, nu
     if processes > 1:
         rows = gather_object(rows)
     columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    return RegionTable("the model's own regions", columns)
+    return RegionTable(OWN_REGIONS, columns)
 
 
 def _regions_of_image(model, outputs, b, coco, entry, limits):

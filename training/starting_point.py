@@ -52,6 +52,23 @@ def start(args):
     return model, processor
 
 
+def start_identity(args):
+    """What tells one starting point from another, as JSON: the contents of a saved model, a pretrained backbone, or
+    random weights, which the seed and the config decide."""
+    from decodetr.processing.model_identity import model_identity
+    from decodetr.processing.shipped import resolve
+
+    if not (args.model or args.detector):
+        return {"weights": "random", "backbone": args.backbone}
+    try:
+        found = model_identity(resolve(args.model or args.detector))
+    except OSError:
+        return None  # the loader says what is wrong
+    if found["weights"]:  # a folder may be moved and renamed
+        found = {"weights": found["weights"]}
+    return found | {"reset_semantics": bool(args.reset_semantics)}
+
+
 def make_config(fields, where):
     """A DeCoDetrConfig from a mapping in which every key means something, those of nested configs too.
 

@@ -1,0 +1,62 @@
+"""A run that trains the boxes alone is measured and chosen by the boxes alone."""
+
+import json
+
+import pytest
+from test_train import _command, _trainer, scenes  # noqa: F401  (a fixture)
+
+from decodetr import DeCoDetrTrainingArguments
+from decodetr.__main__ import main
+
+
+@pytest.mark.parametrize(
+    "streams, asked, metric",
+    [
+        ("localization", "eval_AP50_base", "eval_class_agnostic_AP50"),
+        ("localization", "AP", "class_agnostic_AP50"),
+        ("localization", "eval_photos_AP50_novel", "eval_photos_class_agnostic_AP50"),
+        ("localization", "eval_class_agnostic_AR100", "eval_class_agnostic_AR100"),
+        ("joint", "eval_AP50_base", "eval_AP50_base"),
+        ("semantic", "eval_AP50_base", "eval_AP50_base"),
+    ],
+)
+def test_names_do_not_choose_the_checkpoint_where_only_boxes_learn(tmp_path, caplog, streams, asked, metric):
+    args = DeCoDetrTrainingArguments(
+        output_dir=str(tmp_path), streams=streams, metric_for_best_model=asked, load_best_model_at_end=True,
+        save_strategy="steps", eval_strategy="steps", eval_steps=500, use_cpu=True,
+    )  # fmt: skip
+    assert args.metric_for_best_model == metric and args.greater_is_better
+    assert (f"{metric} chooses the best checkpoint" in caplog.text) == (asked != metric)
+
+
+def test_the_best_boxes_are_kept(scenes, tmp_path):  # noqa: F811
+    args = {"save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 3}
+    trainer = _trainer(
+        scenes, tmp_path, **args, streams="localization", load_best_model_at_end=True,
+        metric_for_best_model="eval_AP50_base", greater_is_better=False,
+    )  # fmt: skip
+    values, steps = iter([1.0, 3.0, 2.0]), {}
+    evaluate = trainer.evaluate
+
+    def measured(*given, **options):
+        metrics = evaluate(*given, **options) | {"eval_class_agnostic_AP50": next(values), "eval_AP50_base": 0.0}
+        steps[trainer.state.global_step] = metrics["eval_class_agnostic_AP50"]
+        return metrics
+
+    trainer.evaluate = measured
+    trainer.train()
+    assert steps == {1: 1.0, 2: 3.0, 3: 2.0}
+    assert trainer.state.best_metric == 3.0 and trainer.state.best_model_checkpoint.endswith("checkpoint-2")
+
+
+def test_a_proposer_reports_boxes_and_no_names(scenes, tmp_path):  # noqa: F811
+    more = ["--max_steps", "1", "--save_strategy", "no", "--regions", "none"]
+    assert main(_command(scenes, tmp_path / "run", "--streams", "localization", *more)) == 0
+    found = json.loads((tmp_path / "run" / "eval_results.json").read_text())
+    assert "eval_class_agnostic_AP50" in found and "eval_class_agnostic_AR50_novel" in found
+    assert not [key for key in found if key.startswith(("eval_AP", "eval_AR"))]
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "knows no names yet" in card and "AP50_novel" not in card
+    assert main(_command(scenes, tmp_path / "joint", *more)) == 0
+    assert "eval_AP50_novel" in json.loads((tmp_path / "joint" / "eval_results.json").read_text())
+    assert "knows no names yet" not in (tmp_path / "joint" / "README.md").read_text()
