@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from decodetr.utils.documents import parse_json, read_json, short
+
 _NAMES, _FACTS = "decodetr_names", "decodetr_facts"
 _COLUMNS = ("x0", "y0", "x1", "y1")
 
@@ -114,9 +116,7 @@ def _read_parquet(file, coco):
 
 
 def _read_results(file, coco):
-    from decodetr.processing.coco_checks import parse_json, short
-
-    rows = parse_json(file)
+    rows = read_json(file)
     if not isinstance(rows, list):
         raise ValueError(f"{file}: expected a list of detections (COCO's results format), got {short(rows)}")
     label_of = {number: label for label, number in enumerate(coco.category_ids)}

@@ -73,7 +73,7 @@ def parse_json(text, where, shape=None, unique=False):
     except RecursionError as error:
         raise ValueError(f"{where}: {_TOO_DEEP}") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: expected JSON, got: {error}; it may be cut off: write it again") from error
+        raise ValueError(f"{where}: expected a JSON file, got: {error}; it may be cut off: write it again") from error
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     if _is_deep(value):
@@ -162,7 +162,7 @@ def short(value) -> str:
 
 
 def _check_nodes(root):
-    """Refuse a document whose aliases refer to themselves, or unfold into more nodes or levels than any settings have."""
+    """Refuse a document whose aliases refer to themselves, or unfold into more nodes or levels than settings have."""
     measured = {}  # id of a node: (nodes, levels), None while it is being measured
 
     def measure(node):
@@ -192,8 +192,8 @@ def _check_nodes(root):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the values that JSON has: floats as in YAML 1.2, dates are texts, no tags but `!!str`; keys are distinct
-    texts or whole numbers."""
+    """YAML with the values of JSON: floats as in YAML 1.2, dates are texts, no tags but `!!str`; keys are distinct texts
+    or whole numbers."""
 
     def compose_node(self, parent, index):
         event = self.peek_event()
