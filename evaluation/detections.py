@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from decodetr.utils.documents import read_json, short
 from decodetr.utils.files import replacing
 
 _NAMES, _FACTS = "decodetr_names", "decodetr_facts"
@@ -114,9 +115,7 @@ def _read_parquet(file, coco):
 
 
 def _read_results(file, coco):
-    from decodetr.processing.coco_checks import parse_json, short
-
-    rows = parse_json(file)
+    rows = read_json(file)
     if not isinstance(rows, list):
         raise ValueError(f"{file}: expected a list of detections (COCO's results format), got {short(rows)}")
     label_of = {number: label for label, number in enumerate(coco.category_ids)}

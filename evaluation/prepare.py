@@ -94,9 +94,9 @@ def _check_ids(protocol, coco):
 
 def _filter(file, category_ids, image_ids, only_annotated):
     """The official document with these categories and images (None: all, or all annotated ones) only."""
-    from decodetr.processing.coco_checks import read_json
+    from decodetr.processing.coco_checks import read_document
 
-    document = read_json(file)
+    document = read_document(file)
     rows = [row for row in document["annotations"] if row["category_id"] in category_ids]
     if image_ids is None and only_annotated:
         image_ids = {row["image_id"] for row in rows}

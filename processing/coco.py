@@ -19,12 +19,15 @@ import numpy as np
 from decodetr.processing.coco_checks import (
     read_annotations,
     read_categories,
+    read_document,
     read_federation,
     read_frequencies,
     read_images,
-    read_json,
-    short,
 )
+from decodetr.processing.coco_mending import mend_files, mend_sizes
+from decodetr.processing.findings import FirstError
+from decodetr.processing.written_paths import missing_files
+from decodetr.utils.documents import short
 
 logger = logging.getLogger(__name__)
 
@@ -150,25 +153,32 @@ class CocoAnnotations:
 
         Images are looked for in `image_folder` if given; else, with DIR the folder above `annotations/` (or the file's
         own folder), in DIR/<`info.image_folder` of the file>, else DIR/<name of the file without .json and a leading
-        "instances_">, else DIR. Each folder is listed once; no image is opened. `check_images=False` leaves that out.
+        "instances_">, else DIR. Each folder is listed once; `check_images=False` leaves that out. What has only one
+        meaning is mended (coco_mending.py), with a warning; images without a size are opened for it.
 
         Raises:
             FileNotFoundError: the file, the image folder or an image is missing.
             ValueError: anything else; the message names the file and the row.
         """
-        file = Path(annotation_file)
-        return cls.from_document(file, read_json(file), image_folder, check_images)
+        file, told = Path(annotation_file), FirstError()
+        coco = cls.from_document(file, read_document(file, told), image_folder, check_images, told)
+        told.warn(logger, file)
+        return coco
 
     @classmethod
-    def from_document(cls, file, data, image_folder=None, check_images=True):
+    def from_document(cls, file, data, image_folder=None, check_images=True, findings=None):
         """The same of what `file` holds, or of another such document that stands for it."""
+        told = FirstError() if findings is None else findings
         category_ids, names = read_categories(file, data["categories"])
-        images = read_images(file, data["images"])
         folder = find_image_folder(file, data, image_folder, check_images)
+        if check_images:
+            data = {**data, "images": mend_files(data["images"], folder, told)}
+        data = {**data, "images": mend_sizes(data["images"], folder, told)}
+        images = read_images(file, data["images"])
         for image in images:
             image["path"] = os.path.join(folder, image["file_name"])
         if check_images:
-            _check_images_exist(file, images)
+            _check_images_exist(file, folder, images)
         columns = read_annotations(file, data["annotations"], images, category_ids)
         index = AnnotationIndex([image["image_id"] for image in images], *columns)
         federation = read_federation(file, data["images"], category_ids)
@@ -323,20 +333,14 @@ def find_image_folder(file, data, image_folder, check):
     return folder
 
 
-def _check_images_exist(file, images):
-    listings = {}
-    missing = []
-    for row, image in enumerate(images):
-        folder, name = os.path.split(image["path"])
-        if folder not in listings:
-            listings[folder] = {entry.name for entry in os.scandir(folder)} if os.path.isdir(folder) else set()
-        if name not in listings[folder]:
-            missing.append(row)
+def _check_images_exist(file, folder, images):
+    missing = set(missing_files(folder, [image["file_name"] for image in images]))
     if missing:
-        image = images[missing[0]]
+        row = next(row for row, image in enumerate(images) if image["file_name"] in missing)
+        image = images[row]
         raise FileNotFoundError(
-            f"{file}: images[{missing[0]}] (id {image['image_id']}): expected the image {image['path']}, got no such "
-            f"file ({len(missing)} of {len(images)} images are missing); give the right image folder or restore them"
+            f"{file}: images[{row}] (id {image['image_id']}): expected the image {image['path']}, got no such file "
+            f"({len(missing)} of {len(images)} images are missing); give the right image folder or restore them"
         )
 
 

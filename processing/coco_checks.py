@@ -3,45 +3,48 @@
 Every error is a ValueError with the file, the row and its id, what was expected, what was found and what to do.
 """
 
-import json
 import logging
 
 import numpy as np
 
+from decodetr.processing.coco_mending import file_name_of, mend
+from decodetr.processing.findings import FirstError
+from decodetr.utils.documents import read_json, short
+
 logger = logging.getLogger(__name__)
 
 
-def read_json(file):
-    """The file's JSON object, with lists of objects under images, annotations and categories."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such annotation file; expected a COCO JSON file")
-    data = parse_json(file)
-    if not isinstance(data, dict):
-        raise ValueError(f"{file}: expected a JSON object with images, annotations, categories, got {short(data)}")
+def read_document(file, findings=None):
+    """A COCO file's JSON object, with lists of objects under images, annotations and categories; see `coco_mending`.
+
+    Args:
+        file (Path). findings (Findings, optional): is told of what was mended; default: the log.
+    """
+    try:
+        document = read_json(file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file}: no such annotation file; expected a COCO JSON file") from error
+    check_lists(file, document)
+    told = FirstError() if findings is None else findings
+    document = mend(document, told)
+    if findings is None:
+        told.warn(logger, file)
+    return document
+
+
+def check_lists(file, document):
+    """Raise ValueError unless a document has lists of objects under images, annotations and categories."""
+    if not isinstance(document, dict):
+        raise ValueError(f"{file}: expected a JSON object with images, annotations, categories, got {short(document)}")
     for key in ("images", "annotations", "categories"):
-        if not isinstance(data.get(key), list):
+        if not isinstance(document.get(key), list):
             raise ValueError(
-                f"{file}: expected a list under {key!r}, got {short(data.get(key))}; COCO detection files have "
+                f"{file}: expected a list under {key!r}, got {short(document.get(key))}; COCO detection files have "
                 "images, annotations and categories (an image-info or captions file cannot be used)"
             )
-        for row, entry in enumerate(data[key]):
+        for row, entry in enumerate(document[key]):
             if not isinstance(entry, dict):
                 raise ValueError(f"{file}: {key}[{row}]: expected an object, got {short(entry)}")
-    return data
-
-
-def parse_json(file):
-    """What a JSON file holds; a ValueError names the file."""
-    try:
-        return json.loads(file.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: expected a JSON file, got: {error}; write it again, it may be cut off") from error
-
-
-def short(value):
-    """repr, cut to 80 characters, for messages."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _where(file, key, row, entry):
@@ -87,9 +90,10 @@ def read_categories(file, entries):
     row_of_name = {}
     for row in order:
         name = entries[row].get("name")
-        if not isinstance(name, str) or not name.strip():
+        if not is_name(name):
             raise ValueError(
-                f"{_where(file, 'categories', row, entries[row])}: expected a name, got {short(name)}; name it"
+                f"{_where(file, 'categories', row, entries[row])}: expected a name, got {short(name)}; write it as a "
+                "text"
             )
         if name in row_of_name:
             raise ValueError(
@@ -98,6 +102,11 @@ def read_categories(file, entries):
             )
         row_of_name[name] = row
     return ids[order].tolist(), list(row_of_name)
+
+
+def is_name(value) -> bool:
+    """Whether a value is a text that can be embedded and written: not blank, and no half of a character."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def read_images(file, entries):
@@ -137,7 +146,8 @@ def read_federation(file, entries, category_ids):
                     f"{_where(file, 'images', row, entry)}: expected a list of category ids under {key!r}, as other "
                     f"images of this file have one, got {short(given)}; take the file as LVIS publishes it"
                 )
-            positions, found = _positions(np.array(given, dtype=np.int64), known)
+            within = [min(max(number, -(2**63)), 2**63 - 1) for number in given]
+            positions, found = _positions(np.array(within, dtype=np.int64), known)
             if not found.all():
                 raise ValueError(
                     f"{_where(file, 'images', row, entry)}: expected ids of the {len(known)} categories under "
@@ -160,15 +170,6 @@ def read_frequencies(file, entries, category_ids):
             )
     frequency = {entry["id"]: entry["frequency"] for entry in entries}
     return [frequency[category_id] for category_id in category_ids]
-
-
-def file_name_of(entry):
-    """The file of an image's entry; of LVIS, which has none, the end of its URL: train2017/000000000001.jpg. None
-    without either."""
-    file_name = entry.get("file_name")
-    if file_name is None and isinstance(entry.get("coco_url"), str):
-        file_name = "/".join(entry["coco_url"].split("/")[-2:])
-    return file_name if isinstance(file_name, str) and file_name else None
 
 
 def _is_size(value):
@@ -232,6 +233,8 @@ def _read_boxes(file, entries):
     boxes = [entry.get("bbox") for entry in entries]
     remedy = "write it as [x, y, width, height] in pixels"
     try:
+        if not {type(value) for box in boxes for value in box} <= {int, float}:
+            raise TypeError("a text or a truth value")
         boxes = np.array(boxes, dtype=np.float64).reshape(len(entries), 4)
     except (TypeError, ValueError) as error:
         row = next((row for row, box in enumerate(boxes) if not _is_box(box)), 0)

@@ -9,8 +9,8 @@ import io
 import numpy as np
 
 from decodetr.processing.coco import AnnotationIndex, CocoAnnotations
-from decodetr.processing.coco_checks import short
 from decodetr.processing.sources import BOX_FORMATS
+from decodetr.utils.documents import short
 
 _COLUMNS = ("image_id", "width", "height", "objects")
 _CATEGORY = ("category", "categories", "category_id", "label", "labels")

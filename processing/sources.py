@@ -91,9 +91,9 @@ def has_part(data, part):
     if kind == "coco":
         return coco_file(data, part).is_file()
     if kind == "yolo":
-        from decodetr.processing.yolo import read_yaml, yolo_file
+        from decodetr.processing.yolo import read_data_yaml, yolo_file
 
-        return bool(read_yaml(yolo_file(data)).get(part))
+        return bool(read_data_yaml(yolo_file(data)).get(part))
     return _split_of(_dataset(data)[0], part) is not None
 
 

@@ -8,36 +8,9 @@ import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from decodetr.processing.coco_checks import file_name_of, short
-
-
-@dataclass
-class Finding:
-    """One kind of problem. `level`: "error" (training would fail or learn something wrong) or "warning"; `example`:
-    the first place; `repair`: what happens to it in a repaired copy, empty where nothing can be done."""
-
-    level: str
-    what: str
-    count: int = 1
-    example: str = ""
-    repair: str = ""
-
-
-class Findings(list):
-    """Findings by kind."""
-
-    def add(self, level, what, example="", repair=""):
-        """Count a problem."""
-        for finding in self:
-            if finding.what == what:
-                finding.count += 1
-                return
-        self.append(Finding(level, what, 1, example, repair))
-
-    @property
-    def errors(self):
-        """How many kinds are errors."""
-        return sum(finding.level == "error" for finding in self)
+from decodetr.processing.coco_mending import file_name_of
+from decodetr.processing.findings import Findings
+from decodetr.utils.documents import short
 
 
 @dataclass

@@ -74,10 +74,10 @@ def _names(args):
             raise ValueError(f"{args.names_split}: expected {args.part or 'base or novel'} names, got none")
         return list(dict.fromkeys(names))
     if args.annotations:
-        from decodetr.processing.coco_checks import read_categories, read_json
+        from decodetr.processing.coco_checks import read_categories, read_document
 
         file = Path(args.annotations)
-        _, names = read_categories(file, read_json(file)["categories"])
+        _, names = read_categories(file, read_document(file)["categories"])
         if not names:
             raise ValueError(f"{file}: expected categories, got none; give the names by --names or --names-file")
         return names

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from decodetr.processing.coco_checks import parse_json, read_categories, read_json, short
+from decodetr.processing.coco_checks import read_categories, read_document
+from decodetr.utils.documents import read_json, short
 from decodetr.utils.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -69,15 +70,15 @@ def read_image_labels(file):
         FileNotFoundError, ValueError: no such file, or not of this form; names file and row.
     """
     file = Path(file)
-    document = read_json(file)
+    document = read_document(file)
     name_of = dict(zip(*read_categories(file, document["categories"])))
-    labels = {row.get("id"): {} for row in document["images"]}
+    labels = {row["id"]: {} for row in document["images"] if type(row.get("id")) is int}
     for number, row in enumerate(document["annotations"]):
         image_id, category = row.get("image_id"), row.get("category_id")
-        if image_id not in labels or category not in name_of:
+        if not (type(image_id) is type(category) is int and image_id in labels and category in name_of):
             raise ValueError(
                 f"{file}: annotations[{number}]: expected ids of an image and a category of this file, got image_id "
-                f"{image_id!r} and category_id {category!r}; correct it or leave it out"
+                f"{short(image_id)} and category_id {short(category)}; correct it or leave it out"
             )
         labels[image_id][name_of[category]] = None
     return {image_id: list(found) for image_id, found in labels.items()}, frozenset(name_of.values())
@@ -133,15 +134,13 @@ class CaptionTable:
 
 def _read_captions(file):
     """({image_id: numbers of its captions}, {caption: its number})."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; expected captions as COCO has them")
-    document = parse_json(file)
+    document = read_json(file)
     if not isinstance(document, dict) or not isinstance(document.get("annotations"), list):
         raise ValueError(f"{file}: expected annotations with image_id and caption, as COCO has its captions")
     rows, numbers = {}, {}
     for number, row in enumerate(document["annotations"]):
         caption = row.get("caption") if isinstance(row, dict) else None
-        if not isinstance(caption, str) or not caption.strip() or not isinstance(row.get("image_id"), int):
+        if not isinstance(caption, str) or not caption.strip() or type(row.get("image_id")) is not int:
             raise ValueError(f"{file}: annotations[{number}]: expected image_id and caption, got {short(row)}")
         rows.setdefault(row["image_id"], []).append(numbers.setdefault(caption.strip(), len(numbers)))
     if not rows:

@@ -180,7 +180,7 @@ def test_yolo_mistakes_in_images(tmp_path):
     with pytest.raises(ValueError, match="its EXIF orientation turns it"):
         read_yolo(folder / "data.yaml", "train")
     image.write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="a.png: expected a readable image"):
+    with pytest.raises(ValueError, match="a.png: expected a readable picture"):
         read_yolo(folder / "data.yaml", "train")
     (folder / "data.yaml").write_text("names: [")
     with pytest.raises(ValueError, match="expected YAML"):

@@ -11,7 +11,10 @@ import yaml
 
 from decodetr.utils.files import regular_file
 
-TEXT_BYTES = 64 << 20  # of a YAML file, a list of names, a label file
+TEXT_BYTES = 64 << 20  # of a list of names, a label file
+YAML_BYTES = 4 << 20  # half a minute's work for PyYAML; data.yaml of 40,000 names has 1 MB
+_MAX_DEPTH = 100  # of lists in lists; a config has 6
+_DIGITS = 300  # of a number; beyond, no float holds it
 _YAML_NODES = 1_000_000  # of a YAML file once its aliases are unfolded; data.yaml of 10,000 names has 20,000
 _BYTE_ORDER_MARKS = ((b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"))
 _BYTE_ORDER_MARKS += ((b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"))
@@ -21,7 +24,8 @@ def read_text(file, most=TEXT_BYTES) -> str:
     """Return the text of a UTF-8 file, or of a UTF-16 or UTF-32 one that begins with a byte order mark.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: no regular file, too large, or another encoding.
+        FileNotFoundError: no such file. ValueError: no regular file, too large, or another encoding; the message names
+            file and line.
     """
     return decoded(regular_file(file, most).read_bytes(), file)
 
@@ -30,40 +34,77 @@ def decoded(content: bytes, where) -> str:
     """The text of a file's bytes; `where` names the file in the message. Raises ValueError for another encoding."""
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
     try:
-        return content.decode(encoding)
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{where}: line {line}: not a text in UTF-8 (byte 0x{content[error.start]:02x} at {error.start}); save it "
-            "as UTF-8"
+            f"{where}: line {line}: not a text in {encoding.removesuffix('-sig').upper()} (byte "
+            f"0x{content[error.start]:02x} at {error.start}); save it as UTF-8"
         ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(
+            f"{where}: line {line}: not a text in UTF-8 (a NUL character); save it as UTF-8, or UTF-16 with a byte "
+            "order mark"
+        )
+    return text
 
 
-def read_json(file, shape=None, most=None):
-    """Return what a JSON file holds.
+def read_json(file, shape=None, most=None, unique=False):
+    """Return what a JSON file holds. Whole numbers that no float holds are infinite, as 1e400 is.
 
     Args:
         file (`str` or `Path`).
         shape (`type`, *optional*): what the top must be, `dict` or `list`.
         most (`int`, *optional*): bytes; default [`decodetr.utils.files.max_bytes`].
+        unique (`bool`): refuse a key that is in one object twice. For files whose keys are ids.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: no regular file, too large, no JSON, nested deeper than Python
-            reads, a number of thousands of digits, or another shape; the message names the file.
+        FileNotFoundError: no such file. ValueError: no regular file, too large, no JSON, nested more than 100 deep, a
+            key that is there twice, or another shape; the message names the file.
     """
-    text = decoded(regular_file(file, most).read_bytes(), file)
-    return parse_json(text, file, shape)
+    return parse_json(decoded(regular_file(file, most).read_bytes(), file), file, shape, unique)
 
 
-def parse_json(text, where, shape=None):
+def parse_json(text, where, shape=None, unique=False):
     """The value of a JSON text; as [`read_json`]."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_int=_whole, object_pairs_hook=_unique_keys if unique else None)
     except RecursionError as error:
-        raise ValueError(f"{where}: nested too deep; no data that belong here are") from error
+        raise ValueError(f"{where}: {_TOO_DEEP}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: expected a JSON file, got: {error}; it may be cut off: write it again") from error
     except ValueError as error:
-        raise ValueError(f"{where}: expected JSON, got: {error}; it may be cut off: write it again") from error
+        raise ValueError(f"{where}: {error}") from error
+    if _is_deep(value):
+        raise ValueError(f"{where}: {_TOO_DEEP}")
     return _shaped(value, shape, where)
+
+
+_TOO_DEEP = f"nested more than {_MAX_DEPTH} deep; no data that belong here are"
+
+
+def _whole(digits):
+    return int(digits) if len(digits) < _DIGITS else float(digits)
+
+
+def _unique_keys(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} is there twice; leave one")
+    return value
+
+
+def _is_deep(value):
+    level = [[value]]
+    for _ in range(_MAX_DEPTH + 1):
+        parts = (part for whole in level for part in (whole.values() if type(whole) is dict else whole))
+        level = [part for part in parts if type(part) is dict or type(part) is list]
+        if not level:
+            return False
+    return True
 
 
 def read_yaml(file, shape=None, texts=False):
@@ -80,7 +121,7 @@ def read_yaml(file, shape=None, texts=False):
             refer to themselves or unfold into too much, a key that is there twice, or another shape; the message names
             file and line.
     """
-    return parse_yaml(read_text(file), file, shape, texts)
+    return parse_yaml(read_text(file, YAML_BYTES), file, shape, texts)
 
 
 def parse_yaml(text, where, shape=None, texts=False):
@@ -89,15 +130,20 @@ def parse_yaml(text, where, shape=None, texts=False):
         loader = (_TextLoader if texts else _Loader)(text)
         node = loader.get_single_node()
         if node is not None:
-            _count_nodes(node)
+            _check_nodes(node)
         value = None if node is None else loader.construct_document(node)
     except RecursionError as error:
-        raise ValueError(f"{where}: nested too deep; no settings are") from error
+        raise ValueError(f"{where}: {_TOO_DEEP}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ValueError(f"{where}: line {line}: expected YAML, got the character {error.character!r}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
-        raise ValueError(f"{where}: {line}{getattr(error, 'problem', None) or error}") from error
-    except ValueError as error:  # a date such as 2024-99-99, a number of thousands of digits
+        ours = isinstance(error, yaml.constructor.ConstructorError | yaml.composer.ComposerError)
+        expected = "" if ours else "expected YAML, got: "
+        raise ValueError(f"{where}: {line}{expected}{getattr(error, 'problem', None) or error}") from error
+    except ValueError as error:  # a number in another base that no float holds
         raise ValueError(f"{where}: {error}") from error
     return _shaped(value, shape, where)
 
@@ -106,37 +152,55 @@ def _shaped(value, shape, where):
     if shape is None or isinstance(value, shape):
         return value
     expected = {dict: "a mapping (name: value)", list: "a list"}[shape]
+    raise ValueError(f"{where}: expected {expected}, got {short(value)}")
+
+
+def short(value) -> str:
+    """The `repr` of a value, cut to 80 characters, for messages."""
     text = repr(value)
-    raise ValueError(f"{where}: expected {expected}, got {text if len(text) <= 80 else f'{text[:77]}...'}")
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _count_nodes(root):
-    """Refuse a document whose aliases refer to themselves, or unfold into more nodes than any settings have."""
-    sizes = {}
+def _check_nodes(root):
+    """Refuse a document whose aliases refer to themselves, or unfold into more nodes or levels than settings have."""
+    measured = {}  # id of a node: (nodes, levels), None while it is being measured
 
-    def size(node):
-        if id(node) in sizes:
-            if sizes[id(node)] is None:
-                raise yaml.constructor.ConstructorError(None, None, "an alias refers to itself", node.start_mark)
-            return sizes[id(node)]
+    def measure(node):
         if isinstance(node, yaml.ScalarNode):
-            return 1
-        sizes[id(node)] = None
+            return 1, 1
+        if id(node) in measured:
+            if measured[id(node)] is None:
+                raise yaml.constructor.ConstructorError(None, None, "an alias refers to itself", node.start_mark)
+            return measured[id(node)]
+        measured[id(node)] = None
         parts = node.value
         if isinstance(node, yaml.MappingNode):
             parts = [part for pair in parts for part in pair]
-        total = 1 + sum(map(size, parts))
-        if total > _YAML_NODES:
+        nodes, levels = 1, 0
+        for part in parts:
+            more, below = measure(part)
+            nodes, levels = nodes + more, max(levels, below)
+        if nodes > _YAML_NODES:
             problem = f"more than {_YAML_NODES:,} values once its aliases are unfolded"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-        sizes[id(node)] = total
-        return total
+        if levels >= _MAX_DEPTH:
+            raise RecursionError
+        measured[id(node)] = nodes, levels + 1
+        return measured[id(node)]
 
-    size(root)
+    measure(root)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose floats are those of YAML 1.2 and JSON, and whose keys are distinct texts or whole numbers."""
+    """YAML with the values of JSON: floats as in YAML 1.2, dates are texts, no tags but `!!str`; keys are distinct texts
+    or whole numbers."""
+
+    def compose_node(self, parent, index):
+        event = self.peek_event()
+        if getattr(event, "tag", None) not in (None, "!", "tag:yaml.org,2002:str"):
+            problem = f"the tag {event.tag.replace('tag:yaml.org,2002:', '!!')}; write the plain value"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
         if isinstance(node, yaml.MappingNode):
@@ -145,7 +209,7 @@ class _Loader(yaml.SafeLoader):
                 if key_node.tag == "tag:yaml.org,2002:merge":
                     continue
                 key = self.construct_object(key_node, deep=True)
-                if not isinstance(key, str | int):
+                if type(key) not in (str, int):
                     raise yaml.constructor.ConstructorError(None, None, f"{key!r} is no key", key_node.start_mark)
                 if key in seen:
                     raise yaml.constructor.ConstructorError(
@@ -154,7 +218,17 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node):
+        """Whole numbers that no float holds are infinite, as 1e400 is."""
+        return float(node.value) if len(node.value) >= _DIGITS else super().construct_yaml_int(node)
 
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NOT_IN_JSON]
+    for _NOT_IN_JSON in [("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
