@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from decodetr.pool_builder.selection import REGIONS, REPORT, cluster_regions, filter_regions
-from decodetr.pool_builder.shards import Ranks, StageFolder
-from decodetr.pool_builder.stages import caption_regions, embed_regions, propose_regions
+from decodetr.pool_builder.selection import REPORT, cluster_regions, filter_regions
+from decodetr.pool_builder.shards import Ranks
+from decodetr.pool_builder.stages import caption_regions, embed_regions, finished_stages, propose_regions
 from decodetr.processing.model_identity import Model, model_identity, without_place
 from decodetr.utils.files import write_json
-
-STAGES = ("proposals", "captions", "embeddings", "texts", REGIONS)
 
 
 def captioner_model(name, settings, device, device_map=None):
@@ -90,15 +88,24 @@ def build_pool(coco, output, settings, clip, captioner, proposer=None, ranks=Non
     return pool
 
 
+def refresh_report(output):
+    """Write report.json again after a stage alone, where there is a pool: it must not say what an earlier run made."""
+    if (Path(output) / "pool").is_dir():
+        write_report(output)
+
+
 def write_report(output):
-    """OUT/report.json: rows and counts of all stages, why there are fewer prototypes than asked, and every image that
-    could not be used, with the reason."""
-    totals = {stage: StageFolder.open(output / stage, stage).totals for stage in (*STAGES, "clusters")}
+    """OUT/report.json: rows and counts of the finished stages, why there are fewer prototypes than asked, and every
+    image that could not be used, with the reason. Stages that were made from what an earlier stage no longer holds are
+    left out."""
+    folders = finished_stages(output)
+    totals = {stage: folder.totals for stage, folder in folders.items()}
     report = {stage: {"rows": found["rows"], **found["counts"]} for stage, found in totals.items()}
-    asked, clusters = StageFolder.open(output / "clusters", "clusters").identity, report["clusters"]
-    for level, number, what in (("coarse", "M1", "distinct embeddings"), ("fine", "M2", "clusters at any eps")):
-        if clusters[level] < asked[f"num_{level}"]:
-            few = f"{clusters[level]} instead of {asked[f'num_{level}']}: the captions carry no more {what}"
-            clusters[f"fewer_{level}"] = f"{number} is {few}"
+    if "clusters" in folders:
+        asked, clusters = folders["clusters"].identity, report["clusters"]
+        for level, number, what in (("coarse", "M1", "distinct embeddings"), ("fine", "M2", "clusters at any eps")):
+            if clusters[level] < asked[f"num_{level}"]:
+                few = f"{clusters[level]} instead of {asked[f'num_{level}']}: the captions carry no more {what}"
+                clusters[f"fewer_{level}"] = f"{number} is {few}"
     report["problems"] = [problem for found in totals.values() for problem in found["problems"]]
     write_json(output / REPORT, report)

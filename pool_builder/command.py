@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from decodetr.pool_builder.settings import PoolSettings
+from decodetr.pool_builder.shards import MANIFEST
 from decodetr.processing.sources import DATA_HELP, add_form_arguments
 
 # What each stage needs beside --output: (whether it looks at images, its models, its settings).
@@ -130,6 +131,9 @@ def run(args):
         else:
             function = {"proposals": "propose", "captions": "caption", "embeddings": "embed"}[stage]
             result = getattr(build, f"{function}_regions")(coco, output, settings, *models.values(), **shared)
+    if stage != "build" and Ranks.from_environment().rank == 0:
+        build.refresh_report(output)
+        _tell_stale(output)
     if stage in ("build", "cluster") and result is not None:
         fine, info = int((result.level == 1).sum()), result.info
         sys.stdout.write(
@@ -187,6 +191,16 @@ def _load(what, folder, name, make):
         return make(folder)
     except OSError as error:
         raise cannot_load("CLIP" if what == "clip" else what, name, error) from error
+
+
+def _tell_stale(output):
+    """Say which later stages are of what was there before."""
+    from decodetr.pool_builder.stages import INPUTS, finished_stages
+
+    found = finished_stages(output)
+    stale = [str(output / stage) for stage in INPUTS if stage not in found and (output / stage / MANIFEST).is_file()]
+    if stale:
+        sys.stderr.write(f"{', '.join(stale)}: made from what is no longer there, or unfinished; make them again\n")
 
 
 def _tell_problems(output):

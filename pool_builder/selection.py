@@ -8,7 +8,7 @@ import torch
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
 from decodetr.pool_builder.shards import StageFolder
-from decodetr.pool_builder.stages import embedding_array, embedding_rows
+from decodetr.pool_builder.stages import embedding_array, embedding_rows, open_stage
 from decodetr.utils.files import committed, replacing, write_text
 
 REPORT = "report.json"
@@ -28,8 +28,8 @@ def filter_regions(output, settings, overwrite=False):
     Raises:
         ValueError: no region is kept; the message gives the distribution of the scores.
     """
-    before = StageFolder.open(output / "embeddings", "embeddings")
-    row_of, text_embeds = _texts(StageFolder.open(output / "texts", "texts"))
+    before = open_stage(output, "embeddings")
+    row_of, text_embeds = _texts(open_stage(output, "texts"))
     text_rows, scores = [], []
     for shard in range(before.count):
         table = before.read(shard, ["caption", "image_embed"])
@@ -103,7 +103,7 @@ def cluster_regions(output, settings, overwrite=False):
         ones and of distinct captions among them; it holds no dates, no places of files and nothing of shards, so that
         equal input gives equal files.
     """
-    before = StageFolder.open(output / REGIONS, REGIONS)
+    before = open_stage(output, REGIONS)
     names = ("num_coarse", "kmeans", "num_fine", "min_samples", "seed")
     identity = {"input": before.digest, **settings.of(*names)}
     folder = StageFolder(output / "clusters", "clusters", identity, 1, overwrite=overwrite)

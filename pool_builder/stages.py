@@ -15,8 +15,47 @@ import pyarrow as pa
 from decodetr.pool_builder.batches import read_ahead
 from decodetr.pool_builder.shards import StageFolder
 
+# Each stage, and the one it is made from.
+INPUTS = {
+    "proposals": None,
+    "captions": "proposals",
+    "embeddings": "captions",
+    "texts": "captions",
+    "regions": "embeddings",
+    "clusters": "regions",
+}
 _ASKED = ("prompt", "max_new_tokens", "captioner_dtype", "captioner_bits")
 _TEXTS_PER_SHARD = 16384  # a multiple of the batch of encode_texts: shards do not change a batch
+
+
+def finished_stages(output):
+    """The finished stages in a folder that belong together, {stage: StageFolder}: each was made from what the stage
+    before it holds now."""
+    found = {}
+    for stage, before in INPUTS.items():
+        try:
+            folder = StageFolder.open(output / stage, stage)
+        except ValueError:  # not finished, or not there
+            continue
+        if before is None or (before in found and folder.identity["input"] == found[before].digest):
+            found[stage] = folder
+    return found
+
+
+def open_stage(output, stage):
+    """A finished stage to read from.
+
+    Raises:
+        ValueError: it is not finished, or was made from what an earlier stage no longer holds.
+    """
+    folder, before = StageFolder.open(output / stage, stage), INPUTS[stage]
+    if before is not None and folder.identity["input"] != open_stage(output, before).digest:
+        made = "embeddings" if stage == "texts" else {"regions": "filter", "clusters": "cluster"}.get(stage, stage)
+        raise ValueError(
+            f"{output / stage} was made from other {before} than {output / before} holds now; run "
+            f"`decodetr pool {made}` with --overwrite"
+        )
+    return folder
 
 
 def propose_regions(coco, output, settings, proposer, ranks=None, overwrite=False):
@@ -127,7 +166,7 @@ def embed_regions(coco, output, settings, clip, ranks=None, overwrite=False):
         dict: totals of both. Counts: not_finite (embeddings that are not), truncated (captions longer than CLIP's text
         encoder takes).
     """
-    before = StageFolder.open(output / "captions", "captions")
+    before = open_stage(output, "captions")
     identity = {"input": before.digest, **clip.identity, **settings.of("context", "batch_size")}
     folder = StageFolder(output / "embeddings", "embeddings", identity, before.count, ranks, overwrite)
     for shard in folder.pending():

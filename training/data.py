@@ -60,17 +60,19 @@ class TrainingData:
         self.val = None
         if args.val_annotations != "none" and (args.val_annotations or has_part(args.data, "val")):
             self.val = load_annotations(args.data, "val", args.val_annotations, **form_of(args))
-        elif args.val_share:
+        elif args.val_share is not None:
             self.coco, self.val = self._split_off(whole, args.val_share)
         if self.val is None:
-            logger.warning(
-                "%s has no validation images, so nothing is evaluated; give --val-annotations or --val-share 0.1",
-                args.data,
+            why = (
+                "--val-annotations none" if args.val_annotations == "none" else f"{args.data} has no validation images"
             )
+            logger.warning("%s, so nothing is evaluated; --val-share 0.1 holds some training images back", why)
         if bool(args.replay_data) != bool(args.replay_regions):
             raise ValueError("--replay-data and --replay-regions go together: images, and what is known of them")
         if args.replay_data and args.streaming:
             raise ValueError("--replay-data is mixed with images that have numbers: leave out --streaming")
+        if args.replay_images is not None and args.replay_images < 1:
+            raise ValueError(f"--replay-images must be at least 1, got {args.replay_images}; leave it out for all")
         self.replay = load_annotations(args.replay_data, "train") if args.replay_data else None
         self.replay_regions = RegionTable.load(args.replay_regions) if args.replay_regions else None
         if self.replay is not None and self.base is not None:

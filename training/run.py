@@ -50,6 +50,7 @@ class TrainingRun:
         self.started_from = dict(self.model.config.training_info or {})
         self._set_tables()
         self.deployed = set_names(self.model, args, self.data)
+        self._random = self._random_tables()
         if self._looks_itself():
             self.data.regions = self._self_regions()
         self.pseudo_boxes = self.data.pseudo_boxes(self.training.streams, self.model.config.class_agnostic)
@@ -94,6 +95,29 @@ class TrainingRun:
         elif args.vocabulary:
             self.model.set_vocabulary(Vocabulary.from_pretrained(resolve(args.vocabulary)))
 
+    def _random_tables(self):
+        """{"pool" or "vocabulary": "random"} of the tables that nothing made, for the record; a warning if the
+        semantic stream learns from them."""
+        args, info, config = self.args, self.started_from, self.model.config
+        found = {}
+        for table, key, given in (
+            ("pool", "pool_info", args.pool),
+            ("vocabulary", "vocabulary_info", args.vocabulary),
+        ):
+            kept = args.model and info.get(table) != "random"
+            if not (given or kept or getattr(config, key)):
+                found[table] = "random"
+        for table, what in (("pool", "prototypes"), ("vocabulary", "name embeddings")):
+            unused = table == "pool" and config.pool_use == "none"
+            if table in found and self.training.streams != "localization" and not unused:
+                logger.warning(
+                    "the model starts with random %s, and the semantic stream learns to compare with them: they mean "
+                    "nothing; give --%s. (With --streams localization they are not used.)",
+                    what,
+                    table,
+                )
+        return found
+
     def _looks_itself(self):
         """Whether the starting point's own view of the images is what keeps it from forgetting."""
         args = self.args
@@ -130,7 +154,7 @@ class TrainingRun:
 
     def _training_info(self):
         """The record of PAPER.md 5: the setting, what had been seen before, and what this run used."""
-        args, data, config = self.args, self.data, self.model.config
+        args, data, config, names = self.args, self.data, self.model.config, self.model.vocabulary.names
         declared = {}
         for word in args.seen:
             part, separator, names = word.partition("=")
@@ -142,8 +166,9 @@ class TrainingRun:
         seen = seen_before(self.started_from, pool_info, declared if trained else {"detector": [], **declared})
         novel_seen = check_seen(seen, data.novel or [], data.setting, args.allow_seen_novel)
         used = {
-            "annotated_names": data.annotated_names or self.model.vocabulary.names,
-            "training_names": self.model.vocabulary.names,
+            # A stream that declares no names can have boxes of all of them.
+            "annotated_names": names if data.annotated_names is None else data.annotated_names,
+            "training_names": names,
             "data": str(args.data),
             "regions": "the model's own" if self._looks_itself() else args.regions,
             "captions": args.captions,
@@ -151,7 +176,7 @@ class TrainingRun:
             "replay_data": args.replay_data,
         }
         earlier = {key: value for key, value in self.started_from.items() if key not in OF_A_RUN}
-        return {**earlier, **record(data.setting, seen, novel_seen, **used, **self.pseudo_boxes[0])}
+        return {**earlier, **self._random, **record(data.setting, seen, novel_seen, **used, **self.pseudo_boxes[0])}
 
     # Training
 

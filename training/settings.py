@@ -12,7 +12,7 @@ PARTS = ("detector", "backbone", "proposer")
 # Entries of training_info that are of one run alone; what went before is in "seen".
 OF_A_RUN = (
     "setting allowed novel_names_seen annotated_names training_names data regions captions image_labels replay_data "
-    "pseudo_boxes pseudo_box_score"
+    "pseudo_boxes pseudo_box_score pool vocabulary"
 ).split()
 _SHOWN = 8  # names of a list
 _BOX_TOLERANCE = 0.01  # pixels, the rounding of float32; a proposer does not hit all four sides so well
@@ -99,7 +99,7 @@ def seen_before(training_info, pool_info, declared):
 def _boxed_names(info):
     """Names that a model had boxes of, by its training_info; None where that says nothing."""
     keys = ("pretrained_detector_names", "annotated_names" if "annotated_names" in info else "training_names")
-    known = [info[key] for key in keys if info.get(key)]
+    known = [info[key] for key in keys if info.get(key) is not None]  # an empty list says that it had none
     # Before the run that made it: its own detector, and the proposer of its regions, which could be pseudo boxes.
     earlier = [(info.get("seen") or {}).get(part, []) for part in ("detector", "proposer")]
     if "unknown" in earlier:

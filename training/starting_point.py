@@ -47,9 +47,18 @@ def start(args):
         model = DeCoDetrForObjectDetection(make_config({**stored, **fields}, where))
         _load_backbone(model, args.backbone)
         processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
-    if args.image_size:
-        processor.size = type(processor)(size={"height": args.image_size, "width": args.image_size}).size
+    if args.image_size is not None:
+        _resize(model.config, processor, args.image_size)
     return model, processor
+
+
+def _resize(config, processor, side):
+    """Squares of `side` pixels, for the image processor and in what the config says of it."""
+    if side < 1:
+        raise ValueError(f"--image-size must be at least 1 pixel, got {side}")
+    processor.size = type(processor)(size={"height": side, "width": side}).size
+    stored = config.preprocessing or {name: list(getattr(processor, name)) for name in ("image_mean", "image_std")}
+    config.preprocessing = {**stored, "size": {"height": side, "width": side}}
 
 
 def start_identity(args):
