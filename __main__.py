@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import sys
 
 # name: module with add_arguments(parser) and run(args), what it does
@@ -33,6 +34,9 @@ def usage() -> str:
 def main(argv=None) -> int:
     """Run a subcommand; returns its exit status. Errors that a user can cause are printed without a traceback."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console of another encoding, a file name that is no UTF-8
+            stream.reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(usage())
         return 0 if argv else 2
@@ -56,7 +60,9 @@ def main(argv=None) -> int:
     try:
         return module.run(args) or 0
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"decodetr {argv[0]}: error: {error}\n")
+        from decodetr.utils.markup import visible
+
+        sys.stderr.write(f"decodetr {argv[0]}: error: {visible(error)}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"decodetr {argv[0]}: interrupted\n")

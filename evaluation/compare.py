@@ -9,6 +9,7 @@ from pathlib import Path
 
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, finite, reading, write_json
+from decodetr.utils.markup import markdown_table, one_line
 
 _PARTS = {"protocol", "per_name", "max_detections", "source", "images"}
 _KEYS = ("annotations_digest", "protocol", "images", "annotations", "max_detections", "federated")
@@ -173,7 +174,6 @@ def add_arguments(parser):
 def run(args):
     """Run `decodetr eval compare`; returns the exit status."""
     from decodetr.evaluation.report import number
-    from decodetr.processing.html_report import markdown_table
 
     result = finite(compare(args.first, args.second, args.resamples, args.seed, annotations=args.annotations))
     rows = [
@@ -186,7 +186,10 @@ def run(args):
         for key, row in result.items()
     ]
     header = ["metric", "first", "second", "difference", "95 % interval", "second better"]
-    sys.stdout.write(f"{args.first} (first) and {args.second} (second), {args.resamples} resamples of the images\n\n")
+    sys.stdout.write(
+        f"{one_line(args.first)} (first) and {one_line(args.second)} (second), {args.resamples} resamples of the "
+        "images\n\n"
+    )
     sys.stdout.write(markdown_table(header, rows))
     if args.output:
         from decodetr.evaluation.figures import draw_differences

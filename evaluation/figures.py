@@ -1,6 +1,7 @@
 """Pictures of a report: precision over recall, calibration, kinds of errors, and the worst images."""
 
 from decodetr.utils.files import replacing
+from decodetr.utils.markup import figure_text
 
 _COLORS = ("#2f5d8c", "#d1495b", "#e08a4a", "#4a8c5d", "#7a5195", "#888888")
 
@@ -10,7 +11,9 @@ def draw_curves(curves, file):
     figure, axes = _figure(7, 4.5)
     for (group, lines), color in zip(curves.items(), _COLORS):
         for (iou, values), style in zip(lines.items(), ("-", "--")):
-            axes.plot([i / 100 for i in range(101)], values, style, color=color, label=f"{group}, IoU {iou}")
+            axes.plot(
+                [i / 100 for i in range(101)], values, style, color=color, label=figure_text(f"{group}, IoU {iou}")
+            )
     axes.set(xlabel="recall", ylabel="precision, mean over names", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(frameon=False, fontsize=8)
     _save(figure, file)
@@ -23,7 +26,10 @@ def draw_calibration(calibration, file):
     for (group, entry), color in zip(calibration.items(), _COLORS):
         points = [(row["score"], row["precision"]) for row in entry["bins"]]
         axes.plot(
-            *zip(*points) if points else ((), ()), ".-", color=color, label=f"{group}: error {entry['error']:.3f}"
+            *zip(*points) if points else ((), ()),
+            ".-",
+            color=color,
+            label=figure_text(f"{group}: error {entry['error']:.3f}"),
         )
     axes.set(xlabel="score", ylabel="share that is right (IoU 0.5)", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(frameon=False, fontsize=8)
@@ -36,7 +42,9 @@ def draw_errors(errors, groups, file):
     height = 0.8 / len(groups)
     for place, (group, color) in enumerate(zip(groups, _COLORS)):
         gains = [entry[f"delta_AP50_{group}"] or 0 for entry in errors.values()]  # None: a group without objects
-        axes.barh([i + place * height for i in range(len(errors))], gains, height, color=color, label=group)
+        axes.barh(
+            [i + place * height for i in range(len(errors))], gains, height, color=color, label=figure_text(group)
+        )
     axes.set_yticks([i + 0.4 - height / 2 for i in range(len(errors))], list(errors))
     axes.invert_yaxis()
     axes.set(xlabel="AP50 gained without them, points")
@@ -85,7 +93,7 @@ def draw_differences(result, file):
         axes.plot([row["low"], row["high"]], [place, place], color=_COLORS[0], linewidth=2)
         axes.plot(row["difference"], place, "o", color=_COLORS[0])
     axes.axvline(0, color="#bbbbbb", linewidth=1)
-    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_yticks(range(len(rows)), list(map(figure_text, rows)))
     axes.invert_yaxis()
     axes.set(xlabel="second minus first, points, 95 % of the resamples")
     _save(figure, file)

@@ -7,9 +7,9 @@ import numpy as np
 
 from decodetr.evaluation.analysis import KINDS
 from decodetr.evaluation.detections import save_detections
-from decodetr.processing.html_report import markdown_table
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, json_text, replacing, write_text
+from decodetr.utils.markup import markdown_table
 
 _WORST = 12
 

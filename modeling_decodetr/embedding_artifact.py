@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from .card_text import front_matter, markdown_table
 from .file_commit import committed, reading
 
 
@@ -132,13 +133,13 @@ class EmbeddingArtifact(nn.Module):
 
     def card(self) -> str:
         """README.md of the artifact: what it is, and everything that `info` says about how it was made."""
-        lines = ["---", "library_name: decodetr", f"tags: [decodetr, decodetr-{self.stem}]", "---"]
-        lines += [*self._card_lines(), "", "| made with | |", "|---|---|"]
+        rows = []
         for key, value in sorted(self.info.items()):
             text = ", ".join(map(str, value[:5])) if isinstance(value, list) else str(value)
             text += f", ... ({len(value)})" if isinstance(value, list) and len(value) > 5 else ""
-            lines.append(f"| {key} | {' '.join(text.split()).replace('|', chr(92) + '|')} |")
-        return "\n".join(lines) + "\n"
+            rows.append((key, text))
+        front = front_matter({"library_name": "decodetr", "tags": ["decodetr", f"decodetr-{self.stem}"]})
+        return "\n".join([front, *self._card_lines(), "", markdown_table(("made with", ""), rows, left=2)])
 
     def push_to_hub(self, repo_id, private=None, token=None, commit_message=None):
         """Upload the two files and a card to a Hub repository, which is created if missing. A card that is there

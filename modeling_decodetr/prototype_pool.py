@@ -9,6 +9,7 @@ is the paper's rule.
 import torch
 from torch.nn import functional as F
 
+from .card_text import markdown_text
 from .embedding_artifact import EmbeddingArtifact, check_embeddings
 
 
@@ -164,7 +165,7 @@ class PrototypePool(EmbeddingArtifact):
         lines[-1] += f" {self.embedding_dim}, for DeCo-DETR: `PrototypePool.from_pretrained(...)`."
         order = self.count.masked_fill(self.level == 1, 0).argsort(descending=True, stable=True)[:10].tolist()
         if self.captions:
-            lines += ["", "The largest stand for: " + "; ".join(" ".join(self.captions[row].split()) for row in order)]
+            lines += ["", "The largest stand for: " + "; ".join(markdown_text(self.captions[row]) for row in order)]
         return lines
 
     @classmethod

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from .card_text import markdown_text
 from .embedding_artifact import EmbeddingArtifact, check_embeddings
 
 
@@ -115,7 +116,7 @@ class Vocabulary(EmbeddingArtifact):
         return len(self.names)
 
     def _card_lines(self):
-        some = "; ".join(" ".join(name.split()) for name in self.names[:20])
+        some = "; ".join(map(markdown_text, self.names[:20]))
         lines = ["# Vocabulary", "", f"Embeddings of {len(self)} names, width {self.embedding_dim}, for DeCo-DETR:"]
         more = "; ..." if len(self) > 20 else ""
         return [*lines, "`Vocabulary.from_pretrained(...)`.", "", f"Names: {some}{more}"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from decodetr.utils.files import replacing
+from decodetr.utils.markup import one_line
 
 SIZE = (1600, 1200)  # pixels
 MOST_LABELS = 40
@@ -129,7 +130,7 @@ def _label(axes, captions, places, count, radii):
     axes.autoscale_view()
     centres = axes.transData.transform(places)
     for row in sorted(radii, key=lambda row: (-count[row], row)):
-        text = " ".join(captions[row].split())
+        text = one_line(captions[row])
         if not text:
             continue
         text = text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1].rstrip() + "…"

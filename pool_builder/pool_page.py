@@ -1,12 +1,12 @@
 """The map of a pool as a page that can be moved, enlarged and searched: one HTML file that needs nothing else."""
 
-import html
 import json
 
 import numpy as np
 
 from decodetr.pool_builder.pool_map import layout
 from decodetr.utils.files import write_text
+from decodetr.utils.markup import html_text
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>@TITLE@</title><style>
@@ -85,5 +85,5 @@ def write_pool_page(pool, file):
     title = f"{int((level == 0).sum())} coarse and {int((level == 1).sum())} fine prototypes"
     # A caption must not be able to end the script.
     data = json.dumps(points, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", " ").replace("\u2029", " ")
-    page = _PAGE.replace("@TITLE@", html.escape(title)).replace("@POINTS@", data)
+    page = _PAGE.replace("@TITLE@", html_text(title)).replace("@POINTS@", data)
     write_text(file, page)

@@ -7,6 +7,8 @@ Sans, which comes with matplotlib and has accents, Greek and Cyrillic (for other
 import warnings
 from pathlib import Path
 
+from decodetr.utils.markup import one_line
+
 SMALL = 640  # pixels: images whose longer side is shorter are enlarged by a whole factor
 MOST_EXPLAINED = 8  # detections in the panel of a picture
 
@@ -37,7 +39,8 @@ def draw_detections(image, boxes, names, scores, font_path=None, numbered=False,
         canvas = canvas.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
     if len(names) == 0:
         return canvas.copy()
-    texts = names if scores is None else [f"{name} {score:.2f}" for name, score in zip(names, scores)]
+    shown = list(map(one_line, names))
+    texts = shown if scores is None else [f"{name} {score:.2f}" for name, score in zip(shown, scores)]
     scores = np.zeros(len(names)) if scores is None else scores
     order = np.argsort(np.asarray(scores, dtype=np.float32), kind="stable")
     detections = sv.Detections(
@@ -102,7 +105,7 @@ def draw_explanations(picture, names, scores, prototypes, font_path=None):
     heaviest = max(row["weight"] for rows in prototypes[:shown] for row in rows)
 
     def write(x, y, text, room, fill="black"):
-        pen.text((x, y), _cut(" ".join(text.split()), font, room), font=font, fill=fill)
+        pen.text((x, y), _cut(one_line(text), font, room), font=font, fill=fill)
 
     for i, color_number in enumerate(_color_numbers(names)[:shown]):
         x = left + i % columns * width + size

@@ -5,11 +5,10 @@ under headings. What the page says comes from its caller: nothing is measured or
 """
 
 import base64
-from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
 from decodetr.utils.files import write_text
+from decodetr.utils.markup import html_link, html_text
 
 _MEDIA_TYPES = {".gif": "gif", ".jpeg": "jpeg", ".jpg": "jpeg", ".png": "png", ".svg": "svg+xml", ".webp": "webp"}
 _STYLE = """
@@ -39,7 +38,7 @@ pre { padding: 0.8rem 1rem; border: 1px solid var(--line); border-radius: 4px; f
 
 def paragraph(text):
     """A block: one paragraph."""
-    return f"<p>{escape(text)}</p>"
+    return f"<p>{html_text(text)}</p>"
 
 
 def table(header, rows):
@@ -49,17 +48,9 @@ def table(header, rows):
         header: column titles.
         rows: sequences of as many cells, each anything that `str` takes; all but the first are set to the right.
     """
-    head = "".join(f'<th scope="col">{escape(str(cell))}</th>' for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>\n" for row in rows)
+    head = "".join(f'<th scope="col">{html_text(cell)}</th>' for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{html_text(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
-
-
-def markdown_table(header, rows, left=1):
-    """A table in Markdown, a line break at its end; the first `left` columns are set to the left, the others to the
-    right. Bars in cells are escaped."""
-    lines = [header, ["---" if column < left else "---:" for column in range(len(header))], *rows]
-    cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n"
 
 
 def from_markdown(text):
@@ -91,13 +82,13 @@ def picture(file, caption):
         raise ValueError(f"{file}: expected a picture with {', '.join(_MEDIA_TYPES)}, got {file.suffix!r}; convert it")
     data = base64.b64encode(file.read_bytes()).decode("ascii")
     source = f"data:image/{_MEDIA_TYPES[file.suffix.lower()]};base64,{data}"
-    text = escape(caption)
+    text = html_text(caption)
     return f'<figure>\n<img src="{source}" alt="{text}">\n<figcaption>{text}</figcaption>\n</figure>'
 
 
 def code(lines):
     """A block: lines as they would be typed."""
-    return f"<pre><code>{escape(chr(10).join(lines))}</code></pre>"
+    return f"<pre><code>{html_text(chr(10).join(lines))}</code></pre>"
 
 
 def links(targets):
@@ -107,7 +98,7 @@ def links(targets):
         targets: {file or folder, relative to the report and with "/": what it is}.
     """
     items = "".join(
-        f'<li><a href="{escape(quote(target))}">{escape(target)}</a>: {escape(text)}</li>\n'
+        f'<li><a href="{html_link(target)}">{html_text(target)}</a>: {html_text(text)}</li>\n'
         for target, text in targets.items()
     )
     return f"<ul>\n{items}</ul>"
@@ -131,13 +122,13 @@ def write_report(file, title, introduction, sections):
         "<head>",
         '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title>",
+        f"<title>{html_text(title)}</title>",
         f"<style>{_STYLE}</style>",
         "</head>",
         "<body>",
-        f"<h1>{escape(title)}</h1>",
+        f"<h1>{html_text(title)}</h1>",
         paragraph(introduction),
     ]
     for heading, blocks in sections.items():
-        parts += ["<section>", f"<h2>{escape(heading)}</h2>", *blocks, "</section>"]
+        parts += ["<section>", f"<h2>{html_text(heading)}</h2>", *blocks, "</section>"]
     return write_text(file, "\n".join([*parts, "</body>", "</html>", ""]))

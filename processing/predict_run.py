@@ -8,6 +8,7 @@ from decodetr.processing.predict import SIGNATURE, detect, open_image, picture_p
 from decodetr.processing.predict_journal import FILE as JOURNAL
 from decodetr.processing.predict_journal import Journal
 from decodetr.utils.files import committed, write_json
+from decodetr.utils.markup import one_line
 
 EXPLAINING_PROTOTYPES = 5  # of each detection
 
@@ -118,17 +119,15 @@ class PredictRun:
         text = f"{count} detections in {len(self.done)} images"
         if self.failed:
             text += f", {len(self.failed)} unreadable (see the messages above)"
-        text += f": {self.output / 'detections.json'}\n"
+        text += f": {one_line(self.output / 'detections.json')}\n"
         if missing:
-            text += (
-                f"{len(missing)} of {len(self.paths)} images are missing, the first is {missing[0]}; the same command "
-                "goes on with them\n"
-            )
+            text += f"{len(missing)} of {len(self.paths)} images are missing, the first is {one_line(missing[0])}; "
+            text += "the same command goes on with them\n"
         if self.done and not count:
             best = max(self.done.values(), key=lambda entry: entry["best_score"])
             text += (
                 f"No score is above --threshold {self.args.threshold}; the best one is {best['best_score']:.3f}, in "
-                f"{best['file']}. {_learned(self.model)}\n"
+                f"{one_line(best['file'])}. {_learned(self.model)}\n"
             )
         return text
 
@@ -159,7 +158,7 @@ def _learned(model):
     names = info.get("annotated_names") or info.get("training_names") or info.get("pretrained_detector_names")
     if not names:
         return "The model does not say what it was trained on."
-    some = ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
+    some = ", ".join(map(one_line, names[:5])) + (", ..." if len(names) > 5 else "")
     return f"The model was trained on boxes of {len(names)} names: {some}."
 
 

@@ -102,7 +102,8 @@ def test_a_run_that_stopped_is_finished_without_making_shards_again(sharded, mod
     assert main(command) == 130
     made = {file: file.stat().st_mtime_ns for file in out.rglob("*.parquet")}
     assert len(list((out / "captions").glob("*.parquet"))) == 1 and not (out / "embeddings").exists()
-    (out / "captions" / ".captions-00001-of-00003.parquet.part").write_bytes(b"half")
+    (out / "captions" / ".decodetr-staging-killed").mkdir()
+    (out / "captions" / ".decodetr-staging-killed" / "captions-00001-of-00003.parquet").write_bytes(b"half")
     monkeypatch.setattr(Captioner, "describe", describe)
     assert main(command) == 0
     assert _everything(out) == _everything(sharded / "out")

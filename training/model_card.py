@@ -1,16 +1,15 @@
 """The card of a trained model: what it is, what it learned from, what was measured, and how to use it."""
 
-import json
 import math
 import shlex
 from importlib.metadata import version
 from pathlib import Path
 
 from decodetr.evaluation.output_evaluator import rules_of
-from decodetr.processing.html_report import markdown_table
 from decodetr.processing.shipped import resolve
 from decodetr.training.settings import in_words
 from decodetr.utils.files import write_text
+from decodetr.utils.markup import code_block, front_matter, markdown_table, markdown_text
 
 _HEADLINE = ("AP50_novel", "AP50_base", "AP50", "AP", "AP75", "class_agnostic_AP50")
 _PACKAGES = ("decodetr", "torch", "transformers", "accelerate")
@@ -29,9 +28,9 @@ def write_card(run, metrics, train_metrics):
     """
     args, folder = run.args, Path(run.training.output_dir)
     start = args.model or args.detector or args.backbone
-    front = ["---", "library_name: decodetr", "pipeline_tag: object-detection"]
+    front = {"library_name": "decodetr", "pipeline_tag": "object-detection"}
     if start and resolve(start) == start and not Path(start).exists():  # of the Hub
-        front.append(f"base_model: {json.dumps(start)}")
+        front["base_model"] = start
     sections = [
         _introduction(run, folder.resolve().name),
         _measured(run, metrics),
@@ -39,32 +38,33 @@ def write_card(run, metrics, train_metrics):
         _knowledge(run.model.config.training_info),
         _training(run, train_metrics),
     ]
-    text = "\n".join([*front, "---", *(line for section in sections for line in section)])
+    text = "\n".join([front_matter(front), *(line for section in sections for line in section)])
     return write_text(folder / "README.md", text + "\n")
 
 
 def _introduction(run, title):
     names = run.deployed.names
-    some = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
+    some = ", ".join(map(markdown_text, names[:_SHOWN_NAMES])) + (", ..." if len(names) > _SHOWN_NAMES else "")
     size = run.processor.size
     does = f"detects {len(names)} names: {some}"
     if not run.names_learned():
         does = f"finds objects, and has yet to learn their {len(names)} names: {some}"
+    snippet = [
+        "from transformers import pipeline",
+        "from decodetr import DeCoDetrForObjectDetection  # makes the model known to transformers",
+        "",
+        f'detector = pipeline("object-detection", {str(run.training.output_dir)!r}, trust_remote_code=False)',
+        'print(detector("picture.jpg"))',
+    ]
     return [
-        f"# {title}",
+        f"# {markdown_text(title)}",
         "",
         f"A DeCo-DETR ({run.model.config.detector_config.model_type}) that {does}.",
         "",
-        "```python",
-        "from transformers import pipeline",
+        code_block("\n".join(snippet), "python"),
         "",
-        "import decodetr  # makes the model known; `decodetr predict` does the same from the shell",
-        "",
-        f'detector = pipeline("object-detection", {str(run.training.output_dir)!r})',
-        'detector("picture.jpg")',
-        "```",
-        "",
-        f"Images become {dict(size)} (pixels). Other names: `decodetr predict --names`, or `model.set_vocabulary`.",
+        f"Images become {dict(size)} (pixels). From the shell: `decodetr predict`; other names: its "
+        "`--names`, or `model.set_vocabulary`.",
     ]
 
 
@@ -84,8 +84,8 @@ def _measured(run, metrics):
         "",
         "## Measured",
         *([] if run.names_learned() else boxes_alone),
-        f"{len(val.images)} images of {val.file}; box AP in percent, {rules['max_detections']} detections an image"
-        f"{', federated as LVIS has it' if rules['federated'] else ''}. Class-agnostic: boxes alone.",
+        f"{len(val.images)} images of {markdown_text(val.file)}; box AP in percent, {rules['max_detections']} "
+        f"detections an image{', federated as LVIS has it' if rules['federated'] else ''}. Class-agnostic: boxes alone.",
         "",
         markdown_table(["metric", "%"], rows).rstrip(),
     ]
@@ -97,7 +97,7 @@ def _forgetting(report):
     lines = [
         "",
         "## Before and after",
-        f"The starting point and the trained model; held-out names: {report.data}.",
+        f"The starting point and the trained model; held-out names: {markdown_text(report.data)}.",
         "",
     ]
     lines.append(report.table())
@@ -120,9 +120,7 @@ def _training(run, train_metrics):
     return [
         "",
         "## Made",
-        "```",
-        f"decodetr train {words}",
-        "```",
+        code_block(f"decodetr train {words}"),
         "",
         f"{run.trainer.state.global_step} steps, {train_metrics.get('train_runtime', 0):.0f} s; "
         + ", ".join(f"{package} {version(package)}" for package in _PACKAGES)

@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 from decodetr.utils.files import replacing
+from decodetr.utils.markup import one_line
 
 MIN_SCORE = 0.3  # detections below are not drawn
 MOST = 20  # drawn per image
@@ -90,7 +91,7 @@ def _cell(image, boxes, names, scores, colors, text):
     cell = Image.new("RGB", (_CELL, _CELL + _HEADER), "white")
     cell.paste(drawn, (0, _HEADER))
     pen = ImageDraw.Draw(cell)
-    pen.text((2, 4), text, font=ImageFont.truetype(str(default_font()), 14), fill="black")
+    pen.text((2, 4), one_line(text), font=ImageFont.truetype(str(default_font()), 14), fill="black")
     return cell
 
 

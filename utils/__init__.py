@@ -1,6 +1,8 @@
-"""Ground floor: what two rooms or more need, and what imports nothing of ours but the file commit of the model room.
+"""Ground floor: what two rooms or more need, and what imports nothing of ours but two files of the model room.
 
 files.py       results are written whole or not at all; a run's lock on its folder; regular files only
 images.py      the one place that opens a picture
+markup.py      names and paths as Markdown, HTML and text of figures
+model_room.py  the files that the model takes along to the Hub
 documents.py   the one reader of JSON, YAML and text that somebody else wrote
 """

@@ -1,12 +1,13 @@
 """Results are written whole or not at all, and never by two runs at once; what is read is a regular file."""
 
-import importlib.util
 import json
 import math
 import os
 import stat
 from contextlib import contextmanager
 from pathlib import Path
+
+from decodetr.utils.model_room import load
 
 __all__ = [
     "claim",
@@ -22,18 +23,7 @@ __all__ = [
     "write_text",
 ]
 
-
-def _file_commit():
-    """The module decodetr/modeling_decodetr/file_commit.py, which travels to the Hub with the model, without the model
-    beside it: that imports torch, and who only asks a command for its help need not wait for it."""
-    file = Path(__file__).resolve().parent.parent / "modeling_decodetr" / "file_commit.py"
-    spec = importlib.util.spec_from_file_location("decodetr.utils.file_commit", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_commit = _file_commit()
+_commit = load("file_commit")
 STAGING, committed, reading = _commit.STAGING, _commit.committed, _commit.reading
 
 LOCK = ".decodetr.lock"

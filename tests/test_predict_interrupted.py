@@ -1,0 +1,141 @@
+"""What ends `decodetr predict` in the middle takes nothing away, and the same command goes on; nor do its pictures
+replace anything else."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from test_predict import tiny_detector_folder, write_image  # noqa: F401
+
+from decodetr.__main__ import main
+from decodetr.processing import predict, predict_run
+
+
+@pytest.fixture
+def command(tiny_detector_folder, tmp_path):  # noqa: F811
+    for i in range(5):
+        write_image(tmp_path / "in" / f"{i}.jpg", color=(40 * i, 90, 90))
+    options = ["--threshold", "0", "--top-k", "2", "--batch-size", "1", "--device", "cpu"]
+    model = ["--model", str(tiny_detector_folder), "--output", str(tmp_path / "out")]
+    return ["predict", str(tmp_path / "in"), *model, *options]
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """stop_at(n, error): the n-th call of `detect` from now on raises it; returns the list of calls."""
+
+    def stop(number=None, error=None):
+        calls = []
+
+        def detect(*args, **kwargs):
+            calls.append(args)
+            if len(calls) == number:
+                raise error
+            return predict.detect(*args, **kwargs)
+
+        monkeypatch.setattr(predict_run, "detect", detect)
+        return calls
+
+    return stop
+
+
+def read(tmp_path):
+    return json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("error, status", [(KeyboardInterrupt(), 130), (OSError("no space left"), 1)])
+def test_what_was_done_is_kept_and_the_same_command_goes_on(command, stop_at, tmp_path, capsys, error, status):
+    stop_at()
+    assert main(command) == 0
+    whole = read(tmp_path)
+    (tmp_path / "out" / "detections.json").unlink()
+
+    stop_at(4, error)
+    assert main(command) == status
+    out = capsys.readouterr().out
+    assert "6 detections in 3 images" in out and "2 of 5 images are missing" in out and "3.jpg" in out
+    partial = read(tmp_path)
+    assert partial["images"] == whole["images"][:3]
+    assert partial["missing"] == [entry["file"] for entry in whole["images"][3:]]
+    assert all((tmp_path / "out" / entry["picture"]).is_file() for entry in partial["images"])
+
+    calls = stop_at()
+    assert main(command) == 0 and len(calls) == 2
+    assert read(tmp_path) == whole
+    calls = stop_at()
+    assert main(command) == 0 and len(calls) == 5  # a finished run begins anew
+
+
+def test_changed_images_and_settings_are_done_again(command, stop_at, tmp_path):
+    stop_at(4, KeyboardInterrupt())
+    assert main(command) == 130
+    write_image(tmp_path / "in" / "1.jpg", size=(50, 50))
+    (tmp_path / "out" / "2.png").unlink()
+    calls = stop_at(4, KeyboardInterrupt())
+    assert main(command) == 130 and len(calls) == 4  # 1, 2, 3 and 4, where it stops
+    assert [(entry["width"], entry["picture"]) for entry in read(tmp_path)["images"]] == [
+        (80, "0.png"), (50, "1.png"), (80, "2.png"), (80, "3.png"),
+    ]  # fmt: skip
+    calls = stop_at()
+    assert main([*command, "--names", "dog"]) == 0 and len(calls) == 5
+    assert read(tmp_path)["missing"] == []
+
+
+def test_a_killed_run_goes_on(command, stop_at, tmp_path):
+    script = """
+import os, signal, sys
+from decodetr.__main__ import main
+from decodetr.processing import predict, predict_run
+calls = []
+def detect(*args, **kwargs):
+    calls.append(args)
+    if len(calls) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return predict.detect(*args, **kwargs)
+predict_run.detect = detect
+main(sys.argv[1:])
+"""
+    result = subprocess.run([sys.executable, "-c", script, *command], capture_output=True)
+    assert result.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out" / "detections.json").exists()
+    with open(tmp_path / "out" / ".decodetr-predict.jsonl", "ab") as file:
+        file.write(b'{"source": [1, 2], "resu')  # a line that was cut off
+    calls = stop_at()
+    assert main(command) == 0 and len(calls) == 2
+    assert len(read(tmp_path)["images"]) == 5
+    assert sorted(os.listdir(tmp_path / "out")) == sorted([*(f"{i}.png" for i in range(5)), "detections.json"])
+
+
+def test_file_names_that_are_no_utf_8(command, tmp_path, capsys):
+    name = os.fsencode(str(tmp_path / "in" / "caf")) + b"\xe9.jpg"
+    os.rename(tmp_path / "in" / "3.jpg", name)
+    broken = os.fsencode(str(tmp_path / "in" / "x")) + b"\xff.png"
+    with open(broken, "wb") as file:
+        file.write(b"no picture")
+    assert main(command) == 1
+    report = read(tmp_path)
+    assert len(report["images"]) == 5 and os.fsdecode(name) in [entry["file"] for entry in report["images"]]
+    assert [entry["file"] for entry in report["failed"]] == [os.fsdecode(broken)]
+    for entry in report["images"]:
+        assert Image.open(tmp_path / "out" / entry["picture"]).format == "PNG"
+    capsys.readouterr()
+
+
+def test_pictures_replace_only_pictures_of_predict(tiny_detector_folder, tmp_path):  # noqa: F811
+    folder = tmp_path / "in"
+    write_image(folder / "a.jpg"), write_image(folder / "sub" / "a.jpg")
+    kept = write_image(folder / "a.png", color=(1, 2, 3)).read_bytes()
+    (folder / "in_a.png").symlink_to(tmp_path / "nowhere.png")
+    command = ["predict", str(folder / "a.jpg"), str(folder / "sub"), "--model", str(tiny_detector_folder)]
+    for _ in range(2):
+        assert main([*command, "--output", str(folder), "--device", "cpu"]) == 0
+        report = json.loads((folder / "detections.json").read_text())
+        assert [entry["picture"] for entry in report["images"]] == ["in_a_2.png", "sub_a.png"]
+        assert (folder / "a.png").read_bytes() == kept and not (tmp_path / "nowhere.png").exists()
+    assert {path.name for path in folder.iterdir()} == {
+        "a.jpg", "a.png", "in_a.png", "in_a_2.png", "sub_a.png", "sub", "detections.json",
+    }  # fmt: skip

@@ -1,0 +1,39 @@
+"""The one place where names, captions and paths become Markdown, HTML or text of a figure; what they hold is shown,
+never obeyed."""
+
+import html
+from urllib.parse import quote
+
+from decodetr.utils.model_room import load
+
+__all__ = [
+    "code_block",
+    "figure_text",
+    "front_matter",
+    "html_link",
+    "html_text",
+    "markdown_table",
+    "markdown_text",
+    "one_line",
+    "visible",
+]
+
+_cards = load("card_text")
+code_block, front_matter = _cards.code_block, _cards.front_matter
+markdown_table, markdown_text = _cards.markdown_table, _cards.markdown_text
+one_line, visible = _cards.one_line, _cards.visible
+
+
+def html_text(text) -> str:
+    """Any text inside of an element or an attribute of HTML; line breaks stay."""
+    return html.escape(visible(text))
+
+
+def html_link(path) -> str:
+    """A relative path, also one that is no UTF-8, as the target of a link."""
+    return html.escape(quote(str(path), errors="surrogateescape"))
+
+
+def figure_text(text) -> str:
+    """One line for matplotlib, in which dollar signs are no formulas."""
+    return one_line(text).replace("$", r"\$")
