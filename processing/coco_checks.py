@@ -119,7 +119,7 @@ def read_images(file, entries):
             got = short(entry.get("file_name"))
             raise ValueError(f"{_where(file, 'images', row, entry)}: expected a file_name, got {got}; add it")
         width, height = entry.get("width"), entry.get("height")
-        if not (_is_size(width) and _is_size(height)):
+        if not (is_size(width) and is_size(height)):
             raise ValueError(
                 f"{_where(file, 'images', row, entry)}: expected a width and height of at least 1 pixel, got "
                 f"{short(width)} and {short(height)}; write the size of {file_name}"
@@ -172,7 +172,8 @@ def read_frequencies(file, entries, category_ids):
     return [frequency[category_id] for category_id in category_ids]
 
 
-def _is_size(value):
+def is_size(value) -> bool:
+    """Whether a value is a whole number of pixels, at least 1."""
     return type(value) in (int, float) and value >= 1 and value == value // 1
 
 

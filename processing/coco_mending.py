@@ -1,7 +1,7 @@
 """What a COCO document means although it is not written so, for training and `decodetr validate` alike.
 
-Only what has one meaning: ids and sizes that are texts, sizes that are missing, files in another spelling, and the root
-that Roboflow puts above the categories.
+Only what has one meaning: ids and sizes that are texts, sizes that are missing, files in another spelling, and the
+root that Roboflow puts above the categories.
 """
 
 import os

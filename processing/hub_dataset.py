@@ -5,12 +5,17 @@ and `category` (or `categories`, `label`, `labels`). Images stay in the data set
 """
 
 import io
+import logging
 
 import numpy as np
 
 from decodetr.processing.coco import AnnotationIndex, CocoAnnotations
+from decodetr.processing.coco_checks import is_name
+from decodetr.processing.findings import FirstError
 from decodetr.processing.sources import BOX_FORMATS
 from decodetr.utils.documents import short
+
+logger = logging.getLogger(__name__)
 
 _COLUMNS = ("image_id", "width", "height", "objects")
 _CATEGORY = ("category", "categories", "category_id", "label", "labels")
@@ -31,7 +36,7 @@ class StoredImage:
         return f"{self.name}, row {self.row}"
 
 
-def read_dataset(dataset, name, names=None, box_format="coco"):
+def read_dataset(dataset, name, names=None, box_format="coco", findings=None):
     """
     A `datasets.Dataset` as annotations.
 
@@ -41,6 +46,8 @@ def read_dataset(dataset, name, names=None, box_format="coco"):
         names (list[str], optional): of the categories, where the column is no `ClassLabel` but integers; text
             categories need none.
         box_format (str): one of BOX_FORMATS.
+        findings (Findings, optional): is told of what cannot be used, which is left out then. Default: the first such
+            thing is an error, and warnings are logged.
 
     Returns:
         CocoAnnotations: category ids are the class numbers. Image ids are `image_id`, or the row's number from 1.
@@ -48,25 +55,32 @@ def read_dataset(dataset, name, names=None, box_format="coco"):
     Raises:
         ValueError: a column is missing or holds something else; the message names data set and row.
     """
+    told = FirstError() if findings is None else findings
     reader = RowReader(dataset, name, names, box_format)
     images = dataset.select_columns(["image"]).cast_column("image", undecoded_image())
     rest = dataset.select_columns([column for column in _COLUMNS if column in dataset.column_names])
-    ids = _image_ids(rest, name)
+    ids = _image_ids(rest, name, told)
     entries, rows, boxes, labels, areas, crowds = [], [], [], [], [], []
     for row, values in enumerate(rest):
         stored = StoredImage(images, row, name)
-        width, height = image_size(values, stored)
+        try:
+            width, height = image_size(values, stored)
+        except (OSError, ValueError) as error:
+            told.add("error", "images that cannot be read", str(error), "left out with their objects")
+            continue
+        objects = reader.read(values["objects"], width, height, f"{name}, row {row}", told)
+        rows += [len(entries)] * len(objects["bbox"])
         entries.append({"image_id": ids[row], "file_name": f"{row}", "width": width, "height": height, "path": stored})
-        objects = reader.read(values["objects"], width, height, f"{name}, row {row}")
-        rows += [row] * len(objects["bbox"])
         boxes.append(objects["bbox"])
         labels += objects["names"]
         areas += objects["area"]
         crowds += objects["iscrowd"]
+    if findings is None:
+        told.warn(logger, name)
     names = sorted(set(labels)) if reader.names is None else reader.names
     number_of = {label: number for number, label in enumerate(names)}
     index = AnnotationIndex(
-        ids,
+        [entry["image_id"] for entry in entries],
         np.array(rows, dtype=np.int64),
         np.arange(1, len(rows) + 1),
         np.array([number_of[label] for label in labels], dtype=np.int64),
@@ -101,29 +115,36 @@ class RowReader:
         self.box_format = box_format
         self._key, self.names, self._name_of = _categories(dataset.features["objects"], name, names)
 
-    def read(self, objects, width, height, where):
+    def read(self, objects, width, height, where, findings=None):
         """
         The objects of one row: bbox (n, 4) float64 x, y, w, h in pixels, and the lists names, area and iscrowd.
 
         Args:
-            objects: the column's value. width, height (int): of the image. where (str): the row, for messages.
+            objects: the column's value; a row without objects may have none. width, height (int): of the image.
+            where (str): the row, for messages.
+            findings (Findings, optional): is told of objects that cannot be used, which are left out then. Default:
+                the first is a ValueError.
         """
-        objects = _columns(objects, where)
-        boxes = _boxes(objects.get("bbox", []), self.box_format, width, height, where)
-        labels = objects.get(self._key, [])
+        told = FirstError() if findings is None else findings
+        objects = _columns(objects, where, told)
+        boxes, labels = objects.get("bbox") or [], objects.get(self._key) or []
         if len(labels) != len(boxes):
-            raise ValueError(f"{where}: expected a {self._key} for each of the {len(boxes)} boxes, got {len(labels)}")
-        for label in labels:
-            if not (isinstance(label, str) if self._name_of is None else label in self._name_of):
+            message = f"{where}: expected a {self._key} for each of the {len(boxes)} boxes, got {len(labels)}"
+            told.add("error", "rows with more or fewer categories than boxes", message, "their objects are left out")
+            boxes, labels = [], []
+        boxes, keep = _boxes(boxes, self.box_format, width, height, where, told)
+        for place, label in enumerate(labels):
+            if not (is_name(label) if self._name_of is None else label in self._name_of):
                 expected = "a text" if self._name_of is None else f"one of the {len(self.names)} categories"
-                raise ValueError(
-                    f"{where}: expected {expected}, got {label!r}; correct the row, or give all names (--class-names)"
-                )
+                message = f"{where}: expected {expected}, got {short(label)}; correct the row, or give all names "
+                told.add("error", "categories that are none", message + "(--class-names)", "left out")
+                keep[place] = False
+        kept = np.flatnonzero(keep).tolist()
         return {
-            "bbox": boxes,
-            "names": list(labels) if self._name_of is None else [self._name_of[label] for label in labels],
-            "area": objects.get("area") or (boxes[:, 2] * boxes[:, 3]).tolist(),
-            "iscrowd": objects.get("iscrowd") or [0] * len(boxes),
+            "bbox": boxes[kept],
+            "names": [labels[place] if self._name_of is None else self._name_of[labels[place]] for place in kept],
+            "area": _areas(objects.get("area"), boxes, kept, where, told),
+            "iscrowd": _crowds(objects.get("iscrowd"), len(boxes), kept, where, told),
         }
 
 
@@ -156,27 +177,71 @@ def _categories(objects, name, names):
         raise ValueError(
             f"{name}: objects.{key} are numbers without names; give --class-names 'cat,dog,...' in their order"
         )
-    if len(set(names)) < len(names):
-        raise ValueError(f"{name}: expected different names, got {short(names)}")
+    if len(set(names)) < len(names) or not all(map(is_name, names)):
+        raise ValueError(f"{name}: expected different names, none of them blank, got {short(names)}")
     return key, names, {label: label for label in names} if feature.dtype == "string" else dict(enumerate(names))
 
 
-def _image_ids(dataset, name):
+def _image_ids(dataset, name, findings):
     if "image_id" not in dataset.column_names:
         return list(range(1, len(dataset) + 1))
     ids = dataset["image_id"][:]
-    if not all(type(value) is int for value in ids) or len(set(ids)) < len(ids):
-        raise ValueError(f"{name}: expected a different integer image_id in every row; drop the column to number them")
-    return ids
+    if all(type(value) is int for value in ids) and len(set(ids)) == len(ids):
+        return ids
+    seen = set()
+    for row, value in enumerate(ids):
+        if type(value) is not int or value in seen:
+            message = f"{name}, row {row}: expected a different integer image_id in every row, got {short(value)}; "
+            message += "drop the column to number them"
+            findings.add("error", "image ids that repeat or are no integers", message, "all are numbered")
+        seen.add(value)
+    return list(range(1, len(ids) + 1))
 
 
-def _columns(objects, where):
-    """{key: list} of objects stored either way: a dict of lists, or a list of dicts."""
+def _columns(objects, where, findings):
+    """{key: list} of objects stored either way: a dict of lists, or a list of dicts; empty where there are none."""
+    if objects is None:
+        return {}
     if isinstance(objects, list):
-        return {key: [entry[key] for entry in objects] for key in (objects[0] if objects else ())}
+        objects = [entry or {} for entry in objects]
+        keys = dict.fromkeys(key for entry in objects for key in entry)
+        return {key: [entry.get(key) for entry in objects] for key in keys}
     if not isinstance(objects, dict):
-        raise ValueError(f"{where}: expected objects, got {short(objects)}")
+        message = f"{where}: expected objects, got {short(objects)}"
+        findings.add("error", "rows whose objects are none", message, "left out")
+        return {}
     return objects
+
+
+def _areas(areas, boxes, kept, where, findings):
+    """Areas of the boxes that are kept, that of the box where there is none."""
+    of_boxes = (boxes[:, 2] * boxes[:, 3]).tolist()
+    if areas and len(areas) != len(boxes):
+        message = f"{where}: expected an area for each of the {len(boxes)} boxes, got {len(areas)}"
+        findings.add("warning", "rows with more or fewer areas than boxes", message, "those of the boxes")
+        areas = None
+    for place in kept if areas else ():
+        area = areas[place]
+        if area is not None and not (type(area) in (int, float) and 0 <= area < np.inf):
+            message = f"{where}: expected an area of 0 or more, got {short(area)}; correct it"
+            findings.add("error", "areas that are no numbers of 0 or more", message, "that of the box")
+        elif area is not None:
+            of_boxes[place] = area
+    return [of_boxes[place] for place in kept]
+
+
+def _crowds(crowds, count, kept, where, findings):
+    """iscrowd of the boxes that are kept, 0 where there is none."""
+    crowds = crowds or [0] * count
+    if len(crowds) != count:
+        message = f"{where}: expected iscrowd for each of the {count} boxes, got {len(crowds)}"
+        findings.add("error", "rows with more or fewer iscrowd than boxes", message, "0")
+        return [0] * len(kept)
+    for place in kept:
+        if crowds[place] not in (0, 1, None):
+            message = f"{where}: expected iscrowd 0 or 1, got {short(crowds[place])}; correct it"
+            findings.add("error", "iscrowd that is neither 0 nor 1", message, "0")
+    return [int(crowds[place] == 1) for place in kept]
 
 
 def image_size(values, stored):
@@ -194,12 +259,16 @@ def image_size(values, stored):
         ) from error
 
 
-def _boxes(boxes, box_format, width, height, where):
-    """(n, 4) x, y, w, h in pixels."""
-    try:
-        boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: expected boxes of four numbers, got {short(boxes)}") from error
+def _boxes(boxes, box_format, width, height, where, findings):
+    """(n, 4) x, y, w, h in pixels, and (n,) whether a box can be used."""
+    keep = np.ones(len(boxes), dtype=bool)
+    for place, box in enumerate(boxes):
+        if not (isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)):
+            message = f"{where}: expected boxes of four numbers, got {short(box)}"
+            findings.add("error", "boxes that are not four numbers", message, "left out")
+            keep[place] = False
+    boxes = [box if usable else [0.0] * 4 for box, usable in zip(boxes, keep)]
+    boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
     if box_format == "pascal_voc":
         boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     elif box_format == "yolo":
@@ -209,10 +278,11 @@ def _boxes(boxes, box_format, width, height, where):
             width,
             height,
         ]
-    bad = ~np.isfinite(boxes).all(1) | (boxes[:, 2:] < 0).any(1)
-    if bad.any():
-        raise ValueError(
-            f"{where}: expected finite boxes without negative size, got {boxes[bad][0].tolist()} as x, y, w, h; is "
-            f"--box-format {box_format} right? Others are {', '.join(set(BOX_FORMATS) - {box_format})}"
+    for place in np.flatnonzero(~np.isfinite(boxes).all(1) | (boxes[:, 2:] < 0).any(1)):
+        message = (
+            f"{where}: expected finite boxes without negative size, got {boxes[place].tolist()} as x, y, w, h; is "
+            f"--box-format {box_format} right? Others are {', '.join(sorted(set(BOX_FORMATS) - {box_format}))}"
         )
-    return boxes
+        findings.add("error", "boxes of negative or infinite size", message, "left out")
+        keep[place] = False
+    return boxes, keep

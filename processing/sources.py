@@ -18,17 +18,23 @@ def add_form_arguments(parser):
     """What a command must be told of a `datasets` data set."""
     add = parser.add_argument
     add("--class-names", metavar="NAMES", help="names of a `datasets` data set whose categories are bare numbers")
-    add("--box-format", choices=BOX_FORMATS, default="coco", help="of a `datasets` data set (default: coco)")
+    add(
+        "--box-format",
+        choices=BOX_FORMATS,
+        help="of a `datasets` data set, or of what validate repairs (default: coco)",
+    )
 
 
 def form_of(args):
     """The same as arguments of [`load_annotations`]."""
     from decodetr.processing.predict import read_names
 
-    return {"class_names": read_names(args.class_names), "box_format": args.box_format}
+    return {"class_names": read_names(args.class_names), "box_format": args.box_format or "coco"}
 
 
-def load_annotations(data, part, file=None, images=None, *, class_names=None, box_format="coco", check_images=True):
+def load_annotations(
+    data, part, file=None, images=None, *, class_names=None, box_format="coco", check_images=True, findings=None
+):
     """
     The annotations of a part of a data set.
 
@@ -38,6 +44,8 @@ def load_annotations(data, part, file=None, images=None, *, class_names=None, bo
         part (str): "train", "val" or "test".
         file: a COCO annotation file, wherever it lies; `data` is not looked at then. images: its image folder.
         class_names, box_format: see [`read_dataset`], which alone needs them.
+        findings (Findings, optional): of a YOLO or `datasets` data set: is told of what cannot be used, which is left
+            out then. Default: the first such thing is an error.
 
     Returns:
         CocoAnnotations.
@@ -45,14 +53,14 @@ def load_annotations(data, part, file=None, images=None, *, class_names=None, bo
     Raises:
         FileNotFoundError: nothing of the kind. ValueError: what the reader refuses.
     """
-    coco = _load(data, part, file, images, class_names, box_format, check_images)
+    coco = _load(data, part, file, images, class_names, box_format, check_images, findings)
     for what, found in (("images", coco.images), ("names", coco.names)):
         if not found:
             raise ValueError(f"{coco.file}: expected {what}, got none; is it the right file?")
     return coco
 
 
-def _load(data, part, file, images, class_names, box_format, check_images):
+def _load(data, part, file, images, class_names, box_format, check_images, findings):
     from decodetr.processing.coco import CocoAnnotations
 
     kind = "coco" if file is not None else kind_of(data)
@@ -61,10 +69,10 @@ def _load(data, part, file, images, class_names, box_format, check_images):
     if kind == "yolo":
         from decodetr.processing.yolo import read_yolo, yolo_file
 
-        return read_yolo(yolo_file(data), part)
+        return read_yolo(yolo_file(data), part, findings)
     from decodetr.processing.hub_dataset import read_dataset
 
-    return read_dataset(*_load_split(data, part, streaming=False), class_names, box_format)
+    return read_dataset(*_load_split(data, part, streaming=False), class_names, box_format, findings)
 
 
 def load_stream(data, part, *, class_names=None, box_format="coco"):
@@ -95,6 +103,17 @@ def has_part(data, part):
 
         return bool(read_data_yaml(yolo_file(data)).get(part))
     return _split_of(_dataset(data)[0], part) is not None
+
+
+def part_names(data, parts):
+    """What a YOLO or `datasets` data set has beside some parts: names of folders of images, or of splits."""
+    if kind_of(data) == "yolo":
+        from decodetr.processing.yolo import read_data_yaml, yolo_file
+
+        config = read_data_yaml(yolo_file(data))
+        return [key for key in ("train", "val", "test", "valid", "validation") if config.get(key) and key not in parts]
+    splits = _dataset(data)[0]
+    return [split for split in splits if split not in {_split_of(splits, part) for part in parts}]
 
 
 def kind_of(data):

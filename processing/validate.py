@@ -10,8 +10,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from decodetr.processing.sources import DATA_HELP, add_form_arguments, form_of
+from decodetr.processing.repair import REPAIRED, write_repaired
+from decodetr.processing.sources import DATA_HELP, add_form_arguments
+from decodetr.utils.documents import read_json
 from decodetr.utils.files import replacing, write_json
+from decodetr.utils.outputs import apart
 
 PARTS = ("train", "val", "test")
 _SHEET = 12
@@ -33,7 +36,8 @@ def add_arguments(parser):
     add(
         "--repair",
         metavar="DIR",
-        help="write a repaired copy here: DIR/annotations/PART.json, images stay in their place",
+        help="write a repaired copy here, another folder: DIR/annotations/PART.json (COCO's form, whatever DATA has); "
+        "images stay in their place, those of a `datasets` data set are written too",
     )
 
 
@@ -44,25 +48,52 @@ def run(args):
 
     source = Path(args.data)
     single = source.suffix == ".json"
+    _check_outputs(args, source)
     split_file = names_split_file(source.parent if single else source, args.names_split)
     split = read_split(split_file) if split_file else None
     vocabulary = _vocabulary_names(args.vocabulary)
-    seen, report, errors = {}, {}, 0
-    for part in args.parts or ([source.stem] if single else _parts_of(args)):
+    parts = args.parts or ([source.stem] if single else _parts_of(args))
+    unread = [] if single else other_annotations(args.data, parts)
+    if not parts:
+        beside = f"; there are {', '.join(unread[:5])}: give one of these files" if unread else ""
+        raise FileNotFoundError(f"{args.data}: expected annotations of {', '.join(PARTS)}, got none{beside}")
+    seen, report, errors, nothing = {}, {}, 0, True
+    for part in parts:
         findings, statistics, coco = _examine_part(args, part, source if single else None, split, vocabulary, seen)
         errors += findings.errors
+        nothing = nothing and coco is None
         report[part] = {"findings": [vars(finding) for finding in findings], **statistics}
         sys.stdout.write(_table(part, findings, statistics))
         if args.output and coco is not None and coco.images:
             draw_sheet(coco, Path(args.output) / f"{part}.jpg")
-    if not report:
-        raise FileNotFoundError(f"{args.data}: expected annotations of {', '.join(PARTS)}, got none")
     if args.output:
-        write_json(Path(args.output) / "validation.json", report)
+        write_json(Path(args.output) / "validation.json", {**report, "unread": unread})
     fixable = any(finding["repair"] for entry in report.values() for finding in entry["findings"])
     if fixable and not args.repair:
         sys.stdout.write("A copy without these: the same command with --repair DIR\n")
-    return 1 if errors else 0
+    if unread:
+        some = ", ".join(unread[:5]) + (", ..." if len(unread) > 5 else "")
+        sys.stdout.write(
+            f"Not read: {some}; `decodetr validate FILE --images DIR` reads an annotation file of any name\n"
+        )
+    return 1 if errors or nothing else 0
+
+
+def _check_outputs(args, source):
+    """Refuse to write where annotations are read, or over those of another data set."""
+    data = source.parent if source.suffix in (".yaml", ".yml") else source
+    inputs = {"DATA": [data, source], "--images": args.images, "--vocabulary": args.vocabulary}
+    apart("--output", args.output, inputs, ("validation.json",))
+    if not args.repair:
+        return
+    repaired = Path(args.repair)
+    apart("--repair", repaired, inputs)
+    apart("--repair", repaired / "annotations", inputs)
+    if (repaired / "annotations").exists() and not (repaired / REPAIRED).is_file():
+        raise ValueError(
+            f"--repair {repaired}: it has annotations that no repair wrote, which would be replaced; give another "
+            "folder"
+        )
 
 
 def _vocabulary_names(name):
@@ -83,10 +114,35 @@ def _parts_of(args):
     return [part for part in PARTS if has_part(args.data, part)]
 
 
+def other_annotations(data, parts):
+    """Paths of the annotation files of a COCO folder, or names of the parts of another data set, that are not read.
+
+    Args:
+        data: folder, file or Hub name. parts (list[str]): that are read.
+    """
+    from decodetr.processing.sources import coco_file, kind_of, part_names
+
+    kind = kind_of(data)
+    if kind != "coco":
+        return [f"{data} ({name})" for name in part_names(data, parts)]
+    read = {coco_file(data, part) for part in parts}
+    files = [file for pattern in ("*.json", "*/*.json") for file in sorted(Path(data).glob(pattern))]
+    return [str(file) for file in files if file not in read and file.is_file() and _is_coco(file)]
+
+
+def _is_coco(file):
+    """Whether a file begins like COCO's annotations."""
+    with open(file, "rb") as stream:
+        head = stream.read(1 << 16)
+    keys = (b'"annotations"', b'"categories"', b'"file_name"')
+    return head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") and any(key in head for key in keys)
+
+
 def _examine_part(args, part, file, split, vocabulary, seen):
     """(Findings, statistics, CocoAnnotations of what can be used or None)."""
-    from decodetr.processing.sources import coco_file, kind_of, load_annotations
-    from decodetr.processing.validation import Findings, examine_names
+    from decodetr.processing.findings import Findings
+    from decodetr.processing.sources import coco_file, form_of, kind_of, load_annotations
+    from decodetr.processing.validation import examine_names
 
     file = coco_file(args.data, part) if file is None and kind_of(args.data) == "coco" else file
     if file is not None:
@@ -94,45 +150,46 @@ def _examine_part(args, part, file, split, vocabulary, seen):
     else:
         findings, coco, repaired = Findings(), None, None
         try:
-            coco = load_annotations(args.data, part, **form_of(args))
+            coco = load_annotations(args.data, part, **form_of(args), findings=findings)
         except (FileNotFoundError, ValueError) as error:
             findings.add("error", "cannot be read", str(error))
         else:
-            findings, repaired = _examine_again(args, coco, seen, part)
+            repaired = _examine_again(args, coco, seen, part, findings)
+            coco = None if repaired is None else coco
     if coco is None:
+        if args.repair:
+            sys.stderr.write(f"{part}: not repaired, as nothing of it can be used\n")
         return findings, {}, None
     support = Counter(coco.names[c] for c in coco.annotations_by_image.column("category").tolist())
     examine_names(coco.names, split, vocabulary, part, support, findings)
     usable = {image["id"] for image in repaired["images"]}
     coco = coco.select_images(usable)
-    if args.repair and coco.image_folder is None:
-        raise ValueError(
-            f"--repair: the images of {args.data} are inside the data set; put it right there and save it"
-        )
     if args.repair:
-        _write_repaired(args.repair, part, repaired, coco.image_folder)
+        write_repaired(args.repair, part, repaired, coco, args.data)
     return findings, _statistics(coco, support, split), coco
 
 
 def _examine_file(args, file, seen, part):
     """(Findings, CocoAnnotations of the repaired document or None, repaired document or None) of a COCO file."""
     from decodetr.processing.coco import CocoAnnotations, find_image_folder
-    from decodetr.processing.coco_checks import file_name_of
-    from decodetr.processing.validation import Findings, examine
+    from decodetr.processing.coco_mending import file_name_of, mend_files
+    from decodetr.processing.findings import Findings
+    from decodetr.processing.validation import examine, readable
 
-    file, findings = Path(file), Findings()
+    file, findings, pictures = Path(file), Findings(), {}
     try:
-        document = json.loads(file.read_bytes())
+        document = read_json(file)
+        folder = find_image_folder(file, document, args.images, check=False) if isinstance(document, dict) else None
     except (OSError, ValueError) as error:
-        findings.add("error", "cannot be read as JSON", f"{file}: {error}")
+        findings.add("error", "cannot be read as JSON", str(error))
         return findings, None, None
-    pictures, listed = {}, document.get("images") if isinstance(document, dict) else None
-    if isinstance(listed, list):
-        folder = find_image_folder(file, document, args.images, check=False)
-        known = [entry for entry in listed if isinstance(entry, dict) and type(entry.get("id")) is int]
+    document = readable(document, findings)
+    if document is not None:
+        document["images"] = mend_files(document["images"], folder, findings)
+        known = [entry for entry in document["images"] if type(entry.get("id")) is int]
         paths = {entry["id"]: os.path.join(folder, name) for entry in known if (name := file_name_of(entry))}
         pictures = _look_at(paths, part, decode=not args.no_pixels)
-    findings, repaired = examine(document, pictures)
+    findings, repaired = examine(document, pictures, findings, args.box_format)
     _find_copies(pictures, part, seen, findings)
     if repaired is None or not repaired["images"] or not repaired["categories"]:
         return findings, None, None
@@ -145,8 +202,8 @@ def _examine_file(args, file, seen, part):
     return findings, coco, repaired
 
 
-def _examine_again(args, coco, seen, part):
-    """Findings and repaired document of annotations that another reader made."""
+def _examine_again(args, coco, seen, part, findings):
+    """Repaired document, or None, of annotations that another reader made; `findings` go on."""
     from decodetr.processing.validation import examine
 
     rows = [
@@ -161,9 +218,10 @@ def _examine_again(args, coco, seen, part):
     categories = [{"id": number, "name": name} for number, name in zip(coco.category_ids, coco.names)]
     paths = {entry["image_id"]: entry["path"] for entry in coco.images}
     pictures = _look_at(paths, part, decode=not args.no_pixels)
-    findings, repaired = examine({"images": images, "annotations": rows, "categories": categories}, pictures)
+    document = {"images": images, "annotations": rows, "categories": categories}
+    _, repaired = examine(document, pictures, findings)
     _find_copies(pictures, part, seen, findings)
-    return findings, repaired
+    return repaired
 
 
 def _look_at(paths, part, decode):
@@ -252,13 +310,6 @@ def _table(part, findings, statistics):
     header = ["", "problem", "times", "first", "repair"]
     blocks.append(markdown_table(header, rows, len(header)) if rows else "No problem was found.\n")
     return "\n".join(blocks) + "\n"
-
-
-def _write_repaired(folder, part, document, image_folder):
-    document = {**document, "info": {**(document.get("info") or {}), "image_folder": os.path.abspath(image_folder)}}
-    file = Path(folder) / "annotations" / f"{part}.json"
-    write_json(file, document, indent=None)
-    sys.stderr.write(f"wrote {file}\n")
 
 
 def draw_sheet(coco, file, most=_SHEET):

@@ -5,10 +5,12 @@ first, and what a repair does about it: boxes put right where that is known, row
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 
-from decodetr.processing.coco_mending import file_name_of
+from decodetr.processing.box_style import find_style, is_box, polygon_points
+from decodetr.processing.coco_checks import is_name, is_size
+from decodetr.processing.coco_mending import file_name_of, mend
 from decodetr.processing.findings import Findings
 from decodetr.utils.documents import short
 
@@ -25,49 +27,99 @@ class Picture:
     content: bytes = b""
 
 
-def examine(document, pictures=None):
+def examine(document, pictures=None, findings=None, box_format=None):
     """
     Problems of a COCO document, and the document without them.
 
     Args:
-        document: what the JSON file holds.
+        document: what the JSON file holds, or `readable` made of it.
         pictures: {image id: Picture}, as far as they were looked at.
+        findings (Findings, optional): what was found before; it goes on.
+        box_format (str, optional): how the boxes are written, one of BOX_FORMATS; default: what they tell.
 
     Returns:
-        (Findings, repaired document, or None where it is no COCO document at all).
+        (Findings, repaired document, or None where it is no COCO document at all or could mean two things).
     """
-    findings = Findings()
+    findings = Findings() if findings is None else findings
+    document = readable(document, findings)
+    if document is None:
+        return findings, None
+    for key in ("images", "categories"):
+        if not document[key]:
+            findings.add("error", f"no {key} at all")
+    if not document["annotations"]:
+        findings.add("warning", "no annotations at all: nothing but background to learn")
+    rows = document["annotations"]
+    categories, new_id = _categories(document["categories"], findings)
+    images = _images(document["images"], findings, pictures or {}, _extents(rows))
+    shift = _category_shift(rows, new_id, findings)
+    listed = {entry.get("id") for entry in document["images"]}
+    style = find_style(rows, images, box_format, findings)
+    if style is None:
+        return findings, None
+    annotations = _annotations(rows, images, listed, new_id, shift, style, findings)
+    return findings, {
+        **document,
+        "images": list(images.values()),
+        "annotations": annotations,
+        "categories": categories,
+    }
+
+
+def readable(document, findings):
+    """A document with lists of objects under images, annotations and categories and with whole numbers as ids, or None
+    where it is none. What is readable stays as it is."""
     if not isinstance(document, dict):
         findings.add("error", "not a JSON object with images, annotations and categories", short(document))
-        return findings, None
+        return None
     lists = {}
     for key in ("images", "annotations", "categories"):
         entries = document.get(key)
         if not isinstance(entries, list):
             findings.add("error", f"no list under {key!r}", short(entries))
-            return findings, None
-        lists[key] = [_with_integers(entry) for entry in entries if isinstance(entry, dict)]
+            return None
+        lists[key] = [entry for entry in entries if isinstance(entry, dict)]
         for row, entry in enumerate(entries):
             if not isinstance(entry, dict):
                 findings.add("error", f"{key} that are no objects", f"{key}[{row}]: {short(entry)}", "left out")
-    for key in ("images", "categories"):
-        if not lists[key]:
-            findings.add("error", f"no {key} at all")
-    if not lists["annotations"]:
-        findings.add("warning", "no annotations at all: nothing but background to learn")
-    categories, new_id = _categories(lists["categories"], findings)
-    images = _images(lists["images"], findings, pictures or {}, _extents(lists["annotations"]))
-    shift = _category_shift(lists["annotations"], new_id, findings)
-    listed = {entry.get("id") for entry in lists["images"]}
-    annotations = _annotations(lists["annotations"], images, listed, new_id, shift, findings)
-    repaired = {**document, "images": list(images.values()), "annotations": annotations, "categories": categories}
-    return findings, repaired
+    document = mend({**document, **lists}, findings)
+    for key, reference in (("images", "image_id"), ("categories", "category_id")):
+        _number(document, key, reference, findings)
+    for key in lists:
+        document[key] = [_with_integers(entry) for entry in document[key]]
+    return document
+
+
+def _number(document, key, reference, findings):
+    """Give entries whose ids are texts, or beyond 64 bits, and those that refer to them, numbers."""
+    ids = [entry.get("id") for entry in document[key]]
+    taken = {value for value in ids if type(value) is int and _is_id(value)}
+    free, numbers = max(taken, default=0), {}
+    for row, value in enumerate(ids):
+        if (isinstance(value, str) or type(value) is int) and not _is_id(value) and value not in numbers:
+            free += 1
+            numbers[value] = free
+            what = f"ids of {key} that are texts or beyond 64 bits"
+            findings.add("error", what, f"{key}[{row}]: {short(value)}", "numbered")
+    if not numbers:
+        return
+    for entries, field in ((key, "id"), ("annotations", reference)):
+        document[entries] = [
+            {**entry, field: numbers[entry[field]]}
+            if type(entry.get(field)) in (str, int) and entry[field] in numbers
+            else entry
+            for entry in document[entries]
+        ]
+
+
+def _is_id(value):
+    return type(value) is int and -(2**63) <= value < 2**63
 
 
 def _with_integers(entry):
     """The entry with None for an id that is no integer: text and lists point at nothing."""
-    ids = {key: entry.get(key) for key in ("id", "image_id", "category_id") if key in entry}
-    return {**entry, **{key: value if type(value) is int else None for key, value in ids.items()}}
+    wrong = [key for key in ("id", "image_id", "category_id") if key in entry and not _is_id(entry[key])]
+    return {**entry, **dict.fromkeys(wrong)} if wrong else entry
 
 
 def _categories(entries, findings):
@@ -75,7 +127,10 @@ def _categories(entries, findings):
     kept, new_id, id_of_name = [], {}, {}
     for row, entry in enumerate(entries):
         where, number, name = f"categories[{row}]", entry.get("id"), entry.get("name")
-        if number is None or not isinstance(name, str) or not name.strip():
+        if type(name) is int:
+            findings.add("error", "names that are numbers", f"{where}: {name}", "as texts")
+            name = str(name)
+        if number is None or not is_name(name):
             findings.add("error", "categories without integer id or name", f"{where}: {short(entry)}", "left out")
         elif number in new_id:
             findings.add("error", "category ids that repeat", f"{where}: id {number}, {name!r}", "the first one stays")
@@ -95,7 +150,7 @@ def _extents(annotations):
     """{image id: (width, height) that its boxes need}."""
     extents = {}
     for entry in annotations:
-        if _is_box(box := entry.get("bbox")):
+        if is_box(box := entry.get("bbox")):
             width, height = extents.get(entry.get("image_id"), (0, 0))
             extents[entry.get("image_id")] = max(width, box[0] + box[2]), max(height, box[1] + box[3])
     return extents
@@ -106,20 +161,27 @@ def _images(entries, findings, pictures, extents):
     kept, names = {}, set()
     for row, entry in enumerate(entries):
         where, number = f"images[{row}]", entry.get("id")
-        name = file_name_of(entry)
+        name, picture = file_name_of(entry), pictures.get(number)
         sizes = [entry.get("width"), entry.get("height")]
         if number is None or name is None:
             findings.add("error", "images without integer id or file_name", f"{where}: {short(entry)}", "left out")
-        elif number in kept:
+            continue
+        if number in kept:
             findings.add("error", "image ids that repeat", f"{where}: id {number}, {name}", "the first one stays")
-        elif not all(type(side) in (int, float) and side >= 1 for side in sizes):
-            findings.add("error", "images without width and height", f"{where}: {name}, {sizes}", "left out")
-        else:
-            if name in names:
-                findings.add("warning", "files that are listed twice", f"{where}: {name}")
-            names.add(name)
-            if (size := _true_size(entry, pictures.get(number), extents.get(number, (0, 0)), findings)) is not None:
-                kept[number] = {**entry, "width": size[0], "height": size[1]}
+            continue
+        if not all(is_size(side) for side in sizes):
+            known = picture is not None and not picture.problem
+            level = "warning" if known and not any(sizes) else "error"  # training reads sizes that are missing
+            done = "those of the picture" if known else "left out"
+            findings.add(level, "images without width and height", f"{where}: {name}, {short(sizes)}", done)
+            if not known:
+                continue
+            entry = {**entry, "width": picture.size[0], "height": picture.size[1]}
+        if name in names:
+            findings.add("warning", "files that are listed twice", f"{where}: {name}")
+        names.add(name)
+        if (size := _true_size(entry, picture, extents.get(number, (0, 0)), findings)) is not None:
+            kept[number] = {**entry, "width": size[0], "height": size[1]}
     return kept
 
 
@@ -160,9 +222,8 @@ def _category_shift(annotations, new_id, findings):
     return 0
 
 
-def _annotations(entries, images, listed, new_id, shift, findings):
+def _annotations(entries, images, listed, new_id, shift, style, findings):
     """The annotations that can be used, put right. `listed`: ids of all images, also of those that are left out."""
-    style = _box_style(entries, images, findings)
     kept, ids, seen = [], set(), set()
     for row, entry in enumerate(entries):
         where = f"annotations[{row}] (id {short(entry.get('id'))})"
@@ -192,7 +253,7 @@ def _annotations(entries, images, listed, new_id, shift, findings):
         entry = {**entry, "category_id": category, "bbox": box}
         entry["id"] = entry["id"] if numbered else None
         ids |= {entry["id"]} if numbered else set()
-        area = entry.get("area", box[2] * box[3])
+        area = box[2] * box[3] if entry.get("area") is None else entry["area"]
         if type(area) not in (int, float) or not math.isfinite(area) or area < 0:
             findings.add(
                 "error", "areas that are no numbers of 0 or more", f"{where}: {short(area)}", "that of the box"
@@ -211,53 +272,18 @@ def _annotations(entries, images, listed, new_id, shift, findings):
     return kept
 
 
-def _box_style(entries, images, findings):
-    """How the file writes its boxes, as far as they tell: "xywh" (COCO), "xyxy" or "relative"."""
-    votes, total = Counter(), 0
-    for entry in entries:
-        box, image = entry.get("bbox"), images.get(entry.get("image_id"))
-        if image is None or not _is_box(box):
-            continue
-        total += 1
-        x, y, a, b = box
-        beyond = x + a > 1.02 * image["width"] + 1 or y + b > 1.02 * image["height"] + 1
-        votes["relative"] += max(box) <= 1 and min(image["width"], image["height"]) > 4
-        votes["xyxy"] += beyond and a > x and b > y and a <= image["width"] + 1 and b <= image["height"] + 1
-        votes["beyond"] += beyond
-    if total and votes["relative"] == total:
-        repair = "multiplied by the image's size, as x, y, w, h"
-        findings.add("error", "all boxes lie within 0..1: relative, not pixels", repair=repair)
-        return "relative"
-    # Boxes of two corners leave the image when read as x, y, w, h; not all, where they lie at the top left.
-    if votes["xyxy"] > 0.2 * total and votes["xyxy"] >= 0.9 * votes["beyond"]:
-        share = f"{votes['xyxy']} of {total} leave their image as x, y, w, h and fit as x0, y0, x1, y1"
-        findings.add("error", f"boxes seem to be two corners: {share}", repair="turned into x, y, w, h")
-        return "xyxy"
-    return "xywh"
-
-
-def _is_box(box):
-    return (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(type(value) in (int, float) and math.isfinite(value) for value in box)
-    )
-
-
 def _box(entry, image, style, where, findings):
     """x, y, w, h inside the image, or None."""
     box, width, height = entry.get("bbox"), image["width"], image["height"]
-    if box is None and (points := _polygon_points(entry.get("segmentation"))):
+    if box is None and (points := polygon_points(entry.get("segmentation"))):
         findings.add("error", "annotations with polygons and no bbox", where, "the box around the polygons")
         xs, ys = points[0::2], points[1::2]
         box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    elif not _is_box(box):
+    elif not is_box(box):
         findings.add("error", "boxes that are not four finite numbers", f"{where}: {short(box)}", "left out")
         return None
-    elif style == "relative":
-        box = [box[0] * width, box[1] * height, box[2] * width, box[3] * height]
-    elif style == "xyxy":
-        box = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+    else:
+        box = style.read(box, width, height)
     x, y, w, h = box
     if w < 0 or h < 0:
         findings.add("error", "boxes of negative size", f"{where}: {short(box)}", "left out")
@@ -275,15 +301,6 @@ def _box(entry, image, style, where, findings):
         findings.add("warning", "boxes that reach out of their image by more than a pixel", what, "clipped")
         return [x0, y0, x1 - x0, y1 - y0]
     return box
-
-
-def _polygon_points(segmentation):
-    """All coordinates x, y, x, y, ... of COCO's polygons; empty where there are none."""
-    if not isinstance(segmentation, list):
-        return []
-    points = [value for part in segmentation if isinstance(part, list) for value in part]
-    usable = len(points) >= 6 and len(points) % 2 == 0 and all(type(value) in (int, float) for value in points)
-    return points if usable and all(map(math.isfinite, points)) else []
 
 
 def examine_names(names, split, vocabulary, part, support, findings):

@@ -1,7 +1,7 @@
 """YOLO data sets: data.yaml, images, and a text file of boxes beside each, read into `CocoAnnotations`.
 
-A row is `class cx cy w h`, or a polygon or a pose, whose box is taken (yolo_labels.py). An image without a text file has
-no objects.
+A row is `class cx cy w h`, or a polygon or a pose, whose box is taken (yolo_labels.py). An image without a text file
+has no objects.
 """
 
 import logging

@@ -81,6 +81,36 @@ def _turned(document, folder):
         image["width"], image["height"] = 64, 96
 
 
+def _relative_centres(document, folder):
+    _relative(document, folder)
+    for row in document["annotations"]:
+        x, y, w, h = row["bbox"]
+        row["bbox"] = [x + w / 2, y + h / 2, w, h]
+
+
+def _text_ids(document, folder):
+    for image in document["images"]:
+        image["id"] = f"img {image['id']}"
+    for row in document["annotations"]:
+        row["image_id"] = f"img {row['image_id']}"
+
+
+def _windows(document, folder):
+    for image in document["images"]:
+        image["file_name"] = "C:\\data\\train\\" + image["file_name"].upper()
+
+
+def _root(document, folder):
+    document["categories"].insert(0, {"id": 0, "name": "things-3", "supercategory": "none"})
+    for entry in document["categories"][1:]:
+        entry["supercategory"] = "things-3"
+
+
+def _numbers_as_names(document, folder):
+    for entry in document["categories"]:
+        entry["name"] = entry["id"]
+
+
 def _twice(key):
     return lambda document, folder: document[key].append(copy.deepcopy(document[key][0]))
 
@@ -143,16 +173,35 @@ BROKEN = {
     "no category": (_clear("categories", "annotations"), "no categories at all", True, True),
     "no annotation": (_clear("annotations"), "no annotations at all", False, False),
     "one image": (_only(1), "No problem was found", False, False),
-    "ids that are text": (
-        _each("annotations", image_id="1", category_id=[1]),
+    "ids that are lists": (
+        _each("annotations", image_id=[1], category_id=[1]),
         "images that are not in the file",
         True,
         True,
     ),
+    "ids that are text": (_each("annotations", image_id="1", category_id="1"), "ids and sizes that are", False, False),
+    "image ids that are words": (_text_ids, "ids of images that are texts or beyond 64 bits", True, True),
+    "an image id beyond 64 bits": (
+        _first("images", id=2**70),
+        "ids of images that are texts or beyond 64",
+        True,
+        True,
+    ),
+    "no sizes": (_each("images", width=None, height=None), "images without width and height", False, False),
+    "a size of 400 digits": (_first("images", width=10**400), "images without width and height", True, True),
+    "paths of another system": (_windows, "files in another spelling", False, False),
+    "a root above the names": (_root, "categories that are no name of objects", False, False),
+    "names that are numbers": (_numbers_as_names, "names that are numbers", True, True),
+    "a name that is null": (_first("categories", name=None), "categories without integer id or name", True, True),
+    "all boxes are zero": (_each("annotations", bbox=[0, 0, 0, 0]), "boxes without area", False, False),
+    "centres in 0..1": (_relative_centres, "relative, not pixels", True, False),
+    "a truth value in a box": (_first("annotations", bbox=[True, 1, 5, 5]), "not four finite numbers", True, True),
+    "a number of 400 digits": (_first("annotations", bbox=[10**400, 1, 5, 5]), "not four finite numbers", True, True),
     "area that is text": (_each("annotations", area="big"), "areas that are no numbers", True, False),
 }
 WHOLE = {  # the file itself
     "an empty file": ("", "cannot be read as JSON"),
+    "100,000 brackets": ("[" * 100_000, "nested more than 100 deep"),
     "a file cut off": (json.dumps(good())[:200], "cannot be read as JSON"),
     "a list": ("[]", "not a JSON object"),
     "captions only": (json.dumps({"images": [], "annotations": "none"}), "no list under 'annotations'"),

@@ -1,11 +1,13 @@
 """`decodetr validate`: what it finds, what it exits with, what a repaired copy is."""
 
 import json
+import os
 
+import datasets
 import pytest
 from broken_data import BROKEN, NAMES, WHOLE, good, make, training_says, write
 from PIL import Image
-from test_sources import hub_dataset, write_yolo
+from test_sources import assert_same, hub_dataset, items, write_yolo
 
 from decodetr.__main__ import main
 from decodetr.processing.sources import load_annotations
@@ -42,12 +44,34 @@ def test_files_that_are_none(tmp_path, capsys, case):
     assert status == 1 and WHOLE[case][1] in printed
 
 
-@pytest.mark.parametrize("case", ["boxes as two corners", "boxes in 0..1", "polygons only", "category ids from 0"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "boxes as two corners",
+        "boxes in 0..1",
+        "centres in 0..1",
+        "polygons only",
+        "category ids from 0",
+        "image ids that are words",
+        "no sizes",
+        "a size of 400 digits",
+        "paths of another system",
+        "a root above the names",
+    ],
+)
 def test_what_is_put_right_is_as_it_was(tmp_path, case):
-    assert main(["validate", str(make(case, tmp_path / "data")), "--repair", str(tmp_path / "repaired")]) == 1
+    status = main(["validate", str(make(case, tmp_path / "data")), "--repair", str(tmp_path / "repaired")])
+    assert status == int(BROKEN[case][2])
     repaired = json.loads((tmp_path / "repaired" / "annotations" / "train.json").read_text())
     for row, expected in zip(repaired["annotations"], good()["annotations"], strict=True):
         assert row["bbox"] == pytest.approx(expected["bbox"]) and row["category_id"] == expected["category_id"]
+    assert [entry["name"] for entry in repaired["categories"]] == NAMES
+    files = [(f"{image}.png", 96, 64) for image in range(1, 7)]
+    assert [(entry["file_name"], entry["width"], entry["height"]) for entry in repaired["images"]] == files
+    image_of = {entry["id"]: entry["file_name"] for entry in repaired["images"]}
+    assert [image_of[row["image_id"]] for row in repaired["annotations"]] == [
+        f"{row['image_id']}.png" for row in good()["annotations"]
+    ]
 
 
 def test_statistics_and_rows_that_stay(tmp_path, capsys):
@@ -124,8 +148,10 @@ def test_other_kinds_of_data(tmp_path, capsys):
     wrong.save_to_disk(tmp_path / "corners")
     status, printed = validate(capsys, tmp_path / "corners")
     assert status == 1 and "boxes seem to be two corners" in printed
-    assert main(["validate", str(tmp_path / "saved"), "--repair", str(tmp_path / "r")]) == 1
-    assert "are inside the data set" in capsys.readouterr().err
+    status, printed = validate(capsys, tmp_path / "corners", "--repair", tmp_path / "r")
+    assert status == 1 and training_says(tmp_path / "r") is None  # its pictures are written too
+    assert validate(capsys, tmp_path / "r")[0] == 0
+    assert_same(items(load_annotations(tmp_path / "r", "train")), items(load_annotations(tmp_path / "saved", "train")))
 
 
 def test_a_file_alone_and_nothing(tmp_path, capsys):
@@ -137,3 +163,96 @@ def test_a_file_alone_and_nothing(tmp_path, capsys):
     assert "expected annotations of train, val, test, got none" in capsys.readouterr().err
     assert main(["validate", str(tmp_path / "none.json")]) == 1
     assert "cannot be read as JSON" in capsys.readouterr().out
+
+
+def test_relative_boxes_of_two_forms_are_not_guessed(tmp_path, capsys):
+    document = good()
+    for row in document["annotations"]:
+        row["bbox"] = [0.4, 0.4, 0.5, 0.5]
+    folder = write(tmp_path / "data", document)
+    status, printed = validate(capsys, folder, "--repair", tmp_path / "repaired")
+    assert status == 1 and not (tmp_path / "repaired").exists()
+    assert "they can be x, y, w, h or two corners or centre and size: say which (--box-format)" in printed
+    for form, box in (
+        ("coco", [38.4, 25.6, 48, 32]),
+        ("pascal_voc", [38.4, 25.6, 9.6, 6.4]),
+        ("yolo", [14.4, 9.6, 48, 32]),
+    ):
+        assert validate(capsys, folder, "--repair", tmp_path / form, "--box-format", form)[0] == 1
+        repaired = json.loads((tmp_path / form / "annotations" / "train.json").read_text())
+        assert repaired["annotations"][0]["bbox"] == pytest.approx(box)
+
+
+@pytest.mark.parametrize("words", [["--repair", "data"], ["--repair", "data/annotations/.."], ["--output", "data"]])
+def test_what_is_read_is_not_written_over(tmp_path, capsys, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    folder = make("zero area", tmp_path / "data")
+    before = (folder / "annotations" / "train.json").read_bytes()
+    for data in ("data", "data/annotations/train.json"):
+        if data == "data" or words[0] == "--repair":
+            assert main(["validate", data, *words]) == 1
+            error = capsys.readouterr().err
+            assert "which would be written over; give another --" in error
+    assert (folder / "annotations" / "train.json").read_bytes() == before
+    assert sorted(path.name for path in folder.iterdir()) == ["annotations", "train"]
+
+
+def test_annotations_of_another_data_set_are_not_replaced(tmp_path, capsys):
+    folder, other = make("zero area", tmp_path / "data"), write(tmp_path / "other", good())
+    assert main(["validate", str(folder), "--repair", str(other)]) == 1
+    assert "annotations that no repair wrote" in capsys.readouterr().err
+    assert json.loads((other / "annotations" / "train.json").read_text()) == good()
+    for _ in range(2):  # its own it replaces
+        assert main(["validate", str(folder), "--repair", str(tmp_path / "repaired")]) == 0
+
+
+def test_all_faults_of_yolo_and_a_copy_without_them(tmp_path, capsys):
+    yolo = write_yolo(tmp_path / "yolo")
+    good_row = (yolo / "labels" / "train" / "b.txt").read_text()
+    (yolo / "labels" / "train" / "b.txt").write_text(f"7 0.5 0.5 0.1 0.1\n{good_row}8 0.5 0.5 0.1 0.1\nx 1 2 3 4\n")
+    (yolo / "images" / "train" / "c.png").write_bytes(b"no picture")
+    status, printed = validate(capsys, yolo, "--repair", tmp_path / "repaired")
+    assert status == 1 and "| error | classes that data.yaml does not have | 2 |" in printed
+    assert (
+        "b.txt: line 1: expected a class of 0 to 1" in printed
+        and "| error | rows that are no numbers | 1 |" in printed
+    )
+    assert "| error | images that cannot be read | 1 |" in printed and "| annotations | 3 |" in printed
+    coco = load_annotations(tmp_path / "repaired", "train")
+    assert [len(rows) for rows in coco.annotations_by_image.values()] == [2, 1]
+
+
+def test_all_faults_of_a_data_set_and_a_copy_without_them(tmp_path, capsys):
+    rows = hub_dataset(area=[1, 2, 3]).remove_columns("area").to_list()
+    rows[0]["objects"]["bbox"][0] = [1.0, 2.0, -3.0, 4.0]
+    rows[1]["objects"]["category"] = [-1]
+    rows[2]["objects"] = None
+    dataset = datasets.Dataset.from_list(rows, features=hub_dataset().features)
+    dataset.save_to_disk(tmp_path / "saved")
+    status, printed = validate(capsys, tmp_path / "saved", "--repair", tmp_path / "repaired")
+    assert status == 1 and "| error | boxes of negative or infinite size | 1 |" in printed
+    assert "| error | categories that are none | 1 |" in printed and "| annotations | 1 |" in printed
+    coco = load_annotations(tmp_path / "repaired", "train")
+    assert [len(rows) for rows in coco.annotations_by_image.values()] == [1, 0, 0]
+    assert coco.annotations_by_image[1][0]["bbox"] == [0, 0, 96, 64]
+
+
+def test_what_is_not_read_is_said(tmp_path, capsys):
+    folder = write(tmp_path / "data", good())
+    (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(good()))
+    (folder / "names.json").write_text(json.dumps({"base": {"1": NAMES[0]}, "novel": {}}))
+    status, printed = validate(capsys, folder)
+    other = folder / "annotations" / "instances_val2017.json"
+    assert status == 0 and f"Not read: {other}; `decodetr validate FILE" in printed
+    (folder / "annotations" / "train.json").unlink()
+    assert main(["validate", str(folder)]) == 1
+    assert f"got none; there are {other}: give one of these files" in capsys.readouterr().err
+    yolo = write_yolo(tmp_path / "yolo", valid="images/train")
+    status, printed = validate(capsys, yolo)
+    assert status == 0 and f"Not read: {yolo} (valid)" in printed
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "train.json")
+    status, printed = validate(capsys, tmp_path / "train.json")
+    assert status == 1 and "train.json: expected a regular file, got a device, pipe or socket" in printed

@@ -192,8 +192,8 @@ def _check_nodes(root):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the values of JSON: floats as in YAML 1.2, dates are texts, no tags but `!!str`; keys are distinct texts
-    or whole numbers."""
+    """YAML with the values of JSON: floats as in YAML 1.2, dates are texts, no tags but `!!str`; keys are distinct
+    texts or whole numbers."""
 
     def compose_node(self, parent, index):
         event = self.peek_event()

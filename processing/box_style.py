@@ -1,0 +1,116 @@
+"""How a COCO file writes its boxes: x, y, w, h in pixels, as it should, or otherwise, in all of its rows.
+
+One box tells nothing: [10, 8, 50, 58] is a box in four ways. All of them together do.
+"""
+
+import math
+from dataclasses import dataclass
+
+from decodetr.utils.documents import short
+
+_FORMS = {"coco": "x, y, w, h", "pascal_voc": "two corners", "yolo": "centre and size"}
+_RELATIVE = "all boxes lie within 0..1: relative, not pixels"
+_ALL = 0.98  # of the boxes: a few are wrong in every file
+
+
+@dataclass(frozen=True)
+class BoxStyle:
+    """A form, one of BOX_FORMATS, in pixels or `relative` to the image."""
+
+    form: str = "coco"
+    relative: bool = False
+
+    def read(self, box, width, height):
+        """x, y, w, h in pixels."""
+        x, y, a, b = box
+        if self.form == "pascal_voc":
+            a, b = a - x, b - y
+        elif self.form == "yolo":
+            x, y = x - a / 2, y - b / 2
+        return [x * width, y * height, a * width, b * height] if self.relative else [x, y, a, b]
+
+    def fits(self, box, width, height):
+        """Whether a box is one inside its image that way, to 2 % of its size and a pixel."""
+        x, y, w, h = self.read(box, width, height)
+        right, bottom = 0.02 * width + 1, 0.02 * height + 1
+        return (
+            w > 0 and h > 0 and min(x + right, y + bottom) >= 0 and x + w <= width + right and y + h <= height + bottom
+        )
+
+
+def find_style(entries, images, declared, findings):
+    """
+    The style of all boxes of a file.
+
+    Args:
+        entries (list[dict]): annotations. images (dict): id -> entry with width and height.
+        declared (str, optional): the form that the user says, one of BOX_FORMATS.
+        findings (Findings): is told where it is not COCO's.
+
+    Returns:
+        BoxStyle, or None where the boxes are not COCO's and could be of two forms.
+    """
+    pairs = [(entry.get("bbox"), images.get(entry.get("image_id"))) for entry in entries]
+    # Boxes without area say nothing: four zeros would be relative.
+    boxes = [
+        (box, image["width"], image["height"]) for box, image in pairs if image and is_box(box) and box[2] and box[3]
+    ]
+    relative = bool(boxes) and all(max(box) <= 1 and min(width, height) > 4 for box, width, height in boxes)
+    if declared is not None:
+        style = BoxStyle(declared, relative)
+    elif relative:
+        style = _relative_style(boxes, findings)
+    else:
+        style = _pixel_style(boxes)
+    if style is None or style == BoxStyle():
+        return style
+    repair = f"multiplied by the image's size, as {_FORMS[style.form]}" if style.relative else "turned into x, y, w, h"
+    if style.relative:
+        findings.add("error", _RELATIVE, repair=repair)
+    elif declared is not None:
+        findings.add("error", f"boxes are {_FORMS[style.form]}, as --box-format says", repair=repair)
+    else:
+        beyond = sum(not _is_inside(*box) for box in boxes)
+        share = f"{beyond} of {len(boxes)} leave their image as x, y, w, h and fit as x0, y0, x1, y1"
+        findings.add("error", f"boxes seem to be two corners: {share}", repair=repair)
+    return style
+
+
+def _relative_style(boxes, findings):
+    styles = [BoxStyle(form, True) for form in _FORMS]
+    possible = [style for style in styles if sum(style.fits(*box) for box in boxes) >= _ALL * len(boxes)]
+    if len(possible) == 1:
+        return possible[0]
+    words = " or ".join(_FORMS[style.form] for style in possible) or "none of " + ", ".join(_FORMS.values())
+    findings.add("error", f"{_RELATIVE}; they can be {words}: say which (--box-format)", short(boxes[0][0]))
+    return None
+
+
+def _pixel_style(boxes):
+    """Boxes of two corners leave the image when read as x, y, w, h; not all, where they lie at the top left."""
+    beyond = [box for box in boxes if not _is_inside(*box)]
+    corners = sum(x < a <= width + 1 and y < b <= height + 1 for (x, y, a, b), width, height in beyond)
+    seem = corners > 0.2 * len(boxes) and corners >= 0.9 * len(beyond)
+    return BoxStyle("pascal_voc" if seem else "coco")
+
+
+def _is_inside(box, width, height):
+    return box[0] + box[2] <= 1.02 * width + 1 and box[1] + box[3] <= 1.02 * height + 1
+
+
+def is_box(box) -> bool:
+    """Whether a value is a list of four finite numbers."""
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(type(value) in (int, float) and math.isfinite(value) for value in box)
+    )
+
+
+def polygon_points(segmentation):
+    """All coordinates x, y, x, y, ... of COCO's polygons; empty where there are none."""
+    if not isinstance(segmentation, list):
+        return []
+    points = [value for part in segmentation if isinstance(part, list) for value in part]
+    usable = len(points) >= 6 and len(points) % 2 == 0 and all(type(value) in (int, float) for value in points)
+    return points if usable and all(map(math.isfinite, points)) else []

@@ -1,0 +1,55 @@
+"""A repaired copy of annotations, as a COCO-format folder, whatever form they had."""
+
+import os
+import sys
+from pathlib import Path
+
+from decodetr.utils.files import replacing, write_json
+
+REPAIRED = "repaired.json"  # marks a folder that a repair wrote
+_SIGNATURES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"GI": ".gif", b"BM": ".bmp", b"II": ".tif"}
+
+
+def write_repaired(folder, part, document, coco, source):
+    """
+    Write DIR/annotations/PART.json.
+
+    Args:
+        folder (str or Path): made if missing.
+        part (str): the name of the file.
+        document (dict): COCO's, repaired.
+        coco (CocoAnnotations): what it was made of. Pictures that are inside a data set, not in files, are written
+            beside the annotations, DIR/PART/; others stay where they are.
+        source (str): what was repaired, for the mark.
+    """
+    folder = Path(folder)
+    if coco.image_folder is None:
+        document, images = _with_pictures(folder, part, document, coco), part
+    else:
+        images = os.path.abspath(coco.image_folder)
+    write_json(folder / REPAIRED, {"repaired_from": str(source)})
+    file = folder / "annotations" / f"{part}.json"
+    document = {**document, "info": {**_info(document), "image_folder": images}}
+    write_json(file, document, indent=None)
+    sys.stderr.write(f"wrote {file}, in COCO's form\n")
+
+
+def _info(document):
+    info = document.get("info")
+    return info if isinstance(info, dict) else {}
+
+
+def _with_pictures(folder, part, document, coco):
+    """The document with the pictures of a data set as files, their bytes as they are."""
+    from decodetr.processing.coco import open_stored
+
+    path_of = {entry["image_id"]: entry["path"] for entry in coco.images}
+    images = []
+    for number, entry in enumerate(document["images"], start=1):
+        with open_stored(path_of[entry["id"]]) as stream:
+            content = stream.read()
+        name = f"{number:06d}{_SIGNATURES.get(content[:2], '.png')}"
+        with replacing(folder / part / name) as partial:
+            partial.write_bytes(content)
+        images.append({**entry, "file_name": name})
+    return {**document, "images": images}

@@ -1,0 +1,42 @@
+"""What a command writes is never what it reads."""
+
+import os
+from pathlib import Path
+
+
+def apart(option, output, inputs, written=None):
+    """Refuse an output that lies where the inputs do, before any work.
+
+    Args:
+        option (`str`): of the output, for the message, such as "--output".
+        output (`str`, `Path` or None): folder or file that will be written.
+        inputs (`dict`): what names an input -> its path or list of paths. Those that are None, or no local file or
+            folder, cannot be overwritten.
+        written (collection of `str`, *optional*): names of the files that are written into the folder `output`; an
+            input file in it is refused if it is one of them. Default: any name can be written.
+
+    Raises:
+        ValueError: an input is the output, or would be replaced by a file in it.
+    """
+    if output is None:
+        return
+    place = _place(output)
+    for name, paths in inputs.items():
+        for path in paths if isinstance(paths, list | tuple) else [paths]:
+            if path is None or not os.path.exists(path):
+                continue
+            read = _place(path)
+            inside = os.path.isfile(path) and _same(read.parent, place)
+            if _same(read, place) or (inside and (written is None or read.name in written)):
+                raise ValueError(
+                    f"{option} {output}: {name} reads {path}, which would be written over; give another {option}"
+                )
+
+
+def _place(path):
+    return Path(os.path.realpath(path))
+
+
+def _same(one, other):
+    """Whether two paths are one place, on file systems too that do not tell upper and lower case apart."""
+    return one == other or (one.exists() and other.exists() and os.path.samefile(one, other))
