@@ -4,7 +4,6 @@ A table of every problem with how often and where first, statistics of names, a 
 exit status on errors, and with `--repair` a copy of the annotation files without them.
 """
 
-import json
 import os
 import sys
 from collections import Counter
