@@ -9,11 +9,11 @@ Writes a COCO folder of the training scenes that show one of the names, with the
 """
 
 import argparse
-import json
 import random
 from pathlib import Path
 
-from decodetr.utils.files import write_json, write_text
+from decodetr.utils.documents import read_json, read_text
+from decodetr.utils.files import max_bytes, write_json, write_text
 
 COMMON = {
     "--model": "scenes-decodetr",
@@ -38,7 +38,7 @@ VARIANTS = {
 
 def choose(scenes, count):
     """`count` names by the seed 0, half of them novel."""
-    split = json.loads((scenes / "names.json").read_text(encoding="utf-8"))
+    split = read_json(scenes / "names.json")
     random.seed(0)
     novel, base = (sorted(map(int, split[group])) for group in ("novel", "base"))
     ids = random.sample(novel, count // 2) + random.sample(base, count - count // 2)
@@ -49,7 +49,7 @@ def choose(scenes, count):
 def write_subset(scenes, folder, names):
     """A COCO folder of the training scenes that show one of the names, with their boxes alone, and of all validation
     scenes. Returns (images, boxes)."""
-    document = json.loads((scenes / "annotations" / "train_full.json").read_text(encoding="utf-8"))
+    document = read_json(scenes / "annotations" / "train_full.json")
     categories = [row for row in document["categories"] if row["name"] in names]
     if missing := set(names) - {row["name"] for row in categories}:
         raise ValueError(f"{scenes}: expected names of the scenes, got {sorted(missing)[:5]}")
@@ -59,7 +59,7 @@ def write_subset(scenes, folder, names):
     images = [row for row in document["images"] if row["id"] in shown]
     subset = {"images": images, "annotations": rows, "categories": categories}
     write_json(folder / "annotations" / "train.json", subset, indent=None)
-    validation = (scenes / "annotations" / "val.json").read_text(encoding="utf-8")
+    validation = read_text(scenes / "annotations" / "val.json", max_bytes())
     write_text(folder / "annotations" / "val.json", validation)
     for part in ("train", "val"):
         if not (folder / part).exists():
@@ -100,7 +100,7 @@ def main(argv=None) -> int:
         words = [str(word) for pair in options.items() for word in pair]
         if status := decodetr(["train", *words, *VARIANTS[variant]]):
             return status
-        report = json.loads((output / "forgetting.json").read_text(encoding="utf-8"))
+        report = read_json(output / "forgetting.json")
         ends = [report[end][f"AP50_{group}"] for group in ("trained", "held_out") for end in ("before", "after")]
         rows.append([variant, *(f"{value:.1f}" for value in ends)])
     say(table(["", "trained, before", "after", "others, before", "after"], rows))

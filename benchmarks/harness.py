@@ -145,9 +145,9 @@ def peak_bytes(device) -> int:
 
 def read_config(file) -> dict:
     """Fields of a DeCoDetrConfig from a YAML or JSON file, read as `decodetr train` does."""
-    from decodetr.training.recipe import read_mapping
+    from decodetr.utils.documents import read_yaml
 
-    return read_mapping(file)
+    return read_yaml(file, dict)
 
 
 def say(text=""):

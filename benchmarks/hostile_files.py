@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from decodetr.utils.documents import read_json
+
 HUB_CARDS = Path(__file__).resolve().parent.parent / "hub_cards"
 SECONDS, BYTES = 20, 2 << 30
 DEEP = "[" * 100_000
@@ -63,7 +65,7 @@ def _model(folder, **config):
     for file in (HUB_CARDS / "scenes-decodetr").iterdir():
         if file.suffix in (".json", ".safetensors"):
             (folder / file.name).write_bytes(file.read_bytes())
-    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    content = read_json(folder / "config.json")
     content.update(config)
     (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
     return folder

@@ -6,7 +6,6 @@ say nothing about how names relate, so novel names stay unknown until real teach
 """
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +36,11 @@ def write_standin(data, output, *, dim=64, fine_per_name=2, noise=0.25, seed=0):
 
     from decodetr.modeling_decodetr import PrototypePool, Vocabulary
     from decodetr.processing import CocoAnnotations, write_regions
+    from decodetr.utils.documents import read_json
 
     data, output = Path(data), Path(output)
     coco = CocoAnnotations.load(data / "annotations" / "train.json")
-    split = json.loads((data / "names.json").read_text(encoding="utf-8"))
+    split = read_json(data / "names.json")
     every = {int(i): name for part in ("base", "novel") for i, name in split[part].items()}
     codes = {name: name_code(name, dim) for name in every.values()}
     rng = np.random.default_rng(seed)

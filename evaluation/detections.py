@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from decodetr.utils.documents import read_json, short
-from decodetr.utils.files import replacing
+from decodetr.utils.documents import decoded, parse_json, read_json, short
+from decodetr.utils.files import regular_file, replacing
 
 _NAMES, _FACTS = "decodetr_names", "decodetr_facts"
 _COLUMNS = ("x0", "y0", "x1", "y1")
@@ -44,7 +44,8 @@ def load_facts(file):
 
     if Path(file).suffix == ".json":
         return {}
-    return json.loads((pq.read_schema(file).metadata or {}).get(_FACTS.encode(), b"{}"))
+    stored = (pq.read_schema(regular_file(file)).metadata or {}).get(_FACTS.encode(), b"{}")
+    return parse_json(decoded(stored, file), f"{file}: {_FACTS}", dict)
 
 
 def load_detections(file, coco):
@@ -103,15 +104,32 @@ def _read_parquet(file, coco):
         raise ValueError(f"{file}: expected the columns {expected}, {sorted(missing)} are missing")
     if empty := [name for name in expected if table[name].null_count]:
         raise ValueError(f"{file}: expected a value in every row, {empty} have rows without one")
+    for name in expected:
+        kind = table[name].type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        is_right = {"image_id": pa.types.is_integer, "name": _is_text}.get(name, pa.types.is_floating)
+        if not is_right(kind):
+            raise ValueError(f"{file}: expected integers, texts and floats in {expected}, got {kind} in {name}")
     coded = table["name"].combine_chunks()
     coded = coded if pa.types.is_dictionary(coded.type) else coded.dictionary_encode()
     stored = (table.schema.metadata or {}).get(_NAMES.encode())
-    names = json.loads(stored) if stored else coded.dictionary.to_pylist()
-    place = {name: label for label, name in enumerate(names)}
-    label_of = np.array([place[name] for name in coded.dictionary.to_pylist()], dtype=np.int64)
+    found = coded.dictionary.to_pylist()
+    names = parse_json(decoded(stored, file), f"{file}: {_NAMES}", list) if stored else found
+    place = {name: label for label, name in enumerate(names) if isinstance(name, str)}
+    if missing := [name for name in found if name not in place]:
+        raise ValueError(
+            f"{file}: expected the names of {_NAMES} in the column name, got {missing[:5]}; write it again"
+        )
+    label_of = np.array([place[name] for name in found], dtype=np.int64)
     boxes = np.stack([table[name].to_numpy() for name in _COLUMNS], axis=1).astype(np.float32)
     labels = label_of[coded.indices.to_numpy()]
     return names, table["image_id"].to_numpy(), labels, table["score"].to_numpy(), boxes
+
+
+def _is_text(kind):
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _read_results(file, coco):
@@ -123,8 +141,10 @@ def _read_results(file, coco):
     for place, row in enumerate(rows):
         try:
             label, (x, y, width, height) = label_of[row["category_id"]], map(float, row["bbox"])
-            if type(row["image_id"]) is not int or type(row["category_id"]) is not int:
-                raise TypeError("ids must be integers")
+            if not (type(row["image_id"]) is type(row["category_id"]) is int and abs(row["image_id"]) < 2**63):
+                raise TypeError("ids must be integers of 64 bits")
+            if {type(value) for value in (*row["bbox"], row["score"])} - {int, float}:
+                raise TypeError("boxes and scores must be numbers")
             images.append(row["image_id"])
             columns.append((label, float(row["score"]), x, y, x + width, y + height))
         except (KeyError, TypeError, ValueError) as error:

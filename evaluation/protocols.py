@@ -4,11 +4,11 @@ A protocol is a JSON file; those of `protocols/` have names. `counts` are those 
 `Protocol.differences` says where a file departs from them, so that a report never calls a part of a set the whole.
 """
 
-import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from decodetr.evaluation import PROTOCOLS
+from decodetr.utils.documents import read_json, short
 
 _FOLDER = Path(__file__).parent / "protocols"
 
@@ -52,26 +52,24 @@ class Protocol:
         """
         file = _FOLDER / f"{name}.json" if name in PROTOCOLS else Path(name)
         try:
-            document = json.loads(file.read_text(encoding="utf-8"))
+            document = read_json(file, dict, unique=True)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{name}: no such protocol; give one of {', '.join(PROTOCOLS)}, or a file"
             ) from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file}: expected a JSON file, got: {error}") from error
         known = {entry.name for entry in fields(cls)} - {"name"}
-        if not isinstance(document, dict) or "description" not in document or set(document) - known:
-            raise ValueError(f"{file}: expected an object with description and some of {sorted(known)}")
+        if "description" not in document or set(document) - known:
+            unknown = sorted(set(document) - known)
+            raise ValueError(
+                f"{file}: expected an object with description and some of {sorted(known)}, got "
+                f"{f'also {unknown[:5]}' if unknown else 'no description'}"
+            )
+        for key, (expected, right) in _FIELDS.items():
+            if key in document and not right(document[key]):
+                raise ValueError(f"{file}: expected {key} {expected}, got {short(document[key])}")
         protocol = cls(name=file.stem, **document)
-        if protocol.images not in ("all", "annotated"):
-            raise ValueError(f'{file}: expected images "all" or "annotated", got {protocol.images!r}')
-        groups = [{} if group is None else group for group in (protocol.base, protocol.novel)]
-        if not all(isinstance(group, dict) for group in groups):
-            raise ValueError(f'{file}: expected base and novel as {{"<category id>": "name", ...}}')
-        if both := set(groups[0].values()) & set(groups[1].values()):
-            raise ValueError(f"{file}: {sorted(both)[:5]} are both base and novel; a name must be one of them")
-        if type(protocol.max_detections) is not int or protocol.max_detections < 1:
-            raise ValueError(f"{file}: expected max_detections of at least 1, got {protocol.max_detections!r}")
+        groups = [_names(file, group, getattr(protocol, group) or {}) for group in ("base", "novel")]
+        _check_apart(file, *groups)
         return protocol
 
     def split(self, coco):
@@ -128,14 +126,62 @@ class Protocol:
         ]
 
 
-def read_split(path):
-    """(base names, novel names) of a file {"base": {"<category id>": "name"}, "novel": {...}}."""
-    try:
-        split = json.loads(Path(path).read_text(encoding="utf-8"))
-        base, novel = (list(split[group].values()) for group in ("base", "novel"))
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        expected = '{"base": {"1": "person", ...}, "novel": {"5": "airplane", ...}}'
-        raise ValueError(f"{path}: expected {expected}, got {error!r}") from error
+def _is_counts(value):
+    return isinstance(value, dict) and all(type(number) is int and number >= 0 for number in value.values())
+
+
+def _is_texts(value):
+    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+
+
+def _is_text(value):
+    return isinstance(value, str)
+
+
+# Of a protocol's file: what a field must be, and whether a value is that.
+_FIELDS = {
+    "description": ("as a text", _is_text),
+    "source": ("as a text", _is_text),
+    "max_detections": ("of at least 1", lambda value: type(value) is int and value >= 1),
+    "federated": ("true or false", lambda value: isinstance(value, bool)),
+    "images": ('"all" or "annotated"', lambda value: value in ("all", "annotated")),
+    "novel_frequencies": (
+        "with some of r, c and f",
+        lambda value: _is_text(value) and set(value) <= set("rcf"),
+    ),
+    "counts": ("with counts of names, base, novel or images", _is_counts),
+    "headline": ("as a list of metrics", _is_texts),
+}
+
+
+def _names(file, group, given, listed=False):
+    """The names of a group, {"<category id>": "name"}, or a list of names where that will do."""
+    names = list(given.values()) if isinstance(given, dict) else given
+    if not isinstance(names, list) or not (listed or isinstance(given, dict)):
+        raise ValueError(
+            f'{file}: expected base and novel as {{"<category id>": "name", ...}}, got {short(given)} as {group}'
+        )
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"{file}: {group}: expected names, got {short(name)}; write it as a text")
+    return names
+
+
+def _check_apart(file, base, novel):
     if both := set(base) & set(novel):
-        raise ValueError(f"{path}: {sorted(both)[:5]} are both base and novel; a name must be one of them")
+        raise ValueError(f"{file}: {sorted(both)[:5]} are both base and novel; a name must be one of them")
+
+
+def read_split(path):
+    """(base names, novel names) of a file {"base": {"<category id>": "name"}, "novel": {...}}; lists of names will do.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or another form; the message names the file.
+    """
+    split = read_json(path, unique=True)
+    if not isinstance(split, dict) or not {"base", "novel"} <= set(split):
+        expected = '{"base": {"1": "person", ...}, "novel": {"5": "airplane", ...}}'
+        raise ValueError(f"{path}: expected {expected}, got {short(split)}")
+    base, novel = (_names(path, group, split[group], listed=True) for group in ("base", "novel"))
+    _check_apart(path, base, novel)
     return base, novel

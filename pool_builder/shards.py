@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, is_unused, reading, write_json
 
 logger = logging.getLogger(__name__)
@@ -106,10 +107,11 @@ class StageFolder:
 
     def _manifest(self):
         try:
-            manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-            return manifest if isinstance(manifest.get("identity"), dict) else None
-        except (OSError, ValueError, AttributeError):
+            manifest = read_json(self.folder / MANIFEST, dict)
+        except (OSError, ValueError):
             return None
+        ours = isinstance(manifest.get("identity"), dict) and type(manifest.get("shards")) is int
+        return manifest if ours and isinstance(manifest.get("totals", {}), dict) else None
 
     def file(self, shard):
         """Path of a shard."""
@@ -135,9 +137,10 @@ class StageFolder:
 
     def _read_record(self, shard):
         try:
-            return json.loads(self.file(shard).with_suffix(".json").read_text(encoding="utf-8"))
+            record = read_json(self.file(shard).with_suffix(".json"), dict)
         except (OSError, ValueError):
             return None
+        return record if "sha256" in record else None
 
     def write(self, shard, table, counts=None, problems=()):
         """Finish a shard.

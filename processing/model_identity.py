@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from decodetr.utils.documents import read_json
+
 
 @dataclass(frozen=True)
 class Model:
@@ -42,7 +44,7 @@ def model_identity(name_or_path, revision=None):
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix == ".json":  # as a whole: indentation and order of keys do not matter
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
             digest.update(file.name.encode() + json.dumps(content, sort_keys=True).encode())
         elif file.suffix in (".safetensors", ".jinja", ".txt", ".model"):
             with open(file, "rb") as stream:

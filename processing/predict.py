@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from decodetr.processing.shipped import DEFAULT_MODEL, HUB_CARDS, cannot_load, resolve
+from decodetr.utils.documents import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def read_names(text=None, file=None):
     if text is not None and file is not None:
         raise ValueError("give --names or --names-file, not both")
     if file is not None:
-        names = Path(file).read_text(encoding="utf-8-sig").splitlines()
+        names = read_text(file).splitlines()
     else:
         try:
             names = [name for row in csv.reader([text], skipinitialspace=True, strict=True) for name in row]

@@ -8,6 +8,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from decodetr.utils.documents import decoded, parse_json
+
 FILE = ".decodetr-predict.jsonl"
 
 
@@ -34,7 +36,7 @@ class Journal:
         rows = []
         for line in lines:
             try:
-                rows.append(json.loads(line))
+                rows.append(parse_json(decoded(line, self._file), self._file))
             except ValueError:  # cut off by a kill; what follows is of a later run
                 continue
         if not rows or rows[0] != self._first:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from decodetr.processing.predict import pick_device, read_names
 from decodetr.processing.shipped import cannot_load, resolve
+from decodetr.utils.documents import read_text
 
 
 def add_arguments(parser):
@@ -86,7 +87,7 @@ def _names(args):
 
 def _lines(file):
     """The lines of a UTF-8 file that are not blank, or a ValueError if there are none."""
-    lines = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{file}: expected one template a line, got none")
     return lines

@@ -22,8 +22,9 @@ from decodetr.processing.shipped import HUB_CARDS
 from decodetr.scenes.world import SceneSettings
 from decodetr.scenes.write import write_scenes
 from decodetr.training.command import add_arguments
-from decodetr.training.recipe import parse_with_recipe, parse_yaml, read_mapping, recipe_file
+from decodetr.training.recipe import parse_with_recipe, recipe_file
 from decodetr.training.starting_point import make_config
+from decodetr.utils.documents import parse_yaml, read_yaml
 
 RECIPES = sorted(file.parent.name for file in HUB_CARDS.glob("*/recipe.yaml"))
 # Millions of parameters: detector from, to; and all up to. Their papers give DETR-R50 41, Deformable DETR-R50 40 and
@@ -65,15 +66,15 @@ def test_numbers_are_numbers(text, value):
     ("text", "message"),
     [
         ("a: 1\nb: {c: 1,\n  c: 2}", "file.yaml: line 3: the key 'c' is there twice"),
-        ("a: [", "file.yaml: line 1: expected the node content"),
-        ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
-        ("- a", "must hold a mapping of keys to values, got list"),
+        ("a: [", "file.yaml: line 1: expected YAML, got: expected the node content"),
+        ("a: !!python/object/apply:os.getcwd []", "line 1: the tag !!python/object"),
+        ("- a", r"file.yaml: expected a mapping \(name: value\), got \['a'\]"),
     ],
 )
 def test_what_is_no_mapping_is_an_error(tmp_path, text, message):
     (tmp_path / "file.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_mapping(tmp_path / "file.yaml")
+        read_yaml(tmp_path / "file.yaml", dict)
 
 
 def test_words_win_over_the_recipe(tmp_path):
@@ -274,7 +275,7 @@ SMALL_BACKBONES = {"resnet50": "test_resnet", "resnet50_clip": "test_byobnet"}
 
 def _shrunk(name, folder, base_names):
     """The recipe with tiny sizes and everything local; its keys stay."""
-    recipe = copy.deepcopy(read_mapping(recipe_file(name)))
+    recipe = copy.deepcopy(read_yaml(recipe_file(name), dict))
     recipe |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "warmup_steps": 0}
     recipe |= {"dataloader_num_workers": 0, "report_to": "none", "max_steps": 2, "logging_steps": 1}
     recipe |= {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 2, "eval_steps": 2}

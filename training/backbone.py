@@ -4,7 +4,6 @@ Configs build random weights and nothing else (DESIGN.md 2), so weights are load
 run. Files are safetensors in timm's own naming, which is what timm's repositories on the Hub hold.
 """
 
-import json
 from pathlib import Path
 
 import timm
@@ -15,6 +14,7 @@ from torch import nn
 
 from decodetr.modeling_decodetr.detectors import backbone_module
 from decodetr.training.recipe import closest
+from decodetr.utils.documents import read_json
 
 WEIGHTS = "model.safetensors"
 PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".tar")
@@ -172,7 +172,7 @@ def _find(name, architecture):
 
 def _described(file, name):
     """pretrained_cfg of timm's config.json, with the architecture."""
-    stored = json.loads(Path(file).read_text(encoding="utf-8"))
+    stored = read_json(file, dict)
     if "architecture" not in stored:
         raise ValueError(f"--backbone {name}: {file} is no config of timm: it has no `architecture`.")
     return {**stored.get("pretrained_cfg", stored), "architecture": stored["architecture"]}

@@ -6,7 +6,6 @@ trainer_state.json last. A checkpoint is complete if the listed files have these
 read. One of the files, run.json, says which run it is of: a folder holds the checkpoints of one run alone.
 """
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from decodetr.training.identity import LENGTH, differences
+from decodetr.utils.documents import read_json
 from decodetr.utils.files import write_json
 
 MARK = "complete.json"
@@ -55,7 +55,7 @@ def problem(folder) -> str | None:
     if not folder.is_dir():
         return "there is no such folder"
     try:
-        sizes = _read_mapping(folder / MARK)
+        sizes = read_json(folder / MARK, dict)
     except FileNotFoundError:
         return f"it has no {MARK}: it was not written to its end, or holds a model alone (save_only_model)"
     except (OSError, ValueError) as error:
@@ -67,7 +67,7 @@ def problem(folder) -> str | None:
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes instead of {size}"
     try:
-        step = _read_mapping(folder / STATE).get("global_step")
+        step = read_json(folder / STATE, dict).get("global_step")
     except (OSError, ValueError):
         return f"{STATE} is missing, damaged or was not written to its end"
     return None if isinstance(step, int) else f"{STATE} does not say its step (global_step)"
@@ -75,18 +75,7 @@ def problem(folder) -> str | None:
 
 def step_of(folder) -> int:
     """The optimizer steps of a complete checkpoint."""
-    return _read_mapping(Path(folder) / STATE)["global_step"]
-
-
-def _read_mapping(file):
-    """A JSON file that holds a mapping; ValueError for anything else."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"expected a JSON object, got {type(content).__name__}")
-    return content
+    return read_json(Path(folder) / STATE, dict)["global_step"]
 
 
 def strangeness(folder, run) -> str | None:
@@ -96,7 +85,7 @@ def strangeness(folder, run) -> str | None:
 
 def _differs(folder, run):
     try:
-        stored = _read_mapping(Path(folder) / RUN)
+        stored = read_json(Path(folder) / RUN, dict)
     except FileNotFoundError:
         return f"  it has no {RUN}, so nothing says which run it is of"
     except (OSError, ValueError) as error:

@@ -1,82 +1,22 @@
 """Recipes: a training run as a YAML file, whose keys are the words of `decodetr train`.
 
-Nothing heavy is imported here before a recipe is read, because `decodetr train --help` must not. The one reader of
-YAML in training is here too: PyYAML follows YAML 1.1, takes 1e-4 for a string and the last of two equal keys.
+Nothing heavy is imported here before a recipe is read, because `decodetr train --help` must not.
 """
 
 import argparse
 import difflib
 import json
-import re
 import typing
 from pathlib import Path
 
-import yaml
-
 from decodetr.processing.shipped import HUB_CARDS
+from decodetr.utils.documents import read_yaml, short
 
 RECIPE = "recipe.yaml"
 # What a starting point is, and what only fits the one it was written for: on the command line, another starting point
 # puts all of it aside.
 START_KEYS = ("model", "detector", "config")
 _OF_THE_START = (*START_KEYS, "reset_semantics", "set", "backbone")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose floats are those of YAML 1.2 and JSON, and whose keys are distinct texts or whole numbers."""
-
-    def construct_mapping(self, node, deep=False):
-        if isinstance(node, yaml.MappingNode):
-            seen = set()
-            for key_node, _ in node.value:
-                if key_node.tag == "tag:yaml.org,2002:merge":
-                    continue
-                key = self.construct_object(key_node, deep=True)
-                if not isinstance(key, str | int):
-                    raise yaml.constructor.ConstructorError(None, None, f"{key!r} is no key", key_node.start_mark)
-                if key in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key!r} is there twice", key_node.start_mark
-                    )
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def parse_yaml(text, where):
-    """The value of a YAML or JSON text, with 1e-4 a float.
-
-    Raises:
-        ValueError: no YAML, or a key that is there twice; the message starts with `where` and has the line.
-    """
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        raise ValueError(f"{where}: {line}{getattr(error, 'problem', None) or error}") from error
-
-
-def read_mapping(file) -> dict:
-    """The mapping that a YAML or JSON file holds.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, no YAML, no mapping, or a key that is there twice.
-    """
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise FileNotFoundError(f"{file}: no such file; expected a YAML or JSON file") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not a text in UTF-8 ({error})") from error
-    stored = parse_yaml(text, file)
-    if not isinstance(stored, dict):
-        raise ValueError(f"{file} must hold a mapping of keys to values, got {type(stored).__name__}.")
-    return stored
 
 
 def recipe_file(name) -> Path:
@@ -114,7 +54,7 @@ def parse_with_recipe(words, add_arguments):
     add_arguments(parser)
     said, _ = parser.parse_known_args(words)
     file = recipe_file(said.recipe)
-    recipe = _with_underscores(read_mapping(file), file)
+    recipe = _with_underscores(read_yaml(file, dict), file)
     if any(getattr(said, key) for key in START_KEYS):
         recipe = {key: value for key, value in recipe.items() if key not in _OF_THE_START}
     if len(starts := [key for key in START_KEYS if recipe.get(key) is not None]) > 1:
@@ -149,7 +89,7 @@ def _config(value, file):
         beside = file.parent / value
         return str(beside if beside.is_file() else value)
     if not isinstance(value, dict):
-        raise ValueError(f"{file}: config: expected a mapping of DeCoDetrConfig fields or a file, got {value!r}")
+        raise ValueError(f"{file}: config: expected a mapping of DeCoDetrConfig fields or a file, got {short(value)}")
     return value
 
 
@@ -204,5 +144,5 @@ def _values(action, value, takes_mapping, where):
     else:
         expected, right = "a text", isinstance(value, str)
     if not right:
-        raise ValueError(f"{where}: expected {expected}, got {value!r}")
+        raise ValueError(f"{where}: expected {expected}, got {short(value)}")
     return [str(value).lower() if isinstance(value, bool) else str(value)]

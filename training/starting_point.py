@@ -2,7 +2,8 @@
 
 import inspect
 
-from decodetr.training.recipe import closest, parse_yaml, read_mapping
+from decodetr.training.recipe import closest
+from decodetr.utils.documents import parse_yaml, read_yaml, short
 
 
 def goes_on(args):
@@ -42,7 +43,7 @@ def start(args):
         processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
     else:
         inline = isinstance(args.config, dict)
-        stored = args.config if inline else read_mapping(args.config)
+        stored = args.config if inline else read_yaml(args.config, dict)
         where = f"{args.recipe}: config" if inline else args.config
         model = DeCoDetrForObjectDetection(make_config({**stored, **fields}, where))
         _load_backbone(model, args.backbone)
@@ -78,6 +79,9 @@ def start_identity(args):
     return found | {"reset_semantics": bool(args.reset_semantics)}
 
 
+_OF_NAMES = ("id2label", "label2id")  # fields whose texts are names: `off` is no truth value
+
+
 def make_config(fields, where):
     """A DeCoDetrConfig from a mapping in which every key means something, those of nested configs too.
 
@@ -89,6 +93,10 @@ def make_config(fields, where):
     from decodetr import DeCoDetrConfig
 
     _check_keys(fields, DeCoDetrConfig, where)
+    names = fields.get("id2label")
+    for number, name in names.items() if isinstance(names, dict) else ():
+        if not isinstance(name, str):
+            raise ValueError(f"{where}: id2label: {number}: expected a name, got {short(name)}; write it in quotes")
     try:
         return DeCoDetrConfig(**fields)
     except (TypeError, ValueError, StrictDataclassError) as error:
@@ -131,5 +139,5 @@ def _config_fields(words):
         name, separator, value = word.partition("=")
         if not separator:
             raise ValueError(f"--set {word}: expected FIELD=VALUE, such as nms_iou=0.6")
-        fields[name] = parse_yaml(value, f"--set {name}")
+        fields[name] = parse_yaml(value, f"--set {name}", texts=name in _OF_NAMES)
     return fields
