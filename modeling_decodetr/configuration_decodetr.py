@@ -8,9 +8,13 @@ the comment says so; where it gives none, the comment says what we chose and why
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.utils import logging
 
 from .file_commit import reading, unfinished
+
+logger = logging.get_logger(__name__)
 
 # What PreTrainedConfig itself understands beside its declared fields; anything else that is no field is a typo.
 _LIBRARY_KEYS = {
@@ -88,8 +92,11 @@ class DeCoDetrConfig(PreTrainedConfig):
         table_digests (`dict`, *optional*): SHA-256 of the pool and of the vocabulary with the texts that their rows
             stand for, written by `save_pretrained` and checked at loading.
 
+    `id2label` names the rows of the vocabulary, 0 to K - 1; `label2id` follows from it.
+
     Raises:
-        ValueError: for an unknown field or a value outside its range; the message says what it must be.
+        ValueError: for an unknown field or a value outside its range; the message says what it must be. A stored
+            config with unknown fields, as another version may have written it, is loaded with a warning.
     """
 
     model_type = "decodetr"
@@ -129,8 +136,7 @@ class DeCoDetrConfig(PreTrainedConfig):
     table_digests: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs):
-        unknown = sorted(key for key in kwargs if key not in _LIBRARY_KEYS and not key.startswith("_"))
-        if unknown:
+        if unknown := _unknown(kwargs):
             raise ValueError(f"DeCoDetrConfig has no field {', '.join(map(repr, unknown))}; check the spelling.")
         if self.detector_config is None:
             # PAPER.md 3.3 and 4: DETR-R50 with 6 decoder layers, 8 heads and N = 300. No weights are loaded by a
@@ -140,11 +146,33 @@ class DeCoDetrConfig(PreTrainedConfig):
             detector = dict(self.detector_config)
             if "model_type" not in detector:
                 raise ValueError("detector_config must hold 'model_type', for example 'detr' or 'rt_detr_v2'.")
+            if detector["model_type"] not in CONFIG_MAPPING:
+                raise ValueError(
+                    "detector_config.model_type must be a detector of transformers, such as 'detr' or 'rt_detr_v2', "
+                    f"got {detector['model_type']!r}."
+                )
             self.detector_config = AutoConfig.for_model(detector.pop("model_type"), **detector)
         if self.semantic_hidden_dim is None:
             self.semantic_hidden_dim = self.embedding_dim
         super().__post_init__(**kwargs)
+        self._check_names()
         self._check_ranges()
+
+    def _check_names(self):
+        """Every index from 0 to K - 1 must have a name; the library takes gaps, and any `label2id`."""
+        if self.num_labels < 1:
+            raise ValueError("id2label must name at least one class, got none.")
+        if missing := [i for i in range(self.num_labels) if i not in self.id2label]:
+            raise ValueError(
+                f"id2label must have the keys 0 to {self.num_labels - 1}, one for each of its {self.num_labels} "
+                f"names; {missing[0]} is missing."
+            )
+        names = [self.id2label[i] for i in range(self.num_labels)]
+        for i, name in enumerate(names):
+            if not isinstance(name, str) or not name.strip():
+                raise ValueError(f"id2label must hold non-empty strings, got {name!r} at {i}.")
+        self.id2label = dict(enumerate(names))
+        self.label2id = {name: i for i, name in reversed(list(enumerate(names)))}
 
     def _check_ranges(self):
         positive = (
@@ -172,8 +200,6 @@ class DeCoDetrConfig(PreTrainedConfig):
             )
         if self.num_prototypes < 1:
             raise ValueError("num_coarse_prototypes + num_fine_prototypes must be at least 1, got 0.")
-        if self.num_labels < 1:
-            raise ValueError("id2label must name at least one class, got none.")
         if self.class_agnostic and self.detector_config.num_labels != 1:
             raise ValueError(
                 "class_agnostic=True needs detector_config.num_labels = 1, got "
@@ -185,21 +211,62 @@ class DeCoDetrConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
-        """As the library's, of a folder whose interrupted save, if there was one, is finished."""
+        """As the library's, of a folder whose interrupted save, if there was one, is finished.
+
+        Raises:
+            ValueError: the config of another kind of model.
+        """
         with reading(pretrained_model_name_or_path):
-            return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+            fields, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        kind = fields.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a model of type {kind!r}, expected {cls.model_type!r}; make a "
+                "DeCo-DETR of a detector by DeCoDetrForObjectDetection.from_detector."
+            )
+        return {**fields, "name_or_path": str(pretrained_model_name_or_path)}, kwargs
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """As the library's. AutoConfig has read the file by itself: again, if a save was interrupted."""
-        if unfinished(folder := kwargs.get("name_or_path")):
+        """As the library's; fields among `kwargs` are checked together with the stored ones.
+
+        Raises:
+            ValueError: a field of a wrong type or outside its range; the message says which folder has it.
+        """
+        folder = kwargs.get("name_or_path") or config_dict.get("name_or_path")
+        if unfinished(folder):  # AutoConfig has read the file by itself: again, as a save was interrupted
             config_dict, _ = cls.get_config_dict(folder)
-        return super().from_dict(config_dict, **kwargs)
+        known = {*cls.__dataclass_fields__, *_LIBRARY_KEYS}
+        given = {key: kwargs.pop(key) for key in list(kwargs) if key in cls.__dataclass_fields__ and key != "dtype"}
+        for key in [key for key, value in given.items() if isinstance(value, dict) and key in cls.sub_configs]:
+            kwargs[key] = given.pop(key)  # the library changes the stored sub-config by it
+        fields = {**config_dict, **given}
+        if unknown := _unknown({key: value for key, value in fields.items() if key not in known}):
+            logger.warning(
+                f"{folder or 'the config'} has fields that DeCoDetrConfig does not know, perhaps of another version "
+                f"of decodetr; they are left out: {', '.join(map(repr, unknown))}."
+            )
+        fields = {key: value for key, value in fields.items() if key not in unknown}
+        try:
+            loaded = super().from_dict(fields, **kwargs)
+            config = loaded[0] if kwargs.get("return_unused_kwargs") else loaded
+            if given.get("label2id", config.label2id) != config.label2id:
+                raise ValueError(f"label2id follows from id2label, got {given['label2id']!r}; leave it out.")
+            return loaded
+        except (AttributeError, KeyError, TypeError, ValueError, StrictDataclassError) as error:
+            raise ValueError(
+                f"{folder or 'the config'}: config.json, or a field that was given with it, cannot be used: {error}"
+            ) from error
 
     @property
     def num_prototypes(self) -> int:
         """M = M1 + M2."""
         return self.num_coarse_prototypes + self.num_fine_prototypes
+
+
+def _unknown(fields) -> list[str]:
+    """Keys that neither [`DeCoDetrConfig`] nor the library's base class has."""
+    return sorted(key for key in fields if key not in _LIBRARY_KEYS and not key.startswith("_"))
 
 
 DeCoDetrConfig.register_for_auto_class()

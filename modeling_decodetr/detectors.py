@@ -210,15 +210,8 @@ def class_labels_of_detector(labels: list[dict], config, names: list[str]) -> li
         config: a DeCoDetrConfig. names: the vocabulary.
 
     Raises:
-        ValueError: a label outside the vocabulary, or a name for which the detector has no class.
+        ValueError: a name for which the detector has no class.
     """
-    for i, label in enumerate(labels):
-        indices = label["class_labels"]
-        if indices.numel() and not 0 <= indices.min() <= indices.max() < len(names):
-            raise ValueError(
-                f"labels[{i}]['class_labels'] must index the {len(names)} names of the vocabulary, got values from "
-                f"{int(indices.min())} to {int(indices.max())}."
-            )
     ignored = [{key: label[key] for key in ("ignore_boxes",) if key in label} for label in labels]
     if config.class_agnostic:
         objects = [torch.cat([label["boxes"], label.get("pseudo_boxes", label["boxes"][:0])]) for label in labels]

@@ -14,27 +14,19 @@ import torch
 from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch.nn import functional as F
 
 from .card_text import front_matter, markdown_table
 from .file_commit import committed, reading
+from .precision import Float32Buffers
 
 
-class EmbeddingArtifact(nn.Module):
+class EmbeddingArtifact(Float32Buffers):
     """Base of [`PrototypePool`] and [`Vocabulary`]; subclasses set `stem`, `info`, `_metadata`, `_card_lines`
     and `_from_parts`."""
 
     stem = ""
     format_version = 1
-
-    def _apply(self, fn, recurse=True):
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, old in before.items():
-            new = self._buffers[name]
-            if new.dtype != old.dtype:  # moved to half precision: keep the exact values, follow the device only
-                self._buffers[name] = old.to(new.device)
-        return self
 
     def texts(self) -> list | None:
         """What the rows stand for, in their order: names, or captions where there are any."""
@@ -190,3 +182,14 @@ def check_embeddings(tensor: torch.Tensor, what: str) -> torch.Tensor:
         if not finite.all():
             raise ValueError(f"{what} has NaN or infinite values, first in row {int((~finite).int().argmax())}.")
     return tensor
+
+
+def unit_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """Rows (..., d) of length 1, whatever length they have in float32; zero rows stay zero.
+
+    The square of a value above 1e19 is infinite in float32, that of one below 1e-23 is zero; such rows are scaled
+    first, the others are normalised as `F.normalize` does, to the bit.
+    """
+    largest = tensor.abs().amax(-1, keepdim=True)
+    extreme = (largest > 1e15) | (largest < 1e-10)
+    return F.normalize(torch.where(extreme, tensor / largest.clamp(min=1e-45), tensor), dim=-1)

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from transformers.image_transforms import center_to_corners_format
 from transformers.loss.loss_for_object_detection import box_iou, generalized_box_iou
 
+from .embedding_artifact import unit_rows
+
 
 @torch.no_grad()
 def match_annotations(pred_boxes, objectness_logits, boxes):
@@ -91,6 +93,8 @@ def supervise_batch(pred_boxes, objectness_logits, labels, iou_threshold, embedd
         annotation, region = supervise_queries(pred_boxes[b], objectness_logits[b], label, iou_threshold)
         chosen = ((annotation >= 0) | (region >= 0)).nonzero()[:, 0]
         annotation, region = annotation[chosen], region[chosen]
+        if len(label.get("region_boxes", ())) and "region_embeds" not in label:
+            raise ValueError(f"labels[{b}] has 'region_boxes' without their 'region_embeds'.")
         region_embeds = label.get("region_embeds", pred_boxes.new_zeros(0, embedding_dim))
         if region_embeds.shape[-1] != embedding_dim:
             raise ValueError(
@@ -150,7 +154,7 @@ def teacher_targets(
         names, annotated = vocabulary.embeddings, annotated_names >= 0
         has_region = region_embeds.abs().sum(-1) > 0
         z = torch.where(has_region[:, None], region_embeds.float(), names[annotated_names.clamp(min=0)])
-        z = F.normalize(z, dim=-1)
+        z = unit_rows(z)
         prototype_targets = pool.log_assignment(z, temperature).exp()
         over_names = z @ names.T / temperature
         if absent is not None:

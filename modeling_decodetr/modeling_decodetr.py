@@ -6,8 +6,9 @@ meaning up in the prototype pool and scores it against the stored names; objectn
 into `logits`.
 """
 
-import re
+import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -33,13 +34,26 @@ from .detectors import (
 from .embedding_artifact import table_digest
 from .file_commit import committed, reading
 from .ignored_queries import weighted_background
+from .labels import check_absent, check_indices, check_labels
 from .loss_decodetr import absent_names, alignment_loss, distillation_loss, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
+from .model_folder import check_loaded, check_requested, check_tables, damaged_file, old_weights
 from .output_decodetr import DeCoDetrObjectDetectionOutput
 from .precision import keep_boxes_in_float32
 from .prototype_pool import PrototypePool
-from .semantic_stream import SemanticStream, boxes_on_canvas, fuse_scores
+from .semantic_stream import SemanticStream, boxes_on_canvas, closest_names, fuse_scores
 from .vocabulary import Vocabulary, check_space
+
+# Held for the moment in which tables are swapped or taken; here, because a lock on a model could not be copied.
+_SWAPPING = threading.RLock()
+
+
+class Tables(NamedTuple):
+    """Pool, vocabulary and the mask (M,) of the background, of one and the same swap."""
+
+    pool: PrototypePool
+    vocabulary: Vocabulary
+    background: torch.Tensor
 
 
 class DeCoDetrPreTrainedModel(PreTrainedModel):
@@ -55,7 +69,8 @@ class DeCoDetrPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _keep_in_fp32_modules_strict = ["prototype_pool", "vocabulary"]
+    _keep_in_fp32_modules_strict = ["prototype_pool.prototypes", "vocabulary"]
+    _keys_to_ignore_on_load_unexpected = [r"^semantic_stream\.background$"]  # saved by version 0.1
 
     def get_input_embeddings(self):
         """None: there are no tokens. Without an answer Accelerate's FSDP fails."""
@@ -78,8 +93,8 @@ class DeCoDetrPreTrainedModel(PreTrainedModel):
         elif isinstance(module, Vocabulary):
             init.copy_(module.embeddings, F.normalize(torch.randn(module.embeddings.shape), dim=-1))
             init.zeros_(module.log_share)
-        elif isinstance(module, SemanticStream):
-            init.constant_(module.background, self.config.pool_use != "none")
+        elif isinstance(module, SemanticStream):  # after the tables, which come before it in the model
+            init.copy_(module.closest, closest_names(self.prototype_pool, self.vocabulary))
 
 
 class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
@@ -107,6 +122,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             config, query_dim(config.detector_config), feature_channels(self.detector)
         )
         watch_feature_maps(self.detector)
+        self.register_load_state_dict_post_hook(_refresh_background)
         self.post_init()
 
     @can_return_tuple
@@ -151,11 +167,18 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             raise ValueError("give exactly one of pixel_values and semantic_features.")
         if losses_only and labels is None and semantic_features is None:
             raise ValueError("losses_only=True needs labels.")
+        tables = self._tables()
         if semantic_features is not None:
-            losses = self._semantic_losses(self.semantic_stream.gather_cached(semantic_features), semantic_features)
+            check_indices(
+                [semantic_features["names"]], len(tables.vocabulary), "semantic_features['names']", lowest=-1
+            )
+            inputs = self.semantic_stream.gather_cached(semantic_features)
+            losses = self._semantic_losses(inputs, semantic_features, tables)
             return DeCoDetrObjectDetectionOutput(loss=self._total(losses), loss_dict=losses)
 
-        found, maps = self._localize(pixel_values, pixel_mask, labels, **kwargs)
+        if labels is not None:
+            check_labels(labels, len(pixel_values), len(tables.vocabulary))
+        found, maps = self._localize(pixel_values, pixel_mask, labels, tables.vocabulary.names, **kwargs)
         boxes, objectness = found["boxes"], found["objectness"]
         certain = objectness
         if self.config.nms_iou is not None and not self.training:
@@ -164,20 +187,20 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         if localization_only:
             losses = found["losses"]
             return DeCoDetrObjectDetectionOutput(loss=losses.get("loss_det"), loss_dict=losses or None, **where)
-        targets = None if labels is None else self._supervision(boxes, objectness, labels)
+        targets = None if labels is None else self._supervision(boxes, objectness, labels, tables.vocabulary)
         if losses_only:
             inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask, targets["row"])
-            losses = {**found["losses"], **self._semantic_losses(inputs, targets)}
+            losses = {**found["losses"], **self._semantic_losses(inputs, targets, tables)}
             return DeCoDetrObjectDetectionOutput(loss=self._total(losses), loss_dict=losses, **where)
         inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask)
-        log_weights, embeds = self.semantic_stream(inputs, self.prototype_pool)
-        name_log_probs, background = self.semantic_stream.name_log_probs(embeds, self.prototype_pool, self.vocabulary)
+        log_weights, embeds = self.semantic_stream(inputs, tables.pool)
+        name_log_probs, background = self.semantic_stream.name_log_probs(embeds, *tables)
 
         loss, losses = None, None
         if labels is not None:
             row = targets["row"]
             log_probs = torch.cat([name_log_probs, background[..., None]], -1).flatten(0, 1)[row]
-            losses = {**found["losses"], **self._losses(log_weights.flatten(0, 1)[row], log_probs, targets)}
+            losses = {**found["losses"], **self._losses(log_weights.flatten(0, 1)[row], log_probs, targets, tables)}
             loss = self._total(losses)
         return DeCoDetrObjectDetectionOutput(
             loss=loss,
@@ -190,7 +213,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
     # Localization stream
 
-    def _localize(self, pixel_values, pixel_mask, labels, **kwargs):
+    def _localize(self, pixel_values, pixel_mask, labels, names, **kwargs):
         """Run the detector: its N real queries (B, N, C), boxes, objectness and losses, and its feature maps."""
         config = self.config.detector_config
         divisor = detector_family(config).size_divisor(config)
@@ -202,7 +225,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         detector_labels = None
         # A frozen detector inside a model in training is in eval mode: its loss and denoising queries are not wanted.
         if labels is not None and (self.detector.training or not self.training):
-            detector_labels = class_labels_of_detector(labels, self.config, self.vocabulary.names)
+            detector_labels = class_labels_of_detector(labels, self.config, names)
         if pixel_mask is not None:
             kwargs["pixel_mask"] = pixel_mask
         with weighted_background(detector_labels, self.config.ignore_weight, self.config.region_iou_threshold):
@@ -231,16 +254,15 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         maps = [self._cut(m) for m in maps]
         return self.semantic_stream.gather(self._cut(found["queries"]), maps, pixel_values, canvas, row)
 
-    def _supervision(self, boxes, objectness, labels):
+    def _supervision(self, boxes, objectness, labels, vocabulary):
         threshold, d = self.config.region_iou_threshold, self.config.embedding_dim
         targets = supervise_batch(boxes.detach(), objectness.detach(), labels, threshold, d)
-        absent = absent_names(labels, len(self.vocabulary), boxes.device)
+        absent = absent_names(labels, len(vocabulary), boxes.device)
         return targets if absent is None else {**targets, "absent": absent[targets["row"] // boxes.shape[1]]}
 
-    def _losses(self, log_weights, log_probs, targets):
+    def _losses(self, log_weights, log_probs, targets, tables):
         """loss_distill and loss_align of supervised rows: log w (n, M), log t (n, K + 1)."""
         with torch.no_grad():
-            tables = (self.prototype_pool, self.vocabulary, self.semantic_stream.background)
             prototype_targets, name_targets = teacher_targets(
                 targets["names"],
                 targets["region_embeds"],
@@ -274,8 +296,10 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             of (n, C_l, points) as [`RegionPooling.sample`] gives them, `names` (n,), `region_embeds` (n, d) and, where
             the labels have them, `absent_labels`.
         """
-        found, maps = self._localize(pixel_values, pixel_mask, None)
-        targets = self._supervision(found["boxes"], found["objectness"], labels)
+        vocabulary = self.vocabulary
+        check_labels(labels, len(pixel_values), len(vocabulary))
+        found, maps = self._localize(pixel_values, pixel_mask, None, vocabulary.names)
+        targets = self._supervision(found["boxes"], found["objectness"], labels, vocabulary)
         n = found["boxes"].shape[1]
         pooling = self.semantic_stream.region_pooling
         canvas = boxes_on_canvas(found["boxes"], pixel_mask)
@@ -298,31 +322,33 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             )
         return features
 
-    def _semantic_losses(self, inputs, targets):
+    def _semantic_losses(self, inputs, targets, tables):
         """loss_distill and loss_align of supervised rows (n, C [+ region features])."""
-        log_weights, embeds = self.semantic_stream(inputs, self.prototype_pool)
-        names, background = self.semantic_stream.name_log_probs(embeds, self.prototype_pool, self.vocabulary)
+        log_weights, embeds = self.semantic_stream(inputs, tables.pool)
+        names, background = self.semantic_stream.name_log_probs(embeds, *tables)
         if "absent_labels" in targets:
-            absent = absent_names(targets["absent_labels"], len(self.vocabulary), inputs.device)
+            check_absent(targets["absent_labels"], len(tables.vocabulary))
+            absent = absent_names(targets["absent_labels"], len(tables.vocabulary), inputs.device)
             targets = {**targets, "absent": absent[targets["image"]]}
-        return self._losses(log_weights, torch.cat([names, background[:, None]], -1), targets)
+        return self._losses(log_weights, torch.cat([names, background[:, None]], -1), targets, tables)
 
     # Tables
 
-    def set_vocabulary(self, vocabulary: Vocabulary):
-        """Swap the names in place; kept by `save_pretrained`.
+    def set_vocabulary(self, vocabulary):
+        """Swap the names in place; kept by `save_pretrained`. A call in another thread has the old names or the new
+        ones (docs/model.md, "Threads").
+
+        Args:
+            vocabulary ([`Vocabulary`] or `list[str]`): new names with their embeddings, or some of the present names.
 
         Raises:
             ValueError: the embeddings have another width than the model's embedding space, or come from another
-                encoder than the pool.
+                encoder than the pool; a list has names without a stored embedding.
         """
+        if isinstance(vocabulary, str | list | tuple):
+            vocabulary = self.vocabulary.select(vocabulary)
         check_space("vocabulary", vocabulary, self.config.embedding_dim, self.config.pool_info)
-        device = self.prototype_pool.prototypes.device
-        self.vocabulary = Vocabulary(vocabulary.names, vocabulary.embeddings.to(device), vocabulary.info)
-        self.config.id2label = dict(enumerate(vocabulary.names))
-        self.config.label2id = {name: i for i, name in reversed(list(enumerate(vocabulary.names)))}
-        self.config.vocabulary_info = dict(vocabulary.info) or None
-        self.semantic_stream.refresh_background(self.prototype_pool, self.vocabulary)
+        self._swap(self.prototype_pool, vocabulary)
 
     def set_pool(self, pool: PrototypePool, vocabulary: Vocabulary | None = None):
         """Swap the prototype pool in place, and the names with it when both come from a new encoder; kept by
@@ -330,18 +356,33 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
         Raises:
             ValueError: the prototypes have another width than the model's embedding space, or pool and vocabulary
-                come from different encoders.
+                come from different encoders; the model is then as it was.
         """
-        names_info = vocabulary.info if vocabulary else self.config.vocabulary_info
-        check_space("pool", pool, self.config.embedding_dim, names_info)
+        vocabulary = vocabulary or self.vocabulary
+        check_space("pool", pool, self.config.embedding_dim, vocabulary.info)
+        check_space("vocabulary", vocabulary, self.config.embedding_dim, pool.info)
         copy = PrototypePool(pool.prototypes, pool.level, pool.parent, pool.count, pool.captions, pool.info)
-        self.prototype_pool = copy.to(self.prototype_pool.prototypes.device)
+        self._swap(copy.to(self.prototype_pool.prototypes.device), vocabulary)
+
+    def _swap(self, pool, vocabulary):
+        """Put tables that fit the model in, with everything that follows from them."""
+        vocabulary = Vocabulary(vocabulary.names, vocabulary.embeddings.to(pool.prototypes.device), vocabulary.info)
+        closest, names = closest_names(pool, vocabulary), vocabulary.names
         fine = int((pool.level == 1).sum())
-        self.config.num_coarse_prototypes, self.config.num_fine_prototypes = len(pool) - fine, fine
-        self.config.prototype_captions, self.config.pool_info = pool.captions, dict(pool.info) or None
-        if vocabulary is not None:
-            self.set_vocabulary(vocabulary)
-        self.semantic_stream.refresh_background(self.prototype_pool, self.vocabulary)
+        with _SWAPPING:
+            self.prototype_pool, self.vocabulary, self.semantic_stream.closest = pool, vocabulary, closest
+            self.config.num_coarse_prototypes, self.config.num_fine_prototypes = len(pool) - fine, fine
+            self.config.prototype_captions, self.config.pool_info = pool.captions, dict(pool.info) or None
+            self.config.id2label = dict(enumerate(names))
+            self.config.label2id = {name: i for i, name in reversed(list(enumerate(names)))}
+            self.config.vocabulary_info = dict(vocabulary.info) or None
+
+    def _tables(self) -> Tables:
+        """The tables that a call uses from its beginning to its end."""
+        if torch.compiler.is_compiling():  # a lock cannot be compiled
+            return Tables(self.prototype_pool, self.vocabulary, self.semantic_stream.background)
+        with _SWAPPING:
+            return Tables(self.prototype_pool, self.vocabulary, self.semantic_stream.background)
 
     @torch.no_grad()
     def update_prototypes(self, sums, mass):
@@ -368,7 +409,11 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         Args:
             save_directory (`str` or `Path`). state_dict (`dict`, *optional*): tensors instead of the model's own.
             kwargs: of `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            ValueError: the config's names or captions are not those of the tables.
         """
+        check_tables(self)
         tensors = {} if state_dict is None else state_dict
         self.config.table_digests = {}
         for name in ("prototype_pool", "vocabulary"):
@@ -379,27 +424,33 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             return super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", Path(save_directory).name)
-        with committed(save_directory, remove=lambda new: _old_weights(save_directory, new)) as folder:
+        with committed(save_directory, remove=lambda new: old_weights(save_directory, new)) as folder:
             super().save_pretrained(folder, state_dict=state_dict, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As the library's.
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
+        """As the library's, but the folder must hold all of a DeCo-DETR, in safetensors, and what is asked for must
+        fit it: no weight is left random.
 
         Raises:
-            ValueError: names and embeddings, or captions and prototypes, do not belong together.
+            ValueError: names and embeddings, or captions and prototypes, do not belong together; tensors are missing,
+                damaged or have other shapes than the config says. The message names folder, tensor and remedy.
+            OSError: from the library, where there is no such model.
         """
-        with reading(pretrained_model_name_or_path):
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model = loaded[0] if kwargs.get("output_loading_info") else loaded
-        for name, digest in (model.config.table_digests or {}).items():
-            if digest != (found := getattr(model, name).digest()) and None not in (digest, found):
-                raise ValueError(
-                    f"{pretrained_model_name_or_path}: {name} and config.json do not belong together: names or "
-                    "captions were changed, or a file was copied, by itself. Names are changed with "
-                    "model.set_vocabulary, which takes their embeddings too; a damaged folder must be saved again."
-                )
-        return loaded
+        where = pretrained_model_name_or_path
+        if where is None:  # tensors and config of the caller
+            return super().from_pretrained(where, *args, config=config, **kwargs)
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError(
+                "use_safetensors=False: pickled weights are not loaded, because reading them can run code."
+            )
+        with_info = kwargs.pop("output_loading_info", False)
+        kwargs.update(output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True)
+        with reading(where), damaged_file(where):
+            check_requested(cls.config_class, where, config, kwargs)
+            model, info = super().from_pretrained(where, *args, config=config, **kwargs)
+        check_loaded(model, info, where)
+        return (model, info) if with_info else model
 
     @classmethod
     def from_detector(cls, name_or_path, *, pool=None, vocabulary=None, revision=None, token=None, **config_fields):
@@ -433,12 +484,9 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         return model
 
 
-def _old_weights(folder, new):
-    """Weight files in a folder that a save with other files, whole or in shards, leaves without a meaning: the library
-    would load model.safetensors before the new shards."""
-    weights = re.compile(r"model(\.[^.]+)?(-\d{5}-of-\d{5})?\.safetensors(\.index(\.[^.]+)?\.json)?")
-    old = [file.name for file in Path(folder).iterdir() if weights.fullmatch(file.name)]
-    return old if any(weights.fullmatch(name) for name in new) else []
+def _refresh_background(model, incompatible_keys):
+    """After `load_state_dict`: what is background follows from the tables."""
+    model.semantic_stream.refresh_background(model.prototype_pool, model.vocabulary)
 
 
 # So that pipeline("object-detection") knows the model without a warning.

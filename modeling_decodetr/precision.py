@@ -74,6 +74,19 @@ class Float32Loss:
             return self.loss_function(as_float32(logits), *as_float32(args), **as_float32(kwargs))
 
 
+class Float32Buffers(nn.Module):
+    """Base of modules whose own buffers stay in float32 when `.half()` or `.bfloat16()` converts a model."""
+
+    def _apply(self, fn, recurse=True):
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            new = self._buffers[name]
+            if new.dtype != old.dtype:  # moved to half precision: keep the exact values, follow the device only
+                self._buffers[name] = old.to(new.device)
+        return self
+
+
 def safe_sampling(pixel_values):
     """A context in which `grid_sample` is right for a model that gets these pixels."""
     half = pixel_values.dtype in (torch.float16, torch.bfloat16)

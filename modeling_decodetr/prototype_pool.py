@@ -26,7 +26,7 @@ class PrototypePool(EmbeddingArtifact):
         info (`dict`, *optional*): provenance (encoder, captioner, prompt, delta, seed, cluster settings, fingerprint).
 
     Raises:
-        ValueError: shapes that do not fit, NaN, a parent that is no coarse prototype.
+        ValueError: shapes that do not fit, NaN, rows far from unit length, a parent that is no coarse prototype.
     """
 
     stem = "pool"
@@ -46,6 +46,9 @@ class PrototypePool(EmbeddingArtifact):
         if captions is not None and len(captions) != m:
             raise ValueError(f"captions must have one entry per prototype ({m}), got {len(captions)}.")
         if device.type != "meta":
+            _check_lengths(prototypes)
+            if (count < 0).any():
+                raise ValueError(f"count must not be negative, got {int(count.min())}.")
             fine = level == 1
             if not ((level == 0) | fine).all() or not (parent[~fine] == -1).all():
                 raise ValueError("level must be 0 (coarse, parent -1) or 1 (fine).")
@@ -156,6 +159,12 @@ class PrototypePool(EmbeddingArtifact):
     def texts(self):
         return self.captions
 
+    def extra_repr(self):
+        fine = int((self.level == 1).sum()) if self.level.device.type != "meta" else "?"
+        coarse = len(self) - fine if fine != "?" else "?"
+        encoder = self.info.get("encoder") or "unknown"
+        return f"{coarse} coarse and {fine} fine prototypes of width {self.embedding_dim}, encoder {encoder}"
+
     def _metadata(self):
         return {**self.info, "captions": self.captions}
 
@@ -176,3 +185,14 @@ class PrototypePool(EmbeddingArtifact):
         if missing:
             raise ValueError(f"tensors {', '.join(missing)} are missing; build the pool again.")
         return cls(*(tensors[name] for name in names), metadata.get("captions"), info)
+
+
+def _check_lengths(prototypes):
+    """ValueError for rows (M, d) that cannot be normalised in float32, or that would drown all others in a lookup."""
+    length = prototypes.double().norm(dim=-1)
+    wrong = (length < 1e-6) | (length > 1e6)
+    if wrong.any():
+        row = int(wrong.int().argmax())
+        raise ValueError(
+            f"prototypes should be rows of length 1, got length {length[row].item():.3g} in row {row}; normalise them."
+        )

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .precision import Float32Buffers
 from .prototype_pool import PrototypePool
 from .vocabulary import Vocabulary
 
@@ -105,17 +106,16 @@ def pad_boxes(boxes, row):
     return padded.unflatten(0, (batch, width)), slot
 
 
-class SemanticStream(nn.Module):
-    """h_theta, prototype lookup, residual MLP and g_phi; trained by the distillation and alignment losses alone."""
+class SemanticStream(Float32Buffers):
+    """h_theta, prototype lookup, residual MLP and g_phi; trained by the distillation and alignment losses alone.
+
+    Temperatures and what is background are read from the config in every call, so that a change there is obeyed.
+    """
 
     def __init__(self, config, query_dim: int, map_channels: list[int]):
         super().__init__()
+        self.config = config
         d, hidden = config.embedding_dim, config.semantic_hidden_dim
-        self.assignment_temperature = config.assignment_temperature
-        self.name_temperature = config.name_temperature
-        self.background_threshold = config.background_threshold
-        self.background_cosine = config.background_cosine
-        self.pool_use = config.pool_use
         self.region_pooling = None
         if config.semantic_inputs == "query+region":
             self.region_pooling = RegionPooling(
@@ -125,8 +125,15 @@ class SemanticStream(nn.Module):
         self.input_projection = _mlp(query_dim, hidden, d)  # h_theta
         self.residual = _mlp(d, hidden, d)
         self.predictor = nn.Linear(d, d)  # g_phi
-        # Which prototypes stand for none of the names; recomputed by `refresh_background`.
-        self.register_buffer("background", torch.full((config.num_prototypes,), config.pool_use != "none"))
+        # Cosine of each prototype to the name that is closest to it. It follows from pool and vocabulary, so it is not
+        # saved; `refresh_background` computes it.
+        closest = torch.full((config.num_prototypes,), -1.0, dtype=torch.float32)
+        self.register_buffer("closest", closest, persistent=False)
+
+    @property
+    def background(self) -> torch.Tensor:
+        """(M,) bool: the prototypes that stand for none of the names."""
+        return (self.closest < self.config.background_threshold) & (self.config.pool_use != "none")
 
     def gather(self, queries, feature_maps, pixel_values, boxes, row=None):
         """What the stream reads: (B, N, C [+ region features]) of queries (B, N, C) and of what lies in their boxes
@@ -160,36 +167,46 @@ class SemanticStream(nn.Module):
         """
         projected = self.input_projection(inputs)
         with torch.autocast(projected.device.type, enabled=False):
-            log_weights, looked_up = pool.lookup(projected, self.assignment_temperature)
+            log_weights, looked_up = pool.lookup(projected, self.config.assignment_temperature)
         residual = self.residual(projected)
-        if self.pool_use != "lookup+background":
+        if self.config.pool_use != "lookup+background":
             return log_weights, residual
         return log_weights, looked_up.to(residual.dtype) + residual
 
-    def name_log_probs(self, semantic_embeds, pool: PrototypePool, vocabulary: Vocabulary):
+    def name_log_probs(self, semantic_embeds, pool: PrototypePool, vocabulary: Vocabulary, background=None):
         """log of the softmax over names and background prototypes (PAPER.md 2.7, DESIGN.md 4).
 
         Args:
             semantic_embeds (..., d): r_n.
+            background (M,): bool, prototypes that stand for no name; default: those of `refresh_background`.
 
         Returns:
             (..., K) log-probabilities of the names and (...,) that of the whole background, float32.
         """
         predicted = self.predictor(semantic_embeds)
+        background = self.background if background is None else background
+        temperature = self.config.name_temperature
         with torch.autocast(predicted.device.type, enabled=False):
             predicted = F.normalize(predicted.float(), dim=-1)
-            names = predicted @ vocabulary.embeddings.T / self.name_temperature
-            shared = (self.background, self.name_temperature, self.background_cosine)
-            background = pool.background_logits(predicted, *shared)
-            total = torch.logaddexp(vocabulary.log_normaliser(names), background)
-        return names - total[..., None], background - total
+            names = predicted @ vocabulary.embeddings.T / temperature
+            mass = pool.background_logits(predicted, background, temperature, self.config.background_cosine)
+            total = torch.logaddexp(vocabulary.log_normaliser(names), mass)
+        return names - total[..., None], mass - total
 
-    @torch.no_grad()
     def refresh_background(self, pool: PrototypePool, vocabulary: Vocabulary):
-        """Mark the prototypes that stand for none of the names: cosine to every name below the threshold."""
-        prototypes = F.normalize(pool.prototypes, dim=-1)
-        closest = torch.cat([(rows @ vocabulary.embeddings.T).amax(-1) for rows in prototypes.split(1024)])
-        self.background = (closest < self.background_threshold) & (self.pool_use != "none")
+        """Find out again which prototypes stand for none of the names: cosine to every name below the threshold."""
+        self.closest = closest_names(pool, vocabulary)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        state_dict.pop(f"{prefix}background", None)  # saved by version 0.1
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@torch.no_grad()
+def closest_names(pool: PrototypePool, vocabulary: Vocabulary) -> torch.Tensor:
+    """(M,) float32: the cosine of each prototype to the name that is closest to it."""
+    prototypes = F.normalize(pool.prototypes, dim=-1)
+    return torch.cat([(rows @ vocabulary.embeddings.T).amax(-1) for rows in prototypes.split(1024)])
 
 
 def fuse_scores(objectness_logits, log_probs):

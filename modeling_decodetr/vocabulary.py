@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from .card_text import markdown_text
-from .embedding_artifact import EmbeddingArtifact, check_embeddings
+from .embedding_artifact import EmbeddingArtifact, check_embeddings, unit_rows
 
 
 class Vocabulary(EmbeddingArtifact):
@@ -42,12 +42,12 @@ class Vocabulary(EmbeddingArtifact):
             )
         self.info = dict(info or {})
         if embeddings.device.type != "meta":
-            length = embeddings.norm(dim=-1)
-            if (length == 0).any():
-                raise ValueError(f"the embedding of {self.names[int((length == 0).int().argmax())]!r} is zero.")
+            zero = (embeddings == 0).all(-1)
+            if zero.any():
+                raise ValueError(f"the embedding of {self.names[int(zero.int().argmax())]!r} is zero.")
             # Unit rows are kept to the bit, so that saving and loading changes nothing.
-            unit = (length - 1).abs() < 1e-6
-            embeddings = torch.where(unit[:, None], embeddings, F.normalize(embeddings, dim=-1))
+            unit = (embeddings.norm(dim=-1) - 1).abs() < 1e-6
+            embeddings = torch.where(unit[:, None], embeddings, unit_rows(embeddings))
             _, group, size = embeddings.unique(dim=0, return_inverse=True, return_counts=True)
             log_share = -size[group].float().log()
         else:
@@ -115,6 +115,10 @@ class Vocabulary(EmbeddingArtifact):
     def __len__(self):
         return len(self.names)
 
+    def extra_repr(self):
+        encoder = self.info.get("encoder")
+        return f"{len(self)} names of width {self.embedding_dim}, encoder {encoder or 'unknown'}"
+
     def _card_lines(self):
         some = "; ".join(map(markdown_text, self.names[:20]))
         lines = ["# Vocabulary", "", f"Embeddings of {len(self)} names, width {self.embedding_dim}, for DeCo-DETR:"]
@@ -140,7 +144,8 @@ class Vocabulary(EmbeddingArtifact):
             hints = "; ".join(f"{name!r} (close: {', '.join(found) or 'none'})" for name, found in close.items())
             raise ValueError(
                 f"{len(unknown)} of {len(names)} names have no stored embedding: {hints}. Choose from the "
-                "vocabulary's names, or give a vocabulary folder that holds embeddings of these names."
+                "vocabulary's names, or give a vocabulary that holds embeddings of these names, as "
+                f"Vocabulary.from_text_model(names, {self.info.get('encoder') or 'TEXT_MODEL'!r}) makes it."
             )
         rows = torch.tensor([index[name] for name in names], device=self.embeddings.device)
         return Vocabulary(names, self.embeddings[rows], self.info)

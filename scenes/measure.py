@@ -127,7 +127,7 @@ class _Scorer:
         stream = model.semantic_stream
         with torch.inference_mode():
             predicted = stream.predictor(outputs["semantic_embeds"].to(model.device)).float()
-            self.predicted = F.normalize(predicted, dim=-1) / stream.name_temperature
+            self.predicted = F.normalize(predicted, dim=-1) / model.config.name_temperature
             similarity = self.predicted @ F.normalize(model.prototype_pool.prototypes, dim=-1).T
             self.largest = similarity.amax(-1)
             self.exponentials = (similarity - self.largest[..., None]).exp()
@@ -142,8 +142,9 @@ class _Scorer:
         stream = self.model.semantic_stream
         with torch.inference_mode():
             background = (self.exponentials @ stream.background.float()).log() + self.largest
-            if (cosine := stream.background_cosine) is not None:
-                entry = torch.full_like(background, cosine / stream.name_temperature)
+            config = self.model.config
+            if config.background_cosine is not None:
+                entry = torch.full_like(background, config.background_cosine / config.name_temperature)
                 background = torch.logaddexp(background, entry)
             names = self.predicted @ self.model.vocabulary.embeddings.T
             total = torch.logaddexp(self.model.vocabulary.log_normaliser(names), background)

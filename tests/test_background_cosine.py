@@ -59,7 +59,7 @@ def test_it_is_measured_as_the_model_scores(tmp_path):
     model = tiny_model(background_cosine=COSINE, background_threshold=1.0).eval()
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path)
-    assert loaded.semantic_stream.background_cosine == COSINE
+    assert loaded.config.background_cosine == COSINE
     some = model.vocabulary.select(model.vocabulary.names[:1])
     loaded.set_vocabulary(some)
     with torch.no_grad():

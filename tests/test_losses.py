@@ -179,7 +179,7 @@ def test_listing_a_name_twice_changes_no_loss(annotated):
     embeds, losses = _randn(2, 8, seed=3), []
     for rows in ([0, 1, 2], [0, 1, 2, 1]):
         vocabulary = Vocabulary([f"name {i}" for i in rows], NAME_ROWS[rows])
-        stream.background = torch.tensor(BACKGROUND)
+        stream.closest = torch.where(torch.tensor(BACKGROUND), -1.0, 1.0)
         names, background = stream.name_log_probs(embeds, pool, vocabulary)
         target = _teacher(annotated, _randn(2, 8, seed=2), NAME_ROWS[rows], PROTOTYPES, BACKGROUND, 0.5)[1]
         losses.append(alignment_loss(torch.cat([names, background[:, None]], -1), target, 2).item())

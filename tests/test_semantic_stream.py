@@ -234,7 +234,7 @@ def _probabilities(stream, embeds, pool, vocabulary):
 def test_name_probabilities_by_hand():
     stream = _stream(8, 6, identity=False)
     pool, vocabulary = PrototypePool(_randn(6, 8) * 2), Vocabulary(list("abc"), _randn(3, 8, seed=1))
-    stream.background = torch.tensor([True, False, True, True, False, True])
+    stream.closest = torch.tensor([-1.0, 1, -1, -1, 1, -1])
     embeds = _randn(4, 8, seed=2) * 3
     log_probs, background = stream.name_log_probs(embeds, pool, vocabulary)
     weight, bias = stream.predictor.weight.double().numpy(), stream.predictor.bias.double().numpy()

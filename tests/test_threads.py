@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from tiny_models import TINY_DETECTORS, tiny_batch, tiny_model
+
+from decodetr import Vocabulary
 
 THREADS = 4
 
@@ -191,3 +194,37 @@ def test_it_trains_with_checkpointed_gradients():
     model.gradient_checkpointing_enable()
     for a, b in zip(plain, gradients()):
         assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_names_swapped_during_inference_give_old_or_new_answers():
+    model, pixels = tiny_model("detr", background_threshold=0.3).eval(), _pictures(1)[0]
+    tables = [
+        Vocabulary(names, torch.randn(len(names), 16, generator=torch.Generator().manual_seed(len(names))))
+        for names in (["a", "b", "c"], ["d", "e", "f"], ["g", "h"])
+    ]
+    expected = []
+    with torch.inference_mode():
+        for vocabulary in tables:
+            model.set_vocabulary(vocabulary)
+            expected.append(model(pixels).logits)
+    done = threading.Event()
+
+    def swap():
+        while not done.is_set():
+            for vocabulary in tables:
+                model.set_vocabulary(vocabulary)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with torch.inference_mode():
+            for _ in range(150):
+                logits = model(pixels).logits
+                same = [other for other in expected if other.shape == logits.shape]
+                assert any(torch.allclose(logits, other, atol=1e-5) for other in same)
+    finally:
+        sys.setswitchinterval(before)
+        done.set()
+        swapper.join()

@@ -1,0 +1,56 @@
+"""Checks of what training is given: every index is in its table, every list as long as the one beside it.
+
+Without them a negative index takes a row from the end, and a missing embedding that of another region.
+"""
+
+import torch
+
+_BOXES = ("boxes", "region_boxes", "pseudo_boxes", "ignore_boxes")
+
+
+def check_labels(labels: list[dict], batch: int, num_names: int):
+    """ValueError unless `labels`, as in the model's `forward`, fit a batch of images and a vocabulary of so many
+    names."""
+    if len(labels) != batch:
+        raise ValueError(f"labels must hold one dict for each of the {batch} images, got {len(labels)}.")
+    for i, label in enumerate(labels):
+        if missing := [key for key in ("class_labels", "boxes") if key not in label]:
+            raise ValueError(f"labels[{i}] must have 'class_labels' and 'boxes', {missing[0]!r} is missing.")
+        for key in _BOXES:
+            if key in label and (label[key].ndim != 2 or label[key].shape[1] != 4):
+                raise ValueError(f"labels[{i}][{key!r}] must be (n, 4), got {tuple(label[key].shape)}.")
+        for key, other in (("class_labels", "boxes"), ("region_embeds", "region_boxes")):
+            rows = len(label[other]) if other in label else 0
+            if key in label and len(label[key]) != rows:
+                raise ValueError(f"labels[{i}][{key!r}] has {len(label[key])} rows, but {other!r} has {rows}.")
+    check_indices([label["class_labels"] for label in labels], num_names, "labels[{}]['class_labels']")
+    check_absent(labels, num_names)
+
+
+def check_absent(labels: list[dict], num_names: int):
+    """ValueError unless the `absent_labels` of all labels are indices of names."""
+    absent = {i: label["absent_labels"] for i, label in enumerate(labels) if "absent_labels" in label}
+    check_indices(list(absent.values()), num_names, "labels[{}]['absent_labels']", list(absent))
+
+
+def check_indices(parts, num_names, what, number=None, lowest=0):
+    """ValueError unless tensors (n,) hold indices into the vocabulary.
+
+    Args:
+        parts (`list[torch.Tensor]`): looked at together, because each look waits for the accelerator.
+        what (`str`): how the error calls part {}. number (`list[int]`, *optional*): the numbers of the parts.
+        lowest (`int`): -1 where "no name" is allowed.
+    """
+    for i, part in enumerate(parts):
+        if part.ndim != 1 or part.dtype != torch.int64:
+            name = what.format(number[i] if number else i)
+            raise ValueError(f"{name} must be int64 of shape (n,), got {part.dtype} {tuple(part.shape)}.")
+    together = torch.cat(parts) if parts else torch.zeros(0)
+    if not together.numel() or lowest <= together.min() <= together.max() < num_names:
+        return
+    for i, part in enumerate(parts):
+        if part.numel() and not lowest <= part.min() <= part.max() < num_names:
+            raise ValueError(
+                f"{what.format(number[i] if number else i)} must index the {num_names} names of the vocabulary, got "
+                f"values from {int(part.min())} to {int(part.max())}."
+            )

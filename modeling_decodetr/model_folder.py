@@ -1,0 +1,154 @@
+"""What a folder of a saved DeCo-DETR must hold, and which fields of its config may differ from the stored ones.
+
+The library fills what is missing or of another shape with random values and a warning; random name embeddings or
+prototypes are wrong answers.
+"""
+
+import contextlib
+import json
+import re
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig
+
+from .prototype_pool import PrototypePool
+from .vocabulary import Vocabulary
+
+_HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+# Fields that say what the stored tables are, and how they are changed.
+_NAMES = "model.set_vocabulary(Vocabulary.from_text_model(names, TEXT_MODEL)) gives a loaded model other names"
+_POOL = "model.set_pool(pool) gives a loaded model another pool"
+_DESCRIBE = {
+    "id2label": _NAMES,
+    "label2id": _NAMES,
+    "vocabulary_info": _NAMES,
+    "num_coarse_prototypes": _POOL,
+    "num_fine_prototypes": _POOL,
+    "prototype_captions": _POOL,
+    "pool_info": _POOL,
+    "embedding_dim": "a stream of another width starts from the detector, by from_detector",
+    "preprocessing": "give these values to the image processor, which is loaded by itself",
+}
+
+
+@contextlib.contextmanager
+def damaged_file(where):
+    """Inside, what the readers of weights say of a damaged file becomes a ValueError that names the folder."""
+    try:
+        yield
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(
+            f"{where}: a weight file (*.safetensors, *.safetensors.index.json) cannot be read ({error}); it is "
+            "damaged or was not copied to its end. Copy, download or save the model again."
+        ) from error
+    except OSError as error:
+        pickles = sorted(file.name for file in Path(where).glob("*.bin"))
+        if not pickles or any(Path(where).glob("*.safetensors*")):
+            raise
+        raise OSError(
+            f"{where} has no model.safetensors, but {pickles[0]}: pickled weights are not loaded, because reading "
+            "them can run any code. Save the model as safetensors where they come from, with save_pretrained."
+        ) from error
+
+
+def check_requested(config_class, where, config, kwargs):
+    """ValueError where the config to load with, or fields among the keyword arguments, describe other tables than the
+    folder or Hub repository `where` stores."""
+    hub = {key: kwargs[key] for key in _HUB if key in kwargs}
+    given = {key: kwargs[key] for key in _DESCRIBE if key in kwargs}
+    if "num_labels" in kwargs:
+        given["num_labels"] = kwargs["num_labels"]
+    if config is None and not given:
+        return
+    try:
+        stored = config_class.from_pretrained(where, **hub)
+    except OSError:
+        return  # no config there: an adapter, or nothing, as the library will say
+    if config is None or isinstance(config, PreTrainedConfig):
+        asked = stored if config is None else config
+    else:
+        asked = config_class.from_pretrained(config, **hub)
+    if given:
+        asked = config_class.from_dict({**asked.to_dict(), **given})
+    for field, remedy in _DESCRIBE.items():
+        if getattr(asked, field) != getattr(stored, field):
+            raise ValueError(
+                f"{where}: {field} cannot be changed while a model is loaded, because it describes what is stored: "
+                f"expected {_short(getattr(stored, field))}, got {_short(getattr(asked, field))}. Leave it out; "
+                f"{remedy}."
+            )
+
+
+def check_loaded(model, info, where):
+    """ValueError unless every tensor of the model came from the folder `where`, and the tables are sound.
+
+    Args:
+        info (`dict`): the library's loading info.
+    """
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"{where}: the weight files (*.safetensors) lack {len(missing)} tensors: {_some(missing)}. The folder is "
+            "damaged, holds another kind of model, or fields were given that add weights. Download or save it again, "
+            "without such fields; a bare detector becomes a DeCo-DETR by DeCoDetrForObjectDetection.from_detector."
+        )
+    if other := sorted(info["mismatched_keys"]):
+        shapes = [f"{name} {tuple(found)} instead of {tuple(expected)}" for name, found, expected in other]
+        raise ValueError(
+            f"{where}: {len(other)} tensors have other shapes than the config says: {_some(shapes)}. Fields that "
+            "change shapes cannot be given while a model is loaded; if none were, config.json and weights are not of "
+            "one model: download or save it again."
+        )
+    pool, names = model.prototype_pool, model.vocabulary
+    try:
+        PrototypePool(pool.prototypes, pool.level, pool.parent, pool.count, pool.captions)
+        Vocabulary(names.names, names.embeddings)
+        check_tables(model)
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: the tables of the model are damaged: {error} Download or save it again."
+        ) from error
+    for name, digest in (model.config.table_digests or {}).items():
+        if digest != (found := getattr(model, name).digest()) and None not in (digest, found):
+            raise ValueError(
+                f"{where}: {name} and config.json do not belong together: names or captions were changed, or a file "
+                "was copied, by itself. Names are changed with model.set_vocabulary, which takes their embeddings "
+                "too; a damaged folder must be saved again."
+            )
+
+
+def check_tables(model):
+    """ValueError unless the config of a model says of its tables what they are: it may have been changed by hand."""
+    names, pool, config = model.vocabulary.names, model.prototype_pool, model.config
+    if config.id2label != dict(enumerate(names)) or any(
+        not 0 <= i < len(names) or names[i] != name for name, i in (config.label2id or {}).items()
+    ):
+        raise ValueError(
+            "config.id2label and config.label2id must name the rows of the model's vocabulary; they were changed by "
+            "themselves, so the embeddings are still those of other names. Use model.set_vocabulary(names) for stored "
+            "names, or model.set_vocabulary(Vocabulary.from_text_model(names, TEXT_MODEL)) for new ones."
+        )
+    fine = int((pool.level == 1).sum()) if pool.level.device.type != "meta" else config.num_fine_prototypes
+    says = (config.num_coarse_prototypes, config.num_fine_prototypes, config.prototype_captions)
+    if says != (len(pool) - fine, fine, pool.captions) or config.embedding_dim != pool.embedding_dim:
+        raise ValueError(
+            "config.embedding_dim, num_coarse_prototypes, num_fine_prototypes and prototype_captions must describe "
+            "the model's pool; they were changed by themselves. Use model.set_pool for another pool."
+        )
+
+
+def _some(words):
+    return ", ".join(words[:3]) + (", ..." if len(words) > 3 else "")
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def old_weights(folder, new):
+    """Weight files in a folder that a save with other files, whole or in shards, leaves without a meaning: the library
+    would load model.safetensors before the new shards."""
+    weights = re.compile(r"model(\.[^.]+)?(-\d{5}-of-\d{5})?\.safetensors(\.index(\.[^.]+)?\.json)?")
+    old = [file.name for file in Path(folder).iterdir() if weights.fullmatch(file.name)]
+    return old if any(weights.fullmatch(name) for name in new) else []
