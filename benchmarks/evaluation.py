@@ -23,6 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from decodetr.utils.arguments import extend_lists
+
 ENGINES = ("default", "pycocotools", "pycocotools at once", "lvis")
 SIZES = {
     "ov-coco": {"images": 4836, "names": 65, "objects": 33_000, "detections": 100},
@@ -227,7 +229,7 @@ def parser():
     add("--one", choices=ENGINES, help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
     add("--max-detections", type=int, help=argparse.SUPPRESS)
-    return arguments
+    return extend_lists(arguments)
 
 
 def main(argv=None) -> int:

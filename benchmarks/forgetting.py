@@ -13,6 +13,8 @@ import json
 import random
 from pathlib import Path
 
+from decodetr.utils.arguments import extend_lists
+
 COMMON = {
     "--model": "scenes-decodetr",
     "--streams": "semantic",
@@ -77,7 +79,7 @@ def parser():
     add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="only these")
     add("--steps", type=int, default=400, help="of the semantic stream (default: 400)")
     add("--rate", type=float, default=1e-3, help="its learning rate (default: 0.001)")
-    return arguments
+    return extend_lists(arguments)
 
 
 def main(argv=None) -> int:

@@ -17,6 +17,8 @@ import json
 from pathlib import Path
 from unittest import mock
 
+from decodetr.utils.arguments import extend_lists
+
 # DETR-R50 is the config's own default: the paper's localization stream. The others are the defaults of transformers:
 # RT-DETRv2-R50, and D-FINE with the HGNetV2-B4 of D-FINE-L. None of them loads weights.
 MODELS = {
@@ -324,7 +326,7 @@ def parser():
     add("--warmup", type=int, default=3, help="untimed rounds")
     add("--runs", type=int, default=15, help="timed rounds")
     add("--output", help="write all numbers to this JSON file")
-    return arguments
+    return extend_lists(arguments, but=("--image-size",))
 
 
 def main(argv=None) -> int:

@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from decodetr.utils.arguments import extend_lists
+
 METHODS = ("minibatch", "faiss", "lloyd", "plain")
 FAMILIES, CONCEPTS, BLOCK = 600, 20_000, 65_536
 
@@ -130,7 +132,7 @@ def parser():
     add("--one", choices=METHODS, help=argparse.SUPPRESS)
     add("--captions", help=argparse.SUPPRESS)
     add("--eps", type=float, help=argparse.SUPPRESS)
-    return arguments
+    return extend_lists(arguments)
 
 
 def main(argv=None) -> int:

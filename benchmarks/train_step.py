@@ -33,6 +33,8 @@ from pathlib import Path
 from overhead import MODELS
 from step_trainers import bare_batch, make_bare_trainer, make_trainer, prepare, step, trainer_losses
 
+from decodetr.utils.arguments import extend_lists
+
 CONFIG = Path(__file__).resolve().parent.parent / "hub_cards" / "scenes-decodetr" / "training_config.yaml"
 MODES = {
     "bare": "the bare detector",
@@ -268,7 +270,7 @@ def parser():
     add("--output", help="write all numbers to this JSON file")
     add("--memory-of", choices=MODES, help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
-    return arguments
+    return extend_lists(arguments)
 
 
 def main(argv=None) -> int:

@@ -20,6 +20,7 @@ from decodetr.training.replay import ReplayedDataset, replay_dataset
 from decodetr.training.self_regions import self_regions
 from decodetr.training.settings import OF_A_RUN, PARTS, check_seen, record, seen_before
 from decodetr.training.starting_point import goes_on, start, start_identity
+from decodetr.utils.arguments import extend_lists
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class TrainingRun:
 
     def __init__(self, args):
         self.args = args
-        parser = transformers.HfArgumentParser(DeCoDetrTrainingArguments)
+        parser = extend_lists(transformers.HfArgumentParser(DeCoDetrTrainingArguments))
         words = ["--output_dir", args.output_dir, *args.training_arguments]
         (self.training,) = parser.parse_args_into_dataclasses(words)
         transformers.set_seed(self.training.seed)
