@@ -5,6 +5,8 @@ import importlib
 import io
 import sys
 
+from decodetr.utils.arguments import extend_lists
+
 # name: module with add_arguments(parser) and run(args), what it does
 COMMANDS = {
     "quickstart": ("decodetr.scenes.quickstart", "write scenes, train, evaluate and draw, in a few minutes on a CPU"),
@@ -31,6 +33,15 @@ def usage() -> str:
     return "\n".join([*lines, "", "decodetr COMMAND --help describes the arguments of a command.", ""])
 
 
+def command_parser(name):
+    """(module, `argparse.ArgumentParser`) of a command."""
+    module_name, description = COMMANDS[name]
+    module = importlib.import_module(module_name)
+    parser = argparse.ArgumentParser(prog=f"decodetr {name}", description=description, allow_abbrev=False)
+    module.add_arguments(parser)
+    return module, extend_lists(parser)
+
+
 def main(argv=None) -> int:
     """Run a subcommand; returns its exit status. Errors that a user can cause are printed without a traceback."""
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -48,10 +59,7 @@ def main(argv=None) -> int:
     if argv[0] not in COMMANDS:
         sys.stderr.write(f"decodetr: unknown command {argv[0]!r}\n\n{usage()}")
         return 2
-    module_name, description = COMMANDS[argv[0]]
-    module = importlib.import_module(module_name)
-    parser = argparse.ArgumentParser(prog=f"decodetr {argv[0]}", description=description, allow_abbrev=False)
-    module.add_arguments(parser)
+    module, parser = command_parser(argv[0])
     args, rest = parser.parse_known_args(argv[1:])
     if argv[0] == "train":  # the rest are fields of TrainingArguments
         args.training_arguments, args.words = rest, argv[1:]

@@ -24,13 +24,15 @@ from decodetr.evaluation.output_evaluator import OutputEvaluator, results_of, ru
 from decodetr.processing import detection_collate
 from decodetr.processing.feature_cache import FeatureCache, feature_collate
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
-from decodetr.training import checkpoints, memory
+from decodetr.training import checkpoints, fields, memory
 from decodetr.training.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
 from decodetr.training.backbone import freeze_backbone, keep_frozen
 from decodetr.training.callbacks import PoolMomentum, WeightAveraging
+from decodetr.training.effects import CAPTIONS_NEED
 from decodetr.training.epochs import set_epoch
 from decodetr.training.identity import run_identity, settings_identity
 from decodetr.training.pictures import EvaluationPictures, write_sheet
+from decodetr.training.predictions import KeptPredictions
 from decodetr.training.sharding import check_sharded, keep_class_name, load_weights, total_norm
 from decodetr.training.streamed_training import StreamedTraining, check_streamed, collate_or_skip
 
@@ -78,7 +80,8 @@ class DeCoDetrTrainer(Trainer):
         data_collator=None,
         **kwargs,
     ):
-        args = _checked(args, model, model_init, kwargs)
+        args = DeCoDetrTrainingArguments(output_dir="tmp_trainer") if args is None else args
+        fields.check_arguments(model, model_init, kwargs)
         check_streamed(args, train_dataset)
         self.args, self.train_dataset = args, None
         if model is None:
@@ -88,7 +91,7 @@ class DeCoDetrTrainer(Trainer):
         self.training_vocabulary = model.vocabulary
         self.deployment_vocabulary = deployment_vocabulary
         self.novel_names, self.groups, self.names_learned = novel_names, groups, names_learned
-        self.weight_average = self.resumed_from = None
+        self.weight_average = self.resumed_from = self._predicted = None
         self._model_class = type(model)  # FSDP changes it
         self._prepare(model)
         self._identity = run_identity(args, model, train_dataset, start, deployment_vocabulary)
@@ -283,7 +286,7 @@ class DeCoDetrTrainer(Trainer):
                 if parameters:
                     group = {"params": parameters, "weight_decay": self.args.weight_decay if decay else 0.0}
                     groups.append(group if rate is None else {**group, "lr": rate})
-        cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+        cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
         self.optimizer = cls(groups, **kwargs)
         return self.optimizer
 
@@ -305,6 +308,8 @@ class DeCoDetrTrainer(Trainer):
 
     def _collect_text_embeds(self, model, inputs):
         if model.config.pool_update == "frozen":
+            if any("caption_embeds" in label for label in inputs.get("labels", ())):
+                raise ValueError(f"caption_embeds in the labels: {CAPTIONS_NEED}")
             return
         source = inputs["semantic_features"] if "semantic_features" in inputs else None
         labels = [source] if source is not None else inputs["labels"]
@@ -388,6 +393,26 @@ class DeCoDetrTrainer(Trainer):
 
     # Evaluation
 
+    def predict(self, test_dataset, *args, **kwargs):
+        """
+        Detect in a data set, and measure.
+
+        Args:
+            test_dataset (DetectionDataset). args, kwargs: of `transformers.Trainer.predict`.
+
+        Returns:
+            PredictionOutput: `predictions`, a list with a dict for each image, in the order of the data set:
+            "image_id", "scores" (n,), "labels" (n,), which index `names`, "boxes" (n, 4) xyxy in pixels of the
+            original image, "localization" (the same of the boxes alone, whatever their name), tensors on the CPU, and
+            "names" of the deployment vocabulary; `label_ids`, as many dicts with "image_id", "class_labels", "boxes"
+            (relative cx, cy, w, h) and "orig_size"; `metrics`, as of `evaluate`.
+        """
+        self._predicted = KeptPredictions()
+        try:
+            return super().predict(test_dataset, *args, **kwargs)
+        finally:
+            self._predicted = None
+
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
@@ -419,41 +444,26 @@ class DeCoDetrTrainer(Trainer):
                 sizes = [tuple(label["orig_size"].tolist()) for label in labels]
                 results = results_of(outputs, self.processing_class, sizes, rules["max_detections"])
                 evaluator.update(ids, results)
+                if self._predicted is not None:
+                    self._predicted.update(ids, results, labels, model.vocabulary.names)
                 pictures.update(ids, results if self.names_learned else [boxes["localization"] for boxes in results])
             if self.accelerator.num_processes > 1:
                 evaluator.merge(gather_object)
                 pictures.merge(gather_object)
+                if self._predicted is not None:
+                    self._predicted.merge(gather_object)
             names = model.vocabulary.names if self.names_learned else ["object"]
         if self.is_world_process_zero() and (sheet := pictures.sheet(names)) is not None:
             step, callbacks = self.state.global_step, self.callback_handler.callbacks
             write_sheet(sheet, self.args.output_dir, step, metric_key_prefix, callbacks)
-        found = evaluator.compute()
+        measured = evaluator.compute()
         if not self.names_learned:
-            found = {name: value for name, value in found.items() if name.startswith("class_agnostic_")}
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(dataset))
-
-
-# Arguments of transformers' Trainer that would change nothing: the model has its loss and the evaluation its metrics.
-_NO_CALLABLES = {
-    "compute_loss_func": "the losses are those of the model; weigh them by its config (distill_weight, align_weight), "
-    "or override DeCoDetrTrainer.compute_loss",
-    "compute_metrics": "evaluation is streamed and has metrics of its own (decodetr.evaluation); compute others from "
-    "what trainer.predict(dataset).predictions holds",
-    "preprocess_logits_for_metrics": "evaluation is streamed; trainer.predict(dataset).predictions holds detections",
-}
-
-
-def _checked(args, model, model_init, kwargs):
-    """The arguments of a Trainer, or a default; ValueError for what it could only ignore."""
-    if (model is None) == (model_init is None):
-        raise ValueError("give either model or model_init, got " + ("neither" if model is None else "both"))
-    if model_init is not None and any(part is not None for part in kwargs.get("optimizers") or ()):
-        raise ValueError("model_init makes new models, and optimizers belong to one: leave out optimizers")
-    for name, why in _NO_CALLABLES.items():
-        if kwargs.get(name) is not None:
-            raise ValueError(f"DeCoDetrTrainer has no {name}: {why}.")
-    return DeCoDetrTrainingArguments(output_dir="tmp_trainer") if args is None else args
+            measured = {name: value for name, value in measured.items() if name.startswith("class_agnostic_")}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
+        found = truth = None
+        if self._predicted is not None:
+            found, truth = self._predicted.in_order([image["image_id"] for image in dataset.coco.images])
+        return EvalLoopOutput(predictions=found, label_ids=truth, metrics=metrics, num_samples=len(dataset))
 
 
 def _stream(parameter_name):

@@ -23,6 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from decodetr.utils.arguments import extend_lists
 from decodetr.utils.files import replacing, write_json
 
 ENGINES = ("default", "pycocotools", "pycocotools at once", "lvis")
@@ -228,7 +229,7 @@ def parser():
     add("--one", choices=ENGINES, help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
     add("--max-detections", type=int, help=argparse.SUPPRESS)
-    return arguments
+    return extend_lists(arguments)
 
 
 def main(argv=None) -> int:

@@ -12,6 +12,7 @@ import argparse
 import random
 from pathlib import Path
 
+from decodetr.utils.arguments import extend_lists
 from decodetr.utils.documents import read_json, read_text
 from decodetr.utils.files import max_bytes, write_json, write_text
 
@@ -78,7 +79,7 @@ def parser():
     add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="only these")
     add("--steps", type=int, default=400, help="of the semantic stream (default: 400)")
     add("--rate", type=float, default=1e-3, help="its learning rate (default: 0.001)")
-    return arguments
+    return extend_lists(arguments)
 
 
 def main(argv=None) -> int:

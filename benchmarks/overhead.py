@@ -16,6 +16,7 @@ import contextlib
 from pathlib import Path
 from unittest import mock
 
+from decodetr.utils.arguments import extend_lists
 from decodetr.utils.files import write_json
 
 # DETR-R50 is the config's own default: the paper's localization stream. The others are the defaults of transformers:
@@ -320,7 +321,7 @@ def parser():
     add("--warmup", type=int, default=3, help="untimed rounds")
     add("--runs", type=int, default=15, help="timed rounds")
     add("--output", help="write all numbers to this JSON file")
-    return arguments
+    return extend_lists(arguments, but=("--image-size",))
 
 
 def main(argv=None) -> int:

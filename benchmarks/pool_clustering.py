@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from decodetr.utils.arguments import extend_lists
 from decodetr.utils.files import write_json
 
 METHODS = ("minibatch", "faiss", "lloyd", "plain")
@@ -132,7 +133,7 @@ def parser():
     add("--one", choices=METHODS, help=argparse.SUPPRESS)
     add("--captions", help=argparse.SUPPRESS)
     add("--eps", type=float, help=argparse.SUPPRESS)
-    return arguments
+    return extend_lists(arguments)
 
 
 def main(argv=None) -> int:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from decodetr.utils.arguments import extend_lists
 from decodetr.utils.files import write_json
 
 
@@ -145,7 +146,7 @@ def parser():
     add("--device", default="cpu")
     add("--threads", type=int, help="of torch (default: its own choice)")
     add("--output", help="write all numbers to this JSON file")
-    return arguments
+    return extend_lists(arguments)
 
 
 def main(argv=None) -> int:

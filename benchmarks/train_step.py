@@ -33,6 +33,7 @@ from pathlib import Path
 from overhead import MODELS
 from step_trainers import bare_batch, make_bare_trainer, make_trainer, prepare, step, trainer_losses
 
+from decodetr.utils.arguments import extend_lists
 from decodetr.utils.files import write_json
 
 CONFIG = Path(__file__).resolve().parent.parent / "hub_cards" / "scenes-decodetr" / "training_config.yaml"
@@ -270,7 +271,7 @@ def parser():
     add("--output", help="write all numbers to this JSON file")
     add("--memory-of", choices=MODES, help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
-    return arguments
+    return extend_lists(arguments)
 
 
 def main(argv=None) -> int:

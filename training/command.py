@@ -72,7 +72,6 @@ def add_arguments(parser):
     parser.add_argument(
         "--shuffle-buffer",
         type=int,
-        default=1000,
         metavar="N",
         help="with --streaming: draw from this many rows that each worker holds undecoded; 0 for the stored order "
         "(default: 1000)",

@@ -64,6 +64,7 @@ REFUSED = {
     "include_num_input_tokens_seen": _TEXT,
     "parallelism_config": "the model cannot be divided between devices; use several processes (DDP), or --fsdp true",
 }
+_OTHER_GROUPS = ("galore", "apollo", "lomo")
 _LISTED = DECIDES | LENGTH | BATCH | RUNNING | WITHOUT_EFFECT | REFUSED.keys()
 
 
@@ -81,11 +82,38 @@ def check_fields(args):
         value = getattr(args, field.name)
         if value != default_of(field):
             raise ValueError(f"{field.name}={value!r} has no meaning here: {REFUSED[field.name]}; leave it out.")
+    if (optimizer := getattr(args.optim, "value", args.optim)) and any(word in optimizer for word in _OTHER_GROUPS):
+        raise ValueError(
+            f"optim={optimizer} makes parameter groups of its own, and here they are those of the two streams; "
+            "expected another, such as adamw_torch_fused, sgd or adafactor."
+        )
     if args.train_sampling_strategy not in ("random", "sequential"):
         raise ValueError(
             f"train_sampling_strategy={args.train_sampling_strategy!r} has no meaning here: images have no length; "
             "expected random or sequential."
         )
+
+
+# Arguments of transformers' Trainer that would change nothing: the model has its loss and the evaluation its metrics.
+_NO_CALLABLES = {
+    "compute_loss_func": "the losses are those of the model; weigh them by its config (distill_weight, align_weight), "
+    "or override DeCoDetrTrainer.compute_loss",
+    "compute_metrics": "evaluation is streamed and has metrics of its own (decodetr.evaluation); compute others from "
+    "what trainer.predict(dataset).predictions holds",
+    "preprocess_logits_for_metrics": "evaluation is streamed; trainer.predict(dataset).predictions holds detections",
+}
+
+
+def check_arguments(model, model_init, kwargs):
+    """ValueError for arguments of `transformers.Trainer` that contradict each other, or that DeCoDetrTrainer could
+    only ignore; kwargs: those that it hands on."""
+    if (model is None) == (model_init is None):
+        raise ValueError("give either model or model_init, got " + ("neither" if model is None else "both"))
+    if model_init is not None and any(part is not None for part in kwargs.get("optimizers") or ()):
+        raise ValueError("model_init makes new models, and optimizers belong to one: leave out optimizers")
+    for name, why in _NO_CALLABLES.items():
+        if kwargs.get(name) is not None:
+            raise ValueError(f"DeCoDetrTrainer has no {name}: {why}.")
 
 
 def default_of(field):

@@ -85,7 +85,8 @@ def _measured(run, metrics):
         "## Measured",
         *([] if run.names_learned() else boxes_alone),
         f"{len(val.images)} images of {markdown_text(val.file)}; box AP in percent, {rules['max_detections']} "
-        f"detections an image{', federated as LVIS has it' if rules['federated'] else ''}. Class-agnostic: boxes alone.",
+        f"detections an image{', federated as LVIS has it' if rules['federated'] else ''}. "
+        "Class-agnostic: boxes alone.",
         "",
         markdown_table(["metric", "%"], rows).rstrip(),
     ]

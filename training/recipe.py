@@ -5,11 +5,13 @@ Nothing heavy is imported here before a recipe is read, because `decodetr train 
 
 import argparse
 import difflib
+import itertools
 import json
 import typing
 from pathlib import Path
 
 from decodetr.processing.shipped import HUB_CARDS
+from decodetr.utils.arguments import as_defaults, extend_lists
 from decodetr.utils.documents import read_yaml, short
 
 RECIPE = "recipe.yaml"
@@ -52,6 +54,7 @@ def parse_with_recipe(words, add_arguments):
     """
     parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     add_arguments(parser)
+    extend_lists(parser)
     said, _ = parser.parse_known_args(words)
     file = recipe_file(said.recipe)
     recipe = _with_underscores(read_yaml(file, dict), file)
@@ -63,13 +66,16 @@ def parse_with_recipe(words, add_arguments):
     if isinstance(recipe.get("set"), dict):
         recipe["set"] = [f"{field}={json.dumps(value)}" for field, value in recipe["set"].items()]
     own, training = _as_words(recipe, parser, file)
-    stored = parser.parse_known_args(own)[0]
+    stored = as_defaults(parser.parse_known_args(own)[0])
     if config is not None:
         stored.config = _config(config, file)
     fields = stored.set
     args, rest = parser.parse_known_args(words, stored)
     args.set = [*fields, *said.set]
-    args.training_arguments, args.words = [*training, *rest], words
+    # A list on the command line takes the place of the recipe's; of other words the last one counts.
+    again = {word.split("=")[0] for word in rest}
+    kept = [said for key, said in training if key.nargs != "+" or not again.intersection(key.option_strings)]
+    args.training_arguments, args.words = [*itertools.chain(*kept), *rest], words
     return args
 
 
@@ -94,7 +100,8 @@ def _config(value, file):
 
 
 def _as_words(recipe, parser, file):
-    """(words for the command, words for DeCoDetrTrainingArguments) that say what the recipe says."""
+    """What the recipe says as words: (those for the command, [(argparse action, its words)] for
+    DeCoDetrTrainingArguments)."""
     import transformers
 
     from decodetr.training.arguments import DeCoDetrTrainingArguments
@@ -107,7 +114,7 @@ def _as_words(recipe, parser, file):
             options[action.dest] = (one, action)
     for key in ("help", "recipe"):
         del options[key]
-    words = {id(parser): [], id(fields): []}
+    own, training = [], []
     for key, value in recipe.items():
         if key not in options:
             raise ValueError(f"{file}: unknown key {key!r}{closest(key, [*options, 'config'])}")
@@ -124,8 +131,11 @@ def _as_words(recipe, parser, file):
             one.parse_known_args(said)
         except argparse.ArgumentError as error:
             raise ValueError(f"{file}: {key}: {error.message}") from error
-        words[id(one)] += said
-    return words[id(parser)], words[id(fields)]
+        if one is parser:
+            own += said
+        else:
+            training.append((action, said))
+    return own, training
 
 
 def _values(action, value, takes_mapping, where):

@@ -12,6 +12,7 @@ from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.train import DeCoDetrTrainer, DeCoDetrTrainingArguments
 from decodetr.training.checkpoints import to_resume
 from decodetr.training.data import TrainingData
+from decodetr.training.effects import check_captions, check_effects
 from decodetr.training.forgetting import ForgettingReport
 from decodetr.training.identity import settings_identity
 from decodetr.training.model_card import write_card
@@ -20,6 +21,7 @@ from decodetr.training.replay import ReplayedDataset, replay_dataset
 from decodetr.training.self_regions import self_regions
 from decodetr.training.settings import OF_A_RUN, PARTS, check_seen, record, seen_before
 from decodetr.training.starting_point import goes_on, start, start_identity
+from decodetr.utils.arguments import extend_lists
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +39,18 @@ class TrainingRun:
 
     def __init__(self, args):
         self.args = args
-        parser = transformers.HfArgumentParser(DeCoDetrTrainingArguments)
+        parser = extend_lists(transformers.HfArgumentParser(DeCoDetrTrainingArguments))
         words = ["--output_dir", args.output_dir, *args.training_arguments]
         (self.training,) = parser.parse_args_into_dataclasses(words)
         transformers.set_seed(self.training.seed)
+        check_effects(args, self.training)
         self.start = start_identity(args)
         # As far as it is known yet: what does not go on is said before anything long.
         known = {"start": self.start, **settings_identity(self.training)}
         to_resume(self.training.resume_from_checkpoint, args.output_dir, known, self.training.overwrite_output_dir)
         self.data = TrainingData(args)
         self.model, self.processor = start(args)
+        check_captions(self.model.config, args.captions)
         self.started_from = dict(self.model.config.training_info or {})
         self._set_tables()
         self.deployed = set_names(self.model, args, self.data)
@@ -139,7 +143,8 @@ class TrainingRun:
         augmentation = DetectionAugmentation(seed, blur=args.blur, noise=args.noise) if augmented else None
         make = DetectionDataset
         if args.streaming:
-            make = partial(StreamedDetectionDataset, shuffle_buffer=args.shuffle_buffer, seed=seed)
+            buffer = {} if args.shuffle_buffer is None else {"shuffle_buffer": args.shuffle_buffer}
+            make = partial(StreamedDetectionDataset, seed=seed, **buffer)
         with self.training.main_process_first():  # the others find the captions embedded
             weak = data.weak_labels(args.text_model or (self.model.config.pool_info or {}).get("encoder"), names)
         options, replayed = self.pseudo_boxes

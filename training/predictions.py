@@ -1,0 +1,29 @@
+"""What `DeCoDetrTrainer.predict` gives back: detections and annotations of all images, on the CPU."""
+
+
+class KeptPredictions:
+    """Keeps what passes through an evaluation; [`EvaluationPictures`] does so for a few images."""
+
+    def __init__(self):
+        self._rows = {}
+
+    def update(self, ids, results, labels, names):
+        """
+        Args:
+            ids: image ids of a batch. results: dicts of `results_of`. labels: dicts of the data set.
+            names (list[str]): of the labels of the detections.
+        """
+        for image_id, result, label in zip(ids, results, labels):
+            found = {key: value.cpu() for key, value in result.items() if key != "localization"}
+            found["localization"] = {key: value.cpu() for key, value in result["localization"].items()}
+            truth = {key: label[key].cpu() for key in ("class_labels", "boxes", "orig_size")}
+            self._rows[image_id] = ({"image_id": image_id, **found, "names": names}, {"image_id": image_id, **truth})
+
+    def merge(self, gather):
+        """Take in what other processes kept; `gather` joins a list over processes (accelerate's gather_object)."""
+        self._rows = dict(gather(list(self._rows.items())))
+
+    def in_order(self, ids):
+        """(predictions, annotations), lists in the order of `ids`."""
+        rows = [self._rows[image_id] for image_id in ids]
+        return [found for found, _ in rows], [truth for _, truth in rows]
