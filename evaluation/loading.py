@@ -36,7 +36,7 @@ def load_predictor(
 
     import decodetr.modeling_decodetr  # noqa: F401 (makes the model type known)
 
-    folder = resolve(source)
+    folder = resolve(source, "model")
     try:
         config = AutoConfig.from_pretrained(folder)
         identity = model_identity(folder)
@@ -88,7 +88,7 @@ def _teacher(vocabulary, coco, clip, device, max_detections):
     if not source:
         raise ValueError("--oracle teacher: the vocabulary does not say which CLIP made it; give --clip NAME")
     try:
-        embedder = ClipEmbedder(resolve(source), device)
+        embedder = ClipEmbedder(resolve(source, "CLIP"), device)
     except OSError as error:
         raise cannot_load("CLIP", source, error) from error
     if not same_encoder(embedder.info, vocabulary.info):

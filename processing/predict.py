@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from decodetr.processing.shipped import DEFAULT_MODEL, HUB_CARDS, cannot_load, resolve
+from decodetr.processing.shipped import DEFAULT_MODEL, HUB_CARDS, cannot_load, load_vocabulary, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -118,26 +118,24 @@ def load_detector(model, vocabulary=None, names=None, device="auto", text_model=
         FileNotFoundError: no such model or vocabulary.
         ValueError: not a DeCo-DETR, or names that have no embedding (with close matches) and cannot get one.
     """
-    from transformers import AutoImageProcessor, AutoModelForObjectDetection
+    from transformers import AutoConfig, AutoImageProcessor
 
-    from decodetr import DeCoDetrForObjectDetection, Vocabulary  # also makes the model known to the Auto classes
+    from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection  # also tells the Auto classes of it
 
-    folder = resolve(model)
+    folder = resolve(model, "model")
     try:
-        detector = AutoModelForObjectDetection.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder)
+        if config.model_type != DeCoDetrConfig.model_type:
+            raise ValueError(
+                f"{model} holds a model of type {config.model_type!r}, expected a DeCo-DETR; `decodetr train "
+                "--detector` makes one of a detector of transformers"
+            )
+        detector = DeCoDetrForObjectDetection.from_pretrained(folder)
     except OSError as error:
         raise cannot_load("model", model, error) from error
-    if not isinstance(detector, DeCoDetrForObjectDetection):
-        raise ValueError(
-            f"{model} holds a {type(detector).__name__}, expected a DeCoDetrForObjectDetection; make one by "
-            "DeCoDetrForObjectDetection.from_detector(...) and train it"
-        )
     chosen = detector.vocabulary
     if vocabulary is not None:
-        try:
-            chosen = Vocabulary.from_pretrained(resolve(vocabulary))
-        except OSError as error:
-            raise cannot_load("vocabulary", vocabulary, error) from error
+        chosen = load_vocabulary(vocabulary)
     if names is not None:
         chosen = choose_names(chosen, names, text_model)
     if chosen is not detector.vocabulary:
@@ -219,7 +217,7 @@ def _embed_names(names, info, text_model):
         raise ValueError("the vocabulary does not say where its text model is")
     options = {"templates": info["templates"]} if info.get("templates") else {}
     try:
-        fresh = Vocabulary.from_text_model(names, resolve(source), revision=revision, **options)
+        fresh = Vocabulary.from_text_model(names, resolve(source, "text model"), revision=revision, **options)
     except OSError as error:
         raise cannot_load("text model", source, error) from error
     fresh.info["encoder"] = source

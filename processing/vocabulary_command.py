@@ -50,7 +50,7 @@ def run(args):
     from decodetr.modeling_decodetr.vocabulary import Vocabulary, describe_encoder
 
     try:
-        model, tokenizer = load_text_model(resolve(args.text_model), device=pick_device(args.device))
+        model, tokenizer = load_text_model(resolve(args.text_model, "text model"), device=pick_device(args.device))
     except OSError as error:
         raise cannot_load("text model", args.text_model, error) from error
     vocabulary = Vocabulary.from_text_model(names, model, tokenizer=tokenizer, progress=True, **options)

@@ -155,7 +155,7 @@ def _embed(texts, text_model):
     from decodetr.processing.shipped import cannot_load, resolve
 
     try:
-        model, tokenizer = load_text_model(resolve(text_model), device=pick_device("auto"))
+        model, tokenizer = load_text_model(resolve(text_model, "text model"), device=pick_device("auto"))
     except OSError as error:
         raise cannot_load("text model", text_model, error) from error
     logger.info("embedding %d captions by %s", len(texts), text_model)
