@@ -135,6 +135,7 @@ class DeCoDetrConfig(PreTrainedConfig):
             detector = dict(self.detector_config)
             if "model_type" not in detector:
                 raise ValueError("detector_config must hold 'model_type', for example 'detr' or 'rt_detr_v2'.")
+            _check_backbone(detector)
             self.detector_config = AutoConfig.for_model(detector.pop("model_type"), **detector)
         if self.semantic_hidden_dim is None:
             self.semantic_hidden_dim = self.embedding_dim
@@ -182,6 +183,25 @@ class DeCoDetrConfig(PreTrainedConfig):
     def num_prototypes(self) -> int:
         """M = M1 + M2."""
         return self.num_coarse_prototypes + self.num_fine_prototypes
+
+
+def _check_backbone(detector):
+    """Refuse a detector's config, a dict, that names a backbone of the Hub or of another folder: building the model
+    would fetch it, whoever wrote the config."""
+    own = detector.get("backbone_config")
+    names = [
+        own.get("backbone") if isinstance(own, dict) else getattr(own, "backbone", None),
+        detector.get("backbone"),
+    ]
+    if own is None and detector.get("use_timm_backbone") is False and names[1] is not None:
+        names.append(f"hf-hub:{names[1]}")
+    for name in names:
+        if isinstance(name, str) and (":" in name or "/" in name):
+            raise ValueError(
+                f"detector_config: the backbone {name!r} would be fetched when the model is built, which a config "
+                "does not decide; give a backbone_config with timm's own name, such as 'resnet50', and load weights "
+                "with `decodetr train --backbone`."
+            )
 
 
 DeCoDetrConfig.register_for_auto_class()

@@ -2,7 +2,7 @@
 stages are commands too; `inspect` (inspection.py) and `map` (pool_map.py) look at a pool."""
 
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from decodetr.pool_builder.settings import PoolSettings
@@ -174,12 +174,21 @@ def _models(args, settings):
 def _load(what, name, make):
     """A model, with a plain error if there is none."""
     from decodetr.processing.shipped import cannot_load, resolve
+    from decodetr.utils.hub import local_only
 
     what = "CLIP" if what == "clip" else what
+    folder = resolve(name, what)
     try:
-        return make(resolve(name, what))
+        with local_only(folder):
+            model = make(folder)
     except OSError as error:
         raise cannot_load(what, name, error) from error
+
+    def load():
+        with local_only(folder):
+            return model.load()
+
+    return replace(model, load=load)
 
 
 def _tell_problems(output):

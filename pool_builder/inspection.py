@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from decodetr.utils.files import committed, write_json
+from decodetr.utils.hub import local_only
 
 _SHOWN = 10  # rows of a printed list
 _NEAREST = 5
@@ -148,8 +149,11 @@ def _queries(args, pool):
     name = args.clip or pool.info.get("encoder")
     if not name:
         raise ValueError("the pool does not say which encoder made it; give --clip")
+    asked_by = None if args.clip else f"the pool says that it was made with it; --clip {name} fetches it"
+    folder = resolve(name, "CLIP")
     try:
-        clip = ClipEmbedder(resolve(name, "CLIP"))
+        with local_only(folder, asked_by):
+            clip = ClipEmbedder(folder)
     except OSError as error:
         raise cannot_load("CLIP", name, error) from error
     if not same_encoder(clip.info, pool.info):

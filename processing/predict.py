@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from decodetr.processing.shipped import DEFAULT_MODEL, HUB_CARDS, cannot_load, load_vocabulary, resolve
+from decodetr.utils.hub import local_only, recorded_place
 
 logger = logging.getLogger(__name__)
 
@@ -124,13 +125,15 @@ def load_detector(model, vocabulary=None, names=None, device="auto", text_model=
 
     folder = resolve(model, "model")
     try:
-        config = AutoConfig.from_pretrained(folder)
-        if config.model_type != DeCoDetrConfig.model_type:
-            raise ValueError(
-                f"{model} holds a model of type {config.model_type!r}, expected a DeCo-DETR; `decodetr train "
-                "--detector` makes one of a detector of transformers"
-            )
-        detector = DeCoDetrForObjectDetection.from_pretrained(folder)
+        with local_only(folder):
+            config = AutoConfig.from_pretrained(folder)
+            if config.model_type != DeCoDetrConfig.model_type:
+                raise ValueError(
+                    f"{model} holds a model of type {config.model_type!r}, expected a DeCo-DETR; `decodetr train "
+                    "--detector` makes one of a detector of transformers"
+                )
+            detector = DeCoDetrForObjectDetection.from_pretrained(folder)
+            image_processor = AutoImageProcessor.from_pretrained(folder)
     except OSError as error:
         raise cannot_load("model", model, error) from error
     chosen = detector.vocabulary
@@ -140,7 +143,7 @@ def load_detector(model, vocabulary=None, names=None, device="auto", text_model=
         chosen = choose_names(chosen, names, text_model)
     if chosen is not detector.vocabulary:
         detector.set_vocabulary(chosen)
-    return detector.to(pick_device(device)).eval(), AutoImageProcessor.from_pretrained(folder)
+    return detector.to(pick_device(device)).eval(), image_processor
 
 
 def pick_device(device):
@@ -215,12 +218,15 @@ def _embed_names(names, info, text_model):
     source, revision = (text_model, None) if text_model else (info.get("encoder"), info.get("encoder_revision"))
     if not source:
         raise ValueError("the vocabulary does not say where its text model is")
+    asked_by = None if text_model else f"the vocabulary says that it made the names; --text-model {source} fetches it"
     options = {"templates": info["templates"]} if info.get("templates") else {}
+    folder = resolve(source, "text model")
     try:
-        fresh = Vocabulary.from_text_model(names, resolve(source, "text model"), revision=revision, **options)
+        with local_only(folder, asked_by):
+            fresh = Vocabulary.from_text_model(names, folder, revision=revision, **options)
     except OSError as error:
         raise cannot_load("text model", source, error) from error
-    fresh.info["encoder"] = source
+    fresh.info["encoder"] = recorded_place(source)
     if not same_encoder(fresh.info, info):
         raise ValueError(f"{describe_encoder(fresh.info)} is not the vocabulary's {describe_encoder(info)}")
     some = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")

@@ -19,6 +19,7 @@ from decodetr.training.replay import ReplayedDataset, replay_dataset
 from decodetr.training.self_regions import self_regions
 from decodetr.training.settings import OF_A_RUN, PARTS, check_seen, record, seen_before
 from decodetr.training.starting_point import goes_on, start
+from decodetr.utils.hub import recorded_place
 
 logger = logging.getLogger(__name__)
 
@@ -139,11 +140,11 @@ class TrainingRun:
         used = {
             "annotated_names": data.annotated_names or self.model.vocabulary.names,
             "training_names": self.model.vocabulary.names,
-            "data": str(args.data),
-            "regions": "the model's own" if self._looks_itself() else args.regions,
-            "captions": args.captions,
-            "image_labels": args.image_labels,
-            "replay_data": args.replay_data,
+            "data": recorded_place(args.data),
+            "regions": "the model's own" if self._looks_itself() else args.regions and recorded_place(args.regions),
+            "captions": args.captions and recorded_place(args.captions),
+            "image_labels": args.image_labels and recorded_place(args.image_labels),
+            "replay_data": args.replay_data and recorded_place(args.replay_data),
         }
         earlier = {key: value for key, value in self.started_from.items() if key not in OF_A_RUN}
         return {**earlier, **record(data.setting, seen, novel_seen, **used, **self.pseudo_boxes[0])}
