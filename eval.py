@@ -148,6 +148,9 @@ def run(args):
 
     if args.output and (Path(args.output).is_file() or Path(args.output).suffix in (".json", ".md", ".html")):
         raise ValueError(f"--output {args.output}: expected a folder, which gets report.json and others")
+    if args.output and args.detections and (Path(args.output) / "detections.parquet").exists():
+        if os.path.samefile(args.detections, Path(args.output) / "detections.parquet"):
+            raise ValueError(f"--output {args.output}: --detections is there and would be replaced; choose another")
     if args.clip and args.oracle != "teacher":
         raise ValueError("--clip goes with --oracle teacher")
     protocol, whole = _protocol_and_file(args)

@@ -1,16 +1,18 @@
 """Detections on disk: what a run found, to be evaluated again, by another engine or protocol, or compared.
 
 Ours are Parquet; COCO's results format (a JSON list of {"image_id", "category_id", "bbox", "score"}) is read too, so
-that what other programs found goes through the same evaluation.
+that what other programs found goes through the same evaluation; and detections.json of `decodetr predict`, whose
+images are found by their file names.
 """
 
+import itertools
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from decodetr.utils.documents import decoded, parse_json, read_json, short
-from decodetr.utils.files import regular_file, replacing
+from decodetr.utils.files import reading, regular_file, replacing
 
 _NAMES, _FACTS = "decodetr_names", "decodetr_facts"
 _COLUMNS = ("x0", "y0", "x1", "y1")
@@ -43,7 +45,11 @@ def load_facts(file):
     import pyarrow.parquet as pq
 
     if Path(file).suffix == ".json":
-        return {}
+        document = read_json(file)
+        if not isinstance(document, dict):
+            return {}
+        least = document.get("threshold")
+        return {"model": str(document.get("model")), "score_threshold": f"{least}, of predict: what is below is lost"}
     stored = (pq.read_schema(regular_file(file)).metadata or {}).get(_FACTS.encode(), b"{}")
     return parse_json(decoded(stored, file), f"{file}: {_FACTS}", dict)
 
@@ -53,7 +59,7 @@ def load_detections(file, coco):
     Detections of a file.
 
     Args:
-        file: Parquet, as [`save_detections`] writes it, or COCO's results as JSON.
+        file: Parquet, as [`save_detections`] writes it, COCO's results as JSON, or detections.json of `predict`.
         coco: `CocoAnnotations` that they belong to.
 
     Returns:
@@ -67,7 +73,8 @@ def load_detections(file, coco):
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; expected detections as Parquet or as COCO results (JSON)")
-    names, images, labels, scores, boxes = (_read_results if file.suffix == ".json" else _read_parquet)(file, coco)
+    with reading(file.parent):
+        names, images, labels, scores, boxes = (_read_json if file.suffix == ".json" else _read_parquet)(file, coco)
     known = np.isin(images, [image["image_id"] for image in coco.images])
     if not known.all():
         row = int((~known).argmax())
@@ -132,10 +139,74 @@ def _is_text(kind):
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _read_results(file, coco):
-    rows = read_json(file)
-    if not isinstance(rows, list):
-        raise ValueError(f"{file}: expected a list of detections (COCO's results format), got {short(rows)}")
+def _read_json(file, coco):
+    document = read_json(file)
+    if isinstance(document, list):
+        return _read_results(file, document, coco)
+    if not isinstance(document, dict) or not {"images", "vocabulary", "box_format"} <= set(document):
+        raise ValueError(
+            f"{file}: expected a list of detections (COCO's results format) or detections.json of `decodetr predict`, "
+            f"got {short(document)}"
+        )
+    return _read_predictions(file, document, coco)
+
+
+def _read_predictions(file, document, coco):
+    """What `decodetr predict` found, for every image of `coco`; other images do not count."""
+    if missing := document.get("missing"):
+        raise ValueError(
+            f"{file}: {len(missing)} images are missing; run the same `decodetr predict` again to its end"
+        )
+    try:
+        names = document["vocabulary"]["names"]
+        label_of, rows = {name: label for label, name in enumerate(names)}, {}
+        for predicted in document["images"]:
+            rows.setdefault(PurePath(predicted["file"]).name, []).append(predicted)
+        images, columns = [], []
+        for entry in coco.images:
+            predicted = _of_image(file, entry, rows.get(PurePath(entry["file_name"]).name, []))
+            for row in predicted["detections"]:
+                images.append(entry["image_id"])
+                columns.append((label_of[row["name"]], float(row["score"]), *map(float, row["box"])))
+        table = np.array(columns, dtype=np.float64).reshape(-1, 6)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: expected what `decodetr predict` writes, got {error!r}; run it again") from error
+    boxes = table[:, 2:].astype(np.float32)
+    return names, np.array(images, dtype=np.int64), table[:, 0].astype(np.int64), table[:, 1], boxes
+
+
+def _of_image(file, entry, candidates):
+    """The entry of detections.json that belongs to an image of the data.
+
+    Args:
+        entry: of `CocoAnnotations.images`. candidates: predictions for files of its name, in whatever folders.
+    """
+
+    def shared(predicted):
+        """How many last parts of the two paths are equal."""
+        parts = zip(reversed(PurePath(predicted["file"]).parts), reversed(PurePath(str(entry["path"])).parts))
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], parts))
+
+    best = max(map(shared, candidates), default=0)
+    found = [predicted for predicted in candidates if shared(predicted) == best]
+    if len(found) != 1:
+        got = "none" if not found else f"those of {len(found)} files of that name"
+        raise ValueError(
+            f"{file}: expected detections of the image {entry['file_name']!r}, got {got}; run `decodetr predict` on "
+            "the image folder of these annotations"
+        )
+    (found,) = found
+    if (found["width"], found["height"]) != (entry["width"], entry["height"]) or found["turned"]:
+        raise ValueError(
+            f"{file}: {found['file']}: expected boxes in the {entry['width']} x {entry['height']} pixels that are "
+            f"annotated, got those of {found['width']} x {found['height']}"
+            + (", turned upright as its EXIF orientation says" if found["turned"] else "")
+            + "; `decodetr eval --model` reads pictures as they are annotated"
+        )
+    return found
+
+
+def _read_results(file, rows, coco):
     label_of = {number: label for label, number in enumerate(coco.category_ids)}
     images, columns = [], []
     for place, row in enumerate(rows):

@@ -5,6 +5,7 @@ import hashlib
 from decodetr.processing.model_identity import model_identity
 from decodetr.processing.shipped import cannot_load, resolve
 from decodetr.training.settings import in_words
+from decodetr.utils.hub import local_only
 
 
 def load_predictor(
@@ -36,10 +37,11 @@ def load_predictor(
 
     import decodetr.modeling_decodetr  # noqa: F401 (makes the model type known)
 
-    folder = resolve(source)
+    folder = resolve(source, "model")
     try:
-        config = AutoConfig.from_pretrained(folder)
-        identity = model_identity(folder)
+        with local_only(folder):
+            config = AutoConfig.from_pretrained(folder)
+            identity = model_identity(folder)
     except (OSError, ValueError) as error:  # transformers raises both for a folder that holds no model
         raise cannot_load("model", source, error) from error
     facts = {"model": source, "revision": identity["revision"] or f"weights {identity['weights'][:12]}"}
@@ -87,8 +89,11 @@ def _teacher(vocabulary, coco, clip, device, max_detections):
     source = clip or vocabulary.info.get("encoder")
     if not source:
         raise ValueError("--oracle teacher: the vocabulary does not say which CLIP made it; give --clip NAME")
+    asked_by = None if clip else f"the vocabulary says that it made the names; --clip {source} fetches it"
+    folder = resolve(source, "CLIP")
     try:
-        embedder = ClipEmbedder(resolve(source), device)
+        with local_only(folder, asked_by):
+            embedder = ClipEmbedder(folder, device)
     except OSError as error:
         raise cannot_load("CLIP", source, error) from error
     if not same_encoder(embedder.info, vocabulary.info):

@@ -21,6 +21,7 @@ from transformers import (
 
 from decodetr.processing.predict import pick_device
 from decodetr.processing.shipped import cannot_load
+from decodetr.utils.hub import local_only
 
 # RT-DETR, D-FINE and others came to the Hub with four of COCO's classes under their names of Pascal VOC.
 _VOC_NAMES = {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"}
@@ -189,16 +190,17 @@ def load_peer(source, names, device="cpu", max_detections=100, allow_missing_nam
 
     local = {"trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(source, **local)
-        peer = ZERO_SHOT.get(config.model_type)
-        if peer is None and type(config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING:
-            raise ValueError(
-                f"{source} holds a {config.model_type!r} model; expected one of AutoModelForObjectDetection, or a "
-                f"zero-shot detector of type {', '.join(ZERO_SHOT)}"
-            )
-        auto = AutoModelForZeroShotObjectDetection if peer else AutoModelForObjectDetection
-        model = auto.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **local)
-        processor = (AutoProcessor if peer else AutoImageProcessor).from_pretrained(source, **local)
+        with local_only(source):
+            config = AutoConfig.from_pretrained(source, **local)
+            peer = ZERO_SHOT.get(config.model_type)
+            if peer is None and type(config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING:
+                raise ValueError(
+                    f"{source} holds a {config.model_type!r} model; expected one of AutoModelForObjectDetection, or a "
+                    f"zero-shot detector of type {', '.join(ZERO_SHOT)}"
+                )
+            auto = AutoModelForZeroShotObjectDetection if peer else AutoModelForObjectDetection
+            model = auto.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **local)
+            processor = (AutoProcessor if peer else AutoImageProcessor).from_pretrained(source, **local)
     except OSError as error:
         raise cannot_load("detector", source, error) from error
     model = model.to(pick_device(device)).eval()

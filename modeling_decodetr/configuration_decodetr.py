@@ -151,6 +151,7 @@ class DeCoDetrConfig(PreTrainedConfig):
                     "detector_config.model_type must be a detector of transformers, such as 'detr' or 'rt_detr_v2', "
                     f"got {detector['model_type']!r}."
                 )
+            _check_backbone(detector)
             self.detector_config = AutoConfig.for_model(detector.pop("model_type"), **detector)
         if self.semantic_hidden_dim is None:
             self.semantic_hidden_dim = self.embedding_dim
@@ -267,6 +268,25 @@ class DeCoDetrConfig(PreTrainedConfig):
 def _unknown(fields) -> list[str]:
     """Keys that neither [`DeCoDetrConfig`] nor the library's base class has."""
     return sorted(key for key in fields if key not in _LIBRARY_KEYS and not key.startswith("_"))
+
+
+def _check_backbone(detector):
+    """Refuse a detector's config, a dict, that names a backbone of the Hub or of another folder: building the model
+    would fetch it, whoever wrote the config."""
+    own = detector.get("backbone_config")
+    names = [
+        own.get("backbone") if isinstance(own, dict) else getattr(own, "backbone", None),
+        detector.get("backbone"),
+    ]
+    if own is None and detector.get("use_timm_backbone") is False and names[1] is not None:
+        names.append(f"hf-hub:{names[1]}")
+    for name in names:
+        if isinstance(name, str) and (":" in name or "/" in name):
+            raise ValueError(
+                f"detector_config: the backbone {name!r} would be fetched when the model is built, which a config "
+                "does not decide; give a backbone_config with timm's own name, such as 'resnet50', and load weights "
+                "with `decodetr train --backbone`."
+            )
 
 
 DeCoDetrConfig.register_for_auto_class()

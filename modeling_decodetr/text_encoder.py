@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 
 import torch
 from torch.nn import functional as F
@@ -91,19 +92,19 @@ def encoder_info(model) -> dict:
     """Which embedding space a table of embeddings lives in.
 
     Returns:
-        dict of `encoder` (name or path as it was loaded), `encoder_revision` (the Hub's commit, or None) and
+        dict of `encoder` (Hub name, or whole path of a folder), `encoder_revision` (the Hub's commit, or None) and
         `encoder_fingerprint`: SHA-256 of CLIP's two projections, or of the head of SigLIP's text tower, the same
         wherever the files lie and whatever they are called; None for a model that has neither.
     """
     heads = [getattr(model, name, None) for name in ("text_projection", "visual_projection")]
     if None in heads:  # SigLIP has no projections, but a head on its text tower
         heads = [getattr(getattr(model, "text_model", None), "head", None)]
-    digest = hashlib.sha256()
+    digest, place = hashlib.sha256(), model.config.name_or_path
     for head in heads:
         if head is not None:
             digest.update(head.weight.detach().float().cpu().numpy().tobytes())
     return {
-        "encoder": model.config.name_or_path,
+        "encoder": os.path.abspath(place) if os.path.isdir(place) else place,
         "encoder_revision": getattr(model.config, "_commit_hash", None),
         "encoder_fingerprint": digest.hexdigest()[:16] if heads != [None] else None,
     }

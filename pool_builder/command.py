@@ -2,7 +2,7 @@
 stages are commands too; `inspect` (inspection.py) and `map` (pool_map.py) look at a pool."""
 
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from decodetr.pool_builder.settings import PoolSettings
@@ -156,19 +156,11 @@ def _annotations(args):
 
 def _models(args, settings):
     """{argument of `build_pool`: its [`Model`]} of the stage's models."""
-    import os
-
-    import torch
-
     from decodetr.pool_builder import build
     from decodetr.pool_builder.proposers import proposer_model
-    from decodetr.processing.shipped import resolve
+    from decodetr.processing.predict import pick_device
 
-    device = args.device
-    if device == "auto":
-        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-        if device.type != "cpu" and "LOCAL_RANK" in os.environ:
-            device = torch.device(device.type, int(os.environ["LOCAL_RANK"]))
+    device = pick_device(args.device)
     makers = {
         "clip": lambda name: build.clip_model(name, device),
         "captioner": lambda name: build.captioner_model(name, settings, device, args.device_map),
@@ -177,20 +169,30 @@ def _models(args, settings):
     models = {}
     for option, make in makers.items():
         if (name := getattr(args, option, None)) is not None:
-            models["proposer" if option == "detector" else option] = _load(option, resolve(name), name, make)
+            models["proposer" if option == "detector" else option] = _load(option, name, make)
         elif option == "detector" and hasattr(args, option):
             models["proposer"] = None
     return models
 
 
-def _load(what, folder, name, make):
+def _load(what, name, make):
     """A model, with a plain error if there is none."""
-    from decodetr.processing.shipped import cannot_load
+    from decodetr.processing.shipped import cannot_load, resolve
+    from decodetr.utils.hub import local_only
 
+    what = "CLIP" if what == "clip" else what
+    folder = resolve(name, what)
     try:
-        return make(folder)
+        with local_only(folder):
+            model = make(folder)
     except OSError as error:
-        raise cannot_load("CLIP" if what == "clip" else what, name, error) from error
+        raise cannot_load(what, name, error) from error
+
+    def load():
+        with local_only(folder):
+            return model.load()
+
+    return replace(model, load=load)
 
 
 def _tell_stale(output):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from decodetr.utils.files import committed, write_json
+from decodetr.utils.hub import local_only
 
 _SHOWN = 10  # rows of a printed list
 _NEAREST = 5
@@ -120,16 +121,12 @@ def summary(found):
 
 def run(args):
     """Run `decodetr pool inspect`; returns the exit status."""
-    from decodetr.modeling_decodetr import PrototypePool, Vocabulary
     from decodetr.pool_builder.pool_map import draw_pool_map
     from decodetr.pool_builder.pool_page import write_pool_page
-    from decodetr.processing.shipped import cannot_load, resolve
+    from decodetr.processing.shipped import load_pool, load_vocabulary
 
-    try:
-        pool = PrototypePool.from_pretrained(resolve(args.pool))
-        vocabulary = Vocabulary.from_pretrained(resolve(args.vocabulary)) if args.vocabulary else None
-    except OSError as error:
-        raise cannot_load("pool or vocabulary", args.pool, error) from error
+    pool = load_pool(args.pool)
+    vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else None
     found = inspect_pool(pool, vocabulary, _queries(args, pool) if args.text or args.image else None)
     sys.stdout.write(summary(found))
     if args.output:
@@ -152,8 +149,11 @@ def _queries(args, pool):
     name = args.clip or pool.info.get("encoder")
     if not name:
         raise ValueError("the pool does not say which encoder made it; give --clip")
+    asked_by = None if args.clip else f"the pool says that it was made with it; --clip {name} fetches it"
+    folder = resolve(name, "CLIP")
     try:
-        clip = ClipEmbedder(resolve(name))
+        with local_only(folder, asked_by):
+            clip = ClipEmbedder(folder)
     except OSError as error:
         raise cannot_load("CLIP", name, error) from error
     if not same_encoder(clip.info, pool.info):

@@ -222,13 +222,9 @@ def _distance_to_next(places):
 
 def run(args):
     """Run `decodetr pool map`; returns the exit status."""
-    from decodetr.modeling_decodetr import PrototypePool
-    from decodetr.processing.shipped import cannot_load, resolve
+    from decodetr.processing.shipped import load_pool
 
-    try:
-        pool = PrototypePool.from_pretrained(resolve(args.pool))
-    except OSError as error:
-        raise cannot_load("pool", args.pool, error) from error
+    pool = load_pool(args.pool)
     labelled = draw_pool_map(pool, args.output)
     sys.stdout.write(f"{args.output}: {len(pool)} prototypes, {len(labelled)} of them labelled\n")
     return 0

@@ -11,8 +11,9 @@ import os
 import sys
 from pathlib import Path
 
-from decodetr.processing.shipped import DEFAULT_MODEL, HUB_CARDS, cannot_load, resolve
+from decodetr.processing.shipped import DEFAULT_MODEL, HUB_CARDS, cannot_load, load_vocabulary, resolve
 from decodetr.utils.documents import read_text
+from decodetr.utils.hub import local_only, recorded_place
 
 logger = logging.getLogger(__name__)
 
@@ -119,31 +120,31 @@ def load_detector(model, vocabulary=None, names=None, device="auto", text_model=
         FileNotFoundError: no such model or vocabulary.
         ValueError: not a DeCo-DETR, or names that have no embedding (with close matches) and cannot get one.
     """
-    from transformers import AutoImageProcessor, AutoModelForObjectDetection
+    from transformers import AutoConfig, AutoImageProcessor
 
-    from decodetr import DeCoDetrForObjectDetection, Vocabulary  # also makes the model known to the Auto classes
+    from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection  # also tells the Auto classes of it
 
-    folder = resolve(model)
+    folder = resolve(model, "model")
     try:
-        detector = AutoModelForObjectDetection.from_pretrained(folder)
+        with local_only(folder):
+            config = AutoConfig.from_pretrained(folder)
+            if config.model_type != DeCoDetrConfig.model_type:
+                raise ValueError(
+                    f"{model} holds a model of type {config.model_type!r}, expected a DeCo-DETR; `decodetr train "
+                    "--detector` makes one of a detector of transformers"
+                )
+            detector = DeCoDetrForObjectDetection.from_pretrained(folder)
+            image_processor = AutoImageProcessor.from_pretrained(folder)
     except OSError as error:
         raise cannot_load("model", model, error) from error
-    if not isinstance(detector, DeCoDetrForObjectDetection):
-        raise ValueError(
-            f"{model} holds a {type(detector).__name__}, expected a DeCoDetrForObjectDetection; make one by "
-            "DeCoDetrForObjectDetection.from_detector(...) and train it"
-        )
     chosen = detector.vocabulary
     if vocabulary is not None:
-        try:
-            chosen = Vocabulary.from_pretrained(resolve(vocabulary))
-        except OSError as error:
-            raise cannot_load("vocabulary", vocabulary, error) from error
+        chosen = load_vocabulary(vocabulary)
     if names is not None:
         chosen = choose_names(chosen, names, text_model)
     if chosen is not detector.vocabulary:
         detector.set_vocabulary(chosen)
-    return detector.to(pick_device(device)).eval(), AutoImageProcessor.from_pretrained(folder)
+    return detector.to(pick_device(device)).eval(), image_processor
 
 
 def pick_device(device):
@@ -218,12 +219,15 @@ def _embed_names(names, info, text_model):
     source, revision = (text_model, None) if text_model else (info.get("encoder"), info.get("encoder_revision"))
     if not source:
         raise ValueError("the vocabulary does not say where its text model is")
+    asked_by = None if text_model else f"the vocabulary says that it made the names; --text-model {source} fetches it"
     options = {"templates": info["templates"]} if info.get("templates") else {}
+    folder = resolve(source, "text model")
     try:
-        fresh = Vocabulary.from_text_model(names, resolve(source), revision=revision, **options)
+        with local_only(folder, asked_by):
+            fresh = Vocabulary.from_text_model(names, folder, revision=revision, **options)
     except OSError as error:
         raise cannot_load("text model", source, error) from error
-    fresh.info["encoder"] = source
+    fresh.info["encoder"] = recorded_place(source)
     if not same_encoder(fresh.info, info):
         raise ValueError(f"{describe_encoder(fresh.info)} is not the vocabulary's {describe_encoder(info)}")
     some = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")

@@ -8,6 +8,7 @@ from decodetr.processing.predict import SIGNATURE, detect, open_image, picture_p
 from decodetr.processing.predict_journal import FILE as JOURNAL
 from decodetr.processing.predict_journal import Journal
 from decodetr.utils.files import committed, write_json
+from decodetr.utils.images import image_header
 from decodetr.utils.markup import one_line
 
 EXPLAINING_PROTOTYPES = 5  # of each detection
@@ -69,7 +70,8 @@ class PredictRun:
                     result = {key: values[:kept] for key, values in result.items()}
                     name = self.pictures[path].name
                     self._draw(image, result).save(staging / name, pnginfo=_signature())
-                    size = {"width": image.width, "height": image.height}
+                    turned = image_header(path)[1] > 1
+                    size = {"width": image.width, "height": image.height, "turned": turned}
                     entries.append(
                         {"file": str(path), "picture": name, **size, "best_score": best, "detections": _rows(result)}
                     )

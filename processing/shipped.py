@@ -9,23 +9,94 @@ HUB_CARDS = Path(__file__).resolve().parent.parent / "hub_cards"
 DEFAULT_MODEL = "scenes-decodetr"
 
 
-def resolve(name) -> str:
+def resolve(name, what=None) -> str:
     """Where to load a model or table from.
 
     An existing folder stays as it is; else NAME, or a path that ends in hub_cards/NAME (as provenance written on
     another machine has it), becomes the folder of that name in the package, if there is one; anything else stays too:
     a Hub name.
+
+    Args:
+        name (`str` or `Path`).
+        what (`str`, *optional*): what it is loaded as: "pool", "vocabulary", or any kind of model.
+
+    Raises:
+        ValueError: the folder holds something else.
     """
     path = Path(name)
     shipped = HUB_CARDS / path.name
     named = str(name) == path.name or path.parent.name == HUB_CARDS.name
-    return str(shipped) if path.name and named and not path.is_dir() and shipped.is_dir() else str(name)
+    folder = str(shipped) if path.name and named and not path.is_dir() and shipped.is_dir() else str(name)
+    if what is not None and (other := _other_kind(folder, what)):
+        raise ValueError(f"expected a {what}, {str(name)!r} is a {other[0]}; {other[1].format(name)}")
+    return folder
+
+
+_TABLES = ("pool", "vocabulary")
+# What tells the kinds of folders that commands write or take, what they are called, and what they are good for.
+_KINDS = {
+    "pool.json": ("pool", "give it with --pool"),
+    "vocabulary.json": ("vocabulary", "give it with --vocabulary"),
+    "config.json": ("model", "give it with --model; its pool and its names are inside"),
+    "recipe.yaml": ("recipe", "it has no weights: `decodetr train --recipe {0} --data DIR ...` makes a model"),
+    "pool/pool.json": ("output of `decodetr pool build`", "its pool is {0}/pool, its regions are {0}/regions"),
+    "detections.json": ("output of `decodetr predict`", "give the folder of a model"),
+    "report.json": ("report of `decodetr eval`", "give the folder of a model"),
+    "annotations": ("data set", "give it with --data"),
+    "data.yaml": ("data set", "give it with --data"),
+}
+
+
+def _other_kind(folder, what):
+    found = kind_of(folder)
+    return found if found and found[0] != (what if what in _TABLES else "model") else None
+
+
+def kind_of(folder):
+    """What a folder on this machine holds: (kind, what to do with it), or None where that is unknown or no folder."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return None
+    return next((kind for file, kind in _KINDS.items() if (folder / file).exists()), None)
 
 
 def cannot_load(what, name, error) -> FileNotFoundError:
     """The error for a user whose `what` ("model", "text model") `name` did not load, with the reason and a remedy."""
+    if other := _other_kind(resolve(name), what):
+        error = f"it is a {other[0]}; {other[1].format(name)}"
     shipped = sorted({file.parent.name for file in HUB_CARDS.glob("*/*.safetensors")})
     return FileNotFoundError(
         f"the {what} {name!r} cannot be loaded: {error}\nGive a folder, a Hub name, or a name shipped with decodetr "
         f"({', '.join(shipped) or 'none in this copy'})."
     )
+
+
+def load_pool(name):
+    """Load the [`PrototypePool`] of a folder, a Hub name or a shipped name.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it is damaged, or something else.
+    """
+    from decodetr.modeling_decodetr import PrototypePool
+
+    return _load_table("pool", PrototypePool, name)
+
+
+def load_vocabulary(name):
+    """Load the [`Vocabulary`] of a folder, a Hub name or a shipped name.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it is damaged, or something else.
+    """
+    from decodetr.modeling_decodetr import Vocabulary
+
+    return _load_table("vocabulary", Vocabulary, name)
+
+
+def _load_table(what, table, name):
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return table.from_pretrained(resolve(name, what))
+    except (OSError, HFValidationError) as error:
+        raise cannot_load(what, name, error) from error

@@ -98,13 +98,9 @@ def _check_outputs(args, source):
 def _vocabulary_names(name):
     if name is None:
         return None
-    from decodetr import Vocabulary
-    from decodetr.processing.shipped import cannot_load, resolve
+    from decodetr.processing.shipped import load_vocabulary
 
-    try:
-        return Vocabulary.from_pretrained(resolve(name)).names
-    except OSError as error:
-        raise cannot_load("vocabulary", name, error) from error
+    return load_vocabulary(name).names
 
 
 def _parts_of(args):

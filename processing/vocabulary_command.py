@@ -9,6 +9,7 @@ from pathlib import Path
 from decodetr.processing.predict import pick_device, read_names
 from decodetr.processing.shipped import cannot_load, resolve
 from decodetr.utils.documents import read_text
+from decodetr.utils.hub import local_only, recorded_place
 
 
 def add_arguments(parser):
@@ -51,11 +52,14 @@ def run(args):
     from decodetr.modeling_decodetr.vocabulary import Vocabulary, describe_encoder
 
     try:
-        model, tokenizer = load_text_model(resolve(args.text_model), device=pick_device(args.device))
+        source, device = resolve(args.text_model, "text model"), pick_device(args.device)
+        with local_only(source):
+            model, tokenizer = load_text_model(source, device=device)
     except OSError as error:
         raise cannot_load("text model", args.text_model, error) from error
     vocabulary = Vocabulary.from_text_model(names, model, tokenizer=tokenizer, progress=True, **options)
-    vocabulary.info["encoder"] = args.text_model  # a shipped model goes by its name, not by where it lies here
+    # A shipped model goes by its name, not by where it lies here.
+    vocabulary.info["encoder"] = recorded_place(args.text_model)
     vocabulary.save_pretrained(args.output)
     sys.stdout.write(
         f"{args.output}: {len(vocabulary)} names, d = {vocabulary.embedding_dim}, encoder "

@@ -15,6 +15,7 @@ import numpy as np
 from decodetr.processing.coco_checks import read_categories, read_document
 from decodetr.utils.documents import read_json, short
 from decodetr.utils.files import replacing
+from decodetr.utils.hub import local_only
 
 logger = logging.getLogger(__name__)
 
@@ -103,13 +104,14 @@ class CaptionTable:
         return self.embeddings[self._rows.get(image_id, [])].astype(np.float32)
 
     @classmethod
-    def load(cls, file, text_model, folder=None):
+    def load(cls, file, text_model, folder=None, given=True):
         """
         Read and embed captions.
 
         Args:
             file: JSON with `annotations` [{"image_id", "caption"}], as COCO has its captions.
             text_model: folder, Hub or shipped name of the CLIP that made the pool.
+            given (bool): the user named it; else what the pool says, which is looked for on this machine alone.
             folder: where the embeddings are kept, captions.safetensors, so that a resumed run has them at once.
 
         Raises:
@@ -125,7 +127,7 @@ class CaptionTable:
             with safe_open(kept, "numpy") as stored:
                 if (stored.metadata() or {}).get("key") == key:
                     return cls(stored.get_tensor("embeddings"), rows)
-        embeddings = _embed(list(numbers), text_model)
+        embeddings = _embed(list(numbers), text_model, given)
         if kept is not None:
             with replacing(kept) as partial:
                 save_file({"embeddings": embeddings}, partial, {"key": key})
@@ -148,13 +150,16 @@ def _read_captions(file):
     return rows, numbers
 
 
-def _embed(texts, text_model):
+def _embed(texts, text_model, given):
     from decodetr.modeling_decodetr.text_encoder import encode_texts, load_text_model
     from decodetr.processing.predict import pick_device
     from decodetr.processing.shipped import cannot_load, resolve
 
+    asked_by = None if given else f"the pool says that it was made with it; --text-model {text_model} fetches it"
+    folder = resolve(text_model, "text model")
     try:
-        model, tokenizer = load_text_model(resolve(text_model), device=pick_device("auto"))
+        with local_only(folder, asked_by):
+            model, tokenizer = load_text_model(folder, device=pick_device("auto"))
     except OSError as error:
         raise cannot_load("text model", text_model, error) from error
     logger.info("embedding %d captions by %s", len(texts), text_model)

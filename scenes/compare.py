@@ -108,18 +108,18 @@ class Comparison:
     """
 
     def __init__(self, args):
-        from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
+        from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool
         from decodetr.evaluation.protocols import read_split
         from decodetr.pool_builder.embedder import ClipEmbedder
         from decodetr.processing import CocoAnnotations
-        from decodetr.processing.shipped import resolve
+        from decodetr.processing.shipped import load_vocabulary, resolve
 
         self.steps, self.data, self.built = args.steps, Path(args.folder), Path(args.built)
         base, self.novel = read_split(self.data / "names.json")
-        self.names = Vocabulary.from_pretrained(resolve(args.vocabulary))
-        self.localized = DeCoDetrForObjectDetection.from_pretrained(resolve(args.model)).eval()
-        self.processor = DeCoDetrImageProcessor.from_pretrained(resolve(args.model))
-        self.clip = ClipEmbedder(resolve(args.clip))
+        self.names = load_vocabulary(args.vocabulary)
+        self.localized = DeCoDetrForObjectDetection.from_pretrained(resolve(args.model, "model")).eval()
+        self.processor = DeCoDetrImageProcessor.from_pretrained(resolve(args.model, "model"))
+        self.clip = ClipEmbedder(resolve(args.clip, "CLIP"))
         self.pool = PrototypePool.from_pretrained(self.built / "pool")
         annotations = self.data / "annotations"
         self.splits = {split: CocoAnnotations.load(annotations / f"{split}.json") for split in args.splits}

@@ -208,19 +208,18 @@ def markdown_table(measured, ceiling):
 
 def run(args):
     """Run `decodetr scenes measure`; returns the exit status."""
-    from decodetr import Vocabulary
     from decodetr.evaluation.protocols import read_split
     from decodetr.pool_builder.embedder import ClipEmbedder
     from decodetr.processing import CocoAnnotations
     from decodetr.processing.predict import load_detector
-    from decodetr.processing.shipped import resolve
+    from decodetr.processing.shipped import load_vocabulary, resolve
 
     data = Path(args.folder)
     coco = CocoAnnotations.load(data / "annotations" / f"{args.split}.json")
     _, novel = read_split(data / "names.json")
     model, image_processor = load_detector(args.model)
-    vocabulary = Vocabulary.from_pretrained(resolve(args.vocabulary)) if args.vocabulary else model.vocabulary
-    clip = ClipEmbedder(resolve(args.clip), model.device)
+    vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else model.vocabulary
+    clip = ClipEmbedder(resolve(args.clip, "CLIP"), model.device)
     measured = measure(model, image_processor, coco, vocabulary, novel)
     ceiling = teacher_ceiling(model, image_processor, coco, vocabulary, novel, clip)
     sys.stdout.write(markdown_table(measured, ceiling))

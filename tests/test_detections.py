@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_eval_command import BOX, run, write_coco
 
+from decodetr.__main__ import main
 from decodetr.evaluation.detection_evaluator import DetectionEvaluator
 from decodetr.evaluation.detections import load_detections, save_detections
 from decodetr.processing.coco import CocoAnnotations
@@ -75,7 +76,7 @@ ROTTEN = {
     "negative size": ([row(bbox=[10, 10, -5, 20])], "has a negative size", "image 5"),
     "three numbers": ([row(bbox=[1, 2, 3])], "row 0: expected", "bbox [x, y, width, height]"),
     "no list": ({"annotations": []}, "expected a list of detections (COCO's results format)", ""),
-    "cut off": ('[{"image_id": 5, ', "expected a JSON file", "cut off"),
+    "cut off": ('[{"image_id": 5, ', "expected JSON", "cut off"),
 }
 
 
@@ -128,7 +129,9 @@ def test_a_report_survives_names_with_bars_and_pictures_that_are_gone(coco, tmp_
     assert run("--detections", file, *words) == 0
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<td>cat | &lt;b&gt;dog&lt;/b&gt;</td>" in page and "It cannot be shown" in page
-    assert "| names split | cat \\| <b>dog</b> |" in (tmp_path / "out" / "report.md").read_text().replace('"', "")
+    assert "| names split | cat \\| &lt;b&gt;dog&lt;/b&gt; |" in (tmp_path / "out" / "report.md").read_text().replace(
+        '"', ""
+    )
 
 
 def test_names_of_another_vocabulary_are_named(coco, tmp_path, capsys):
@@ -140,3 +143,77 @@ def test_names_of_another_vocabulary_are_named(coco, tmp_path, capsys):
     assert "['salt, pepper']" in capsys.readouterr().err
     assert run(*words, "--allow-missing-names") == 0
     assert "| missing names | salt, pepper |" in capsys.readouterr().out
+
+
+# Of decodetr predict
+
+
+def predictions(coco, **changed):
+    """detections.json of predict for the images of `coco`: in image 5 both objects, in 8 nothing."""
+    rows = [
+        {"name": "salt, pepper", "score": 0.75, "box": [50, 20, 90, 60]},
+        {"name": "cat", "score": 0.5, "box": BOX},
+    ]
+    found = {5: rows, 6: [], 8: []}
+    images = [
+        {"file": str(entry["path"]), "picture": "x.png", "width": 96, "height": 64, "turned": False}
+        | {"detections": found[entry["image_id"]]}
+        for entry in coco.images
+    ]
+    document = {"model": "m", "threshold": 0.25, "box_format": "x0, y0, x1, y1", "images": images, "missing": []}
+    return document | {"vocabulary": {"names": ["dog", "cat", "salt, pepper"]}} | changed
+
+
+def test_what_predict_wrote(coco, tmp_path, capsys):
+    file = results(tmp_path, predictions(coco))
+    names, found = load_detections(file, coco)
+    assert names == ["dog", "cat", "salt, pepper"] and list(found) == [5]
+    assert found[5]["labels"].tolist() == [2, 1] and found[5]["scores"].tolist() == [0.75, 0.5]
+    assert np.array_equal(found[5]["boxes"], np.float32([[50, 20, 90, 60], BOX]))
+    status = run("--detections", file, "--annotations", coco.file, "--output", tmp_path / "report")
+    assert status == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["metrics"]["AP50"] == pytest.approx(100 * (51 / 101 + 1) / 2)  # one of two cats
+    assert report["protocol"]["score_threshold"] == "0.25, of predict: what is below is lost"
+    capsys.readouterr()
+
+
+def test_images_of_predict_are_found_by_their_last_folders(coco, tmp_path):
+    document = predictions(coco)
+    for entry in document["images"]:
+        entry["file"] = f"elsewhere/val/{entry['file'].rpartition('/')[2]}"
+    more = [{**document["images"][0], "file": f"elsewhere/train/{i}.png", "detections": []} for i in (5, 6, 99)]
+    document["images"] += more
+    assert list(load_detections(results(tmp_path, document), coco)[1]) == [5]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d["images"].pop(0), "expected detections of the image '5.png', got none; run `decodetr predict`"),
+        (lambda d: d["images"].append(d["images"][0]), "'5.png', got those of 2 files of that name"),
+        (lambda d: d["missing"].append("x.png"), "1 images are missing; run the same"),
+        (
+            lambda d: d["images"][0].update(width=64, height=96),
+            "the 96 x 64 pixels that are annotated, .* 64 x 96",
+        ),
+        (lambda d: d["images"][0].update(turned=True), "turned upright as its EXIF orientation says"),
+        (lambda d: d["images"][0]["detections"][0].update(name="gnu"), "expected what `decodetr predict` writes"),
+        (lambda d: d.update(vocabulary=3), "expected what `decodetr predict` writes"),
+        (lambda d: d.pop("box_format"), "COCO's results format.* or detections.json of `decodetr predict`, got"),
+    ],
+)
+def test_what_predict_wrote_must_fit_the_data(coco, tmp_path, change, message):
+    document = predictions(coco)
+    change(document)
+    with pytest.raises(ValueError, match=message):
+        load_detections(results(tmp_path, document), coco)
+
+
+def test_detections_are_not_replaced_by_their_own_evaluation(coco, tmp_path, capsys):
+    command = ["--annotations", str(coco.file), "--output", str(tmp_path / "report")]
+    assert run("--detections", results(tmp_path, predictions(coco)), *command) == 0
+    file = tmp_path / "report" / "detections.parquet"
+    before = file.read_bytes()
+    assert main(["eval", "--detections", str(file), *command]) == 1
+    assert "would be replaced; choose another" in capsys.readouterr().err and file.read_bytes() == before

@@ -147,7 +147,8 @@ class TrainingData:
                 f"{image_labels}: expected names that are trained on, such as {list(training_names)[:3]}, got "
                 f"{sorted(labelled)[:3]}; names must be equal to the letter"
             )
-        table = CaptionTable.load(captions, text_model, self.args.output_dir) if captions else None
+        given = bool(self.args.text_model)
+        table = CaptionTable.load(captions, text_model, self.args.output_dir, given) if captions else None
         return WeakLabels(table, labels, labelled, exhaustive)
 
 

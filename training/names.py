@@ -20,6 +20,7 @@ def set_names(model, args, data):
     from decodetr.processing.predict import choose_names
     from decodetr.processing.shipped import cannot_load, resolve
     from decodetr.training.starting_point import goes_on
+    from decodetr.utils.hub import recorded_place
 
     known, annotated = model.vocabulary, data.coco.names
     wanted = list(annotated or ())  # a stream of texts does not say which there are
@@ -30,7 +31,7 @@ def set_names(model, args, data):
             known = Vocabulary.from_text_model(wanted, resolve(args.text_model), progress=True)
         except OSError as error:
             raise cannot_load("text model", args.text_model, error) from error
-        known.info["encoder"] = args.text_model
+        known.info["encoder"] = recorded_place(args.text_model)
     if set(wanted) - set(known.names):
         known = choose_names(known, list(dict.fromkeys([*known.names, *wanted])), args.text_model)
     if args.training_names == "all" and data.novel and not data.setting.novel_names:

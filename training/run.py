@@ -22,6 +22,7 @@ from decodetr.training.self_regions import self_regions
 from decodetr.training.settings import OF_A_RUN, PARTS, check_seen, record, seen_before
 from decodetr.training.starting_point import goes_on, start, start_identity
 from decodetr.utils.arguments import extend_lists
+from decodetr.utils.hub import recorded_place
 
 logger = logging.getLogger(__name__)
 
@@ -174,11 +175,11 @@ class TrainingRun:
             # A stream that declares no names can have boxes of all of them.
             "annotated_names": names if data.annotated_names is None else data.annotated_names,
             "training_names": names,
-            "data": str(args.data),
-            "regions": "the model's own" if self._looks_itself() else args.regions,
-            "captions": args.captions,
-            "image_labels": args.image_labels,
-            "replay_data": args.replay_data,
+            "data": recorded_place(args.data),
+            "regions": "the model's own" if self._looks_itself() else args.regions and recorded_place(args.regions),
+            "captions": args.captions and recorded_place(args.captions),
+            "image_labels": args.image_labels and recorded_place(args.image_labels),
+            "replay_data": args.replay_data and recorded_place(args.replay_data),
         }
         earlier = {key: value for key, value in self.started_from.items() if key not in OF_A_RUN}
         return {**earlier, **self._random, **record(data.setting, seen, novel_seen, **used, **self.pseudo_boxes[0])}

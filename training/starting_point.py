@@ -4,6 +4,7 @@ import inspect
 
 from decodetr.training.recipe import closest
 from decodetr.utils.documents import parse_yaml, read_yaml, short
+from decodetr.utils.hub import local_only
 
 
 def goes_on(args):
@@ -39,7 +40,8 @@ def start(args):
 
             fields["pool"] = PrototypePool.from_pretrained(resolve(args.pool)) if args.pool else None
             fields["vocabulary"] = Vocabulary.from_pretrained(resolve(args.vocabulary)) if args.vocabulary else None
-        model = DeCoDetrForObjectDetection.from_detector(args.detector, **fields)
+        with local_only(args.detector):
+            model = DeCoDetrForObjectDetection.from_detector(args.detector, **fields)
         processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
     else:
         inline = isinstance(args.config, dict)
