@@ -1,8 +1,11 @@
 """Who may ask the Hub: a name that the user typed, never one that stands in a file."""
 
 import os
+import threading
 from contextlib import contextmanager
 from pathlib import Path
+
+_ONE_AT_A_TIME = threading.RLock()  # the library's switch is one for all threads
 
 
 @contextmanager
@@ -26,20 +29,21 @@ def local_only(source, asked_by=None):
     if asked_by is None and not Path(source).is_dir():
         yield
         return
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    except Exception as error:
-        if not any(isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled) for cause in _causes(error)):
-            raise
-        if asked_by is not None:
-            raise ValueError(f"{source} is not on this machine; {asked_by}") from error
-        raise ValueError(
-            f"{source}: its config wants something of the Hub that is not on this machine, and a folder does not "
-            f"decide what is fetched: {error}"
-        ) from error
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    with _ONE_AT_A_TIME:
+        before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+        try:
+            yield
+        except Exception as error:
+            if not any(isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled) for cause in _causes(error)):
+                raise
+            if asked_by is not None:
+                raise ValueError(f"{source} is not on this machine; {asked_by}") from error
+            raise ValueError(
+                f"{source}: its config wants something of the Hub that is not on this machine, and a folder does not "
+                f"decide what is fetched: {error}"
+            ) from error
+        finally:
+            constants.HF_HUB_OFFLINE = before
 
 
 def _causes(error):
