@@ -11,7 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from decodetr.evaluation import ENGINES, ORACLES, PROTOCOLS
+from decodetr.processing.shipped import expect, expect_file
 from decodetr.processing.sources import DATA_HELP, add_form_arguments, form_of
+from decodetr.utils.files import claim, output_folder
+from decodetr.utils.preflight import process_rank, run_checks
 
 
 def evaluate_model(
@@ -138,6 +141,64 @@ def run(args):
         from decodetr.evaluation import compare, prepare
 
         return {"prepare": prepare, "compare": compare}[args.eval_command].run(args)
+    _check(args)
+    with claim(args.output if process_rank() == 0 else None, "decodetr eval"):
+        return _evaluate(args)
+
+
+def _check(args):
+    """What can be known of the arguments before annotations and models are read."""
+    from decodetr.evaluation.coco_matching import check_engine
+    from decodetr.evaluation.protocols import Protocol
+    from decodetr.processing.sources import kind_of
+
+    def output():
+        if args.output and (Path(args.output).is_file() or Path(args.output).suffix in (".json", ".md", ".html")):
+            raise ValueError(f"--output {args.output}: expected a folder, which gets report.json and others")
+        if args.output and args.detections and (Path(args.output) / "detections.parquet").exists():
+            if os.path.samefile(args.detections, Path(args.output) / "detections.parquet"):
+                raise ValueError(
+                    f"--output {args.output}: --detections is there and would be replaced; choose another"
+                )
+        return args.output and output_folder(args.output, "--output")
+
+    def numbers():
+        limits = {"batch_size": 1, "max_detections": 1, "num_workers": 0}
+        for name, least in limits.items():
+            if (value := getattr(args, name)) is not None and value < least:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+
+    def model():
+        if bool(args.model) == bool(args.detections):
+            raise ValueError("give one of --model and --detections")
+        if args.detections and (args.oracle or args.vocabulary):
+            raise ValueError("--oracle and --vocabulary need --model: detections have their names already")
+        if args.clip and args.oracle != "teacher":
+            raise ValueError("--clip goes with --oracle teacher")
+
+    def data():
+        if not (args.annotations or args.data):
+            raise ValueError("give --data DIR or --annotations FILE: what the model is evaluated on")
+        if not args.annotations:
+            kind_of(args.data)
+
+    run_checks(
+        output,
+        numbers,
+        model,
+        data,
+        lambda: Protocol.load(args.protocol),
+        lambda: check_engine(args.engine),
+        lambda: expect("model", args.model, "config.json"),
+        lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
+        lambda: expect("CLIP", args.clip, "config.json"),
+        lambda: expect_file("--detections", args.detections),
+        lambda: expect_file("--annotations", args.annotations),
+        lambda: expect_file("--names-split", None if args.names_split == "none" else args.names_split),
+    )
+
+
+def _evaluate(args):
     from accelerate.utils import gather_object
 
     from decodetr.evaluation.analysis import Analysis
@@ -146,13 +207,6 @@ def run(args):
     from decodetr.evaluation.report import describe, markdown_report, write_report
     from decodetr.utils.files import finite
 
-    if args.output and (Path(args.output).is_file() or Path(args.output).suffix in (".json", ".md", ".html")):
-        raise ValueError(f"--output {args.output}: expected a folder, which gets report.json and others")
-    if args.output and args.detections and (Path(args.output) / "detections.parquet").exists():
-        if os.path.samefile(args.detections, Path(args.output) / "detections.parquet"):
-            raise ValueError(f"--output {args.output}: --detections is there and would be replaced; choose another")
-    if args.clip and args.oracle != "teacher":
-        raise ValueError("--clip goes with --oracle teacher")
     protocol, whole = _protocol_and_file(args)
     coco = protocol.select_images(whole)
     split = protocol.split(coco)
@@ -207,8 +261,6 @@ def _protocol_and_file(args):
     from decodetr.processing.sources import load_annotations
     from decodetr.training.command import names_split_file
 
-    if not (args.annotations or args.data):
-        raise ValueError("give --data DIR or --annotations FILE: what the model is evaluated on")
     protocol = Protocol.load(args.protocol)
     if args.max_detections is not None:
         protocol = replace(protocol, max_detections=args.max_detections)
@@ -249,11 +301,7 @@ def _predictor(args, coco, whole, protocol, split, device):
     """(predictor or detections by image, names, Vocabulary or None, facts for the report)."""
     from decodetr.evaluation import loading
 
-    if bool(args.model) == bool(args.detections):
-        raise ValueError("give one of --model and --detections")
     if args.detections:
-        if args.oracle or args.vocabulary:
-            raise ValueError("--oracle and --vocabulary need --model: detections have their names already")
         return loading.saved_detections(args.detections, whole)  # of more images than count, maybe
     names = set(coco.names if split["base"] is None else [*split["base"], *(split["novel"] or ())])
     return loading.load_predictor(

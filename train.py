@@ -31,6 +31,7 @@ from decodetr.training.callbacks import PoolMomentum, WeightAveraging
 from decodetr.training.effects import CAPTIONS_NEED
 from decodetr.training.epochs import set_epoch
 from decodetr.training.identity import run_identity, settings_identity
+from decodetr.training.metrics import check_evaluation
 from decodetr.training.pictures import EvaluationPictures, write_sheet
 from decodetr.training.predictions import KeptPredictions
 from decodetr.training.sharding import check_sharded, keep_class_name, load_weights, total_norm
@@ -159,8 +160,14 @@ class DeCoDetrTrainer(Trainer):
             args, kwargs: of `transformers.Trainer.train`.
 
         Raises:
-            OutOfMemory: with advice. ValueError: the checkpoint, or what `output_dir` has, is of another run.
+            OutOfMemory: with advice. ValueError: the checkpoint, or what `output_dir` has, is of another run; an
+                evaluation lacks names or the metric that is asked for.
         """
+        coco = getattr(self.eval_dataset, "coco", None)
+        if coco is not None:  # what an evaluation cannot give is known before the first step
+            names = (self.deployment_vocabulary or self.training_vocabulary).names
+            groups = self.groups(coco, names) if self.groups else None
+            check_evaluation(self.args, coco, names, self.novel_names, groups)
         word = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         self.resumed_from = self.checkpoint_to_resume(word)
         had = 0 if self.resumed_from is None else checkpoints.step_of(self.resumed_from)

@@ -109,6 +109,11 @@ def coco_accumulate(truth, found, num_names, max_detections, engine, areas=4):
     return precision, recall
 
 
+def check_engine(engine):
+    """Raise ImportError, with the pip line, where an engine of ENGINES is not installed."""
+    _engine_classes(engine)
+
+
 def _engine_classes(engine):
     if engine == "pycocotools":
         try:

@@ -5,11 +5,14 @@ says what another draw of images could have shown. It says nothing about other s
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
+from decodetr.processing.shipped import expect_file
 from decodetr.utils.documents import read_json
-from decodetr.utils.files import committed, finite, reading, write_json
+from decodetr.utils.files import claim, committed, finite, output_folder, reading, write_json
 from decodetr.utils.markup import markdown_table, one_line
+from decodetr.utils.preflight import run_checks
 
 _PARTS = {"protocol", "per_name", "max_detections", "source", "images"}
 _KEYS = ("annotations_digest", "protocol", "images", "annotations", "max_detections", "federated")
@@ -173,6 +176,29 @@ def add_arguments(parser):
 
 def run(args):
     """Run `decodetr eval compare`; returns the exit status."""
+
+    def numbers():
+        if args.resamples < 1 or args.seed < 0:
+            raise ValueError(
+                f"--resamples must be at least 1 and --seed at least 0, got {args.resamples} and {args.seed}"
+            )
+
+    run_checks(
+        numbers,
+        lambda: args.output and output_folder(args.output, "--output"),
+        lambda: expect_file("--annotations", args.annotations),
+        *(partial(_expect_run, folder) for folder in (args.first, args.second)),
+    )
+    with claim(args.output, "decodetr eval compare"):
+        return _compare(args)
+
+
+def _expect_run(folder):
+    _read_report(folder)
+    expect_file("", Path(folder) / "detections.parquet")
+
+
+def _compare(args):
     from decodetr.evaluation.report import number
 
     result = finite(compare(args.first, args.second, args.resamples, args.seed, annotations=args.annotations))

@@ -13,9 +13,21 @@ from collections import Counter
 import numpy as np
 
 from decodetr.evaluation import ENGINES
-from decodetr.evaluation.coco_matching import coco_accumulate, compact_prediction, mean_percent
+from decodetr.evaluation.coco_matching import check_engine, coco_accumulate, compact_prediction, mean_percent
 from decodetr.evaluation.matches import match_detections
 from decodetr.processing.coco import AnnotationIndex
+
+
+def metric_names(max_detections, groups=(), class_agnostic=False):
+    """Names of the metrics that [`DetectionEvaluator.compute`] gives, in their order, known before any image.
+
+    Args:
+        max_detections (int). groups: names of the groups, such as "novel" and "base". class_agnostic (bool).
+    """
+    areas = [] if class_agnostic else ["AP_small", "AP_medium", "AP_large"]
+    kinds = ("AR50",) if class_agnostic else ("AP", "AP50")
+    of_groups = [f"{kind}_{group}" for group in groups for kind in kinds]
+    return ["AP", "AP50", "AP75", *areas, f"AR{max_detections}", "AR50", *of_groups]
 
 
 class DetectionEvaluator:
@@ -52,6 +64,7 @@ class DetectionEvaluator:
     ):
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {ENGINES}, got {engine!r}")
+        check_engine(engine)
         if max_detections < 1:
             raise ValueError(f"max_detections must be at least 1, got {max_detections}")
         if twice := [name for name, count in Counter(coco.names).items() if count > 1]:

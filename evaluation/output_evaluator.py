@@ -3,7 +3,7 @@ objectness, whatever its name). The evaluation loop and the trainer share it."""
 
 from types import SimpleNamespace
 
-from decodetr.evaluation.detection_evaluator import DetectionEvaluator
+from decodetr.evaluation.detection_evaluator import DetectionEvaluator, metric_names
 
 COCO_DETECTIONS, FEDERATED_DETECTIONS = 100, 300  # kept of an image, by COCO's and by LVIS' evaluation
 
@@ -46,6 +46,21 @@ def results_of(outputs, image_processor, sizes, max_detections):
 
     localized = process(outputs.objectness_logits[..., None])
     return [{**named, "localization": boxes} for named, boxes in zip(process(outputs.logits), localized)]
+
+
+def output_metric_names(max_detections, groups=(), novel=False):
+    """Names of the metrics that [`OutputEvaluator.compute`] gives of a DeCo-DETR, known before any image.
+
+    Args:
+        max_detections (int). groups: names of the groups of names. novel (bool): there are novel names, and so the
+            groups "novel" and "base", also of localization.
+    """
+    split = ("novel", "base") if novel else ()
+    localization = metric_names(max_detections, split, class_agnostic=True)
+    return [
+        *metric_names(max_detections, (*split, *groups)),
+        *(f"class_agnostic_{name}" for name in localization if name == "AP50" or name.startswith("AR")),
+    ]
 
 
 class OutputEvaluator:

@@ -6,10 +6,13 @@ val.json with the images that count, names.json with the split. Images stay wher
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from decodetr.evaluation.protocols import Protocol
-from decodetr.utils.files import committed, write_json
+from decodetr.processing.shipped import expect_file
+from decodetr.utils.files import claim, committed, output_folder, write_json
+from decodetr.utils.preflight import run_checks
 
 PREPARED = ("ov-coco", "ov-lvis")
 _FILES = {
@@ -127,7 +130,15 @@ def add_arguments(parser):
 
 def run(args):
     """Run `decodetr eval prepare`; returns the exit status."""
-    written = prepare(args.protocol, args.output, args.coco, args.official, args.any_counts)
+    coco, files = Path(args.coco), _FILES[args.protocol].values()
+    official = Path(args.official or coco / "annotations")
+    option = "--official" if args.official else "--coco"
+    run_checks(
+        lambda: output_folder(args.output, "--output"),
+        *(partial(expect_file, option, official / file) for file in files),
+    )
+    with claim(args.output, "decodetr eval prepare"):
+        written = prepare(args.protocol, args.output, args.coco, args.official, args.any_counts)
     for part, counts in written.items():
         words = (f"{count:,} {'names' if key == 'categories' else key}" for key, count in counts.items())
         sys.stdout.write(f"{part}: {', '.join(words)}\n")

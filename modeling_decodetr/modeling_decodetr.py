@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 from transformers.utils import can_return_tuple
 
+from .channels_first import channels_first
 from .configuration_decodetr import DeCoDetrConfig
 from .detectors import (
     class_labels_of_detector,
@@ -108,7 +109,9 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
     def __init__(self, config: DeCoDetrConfig):
         super().__init__(config)
         detector_family(config.detector_config)  # an unsupported family is refused before anything is built
-        self.detector = keep_boxes_in_float32(AutoModelForObjectDetection.from_config(config.detector_config))
+        self.detector = keep_boxes_in_float32(
+            channels_first(AutoModelForObjectDetection.from_config(config.detector_config))
+        )
         self.prototype_pool = PrototypePool.random(
             config.num_coarse_prototypes, config.num_fine_prototypes, config.embedding_dim
         )

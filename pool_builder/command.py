@@ -5,9 +5,12 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+from decodetr.pool_builder.preflight import check
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import MANIFEST
 from decodetr.processing.sources import DATA_HELP, add_form_arguments
+from decodetr.utils.files import claim
+from decodetr.utils.preflight import process_rank
 
 # What each stage needs beside --output: (whether it looks at images, its models, its settings).
 _MODELS = {
@@ -114,9 +117,13 @@ def run(args):
         return run_inspection(args)
     given = {setting.name: getattr(args, setting.name, setting.default) for setting in fields(PoolSettings)}
     settings, output = PoolSettings(**given), Path(args.output)
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {output}: expected a folder, got a file; choose another place")
+    check(args, settings)
+    rank = process_rank()  # several processes share a folder, each with its own shards
+    with claim(output, f"decodetr pool {args.pool_command}", f"rank-{rank}" if rank else ""):
+        return _run(args, settings, output)
 
+
+def _run(args, settings, output):
     from decodetr.pool_builder import build
     from decodetr.pool_builder.shards import Ranks
 

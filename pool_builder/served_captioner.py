@@ -21,9 +21,9 @@ class ServedCaptioner:
     def __init__(self, address, *, prompt, max_new_tokens):
         from huggingface_hub import InferenceClient
 
-        self.model, url = address.split("@", 1)
+        self.model, self.url = address.split("@", 1)
         # Never the user's token of the Hub, which the client would send by default.
-        self.client = InferenceClient(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "EMPTY"))
+        self.client = InferenceClient(base_url=self.url, api_key=os.environ.get("OPENAI_API_KEY", "EMPTY"))
         self.prompt, self.max_new_tokens = prompt, max_new_tokens
 
     def describe(self, crops, prepared=None):
@@ -33,10 +33,15 @@ class ServedCaptioner:
             (`list[str]` of length n, `list[bool]`: whether each came to its end before the longest length).
 
         Raises:
-            huggingface_hub.errors.HfHubHTTPError, OSError: the server refuses or cannot be reached.
+            ConnectionError: the server refuses or cannot be reached.
         """
         with ThreadPoolExecutor(max(len(crops), 1)) as pool:
-            pairs = list(pool.map(self._ask, prepared or self.prepare(crops)))
+            try:
+                pairs = list(pool.map(self._ask, prepared or self.prepare(crops)))
+            except Exception as error:  # of the client's transport, another library in other versions of the Hub's
+                raise ConnectionError(
+                    f"{self.model}@{self.url}: the server of captions does not answer: {type(error).__name__}: {error}"
+                ) from error
         return [caption for caption, _ in pairs], [whole for _, whole in pairs]
 
     def prepare(self, crops):

@@ -11,9 +11,19 @@ import os
 import sys
 from pathlib import Path
 
-from decodetr.processing.shipped import DEFAULT_MODEL, HUB_CARDS, cannot_load, load_vocabulary, resolve
+from decodetr.processing.shipped import (
+    DEFAULT_MODEL,
+    HUB_CARDS,
+    cannot_load,
+    expect,
+    expect_file,
+    load_vocabulary,
+    resolve,
+)
 from decodetr.utils.documents import read_text
+from decodetr.utils.files import claim, output_folder
 from decodetr.utils.hub import local_only, recorded_place
+from decodetr.utils.preflight import run_checks
 
 logger = logging.getLogger(__name__)
 
@@ -311,8 +321,21 @@ def run(args):
             "--threshold must be in 0..1, --top-k and --batch-size at least 1, got "
             f"{args.threshold}, {args.top_k}, {args.batch_size}"
         )
-    names = read_names(args.names, args.names_file)
-    paths = find_images(args.images)
+    names, paths, *_ = run_checks(
+        lambda: read_names(args.names, args.names_file),
+        lambda: find_images(args.images),
+        lambda: output_folder(args.output, "--output"),
+        lambda: expect("model", args.model, "config.json"),
+        lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
+        lambda: expect("text model", args.text_model, "config.json"),
+        lambda: expect_file("--font", args.font),
+        lambda: pick_device(args.device),
+    )
+    with claim(args.output, "decodetr predict"):
+        return _predict(args, names, paths)
+
+
+def _predict(args, names, paths):
     device = pick_device(args.device)
     if resolve(args.model) == str(HUB_CARDS / DEFAULT_MODEL):
         sys.stderr.write(

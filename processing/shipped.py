@@ -3,10 +3,15 @@
 Wherever a folder or Hub name is asked for, "scenes-decodetr" is one too, and needs no network.
 """
 
+import re
 from pathlib import Path
+
+from decodetr.utils.files import regular_file
 
 HUB_CARDS = Path(__file__).resolve().parent.parent / "hub_cards"
 DEFAULT_MODEL = "scenes-decodetr"
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
+_HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?")
 
 
 def resolve(name, what=None) -> str:
@@ -100,3 +105,40 @@ def _load_table(what, table, name):
         return table.from_pretrained(resolve(name, what))
     except (OSError, HFValidationError) as error:
         raise cannot_load(what, name, error) from error
+
+
+def expect(what, name, *files):
+    """Check that a named thing can be there, without loading it: a folder holds one of the files, a path exists.
+
+    Whether a Hub name exists is left to loading it.
+
+    Args:
+        what (`str`): such as "model" or "CLIP". name (`str` or None): None passes.
+        files (`str`): glob patterns, one of which must be found in a folder.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    if name is None:
+        return
+    folder = Path(resolve(name))
+    if folder.is_dir():
+        if not any(next(folder.glob(pattern), None) for pattern in files):
+            raise cannot_load(what, str(name), f"the folder has no {' or '.join(files)}")
+    elif folder.exists():
+        raise cannot_load(what, str(name), "it is a file, expected a folder")
+    elif not _HUB_NAME.fullmatch(str(name)):
+        raise cannot_load(what, str(name), "there is no such folder")
+
+
+def expect_file(option, file):
+    """Check that the file of an option is there; None passes.
+
+    Raises:
+        FileNotFoundError: it is not. ValueError: it is no regular file.
+    """
+    if file is not None:
+        try:
+            regular_file(file)
+        except (OSError, ValueError) as error:
+            raise type(error)(f"{option} {error}".strip()) from error

@@ -11,7 +11,7 @@ BOX_FORMATS = ("coco", "pascal_voc", "yolo")  # x, y, w, h | x0, y0, x1, y1 | cx
 # What the parts are called in data sets of the Hub.
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid"), "test": ("test",)}
 _SHARDS = 64  # of a saved data set that is streamed; the same whatever the number of processes
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 
 
 def add_form_arguments(parser):

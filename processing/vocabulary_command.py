@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 from decodetr.processing.predict import pick_device, read_names
-from decodetr.processing.shipped import cannot_load, resolve
+from decodetr.processing.shipped import cannot_load, expect, resolve
 from decodetr.utils.documents import read_text
+from decodetr.utils.files import claim, output_folder
 from decodetr.utils.hub import local_only, recorded_place
+from decodetr.utils.preflight import run_checks
 
 
 def add_arguments(parser):
@@ -43,7 +45,16 @@ def run(args):
     """Run `decodetr vocabulary build`: embed, write, say what was written. Returns the exit code."""
     if args.part and not args.names_split:
         raise ValueError("--part chooses from a --names-split, which is not given")
-    names = _names(args)
+    names, *_ = run_checks(
+        lambda: _names(args),
+        lambda: output_folder(args.output, "--output"),
+        lambda: expect("text model", args.text_model, "config.json"),
+    )
+    with claim(args.output, "decodetr vocabulary build"):
+        return _build(args, names)
+
+
+def _build(args, names):
     options = {}
     if templates := args.template or (args.templates_file and _lines(args.templates_file)):
         options["templates"] = templates

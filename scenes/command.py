@@ -10,6 +10,7 @@ from dataclasses import fields
 
 from decodetr.scenes import compare
 from decodetr.scenes.world import SceneSettings
+from decodetr.utils.files import claim
 
 _HELP = {
     "train": "training images (base names annotated)",
@@ -109,14 +110,16 @@ def run(args):
         from decodetr.scenes.teachers import write_teachers
 
         settings = {name: getattr(args, name) for name in _TEACHERS}
-        folder = write_teachers(args.folder, workers=args.workers, **settings)
+        with claim(args.folder, "decodetr scenes teachers"):
+            folder = write_teachers(args.folder, workers=args.workers, **settings)
         sys.stdout.write(f"{folder / 'scenes-clip'} and {folder / 'scenes-llava'}: see their README.md\n")
         return 0
     from decodetr.scenes.write import write_scenes
 
     settings = SceneSettings(**{field.name: getattr(args, field.name) for field in fields(SceneSettings)})
     start = time.perf_counter()
-    folder = write_scenes(args.folder, settings, workers=args.workers, overwrite=args.overwrite)
+    with claim(args.folder, "decodetr scenes write"):
+        folder = write_scenes(args.folder, settings, workers=args.workers, overwrite=args.overwrite)
     images = settings.train + settings.val + settings.test
     sys.stdout.write(
         f"{folder}: {images} images, {time.perf_counter() - start:.1f} s; look at {folder / 'preview.png'}\n"

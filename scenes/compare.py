@@ -8,13 +8,17 @@ Runs that OUTPUT/runs.json has already are not repeated; processes with differen
 import statistics
 import sys
 import tempfile
+from contextlib import ExitStack
+from functools import partial
 from itertools import product
 from pathlib import Path
 
+from decodetr.processing.shipped import expect, expect_file
 from decodetr.scenes.models import CACHE_VIEWS, SEMANTIC_STEPS, SEMANTIC_TRAINING
 from decodetr.scenes.stages import flat
 from decodetr.utils.documents import read_json
-from decodetr.utils.files import write_json, write_text
+from decodetr.utils.files import LOCK, claim, output_folder, write_json, write_text
+from decodetr.utils.preflight import run_checks
 
 SPLITS = {"val": "Validation", "test": "The shifted split"}
 VARIANTS = {
@@ -251,15 +255,44 @@ class _Results:
 
     def add(self, kind, name, entry):
         """`entry` into content[kind][name]."""
-        if self.file.exists():
-            for variant, done in read_json(self.file, dict)["runs"].items():
-                self.content["runs"][variant] = done | self.content["runs"].get(variant, {})
-        self.content[kind].setdefault(name, {}).update(entry)
-        write_json(self.file, self.content)
+        from filelock import FileLock
+
+        with FileLock(self.file.parent / f"{LOCK}-{self.file.name}"):  # another process adds in a moment too
+            if self.file.exists():
+                for variant, done in read_json(self.file, dict)["runs"].items():
+                    self.content["runs"][variant] = done | self.content["runs"].get(variant, {})
+            self.content[kind].setdefault(name, {}).update(entry)
+            write_json(self.file, self.content)
 
 
 def run(args):
     """Run `decodetr scenes compare`; returns the exit status."""
+    from decodetr.evaluation.protocols import read_split
+
+    def numbers():
+        if args.steps < 1 or min(args.seeds) < 0:
+            raise ValueError(f"--steps must be at least 1 and --seeds at least 0, got {args.steps} and {args.seeds}")
+
+    data, built = Path(args.folder), Path(args.built).absolute()  # no names of the Hub
+    run_checks(
+        numbers,
+        lambda: output_folder(args.output, "--output"),
+        lambda: read_split(data / "names.json"),
+        *(partial(expect_file, "", data / "annotations" / f"{split}.json") for split in ("train", *args.splits)),
+        lambda: expect("pool", built / "pool", "pool.json"),
+        lambda: expect("regions data set", built / "regions", "*.parquet"),
+        lambda: expect("model", args.model, "config.json"),
+        lambda: expect("model", args.trained, "config.json"),
+        lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
+        lambda: expect("CLIP", args.clip, "config.json"),
+    )
+    with ExitStack() as held:
+        for variant in args.variants:  # processes with different variants share a folder
+            held.enter_context(claim(args.output, f"decodetr scenes compare --variants {variant}", variant))
+        return _run(args)
+
+
+def _run(args):
     from decodetr.processing.predict import load_detector
 
     output = Path(args.output)

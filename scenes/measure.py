@@ -10,7 +10,9 @@ import statistics
 import sys
 from pathlib import Path
 
-from decodetr.utils.files import write_json
+from decodetr.processing.shipped import expect, expect_file, load_vocabulary, resolve
+from decodetr.utils.files import output_folder, write_json
+from decodetr.utils.preflight import run_checks
 
 MAX_DETECTIONS = 100  # per image, over all names, in all of them
 SIZES = ("all", 12, 1)
@@ -212,11 +214,18 @@ def run(args):
     from decodetr.pool_builder.embedder import ClipEmbedder
     from decodetr.processing import CocoAnnotations
     from decodetr.processing.predict import load_detector
-    from decodetr.processing.shipped import load_vocabulary, resolve
 
     data = Path(args.folder)
-    coco = CocoAnnotations.load(data / "annotations" / f"{args.split}.json")
-    _, novel = read_split(data / "names.json")
+    file = data / "annotations" / f"{args.split}.json"
+    (_, novel), *_ = run_checks(
+        lambda: read_split(data / "names.json"),
+        lambda: expect_file("", file),
+        lambda: args.output and output_folder(Path(args.output).parent, "--output"),
+        lambda: expect("model", args.model, "config.json"),
+        lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
+        lambda: expect("CLIP", args.clip, "config.json"),
+    )
+    coco = CocoAnnotations.load(file)
     model, image_processor = load_detector(args.model)
     vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else model.vocabulary
     clip = ClipEmbedder(resolve(args.clip, "CLIP"), model.device)

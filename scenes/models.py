@@ -11,6 +11,7 @@ from pathlib import Path
 from decodetr.processing.shipped import HUB_CARDS
 from decodetr.scenes.stages import claim, flat, run_stages
 from decodetr.utils.documents import read_json
+from decodetr.utils.files import claim as hold
 from decodetr.utils.files import committed, write_json, write_text
 
 TEACHERS, STAGES = ("scenes-clip", "scenes-llava"), 10
@@ -43,6 +44,11 @@ SEMANTIC_TRAINING = {
 def make_models(folder):
     """Run all stages in `folder` and write the folders of hub_cards/. Returns the exit status."""
     folder = Path(folder)
+    with hold(folder, "decodetr scenes models"):
+        return _make_models(folder)
+
+
+def _make_models(folder):
     record = claim(folder, {"made by": "decodetr scenes models"})
     status, commands = run_stages(folder, _stages(folder), STAGES, record)
     if status == 0:

@@ -9,11 +9,14 @@ when it is started again; `--overwrite` begins anew.
 import sys
 from pathlib import Path
 
+from decodetr.processing.shipped import expect
 from decodetr.scenes.models import CACHE_VIEWS, SEMANTIC_TRAINING
 from decodetr.scenes.models import POOL as SHIPPED_POOL
 from decodetr.scenes.stages import claim, flat, run_stages
 from decodetr.utils.documents import read_json
-from decodetr.utils.files import committed, replacing, write_text
+from decodetr.utils.files import claim as hold
+from decodetr.utils.files import committed, output_folder, replacing, write_text
+from decodetr.utils.preflight import run_checks
 
 STAGES = 9
 POOL = {**SHIPPED_POOL, "--max-proposals": 8}  # fewer than the shipped pool's: captions take most of the time
@@ -50,8 +53,24 @@ def add_arguments(parser):
 
 def run(args):
     """Run the stages that are not done yet, then write pictures, summary and report. Returns the exit status."""
-    if args.semantic_steps < 1:
-        raise ValueError(f"--semantic-steps must be at least 1, got {args.semantic_steps}")
+
+    def numbers():
+        for name in ("train_images", "val_images", "semantic_steps"):
+            if (value := getattr(args, name)) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+
+    run_checks(
+        numbers,
+        lambda: output_folder(args.output, "--output"),
+        lambda: expect("model", args.model, "config.json"),
+        lambda: expect("CLIP", args.clip, "config.json"),
+        lambda: expect("captioner", args.captioner, "config.json"),
+    )
+    with hold(args.output, "decodetr quickstart"):
+        return _run(args)
+
+
+def _run(args):
     output = Path(args.output)
     record = claim(output, {name: getattr(args, name) for name in _SETTINGS}, args.overwrite)
     status, commands = run_stages(output, _stages(output, args), STAGES, record)

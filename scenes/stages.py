@@ -1,12 +1,11 @@
 """Runs ordinary `decodetr` commands one after another, shows each, and skips what an earlier run finished."""
 
 import shlex
-import shutil
 import sys
 import time
 
 from decodetr.utils.documents import read_json
-from decodetr.utils.files import is_unused, write_json
+from decodetr.utils.files import clear, is_unused, write_json
 
 MARKER = "stages.json"
 
@@ -29,7 +28,7 @@ def claim(folder, settings, overwrite=False):
                 f"{folder} holds a run with other settings: {record['settings']}, now {settings}; give the same ones "
                 "to finish it, another folder, or --overwrite to delete it."
             )
-        shutil.rmtree(folder)
+        clear(folder)
     record = {"settings": settings, "seconds": {}}
     write_json(marker, record)
     return record

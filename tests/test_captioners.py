@@ -209,6 +209,7 @@ def test_captions_from_a_server(tmp_path, monkeypatch):
     assert main([*words, "--clip", str(write_tiny_clip(tmp_path / "clip")), "--delta", "-1", "--num-coarse", "3"]) == 0
     pool = PrototypePool.from_pretrained(tmp_path / "out" / "pool")
     assert (pool.info["captioner"], pool.info["prompt"][:18]) == ("some/llava", "What is the main o")
+    assert sent.pop(0)[2] == (64, 64)  # the grey square by which the server is tried before the proposals
     assert len(sent) == 20 and {url for url, *_ in sent} == {"http://localhost:8000/v1"}
     assert sent[0][3] == {"model": "some/llava", "max_tokens": 9, "temperature": 0.0, "seed": 0}
     assert all(text == pool.info["prompt"] for _, text, *_ in sent)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from decodetr.training.fields import check_fields
+from decodetr.training.metrics import default_metric, needs_metric
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ class DeCoDetrTrainingArguments(TrainingArguments):
     ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "DDP's broadcast_buffers"})
 
     def __post_init__(self):
+        if self.metric_for_best_model is None and needs_metric(self):  # the library's default, "loss", is not measured
+            self.metric_for_best_model = default_metric(self.streams)
         super().__post_init__()
         if self.streams not in STREAMS:
             raise ValueError(f"streams must be one of {', '.join(STREAMS)}, got {self.streams!r}.")

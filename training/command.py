@@ -10,6 +10,8 @@ from pathlib import Path
 
 from decodetr.processing.sources import DATA_HELP, add_form_arguments
 from decodetr.training.settings import SETTINGS
+from decodetr.utils.files import claim
+from decodetr.utils.preflight import process_rank
 
 EPILOG = """Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is accepted too, for example
 --streams joint|localization|semantic  --cache_features true  --max_steps 1000  --learning_rate 4e-4
@@ -163,6 +165,11 @@ def names_split_file(data, names_split=None):
     return file if file.is_file() else None
 
 
+def goes_on(args):
+    """Whether a run goes on with all of a trained model, which can then forget."""
+    return bool(args.model) and not args.reset_semantics
+
+
 def _check_required(args):
     absent = [f"--{name}" for name in ("data", "output_dir") if not getattr(args, name)]
     if not (args.model or args.detector or args.config):
@@ -179,6 +186,9 @@ def run(args):
 
         args = parse_with_recipe(args.words, add_arguments)
     _check_required(args)
+    from decodetr.training.preflight import check
     from decodetr.training.run import TrainingRun
 
-    return TrainingRun(args).run()
+    training = check(args)
+    with claim(training.output_dir if process_rank() == 0 else None, "decodetr train"):
+        return TrainingRun(args, training).run()

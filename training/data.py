@@ -42,11 +42,6 @@ class TrainingData:
         split_file = names_split_file(args.data, args.names_split)
         self.base, self.novel = read_split(split_file) if split_file else (None, None)
         self.setting = choose_setting(args.setting, self.novel)
-        self.setting.check(captions=args.captions, image_labels=args.image_labels)
-        if args.streaming and args.train_annotations:
-            raise ValueError(
-                "--train-annotations names a COCO file, whose images are not streamed; leave out --streaming"
-            )
         if args.streaming:
             whole = load_stream(args.data, "train", **form_of(args))
         else:
@@ -72,12 +67,6 @@ class TrainingData:
                 "--val-annotations none" if args.val_annotations == "none" else f"{args.data} has no validation images"
             )
             logger.warning("%s, so nothing is evaluated; --val-share 0.1 holds some training images back", why)
-        if bool(args.replay_data) != bool(args.replay_regions):
-            raise ValueError("--replay-data and --replay-regions go together: images, and what is known of them")
-        if args.replay_data and args.streaming:
-            raise ValueError("--replay-data is mixed with images that have numbers: leave out --streaming")
-        if args.replay_images is not None and args.replay_images < 1:
-            raise ValueError(f"--replay-images must be at least 1, got {args.replay_images}; leave it out for all")
         self.replay = load_annotations(args.replay_data, "train") if args.replay_data else None
         self.replay_regions = RegionTable.load(args.replay_regions) if args.replay_regions else None
         if self.replay is not None and self.base is not None:
@@ -90,10 +79,6 @@ class TrainingData:
         validation with the annotations of all names."""
         import torch
 
-        if self.args.streaming or not 0 < share < 1:
-            raise ValueError(
-                f"--val-share must lie between 0 and 1, and needs data that are not streamed, got {share}"
-            )
         ids = [image["image_id"] for image in self.coco.images]
         count = min(max(round(share * len(ids)), 1), len(ids) - 1)
         if count < 1:
@@ -105,18 +90,9 @@ class TrainingData:
     def pseudo_boxes(self, streams, class_agnostic):
         """Options of [`DetectionDataset`] for regions that may be objects, of the new and of the replayed images:
         (dict, dict), empty where they do nothing.
-
-        Raises:
-            ValueError: they are asked for, but there are no regions, or localization is not trained.
         """
         use, score = self.args.pseudo_boxes, self.args.pseudo_box_score
-        asked = use in ("objects", "ignore") or (score is not None and use is None)
         regions = self.regions is not None, self.replay is not None
-        if asked and (streams == "semantic" or not any(regions)):
-            raise ValueError(
-                "--pseudo-boxes and --pseudo-box-score need --regions, and a localization stream in training "
-                "(--streams)."
-            )
         if use == "none" or streams == "semantic":
             return {}, {}
         # Only a class-agnostic detector can learn objects without a name.

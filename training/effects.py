@@ -1,6 +1,6 @@
 """Options of `decodetr train` that would do nothing beside the others: said before anything is read."""
 
-from decodetr.training.starting_point import goes_on
+from decodetr.training.command import goes_on
 
 CAPTIONS_NEED = (
     "captions move the pool, which stays as it is here; let it move (--set pool_update=stable), or leave captions out"

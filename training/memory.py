@@ -84,7 +84,7 @@ def check_checkpointing(detector):
     them."""
     if can_checkpoint(detector):
         return
-    able = [family for family in DETECTOR_FAMILIES if _family_can_checkpoint(family)]
+    able = [family for family in DETECTOR_FAMILIES if can_checkpoint_family(family)]
     raise ValueError(
         f"gradient_checkpointing=True: {detector.config.model_type} has no gradient checkpointing in transformers; "
         f"the families {', '.join(able)} have it. With this one leave it out, and save memory by a smaller batch or "
@@ -92,7 +92,7 @@ def check_checkpointing(detector):
     )
 
 
-def _family_can_checkpoint(family):
+def can_checkpoint_family(family) -> bool:
     """Whether the library's module of a family has layers for gradient checkpointing."""
     for config, model in AutoModelForObjectDetection._model_mapping.items():
         if config.model_type == family:

@@ -14,32 +14,31 @@ def set_names(model, args, data):
         args: of the command. data (TrainingData).
 
     Raises:
-        ValueError: names without an embedding that cannot be embedded, or names that the setting forbids.
+        ValueError: names without an embedding that cannot be embedded.
     """
     from decodetr.modeling_decodetr import Vocabulary
     from decodetr.processing.predict import choose_names
-    from decodetr.processing.shipped import cannot_load, resolve
-    from decodetr.training.starting_point import goes_on
+    from decodetr.processing.shipped import cannot_load, load_vocabulary, resolve
+    from decodetr.training.command import goes_on
     from decodetr.utils.hub import recorded_place
 
     known, annotated = model.vocabulary, data.coco.names
     wanted = list(annotated or ())  # a stream of texts does not say which there are
     if data.novel and data.setting.novel_names:
         wanted += [name for name in data.novel if name not in wanted]
-    if args.text_model and wanted and not (args.model or args.vocabulary):
+    source = args.text_model or (model.config.pool_info or {}).get("encoder")
+    if source and wanted and not args.vocabulary and not known.info:
         try:  # a starting point without name embeddings: all of them are new
-            known = Vocabulary.from_text_model(wanted, resolve(args.text_model), progress=True)
+            known = Vocabulary.from_text_model(wanted, resolve(source), progress=True)
         except OSError as error:
-            raise cannot_load("text model", args.text_model, error) from error
-        known.info["encoder"] = recorded_place(args.text_model)
+            raise cannot_load("text model", source, error) from error
+        known.info["encoder"] = recorded_place(source)
     if set(wanted) - set(known.names):
         known = choose_names(known, list(dict.fromkeys([*known.names, *wanted])), args.text_model)
-    if args.training_names == "all" and data.novel and not data.setting.novel_names:
-        raise ValueError(f"--training-names all: {data.setting.name} forbids novel names; leave it out")
     if args.training_names == "all" or (args.training_names is None and goes_on(args) and not data.novel):
         wanted = known.names
     deployed = known
     if args.deploy_vocabulary:
-        deployed = Vocabulary.from_pretrained(resolve(args.deploy_vocabulary))
+        deployed = load_vocabulary(args.deploy_vocabulary)
     model.set_vocabulary(known.select(wanted) if wanted else known)
     return deployed

@@ -7,21 +7,22 @@ import transformers
 
 from decodetr.processing import DetectionAugmentation, DetectionDataset
 from decodetr.processing.predict import read_names
-from decodetr.processing.shipped import resolve
+from decodetr.processing.shipped import load_pool, load_vocabulary
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
-from decodetr.train import DeCoDetrTrainer, DeCoDetrTrainingArguments
+from decodetr.train import DeCoDetrTrainer
 from decodetr.training.checkpoints import to_resume
+from decodetr.training.command import goes_on
 from decodetr.training.data import TrainingData
-from decodetr.training.effects import check_captions, check_effects
 from decodetr.training.forgetting import ForgettingReport
 from decodetr.training.identity import settings_identity
+from decodetr.training.metrics import check_evaluation
 from decodetr.training.model_card import write_card
 from decodetr.training.names import set_names
 from decodetr.training.replay import ReplayedDataset, replay_dataset
 from decodetr.training.self_regions import self_regions
 from decodetr.training.settings import OF_A_RUN, PARTS, check_seen, record, seen_before
-from decodetr.training.starting_point import goes_on, start, start_identity
-from decodetr.utils.arguments import extend_lists
+from decodetr.training.starting_point import start, start_identity
+from decodetr.training.trial import check_room, try_step
 from decodetr.utils.hub import recorded_place
 
 logger = logging.getLogger(__name__)
@@ -32,30 +33,31 @@ class TrainingRun:
     Reads, checks and builds; `run` does the rest.
 
     Args:
-        args: of the command; `args.training_arguments` are the words for DeCoDetrTrainingArguments.
+        args: of the command. training (DeCoDetrTrainingArguments): what `training.preflight.check` made of it.
 
     Raises:
         OSError, ValueError: what the user gave does not go together; said before any step is trained.
     """
 
-    def __init__(self, args):
-        self.args = args
-        parser = extend_lists(transformers.HfArgumentParser(DeCoDetrTrainingArguments))
-        words = ["--output_dir", args.output_dir, *args.training_arguments]
-        (self.training,) = parser.parse_args_into_dataclasses(words)
+    def __init__(self, args, training):
+        self.args, self.training = args, training
         transformers.set_seed(self.training.seed)
-        check_effects(args, self.training)
         self.start = start_identity(args)
         # As far as it is known yet: what does not go on is said before anything long.
         known = {"start": self.start, **settings_identity(self.training)}
         to_resume(self.training.resume_from_checkpoint, args.output_dir, known, self.training.overwrite_output_dir)
         self.data = TrainingData(args)
         self.model, self.processor = start(args)
-        check_captions(self.model.config, args.captions)
         self.started_from = dict(self.model.config.training_info or {})
         self._set_tables()
         self.deployed = set_names(self.model, args, self.data)
         self._random = self._random_tables()
+        if self.data.val is not None:
+            report = self._report()
+            groups = report.groups(self.data.val, self.deployed.names) if report else None
+            check_evaluation(training, self.data.val, self.deployed.names, self.data.novel, groups)
+        check_room(self.model, training, None if args.streaming else len(self.data.coco))
+        try_step(self.model, self.processor, training)
         if self._looks_itself():
             self.data.regions = self._self_regions()
         self.pseudo_boxes = self.data.pseudo_boxes(self.training.streams, self.model.config.class_agnostic)
@@ -91,14 +93,11 @@ class TrainingRun:
 
     def _set_tables(self):
         """Pool and vocabulary of the command line."""
-        from decodetr.modeling_decodetr import PrototypePool, Vocabulary
-
         args = self.args
         if args.pool:
-            known = Vocabulary.from_pretrained(resolve(args.vocabulary)) if args.vocabulary else None
-            self.model.set_pool(PrototypePool.from_pretrained(resolve(args.pool)), known)
+            self.model.set_pool(load_pool(args.pool), load_vocabulary(args.vocabulary) if args.vocabulary else None)
         elif args.vocabulary:
-            self.model.set_vocabulary(Vocabulary.from_pretrained(resolve(args.vocabulary)))
+            self.model.set_vocabulary(load_vocabulary(args.vocabulary))
 
     def _random_tables(self):
         """{"pool" or "vocabulary": "random"} of the tables that nothing made, for the record; a warning if the
@@ -126,10 +125,7 @@ class TrainingRun:
     def _looks_itself(self):
         """Whether the starting point's own view of the images is what keeps it from forgetting."""
         args = self.args
-        possible = goes_on(args) and not args.streaming
-        if args.regions == "self" and not possible:
-            raise ValueError("--regions self needs a trained starting point (--model), and data that are not streamed")
-        return possible and args.regions in (None, "self")
+        return goes_on(args) and not args.streaming and args.regions in (None, "self")
 
     def _self_regions(self):
         training, model = self.training, self.model
@@ -208,16 +204,22 @@ class TrainingRun:
 
     # Before and after
 
-    def _forgetting(self):
+    def _report(self):
         """The report of a fine-tune, or None where nothing can be forgotten or measured."""
         args, data = self.args, self.data
         if not goes_on(args) or data.annotated_names is None or (data.val or data.held_out) is None:
             return None
         source = args.held_out_data or args.val_annotations or args.data
-        main = self.trainer.is_world_process_zero()
-        report = ForgettingReport(
+        main = self.training.process_index == 0
+        return ForgettingReport(
             self.training.output_dir, data.annotated_names, source, self._start_digest(), main=main
         )
+
+    def _forgetting(self):
+        """The report of a fine-tune, and what it measures on; None without one."""
+        data, report = self.data, self._report()
+        if report is None:
+            return None
         self.held_out = None
         if data.held_out is not None:
             known = set(self.deployed.names)

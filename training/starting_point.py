@@ -1,53 +1,63 @@
 """Where a training run starts: a saved DeCo-DETR, a saved detector, or a config, with a pretrained backbone or not."""
 
+import contextlib
 import inspect
+import json
 
+from decodetr.processing.shipped import load_pool, load_vocabulary
 from decodetr.training.recipe import closest
+from decodetr.training.space import asked_space, is_foreign
 from decodetr.utils.documents import parse_yaml, read_yaml, short
 from decodetr.utils.hub import local_only
 
 
-def goes_on(args):
-    """Whether a run goes on with all of a trained model, which can then forget."""
-    return bool(args.model) and not args.reset_semantics
-
-
 def start(args):
-    """Model and image processor of the chosen starting point; `args.config` is a file or what a recipe has inline."""
-    from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
-    from decodetr.processing.shipped import resolve
+    """Model and image processor of the chosen starting point; `args.config` is a file or what a recipe has inline.
 
-    if args.reset_semantics and not args.model:
-        raise ValueError("--reset-semantics needs --model: the other starting points have no trained semantic stream.")
-    if args.backbone and not args.config:
-        raise ValueError("--backbone needs --config: the other starting points have a trained backbone.")
-    fields = _config_fields(args.set)
+    With --reset-semantics and tables of another CLIP the model has a random pool and names without embeddings, of
+    that CLIP's width.
+
+    Raises:
+        ValueError: a field of --set that does not exist, or that trained weights do not allow.
+        FileNotFoundError: there is no such starting point.
+    """
+    from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
+    from decodetr.processing.shipped import cannot_load, resolve
+
+    config = starting_config(args)
     if args.model:
         folder = resolve(args.model)
-        config = DeCoDetrConfig.from_pretrained(folder)
-        config = DeCoDetrConfig.from_dict(config.to_dict() | fields)
-        if args.reset_semantics:
-            trained = DeCoDetrForObjectDetection.from_pretrained(folder)
-            model = DeCoDetrForObjectDetection(config)
-            model.detector.load_state_dict(trained.detector.state_dict())
-            model.set_pool(trained.prototype_pool, trained.vocabulary)
-        else:
-            model = DeCoDetrForObjectDetection.from_pretrained(folder, config=config)
+        with _same_shapes(args):
+            if args.reset_semantics:
+                trained = DeCoDetrForObjectDetection.from_pretrained(folder)
+                model = DeCoDetrForObjectDetection(config)
+                model.detector.load_state_dict(trained.detector.state_dict())
+                if not is_foreign(asked_space(args), trained.config):
+                    model.set_pool(trained.prototype_pool, trained.vocabulary)
+            else:
+                model = DeCoDetrForObjectDetection.from_pretrained(folder, config=config)
         processor = DeCoDetrImageProcessor.from_pretrained(folder)
     elif args.detector:
+        fields, pool, vocabulary = config_fields(args.set), None, None
+        nested = fields.pop("detector_config", None)
         if args.pool or args.vocabulary:
-            from decodetr import PrototypePool, Vocabulary
-
-            fields["pool"] = PrototypePool.from_pretrained(resolve(args.pool)) if args.pool else None
-            fields["vocabulary"] = Vocabulary.from_pretrained(resolve(args.vocabulary)) if args.vocabulary else None
-        with local_only(args.detector):
-            model = DeCoDetrForObjectDetection.from_detector(args.detector, **fields)
+            pool = load_pool(args.pool) if args.pool else None
+            vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else None
+        elif (space := asked_space(args)) is not None:
+            fields.setdefault("embedding_dim", space[0])
+        try:
+            with local_only(args.detector):
+                model = DeCoDetrForObjectDetection.from_detector(
+                    args.detector, pool=pool, vocabulary=vocabulary, **fields
+                )
+        except OSError as error:
+            raise cannot_load("detector", args.detector, error) from error
+        if nested:
+            with _same_shapes(args):
+                model = _with_detector_fields(model, nested)
         processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
     else:
-        inline = isinstance(args.config, dict)
-        stored = args.config if inline else read_yaml(args.config, dict)
-        where = f"{args.recipe}: config" if inline else args.config
-        model = DeCoDetrForObjectDetection(make_config({**stored, **fields}, where))
+        model = DeCoDetrForObjectDetection(config)
         _load_backbone(model, args.backbone)
         processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
     if args.image_size is not None:
@@ -84,7 +94,125 @@ def start_identity(args):
 _OF_NAMES = ("id2label", "label2id")  # fields whose texts are names: `off` is no truth value
 
 
-def make_config(fields, where):
+def starting_config(args):
+    """The DeCoDetrConfig that a run starts with, without weights: of the starting point, with the fields of --set.
+
+    Raises:
+        ValueError: a field that does not exist, with the nearest one, or a value that it cannot have.
+        FileNotFoundError: there is no such starting point.
+    """
+    from transformers import AutoConfig
+
+    from decodetr import DeCoDetrConfig
+    from decodetr.modeling_decodetr.detectors import detector_family
+    from decodetr.processing.shipped import cannot_load, expect, resolve
+
+    fields = config_fields(args.set)
+    if args.config:
+        inline = isinstance(args.config, dict)
+        stored = args.config if inline else read_yaml(args.config, dict)
+        where = f"{args.recipe}: config" if inline else args.config
+        _check_keys(stored, DeCoDetrConfig, where)
+        base = make_config({"detector_config": stored.get("detector_config"), "class_agnostic": False}, where)
+        _check_fields(fields, base)
+        return make_config(_merged(stored, fields, base), where)
+    name, what = (args.model, "model") if args.model else (args.detector, "detector")
+    expect(what, name, "config.json")
+    try:
+        with local_only(resolve(name)):
+            config = AutoConfig.from_pretrained(resolve(name))
+    except OSError as error:
+        raise cannot_load(what, name, error) from error
+    if args.model and not isinstance(config, DeCoDetrConfig):
+        raise ValueError(f"--model {name} is a {config.model_type}, expected a DeCo-DETR; give --detector {name}")
+    if not args.model:
+        if isinstance(config, DeCoDetrConfig):
+            raise ValueError(f"--detector {name} is a DeCo-DETR; give --model {name}")
+        detector_family(config)
+        if fields.get("class_agnostic", True):
+            config.num_labels = 1
+        config = DeCoDetrConfig(detector_config=config)
+    stored = config.to_dict()
+    if (args.detector or args.reset_semantics) and is_foreign(space := asked_space(args), config):
+        stored |= dict.fromkeys(("pool_info", "vocabulary_info", "prototype_captions"))
+        stored["embedding_dim"] = space[0]
+        if config.semantic_hidden_dim == config.embedding_dim:  # its default
+            stored["semantic_hidden_dim"] = None
+    _check_fields(fields, config)
+    return make_config(_merged(stored, fields, config), "--set", check=False)
+
+
+def _check_fields(fields, config):
+    """Fields of --set must exist, those of the detector too."""
+    known = set(config.to_dict())
+    of_detector = set(config.detector_config.to_dict())
+    for name, value in fields.items():
+        if name not in known and name in of_detector:
+            raise ValueError(
+                f"--set {name}: DeCoDetrConfig has no field {name!r}, its detector has: --set detector_config.{name}="
+                f"{json.dumps(value)}"
+            )
+        if name not in known:
+            raise ValueError(f"--set {name}: DeCoDetrConfig has no field {name!r}{closest(name, known)}")
+    nested = fields.get("detector_config", {})
+    if not isinstance(nested, dict):
+        raise ValueError("--set detector_config: expected fields of it, as detector_config.num_queries=300")
+    for name in nested:
+        if name not in of_detector:
+            kind = config.detector_config.model_type
+            raise ValueError(f"--set detector_config.{name}: {kind} has no field {name!r}{closest(name, of_detector)}")
+
+
+def _merged(stored, fields, config):
+    """A mapping of fields with others over it, those of nested mappings one by one."""
+    merged = {**stored, **fields}
+    if nested := fields.get("detector_config"):
+        own = stored.get("detector_config")
+        own = config.detector_config.to_dict() if own is None else own
+        merged["detector_config"] = _deep(own, nested)
+    return merged
+
+
+def _deep(stored, fields):
+    return {
+        **stored,
+        **{
+            key: _deep(stored[key], value) if isinstance(value, dict) and isinstance(stored.get(key), dict) else value
+            for key, value in fields.items()
+        },
+    }
+
+
+def _with_detector_fields(model, nested):
+    """The same weights in a model whose detector has other fields."""
+    from decodetr import DeCoDetrForObjectDetection
+
+    config = make_config(
+        _merged(model.config.to_dict(), {"detector_config": nested}, model.config), "--set", check=False
+    )
+    changed = DeCoDetrForObjectDetection(config)
+    changed.load_state_dict(model.state_dict())
+    return changed
+
+
+@contextlib.contextmanager
+def _same_shapes(args):
+    """Weights that do not fit the fields of --set are the user's matter."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not args.set or "size" not in str(error):
+            raise
+        mend = (
+            "those of the detector, start from --config; those of the semantic stream, give --reset-semantics"
+            if args.model and not args.reset_semantics
+            else "start from --config with these fields, random weights"
+        )
+        first = next((line.strip() for line in str(error).splitlines() if "mismatch" in line), str(error))
+        raise ValueError(f"--set {' '.join(args.set)}: changes shapes of trained weights ({first}); {mend}") from error
+
+
+def make_config(fields, where, check=True):
     """A DeCoDetrConfig from a mapping in which every key means something, those of nested configs too.
 
     Raises:
@@ -94,13 +222,14 @@ def make_config(fields, where):
 
     from decodetr import DeCoDetrConfig
 
-    _check_keys(fields, DeCoDetrConfig, where)
+    if check:
+        _check_keys(fields, DeCoDetrConfig, where)
     names = fields.get("id2label")
     for number, name in names.items() if isinstance(names, dict) else ():
         if not isinstance(name, str):
             raise ValueError(f"{where}: id2label: {number}: expected a name, got {short(name)}; write it in quotes")
     try:
-        return DeCoDetrConfig(**fields)
+        return DeCoDetrConfig(**fields) if check else DeCoDetrConfig.from_dict(fields)
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise ValueError(f"{where}: {error}") from error
 
@@ -134,12 +263,22 @@ def _load_backbone(model, name):
         check_timm_backbone(model)
 
 
-def _config_fields(words):
-    """{field: value} of "FIELD=VALUE" words, values read as YAML."""
+def config_fields(words):
+    """{field: value} of "FIELD=VALUE" words, values read as YAML; FIELD.INNER=VALUE makes a mapping in a field.
+
+    Raises:
+        ValueError: a word of another form.
+    """
     fields = {}
     for word in words:
         name, separator, value = word.partition("=")
-        if not separator:
+        if not separator or not all(name.split(".")):
             raise ValueError(f"--set {word}: expected FIELD=VALUE, such as nms_iou=0.6")
-        fields[name] = parse_yaml(value, f"--set {name}", texts=name in _OF_NAMES)
+        *outer, last = name.split(".")
+        place = fields
+        for key in outer:
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"--set {word}: {key} was given a value already")
+        place[last] = parse_yaml(value, f"--set {name}", texts=name in _OF_NAMES)
     return fields

@@ -3,19 +3,22 @@
 import json
 import math
 import os
+import shutil
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from decodetr.utils.model_room import load
 
 __all__ = [
     "claim",
+    "clear",
     "committed",
     "finite",
     "is_unused",
     "json_text",
     "max_bytes",
+    "output_folder",
     "reading",
     "regular_file",
     "replacing",
@@ -27,6 +30,7 @@ _commit = load("file_commit")
 STAGING, committed, reading = _commit.STAGING, _commit.committed, _commit.reading
 
 LOCK = ".decodetr.lock"
+_held = set()  # (folder, name of the lock) that this process holds
 MAX_BYTES = 4 << 30  # of one file that is read into memory; LVIS' training annotations are 1.1 GB
 _MAX_BYTES_VARIABLE = "DECODETR_MAX_FILE_BYTES"
 
@@ -89,41 +93,90 @@ def is_unused(folder) -> bool:
 
 
 @contextmanager
-def claim(folder, what):
-    """Hold a folder for one run: a second one is refused at once.
+def claim(folder, what, part=""):
+    """Hold a folder for one run: a second one is refused at once. Inside a run that holds it, nothing happens.
 
     Args:
-        folder (`str` or `Path`): made if missing; a file `.decodetr.lock` marks it. Whether it is held, the system
-            knows: the file that a killed run leaves holds nobody off.
+        folder (`str`, `Path` or None): made if missing; a file `.decodetr.lock` marks it meanwhile. Whether it is
+            held, the system knows: the file that a killed run leaves holds nobody off. None: nothing is held.
         what (`str`): who holds it, for the message, such as "decodetr train".
+        part (`str`): of runs that share a folder on purpose, what this one alone writes, such as its rank.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it, or it is a file. OSError: it cannot be made or written.
     """
     from filelock import FileLock, Timeout
 
-    folder = Path(folder)
+    if folder is None:
+        yield
+        return
+    folder = output_folder(folder, what)
+    name = f"{LOCK}-{part}" if part else LOCK
+    key = (str(folder.resolve()), name)
+    if key in _held:
+        yield
+        return
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, thread_local=False)
+    lock, holder = FileLock(folder / name, thread_local=False), folder / f"{name}.holder"
     try:
         lock.acquire(timeout=0)
+        while not Path(lock.lock_file).exists():  # its last holder removed it between our opening and our locking it
+            lock.release()
+            lock.acquire(timeout=0)
     except Timeout as error:
         raise ValueError(
-            f"{folder}: another run ({_holder(folder)}) writes here; wait for it, stop it, or choose another output"
+            f"{folder}: another run ({_holder(holder)}) writes here; wait for it, stop it, or choose another output"
         ) from error
+    _held.add(key)
     try:
-        (folder / f"{LOCK}.holder").write_text(f"{what}, process {os.getpid()}", encoding="utf-8")
+        holder.write_text(f"{what}, process {os.getpid()}", encoding="utf-8")
         yield
     finally:
-        (folder / f"{LOCK}.holder").unlink(missing_ok=True)
+        _held.discard(key)
+        holder.unlink(missing_ok=True)
+        with suppress(OSError):  # where an open file cannot be removed, it stays
+            os.unlink(lock.lock_file)
         lock.release()
+        if made:
+            with suppress(OSError):  # not empty: something was written
+                folder.rmdir()
 
 
-def _holder(folder):
+def _holder(file):
     try:
-        return (folder / f"{LOCK}.holder").read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except OSError:
         return "unknown"
+
+
+def output_folder(folder, option) -> Path:
+    """Return the path if results can be written into that folder, which need not exist yet.
+
+    Args:
+        folder (`str` or `Path`). option (`str`): what names it, for messages, such as "--output".
+
+    Raises:
+        ValueError: it, or a folder above it, is a file. PermissionError: nothing can be written there.
+    """
+    folder = Path(folder)
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    if not there.is_dir():
+        raise ValueError(f"{option} {folder}: expected a folder, got a file ({there}); choose another output")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{option} {folder}: nothing can be written into {there}; choose another output")
+    return folder
+
+
+def clear(folder):
+    """Remove what is in a folder, but for the lock of the run that holds it."""
+    for path in Path(folder).iterdir():
+        if path.name.startswith(LOCK):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def max_bytes() -> int:

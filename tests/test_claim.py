@@ -1,0 +1,132 @@
+"""One run a folder: a second one is refused at once; what ended, in whatever way, holds nobody off."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from decodetr.__main__ import main
+from decodetr.utils.files import LOCK, claim, clear, is_unused, output_folder
+
+_HOLD = """
+import sys, time
+from decodetr.utils.files import claim
+with claim(sys.argv[1], "decodetr train", sys.argv[2]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A function: another process that holds a folder until the test ends."""
+    started = []
+
+    def hold(folder=tmp_path, part=""):
+        process = subprocess.Popen([sys.executable, "-c", _HOLD, str(folder), part], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield hold
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_second_run_is_refused_and_told_who_holds_the_folder(holder, tmp_path):
+    process = holder()
+    with pytest.raises(ValueError, match=rf"another run \(decodetr train, process {process.pid}\) writes here"):
+        with claim(tmp_path, "decodetr train"):
+            raise AssertionError("two runs")
+
+
+def test_a_killed_run_holds_nobody_off(holder, tmp_path):
+    process = holder()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with claim(tmp_path, "decodetr train"):
+        assert str(os.getpid()) in (tmp_path / f"{LOCK}.holder").read_text()
+
+
+def test_a_run_leaves_no_file_behind_and_may_hold_its_folder_twice(tmp_path):
+    folder = tmp_path / "new"
+    with claim(folder, "one"):
+        with claim(folder, "the same process"):
+            assert is_unused(folder)
+        assert (folder / LOCK).is_file()
+    assert not folder.exists()
+    folder.mkdir()
+    with claim(folder, "one"):
+        (folder / "result").write_text("x")
+    assert [path.name for path in folder.iterdir()] == ["result"]
+    with claim(None, "nothing is written"):
+        assert Path(folder).is_dir()
+
+
+def test_parts_of_a_folder_are_held_apart(holder, tmp_path):
+    holder(part="rank-1")
+    with claim(tmp_path, "rank 0"), claim(tmp_path, "rank 2", "rank-2"):
+        with pytest.raises(ValueError, match="another run"), claim(tmp_path, "rank 1", "rank-1"):
+            raise AssertionError("two runs")
+
+
+def test_emptying_a_folder_keeps_its_lock(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/file").write_text("x")
+    with claim(tmp_path, "one"):
+        assert not is_unused(tmp_path)
+        clear(tmp_path)
+        assert is_unused(tmp_path) and (tmp_path / LOCK).is_file()
+
+
+def test_an_output_must_be_a_folder_that_can_be_written(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("x")
+    for place in (file, file / "below"):
+        with pytest.raises(ValueError, match="--output .*expected a folder, got a file"):
+            output_folder(place, "--output")
+    assert output_folder(tmp_path / "a/b", "--output") == tmp_path / "a/b" and not (tmp_path / "a").exists()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="nothing can be written into"):
+        output_folder(tmp_path / "a", "--output")
+
+
+_COMMANDS = {
+    "train": ["train", "--data", "DATA", "--detector", "D", "--output_dir", "OUT"],
+    "pool build": ["pool", "build", "--data", "DATA", "--clip", "C", "--captioner", "C", "--output", "OUT"],
+    "pool filter": ["pool", "filter", "--output", "OUT"],
+    "eval": ["eval", "--data", "DATA", "--model", "scenes-decodetr", "--output", "OUT"],
+    "predict": ["predict", "DATA/train", "--output", "OUT"],
+    "vocabulary build": ["vocabulary", "build", "--names", "cat", "--text-model", "scenes-clip", "--output", "OUT"],
+    "quickstart": ["quickstart", "--output", "OUT"],
+    "scenes write": ["scenes", "write", "OUT"],
+    "scenes teachers": ["scenes", "teachers", "OUT"],
+    "scenes models": ["scenes", "models", "OUT"],
+}
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_every_command_that_writes_a_folder_holds_it(holder, tmp_path, monkeypatch, capsys, command):
+    """Whatever the command checks before is left out here."""
+    from decodetr.pool_builder import command as pool_command
+    from decodetr.training import preflight
+
+    data, out = tmp_path / "data", tmp_path / "out"
+    (data / "annotations").mkdir(parents=True), (data / "train").mkdir()
+    (data / "annotations/val.json").write_text("{}")
+    (data / "train/picture.png").write_bytes(b"")
+    holder(out)
+    monkeypatch.setattr(preflight, "check", lambda args: type("Arguments", (), {"output_dir": args.output_dir}))
+    monkeypatch.setattr(pool_command, "check", lambda *_: None)
+    places = {"DATA": str(data), "OUT": str(out), "DATA/train": str(data / "train")}
+    started = time.perf_counter()
+    assert main([places.get(word, word) for word in _COMMANDS[command]]) == 1
+    error = capsys.readouterr().err
+    assert f"{out}: another run (decodetr train, process" in error and "choose another output" in error
+    assert time.perf_counter() - started < 10
+    assert sorted(path.name for path in out.iterdir()) == [LOCK, f"{LOCK}.holder"]

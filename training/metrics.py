@@ -1,0 +1,84 @@
+"""Which metric chooses the best checkpoint of a run: it must be one that an evaluation gives."""
+
+import difflib
+
+from decodetr.evaluation.output_evaluator import COCO_DETECTIONS, FEDERATED_DETECTIONS, output_metric_names, rules_of
+
+
+def needs_metric(args) -> bool:
+    """Whether a run reads a metric from its evaluations (DeCoDetrTrainingArguments): to choose a checkpoint, or a
+    learning rate."""
+    reads = args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy") or args.save_strategy == "best"
+    return bool(args.load_best_model_at_end or reads)
+
+
+def default_metric(streams, novel=False) -> str:
+    """The metric of a run that names none: of localization alone where only that learns; with novel names AP50 of base
+    names, because novel ones must not choose."""
+    if streams == "localization":
+        return "eval_class_agnostic_AP50"
+    return "eval_AP50_base" if novel else "eval_AP50"
+
+
+def check_metric(args, groups=(), novel=False, empty=(), max_detections=(COCO_DETECTIONS, FEDERATED_DETECTIONS)):
+    """Check `metric_for_best_model` before the first step.
+
+    Args:
+        args (DeCoDetrTrainingArguments). groups: names of the groups of names beside novel and base.
+        novel (bool): names are split into novel and base. empty: groups whose names have no object.
+        max_detections: what may be kept per image, where the arguments do not say it.
+
+    Raises:
+        ValueError: an evaluation does not give it, it has no value, or it would choose the worst.
+    """
+    if not needs_metric(args):
+        return
+    given = args.metric_for_best_model
+    kept = max_detections if args.eval_max_detections is None else (args.eval_max_detections,)
+    known = [f"eval_{name}" for most in kept for name in output_metric_names(most, groups, novel)]
+    known = list(dict.fromkeys(known))
+    if args.streams == "localization":  # the names are those of a stream that does not learn
+        known = [name for name in known if name.startswith("eval_class_agnostic_")]
+    name = given if str(given).startswith("eval_") else f"eval_{given}"
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"give one of {', '.join(known)}"
+        why = "; there are no novel names to tell apart" if name.endswith(("_novel", "_base")) and not novel else ""
+        raise ValueError(
+            f"--metric_for_best_model {given}: no metric of an evaluation during training{why}; {hint}"
+            if given
+            else f"give --metric_for_best_model, one of {', '.join(known)}"
+        )
+    if (group := name.rpartition("_")[2]) in empty:
+        raise ValueError(
+            f"--metric_for_best_model {given}: the validation data have no object of {group} names, so it has no "
+            f"value; {default_metric(args.streams)} has one"
+        )
+    if args.greater_is_better is False:
+        raise ValueError(f"--greater_is_better false: {given} is better the higher it is; leave it out")
+
+
+def check_evaluation(args, coco, names, novel_names=None, groups=None):
+    """Check, before the first step, that evaluations of a run can be made and give the metric that it reads.
+
+    Args:
+        args (DeCoDetrTrainingArguments). coco: annotations of the evaluation. names (list[str]): of the model then.
+        novel_names: of the split, or None. groups: {group: names} beside novel and base, or None.
+
+    Raises:
+        ValueError: names with objects that the model lacks, or see [`check_metric`].
+    """
+    index, known, novel = coco.annotations_by_image, set(names), set(novel_names or ())
+    numbers = set(index.column("category")[index.column("iscrowd") == 0].tolist())
+    used = {name for number, name in enumerate(coco.names) if number in numbers}
+    if missing := [name for name in coco.names if name in used - known]:
+        more = ", ..." if len(missing) > 5 else ""
+        raise ValueError(
+            f"{coco.file}: {len(missing)} names of the validation data are not among the {len(names)} of the saved "
+            f"model: {', '.join(map(repr, missing[:5]))}{more}; give --deploy-vocabulary with them (decodetr "
+            "vocabulary build), other --val-annotations, or --val-annotations none"
+        )
+    members = dict(groups or {}) | ({"novel": novel, "base": set(coco.names) - novel} if novel else {})
+    empty = [group for group, some in members.items() if not used & set(some)]
+    kept = rules_of(coco, args.eval_max_detections)["max_detections"]
+    check_metric(args, list(groups or ()), bool(novel), empty, (kept,))

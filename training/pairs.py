@@ -1,0 +1,152 @@
+"""Options of `decodetr train` that are right one by one and wrong, or of no use, together.
+
+`check_pairs` lists what cannot work, with the flag that mends it; `notes` what has no effect.
+"""
+
+_OF_THE_SEMANTICS = ("semantic_learning_rate", "semantic_max_grad_norm", "align_weight_start", "align_weight_end")
+_OF_THE_DETECTOR = ("learning_rate", "backbone_learning_rate", "max_grad_norm", "freeze_backbone")
+
+
+def check_pairs(facts):
+    """List the problems (str) of a run's options.
+
+    Args:
+        facts ([`training.preflight.Facts`]).
+    """
+    problems = [*_start(facts), *_data(facts), *_setting(facts), *_regions(facts)]
+    if facts.training is not None:
+        problems += [*_streams(facts), *_streaming(facts)]
+    if facts.config is not None:
+        problems += [*_config(facts)]
+    return problems
+
+
+def _start(facts):
+    args = facts.args
+    if args.reset_semantics and not args.model:
+        yield "--reset-semantics needs --model: the other starting points have no trained semantic stream"
+    if args.backbone and not args.config:
+        yield "--backbone needs --config: the other starting points have a trained backbone"
+
+
+def _data(facts):
+    args = facts.args
+    if args.val_share is not None and not 0 < args.val_share < 1:
+        yield f"--val-share must lie between 0 and 1, got {args.val_share}"
+    if bool(args.replay_data) != bool(args.replay_regions):
+        yield "--replay-data and --replay-regions go together: images, and what is known of them"
+    for name, least in (("blur", 0), ("noise", 0), ("replay_images", 1), ("shuffle_buffer", 0), ("image_size", 1)):
+        if (value := getattr(args, name)) is not None and value < least:
+            yield f"--{name.replace('_', '-')} must be at least {least}, got {value}"
+
+
+def _setting(facts):
+    args, novel = facts.args, facts.novel
+    if args.setting and not novel:
+        yield f"--setting {args.setting}: expected novel names to hold back, got none; give --names-split FILE"
+        return
+    setting = facts.setting
+    try:
+        setting.check(captions=args.captions, image_labels=args.image_labels)
+    except ValueError as error:
+        yield str(error)
+    if args.training_names == "all" and novel and not setting.novel_names:
+        yield f"--training-names all: {setting.name} forbids novel names; leave it out, or give --setting G-OVD"
+
+
+def _regions(facts):
+    args = facts.args
+    if args.regions == "self" and not facts.looks_itself:
+        yield "--regions self needs a trained starting point (--model), and data that are not streamed"
+    asked = args.pseudo_boxes in ("objects", "ignore") or (
+        args.pseudo_box_score is not None and args.pseudo_boxes is None
+    )
+    localizes = facts.training is None or facts.training.streams != "semantic"
+    if asked and not (localizes and (facts.has_regions or args.replay_data)):
+        yield (
+            "--pseudo-boxes and --pseudo-box-score need --regions, and a localization stream in training (--streams)."
+        )
+    if args.pseudo_box_score is not None and not 0 <= args.pseudo_box_score <= 1:
+        yield f"--pseudo-box-score must lie in 0..1, got {args.pseudo_box_score}"
+    encoder = facts.pool.info if facts.pool is not None else getattr(facts.config, "pool_info", None) or {}
+    known = facts.config is not None or facts.pool is not None
+    if args.captions and not args.text_model and known and not encoder.get("encoder"):
+        yield "--captions: the pool does not say which text model made it; give --text-model NAME"
+
+
+def _streams(facts):
+    args, training = facts.args, facts.training
+    augments = not args.no_augmentation
+    if training.cache_features and training.cache_views > 1 and not augments:
+        yield (
+            f"--cache_views {training.cache_views} needs augmentation, for further views would equal the first: leave "
+            "out --no-augmentation, or --cache_views"
+        )
+    if training.eval_strategy != "no" and not facts.validates:
+        yield (
+            f"--eval_strategy {training.eval_strategy.value} needs validation data: give --val-annotations or "
+            "--val-share 0.1, or leave it out"
+        )
+
+
+def _streaming(facts):
+    args, training = facts.args, facts.training
+    if not args.streaming:
+        return
+    if args.train_annotations:
+        yield "--train-annotations names a COCO file, whose images are not streamed; leave out --streaming"
+    if args.replay_data:
+        yield "--replay-data is mixed with images that have numbers: leave out --streaming"
+    if args.val_share:
+        yield "--val-share needs data that are not streamed: give --val-annotations, or leave out --streaming"
+    if training.max_steps <= 0:
+        yield "streamed training data have no length: give the number of steps, --max_steps N"
+    if training.cache_features:
+        yield "cache_features keeps all images in memory, and streamed data have no end: leave one out"
+    if training.accelerator_config.dispatch_batches:
+        yield "accelerator_config.dispatch_batches=True would give streamed images the labels of others; leave it out"
+
+
+def _config(facts):
+    """What the starting point's config does not go with; --set has its word in it already."""
+    from decodetr.modeling_decodetr.detectors import detector_family
+    from decodetr.training.memory import can_checkpoint_family
+
+    args, config, training = facts.args, facts.config, facts.training
+    if not config.class_agnostic and args.pseudo_boxes == "objects":
+        yield "--pseudo-boxes objects: only a class-agnostic detector learns what has no name; give ignore instead"
+    kind = config.detector_config
+    divisor = detector_family(kind).size_divisor(kind)
+    if args.image_size and args.image_size > 0 and args.image_size % divisor:
+        below, above = args.image_size // divisor * divisor, -(-args.image_size // divisor) * divisor
+        yield (
+            f"--image-size {args.image_size}: {kind.model_type} needs a multiple of {divisor}; give "
+            f"{f'{below} or ' if below else ''}{above}"
+        )
+    if training is not None and training.gradient_checkpointing and not can_checkpoint_family(kind.model_type):
+        yield (
+            f"--gradient_checkpointing true: {kind.model_type} has none in transformers; leave it out, and save "
+            "memory by a smaller batch or image size, or bf16"
+        )
+
+
+def notes(facts):
+    """List what of a run's options has no effect (sentences)."""
+    args, training, found = facts.args, facts.training, []
+
+    def idle(options, why):
+        found.extend(f"--{option} has no effect: {why}" for option in options)
+
+    if training.streams == "localization":
+        idle([name for name in _OF_THE_SEMANTICS if name in facts.given], "--streams localization")
+        if facts.has_regions and args.pseudo_boxes == "none":
+            idle(["regions"], "--streams localization with --pseudo-boxes none")
+    if training.streams == "semantic":
+        idle([name for name in _OF_THE_DETECTOR if name in facts.given - {"learning_rate"}], "--streams semantic")
+    if training.freeze_backbone and "backbone_learning_rate" in facts.given:
+        idle(["backbone_learning_rate"], "--freeze_backbone true")
+    if args.val_share and args.val_annotations:
+        idle(["val-share"], "--val-annotations")
+    if args.image_labels and training.streams != "localization" and not facts.has_regions:
+        idle(["image-labels"], "without regions there is nothing that they narrow")
+    return found

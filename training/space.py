@@ -1,0 +1,137 @@
+"""The embedding space of a run: that of one CLIP for pool, vocabulary, regions and starting point, or none works."""
+
+from functools import cache
+from pathlib import Path
+
+from decodetr.processing.shipped import cannot_load, load_pool, load_vocabulary, resolve
+from decodetr.training.command import goes_on
+
+
+def asked_space(args):
+    """The space of what the command line names: its pool, else its vocabulary, else, where the starting point has no
+    names of its own, its text model.
+
+    Returns:
+        (width d, info with "encoder" and "encoder_fingerprint"), or None.
+
+    Raises:
+        FileNotFoundError: it cannot be loaded. ValueError: it is damaged, or no CLIP-like model.
+    """
+    if args.pool:
+        table = load_pool(args.pool)
+    elif args.vocabulary:
+        table = load_vocabulary(args.vocabulary)
+    elif args.text_model and (args.reset_semantics or not args.model):
+        return text_space(args.text_model)
+    else:
+        return None
+    return table.embedding_dim, table.info
+
+
+@cache
+def text_space(name):
+    """(width d, info) of a CLIP-like text model, by folder, Hub or shipped name. Loads it, once."""
+    from decodetr.modeling_decodetr.text_encoder import encode_texts, encoder_info, load_text_model
+
+    try:
+        model, tokenizer = load_text_model(resolve(name))
+    except OSError as error:
+        raise cannot_load("text model", name, error) from error
+    return encode_texts([""], model, tokenizer).shape[1], encoder_info(model)
+
+
+def is_foreign(space, config) -> bool:
+    """Whether a space (of `asked_space`) is not that of a DeCoDetrConfig's own pool and names."""
+    from decodetr.modeling_decodetr.vocabulary import same_encoder
+
+    if space is None:
+        return False
+    width, info = space
+    own = [own for own in (config.pool_info, config.vocabulary_info) if own]
+    return width != config.embedding_dim or not all(same_encoder(info, other) for other in own)
+
+
+def check_space(args, config, training, pool, vocabulary, deployed):
+    """Check that all tables of a run are of one space.
+
+    Args:
+        args: of the command. config (DeCoDetrConfig): of the starting point, as the run will have it.
+        training (DeCoDetrTrainingArguments or None).
+        pool, vocabulary, deployed: of --pool, --vocabulary and --deploy-vocabulary, or None.
+
+    Raises:
+        ValueError: they are not; names the options and what mends it. FileNotFoundError: no such text model.
+    """
+    tables = {"--pool": pool, "--vocabulary": vocabulary, "--deploy-vocabulary": deployed}
+    tables = {option: (table.embedding_dim, table.info) for option, table in tables.items() if table is not None}
+    given = tables and next(iter(tables.items()))
+    if not given and (space := asked_space(args)) is not None:
+        given = ("--text-model", space)
+    if not given:
+        return
+    first, (width, info) = given
+    for option, other in tables.items():
+        if not _same((width, info), other):
+            raise ValueError(
+                f"{first} is of {_describe(width, info)}, {option} of {_describe(*other)}: build both with the same "
+                "CLIP (decodetr vocabulary build --text-model NAME, decodetr pool build --clip NAME)"
+            )
+    if args.regions not in (None, "self", "none") and (dim := region_width(args.regions)) not in (None, width):
+        raise ValueError(
+            f"--regions {args.regions} has embeddings of width {dim}, {first} of width {width}: give what one CLIP "
+            "made"
+        )
+    if width != config.embedding_dim:
+        mend = (
+            f"--set embedding_dim={width}" if args.config else "--reset-semantics, which begins anew with another CLIP"
+        )
+        raise ValueError(
+            f"{first} has embeddings of width {width}, the starting point's space has d = {config.embedding_dim}: "
+            f"give {mend}"
+        )
+    own = config.vocabulary_info if pool is not None else config.pool_info
+    both = pool is not None and vocabulary is not None  # they are swapped together
+    if goes_on(args) and not both and not _same((width, info), (width, own)):
+        other = "--vocabulary NAMES" if pool is not None else "--pool POOL"
+        raise ValueError(
+            f"{first} is of {_describe(width, info)}, --model {args.model} of {_describe(width, own)}: give what the "
+            f"same CLIP made, {other} of the new one as well, or --reset-semantics to begin the semantic stream anew"
+        )
+    semantic = training is None or training.streams != "localization"
+    if args.reset_semantics and pool is None and semantic and is_foreign((width, info), _stored(args)):
+        raise ValueError(
+            f"{first} is of {_describe(width, info)}, and the pool of --model {args.model} of another CLIP: give "
+            "--pool POOL, made with that one (decodetr pool build --clip NAME), or --streams localization, which "
+            "needs none"
+        )
+
+
+def region_width(folder):
+    """Width of the embeddings of a regions data set, from the first shard's schema; None where it does not say."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted(Path(folder).glob("*.parquet")) if Path(folder).is_dir() else [Path(folder)]
+    try:
+        kind = pq.read_schema(files[0]).field("image_embed").type
+    except (pa.ArrowException, OSError, KeyError, IndexError):  # said by the reader, or of the missing folder
+        return None
+    return kind.list_size if pa.types.is_fixed_size_list(kind) else None
+
+
+def _stored(args):
+    from decodetr import DeCoDetrConfig
+
+    return DeCoDetrConfig.from_pretrained(resolve(args.model))
+
+
+def _same(one, other):
+    from decodetr.modeling_decodetr.vocabulary import same_encoder
+
+    return one[0] == other[0] and same_encoder(one[1], other[1])
+
+
+def _describe(width, info):
+    from decodetr.modeling_decodetr.vocabulary import describe_encoder
+
+    return f"encoder {describe_encoder(info)} (width {width})"

@@ -1,0 +1,145 @@
+"""One small step before a long run: what the model cannot do at all is known in seconds."""
+
+import contextlib
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from decodetr.utils.preflight import in_units, require_room
+
+_NUMBERS = 4  # bytes of a float32
+
+
+def try_step(model, image_processor, args):
+    """Run forward and backward over grey pictures, as the training will over images; nothing of it stays.
+
+    Running out of memory is left to the training, which says what to change.
+
+    Args:
+        model (DeCoDetrForObjectDetection): with its training names; its modes, buffers and gradients are restored.
+        image_processor ([`DeCoDetrImageProcessor`]). args (DeCoDetrTrainingArguments).
+
+    Raises:
+        ValueError: the model cannot make the step; names detector, backbone and image size.
+    """
+    picture, count = Image.new("RGB", (96, 64), (127, 127, 127)), min(args.per_device_train_batch_size, 2)
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    device = model.device
+    sharded = args.fsdp or args.deepspeed  # too large for one device, maybe
+    target = device if sharded else args.device
+    sizes = "unknown size"
+    try:
+        with torch.random.fork_rng([target] if target.type == "cuda" else []), _precision(args, target):
+            model.to(target).train()
+            if args.streams == "semantic":
+                model.detector.eval()
+            inputs = image_processor(images=[picture] * count, return_tensors="pt").to(target)
+            sizes = " x ".join(str(side) for side in inputs["pixel_values"].shape[-2:])
+            outputs = model(**inputs, labels=_labels(model, count), localization_only=args.streams == "localization")
+            if outputs.loss.requires_grad:
+                outputs.loss.backward()
+            model.eval()
+            with torch.no_grad():
+                model(**inputs)
+    except torch.OutOfMemoryError:
+        return
+    except (AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the model cannot make one step with images of {sizes}, before anything long was begun: "
+            f"{type(error).__name__}: {str(error).strip() or 'no message'}\nIts detector is {_describe(model)}. Give "
+            "another --image-size, or a starting point with another backbone (docs/training.md lists those that work)."
+        ) from error
+    finally:
+        model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _labels(model, count):
+    """An object in the middle of each picture, of a name that the detector can learn."""
+    names = model.vocabulary.names
+    known = None if model.config.class_agnostic else set(model.config.detector_config.id2label.values())
+    label = next((i for i, name in enumerate(names) if known is None or name in known), None)
+    device = model.device
+    chosen = torch.tensor([] if label is None else [label], dtype=torch.int64, device=device)
+    box = torch.tensor([[0.5, 0.5, 0.4, 0.4]], device=device)[: len(chosen)]
+    return [{"class_labels": chosen, "boxes": box} for _ in range(count)]
+
+
+def _precision(args, device):
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def _describe(model):
+    config = model.config.detector_config
+    backbone = getattr(config, "backbone_config", None)
+    name = getattr(backbone, "backbone", None) or getattr(backbone, "model_type", None) or "its own"
+    return f"{config.model_type} with the backbone {name}"
+
+
+def check_room(model, args, images):
+    """Check that the disk of `output_dir` has room for what the run writes at least: the checkpoints that are kept,
+    and the model at the end.
+
+    Args:
+        model: of the run. args (DeCoDetrTrainingArguments). images (int or None): of training; None where unknown.
+
+    Raises:
+        ValueError: it has not; with the numbers and the options.
+    """
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    checkpoint, kept = weights, _kept_checkpoints(args, images)
+    if (
+        not args.save_only_model
+        and "adam" in str(getattr(args.optim, "value", args.optim))
+        and "8bit" not in args.optim
+    ):
+        checkpoint += 2 * _NUMBERS * _learned(model, args.streams, args.freeze_backbone)
+    needed = weights + kept * checkpoint - _written(args.output_dir)
+    require_room(
+        args.output_dir,
+        needed,
+        f"the model ({in_units(weights)}) and {kept} checkpoints of {in_units(checkpoint)}",
+        "choose another --output_dir, or give --save_total_limit 1, --save_only_model true or --save_strategy no",
+    )
+
+
+def _kept_checkpoints(args, images):
+    """Checkpoints that are there at once in the end, at least."""
+    strategy = getattr(args.save_strategy, "value", args.save_strategy)
+    steps = args.max_steps
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    an_epoch = max(images // batch, 1) if images else None  # at least
+    if steps <= 0 and an_epoch:
+        steps = int(args.num_train_epochs * an_epoch)
+    if strategy == "no" or steps <= 0:
+        return 0
+    if strategy == "epoch":
+        saved = steps // an_epoch if an_epoch else 1
+    elif strategy == "steps":
+        saved = int(steps // (args.save_steps if args.save_steps >= 1 else max(args.save_steps * steps, 1)))
+    else:
+        saved = 1
+    return min(saved, args.save_total_limit or saved)
+
+
+def _learned(model, streams, freeze_backbone):
+    """Numbers that learn."""
+    total = 0
+    for name, parameter in model.named_parameters():
+        of_detector = name.startswith("detector.")
+        frozen = (of_detector and streams == "semantic") or (not of_detector and streams == "localization")
+        if parameter.requires_grad and not frozen and not (freeze_backbone and "backbone" in name):
+            total += parameter.numel()
+    return total
+
+
+def _written(folder):
+    """Bytes that an earlier run of the folder has written, which a new one replaces or goes on with."""
+    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())

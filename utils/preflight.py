@@ -1,0 +1,95 @@
+"""Checks before the work: each in a moment, their findings together, nothing read in full."""
+
+import importlib.util
+import logging
+import os
+import shutil
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+class Findings:
+    """Problems of several checks, told together."""
+
+    def __init__(self):
+        self.errors = {}  # by their text, so that each is told once
+
+    def call(self, check, *args):
+        """Return what a check returns; None where it raises ImportError, OSError or ValueError, which is kept."""
+        try:
+            return check(*args)
+        except (ImportError, OSError, ValueError) as error:
+            self.errors.setdefault(str(error), error)
+            return None
+
+    def tell(self):
+        """Raise what was found: one problem as it is, several as one ValueError that lists them."""
+        errors = list(self.errors.values())
+        if len(errors) == 1 and not isinstance(errors[0], ImportError):
+            raise errors[0]
+        if len(errors) == 1:
+            raise ValueError(str(errors[0])) from errors[0]
+        if errors:
+            lines = [f"- {text}" for text in self.errors]
+            raise ValueError("\n".join([f"{len(lines)} problems, found before any work was done:", *lines]))
+
+
+def run_checks(*checks):
+    """Call all of the checks, and raise what they found together.
+
+    Args:
+        checks: functions without arguments that raise ImportError, OSError or ValueError.
+
+    Returns:
+        list: what each returned.
+
+    Raises:
+        ValueError, OSError: see [`Findings.tell`].
+    """
+    findings = Findings()
+    results = [findings.call(check) for check in checks]
+    findings.tell()
+    return results
+
+
+def require_package(module, what, install):
+    """Raise ValueError, with the pip line, unless a module can be imported.
+
+    Args:
+        module (`str`): as in `import`. what (`str`): the option that needs it. install (`str`): words for pip.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(f"{what} needs {module}, which is not installed: pip install {install}")
+
+
+def require_room(folder, needed, what, remedy):
+    """Raise ValueError where the disk of a folder has certainly too little room.
+
+    Args:
+        folder (`str` or `Path`): need not exist yet. needed (`int`): bytes that will be written at least.
+        what (`str`): will be written. remedy (`str`): what to do, with the option.
+    """
+    folder = Path(folder).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise ValueError(
+            f"{folder}: {what} take at least {in_units(needed)}, and {in_units(free)} are free there; {remedy}"
+        )
+
+
+def in_units(count) -> str:
+    """A number of bytes for people: "1.5 GB"."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    for unit in ("kB", "MB", "GB", "TB", "PB"):
+        count /= 1000
+        if count < 1000:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:,.1f} EB"
+
+
+def process_rank() -> int:
+    """Rank of this process, by what `accelerate launch` and `torchrun` put into the environment; 0 without them."""
+    return int(os.environ.get("RANK", 0))
