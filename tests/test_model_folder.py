@@ -68,7 +68,9 @@ def test_fields_that_describe_stored_tables_cannot_be_given(saved, fields, loade
 def test_a_config_with_other_names_is_refused_with_the_remedy(saved):
     config = AutoConfig.from_pretrained(saved)
     config.id2label = {0: "forklift", 1: "pallet", 2: "crate"}
-    with pytest.raises(ValueError, match="id2label cannot be changed .*model.set_vocabulary\\(Vocabulary.from_text_model"):
+    with pytest.raises(
+        ValueError, match="id2label cannot be changed .*model.set_vocabulary\\(Vocabulary.from_text_model"
+    ):
         DeCoDetrForObjectDetection.from_pretrained(saved, config=config)
 
 
