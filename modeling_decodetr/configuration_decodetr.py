@@ -43,9 +43,10 @@ class DeCoDetrConfig(PreTrainedConfig):
         class_agnostic (`bool`, defaults to `True`):
             The detector learns one class, "object". `False` is the paper's variant: the detector classifies the
             training names, which must then be `detector_config.id2label`.
-        nms_iou (`float`, *optional*): at inference, a query whose box overlaps that of a more certain query by more
-            than this IoU scores 0. None, the default: as the detector finds them, since a DETR that was trained to
-            the end leaves no duplicates; a small one trained for an hour does (docs/scenes.md has the measurement).
+        nms_iou (`float`, *optional*): at inference, greedy non-maximum suppression of boxes, whatever their names: a
+            query whose box overlaps that of a more certain one, which was kept, by more than this IoU scores 0. None,
+            the default: as the detector finds them, since a DETR that was trained to the end leaves no duplicates; a
+            small one trained for an hour does (docs/scenes.md has the measurement).
         embedding_dim (`int`, defaults to 512): d, the width of CLIP's projection space.
         num_coarse_prototypes (`int`, defaults to 1203): M1 (PAPER.md 1.5).
         num_fine_prototypes (`int`, defaults to 4800): M2 (PAPER.md 1.6). M = M1 + M2 prototypes must be at least 1.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch._higher_order_ops import while_loop
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 
 from .precision import safe_sampling
@@ -184,19 +185,46 @@ def objectness_logits(class_logits: torch.Tensor, config) -> torch.Tensor:
 
 
 def suppress_duplicates(objectness_logits: torch.Tensor, boxes: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-    """Non-maximum suppression without a loop, so that it compiles and exports: a query whose box overlaps that of a
-    more certain query of its image by more than the threshold gets a logit of -30, a score of 0.
+    """Greedy non-maximum suppression, that of `torchvision.ops.nms`: from the most certain query on, a query whose box
+    overlaps that of a kept one of its image by more than the threshold gets a logit of -30, a score of 0. Of equally
+    certain queries the first one counts as surer.
+
+    Whether a query is kept depends on the surer ones alone, so starting with all kept and applying the rule to all at
+    once, again and again, ends with the greedy answer: after as many rounds as the longest chain of overlaps is long.
 
     Args:
         objectness_logits (B, N); boxes (B, N, 4), (cx, cy, w, h).
     """
-    half = boxes[..., 2:].float() / 2
-    low, high = boxes[..., :2] - half, boxes[..., :2] + half
-    overlap = (torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])).clamp(0)
-    intersection, area = overlap.prod(-1), (high - low).prod(-1)
-    iou = intersection / (area[:, :, None] + area[:, None] - intersection).clamp(min=1e-9)
-    more_certain = objectness_logits[:, None] > objectness_logits[:, :, None]  # [b, n, m]: m is surer than n
-    return objectness_logits.masked_fill(((iou > iou_threshold) & more_certain).any(-1), -30.0)
+    boxes = boxes.detach().float()
+    low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2
+    intersection = torch.ones((), device=boxes.device)
+    for axis in (0, 1):
+        left, right = low[..., axis], high[..., axis]
+        overlap = torch.minimum(right[:, :, None], right[:, None]) - torch.maximum(left[:, :, None], left[:, None])
+        intersection = intersection * overlap.clamp(min=0)
+    area = (high - low).prod(-1)
+    iou = intersection / (area[:, :, None] + area[:, None] - intersection)  # NaN for two boxes without area
+    mine, other = objectness_logits[:, :, None], objectness_logits[:, None]
+    place = torch.arange(area.shape[1], device=area.device)
+    surer = (mine > other) | ((mine == other) & (place[:, None] < place))  # [b, n, m]: n is surer than m
+    beaten = ((iou > iou_threshold) & surer).float()
+    kept, before = torch.ones_like(area), torch.zeros_like(area)
+    if torch.compiler.is_compiling():
+        kept, _, _ = while_loop(_changed, _suppress_once, (kept, before, beaten))
+    else:
+        while _changed(kept, before, beaten):
+            kept, before, _ = _suppress_once(kept, before, beaten)
+    return objectness_logits.masked_fill(kept == 0, -30.0)
+
+
+def _changed(kept, before, beaten):
+    return (kept != before).any()
+
+
+def _suppress_once(kept, before, beaten):
+    """kept (B, N), 0 or 1: those that no kept one beats."""
+    # Copies, because a loop that is compiled may not return its inputs.
+    return ((kept[:, None] @ beaten)[:, 0] == 0).to(kept.dtype), kept.clone(), beaten.clone()
 
 
 def class_labels_of_detector(labels: list[dict], config, names: list[str]) -> list[dict]:

@@ -273,15 +273,18 @@ def detect(model, image_processor, images, threshold=0.3, top_k=100, explain=0):
 
     inputs = image_processor(images=images, return_tensors="pt").to(model.device)
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    with torch.inference_mode():
-        outputs = model(**inputs, output_prototype_weights=explain > 0)
+    vocabulary = None
+    while model.vocabulary is not vocabulary:  # again, if another thread swapped the names meanwhile
+        vocabulary = model.vocabulary
+        with torch.inference_mode():
+            outputs = model(**inputs, output_prototype_weights=explain > 0)
     sizes = [(image.height, image.width) for image in images]
     results = image_processor.post_process_object_detection(
         outputs, threshold=threshold, target_sizes=sizes, top_k=top_k
     )
     found = [
         {
-            "names": [model.vocabulary.names[label] for label in result["labels"].tolist()],
+            "names": [vocabulary.names[label] for label in result["labels"].tolist()],
             "scores": result["scores"].tolist(),
             "boxes": result["boxes"].tolist(),
         }

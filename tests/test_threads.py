@@ -7,11 +7,14 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_models import TINY_DETECTORS, tiny_batch, tiny_model
 
-from decodetr import Vocabulary
+from decodetr import DeCoDetrImageProcessor, Vocabulary
+from decodetr.processing.predict import detect
 
 THREADS = 4
 
@@ -228,3 +231,22 @@ def test_names_swapped_during_inference_give_old_or_new_answers():
         sys.setswitchinterval(before)
         done.set()
         swapper.join()
+
+
+def test_detections_carry_the_names_that_they_were_scored_with():
+    model, processor = tiny_model("detr").eval(), DeCoDetrImageProcessor(size={"height": 64, "width": 64})
+    one, two = (Vocabulary(names, torch.eye(16)[: len(names)]) for names in (["a", "b", "c"], ["only"]))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), np.uint8))
+    calls, forward = [], model.forward
+
+    def swapping(*args, **kwargs):
+        outputs = forward(*args, **kwargs)
+        calls.append(len(model.vocabulary))
+        if len(calls) == 1:
+            model.set_vocabulary(two)  # as another thread may, between the scores and their names
+        return outputs
+
+    model.set_vocabulary(one)
+    model.forward = swapping
+    found = detect(model, processor, [picture], threshold=0.0)[0]
+    assert calls == [3, 1] and set(found["names"]) == {"only"} and len(found["names"]) == 12
