@@ -442,7 +442,7 @@ class DeCoDetrTrainer(Trainer):
             )
             model.eval()
             silent = self.args.disable_tqdm or not self.is_world_process_zero()
-            for batch in tqdm(dataloader, desc=description, disable=silent):
+            for batch in tqdm(dataloader, desc=description, unit="batch", disable=silent):
                 batch = self._prepare_inputs(batch)
                 labels = batch.pop("labels")
                 with torch.no_grad(), self.compute_loss_context_manager():

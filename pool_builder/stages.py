@@ -7,6 +7,7 @@ left out, with its reason in the shard's record.
 
 import contextlib
 import hashlib
+import itertools
 import json
 
 import numpy as np
@@ -110,7 +111,8 @@ def propose_regions(coco, output, settings, proposer, ranks=None, overwrite=Fals
             return {name: [row[name] for row in rows] for name in ("image_id", "file_name", "box", "proposal_score")}
 
         features = {"image_id": "int64", "file_name": "string", "box": ("float32", 4), "proposal_score": "float32"}
-        table = _map(folder, shard, range(0, len(entries), settings.batch_size), propose, features)
+        firsts = range(0, len(entries), settings.batch_size)
+        table = _map(folder, shard, firsts, propose, features, len(entries), "image")
         folder.write(shard, table, {**counts, "proposed": table.num_rows - counts["annotated"]}, problems)
     totals = folder.finish()
     if not totals["rows"]:
@@ -212,9 +214,14 @@ def embedding_rows(column):
     return lists.flatten().to_numpy().reshape(len(lists), lists.type.list_size)
 
 
-def _map(folder, shard, firsts, make, features):
-    """The rows that `make` gives for each entry of `firsts`, by `datasets`: pyarrow.Table."""
+def _map(folder, shard, firsts, make, features, total, unit):
+    """The rows that `make` gives for each entry of `firsts`, by `datasets`: pyarrow.Table.
+
+    Args:
+        total (int), unit (str): what the progress bar counts; a call of `make` stands for its share of them.
+    """
     import datasets
+    from tqdm.auto import tqdm
 
     columns = {}
     for name, kind in features.items():
@@ -225,18 +232,39 @@ def _map(folder, shard, firsts, make, features):
     columns = datasets.Features(columns)
     if not len(firsts):  # `map` leaves an empty data set as it is, without the new columns
         return columns.arrow_schema.empty_table().replace_schema_metadata(None)
-    made = datasets.Dataset.from_dict({"first": list(firsts)}).map(
-        make,
-        batched=True,
-        batch_size=1,
-        remove_columns=["first"],
-        features=columns,
-        new_fingerprint=_digest([folder.identity, shard])[:32],
-        load_from_cache_file=False,
-        keep_in_memory=True,
-        desc=f"{folder.stage}, shard {shard + 1} of {folder.count}",
-    )
+    done, desc = itertools.count(1), f"{folder.stage}, shard {shard + 1} of {folder.count}"
+    with tqdm(total=total, desc=desc, unit=unit, disable=folder.ranks.rank > 0) as bar, _without_bars():
+
+        def counted(batch):
+            rows = make(batch)
+            bar.update(total * next(done) // len(firsts) - bar.n)
+            return rows
+
+        made = datasets.Dataset.from_dict({"first": list(firsts)}).map(
+            counted,
+            batched=True,
+            batch_size=1,
+            remove_columns=["first"],
+            features=columns,
+            new_fingerprint=_digest([folder.identity, shard])[:32],
+            load_from_cache_file=False,
+            keep_in_memory=True,
+        )
     return made.data.table.replace_schema_metadata(None).combine_chunks()
+
+
+@contextlib.contextmanager
+def _without_bars():
+    """Inside, `datasets` shows no bars of its own, which would count groups of images as examples."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hidden = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            enable_progress_bars()
 
 
 def _map_crops(folder, shard, coco, regions, settings, model, describe, features):
@@ -274,7 +302,7 @@ def _map_crops(folder, shard, coco, regions, settings, model, describe, features
                         made[name][row] = value
             return made
 
-        table = _map(folder, shard, range(len(groups)), make, features)
+        table = _map(folder, shard, range(len(groups)), make, features, len(ids), "region")
     for name in table.column_names:
         regions = regions.append_column(name, table[name])
     return regions

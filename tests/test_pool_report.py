@@ -51,3 +51,19 @@ def test_a_stage_is_not_made_from_another_run_of_an_earlier_one(built, out, mode
         assert main(["pool", stage, "--output", str(out), "--overwrite"]) == 1
         error = capsys.readouterr().err
         assert f"{out / 'embeddings'} was made from other captions than" in error and "pool embeddings`" in error
+
+
+def test_progress_bars_count_images_and_regions(built, models, tmp_path, capsys):  # noqa: F811
+    assert main(_command(built / "data", models, tmp_path / "out", "--shard-groups", "2")) == 0
+    shown = capsys.readouterr().err
+    regions = _report(tmp_path / "out")["proposals"]["rows"]
+    bars = dict(
+        line.split(":", 1) for line in shown.replace("\r", "\n").split("\n") if "100%" in line
+    )  # the last of each
+    counted = {"proposals": 0, "captions": 0, "embeddings": 0}
+    for name, bar in bars.items():
+        if (stage := name.strip().split(",")[0]) in counted:
+            counted[stage] += int(bar.split("|")[-1].split("/")[0])
+            assert ("image" if stage == "proposals" else "region") in bar
+    assert counted == {"proposals": 10, "captions": regions, "embeddings": regions}  # in two shards
+    assert "examples" not in shown

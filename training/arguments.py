@@ -102,6 +102,8 @@ class DeCoDetrTrainingArguments(TrainingArguments):
         if self.eval_pictures < 0:
             raise ValueError(f"eval_pictures must be at least 0, got {self.eval_pictures}.")
         check_fields(self)
+        if self.device.type == "cpu":  # torch would warn in every run that there is nothing to pin memory for
+            self.dataloader_pin_memory = False
         if self.n_gpu > 1:
             raise ValueError(
                 f"DataParallel over {self.n_gpu} GPUs is not supported: start with `accelerate launch -m "

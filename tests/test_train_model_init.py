@@ -1,0 +1,82 @@
+"""A Trainer that makes its model: `model_init`, as a search for hyper-parameters needs it."""
+
+import types
+
+import pytest
+import torch
+from test_train import _equal, _parts, _state, _trainer, scenes  # noqa: F401  (a fixture)
+
+from decodetr import DeCoDetrTrainer
+
+
+def _made(scenes, output, made, **args):  # noqa: F811
+    """A Trainer with `model_init`, otherwise that of `_trainer`."""
+    plain = _trainer(scenes, output, augment=False, **args)
+    parts = _parts(scenes, augment=False)
+
+    def init():
+        made.append(_parts(scenes, augment=False)[0])
+        return made[-1]
+
+    return plain, DeCoDetrTrainer(
+        model_init=init, args=plain.args, train_dataset=parts[1], eval_dataset=parts[2], processing_class=parts[3],
+        deployment_vocabulary=parts[4], novel_names=plain.novel_names,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("args", [{}, {"streams": "semantic", "cache_features": True}, {"freeze_backbone": True}])
+def test_each_training_begins_with_a_new_model(scenes, tmp_path, args):  # noqa: F811
+    made = []
+    _, trainer = _made(scenes, tmp_path, made, max_steps=2, **args)
+    ends, names = [], trainer.model.vocabulary.names
+    assert len(made) == 1
+    for count in (2, 3):
+        trainer.train()
+        assert len(made) == count and trainer.model is made[-1] and trainer.state.global_step == 2
+        ends.append(_state(trainer.model))
+    assert _equal(*ends) and not _equal(ends[0], _state(made[0]))
+    assert "eval_AP50" in trainer.evaluate() and trainer.model.vocabulary.names == names
+
+
+def test_frozen_parts_of_a_new_model_stay(scenes, tmp_path):  # noqa: F811
+    made = []
+    _, trainer = _made(scenes, tmp_path, made, streams="localization", max_steps=1)
+    trainer.train()
+    assert all(not p.requires_grad for p in made[-1].semantic_stream.parameters())
+    assert any(p.requires_grad for p in made[-1].detector.parameters())
+
+
+def test_a_search_tries_its_rates(scenes, tmp_path, monkeypatch):  # noqa: F811
+    """What `hyperparameter_search` does with a trial, without the library that makes trials."""
+    made = []
+    monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: trial.params)
+    _, trainer = _made(scenes, tmp_path, made, max_steps=1)
+    from transformers.trainer_utils import HPSearchBackend
+
+    trainer.hp_search_backend = HPSearchBackend.OPTUNA
+    trainer.hp_space, trainer.hp_name, trainer.compute_objective = (lambda trial: trial.params), None, sum
+    for number, rate in enumerate((1e-3, 0.0)):
+        trial = types.SimpleNamespace(number=number, params={"learning_rate": rate})
+        before = _state(_parts(scenes)[0].detector)
+        trainer.train(trial=trial)
+        assert trainer.args.learning_rate == rate and trainer.identity()["settings"]["learning_rate"] == rate
+        changed = _state(made[-1].detector)
+        moved = any(
+            not torch.equal(changed[n], v) for n, v in before.items() if "num_batches" not in n and "running" not in n
+        )
+        assert moved == bool(rate)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_one_of_model_and_model_init(scenes, tmp_path, count):  # noqa: F811
+    model = _parts(scenes)[0]
+    given = {"model": model, "model_init": lambda: model} if count else {}
+    with pytest.raises(ValueError, match="either model or model_init, got"):
+        DeCoDetrTrainer(args=_trainer(scenes, tmp_path).args, **given)
+
+
+def test_nothing_is_pinned_where_there_is_no_accelerator(scenes, tmp_path, recwarn):  # noqa: F811
+    trainer = _trainer(scenes, tmp_path, dataloader_pin_memory=True, max_steps=1)
+    trainer.train()
+    assert trainer.args.dataloader_pin_memory is False
+    assert not [warning for warning in recwarn if "pin" in str(warning.message)]
