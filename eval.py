@@ -148,9 +148,7 @@ def run(args):
 
     if args.output and (Path(args.output).is_file() or Path(args.output).suffix in (".json", ".md", ".html")):
         raise ValueError(f"--output {args.output}: expected a folder, which gets report.json and others")
-    if args.output and args.detections and (Path(args.output) / "detections.parquet").exists():
-        if os.path.samefile(args.detections, Path(args.output) / "detections.parquet"):
-            raise ValueError(f"--output {args.output}: --detections is there and would be replaced; choose another")
+    _check_apart(args)
     if args.clip and args.oracle != "teacher":
         raise ValueError("--clip goes with --oracle teacher")
     protocol, whole = _protocol_and_file(args)
@@ -197,6 +195,18 @@ def run(args):
         sys.stderr.write(f"{page} shows all of it\n")
     sys.stdout.write(markdown_report(report))
     return 0
+
+
+def _check_apart(args):
+    """Refuse an output folder in which something is read that the report would replace."""
+    from decodetr.processing.shipped import resolve
+    from decodetr.utils.outputs import apart
+
+    names = ("data", "images", "annotations", "vocabulary", "detections", "protocol", "names_split")
+    inputs = {f"--{name.replace('_', '-')}": getattr(args, name) for name in names}
+    inputs |= {"--model": args.model and resolve(args.model)}
+    written = ("report.html", "report.md", "report.json", "detections.parquet")
+    apart("--output", args.output, inputs, written)
 
 
 def _protocol_and_file(args):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from decodetr.evaluation.protocols import Protocol
 from decodetr.utils.files import committed, write_json
+from decodetr.utils.outputs import apart
 
 PREPARED = ("ov-coco", "ov-lvis")
 _FILES = {
@@ -127,6 +128,7 @@ def add_arguments(parser):
 
 def run(args):
     """Run `decodetr eval prepare`; returns the exit status."""
+    apart("--output", args.output, {"--coco": args.coco, "--official": args.official})
     written = prepare(args.protocol, args.output, args.coco, args.official, args.any_counts)
     for part, counts in written.items():
         words = (f"{count:,} {'names' if key == 'categories' else key}" for key, count in counts.items())

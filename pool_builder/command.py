@@ -8,6 +8,7 @@ from pathlib import Path
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import MANIFEST
 from decodetr.processing.sources import DATA_HELP, add_form_arguments
+from decodetr.utils.outputs import apart
 
 # What each stage needs beside --output: (whether it looks at images, its models, its settings).
 _MODELS = {
@@ -116,6 +117,8 @@ def run(args):
     settings, output = PoolSettings(**given), Path(args.output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output}: expected a folder, got a file; choose another place")
+    read = {option: getattr(args, option, None) for option in ("data", "images", "annotations", *_MODELS)}
+    apart("--output", output, {f"--{option}": path for option, path in read.items()}, ())
 
     from decodetr.pool_builder import build
     from decodetr.pool_builder.shards import Ranks

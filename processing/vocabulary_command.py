@@ -10,6 +10,7 @@ from decodetr.processing.predict import pick_device, read_names
 from decodetr.processing.shipped import cannot_load, resolve
 from decodetr.utils.documents import read_text
 from decodetr.utils.hub import local_only, recorded_place
+from decodetr.utils.outputs import apart
 
 
 def add_arguments(parser):
@@ -43,6 +44,9 @@ def run(args):
     """Run `decodetr vocabulary build`: embed, write, say what was written. Returns the exit code."""
     if args.part and not args.names_split:
         raise ValueError("--part chooses from a --names-split, which is not given")
+    inputs = {"--names-file": args.names_file, "--names-split": args.names_split, "--annotations": args.annotations}
+    inputs |= {"--text-model": resolve(args.text_model), "--templates-file": args.templates_file}
+    apart("--output", args.output, inputs, ("vocabulary.json", "vocabulary.safetensors", "README.md"))
     names = _names(args)
     options = {}
     if templates := args.template or (args.templates_file and _lines(args.templates_file)):

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from decodetr.utils.files import write_json
+from decodetr.utils.outputs import apart
 
 MAX_DETECTIONS = 100  # per image, over all names, in all of them
 SIZES = ("all", 12, 1)
@@ -215,6 +216,7 @@ def run(args):
     from decodetr.processing.shipped import load_vocabulary, resolve
 
     data = Path(args.folder)
+    apart("--output", args.output, {"DIR": [data / "names.json", *data.glob("annotations/*")]})
     coco = CocoAnnotations.load(data / "annotations" / f"{args.split}.json")
     _, novel = read_split(data / "names.json")
     model, image_processor = load_detector(args.model)
