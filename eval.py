@@ -155,11 +155,6 @@ def _check(args):
     def output():
         if args.output and (Path(args.output).is_file() or Path(args.output).suffix in (".json", ".md", ".html")):
             raise ValueError(f"--output {args.output}: expected a folder, which gets report.json and others")
-        if args.output and args.detections and (Path(args.output) / "detections.parquet").exists():
-            if os.path.samefile(args.detections, Path(args.output) / "detections.parquet"):
-                raise ValueError(
-                    f"--output {args.output}: --detections is there and would be replaced; choose another"
-                )
         return args.output and output_folder(args.output, "--output")
 
     def numbers():
@@ -184,6 +179,7 @@ def _check(args):
 
     run_checks(
         output,
+        lambda: _check_apart(args),
         numbers,
         model,
         data,
@@ -251,6 +247,18 @@ def _evaluate(args):
         sys.stderr.write(f"{page} shows all of it\n")
     sys.stdout.write(markdown_report(report))
     return 0
+
+
+def _check_apart(args):
+    """Refuse an output folder in which something is read that the report would replace."""
+    from decodetr.processing.shipped import resolve
+    from decodetr.utils.outputs import apart
+
+    names = ("data", "images", "annotations", "vocabulary", "detections", "protocol", "names_split")
+    inputs = {f"--{name.replace('_', '-')}": getattr(args, name) for name in names}
+    inputs |= {"--model": args.model and resolve(args.model)}
+    written = ("report.html", "report.md", "report.json", "detections.parquet")
+    apart("--output", args.output, inputs, written)
 
 
 def _protocol_and_file(args):

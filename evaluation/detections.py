@@ -7,12 +7,15 @@ images are found by their file names.
 
 import itertools
 import json
+import logging
 from pathlib import Path, PurePath
 
 import numpy as np
 
 from decodetr.utils.documents import decoded, parse_json, read_json, short
 from decodetr.utils.files import reading, regular_file, replacing
+
+logger = logging.getLogger(__name__)
 
 _NAMES, _FACTS = "decodetr_names", "decodetr_facts"
 _COLUMNS = ("x0", "y0", "x1", "y1")
@@ -207,6 +210,9 @@ def _of_image(file, entry, candidates):
 
 
 def _read_results(file, rows, coco):
+    from decodetr.processing.box_style import BoxStyle, find_style
+    from decodetr.processing.findings import Findings
+
     label_of = {number: label for label, number in enumerate(coco.category_ids)}
     images, columns = [], []
     for place, row in enumerate(rows):
@@ -224,6 +230,9 @@ def _read_results(file, rows, coco):
                 f"({coco.category_ids[0]} to {coco.category_ids[-1]}), bbox [x, y, width, height] and score, got "
                 f"{short(row)}; are the categories numbered from 0, or anew?"
             ) from error
+    told = Findings()
+    if find_style(rows, {entry["image_id"]: entry for entry in coco.images}, None, told) != BoxStyle():
+        logger.warning("%s: %s; expected bbox as [x, y, width, height] in pixels: is it right?", file, told[0].what)
     table = np.array(columns, dtype=np.float64).reshape(-1, 6)
     boxes = table[:, 2:].astype(np.float32)
     return coco.names, np.array(images, dtype=np.int64), table[:, 0].astype(np.int64), table[:, 1], boxes

@@ -12,6 +12,7 @@ from pathlib import Path
 from decodetr.evaluation.protocols import Protocol
 from decodetr.processing.shipped import expect_file
 from decodetr.utils.files import claim, committed, output_folder, write_json
+from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import run_checks
 
 PREPARED = ("ov-coco", "ov-lvis")
@@ -135,6 +136,7 @@ def run(args):
     option = "--official" if args.official else "--coco"
     run_checks(
         lambda: output_folder(args.output, "--output"),
+        lambda: apart("--output", args.output, {"--coco": args.coco, "--official": args.official}),
         *(partial(expect_file, option, official / file) for file in files),
     )
     with claim(args.output, "decodetr eval prepare"):

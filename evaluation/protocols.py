@@ -154,13 +154,13 @@ _FIELDS = {
 }
 
 
-def _names(file, group, given, listed=False):
-    """The names of a group, {"<category id>": "name"}, or a list of names where that will do."""
-    names = list(given.values()) if isinstance(given, dict) else given
-    if not isinstance(names, list) or not (listed or isinstance(given, dict)):
+def _names(file, group, given):
+    """The names of a group, {"<category id>": "name"}."""
+    if not isinstance(given, dict):
         raise ValueError(
             f'{file}: expected base and novel as {{"<category id>": "name", ...}}, got {short(given)} as {group}'
         )
+    names = list(given.values())
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"{file}: {group}: expected names, got {short(name)}; write it as a text")
@@ -173,7 +173,7 @@ def _check_apart(file, base, novel):
 
 
 def read_split(path):
-    """(base names, novel names) of a file {"base": {"<category id>": "name"}, "novel": {...}}; lists of names will do.
+    """(base names, novel names) of a file {"base": {"<category id>": "name"}, "novel": {...}}.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or another form; the message names the file.
@@ -182,6 +182,6 @@ def read_split(path):
     if not isinstance(split, dict) or not {"base", "novel"} <= set(split):
         expected = '{"base": {"1": "person", ...}, "novel": {"5": "airplane", ...}}'
         raise ValueError(f"{path}: expected {expected}, got {short(split)}")
-    base, novel = (_names(path, group, split[group], listed=True) for group in ("base", "novel"))
+    base, novel = (_names(path, group, split[group]) for group in ("base", "novel"))
     _check_apart(path, base, novel)
     return base, novel

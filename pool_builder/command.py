@@ -10,6 +10,7 @@ from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import MANIFEST
 from decodetr.processing.sources import DATA_HELP, add_form_arguments
 from decodetr.utils.files import claim
+from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import process_rank
 
 # What each stage needs beside --output: (whether it looks at images, its models, its settings).
@@ -117,6 +118,8 @@ def run(args):
         return run_inspection(args)
     given = {setting.name: getattr(args, setting.name, setting.default) for setting in fields(PoolSettings)}
     settings, output = PoolSettings(**given), Path(args.output)
+    read = {option: getattr(args, option, None) for option in ("data", "images", "annotations", *_MODELS)}
+    apart("--output", output, {f"--{option}": path for option, path in read.items()}, ())
     check(args, settings)
     rank = process_rank()  # several processes share a folder, each with its own shards
     with claim(output, f"decodetr pool {args.pool_command}", f"rank-{rank}" if rank else ""):

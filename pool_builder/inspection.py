@@ -12,6 +12,7 @@ import numpy as np
 
 from decodetr.utils.files import committed, write_json
 from decodetr.utils.hub import local_only
+from decodetr.utils.outputs import apart
 
 _SHOWN = 10  # rows of a printed list
 _NEAREST = 5
@@ -123,8 +124,10 @@ def run(args):
     """Run `decodetr pool inspect`; returns the exit status."""
     from decodetr.pool_builder.pool_map import draw_pool_map
     from decodetr.pool_builder.pool_page import write_pool_page
-    from decodetr.processing.shipped import load_pool, load_vocabulary
+    from decodetr.processing.shipped import load_pool, load_vocabulary, resolve
 
+    inputs = {"POOL": resolve(args.pool), "--image": args.image, "--vocabulary": args.vocabulary}
+    apart("--output", args.output, inputs, ("map.png", "map.html", "pool.json"))
     pool = load_pool(args.pool)
     vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else None
     found = inspect_pool(pool, vocabulary, _queries(args, pool) if args.text or args.image else None)

@@ -13,6 +13,7 @@ import numpy as np
 
 from decodetr.utils.files import replacing
 from decodetr.utils.markup import one_line
+from decodetr.utils.outputs import apart
 
 SIZE = (1600, 1200)  # pixels
 MOST_LABELS = 40
@@ -222,8 +223,9 @@ def _distance_to_next(places):
 
 def run(args):
     """Run `decodetr pool map`; returns the exit status."""
-    from decodetr.processing.shipped import load_pool
+    from decodetr.processing.shipped import load_pool, resolve
 
+    apart("--output", args.output, {"POOL": list(Path(resolve(args.pool)).glob("pool.*"))})
     pool = load_pool(args.pool)
     labelled = draw_pool_map(pool, args.output)
     sys.stdout.write(f"{args.output}: {len(pool)} prototypes, {len(labelled)} of them labelled\n")

@@ -149,7 +149,13 @@ def _dataset(data):
 
     folder, (name, _, config) = Path(data), str(data).partition(":")
     if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
-        saved = datasets.load_from_disk(str(folder))
+        try:
+            saved = datasets.load_from_disk(str(folder))
+        except Exception as error:  # a damaged folder: a dozen types
+            raise ValueError(
+                f"{folder}: expected what `Dataset.save_to_disk` writes, got {type(error).__name__}: {error}; save it "
+                "again"
+            ) from error
         saved = {"train": saved} if isinstance(saved, datasets.Dataset) else saved
         return list(saved), lambda split, streaming: _stream(saved[split]) if streaming else saved[split]
     name, config = (str(data), None) if folder.exists() else (name, config or None)
@@ -171,7 +177,12 @@ def _load_split(data, part, streaming):
     split = _split_of(splits, part)
     if split is None:
         raise ValueError(f"{data}: expected a split called {' or '.join(_SPLITS[part])}, got {', '.join(splits)}")
-    return load(split, streaming), f"{data} ({split})"
+    try:
+        return load(split, streaming), f"{data} ({split})"
+    except Exception as error:  # damaged files, no network: a dozen types
+        raise ValueError(
+            f"{data} ({split}): expected a data set that `datasets` can read, got {type(error).__name__}: {error}"
+        ) from error
 
 
 def _split_of(splits, part):

@@ -11,6 +11,7 @@ from decodetr.processing.shipped import cannot_load, expect, resolve
 from decodetr.utils.documents import read_text
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.hub import local_only, recorded_place
+from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import run_checks
 
 
@@ -45,9 +46,13 @@ def run(args):
     """Run `decodetr vocabulary build`: embed, write, say what was written. Returns the exit code."""
     if args.part and not args.names_split:
         raise ValueError("--part chooses from a --names-split, which is not given")
+    inputs = {"--names-file": args.names_file, "--names-split": args.names_split, "--annotations": args.annotations}
+    inputs |= {"--text-model": resolve(args.text_model), "--templates-file": args.templates_file}
+    written = ("vocabulary.json", "vocabulary.safetensors", "README.md")
     names, *_ = run_checks(
         lambda: _names(args),
         lambda: output_folder(args.output, "--output"),
+        lambda: apart("--output", args.output, inputs, written),
         lambda: expect("text model", args.text_model, "config.json"),
     )
     with claim(args.output, "decodetr vocabulary build"):

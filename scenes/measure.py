@@ -12,6 +12,7 @@ from pathlib import Path
 
 from decodetr.processing.shipped import expect, expect_file, load_vocabulary, resolve
 from decodetr.utils.files import output_folder, write_json
+from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import run_checks
 
 MAX_DETECTIONS = 100  # per image, over all names, in all of them
@@ -220,6 +221,7 @@ def run(args):
     (_, novel), *_ = run_checks(
         lambda: read_split(data / "names.json"),
         lambda: expect_file("", file),
+        lambda: apart("--output", args.output, {"DIR": [data / "names.json", *data.glob("annotations/*")]}),
         lambda: args.output and output_folder(Path(args.output).parent, "--output"),
         lambda: expect("model", args.model, "config.json"),
         lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),

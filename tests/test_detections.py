@@ -76,7 +76,7 @@ ROTTEN = {
     "negative size": ([row(bbox=[10, 10, -5, 20])], "has a negative size", "image 5"),
     "three numbers": ([row(bbox=[1, 2, 3])], "row 0: expected", "bbox [x, y, width, height]"),
     "no list": ({"annotations": []}, "expected a list of detections (COCO's results format)", ""),
-    "cut off": ('[{"image_id": 5, ', "expected JSON", "cut off"),
+    "cut off": ('[{"image_id": 5, ', "expected a JSON file", "cut off"),
 }
 
 
@@ -216,4 +216,42 @@ def test_detections_are_not_replaced_by_their_own_evaluation(coco, tmp_path, cap
     file = tmp_path / "report" / "detections.parquet"
     before = file.read_bytes()
     assert main(["eval", "--detections", str(file), *command]) == 1
-    assert "would be replaced; choose another" in capsys.readouterr().err and file.read_bytes() == before
+    assert "which would be written over" in capsys.readouterr().err and file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "boxes, said",
+    [
+        ([[10, 8, 50, 58], [40, 20, 90, 60], [60, 30, 95, 62]], "boxes seem to be two corners: 2 of 3"),
+        ([[0.1, 0.1, 0.5, 0.6], [0.4, 0.3, 0.6, 0.7]], "all boxes lie within 0..1: relative, not pixels"),
+        ([[10, 8, 40, 50], [40, 20, 50, 40], [0, 0, 0, 0]], None),
+    ],
+)
+def test_boxes_of_another_form_are_said(coco, tmp_path, caplog, boxes, said):
+    load_detections(results(tmp_path, [row(bbox=box) for box in boxes]), coco)
+    assert (said in caplog.text) if said else not caplog.text
+
+
+@pytest.mark.parametrize(
+    "change", [{"image_id": 2**70}, {"image_id": True}, {"score": "0.5"}, {"bbox": ["1", 2, 3, 4]}]
+)
+def test_values_that_are_no_numbers(coco, tmp_path, change):
+    with pytest.raises(ValueError, match="row 0: expected image_id, a category_id of"):
+        load_detections(results(tmp_path, [row(**change)]), coco)
+
+
+def test_tables_with_other_columns(coco, tmp_path):
+    file = tmp_path / "d.parquet"
+    columns = {"image_id": [5], "name": ["cat"], "score": [0.5], "x0": [1.0], "y0": [1.0], "x1": [2.0], "y1": [2.0]}
+    for change, message in (
+        ({"image_id": ["5"]}, "expected integers, texts and floats in .*, got string in image_id"),
+        ({"name": [1]}, "got int64 in name"),
+        ({"x0": ["a"]}, "got string in x0"),
+    ):
+        pq.write_table(pa.table(columns | change), file)
+        with pytest.raises(ValueError, match=message):
+            load_detections(file, coco)
+    for names, message in (("[" * 5000, "nested more than 100 deep"), ('["dog"]', r"got \['cat'\]; write it again")):
+        pq.write_table(pa.table(columns).replace_schema_metadata({"decodetr_names": names}), file)
+        with pytest.raises(ValueError, match=message):
+            load_detections(file, coco)

@@ -70,7 +70,11 @@ def _refused(capsys, *words):
         ('{"base": {"1": null}, "novel": {}}', "base: expected names, got None"),
         ('{"base": {"1": "a", "1": "b"}, "novel": {}}', "the key '1' is there twice"),
         ('{"base": 5, "novel": {}}', "expected base and novel as"),
-        ('{"base": ["a"], "novel": ["a"]}', "['a'] are both base and novel"),
+        (
+            '{"base": ["a"], "novel": ["b"]}',
+            'expected base and novel as {"<category id>": "name", ...}, got [\'a\'] as',
+        ),
+        ('{"base": {"1": "a"}, "novel": {"2": "a"}}', "['a'] are both base and novel"),
     ],
 )
 def test_a_names_split_that_is_none(tmp_path, capsys, content, message):
@@ -81,12 +85,12 @@ def test_a_names_split_that_is_none(tmp_path, capsys, content, message):
     assert f"{file}: " in error and message in error
 
 
-def test_a_names_split_of_lists(tmp_path):
+def test_a_names_split_in_another_encoding(tmp_path):
     from decodetr.evaluation.protocols import read_split
 
     file = tmp_path / "split.json"
-    file.write_text('{"base": ["a", "b"], "novel": ["c"]}', encoding="utf-16")
-    assert read_split(file) == (["a", "b"], ["c"])
+    file.write_text('{"base": {"1": "crème"}, "novel": {}}', encoding="utf-16")
+    assert read_split(file) == (["crème"], [])
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path, overwrite):
     with pytest.raises(ValueError, match="not empty and has no scenes.json"):
         write_scenes(tmp_path, SMALL, overwrite=overwrite)
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
-    for text, message in (("{}", "was not written by"), ("{", "expected JSON")):
+    for text, message in (("{}", "was not written by"), ("{", "expected a JSON file")):
         (tmp_path / "scenes.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             write_scenes(tmp_path, SMALL, overwrite=overwrite)

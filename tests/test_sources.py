@@ -278,3 +278,35 @@ def test_the_other_commands_take_them(tmp_path, capsys):
         (shard,) = (out / "proposals").glob("*.parquet")
         tables.append(pq.read_table(shard).select(["image_id", "box", "proposal_score"]).to_pylist())
     assert len(tables[0]) > 10 and tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "[" * 5000, '{"splits": 5}', "", '{"splits": ["none"]}'])
+@pytest.mark.parametrize("file", ["state.json", "dataset_dict.json"])
+def test_damaged_saved_data_sets_are_named(tmp_path, file, content):
+    saved = hub_dataset() if file == "state.json" else datasets.DatasetDict({"train": hub_dataset()})
+    saved.save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / file).write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match="saved"):
+        load_annotations(tmp_path / "saved", "train")
+
+
+def test_rows_without_objects_and_without_areas(expected):
+    """Nulls where there is nothing to say: a row without objects, an area, a crowd."""
+    fields = {"bbox": datasets.Value("float32"), "category": datasets.ClassLabel(names=NAMES)}
+    rows = hub_dataset().to_list()
+    for row in rows:
+        objects = row["objects"]
+        objects["area"] = [None] * len(objects["bbox"])
+        objects["iscrowd"] = [None] * len(objects["bbox"])
+    rows[2]["objects"] = None
+    objects = {
+        "bbox": datasets.List(datasets.List(fields["bbox"], length=4)),
+        "category": datasets.List(fields["category"]),
+        "area": datasets.List(datasets.Value("float32")),
+        "iscrowd": datasets.List(datasets.Value("int64")),
+    }
+    features = datasets.Features({"image": datasets.Image(), "objects": objects})
+    coco = read_dataset(datasets.Dataset.from_list(rows, features=features), "mine")
+    assert_same(items(coco), expected)
+    assert [row["area"] for row in coco.annotations_by_image[1]] == [1200, 6144]
+    assert [row["iscrowd"] for row in coco.annotations_by_image[1]] == [0, 0]

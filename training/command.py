@@ -178,6 +178,20 @@ def _check_required(args):
         raise ValueError(f"give {' and '.join(absent)}, on the command line or in a recipe (--recipe)")
 
 
+def _check_apart(args):
+    """Refuse an output folder in which something is read that the run would replace."""
+    from decodetr.processing.shipped import resolve
+    from decodetr.utils.outputs import apart
+
+    places = ("data", "held_out_data", "replay_data", "regions", "replay_regions", "captions", "image_labels")
+    inputs = {name: getattr(args, name) for name in (*places, "names_split", "config", "recipe")}
+    models = ("model", "detector", "pool", "vocabulary", "deploy_vocabulary", "text_model")
+    inputs |= {name: resolve(getattr(args, name)) for name in models if getattr(args, name)}
+    options = {f"--{name.replace('_', '-')}": path for name, path in inputs.items() if isinstance(path, str)}
+    written = ("config.json", "README.md", "training_config.yaml", "forgetting.json", "captions.safetensors")
+    apart("--output_dir", args.output_dir, options, written)
+
+
 def run(args):
     """Train, evaluate, save. `args.training_arguments` are the command-line words for DeCoDetrTrainingArguments,
     `args.words` all words."""
@@ -186,6 +200,7 @@ def run(args):
 
         args = parse_with_recipe(args.words, add_arguments)
     _check_required(args)
+    _check_apart(args)
     from decodetr.training.preflight import check
     from decodetr.training.run import TrainingRun
 

@@ -220,10 +220,10 @@ def regular_file(path, most=None) -> Path:
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a device, pipe or socket"
         raise ValueError(f"{path}: expected a regular file, got {kind}")
-    most = max_bytes() if most is None else most
+    remedy = "is it the right file?"
+    if most is None:
+        most = max_bytes()
+        remedy = f"if you trust the file, set the environment variable {_MAX_BYTES_VARIABLE}"
     if found.st_size > most:
-        raise ValueError(
-            f"{path}: {found.st_size:,} bytes, more than the {most:,} that are read at most; if you trust the file, "
-            f"set the environment variable {_MAX_BYTES_VARIABLE}"
-        )
+        raise ValueError(f"{path}: {found.st_size:,} bytes, more than the {most:,} that are read at most; {remedy}")
     return path
