@@ -200,15 +200,15 @@ def _same_shapes(args):
     """Weights that do not fit the fields of --set are the user's matter."""
     try:
         yield
-    except RuntimeError as error:
-        if not args.set or "size" not in str(error):
+    except (RuntimeError, ValueError) as error:
+        if not args.set or not any(words in str(error) for words in ("size mismatch", "other shapes", "lack ")):
             raise
         mend = (
             "those of the detector, start from --config; those of the semantic stream, give --reset-semantics"
             if args.model and not args.reset_semantics
             else "start from --config with these fields, random weights"
         )
-        first = next((line.strip() for line in str(error).splitlines() if "mismatch" in line), str(error))
+        first = next((line.strip() for line in str(error).splitlines() if "mismatch" in line), str(error).rstrip("."))
         raise ValueError(f"--set {' '.join(args.set)}: changes shapes of trained weights ({first}); {mend}") from error
 
 
