@@ -210,8 +210,7 @@ def _of_image(file, entry, candidates):
 
 
 def _read_results(file, rows, coco):
-    from decodetr.processing.box_style import BoxStyle, find_style
-    from decodetr.processing.findings import Findings
+    from decodetr.processing.box_style import doubts
 
     label_of = {number: label for label, number in enumerate(coco.category_ids)}
     images, columns = [], []
@@ -230,9 +229,11 @@ def _read_results(file, rows, coco):
                 f"({coco.category_ids[0]} to {coco.category_ids[-1]}), bbox [x, y, width, height] and score, got "
                 f"{short(row)}; are the categories numbered from 0, or anew?"
             ) from error
-    told = Findings()
-    if find_style(rows, {entry["image_id"]: entry for entry in coco.images}, None, told) != BoxStyle():
-        logger.warning("%s: %s; expected bbox as [x, y, width, height] in pixels: is it right?", file, told[0].what)
+    size_of = {entry["image_id"]: (entry["width"], entry["height"]) for entry in coco.images}
+    known = [place for place, image in enumerate(images) if image in size_of]
+    sizes = np.array([size_of[images[place]] for place in known], dtype=np.float64).reshape(-1, 2)
+    if said := doubts(np.array([rows[place]["bbox"] for place in known], dtype=np.float64).reshape(-1, 4), sizes):
+        logger.warning("%s: %s; expected bbox as [x, y, width, height] in pixels: is it right?", file, said)
     table = np.array(columns, dtype=np.float64).reshape(-1, 6)
     boxes = table[:, 2:].astype(np.float32)
     return coco.names, np.array(images, dtype=np.int64), table[:, 0].astype(np.int64), table[:, 1], boxes

@@ -6,6 +6,8 @@ One box tells nothing: [10, 8, 50, 58] is a box in four ways. All of them togeth
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from decodetr.utils.documents import short
 
 _FORMS = {"coco": "x, y, w, h", "pascal_voc": "two corners", "yolo": "centre and size"}
@@ -61,7 +63,9 @@ def find_style(entries, images, declared, findings):
     elif relative:
         style = _relative_style(boxes, findings)
     else:
-        style = _pixel_style(boxes)
+        values = np.array([box for box, *_ in boxes], dtype=np.float64).reshape(-1, 4)
+        said = doubts(values, np.array([size for _, *size in boxes], dtype=np.float64).reshape(-1, 2))
+        style = BoxStyle("pascal_voc" if said else "coco")
     if style is None or style == BoxStyle():
         return style
     repair = f"multiplied by the image's size, as {_FORMS[style.form]}" if style.relative else "turned into x, y, w, h"
@@ -70,9 +74,7 @@ def find_style(entries, images, declared, findings):
     elif declared is not None:
         findings.add("error", f"boxes are {_FORMS[style.form]}, as --box-format says", repair=repair)
     else:
-        beyond = sum(not _is_inside(*box) for box in boxes)
-        share = f"{beyond} of {len(boxes)} leave their image as x, y, w, h and fit as x0, y0, x1, y1"
-        findings.add("error", f"boxes seem to be two corners: {share}", repair=repair)
+        findings.add("error", said, repair=repair)
     return style
 
 
@@ -86,16 +88,32 @@ def _relative_style(boxes, findings):
     return None
 
 
-def _pixel_style(boxes):
+def doubts(boxes, sizes) -> str:
+    """What speaks against boxes that are read as x, y, w, h in pixels; empty where nothing does.
+
+    Args:
+        boxes (np.ndarray of shape (n, 4)). sizes (np.ndarray of shape (n, 2)): width and height of their images.
+    """
+    some = (boxes[:, 2:] > 0).all(axis=1)
+    boxes, sizes = boxes[some], sizes[some]
+    if not len(boxes):
+        return ""
+    if boxes.max() <= 1 and sizes.min() > 4:
+        return _RELATIVE
+    beyond = (boxes[:, :2] + boxes[:, 2:] > 1.02 * sizes + 1).any(axis=1)
+    fits = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= sizes + 1).all(axis=1)
+    corners = int((beyond & fits).sum())
+    return _share(corners, len(boxes)) if _seem_corners(corners, int(beyond.sum()), len(boxes)) else ""
+
+
+def _seem_corners(corners, beyond, total):
     """Boxes of two corners leave the image when read as x, y, w, h; not all, where they lie at the top left."""
-    beyond = [box for box in boxes if not _is_inside(*box)]
-    corners = sum(x < a <= width + 1 and y < b <= height + 1 for (x, y, a, b), width, height in beyond)
-    seem = corners > 0.2 * len(boxes) and corners >= 0.9 * len(beyond)
-    return BoxStyle("pascal_voc" if seem else "coco")
+    return corners > 0.2 * total and corners >= 0.9 * beyond
 
 
-def _is_inside(box, width, height):
-    return box[0] + box[2] <= 1.02 * width + 1 and box[1] + box[3] <= 1.02 * height + 1
+def _share(corners, total):
+    share = f"{corners} of {total} leave their image as x, y, w, h and fit as x0, y0, x1, y1"
+    return f"boxes seem to be two corners: {share}"
 
 
 def is_box(box) -> bool:

@@ -3,8 +3,11 @@
 Nothing heavy is imported at the top: commands need the words below for `--help`.
 """
 
+import logging
 import re
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 DATA_HELP = "COCO or YOLO folder, or a folder or Hub name of a `datasets` data set (docs/data.md)"
 BOX_FORMATS = ("coco", "pascal_voc", "yolo")  # x, y, w, h | x0, y0, x1, y1 | cx, cy, w, h in 0..1
@@ -57,7 +60,20 @@ def load_annotations(
     for what, found in (("images", coco.images), ("names", coco.names)):
         if not found:
             raise ValueError(f"{coco.file}: expected {what}, got none; is it the right file?")
+    if findings is None and (said := _doubts(coco)):
+        logger.warning("%s: %s; `decodetr validate %s --repair DIR` mends a copy", coco.file, said, data or file)
     return coco
+
+
+def _doubts(coco):
+    """What speaks against the boxes of a data set."""
+    import numpy as np
+
+    from decodetr.processing.box_style import doubts
+
+    index = coco.annotations_by_image
+    sizes = np.array([(image["width"], image["height"]) for image in coco.images], dtype=np.float64)
+    return doubts(index.column("bbox"), sizes[index.image_rows])
 
 
 def _load(data, part, file, images, class_names, box_format, check_images, findings):

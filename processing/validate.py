@@ -171,7 +171,7 @@ def _examine_file(args, file, seen, part):
     from decodetr.processing.findings import Findings
     from decodetr.processing.validation import examine, readable
 
-    file, findings, pictures = Path(file), Findings(), {}
+    file, findings = Path(file), Findings()
     try:
         document = read_json(file)
         folder = find_image_folder(file, document, args.images, check=False) if isinstance(document, dict) else None
@@ -179,11 +179,12 @@ def _examine_file(args, file, seen, part):
         findings.add("error", "cannot be read as JSON", str(error))
         return findings, None, None
     document = readable(document, findings)
-    if document is not None:
-        document["images"] = mend_files(document["images"], folder, findings)
-        known = [entry for entry in document["images"] if type(entry.get("id")) is int]
-        paths = {entry["id"]: os.path.join(folder, name) for entry in known if (name := file_name_of(entry))}
-        pictures = _look_at(paths, part, decode=not args.no_pixels)
+    if document is None:
+        return findings, None, None
+    document["images"] = mend_files(document["images"], folder, findings)
+    known = [entry for entry in document["images"] if type(entry.get("id")) is int]
+    paths = {entry["id"]: os.path.join(folder, name) for entry in known if (name := file_name_of(entry))}
+    pictures = _look_at(paths, part, decode=not args.no_pixels)
     findings, repaired = examine(document, pictures, findings, args.box_format)
     _find_copies(pictures, part, seen, findings)
     if repaired is None or not repaired["images"] or not repaired["categories"]:

@@ -310,3 +310,13 @@ def test_rows_without_objects_and_without_areas(expected):
     assert_same(items(coco), expected)
     assert [row["area"] for row in coco.annotations_by_image[1]] == [1200, 6144]
     assert [row["iscrowd"] for row in coco.annotations_by_image[1]] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "box_format, said", [("pascal_voc", "two corners"), ("yolo", "0..1: relative"), ("coco", None)]
+)
+def test_boxes_of_another_form_are_said(tmp_path, caplog, box_format, said):
+    hub_dataset(box_format).save_to_disk(tmp_path / "saved")
+    load_annotations(tmp_path / "saved", "train")
+    remedy = f"`decodetr validate {tmp_path / 'saved'} --repair DIR`"
+    assert (said in caplog.text and remedy in caplog.text) if said else not caplog.text
