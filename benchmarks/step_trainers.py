@@ -23,7 +23,7 @@ def prepare(folder, args):
         preset["size"] = {"height": args.image_size, "width": args.image_size}
     processor = DeCoDetrImageProcessor(**preset)
     settings = SceneSettings(train=args.images, val=1, test=1, image_size=processor.size["height"])
-    data, teacher = write_scenes(folder / "scenes", settings), folder / "teacher"
+    data, teacher = write_scenes(folder / "scenes", settings), folder / f"teacher-{model.config.embedding_dim}"
     if not teacher.exists():
         write_standin(data, teacher, dim=model.config.embedding_dim)
     coco = CocoAnnotations.load(data / "annotations" / "train.json")

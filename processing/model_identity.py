@@ -41,6 +41,15 @@ def model_identity(name_or_path, revision=None):
     config = AutoConfig.from_pretrained(str(name_or_path), revision=revision)
     if not folder.is_dir():
         return {"name": str(name_or_path), "revision": getattr(config, "_commit_hash", None), "weights": None}
+    return {"name": folder.resolve().name, "revision": None, "weights": folder_digest(folder)}
+
+
+def folder_digest(folder):
+    """SHA-256 over the contents of the weights, configs and tables of a folder of a model, a pool or a vocabulary;
+    None where there is no folder, as of a Hub name."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return None
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix == ".json":  # as a whole: indentation and order of keys do not matter
@@ -49,7 +58,7 @@ def model_identity(name_or_path, revision=None):
         elif file.suffix in (".safetensors", ".jinja", ".txt", ".model"):
             with open(file, "rb") as stream:
                 digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
-    return {"name": folder.resolve().name, "revision": None, "weights": digest.hexdigest()}
+    return digest.hexdigest()
 
 
 def without_place(value):

@@ -117,16 +117,23 @@ class CaptionTable:
         Raises:
             FileNotFoundError, ValueError: no such file or model, or not of this form; names file and row.
         """
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
         from safetensors.numpy import save_file
 
+        from decodetr.processing.model_identity import folder_digest
+        from decodetr.processing.shipped import resolve
+
         rows, numbers = _read_captions(Path(file))
-        key = hashlib.sha256("\n".join([str(text_model), *numbers]).encode()).hexdigest()
+        made_by = folder_digest(resolve(text_model)) or text_model  # a folder by what it holds
+        key = hashlib.sha256("\n".join([str(made_by), *numbers]).encode()).hexdigest()
         kept = Path(folder) / "captions.safetensors" if folder else None
         if kept is not None and kept.is_file():
-            with safe_open(kept, "numpy") as stored:
-                if (stored.metadata() or {}).get("key") == key:
-                    return cls(stored.get_tensor("embeddings"), rows)
+            try:
+                with safe_open(kept, "numpy") as stored:
+                    if (stored.metadata() or {}).get("key") == key:
+                        return cls(stored.get_tensor("embeddings"), rows)
+            except SafetensorError as error:
+                logger.warning("%s is damaged (%s); the captions are embedded again", kept, error)
         embeddings = _embed(list(numbers), text_model, given)
         if kept is not None:
             with replacing(kept) as partial:

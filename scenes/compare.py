@@ -236,6 +236,18 @@ def _say(text):
     sys.stdout.flush()
 
 
+def _contents(args):
+    """{name: digest} of what decides the results, beside the settings that name it."""
+    from decodetr.processing.model_identity import folder_digest
+    from decodetr.processing.shipped import resolve
+
+    given = {name: getattr(args, name) for name in ("model", "vocabulary", "clip", "trained")}
+    folders = {name: resolve(folder) for name, folder in given.items() if folder}
+    folders |= {name: Path(args.built) / name for name in ("pool", "regions")}
+    folders["annotations"] = Path(args.folder) / "annotations"
+    return {name: folder_digest(folder) for name, folder in folders.items()}
+
+
 class _Results:
     """runs.json: settings, ceilings and runs; written after each run, together with what other processes added.
 
@@ -243,10 +255,15 @@ class _Results:
         ValueError: the file has runs of other settings.
     """
 
-    def __init__(self, file, settings):
-        self.file, self.content = file, {"settings": settings, "ceiling": {}, "runs": {}}
+    def __init__(self, file, settings, contents):
+        self.file = file
+        self.content = {"settings": settings, "contents": contents, "ceiling": {}, "runs": {}}
         if file.exists():
-            self.content = read_json(file, dict)
+            self.content |= read_json(file, dict)
+            if changed := [name for name in contents if self.content["contents"].get(name) != contents[name]]:
+                raise ValueError(
+                    f"{file} has runs of other contents of {', '.join(changed)}; choose another --output, or delete it"
+                )
             if self.content["settings"] != settings:
                 raise ValueError(
                     f"{file} has runs of other settings: {self.content['settings']}, now {settings}; choose another "
@@ -297,7 +314,7 @@ def _run(args):
 
     output = Path(args.output)
     settings = {name: value for name, value in vars(args).items() if name in _SETTINGS}
-    results = _Results(output / "runs.json", settings)
+    results = _Results(output / "runs.json", settings, _contents(args))
     comparison = Comparison(args)
     for split in args.splits:
         if split not in results.content["ceiling"]:

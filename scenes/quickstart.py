@@ -72,7 +72,8 @@ def run(args):
 
 def _run(args):
     output = Path(args.output)
-    record = claim(output, {name: getattr(args, name) for name in _SETTINGS}, args.overwrite)
+    settings = {name: getattr(args, name) for name in _SETTINGS}
+    record = claim(output, settings, args.overwrite, models=[args.model, args.clip, args.captioner])
     status, commands = run_stages(output, _stages(output, args), STAGES, record)
     if status:
         return status

@@ -1,35 +1,46 @@
 """Runs ordinary `decodetr` commands one after another, shows each, and skips what an earlier run finished."""
 
+import os
 import shlex
 import sys
 import time
 
+from decodetr.processing.model_identity import folder_digest
+from decodetr.processing.shipped import resolve
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import clear, is_unused, write_json
 
 MARKER = "stages.json"
 
 
-def claim(folder, settings, overwrite=False):
-    """The record {"settings", "seconds"} of a folder that is new, or holds a run of the same settings.
+def claim(folder, settings, overwrite=False, models=()):
+    """The record {"settings", "models", "seconds", "commands"} of a folder that is new, or holds a run of the same
+    settings.
+
+    Args:
+        models: folders and shipped names that decide the result too: their contents are recorded.
 
     Raises:
         ValueError: the folder holds something else, or a run of other settings without `overwrite`.
     """
-    marker = folder / MARKER
+    marker, contents = folder / MARKER, {str(name): folder_digest(resolve(name)) for name in models}
     if not is_unused(folder):
         if not marker.exists():
             raise ValueError(f"{folder} is not empty and holds no run of this command; choose another folder.")
         record = read_json(marker, dict)
-        if not overwrite and record["settings"] == settings:
-            return record
+        if not overwrite and not {"settings", "seconds"} <= record.keys():
+            raise ValueError(f"{marker} is not what this command writes; choose another folder, or --overwrite.")
+        if not overwrite and record["settings"] == settings and record.get("models", contents) == contents:
+            return {"commands": {}, **record}
         if not overwrite:
+            changed = [name for name, now in contents.items() if record.get("models", contents).get(name) != now]
+            other = f"; other contents: {', '.join(changed)}" if changed else ""
             raise ValueError(
-                f"{folder} holds a run with other settings: {record['settings']}, now {settings}; give the same ones "
-                "to finish it, another folder, or --overwrite to delete it."
+                f"{folder} holds a run with other settings: {record['settings']}, now {settings}{other}; give the "
+                "same ones to finish it, another folder, or --overwrite to delete it."
             )
         clear(folder)
-    record = {"settings": settings, "seconds": {}}
+    record = {"settings": settings, "models": contents, "seconds": {}, "commands": {}}
     write_json(marker, record)
     return record
 
@@ -45,6 +56,9 @@ def run_stages(folder, stages, count, record):
 
     Returns:
         (exit status of the first command that failed or 0, all command lines so far).
+
+    Raises:
+        ValueError: what is there was made by another command, as of another version.
     """
     from decodetr.__main__ import main
 
@@ -52,6 +66,12 @@ def run_stages(folder, stages, count, record):
     for number, (result, words) in enumerate(stages, start=1):
         words = [str(word) for word in words]
         commands.append(f"decodetr {shlex.join(words)}")
+        said = f"decodetr {shlex.join(_placeless(words, folder))}"
+        if result.exists() and record["commands"].get(str(number), said) != said:
+            raise ValueError(
+                f"{result} was made by another command:\n  {record['commands'][str(number)]}\nnow\n  {said}\n"
+                "remove it and what was made after it, or begin anew (--overwrite, or another folder)"
+            )
         done = "done before: " if result.exists() else ""
         sys.stdout.write(f"\n[{number}/{count}] {done}decodetr {_shown(words)}\n")
         sys.stdout.flush()
@@ -60,9 +80,17 @@ def run_stages(folder, stages, count, record):
         started = time.perf_counter()
         if status := main(words):
             return status, commands
+        record["commands"][str(number)] = said
         record["seconds"][f"{number} {_title(words)}"] = round(time.perf_counter() - started, 1)
         write_json(folder / MARKER, record)
     return 0, commands
+
+
+def _placeless(words, folder):
+    """Words without the place of the folder, which may be moved."""
+    places = (str(folder), f"{folder}{os.sep}")
+    return ["OUTPUT" + word.removeprefix(places[0]) if word == places[0] or word.startswith(places[1]) else word
+            for word in words]  # fmt: skip
 
 
 def flat(options):

@@ -1,10 +1,13 @@
 """What a fine-tune gains on its names and loses on the others: AP before and after (USERS.md 6)."""
 
+import logging
 import math
 from pathlib import Path
 
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import write_json
+
+logger = logging.getLogger(__name__)
 
 FILE = "forgetting.json"
 GROUPS = {"trained": "names with annotations in training", "held_out": "held-out names"}
@@ -42,8 +45,12 @@ class ForgettingReport:
     def before(self, measure):
         """Measure what the starting point reaches; a run that goes on after a stop has it already."""
         if self.file.is_file():
-            self.content = read_json(self.file, dict)
-            if all(self.content.get(name) == value for name, value in self.key.items()):
+            try:
+                self.content = read_json(self.file, dict)
+            except ValueError as error:
+                logger.warning("%s; what the starting point reaches is measured again", error)
+            known = isinstance(self.content.get("before"), dict)
+            if known and all(self.content.get(name) == value for name, value in self.key.items()):
                 return
         self.content = {**self.key, "before": _finite(measure())}
         self._write()

@@ -14,7 +14,7 @@ from decodetr.training.checkpoints import to_resume
 from decodetr.training.command import goes_on
 from decodetr.training.data import TrainingData
 from decodetr.training.forgetting import ForgettingReport
-from decodetr.training.identity import settings_identity
+from decodetr.training.identity import digest, settings_identity
 from decodetr.training.metrics import check_evaluation
 from decodetr.training.model_card import write_card
 from decodetr.training.names import set_names
@@ -229,9 +229,11 @@ class TrainingRun:
         return report
 
     def _start_digest(self):
-        """What "before" belongs to: the starting point, the images and the names that are evaluated."""
+        """What "before" belongs to: the starting point, the images, the names and how they are evaluated."""
         sets = [coco.digest() for coco in (self.data.val, self.data.held_out) if coco is not None]
-        return "; ".join([str(self.args.model), *sets, str(len(self.deployed))])
+        how = [self.training.eval_max_detections, dict(self.processor.size), self.model.config.nms_iou]
+        fields = [self.args.set, self.deployed.names, self.data.novel]
+        return digest(self.start, sets, how, fields)
 
     def _measure(self, prefix, metrics=None):
         """AP of trained and of held-out names, in percent; `metrics` of the validation data, if they are known."""
