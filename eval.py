@@ -164,8 +164,11 @@ def _check(args):
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
 
     def model():
-        if bool(args.model) == bool(args.detections):
-            raise ValueError("give one of --model and --detections")
+        alone = args.oracle == "teacher" and args.vocabulary and not (args.model or args.detections)
+        if bool(args.model) == bool(args.detections) and not alone:
+            raise ValueError(
+                "give one of --model and --detections, or --oracle teacher with the --vocabulary of its CLIP"
+            )
         if args.detections and (args.oracle or args.vocabulary):
             raise ValueError("--oracle and --vocabulary need --model: detections have their names already")
         if args.clip and args.oracle != "teacher":
@@ -246,6 +249,8 @@ def _evaluate(args):
         page = write_report(report, analysis, args.output, facts)
         sys.stderr.write(f"{page} shows all of it\n")
     sys.stdout.write(markdown_report(report))
+    if not args.output:
+        sys.stdout.write("\n--output DIR also finds the score at which F1 is best, for --threshold of predict.\n")
     return 0
 
 
@@ -309,6 +314,8 @@ def _predictor(args, coco, whole, protocol, split, device):
     """(predictor or detections by image, names, Vocabulary or None, facts for the report)."""
     from decodetr.evaluation import loading
 
+    if args.oracle == "teacher" and not args.model:
+        return loading.teacher_alone(args.vocabulary, coco, device, protocol.max_detections, clip=args.clip)
     if args.detections:
         return loading.saved_detections(args.detections, whole)  # of more images than count, maybe
     names = set(coco.names if split["base"] is None else [*split["base"], *(split["novel"] or ())])

@@ -3,7 +3,7 @@
 import hashlib
 
 from decodetr.processing.model_identity import model_identity
-from decodetr.processing.shipped import cannot_load, resolve
+from decodetr.processing.shipped import cannot_load, load_vocabulary, resolve
 from decodetr.training.settings import in_words
 from decodetr.utils.hub import local_only
 
@@ -71,6 +71,20 @@ def load_predictor(
     if oracle:
         facts["oracle"] = oracle
     return predictor, model.vocabulary.names, model.vocabulary, facts | predictor.describe()
+
+
+def teacher_alone(vocabulary, coco, device, max_detections, *, clip=None):
+    """The same of a CLIP on annotated boxes, which needs no detector: its names are those of a `Vocabulary`, by folder
+    or name."""
+    names = load_vocabulary(vocabulary)
+    predictor = _teacher(names, coco, clip, device, max_detections)
+    facts = {
+        "model": f"the teacher alone, {clip or names.info['encoder']}",
+        "revision": f"fingerprint {predictor.clip.info['encoder_fingerprint']}",
+        "vocabulary": f"{vocabulary}, {_digest(names.names, names.embeddings)}",
+        "oracle": "teacher",
+    }
+    return predictor, names.names, names, facts | predictor.describe()
 
 
 def saved_detections(file, coco):

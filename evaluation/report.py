@@ -18,7 +18,10 @@ def markdown_report(report, with_names=False):
     """The report as Markdown: protocol, metrics with the headline first, kinds of errors; on request every name."""
     tables = [*_tables(report), *([_names_table(report)] if with_names else [])]
     # What has no title is text.
-    return "\n".join(markdown_table(header, rows, 1 + header.count("")) for header, rows in tables)
+    text = "\n".join(markdown_table(header, rows, 1 + header.count("")) for header, rows in tables)
+    if "threshold" in report:
+        text += f"\nF1 is best at a score of {report['threshold']:.3f}: `decodetr predict --threshold`.\n"
+    return text
 
 
 def _names_table(report):

@@ -7,6 +7,8 @@ from pathlib import Path
 from decodetr.processing.predict import SIGNATURE, detect, open_image, picture_paths
 from decodetr.processing.predict_journal import FILE as JOURNAL
 from decodetr.processing.predict_journal import Journal
+from decodetr.processing.shipped import resolve
+from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, write_json
 from decodetr.utils.images import image_header
 from decodetr.utils.markup import one_line
@@ -51,11 +53,13 @@ class PredictRun:
 
     def _do(self, paths, progress):
         """A batch: read, detect, draw, write."""
-        images = {}
+        images, turned = {}, {}
         for path in paths:
             try:
                 images[path] = open_image(path)
+                turned[path] = image_header(path)[1] > 1
             except (OSError, ValueError) as error:
+                images.pop(path, None)
                 self.failed[path] = str(error)
                 progress.write(str(error), file=sys.stderr)
         entries = []
@@ -70,8 +74,7 @@ class PredictRun:
                     result = {key: values[:kept] for key, values in result.items()}
                     name = self.pictures[path].name
                     self._draw(image, result).save(staging / name, pnginfo=_signature())
-                    turned = image_header(path)[1] > 1
-                    size = {"width": image.width, "height": image.height, "turned": turned}
+                    size = {"width": image.width, "height": image.height, "turned": turned[path]}
                     entries.append(
                         {"file": str(path), "picture": name, **size, "best_score": best, "detections": _rows(result)}
                     )
@@ -131,6 +134,8 @@ class PredictRun:
                 f"No score is above --threshold {self.args.threshold}; the best one is {best['best_score']:.3f}, in "
                 f"{one_line(best['file'])}. {_learned(self.model)}\n"
             )
+        if (best := _best_threshold(self.args.model)) is not None:
+            text += f"On the model's validation images F1 was best at --threshold {best:.3f}\n"
         return text
 
 
@@ -152,6 +157,15 @@ def _fingerprint(model):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _best_threshold(name):
+    """The score at which F1 was best in the evaluation after training, which lies beside a trained model, or None."""
+    file = Path(resolve(name)) / "eval_results.json"
+    if not file.is_file():
+        return None
+    value = read_json(file, dict).get("eval_best_threshold")
+    return value if isinstance(value, float) else None
 
 
 def _learned(model):

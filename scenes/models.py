@@ -172,6 +172,8 @@ def _cards(pool, vocabulary, model, measured, commands):
             "had a box. Their meaning comes from captions of `scenes-llava` and embeddings of `scenes-clip`, which",
             "have seen all names, as the real ones have seen the web.",
             "",
+            *_SNIPPET,
+            "",
             "## Measured",
             *tables,
             made,
@@ -196,6 +198,18 @@ def _cards(pool, vocabulary, model, measured, commands):
             made,
         ),
     }
+
+
+_SNIPPET = (
+    "```python",
+    "from PIL import Image",
+    "",
+    "from decodetr.processing.predict import detect, load_detector",
+    "",
+    'model, image_processor = load_detector("scenes-decodetr")',
+    'print(detect(model, image_processor, [Image.open("picture.jpg")]))',
+    "```",
+)
 
 
 def _card(title, tag, *lines):

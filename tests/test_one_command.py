@@ -1,9 +1,11 @@
 """One command from data that the project has never seen, in three forms, to a model that is fine-tuned, evaluated,
 saved and described."""
 
+import ast
 import json
 
 import pytest
+from card_snippets import run_snippets
 from test_settings import world  # noqa: F401 (a fixture)
 from test_sources import NAMES, hub_dataset, picture, write_coco, write_yolo
 from transformers import pipeline
@@ -52,6 +54,28 @@ def test_from_data_to_a_model_with_a_card(trained, form):
         assert text in card, text
     assert f"| AP50 | {metrics['eval_AP50']:.1f} |" in card
     assert "no held-out names to measure" in card.replace("There were ", "")
+
+
+def test_the_python_of_the_card_runs_in_a_fresh_process(trained, tmp_path):
+    (printed,) = run_snippets((trained / "my coco" / "README.md").read_text(), tmp_path)
+    assert isinstance(ast.literal_eval(printed), list)
+
+
+def test_the_best_threshold_is_recorded_and_said(trained, tmp_path, capsys):
+    best = _read(trained, "coco", "eval_results.json")["eval_best_threshold"]
+    assert 0 < best <= 1
+    assert f"F1 is best at a score of {best:.3f}" in (trained / "my coco" / "README.md").read_text()
+    picture("a").save(tmp_path / "a.png")
+    command = [
+        "predict",
+        str(tmp_path / "a.png"),
+        "--model",
+        str(trained / "my coco"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert main([*command, "--threshold", "1"]) == 0
+    assert f"F1 was best at --threshold {best:.3f}" in capsys.readouterr().out
 
 
 def test_the_three_forms_train_alike(trained):

@@ -1,5 +1,6 @@
 """Ceilings: one stream is told the truth, or the teacher alone names annotated boxes."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -103,6 +104,15 @@ def test_commands(coco, split, tmp_path, capsys):  # noqa: F811
     assert "| oracle | names |" in capsys.readouterr().out
     assert run(*words, "--oracle", "teacher") == 0  # the CLIP that the vocabulary remembers
     assert "| class | CLIPModel |" in capsys.readouterr().out
+    vocabulary.save_pretrained(tmp_path / "names")  # a teacher needs no detector
+    alone = ["--data", tmp_path / "data", "--oracle", "teacher", "--vocabulary", tmp_path / "names"]
+    assert run(*words, "--oracle", "teacher", "--output", tmp_path / "with") == 0
+    assert run(*alone, "--output", tmp_path / "alone") == 0
+    capsys.readouterr()
+    reports = [json.loads((tmp_path / folder / "report.json").read_text()) for folder in ("with", "alone")]
+    assert reports[0]["metrics"] == reports[1]["metrics"] and "the teacher alone" in reports[1]["title"]
+    assert run("--data", tmp_path / "data", "--oracle", "teacher") == 1
+    assert "--oracle teacher with the --vocabulary of its CLIP" in capsys.readouterr().err
     write_tiny_clip(tmp_path / "other", dim=16, seed=1)
     assert run(*words, "--oracle", "teacher", "--clip", tmp_path / "other") == 1
     assert "is not the vocabulary's" in capsys.readouterr().err

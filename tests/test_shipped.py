@@ -1,9 +1,11 @@
 """What travels with the package: complete, small, made for each other, and what it says of itself is true."""
 
+import ast
 import json
 
 import pytest
 import torch
+from card_snippets import run_snippets
 from transformers import CLIPModel, LlavaForConditionalGeneration, pipeline
 
 from decodetr import DeCoDetrForObjectDetection, PrototypePool, Vocabulary
@@ -140,6 +142,13 @@ def test_novel_annotations_change_no_byte_of_the_real_chain(tmp_path):
     names = {str(name) for name, _ in made["deleted"]}
     assert {"weights", "pool/pool.safetensors", "pool/pool.json", "regions/regions-00000-of-00001.parquet"} <= names
     assert made["present"] == made["deleted"] and made["scrambled"] == made["deleted"]
+
+
+def test_the_python_of_the_cards_runs(tmp_path):
+    cards = {file.parent.name: file.read_text(encoding="utf-8") for file in HUB_CARDS.glob("*/README.md")}
+    printed = {name: run_snippets(card, tmp_path) for name, card in cards.items()}
+    assert {name for name, texts in printed.items() if texts} == {"scenes-decodetr"}
+    assert ast.literal_eval(printed["scenes-decodetr"][0]) == [{"names": [], "scores": [], "boxes": []}]
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ ALLOWED = {
     "processing/predict_journal.py": "lines are appended; one that was cut off is passed over",
     "processing/vocabulary_command.py": "Vocabulary.save_pretrained is the mechanism",
     "pool_builder/served_captioner.py": "a picture in memory",
+    "benchmarks/hostile_files.py": "makes hostile inputs, in a temporary folder",
     "benchmarks/standin.py": "likewise",
     "benchmarks/harness.py": "a switch of the kernel",
 }

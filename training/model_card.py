@@ -73,8 +73,9 @@ def _measured(run, metrics):
         return ["", "## Measured", "Nothing: there were no validation images."]
     values = {key.removeprefix("eval_"): value for key, value in metrics.items()}
     rows = [[key, f"{values[key]:.1f}"] for key in _HEADLINE if math.isfinite(values.get(key, math.nan))]
-    val = run.data.val
+    val, best = run.data.val, values.get("best_threshold")
     rules = rules_of(val, run.training.eval_max_detections)
+    threshold = f"F1 is best at a score of {best or 0:.3f}: `decodetr predict --threshold`."
     boxes_alone = [
         "The boxes alone are measured: this run does not train the semantic stream, which has random weights, so the "
         "model knows no names yet. Train it with `--streams semantic` or `joint`.",
@@ -89,6 +90,7 @@ def _measured(run, metrics):
         "Class-agnostic: boxes alone.",
         "",
         markdown_table(["metric", "%"], rows).rstrip(),
+        *([] if best is None else ["", threshold]),
     ]
 
 

@@ -5,6 +5,7 @@ from functools import partial
 
 import transformers
 
+from decodetr.evaluation.analysis import Analysis
 from decodetr.processing import DetectionAugmentation, DetectionDataset
 from decodetr.processing.predict import read_names
 from decodetr.processing.shipped import load_pool, load_vocabulary
@@ -80,6 +81,8 @@ class TrainingRun:
         metrics = None
         if self.data.val is not None:
             metrics = trainer.evaluate()
+            if self.names_learned():
+                metrics["eval_best_threshold"] = Analysis(trainer.evaluated).threshold
             trainer.log_metrics("eval", metrics)
             trainer.save_metrics("eval", metrics)
         if self.forgetting:
