@@ -6,6 +6,7 @@ Wherever a folder or Hub name is asked for, "scenes-decodetr" is one too, and ne
 import re
 from pathlib import Path
 
+from decodetr.utils.documents import read_json
 from decodetr.utils.files import regular_file
 
 HUB_CARDS = Path(__file__).resolve().parent.parent / "hub_cards"
@@ -108,7 +109,8 @@ def _load_table(what, table, name):
 
 
 def expect(what, name, *files):
-    """Check that a named thing can be there, without loading it: a folder holds one of the files, a path exists.
+    """Check that a named thing can be there, without loading it: a folder holds one of the files, and its JSON files
+    can be read.
 
     Whether a Hub name exists is left to loading it.
 
@@ -117,7 +119,7 @@ def expect(what, name, *files):
         files (`str`): glob patterns, one of which must be found in a folder.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it is not there. ValueError: a JSON file of the folder cannot be read.
     """
     if name is None:
         return
@@ -125,6 +127,8 @@ def expect(what, name, *files):
     if folder.is_dir():
         if not any(next(folder.glob(pattern), None) for pattern in files):
             raise cannot_load(what, str(name), f"the folder has no {' or '.join(files)}")
+        for file in sorted(folder.glob("*.json")):  # the library reads them with fewer words, or a traceback
+            read_json(file)
     elif folder.exists():
         raise cannot_load(what, str(name), "it is a file, expected a folder")
     elif not _HUB_NAME.fullmatch(str(name)):
