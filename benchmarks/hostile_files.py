@@ -152,7 +152,8 @@ def _train_config(text):
 def _evaluate(option, content, suffix=".json"):
     def command(folder):
         file = _write(folder / f"given{suffix}", content)
-        return ["eval", "--data", _coco(folder), "--model", "scenes-decodetr", option, file, "--output", folder / "r"]
+        model = [] if option == "--detections" else ["--model", "scenes-decodetr"]
+        return ["eval", "--data", _coco(folder), *model, option, file, "--output", folder / "r"]
 
     return command
 
@@ -240,6 +241,7 @@ CASES = {
         lambda f: (f / "model.safetensors").unlink() or _write(f / "pytorch_model.bin", b"\x80\x04cos\nsystem\n.")
     ),
     "model: config of 100,000 brackets": _damaged_model(lambda f: _write(f / "config.json", DEEP)),
+    "model: preprocessor of 100,000 brackets": _damaged_model(lambda f: _write(f / "preprocessor_config.json", DEEP)),
     "model: config is a list": _damaged_model(lambda f: _write(f / "config.json", "[]")),
     "model: embedding_dim is a text": _predict_with(lambda f: _model(f, embedding_dim="64")),
     "model: id2label with gaps": _predict_with(lambda f: _model(f, id2label={"0": "a", "7": "b"})),
@@ -260,6 +262,14 @@ CASES = {
     ),
     "vocabulary: 100,000 brackets": _vocabulary("vocabulary.json", DEEP),
     "vocabulary: not safetensors": _vocabulary("vocabulary.safetensors", b"\xff" * 100),
+    "pool: 100,000 brackets": lambda f: [
+        "pool",
+        "inspect",
+        _write(f / "pool.json", DEEP).parent,
+        "--output",
+        f / "inspected",
+    ],
+    "eval: protocol of 100,000 brackets": _evaluate("--protocol", DEEP),
     "eval: detections of 100,000 brackets": _evaluate("--detections", DEEP),
     "eval: split of 100,000 brackets": _evaluate("--names-split", DEEP),
     "eval: split is two lists": _evaluate("--names-split", '[["a"], ["b"]]'),
