@@ -5,7 +5,7 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
-from decodetr.pool_builder.preflight import check
+from decodetr.pool_builder.preflight import check, check_room
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import MANIFEST
 from decodetr.processing.sources import DATA_HELP, add_form_arguments
@@ -137,6 +137,7 @@ def _run(args, settings, output):
         models = _models(args, settings)
         coco, shared["ranks"] = _annotations(args), Ranks.from_environment()
         if stage == "build":
+            check_room(coco, models["clip"].load().dim, output)
             result = build.build_pool(coco, output, settings, **models, **shared)
         else:
             function = {"proposals": "propose", "captions": "caption", "embeddings": "embed"}[stage]

@@ -6,7 +6,7 @@ from pathlib import Path
 from decodetr.processing.shipped import WEIGHTS, expect, expect_file
 from decodetr.processing.sources import kind_of
 from decodetr.utils.files import output_folder
-from decodetr.utils.preflight import require_package, run_checks
+from decodetr.utils.preflight import require_package, require_room, run_checks, written
 
 _NOT_ON_DISK = ("grid", "torchvision:")
 
@@ -36,6 +36,21 @@ def check(args, settings):
     if settings.kmeans == "faiss":
         checks.append(partial(require_package, "faiss", "--kmeans faiss", "'decodetr[faiss]'"))
     run_checks(*checks)
+
+
+def check_room(coco, width, output):
+    """Check that the disk has room for what `build` writes of annotated boxes alone: three embeddings of each, of
+    float16.
+
+    Args:
+        coco (CocoAnnotations). width (int): d of the CLIP. output (Path): OUT.
+
+    Raises:
+        ValueError: it has not; with the numbers.
+    """
+    boxes = int((coco.annotations_by_image.column("iscrowd") == 0).sum())
+    needed = 3 * 2 * width * boxes - written(output)
+    require_room(output, needed, f"the embeddings of {boxes:,} annotated boxes", "choose another --output")
 
 
 def _check_data(args):

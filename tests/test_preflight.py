@@ -13,9 +13,11 @@ from test_pool_builder import BASE, NOVEL, write_data
 from tiny_models import tiny_config, tiny_model
 from tiny_teachers import write_tiny_clip
 
+import decodetr.training.preflight
 import decodetr.training.run
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
 from decodetr.__main__ import main
+from decodetr.processing.names_ahead import names_ahead
 
 WHOLE = [*BASE, *NOVEL]
 
@@ -220,7 +222,30 @@ def test_options_without_effect_are_said(world, tmp_path, caplog):
     assert "Chosen by default: " in caplog.text and "1 steps on cpu" in caplog.text
 
 
+def test_validation_names_without_an_embedding_are_refused_before_training_data_are_read(world, refused):
+    error = refused("--deploy-vocabulary", world / "base", "--val-annotations", world / "data/annotations/val.json")
+    assert "2 names of the validation data" in error and "'cup', 'yak'" in error and "--deploy-vocabulary" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('{"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "\\u00e9 ]"}], "images": []}', ["a", "é ]"]),
+        ('{"info": {"description": "\\"categories\\": [3]"}, "categories":\n[{"name": "a"}]}', ["a"]),
+        ('{"images": [{"categories": [1]}], "categories": [{"name": "a"}]}', None),  # which one?
+        ('{"categories": [{"id": 1}]}', None),
+        ('{"categories": [', None),
+        ("", None),
+    ],
+)
+def test_names_of_categories_without_reading_the_file(tmp_path, text, names):
+    (tmp_path / "file.json").write_text(text, encoding="utf-8")
+    assert names_ahead(tmp_path / "file.json") == names
+
+
 def test_validation_names_without_an_embedding_are_refused_before_a_step(world, tmp_path, monkeypatch, capsys):
+    """Also where the annotation files do not say them ahead."""
+    monkeypatch.setattr(decodetr.training.preflight, "names_ahead", lambda file: None)
     monkeypatch.setattr(decodetr.training.run, "try_step", lambda *_: pytest.fail("a step was tried"))
     more = ["--deploy-vocabulary", world / "base", "--val-annotations", world / "data/annotations/val.json"]
     assert _train(world, tmp_path, *more) == 1

@@ -1,6 +1,7 @@
 """eval, predict, pool, vocabulary, quickstart and scenes refuse what cannot work before they read data or a model."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import transformers
@@ -11,6 +12,7 @@ from decodetr.__main__ import main
 from decodetr.evaluation.detection_evaluator import metric_names
 from decodetr.evaluation.output_evaluator import OutputEvaluator, output_metric_names
 from decodetr.processing import CocoAnnotations
+from decodetr.processing.model_identity import Model
 from decodetr.processing.shipped import expect
 from decodetr.utils.preflight import Findings, in_units, require_room, run_checks
 
@@ -100,6 +102,19 @@ def test_an_output_that_is_a_file_is_refused(places, tmp_path, capsys, words):
 def test_a_server_of_captions_that_does_not_answer_is_told_before_the_proposals(refused):
     error = refused(*BUILD[:-4], "--captioner", "llava@http://127.0.0.1:9/v1", "--output", "OUT")
     assert "llava@http://127.0.0.1:9/v1: the server of captions does not answer" in error
+
+
+def test_a_disk_without_room_for_the_pool_is_refused_before_the_proposals(places, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("decodetr.utils.preflight.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    monkeypatch.setattr(
+        "decodetr.pool_builder.command._models", lambda *_: {"clip": Model({}, lambda: SimpleNamespace(dim=8))}
+    )
+    words = [str({**places, "OUT": tmp_path / "out"}.get(word, word)) for word in BUILD]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert (
+        "the embeddings of 20 annotated boxes take at least" in error
+    )  # of base names and "10 bytes are free there" in error
 
 
 def test_the_names_of_metrics_are_those_that_an_evaluation_gives(places):

@@ -58,6 +58,31 @@ def check_metric(args, groups=(), novel=False, empty=(), max_detections=(COCO_DE
         raise ValueError(f"--greater_is_better false: {given} is better the higher it is; leave it out")
 
 
+def check_names(coco, names):
+    """Check that a model has every name with objects in its validation data.
+
+    Args:
+        coco: annotations of the evaluation. names: of the saved model.
+
+    Returns:
+        set[str]: the names with objects.
+
+    Raises:
+        ValueError: it has not; says which, and the options that mend it.
+    """
+    index = coco.annotations_by_image
+    numbers = set(index.column("category")[index.column("iscrowd") == 0].tolist())
+    used = {name for number, name in enumerate(coco.names) if number in numbers}
+    if missing := [name for name in coco.names if name in used - set(names)]:
+        more = ", ..." if len(missing) > 5 else ""
+        raise ValueError(
+            f"{coco.file}: {len(missing)} names of the validation data are not among the {len(names)} of the saved "
+            f"model: {', '.join(map(repr, missing[:5]))}{more}; give --deploy-vocabulary with them (decodetr "
+            "vocabulary build), other --val-annotations, or --val-annotations none"
+        )
+    return used
+
+
 def check_evaluation(args, coco, names, novel_names=None, groups=None):
     """Check, before the first step, that evaluations of a run can be made and give the metric that it reads.
 
@@ -68,16 +93,7 @@ def check_evaluation(args, coco, names, novel_names=None, groups=None):
     Raises:
         ValueError: names with objects that the model lacks, or see [`check_metric`].
     """
-    index, known, novel = coco.annotations_by_image, set(names), set(novel_names or ())
-    numbers = set(index.column("category")[index.column("iscrowd") == 0].tolist())
-    used = {name for number, name in enumerate(coco.names) if number in numbers}
-    if missing := [name for name in coco.names if name in used - known]:
-        more = ", ..." if len(missing) > 5 else ""
-        raise ValueError(
-            f"{coco.file}: {len(missing)} names of the validation data are not among the {len(names)} of the saved "
-            f"model: {', '.join(map(repr, missing[:5]))}{more}; give --deploy-vocabulary with them (decodetr "
-            "vocabulary build), other --val-annotations, or --val-annotations none"
-        )
+    used, novel = check_names(coco, names), set(novel_names or ())
     members = dict(groups or {}) | ({"novel": novel, "base": set(coco.names) - novel} if novel else {})
     empty = [group for group, some in members.items() if not used & set(some)]
     kept = rules_of(coco, args.eval_max_detections)["max_detections"]

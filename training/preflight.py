@@ -9,12 +9,13 @@ import argparse
 import logging
 from pathlib import Path
 
+from decodetr.processing.names_ahead import names_ahead
 from decodetr.processing.shipped import expect, expect_file, load_pool, load_vocabulary
-from decodetr.processing.sources import coco_file, has_part, kind_of
+from decodetr.processing.sources import coco_file, has_part, kind_of, load_annotations
 from decodetr.training.command import goes_on, names_split_file
 from decodetr.training.effects import check_captions, check_effects
 from decodetr.training.environment import check_environment
-from decodetr.training.metrics import check_metric, default_metric, needs_metric
+from decodetr.training.metrics import check_metric, check_names, default_metric, needs_metric
 from decodetr.training.pairs import check_pairs, notes
 from decodetr.training.recipe import closest
 from decodetr.training.settings import choose_setting
@@ -41,7 +42,7 @@ def check(args):
     """
     findings = Findings()
     findings.call(output_folder, args.output_dir, "--output_dir")
-    data = findings.call(_check_data, args)
+    findings.call(_check_data, args)
     split = findings.call(_read_split, args)
     pool = findings.call(load_pool, args.pool) if args.pool else None
     vocabulary = findings.call(load_vocabulary, args.vocabulary) if args.vocabulary else None
@@ -67,10 +68,12 @@ def check(args):
         for environment in check_environment(training):
             findings.call(environment)
         findings.call(_check_metric, facts)
+    if not findings.errors:
+        findings.call(_check_names, facts, vocabulary, deployed)
     findings.tell()
     for note in notes(facts):
         logger.warning(note)
-    logger.warning("Chosen by default: %s", "; ".join(_chosen(facts, data)))
+    logger.warning("Chosen by default: %s", "; ".join(_chosen(facts)))
     return training
 
 
@@ -92,7 +95,7 @@ class Facts:
     """
 
     def __init__(self, args, training, config, split, pool):
-        self.args, self.training, self.config, self.pool = args, training, config, pool
+        self.args, self.training, self.config, self.pool, self.split = args, training, config, pool, split
         words = (word.removeprefix("--").partition("=")[0] for word in args.training_arguments if word[:2] == "--")
         self.given = {word.replace("-", "_") for word in words}
         self.novel = list(split[1]) if split else []
@@ -165,7 +168,6 @@ def _check_data(args):
     if args.val_annotations != "none":
         findings.call(expect_file, "--val-annotations", args.val_annotations)
     findings.tell()
-    return True
 
 
 def _check_part(option, data, part):
@@ -220,7 +222,31 @@ def _check_metric(facts):
     check_metric(training, groups, novel=bool(facts.novel))
 
 
-def _chosen(facts, data):
+def _check_names(facts, vocabulary, deployed):
+    """Names of the validation data, as far as annotation files say them without being read: what seems to be missing
+    is looked for in the validation data themselves, which are few."""
+    args = facts.args
+    if not facts.validates or (args.val_share and not args.val_annotations):
+        return
+    if not args.val_annotations or not args.train_annotations:
+        if kind_of(args.data) != "coco":
+            return
+    file = args.val_annotations or coco_file(args.data, "val")
+    trained = names_ahead(args.train_annotations or coco_file(args.data, "train"))
+    evaluated = names_ahead(file)
+    if trained is None or evaluated is None:
+        return
+    if deployed is not None:
+        known = set(deployed.names)
+    else:
+        own = vocabulary.names if vocabulary is not None else facts.config.id2label.values() if facts.goes_on else ()
+        known = {*own, *(name for name in trained if not facts.split or name in facts.split[0])}
+        known |= set(facts.novel if facts.setting.novel_names else ())
+    if set(evaluated) - known:
+        check_names(load_annotations(args.data, "val", file, check_images=False), known)
+
+
+def _chosen(facts):
     """What the run takes where the user says nothing: a list of phrases."""
     args, training = facts.args, facts.training
     if "streams" not in facts.given:

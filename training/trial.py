@@ -1,12 +1,11 @@
 """One small step before a long run: what the model cannot do at all is known in seconds."""
 
 import contextlib
-from pathlib import Path
 
 import torch
 from PIL import Image
 
-from decodetr.utils.preflight import in_units, require_room
+from decodetr.utils.preflight import in_units, require_room, written
 
 _NUMBERS = 4  # bytes of a float32
 
@@ -101,7 +100,7 @@ def check_room(model, args, images):
         and "8bit" not in args.optim
     ):
         checkpoint += 2 * _NUMBERS * _learned(model, args.streams, args.freeze_backbone)
-    needed = weights + kept * checkpoint - _written(args.output_dir)
+    needed = weights + kept * checkpoint - written(args.output_dir)
     require_room(
         args.output_dir,
         needed,
@@ -138,8 +137,3 @@ def _learned(model, streams, freeze_backbone):
         if parameter.requires_grad and not frozen and not (freeze_backbone and "backbone" in name):
             total += parameter.numel()
     return total
-
-
-def _written(folder):
-    """Bytes that an earlier run of the folder has written, which a new one replaces or goes on with."""
-    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())

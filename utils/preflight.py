@@ -79,6 +79,11 @@ def require_room(folder, needed, what, remedy):
         )
 
 
+def written(folder) -> int:
+    """Bytes that earlier runs have written into a folder, which a new one replaces or goes on with."""
+    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+
+
 def in_units(count) -> str:
     """A number of bytes for people: "1.5 GB"."""
     if count < 1000:
