@@ -150,9 +150,11 @@ def test_captions_and_image_labels_that_are_none(tmp_path):
 
 @pytest.mark.parametrize("names", ["{0: off}", "{0: 7}", "{0: ~}"])
 def test_names_in_a_config_are_texts(names):
-    from decodetr.training.starting_point import _config_fields, make_config
+    from decodetr.training.starting_point import config_fields, make_config
     from decodetr.utils.documents import parse_yaml
 
     with pytest.raises(ValueError, match="here: id2label: 0: expected a name, got .*; write it in quotes"):
         make_config({"id2label": parse_yaml(names, "here")}, "here")
-    assert _config_fields([f"id2label={names}"])["id2label"]["0"] in ("off", "7", None)
+    assert config_fields([f"id2label={names}"])["id2label"]["0"] in ("off", "7", None)
+    assert config_fields(["detector_config.id2label={0: off}"])["detector_config"]["id2label"] == {"0": "off"}
+    assert config_fields(["id2label.0=off"])["id2label"] == {"0": "off"}

@@ -280,5 +280,5 @@ def config_fields(words):
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
                 raise ValueError(f"--set {word}: {key} was given a value already")
-        place[last] = parse_yaml(value, f"--set {name}", texts=name in _OF_NAMES)
+        place[last] = parse_yaml(value, f"--set {name}", texts=not {*_OF_NAMES}.isdisjoint(name.split(".")))
     return fields
