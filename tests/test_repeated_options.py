@@ -15,7 +15,7 @@ from decodetr.training.recipe import parse_with_recipe
 from decodetr.utils.arguments import Extend, extend_lists
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = sorted(file.stem for file in (ROOT / "benchmarks").glob("*.py") if "ArgumentParser(" in file.read_text())
+BENCHMARKS = sorted(file.stem for file in (ROOT / "benchmarks").glob("*.py") if "nargs=" in file.read_text())
 TUPLES = {"--image-size"}  # of benchmarks/overhead.py: a side, or height and width, which is one value
 
 
