@@ -250,7 +250,7 @@ def _evaluate(args):
         sys.stderr.write(f"{page} shows all of it\n")
     sys.stdout.write(markdown_report(report))
     if not args.output:
-        sys.stdout.write("\n--output DIR also finds the score at which F1 is best, for --threshold of predict.\n")
+        sys.stderr.write("--output DIR also finds the score at which F1 is best, for --threshold of predict.\n")
     return 0
 
 

@@ -16,12 +16,13 @@ _WORST = 12
 
 def markdown_report(report, with_names=False):
     """The report as Markdown: protocol, metrics with the headline first, kinds of errors; on request every name."""
-    tables = [*_tables(report), *([_names_table(report)] if with_names else [])]
     # What has no title is text.
-    text = "\n".join(markdown_table(header, rows, 1 + header.count("")) for header, rows in tables)
+    blocks = [markdown_table(header, rows, 1 + header.count("")) for header, rows in _tables(report)]
     if "threshold" in report:
-        text += f"\nF1 is best at a score of {report['threshold']:.3f}: `decodetr predict --threshold`.\n"
-    return text
+        blocks.append(f"F1 is best at a score of {report['threshold']:.3f}: `decodetr predict --threshold`.\n")
+    if with_names:
+        blocks.append(markdown_table(*_names_table(report)))
+    return "\n".join(blocks)
 
 
 def _names_table(report):

@@ -123,7 +123,7 @@ def expect(what, name, *files):
     """
     if name is None:
         return
-    folder = Path(resolve(name))
+    folder = Path(resolve(name, what))
     if folder.is_dir():
         if not any(next(folder.glob(pattern), None) for pattern in files):
             raise cannot_load(what, str(name), f"the folder has no {' or '.join(files)}")

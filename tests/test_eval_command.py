@@ -12,6 +12,7 @@ import torch
 from tiny_models import tiny_model
 
 from decodetr import eval as decodetr_eval
+from decodetr.__main__ import main
 from decodetr.eval import evaluate_model
 from decodetr.evaluation.protocols import read_split
 from decodetr.evaluation.report import markdown_report
@@ -242,3 +243,19 @@ def test_help_is_light():
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert output.returncode == 0, output.stderr
     assert "--names-split" in output.stdout
+
+
+def test_file_names_that_are_no_utf_8_reach_the_report(coco_file, split, tiny_detector_folder, tmp_path, capsys):
+    document = json.loads(coco_file.read_text())
+    document["images"][0]["file_name"] = "caf\udce9.png"
+    os.rename(
+        coco_file.parent.parent / "val" / "5.png", os.fsencode(coco_file.parent.parent / "val") + b"/caf\xe9.png"
+    )
+    coco_file.write_text(json.dumps(document))
+    words = ["--model", tiny_detector_folder, "--annotations", coco_file, "--names-split", split]
+    assert run(*words, "--output", tmp_path / "out") == 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "caf\\udce9.png: " in page and "cannot be shown" not in page
+    assert main(["validate", str(coco_file), "--output", str(tmp_path / "validated")]) == 0
+    assert json.loads((tmp_path / "validated" / "validation.json").read_text())
+    capsys.readouterr()

@@ -3,6 +3,7 @@ saved and described."""
 
 import ast
 import json
+import os
 
 import pytest
 from card_snippets import run_snippets
@@ -76,6 +77,14 @@ def test_the_best_threshold_is_recorded_and_said(trained, tmp_path, capsys):
     ]
     assert main([*command, "--threshold", "1"]) == 0
     assert f"F1 was best at --threshold {best:.3f}" in capsys.readouterr().out
+
+
+def test_everything_in_the_folder_can_be_read_by_those_who_may(trained):
+    umask = os.umask(0)
+    os.umask(umask)
+    files = [file for file in (trained / "my coco").rglob("*") if file.is_file()]
+    modes = {file.relative_to(trained).as_posix(): file.stat().st_mode & 0o777 for file in files}
+    assert "my coco/model.safetensors" in modes and set(modes.values()) == {0o666 & ~umask}, modes
 
 
 def test_the_three_forms_train_alike(trained):
