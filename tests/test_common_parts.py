@@ -1,9 +1,11 @@
 """What the library expects of any of its models, in values; the whole suite is `test_common_suite.py`."""
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_models import tiny_batch, tiny_model
+from transformers import AutoProcessor, pipeline
 
-from decodetr import DeCoDetrForObjectDetection
+from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
 
 
 def test_hidden_states_are_those_of_the_decoder():
@@ -43,3 +45,37 @@ def test_a_model_from_the_meta_device_gets_the_tables_of_any_other():
         other = dict(tiny_model("detr", seed=seed).named_buffers())
         for name, buffer in model.named_buffers():
             assert torch.equal(buffer, other[name]), name
+
+
+def test_the_pipeline_of_a_saved_model_asks_nothing_about_its_code(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": asked.append(prompt) or "n")
+    tiny_model("detr").save_pretrained(tmp_path)
+    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    assert isinstance(pipeline("object-detection", model=str(tmp_path)).image_processor, DeCoDetrImageProcessor)
+    assert isinstance(AutoProcessor.from_pretrained(tmp_path), DeCoDetrImageProcessor) and not asked
+
+
+def test_adapters_are_trained_saved_loaded_and_merged(tmp_path):
+    tiny_model("detr").save_pretrained(tmp_path / "base")
+    batch = tiny_batch(regions=True)
+
+    def base():
+        return DeCoDetrForObjectDetection.from_pretrained(tmp_path / "base")
+
+    def scores(model):
+        with torch.no_grad():
+            return model.eval()(batch["pixel_values"]).logits
+
+    adapted = get_peft_model(base(), LoraConfig(r=2, target_modules=["q_proj", "predictor", "residual.1"]))
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    adapted.train()(**batch).loss.backward()
+    torch.optim.SGD(trained, lr=1.0).step()
+    adapted.save_pretrained(tmp_path / "adapter")
+    expected = scores(adapted)
+    assert not torch.allclose(expected, scores(base()), atol=1e-3)
+    assert torch.equal(scores(PeftModel.from_pretrained(base(), tmp_path / "adapter")), expected)
+    assert torch.equal(scores(DeCoDetrForObjectDetection.from_pretrained(tmp_path / "adapter")), expected)
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    merged = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "merged")
+    assert torch.allclose(scores(merged), expected, atol=1e-4)
