@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-slow style format clean
+.PHONY: quickstart test test-slow common-suite style format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/decodetr quickstart
@@ -13,8 +13,12 @@ quickstart: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/installed-test
+test-slow: common-suite
 	$(BIN)/python -m pytest -m slow
+
+# The common model tests of the installed transformers, into the virtual environment.
+common-suite: $(VENV)/installed-test
+	$(BIN)/python tests/common_suite.py
 
 style: $(VENV)/installed-test
 	$(BIN)/ruff check .

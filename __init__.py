@@ -23,8 +23,10 @@ __all__ = ["__version__", *_PUBLIC_NAMES]
 
 
 def _register_image_processor():
-    """Tell AutoImageProcessor which image processors belong to the model (here, because it joins two rooms)."""
+    """Tell AutoImageProcessor which image processors belong to the model (here, because it joins two rooms), and
+    AutoVideoProcessor that there is none: it would guess one, and ask whether it may run the code beside the weights."""
     from transformers import AutoImageProcessor
+    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
     from decodetr.modeling_decodetr import DeCoDetrConfig
     from decodetr.processing import DeCoDetrImageProcessor, DeCoDetrImageProcessorPil
@@ -34,6 +36,7 @@ def _register_image_processor():
         image_processor_classes={"torchvision": DeCoDetrImageProcessor, "pil": DeCoDetrImageProcessorPil},
         exist_ok=True,
     )
+    VIDEO_PROCESSOR_MAPPING.register(DeCoDetrConfig, {"torchvision": None}, exist_ok=True)
 
 
 def __getattr__(name):

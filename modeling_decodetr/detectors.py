@@ -151,6 +151,21 @@ def _feature_maps(seen) -> list[torch.Tensor]:
     return [level[0] if isinstance(level, tuple) else level for level in seen]
 
 
+def inner_outputs(output, asked) -> dict:
+    """`hidden_states`, `attentions` and `cross_attentions` of [`DeCoDetrObjectDetectionOutput`], out of a detector's
+    output; None where nobody asked for them. `asked`: the forward's `output_hidden_states`, a bool or a list."""
+    states = getattr(output, "decoder_hidden_states", None)
+    if states is not None and isinstance(asked, list | tuple):
+        kept = {place % len(states) for place in asked}
+        states = tuple(state if place in kept else None for place, state in enumerate(states))
+    attentions = {name: getattr(output, name, None) for name in ("decoder_attentions", "cross_attentions")}
+    return {
+        "hidden_states": states,
+        "attentions": attentions["decoder_attentions"],
+        "cross_attentions": attentions["cross_attentions"],
+    }
+
+
 def query_dim(config) -> int:
     """C, the width of the object queries."""
     return config.d_model if hasattr(config, "d_model") else config.hidden_size

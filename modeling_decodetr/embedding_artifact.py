@@ -193,3 +193,11 @@ def unit_rows(tensor: torch.Tensor) -> torch.Tensor:
     largest = tensor.abs().amax(-1, keepdim=True)
     extreme = (largest > 1e15) | (largest < 1e-10)
     return F.normalize(torch.where(extreme, tensor / largest.clamp(min=1e-45), tensor), dim=-1)
+
+
+def random_rows(rows, embedding_dim, generator=None, seed=0) -> torch.Tensor:
+    """Random unit rows (rows, embedding_dim) on the default device, without a generator those of a seed: on the meta
+    device nothing is kept, and the same ones must be made again."""
+    generator = torch.Generator("cpu").manual_seed(seed) if generator is None else generator
+    table = torch.randn(rows, embedding_dim, generator=generator, device=generator.device, dtype=torch.float32)
+    return F.normalize(table, dim=-1).to(torch.get_default_device())

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.nn import functional as F
 from transformers import AutoModelForObjectDetection, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
@@ -24,6 +23,7 @@ from .detectors import (
     detector_family,
     detector_preprocessing,
     feature_channels,
+    inner_outputs,
     load_detector,
     objectness_logits,
     query_dim,
@@ -92,8 +92,9 @@ class DeCoDetrPreTrainedModel(PreTrainedModel):
             for name, buffer in fresh.named_buffers():
                 init.copy_(getattr(module, name), buffer)
         elif isinstance(module, Vocabulary):
-            init.copy_(module.embeddings, F.normalize(torch.randn(module.embeddings.shape), dim=-1))
-            init.zeros_(module.log_share)
+            fresh = Vocabulary.random(module.names, self.config.embedding_dim)
+            for name, buffer in fresh.named_buffers():
+                init.copy_(getattr(module, name), buffer)
         elif isinstance(module, SemanticStream):  # after the tables, which come before it in the model
             init.copy_(module.closest, closest_names(self.prototype_pool, self.vocabulary))
 
@@ -103,7 +104,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
     Open-vocabulary detector. `detector` is the localization stream, `semantic_stream` the other one, `prototype_pool`
     and `vocabulary` the tables that both training and inference read; no text encoder is part of it.
 
-    A model made from a config alone has a random pool and random name embeddings.
+    A model made from a config alone has a random pool and random name embeddings, always the same ones.
     """
 
     def __init__(self, config: DeCoDetrConfig):
@@ -118,12 +119,11 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         self.prototype_pool.captions = config.prototype_captions
         self.prototype_pool.info = dict(config.pool_info or {})
         names = [config.id2label[i] for i in range(config.num_labels)]
-        self.vocabulary = Vocabulary(
-            names, F.normalize(torch.randn(len(names), config.embedding_dim), dim=-1), config.vocabulary_info
-        )
+        self.vocabulary = Vocabulary.random(names, config.embedding_dim, config.vocabulary_info)
         self.semantic_stream = SemanticStream(
             config, query_dim(config.detector_config), feature_channels(self.detector)
         )
+        self.semantic_stream.refresh_background(self.prototype_pool, self.vocabulary)
         watch_feature_maps(self.detector)
         self.register_load_state_dict_post_hook(_refresh_background)
         self.post_init()
@@ -186,7 +186,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         certain = objectness
         if self.config.nms_iou is not None and not self.training:
             certain = suppress_duplicates(objectness, boxes, self.config.nms_iou)
-        where = {"pred_boxes": boxes, "objectness_logits": certain}
+        where = {"pred_boxes": boxes, "objectness_logits": certain, **found["inner"]}
         if localization_only:
             losses = found["losses"]
             return DeCoDetrObjectDetectionOutput(loss=losses.get("loss_det"), loss_dict=losses or None, **where)
@@ -231,6 +231,12 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             detector_labels = class_labels_of_detector(labels, self.config, names)
         if pixel_mask is not None:
             kwargs["pixel_mask"] = pixel_mask
+        for name in ("output_hidden_states", "output_attentions"):
+            if getattr(self.config, name):
+                kwargs.setdefault(name, True)
+        states = kwargs.get("output_hidden_states")
+        if isinstance(states, list | tuple):  # places, which encoder and decoder of a detector count differently
+            kwargs["output_hidden_states"] = True
         with weighted_background(detector_labels, self.config.ignore_weight, self.config.region_iou_threshold):
             outputs, maps = run_detector(self.detector, pixel_values, labels=detector_labels, **kwargs)
         losses = {}
@@ -242,6 +248,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             "boxes": real_queries(outputs.pred_boxes, config),
             "objectness": objectness_logits(real_queries(outputs.logits, config), config),
             "losses": losses,
+            "inner": inner_outputs(outputs, states),
         }
         return found, maps
 

@@ -23,6 +23,11 @@ class DeCoDetrObjectDetectionOutput(ModelOutput):
             suppresses.
         semantic_embeds (`torch.Tensor` of shape (B, N, d)): r_n of PAPER.md 2.4.
         prototype_weights (`torch.Tensor` of shape (B, N, M), with `output_prototype_weights=True`): w of PAPER.md 2.3.
+        hidden_states (`tuple[torch.Tensor]`, with `output_hidden_states=True` or a list of places): what goes into the
+            first layer of the detector's decoder, and what comes out of each (B, N, C), in training also with the
+            additional queries of its family; None at the places that were not asked for.
+        attentions, cross_attentions (`tuple[torch.Tensor]`, with `output_attentions=True` and eager attention): of
+            the decoder's layers, between queries, and to the encoder, in the shapes of its family.
     """
 
     loss: torch.FloatTensor | None = None
@@ -32,3 +37,6 @@ class DeCoDetrObjectDetectionOutput(ModelOutput):
     objectness_logits: torch.FloatTensor | None = None
     semantic_embeds: torch.FloatTensor | None = None
     prototype_weights: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor] | None = None
+    attentions: tuple[torch.FloatTensor] | None = None
+    cross_attentions: tuple[torch.FloatTensor] | None = None

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from .card_text import markdown_text
-from .embedding_artifact import EmbeddingArtifact, check_embeddings
+from .embedding_artifact import EmbeddingArtifact, check_embeddings, random_rows
 
 
 class PrototypePool(EmbeddingArtifact):
@@ -147,14 +147,14 @@ class PrototypePool(EmbeddingArtifact):
 
     @classmethod
     def random(cls, num_coarse, num_fine, embedding_dim, generator=None):
-        """A pool of random unit prototypes, as a model made from a config alone has it."""
+        """A pool of random unit prototypes, as a model made from a config alone has it; without a generator the same
+        ones every time."""
         m = num_coarse + num_fine
         level = torch.arange(m) >= num_coarse
         parent = torch.where(level, (torch.arange(m) - num_coarse) % max(num_coarse, 1), -1)
         if num_coarse == 0:  # fine prototypes without parents cannot be told from coarse ones
             level, parent = torch.zeros(m, dtype=torch.bool), torch.full((m,), -1)
-        prototypes = F.normalize(torch.randn(m, embedding_dim, generator=generator), dim=-1)
-        return cls(prototypes, level.long(), parent.long())
+        return cls(random_rows(m, embedding_dim, generator), level.long(), parent.long())
 
     def texts(self):
         return self.captions

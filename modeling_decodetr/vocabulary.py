@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from .card_text import markdown_text
-from .embedding_artifact import EmbeddingArtifact, check_embeddings, unit_rows
+from .embedding_artifact import EmbeddingArtifact, check_embeddings, random_rows, unit_rows
 
 
 class Vocabulary(EmbeddingArtifact):
@@ -111,6 +111,11 @@ class Vocabulary(EmbeddingArtifact):
         for texts in tqdm(prompts, desc="templates", disable=not (progress and several)):
             total = total + encode_texts(texts, model, tokenizer, batch_size, progress=progress and not several)
         return cls(names, F.normalize(total, dim=-1), {**encoder_info(model), "templates": templates})
+
+    @classmethod
+    def random(cls, names, embedding_dim, info=None) -> "Vocabulary":
+        """Names with random embeddings, as a model made from a config alone has them; the same ones every time."""
+        return cls(names, random_rows(len(names), embedding_dim, seed=1), info)  # other rows than a pool's
 
     def __len__(self):
         return len(self.names)
