@@ -386,10 +386,12 @@ def read_annotated(entry, file=None):
             _warn_of_frame(STORED_FRAME if frame == "stored" else UNKNOWN_FRAME, str(entry["path"]))
     if image.size != expected:
         where = f"as in {file}" if file else "as annotated"
+        remedy = "boxes would be wrong: annotate the image again or restore the original"
+        if image.size == expected[::-1]:
+            remedy = "they may be swapped: `decodetr validate --repair DIR` sees whether the boxes fit then"
         raise ValueError(
             f"{entry['path']} (image id {entry['image_id']}): expected width x height {expected[0]} x {expected[1]} "
-            f"{where}, got {image.width} x {image.height}; boxes would be wrong: annotate the image again or restore "
-            "the original"
+            f"{where}, got {image.width} x {image.height}; {remedy}"
         )
     return image
 
