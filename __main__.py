@@ -6,6 +6,7 @@ import io
 import sys
 
 from decodetr.utils.arguments import extend_lists
+from decodetr.utils.limits import own_variables
 
 # name: module with add_arguments(parser) and run(args), what it does
 COMMANDS = {
@@ -60,13 +61,14 @@ def main(argv=None) -> int:
         sys.stderr.write(f"decodetr: unknown command {argv[0]!r}\n\n{usage()}")
         return 2
     module, parser = command_parser(argv[0])
-    args, rest = parser.parse_known_args(argv[1:])
-    if argv[0] == "train":  # the rest are fields of TrainingArguments
-        args.training_arguments, args.words = rest, argv[1:]
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        return module.run(args) or 0
+        with own_variables():
+            args, rest = parser.parse_known_args(argv[1:])
+            if argv[0] == "train":  # the rest are fields of TrainingArguments
+                args.training_arguments, args.words = rest, argv[1:]
+            elif rest:
+                parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            return module.run(args) or 0
     except (OSError, ValueError) as error:
         from decodetr.utils.markup import visible
 

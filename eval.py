@@ -73,11 +73,17 @@ def run_predictor(predictor, coco, evaluator, batch_size=8, num_workers=0, progr
     from torch.utils.data import DataLoader
     from tqdm.auto import tqdm
 
+    from decodetr.utils.images import in_batches
+
     entries = coco.images[rank::processes]
-    loader = DataLoader(_Pictures(coco, entries, predictor), batch_size, collate_fn=list, num_workers=num_workers)
+    # Large pictures alone: some predictors hold them as they are.
+    rows = range(len(entries))
+    groups = list(in_batches(rows, batch_size, lambda row: entries[row]["width"] * entries[row]["height"]))
+    pictures = _Pictures(coco, entries, predictor)
+    loader = DataLoader(pictures, batch_sampler=groups, collate_fn=list, num_workers=num_workers)
     with tqdm(total=len(entries), desc="eval", unit="image", disable=not progress or rank > 0) as bar:
-        for start, prepared in zip(range(0, len(entries), batch_size), loader):
-            batch = entries[start : start + batch_size]
+        for group, prepared in zip(groups, loader):
+            batch = [entries[row] for row in group]
             evaluator.update([entry["image_id"] for entry in batch], predictor(prepared, batch))
             bar.update(len(batch))
 

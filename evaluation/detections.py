@@ -199,7 +199,7 @@ def _of_image(file, entry, candidates):
             "the image folder of these annotations"
         )
     (found,) = found
-    if (found["width"], found["height"]) != (entry["width"], entry["height"]) or found["turned"]:
+    if (found["width"], found["height"]) != (entry["width"], entry["height"]):
         raise ValueError(
             f"{file}: {found['file']}: expected boxes in the {entry['width']} x {entry['height']} pixels that are "
             f"annotated, got those of {found['width']} x {found['height']}"

@@ -10,6 +10,7 @@ from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import MANIFEST
 from decodetr.processing.sources import DATA_HELP, add_form_arguments
 from decodetr.utils.files import claim
+from decodetr.utils.limits import add_picture_limit
 from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import process_rank
 
@@ -104,6 +105,7 @@ def _add_inspection(parser):
     parser.add_argument(
         "--output", metavar="DIR", help="write map.png, map.html, which can be searched, and pool.json"
     )
+    add_picture_limit(parser)
 
 
 def run(args):

@@ -5,6 +5,8 @@ A crop is resized to a square and gives up its aspect ratio, so that the centre 
 
 import math
 
+_MOST = 2048  # pixels a side of a crop that keeps its shape: captioners take no more, and many are held at once
+
 
 def crop_region(image, box, size=None, context=0.0):
     """The part of a picture inside a box.
@@ -12,7 +14,8 @@ def crop_region(image, box, size=None, context=0.0):
     Args:
         image: PIL image.
         box: x0, y0, x1, y1 in pixels; rounded outward to whole pixels and clipped to the image.
-        size (`int`, *optional*): the crop becomes a square of that side; by default it stays as it is.
+        size (`int`, *optional*): the crop becomes a square of that side; by default it keeps its shape, and its size
+            up to 2,048 pixels a side.
         context (`float`): enlarge the box by this share of its width and height on each side.
 
     Returns:
@@ -23,15 +26,20 @@ def crop_region(image, box, size=None, context=0.0):
     """
     from PIL import Image
 
+    from decodetr.processing.picture_modes import to_rgb
+
     x0, y0, x1, y1 = (float(value) for value in box)
     more = ((x1 - x0) * context, (y1 - y0) * context)
     corners = (max(math.floor(x0 - more[0]), 0), max(math.floor(y0 - more[1]), 0))
     corners += (min(math.ceil(x1 + more[0]), image.width), min(math.ceil(y1 + more[1]), image.height))
     if corners[0] >= corners[2] or corners[1] >= corners[3]:
         raise ValueError(f"box {[x0, y0, x1, y1]} has no pixel in the image of {image.width} x {image.height}.")
-    if size is None:
-        return image.convert("RGB").crop(corners)
-    return image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=corners)
+    image = image if image.mode == "RGB" else to_rgb(image)
+    if size is not None:
+        return image.resize((size, size), Image.Resampling.BICUBIC, box=corners)
+    crop = image.crop(corners)
+    crop.thumbnail((_MOST, _MOST))
+    return crop
 
 
 def processor_size(image_processor) -> int | None:

@@ -76,6 +76,7 @@ def propose_regions(coco, output, settings, proposer, ranks=None, overwrite=Fals
     """
     from decodetr.pool_builder.proposals import annotated_boxes, propose_in
     from decodetr.processing.coco import read_annotated
+    from decodetr.utils.images import in_batches
 
     size = settings.shard_groups * settings.batch_size
     identity = {
@@ -95,15 +96,19 @@ def propose_regions(coco, output, settings, proposer, ranks=None, overwrite=Fals
         counts = {"images": len(entries), "annotated": 0, "unusable_boxes": 0}
 
         def propose(batch, entries=entries, problems=problems, counts=counts):
-            group, pictures = [], []
-            for entry in entries[batch["first"][0] : batch["first"][0] + settings.batch_size]:
-                try:
-                    pictures.append(read_annotated(entry))
-                    group.append(entry)
-                except (OSError, ValueError) as error:
-                    problems.append(_problem(entry, error))
-            rows = [row for rows in propose_in(coco, group, pictures, detector, settings) for row in rows]
-            for entry in group:
+            read, rows = [], []
+            chosen = entries[batch["first"][0] : batch["first"][0] + settings.batch_size]
+            for some in in_batches(chosen, settings.batch_size, lambda entry: entry["width"] * entry["height"]):
+                group, pictures = [], []
+                for entry in some:
+                    try:
+                        pictures.append(read_annotated(entry))
+                        group.append(entry)
+                    except (OSError, ValueError) as error:
+                        problems.append(_problem(entry, error))
+                rows += [row for rows in propose_in(coco, group, pictures, detector, settings) for row in rows]
+                read += group
+            for entry in read:
                 usable = len(annotated_boxes(coco, entry))
                 objects = int((coco.annotations_by_image.arrays(entry["image_id"])["iscrowd"] == 0).sum())
                 counts["annotated"] += usable

@@ -3,8 +3,8 @@
 Checks (coco_checks.py) run on flat arrays and annotations stay in them: a million annotations cost no more time than
 parsing their JSON, and about 70 MB, which the workers of a DataLoader share.
 
-Boxes refer to the pixels as they are stored in the image file, as in COCO itself: EXIF orientation is not applied to
-annotated images (docs/data.md).
+Boxes are of the picture as its EXIF orientation turns it, unless the annotated size says that they are of the pixels
+as stored (docs/data.md).
 """
 
 import hashlib
@@ -26,8 +26,11 @@ from decodetr.processing.coco_checks import (
 )
 from decodetr.processing.coco_mending import mend_files, mend_sizes
 from decodetr.processing.findings import FirstError
+from decodetr.processing.left_over import unnamed_pictures
 from decodetr.processing.written_paths import missing_files
 from decodetr.utils.documents import short
+from decodetr.utils.images import STORED_FRAME, UNKNOWN_FRAME, annotated_frame, open_image
+from decodetr.utils.paths import inside
 
 logger = logging.getLogger(__name__)
 
@@ -117,12 +120,13 @@ class CocoAnnotations:
         names (list[str]): names of the categories exactly as written, ordered by category id.
         category_ids (list[int]): in the same order.
         images (list[dict]): "image_id" (int), "file_name", "width", "height" (pixels), "path" (str; of a data set
-            of `datasets` a `StoredImage`), in file order.
+            of `datasets` a `StoredImage`), in file order; "size_declared" is False where the annotations have no size.
         annotations_by_image: image_id -> list of {"id", "category" (index into `names`), "bbox" [x, y, w, h] pixels,
             "area", "iscrowd" (0 or 1)}; an empty list for images without objects. See AnnotationIndex.
         federation: where the file is federated, as LVIS is, image_id -> (categories verified to be absent, categories
             whose objects are not all annotated), each an int64 array of indices into `names`; else None.
         frequencies (list[str]): LVIS' "r", "c" or "f" of each name; None where the file does not say.
+        left_over (dict): what is wrong with files that nothing uses -> their paths; see `left_over`.
     """
 
     def __init__(
@@ -136,6 +140,7 @@ class CocoAnnotations:
         self.annotations_by_image = annotations_by_image
         self.federation = federation
         self.frequencies = frequencies
+        self.left_over = {}
 
     def __len__(self):
         return len(self.images)
@@ -173,17 +178,20 @@ class CocoAnnotations:
         folder = find_image_folder(file, data, image_folder, check_images)
         if check_images:
             data = {**data, "images": mend_files(data["images"], folder, told)}
-        data = {**data, "images": mend_sizes(data["images"], folder, told)}
+        data = {**data, "images": mend_sizes(data["images"], [folder, data_folder(file)], told)}
         images = read_images(file, data["images"])
-        for image in images:
-            image["path"] = os.path.join(folder, image["file_name"])
+        locate_images(file, folder, images)
         if check_images:
-            _check_images_exist(file, folder, images)
+            _check_images_exist(file, images)
         columns = read_annotations(file, data["annotations"], images, category_ids)
         index = AnnotationIndex([image["image_id"] for image in images], *columns)
         federation = read_federation(file, data["images"], category_ids)
         frequencies = read_frequencies(file, data["categories"], category_ids)
-        return cls(file, folder, names, category_ids, images, index, federation, frequencies)
+        coco = cls(file, folder, names, category_ids, images, index, federation, frequencies)
+        if check_images:
+            whole = folder.resolve() != data_folder(file).resolve()
+            coco.left_over = unnamed_pictures(folder, [image["path"] for image in images], whole)
+        return coco
 
     def select(self, names):
         """
@@ -251,8 +259,8 @@ class CocoAnnotations:
         A `datasets.Dataset` with columns image (datasets.Image, decoded when read), image_id, file_name, width, height
         and objects {"id", "bbox" xywh pixels, "category" (ClassLabel), "area", "iscrowd"}, each a list.
 
-        `datasets` applies EXIF orientation when it decodes; for files that carry one, read "path" yourself
-        (`cast_column("image", datasets.Image(decode=False))`).
+        `datasets` turns pictures as EXIF says when it decodes; where boxes are of the pixels as stored, and for 16-bit
+        pictures, read them by [`read_image`] (`cast_column("image", datasets.Image(decode=False))`).
         """
         import datasets
 
@@ -286,36 +294,51 @@ class CocoAnnotations:
         return datasets.Dataset.from_dict(columns, features=features)
 
 
-def read_image(path, image_id=None):
+def read_image(path, image_id=None, size=None):
     """
-    The image in `path` as PIL RGB, with its stored orientation (EXIF is not applied).
+    The picture in `path` as PIL RGB, turned as its EXIF orientation says.
+
+    Args:
+        path: a path, or the image of a data set (`hub_dataset.StoredImage`).
+        image_id (int, optional): for messages.
+        size (tuple, optional): (width, height) that annotations declare; if that of the pixels as stored and not of
+            the picture as turned, it is not turned (`utils.images.annotated_frame`).
 
     Raises:
         FileNotFoundError: no such file. ValueError: it cannot be decoded. Both name the file and the image id.
     """
-    from PIL import Image
-
     which = f"{path}" if image_id is None else f"{path} (image id {image_id})"
     try:
-        with open_stored(path) as file, Image.open(file) as image:
-            return image.convert("RGB")
+        return open_image(stored_source(path), which, size)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{which}: no such image; restore it or take it out of the annotation file") from error
-    except Exception as error:  # PIL's decoders raise a dozen types, SyntaxError and struct.error among them
-        raise ValueError(
-            f"{which}: expected a readable image, got {type(error).__name__}: {error}; replace the file, or take the "
-            "image out of the annotation file"
-        ) from error
 
 
-def open_stored(path):
-    """An image as a binary file: a path, or an image of a data set (`hub_dataset.StoredImage`), which opens itself."""
-    return open(path, "rb") if isinstance(path, (str, os.PathLike)) else path.open()
+def stored_source(path):
+    """What [`open_image`] takes: a path as it is, of an image of a data set its bytes or its path."""
+    return path if isinstance(path, (str, os.PathLike)) else path.source()
+
+
+def data_folder(file):
+    """The folder of the data set that an annotation file belongs to: that above `annotations/`, or its own."""
+    return file.parent.parent if file.parent.name == "annotations" else file.parent
+
+
+def locate_images(file, folder, images):
+    """Give every image its "path".
+
+    Raises:
+        ValueError: a file_name leads out of the image folder and of the data set ([`inside`]).
+    """
+    folders = [folder, data_folder(file)]
+    for row, image in enumerate(images):
+        where = f"{file}: images[{row}] (id {image['image_id']})"
+        image["path"] = inside(folders, image["file_name"], where)
 
 
 def find_image_folder(file, data, image_folder, check):
     """Where the images of a COCO file are; see `CocoAnnotations.load`. `check`: it must be there."""
-    root = file.parent.parent if file.parent.name == "annotations" else file.parent
+    root = data_folder(file)
     info = data.get("info")
     named = info.get("image_folder") if isinstance(info, dict) else None
     if image_folder is not None:
@@ -323,7 +346,8 @@ def find_image_folder(file, data, image_folder, check):
     elif named is not None:
         if not isinstance(named, str):
             raise ValueError(f"{file}: expected a text under info.image_folder, got {short(named)}")
-        folder, source = root / named, "the image folder that info.image_folder names"
+        folder = Path(inside([root], named, f"{file}: info.image_folder"))
+        source = "the image folder that info.image_folder names"
     else:
         stems = (file.stem, file.stem.removeprefix("instances_"))
         folder = next((root / stem for stem in stems if (root / stem).is_dir()), root)
@@ -333,10 +357,10 @@ def find_image_folder(file, data, image_folder, check):
     return folder
 
 
-def _check_images_exist(file, folder, images):
-    missing = set(missing_files(folder, [image["file_name"] for image in images]))
+def _check_images_exist(file, images):
+    missing = set(missing_files("", [image["path"] for image in images]))
     if missing:
-        row = next(row for row, image in enumerate(images) if image["file_name"] in missing)
+        row = next(row for row, image in enumerate(images) if image["path"] in missing)
         image = images[row]
         raise FileNotFoundError(
             f"{file}: images[{row}] (id {image['image_id']}): expected the image {image['path']}, got no such file "
@@ -345,7 +369,7 @@ def _check_images_exist(file, folder, images):
 
 
 def read_annotated(entry, file=None):
-    """The picture of an entry of `CocoAnnotations.images`: PIL RGB, pixels as stored.
+    """The picture of an entry of `CocoAnnotations.images`: PIL RGB, the pixels that its boxes are of.
 
     Args:
         file: the annotation file, for the message.
@@ -353,18 +377,26 @@ def read_annotated(entry, file=None):
     Raises:
         FileNotFoundError: no such file. ValueError: it cannot be decoded, or has another size than annotated.
     """
-    image = read_image(entry["path"], entry["image_id"])
     expected = (entry["width"], entry["height"])
+    declared = expected if entry.get("size_declared", True) else None
+    image = read_image(entry["path"], entry["image_id"], declared)
+    if image.info:
+        frame, known = annotated_frame(image.info["stored_size"], image.info["orientation"], declared)
+        if frame == "stored" or not known:
+            _warn_of_frame(STORED_FRAME if frame == "stored" else UNKNOWN_FRAME, str(entry["path"]))
     if image.size != expected:
-        turned = image.size == expected[::-1]
         where = f"as in {file}" if file else "as annotated"
+        remedy = "boxes would be wrong: annotate the image again or restore the original"
+        if image.size == expected[::-1]:
+            remedy = "they may be swapped: `decodetr validate --repair DIR` sees whether the boxes fit then"
         raise ValueError(
             f"{entry['path']} (image id {entry['image_id']}): expected width x height {expected[0]} x {expected[1]} "
-            f"{where}, got {image.width} x {image.height}; "
-            + (
-                "the annotations seem to be of the image as turned by its EXIF orientation: store the pixels turned"
-                if turned
-                else "boxes would be wrong: annotate the image again or restore the original"
-            )
+            f"{where}, got {image.width} x {image.height}; {remedy}"
         )
     return image
+
+
+def _warn_of_frame(what, path, told=set()):  # noqa: B006 (what this process has said)
+    if what not in told:
+        told.add(what)
+        logger.warning("%s: %s", path, what)

@@ -124,7 +124,8 @@ def read_images(file, entries):
                 f"{_where(file, 'images', row, entry)}: expected a width and height of at least 1 pixel, got "
                 f"{short(width)} and {short(height)}; write the size of {file_name}"
             )
-        images.append({"image_id": image_id, "file_name": file_name, "width": int(width), "height": int(height)})
+        image = {"image_id": image_id, "file_name": file_name, "width": int(width), "height": int(height)}
+        images.append(image | ({"size_declared": False} if entry.get("size_declared") is False else {}))
     return images
 
 

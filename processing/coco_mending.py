@@ -4,12 +4,12 @@ Only what has one meaning: ids and sizes that are texts, sizes that are missing,
 root that Roboflow puts above the categories.
 """
 
-import os
 import re
 
 from decodetr.processing.written_paths import find_written
 from decodetr.utils.documents import short
-from decodetr.utils.images import image_header
+from decodetr.utils.images import image_header, upright_size
+from decodetr.utils.paths import inside
 
 _IDS = {"images": ("id", "width", "height"), "annotations": ("id", "image_id", "category_id"), "categories": ("id",)}
 _WHOLE = re.compile(r"-?\d{1,18}")
@@ -51,22 +51,23 @@ def mend_files(entries, folder, findings):
     return entries
 
 
-def mend_sizes(entries, folder, findings):
-    """Entries of images with the sizes of their pictures where they have none."""
+def mend_sizes(entries, folders, findings):
+    """Entries of images with the sizes of their pictures, as EXIF turns them, where they have none; "size_declared" is
+    then False. `folders`: that the pictures may lie in, see [`inside`]."""
     entries = list(entries)
     for row, entry in enumerate(entries):
         given, name = [entry.get(side) for side in ("width", "height")], file_name_of(entry)
         if not name or all(given):
             continue
         try:
-            size, _ = image_header(os.path.join(folder, name))
+            size = upright_size(*image_header(inside(folders, name, f"images[{row}]")))
         except (OSError, ValueError):  # said of the picture
             continue
         if any(side and side != true for side, true in zip(given, size)):
             continue
         what = "images without width and height"
         findings.add("warning", what, f"images[{row}]: {name}, {given}", "those of the picture")
-        entries[row] = {**entry, "width": size[0], "height": size[1]}
+        entries[row] = {**entry, "width": size[0], "height": size[1], "size_declared": False}
     return entries
 
 

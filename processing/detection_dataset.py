@@ -1,8 +1,7 @@
 """What a DataLoader gives the model: images through the image processor, boxes and names as training targets.
 
 Targets are computed here, relative to the image, and not by the image processor: they depend on neither resizing nor
-padding (image_processing_pil_decodetr.py), so one place serves objects and regions. Boxes refer to the stored pixels:
-EXIF orientation is not applied.
+padding (image_processing_pil_decodetr.py), so one place serves objects and regions.
 """
 
 import torch

@@ -10,6 +10,7 @@ from pathlib import Path
 from decodetr.utils.markup import one_line
 
 SMALL = 640  # pixels: images whose longer side is shorter are enlarged by a whole factor
+LARGE = 4096  # pixels: images whose longer side is longer are drawn smaller
 MOST_EXPLAINED = 8  # detections in the panel of a picture
 
 
@@ -26,19 +27,22 @@ def draw_detections(image, boxes, names, scores, font_path=None, numbered=False,
         colors: n colours such as "#d1495b", instead of one per name.
 
     Returns:
-        PIL RGB image, a whole multiple of the size of `image`. Equal names have equal colours within a picture; the
-        best detections are drawn last, on top.
+        PIL RGB image, a whole multiple of the size of `image`, or of at most LARGE pixels a side. Equal names have
+        equal colours within a picture; the best detections are drawn last, on top.
     """
     import numpy as np
     from PIL import Image
 
+    from decodetr.processing.picture_modes import to_rgb
+
     sv = _supervision()
-    factor = max(1, SMALL // max(image.size))
-    canvas = image.convert("RGB")
-    if factor > 1:
+    canvas, factor = shrunk(to_rgb(image), LARGE)
+    if (enlarged := SMALL // max(image.size)) > 1:
+        factor = enlarged
         canvas = canvas.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+    canvas = canvas.copy() if canvas is image else canvas
     if len(names) == 0:
-        return canvas.copy()
+        return canvas
     shown = list(map(one_line, names))
     texts = shown if scores is None else [f"{name} {score:.2f}" for name, score in zip(shown, scores)]
     scores = np.zeros(len(names)) if scores is None else scores
@@ -64,6 +68,15 @@ def draw_detections(image, boxes, names, scores, font_path=None, numbered=False,
     )
     texts = [f"{i + 1}. {texts[i]}" if numbered else texts[i] for i in order]
     return labels.annotate(canvas, detections, labels=texts)
+
+
+def shrunk(image, most):
+    """(picture of at most `most` pixels a side, its scale to the image): for what is drawn small anyway."""
+    scale = min(1.0, most / max(image.size))
+    if scale == 1.0:
+        return image, scale
+    size = [max(1, round(side * scale)) for side in image.size]
+    return image.resize(size, reducing_gap=2.0), scale
 
 
 def draw_explanations(picture, names, scores, prototypes, font_path=None):

@@ -4,7 +4,6 @@ Their form is that of the Hub's detection sets (CPPE-5 and others): a column `im
 and `category` (or `categories`, `label`, `labels`). Images stay in the data set and are decoded when asked for.
 """
 
-import io
 import logging
 
 import numpy as np
@@ -14,6 +13,9 @@ from decodetr.processing.coco_checks import is_name
 from decodetr.processing.findings import FirstError
 from decodetr.processing.sources import BOX_FORMATS
 from decodetr.utils.documents import short
+from decodetr.utils.files import regular_file
+from decodetr.utils.images import MAX_BYTES, image_header, upright_size
+from decodetr.utils.paths import allow_outside, inside
 
 logger = logging.getLogger(__name__)
 
@@ -22,21 +24,20 @@ _CATEGORY = ("category", "categories", "category_id", "label", "labels")
 
 
 class StoredImage:
-    """An image of a data set: `open()` gives its bytes as a file; the text is its place."""
+    """An image of a data set: `source()` gives its bytes or its path; the text is its place."""
 
-    def __init__(self, dataset, row, name):
-        self.dataset, self.row, self.name = dataset, row, name
+    def __init__(self, dataset, row, name, folders=None):
+        self.dataset, self.row, self.name, self.folders = dataset, row, name, folders
 
-    def open(self):
-        """A binary file object."""
-        value = self.dataset[self.row]["image"]
-        return io.BytesIO(value["bytes"]) if value.get("bytes") is not None else open(value["path"], "rb")
+    def source(self):
+        """Bytes, or the path of a file."""
+        return image_source(self.dataset[self.row]["image"], self, self.folders)
 
     def __str__(self):
         return f"{self.name}, row {self.row}"
 
 
-def read_dataset(dataset, name, names=None, box_format="coco", findings=None):
+def read_dataset(dataset, name, names=None, box_format="coco", findings=None, folders=None):
     """
     A `datasets.Dataset` as annotations.
 
@@ -48,6 +49,8 @@ def read_dataset(dataset, name, names=None, box_format="coco", findings=None):
         box_format (str): one of BOX_FORMATS.
         findings (Findings, optional): is told of what cannot be used, which is left out then. Default: the first such
             thing is an error, and warnings are logged.
+        folders (list, optional): paths of images must lead into one of these; of a data set that Python made, they may
+            lead anywhere.
 
     Returns:
         CocoAnnotations: category ids are the class numbers. Image ids are `image_id`, or the row's number from 1.
@@ -62,15 +65,16 @@ def read_dataset(dataset, name, names=None, box_format="coco", findings=None):
     ids = _image_ids(rest, name, told)
     entries, rows, boxes, labels, areas, crowds = [], [], [], [], [], []
     for row, values in enumerate(rest):
-        stored = StoredImage(images, row, name)
+        stored = StoredImage(images, row, name, folders)
         try:
-            width, height = image_size(values, stored)
+            width, height, declared = image_size(values, stored)
         except (OSError, ValueError) as error:
             told.add("error", "images that cannot be read", str(error), "left out with their objects")
             continue
         objects = reader.read(values["objects"], width, height, f"{name}, row {row}", told)
         rows += [len(entries)] * len(objects["bbox"])
-        entries.append({"image_id": ids[row], "file_name": f"{row}", "width": width, "height": height, "path": stored})
+        entry = {"image_id": ids[row], "file_name": f"{row}", "width": width, "height": height, "path": stored}
+        entries.append({**entry, "size_declared": declared})
         boxes.append(objects["bbox"])
         labels += objects["names"]
         areas += objects["area"]
@@ -149,10 +153,51 @@ class RowReader:
 
 
 def undecoded_image():
-    """The feature of images as bytes: pixels are as stored, EXIF orientation is not applied."""
+    """The feature of images as bytes, for the one opener of pictures (`utils.images`)."""
     import datasets
 
     return datasets.Image(decode=False)
+
+
+def image_source(value, where, folders=None):
+    """What [`open_image`] takes, of the value of an undecoded image: its bytes, or the path of a file.
+
+    Args:
+        value (dict): bytes and path. where: data set and row. folders: as in [`read_dataset`].
+
+    Raises:
+        ValueError: it has neither, or its path leads out of the folders or to another machine.
+    """
+    if not isinstance(value, dict) or (value.get("bytes") is None and value.get("path") is None):
+        raise ValueError(f"{where}: expected an image, got {short(value)}; leave the row out or restore its image")
+    if value.get("bytes") is not None:
+        return value["bytes"]
+    path = value["path"]
+    if "://" in path:
+        return _read_url(path, where, folders)
+    return path if folders is None else inside(folders, path, where)
+
+
+def _read_url(url, where, folders):
+    """Bytes of a file of a streamed data set: of the Hub, or in an archive of it or of its folder."""
+    import fsspec
+
+    *_, place = url.split("::")
+    if "://" not in place or place.startswith("file://"):
+        file = place.removeprefix("file://")
+        file = regular_file(inside(folders, file, where) if folders is not None else file, MAX_BYTES)
+        if "::" not in url:
+            return file.read_bytes()
+    elif not place.startswith("hf://") and not allow_outside():
+        raise ValueError(f"{where}: {url} leads to another machine; if you trust this data set, give --allow-outside")
+    try:
+        with fsspec.open(url, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (ImportError, OSError, ValueError) as error:
+        raise ValueError(f"{where}: {url} cannot be read: {type(error).__name__}: {error}") from error
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{where}: {url} has more than the {MAX_BYTES:,} bytes that are read at most")
+    return content
 
 
 def _categories(objects, name, names):
@@ -245,18 +290,14 @@ def _crowds(crowds, count, kept, where, findings):
 
 
 def image_size(values, stored):
-    """(width, height) in pixels: what the row says, else the image's. A ValueError if it cannot be read."""
-    from PIL import Image
+    """(width, height, whether the row says so) in pixels: else that of the image as EXIF turns it.
 
+    Raises:
+        FileNotFoundError, ValueError: the image cannot be read.
+    """
     if values.get("width") and values.get("height"):
-        return int(values["width"]), int(values["height"])
-    try:
-        with stored.open() as file, Image.open(file) as image:
-            return image.size
-    except Exception as error:  # PIL's decoders raise a dozen types
-        raise ValueError(
-            f"{stored}: expected a readable image, got {type(error).__name__}: {error}; replace or remove it"
-        ) from error
+        return int(values["width"]), int(values["height"]), True
+    return *upright_size(*image_header(stored.source(), stored)), False
 
 
 def _boxes(boxes, box_format, width, height, where, findings):

@@ -5,16 +5,22 @@ The library's RT-DETR image processor does the work; different here:
 - boxes of padded images stay relative to the image, not to the padded canvas. That is what the families that honour
   `pixel_mask` predict (their positions and reference points are normalised by the mask), and what makes
   `post_process_object_detection(target_sizes=original sizes)` right whatever the image was batched with;
-- the score of a (query, name) pair is final, so post-processing keeps the best pairs over queries x names.
+- the score of a (query, name) pair is final, so post-processing keeps the best pairs over queries x names;
+- pictures of 16 bits and floats are scaled, not clipped, and transparency is dropped, as of pictures in files.
 
 This file is copied to the Hub beside the modeling files, so it imports only transformers, torch and siblings.
 """
 
+import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
+from PIL import Image
 from transformers.image_transforms import center_to_corners_format
 from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
+
+from .picture_modes import to_eight_bits, to_rgb
 
 
 class DeCoDetrProcessingMixin:
@@ -22,6 +28,21 @@ class DeCoDetrProcessingMixin:
 
     do_normalize = True
     do_convert_rgb = True
+
+    def process_image(self, image, do_convert_rgb=None, **kwargs):
+        """One picture in the backend's form. What the library clips or misreads is scaled to 8 bits first, unless the
+        caller has turned off the step that it is for.
+
+        Raises:
+            ValueError: values that are no colours.
+        """
+        factor = kwargs.get("rescale_factor") or self.rescale_factor
+        if isinstance(image, Image.Image):
+            if do_convert_rgb:
+                image, kwargs["input_data_format"] = np.array(to_rgb(image)), "channels_last"
+        elif kwargs.get("do_rescale", self.do_rescale) and math.isclose(factor, 1 / 255):
+            image = to_eight_bits(image)
+        return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
 
     def _update_annotation_for_padded_image(
         self, annotation, input_image_size, output_image_size, padding, update_bboxes

@@ -23,11 +23,11 @@ from decodetr.processing.shipped import (
 from decodetr.utils.documents import read_text
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.hub import local_only, recorded_place
+from decodetr.utils.limits import add_picture_limit
 from decodetr.utils.preflight import run_checks
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 SIGNATURE = "decodetr predict"  # in the header of its pictures
 
 
@@ -62,22 +62,34 @@ def read_names(text=None, file=None):
 def find_images(sources):
     """Image files of files, folders (not their sub-folders) and glob patterns (** too); each file once, in that order.
 
+    Files that are given by name are taken whatever they are called, of the others those with the suffix of a picture;
+    a warning says which are passed over.
+
     Raises:
         FileNotFoundError: a source that does not exist, or holds no images.
     """
-    paths = []
+    from decodetr.processing.left_over import NO_PICTURE, in_a_line, sort_out
+    from decodetr.utils.images import IMAGE_SUFFIXES
+
+    paths, left_over = [], {NO_PICTURE: [], "sub-folders, for whose pictures give a pattern such as 'DIR/**/*'": []}
     for source in map(str, sources):
         path = Path(source)
-        if path.is_file():
+        if os.path.lexists(path) and not path.is_dir():
             paths.append(path)
             continue
-        found = path.iterdir() if path.is_dir() else map(Path, glob.glob(source, recursive=True))
-        found = sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        entries = sorted(path.iterdir() if path.is_dir() else map(Path, glob.glob(source, recursive=True)))
+        folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+        found, others = sort_out(entry for entry in entries if not entry.is_dir())
+        for what, more in zip(left_over, (others, folders if path.is_dir() else [])):
+            left_over[what] += more
         if not found:
             kind = "has no images" if path.is_dir() else "is no file, no folder and matches no image"
-            raise FileNotFoundError(f"{source} {kind}; expected files with {', '.join(sorted(IMAGE_SUFFIXES))}")
+            rest = f"; passed over: {line}" if (line := in_a_line(left_over)) else ""
+            raise FileNotFoundError(f"{source} {kind}; expected files with {', '.join(sorted(IMAGE_SUFFIXES))}{rest}")
         paths += found
-    return list({path.resolve(): path for path in paths}.values())
+    if line := in_a_line(left_over):
+        logger.warning("passed over: %s", line)
+    return list({os.path.realpath(path): path for path in paths}.values())
 
 
 def picture_paths(images, output, taken=()):
@@ -86,16 +98,16 @@ def picture_paths(images, output, taken=()):
 
     Compared without case, because some file systems do.
     """
-    taken = {str(path.resolve()).lower() for path in (*images, *taken)}
+    taken = {os.path.realpath(path).lower() for path in (*images, *taken)}
     result = []
     for image in images:
-        stems = [image.stem, f"{image.resolve().parent.name}_{image.stem}"]
+        stems = [image.stem, f"{Path(os.path.realpath(image)).parent.name}_{image.stem}"]
         number = 1
         while True:
             stem = stems[number - 1] if number <= 2 else f"{stems[1]}_{number - 1}"
             path = Path(output) / f"{stem}.png"
             free = not os.path.lexists(path) or _is_ours(path)
-            if (key := str(path.resolve()).lower()) not in taken and free:
+            if (key := os.path.realpath(path).lower()) not in taken and free:
                 break
             number += 1
         taken.add(key)
@@ -245,21 +257,12 @@ def _embed_names(names, info, text_model):
     return fresh
 
 
-def open_image(path):
-    """RGB PIL image, turned upright as its EXIF orientation says. Damaged files raise ValueError."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # PIL's decoders raise a dozen types, SyntaxError and struct.error among them
-        raise ValueError(f"{path} cannot be read as an image: {type(error).__name__}: {error}") from error
-
-
 def detect(model, image_processor, images, threshold=0.3, top_k=100, explain=0):
     """Detections of a batch of PIL images.
 
     Args:
+        images: of any mode, as they are to be seen: their EXIF orientation is not applied. 16-bit and float ones are
+            scaled, see [`open_image`].
         explain: with k > 0, also what each detection is made of, with the k prototypes that its query looked up most.
 
     Returns:
@@ -270,7 +273,9 @@ def detect(model, image_processor, images, threshold=0.3, top_k=100, explain=0):
     import torch
 
     from decodetr.processing.explanations import explain_detections
+    from decodetr.processing.picture_modes import to_rgb
 
+    images = [to_rgb(image) for image in images]
     inputs = image_processor(images=images, return_tensors="pt").to(model.device)
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     vocabulary = None
@@ -315,6 +320,7 @@ def add_arguments(parser):
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--font", help="TrueType file for the labels, for scripts that DejaVu Sans lacks")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
+    add_picture_limit(parser)
 
 
 def run(args):

@@ -4,13 +4,13 @@ import hashlib
 import sys
 from pathlib import Path
 
-from decodetr.processing.predict import SIGNATURE, detect, open_image, picture_paths
+from decodetr.processing.predict import SIGNATURE, detect, picture_paths
 from decodetr.processing.predict_journal import FILE as JOURNAL
 from decodetr.processing.predict_journal import Journal
 from decodetr.processing.shipped import resolve
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, write_json
-from decodetr.utils.images import image_header
+from decodetr.utils.images import in_batches, open_image, pixel_count
 from decodetr.utils.markup import one_line
 
 EXPLAINING_PROTOTYPES = 5  # of each detection
@@ -42,9 +42,8 @@ class PredictRun:
 
         try:
             with tqdm(total=len(self.paths), initial=len(self.done), desc="predict", unit="image") as progress:
-                rest = list(self.pictures)
-                for start in range(0, len(rest), self.args.batch_size):
-                    self._do(rest[start : start + self.args.batch_size], progress)
+                for paths in in_batches(list(self.pictures), self.args.batch_size, pixel_count):
+                    self._do(paths, progress)
         finally:
             missing = [path for path in self.paths if path not in self.done and path not in self.failed]
             self._write(missing)
@@ -53,13 +52,11 @@ class PredictRun:
 
     def _do(self, paths, progress):
         """A batch: read, detect, draw, write."""
-        images, turned = {}, {}
+        images = {}
         for path in paths:
             try:
                 images[path] = open_image(path)
-                turned[path] = image_header(path)[1] > 1
             except (OSError, ValueError) as error:
-                images.pop(path, None)
                 self.failed[path] = str(error)
                 progress.write(str(error), file=sys.stderr)
         entries = []
@@ -74,7 +71,7 @@ class PredictRun:
                     result = {key: values[:kept] for key, values in result.items()}
                     name = self.pictures[path].name
                     self._draw(image, result).save(staging / name, pnginfo=_signature())
-                    size = {"width": image.width, "height": image.height, "turned": turned[path]}
+                    size = {"width": image.width, "height": image.height, "turned": "orientation" in image.info}
                     entries.append(
                         {"file": str(path), "picture": name, **size, "best_score": best, "detections": _rows(result)}
                     )

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from decodetr.utils.files import replacing, write_json
+from decodetr.utils.files import regular_file, replacing, write_json
 
 REPAIRED = "repaired.json"  # marks a folder that a repair wrote
 _SIGNATURES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"GI": ".gif", b"BM": ".bmp", b"II": ".tif"}
@@ -19,7 +19,7 @@ def write_repaired(folder, part, document, coco, source):
         part (str): the name of the file.
         document (dict): COCO's, repaired.
         coco (CocoAnnotations): what it was made of. Pictures that are inside a data set, not in files, are written
-            beside the annotations, DIR/PART/; others stay where they are.
+            beside the annotations, DIR/PART/; others stay where they are, and DIR/PART is a link to them.
         source (str): what was repaired, for the mark.
     """
     folder = Path(folder)
@@ -27,11 +27,28 @@ def write_repaired(folder, part, document, coco, source):
         document, images = _with_pictures(folder, part, document, coco), part
     else:
         images = os.path.abspath(coco.image_folder)
+        if _link(folder / part, images):  # so that no path leads out of the folder
+            images = part
+        else:
+            sys.stderr.write(f"no link to {images} could be made: read {folder} with --allow-outside\n")
     write_json(folder / REPAIRED, {"repaired_from": str(source)})
     file = folder / "annotations" / f"{part}.json"
-    document = {**document, "info": {**_info(document), "image_folder": images}}
+    entries = [{key: value for key, value in entry.items() if key != "size_declared"} for entry in document["images"]]
+    document = {**document, "info": {**_info(document), "image_folder": images}, "images": entries}
     write_json(file, document, indent=None)
     sys.stderr.write(f"wrote {file}, in COCO's form\n")
+
+
+def _link(place, target):
+    """Make a link, in place of another link. Returns whether it could be made: some systems do not let everyone."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if place.is_symlink():
+            place.unlink()
+        place.symlink_to(target, target_is_directory=True)
+    except (OSError, NotImplementedError):
+        return False
+    return True
 
 
 def _info(document):
@@ -41,13 +58,13 @@ def _info(document):
 
 def _with_pictures(folder, part, document, coco):
     """The document with the pictures of a data set as files, their bytes as they are."""
-    from decodetr.processing.coco import open_stored
+    from decodetr.processing.coco import stored_source
 
     path_of = {entry["image_id"]: entry["path"] for entry in coco.images}
     images = []
     for number, entry in enumerate(document["images"], start=1):
-        with open_stored(path_of[entry["id"]]) as stream:
-            content = stream.read()
+        source = stored_source(path_of[entry["id"]])
+        content = source if isinstance(source, bytes) else regular_file(source).read_bytes()
         name = f"{number:06d}{_SIGNATURES.get(content[:2], '.png')}"
         with replacing(folder / part / name) as partial:
             partial.write_bytes(content)

@@ -4,8 +4,11 @@ Nothing heavy is imported at the top: commands need the words below for `--help`
 """
 
 import logging
+import os
 import re
 from pathlib import Path
+
+from decodetr.utils.limits import add_limits
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,7 @@ def add_form_arguments(parser):
         choices=BOX_FORMATS,
         help="of a `datasets` data set, or of what validate repairs (default: coco)",
     )
+    add_limits(parser)
 
 
 def form_of(args):
@@ -56,12 +60,16 @@ def load_annotations(
     Raises:
         FileNotFoundError: nothing of the kind. ValueError: what the reader refuses.
     """
+    from decodetr.processing.left_over import in_a_line
+
     coco = _load(data, part, file, images, class_names, box_format, check_images, findings)
     for what, found in (("images", coco.images), ("names", coco.names)):
         if not found:
             raise ValueError(f"{coco.file}: expected {what}, got none; is it the right file?")
     if findings is None and (said := _doubts(coco)):
         logger.warning("%s: %s; `decodetr validate %s --repair DIR` mends a copy", coco.file, said, data or file)
+    if findings is None and (unused := in_a_line(coco.left_over)):
+        logger.warning("%s: not used: %s", coco.file, unused)
     return coco
 
 
@@ -88,7 +96,7 @@ def _load(data, part, file, images, class_names, box_format, check_images, findi
         return read_yolo(yolo_file(data), part, findings)
     from decodetr.processing.hub_dataset import read_dataset
 
-    return read_dataset(*_load_split(data, part, streaming=False), class_names, box_format, findings)
+    return read_dataset(*_load_split(data, part, streaming=False), class_names, box_format, findings, _folders(data))
 
 
 def load_stream(data, part, *, class_names=None, box_format="coco"):
@@ -106,7 +114,7 @@ def load_stream(data, part, *, class_names=None, box_format="coco"):
             f"{data}: expected a data set of `datasets` to stream, got a {kind.upper()} folder, whose images are read "
             "from disk one by one anyway; leave out --streaming"
         )
-    return AnnotationStream(*_load_split(data, part, streaming=True), class_names, box_format)
+    return AnnotationStream(*_load_split(data, part, streaming=True), class_names, box_format, _folders(data))
 
 
 def has_part(data, part):
@@ -185,6 +193,15 @@ def _dataset(data):
 def _stream(dataset):
     """A saved data set as a stream. It has no files to deal out to processes and workers: they are made here."""
     return dataset.to_iterable_dataset(num_shards=max(1, min(_SHARDS, len(dataset))))
+
+
+def _folders(data):
+    """Where images of a data set of `datasets` may lie: in its folder, and where the Hub's files are kept."""
+    import datasets
+    from huggingface_hub import constants
+
+    caches = [datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE]
+    return [data, *caches] if os.path.exists(data) else caches
 
 
 def _load_split(data, part, streaming):

@@ -5,7 +5,6 @@ all readers, which are the workers of all processes; with fewer shards than read
 keeps every n-th row. Both ways a row is one reader's only. Rows wait in the shuffle buffer undecoded.
 """
 
-import io
 import itertools
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from decodetr.processing.coco import read_annotated
 from decodetr.processing.detection_dataset import TargetMaker, check_known
-from decodetr.processing.hub_dataset import RowReader, image_size, undecoded_image
+from decodetr.processing.hub_dataset import RowReader, image_size, image_source, undecoded_image
 
 _ROWS_WITHOUT_REGIONS = 1000  # so many at the start are no accident
 
@@ -27,7 +26,7 @@ class AnnotationStream:
         dataset: with the columns of [`read_dataset`]. Without the column `image_id`, ids are the rows' numbers from 1;
             every reader must then go through all shards to count them.
         name (str): for messages.
-        class_names, box_format: as `names` and `box_format` of [`read_dataset`].
+        class_names, box_format, folders: as `names`, `box_format` and `folders` of [`read_dataset`].
 
     Attributes:
         names (list[str]): of the categories; None where they are texts that nothing declares.
@@ -36,7 +35,7 @@ class AnnotationStream:
         ValueError: a column is missing or holds something else.
     """
 
-    def __init__(self, dataset, name, class_names=None, box_format="coco"):
+    def __init__(self, dataset, name, class_names=None, box_format="coco", folders=None):
         import datasets
 
         if dataset.features is None:
@@ -44,7 +43,7 @@ class AnnotationStream:
                 f"{name}: expected a stream that declares its columns, got one without features; give them with "
                 "`dataset.cast(datasets.Features(...))`, or train without streaming"
             )
-        self.name = name
+        self.name, self._folders = name, folders
         self._reader = RowReader(dataset, name, class_names, box_format)
         self.names = self._reader.names
         columns = [c for c in ("image", "image_id", "width", "height", "objects") if c in dataset.column_names]
@@ -113,10 +112,11 @@ class AnnotationStream:
                 f"{place}: expected an integer image_id, got {image_id!r}; correct it, or drop the column: rows are "
                 "numbered then"
             )
-        stored = _StreamedImage(values["image"], place)
-        width, height = image_size(values, stored)
+        stored = _StreamedImage(values["image"], place, self._folders)
+        width, height, declared = image_size(values, stored)
         found = self._reader.read(values["objects"], width, height, place)
-        image = read_annotated({"path": stored, "image_id": image_id, "width": width, "height": height}, self.name)
+        entry = {"path": stored, "image_id": image_id, "width": width, "height": height, "size_declared": declared}
+        image = read_annotated(entry, self.name)
         keep = [self._kept is None or name in self._kept for name in found["names"]]
         names = list(itertools.compress(found["names"], keep))
         crowds = np.array(found["iscrowd"], dtype=np.int64)
@@ -217,19 +217,17 @@ class StreamedDetectionDataset(TargetMaker, IterableDataset):
 
 
 class _StreamedImage:
-    """An image in a row; `open()` gives its bytes as a file, as `StoredImage` does."""
+    """An image in a row; `source()` gives its bytes or its path, as that of `StoredImage` does."""
 
-    def __init__(self, value, where):
-        self.value, self.where = value, where
+    def __init__(self, value, where, folders):
+        self.value, self.where, self.folders = value, where, folders
 
-    def open(self):
-        """A binary file object."""
-        if self.value.get("bytes") is None:
-            import fsspec  # a path of a streamed folder may be a URL
-
-            with fsspec.open(self.value["path"], "rb") as file:
-                self.value = {"bytes": file.read()}
-        return io.BytesIO(self.value["bytes"])
+    def source(self):
+        """Bytes, which are read once, or the path of a file."""
+        found = image_source(self.value, self.where, self.folders)
+        if isinstance(found, bytes):
+            self.value = {"bytes": found}
+        return found
 
     def __str__(self):
         return self.where

@@ -4,7 +4,6 @@ A table of every problem with how often and where first, statistics of names, a 
 exit status on errors, and with `--repair` a copy of the annotation files without them.
 """
 
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -166,9 +165,10 @@ def _examine_part(args, part, file, split, vocabulary, seen):
 
 def _examine_file(args, file, seen, part):
     """(Findings, CocoAnnotations of the repaired document or None, repaired document or None) of a COCO file."""
-    from decodetr.processing.coco import CocoAnnotations, find_image_folder
-    from decodetr.processing.coco_mending import file_name_of, mend_files
+    from decodetr.processing.coco import CocoAnnotations, data_folder, find_image_folder
+    from decodetr.processing.coco_mending import mend_files
     from decodetr.processing.findings import Findings
+    from decodetr.processing.left_over import unnamed_pictures
     from decodetr.processing.validation import examine, readable
 
     file, findings = Path(file), Findings()
@@ -183,8 +183,10 @@ def _examine_file(args, file, seen, part):
         return findings, None, None
     document["images"] = mend_files(document["images"], folder, findings)
     known = [entry for entry in document["images"] if type(entry.get("id")) is int]
-    paths = {entry["id"]: os.path.join(folder, name) for entry in known if (name := file_name_of(entry))}
-    pictures = _look_at(paths, part, decode=not args.no_pixels)
+    paths, outside = _paths(file, folder, known)
+    pictures = {**_look_at(paths, part, decode=not args.no_pixels), **outside}
+    whole = folder.resolve() != data_folder(file).resolve()
+    _add_left_over(unnamed_pictures(folder, list(paths.values()), whole), findings)
     findings, repaired = examine(document, pictures, findings, args.box_format)
     _find_copies(pictures, part, seen, findings)
     if repaired is None or not repaired["images"] or not repaired["categories"]:
@@ -198,6 +200,29 @@ def _examine_file(args, file, seen, part):
     return findings, coco, repaired
 
 
+def _paths(file, folder, entries):
+    """({image id: path}, {image id: Picture} of those whose path leads out of the data set) of entries of images."""
+    from decodetr.processing.coco import data_folder
+    from decodetr.processing.coco_mending import file_name_of
+    from decodetr.processing.validation import Picture
+    from decodetr.utils.paths import inside
+
+    paths, outside = {}, {}
+    for entry in entries:
+        name, where = file_name_of(entry), f"{file}: image id {entry['id']}"
+        try:
+            paths |= {entry["id"]: inside([folder, data_folder(file)], name, where)} if name else {}
+        except ValueError as error:
+            outside[entry["id"]] = Picture(str(error), problem="outside of the data set's folder")
+    return paths, outside
+
+
+def _add_left_over(left_over, findings):
+    for what, paths in left_over.items():
+        for path in paths:
+            findings.add("warning", what, str(path))
+
+
 def _examine_again(args, coco, seen, part, findings):
     """Repaired document, or None, of annotations that another reader made; `findings` go on."""
     from decodetr.processing.validation import examine
@@ -209,7 +234,8 @@ def _examine_again(args, coco, seen, part, findings):
         for row in rows
     ]
     images = [
-        {"id": entry["image_id"], **{k: entry[k] for k in ("file_name", "width", "height")}} for entry in coco.images
+        {"id": entry["image_id"], **{k: entry[k] for k in ("file_name", "width", "height", "size_declared")}}
+        for entry in coco.images
     ]
     categories = [{"id": number, "name": name} for number, name in zip(coco.category_ids, coco.names)]
     paths = {entry["image_id"]: entry["path"] for entry in coco.images}
@@ -217,36 +243,44 @@ def _examine_again(args, coco, seen, part, findings):
     document = {"images": images, "annotations": rows, "categories": categories}
     _, repaired = examine(document, pictures, findings)
     _find_copies(pictures, part, seen, findings)
+    _add_left_over(coco.left_over, findings)
     return repaired
 
 
 def _look_at(paths, part, decode):
     """{image id: Picture} of {image id: path}."""
-    import hashlib
-
-    from PIL import Image
     from tqdm.auto import tqdm
-
-    from decodetr.processing.coco import open_stored
-    from decodetr.processing.validation import Picture
 
     pictures = {}
     for number, path in tqdm(paths.items(), desc=f"{part} images", unit="image", disable=len(paths) < 100):
-        where = f"{path} (image id {number})"
-        try:
-            with open_stored(path) as file:
-                content = hashlib.file_digest(file, "sha256").digest()
-                file.seek(0)
-                with Image.open(file) as image:
-                    pictures[number] = Picture(where, image.size, image.getexif().get(0x0112, 1) > 4, content=content)
-                    if decode:
-                        image.load()
-        except FileNotFoundError:
-            pictures[number] = Picture(where, problem="that are not there")
-        except Exception as error:  # PIL's decoders raise a dozen types
-            where = f"{where}: {type(error).__name__}: {error}"
-            pictures[number] = Picture(where, problem="that cannot be read")
+        pictures[number] = _picture(path, f"{path} (image id {number})", decode)
     return pictures
+
+
+def _picture(path, where, decode):
+    from decodetr.processing.coco import stored_source
+    from decodetr.processing.validation import Picture
+    from decodetr.utils.images import image_header, open_image
+
+    try:
+        source = stored_source(path)
+        size, orientation = image_header(source, where)
+        if decode:
+            open_image(source, where)
+        return Picture(where, size, orientation, content=_digest(source))
+    except FileNotFoundError:
+        return Picture(where, problem="that are not there")
+    except (OSError, ValueError) as error:
+        return Picture(f"{error}" if where in str(error) else f"{where}: {error}", problem="that cannot be read")
+
+
+def _digest(source):
+    import hashlib
+
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).digest()
+    with open(source, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _find_copies(pictures, part, seen, findings):
@@ -313,7 +347,7 @@ def draw_sheet(coco, file, most=_SHEET):
     from PIL import Image
 
     from decodetr.processing.coco import read_annotated
-    from decodetr.processing.drawing import draw_detections
+    from decodetr.processing.drawing import draw_detections, shrunk
 
     entries = coco.images[:: max(1, len(coco.images) // most)][:most]
     side, columns = 480, min(4, len(entries))
@@ -322,7 +356,8 @@ def draw_sheet(coco, file, most=_SHEET):
         rows = coco.annotations_by_image.arrays(entry["image_id"])
         boxes = rows["bbox"].copy()
         boxes[:, 2:] += boxes[:, :2]
-        image = draw_detections(read_annotated(entry), boxes, [coco.names[c] for c in rows["category"]], None)
+        image, scale = shrunk(read_annotated(entry), 2 * side)
+        image = draw_detections(image, boxes * scale, [coco.names[c] for c in rows["category"]], None)
         image.thumbnail((side - 8, side - 8))
         sheet.paste(image, (place % columns * side, place // columns * side))
     with replacing(file) as partial:

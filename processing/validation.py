@@ -13,16 +13,17 @@ from decodetr.processing.coco_checks import is_name, is_size
 from decodetr.processing.coco_mending import file_name_of, mend
 from decodetr.processing.findings import Findings
 from decodetr.utils.documents import short
+from decodetr.utils.images import STORED_FRAME, UNKNOWN_FRAME, annotated_frame, upright_size
 
 
 @dataclass
 class Picture:
-    """What an image file turned out to be: where it is, its size and whether EXIF turns it by a quarter, or what is
-    wrong with it ("that are not there", "that cannot be read"), and a digest of its content."""
+    """What an image file turned out to be: where it is, its size as stored and its EXIF orientation, or what is wrong
+    with it ("that are not there", "that cannot be read"), and a digest of its content."""
 
     where: str
     size: tuple = (0, 0)
-    turned: bool = False
+    orientation: int = 1
     problem: str = ""
     content: bytes = b""
 
@@ -176,7 +177,8 @@ def _images(entries, findings, pictures, extents):
             findings.add(level, "images without width and height", f"{where}: {name}, {short(sizes)}", done)
             if not known:
                 continue
-            entry = {**entry, "width": picture.size[0], "height": picture.size[1]}
+            width, height = upright_size(picture.size, picture.orientation)
+            entry = {**entry, "width": width, "height": height, "size_declared": False}
         if name in names:
             findings.add("warning", "files that are listed twice", f"{where}: {name}")
         names.add(name)
@@ -188,20 +190,26 @@ def _images(entries, findings, pictures, extents):
 def _true_size(entry, picture, extent, findings):
     """(width, height) of an image, or None where it cannot be used."""
     size = (entry["width"], entry["height"])
-    if picture is None or (picture.size == size and not picture.problem):
+    if picture is None:
         return size
     if picture.problem:
         findings.add("error", f"images {picture.problem}", picture.where, "left out with their annotations")
         return None
-    where = f"{picture.where}: {size[0]} x {size[1]}, the file has {picture.size[0]} x {picture.size[1]}"
-    swapped = picture.size == size[::-1]
-    if swapped and not picture.turned and extent[0] <= picture.size[0] + 1 and extent[1] <= picture.size[1] + 1:
+    declared = size if entry.get("size_declared", True) else None
+    frame, known = annotated_frame(picture.size, picture.orientation, declared)
+    there = picture.size if frame == "stored" else upright_size(picture.size, picture.orientation)
+    if there == size:
+        if frame == "stored":
+            findings.add("warning", STORED_FRAME, picture.where)
+        elif not known:
+            findings.add("warning", UNKNOWN_FRAME, picture.where)
+        return size
+    where = f"{picture.where}: {size[0]} x {size[1]}, the file has {there[0]} x {there[1]}"
+    unturned = picture.orientation == 1
+    if there == size[::-1] and unturned and extent[0] <= there[0] + 1 and extent[1] <= there[1] + 1:
         findings.add("error", "width and height are swapped", where, "those of the file")
-        return picture.size
-    what = "width and height are not the picture's"
-    if swapped and picture.turned:
-        what = "width and height are those of the picture turned by its EXIF orientation: store the pixels turned"
-    findings.add("error", what, where, "left out with their annotations")
+        return there
+    findings.add("error", "width and height are not the picture's", where, "left out with their annotations")
     return None
 
 

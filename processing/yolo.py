@@ -14,10 +14,12 @@ import numpy as np
 from decodetr.processing.coco import AnnotationIndex, CocoAnnotations
 from decodetr.processing.coco_checks import is_name
 from decodetr.processing.findings import FirstError
+from decodetr.processing.left_over import NO_LABELS, NO_PICTURE, pictures_below, unused_labels
 from decodetr.processing.written_paths import find_written
 from decodetr.processing.yolo_labels import declared_format, read_label_files
 from decodetr.utils.documents import read_text, read_yaml, short
-from decodetr.utils.images import image_header, is_image
+from decodetr.utils.images import image_header, upright_size
+from decodetr.utils.paths import inside
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +54,14 @@ def read_yolo(file, part, findings=None):
     file, told = Path(file), FirstError() if findings is None else findings
     config = read_data_yaml(file)
     names, declared = _names(file, config), declared_format(file, config)
-    images = []
-    for path in _image_paths(file, config, part, told):
+    (paths, others), images = _image_paths(file, config, part, told), []
+    left_over = {**unused_labels(paths, _label_file), NO_PICTURE: others}
+    if paths and len(left_over[NO_LABELS]) == len(paths):
+        raise ValueError(
+            f"{file}: {part}: none of the {len(paths)} pictures has a label file; expected {_label_file(paths[0])} "
+            f"for {paths[0]}, and so on"
+        )
+    for path in paths:
         try:
             width, height = _size(path)
         except FileNotFoundError as error:
@@ -62,7 +70,7 @@ def read_yolo(file, part, findings=None):
             told.add("error", "images that cannot be read", str(error), "left out with their labels")
         else:
             entry = {"image_id": len(images) + 1, "file_name": os.path.relpath(path, file.parent), "path": str(path)}
-            images.append({**entry, "width": width, "height": height})
+            images.append({**entry, "width": width, "height": height, "size_declared": False})
     paths = [Path(image["path"]) for image in images]
     rows, classes, boxes = read_label_files(list(map(_label_file, paths)), len(names), file, declared, told)
     sizes = np.array([(image["width"], image["height"]) for image in images], dtype=np.float64).reshape(-1, 2)
@@ -78,7 +86,9 @@ def read_yolo(file, part, findings=None):
     )
     if findings is None:
         told.warn(logger, f"{file} ({part})")
-    return CocoAnnotations(file, file.parent, names, list(range(len(names))), images, index)
+    coco = CocoAnnotations(file, file.parent, names, list(range(len(names))), images, index)
+    coco.left_over = left_over
+    return coco
 
 
 def read_data_yaml(file):
@@ -118,6 +128,7 @@ def _names(file, config):
 
 
 def _image_paths(file, config, part, findings):
+    """([path of each picture of a part], files in its folders that are no pictures)."""
     if not config.get(part):
         parts = [name for name in ("train", "val", "test") if config.get(name)]
         raise ValueError(f"{file}: expected a folder under {part!r}; the file has {', '.join(parts) or 'no part'}")
@@ -126,51 +137,51 @@ def _image_paths(file, config, part, findings):
     for key, value in (("path", above), *((part, entry) for entry in entries)):
         if not isinstance(value, str):
             raise ValueError(f"{file}: {key}: expected the path of a folder or of a list, got {short(value)}")
-    root = file.parent / above
-    paths = []
+    top, paths, others = file.parent, [], []
     for entry in entries:
-        place = root / entry
-        if not place.exists():  # as exported with a path that is one level too high
-            place = root / entry.removeprefix("../")
+        place = Path(above, entry)
+        nearer = Path(above, entry.removeprefix("../"))  # as exported with a path that is one level too high
+        place = nearer if (top / nearer).exists() and not (top / place).exists() else place
+        place = Path(inside([top], place, f"{file}: {part}"))
         if place.is_dir():
-            paths += sorted(path for path in place.rglob("*") if is_image(path))
+            pictures, rest = pictures_below(place)
+            paths, others = [*paths, *pictures], [*others, *rest]
         elif place.exists():
-            paths += _listed(place, findings)
+            paths += _listed(place, top, findings)
         else:
-            raise FileNotFoundError(f"{file}: {part}: no such folder or list of images: {root / entry}")
-    return list(dict.fromkeys(paths))
+            raise FileNotFoundError(f"{file}: {part}: no such folder or list of images: {place}")
+    return list(dict.fromkeys(paths)), others
 
 
-def _listed(file, findings):
-    """The pictures of a text file with a path in each line."""
-    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
-    found = find_written(file.parent, lines)
-    for line in lines:
+def _listed(file, top, findings):
+    """The pictures of a text file with a path in each line, all of them below the folder `top`."""
+    lines = {number: line.strip() for number, line in enumerate(read_text(file).splitlines(), start=1) if line.strip()}
+    found, paths = find_written(file.parent, lines.values()), []
+    for number, line in lines.items():
         if line in found:
             what = "listed files in another spelling"
             findings.add("warning", what, f"{file}: {line!r} is {found[line]!r}", "as they are in the folder")
-    return [file.parent / found.get(line, line) for line in lines]
+        try:
+            paths.append(Path(inside([file.parent, top], found.get(line, line), f"{file}: line {number}")))
+        except ValueError as error:
+            findings.add("error", "images outside of the data set's folder", str(error), "left out with their labels")
+    return paths
 
 
 def _label_file(image):
-    """images/ -> labels/ (the last such folder), the suffix -> .txt; without such a folder beside the image."""
-    parts = list(image.parts)
+    """images/ -> labels/ (the last such folder), the suffix -> .txt; beside the image if it is only there."""
+    beside, parts = image.with_suffix(".txt"), list(image.parts)
     for place in range(len(parts) - 2, -1, -1):
         if parts[place] == "images":
             parts[place] = "labels"
             break
-    return Path(*parts).with_suffix(".txt")
+    label = Path(*parts).with_suffix(".txt")
+    return beside if beside.is_file() and not label.is_file() else label
 
 
 def _size(path):
-    """(width, height) of a picture, from its header."""
+    """(width, height) of a picture as EXIF turns it, from its header: labels are of what annotation tools show."""
     try:
-        size, orientation = image_header(path)
+        return upright_size(*image_header(path))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such image; correct the list or restore it") from error
-    if orientation != 1:
-        raise ValueError(
-            f"{path}: its EXIF orientation turns it, and a YOLO box does not say which way it is meant: store the "
-            "pixels turned, without orientation"
-        )
-    return size

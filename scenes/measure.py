@@ -80,7 +80,7 @@ def teacher_ceiling(model, image_processor, coco, vocabulary, novel_names, clip,
 
     from decodetr.evaluation.detection_evaluator import DetectionEvaluator
     from decodetr.evaluation.predictors import best_pairs, teacher_probabilities
-    from decodetr.processing.coco import read_image
+    from decodetr.processing.coco import read_annotated
 
     outputs = _outputs(model, image_processor, coco, vocabulary.names)
     evaluator = DetectionEvaluator(coco, vocabulary.names, novel_names, MAX_DETECTIONS)
@@ -94,7 +94,7 @@ def teacher_ceiling(model, image_processor, coco, vocabulary, novel_names, clip,
         found = box_iou(boxes, _corners(predicted, image)).amax(1) >= 0.5
         for row, hit in zip(rows, found.tolist()):
             recalled["novel" if coco.names[row["category"]] in novel_names else "base"].append(hit)
-        picture = read_image(image["path"], image["image_id"])
+        picture = read_annotated(image, coco.file)
         probabilities = teacher_probabilities(clip, picture, boxes[found], vocabulary.embeddings)
         evaluator.update([image["image_id"]], [best_pairs(probabilities, boxes[found], MAX_DETECTIONS)])
     metrics = evaluator.compute()

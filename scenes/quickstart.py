@@ -170,10 +170,12 @@ def _draw_sheet(folder, file, columns, width):
     """The annotated pictures of a `predict` folder side by side, the widest of them `width` pixels wide."""
     from PIL import Image, ImageOps
 
+    from decodetr.utils.images import open_image
+    from decodetr.utils.paths import inside
+
     pictures = []
     for entry in _detections(folder):
-        with Image.open(folder / entry["picture"]) as picture:
-            pictures.append(picture.convert("RGB"))
+        pictures.append(open_image(inside([folder], entry["picture"], f"{folder / 'detections.json'}")))
     scale = width / max(picture.width for picture in pictures)
     pictures = [ImageOps.scale(picture, scale) for picture in pictures]
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]

@@ -210,6 +210,8 @@ _BASE_INK, _NOVEL_INK = (255, 255, 255), (255, 240, 90)
 
 def _write_preview(staging, documents):
     """Contact sheet: rows of validation scenes, then of the shifted split; novel names are marked."""
+    from decodetr.utils.images import open_image
+
     novel = {name.id for name in NAMES if name.novel}
     cells = []
     for split, rows in _PREVIEW_ROWS.items():
@@ -227,8 +229,8 @@ def _write_preview(staging, documents):
         left = position % _PREVIEW_COLUMNS * _PREVIEW_CELL
         top = position // _PREVIEW_COLUMNS * _PREVIEW_CELL + header
         side = _PREVIEW_CELL - 4
-        with Image.open(staging / split / image["file_name"]) as picture:
-            sheet.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (left, top))
+        picture = open_image(staging / split / image["file_name"])
+        sheet.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (left, top))
         zoom = side / image["width"]
         rows = [row for row in documents[split]["annotations"] if row["image_id"] == image["id"]]
         inks = [_NOVEL_INK if row["category_id"] in novel else _BASE_INK for row in rows]

@@ -172,7 +172,7 @@ BROKEN = {
     "no image": (_clear("images", "annotations"), "no images at all", True, True),
     "no category": (_clear("categories", "annotations"), "no categories at all", True, True),
     "no annotation": (_clear("annotations"), "no annotations at all", False, False),
-    "one image": (_only(1), "No problem was found", False, False),
+    "one image": (_only(1), "pictures that the annotation file does not name", False, False),
     "ids that are lists": (
         _each("annotations", image_id=[1], category_id=[1]),
         "images that are not in the file",

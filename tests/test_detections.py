@@ -197,7 +197,10 @@ def test_images_of_predict_are_found_by_their_last_folders(coco, tmp_path):
             lambda d: d["images"][0].update(width=64, height=96),
             "the 96 x 64 pixels that are annotated, .* 64 x 96",
         ),
-        (lambda d: d["images"][0].update(turned=True), "turned upright as its EXIF orientation says"),
+        (
+            lambda d: d["images"][0].update(width=64, height=96, turned=True),
+            "turned upright as its EXIF orientation says",
+        ),
         (lambda d: d["images"][0]["detections"][0].update(name="gnu"), "expected what `decodetr predict` writes"),
         (lambda d: d.update(vocabulary=3), "expected what `decodetr predict` writes"),
         (lambda d: d.pop("box_format"), "COCO's results format.* or detections.json of `decodetr predict`, got"),

@@ -10,7 +10,8 @@ from tiny_models import tiny_model
 
 from decodetr.processing import shipped
 from decodetr.processing.drawing import draw_detections
-from decodetr.processing.predict import find_images, load_detector, open_image, picture_paths, read_names
+from decodetr.processing.predict import find_images, load_detector, picture_paths, read_names
+from decodetr.utils.images import open_image
 
 NAMES = ["cat", "dog", "salt, pepper"]  # of tiny_detector_folder
 
@@ -114,7 +115,10 @@ def test_command(tiny_detector_folder, tmp_path, capsys):
     options = ["--output", str(output), "--threshold", "0", "--top-k", "5", "--batch-size", "2", "--device", "cpu"]
     assert main([*arguments, *options, "--names", 'dog,"salt, pepper"']) == 1  # one image is broken
     captured = capsys.readouterr()
-    assert "10 detections in 2 images, 1 unreadable" in captured.out and "broken.jpg cannot be read" in captured.err
+    assert (
+        "10 detections in 2 images, 1 unreadable" in captured.out
+        and "broken.jpg: expected a readable image" in captured.err
+    )
     report = json.loads((output / "detections.json").read_text(encoding="utf-8"))
     assert [entry["file"] for entry in report["failed"]] == [str(tmp_path / "a" / "broken.jpg")]
     assert report["vocabulary"]["names"] == ["dog", "salt, pepper"]

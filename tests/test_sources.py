@@ -171,16 +171,15 @@ def test_yolo_mistakes_in_the_file(tmp_path, config, message):
         read_yolo(folder / "data.yaml", "train")
 
 
-def test_yolo_mistakes_in_images(tmp_path):
+def test_yolo_mistakes_in_images(tmp_path, expected):
     folder = write_yolo(tmp_path / "yolo")
     image = folder / "images" / "train" / "a.png"
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture("a").save(image, exif=exif)
-    with pytest.raises(ValueError, match="its EXIF orientation turns it"):
-        read_yolo(folder / "data.yaml", "train")
+    picture("a").transpose(Image.Transpose.ROTATE_90).save(image, exif=exif)  # stored lying
+    assert_same(items(read_yolo(folder / "data.yaml", "train")), expected)
     image.write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="a.png: expected a readable picture"):
+    with pytest.raises(ValueError, match="a.png: expected a readable image"):
         read_yolo(folder / "data.yaml", "train")
     (folder / "data.yaml").write_text("names: [")
     with pytest.raises(ValueError, match="expected YAML"):

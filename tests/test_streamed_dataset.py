@@ -157,7 +157,7 @@ def _broken(case):
 
 MISTAKES = {
     "NaN": "expected finite boxes without negative size, got .*nan.* as x, y, w, h; is --box-format coco right",
-    "corrupt": "expected a readable image, got .*; replace",
+    "corrupt": "expected a readable image .*, got .*; replace",
     "no category": "expected a category for each of the 1 boxes, got 0",
     "category": "expected one of the 2 categories, got 7; correct the row, or give all names",
     "id": "expected an integer image_id, got None; correct it, or drop the column",

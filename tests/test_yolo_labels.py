@@ -138,7 +138,7 @@ def test_all_faults_are_told(tmp_path):
     coco = read_yolo(file, "train", findings)
     told = {finding.what: (finding.level, finding.count, finding.example.split(": ")[1]) for finding in findings}
     assert told == {
-        "images that cannot be read": ("error", 1, "expected a readable picture (AVIF, BMP, GIF, JPEG, JPEG2000, MPO, "
+        "images that cannot be read": ("error", 1, "expected a readable image (AVIF, BMP, GIF, JPEG, JPEG2000, MPO, "
         "PNG, PPM, TIFF, WEBP), got UnidentifiedImageError"),
         "classes that data.yaml does not have": ("error", 2, "line 2"),
         "rows that are no numbers": ("error", 1, "line 3"),

@@ -62,8 +62,9 @@ class EvaluationPictures:
         from matplotlib.colors import TABLEAU_COLORS
 
         from decodetr.processing.coco import read_annotated
+        from decodetr.processing.drawing import shrunk
 
-        image = read_annotated(entry)
+        image, scale = shrunk(read_annotated(entry), 2 * _CELL)
         rows = self.coco.annotations_by_image.arrays(entry["image_id"])
         boxes = rows["bbox"].copy()
         boxes[:, 2:] += boxes[:, :2]
@@ -76,9 +77,9 @@ class EvaluationPictures:
         order = order[:MOST]
         found = [names[i] for i in result["labels"][order].tolist()]
         colors = dict(zip(dict.fromkeys(annotated + found), itertools.cycle(TABLEAU_COLORS.values())))
-        yield _cell(image, boxes, annotated, None, colors, f"{entry['file_name']}: {len(annotated)} annotated")
+        yield _cell(image, boxes * scale, annotated, None, colors, f"{entry['file_name']}: {len(annotated)} annotated")
         scores = result["scores"][order].tolist()
-        yield _cell(image, result["boxes"][order].numpy(), found, scores, colors, text)
+        yield _cell(image, result["boxes"][order].numpy() * scale, found, scores, colors, text)
 
 
 def _cell(image, boxes, names, scores, colors, text):

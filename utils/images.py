@@ -10,6 +10,7 @@ import os
 import warnings
 
 from decodetr.utils.files import limit, regular_file
+from decodetr.utils.limits import MAX_PIXELS, MAX_PIXELS_VARIABLE
 
 # Pillow's name of a format, and the suffixes of its files.
 FORMATS = {
@@ -17,7 +18,7 @@ FORMATS = {
     "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"),
     "MPO": (".mpo",),
     "PNG": (".png", ".apng"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
@@ -25,10 +26,14 @@ FORMATS = {
     "WEBP": (".webp",),
 }
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-MAX_PIXELS = 89_478_485  # Pillow's own threshold: a quarter of a gigabyte as RGB
-MAX_PIXELS_VARIABLE = "DECODETR_MAX_IMAGE_PIXELS"
 MAX_BYTES = 1 << 30
-_TURNING = range(2, 9)  # EXIF orientations that move pixels
+BATCH_PIXELS = 1 << 26  # of pictures that are held at once
+# What is said of annotated pictures that EXIF turns.
+STORED_FRAME = "EXIF turns pictures whose boxes are of the pixels as stored: trained lying, but predict turns them"
+UNKNOWN_FRAME = "EXIF turns pictures whose boxes may be of the pixels as stored; taken as turned: store them turned"
+_ORIENTATION, _BITS_PER_SAMPLE, _WIDTH, _HEIGHT = 0x0112, 0x0102, 0x0100, 0x0101  # tags of EXIF and TIFF
+_BACK = {5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"}  # what undoes an orientation
+_QUARTER_TURNS = range(5, 9)  # EXIF orientations that swap width and height
 
 
 def is_image(path) -> bool:
@@ -36,32 +41,47 @@ def is_image(path) -> bool:
     return os.path.splitext(os.fspath(path))[1].lower() in IMAGE_SUFFIXES
 
 
-def open_image(source, upright=True, where=None):
-    """The picture of a file as 8-bit RGB.
+def open_image(source, where=None, size=None):
+    """The picture of a file as 8-bit RGB, turned as its EXIF orientation says.
 
     16-bit and float pictures are scaled to 8 bits by what their mode can hold: 0 to 65,535, or 0 to 1. Of several
     frames the first is taken; transparency is dropped.
 
     Args:
         source (`str`, `Path`, `bytes` or binary file).
-        upright (`bool`): turn the pixels as the EXIF orientation says. Annotated pictures are opened as stored.
         where (`str`, *optional*): the file's name for messages; default `source`.
+        size (`tuple`, *optional*): (width, height) that annotations of the picture declare, which can tell that they
+            are of the pixels as stored, so that they must not be turned; see [`annotated_frame`].
 
     Returns:
-        `PIL.Image.Image` of mode RGB.
+        `PIL.Image.Image` of mode RGB. Its `info` has "orientation" and "stored_size" if EXIF turns it, nothing else.
 
     Raises:
         FileNotFoundError: no such file. ValueError: no picture of a format of `FORMATS`, damaged, not a regular file,
             larger than the limits, or with values that have no meaning as a colour. The message names the file.
     """
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
+
+    from decodetr.processing.picture_modes import to_rgb
 
     where = source if where is None else where
     with _opened(source, where) as image:
         try:
-            return to_rgb(ImageOps.exif_transpose(image) if upright else image)
+            stored, orientation = _header(image)
+            image.load()
+            bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] if image.format == "TIFF" else 16
+            is_turned = orientation != 1 and _orientation(image) == 1  # Pillow turns TIFFs itself
+            upright = annotated_frame(stored, orientation, size)[0] == "upright"
+            if upright and not is_turned:
+                ImageOps.exif_transpose(image, in_place=True)
+            elif is_turned and not upright:
+                image = image.transpose(Image.Transpose[_BACK[orientation]])
+            rgb = to_rgb(image, 2**bits - 1 if bits in (10, 12, 14) else None)
         except Exception as error:  # Pillow's decoders raise a dozen types, SyntaxError and struct.error among them
             raise _unreadable(where, error) from error
+    rgb = rgb.copy() if rgb is image else rgb
+    rgb.info = {} if orientation == 1 else {"orientation": orientation, "stored_size": stored}
+    return rgb
 
 
 def image_header(source, where=None):
@@ -73,34 +93,81 @@ def image_header(source, where=None):
     where = source if where is None else where
     with _opened(source, where) as image:
         try:
-            orientation = image.getexif().get(0x0112, 1)
-        except Exception:  # damaged EXIF data say nothing about the picture
-            orientation = 1
-        return image.size, orientation if orientation in _TURNING else 1
+            return _header(image)
+        except Exception as error:  # as above
+            raise _unreadable(where, error) from error
 
 
-def to_rgb(image):
-    """A PIL image of any mode as 8-bit RGB, scaled by what its mode can hold.
+def _header(image):
+    """((width, height) as stored, EXIF orientation) of an opened picture."""
+    if image.format == "TIFF":  # whose size Pillow gives as turned
+        width, height, orientation = (image.tag_v2.get(tag) for tag in (_WIDTH, _HEIGHT, _ORIENTATION))
+        return (width, height), orientation if orientation in range(2, 9) else 1
+    if image.format == "PNG" and "exif" not in image.info:  # it may come after the pixels
+        image.load()
+    return image.size, _orientation(image)
 
-    Raises:
-        ValueError: values that are no colours: negative, above 65,535, or floats outside 0 to 1 and 0 to 255.
+
+def pixel_count(source):
+    """Width times height, from a picture's header; 0 for what cannot be opened, which opening it will say."""
+    try:
+        with _opened(source, source) as image:
+            return image.width * image.height
+    except (OSError, ValueError):
+        return 0
+
+
+def in_batches(items, batch_size, pixels):
+    """Yield lists of at most `batch_size` items whose pictures have at most BATCH_PIXELS together; larger ones alone.
+
+    Args:
+        items (sequence). batch_size (`int`).
+        pixels: function that gives the number of pixels of an item.
     """
-    from PIL import Image
+    batch, held = [], 0
+    for item in items:
+        count = pixels(item)
+        if batch and (len(batch) == batch_size or held + count > BATCH_PIXELS):
+            yield batch
+            batch, held = [], 0
+        batch, held = [*batch, item], held + count
+    if batch:
+        yield batch
 
-    if not (image.mode.startswith("I") or image.mode == "F"):
-        return image.convert("RGB")
-    import numpy as np
 
-    values = np.asarray(image).astype(np.float64)
-    low, high = (values.min(), values.max()) if values.size else (0, 0)
-    full = 65535 if image.mode != "F" else 1 if high <= 1 else 255
-    if not (np.isfinite(values).all() and low >= 0 and high <= full):
-        raise ValueError(
-            f"values from {low:g} to {high:g} in mode {image.mode} are no colours; expected 0 to 65,535, or floats "
-            "from 0 to 1 or 0 to 255: convert the picture to 8 bits"
-        )
-    grey = Image.fromarray((values * (255 / full)).round().astype(np.uint8))
-    return grey.convert("RGB")
+def upright_size(size, orientation):
+    """(width, height) of a picture as its EXIF orientation turns it."""
+    return tuple(size)[::-1] if orientation in _QUARTER_TURNS else tuple(size)
+
+
+def annotated_frame(size, orientation, declared=None):
+    """Which pixels annotations are of, where EXIF turns a picture.
+
+    The declared size decides where it can: if it is that of the pixels as stored and not of the picture as turned,
+    boxes are of the former. Where it cannot - a square, a half turn, a mirrored picture, no size at all - they are
+    taken to be of the picture as people see it: browsers, CVAT, Label Studio, labelme, OpenCV and `datasets` turn it.
+
+    Args:
+        size (`tuple`): (width, height) as stored. orientation (`int`): of EXIF, 1 to 8.
+        declared (`tuple`, *optional*): (width, height) of the annotations.
+
+    Returns:
+        ("upright" or "stored", whether the size, or that nothing is turned, decides it).
+    """
+    turned = upright_size(size, orientation)
+    if orientation == 1 or (turned != tuple(size) and declared is not None and tuple(declared) == turned):
+        return "upright", True
+    if turned != tuple(size) and declared is not None and tuple(declared) == tuple(size):
+        return "stored", True
+    return "upright", False
+
+
+def _orientation(image):
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF data, of a dozen types, say nothing about the picture
+        return 1
+    return found if found in range(2, 9) else 1
 
 
 def _opened(source, where):
@@ -111,25 +178,36 @@ def _opened(source, where):
         source = io.BytesIO(source)
     if isinstance(source, str | os.PathLike):
         source = regular_file(source, MAX_BYTES)
+    most = limit(MAX_PIXELS_VARIABLE, MAX_PIXELS)
+    if Image.MAX_IMAGE_PIXELS is not None and most > Image.MAX_IMAGE_PIXELS:  # the user's wish
+        Image.MAX_IMAGE_PIXELS = most
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
         try:
             Image.init()  # of the formats that Pillow was built with, AVIF may be missing
             image = Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+        except Image.DecompressionBombError as error:
+            raise _too_large(where, error, most) from error
         except Exception as error:
             raise _unreadable(where, error) from error
-    most = limit(MAX_PIXELS_VARIABLE, MAX_PIXELS)
+    if image.format == "JPEG2000":  # whose decoder takes 19 bytes a pixel, four times what others do
+        most = limit(MAX_PIXELS_VARIABLE, MAX_PIXELS // 2)
     if image.width * image.height > most:
+        size = f"{image.width} x {image.height} pixels"
         image.close()
-        raise ValueError(
-            f"{where}: {image.width} x {image.height} pixels, more than the {most:,} that are decoded at most; if you "
-            f"trust the picture, set the environment variable {MAX_PIXELS_VARIABLE}"
-        )
+        raise _too_large(where, size, most)
     return image
+
+
+def _too_large(where, size, most):
+    return ValueError(
+        f"{where}: {size}, more than the {most:,} pixels that are decoded at most; if you trust the picture, give "
+        f"--max-image-pixels or set the environment variable {MAX_PIXELS_VARIABLE}"
+    )
 
 
 def _unreadable(where, error):
     return ValueError(
-        f"{where}: expected a readable picture ({', '.join(FORMATS)}), got {type(error).__name__}: {error}; replace "
+        f"{where}: expected a readable image ({', '.join(FORMATS)}), got {type(error).__name__}: {error}; replace "
         "or remove the file"
     )

@@ -1,0 +1,113 @@
+"""Files of a data set that nothing uses: pictures without annotations, labels without a picture, and what is neither.
+
+A listing alone does not decide what there is: what it passes over is counted on both sides, and said.
+"""
+
+import os
+from pathlib import Path
+
+from decodetr.utils.images import is_image
+from decodetr.utils.paths import files_below
+
+# Files that lie about in every data set and are nobody's picture or label.
+_COMPANIONS = (".cache", ".csv", ".html", ".json", ".md", ".names", ".npy", ".pdf", ".txt", ".xml", ".yaml", ".yml")
+_LISTS = ("classes.txt", "labels.txt", "notes.txt", "predefined_classes.txt", "test.txt", "train.txt", "val.txt")
+NO_PICTURE = "files that are no pictures by their suffix: convert them or take them away"
+NO_LABELS = "pictures without a label file: background"
+NO_IMAGE = "label files of no picture"
+UNNAMED = "pictures that the annotation file does not name"
+
+
+def pictures_below(folder):
+    """(pictures, other files) of a folder and the folders in it, sorted `Path`s; links are followed. Hidden files and
+    the usual companions of data are left out."""
+    return sort_out(files_below(folder))
+
+
+def sort_out(files):
+    """(pictures, other files but for hidden ones and the usual companions of data), in their order."""
+    pictures, others = [], []
+    for path in files:
+        if is_image(path):
+            pictures.append(path)
+        elif _is_odd(path):
+            others.append(path)
+    return pictures, others
+
+
+def _is_odd(path):
+    """Whether a file that is no picture by its suffix may be meant as one."""
+    return not path.name.startswith((".", "README", "LICENSE", "Thumbs.db")) and (
+        path.suffix.lower() not in _COMPANIONS
+    )
+
+
+def unused_labels(pictures, label_file):
+    """
+    What is left over of a YOLO data set's labels and pictures.
+
+    Args:
+        pictures (list[Path]): of one part. label_file: function that gives the `Path` of a picture's label file.
+
+    Returns:
+        dict: NO_LABELS -> pictures without a label file; NO_IMAGE -> label files in the same folders that are of no
+        picture there, of whatever part.
+    """
+    labels = {picture: label_file(picture) for picture in pictures}
+    places = {}  # folder of labels: folders of its pictures
+    for picture, label in labels.items():
+        places.setdefault(label.parent, set()).add(picture.parent)
+    listings = {folder: _names(folder) for folder in places}
+    without = [picture for picture, label in labels.items() if label.name not in listings[label.parent]]
+    orphans = []
+    for folder, image_folders in places.items():
+        stems = {Path(name).stem for place in image_folders for name in _names(place) if is_image(name)}
+        stems |= {label.stem for label in labels.values() if label.parent == folder}  # of a list, from anywhere
+        rows = (name for name in sorted(listings[folder]) if name.lower().endswith(".txt"))
+        orphans += [
+            folder / name
+            for name in rows
+            if Path(name).stem not in stems and name not in _LISTS and not name.startswith(("README", "."))
+        ]
+    return {NO_LABELS: without, NO_IMAGE: orphans}
+
+
+def unnamed_pictures(image_folder, paths, whole):
+    """
+    What is left over of the folder of a COCO file's pictures.
+
+    Args:
+        image_folder (Path). paths (list[str]): of the pictures that the file names.
+        whole (bool): look through all of the image folder; else only where named pictures lie, as other parts of the
+            data set are in it too.
+
+    Returns:
+        dict: UNNAMED -> pictures; NO_PICTURE -> files with another suffix.
+    """
+    named = {os.path.normpath(path) for path in paths}
+    if whole:
+        files = files_below(image_folder, strict=False)
+    else:
+        folders = {os.path.dirname(path) for path in named}
+        files = [Path(folder, name) for folder in sorted(folders) for name in sorted(_names(folder))]
+    rest = [path for path in files if os.path.normpath(path) not in named]
+    return {UNNAMED: list(filter(is_image, rest)), NO_PICTURE: [p for p in rest if not is_image(p) and _is_odd(p)]}
+
+
+def _names(folder):
+    """Names of the files of a folder; none if there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if not entry.is_dir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def in_a_line(left_over, shown=3):
+    """What is left over as a text; empty where nothing is."""
+    parts = []
+    for what, paths in left_over.items():
+        if paths:
+            more = ", ..." if len(paths) > shown else ""
+            parts.append(f"{len(paths)} {what} ({', '.join(map(str, paths[:shown]))}{more})")
+    return "; ".join(parts)

@@ -1,0 +1,115 @@
+"""Files of a data set that nothing uses are counted on both sides, and said by validate, training and predict."""
+
+import json
+import shutil
+
+import pytest
+from broken_data import good, write
+from PIL import Image
+from test_sources import assert_same, expected, items, write_yolo  # noqa: F401 (a fixture)
+
+from decodetr.__main__ import main
+from decodetr.processing.predict import find_images
+from decodetr.processing.sources import load_annotations
+from decodetr.utils.paths import files_below
+
+
+def _validate(capsys, folder, status=0):
+    assert main(["validate", str(folder), "--names-split", "none"]) == status
+    return capsys.readouterr().out
+
+
+def test_labels_and_pictures_that_do_not_meet(tmp_path, capsys, caplog):
+    folder = write_yolo(tmp_path / "yolo")
+    (folder / "labels" / "train" / "01.txt").write_text("0 .5 .5 .1 .1")
+    (folder / "labels" / "train" / "classes.txt").write_text("cat")
+    (folder / "images" / "train" / "d.heic").write_bytes(b"?")
+    (folder / "images" / "train" / ".DS_Store").write_bytes(b"?")
+    printed = _validate(capsys, folder)
+    for row in (
+        "| warning | label files of no picture | 1 |",
+        "| warning | files that are no pictures by their suffix",
+    ):
+        assert row in printed
+    assert "d.heic" in printed and "01.txt" in printed and "classes.txt" not in printed and "DS_Store" not in printed
+    assert "| warning | pictures without a label file: background | 1 |" in printed and "c.png" in printed
+    caplog.clear()
+    load_annotations(folder, "train")
+    (record,) = [record for record in caplog.records if "01.txt" in record.message]
+    assert "1 label files of no picture" in record.message and "d.heic" in record.message
+
+
+def test_labels_of_other_parts_are_not_left_over(tmp_path):
+    folder = write_yolo(tmp_path / "yolo")
+    for part, names in (("train", "ac"), ("val", "b")):
+        (folder / f"{part}.txt").write_text("".join(f"images/train/{name}.png\n" for name in names))
+    (folder / "data.yaml").write_text(json.dumps({"names": ["a", "b"], "train": "train.txt", "val": "val.txt"}))
+    found = load_annotations(folder, "train").left_over
+    assert [[path.name for path in paths] for paths in found.values()] == [["c.png"], [], []]
+
+
+def test_labels_that_are_all_elsewhere_are_an_error(tmp_path, capsys):
+    folder = write_yolo(tmp_path / "yolo")
+    (folder / "labels").rename(folder / "annotations-txt")
+    with pytest.raises(ValueError, match=r"none of the 3 pictures has a label file; expected .*labels/train/a\.txt"):
+        load_annotations(folder, "train")
+    assert "none of the 3 pictures has a label file" in _validate(capsys, folder, 1)
+
+
+def test_labels_beside_pictures_below_a_folder_called_images(tmp_path):
+    folder = write_yolo(tmp_path / "images" / "mine")
+    (folder / "all").mkdir()
+    for file in [*folder.glob("images/train/*"), *folder.glob("labels/train/*")]:
+        file.rename(folder / "all" / file.name)
+    (folder / "data.yaml").write_text(json.dumps({"names": ["a", "b"], "train": "all"}))
+    assert len(load_annotations(folder, "train").annotations_by_image.column("id")) == 3
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "gif", "ppm", "jp2", "avif", "MPO", "webp"])
+def test_every_suffix_is_found_by_every_reader(tmp_path, suffix):
+    folder = write_yolo(tmp_path / "yolo")
+    kind = {"jfif": "JPEG", "jpe": "JPEG", "jp2": "JPEG2000", "MPO": "JPEG"}.get(suffix, suffix.upper())
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"Pillow was built without {kind}")
+    (folder / "images" / "train" / "a.png").unlink()
+    Image.new("RGB", (96, 64)).save(folder / "images" / "train" / f"a.{suffix}", kind)
+    coco = load_annotations(folder, "train")
+    assert len(coco) == 3 and len(coco.annotations_by_image.column("id")) == 3
+    assert folder / "images" / "train" / f"a.{suffix}" in find_images([folder / "images" / "train"])
+
+
+def test_pictures_that_a_coco_file_does_not_name(tmp_path, capsys, caplog):
+    folder = write(tmp_path / "data", good())
+    (folder / "train" / "deep").mkdir()
+    shutil.copy(folder / "train" / "1.png", folder / "train" / "deep" / "7.jfif")
+    (folder / "train" / "8.raw").write_bytes(b"?")
+    printed = _validate(capsys, folder)
+    assert "| warning | pictures that the annotation file does not name | 1 |" in printed and "7.jfif" in printed
+    assert "8.raw" in printed
+    load_annotations(folder, "train")
+    assert "1 pictures that the annotation file does not name" in caplog.text
+
+
+def test_links_are_followed_and_do_not_loop(tmp_path, expected):  # noqa: F811
+    folder = write_yolo(tmp_path / "yolo")
+    (folder / "images" / "train").rename(tmp_path / "elsewhere")
+    (folder / "images" / "train").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(folder / "images")
+    assert_same(items(load_annotations(folder, "train")), expected)
+    assert [path.name for path in files_below(folder / "images")] == ["a.png", "b.png", "c.png"]
+
+
+def test_predict_says_what_it_passes_over(tmp_path, caplog):
+    for name in ("a.png", "sub/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    for name in ("c.heic", "notes.txt", ".hidden"):
+        (tmp_path / name).write_text("?")
+    assert find_images([tmp_path]) == [tmp_path / "a.png"]
+    (record,) = caplog.records
+    assert "c.heic" in record.message and "1 sub-folders" in record.message and "notes.txt" not in record.message
+    assert find_images([tmp_path / "c.heic"]) == [tmp_path / "c.heic"]  # by name: it is tried
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no images.*\.avif.*passed over: 1 .*c\.heic.*sub"):
+        find_images([tmp_path])

@@ -1,0 +1,76 @@
+"""Paths that somebody else's files name, and what lies below a folder."""
+
+import os
+from pathlib import Path
+
+from decodetr.utils.limits import OUTSIDE_VARIABLE
+
+
+def inside(folders, path, where):
+    """Return a path that somebody else's file names, if it leads into one of the folders that the user gave.
+
+    What decides is how the path is written: absolute, or with `..`. Links inside of a folder are followed, as who put
+    them there could have put the files there.
+
+    Args:
+        folders (list of `str` or `Path`): a relative `path` begins in the first of them.
+        path (`str` or `Path`). where (`str`): the file and row that name it, for the message.
+
+    Returns:
+        `str`, without `..`.
+
+    Raises:
+        ValueError: it leads elsewhere, and [`allow_outside`] says no.
+    """
+    text = os.fspath(path)
+    if "\0" in text:
+        raise ValueError(f"{where}: expected a path, got {text!r}")
+    if not (os.path.isabs(text) or os.path.splitdrive(text)[0] or ".." in text):
+        return os.path.join(folders[0], text)
+    joined = os.path.normpath(os.path.join(folders[0], text))
+    if allow_outside() or any(_below(joined, folder) for folder in folders):
+        return joined
+    raise ValueError(
+        f"{where}: {text} leads out of {folders[0]}; if you trust this file, give --allow-outside or set the "
+        f"environment variable {OUTSIDE_VARIABLE}=1"
+    )
+
+
+def _below(path, folder):
+    for real in (os.path.abspath, os.path.realpath):
+        place, root = real(path), real(folder)
+        try:
+            if os.path.commonpath([place, root]) == root:
+                return True
+        except ValueError:  # on other drives
+            continue
+    return False
+
+
+def allow_outside() -> bool:
+    """Whether files of data sets may name pictures anywhere: the environment variable DECODETR_ALLOW_OUTSIDE is 1."""
+    return os.environ.get(OUTSIDE_VARIABLE, "").strip() == "1"
+
+
+def files_below(folder, strict=True):
+    """Return everything below a folder that is no folder, sorted by path: links are followed, no folder is entered
+    twice.
+
+    Args:
+        folder (`str` or `Path`). strict (`bool`): a folder that cannot be listed is an OSError, else passed over.
+    """
+
+    def fail(error):
+        if strict:
+            raise error
+
+    entered, found = set(), []
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=fail):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders.sort()
+        found += [Path(place, name) for name in files]
+    return sorted(found, key=lambda path: path.parts)
