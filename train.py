@@ -36,6 +36,7 @@ from decodetr.training.pictures import EvaluationPictures, write_sheet
 from decodetr.training.predictions import KeptPredictions
 from decodetr.training.sharding import check_sharded, keep_class_name, load_weights, total_norm
 from decodetr.training.streamed_training import StreamedTraining, check_streamed, collate_or_skip
+from decodetr.training.streams import freeze_other, stream_of
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ class DeCoDetrTrainer(Trainer):
         args = self.args
         if args.gradient_checkpointing or getattr(args, "activation_checkpointing", False):
             memory.check_checkpointing(model.detector)
-        _freeze(model, args.streams)
+        freeze_other(model, args.streams)
         if args.freeze_backbone:
             freeze_backbone(model.detector)
 
@@ -288,7 +289,7 @@ class DeCoDetrTrainer(Trainer):
                 parameters = [
                     p
                     for name, p in model.named_parameters()
-                    if p.requires_grad and _stream(name) == stream and (name in decayed) == decay
+                    if p.requires_grad and stream_of(name) == stream and (name in decayed) == decay
                 ]
                 if parameters:
                     group = {"params": parameters, "weight_decay": self.args.weight_decay if decay else 0.0}
@@ -303,7 +304,7 @@ class DeCoDetrTrainer(Trainer):
         if self._parameters is None:  # found once: the walk takes longer than parts of a step over cached features
             self._parameters = {False: [], True: []}
             for name, p in self.model.named_parameters():
-                self._parameters[_stream(name) == "semantic"].append(p)
+                self._parameters[stream_of(name) == "semantic"].append(p)
         norms = []
         for semantic, limit in ((False, self.args.max_grad_norm), (True, self.args.semantic_max_grad_norm)):
             parameters = [p for p in self._parameters[semantic] if p.grad is not None]
@@ -472,19 +473,6 @@ class DeCoDetrTrainer(Trainer):
         if self._predicted is not None:
             found, truth = self._predicted.in_order([image["image_id"] for image in dataset.coco.images])
         return EvalLoopOutput(predictions=found, label_ids=truth, metrics=metrics, num_samples=len(dataset))
-
-
-def _stream(parameter_name):
-    if not parameter_name.removeprefix("module.").startswith("detector."):
-        return "semantic"
-    return "backbone" if "backbone" in parameter_name else "detector"
-
-
-def _freeze(model, streams):
-    if streams == "semantic":
-        model.detector.requires_grad_(False)
-    if streams == "localization":
-        model.semantic_stream.requires_grad_(False)
 
 
 __all__ = ["DeCoDetrTrainer", "DeCoDetrTrainingArguments"]
