@@ -9,9 +9,11 @@ from torch.utils.data import Dataset
 from torchvision.ops import box_iou
 
 from decodetr.processing.coco import read_annotated
+from decodetr.processing.drawing import shrunk
 
 # What regions that may be objects are to the localization stream, and the key of the label that holds them.
 PSEUDO_BOXES = {"objects": "pseudo_boxes", "ignore": "ignore_boxes"}
+_LARGE = 4096  # pixels a side: larger images are reduced before augmentation, which copies them several times
 _ANNOTATED_IOU = 0.5  # a box that overlaps an annotated one this much is that object again
 
 
@@ -96,6 +98,8 @@ class TargetMaker:
             keep[unnamed] = keep["region_boxes"] & certain & apart_from(taken, boxes["region_boxes"])
         boxes, rows = _select(boxes, rows, keep)
         if self.augmentation is not None:
+            image, scale = shrunk(image, _LARGE)
+            boxes = {name: value * scale for name, value in boxes.items()} if scale < 1 else boxes
             image, boxes, keep = self.augmentation(image, boxes, epoch=epoch, image_id=image_id)
             _, rows = _select({}, rows, keep)
 

@@ -231,3 +231,19 @@ def test_broken_and_changed_images_are_named(folder):
     Image.new("RGB", (60, 31)).save(folder / "train/3.png")
     with pytest.raises(ValueError, match=r"3.png \(image id 3\).*50 x 50 as in .*got 60 x 31; boxes would be wrong"):
         dataset[2]
+
+
+def test_large_pictures_are_reduced_before_augmentation(folder, monkeypatch):
+    from decodetr.processing import detection_dataset
+
+    seen = []
+
+    def augmentation(image, boxes, epoch, image_id):
+        seen.append(image.size)
+        return image, boxes, {name: torch.ones(len(value), dtype=torch.bool) for name, value in boxes.items()}
+
+    whole = _dataset(folder, augmentation=augmentation)[0]
+    monkeypatch.setattr(detection_dataset, "_LARGE", 20)
+    reduced = _dataset(folder, augmentation=augmentation)[0]
+    assert max(seen[0]) > 20 and max(seen[1]) == 20
+    torch.testing.assert_close(reduced["labels"]["boxes"], whole["labels"]["boxes"], atol=0.03, rtol=0)
