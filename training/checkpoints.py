@@ -6,6 +6,7 @@ trainer_state.json last. A checkpoint is complete if the listed files have these
 read. One of the files, run.json, says which run it is of: a folder holds the checkpoints of one run alone.
 """
 
+import functools
 import logging
 import shutil
 from pathlib import Path
@@ -24,6 +25,12 @@ _REMEDY = (
     "CHECKPOINT starts from its weights), or here with --overwrite_output_dir true, which removes them."
 )
 logger = logging.getLogger(__name__)
+
+
+@functools.cache
+def _warn(text):
+    """Warn once: a run looks several times, before what takes long and when it trains."""
+    logger.warning(text)
 
 
 def clear(folder):
@@ -115,10 +122,10 @@ def _newest(output_dir, run):
     strange, skipped = None, []
     for folder in _checkpoints(output_dir):
         if (why := problem(folder)) is not None:
-            logger.warning("%s is left out: %s.", folder, why)
+            _warn(f"{folder} is left out: {why}.")
         elif run is None or (why := strangeness(folder, run)) is None:
             for other in skipped:
-                logger.warning("%s is left out: it is of another run.", other)
+                _warn(f"{other} is left out: it is of another run.")
             return folder, None
         else:
             strange = strange or f"{folder}:\n{why}"
@@ -183,11 +190,9 @@ def _check_beginning(output_dir, run):
                 "--resume_from_checkpoint last and the settings that they were made with."
             )
     if LENGTH in run and folders:
-        logger.warning(
-            "%s has checkpoints of this very run, the newest %s, which starts from the beginning now; "
-            "--resume_from_checkpoint auto goes on from them.",
-            output_dir,
-            folders[0].name,
+        _warn(
+            f"{output_dir} has checkpoints of this very run, the newest {folders[0].name}, which starts from the "
+            "beginning now; --resume_from_checkpoint auto goes on from them."
         )
 
 
