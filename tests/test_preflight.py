@@ -185,6 +185,7 @@ def test_a_mistyped_starting_point_is_told_at_once(refused, option, what):
         (["--gradient_checkpointing", "true"], "rt_detr_v2 has none in transformers"),
         (["--image-size", "65"], "needs a multiple of 32; give 64 or 96"),
         (["--backbone", "resnet18"], "--backbone needs --config"),
+        (["--val-share", "0.2", "--val-annotations", "VAL"], "--val-annotations none to hold training images back"),
         (["--val-share", "1.5"], "must lie between 0 and 1, got 1.5"),
         (["--set", "num_queries=60"], "its detector has: --set detector_config.num_queries=60"),
         (["--set", "detector_config.num_quries=60"], "did you mean 'num_queries'"),
@@ -194,7 +195,7 @@ def test_a_mistyped_starting_point_is_told_at_once(refused, option, what):
 def test_options_that_do_not_go_together_are_refused(world, refused, more, words):
     captions = world / "captions.json"
     captions.write_text("{}")
-    places = {"CAPTIONS": captions, "DATA": world / "data"}
+    places = {"CAPTIONS": captions, "DATA": world / "data", "VAL": world / "data/annotations/val.json"}
     assert words in refused(*(places.get(word, word) for word in more))
 
 

@@ -54,11 +54,6 @@ class TrainingData:
             check_regions(self.regions, whole, self.base)
         self.val = None
         if args.val_annotations != "none" and (args.val_annotations or has_part(args.data, "val")):
-            if args.val_share is not None:
-                raise ValueError(
-                    f"--val-share: {args.val_annotations or args.data} has validation images already; leave it out, "
-                    "or give --val-annotations none to hold training images back instead"
-                )
             self.val = load_annotations(args.data, "val", args.val_annotations, **form_of(args))
         elif args.val_share is not None:
             self.coco, self.val = self._split_off(whole, args.val_share)

@@ -33,6 +33,11 @@ def _data(facts):
     args = facts.args
     if args.val_share is not None and not 0 < args.val_share < 1:
         yield f"--val-share must lie between 0 and 1, got {args.val_share}"
+    elif args.val_share is not None and facts.has_validation:
+        yield (
+            f"--val-share: {args.val_annotations or args.data} has validation images already; leave it out, or give "
+            "--val-annotations none to hold training images back instead"
+        )
     if bool(args.replay_data) != bool(args.replay_regions):
         yield "--replay-data and --replay-regions go together: images, and what is known of them"
     for name, least in (("blur", 0), ("noise", 0), ("replay_images", 1), ("shuffle_buffer", 0), ("image_size", 1)):
@@ -145,8 +150,6 @@ def notes(facts):
         idle([name for name in _OF_THE_DETECTOR if name in facts.given - {"learning_rate"}], "--streams semantic")
     if training.freeze_backbone and "backbone_learning_rate" in facts.given:
         idle(["backbone_learning_rate"], "--freeze_backbone true")
-    if args.val_share and args.val_annotations:
-        idle(["val-share"], "--val-annotations")
     if args.image_labels and training.streams != "localization" and not facts.has_regions:
         idle(["image-labels"], "without regions there is nothing that they narrow")
     return found

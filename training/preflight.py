@@ -90,7 +90,8 @@ class Facts:
         given (set[str]): fields of DeCoDetrTrainingArguments that the command line or the recipe gives.
         novel (list[str]): names.
         setting (Setting or None): None where it cannot be.
-        validates (bool): there are validation data.
+        has_validation (bool): the data set has validation images, or annotations of some are given.
+        validates (bool): they are evaluated, or a share of the training images.
         has_regions (bool): the training images have regions, or get the model's own.
     """
 
@@ -103,7 +104,8 @@ class Facts:
         own = self.goes_on and not args.streaming and args.regions in (None, "self")
         self.has_regions = own or args.regions not in (None, "self", "none")
         self.looks_itself = own
-        self.validates = bool(args.val_share) or _has_validation(args)
+        self.has_validation = _has_validation(args)
+        self.validates = bool(args.val_share) or self.has_validation
 
     @property
     def setting(self):
@@ -226,7 +228,7 @@ def _check_names(facts, vocabulary, deployed):
     """Names of the validation data, as far as annotation files say them without being read: what seems to be missing
     is looked for in the validation data themselves, which are few."""
     args = facts.args
-    if not facts.validates or (args.val_share and not args.val_annotations):
+    if not facts.has_validation:
         return
     if not args.val_annotations or not args.train_annotations:
         if kind_of(args.data) != "coco":
