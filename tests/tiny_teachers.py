@@ -49,8 +49,9 @@ def _image_processor(side):
     return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
-def write_tiny_clip(folder, side=16, dim=8, seed=0):
-    """CLIPModel and CLIPProcessor: crops of side x side, embeddings of width dim. Returns the folder."""
+def write_tiny_clip(folder, side=16, dim=8, seed=0, length=12):
+    """CLIPModel and CLIPProcessor: crops of side x side, texts of at most `length` tokens, embeddings of width dim.
+    Returns the folder."""
     bpe = CLIPTokenizer()._tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe.train_from_iterator(
@@ -60,11 +61,11 @@ def write_tiny_clip(folder, side=16, dim=8, seed=0):
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=12)
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
     text = {
         **_TOWER,
         "vocab_size": len(tokenizer),
-        "max_position_embeddings": 12,
+        "max_position_embeddings": length,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
