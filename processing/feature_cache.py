@@ -15,6 +15,8 @@ from tqdm.auto import tqdm
 
 logger = logging.getLogger(__name__)
 
+_OF_SAMPLES = ("semantic_inputs", "region_grid", "region_pixels")  # fields of the config that decide what is sampled
+
 
 class FeatureCache(Dataset):
     """One item per image that has supervised queries: the dict of
@@ -32,8 +34,10 @@ class FeatureCache(Dataset):
 
     def check(self, model):
         """ValueError if the features are of another detector, of other names, or were taken in another way."""
-        made_by = _maker(model) if self.made_by else None
-        if wrong := [key for key in made_by or {} if made_by[key] != self.made_by[key]]:
+        made_by = _maker(model) if self.made_by else {}
+        if model.config.semantic_inputs == "query":  # reads no samples, however they were taken
+            made_by = {key: value for key, value in made_by.items() if key not in _OF_SAMPLES}
+        if wrong := [key for key, value in made_by.items() if value != self.made_by[key]]:
             raise ValueError(
                 f"cached features of another model: they differ in {', '.join(wrong)}; build the cache again "
                 "(FeatureCache.build), or give the data set itself with cache_features=True"
@@ -107,8 +111,7 @@ def _maker(model):
             name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         )
     names = hashlib.sha256(json.dumps(list(model.vocabulary.names)).encode())
-    settings = ("semantic_inputs", "region_grid", "region_pixels", "region_iou_threshold")
-    read = {name: getattr(model.config, name) for name in settings}
+    read = {name: getattr(model.config, name) for name in (*_OF_SAMPLES, "region_iou_threshold")}
     return {"detector": detector.hexdigest(), "names": names.hexdigest(), **read}
 
 

@@ -21,7 +21,7 @@ STAGES = quickstart.STAGES
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    write_tiny_clip(folder / "clip")
+    write_tiny_clip(folder / "clip", length=40)  # the names of the scenes are long in its few tokens
     write_tiny_llava(folder / "llava")
     tiny_model(embedding_dim=8).save_pretrained(folder / "detector")
     DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "detector")

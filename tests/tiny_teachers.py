@@ -49,9 +49,9 @@ def _image_processor(side):
     return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
-def write_tiny_clip(folder, side=16, dim=8, seed=0, length=40):
-    """CLIPModel and CLIPProcessor: crops of side x side, texts of `length` tokens, embeddings of width dim. Returns the
-    folder."""
+def write_tiny_clip(folder, side=16, dim=8, seed=0, length=12):
+    """CLIPModel and CLIPProcessor: crops of side x side, texts of at most `length` tokens, embeddings of width dim.
+    Returns the folder."""
     bpe = CLIPTokenizer()._tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe.train_from_iterator(
