@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
+from .embedding_artifact import table_digest
 from .prototype_pool import PrototypePool
 from .vocabulary import Vocabulary
 
@@ -135,6 +136,16 @@ def check_tables(model):
             "config.embedding_dim, num_coarse_prototypes, num_fine_prototypes and prototype_captions must describe "
             "the model's pool; they were changed by themselves. Use model.set_pool for another pool."
         )
+
+
+def table_digests(model, state_dict=None):
+    """Digests of the tables of a model, {name: SHA-256}, with tensors of `state_dict` where it has them."""
+    tensors, digests = state_dict or {}, {}
+    for name in ("prototype_pool", "vocabulary"):
+        table = getattr(model, name)
+        rows = {key: tensors.get(f"{name}.{key}", own) for key, own in table.named_buffers(recurse=False)}
+        digests[name] = table_digest(table.texts(), rows)
+    return digests
 
 
 def _some(words):

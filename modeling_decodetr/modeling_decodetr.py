@@ -32,13 +32,12 @@ from .detectors import (
     suppress_duplicates,
     watch_feature_maps,
 )
-from .embedding_artifact import table_digest
 from .file_commit import committed, reading
 from .ignored_queries import weighted_background
 from .labels import check_absent, check_indices, check_labels
 from .loss_decodetr import absent_names, alignment_loss, distillation_loss, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
-from .model_folder import check_loaded, check_requested, check_tables, damaged_file, old_weights
+from .model_folder import check_loaded, check_requested, check_tables, damaged_file, old_weights, table_digests
 from .output_decodetr import DeCoDetrObjectDetectionOutput
 from .precision import keep_boxes_in_float32
 from .prototype_pool import PrototypePool
@@ -424,12 +423,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             ValueError: the config's names or captions are not those of the tables.
         """
         check_tables(self)
-        tensors = {} if state_dict is None else state_dict
-        self.config.table_digests = {}
-        for name in ("prototype_pool", "vocabulary"):
-            table = getattr(self, name)
-            rows = {key: tensors.get(f"{name}.{key}", own) for key, own in table.named_buffers(recurse=False)}
-            self.config.table_digests[name] = table_digest(table.texts(), rows)
+        self.config.table_digests = table_digests(self, state_dict)
         if kwargs.get("distributed_checkpoint"):  # every process writes into this very folder
             return super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         if kwargs.get("push_to_hub"):
