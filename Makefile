@@ -10,8 +10,9 @@ BIN = $(VENV)/bin
 quickstart: $(VENV)/installed
 	$(BIN)/decodetr quickstart
 
+# One process a core, and one thread a process; the tests of a file stay together, because they share what it makes.
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: common-suite
 	$(BIN)/python -m pytest -m slow
