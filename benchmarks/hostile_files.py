@@ -170,6 +170,16 @@ def _vocabulary(file, content):
     return command
 
 
+def _pool(content):
+    def command(folder):
+        for stored in (HUB_CARDS / "scenes-pool").glob("pool.*"):
+            (folder / stored.name).write_bytes(stored.read_bytes())
+        _write(folder / "pool.json", content)
+        return ["pool", "inspect", folder, "--output", folder / "inspected"]
+
+    return command
+
+
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\n/Helvetica findfont\n%%EOF\n"
 NAMES = "train: images/train\nnames: [red solid circle]\n"
 
@@ -262,13 +272,7 @@ CASES = {
     ),
     "vocabulary: 100,000 brackets": _vocabulary("vocabulary.json", DEEP),
     "vocabulary: not safetensors": _vocabulary("vocabulary.safetensors", b"\xff" * 100),
-    "pool: 100,000 brackets": lambda f: [
-        "pool",
-        "inspect",
-        _write(f / "pool.json", DEEP).parent,
-        "--output",
-        f / "inspected",
-    ],
+    "pool: 100,000 brackets": _pool(DEEP),
     "eval: protocol of 100,000 brackets": _evaluate("--protocol", DEEP),
     "eval: detections of 100,000 brackets": _evaluate("--detections", DEEP),
     "eval: split of 100,000 brackets": _evaluate("--names-split", DEEP),

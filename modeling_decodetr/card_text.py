@@ -32,11 +32,12 @@ def markdown_text(text) -> str:
     return _MARKUP.sub(lambda found: "\\" + found[0], text)
 
 
-def markdown_table(header, rows, left=1) -> str:
+def markdown_table(header, rows, left=1, escape=True) -> str:
     """A table in Markdown, a line break at its end; the first `left` columns are set to the left, the others to the
-    right. Cells are anything that `str` takes, and are shown as text."""
+    right. Cells are anything that `str` takes, and are shown as text; for a terminal, from which a path is copied,
+    without escapes."""
     rule = ["---" if column < left else "---:" for column in range(len(header))]
-    lines = [[markdown_text(cell) for cell in line] for line in (header, *rows)]
+    lines = [[(markdown_text if escape else one_line)(cell) for cell in line] for line in (header, *rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:])) + "\n"
 
 

@@ -334,11 +334,12 @@ def _table(part, findings, statistics):
 
     blocks = [f"## {part}\n"]
     if statistics:
-        blocks.append(markdown_table(["", ""], [(key.replace("_", " "), text(v)) for key, v in statistics.items()], 2))
+        rows = [(key.replace("_", " "), text(value)) for key, value in statistics.items()]
+        blocks.append(markdown_table(["", ""], rows, 2, escape=False))
     order = sorted(findings, key=lambda finding: (finding.level != "error", -finding.count))
     rows = [(f.level, f.what, f.count, f.example, f.repair or "-") for f in order]
     header = ["", "problem", "times", "first", "repair"]
-    blocks.append(markdown_table(header, rows, len(header)) if rows else "No problem was found.\n")
+    blocks.append(markdown_table(header, rows, len(header), escape=False) if rows else "No problem was found.\n")
     return "\n".join(blocks) + "\n"
 
 
