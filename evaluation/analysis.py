@@ -65,7 +65,7 @@ class Analysis:
         order = np.argsort(-scores, kind="stable")
         right = np.cumsum(hit[order])
         f1 = 2 * right / (np.arange(1, len(order) + 1) + max(self.objects.sum(), 1))
-        return float(scores[order][f1.argmax()]) if len(order) else 1.0
+        return float(scores[order][f1.argmax()]) if hit.any() else 1.0
 
     def errors(self):
         """Kinds of errors: {kind: {"count": detections above the threshold (objects, if missed), "delta_AP50_<group>":

@@ -18,7 +18,7 @@ def markdown_report(report, with_names=False):
     """The report as Markdown: protocol, metrics with the headline first, kinds of errors; on request every name."""
     # What has no title is text.
     blocks = [markdown_table(header, rows, 1 + header.count("")) for header, rows in _tables(report)]
-    if "threshold" in report:
+    if report.get("threshold", 1) < 1:  # 1: nothing was found
         blocks.append(f"F1 is best at a score of {report['threshold']:.3f}: `decodetr predict --threshold`.\n")
     if with_names:
         blocks.append(markdown_table(*_names_table(report)))

@@ -6,6 +6,7 @@ nothing; after it, whoever reads or writes the folder next finishes the move. St
 travels to the Hub with the model.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ except ImportError:  # Windows: single files are still replaced whole; two proce
 
 STAGING, COMMITTED = ".decodetr-staging-", ".decodetr-commit"
 _MANIFEST = ".manifest.json"
+_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what was written is not on the disk
 
 
 @contextmanager
@@ -40,7 +42,7 @@ def committed(folder, remove=()):
     if any(part.startswith(STAGING) for part in folder.parts):
         yield folder  # inside another commit, which these files join; waiting for its lock would be for ever
         return
-    with ExitStack() as kept:
+    with ExitStack() as kept, _named_when_full(folder):
         with _locked(folder):
             _finish(folder)
             _sweep(folder)
@@ -49,6 +51,18 @@ def committed(folder, remove=()):
             kept.enter_context(_locked(staging))  # so that nobody sweeps it away
         yield staging
         _commit(folder, staging, remove)
+
+
+@contextmanager
+def _named_when_full(folder):
+    """Inside, the error of a full disk names the folder: a write that fails knows no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _LOST or error.filename is not None:
+            raise
+        text = f"{error.strerror}: nothing was written; make room, or write to another disk"
+        raise OSError(error.errno, text, str(folder)) from error
 
 
 @contextmanager
@@ -160,7 +174,8 @@ def _to_disk(path):
         return
     try:
         os.fsync(descriptor)
-    except OSError:  # nor have some file systems of anything
-        pass
+    except OSError as error:  # nor have some file systems of anything
+        if error.errno in _LOST:
+            raise
     finally:
         os.close(descriptor)

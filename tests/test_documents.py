@@ -56,7 +56,7 @@ CHAIN = "- &a0 [x]\n" + "".join(f"- &a{n + 1} [*a{n}]\n" for n in range(300))
         ("set: &a [*a]", "line 1: an alias refers to itself"),
         ("set: &a {b: *a}", "line 1: an alias refers to itself"),
         (BOMB, "line 6: more than 200,000 values once its aliases are unfolded"),
-        ("a: 1\nb: [1", "line 2: expected YAML, got: did not find expected ',' or ']'"),
+        ("a: 1\nb: [1", "line 3: expected YAML, got: did not find expected ',' or ']'"),
         ("a: 1\n\tb: 2", "line 2: expected YAML, got: found a tab character"),
         ("a: 1\nb: \x01", "line 2: expected YAML, got the character '.x01'"),
         ("a: 1\na: 2", "line 2: the key 'a' is there twice"),

@@ -1,5 +1,6 @@
 """Files of a folder change together or not at all; a reader first finishes what a killed writer had committed."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -47,6 +48,23 @@ def test_a_failure_before_the_end_changes_nothing(tmp_path):
     with pytest.raises(RuntimeError), committed(tmp_path) as staging:
         (staging / "a.txt").write_text("new")
         raise RuntimeError
+    assert _read(tmp_path) == ("old", "old")
+    assert _visible(tmp_path) == ["a.txt", "sub"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path, monkeypatch):
+    _write(tmp_path, "old")
+    full = "nothing was written; make room, or write to another disk"
+
+    def fails(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=f"{full}: '{tmp_path}'"), committed(tmp_path) as staging:
+        (staging / "a.txt").write_text("new")
+        fails()
+    monkeypatch.setattr(os, "fsync", fails)  # where the disk is of another machine, it is only known here
+    with pytest.raises(OSError, match=f"{full}: '{tmp_path}'"):
+        _write(tmp_path, "new")
     assert _read(tmp_path) == ("old", "old")
     assert _visible(tmp_path) == ["a.txt", "sub"]
 

@@ -66,7 +66,7 @@ def test_numbers_are_numbers(text, value):
     ("text", "message"),
     [
         ("a: 1\nb: {c: 1,\n  c: 2}", "file.yaml: line 3: the key 'c' is there twice"),
-        ("a: [", "file.yaml: line 1: expected YAML, got: expected the node content"),
+        ("a: [", "file.yaml: line 2: expected YAML, got: did not find expected node content"),
         ("a: !!python/object/apply:os.getcwd []", "line 1: the tag !!python/object"),
         ("- a", r"file.yaml: expected a mapping \(name: value\), got \['a'\]"),
     ],

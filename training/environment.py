@@ -1,6 +1,7 @@
 """Whether this machine has what the fields of DeCoDetrTrainingArguments ask for: packages, device, compiler, token."""
 
 import importlib.util
+import math
 import os
 import shutil
 from functools import partial
@@ -93,12 +94,14 @@ def _check_numbers(args):
         "eval_max_detections": 1,
         "save_total_limit": 1,
         "learning_rate": 0,
+        "semantic_learning_rate": 0,
+        "backbone_learning_rate": 0,
         "weight_decay": 0,
     }
     if str(getattr(args.save_strategy, "value", args.save_strategy)) == "steps":
         least["save_steps"] = 1e-9  # a share of all steps, below 1, or a number of steps
     for name, limit in least.items():
-        if (value := getattr(args, name)) is not None and value < limit:
+        if (value := getattr(args, name)) is not None and not limit <= value < math.inf:
             words = "above 0" if 0 < limit < 1 else f"at least {limit}"
             raise ValueError(f"--{name} must be {words}, got {value}")
     if args.seed >= 2**32:

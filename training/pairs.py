@@ -3,6 +3,8 @@
 `check_pairs` lists what cannot work, with the flag that mends it; `notes` what has no effect.
 """
 
+import math
+
 _OF_THE_SEMANTICS = ("semantic_learning_rate", "semantic_max_grad_norm", "align_weight_start", "align_weight_end")
 _OF_THE_DETECTOR = ("learning_rate", "backbone_learning_rate", "max_grad_norm", "freeze_backbone")
 
@@ -41,7 +43,7 @@ def _data(facts):
     if bool(args.replay_data) != bool(args.replay_regions):
         yield "--replay-data and --replay-regions go together: images, and what is known of them"
     for name, least in (("blur", 0), ("noise", 0), ("replay_images", 1), ("shuffle_buffer", 0), ("image_size", 1)):
-        if (value := getattr(args, name)) is not None and value < least:
+        if (value := getattr(args, name)) is not None and not least <= value < math.inf:
             yield f"--{name.replace('_', '-')} must be at least {least}, got {value}"
 
 

@@ -198,7 +198,7 @@ class _Loader(yaml.composer.Composer, CParser, yaml.constructor.SafeConstructor,
     """YAML with the values of JSON: floats as in YAML 1.2, dates are texts, no tags but `!!str`; keys are distinct
     texts or whole numbers.
 
-    LibYAML parses, which is ten times as fast as PyYAML's own parser; nodes are made here, so that they can be counted.
+    LibYAML parses, which is ten times as fast as PyYAML's own parser; nodes are made here, where they are counted.
     """
 
     def __init__(self, text):
