@@ -342,6 +342,13 @@ def _split_names(protocol):
     return {name for group in (protocol.base, protocol.novel) for name in (group or {}).values()}
 
 
+def _names_split(args, protocol):
+    """Where base and novel names come from, for the report."""
+    if protocol.name == "custom" and protocol.base is None and protocol.novel is None:
+        return "none"
+    return args.names_split or args.novel_names or (args.data if protocol.name == "custom" else protocol.name)
+
+
 def _source(args):
     """What `decodetr eval compare` reads the annotations from again."""
     here = args.data and os.path.exists(args.data)  # else a name of the Hub
@@ -366,9 +373,7 @@ def _facts(args, protocol, coco, evaluator, names):
         "annotations": evaluator.truth_count(),
         "evaluated_names": sum(evaluator.support[name] > 0 for name in evaluator.evaluated),
         "differs_from_published_set": "; ".join(protocol.differences(coco)) or ("no" if protocol.counts else "-"),
-        "names_split": args.names_split
-        or args.novel_names
-        or (args.data if protocol.name == "custom" else protocol.name),
+        "names_split": _names_split(args, protocol),
         "missing_names": ", ".join(evaluator.missing_names) or "none",
         "names_of_the_split_without_category": ", ".join(sorted(_split_names(protocol) - set(coco.names))) or "none",
         "federated": protocol.federated,

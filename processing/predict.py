@@ -253,7 +253,12 @@ def _embed_names(names, info, text_model):
     if not same_encoder(fresh.info, info):
         raise ValueError(f"{describe_encoder(fresh.info)} is not the vocabulary's {describe_encoder(info)}")
     some = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
-    logger.warning("%d names without a stored embedding were embedded by %s: %s", len(names), source, some)
+    what = (
+        "1 name without a stored embedding was"
+        if len(names) == 1
+        else f"{len(names)} names without a stored embedding were"
+    )
+    logger.warning("%s embedded by %s: %s", what, source, some)
     return fresh
 
 

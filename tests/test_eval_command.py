@@ -109,6 +109,20 @@ def split(tmp_path):
     return file
 
 
+def test_the_report_says_where_the_split_is_from(coco_file, tmp_path, tiny_detector_folder):
+    def names_split(*words):
+        folder = tmp_path / "out"
+        assert run("--model", tiny_detector_folder, "--output", folder, *words) == 0
+        return json.loads((folder / "report.json").read_text())["protocol"]["names_split"]
+
+    data = tmp_path / "data"
+    more = ["--data", data, "--annotations", coco_file]
+    assert names_split(*more) == names_split("--annotations", coco_file) == "none"
+    assert names_split("--annotations", coco_file, "--novel-names", "dog") == "dog"
+    (data / "names.json").write_text(json.dumps({"base": {"3": "cat"}, "novel": {"13": "dog"}}))
+    assert names_split(*more) == str(data) and names_split(*more, "--names-split", "none") == "none"
+
+
 def test_command(coco_file, split, tmp_path, capsys, tiny_detector_folder):
     words = ["--model", tiny_detector_folder, "--batch-size", "2"]
     assert run(*words, "--annotations", coco_file, "--names-split", split, "--output", tmp_path / "out") == 0

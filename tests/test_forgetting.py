@@ -71,6 +71,7 @@ def test_a_fine_tune_reports_both_ends(world, sure, tmp_path):  # noqa: F811
             assert report[end][f"AP50_{group}"] == pytest.approx(expected, abs=1e-3), (end, group)
     card = (tmp_path / "README.md").read_text()
     assert "## Before and after" in card and "| AP50, held-out names |" in card
+    assert "The starting point and the trained model; held-out names: " in card
 
 
 def test_a_run_that_starts_again_trains_the_same(world, sure, tmp_path):  # noqa: F811

@@ -54,7 +54,7 @@ def test_from_data_to_a_model_with_a_card(trained, form):
                  f"| annotated names | {', '.join(NAMES)} |", "## Made", "decodetr train --model"):  # fmt: skip
         assert text in card, text
     assert f"| AP50 | {metrics['eval_AP50']:.1f} |" in card
-    assert "no held-out names to measure" in card.replace("There were ", "")
+    assert "The starting point and the trained model.\n" in card and "There were no held-out names to measure" in card
 
 
 def test_the_python_of_the_card_runs_in_a_fresh_process(trained, tmp_path):

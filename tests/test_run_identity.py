@@ -142,6 +142,28 @@ def test_the_command_refuses_the_checkpoints_of_other_settings_and_says_when_no_
     assert sorted(folder.name for folder in output.glob("checkpoint-*")) == ["checkpoint-1"]
 
 
+def test_an_interrupted_run_says_what_goes_on_from_where(scenes, tmp_path, monkeypatch, capsys, caplog):  # noqa: F811
+    output = tmp_path / "run"
+    words = _command(scenes, output, "--save_steps", "1", "--val-annotations", "none", "--streams", "semantic")
+    step, stop_at = DeCoDetrTrainer.training_step, 0
+
+    def interrupted(self, *args, **kwargs):
+        if self.state.global_step == stop_at:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(DeCoDetrTrainer, "training_step", interrupted)
+    assert main([*words, "--max_steps", "4"]) == 130
+    assert f"Stopped after 0 steps; {output} has no complete checkpoint yet" in caplog.text
+    stop_at = 2
+    assert main([*words, "--max_steps", "4"]) == 130
+    said = "Stopped after 2 steps; the same command with --resume_from_checkpoint auto goes on from"
+    assert f"{said} {output / 'checkpoint-2'}" in caplog.text and "interrupted" in capsys.readouterr().err
+    stop_at = None
+    assert main([*words, "--max_steps", "4", "--resume_from_checkpoint", "auto"]) == 0
+    assert (output / "checkpoint-4").is_dir()
+
+
 def test_cached_features_of_another_detector_or_other_names_are_refused(scenes, tmp_path):  # noqa: F811
     trainer = _trainer(scenes, tmp_path, streams="semantic", cache_features=True)
     cache, args = trainer.train_dataset, trainer.args

@@ -93,7 +93,10 @@ def test_new_names_are_embedded_by_the_named_text_model(scenes, tmp_path, caplog
     words = ["predict", image, "--names", "red solid star,a crème brûlée,star", "--output", str(tmp_path)]
     assert main(words) == 0
     assert "were embedded by scenes-clip: 'a crème brûlée', 'star'" in caplog.text
+    assert "2 names without a stored embedding were" in caplog.text
     assert json.loads((tmp_path / "detections.json").read_text())["vocabulary"]["names"][1] == "a crème brûlée"
+    assert main(["predict", image, "--names", "red solid star,star", "--output", str(tmp_path / "one")]) == 0
+    assert "1 name without a stored embedding was embedded by scenes-clip: 'star'" in caplog.text
 
 
 def test_pipeline_runs_offline(scenes):

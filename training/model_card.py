@@ -97,12 +97,8 @@ def _measured(run, metrics):
 def _forgetting(report):
     if report is None:
         return []
-    lines = [
-        "",
-        "## Before and after",
-        f"The starting point and the trained model; held-out names: {markdown_text(report.data)}.",
-        "",
-    ]
+    held_out = f"; held-out names: {markdown_text(report.data)}" if report.has_held_out() else ""
+    lines = ["", "## Before and after", f"The starting point and the trained model{held_out}.", ""]
     lines.append(report.table())
     if not report.has_held_out():
         lines += [

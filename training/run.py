@@ -11,7 +11,7 @@ from decodetr.processing.predict import read_names
 from decodetr.processing.shipped import load_pool, load_vocabulary
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.train import DeCoDetrTrainer
-from decodetr.training.checkpoints import to_resume
+from decodetr.training.checkpoints import newest_complete, to_resume
 from decodetr.training.command import goes_on
 from decodetr.training.data import TrainingData
 from decodetr.training.forgetting import ForgettingReport
@@ -73,7 +73,11 @@ class TrainingRun:
         if self.forgetting:
             self.forgetting.before(partial(self._measure, "before"))
             transformers.set_seed(self.training.seed)  # a run that starts again has measured before
-        result = trainer.train()
+        try:
+            result = trainer.train()
+        except KeyboardInterrupt:
+            self._say_how_to_go_on()
+            raise
         trainer.save_model()
         trainer.save_state()
         trainer.log_metrics("train", result.metrics)
@@ -91,6 +95,16 @@ class TrainingRun:
             card = write_card(self, metrics, result.metrics)
             logger.warning("%s is the trained model; %s describes it", self.training.output_dir, card)
         return 0
+
+    def _say_how_to_go_on(self):
+        """One line of an interrupted run: which checkpoint there is, and what goes on from it."""
+        newest = newest_complete(self.training.output_dir)
+        if newest is None:
+            text = f"{self.training.output_dir} has no complete checkpoint yet: the same command begins anew"
+        else:
+            text = f"the same command with --resume_from_checkpoint auto goes on from {newest}"
+        if self.training.process_index == 0:
+            logger.warning("Stopped after %d steps; %s", self.trainer.state.global_step, text)
 
     # Tables and data
 
