@@ -28,7 +28,7 @@ from decodetr.processing.coco_mending import mend_files, mend_sizes
 from decodetr.processing.findings import FirstError
 from decodetr.processing.left_over import unnamed_pictures
 from decodetr.processing.written_paths import missing_files
-from decodetr.utils.documents import short
+from decodetr.utils.documents import no_collection, short
 from decodetr.utils.images import STORED_FRAME, UNKNOWN_FRAME, annotated_frame, open_image
 from decodetr.utils.paths import inside
 
@@ -166,7 +166,8 @@ class CocoAnnotations:
             ValueError: anything else; the message names the file and the row.
         """
         file, told = Path(annotation_file), FirstError()
-        coco = cls.from_document(file, read_document(file, told), image_folder, check_images, told)
+        with no_collection():
+            coco = cls.from_document(file, read_document(file, told), image_folder, check_images, told)
         told.warn(logger, file)
         return coco
 

@@ -102,8 +102,9 @@ def _without_root(categories, annotations, findings):
         if not name or root.get("supercategory") not in (None, "", "none", "None", "root"):
             continue
         others = categories[:row] + categories[row + 1 :]
-        used = any(entry.get("category_id") == root.get("id") for entry in annotations)
-        if not used and all(entry.get("supercategory") == name for entry in others):
+        if not all(entry.get("supercategory") == name for entry in others):
+            continue
+        if all(entry.get("category_id") != root.get("id") for entry in annotations):
             what = "categories that are no name of objects, but stand above all others and have no annotation"
             findings.add("warning", what, f"categories[{row}] (id {short(root.get('id'))}): {short(name)}", "left out")
             return others

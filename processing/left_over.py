@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from decodetr.utils.images import is_image
-from decodetr.utils.paths import files_below
+from decodetr.utils.paths import file_names, files_below
 
 # Files that lie about in every data set and are nobody's picture or label.
 _COMPANIONS = (".cache", ".csv", ".html", ".json", ".md", ".names", ".npy", ".pdf", ".txt", ".xml", ".yaml", ".yml")
@@ -21,7 +21,7 @@ UNNAMED = "pictures that the annotation file does not name"
 def pictures_below(folder):
     """(pictures, other files) of a folder and the folders in it, sorted `Path`s; links are followed. Hidden files and
     the usual companions of data are left out."""
-    return sort_out(files_below(folder))
+    return sort_out(map(Path, files_below(folder)))
 
 
 def sort_out(files):
@@ -57,11 +57,11 @@ def unused_labels(pictures, label_file):
     places = {}  # folder of labels: folders of its pictures
     for picture, label in labels.items():
         places.setdefault(label.parent, set()).add(picture.parent)
-    listings = {folder: _names(folder) for folder in places}
+    listings = {folder: file_names(folder) for folder in places}
     without = [picture for picture, label in labels.items() if label.name not in listings[label.parent]]
     orphans = []
     for folder, image_folders in places.items():
-        stems = {Path(name).stem for place in image_folders for name in _names(place) if is_image(name)}
+        stems = {Path(name).stem for place in image_folders for name in file_names(place) if is_image(name)}
         stems |= {label.stem for label in labels.values() if label.parent == folder}  # of a list, from anywhere
         rows = (name for name in sorted(listings[folder]) if name.lower().endswith(".txt"))
         orphans += [
@@ -89,18 +89,9 @@ def unnamed_pictures(image_folder, paths, whole):
         files = files_below(image_folder, strict=False)
     else:
         folders = {os.path.dirname(path) for path in named}
-        files = [Path(folder, name) for folder in sorted(folders) for name in sorted(_names(folder))]
-    rest = [path for path in files if os.path.normpath(path) not in named]
-    return {UNNAMED: list(filter(is_image, rest)), NO_PICTURE: [p for p in rest if not is_image(p) and _is_odd(p)]}
-
-
-def _names(folder):
-    """Names of the files of a folder; none if there is no such folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if not entry.is_dir()}
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
+        files = [os.path.join(folder, name) for folder in sorted(folders) for name in sorted(file_names(folder))]
+    pictures, others = sort_out(Path(path) for path in files if os.path.normpath(path) not in named)
+    return {UNNAMED: pictures, NO_PICTURE: others}
 
 
 def in_a_line(left_over, shown=3):

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from decodetr.utils.files import regular_file, replacing, write_json
+from decodetr.utils.files import committed, regular_file, write_json
 
 REPAIRED = "repaired.json"  # marks a folder that a repair wrote
 _SIGNATURES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"GI": ".gif", b"BM": ".bmp", b"II": ".tif"}
@@ -23,6 +23,7 @@ def write_repaired(folder, part, document, coco, source):
         source (str): what was repaired, for the mark.
     """
     folder = Path(folder)
+    write_json(folder / REPAIRED, {"repaired_from": str(source)})
     if coco.image_folder is None:
         document, images = _with_pictures(folder, part, document, coco), part
     else:
@@ -31,7 +32,6 @@ def write_repaired(folder, part, document, coco, source):
             images = part
         else:
             sys.stderr.write(f"no link to {images} could be made: read {folder} with --allow-outside\n")
-    write_json(folder / REPAIRED, {"repaired_from": str(source)})
     file = folder / "annotations" / f"{part}.json"
     entries = [{key: value for key, value in entry.items() if key != "size_declared"} for entry in document["images"]]
     document = {**document, "info": {**_info(document), "image_folder": images}, "images": entries}
@@ -61,12 +61,14 @@ def _with_pictures(folder, part, document, coco):
     from decodetr.processing.coco import stored_source
 
     path_of = {entry["image_id"]: entry["path"] for entry in coco.images}
-    images = []
-    for number, entry in enumerate(document["images"], start=1):
-        source = stored_source(path_of[entry["id"]])
-        content = source if isinstance(source, bytes) else regular_file(source).read_bytes()
-        name = f"{number:06d}{_SIGNATURES.get(content[:2], '.png')}"
-        with replacing(folder / part / name) as partial:
-            partial.write_bytes(content)
-        images.append({**entry, "file_name": name})
+    images, place = [], folder / part
+    if place.is_symlink():  # of another repair, to the pictures of somebody's data set
+        place.unlink()
+    with committed(place) as staging:
+        for number, entry in enumerate(document["images"], start=1):
+            source = stored_source(path_of[entry["id"]])
+            content = source if isinstance(source, bytes) else regular_file(source).read_bytes()
+            name = f"{number:06d}{_SIGNATURES.get(content[:2], '.png')}"
+            (staging / name).write_bytes(content)
+            images.append({**entry, "file_name": name})
     return {**document, "images": images}

@@ -11,7 +11,7 @@ from pathlib import Path
 from decodetr.processing.repair import REPAIRED, write_repaired
 from decodetr.processing.sources import DATA_HELP, add_form_arguments
 from decodetr.utils.documents import read_json
-from decodetr.utils.files import replacing, write_json
+from decodetr.utils.files import is_unused, replacing, write_json
 from decodetr.utils.outputs import apart
 
 PARTS = ("train", "val", "test")
@@ -87,11 +87,13 @@ def _check_outputs(args, source):
     repaired = Path(args.repair)
     apart("--repair", repaired, inputs)
     apart("--repair", repaired / "annotations", inputs)
-    if (repaired / "annotations").exists() and not (repaired / REPAIRED).is_file():
-        raise ValueError(
-            f"--repair {repaired}: it has annotations that no repair wrote, which would be replaced; give another "
-            "folder"
-        )
+    if (repaired / REPAIRED).is_file():
+        return
+    for place in (repaired / "annotations", *(repaired / part for part in PARTS)):
+        if place.exists() and not is_unused(place):
+            raise ValueError(
+                f"--repair {repaired}: no repair wrote {place}, which would be replaced; give another folder"
+            )
 
 
 def _vocabulary_names(name):

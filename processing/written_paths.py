@@ -9,6 +9,8 @@ import unicodedata
 from collections import Counter
 from urllib.parse import unquote
 
+from decodetr.utils.paths import file_names, files_below
+
 
 def find_written(folder, names):
     """
@@ -26,7 +28,8 @@ def find_written(folder, names):
     if not missing or not os.path.isdir(folder):
         return {}
     paths = {}
-    for path in _listing(folder):
+    for path in files_below(folder, strict=False):
+        path = os.path.relpath(path, folder)
         paths.setdefault(_key(path), []).append(path)
     found = {name: match for name in missing if (match := _match(name, paths)) is not None}
     own = unicodedata.normalize("NFC", os.path.basename(os.path.abspath(folder))).casefold()
@@ -44,23 +47,10 @@ def missing_files(folder, names):
     for name in names:
         place, file = os.path.split(os.path.join(folder, name))
         if place not in listings:
-            is_folder = "\0" not in place and os.path.isdir(place)
-            listings[place] = {entry.name for entry in os.scandir(place)} if is_folder else set()
+            listings[place] = file_names(place)
         if file not in listings[place]:
             missing.append(name)
     return missing
-
-
-def _listing(folder):
-    """Paths of all files under a folder, relative to it; links are followed, each folder once."""
-    seen = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        there = os.stat(root)
-        if (there.st_dev, there.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((there.st_dev, there.st_ino))
-        yield from (os.path.normpath(os.path.join(os.path.relpath(root, folder), name)) for name in files)
 
 
 def _key(path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from decodetr.__main__ import main
 from decodetr.utils import images
@@ -165,6 +165,34 @@ def test_every_orientation_is_obeyed_unless_the_annotated_size_says_otherwise(tm
         np.testing.assert_array_equal(as_stored, stored if orientation > 4 else upright)
     assert open_image(path).size == upright.shape[1::-1]
     assert image_header(path) == ((6, 4), orientation)
+
+
+def _late(path, kind, content):
+    """A PNG file with a chunk behind its pixels."""
+    file = _png(6, 4, b"".join(b"\0" + bytes(18) for _ in range(4)))
+    chunk = len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+    path.write_bytes(file[:-12] + chunk + file[-12:])
+
+
+def test_what_stands_behind_the_pixels_of_a_png_turns_it(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    text = b'XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta tiff:Orientation="6"/>'
+    for number, (kind, content) in enumerate([(b"eXIf", exif.tobytes()[6:]), (b"iTXt", text)]):
+        path = tmp_path / f"{number}.png"
+        _late(path, kind, content)
+        assert image_header(path) == ((6, 4), 6) and image_header(path.read_bytes()) == ((6, 4), 6)
+        assert open_image(path).size == (4, 6)
+
+
+def test_a_header_is_read_without_the_pixels(tmp_path, monkeypatch):
+    def load(image):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(Image.Image, "load", load)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    _late(tmp_path / "a.png", b"tEXt", b"date:create\x002026")
+    assert image_header(tmp_path / "a.png") == ((6, 4), 1)
 
 
 @pytest.mark.parametrize(

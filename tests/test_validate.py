@@ -204,10 +204,25 @@ def test_what_is_read_is_not_written_over(tmp_path, capsys, monkeypatch, words):
 def test_annotations_of_another_data_set_are_not_replaced(tmp_path, capsys):
     folder, other = make("zero area", tmp_path / "data"), write(tmp_path / "other", good())
     assert main(["validate", str(folder), "--repair", str(other)]) == 1
-    assert "annotations that no repair wrote" in capsys.readouterr().err
+    assert f"no repair wrote {other / 'annotations'}" in capsys.readouterr().err
     assert json.loads((other / "annotations" / "train.json").read_text()) == good()
     for _ in range(2):  # its own it replaces
         assert main(["validate", str(folder), "--repair", str(tmp_path / "repaired")]) == 0
+
+
+def test_pictures_of_another_data_set_are_not_replaced(tmp_path, capsys):
+    hub_dataset().save_to_disk(tmp_path / "saved")
+    mine, theirs = tmp_path / "mine" / "train", write(tmp_path / "theirs", good()) / "train"
+    for folder in (mine, theirs):
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix in ("jpg", "png"):
+            (folder / f"000001.{suffix}").write_bytes(b"old")
+    assert main(["validate", str(tmp_path / "saved"), "--repair", str(mine.parent)]) == 1
+    assert f"no repair wrote {mine}" in capsys.readouterr().err
+    for data in ("theirs", "saved"):  # the first one makes a link to its pictures
+        main(["validate", str(tmp_path / data), "--repair", str(tmp_path / "repaired")])
+    assert all(file.read_bytes() == b"old" for file in (*mine.iterdir(), *theirs.glob("000001.*")))
+    assert len(load_annotations(tmp_path / "repaired", "train").images) == len(hub_dataset())
 
 
 def test_all_faults_of_yolo_and_a_copy_without_them(tmp_path, capsys):

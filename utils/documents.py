@@ -4,8 +4,10 @@ Everything that a file can do to its reader is an error that names the file: no 
 encoding, a depth that no data have, aliases that unfold into more than a machine holds, keys that are there twice.
 """
 
+import gc
 import json
 import re
+from contextlib import contextmanager
 
 import yaml
 from yaml.cyaml import CParser
@@ -15,6 +17,7 @@ from decodetr.utils.files import regular_file
 TEXT_BYTES = 64 << 20  # of a list of names, a label file
 YAML_BYTES = 4 << 20  # data.yaml of 40,000 names has 1 MB
 _MAX_DEPTH = 100  # of lists in lists; a config has 6
+_NESTED = frozenset((dict, list))
 _DIGITS = 300  # of a number; beyond, no float holds it
 _YAML_NODES = 200_000  # of a YAML file once its aliases are unfolded; data.yaml of 10,000 names has 20,000
 _BYTE_ORDER_MARKS = ((b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"))
@@ -70,7 +73,8 @@ def read_json(file, shape=None, most=None, unique=False):
 def parse_json(text, where, shape=None, unique=False):
     """The value of a JSON text; as [`read_json`]."""
     try:
-        value = json.loads(text, parse_int=_whole, object_pairs_hook=_unique_keys if unique else None)
+        with no_collection():
+            value = json.loads(text, parse_int=_whole, object_pairs_hook=_unique_keys if unique else None)
     except RecursionError as error:
         raise ValueError(f"{where}: {_TOO_DEEP}") from error
     except json.JSONDecodeError as error:
@@ -80,6 +84,19 @@ def parse_json(text, where, shape=None, unique=False):
     if _is_deep(value):
         raise ValueError(f"{where}: {_TOO_DEEP}")
     return _shaped(value, shape, where)
+
+
+@contextmanager
+def no_collection():
+    """Inside, Python does not look for garbage: it would go through the millions of objects of annotations again and
+    again, which makes reading a third slower."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 _TOO_DEEP = f"nested more than {_MAX_DEPTH} deep; no data that belong here are"
@@ -101,8 +118,8 @@ def _unique_keys(pairs):
 def _is_deep(value):
     level = [[value]]
     for _ in range(_MAX_DEPTH + 1):
-        parts = (part for whole in level for part in (whole.values() if type(whole) is dict else whole))
-        level = [part for part in parts if type(part) is dict or type(part) is list]
+        wholes = (whole.values() if type(whole) is dict else whole for whole in level)
+        level = [part for whole in wholes for part in whole if type(part) in _NESTED]
         if not level:
             return False
     return True

@@ -33,6 +33,7 @@ STORED_FRAME = "EXIF turns pictures whose boxes are of the pixels as stored: tra
 UNKNOWN_FRAME = "EXIF turns pictures whose boxes may be of the pixels as stored; taken as turned: store them turned"
 _ORIENTATION, _BITS_PER_SAMPLE, _WIDTH, _HEIGHT = 0x0112, 0x0102, 0x0100, 0x0101  # tags of EXIF and TIFF
 _BACK = {5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"}  # what undoes an orientation
+_XMP, _PROFILE = b"XML:com.adobe.xmp", b"Raw profile type "  # texts in PNG files that hold an orientation
 _QUARTER_TURNS = range(5, 9)  # EXIF orientations that swap width and height
 
 
@@ -103,9 +104,25 @@ def _header(image):
     if image.format == "TIFF":  # whose size Pillow gives as turned
         width, height, orientation = (image.tag_v2.get(tag) for tag in (_WIDTH, _HEIGHT, _ORIENTATION))
         return (width, height), orientation if orientation in range(2, 9) else 1
-    if image.format == "PNG" and "exif" not in image.info:  # it may come after the pixels
+    if image.format == "PNG" and "exif" not in image.info and _says_more(image.fp):
         image.load()
     return image.size, _orientation(image)
+
+
+def _says_more(stream):
+    """Whether a PNG file has an orientation behind its pixels, which Pillow reads only when it has decoded them."""
+    place = stream.tell()
+    stream.seek(8)
+    pixels, more = False, False
+    while len(head := stream.read(8)) == 8 and not more:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        pixels = pixels or kind == b"IDAT"
+        start = stream.tell()
+        if pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            more = kind == b"eXIf" or stream.read(len(_XMP)).startswith((_XMP, _PROFILE))
+        stream.seek(start + length + 4)
+    stream.seek(place)
+    return more
 
 
 def pixel_count(source):
@@ -163,8 +180,11 @@ def annotated_frame(size, orientation, declared=None):
 
 
 def _orientation(image):
+    from PIL import Image
+
     try:
-        found = image.getexif().get(_ORIENTATION, 1)
+        # Not that of PNG files, which decodes them for what `_says_more` finds.
+        found = Image.Image.getexif(image).get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF data, of a dozen types, say nothing about the picture
         return 1
     return found if found in range(2, 9) else 1

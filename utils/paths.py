@@ -1,7 +1,6 @@
 """Paths that somebody else's files name, and what lies below a folder."""
 
 import os
-from pathlib import Path
 
 from decodetr.utils.limits import OUTSIDE_VARIABLE
 
@@ -52,9 +51,24 @@ def allow_outside() -> bool:
     return os.environ.get(OUTSIDE_VARIABLE, "").strip() == "1"
 
 
+def file_names(folder):
+    """Return the set of names in a folder that are no folders; empty if there is no such folder."""
+    if "\0" in os.fspath(folder) or not os.path.isdir(folder):
+        return set()
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if not _is_folder(entry)}
+
+
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def files_below(folder, strict=True):
-    """Return everything below a folder that is no folder, sorted by path: links are followed, no folder is entered
-    twice.
+    """Return everything below a folder that is no folder, as texts, sorted by path: links are followed, no folder is
+    entered twice.
 
     Args:
         folder (`str` or `Path`). strict (`bool`): a folder that cannot be listed is an OSError, else passed over.
@@ -65,12 +79,11 @@ def files_below(folder, strict=True):
             raise error
 
     entered, found = set(), []
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=fail):
+    for place, folders, files in os.walk(os.fspath(folder), followlinks=True, onerror=fail):
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in entered:
             folders.clear()
             continue
         entered.add((status.st_dev, status.st_ino))
-        folders.sort()
-        found += [Path(place, name) for name in files]
-    return sorted(found, key=lambda path: path.parts)
+        found += [os.path.join(place, name) for name in files]
+    return sorted(found, key=lambda path: path.split(os.sep))
