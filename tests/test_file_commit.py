@@ -262,6 +262,22 @@ def test_a_model_in_shards_leaves_nothing_of_a_whole_one_and_the_other_way_round
     assert [path.name for path in tmp_path.glob("model*.safetensors*")] == ["model.safetensors"]
 
 
+def test_an_interrupted_save_in_a_subfolder_is_finished_before_it_is_read(tmp_path, monkeypatch):
+    old, new = tiny_model(seed=1), tiny_model(seed=2)
+    old.save_pretrained(tmp_path / "sub")
+    with monkeypatch.context() as patched:
+        patched.setattr(file_commit.os, "replace", lambda old, new: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            new.save_pretrained(tmp_path / "sub")
+    loaded = DeCoDetrForObjectDetection.from_pretrained(tmp_path, subfolder="sub")
+    assert torch.equal(loaded.semantic_stream.predictor.weight, new.semantic_stream.predictor.weight)
+
+
+def test_processes_that_are_not_the_main_one_save_nothing(tmp_path):
+    tiny_model().save_pretrained(tmp_path, False)  # as the library's second argument
+    assert _visible(tmp_path) == []
+
+
 def test_the_auto_class_finishes_an_interrupted_save_before_it_reads_the_config(tmp_path, monkeypatch):
     from transformers import AutoModelForObjectDetection
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from decodetr.processing.feature_cache import FeatureCache
+from decodetr.processing.model_identity import without_place
 from decodetr.training import fields
 from decodetr.training.self_regions import OWN_REGIONS
 
@@ -80,7 +81,9 @@ def dataset_identity(dataset):
         found |= {"annotations": coco.digest(), "images": [len(coco.images), files]}
     if stream is not None:
         order = {"shuffle_buffer": dataset.shuffle_buffer, "seed": dataset.seed}
-        found |= {"stream": str(stream.name), "annotated names": stream.names and digest(stream.names), **order}
+        place, separator, split = str(stream.name).rpartition(" (")
+        name = f"{without_place(place)}{separator}{split}"
+        found |= {"stream": name, "annotated names": stream.names and digest(stream.names), **order}
     if dataset.regions is not None:
         own = dataset.regions.source == OWN_REGIONS  # of "start"; computed anew, they may differ in the last digits
         found["regions"] = OWN_REGIONS if own else dataset.regions.digest()
