@@ -28,10 +28,10 @@ from decodetr.training import checkpoints, fields, memory
 from decodetr.training.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
 from decodetr.training.backbone import freeze_backbone, keep_frozen
 from decodetr.training.callbacks import PoolMomentum, WeightAveraging
-from decodetr.training.effects import CAPTIONS_NEED
 from decodetr.training.epochs import set_epoch
 from decodetr.training.identity import run_identity, settings_identity
 from decodetr.training.metrics import check_evaluation
+from decodetr.training.pairs import CAPTIONS_NEED
 from decodetr.training.pictures import EvaluationPictures, write_sheet
 from decodetr.training.predictions import KeptPredictions
 from decodetr.training.sharding import check_sharded, keep_class_name, load_weights, total_norm

@@ -5,6 +5,7 @@ other fields describe the semantic stream (PAPER.md 1, 2 and 3). Where the paper
 the comment says so; where it gives none, the comment says what we chose and why.
 """
 
+from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -218,7 +219,7 @@ class DeCoDetrConfig(PreTrainedConfig):
         Raises:
             ValueError: the config of another kind of model.
         """
-        with reading(pretrained_model_name_or_path):
+        with reading(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")):
             fields, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         kind = fields.get("model_type", cls.model_type)
         if kind != cls.model_type:

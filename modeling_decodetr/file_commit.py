@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -35,9 +35,10 @@ def committed(folder, remove=()):
             that go in the same commit, unless they are written again.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written; the old files are all there.
+        OSError: the disk is full, the folder cannot be written, or one of the names is a folder or a device there; the
+            old files are all there.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()  # whoever writes may change the working directory
     folder.mkdir(parents=True, exist_ok=True)
     if any(part.startswith(STAGING) for part in folder.parts):
         yield folder  # inside another commit, which these files join; waiting for its lock would be for ever
@@ -94,6 +95,8 @@ def _commit(folder, staging, remove):
     files = sorted(str(file.relative_to(staging)) for file in staging.rglob("*") if file.is_file())
     if not files:  # another process of a distributed run writes
         return
+    for name in files:
+        _check_place(folder, name)
     remove = sorted(set(remove(set(files)) if callable(remove) else remove) - set(files))
     manifest = staging / _MANIFEST
     manifest.write_text(json.dumps({"files": files, "remove": remove}), encoding="utf-8")
@@ -106,6 +109,16 @@ def _commit(folder, staging, remove):
         os.rename(staging, folder / COMMITTED)
         _to_disk(folder)
         _finish(folder)
+
+
+def _check_place(folder, name):
+    """OSError where a new file cannot go: a commit that cannot be finished would hold off whoever opens the folder."""
+    place = folder / name
+    if place.exists() and not place.is_file():
+        raise OSError(f"{place}: expected a file or nothing, got a folder or a device; choose another name")
+    for above in list(place.parents)[: len(Path(name).parents) - 1]:
+        if above.exists() and not above.is_dir():
+            raise OSError(f"{above}: expected a folder or nothing, got a file; choose another name")
 
 
 def _finish(folder):
@@ -163,6 +176,8 @@ def _locked(folder, shared=False):
         yield
     finally:
         if descriptor is not None:
+            with suppress(OSError):  # by itself: a process forked meanwhile, as loaders are, has the descriptor too
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
 

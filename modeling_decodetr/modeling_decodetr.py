@@ -411,25 +411,24 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
     # Folders
 
-    def save_pretrained(self, save_directory, state_dict=None, **kwargs):
+    def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, **kwargs):
         """As the library's, but the folder has the old model or the new one, whole, whatever happens; the config ties
         names and captions to the tables by a digest.
 
-        Args:
-            save_directory (`str` or `Path`). state_dict (`dict`, *optional*): tensors instead of the model's own.
-            kwargs: of `PreTrainedModel.save_pretrained`.
+        Args: as of `PreTrainedModel.save_pretrained`.
 
         Raises:
             ValueError: the config's names or captions are not those of the tables.
         """
         check_tables(self)
         self.config.table_digests = table_digests(self, state_dict)
+        kwargs.update(is_main_process=is_main_process, state_dict=state_dict)
         if kwargs.get("distributed_checkpoint"):  # every process writes into this very folder
-            return super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+            return super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", Path(save_directory).name)
         with committed(save_directory, remove=lambda new: old_weights(save_directory, new)) as folder:
-            super().save_pretrained(folder, state_dict=state_dict, **kwargs)
+            super().save_pretrained(folder, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
@@ -450,7 +449,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             )
         with_info = kwargs.pop("output_loading_info", False)
         kwargs.update(output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True)
-        with reading(where), damaged_file(where):
+        with reading(Path(where, kwargs.get("subfolder") or "")), damaged_file(where):
             check_requested(cls.config_class, where, config, kwargs)
             model, info = super().from_pretrained(where, *args, config=config, **kwargs)
         check_loaded(model, info, where)

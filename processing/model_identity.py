@@ -45,13 +45,13 @@ def model_identity(name_or_path, revision=None):
 
 
 def folder_digest(folder):
-    """SHA-256 over the contents of the weights, configs and tables of a folder of a model, a pool or a vocabulary;
-    None where there is no folder, as of a Hub name."""
+    """SHA-256 over the contents of the weights, configs and tables of a folder of a model, a pool or a vocabulary, or
+    of one such file; None where there is neither, as of a Hub name."""
     folder = Path(folder)
-    if not folder.is_dir():
+    if not folder.exists():
         return None
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
+    for file in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
         if file.suffix == ".json":  # as a whole: indentation and order of keys do not matter
             content = read_json(file)
             digest.update(file.name.encode() + json.dumps(content, sort_keys=True).encode())

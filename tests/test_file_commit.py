@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -41,6 +42,48 @@ def test_all_files_change_and_others_stay(tmp_path):
     _write(tmp_path, "new")
     assert _read(tmp_path) == ("new", "new")
     assert _visible(tmp_path) == ["a.txt", "mine.txt", "sub"]
+
+
+def test_the_working_directory_may_change_while_files_are_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with committed("out") as staging:
+        (staging / "a.txt").write_text("a")
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+    assert _visible(tmp_path / "out") == ["a.txt"]
+
+
+@pytest.mark.parametrize("way", ["a folder", "a pipe", "a file above"])
+def test_a_file_that_has_no_place_is_refused_and_holds_nobody_off(tmp_path, way):
+    if way == "a folder":
+        (tmp_path / "a.txt").mkdir()
+    elif way == "a pipe":
+        os.mkfifo(tmp_path / "a.txt")
+    else:
+        (tmp_path / "sub").write_text("mine")
+    before = _visible(tmp_path)
+    with pytest.raises(OSError, match="expected a (file|folder) or nothing"):
+        _write(tmp_path, "new")
+    assert _visible(tmp_path) == before
+    with committed(tmp_path) as staging:
+        (staging / "c.txt").write_text("c")
+    assert _visible(tmp_path) == sorted([*before, "c.txt"])
+
+
+def test_a_process_forked_while_a_folder_is_read_does_not_hold_writers_off(tmp_path):
+    _write(tmp_path, "old")
+    with reading(tmp_path):
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))  # as a loader's lives on
+        worker.start()
+    try:
+        writer = threading.Thread(target=_write, args=(tmp_path, "new"))
+        writer.start()
+        writer.join(timeout=5)
+        assert not writer.is_alive()
+    finally:
+        worker.kill()
+        worker.join()
+    assert _read(tmp_path) == ("new", "new")
 
 
 def test_a_failure_before_the_end_changes_nothing(tmp_path):
@@ -235,6 +278,22 @@ def test_a_model_in_shards_leaves_nothing_of_a_whole_one_and_the_other_way_round
     assert torch.equal(loaded.semantic_stream.predictor.weight, second.semantic_stream.predictor.weight)
     first.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.glob("model*.safetensors*")] == ["model.safetensors"]
+
+
+def test_an_interrupted_save_in_a_subfolder_is_finished_before_it_is_read(tmp_path, monkeypatch):
+    old, new = tiny_model(seed=1), tiny_model(seed=2)
+    old.save_pretrained(tmp_path / "sub")
+    with monkeypatch.context() as patched:
+        patched.setattr(file_commit.os, "replace", lambda old, new: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            new.save_pretrained(tmp_path / "sub")
+    loaded = DeCoDetrForObjectDetection.from_pretrained(tmp_path, subfolder="sub")
+    assert torch.equal(loaded.semantic_stream.predictor.weight, new.semantic_stream.predictor.weight)
+
+
+def test_processes_that_are_not_the_main_one_save_nothing(tmp_path):
+    tiny_model().save_pretrained(tmp_path, False)  # as the library's second argument
+    assert _visible(tmp_path) == []
 
 
 def test_the_auto_class_finishes_an_interrupted_save_before_it_reads_the_config(tmp_path, monkeypatch):

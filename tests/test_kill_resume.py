@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from test_train import _command, scenes  # noqa: F401  (a fixture)
 
 from decodetr.__main__ import main
-from decodetr.training.checkpoints import MARK, mark, newest_complete, problem, to_resume
+from decodetr.training.checkpoints import MARK, mark, problem, to_resume
 from decodetr.training.epochs import set_epoch
 
 STEPS = 8
@@ -205,7 +205,7 @@ def test_the_newest_complete_checkpoint_is_found(tmp_path, caplog):
     (folders[12] / "model.safetensors").unlink()
     (folders[11] / "trainer_state.json").write_text('{"global_step": 1')
     (folders[10] / MARK).unlink()
-    assert newest_complete(tmp_path) == folders[9]
+    assert to_resume("last", tmp_path) == str(folders[9])
     for step, why in ((13, "4 bytes instead of 5"), (12, "model.safetensors is missing"), (11, "trainer_state.json")):
         assert f"checkpoint-{step} is left out" in caplog.text and why in caplog.text
     assert "save_only_model" in problem(folders[10]) and "checkpoint-2 " not in caplog.text

@@ -2,15 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from test_streamed_dataset import data_of, rows_of
+from test_streamed_dataset import streamed as streamed_dataset
 from test_train import _command, _parts, _trainer, scenes  # noqa: F401  (a fixture)
+from tiny_models import tiny_model
 
-from decodetr import DeCoDetrTrainer, DeCoDetrTrainingArguments
+from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainer, DeCoDetrTrainingArguments
 from decodetr.__main__ import main
 from decodetr.processing.feature_cache import FeatureCache
+from decodetr.processing.streamed_dataset import AnnotationStream
 from decodetr.training.checkpoints import RUN, mark, problem, to_resume
-from decodetr.training.identity import differences
+from decodetr.training.identity import _config, dataset_identity, differences
+from decodetr.training.starting_point import start_identity
 
 RUN_A = {"start": {"weights": "a"}, "settings": {"learning_rate": 1e-4, "seed": 1}, "length": {"max_steps": 6}}
 RUN_B = {**RUN_A, "settings": {"learning_rate": 5e-4, "seed": 1}}
@@ -92,6 +98,36 @@ def test_tables_are_compared_as_they_are_not_to_the_last_digit():
     close = {"model": {"pool": {"rows": 2, "embeddings": [1.0000001, 2.0, 3.0, 40.00001]}}}
     other = {"model": {"pool": {"rows": 2, "embeddings": [1.1, 2.0, 3.0, 40.0]}}}
     assert differences(run, close) == [] and len(differences(run, other)) == 1
+
+
+def test_a_saved_and_loaded_model_has_the_settings_of_the_one_before(tmp_path):
+    model = tiny_model()
+    settings = _config(model.config)
+    assert settings["nms_iou"] is None and settings["detector_config"]["backbone_config"]
+    model.save_pretrained(tmp_path)
+    for saved in (model, DeCoDetrForObjectDetection.from_pretrained(tmp_path)):
+        assert differences({"model": settings}, {"model": _config(saved.config)}) == []
+
+
+def test_a_run_is_the_same_where_its_backbone_or_its_stream_lies_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+
+    def started(backbone):
+        return start_identity(SimpleNamespace(model=None, detector=None, backbone=backbone))
+
+    def streamed(place):
+        stream = AnnotationStream(data_of(rows_of(1)).to_iterable_dataset(), f"{place} (train)")
+        return dataset_identity(streamed_dataset(stream))["stream"]
+
+    for backbone in ("here", "here/model.safetensors"):
+        assert started(backbone) == started(str(tmp_path / backbone)) != started("resnet50.tv_in1k")
+    before = started("here")
+    assert streamed("here") == streamed(tmp_path / "here") == "here (train)" != streamed("owner/here")
+    (tmp_path / "here" / "model.safetensors").write_bytes(b"others")
+    assert started("here") != before
+    assert started("resnet50.tv_in1k") == {"weights": "random", "backbone": "resnet50.tv_in1k"}
 
 
 def test_a_trainer_knows_data_names_pool_and_settings_of_its_run(scenes, tmp_path):  # noqa: F811

@@ -110,15 +110,9 @@ def _checkpoints(output_dir):
     return [folder for _, folder in sorted(found, reverse=True)]
 
 
-def newest_complete(output_dir, run=None):
-    """Folder (`Path`) of the newest complete checkpoint, or None; of the run `run` alone (of
-    `training.identity.run_identity`), if it is given. Newer ones that are broken, or another run's, are named in a
-    warning."""
-    return _newest(output_dir, run)[0]
-
-
 def _newest(output_dir, run):
-    """(folder or None, what tells the newest complete checkpoint from `run` where it is another run's, or None)."""
+    """(folder of the newest complete checkpoint or None, what tells one from `run` where all are another run's, or
+    None). Newer ones that are broken, or another run's, are named in a warning."""
     strange, skipped = None, []
     for folder in _checkpoints(output_dir):
         if (why := problem(folder)) is not None:

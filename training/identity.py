@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from decodetr.processing.feature_cache import FeatureCache
+from decodetr.processing.model_identity import without_place
 from decodetr.training import fields
 from decodetr.training.self_regions import OWN_REGIONS
 
@@ -20,8 +21,8 @@ _SHOWN = 120  # characters of a value in a message
 # Of the config: what is compared elsewhere, or says where something came from.
 _NOT_SETTINGS = frozenset(
     """
-    id2label label2id prototype_captions pool_info vocabulary_info training_info preprocessing architectures auto_map
-    transformers_version use_cache dtype torch_dtype name_or_path _name_or_path _commit_hash
+    id2label label2id prototype_captions pool_info vocabulary_info table_digests training_info preprocessing
+    architectures auto_map transformers_version use_cache dtype torch_dtype name_or_path _name_or_path _commit_hash
     """.split()
 )
 
@@ -80,7 +81,9 @@ def dataset_identity(dataset):
         found |= {"annotations": coco.digest(), "images": [len(coco.images), files]}
     if stream is not None:
         order = {"shuffle_buffer": dataset.shuffle_buffer, "seed": dataset.seed}
-        found |= {"stream": str(stream.name), "annotated names": stream.names and digest(stream.names), **order}
+        place, separator, split = str(stream.name).rpartition(" (")
+        name = f"{without_place(place)}{separator}{split}"
+        found |= {"stream": name, "annotated names": stream.names and digest(stream.names), **order}
     if dataset.regions is not None:
         own = dataset.regions.source == OWN_REGIONS  # of "start"; computed anew, they may differ in the last digits
         found["regions"] = OWN_REGIONS if own else dataset.regions.digest()
@@ -152,11 +155,14 @@ def _same(key, there, here):
 
 
 def _config(config):
-    stored = config.to_dict()
-    detector = stored.get("detector_config")
-    if isinstance(detector, dict):
-        stored["detector_config"] = {key: value for key, value in detector.items() if key not in _NOT_SETTINGS}
-    return {key: value for key, value in stored.items() if key not in _NOT_SETTINGS}
+    return _settings(config.to_dict())
+
+
+def _settings(stored):
+    """A config as a dict, those in it too, without what is no setting."""
+    if not isinstance(stored, dict):
+        return stored
+    return {key: _settings(value) for key, value in stored.items() if key not in _NOT_SETTINGS}
 
 
 def _weak_labels(weak):

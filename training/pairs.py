@@ -1,10 +1,14 @@
 """Options of `decodetr train` that are right one by one and wrong, or of no use, together.
 
-`check_pairs` lists what cannot work, with the flag that mends it; `notes` what has no effect.
+`check_pairs` lists what is refused, with the flag that mends it; `notes` what has no effect but does no harm, as in a
+recipe that serves several runs.
 """
 
 import math
 
+CAPTIONS_NEED = (
+    "captions move the pool, which stays as it is here; let it move (--set pool_update=stable), or leave captions out"
+)
 _OF_THE_SEMANTICS = ("semantic_learning_rate", "semantic_max_grad_norm", "align_weight_start", "align_weight_end")
 _OF_THE_DETECTOR = ("learning_rate", "backbone_learning_rate", "max_grad_norm", "freeze_backbone")
 
@@ -17,7 +21,7 @@ def check_pairs(facts):
     """
     problems = [*_start(facts), *_data(facts), *_setting(facts), *_regions(facts)]
     if facts.training is not None:
-        problems += [*_streams(facts), *_streaming(facts)]
+        problems += [*_streams(facts), *_streaming(facts), *_useless(facts)]
     if facts.config is not None:
         problems += [*_config(facts)]
     return problems
@@ -114,6 +118,34 @@ def _streaming(facts):
         yield "accelerator_config.dispatch_batches=True would give streamed images the labels of others; leave it out"
 
 
+def _useless(facts):
+    """Options that would do nothing beside the others."""
+    args, training = facts.args, facts.training
+    shifted = args.blur or args.noise
+    if args.shuffle_buffer is not None and not args.streaming:
+        yield "--shuffle-buffer is for --streaming: leave it out"
+    if shifted and args.no_augmentation:
+        yield "--blur and --noise are augmentations: leave out --no-augmentation"
+    elif shifted and training.cache_features and training.cache_views == 1:
+        yield "--blur and --noise change cached images but the first view: give --cache_views 2"
+    if args.replay_images is not None and not args.replay_data:
+        yield "--replay-images is a part of --replay-data"
+    if args.held_out_data and not facts.goes_on:
+        yield "--held-out-data shows what a --model forgets: leave it out"
+    if args.pseudo_box_score is not None and args.pseudo_boxes == "none":
+        yield (
+            "--pseudo-box-score says which regions are pseudo boxes, and --pseudo-boxes none has none: leave one out"
+        )
+    if training.streams == "localization":
+        given = {
+            "--captions": args.captions,
+            "--image-labels": args.image_labels,
+            "--exhaustive": args.exhaustive is not None,
+        }
+        for option in (option for option, value in given.items() if value):
+            yield f"{option} is for the semantic stream, not for --streams localization"
+
+
 def _config(facts):
     """What the starting point's config does not go with; --set has its word in it already."""
     from decodetr.modeling_decodetr.detectors import detector_family
@@ -122,6 +154,8 @@ def _config(facts):
     args, config, training = facts.args, facts.config, facts.training
     if not config.class_agnostic and args.pseudo_boxes == "objects":
         yield "--pseudo-boxes objects: only a class-agnostic detector learns what has no name; give ignore instead"
+    if args.captions and (config.pool_update == "frozen" or config.pool_use == "none"):  # nothing else reads them
+        yield f"--captions: pool_update={config.pool_update}, pool_use={config.pool_use}: {CAPTIONS_NEED}"
     kind = config.detector_config
     divisor = detector_family(kind).size_divisor(kind)
     if args.image_size and args.image_size > 0 and args.image_size % divisor:

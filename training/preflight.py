@@ -13,7 +13,6 @@ from decodetr.processing.names_ahead import names_ahead
 from decodetr.processing.shipped import expect, expect_file, load_pool, load_vocabulary
 from decodetr.processing.sources import coco_file, has_part, kind_of, load_annotations
 from decodetr.training.command import goes_on, names_split_file
-from decodetr.training.effects import check_captions, check_effects
 from decodetr.training.environment import check_environment
 from decodetr.training.metrics import check_metric, check_names, default_metric, needs_metric
 from decodetr.training.pairs import check_pairs, notes
@@ -62,9 +61,6 @@ def check(args):
     for problem in check_pairs(facts):
         findings.call(_refuse, problem)
     if training is not None:
-        findings.call(check_effects, args, training)
-        if config is not None:
-            findings.call(check_captions, config, args.captions)
         for environment in check_environment(training):
             findings.call(environment)
         findings.call(_check_metric, facts)

@@ -77,11 +77,11 @@ def _resize(config, processor, side):
 def start_identity(args):
     """What tells one starting point from another, as JSON: the contents of a saved model, a pretrained backbone, or
     random weights, which the seed and the config decide."""
-    from decodetr.processing.model_identity import model_identity
+    from decodetr.processing.model_identity import folder_digest, model_identity
     from decodetr.processing.shipped import resolve
 
     if not (args.model or args.detector):
-        return {"weights": "random", "backbone": args.backbone}
+        return {"weights": "random", "backbone": args.backbone and (folder_digest(args.backbone) or args.backbone)}
     try:
         found = model_identity(resolve(args.model or args.detector))
     except OSError:

@@ -1,5 +1,6 @@
 """Checks before the work: each in a moment, their findings together, nothing read in full."""
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -80,8 +81,14 @@ def require_room(folder, needed, what, remedy):
 
 
 def written(folder) -> int:
-    """Bytes that earlier runs have written into a folder, which a new one replaces or goes on with."""
-    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+    """Bytes that earlier runs have written into a folder, which a new one replaces or goes on with; files that another
+    process moves meanwhile may be left out."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total
 
 
 def in_units(count) -> str:
