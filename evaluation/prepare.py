@@ -4,7 +4,6 @@ What is written is a folder like any other of the project: annotations/train.jso
 val.json with the images that count, names.json with the split. Images stay where they are.
 """
 
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from decodetr.evaluation.protocols import Protocol
 from decodetr.processing.shipped import expect_file
 from decodetr.utils.files import claim, committed, output_folder, write_json
 from decodetr.utils.outputs import apart
+from decodetr.utils.paths import link_pictures
 from decodetr.utils.preflight import run_checks
 
 PREPARED = ("ov-coco", "ov-lvis")
@@ -70,7 +70,7 @@ def prepare(name, output, coco, annotations=None, any_counts=False):
         for part, kept in parts.items():
             source, target = folder / files[part], Path("annotations") / f"{part}.json"
             sys.stderr.write(f"{source} -> {output / target}\n")
-            images = os.path.abspath(image_folders.get(part, coco))
+            images = link_pictures(output, part, image_folders.get(part, coco))
             document = _filter(source, {ids[n] for n in kept["names"]}, kept["images"], protocol.images == "annotated")
             document["info"] = {**(document.get("info") or {}), "image_folder": images, "protocol": name, "part": part}
             write_json(staging / target, document, indent=None)

@@ -1,10 +1,10 @@
 """A repaired copy of annotations, as a COCO-format folder, whatever form they had."""
 
-import os
 import sys
 from pathlib import Path
 
 from decodetr.utils.files import committed, regular_file, write_json
+from decodetr.utils.paths import link_pictures
 
 REPAIRED = "repaired.json"  # marks a folder that a repair wrote
 _SIGNATURES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"GI": ".gif", b"BM": ".bmp", b"II": ".tif"}
@@ -27,28 +27,12 @@ def write_repaired(folder, part, document, coco, source):
     if coco.image_folder is None:
         document, images = _with_pictures(folder, part, document, coco), part
     else:
-        images = os.path.abspath(coco.image_folder)
-        if _link(folder / part, images):  # so that no path leads out of the folder
-            images = part
-        else:
-            sys.stderr.write(f"no link to {images} could be made: read {folder} with --allow-outside\n")
+        images = link_pictures(folder, part, coco.image_folder)
     file = folder / "annotations" / f"{part}.json"
     entries = [{key: value for key, value in entry.items() if key != "size_declared"} for entry in document["images"]]
     document = {**document, "info": {**_info(document), "image_folder": images}, "images": entries}
     write_json(file, document, indent=None)
     sys.stderr.write(f"wrote {file}, in COCO's form\n")
-
-
-def _link(place, target):
-    """Make a link, in place of another link. Returns whether it could be made: some systems do not let everyone."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if place.is_symlink():
-            place.unlink()
-        place.symlink_to(target, target_is_directory=True)
-    except (OSError, NotImplementedError):
-        return False
-    return True
 
 
 def _info(document):

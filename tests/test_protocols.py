@@ -1,6 +1,8 @@
 """Protocols as data, and the annotation files that `decodetr eval prepare` makes of the official ones."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -52,7 +54,9 @@ def test_ov_coco_is_made_of_the_official_files(coco, tmp_path, capsys):
     )
     assert [image["image_id"] for image in train.images] == [1, 4] and "airplane" not in train.names
     assert (len(val.images), len(val.names)) == (4836, 65) and "traffic light" not in val.names
-    assert str(val.image_folder) == str(coco / "val2017") and str(train.image_folder) == str(coco / "train2017")
+    # Links: no path of the prepared files leads out of their folder.
+    assert val.image_folder == tmp_path / "val" and val.image_folder.resolve() == coco / "val2017"
+    assert train.image_folder.resolve() == coco / "train2017"
     split = json.loads((tmp_path / "names.json").read_text())
     assert (split["base"], split["novel"]) == (OV_COCO.base, OV_COCO.novel)
     document = json.loads((tmp_path / "annotations" / "train.json").read_text())
@@ -92,11 +96,8 @@ def test_another_set_is_refused(coco, tmp_path, capsys):
     refused("4,736 images instead of 4,836")
     assert main([*words, "--any-counts"]) == 0
     assert "val: 4,736 images" in capsys.readouterr().out
-    for name in ("train.json", "val.json"):
-        (tmp_path / "o" / "annotations" / name).unlink()
-    (tmp_path / "o" / "annotations").rmdir()
-    (tmp_path / "o" / "names.json").unlink()
-    (tmp_path / "o").rmdir()
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["annotations", "names.json", "train", "val"]
+    shutil.rmtree(tmp_path / "o")
     for category in official["categories"]:
         category["id"] += 1000
     for row in official["annotations"]:
@@ -126,7 +127,9 @@ def test_ov_lvis(tmp_path):
     assert written["train"] == {"images": 1, "annotations": 1, "categories": 866}
     assert written["val"] == {"images": 19_809, "annotations": 2, "categories": 1203}
     train = CocoAnnotations.load(tmp_path / "out/annotations/train.json", check_images=False)
-    assert train.images[0]["path"] == str(tmp_path / "coco" / "val2017" / "000000000009.jpg")
+    picture = Path(train.images[0]["path"])
+    assert picture.resolve() == tmp_path / "coco" / "val2017" / "000000000009.jpg"
+    assert picture.is_relative_to(tmp_path / "out")  # by a link: no path of the prepared files leads out
     assert [[train.names[c] for c in categories] for categories in train.federation[9]] == [["n500"], ["n900"]]
     val = CocoAnnotations.load(tmp_path / "out/annotations/val.json", check_images=False)
     protocol = Protocol.load("ov-lvis")

@@ -1,6 +1,7 @@
 """Paths that somebody else's files name, and what lies below a folder."""
 
 import os
+import sys
 
 from decodetr.utils.limits import OUTSIDE_VARIABLE
 
@@ -49,6 +50,29 @@ def _below(path, folder):
 def allow_outside() -> bool:
     """Whether files of data sets may name pictures anywhere: the environment variable DECODETR_ALLOW_OUTSIDE is 1."""
     return os.environ.get(OUTSIDE_VARIABLE, "").strip() == "1"
+
+
+def link_pictures(folder, part, images) -> str:
+    """Make FOLDER/PART a link to a folder of pictures, so that no annotation in FOLDER names a path out of it.
+
+    Args:
+        folder (`str` or `Path`), part (`str`), images (`str` or `Path`): the folder of the pictures.
+
+    Returns:
+        What `info.image_folder` of the annotations has to be: `part`, or where no link could be made (something else
+        is there, or the system does not let everyone), the whole path, which is read with --allow-outside alone; a
+        message says so.
+    """
+    place, images = os.path.join(folder, part), os.path.abspath(images)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if os.path.islink(place):
+            os.unlink(place)
+        os.symlink(images, place, target_is_directory=True)
+    except (OSError, NotImplementedError):
+        sys.stderr.write(f"no link to {images} could be made: read {folder} with --allow-outside\n")
+        return images
+    return part
 
 
 def file_names(folder):
