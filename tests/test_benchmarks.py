@@ -152,6 +152,7 @@ def test_overhead_command(tmp_path, capsys):
     assert tiny["latency"]["ratio"]["runs"] == 2
 
 
+@pytest.mark.slow
 def test_train_step_command(tmp_path, capsys):
     import train_step
 
@@ -180,6 +181,7 @@ def test_train_step_command(tmp_path, capsys):
     assert stored["memory"] is None and stored["image_size"] == [64, 64] and stored["queries"] == 12
 
 
+@pytest.mark.slow
 def test_memory_of_the_modes(tmp_path):
     import train_step
 
@@ -279,6 +281,7 @@ def test_train_step_starts_from_a_trained_model(tmp_path):
         assert step_trainers.build(args).config.detector_config.num_queries == 300
 
 
+@pytest.mark.slow
 def test_pool_clustering_command(tmp_path, capsys):
     import pool_clustering
 
@@ -293,6 +296,7 @@ def test_pool_clustering_command(tmp_path, capsys):
     assert all(0 < found["peak_gb"] < 4 and found["pairs"] >= 700**2 / 12 for found in results.values())
 
 
+@pytest.mark.slow
 def test_evaluation_gives_the_same_ap_by_every_engine(tmp_path, capsys, monkeypatch):
     import evaluation
 

@@ -55,6 +55,7 @@ def test_runs_once_and_keeps_what_it_measured(built, tmp_path, capsys):
     assert "has runs of other settings" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_variants_may_be_added_and_a_trained_model_counts_as_a_run(built, tmp_path, capsys):
     """Every variant trains; the trained model is measured as it is."""
     more = ["--seeds", "0", "--splits", "val", "--trained", str(built / "detector"), "--variants"]

@@ -119,6 +119,7 @@ def _annotations(folder, novel):
     return file
 
 
+@pytest.mark.slow
 def test_novel_annotations_change_no_byte_of_the_real_chain(tmp_path):
     """Shipped teachers and detector: proposals, captions, pool and trained weights of both streams are the same,
     whatever the file says of novel objects."""
