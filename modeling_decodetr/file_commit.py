@@ -2,17 +2,20 @@
 
 The new files are written into a hidden folder beside the old ones. When all of them are on the disk, that folder is
 renamed: this is the commit. Then the files move to their places. A process that dies before the commit has changed
-nothing; after it, whoever reads or writes the folder next finishes the move. Standard library alone, because this file
-travels to the Hub with the model.
+nothing; after it, whoever reads or writes the folder next finishes the move. Standard library and safetensors alone,
+because this file travels to the Hub with the model.
 """
 
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 try:
     import fcntl
@@ -59,11 +62,13 @@ def _named_when_full(folder):
     """Inside, the error of a full disk names the folder: a write that fails knows no file."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _LOST or error.filename is not None:
+    except (OSError, SafetensorError) as error:
+        number = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, SafetensorError) else None
+        number = int(number[1]) if number else getattr(error, "errno", None)
+        if number not in _LOST or getattr(error, "filename", None) is not None:
             raise
-        text = f"{error.strerror}: nothing was written; make room, or write to another disk"
-        raise OSError(error.errno, text, str(folder)) from error
+        text = f"{os.strerror(number)}: nothing was written; make room, or write to another disk"
+        raise OSError(number, text, str(folder)) from error
 
 
 @contextmanager

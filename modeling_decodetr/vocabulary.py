@@ -217,4 +217,6 @@ def _checked_names(names) -> list[str]:
     for i, name in enumerate(names):
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"names must be non-empty strings, got {name!r} at position {i}.")
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise ValueError(f"names must be texts, got {name!r} at position {i}: was it written in UTF-8?")
     return names

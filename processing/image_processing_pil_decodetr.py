@@ -22,12 +22,23 @@ from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImage
 
 from .picture_modes import to_eight_bits, to_rgb
 
+_MAX_PIXELS = 1 << 26  # of a resized picture; as many as are read of one
+
 
 class DeCoDetrProcessingMixin:
     """Defaults, padding rule and post-processing of both backends; comes before the library's class in the bases."""
 
     do_normalize = True
     do_convert_rgb = True
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        sides = [side for side in dict(self.size or {}).values() if side is not None]
+        if self.do_resize and sides and not 0 < min(sides) <= max(sides) <= _MAX_PIXELS / min(sides):
+            raise ValueError(
+                f"the image processor's size: expected sides above 0 and at most {_MAX_PIXELS:,} pixels, got "
+                f"{dict(self.size)}; correct `size`, of preprocessor_config.json if it is a folder's"
+            )
 
     def process_image(self, image, do_convert_rgb=None, **kwargs):
         """One picture in the backend's form. What the library clips or misreads is scaled to 8 bits first, unless the

@@ -145,6 +145,7 @@ def load_detector(model, vocabulary=None, names=None, device="auto", text_model=
     from transformers import AutoConfig, AutoImageProcessor
 
     from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection  # also tells the Auto classes of it
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrProcessingMixin
 
     folder = resolve(model, "model")
     try:
@@ -157,6 +158,11 @@ def load_detector(model, vocabulary=None, names=None, device="auto", text_model=
                 )
             detector = DeCoDetrForObjectDetection.from_pretrained(folder)
             image_processor = AutoImageProcessor.from_pretrained(folder)
+            if not isinstance(image_processor, DeCoDetrProcessingMixin):
+                raise ValueError(
+                    f"{model}: preprocessor_config.json is of {type(image_processor).__name__}, expected a "
+                    "DeCoDetrImageProcessor; copy or download the file again"
+                )
     except OSError as error:
         raise cannot_load("model", model, error) from error
     chosen = detector.vocabulary

@@ -139,17 +139,23 @@ def _image_paths(file, config, part, findings):
             raise ValueError(f"{file}: {key}: expected the path of a folder or of a list, got {short(value)}")
     top, paths, others = file.parent, [], []
     for entry in entries:
-        place = Path(above, entry)
-        nearer = Path(above, entry.removeprefix("../"))  # as exported with a path that is one level too high
-        place = nearer if (top / nearer).exists() and not (top / place).exists() else place
+        nearer = entry.removeprefix("../")  # as exported with a path that is one level too high
+        places = [Path(above, entry), Path(above, nearer), Path(entry), Path(nearer)]
+        place = next((place for place in places if os.path.exists(top / place)), None)
+        if place is None:
+            raise FileNotFoundError(
+                f"{file}: {part}: no such folder or list of images: {os.path.normpath(top / places[1])}; correct "
+                f"{'`path` or ' if above else ''}{part!r}, or take it away"
+            )
+        if place not in places[:2]:
+            what, text = "`path` that leads to nothing", f"{file}: path: {above!r} has no {entry!r}"
+            findings.add("warning", what, text, f"{place}, beside data.yaml")
         place = Path(inside([top], place, f"{file}: {part}"))
         if place.is_dir():
             pictures, rest = pictures_below(place)
             paths, others = [*paths, *pictures], [*others, *rest]
-        elif place.exists():
-            paths += _listed(place, top, findings)
         else:
-            raise FileNotFoundError(f"{file}: {part}: no such folder or list of images: {place}")
+            paths += _listed(place, top, findings)
     return list(dict.fromkeys(paths)), others
 
 

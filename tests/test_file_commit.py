@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from tiny_models import tiny_model
 
 from decodetr import DeCoDetrForObjectDetection, PrototypePool, Vocabulary
@@ -105,6 +106,9 @@ def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=f"{full}: '{tmp_path}'"), committed(tmp_path) as staging:
         (staging / "a.txt").write_text("new")
         fails()
+    words = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(OSError, match=f"{full}: '{tmp_path}'"), committed(tmp_path):
+        raise SafetensorError(words)
     monkeypatch.setattr(os, "fsync", fails)  # where the disk is of another machine, it is only known here
     with pytest.raises(OSError, match=f"{full}: '{tmp_path}'"):
         _write(tmp_path, "new")

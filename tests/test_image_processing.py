@@ -212,3 +212,10 @@ def test_saved_folder_loads_by_registration(tmp_path, trust):
     assert (loaded.size.height, loaded.size.width) == (48, 32)
     pil = AutoImageProcessor.from_pretrained(tmp_path, backend="pil", trust_remote_code=trust)
     assert type(pil) is DeCoDetrImageProcessorPil
+
+
+@pytest.mark.parametrize("processor_class", PROCESSORS)
+@pytest.mark.parametrize("size", [{"height": 100_000, "width": 100_000}, {"height": -5, "width": 64}])
+def test_a_size_that_no_memory_holds_is_refused_when_the_processor_is_made(processor_class, size):
+    with pytest.raises(ValueError, match="size: expected sides above 0 and at most 67,108,864 pixels, got .*correct"):
+        processor_class(size=size)

@@ -1,12 +1,14 @@
 """The predict command and its parts: names, files, pictures, and what is written."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 from test_text_model import write_tiny_clip
 from tiny_models import tiny_model
+from transformers import CLIPImageProcessor
 
 from decodetr.processing import shipped
 from decodetr.processing.drawing import draw_detections
@@ -295,3 +297,11 @@ def test_a_model_without_lookup_has_no_explanations(tmp_path, capsys):
     arguments = ["predict", str(write_image(tmp_path / "a.png")), "--model", str(tmp_path / "model"), "--explain"]
     assert main([*arguments, "--output", str(tmp_path / "out"), "--device", "cpu"]) == 1
     assert "pool_use='background', which looks nothing up" in capsys.readouterr().err
+
+
+def test_an_image_processor_of_another_kind_is_refused(tiny_detector_folder, tmp_path):
+    folder = tmp_path / "mixed"
+    shutil.copytree(tiny_detector_folder, folder)
+    CLIPImageProcessor().save_pretrained(folder)
+    with pytest.raises(ValueError, match="preprocessor_config.json is of CLIPImageProcessor.*, expected a DeCoDetrIm"):
+        load_detector(folder, device="cpu")

@@ -125,6 +125,19 @@ def test_yolo(tmp_path, expected):
     # As Roboflow exports it: one level too high.
     (folder / "data.yaml").write_text(json.dumps({"names": NAMES, "train": "../images/train"}))
     assert len(read_yolo(folder / "data.yaml", "train")) == 3
+    # As exported without that part: what is missing is said, not that it lies elsewhere.
+    (folder / "data.yaml").write_text(json.dumps({"names": NAMES, "train": "../train/images"}))
+    with pytest.raises(FileNotFoundError, match=r"train: no such folder .*train/images; correct 'train', or take it"):
+        read_yolo(folder / "data.yaml", "train")
+
+
+@pytest.mark.parametrize("path", ["../datasets/shapes", "/home/somebody/shapes"])
+def test_a_path_of_another_machine_is_passed_over_with_a_word(tmp_path, path, caplog):
+    folder = write_yolo(tmp_path / "yolo")
+    (folder / "data.yaml").write_text(json.dumps({"names": NAMES, "path": path, "train": "images/train"}))
+    with caplog.at_level("WARNING"):
+        assert len(read_yolo(folder / "data.yaml", "train")) == 3
+    assert f"path: '{path}' has no 'images/train'" in caplog.text
 
 
 def test_yolo_polygons_become_boxes(tmp_path):

@@ -13,6 +13,14 @@ from tiny_models import tiny_config
 from decodetr import PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.semantic_stream import SemanticStream
 
+
+def test_a_name_that_is_no_text_is_refused_before_it_is_embedded():
+    with pytest.raises(
+        ValueError, match=r"names must be texts, got 'caf.udce9' at position 1: was it written in UTF-8"
+    ):
+        Vocabulary(["cat", "caf\udce9"], torch.eye(2))
+
+
 STRANGE = [
     "cat",
     "salt, pepper",
