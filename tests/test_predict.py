@@ -295,3 +295,20 @@ def test_a_model_without_lookup_has_no_explanations(tmp_path, capsys):
     arguments = ["predict", str(write_image(tmp_path / "a.png")), "--model", str(tmp_path / "model"), "--explain"]
     assert main([*arguments, "--output", str(tmp_path / "out"), "--device", "cpu"]) == 1
     assert "pool_use='background', which looks nothing up" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "seen, said",
+    [
+        ({"detector": ["cat", "ball", "dog"]}, "boxes of 2 names, after boxes of 2 other names: ball, tent."),
+        ({"detector": "unknown"}, "boxes of 2 names: ball, tent."),
+        (None, "boxes of 2 names: ball, tent."),
+    ],
+)
+def test_a_fine_tuned_model_says_that_it_had_boxes_of_other_names_before(seen, said):
+    from types import SimpleNamespace
+
+    from decodetr.processing.predict_run import _learned
+
+    info = {"annotated_names": ["ball", "tent"], "seen": seen}
+    assert _learned(SimpleNamespace(config=SimpleNamespace(training_info=info))).endswith(said)
