@@ -172,7 +172,10 @@ def _learned(model):
     if not names:
         return "The model does not say what it was trained on."
     some = ", ".join(map(one_line, names[:5])) + (", ..." if len(names) > 5 else "")
-    return f"The model was trained on boxes of {len(names)} names: {some}."
+    earlier = (info.get("seen") or {}).get("detector")  # of a fine-tune; a list, or "unknown"
+    others = len(set(earlier) - set(names)) if isinstance(earlier, list) else 0
+    before = f", after boxes of {others} other names" if others else ""
+    return f"The model was trained on boxes of {len(names)} names{before}: {some}."
 
 
 def _rows(result):

@@ -305,3 +305,20 @@ def test_an_image_processor_of_another_kind_is_refused(tiny_detector_folder, tmp
     CLIPImageProcessor().save_pretrained(folder)
     with pytest.raises(ValueError, match="preprocessor_config.json is of CLIPImageProcessor.*, expected a DeCoDetrIm"):
         load_detector(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "seen, said",
+    [
+        ({"detector": ["cat", "ball", "dog"]}, "boxes of 2 names, after boxes of 2 other names: ball, tent."),
+        ({"detector": "unknown"}, "boxes of 2 names: ball, tent."),
+        (None, "boxes of 2 names: ball, tent."),
+    ],
+)
+def test_a_fine_tuned_model_says_that_it_had_boxes_of_other_names_before(seen, said):
+    from types import SimpleNamespace
+
+    from decodetr.processing.predict_run import _learned
+
+    info = {"annotated_names": ["ball", "tent"], "seen": seen}
+    assert _learned(SimpleNamespace(config=SimpleNamespace(training_info=info))).endswith(said)
