@@ -137,6 +137,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         output_prototype_weights: bool = False,
         localization_only: bool = False,
         losses_only: bool = False,
+        tables: Tables | None = None,
         **kwargs,
     ) -> DeCoDetrObjectDetectionOutput:
         r"""
@@ -157,6 +158,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
                 detector's losses, with `loss` = loss_det.
             losses_only (`bool`): with `labels`: run the semantic stream over the supervised queries alone, which is
                 all that its losses need; names, embeddings and prototype weights are None.
+            tables ([`Tables`], *optional*): of [`tables`], for who must know which names are scored; default: new ones.
 
         Returns:
             [`DeCoDetrObjectDetectionOutput`].
@@ -169,11 +171,10 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             raise ValueError("give exactly one of pixel_values and semantic_features.")
         if losses_only and labels is None and semantic_features is None:
             raise ValueError("losses_only=True needs labels.")
-        tables = self._tables()
+        tables = self.tables() if tables is None else tables
         if semantic_features is not None:
-            check_indices(
-                [semantic_features["names"]], len(tables.vocabulary), "semantic_features['names']", lowest=-1
-            )
+            known, what = len(tables.vocabulary), "semantic_features['names']"
+            check_indices([semantic_features["names"]], known, what, lowest=-1)
             inputs = self.semantic_stream.gather_cached(semantic_features)
             losses = self._semantic_losses(inputs, semantic_features, tables)
             return DeCoDetrObjectDetectionOutput(loss=self._total(losses), loss_dict=losses)
@@ -386,8 +387,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             self.config.label2id = {name: i for i, name in reversed(list(enumerate(names)))}
             self.config.vocabulary_info = dict(vocabulary.info) or None
 
-    def _tables(self) -> Tables:
-        """The tables that a call uses from its beginning to its end."""
+    def tables(self) -> Tables:
+        """Return the tables that a call uses from its beginning to its end."""
         if torch.compiler.is_compiling():  # a lock cannot be compiled
             return Tables(self.prototype_pool, self.vocabulary, self.semantic_stream.background)
         with _SWAPPING:

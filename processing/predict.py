@@ -289,25 +289,23 @@ def detect(model, image_processor, images, threshold=0.3, top_k=100, explain=0):
     images = [to_rgb(image) for image in images]
     inputs = image_processor(images=images, return_tensors="pt").to(model.device)
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    vocabulary = None
-    while model.vocabulary is not vocabulary:  # again, if another thread swapped the names meanwhile
-        vocabulary = model.vocabulary
-        with torch.inference_mode():
-            outputs = model(**inputs, output_prototype_weights=explain > 0)
+    tables = model.tables()  # another thread may swap the names meanwhile
+    with torch.inference_mode():
+        outputs = model(**inputs, output_prototype_weights=explain > 0, tables=tables)
     sizes = [(image.height, image.width) for image in images]
     results = image_processor.post_process_object_detection(
         outputs, threshold=threshold, target_sizes=sizes, top_k=top_k
     )
     found = [
         {
-            "names": [vocabulary.names[label] for label in result["labels"].tolist()],
+            "names": [tables.vocabulary.names[label] for label in result["labels"].tolist()],
             "scores": result["scores"].tolist(),
             "boxes": result["boxes"].tolist(),
         }
         for result in results
     ]
     if explain:
-        explained = explain_detections(outputs, model.prototype_pool, threshold, top_k, explain)
+        explained = explain_detections(outputs, tables.pool, threshold, top_k, explain)
         found = [{**result, **explanation} for result, explanation in zip(found, explained)]
     return found
 
