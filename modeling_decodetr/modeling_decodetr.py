@@ -158,7 +158,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
                 detector's losses, with `loss` = loss_det.
             losses_only (`bool`): with `labels`: run the semantic stream over the supervised queries alone, which is
                 all that its losses need; names, embeddings and prototype weights are None.
-            tables ([`Tables`], *optional*): of [`tables`], for who must know which names are scored; default: new ones.
+            tables ([`Tables`], *optional*): of [`tables`], for who must know what is scored; default: taken now.
 
         Returns:
             [`DeCoDetrObjectDetectionOutput`].
