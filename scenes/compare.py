@@ -231,6 +231,16 @@ def _cell(values):
     return f"{statistics.fmean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
+def _in_a_line(name, seed, measured):
+    """What a run reached with all names in the vocabulary; the tables have the rest."""
+    keys = {"novel": "AP50_novel, all", "base": "AP50_base, all", "all": "AP50, all"}
+    splits = (
+        f"{split} AP50 " + ", ".join(f"{word} {found[key]:.1f}" for word, key in keys.items())
+        for split, found in measured.items()
+    )
+    return f"{name}, seed {seed}: " + "; ".join(splits)
+
+
 def _say(text):
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
@@ -331,7 +341,7 @@ def _run(args):
         else:
             model = comparison.train(*compared[name], seed)
         results.add("runs", name, {str(seed): (measured := comparison.measure(model))})
-        _say(f"{name}, seed {seed}: {measured}")
+        _say(_in_a_line(name, seed, measured))
     page = tables(results.content)
     write_text(output / "table.md", page)
     _say(page)

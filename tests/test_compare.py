@@ -9,7 +9,7 @@ from tiny_teachers import write_tiny_clip, write_tiny_llava
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool
 from decodetr.__main__ import main
-from decodetr.scenes.compare import VARIANTS, Comparison, _cell, tables, variants
+from decodetr.scenes.compare import VARIANTS, Comparison, _cell, _in_a_line, tables, variants
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,13 @@ def test_variants_may_be_added_and_a_trained_model_counts_as_a_run(built, tmp_pa
     measure += ["--clip", str(built / "clip"), "--vocabulary", str(built / "names"), "--output", str(measured)]
     assert main(measure) == 0
     assert json.loads(measured.read_text())["measured"] == results["runs"]["captions"]["0"]["val"]
+
+
+def test_a_finished_run_is_one_short_line():
+    found = {"AP50, all": 82.44993422899014, "AP50_novel, all": 83.069, "AP50_base, all": 82.2, "absent, all": 0.0}
+    said = _in_a_line("captions", 1, {"val": found, "shifted": {**found, "AP50, all": 9.96}})
+    first = "captions, seed 1: val AP50 novel 83.1, base 82.2, all 82.4"
+    assert said == f"{first}; shifted AP50 novel 83.1, base 82.2, all 10.0"
 
 
 def test_variants_differ_in_what_they_say(built):

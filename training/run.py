@@ -11,7 +11,7 @@ from decodetr.processing.predict import read_names
 from decodetr.processing.shipped import load_pool, load_vocabulary
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.train import DeCoDetrTrainer
-from decodetr.training.checkpoints import newest_complete, to_resume
+from decodetr.training.checkpoints import to_resume
 from decodetr.training.command import goes_on
 from decodetr.training.data import TrainingData
 from decodetr.training.forgetting import ForgettingReport
@@ -98,7 +98,7 @@ class TrainingRun:
 
     def _say_how_to_go_on(self):
         """One line of an interrupted run: which checkpoint there is, and what goes on from it."""
-        newest = newest_complete(self.training.output_dir)
+        newest = to_resume("auto", self.training.output_dir)
         if newest is None:
             text = f"{self.training.output_dir} has no complete checkpoint yet: the same command begins anew"
         else:
