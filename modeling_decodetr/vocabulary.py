@@ -91,6 +91,9 @@ class Vocabulary(EmbeddingArtifact):
         from .text_encoder import check_lengths, encode_texts, encoder_info, fill_template, load_text_model
 
         names = _checked_names(names)
+        for i, name in enumerate(names):  # no tokenizer takes half of a surrogate pair
+            if any("\ud800" <= character <= "\udfff" for character in name):
+                raise ValueError(f"names must be texts, got {name!r} at position {i}: was it written in UTF-8?")
         templates = [templates] if isinstance(templates, str) else list(templates or [])
         if not templates or not all(isinstance(template, str) for template in templates):
             raise ValueError(f"templates must be strings such as 'a photo of a {{}}.', got {templates!r}.")
@@ -217,6 +220,4 @@ def _checked_names(names) -> list[str]:
     for i, name in enumerate(names):
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"names must be non-empty strings, got {name!r} at position {i}.")
-        if any("\ud800" <= character <= "\udfff" for character in name):
-            raise ValueError(f"names must be texts, got {name!r} at position {i}: was it written in UTF-8?")
     return names

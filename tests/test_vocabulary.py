@@ -18,7 +18,7 @@ def test_a_name_that_is_no_text_is_refused_before_it_is_embedded():
     with pytest.raises(
         ValueError, match=r"names must be texts, got 'caf.udce9' at position 1: was it written in UTF-8"
     ):
-        Vocabulary(["cat", "caf\udce9"], torch.eye(2))
+        Vocabulary.from_text_model(["cat", "caf\udce9"], "no-such-model")
 
 
 STRANGE = [
