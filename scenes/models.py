@@ -202,12 +202,11 @@ def _cards(pool, vocabulary, model, measured, commands):
 
 _SNIPPET = (
     "```python",
-    "from PIL import Image",
-    "",
     "from decodetr.processing.predict import detect, load_detector",
+    "from decodetr.utils.images import open_image",
     "",
     'model, image_processor = load_detector("scenes-decodetr")',
-    'print(detect(model, image_processor, [Image.open("picture.jpg")]))',
+    'print(detect(model, image_processor, [open_image("picture.jpg")]))',
     "```",
 )
 
