@@ -14,7 +14,11 @@ pytestmark = pytest.mark.slow
 try:
     ModelTesterMixin = load().ModelTesterMixin
 except (FileNotFoundError, ModuleNotFoundError) as error:
-    ModelTesterMixin, REASON = object, str(error)
+    REASON = str(error)
+
+    class ModelTesterMixin:
+        """Stands where the common tests would, so that the file is collected without them."""
+
 else:
     REASON = None
 
