@@ -51,15 +51,20 @@ class DeCoDetrConfig(PreTrainedConfig):
         embedding_dim (`int`, defaults to 512): d, the width of CLIP's projection space.
         num_coarse_prototypes (`int`, defaults to 1203): M1 (PAPER.md 1.5).
         num_fine_prototypes (`int`, defaults to 4800): M2 (PAPER.md 1.6). M = M1 + M2 prototypes must be at least 1.
-        assignment_temperature (`float`, defaults to 0.07): alpha of PAPER.md 2.3; the paper gives none. With the
-            value of tau, q^ = z is the exact minimum of the distillation.
-        teacher_temperature (`float`, defaults to 0.07): tau of PAPER.md 2.5 and 2.8 (the paper's value).
-        name_temperature (`float`, defaults to 0.07): temperature of the predictor's softmax (PAPER.md 2.7), not given
-            there.
+        centred (`bool`, defaults to `True`): texts and images are compared after the means that the pool's space
+            names were taken off; `False` is the paper's way.
+        assignment_temperature (`float`, *optional*): alpha of PAPER.md 2.3; the paper gives none. None, the default of
+            this and of the following: what the pool's space says, which was chosen from data (`embedding_space.py`);
+            0.07, the paper's tau, where it says nothing.
+        teacher_temperature (`float`, *optional*): tau of PAPER.md 2.5.
+        teacher_name_temperature (`float`, *optional*): tau of PAPER.md 2.8, of the teacher's softmax over the names.
+        name_temperature (`float`, *optional*): temperature of the predictor's softmax (PAPER.md 2.7), not given there.
+        residual_weight (`float`, *optional*, defaults to 0.5): beta of r_n = unit(lookup) + beta unit(MLP(q^)); None
+            is PAPER.md 2.4, lookup + MLP(q^), where the MLP by-passes the lookup (docs/model.md has the measurement).
         pool_use (`str`, defaults to `"lookup+background"`): what the pool is for. "lookup+background": the enhanced
             query looks its meaning up in it (PAPER.md 2.4), and the predictor's softmax uses it as background;
             "background": r_n = MLP(q^); "none": neither. The last two are ablations, without L_distill.
-        pool_update (`str`, defaults to `"stable"`): "stable", "literal" (PAPER.md 3.5 to the letter) or "frozen".
+        pool_update (`str`, defaults to `"frozen"`): "frozen", "stable" or "literal" (PAPER.md 3.5 to the letter).
         pool_momentum (`float`, defaults to 0.99): gamma of PAPER.md 3.5 (the paper's value), in [0, 1].
         pool_temperature (`float`, defaults to 0.01): temperature of the soft assignment of "stable" (DESIGN.md 3: tau
             collapses a CLIP-like pool); "literal" uses `teacher_temperature`, as the paper does.
@@ -71,12 +76,12 @@ class DeCoDetrConfig(PreTrainedConfig):
         ignore_weight (`float`, defaults to 0.0): weight of the detector's class loss for unmatched queries that lie
             on `ignore_boxes` of the labels, by `region_iou_threshold`: 0 to learn nothing there, 1 for background. In
             [0, 1].
-        background_threshold (`float`, defaults to 0.9): a prototype whose cosine to every name is below it stands for
-            none of the names and is background (DESIGN.md 4).
-        background_cosine (`float`, *optional*): one more background entry, of teacher and student, that resembles
-            every region by this cosine: a name must fit better than that, also where no caption of the pool describes
-            what is seen. A little below the cosine that right names reach in training (docs/model.md has the
-            measurement); None, the default: the background is the prototypes alone.
+        background_threshold (`float`, *optional*): a prototype whose (centred) cosine to every name is below it stands
+            for none of the names and is background (DESIGN.md 4); -1 for none. None: the space's, else 0.9.
+        background_level (`float`, *optional*): cosine that the image of something must have to a name to be rather
+            that than nothing, also where no caption of the pool describes it; -1: no such entry. None: the space's.
+        background_margin (`float`, *optional*): by how much a prototype of the background must resemble an image more
+            than a name does to be as likely. None: the space's, else 0.
         gradient_isolation (`bool`, defaults to `True`): PAPER.md 2.1. `False` is for ablations.
         semantic_inputs (`str`, defaults to `"query+region"`): "query" (the paper) or "query+region" (DESIGN.md 5).
         region_channels (`int`, defaults to 32): channels to which each feature map is projected before pooling.
@@ -110,11 +115,14 @@ class DeCoDetrConfig(PreTrainedConfig):
     embedding_dim: int = 512
     num_coarse_prototypes: int = 1203
     num_fine_prototypes: int = 4800
-    assignment_temperature: float | int = 0.07
-    teacher_temperature: float | int = 0.07
-    name_temperature: float | int = 0.07
+    centred: bool = True
+    assignment_temperature: float | int | None = None
+    teacher_temperature: float | int | None = None
+    teacher_name_temperature: float | int | None = None
+    name_temperature: float | int | None = None
+    residual_weight: float | int | None = 0.5
     pool_use: Literal["lookup+background", "background", "none"] = "lookup+background"
-    pool_update: Literal["stable", "literal", "frozen"] = "stable"
+    pool_update: Literal["frozen", "stable", "literal"] = "frozen"
     pool_momentum: float | int = 0.99
     pool_temperature: float | int = 0.01
     distill_weight: float | int = 1.0
@@ -122,8 +130,9 @@ class DeCoDetrConfig(PreTrainedConfig):
     annotation_weight: float | int = 1.0
     region_iou_threshold: float | int = 0.5
     ignore_weight: float | int = 0.0
-    background_threshold: float | int = 0.9
-    background_cosine: float | int | None = None
+    background_threshold: float | int | None = None
+    background_level: float | int | None = None
+    background_margin: float | int | None = None
     gradient_isolation: bool = True
     semantic_inputs: Literal["query", "query+region"] = "query+region"
     region_channels: int = 32
@@ -179,20 +188,22 @@ class DeCoDetrConfig(PreTrainedConfig):
 
     def _check_ranges(self):
         positive = (
-            "embedding_dim assignment_temperature teacher_temperature name_temperature pool_temperature "
-            "region_channels region_grid semantic_hidden_dim"
+            "embedding_dim assignment_temperature teacher_temperature teacher_name_temperature name_temperature "
+            "pool_temperature residual_weight region_channels region_grid semantic_hidden_dim"
         ).split()
         for name in positive:
-            if not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         for name in ("pool_momentum", "annotation_weight", "region_iou_threshold", "ignore_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
         if self.nms_iou is not None and not 0 < self.nms_iou <= 1:
             raise ValueError(f"nms_iou must lie in (0, 1] or be None, got {self.nms_iou}.")
-        for name in ("background_threshold", "background_cosine"):
+        for name in ("background_threshold", "background_level"):
             if (value := getattr(self, name)) is not None and not -1 <= value <= 1:
                 raise ValueError(f"{name} is a cosine in [-1, 1], got {value}.")
+        if self.background_margin is not None and not 0 <= self.background_margin <= 2:
+            raise ValueError(f"background_margin must lie in [0, 2], got {self.background_margin}.")
         for name in "distill_weight align_weight num_coarse_prototypes num_fine_prototypes region_pixels".split():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
@@ -243,6 +254,8 @@ class DeCoDetrConfig(PreTrainedConfig):
         given = {key: kwargs.pop(key) for key in list(kwargs) if key in cls.__dataclass_fields__ and key != "dtype"}
         for key in [key for key, value in given.items() if isinstance(value, dict) and key in cls.sub_configs]:
             kwargs[key] = given.pop(key)  # the library changes the stored sub-config by it
+        if "transformers_version" in config_dict and "residual_weight" not in config_dict:
+            config_dict = _of_version_0_2(config_dict)
         fields = {**config_dict, **given}
         if unknown := _unknown({key: value for key, value in fields.items() if key not in known}):
             logger.warning(
@@ -265,6 +278,24 @@ class DeCoDetrConfig(PreTrainedConfig):
     def num_prototypes(self) -> int:
         """M = M1 + M2."""
         return self.num_coarse_prototypes + self.num_fine_prototypes
+
+
+def _of_version_0_2(fields) -> dict:
+    """The stored fields of a model saved before there were `residual_weight` and the others of its kind, so that its
+    weights mean what they did."""
+    logger.warning(
+        "%s was saved by decodetr 0.2; it works as it did then. `decodetr train --model MODEL --reset-semantics` "
+        "trains its semantic stream as it is today.",
+        fields.get("name_or_path") or "the model",
+    )
+    level = fields.get("background_cosine")
+    return {
+        **{key: value for key, value in fields.items() if key != "background_cosine"},
+        "centred": False,
+        "residual_weight": None,
+        "teacher_name_temperature": fields.get("teacher_temperature"),
+        "background_level": -1 if level is None else level,
+    }
 
 
 def _unknown(fields) -> list[str]:

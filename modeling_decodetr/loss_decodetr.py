@@ -16,6 +16,7 @@ from transformers.image_transforms import center_to_corners_format
 from transformers.loss.loss_for_object_detection import box_iou, generalized_box_iou
 
 from .embedding_artifact import unit_rows
+from .embedding_space import background_mass, centred
 
 
 @torch.no_grad()
@@ -122,27 +123,15 @@ def absent_names(labels, num_names, device):
     return absent
 
 
-def teacher_targets(
-    annotated_names,
-    region_embeds,
-    pool,
-    vocabulary,
-    background,
-    *,
-    temperature,
-    annotation_weight,
-    background_cosine=None,
-    absent=None,
-):
+def teacher_targets(annotated_names, region_embeds, tables, *, annotation_weight, absent=None):
     """The distributions that supervised queries learn, PAPER.md 2.5 and 2.8 with the mixture of DESIGN.md 3.
 
     Args:
         annotated_names (n,) int64: name of the annotated box of each query, -1 where it has only a region.
         region_embeds (n, d): z, CLIP's image embedding of the query's region; zero rows where there is none, for
-            which the embedding of the annotated name stands in.
-        pool, vocabulary: A and the training names. background (M,) bool: prototypes that stand for no name.
-        temperature: tau. annotation_weight: share of the one-hot name where a box is annotated and has a region.
-        background_cosine: of [`PrototypePool.background_logits`].
+            which the embedding of the annotated name stands in, compared at the temperatures of texts.
+        tables ([`Tables`]): of the model, with the training names.
+        annotation_weight: share of the one-hot name where a box is annotated and has a region.
         absent (n, K) bool, *optional*: names that no region of the query's image is; CLIP's distribution of a query
             without an annotated box leaves them out.
 
@@ -151,22 +140,31 @@ def teacher_targets(
         is the whole background.
     """
     with torch.autocast(region_embeds.device.type, enabled=False):  # the targets of a bf16 run are exact all the same
-        names, annotated = vocabulary.embeddings, annotated_names >= 0
-        has_region = region_embeds.abs().sum(-1) > 0
-        z = torch.where(has_region[:, None], region_embeds.float(), names[annotated_names.clamp(min=0)])
-        z = unit_rows(z)
-        prototype_targets = pool.log_assignment(z, temperature).exp()
+        names, annotated, scales = tables.names, annotated_names >= 0, tables.scales
+        has_region = (region_embeds.abs().sum(-1) > 0)[:, None]
+        z = torch.where(
+            has_region,
+            centred(unit_rows(region_embeds.float()), tables.image_mean),
+            names[annotated_names.clamp(min=0)],
+        )
+        level, margin = scales.of_texts()
+        of_image = (scales.teacher_temperature, scales.teacher_name_temperature)
+        of_image += (scales.background_level, scales.background_margin)
+        of_text = (scales.assignment_temperature, scales.name_temperature, level, margin)
+        tau, temperature, level, margin = (torch.where(has_region, *pair) for pair in zip(of_image, of_text))
+        similarity = z @ tables.prototypes.T
+        prototype_targets = (similarity / tau).softmax(-1)
         over_names = z @ names.T / temperature
         if absent is not None:
             over_names = over_names.masked_fill(absent & ~annotated[:, None], -torch.inf)
-        over_background = pool.background_logits(z, background, temperature, background_cosine)
-        total = torch.logaddexp(vocabulary.log_normaliser(over_names), over_background)
+        over_background = background_mass(similarity, tables.background, temperature, level, margin)
+        total = torch.logaddexp(tables.vocabulary.log_normaliser(over_names), over_background)
         # Equal rows (duplicate names) share their mass, as one-hot targets and the student do.
-        over_names = (over_names - total[:, None]).exp() * vocabulary.log_share.exp()
+        over_names = (over_names - total[:, None]).exp() * tables.vocabulary.log_share.exp()
         # Where nothing is left, no name and no background, nothing is taught.
         clip = torch.cat([over_names, (over_background - total).exp()[:, None]], dim=-1).nan_to_num()
-        one_hot = F.one_hot(annotated_names.clamp(min=0), len(vocabulary) + 1).to(clip)
-        weight = torch.where(annotated, torch.where(has_region, annotation_weight, 1.0), 0.0)[:, None]
+        one_hot = F.one_hot(annotated_names.clamp(min=0), len(names) + 1).to(clip)
+        weight = torch.where(annotated, torch.where(has_region[:, 0], annotation_weight, 1.0), 0.0)[:, None]
         return prototype_targets, weight * one_hot + (1 - weight) * clip
 
 

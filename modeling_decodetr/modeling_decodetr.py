@@ -8,7 +8,6 @@ into `logits`.
 
 import threading
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from transformers import AutoModelForObjectDetection, PreTrainedModel
@@ -32,6 +31,7 @@ from .detectors import (
     suppress_duplicates,
     watch_feature_maps,
 )
+from .embedding_space import Tables
 from .file_commit import committed, reading
 from .ignored_queries import weighted_background
 from .labels import check_absent, check_indices, check_labels
@@ -41,19 +41,11 @@ from .model_folder import check_loaded, check_requested, check_tables, damaged_f
 from .output_decodetr import DeCoDetrObjectDetectionOutput
 from .precision import keep_boxes_in_float32
 from .prototype_pool import PrototypePool
-from .semantic_stream import SemanticStream, boxes_on_canvas, closest_names, fuse_scores
+from .semantic_stream import SemanticStream, boxes_on_canvas, derive, fuse_scores
 from .vocabulary import Vocabulary, check_space
 
 # Held for the moment in which tables are swapped or taken; here, because a lock on a model could not be copied.
 _SWAPPING = threading.RLock()
-
-
-class Tables(NamedTuple):
-    """Pool, vocabulary and the mask (M,) of the background, of one and the same swap."""
-
-    pool: PrototypePool
-    vocabulary: Vocabulary
-    background: torch.Tensor
 
 
 class DeCoDetrPreTrainedModel(PreTrainedModel):
@@ -95,7 +87,12 @@ class DeCoDetrPreTrainedModel(PreTrainedModel):
             for name, buffer in fresh.named_buffers():
                 init.copy_(getattr(module, name), buffer)
         elif isinstance(module, SemanticStream):  # after the tables, which come before it in the model
-            init.copy_(module.closest, closest_names(self.prototype_pool, self.vocabulary))
+            for name, value in derive(self.prototype_pool, self.vocabulary, self.config.centred).items():
+                init.copy_(getattr(module, name), value)
+            if self.config.pool_use == "lookup+background" and self.config.residual_weight is not None:
+                # A lookup is in the space of names already; an identity keeps it there in all directions that the
+                # names of training say nothing about.
+                init.eye_(module.predictor.weight)
 
 
 class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
@@ -122,7 +119,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         self.semantic_stream = SemanticStream(
             config, query_dim(config.detector_config), feature_channels(self.detector)
         )
-        self.semantic_stream.refresh_background(self.prototype_pool, self.vocabulary)
+        self.semantic_stream.refresh(self.prototype_pool, self.vocabulary)
         watch_feature_maps(self.detector)
         self.register_load_state_dict_post_hook(_refresh_background)
         self.post_init()
@@ -196,8 +193,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             losses = {**found["losses"], **self._semantic_losses(inputs, targets, tables)}
             return DeCoDetrObjectDetectionOutput(loss=self._total(losses), loss_dict=losses, **where)
         inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask)
-        log_weights, embeds = self.semantic_stream(inputs, tables.pool)
-        name_log_probs, background = self.semantic_stream.name_log_probs(embeds, *tables)
+        log_weights, embeds = self.semantic_stream(inputs, tables)
+        name_log_probs, background = self.semantic_stream.name_log_probs(embeds, tables)
 
         loss, losses = None, None
         if labels is not None:
@@ -276,10 +273,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             prototype_targets, name_targets = teacher_targets(
                 targets["names"],
                 targets["region_embeds"],
-                *tables,
-                temperature=self.config.teacher_temperature,
+                tables,
                 annotation_weight=self.config.annotation_weight,
-                background_cosine=self.config.background_cosine,
                 absent=targets.get("absent"),
             )
             count = mean_count(len(log_weights), log_weights.device)
@@ -334,8 +329,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
     def _semantic_losses(self, inputs, targets, tables):
         """loss_distill and loss_align of supervised rows (n, C [+ region features])."""
-        log_weights, embeds = self.semantic_stream(inputs, tables.pool)
-        names, background = self.semantic_stream.name_log_probs(embeds, *tables)
+        log_weights, embeds = self.semantic_stream(inputs, tables)
+        names, background = self.semantic_stream.name_log_probs(embeds, tables)
         if "absent_labels" in targets:
             check_absent(targets["absent_labels"], len(tables.vocabulary))
             absent = absent_names(targets["absent_labels"], len(tables.vocabulary), inputs.device)
@@ -377,10 +372,12 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
     def _swap(self, pool, vocabulary):
         """Put tables that fit the model in, with everything that follows from them."""
         vocabulary = Vocabulary(vocabulary.names, vocabulary.embeddings.to(pool.prototypes.device), vocabulary.info)
-        closest, names = closest_names(pool, vocabulary), vocabulary.names
+        derived, names = derive(pool, vocabulary, self.config.centred), vocabulary.names
         fine = int((pool.level == 1).sum())
         with _SWAPPING:
-            self.prototype_pool, self.vocabulary, self.semantic_stream.closest = pool, vocabulary, closest
+            self.prototype_pool, self.vocabulary = pool, vocabulary
+            for name, value in derived.items():
+                setattr(self.semantic_stream, name, value)
             self.config.num_coarse_prototypes, self.config.num_fine_prototypes = len(pool) - fine, fine
             self.config.prototype_captions, self.config.pool_info = pool.captions, dict(pool.info) or None
             self.config.id2label = dict(enumerate(names))
@@ -390,9 +387,9 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
     def tables(self) -> Tables:
         """Return the tables that a call uses from its beginning to its end."""
         if torch.compiler.is_compiling():  # a lock cannot be compiled
-            return Tables(self.prototype_pool, self.vocabulary, self.semantic_stream.background)
+            return self.semantic_stream.tables(self.prototype_pool, self.vocabulary)
         with _SWAPPING:
-            return Tables(self.prototype_pool, self.vocabulary, self.semantic_stream.background)
+            return self.semantic_stream.tables(self.prototype_pool, self.vocabulary)
 
     @torch.no_grad()
     def update_prototypes(self, sums, mass):
@@ -402,13 +399,13 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             return
         literal = self.config.pool_update == "literal"
         self.prototype_pool.update(sums, mass, self.config.pool_momentum, literal=literal)
-        self.semantic_stream.refresh_background(self.prototype_pool, self.vocabulary)
+        self.semantic_stream.refresh(self.prototype_pool, self.vocabulary)
 
     @property
     def update_temperature(self) -> float:
         """Temperature of the soft assignment of the momentum step: the paper's tau only in "literal"."""
         literal = self.config.pool_update == "literal"
-        return self.config.teacher_temperature if literal else self.config.pool_temperature
+        return self.tables().scales.teacher_temperature if literal else self.config.pool_temperature
 
     # Folders
 
@@ -490,7 +487,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
 def _refresh_background(model, incompatible_keys):
     """After `load_state_dict`: what is background follows from the tables."""
-    model.semantic_stream.refresh_background(model.prototype_pool, model.vocabulary)
+    model.semantic_stream.refresh(model.prototype_pool, model.vocabulary)
 
 
 # So that pipeline("object-detection") knows the model without a warning.

@@ -1,9 +1,9 @@
-"""The Dynamic Hierarchical Concept Pool at run time: a table of prototypes (PAPER.md 1.7), its lookup by queries
-(2.3 and the first term of 2.4) and its momentum update (3.4, 3.5). How a pool is filled is `pool_builder/`.
+"""The Dynamic Hierarchical Concept Pool at run time: a table of prototypes (PAPER.md 1.7) and its momentum update
+(3.4, 3.5). How a pool is filled is `pool_builder/`; how it is looked up, `semantic_stream.py`.
 
-Deviation: the paper's momentum rule taken literally can collapse a pool (DESIGN.md 3). "stable", the default, has its
-own temperature, keeps prototypes at unit length and moves each one only as far as mass was assigned to it; "literal"
-is the paper's rule.
+Deviation: the paper's momentum rule taken literally collapses a pool of real CLIP's texts within an epoch
+(docs/model.md), so a pool is frozen by default. "stable" has its own temperature, keeps prototypes at unit length and
+moves each one only as far as mass was assigned to it; "literal" is the paper's rule.
 """
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from .card_text import markdown_text
 from .embedding_artifact import EmbeddingArtifact, check_embeddings, random_rows
+from .embedding_space import check_space, log_assignment
 
 
 class PrototypePool(EmbeddingArtifact):
@@ -23,7 +24,8 @@ class PrototypePool(EmbeddingArtifact):
             coarse one.
         count (`torch.Tensor` of shape (M,), *optional*): captions that the prototype stands for. Default: 1.
         captions (`list[str]` of length M, *optional*): the representative caption of each prototype.
-        info (`dict`, *optional*): provenance (encoder, captioner, prompt, delta, seed, cluster settings, fingerprint).
+        info (`dict`, *optional*): provenance (encoder, captioner, prompt, delta, seed, cluster settings, fingerprint),
+            and in "space" the teacher's embedding space, see `embedding_space.py`.
 
     Raises:
         ValueError: shapes that do not fit, NaN, rows far from unit length, a parent that is no coarse prototype.
@@ -58,6 +60,8 @@ class PrototypePool(EmbeddingArtifact):
                 raise ValueError("parent of a fine prototype must be the row of a coarse one.")
         self.captions = list(captions) if captions is not None else None
         self.info = dict(info or {})
+        if self.info.get("space") is not None:
+            check_space(self.info["space"], prototypes.shape[1])
         self.register_buffer("prototypes", prototypes.clone())
         self.register_buffer("level", level.clone())
         self.register_buffer("parent", parent.clone())
@@ -71,42 +75,6 @@ class PrototypePool(EmbeddingArtifact):
         """d."""
         return self.prototypes.shape[1]
 
-    def lookup(self, queries, temperature):
-        """Soft assignment of queries to prototypes, PAPER.md 2.3.
-
-        Args:
-            queries (`torch.Tensor` of shape (..., d)): q^, any length.
-            temperature (`float`): alpha.
-
-        Returns:
-            (`torch.Tensor` (..., M) log w, `torch.Tensor` (..., d) sum_j w_j A_j), both float32.
-        """
-        log_weights = self.log_assignment(queries, temperature)
-        with torch.autocast(queries.device.type, enabled=False):
-            return log_weights, log_weights.exp() @ self.prototypes
-
-    def log_assignment(self, queries, temperature):
-        """log softmax_j( cos(query, A_j) / temperature ), float32, shape (..., M): PAPER.md 2.3, 2.5 and 3.4."""
-        # A cosine in bfloat16 is off by up to 0.004, which a temperature of 0.01 makes 0.4 in the logit.
-        with torch.autocast(queries.device.type, enabled=False):
-            similarity = F.normalize(queries.float(), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
-            return F.log_softmax(similarity / temperature, dim=-1)
-
-    def background_logits(self, embeddings, background, temperature, cosine=None):
-        """log( sum_j exp( cos(e, A_j) / temperature ) ) over the background: what names compete with (DESIGN.md 4).
-
-        Args:
-            embeddings (`torch.Tensor` of shape (..., d)): unit rows, float32.
-            background (`torch.Tensor` of shape (M,)): bool, the prototypes that count.
-            cosine (`float`, *optional*): of one more entry, which resembles everything that much.
-
-        Returns:
-            float32 of shape (...,); -inf where there is no background at all.
-        """
-        similarity = embeddings @ F.normalize(self.prototypes, dim=-1).T / temperature
-        mass = similarity.masked_fill(~background, float("-inf")).logsumexp(-1)
-        return mass if cosine is None else torch.logaddexp(mass, torch.full_like(mass, cosine / temperature))
-
     @torch.no_grad()
     def assignment_sums(self, embeddings, temperature):
         """The sums of PAPER.md 3.4 for embeddings e (R, d): (sum_i D_ij e_i of shape (M, d), sum_i D_ij of shape
@@ -114,7 +82,7 @@ class PrototypePool(EmbeddingArtifact):
 
         Sums of several micro-batches or processes may be added before [`PrototypePool.update`].
         """
-        weights = self.log_assignment(embeddings, temperature).exp()
+        weights = log_assignment(embeddings, F.normalize(self.prototypes, dim=-1), temperature).exp()
         with torch.autocast(embeddings.device.type, enabled=False):
             return weights.T @ embeddings.float(), weights.sum(0)
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .embedding_space import Tables, background_mass, centred, look_up, mean_of, scales_of
 from .precision import Float32Buffers
 from .prototype_pool import PrototypePool
 from .vocabulary import Vocabulary
@@ -109,7 +110,8 @@ def pad_boxes(boxes, row):
 class SemanticStream(Float32Buffers):
     """h_theta, prototype lookup, residual MLP and g_phi; trained by the distillation and alignment losses alone.
 
-    Temperatures and what is background are read from the config in every call, so that a change there is obeyed.
+    Temperatures and what is background are read from the config, or from the pool's space, in every call, so that a
+    change there is obeyed.
     """
 
     def __init__(self, config, query_dim: int, map_channels: list[int]):
@@ -125,15 +127,24 @@ class SemanticStream(Float32Buffers):
         self.input_projection = _mlp(query_dim, hidden, d)  # h_theta
         self.residual = _mlp(d, hidden, d)
         self.predictor = nn.Linear(d, d)  # g_phi
-        # Cosine of each prototype to the name that is closest to it. It follows from pool and vocabulary, so it is not
-        # saved; `refresh_background` computes it.
-        closest = torch.full((config.num_prototypes,), -1.0, dtype=torch.float32)
-        self.register_buffer("closest", closest, persistent=False)
+        # What follows from pool and vocabulary, so it is not saved; `refresh` computes it. Prototypes and names are
+        # centred unit rows, `closest` is the cosine of each prototype to the name that is closest to it.
+        rows = {"prototypes": (config.num_prototypes, d), "names": (config.num_labels, d), "image_mean": (d,)}
+        for name, shape in {**rows, "lengths": rows["prototypes"][:1], "closest": rows["prototypes"][:1]}.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float32), persistent=False)
 
     @property
     def background(self) -> torch.Tensor:
         """(M,) bool: the prototypes that stand for none of the names."""
-        return (self.closest < self.config.background_threshold) & (self.config.pool_use != "none")
+        threshold = scales_of(self.config, (self.config.pool_info or {}).get("space")).background_threshold
+        return (self.closest < threshold) & (self.config.pool_use != "none")
+
+    def tables(self, pool: PrototypePool, vocabulary: Vocabulary) -> Tables:
+        """The tables of a call, with what [`SemanticStream.refresh`] derived from this pool and these names."""
+        scales = scales_of(self.config, pool.info.get("space"))
+        background = (self.closest < scales.background_threshold) & (self.config.pool_use != "none")
+        derived = (self.prototypes, self.names, self.lengths, background, self.image_mean)
+        return Tables(pool, vocabulary, *derived, scales)
 
     def gather(self, queries, feature_maps, pixel_values, boxes, row=None):
         """What the stream reads: (B, N, C [+ region features]) of queries (B, N, C) and of what lies in their boxes
@@ -154,48 +165,59 @@ class SemanticStream(Float32Buffers):
             return features["queries"]
         return torch.cat([features["queries"], self.region_pooling.project_samples(features["samples"])], dim=-1)
 
-    def forward(self, inputs, pool: PrototypePool):
+    def forward(self, inputs, tables: Tables):
         """From detached inputs to what is compared with names.
+
+        r_n = unit(lookup) + beta unit(MLP(q^)), beta the config's `residual_weight`: a sum of unbounded parts, as
+        PAPER.md 2.4 has it (`residual_weight=None`), learns an MLP of fifty times the lookup's length, which by-passes
+        it (docs/model.md).
 
         Args:
             inputs (`torch.Tensor` of shape (..., C [+ region features])).
-            pool: A.
+            tables: of the model.
 
         Returns:
             log_weights (..., M) float32: log w of PAPER.md 2.3.
-            semantic_embeds (..., d): r_n of PAPER.md 2.4; the residual alone where the pool is not for lookup.
+            semantic_embeds (..., d): r_n; the residual alone where the pool is not for lookup.
         """
         projected = self.input_projection(inputs)
-        with torch.autocast(projected.device.type, enabled=False):
-            log_weights, looked_up = pool.lookup(projected, self.config.assignment_temperature)
+        log_weights, looked_up = look_up(projected, tables)
         residual = self.residual(projected)
         if self.config.pool_use != "lookup+background":
             return log_weights, residual
-        return log_weights, looked_up.to(residual.dtype) + residual
+        if (weight := self.config.residual_weight) is None:
+            return log_weights, looked_up.to(residual.dtype) + residual
+        with torch.autocast(projected.device.type, enabled=False):
+            bounded = F.normalize(looked_up, dim=-1) + weight * F.normalize(residual.float(), dim=-1)
+        return log_weights, bounded.to(residual.dtype)
 
-    def name_log_probs(self, semantic_embeds, pool: PrototypePool, vocabulary: Vocabulary, background=None):
-        """log of the softmax over names and background prototypes (PAPER.md 2.7, DESIGN.md 4).
+    def name_log_probs(self, semantic_embeds, tables: Tables):
+        """log of the softmax over names and background (PAPER.md 2.7, DESIGN.md 4).
 
         Args:
             semantic_embeds (..., d): r_n.
-            background (M,): bool, prototypes that stand for no name; default: those of `refresh_background`.
+            tables: of the model.
 
         Returns:
             (..., K) log-probabilities of the names and (...,) that of the whole background, float32.
         """
         predicted = self.predictor(semantic_embeds)
-        background = self.background if background is None else background
-        temperature = self.config.name_temperature
+        scales = tables.scales
         with torch.autocast(predicted.device.type, enabled=False):
             predicted = F.normalize(predicted.float(), dim=-1)
-            names = predicted @ vocabulary.embeddings.T / temperature
-            mass = pool.background_logits(predicted, background, temperature, self.config.background_cosine)
-            total = torch.logaddexp(vocabulary.log_normaliser(names), mass)
+            names = predicted @ tables.names.T / scales.name_temperature
+            similarity = predicted @ tables.prototypes.T
+            mass = background_mass(similarity, tables.background, scales.name_temperature, *scales.of_texts())
+            total = torch.logaddexp(tables.vocabulary.log_normaliser(names), mass)
         return names - total[..., None], mass - total
 
-    def refresh_background(self, pool: PrototypePool, vocabulary: Vocabulary):
-        """Find out again which prototypes stand for none of the names: cosine to every name below the threshold."""
-        self.closest = closest_names(pool, vocabulary)
+    @torch.no_grad()
+    def refresh(self, pool: PrototypePool, vocabulary: Vocabulary):
+        """Compute again what follows from pool and vocabulary: centred rows, and how close each prototype is to a
+        name."""
+        derived = derive(pool, vocabulary, self.config.centred)
+        for name, value in derived.items():
+            setattr(self, name, value)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         state_dict.pop(f"{prefix}background", None)  # saved by version 0.1
@@ -203,10 +225,20 @@ class SemanticStream(Float32Buffers):
 
 
 @torch.no_grad()
-def closest_names(pool: PrototypePool, vocabulary: Vocabulary) -> torch.Tensor:
-    """(M,) float32: the cosine of each prototype to the name that is closest to it."""
-    prototypes = F.normalize(pool.prototypes, dim=-1)
-    return torch.cat([(rows @ vocabulary.embeddings.T).amax(-1) for rows in prototypes.split(1024)])
+def derive(pool: PrototypePool, vocabulary: Vocabulary, centre=True) -> dict:
+    """{"prototypes" (M, d), "names" (K, d), "lengths" (M,), "closest" (M,), "image_mean" (d,)} of a pool and names,
+    see [`Tables`]; without `centre` nothing is taken off."""
+    space = pool.info.get("space") if centre else None
+    mean = mean_of(space, "text_mean", pool.prototypes)
+    offset = pool.prototypes - mean
+    prototypes, names = F.normalize(offset, dim=-1), centred(vocabulary.embeddings, mean.to(vocabulary.embeddings))
+    return {
+        "prototypes": prototypes,
+        "names": names,
+        "lengths": offset.norm(dim=-1),
+        "closest": torch.cat([(rows @ names.T).amax(-1) for rows in prototypes.split(1024)]),
+        "image_mean": mean_of(space, "image_mean", pool.prototypes),
+    }
 
 
 def fuse_scores(objectness_logits, log_probs):

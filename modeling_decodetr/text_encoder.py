@@ -94,7 +94,8 @@ def encoder_info(model) -> dict:
     Returns:
         dict of `encoder` (Hub name, or whole path of a folder), `encoder_revision` (the Hub's commit, or None) and
         `encoder_fingerprint`: SHA-256 of CLIP's two projections, or of the head of SigLIP's text tower, the same
-        wherever the files lie and whatever they are called; None for a model that has neither.
+        wherever the files lie and whatever they are called; None for a model that has neither. Also `logit_scale` and
+        `logit_bias`: the model's own softmax is over logit_scale * cos + logit_bias; None where it has none.
     """
     heads = [getattr(model, name, None) for name in ("text_projection", "visual_projection")]
     if None in heads:  # SigLIP has no projections, but a head on its text tower
@@ -103,10 +104,13 @@ def encoder_info(model) -> dict:
     for head in heads:
         if head is not None:
             digest.update(head.weight.detach().float().cpu().numpy().tobytes())
+    scale, bias = (getattr(model, name, None) for name in ("logit_scale", "logit_bias"))
     return {
         "encoder": os.path.abspath(place) if os.path.isdir(place) else place,
         "encoder_revision": getattr(model.config, "_commit_hash", None),
         "encoder_fingerprint": digest.hexdigest()[:16] if heads != [None] else None,
+        "logit_scale": None if scale is None else round(scale.detach().float().exp().item(), 4),
+        "logit_bias": None if bias is None else round(bias.detach().float().item(), 4),
     }
 
 

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from .card_text import markdown_text
 from .embedding_artifact import EmbeddingArtifact, check_embeddings, random_rows, unit_rows
+from .embedding_space import text_cosine
 
 
 class Vocabulary(EmbeddingArtifact):
@@ -31,6 +32,7 @@ class Vocabulary(EmbeddingArtifact):
     """
 
     stem = "vocabulary"
+    TEMPLATE = "a photo of a {}."  # CLIP's own
 
     def __init__(self, names, embeddings, info=None):
         super().__init__()
@@ -60,7 +62,7 @@ class Vocabulary(EmbeddingArtifact):
         cls,
         names,
         model,
-        templates=("a photo of a {}.",),
+        templates=(TEMPLATE,),
         *,
         tokenizer=None,
         revision=None,
@@ -113,7 +115,9 @@ class Vocabulary(EmbeddingArtifact):
         total = 0
         for texts in tqdm(prompts, desc="templates", disable=not (progress and several)):
             total = total + encode_texts(texts, model, tokenizer, batch_size, progress=progress and not several)
-        return cls(names, F.normalize(total, dim=-1), {**encoder_info(model), "templates": templates})
+        embeddings = F.normalize(total, dim=-1)
+        narrow = {"text_cosine": text_cosine(embeddings)} if len(names) > 1 else {}
+        return cls(names, embeddings, {**encoder_info(model), **narrow, "templates": templates})
 
     @classmethod
     def random(cls, names, embedding_dim, info=None) -> "Vocabulary":

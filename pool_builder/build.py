@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.selection import REPORT, cluster_regions, filter_regions
 from decodetr.pool_builder.shards import Ranks
 from decodetr.pool_builder.stages import caption_regions, embed_regions, finished_stages, propose_regions
@@ -107,5 +108,7 @@ def write_report(output):
             if clusters[level] < asked[f"num_{level}"]:
                 few = f"{clusters[level]} instead of {asked[f'num_{level}']}: the captions carry no more {what}"
                 clusters[f"fewer_{level}"] = f"{number} is {few}"
+    if (output / "pool").is_dir():
+        report["space"] = PrototypePool.from_pretrained(output / "pool").info.get("space")
     report["problems"] = [problem for found in totals.values() for problem in found["problems"]]
     write_json(output / REPORT, report)

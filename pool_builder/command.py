@@ -131,6 +131,7 @@ def run(args):
 def _run(args, settings, output):
     from decodetr.pool_builder import build
     from decodetr.pool_builder.shards import Ranks
+    from decodetr.pool_builder.space import describe
 
     stage, shared = args.pool_command, {"overwrite": args.overwrite}
     if stage in ("filter", "cluster"):
@@ -152,6 +153,7 @@ def _run(args, settings, output):
         sys.stdout.write(
             f"{info['regions']} regions, {info['kept']} kept, {info['distinct_captions']} distinct captions, "
             f"M1 = {len(result) - fine}, M2 = {fine}: {output / 'regions'}, {output / 'pool'}\n"
+            f"{describe(info['space'])}\n"
         )
     _tell_problems(output)
     return 0

@@ -22,30 +22,32 @@ def propose_in(coco, entries, pictures, proposer, settings):
 
     Returns:
         list of lists of dict: image_id, file_name, box (list of x0, y0, x1, y1 in pixels, inside the image),
-        proposal_score.
+        proposal_score, name (of the annotated box; "" of a proposal).
     """
     limits = settings.of("min_objectness", "min_side", "nms_iou", "max_proposals")
     raw = proposer(pictures) if proposer is not None and pictures else [None] * len(pictures)
     regions = []
     for entry, found in zip(entries, raw):
-        boxes = annotated_boxes(coco, entry)
+        boxes, names = annotated_boxes(coco, entry)
         scores = torch.ones(len(boxes))
         if found is not None:
             proposed, objectness, _ = select_proposals(*found, boxes, entry["width"], entry["height"], **limits)
             boxes, scores = torch.cat([boxes, proposed]), torch.cat([scores, objectness])
+            names = names + [""] * len(proposed)
         where = {name: entry[name] for name in ("image_id", "file_name")}
-        pairs = zip(boxes.tolist(), scores.tolist())
-        regions.append([{**where, "box": box, "proposal_score": score} for box, score in pairs])
+        rows = zip(boxes.tolist(), scores.tolist(), names)
+        regions.append([{**where, "box": box, "proposal_score": score, "name": name} for box, score, name in rows])
     return regions
 
 
 def annotated_boxes(coco, entry):
-    """(A, 4) float32 x0, y0, x1, y1 in pixels: the image's annotated boxes in file order, clipped to it, without crowd
-    annotations and boxes without area."""
+    """The image's annotated boxes in file order, clipped to it, without crowd annotations and boxes without area:
+    ((A, 4) float32 x0, y0, x1, y1 in pixels, their A names)."""
     annotations = coco.annotations_by_image.arrays(entry["image_id"])
     boxes = box_convert(torch.from_numpy(annotations["bbox"]), "xywh", "xyxy").float()
     boxes = _clip(boxes, entry["width"], entry["height"])
-    return boxes[torch.from_numpy(annotations["iscrowd"] == 0) & (boxes[:, 2:] > boxes[:, :2]).all(1)]
+    usable = torch.from_numpy(annotations["iscrowd"] == 0) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return boxes[usable], [coco.names[label] for label in annotations["category"][usable.numpy()].tolist()]
 
 
 def select_proposals(boxes, scores, annotated, width, height, min_objectness, min_side, nms_iou, max_proposals):

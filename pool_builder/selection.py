@@ -8,7 +8,8 @@ import torch
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
 from decodetr.pool_builder.shards import StageFolder
-from decodetr.pool_builder.stages import embedding_array, embedding_rows, open_stage
+from decodetr.pool_builder.space import FEWEST, choose_scales, describe_space
+from decodetr.pool_builder.stages import embedding_array, embedding_rows, name_prompt, open_stage
 from decodetr.utils.files import committed, replacing, write_text
 
 REPORT = "report.json"
@@ -126,11 +127,45 @@ def cluster_regions(output, settings, overwrite=False):
         "distinct_captions": len(table),
     }
     pool = pool_of_clusters(embeddings, table["caption"].to_pylist(), *columns, info)
+    pool.info["space"] = measure_space(before, open_stage(output, "texts"), pool)
     (output / REPORT).unlink(missing_ok=True)  # that of another pool
     with committed(output / "pool") as staging:
         pool.save_pretrained(staging)
         write_text(staging / "README.md", pool.card())
     return pool
+
+
+def measure_space(regions, texts, pool):
+    """The teacher's space as the regions show it, for `pool.info["space"]` (space.py).
+
+    Args:
+        regions, texts: finished [`StageFolder`]s. pool (PrototypePool): its `info` has `logit_scale` and `logit_bias`.
+
+    Returns:
+        dict; its `asked` says what the temperatures were chosen by: the numbers of names and of their annotated
+        regions, or of coarse prototypes, where fewer than two names or too few regions are annotated.
+    """
+    tables = [regions.read(shard, ["name", "kept", "image_embed", "text_embed"]) for shard in range(regions.count)]
+    names = np.concatenate([table["name"].to_numpy(zero_copy_only=False) for table in tables])
+    kept = np.concatenate([table["kept"].to_numpy() for table in tables])
+    images, captions = (
+        np.concatenate([embedding_rows(table[column]).astype(np.float32) for table in tables])
+        for column in ("image_embed", "text_embed")
+    )
+    finite = np.isfinite(images).all(1)
+    coarse = pool.prototypes[pool.level == 0].numpy()
+    given = {name: pool.info.get(name) for name in ("logit_scale", "logit_bias")}
+    space = describe_space(images[kept], captions[kept], coarse, **given)
+    annotated = finite & (names != "")
+    known, labels = np.unique(names[annotated], return_inverse=True)
+    if len(known) > 1 and annotated.sum() >= FEWEST:
+        row_of, embeds = _texts(texts)
+        embeds = embeds[[row_of[name_prompt(name)] for name in known]].astype(np.float32)
+        return space | choose_scales(space, pool.prototypes, images[annotated], labels, embeds)
+    if len(coarse) < 2:
+        return space
+    labels = (captions[kept] @ coarse.T).argmax(1)
+    return space | choose_scales(space, pool.prototypes, images[kept], labels, coarse)
 
 
 def provenance(output):

@@ -24,7 +24,7 @@ from decodetr.utils.files import committed, is_unused, reading, write_json
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, FORMAT_VERSION = "manifest.json", 1
+MANIFEST, FORMAT_VERSION = "manifest.json", 2
 _POLL = 0.2  # seconds between two looks at what other processes do
 
 

@@ -13,6 +13,8 @@ import json
 import numpy as np
 import pyarrow as pa
 
+from decodetr.modeling_decodetr import Vocabulary
+from decodetr.modeling_decodetr.text_encoder import fill_template
 from decodetr.pool_builder.batches import read_ahead
 from decodetr.pool_builder.shards import StageFolder
 
@@ -94,8 +96,10 @@ def propose_regions(coco, output, settings, proposer, ranks=None, overwrite=Fals
     for shard in pending:
         entries, problems = coco.images[shard * size : (shard + 1) * size], []
         counts = {"images": len(entries), "annotated": 0, "unusable_boxes": 0}
+        features = {"image_id": "int64", "file_name": "string", "box": ("float32", 4), "proposal_score": "float32"}
+        features["name"] = "string"
 
-        def propose(batch, entries=entries, problems=problems, counts=counts):
+        def propose(batch, entries=entries, problems=problems, counts=counts, features=features):
             read, rows = [], []
             chosen = entries[batch["first"][0] : batch["first"][0] + settings.batch_size]
             for some in in_batches(chosen, settings.batch_size, lambda entry: entry["width"] * entry["height"]):
@@ -109,13 +113,12 @@ def propose_regions(coco, output, settings, proposer, ranks=None, overwrite=Fals
                 rows += [row for rows in propose_in(coco, group, pictures, detector, settings) for row in rows]
                 read += group
             for entry in read:
-                usable = len(annotated_boxes(coco, entry))
+                usable = len(annotated_boxes(coco, entry)[1])
                 objects = int((coco.annotations_by_image.arrays(entry["image_id"])["iscrowd"] == 0).sum())
                 counts["annotated"] += usable
                 counts["unusable_boxes"] += objects - usable
-            return {name: [row[name] for row in rows] for name in ("image_id", "file_name", "box", "proposal_score")}
+            return {name: [row[name] for row in rows] for name in features}
 
-        features = {"image_id": "int64", "file_name": "string", "box": ("float32", 4), "proposal_score": "float32"}
         firsts = range(0, len(entries), settings.batch_size)
         table = _map(folder, shard, firsts, propose, features, len(entries), "image")
         folder.write(shard, table, {**counts, "proposed": table.num_rows - counts["annotated"]}, problems)
@@ -161,9 +164,10 @@ def caption_regions(coco, output, settings, captioner, ranks=None, overwrite=Fal
 
 
 def embed_regions(coco, output, settings, clip, ranks=None, overwrite=False):
-    """OUTPUT/embeddings: CLIP's embeddings of the crops, float16; OUTPUT/texts: those of the distinct captions.
+    """OUTPUT/embeddings: CLIP's embeddings of the crops, float16; OUTPUT/texts: those of the distinct captions, and of
+    the annotated names as [`name_prompt`] puts them.
 
-    Captions are embedded once each, in alphabetical order, so that equal ones have equal embeddings, whichever region,
+    Texts are embedded once each, in alphabetical order, so that equal ones have equal embeddings, whichever region,
     shard or process they come from.
 
     Args:
@@ -193,7 +197,9 @@ def embed_regions(coco, output, settings, clip, ranks=None, overwrite=False):
 def _embed_captions(regions, output, clip, ranks, overwrite):
     captions = set()
     for shard in range(regions.count):
-        captions.update(regions.read(shard, ["caption"])["caption"].to_pylist())
+        table = regions.read(shard, ["caption", "name"])
+        captions.update(table["caption"].to_pylist())
+        captions.update(name_prompt(name) for name in table["name"].unique().to_pylist() if name)
     captions = sorted(captions)
     identity = {"input": regions.digest, **clip.identity}
     count = -(-len(captions) // _TEXTS_PER_SHARD)
@@ -206,6 +212,11 @@ def _embed_captions(regions, output, clip, ranks, overwrite):
         table = pa.table({"caption": mine, "text_embed": embedding_array(embeddings.astype(np.float16))})
         folder.write(shard, table, counts)
     return folder.finish()
+
+
+def name_prompt(name):
+    """The text that stands for an annotated name where the teacher's space is measured (space.py)."""
+    return fill_template(Vocabulary.TEMPLATE, name)
 
 
 def embedding_array(embeddings):

@@ -130,27 +130,23 @@ class _Scorer:
         stream = model.semantic_stream
         with torch.inference_mode():
             predicted = stream.predictor(outputs["semantic_embeds"].to(model.device)).float()
-            self.predicted = F.normalize(predicted, dim=-1) / model.config.name_temperature
-            similarity = self.predicted @ F.normalize(model.prototype_pool.prototypes, dim=-1).T
-            self.largest = similarity.amax(-1)
-            self.exponentials = (similarity - self.largest[..., None]).exp()
+            self.predicted = F.normalize(predicted, dim=-1)
+            self.similarity = self.predicted @ model.tables().prototypes.T
 
     def scores(self, vocabulary):
         """(images, N, K) with `vocabulary` as all the names that there are, on the CPU."""
         import torch
 
+        from decodetr.modeling_decodetr.embedding_space import background_mass
         from decodetr.modeling_decodetr.semantic_stream import fuse_scores
 
         self.model.set_vocabulary(vocabulary)
-        stream = self.model.semantic_stream
+        tables = self.model.tables()
         with torch.inference_mode():
-            background = (self.exponentials @ stream.background.float()).log() + self.largest
-            config = self.model.config
-            if config.background_cosine is not None:
-                entry = torch.full_like(background, config.background_cosine / config.name_temperature)
-                background = torch.logaddexp(background, entry)
-            names = self.predicted @ self.model.vocabulary.embeddings.T
-            total = torch.logaddexp(self.model.vocabulary.log_normaliser(names), background)
+            temperature = tables.scales.name_temperature
+            names = self.predicted @ tables.names.T / temperature
+            mass = background_mass(self.similarity, tables.background, temperature, *tables.scales.of_texts())
+            total = torch.logaddexp(tables.vocabulary.log_normaliser(names), mass)
             return fuse_scores(self.objectness, (names - total[..., None]).cpu()).sigmoid()
 
 

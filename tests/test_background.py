@@ -42,7 +42,7 @@ def test_background_is_recomputed_after_every_swap():
 
 
 def test_a_swapped_in_pool_is_a_copy():
-    model, pool = _model(pool_momentum=0.5), PrototypePool(torch.eye(16)[:4])
+    model, pool = _model(pool_update="stable", pool_momentum=0.5), PrototypePool(torch.eye(16)[:4])
     model.set_pool(pool)
     model.update_prototypes(_randn(4, 16), torch.ones(4))
     assert torch.equal(pool.prototypes, torch.eye(16)[:4])

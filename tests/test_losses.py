@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_batch, tiny_config, tiny_model
+from tiny_models import tables_of, tiny_batch, tiny_config, tiny_model
 
 from decodetr import PrototypePool, Vocabulary
+from decodetr.modeling_decodetr.embedding_space import log_assignment
 from decodetr.modeling_decodetr.loss_decodetr import (
     alignment_loss,
     distillation_loss,
@@ -47,9 +48,10 @@ def test_distillation_is_zero_at_equality_and_positive_elsewhere():
 def test_distillation_has_its_minimum_where_the_query_is_the_teachers_embedding():
     """With alpha = tau the student q^ = z reproduces the teacher's distribution exactly."""
     pool, z = PrototypePool(_randn(12, 8)), _randn(4, 8, seed=1)
-    target = pool.log_assignment(z, 0.07).exp()
+    rows = torch.nn.functional.normalize(pool.prototypes, dim=-1)
+    target = log_assignment(z, rows, 0.07).exp()
     query = z.clone().requires_grad_()
-    loss = distillation_loss(pool.lookup(query, 0.07)[0], target, 4)
+    loss = distillation_loss(log_assignment(query, rows, 0.07), target, 4)
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-5) and query.grad.abs().max() < 1e-4
 
@@ -104,15 +106,8 @@ def _softmax_over_names_and_background(z, names, prototypes, background):
 
 def _teacher(annotated, embeds, names, prototypes, background, annotation_weight=1.0):
     vocabulary = Vocabulary([f"name {i}" for i in range(len(names))], names)
-    return teacher_targets(
-        torch.tensor(annotated),
-        embeds,
-        PrototypePool(prototypes),
-        vocabulary,
-        torch.tensor(background),
-        temperature=TAU,
-        annotation_weight=annotation_weight,
-    )
+    tables = tables_of(PrototypePool(prototypes), vocabulary, torch.tensor(background), TAU)
+    return teacher_targets(torch.tensor(annotated), embeds, tables, annotation_weight=annotation_weight)
 
 
 NAME_ROWS, PROTOTYPES, BACKGROUND = _randn(3, 8), _randn(5, 8, seed=1) * 2, [True, False, True, True, False]
@@ -179,8 +174,8 @@ def test_listing_a_name_twice_changes_no_loss(annotated):
     embeds, losses = _randn(2, 8, seed=3), []
     for rows in ([0, 1, 2], [0, 1, 2, 1]):
         vocabulary = Vocabulary([f"name {i}" for i in rows], NAME_ROWS[rows])
-        stream.closest = torch.where(torch.tensor(BACKGROUND), -1.0, 1.0)
-        names, background = stream.name_log_probs(embeds, pool, vocabulary)
+        tables = tables_of(pool, vocabulary, torch.tensor(BACKGROUND), TAU)
+        names, background = stream.name_log_probs(embeds, tables)
         target = _teacher(annotated, _randn(2, 8, seed=2), NAME_ROWS[rows], PROTOTYPES, BACKGROUND, 0.5)[1]
         losses.append(alignment_loss(torch.cat([names, background[:, None]], -1), target, 2).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -209,21 +204,19 @@ def test_one_name_teaches_something_only_against_a_background():
     for case, prototypes in (("background", torch.eye(8)[:5]), ("none", torch.eye(8)[:1])):
         stream, pool = _stream(8, len(prototypes)), PrototypePool(prototypes)
         vocabulary = Vocabulary(["cat"], torch.eye(8)[:1])
-        stream.refresh_background(pool, vocabulary)
+        stream.refresh(pool, vocabulary)
+        tables = stream.tables(pool, vocabulary)
         regions = torch.nn.functional.normalize(torch.eye(8)[:3] + 0.1 * _randn(3, 8), dim=-1)
         target = teacher_targets(
             torch.tensor([-1, -1, 0]),
             regions,
-            pool,
-            vocabulary,
-            stream.background,
-            temperature=TAU,
+            tables,
             annotation_weight=1.0,
         )[1]
         values = []
         for seed in range(3):
             embeds = _randn(3, 8, seed=seed).requires_grad_()
-            names, background = stream.name_log_probs(embeds, pool, vocabulary)
+            names, background = stream.name_log_probs(embeds, tables)
             loss = alignment_loss(torch.cat([names, background[:, None]], -1), target, 3)
             gradient = torch.autograd.grad(loss, [embeds, *stream.predictor.parameters()])
             values.append((loss.item(), sum(g.abs().sum().item() for g in gradient)))
@@ -239,8 +232,8 @@ def test_one_name_teaches_something_only_against_a_background():
 
 def _recomputed(model, batch, outputs):
     """loss_distill and loss_align of a batch from what the forward returns, query by query."""
-    stream, pool, vocabulary = model.semantic_stream, model.prototype_pool, model.vocabulary
-    names, background = stream.name_log_probs(outputs.semantic_embeds, pool, vocabulary)
+    tables = model.tables()
+    names, background = model.semantic_stream.name_log_probs(outputs.semantic_embeds, tables)
     distill = align = 0.0
     count = 0
     for b, label in enumerate(batch["labels"]):
@@ -254,8 +247,7 @@ def _recomputed(model, batch, outputs):
             name = int(label["class_labels"][annotation[n]]) if annotation[n] >= 0 else -1
             embed = label["region_embeds"][region[n]] if region[n] >= 0 else torch.zeros(16)
             over_prototypes, over_names = teacher_targets(
-                torch.tensor([name]), embed[None], pool, vocabulary, stream.background,
-                temperature=model.config.teacher_temperature, annotation_weight=model.config.annotation_weight,
+                torch.tensor([name]), embed[None], tables, annotation_weight=model.config.annotation_weight,
             )  # fmt: skip
             w = outputs.prototype_weights[b, n].double()
             distill += (over_prototypes[0] * (over_prototypes[0].double().log() - w.log())).sum().item()

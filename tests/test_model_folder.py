@@ -140,7 +140,7 @@ def test_what_is_background_follows_the_given_fields(saved, fields):
     "fields",
     [
         {"background_threshold": 0.1},
-        {"background_cosine": 0.5},
+        {"background_level": 0.5},
         {"name_temperature": 0.2},
         {"assignment_temperature": 0.5},
         {"pool_use": "none", "distill_weight": 0.0},

@@ -118,7 +118,7 @@ def test_proposals_do_not_know_novel_annotations(tmp_path, detector):
         mine = [row for row in rows if row["image_id"] == entry["image_id"]]
         scores = [row["proposal_score"] for row in mine]
         boxes = torch.tensor([row["box"] for row in mine])
-        assert scores[:2] == [1.0, 1.0] and boxes[:2].equal(annotated_boxes(coco, entry)) and len(mine) > 2
+        assert scores[:2] == [1.0, 1.0] and boxes[:2].equal(annotated_boxes(coco, entry)[0]) and len(mine) > 2
         assert scores[2:] == sorted(scores[2:], reverse=True) and max(scores[2:]) < 1
         assert (boxes >= 0).all() and (boxes <= torch.tensor([80, 60, 80, 60])).all()
     only = _rows(tmp_path / "present", None)[1]
@@ -152,8 +152,9 @@ def test_annotated_boxes_are_clipped_and_crowds_left_out(tmp_path):
     ]
     file.write_text(json.dumps(data))
     coco = CocoAnnotations.load(file)
-    assert annotated_boxes(coco, coco.images[0]).tolist() == [[0, 10, 15, 60]]
-    assert annotated_boxes(coco, coco.images[1]).shape == (0, 4)
+    boxes, names = annotated_boxes(coco, coco.images[0])
+    assert boxes.tolist() == [[0, 10, 15, 60]] and len(names) == 1 and names[0] in coco.names
+    assert annotated_boxes(coco, coco.images[1])[0].shape == (0, 4)
 
 
 # Crops and teachers

@@ -22,15 +22,27 @@ def _features(model, n=6):
     }
 
 
-def test_lookup_adds_the_prototypes_to_the_residual_and_the_ablations_do_not():
-    full, background = tiny_model(), tiny_model(pool_use="background", **ABLATION)
+@pytest.mark.parametrize("weight", [None, 0.5, 2.0])
+def test_lookup_adds_the_prototypes_to_the_residual_and_the_ablations_do_not(weight):
+    full, background = tiny_model(residual_weight=weight), tiny_model(pool_use="background", **ABLATION)
     background.load_state_dict(full.state_dict())
     inputs = torch.randn(4, full.semantic_stream.input_projection[0].normalized_shape[0])
-    log_weights, enhanced = full.semantic_stream(inputs, full.prototype_pool)
-    _, residual = background.semantic_stream(inputs, background.prototype_pool)
+    log_weights, enhanced = full.semantic_stream(inputs, full.tables())
+    _, residual = background.semantic_stream(inputs, background.tables())
     looked_up = log_weights.exp() @ full.prototype_pool.prototypes
-    assert torch.allclose(enhanced - residual, looked_up, atol=1e-6)
+    if weight is None:  # PAPER.md 2.4
+        assert torch.allclose(enhanced - residual, looked_up, atol=1e-6)
+    else:
+        bounded = weight * F.normalize(residual, dim=-1)
+        assert torch.allclose(enhanced - bounded, F.normalize(looked_up, dim=-1), atol=1e-6)
     assert looked_up.norm(dim=-1).min() > 0.01
+
+
+def test_the_predictor_starts_as_the_identity_where_there_is_a_bounded_lookup():
+    anchored, free = tiny_model(), tiny_model(residual_weight=None)
+    weight = anchored.semantic_stream.predictor.weight
+    assert torch.equal(weight, torch.eye(16)) and not anchored.semantic_stream.predictor.bias.any()
+    assert not torch.allclose(free.semantic_stream.predictor.weight, torch.eye(16), atol=0.1)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +53,7 @@ def test_background_prototypes_take_part_only_where_they_may(pool_use, expected,
     model = tiny_model(pool_use=pool_use, **fields)
     model.set_vocabulary(model.vocabulary)
     assert bool(model.semantic_stream.background.any()) is expected
-    _, background = model.semantic_stream.name_log_probs(torch.randn(3, 16), model.prototype_pool, model.vocabulary)
+    _, background = model.semantic_stream.name_log_probs(torch.randn(3, 16), model.tables())
     assert bool((background > -1e30).all()) is expected
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path)

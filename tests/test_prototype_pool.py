@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from tiny_models import tables_of
 
-from decodetr import PrototypePool
+from decodetr import PrototypePool, Vocabulary
+from decodetr.modeling_decodetr.embedding_space import look_up
 
 
 def _unit_rows(rows, dim, seed=0):
@@ -28,13 +30,18 @@ def _soft_assignment(embeddings, prototypes, temperature):
 # Lookup
 
 
+def _lookup(pool, queries, temperature):
+    names = Vocabulary(["name"], torch.ones(1, pool.embedding_dim))
+    return look_up(queries, tables_of(pool, names, temperature=temperature))
+
+
 @pytest.mark.parametrize("temperature", [0.01, 0.07, 1.0])
 def test_lookup_is_a_softmax_of_cosines_and_a_weighted_sum(temperature):
     prototypes = (
         _unit_rows(7, 6) * torch.tensor([1.0, 1, 1, 1, 1, 0.5, 2])[:, None]
     )  # length must not matter for cosines
     queries = torch.randn(3, 6, generator=torch.Generator().manual_seed(1)) * 4
-    log_weights, looked_up = PrototypePool(prototypes).lookup(queries, temperature)
+    log_weights, looked_up = _lookup(PrototypePool(prototypes), queries, temperature)
     expected = _soft_assignment(queries, prototypes, temperature)
     assert np.allclose(log_weights.exp().numpy(), expected, atol=1e-5)
     # Only log-probabilities that matter: below e^-30 float32 cosines carry no information about the ratio.
@@ -46,28 +53,28 @@ def test_lookup_is_a_softmax_of_cosines_and_a_weighted_sum(temperature):
 def test_lookup_keeps_leading_shape_and_answers_half_precision_in_float32():
     pool = PrototypePool(_unit_rows(7, 6))
     queries = torch.randn(2, 3, 6)
-    log_weights, looked_up = pool.lookup(queries, 0.07)
+    log_weights, looked_up = _lookup(pool, queries, 0.07)
     assert log_weights.shape == (2, 3, 7) and looked_up.shape == (2, 3, 6)
-    flat = pool.lookup(queries.reshape(6, 6), 0.07)[0]
+    flat = _lookup(pool, queries.reshape(6, 6), 0.07)[0]
     assert torch.allclose(log_weights.reshape(6, 7), flat, atol=1e-6)
-    half = pool.lookup(queries.half(), 0.07)
+    half = _lookup(pool, queries.half(), 0.07)
     assert half[0].dtype == half[1].dtype == torch.float32
-    assert torch.equal(half[0], pool.lookup(queries.half().float(), 0.07)[0])
+    assert torch.equal(half[0], _lookup(pool, queries.half().float(), 0.07)[0])
 
 
 def test_assignments_are_float32_inside_autocast():
     """A cosine rounded to bfloat16 is off by 0.004, which a temperature of 0.01 makes 0.4 in the logits."""
     pool, embeddings = PrototypePool(_unit_rows(50, 16)), _unit_rows(20, 16, seed=1)
-    exact, exact_sums = pool.lookup(embeddings, 0.01), pool.assignment_sums(embeddings, 0.01)
+    exact, exact_sums = _lookup(pool, embeddings, 0.01), pool.assignment_sums(embeddings, 0.01)
     with torch.autocast("cpu", torch.bfloat16):
-        inside, inside_sums = pool.lookup(embeddings, 0.01), pool.assignment_sums(embeddings, 0.01)
+        inside, inside_sums = _lookup(pool, embeddings, 0.01), pool.assignment_sums(embeddings, 0.01)
     for a, b in zip((*exact, *exact_sums), (*inside, *inside_sums)):
         assert torch.allclose(a, b, atol=1e-5)
 
 
 def test_the_nearest_prototype_takes_all_when_cold():
     pool = PrototypePool(torch.eye(4))
-    log_weights, looked_up = pool.lookup(torch.tensor([[0.1, 0.0, 0.9, 0.2]]), 0.001)
+    log_weights, looked_up = _lookup(pool, torch.tensor([[0.1, 0.0, 0.9, 0.2]]), 0.001)
     assert log_weights.argmax() == 2 and torch.allclose(looked_up, torch.eye(4)[2:3], atol=1e-6)
 
 

@@ -82,7 +82,7 @@ def test_words_win_over_the_recipe(tmp_path):
         "data": "there",
         "output-dir": "out",
         "config": {"nms_iou": 0.7, "embedding_dim": 32},
-        "set": {"nms_iou": 0.6, "background_cosine": None, "pool_use": "none"},
+        "set": {"nms_iou": 0.6, "background_level": None, "pool_use": "none"},
         "backbone": "weights",
         "blur": 2,
         "no-augmentation": True,
@@ -96,7 +96,7 @@ def test_words_win_over_the_recipe(tmp_path):
     args = _parse(file)
     assert (args.data, args.output_dir, args.blur, args.no_augmentation) == ("there", "out", 2.0, True)
     assert (args.config, args.backbone, args.reset_semantics, args.noise) == (recipe["config"], "weights", False, 0.0)
-    assert args.set == ["nms_iou=0.6", "background_cosine=null", 'pool_use="none"']
+    assert args.set == ["nms_iou=0.6", "background_level=null", 'pool_use="none"']
     kwargs = ["--learning_rate", "0.0001", "--lr_scheduler_kwargs", '{"num_cycles": 2}', "--bf16", "false"]
     assert args.training_arguments == kwargs and args.words == ["--recipe", str(file)]
     args = _parse(file, "--blur", "0", "--data", "here", "--set", "nms_iou=0.5", "--learning_rate", "3")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_batch, tiny_config, tiny_model
+from tiny_models import tables_of, tiny_batch, tiny_config, tiny_model
 
 from decodetr import PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.semantic_stream import (
@@ -186,12 +186,13 @@ def test_boxes_of_rows_lie_where_the_slots_say():
 # From queries to r_n
 
 
-def test_enhanced_query_is_lookup_plus_residual():
+def test_enhanced_query_of_the_paper_is_lookup_plus_residual():
     torch.manual_seed(0)
-    stream, pool = SemanticStream(tiny_config(semantic_inputs="query"), 32, []), PrototypePool(_randn(12, 16))
+    config = tiny_config(semantic_inputs="query", residual_weight=None)
+    stream, pool = SemanticStream(config, 32, []), PrototypePool(_randn(12, 16))
     inputs = _randn(2, 5, 32, seed=1)
     with torch.no_grad():
-        log_weights, embeds = stream(inputs, pool)
+        log_weights, embeds = stream(inputs, tables_of(pool, Vocabulary(["name"], _randn(1, 16))))
         projected = stream.input_projection(inputs).double().numpy()
         residual = stream.residual(stream.input_projection(inputs)).double().numpy()
     prototypes = pool.prototypes.double().numpy()
@@ -226,17 +227,18 @@ def _stream(dim, prototypes, temperature=0.07, identity=True, threshold=0.9):
 
 
 def _probabilities(stream, embeds, pool, vocabulary):
-    stream.refresh_background(pool, vocabulary)
-    names, background = stream.name_log_probs(embeds, pool, vocabulary)
+    stream.refresh(pool, vocabulary)
+    names, background = stream.name_log_probs(embeds, stream.tables(pool, vocabulary))
     return names.exp(), background.exp()
 
 
 def test_name_probabilities_by_hand():
     stream = _stream(8, 6, identity=False)
     pool, vocabulary = PrototypePool(_randn(6, 8) * 2), Vocabulary(list("abc"), _randn(3, 8, seed=1))
+    stream.refresh(pool, vocabulary)
     stream.closest = torch.tensor([-1.0, 1, -1, -1, 1, -1])
     embeds = _randn(4, 8, seed=2) * 3
-    log_probs, background = stream.name_log_probs(embeds, pool, vocabulary)
+    log_probs, background = stream.name_log_probs(embeds, stream.tables(pool, vocabulary))
     weight, bias = stream.predictor.weight.double().numpy(), stream.predictor.bias.double().numpy()
     for n in range(4):
         g = weight @ embeds[n].double().numpy() + bias
@@ -267,9 +269,9 @@ def test_without_background_the_names_sum_to_one_and_gradients_stay_finite():
     stream = _stream(4, 4)
     pool, vocabulary = PrototypePool(torch.eye(4)), Vocabulary(list("abcd"), torch.eye(4))
     embeds = _randn(3, 4).requires_grad_()
-    stream.refresh_background(pool, vocabulary)
+    stream.refresh(pool, vocabulary)
     assert not stream.background.any()
-    names, background = stream.name_log_probs(embeds, pool, vocabulary)
+    names, background = stream.name_log_probs(embeds, stream.tables(pool, vocabulary))
     assert torch.allclose(names.exp().sum(-1), torch.ones(3), atol=1e-6) and (background == float("-inf")).all()
     names[:, 0].sum().backward()
     assert embeds.grad.isfinite().all() and embeds.grad.abs().sum() > 0
@@ -323,7 +325,7 @@ def test_probabilities_are_float32_inside_autocast():
     vocabulary, embeds = Vocabulary(list("abc"), _randn(3, 16, seed=1)), _randn(5, 16, seed=2)
     expected = _probabilities(stream, embeds, pool, vocabulary)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        names = stream.name_log_probs(embeds, pool, vocabulary)[0]
+        names = stream.name_log_probs(embeds, stream.tables(pool, vocabulary))[0]
     assert names.dtype == torch.float32
     # The predictor may round r_n to bfloat16, the cosines may not be rounded after that.
     rounded = _probabilities(stream, embeds.bfloat16().float(), pool, vocabulary)[0]

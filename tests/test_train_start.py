@@ -56,10 +56,10 @@ def _equal(one, other):
 
 def test_a_saved_model_goes_on_with_changed_fields(words, first, tmp_path):
     assert _load(first).config.nms_iou == 0.7
-    start = ["--model", str(first), "--set", "nms_iou=null", "background_cosine=0.25", "--streams", "semantic"]
+    start = ["--model", str(first), "--set", "nms_iou=null", "background_level=0.25", "--streams", "semantic"]
     assert main([*words, *start, "--semantic_learning_rate", "1e-9", "--output_dir", str(tmp_path)]) == 0
     old, new = _load(first), _load(tmp_path)
-    assert (new.config.nms_iou, new.config.background_cosine) == (None, 0.25)
+    assert (new.config.nms_iou, new.config.background_level) == (None, 0.25)
     assert _equal(old.detector, new.detector)
     old, new = (model.semantic_stream.residual[1].weight for model in (old, new))
     assert (old - new).abs().max() < 1e-6

@@ -46,9 +46,9 @@ def _probabilities(names, embeddings, prototypes=4):
     torch.manual_seed(0)
     stream = SemanticStream(tiny_config(num_coarse_prototypes=prototypes, num_fine_prototypes=0), 32, [16])
     vocabulary, pool = Vocabulary(names, embeddings), PrototypePool(_rows(prototypes, seed=5))
-    stream.refresh_background(pool, vocabulary)
+    stream.refresh(pool, vocabulary)
     with torch.no_grad():
-        log_probs, background = stream.name_log_probs(_rows(3, seed=6), pool, vocabulary)
+        log_probs, background = stream.name_log_probs(_rows(3, seed=6), stream.tables(pool, vocabulary))
     return log_probs.exp(), background.exp()
 
 

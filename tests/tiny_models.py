@@ -3,6 +3,8 @@
 import torch
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection
+from decodetr.modeling_decodetr.embedding_space import DEFAULTS, Scales, Tables
+from decodetr.modeling_decodetr.semantic_stream import derive
 
 _SIZES = {"embedding_size": 8, "hidden_sizes": [8, 16, 16, 24], "depths": [1, 1, 1, 1], "layer_type": "basic"}
 _RESNET = {"model_type": "resnet", **_SIZES, "out_features": ["stage2", "stage3", "stage4"]}
@@ -139,3 +141,13 @@ def tiny_batch(seed=0, batch=2, regions=False, dim=16, names=3, size=64):
             label.update(region_boxes=boxes, region_embeds=embeds[0], region_text_embeds=embeds[1])
         labels.append(label)
     return {"pixel_values": torch.randn(batch, 3, size, size, generator=generator), "labels": labels}
+
+
+def tables_of(pool, vocabulary, background=None, temperature=0.07, **scales):
+    """Tables of a pool and names at one temperature, with a given background (M,), as a model would have them."""
+    found = derive(pool, vocabulary)
+    closest = found.pop("closest")
+    defaults = {name: temperature for name in DEFAULTS if name.endswith("temperature")}
+    scales = Scales(**DEFAULTS | defaults | scales)
+    background = closest < scales.background_threshold if background is None else background
+    return Tables(pool, vocabulary, background=background, scales=scales, **found)

@@ -59,7 +59,7 @@ def add_arguments(parser):
         nargs="+",
         default=[],
         metavar="FIELD=VALUE",
-        help="fields of the DeCoDetrConfig that differ from the starting point's, such as background_cosine=0.3; "
+        help="fields of the DeCoDetrConfig that differ from the starting point's, such as background_level=0.3; "
         "with --reset-semantics also those that change shapes of the semantic stream",
     )
     _add_knowledge(parser)

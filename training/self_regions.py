@@ -60,7 +60,7 @@ def _regions_of_image(model, outputs, b, coco, entry, limits):
     size = torch.tensor([entry["width"], entry["height"]] * 2, dtype=torch.float32)
     boxes = box_convert(outputs.pred_boxes[b].float().cpu(), "cxcywh", "xyxy") * size
     scores = outputs.objectness_logits[b].float().sigmoid().cpu()
-    annotated = annotated_boxes(coco, entry)
+    annotated, _ = annotated_boxes(coco, entry)
     boxes, scores, query = select_proposals(boxes, scores, annotated, entry["width"], entry["height"], **limits)
     compared = model.semantic_stream.predictor(outputs.semantic_embeds[b, query])
     looked_up = model.prototype_pool.prototypes[outputs.prototype_weights[b, query].argmax(-1)]

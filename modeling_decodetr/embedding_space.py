@@ -1,0 +1,164 @@
+"""The embedding space of a teacher, described by what was measured in it: where its texts and its images lie, and at
+which temperatures its cosines mean something.
+
+Texts of a real CLIP lie in a narrow cone (mean cosine 0.75), and its images in another one (0.27 to the right text,
+0.19 to others): at the paper's tau = 0.07 every distribution over them is flat. So texts are compared after their mean
+was taken off, images after theirs, and temperatures and background are those that fit the annotated regions best
+(`pool_builder/space.py` measures them, docs/model.md says how well). A pool's `info["space"]` has the description.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+# What a config of the model may say instead of the space, and what holds where neither says anything: the paper's
+# tau, and the background of prototypes alone.
+DEFAULTS = {
+    "assignment_temperature": 0.07,
+    "teacher_temperature": 0.07,
+    "teacher_name_temperature": 0.07,
+    "name_temperature": 0.07,
+    "background_threshold": 0.9,
+    "background_level": -1.0,
+    "background_margin": 0.0,
+    "image_cosine": 1.0,
+}
+
+
+class Scales(NamedTuple):
+    """Temperatures and background of a model in use. Cosines are those of centred embeddings.
+
+    Attributes:
+        assignment_temperature: alpha of PAPER.md 2.3. teacher_temperature: tau of 2.5.
+        name_temperature: of the predictor's softmax (2.7). teacher_name_temperature: of the teacher's (2.8).
+        background_threshold: a prototype whose cosine to every name is below it stands for none of them.
+        background_level: cosine of an image to a name from which it rather has that name than none; -1: no such level.
+        background_margin: by how much a prototype of the background must resemble an image more than a name does.
+        image_cosine: of an image to the right text, where 1 is a text to itself. Level and margin of what is compared
+            with names in training, a text in all but name, are those of images divided by it.
+    """
+
+    assignment_temperature: float
+    teacher_temperature: float
+    name_temperature: float
+    teacher_name_temperature: float
+    background_threshold: float
+    background_level: float
+    background_margin: float
+    image_cosine: float
+
+    def of_texts(self) -> tuple:
+        """(level, margin) of the background for what is a text rather than an image."""
+        level = self.background_level
+        return (level / self.image_cosine if level > -1 else level), self.background_margin / self.image_cosine
+
+
+class Tables(NamedTuple):
+    """What a call scores with, of one and the same swap of pool and names.
+
+    Attributes:
+        pool ([`PrototypePool`]), vocabulary ([`Vocabulary`]): as they are stored.
+        prototypes (M, d), names (K, d): their centred unit rows, float32. lengths (M,): of the centred prototypes.
+        background (M,) bool: the prototypes that stand for none of the names.
+        image_mean (d,): what is taken off a teacher's image embeddings.
+        scales ([`Scales`]).
+    """
+
+    pool: torch.nn.Module
+    vocabulary: torch.nn.Module
+    prototypes: torch.Tensor
+    names: torch.Tensor
+    lengths: torch.Tensor
+    background: torch.Tensor
+    image_mean: torch.Tensor
+    scales: Scales
+
+
+def scales_of(config, space) -> Scales:
+    """What a config sets, else what the space of its pool says (a dict or None), else [`DEFAULTS`]."""
+    space = space or {}
+    found = {}
+    for name in Scales._fields:
+        own = getattr(config, name, None)
+        found[name] = float(own if own is not None else space.get(name, DEFAULTS[name]))
+    return Scales(**found)
+
+
+def check_space(space, embedding_dim):
+    """ValueError unless a dict describes a space of width `embedding_dim`: finite numbers in their ranges."""
+    if not isinstance(space, dict):
+        raise ValueError(f"space must be a mapping, got {space!r}.")
+    for name in ("text_mean", "image_mean"):
+        if (mean := space.get(name)) is not None and (
+            not isinstance(mean, list | tuple)
+            or len(mean) != embedding_dim
+            or not all(isinstance(x, int | float) and math.isfinite(x) for x in mean)
+        ):
+            raise ValueError(f"space: {name} must be a list of {embedding_dim} finite numbers.")
+    for name in DEFAULTS:
+        value = space.get(name, DEFAULTS[name])
+        positive = name.endswith("temperature") or name == "image_cosine"
+        known = isinstance(value, int | float) and math.isfinite(value)
+        if not known or (positive and value <= 0) or (not positive and abs(value) > 2):
+            raise ValueError(f"space: {name} must be {'positive' if positive else 'in [-2, 2]'}, got {value!r}.")
+
+
+def mean_of(space, kind, like) -> torch.Tensor:
+    """The mean "text_mean" or "image_mean" of a space (a dict or None), zeros where it has none: (d,) float32."""
+    mean = (space or {}).get(kind)
+    return like.new_zeros(like.shape[-1]) if mean is None else torch.tensor(mean, dtype=like.dtype, device=like.device)
+
+
+def text_cosine(embeddings) -> float:
+    """Mean cosine between two different ones of unit rows (n, d), n at least 2: how narrow a space is."""
+    n = len(embeddings)
+    return ((embeddings.double().sum(0).square().sum() - n) / (n * (n - 1))).item()
+
+
+def centred(embeddings, mean) -> torch.Tensor:
+    """Unit rows (..., d) of embeddings (..., d) of any length, which are normalised first, less the mean (d,)."""
+    return F.normalize(F.normalize(embeddings.float(), dim=-1) - mean, dim=-1)
+
+
+def log_assignment(embeddings, prototypes, temperature):
+    """log softmax_j( cos(embedding, A_j) / temperature ), float32, shape (..., M): PAPER.md 2.3 and 2.5.
+
+    Args:
+        embeddings (..., d): any length. prototypes (M, d): unit rows. temperature: a number, or a tensor (..., 1).
+    """
+    # A cosine in bfloat16 is off by up to 0.004, which a temperature of 0.01 makes 0.4 in the logit.
+    with torch.autocast(embeddings.device.type, enabled=False):
+        return F.log_softmax(F.normalize(embeddings.float(), dim=-1) @ prototypes.T / temperature, dim=-1)
+
+
+def look_up(queries, tables):
+    """Soft assignment of queries to prototypes, PAPER.md 2.3 and the first term of 2.4.
+
+    Args:
+        queries (..., d): q^, any length.
+
+    Returns:
+        ((..., M) log w, (..., d) sum_j w_j A_j of the centred prototypes), both float32.
+    """
+    log_weights = log_assignment(queries, tables.prototypes, tables.scales.assignment_temperature)
+    with torch.autocast(queries.device.type, enabled=False):
+        return log_weights, (log_weights.exp() * tables.lengths) @ tables.prototypes
+
+
+def background_mass(similarity, background, temperature, level, margin):
+    """log of what names compete with: the level, and the background prototypes, all of them, so that a name whose
+    prototype joins them when it is removed costs the others nothing (DESIGN.md 4).
+
+    Args:
+        similarity (..., M): cosines to the prototypes, float32. background (M,): bool, those that count.
+        temperature: a number, or a tensor (..., 1). level, margin: likewise; a level of -1 is none.
+
+    Returns:
+        float32 (...,); -inf where there is neither.
+    """
+    level = torch.as_tensor(level, dtype=similarity.dtype, device=similarity.device)
+    entry = torch.where(level > -1, level, -torch.inf).expand(*similarity.shape[:-1], 1)
+    entries = torch.cat([similarity.masked_fill(~background, -torch.inf) - margin, entry], dim=-1)
+    return (entries / temperature).logsumexp(-1)
