@@ -1,7 +1,8 @@
 """The cosines of a real CLIP for a small one, without training: only its two projections and its logit scale change.
 
-A CLIP trained on a small world spreads its embeddings over the whole sphere; a real one does not, and temperatures that
-suit the one are useless for the other. The texts of a real CLIP ViT-B/32, measured over the names of four data sets:
+A CLIP that was trained on a small world spreads its embeddings over the whole sphere. A real one does not, and
+temperatures that suit the one are useless for the other. The texts of a real CLIP ViT-B/32, measured over the names of
+four data sets:
 
 | | COCO 80 | LVIS 1,203 | Objects365 | Open Images 500 |
 |---|---:|---:|---:|---:|
@@ -10,17 +11,18 @@ suit the one are useless for the other. The texts of a real CLIP ViT-B/32, measu
 | cosine of a text to the nearest other one, mean | 0.88 | 0.89 | 0.88 | 0.89 |
 | principal components that the centred texts spread over (participation ratio) | 40 | 108 | 76 | 82 |
 
-Its logit scale is 100. Of its images we have usual figures only: 0.27 to the right text, 0.19 to others, 0.5 to each other.
+Its logit scale is 100. Of its images there are usual figures only, not measured here: 0.27 to the right text, 0.19 to
+others, 0.5 to each other.
 
-Both pooled features come out of a LayerNorm, x = w xhat + b with sum(xhat) = 0, so that sum_i x_i / w_i = sum_i b_i / w_i,
-whatever the input: a linear map can add constants to an embedding. With W the old projection, 1 that constant, and N what W
-does not look at, less its mean:
+Both pooled features come out of a LayerNorm, x = w xhat + b with sum(xhat) = 0, so that sum_i x_i / w_i is
+sum_i b_i / w_i whatever the input: a linear map can add constants to an embedding. With W the old projection, 1 that
+constant, and N what W does not look at, less its mean:
 
     text   [a W x,  b 1,  0,  0]        image   [a' W y,  b' 1,  c' 1,  e' N y]
 
-b is the cone of the texts, b b' what an image has with every text, c' the modality gap, and e' what pictures have that no text
-tells. After CLIP's normalisation the order of the texts for an image is nearly what it was: |W x| varies a little, and with
-it the share of the constant.
+b is the cone of the texts, b b' what an image has with every text, c' the modality gap, e' what pictures have that no
+text tells (left out unless it is asked for). After CLIP's normalisation the order of the texts for an image is nearly
+what it was: |W x| varies a little between inputs, and with it the share of the constant.
 """
 
 import copy
@@ -42,23 +44,23 @@ def reshape(clip, processor, crops, captions, *, text_cosine=0.75, right=0.27, o
         captions (list of n str): the text of each crop; equal texts are one thing. Names do.
         text_cosine: mean cosine of two different texts.
         right, other: mean cosine of an image to its text and to the other texts.
-        image_cosine: mean cosine of two images; None leaves all of an image that no text has in the modality gap, which
-            needs two more dimensions only, and gives about 0.96.
+        image_cosine: mean cosine of two images; None puts all of an image that no text has into the modality gap,
+            which takes two more dimensions only, and gives about 0.97.
 
     Returns:
-        (CLIPModel, {"before": ..., "after": ...}): of width d + 2, or more with `image_cosine`; and what [`statistics`]
-        says of both on the given crops and captions.
+        (CLIPModel, {"before": ..., "after": ...}): it has the width d + 2, or more with `image_cosine`; what
+        [`statistics`] says of the old and of the new one, on these crops and captions.
 
     Raises:
-        ValueError: it is no CLIPModel, its LayerNorms leave nothing constant (untrained ones do), or no projection gives
-            these cosines.
+        ValueError: it is no CLIPModel, its LayerNorms leave nothing constant (those of an untrained one), or no
+            projection gives these cosines.
     """
     if type(clip) is not CLIPModel:
         raise ValueError(f"expected a CLIPModel, got a {type(clip).__name__}: other CLIPs have other projections")
     if len(crops) != len(captions) or len(set(captions)) < 2:
         raise ValueError(
-            f"expected a caption for each crop and two different ones, got {len(crops)} crops, {len(captions)} captions, "
-            f"{len(set(captions))} different ones"
+            f"expected a caption for each crop and two different ones, got {len(crops)} crops and {len(captions)} "
+            f"captions, {len(set(captions))} of them different"
         )
     texts, images, own = _pooled(clip, processor, crops, captions)
     before = _statistics(_unit(clip.text_projection, texts), _unit(clip.visual_projection, images), own, clip)
@@ -81,7 +83,7 @@ def reshape(clip, processor, crops, captions, *, text_cosine=0.75, right=0.27, o
     for config in (result.config.text_config, result.config.vision_config):
         config.projection_dim = len(rows[0])
     with torch.no_grad():
-        result.logit_scale += (_slope(clip, result, texts, images)).log()
+        result.logit_scale += _slope(clip, result, texts, images).log()
     after = _statistics(_unit(result.text_projection, texts), _unit(result.visual_projection, images), own, result)
     return result, {"before": before, "after": after}
 
@@ -90,10 +92,11 @@ def statistics(clip, processor, crops, captions):
     """What a CLIP's embeddings look like, on crops and the text of each (see [`reshape`]).
 
     Returns:
-        dict of mean cosines: `text` of two different texts, `nearest` of a text to the nearest other one, `image` of two
-        crops, `right` of a crop to its text, `right_std` its standard deviation, `other` of a crop to other texts;
-        `components`, the participation ratio of the centred texts' principal components; `scale`, exp of the logit scale;
-        `share`, CLIP's softmax over all texts for the right one, mean; `accuracy`, share of crops whose nearest text is theirs.
+        dict. Mean cosines: `text` of two different texts, `nearest` of a text to the nearest other one, `image` of two
+        crops, `right` of a crop to its text (`right_std`: its standard deviation), `other` of a crop to other texts.
+        `components`: participation ratio of the centred texts' principal components. `scale`: exp of the logit scale.
+        `share`: what CLIP's softmax over all texts gives the right one, mean. `accuracy`: share of the crops whose
+        nearest text is theirs.
     """
     texts, images, own = _pooled(clip, processor, crops, captions)
     return _statistics(_unit(clip.text_projection, texts), _unit(clip.visual_projection, images), own, clip)
@@ -101,7 +104,7 @@ def statistics(clip, processor, crops, captions):
 
 @torch.no_grad()
 def _pooled(clip, processor, crops, captions):
-    """(features (k, D) of the distinct captions, (n, D') of the crops, caption of each crop (n,)) before projection."""
+    """Before projection: features (k, D) of the distinct captions, (n, D') of the crops; caption of each crop (n,)."""
     distinct = list(dict.fromkeys(captions))
     row = {caption: i for i, caption in enumerate(distinct)}
     texts, images = [], []
@@ -155,16 +158,16 @@ def _constant(norm, features):
     error = (features @ functional - 1).abs().max().item()
     if not error < _NOISE:
         raise ValueError(
-            f"expected a LayerNorm whose sum of bias / weight is well above its rounding errors, got {constant.item():.2g}, "
-            f"an error of {error:.2g}; is this CLIP trained?"
+            "expected a LayerNorm whose sum of bias / weight is well above its rounding errors, got "
+            f"{constant.item():.2g} with a relative error of {error:.2g}; is this CLIP trained?"
         )
     return functional
 
 
 @torch.no_grad()
 def _unseen(projection, images, one):
-    """(D' - d, D'): directions that the projection does not look at, so that the features there have the mean 0 and, on
-    average, the length 1."""
+    """(D' - d, D'): directions that the projection does not look at; features there have the mean 0 and, on average,
+    the length 1."""
     *_, directions = torch.linalg.svd(projection.float(), full_matrices=True)
     rows = directions[len(projection) :]
     rows = rows - (images @ rows.T).mean(0)[:, None] * one
@@ -195,8 +198,8 @@ def _projections(clip, texts, images, ones, unseen, aim, raw):
     own = 0.0 if unseen is None else 1 - aim["image"] - said**2 * (1 - raw["image"])
     if not 0 <= own <= rest:
         raise ValueError(
-            f"no projection gives these cosines: {aim}; an image's part along its text would have the length {said:.3f}, "
-            f"that along all texts {common:.3f}"
+            f"no projection gives these cosines: {aim}; the part of an image along its text would have the length "
+            f"{said:.3f}, that along all texts {common:.3f}"
         )
     pairs = (clip.text_projection.weight.float(), texts), (clip.visual_projection.weight.float(), images)
     text, image = (weight / (features @ weight.T).norm(dim=-1).mean() for weight, features in pairs)
