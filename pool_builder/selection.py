@@ -12,6 +12,8 @@ from decodetr.pool_builder.stages import embedding_array, embedding_rows, open_s
 from decodetr.utils.files import committed, replacing, write_text
 
 REPORT = "report.json"
+OTHERS = 8  # captions of other regions that each region is compared with, where delta is chosen
+CHANCE = 0.01  # share of them that delta lets pass
 REGIONS = "regions"  # the filter's output is the regions data set of docs/data.md, and its files have that name
 
 
@@ -19,31 +21,38 @@ def filter_regions(output, settings, overwrite=False):
     """OUTPUT/regions: all regions, `kept` where cos(image, caption) is above delta, or among the best share.
 
     Args:
-        output (Path): OUTPUT. settings (PoolSettings): delta, or keep_share instead of it.
+        output (Path): OUTPUT. settings (PoolSettings): delta, or keep_share instead of it; without either, delta is
+            chosen by [`choose_delta`].
 
     Returns:
-        dict: totals. Counts: kept, and why the others are not: empty_caption, no_embedding, low_score. Also writes
+        dict: totals. Counts: kept, and why the others are not: empty_caption, no_embedding, low_score. The stage's
+        identity has the `delta` that was used and, if it was chosen, the figures `delta_chosen`. Also writes
         scores.png, the distribution of the scores with the cut.
 
     Raises:
-        ValueError: no region is kept; the message gives the distribution of the scores.
+        ValueError: no region is kept, or captions fit their regions no better than others; the message gives the
+            distribution of the scores.
     """
     before = open_stage(output, "embeddings")
     row_of, text_embeds = _texts(open_stage(output, "texts"))
-    text_rows, scores = [], []
+    text_rows, scores, others = [], [], []
     for shard in range(before.count):
         table = before.read(shard, ["caption", "image_embed"])
         text_rows.append(np.array([row_of[caption] for caption in table["caption"].to_pylist()], dtype=np.int64))
         images = embedding_rows(table["image_embed"]).astype(np.float32)
-        scores.append((images * text_embeds[text_rows[-1]].astype(np.float32)).sum(1))
+        texts = text_embeds[text_rows[-1]].astype(np.float32)
+        scores.append((images * texts).sum(1))
+        others.append(_other_scores(images, texts, text_rows[-1], row_of.get("", -1)))
     ends = np.cumsum([0, *map(len, scores)])
     scores, spoken = np.concatenate(scores), np.concatenate(text_rows) != row_of.get("", -1)
     finite = np.isfinite(scores)
     scores[~finite] = -1.0
     usable = spoken & finite
-    cut = settings.delta
+    cut, chosen = settings.delta, None
     if settings.keep_share is not None and usable.any():
         cut = float(np.quantile(scores[usable], 1 - settings.keep_share, method="inverted_cdf"))
+    elif cut is None:
+        cut, chosen = choose_delta(scores[usable], np.concatenate(others))
     kept = usable & ((scores > cut) if settings.keep_share is None else (scores >= cut))
     if not kept.any():
         low, middle, high = np.quantile(scores, [0, 0.5, 1])
@@ -51,7 +60,7 @@ def filter_regions(output, settings, overwrite=False):
             f"expected regions with cos(image, caption) above {cut}, got none of {len(scores)}: minimum {low:.3f}, "
             f"median {middle:.3f}, maximum {high:.3f}, {int((~spoken).sum())} without a caption; lower --delta"
         )
-    identity = {"input": before.digest, **settings.of("delta", "keep_share")}
+    identity = {"input": before.digest, "delta": cut, "keep_share": settings.keep_share, "delta_chosen": chosen}
     folder = StageFolder(output / REGIONS, REGIONS, identity, before.count, overwrite=overwrite)
     for shard in folder.pending():
         rows = slice(ends[shard], ends[shard + 1])
@@ -68,6 +77,50 @@ def filter_regions(output, settings, overwrite=False):
     totals = folder.finish()
     draw_scores(scores[usable], cut, totals["counts"], output / REGIONS / "scores.png")
     return totals
+
+
+def _other_scores(images, texts, rows, empty):
+    """cos(image, caption) of each region with up to [`OTHERS`] captions of its shard that say something else, float32."""
+    rng, found = np.random.default_rng(0), [np.zeros(0, np.float32)]
+    for _ in range(OTHERS):
+        order = rng.permutation(len(rows))
+        differ = (rows != rows[order]) & (rows[order] != empty)
+        found.append((images[differ] * texts[order[differ]]).sum(1))
+    found = np.concatenate(found)
+    return found[np.isfinite(found)]
+
+
+def choose_delta(own, others):
+    """The cut that suits a CLIP, whatever its cosines are: [`CHANCE`] of other regions' captions would pass.
+
+    That share is counted below their median and mirrored: above it some captions fit, those of things that are there
+    often.
+
+    Args:
+        own (n,): cos(image, caption) of regions. others (m,): the same with captions of other regions.
+
+    Returns:
+        (delta, dict of figures): medians of `own` and of `others`, and the share of `others` above delta.
+
+    Raises:
+        ValueError: own captions are not above it twice as often as others, so that a filter would say nothing.
+    """
+    if not len(own) or not len(others):
+        raise ValueError(
+            f"expected regions with different captions to choose --delta from, got {len(own)} with a caption and an "
+            "embedding; give --delta or --keep-share"
+        )
+    low, middle = np.quantile(others, [CHANCE, 0.5])
+    delta, median = round(float(2 * middle - low), 4), float(np.median(own))
+    passed, passed_others = float((own > delta).mean()), float((others > delta).mean())
+    if not passed > 2 * passed_others:
+        raise ValueError(
+            "expected captions that fit their own regions better than others, got cos(image, caption) with a median "
+            f"of {median:.3f}, {middle:.3f} with captions of other regions, and {100 * passed:.1f} % and "
+            f"{100 * passed_others:.1f} % above {delta}; check --clip and --captioner, or give --delta or --keep-share"
+        )
+    figures = {"own": median, "others": float(middle), "others_above": passed_others}
+    return delta, {key: round(value, 4) for key, value in figures.items()}
 
 
 def _texts(folder):
