@@ -7,13 +7,12 @@ import torch
 
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
+from decodetr.pool_builder.delta import SAMPLE, choose_delta, other_scores
 from decodetr.pool_builder.shards import StageFolder
 from decodetr.pool_builder.stages import embedding_array, embedding_rows, open_stage
 from decodetr.utils.files import committed, replacing, write_text
 
 REPORT = "report.json"
-OTHERS = 8  # captions of other regions that each region is compared with, where delta is chosen
-CHANCE = 0.01  # share of them that delta lets pass
 REGIONS = "regions"  # the filter's output is the regions data set of docs/data.md, and its files have that name
 
 
@@ -35,16 +34,18 @@ def filter_regions(output, settings, overwrite=False):
     """
     before = open_stage(output, "embeddings")
     row_of, text_embeds = _texts(open_stage(output, "texts"))
-    text_rows, scores, others = [], [], []
+    text_rows, scores, sample = [], [], []
+    step = -(-before.totals["rows"] // SAMPLE)
     for shard in range(before.count):
         table = before.read(shard, ["caption", "image_embed"])
+        first = sum(map(len, scores))
         text_rows.append(np.array([row_of[caption] for caption in table["caption"].to_pylist()], dtype=np.int64))
         images = embedding_rows(table["image_embed"]).astype(np.float32)
-        texts = text_embeds[text_rows[-1]].astype(np.float32)
-        scores.append((images * texts).sum(1))
-        others.append(_other_scores(images, texts, text_rows[-1], row_of.get("", -1)))
+        scores.append((images * text_embeds[text_rows[-1]].astype(np.float32)).sum(1))
+        sample.append(images[-first % step :: step])
     ends = np.cumsum([0, *map(len, scores)])
-    scores, spoken = np.concatenate(scores), np.concatenate(text_rows) != row_of.get("", -1)
+    said = np.concatenate(text_rows)
+    scores, spoken = np.concatenate(scores), said != row_of.get("", -1)
     finite = np.isfinite(scores)
     scores[~finite] = -1.0
     usable = spoken & finite
@@ -52,7 +53,8 @@ def filter_regions(output, settings, overwrite=False):
     if settings.keep_share is not None and usable.any():
         cut = float(np.quantile(scores[usable], 1 - settings.keep_share, method="inverted_cdf"))
     elif cut is None:
-        cut, chosen = choose_delta(scores[usable], np.concatenate(others))
+        others = other_scores(np.concatenate(sample), text_embeds, said[::step], spoken[::step])
+        cut, chosen = choose_delta(scores[usable], others)
     kept = usable & ((scores > cut) if settings.keep_share is None else (scores >= cut))
     if not kept.any():
         low, middle, high = np.quantile(scores, [0, 0.5, 1])
@@ -77,50 +79,6 @@ def filter_regions(output, settings, overwrite=False):
     totals = folder.finish()
     draw_scores(scores[usable], cut, totals["counts"], output / REGIONS / "scores.png")
     return totals
-
-
-def _other_scores(images, texts, rows, empty):
-    """cos(image, caption) of each region with up to [`OTHERS`] captions of its shard that say something else, float32."""
-    rng, found = np.random.default_rng(0), [np.zeros(0, np.float32)]
-    for _ in range(OTHERS):
-        order = rng.permutation(len(rows))
-        differ = (rows != rows[order]) & (rows[order] != empty)
-        found.append((images[differ] * texts[order[differ]]).sum(1))
-    found = np.concatenate(found)
-    return found[np.isfinite(found)]
-
-
-def choose_delta(own, others):
-    """The cut that suits a CLIP, whatever its cosines are: [`CHANCE`] of other regions' captions would pass.
-
-    That share is counted below their median and mirrored: above it some captions fit, those of things that are there
-    often.
-
-    Args:
-        own (n,): cos(image, caption) of regions. others (m,): the same with captions of other regions.
-
-    Returns:
-        (delta, dict of figures): medians of `own` and of `others`, and the share of `others` above delta.
-
-    Raises:
-        ValueError: own captions are not above it twice as often as others, so that a filter would say nothing.
-    """
-    if not len(own) or not len(others):
-        raise ValueError(
-            f"expected regions with different captions to choose --delta from, got {len(own)} with a caption and an "
-            "embedding; give --delta or --keep-share"
-        )
-    low, middle = np.quantile(others, [CHANCE, 0.5])
-    delta, median = round(float(2 * middle - low), 4), float(np.median(own))
-    passed, passed_others = float((own > delta).mean()), float((others > delta).mean())
-    if not passed > 2 * passed_others:
-        raise ValueError(
-            "expected captions that fit their own regions better than others, got cos(image, caption) with a median "
-            f"of {median:.3f}, {middle:.3f} with captions of other regions, and {100 * passed:.1f} % and "
-            f"{100 * passed_others:.1f} % above {delta}; check --clip and --captioner, or give --delta or --keep-share"
-        )
-    figures = {"own": median, "others": float(middle), "others_above": passed_others}
-    return delta, {key: round(value, 4) for key, value in figures.items()}
 
 
 def _texts(folder):

@@ -18,6 +18,7 @@ _HELP = {
     "test": "test images (all names annotated, shifted rendering)",
     "image_size": "side of the square images in pixels",
     "seed": "an image depends on (seed, split, index) only",
+    "base_names": "how many of the 180 base names have boxes in training; the others count as novel",
 }
 
 _TEACHERS = {
