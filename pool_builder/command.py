@@ -155,8 +155,24 @@ def _run(args, settings, output):
             f"M1 = {len(result) - fine}, M2 = {fine}: {output / 'regions'}, {output / 'pool'}\n"
             f"{describe(info['space'])}\n"
         )
+    if stage in ("build", "filter") and Ranks.from_environment().rank == 0:
+        _tell_delta(output)
     _tell_problems(output)
     return 0
+
+
+def _tell_delta(output):
+    """Say what was chosen, if it was."""
+    from decodetr.pool_builder.selection import REGIONS
+    from decodetr.pool_builder.shards import StageFolder
+
+    identity = StageFolder.open(output / REGIONS, REGIONS).identity
+    if chosen := identity["delta_chosen"]:
+        above = f"{100 * chosen['others_above']:.1f} % are above it"
+        sys.stdout.write(
+            f"--delta {identity['delta']} was chosen: cos(image, caption) has the median {chosen['own']}, "
+            f"{chosen['others']} with captions of other regions, of which {above}\n"
+        )
 
 
 def _annotations(args):

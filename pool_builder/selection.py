@@ -7,6 +7,7 @@ import torch
 
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
+from decodetr.pool_builder.delta import SAMPLE, choose_delta, other_scores
 from decodetr.pool_builder.shards import StageFolder
 from decodetr.pool_builder.space import FEWEST, choose_scales, describe_space
 from decodetr.pool_builder.stages import embedding_array, embedding_rows, name_prompt, open_stage
@@ -20,31 +21,41 @@ def filter_regions(output, settings, overwrite=False):
     """OUTPUT/regions: all regions, `kept` where cos(image, caption) is above delta, or among the best share.
 
     Args:
-        output (Path): OUTPUT. settings (PoolSettings): delta, or keep_share instead of it.
+        output (Path): OUTPUT. settings (PoolSettings): delta, or keep_share instead of it; without either, delta is
+            chosen by [`choose_delta`].
 
     Returns:
-        dict: totals. Counts: kept, and why the others are not: empty_caption, no_embedding, low_score. Also writes
+        dict: totals. Counts: kept, and why the others are not: empty_caption, no_embedding, low_score. The stage's
+        identity has the `delta` that was used and, if it was chosen, the figures `delta_chosen`. Also writes
         scores.png, the distribution of the scores with the cut.
 
     Raises:
-        ValueError: no region is kept; the message gives the distribution of the scores.
+        ValueError: no region is kept, or captions fit their regions no better than others; the message gives the
+            distribution of the scores.
     """
     before = open_stage(output, "embeddings")
     row_of, text_embeds = _texts(open_stage(output, "texts"))
-    text_rows, scores = [], []
+    text_rows, scores, sample = [], [], []
+    step = -(-before.totals["rows"] // SAMPLE)
     for shard in range(before.count):
         table = before.read(shard, ["caption", "image_embed"])
+        first = sum(map(len, scores))
         text_rows.append(np.array([row_of[caption] for caption in table["caption"].to_pylist()], dtype=np.int64))
         images = embedding_rows(table["image_embed"]).astype(np.float32)
         scores.append((images * text_embeds[text_rows[-1]].astype(np.float32)).sum(1))
+        sample.append(images[-first % step :: step])
     ends = np.cumsum([0, *map(len, scores)])
-    scores, spoken = np.concatenate(scores), np.concatenate(text_rows) != row_of.get("", -1)
+    said = np.concatenate(text_rows)
+    scores, spoken = np.concatenate(scores), said != row_of.get("", -1)
     finite = np.isfinite(scores)
     scores[~finite] = -1.0
     usable = spoken & finite
-    cut = settings.delta
+    cut, chosen = settings.delta, None
     if settings.keep_share is not None and usable.any():
         cut = float(np.quantile(scores[usable], 1 - settings.keep_share, method="inverted_cdf"))
+    elif cut is None:
+        others = other_scores(np.concatenate(sample), text_embeds, said[::step], spoken[::step])
+        cut, chosen = choose_delta(scores[usable], others)
     kept = usable & ((scores > cut) if settings.keep_share is None else (scores >= cut))
     if not kept.any():
         low, middle, high = np.quantile(scores, [0, 0.5, 1])
@@ -52,7 +63,7 @@ def filter_regions(output, settings, overwrite=False):
             f"expected regions with cos(image, caption) above {cut}, got none of {len(scores)}: minimum {low:.3f}, "
             f"median {middle:.3f}, maximum {high:.3f}, {int((~spoken).sum())} without a caption; lower --delta"
         )
-    identity = {"input": before.digest, **settings.of("delta", "keep_share")}
+    identity = {"input": before.digest, "delta": cut, "keep_share": settings.keep_share, "delta_chosen": chosen}
     folder = StageFolder(output / REGIONS, REGIONS, identity, before.count, overwrite=overwrite)
     for shard in folder.pending():
         rows = slice(ends[shard], ends[shard + 1])

@@ -21,7 +21,11 @@ class PoolSettings:
     max_new_tokens: int = _setting(32, "longest caption in tokens")
     captioner_dtype: str = _setting("auto", "precision of the captioner: auto, float32, bfloat16 or float16")
     captioner_bits: int = _setting(0, "4 or 8: load the captioner quantized by bitsandbytes")
-    delta: float = _setting(0.2, "a region is kept if cos(image, caption) of CLIP is above this")
+    delta: float = _setting(
+        None,
+        "a region is kept if cos(image, caption) of CLIP is above this; None chooses it from the data: a caption of "
+        "another region would be above it once in 100",
+    )
     keep_share: float = _setting(None, "keep this share of the regions, those that agree best, whatever delta is")
     num_coarse: int = _setting(1203, "M1: coarse prototypes (K-Means)")
     kmeans: str = _setting(

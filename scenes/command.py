@@ -1,6 +1,6 @@
-"""`decodetr scenes`: write the embedded world (scenes/write.py), train its teachers (scenes/teachers.py), measure a
-model on it (scenes/measure.py), compare variants of the pool (scenes/compare.py), make the shipped models again
-(scenes/models.py)."""
+"""`decodetr scenes`: write the embedded world (scenes/write.py), train its teachers (scenes/teachers.py), give a CLIP
+the cosines of a real one (scenes/clip_geometry.py), measure a model on it (scenes/measure.py), compare variants of the
+pool (scenes/compare.py), make the shipped models again (scenes/models.py)."""
 
 import argparse
 import os
@@ -18,6 +18,7 @@ _HELP = {
     "test": "test images (all names annotated, shifted rendering)",
     "image_size": "side of the square images in pixels",
     "seed": "an image depends on (seed, split, index) only",
+    "base_names": "how many of the 180 base names have boxes in training; the others count as novel",
 }
 
 _TEACHERS = {
@@ -27,10 +28,20 @@ _TEACHERS = {
     "seed": (0, "of scenes, weights and batches"),
 }
 
+_COSINES = {
+    "text_cosine": (0.75, "mean cosine of two names"),
+    "right": (0.27, "mean cosine of a crop and its name"),
+    "other": (0.19, "mean cosine of a crop and another name"),
+    "image_cosine": (
+        None,
+        "mean cosine of two crops; if not given, what no name tells is one gap, about 0.97",
+    ),
+}
+
 
 def add_arguments(parser):
     """Add the subcommands with their options to the parser of `decodetr scenes`."""
-    names = "{write,teachers,measure,compare,models}"
+    names = "{write,teachers,reshape,measure,compare,models}"
     commands = parser.add_subparsers(dest="scenes_command", required=True, metavar=names)
     write = commands.add_parser(
         "write",
@@ -55,7 +66,27 @@ def add_arguments(parser):
     teachers.add_argument("folder", metavar="DIR", help="where to write")
     for name, (default, text) in _TEACHERS.items():
         teachers.add_argument("--" + name.replace("_", "-"), type=int, default=default, metavar="N", help=text)
+    teachers.add_argument(
+        "--geometry",
+        choices=("clip", "drawn"),
+        default="clip",
+        help="the CLIP's cosines: those of a real one, or what training made",
+    )
     _add_workers(teachers)
+    reshaped = commands.add_parser(
+        "reshape",
+        help="give a small CLIP the cosines of a real one, without training",
+        description="Replace the projections and the logit scale of a CLIPModel so that its cosines are those of a "
+        "real CLIP and its softmax says the same, measured on drawn crops; OUT/README.md says what it was and is.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    reshaped.add_argument(
+        "clip", metavar="CLIP", help="folder or shipped name of a CLIP of `decodetr scenes teachers`"
+    )
+    reshaped.add_argument("output", metavar="OUT", help="folder to write")
+    for name, (default, text) in _COSINES.items():
+        reshaped.add_argument("--" + name.replace("_", "-"), type=float, default=default, metavar="X", help=text)
+    _add_workers(reshaped)
     models = commands.add_parser(
         "models",
         help="make the shipped models again (hours, in a checkout)",
@@ -109,11 +140,13 @@ def run(args):
     if args.scenes_command == "teachers":
         from decodetr.scenes.teachers import write_teachers
 
-        settings = {name: getattr(args, name) for name in _TEACHERS}
+        settings = {name: getattr(args, name) for name in (*_TEACHERS, "geometry")}
         with claim(args.folder, "decodetr scenes teachers"):
             folder = write_teachers(args.folder, workers=args.workers, **settings)
         sys.stdout.write(f"{folder / 'scenes-clip'} and {folder / 'scenes-llava'}: see their README.md\n")
         return 0
+    if args.scenes_command == "reshape":
+        return _reshape(args)
     from decodetr.scenes.write import write_scenes
 
     settings = SceneSettings(**{field.name: getattr(args, field.name) for field in fields(SceneSettings)})
@@ -124,4 +157,23 @@ def run(args):
     sys.stdout.write(
         f"{folder}: {images} images, {time.perf_counter() - start:.1f} s; look at {folder / 'preview.png'}\n"
     )
+    return 0
+
+
+def _reshape(args):
+    from decodetr.processing.shipped import resolve
+    from decodetr.scenes.teachers import check_small_clip, reshape_clip, validation_crops
+    from decodetr.utils.files import output_folder
+    from decodetr.utils.outputs import apart
+    from decodetr.utils.preflight import run_checks
+
+    run_checks(
+        lambda: check_small_clip(resolve(args.clip, "CLIP")),
+        lambda: apart("OUT", args.output, {"CLIP": [resolve(args.clip, "CLIP")]}),
+        lambda: output_folder(args.output, "OUT"),
+    )
+    cosines = {name: getattr(args, name) for name in _COSINES}
+    with claim(args.output, "decodetr scenes reshape"):
+        reshape_clip(resolve(args.clip, "CLIP"), args.output, *validation_crops(args.workers), **cosines)
+    sys.stdout.write(f"{args.output}: see its README.md\n")
     return 0

@@ -2,7 +2,8 @@
 
 The detector of a model runs once over the training scenes; over these cached features the semantic stream is trained
 anew for every variant and seed, as the shipped one was, and each is measured as `decodetr scenes measure` does it.
-Runs that OUTPUT/runs.json has already are not repeated; processes with different variants may share a folder.
+Runs that OUTPUT/runs.json has already are not repeated; processes with different variants may share a folder. With
+--base-names, few names keep their boxes, and those of the others are regions without a name.
 """
 
 import statistics
@@ -16,6 +17,7 @@ from pathlib import Path
 from decodetr.processing.shipped import expect, expect_file
 from decodetr.scenes.models import CACHE_VIEWS, SEMANTIC_STEPS, SEMANTIC_TRAINING
 from decodetr.scenes.stages import flat
+from decodetr.scenes.world import few_names
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import LOCK, claim, output_folder, write_json, write_text
 from decodetr.utils.preflight import run_checks
@@ -30,10 +32,12 @@ VARIANTS = {
     "no-thumbnails": "captions; query and maps, no thumbnails",
     "query": "captions; query only",
 }
-_SETTINGS = ("folder", "model", "built", "vocabulary", "clip", "splits", "steps", "trained")  # of all runs of a folder
+# Of all runs of a folder.
+_SETTINGS = ("folder", "base_names", "model", "built", "vocabulary", "clip", "splits", "steps", "trained")
 _NO_LOOKUP = {"distill_weight": 0.0}
 _COLUMNS = {
     "AP50_novel, all": "novel",
+    "AP50_never_boxed, all": "crescents",
     "AP50_base, all": "base",
     "AP50, all": "AP50",
     "AP50, 12": "12 names",
@@ -54,6 +58,9 @@ def add_arguments(parser):
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the semantic stream")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="test is the shifted split")
     parser.add_argument("--steps", type=int, default=SEMANTIC_STEPS, metavar="N", help="of the semantic stream")
+    parser.add_argument(
+        "--base-names", type=int, metavar="N", help="so many of the base names keep their boxes; the others are novel"
+    )
     parser.add_argument("--trained", metavar="MODEL", help="a trained model that counts as seed 0 of captions")
     parser.add_argument("--output", required=True, help="folder for runs.json and table.md")
 
@@ -104,6 +111,17 @@ def silent_pool(regions_folder, clip, pool, novel_names):
     return pool_of_clusters(embeddings, captions, weights, coarse, fine, pool.info | {"eps": eps})
 
 
+def _split(args):
+    """(base names, novel names) of the folder; with --base-names, the other base names count as novel."""
+    from decodetr.evaluation.protocols import read_split
+
+    base, novel = read_split(Path(args.folder) / "names.json")
+    if args.base_names is None:
+        return base, novel
+    kept = few_names(base, args.base_names)
+    return kept, novel + [name for name in base if name not in kept]
+
+
 class Comparison:
     """What all runs share: data, tables, the localization stream and its cached features.
 
@@ -113,13 +131,12 @@ class Comparison:
 
     def __init__(self, args):
         from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool
-        from decodetr.evaluation.protocols import read_split
         from decodetr.pool_builder.embedder import ClipEmbedder
         from decodetr.processing import CocoAnnotations
         from decodetr.processing.shipped import load_vocabulary, resolve
 
         self.steps, self.data, self.built = args.steps, Path(args.folder), Path(args.built)
-        base, self.novel = read_split(self.data / "names.json")
+        base, self.novel = _split(args)
         self.names = load_vocabulary(args.vocabulary)
         self.localized = DeCoDetrForObjectDetection.from_pretrained(resolve(args.model, "model")).eval()
         self.processor = DeCoDetrImageProcessor.from_pretrained(resolve(args.model, "model"))
@@ -199,24 +216,27 @@ class Comparison:
 
 def tables(results):
     """Markdown, a table for each split with a row for each variant: mean and, in brackets, lowest and highest of the
-    seeds."""
-    heads = ["variant", "seeds", *_COLUMNS.values(), "novel, % of teacher", "novel, % of base"]
-    parts = []
+    seeds. Where few names keep their boxes, "base" are those, and "novel" all the others."""
+    parts, few = [], results["settings"].get("base_names")
     for split, ceiling in results["ceiling"].items():
+        columns = {key: head for key, head in _COLUMNS.items() if head != "crescents" or "AP50_never_boxed" in ceiling}
+        heads = ["variant", "seeds", *columns.values(), "novel, % of teacher", "novel, % of base"]
         lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
         for variant, words in VARIANTS.items():
             if not (runs := results["runs"].get(variant)):
                 continue
             measured = [run[split] for run in runs.values()]
-            values = [[run[column] for run in measured] for column in _COLUMNS]
+            values = [[run[column] for run in measured] for column in columns]
             values.append([_percent(run["AP50_novel, all"], ceiling["AP50_novel"]) for run in measured])
             values.append([_percent(run["AP50_novel, all"], run["AP50_base, all"]) for run in measured])
             lines.append([words, str(len(runs)), *map(_cell, values)])
-        teacher = [f"{ceiling[key]:.1f}" for key in ("AP50_novel", "AP50_base", "AP50")]
-        lines.append(["the teacher itself", "", *teacher, *[""] * (len(heads) - 5)])
+        reached = [key.removesuffix(", all") for key in columns if key.startswith("AP50") and key.endswith("all")]
+        teacher = [f"{ceiling[key]:.1f}" for key in reached]
+        lines.append(["the teacher itself", "", *teacher, *[""] * (len(heads) - 2 - len(teacher))])
         found = f"finds {ceiling['recall_novel']:.1f} % of novel and {ceiling['recall_base']:.1f} % of base objects"
         rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts.append(f"{SPLITS[split]}; localization {found}:\n\n{rows}\n")
+        kept = f"{few} names have boxes; " if few else ""
+        parts.append(f"{SPLITS[split]}; {kept}localization {found}:\n\n{rows}\n")
     return "\n".join(parts)
 
 
@@ -294,7 +314,6 @@ class _Results:
 
 def run(args):
     """Run `decodetr scenes compare`; returns the exit status."""
-    from decodetr.evaluation.protocols import read_split
 
     def numbers():
         if args.steps < 1 or min(args.seeds) < 0:
@@ -304,7 +323,7 @@ def run(args):
     run_checks(
         numbers,
         lambda: output_folder(args.output, "--output"),
-        lambda: read_split(data / "names.json"),
+        lambda: _split(args),
         *(partial(expect_file, "", data / "annotations" / f"{split}.json") for split in ("train", *args.splits)),
         lambda: expect("pool", built / "pool", "pool.json"),
         lambda: expect("regions data set", built / "regions", "*.parquet"),

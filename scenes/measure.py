@@ -6,11 +6,13 @@ scores above 0.5; and the ceiling, which is what the teacher itself, a CLIP, mak
 localization stream finds.
 """
 
+import math
 import statistics
 import sys
 from pathlib import Path
 
 from decodetr.processing.shipped import expect, expect_file, load_vocabulary, resolve
+from decodetr.scenes.world import HELD_OUT_SHAPE, NAMES
 from decodetr.utils.files import output_folder, write_json
 from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import run_checks
@@ -18,6 +20,14 @@ from decodetr.utils.preflight import run_checks
 MAX_DETECTIONS = 100  # per image, over all names, in all of them
 SIZES = ("all", 12, 1)
 ABSENT_SCORE = 0.5
+_NEVER_BOXED = {name.name for name in NAMES if name.shape == HELD_OUT_SHAPE}
+
+
+def _chosen(metrics):
+    """What is reported of an evaluator's metrics; `AP50_never_boxed` where there are such objects."""
+    chosen = {key: metrics[key] for key in ("AP50", "AP50_novel", "AP50_base")}
+    never_boxed = metrics["AP50_never_boxed"]
+    return chosen if math.isnan(never_boxed) else chosen | {"AP50_never_boxed": never_boxed}
 
 
 def measure(model, image_processor, coco, vocabulary, novel_names, *, progress=True):
@@ -32,7 +42,8 @@ def measure(model, image_processor, coco, vocabulary, novel_names, *, progress=T
     Returns:
         dict, in percent: "AP50, all", "AP50_novel, all", "AP50_base, all", the same with "12" and "1";
         "absent, <size>": (image, name) pairs without such an object whose best score is above 0.5, "absent_novel,
-        <size>" those of novel names.
+        <size>" those of novel names; "AP50_never_boxed, <size>": of the drawn world's shape that no base name has, if
+        there is one.
     """
     import torch
     from tqdm.auto import tqdm
@@ -58,7 +69,7 @@ def measure(model, image_processor, coco, vocabulary, novel_names, *, progress=T
             best[:, group] = scores.amax(1)
             kept.add(scores, torch.tensor(group))
         metrics = kept.metrics(coco, vocabulary.names, novel_names)
-        result |= {f"{key}, {size}": metrics[key] for key in ("AP50", "AP50_novel", "AP50_base")}
+        result |= {f"{key}, {size}": value for key, value in _chosen(metrics).items()}
         alarms = best > ABSENT_SCORE
         result[f"absent, {size}"] = 100 * alarms[~present].float().mean().item()
         result[f"absent_novel, {size}"] = 100 * alarms[~present & novel].float().mean().item()
@@ -72,7 +83,8 @@ def teacher_ceiling(model, image_processor, coco, vocabulary, novel_names, clip,
     Args: as in `measure`; clip: `ClipEmbedder`. A box's scores are the softmax over all names at CLIP's temperature.
 
     Returns:
-        dict, in percent: AP50, AP50_novel, AP50_base, recall_novel, recall_base (of the localization stream).
+        dict, in percent: AP50, AP50_novel, AP50_base, AP50_never_boxed, and recall_novel and recall_base of the
+        localization stream.
     """
     import torch
     from torchvision.ops import box_iou
@@ -83,7 +95,8 @@ def teacher_ceiling(model, image_processor, coco, vocabulary, novel_names, clip,
     from decodetr.processing.coco import read_annotated
 
     outputs = _outputs(model, image_processor, coco, vocabulary.names)
-    evaluator = DetectionEvaluator(coco, vocabulary.names, novel_names, MAX_DETECTIONS)
+    groups = {"never_boxed": _NEVER_BOXED}
+    evaluator = DetectionEvaluator(coco, vocabulary.names, novel_names, MAX_DETECTIONS, groups=groups)
     novel_names = set(novel_names)
     recalled = {"novel": [], "base": []}
     images = tqdm(coco.images, desc="ceiling", unit="image", leave=False, disable=not progress)
@@ -97,8 +110,7 @@ def teacher_ceiling(model, image_processor, coco, vocabulary, novel_names, clip,
         picture = read_annotated(image, coco.file)
         probabilities = teacher_probabilities(clip, picture, boxes[found], vocabulary.embeddings)
         evaluator.update([image["image_id"]], [best_pairs(probabilities, boxes[found], MAX_DETECTIONS)])
-    metrics = evaluator.compute()
-    result = {key: metrics[key] for key in ("AP50", "AP50_novel", "AP50_base")}
+    result = _chosen(evaluator.compute())
     return result | {f"recall_{group}": 100 * statistics.fmean(hits) for group, hits in recalled.items()}
 
 
@@ -175,7 +187,7 @@ class _BestDetections:
     def metrics(self, coco, names, novel_names):
         from decodetr.evaluation.detection_evaluator import DetectionEvaluator
 
-        evaluator = DetectionEvaluator(coco, names, novel_names, MAX_DETECTIONS)
+        evaluator = DetectionEvaluator(coco, names, novel_names, MAX_DETECTIONS, groups={"never_boxed": _NEVER_BOXED})
         for i, image in enumerate(self.images):
             prediction = {"scores": self.score[i], "labels": self.label[i], "boxes": self.boxes[i][self.query[i]]}
             evaluator.update([image["image_id"]], [prediction])

@@ -22,7 +22,7 @@ LOCALIZATION = ((5e-4, 200, 2500), (4e-4, 100, 2000))
 PSEUDO_BOX_SCORE = 0.4
 CONFIG = HUB_CARDS / "scenes-decodetr" / "training_config.yaml"
 # Chosen for this world, here and in the quickstart; docs/scenes.md says why. Everything else is a command's default.
-POOL = {"--num-coarse": 180, "--num-fine": 360, "--delta": 0.7}
+POOL = {"--num-coarse": 180, "--num-fine": 360}
 SHIFTS = {"--blur": 0.8, "--noise": 13}  # augmentation beyond the default
 SEMANTIC_TRAINING = {
     "--streams": "semantic",

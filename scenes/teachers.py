@@ -1,16 +1,18 @@
-"""`decodetr scenes teachers`: trains the small CLIP and the small LLaVA, measures both and writes them with cards.
+"""`decodetr scenes teachers`: trains the small CLIP and the small LLaVA, measures both and writes them with cards; the
+CLIP gets a real one's cosines (scenes/clip_geometry.py), as `decodetr scenes reshape` gives them to one that is there.
 
 Drawing, either training and the measurements go on where they stopped when the same command is given again.
 """
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 
 from decodetr.scenes.captions import mentioned_name
 from decodetr.scenes.world import NAMES, WORLD_VERSION
-from decodetr.utils.documents import read_json
-from decodetr.utils.files import committed, replacing, write_json, write_text
+from decodetr.utils.documents import read_json, read_text
+from decodetr.utils.files import committed, regular_file, replacing, write_json, write_text
 
 VALIDATION_SCENES = 600
 _MEANING = {
@@ -26,9 +28,18 @@ _MEANING = {
         "empty": "captions of empty regions that name no object",
     },
 }
+_GEOMETRY = {
+    "text": "two names, mean",
+    "nearest": "a name and the nearest other one, mean",
+    "right": "a crop and its name, mean",
+    "right_std": "its standard deviation",
+    "other": "a crop and another name, mean",
+    "image": "two crops, mean",
+}
+_EXACT = ("text_projection.weight", "visual_projection.weight", "logit_scale")  # rounding would move the constants
 
 
-def write_teachers(output, *, scenes, clip_steps, llava_steps, seed=0, workers=1):
+def write_teachers(output, *, scenes, clip_steps, llava_steps, seed=0, geometry="clip", workers=1):
     """Train both teachers and write `output/scenes-clip` and `output/scenes-llava`, each with a card.
 
     Args:
@@ -36,10 +47,15 @@ def write_teachers(output, *, scenes, clip_steps, llava_steps, seed=0, workers=1
         scenes: scenes to draw crops from.
         clip_steps, llava_steps: optimizer steps.
         seed: of scenes, weights and batches.
+        geometry: "clip" gives the CLIP the cosines of a real one, "drawn" leaves what training made. The other one can
+            be had later without training again, as long as `output/work` is there.
         workers: processes that draw; more than one needs a `__main__` guard.
 
     Returns:
         `output` as a `Path`.
+
+    Raises:
+        ValueError: the folder has teachers of other settings, or the CLIP is too weak for the cosines of a real one.
     """
     from transformers import CLIPModel, CLIPProcessor
 
@@ -55,12 +71,21 @@ def write_teachers(output, *, scenes, clip_steps, llava_steps, seed=0, workers=1
     words = f"--scenes {scenes} --clip-steps {clip_steps} --llava-steps {llava_steps} --seed {seed}"
     facts = {"command": f"decodetr scenes teachers DIR {words}", "crops": len(crops), "scenes": scenes}
 
-    folder = output / "scenes-clip"
-    if not (folder / "README.md").exists():
+    drawn, folder = work / "scenes-clip", output / "scenes-clip"
+    if not (drawn / "README.md").exists():
         model, processor = train_clip(work / "clip", crops, names, steps=clip_steps, seed=seed)
-        _save(model, processor, folder)
-        measured = measure_clip(folder, *validation)
-        _write_card(folder, "CLIP", facts | {"steps": clip_steps, "measured": measured})
+        _save(model, processor, drawn)
+        measured = measure_clip(drawn, *validation)
+        _write_card(drawn, "CLIP", facts | {"steps": clip_steps, "measured": measured})
+    if _geometry(folder) != geometry:
+        if geometry == "drawn":
+            with committed(folder) as staging:
+                shutil.copytree(drawn, staging, dirs_exist_ok=True)
+        else:
+            try:
+                reshape_clip(drawn, folder, *validation)
+            except ValueError as error:
+                raise ValueError(f"{error}; --geometry drawn leaves the CLIP as training made it") from error
     clip = CLIPModel.from_pretrained(folder)
     CLIPProcessor.from_pretrained(folder)  # a broken folder is found here and not after the next training
     folder = output / "scenes-llava"
@@ -70,6 +95,97 @@ def write_teachers(output, *, scenes, clip_steps, llava_steps, seed=0, workers=1
         measured = measure_llava(folder, *validation)
         _write_card(folder, "LLaVA", facts | {"steps": llava_steps, "measured": measured})
     return output
+
+
+def reshape_clip(source, folder, crops, names, **cosines):
+    """Write the CLIP in `source` with the cosines of a real one into `folder`; its card says what it was and is.
+
+    Args:
+        source, folder: folders.
+        crops, names: of `teacher_crops`, to measure on; regions without an object are left out.
+        cosines: of [`clip_geometry.reshape`].
+
+    Raises:
+        ValueError: it holds no CLIPModel for such crops, or cannot have these cosines.
+    """
+    from transformers import CLIPModel, CLIPProcessor
+
+    from decodetr.scenes.clip_geometry import reshape
+
+    check_small_clip(source)
+    source, folder = Path(source), Path(folder)
+    objects = names >= 0
+    captions = [NAMES[name].name for name in names[objects]]
+    clip, processor = CLIPModel.from_pretrained(source).eval(), CLIPProcessor.from_pretrained(source)
+    clip, found = reshape(clip, processor, crops[objects], captions, **cosines)
+    with committed(folder) as staging:
+        shutil.copytree(source, staging, dirs_exist_ok=True)  # the processor is the same
+        clip.save_pretrained(staging, state_dict=_weights(clip))
+        found = {when: {**found[when], **measure_clip(at, crops, names)} for when, at in zip(found, (source, staging))}
+        card = read_text(source / "README.md").split(_GEOMETRY_TITLE)[0].rstrip()
+        write_text(staging / "README.md", "\n".join([card, "", *_geometry_section(found), ""]))
+
+
+def check_small_clip(folder):
+    """Refuse what is no CLIPModel for crops of the drawn world in a folder with a card.
+
+    Raises:
+        ValueError, FileNotFoundError: it is something else.
+    """
+    from decodetr.scenes.teacher_data import CROP_SIDE
+
+    config = read_json(Path(folder) / "config.json", dict)
+    kind, side = config.get("model_type"), config.get("vision_config", {}).get("image_size")
+    if (kind, side) != ("clip", CROP_SIDE):
+        raise ValueError(
+            f"{folder}: expected a CLIP for crops of {CROP_SIDE} x {CROP_SIDE} pixels, as `decodetr scenes teachers` "
+            f"makes it, got a model of type {kind!r} for {side}"
+        )
+    regular_file(Path(folder) / "README.md")
+
+
+def _geometry_section(found):
+    """Lines of a card; found: {"before": statistics and retrieval, "after": the same}."""
+    before, after = found["before"], found["after"]
+    rows = [(words, key, "{:.2f}") for key, words in _GEOMETRY.items()]
+    rows += [("logit scale", "scale", "{:.1f}"), ("CLIP's softmax over all names: the right one", "share", "{:.3f}")]
+    rows += [("principal components that the names spread over", "components", "{:.1f}")]
+    rows += [(f"{words}, %", key, "{:.1f}") for key, words in _MEANING["CLIP"].items()]
+    percent = set(_MEANING["CLIP"])
+    table = []
+    for words, key, form in rows:
+        table.append(
+            [words, *(form.format(values[key] * (100 if key in percent else 1)) for values in (before, after))]
+        )
+    return [
+        _GEOMETRY_TITLE,
+        "Training left embeddings that fill the sphere. The two projections and the logit scale were then replaced, "
+        "without training, so that the cosines are those of a real CLIP (0.74 to 0.80 between texts, usually about "
+        "0.27 between an image and its text and 0.19 to others): `decodetr scenes reshape`. Cosines, and what this "
+        "CLIP says, before and after:",
+        "",
+        "| | before | after |",
+        "|---|---:|---:|",
+        *(f"| {' | '.join(row)} |" for row in table),
+    ]
+
+
+_GEOMETRY_TITLE = "## Geometry"
+
+
+def _geometry(folder):
+    """ "clip" or "drawn": what a finished CLIP's card says; None if there is none."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    return "clip" if _GEOMETRY_TITLE in read_text(card) else "drawn"
+
+
+def validation_crops(workers=1):
+    """(crops, names) of scenes that no picture, no detector and no training of a teacher has seen."""
+    from decodetr.scenes.teacher_data import teacher_crops
+
+    return teacher_crops("teachers-val", VALIDATION_SCENES, 0, workers)
 
 
 def _claim(work, settings):
@@ -97,11 +213,15 @@ def _crops(work, split, scenes, seed, workers):
 
 
 def _save(model, processor, folder):
-    """Weights in half precision, which halves the folder; they load as float32, as the config says."""
-    weights = {name: value.half() for name, value in model.state_dict().items()}
     with committed(folder) as staging:
-        model.save_pretrained(staging, state_dict=weights)
+        model.save_pretrained(staging, state_dict=_weights(model))
         processor.save_pretrained(staging)
+
+
+def _weights(model):
+    """Half precision, which halves the folder; they load as float32, as the config says. What gives a CLIP its
+    geometry stays exact."""
+    return {name: value if name in _EXACT else value.half() for name, value in model.state_dict().items()}
 
 
 def measure_clip(folder, crops, names):

@@ -60,14 +60,35 @@ def _all_names():
 
 
 NAMES = _all_names()
+BASE_NAMES = tuple(name.name for name in NAMES if not name.novel)
+_FEW_SEED = 100
 
 
-def names_document():
-    """Content of `names.json`: `{"source": ..., "base": {"<category id>": name}, "novel": {...}}`."""
+def few_names(names, count):
+    """`count` of the names, in their order: always the same ones, and those of a smaller count are among them.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    if not 1 <= count <= len(names):
+        raise ValueError(f"--base-names must be from 1 to {len(names)}, the number of base names, got {count}")
+    import torch
+
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(_FEW_SEED))
+    return [names[i] for i in sorted(order[:count].tolist())]
+
+
+def names_document(base_names=None):
+    """Content of `names.json`: `{"source": ..., "base": {"<category id>": name}, "novel": {...}}`.
+
+    Args:
+        base_names: how many of the base names stay so; the others count as novel. None: all.
+    """
+    base = set(BASE_NAMES if base_names in (None, len(BASE_NAMES)) else few_names(BASE_NAMES, base_names))
     return {
         "source": f"decodetr scenes, world version {WORLD_VERSION}: colour x pattern x shape; COCO category ids",
-        "base": {str(name.id): name.name for name in NAMES if not name.novel},
-        "novel": {str(name.id): name.name for name in NAMES if name.novel},
+        "base": {str(name.id): name.name for name in NAMES if name.name in base},
+        "novel": {str(name.id): name.name for name in NAMES if name.name not in base},
     }
 
 
@@ -79,6 +100,7 @@ class SceneSettings:
         train, val, test: images per split, at least 1. `test` is the shifted split.
         image_size: side of the square images in pixels, 64 to 1024. Objects grow with it.
         seed: 0 to 2**32 - 1. An image depends on (seed, split, index, image_size) only.
+        base_names: how many of the 180 base names have boxes in training; the others count as novel.
 
     Raises:
         ValueError: a value is no integer or out of its range.
@@ -89,10 +111,11 @@ class SceneSettings:
     test: int = 400
     image_size: int = 160
     seed: int = 0
+    base_names: int = len(BASE_NAMES)
 
     def __post_init__(self):
         # The upper limit of the seed keeps it one word of the generator's entropy, so no two splits share a stream.
-        limits = {"image_size": (64, 1024), "seed": (0, 2**32 - 1)}
+        limits = {"image_size": (64, 1024), "seed": (0, 2**32 - 1), "base_names": (1, len(BASE_NAMES))}
         for field in fields(self):
             value = getattr(self, field.name)
             low, high = limits.get(field.name, (1, 999_999))

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
 from decodetr.scenes.drawing import draw_scene
-from decodetr.scenes.world import NAMES, WORLD_VERSION, SceneSettings, names_document
+from decodetr.scenes.world import BASE_NAMES, NAMES, WORLD_VERSION, SceneSettings, names_document
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, is_unused, reading, write_json
 
@@ -83,8 +83,9 @@ def write_scenes(folder, settings=None, *, workers=1, overwrite=False):
         documents["train_full"] = _coco_document("train_full", "train", settings, rows["train"])
         for name, document in documents.items():
             write_json(staging / "annotations" / f"{name}.json", document, indent=None)
-        _write_preview(staging, documents)
-        write_json(staging / _LAST_FILE, names_document())
+        names = names_document(settings.base_names)
+        _write_preview(staging, documents, {int(number) for number in names["novel"]})
+        write_json(staging / _LAST_FILE, names)
     return folder
 
 
@@ -92,7 +93,10 @@ def write_scenes(folder, settings=None, *, workers=1, overwrite=False):
 
 
 def _parameters(settings):
-    return {"written_by": _WRITER, "world_version": WORLD_VERSION, **asdict(settings)}
+    given = asdict(settings)
+    if settings.base_names == len(BASE_NAMES):  # as in folders from before there was a choice
+        del given["base_names"]
+    return {"written_by": _WRITER, "world_version": WORLD_VERSION, **given}
 
 
 def _found_parameters(folder):
@@ -174,8 +178,10 @@ def _draw_one(staging, seed, image_size, task):
 
 def _coco_document(title, split, settings, rows):
     """The COCO document of one annotation file; an object has the same annotation id in train and train_full."""
-    names = [name for name in NAMES if title != "train" or not name.novel]
-    kept = {name.id for name in names}
+    kept = {name.id for name in NAMES}
+    if title == "train":
+        kept = {int(number) for number in names_document(settings.base_names)["base"]}
+    names = [name for name in NAMES if name.id in kept]
     ids = count(1)
     annotations = [
         {"id": id, "image_id": i, "category_id": name_id, "bbox": list(box), "area": float(area), "iscrowd": 0}
@@ -208,11 +214,10 @@ _PREVIEW_ROWS = {"val": 4, "test": 1}
 _BASE_INK, _NOVEL_INK = (255, 255, 255), (255, 240, 90)
 
 
-def _write_preview(staging, documents):
-    """Contact sheet: rows of validation scenes, then of the shifted split; novel names are marked."""
+def _write_preview(staging, documents, novel):
+    """Contact sheet: rows of validation scenes, then of the shifted split; novel names, by their ids, are marked."""
     from decodetr.utils.images import open_image
 
-    novel = {name.id for name in NAMES if name.novel}
     cells = []
     for split, rows in _PREVIEW_ROWS.items():
         chosen = documents[split]["images"][: rows * _PREVIEW_COLUMNS]

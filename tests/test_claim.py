@@ -106,6 +106,7 @@ _COMMANDS = {
     "quickstart": ["quickstart", "--output", "OUT"],
     "scenes write": ["scenes", "write", "OUT"],
     "scenes teachers": ["scenes", "teachers", "OUT"],
+    "scenes reshape": ["scenes", "reshape", "scenes-clip", "OUT"],
     "scenes models": ["scenes", "models", "OUT"],
 }
 

@@ -1,5 +1,6 @@
 """`decodetr scenes compare` with tiny teachers and a tiny detector."""
 
+import argparse
 import json
 
 import pytest
@@ -9,7 +10,8 @@ from tiny_teachers import write_tiny_clip, write_tiny_llava
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool
 from decodetr.__main__ import main
-from decodetr.scenes.compare import VARIANTS, Comparison, _cell, _in_a_line, tables, variants
+from decodetr.scenes.compare import VARIANTS, Comparison, _cell, _in_a_line, add_arguments, tables, variants
+from decodetr.scenes.world import BASE_NAMES, NAMES, few_names
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,12 @@ def _words(built, output, *more):
     return [*words, "--vocabulary", str(built / "names"), *more]
 
 
+def _comparison(built, output, *more):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return Comparison(parser.parse_args(_words(built, output, *more)[2:]))
+
+
 def test_runs_once_and_keeps_what_it_measured(built, tmp_path, capsys):
     words = _words(built, tmp_path, "--variants", "captions", "none", "query", "--seeds", "0", "1")
     assert main(words) == 0
@@ -53,6 +61,39 @@ def test_runs_once_and_keeps_what_it_measured(built, tmp_path, capsys):
     assert file.stat().st_mtime_ns == written and "seed 0" not in capsys.readouterr().out
     assert main([*words, "--steps", "3"]) == 1
     assert "has runs of other settings" in capsys.readouterr().err
+
+
+def test_few_base_names_keep_their_boxes_and_all_others_count_as_novel(built, tmp_path, capsys):
+    words = _words(built, tmp_path, "--variants", "none", "--seeds", "0", "--splits", "val", "--base-names", "48")
+    assert main(words) == 0
+    results = json.loads((tmp_path / "runs.json").read_text())
+    page = (tmp_path / "table.md").read_text()
+    assert results["settings"]["base_names"] == 48 and page.startswith("Validation; 48 names have boxes; localization")
+    comparison = _comparison(built, tmp_path, "--base-names", "48")
+    kept = few_names(BASE_NAMES, 48)
+    assert comparison.train_annotations.names == kept and len(comparison.novel) == 192
+    assert set(comparison.novel) | set(kept) == {name.name for name in NAMES}
+    # What it trains on: boxes of kept names alone have a name.
+    whole = _comparison(built, tmp_path)
+    few, all_boxes = (sum((item["names"] >= 0).sum() for item in found.cache.items) for found in (comparison, whole))
+    assert 0 < few < all_boxes
+    assert main([*words[:-1], "12"]) == 1 and "has runs of other settings" in capsys.readouterr().err
+    assert main([*_words(built, tmp_path / "other"), "--base-names", "181", "--steps", "0"]) == 1
+    error = capsys.readouterr().err
+    assert "--base-names must be from 1 to 180" in error and "--steps must be at least 1" in error
+
+
+def test_the_shape_that_never_has_a_box_has_its_own_column_where_there_is_one():
+    run = {f"{key}, {size}": 50.0 for key in ("AP50", "AP50_novel", "AP50_base", "absent") for size in ("all", 12, 1)}
+    ceiling = {key: 90.0 for key in ("AP50", "AP50_novel", "AP50_base", "recall_novel", "recall_base")}
+    results = {"settings": {}, "ceiling": {"val": ceiling}, "runs": {"none": {"0": {"val": run}}}}
+    page = tables(results)
+    assert "crescents" not in page and page.startswith("Validation; localization finds")
+    ceiling["AP50_never_boxed"], run["AP50_never_boxed, all"] = 80.0, 12.3
+    head, _, row, teacher = tables(results).strip().splitlines()[2:]
+    at = head.split(" | ").index("crescents")
+    assert row.split(" | ")[at] == "12.3" and teacher.split(" | ")[at] == "80.0"
+    assert len({line.count("|") for line in (head, row, teacher)}) == 1
 
 
 @pytest.mark.slow
@@ -96,13 +137,7 @@ def test_variants_differ_in_what_they_say(built):
 
 
 def test_every_run_keeps_the_detector(built, tmp_path):
-    import argparse
-
-    from decodetr.scenes.compare import add_arguments
-
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    comparison = Comparison(parser.parse_args(_words(built, tmp_path)[2:]))
+    comparison = _comparison(built, tmp_path)
     trained = comparison.train(comparison.pool, {"pool_use": "none", "distill_weight": 0.0}, seed=1)
     given = comparison.localized.detector.state_dict()
     assert all(torch.equal(value, given[name]) for name, value in trained.detector.state_dict().items())

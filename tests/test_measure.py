@@ -60,6 +60,7 @@ def test_a_perfect_model_scores_100_without_false_alarms(world, model, monkeypat
     result = measure(model, None, coco, vocabulary, NOVEL, progress=False)
     assert result["AP50, all"] == result["AP50_novel, all"] == result["AP50_base, all"] == pytest.approx(100)
     assert result["AP50, 1"] == result["AP50, 12"] == pytest.approx(100)
+    assert result["AP50_never_boxed, all"] == pytest.approx(100)
     assert result["absent, all"] == result["absent, 12"] == result["absent, 1"] == 0
     assert model.vocabulary.names == before
     # Without a prototype of any other name, everything that is found passes for the only name that there is.
@@ -106,6 +107,19 @@ class _Oracle:
         return np.stack([self.embeds_of_crop[crop.tobytes()] for crop in crops])
 
 
+def test_the_shape_that_is_never_boxed_has_its_own_figure(world, model, monkeypatch):
+    """Crescents, and nothing else, get another name."""
+    _, coco, vocabulary = world
+    model.prototype_pool.prototypes.copy_(vocabulary.embeddings)
+
+    def shown(name):
+        return name.replace("crescent", "circle")
+
+    monkeypatch.setattr(module, "_outputs", lambda *_: _truth(coco, vocabulary, shown))
+    result = measure(model, None, coco, vocabulary, NOVEL, progress=False)
+    assert result["AP50_never_boxed, all"] == 0 and 0 < result["AP50_novel, all"] < 100
+
+
 def test_ceiling_is_100_for_an_oracle_and_counts_only_found_boxes(world, model, monkeypatch):
     from decodetr.pool_builder.crops import crop_region
     from decodetr.processing.coco import read_image
@@ -141,4 +155,6 @@ def test_table_and_command(world, model, tmp_path, monkeypatch, capsys):
     assert main([*words, "--output", str(tmp_path / "m.json")]) == 0
     report = json.loads((tmp_path / "m.json").read_text())
     assert capsys.readouterr().out == markdown_table(report["measured"], report["ceiling"])
-    assert set(report["ceiling"]) == {"AP50", "AP50_novel", "AP50_base", "recall_novel", "recall_base"}
+    assert set(report["ceiling"]) == {
+        "AP50", "AP50_novel", "AP50_base", "AP50_never_boxed", "recall_novel", "recall_base",
+    }  # fmt: skip

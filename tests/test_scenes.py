@@ -25,7 +25,22 @@ from decodetr.scenes import (
     names_document,
     write_scenes,
 )
+from decodetr.scenes.world import BASE_NAMES, few_names
 
+TWELVE = [
+    "orange solid square",
+    "orange striped arrow",
+    "yellow solid arrow",
+    "yellow dotted ring",
+    "green dotted circle",
+    "cyan solid circle",
+    "cyan dotted diamond",
+    "blue striped square",
+    "blue striped heart",
+    "purple dotted diamond",
+    "pink solid diamond",
+    "pink solid ring",
+]
 SMALL = SceneSettings(train=8, val=4, test=3, image_size=96, seed=7)
 
 
@@ -73,10 +88,25 @@ def test_names_document_has_every_id_once():
     assert {**document["base"], **document["novel"]} == {str(name.id): name.name for name in NAMES}
 
 
+def test_few_base_names_are_always_the_same_and_among_those_of_more():
+    eight, twelve, many = (few_names(BASE_NAMES, count) for count in (8, 12, 48))
+    assert set(eight) < set(twelve) < set(many) < set(BASE_NAMES) and len(many) == 48
+    assert twelve == sorted(twelve, key=BASE_NAMES.index)
+    assert twelve == TWELVE  # the figures of docs/scenes.md are of these
+    assert few_names(BASE_NAMES, 180) == list(BASE_NAMES)
+    document = names_document(12)
+    assert list(document["base"].values()) == twelve and len(document["novel"]) == 228
+    assert {**document["base"], **document["novel"]} == {str(name.id): name.name for name in NAMES}
+    for count in (0, 181):
+        with pytest.raises(ValueError, match=f"--base-names must be from 1 to 180, .* got {count}"):
+            few_names(BASE_NAMES, count)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"train": 0}, "train"),
+        ({"base_names": 181}, "base_names must be an integer from 1 to 180, got 181"),
         ({"seed": 2**32}, "seed"),
         ({"image_size": 10}, "64 to 1024"),
         ({"val": 2.0}, "got 2.0"),
@@ -227,6 +257,22 @@ def test_other_settings_need_overwrite_which_replaces_only_scenes(tmp_path):
     assert sorted(f.name for f in (folder / "train").iterdir()) == ["000001.jpg", "000002.jpg"]
     assert (folder / "regions" / "mine.txt").read_text() == "mine"
     assert load(folder, "val")["info"]["seed"] == 8
+
+
+def test_few_base_names_change_the_training_boxes_and_the_split_alone(folder, tmp_path):
+    few = write_scenes(tmp_path / "few", replace(SMALL, base_names=48))
+    first, second = contents(folder), contents(few)
+    changed = {"annotations/train.json", "names.json", "scenes.json", "preview.png"}
+    assert {file for file in first if first[file] != second[file]} == changed and first.keys() == second.keys()
+    split = json.loads((few / "names.json").read_text())
+    train, full = load(few, "train"), load(few, "train_full")
+    assert {str(c["id"]): c["name"] for c in train["categories"]} == split["base"] and len(split["base"]) == 48
+    assert train["annotations"] == [a for a in full["annotations"] if str(a["category_id"]) in split["base"]]
+    assert 0 < len(train["annotations"]) < len(load(folder, "train")["annotations"])
+    with pytest.raises(ValueError, match="base_names: there 48, asked None"):
+        write_scenes(few, SMALL)
+    # Folders from before there was a choice stay complete.
+    assert "base_names" not in (folder / "scenes.json").read_text()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
