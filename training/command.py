@@ -84,6 +84,12 @@ def add_arguments(parser):
         "so that it is not unlearned; none (default: self with --model, unless its semantics are reset)",
     )
     parser.add_argument(
+        "--unkept-regions",
+        choices=("ignore", "teach"),
+        help="regions whose caption failed the pool's filter: CLIP's view of them teaches all the same, or they are "
+        "left out (default: ignore)",
+    )
+    parser.add_argument(
         "--exhaustive",
         action=argparse.BooleanOptionalAction,
         help="all objects of the annotated names have a box, as in COCO, so a region without one is none of them "

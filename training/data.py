@@ -1,6 +1,7 @@
 """What a run learns from: annotations, regions and what is known of whole images, read and checked first."""
 
 import logging
+from functools import partial
 
 from decodetr.processing.sources import form_of
 from decodetr.training.settings import check_regions, choose_setting
@@ -49,7 +50,8 @@ class TrainingData:
         self.coco = whole if self.base is None else whole.select(self.base)
         self.annotated_names = _annotated_names(self.coco)
         # "self" are the model's own; they need the model and come later.
-        self.regions = RegionTable.load(args.regions) if args.regions not in (None, "self", "none") else None
+        load = partial(RegionTable.load, unkept=args.unkept_regions == "teach")
+        self.regions = load(args.regions) if args.regions not in (None, "self", "none") else None
         if self.base is not None and self.regions is not None and not args.streaming:
             check_regions(self.regions, whole, self.base)
         self.val = None
@@ -63,7 +65,7 @@ class TrainingData:
             )
             logger.warning("%s, so nothing is evaluated; --val-share 0.1 holds some training images back", why)
         self.replay = load_annotations(args.replay_data, "train") if args.replay_data else None
-        self.replay_regions = RegionTable.load(args.replay_regions) if args.replay_regions else None
+        self.replay_regions = load(args.replay_regions) if args.replay_regions else None
         if self.replay is not None and self.base is not None:
             check_regions(self.replay_regions, self.replay, self.base)
             self.replay = self.replay.select(self.base)

@@ -186,6 +186,9 @@ def notes(facts):
         idle([name for name in _OF_THE_DETECTOR if name in facts.given - {"learning_rate"}], "--streams semantic")
     if training.freeze_backbone and "backbone_learning_rate" in facts.given:
         idle(["backbone_learning_rate"], "--freeze_backbone true")
+    has_table = args.regions not in (None, "self", "none") or args.replay_regions
+    if args.unkept_regions == "teach" and training.streams != "localization" and not has_table:
+        idle(["unkept-regions"], "without --regions there is none")
     if args.image_labels and training.streams != "localization" and not facts.has_regions:
         idle(["image-labels"], "without regions there is nothing that they narrow")
     return found
