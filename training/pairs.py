@@ -7,7 +7,8 @@ recipe that serves several runs.
 import math
 
 CAPTIONS_NEED = (
-    "captions move the pool, which stays as it is here; let it move (--set pool_update=stable), or leave captions out"
+    "captions move the pool, which stays as it is here; build them into it (decodetr pool build --image-captions "
+    "FILE), let it move (--set pool_update=stable), or leave captions out"
 )
 _OF_THE_SEMANTICS = ("semantic_learning_rate", "semantic_max_grad_norm", "align_weight_start", "align_weight_end")
 _OF_THE_DETECTOR = ("learning_rate", "backbone_learning_rate", "max_grad_norm", "freeze_backbone")
@@ -61,6 +62,12 @@ def _setting(facts):
         setting.check(captions=args.captions, image_labels=args.image_labels)
     except ValueError as error:
         yield str(error)
+    if facts.pool_captions and not setting.captions:
+        yield (
+            f"{f'--pool {args.pool}' if args.pool else f'the pool of --model {args.model}'}: captions of whole images "
+            f"are in it, which {setting.name} forbids; give a pool built without --image-captions, or --setting C-OVD "
+            "or WS-OVD"
+        )
     if args.training_names == "all" and novel and not setting.novel_names:
         yield f"--training-names all: {setting.name} forbids novel names; leave it out, or give --setting G-OVD"
 

@@ -104,6 +104,14 @@ class Facts:
         self.validates = bool(args.val_share) or self.has_validation
 
     @property
+    def pool_captions(self):
+        """How many captions of whole images are in the pool of the run, if it has one that anything learns from."""
+        if self.training is not None and self.training.streams == "localization":
+            return 0
+        info = self.pool.info if self.pool is not None else getattr(self.config, "pool_info", None)
+        return (info or {}).get("image_captions", 0)
+
+    @property
     def setting(self):
         """The setting, or None where the one that is asked for cannot be."""
         return choose_setting(self.args.setting, self.novel) if self.novel or not self.args.setting else None

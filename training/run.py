@@ -204,12 +204,19 @@ class TrainingRun:
             "training_names": names,
             "data": recorded_place(args.data),
             "regions": "the model's own" if self._looks_itself() else args.regions and recorded_place(args.regions),
-            "captions": args.captions and recorded_place(args.captions),
+            "captions": self._captions(),
             "image_labels": args.image_labels and recorded_place(args.image_labels),
             "replay_data": args.replay_data and recorded_place(args.replay_data),
         }
         earlier = {key: value for key, value in self.started_from.items() if key not in OF_A_RUN}
         return {**earlier, **self._random, **record(data.setting, seen, novel_seen, **used, **self.pseudo_boxes[0])}
+
+    def _captions(self):
+        """Where captions of whole images came in: the file of --captions, or the pool that was built of them; None."""
+        if self.args.captions:
+            return recorded_place(self.args.captions)
+        count = (self.model.config.pool_info or {}).get("image_captions")
+        return f"{count} in the pool" if count and self.training.streams != "localization" else None
 
     # Training
 

@@ -26,7 +26,7 @@ class Setting:
     Args:
         name (str).
         novel_names (bool): the teacher scores novel names too in training; else base names alone.
-        captions (bool): captions that people wrote for whole images may move the pool.
+        captions (bool): captions that people wrote for whole images may be in the pool, or move it.
         image_labels (bool): names known to be somewhere in an image may narrow what its regions can be.
     """
 
