@@ -59,7 +59,9 @@ def _setting(facts):
         return
     setting = facts.setting
     try:
-        setting.check(captions=args.captions, image_labels=args.image_labels)
+        setting.check(
+            captions=args.captions, image_labels=args.image_labels, replay_image_labels=args.replay_image_labels
+        )
     except ValueError as error:
         yield str(error)
     if facts.pool_captions and not setting.captions:
@@ -137,6 +139,8 @@ def _useless(facts):
         yield "--blur and --noise change cached images but the first view: give --cache_views 2"
     if args.replay_images is not None and not args.replay_data:
         yield "--replay-images is a part of --replay-data"
+    if args.replay_image_labels and not args.replay_data:
+        yield "--replay-image-labels are of the images of --replay-data"
     if args.held_out_data and not facts.goes_on:
         yield "--held-out-data shows what a --model forgets: leave it out"
     if args.pseudo_box_score is not None and args.pseudo_boxes == "none":
@@ -147,6 +151,7 @@ def _useless(facts):
         given = {
             "--captions": args.captions,
             "--image-labels": args.image_labels,
+            "--replay-image-labels": args.replay_image_labels,
             "--exhaustive": args.exhaustive is not None,
         }
         for option in (option for option, value in given.items() if value):

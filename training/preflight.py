@@ -46,7 +46,7 @@ def check(args):
     pool = findings.call(load_pool, args.pool) if args.pool else None
     vocabulary = findings.call(load_vocabulary, args.vocabulary) if args.vocabulary else None
     deployed = findings.call(load_vocabulary, args.deploy_vocabulary) if args.deploy_vocabulary else None
-    for option in ("captions", "image_labels"):
+    for option in ("captions", "image_labels", "replay_image_labels"):
         findings.call(expect_file, f"--{option.replace('_', '-')}", getattr(args, option))
     findings.call(expect, "text model", args.text_model, "config.json")
     if args.regions not in (None, "self", "none"):

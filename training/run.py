@@ -181,6 +181,7 @@ class TrainingRun:
         if data.replay is None:
             return dataset
         options = {"augmentation": augmentation, "images": args.replay_images, "seed": seed, **replayed}
+        options["weak_labels"] = data.replay_weak_labels(names)
         return ReplayedDataset(
             dataset, replay_dataset(data.replay, self.processor, names, data.replay_regions, **options)
         )
@@ -207,6 +208,7 @@ class TrainingRun:
             "captions": self._captions(),
             "image_labels": args.image_labels and recorded_place(args.image_labels),
             "replay_data": args.replay_data and recorded_place(args.replay_data),
+            "replay_image_labels": args.replay_image_labels and recorded_place(args.replay_image_labels),
         }
         earlier = {key: value for key, value in self.started_from.items() if key not in OF_A_RUN}
         return {**earlier, **self._random, **record(data.setting, seen, novel_seen, **used, **self.pseudo_boxes[0])}
