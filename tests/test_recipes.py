@@ -328,6 +328,13 @@ def test_shipped_recipes_train(name, data, tmp_path):
         assert "pseudo_boxes" not in info and not model.semantic_stream.background.any()
 
 
+@pytest.mark.parametrize("name", ["decodetr-r50", "decodetr-r50-paper", "decodetr-clip-r50"])
+def test_the_number_of_queries_is_a_word_beside_a_recipe(name):
+    args = _parse(name, "--set", "detector_config.num_queries=900")
+    detector = starting_config(args, ["a", "b"]).detector_config
+    assert detector.num_queries == 900 and detector.decoder_layers == 6
+
+
 def test_a_detector_that_classifies_needs_names_that_the_data_declare():
     config = {"class_agnostic": False, "detector_config": {"model_type": "detr"}}
     args = argparse.Namespace(config=config, set=["nms_iou=0.5"], recipe="here")

@@ -55,7 +55,7 @@ class SpaceReport:
             found.append(
                 f"teacher_temperature={config.teacher_temperature}: the teacher gives the {what} name of a region "
                 f"{self.right:.2%} and the background {self.background:.1%}, CLIP's own softmax over these names gives"
-                f" it {self.own:.0%}, so that regions teach next to nothing of names; --set teacher_temperature="
+                f" it {self.own:.0%}, so that regions teach little of names; --set teacher_temperature="
                 f"{CLIP_TEMPERATURE}"
             )
         if self.lookup is not None and self.lookup > max(_MOST_OF_POOL * self.prototypes, 4):
@@ -95,11 +95,12 @@ def own_shares(embeds, names, temperature=CLIP_TEMPERATURE):
     return (embeds @ names.T / temperature).softmax(-1)
 
 
-def best_scores(log_probs, start, steps=100):
+def best_scores(log_probs, start, steps=60):
     """The best probability that any embedding can have for each of K names.
 
     Args:
-        log_probs: function of (K, d) embeddings that gives (K, K) log-probabilities. start (K, d): where to look from.
+        log_probs: function of (K, d) embeddings that gives (K, K) log-probabilities.
+        start (K, d): unit rows, where to look from.
 
     Returns:
         (K,).
@@ -109,7 +110,7 @@ def best_scores(log_probs, start, steps=100):
         return found
     with torch.enable_grad():
         embeds = start.detach().clone().requires_grad_()
-        optimizer = torch.optim.Adam([embeds], lr=0.02 * start.norm(dim=-1).mean().item())
+        optimizer = torch.optim.Adam([embeds], lr=0.1)
         for _ in range(steps):
             optimizer.zero_grad()
             score = log_probs(embeds).diagonal()
@@ -179,10 +180,14 @@ def _describe_teacher(report, model, tables, embeds, names):
 def _best(model, tables):
     chosen = torch.linspace(0, len(tables.vocabulary) - 1, min(_NAMES, len(tables.vocabulary))).round().long()
     stream, names = model.semantic_stream, tables.vocabulary.embeddings
-    # What the predictor makes a name's embedding of.
-    weight, bias = stream.predictor.weight.detach().float(), stream.predictor.bias.detach().float()
-    start = torch.linalg.lstsq(weight, (names[chosen] - bias).T).solution.T
-    return best_scores(lambda r: stream.name_log_probs(r, *tables)[0][:, chosen], start).mean().item()
+    # In terms of what the predictor makes, which any embedding can be.
+    back = torch.linalg.pinv(stream.predictor.weight.detach().float())
+    bias = stream.predictor.bias.detach().float()
+
+    def log_probs(embeds):
+        return stream.name_log_probs((embeds - bias) @ back.T, *tables)[0][:, chosen]
+
+    return best_scores(log_probs, names[chosen]).mean().item()
 
 
 def sample_regions(coco, regions, names, limit=_REGIONS, seed=0):
