@@ -2,6 +2,7 @@
 
 build.py            build_pool: all stages, to a regions data set and a PrototypePool
 stages.py           the heavy stages: proposals, captions, embeddings
+image_captions.py   captions of whole images among those of regions (C-OVD)
 selection.py        the light ones: which regions are kept, the pool of their captions
 shards.py           StageFolder: a stage's output as numbered shards that survive a kill
 proposals.py        boxes: annotated ones of base names, and what the class-agnostic detector proposes

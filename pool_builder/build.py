@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from decodetr.modeling_decodetr import PrototypePool
+from decodetr.pool_builder.image_captions import embed_image_captions
 from decodetr.pool_builder.selection import REPORT, cluster_regions, filter_regions
 from decodetr.pool_builder.shards import Ranks
 from decodetr.pool_builder.stages import caption_regions, embed_regions, finished_stages, propose_regions
@@ -57,7 +58,9 @@ def clip_model(name, device):
     return Model({**identity, "encoder_model": model_identity(name)["weights"]}, lambda: embedder)
 
 
-def build_pool(coco, output, settings, clip, captioner, proposer=None, ranks=None, overwrite=False):
+def build_pool(
+    coco, output, settings, clip, captioner, proposer=None, ranks=None, overwrite=False, image_captions=None
+):
     """
     Write OUT/proposals, OUT/captions, OUT/embeddings, OUT/regions (all regions; `kept` says which passed the filter),
     OUT/clusters, OUT/pool and OUT/report.json.
@@ -69,6 +72,7 @@ def build_pool(coco, output, settings, clip, captioner, proposer=None, ranks=Non
         settings (PoolSettings).
         clip, captioner, proposer ([`Model`]): without a proposer there are annotated boxes only.
         ranks (Ranks): which of how many processes this is; by default what the environment says.
+        image_captions: file of captions of the training images, which join those of regions (OUT/image_texts).
 
     Returns:
         PrototypePool, or None in a process that is not the first: clusters are that one's work.
@@ -81,10 +85,12 @@ def build_pool(coco, output, settings, clip, captioner, proposer=None, ranks=Non
     propose_regions(coco, output, settings, proposer, **shared)
     caption_regions(coco, output, settings, captioner, **shared)
     embed_regions(coco, output, settings, clip, **shared)
+    if image_captions:
+        embed_image_captions(coco, image_captions, output, clip, **shared)
     if ranks.rank > 0:
         return None
     filter_regions(output, settings, overwrite)
-    pool = cluster_regions(output, settings, overwrite)
+    pool = cluster_regions(output, settings, overwrite, bool(image_captions))
     write_report(output)
     return pool
 

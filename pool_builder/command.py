@@ -59,6 +59,15 @@ def add_arguments(parser):
             option = "--" + setting.name.replace("_", "-")
             text = f"{setting.metadata['help']} (default: %(default)s)"
             command.add_argument(option, type=setting.type, default=setting.default, help=text)
+        if stage in ("embeddings", "build"):
+            command.add_argument(
+                "--image-captions",
+                metavar="FILE",
+                help="captions of whole training images, as COCO has them, which join those of regions: C-OVD, WS-OVD",
+            )
+        if stage == "cluster":
+            text = "the captions that `pool embeddings --image-captions` has embedded join those of regions"
+            command.add_argument("--image-captions", action="store_true", help=text)
         if models:
             if "captioner" in models:
                 text = "auto spreads the captioner over all devices (default: it is on one)"
@@ -121,6 +130,8 @@ def run(args):
     given = {setting.name: getattr(args, setting.name, setting.default) for setting in fields(PoolSettings)}
     settings, output = PoolSettings(**given), Path(args.output)
     read = {option: getattr(args, option, None) for option in ("data", "images", "annotations", *_MODELS)}
+    captions = getattr(args, "image_captions", None)
+    read["image-captions"] = captions if isinstance(captions, str) else None
     apart("--output", output, {f"--{option}": path for option, path in read.items()}, ())
     check(args, settings)
     rank = process_rank()  # several processes share a folder, each with its own shards
@@ -134,17 +145,22 @@ def _run(args, settings, output):
     from decodetr.pool_builder.space import describe
 
     stage, shared = args.pool_command, {"overwrite": args.overwrite}
-    if stage in ("filter", "cluster"):
-        result = getattr(build, f"{stage}_regions")(output, settings, **shared)
+    if stage == "filter":
+        result = build.filter_regions(output, settings, **shared)
+    elif stage == "cluster":
+        result = build.cluster_regions(output, settings, **shared, image_captions=args.image_captions)
     else:
         models = _models(args, settings)
         coco, shared["ranks"] = _annotations(args), Ranks.from_environment()
         if stage == "build":
             check_room(coco, models["clip"].load().dim, output)
+            shared["image_captions"] = args.image_captions
             result = build.build_pool(coco, output, settings, **models, **shared)
         else:
             function = {"proposals": "propose", "captions": "caption", "embeddings": "embed"}[stage]
             result = getattr(build, f"{function}_regions")(coco, output, settings, *models.values(), **shared)
+            if getattr(args, "image_captions", None):
+                build.embed_image_captions(coco, args.image_captions, output, models["clip"], **shared)
     if stage != "build" and Ranks.from_environment().rank == 0:
         build.refresh_report(output)
         _tell_stale(output)

@@ -23,6 +23,8 @@ def check(args, settings):
     checks = [partial(output_folder, args.output, "--output")]
     if hasattr(args, "data"):
         checks.append(partial(_check_data, args))
+    if isinstance(captions := getattr(args, "image_captions", None), str):
+        checks.append(partial(expect_file, "--image-captions", captions))
     for option in ("detector", "clip", "captioner"):
         name = getattr(args, option, None)
         if name is not None and not name.startswith(_NOT_ON_DISK) and "@http" not in name:

@@ -8,6 +8,7 @@ import torch
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
 from decodetr.pool_builder.delta import SAMPLE, choose_delta, other_scores
+from decodetr.pool_builder.image_captions import join_image_captions, open_image_captions
 from decodetr.pool_builder.shards import StageFolder
 from decodetr.pool_builder.space import FEWEST, choose_scales, describe_space
 from decodetr.pool_builder.stages import embedding_array, embedding_rows, name_prompt, open_stage
@@ -107,8 +108,11 @@ def draw_scores(scores, cut, counts, file):
         figure.savefig(partial, dpi=100)
 
 
-def cluster_regions(output, settings, overwrite=False):
+def cluster_regions(output, settings, overwrite=False, image_captions=False):
     """OUTPUT/clusters, the distinct captions of kept regions with their two clusters, and OUTPUT/pool.
+
+    Args:
+        image_captions (bool): the captions of OUTPUT/image_texts join those of regions.
 
     Returns:
         PrototypePool, coarse prototypes first. `info` has provenance, settings and the numbers of regions, of kept
@@ -118,9 +122,14 @@ def cluster_regions(output, settings, overwrite=False):
     before = open_stage(output, REGIONS)
     names = ("num_coarse", "kmeans", "num_fine", "min_samples", "seed")
     identity = {"input": before.digest, **settings.of(*names)}
+    joined = open_image_captions(output, open_stage(output, "texts")) if image_captions else None
+    if joined is not None:
+        identity["image_captions"] = joined.digest
     folder = StageFolder(output / "clusters", "clusters", identity, 1, overwrite=overwrite)
     if folder.pending():
         captions, counts, embeddings = kept_captions(before)
+        if joined is not None:
+            captions, counts, embeddings = join_image_captions(joined, captions, counts, embeddings)
         coarse, fine, eps = cluster(embeddings, counts, settings)
         columns = {"caption": captions, "count": counts, "coarse": coarse, "fine": fine}
         columns["text_embed"] = embedding_array(embeddings)
@@ -136,6 +145,7 @@ def cluster_regions(output, settings, overwrite=False):
         "regions": before.totals["rows"],
         "kept": before.totals["counts"]["kept"],
         "distinct_captions": len(table),
+        **({"image_captions": joined.totals["rows"]} if joined is not None else {}),
     }
     pool = pool_of_clusters(embeddings, table["caption"].to_pylist(), *columns, info)
     pool.info["space"] = measure_space(before, open_stage(output, "texts"), pool)

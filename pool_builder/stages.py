@@ -26,6 +26,7 @@ INPUTS = {
     "texts": "captions",
     "regions": "embeddings",
     "clusters": "regions",
+    "image_texts": None,
 }
 _ASKED = ("prompt", "max_new_tokens", "captioner_dtype", "captioner_bits")
 _TEXTS_PER_SHARD = 16384  # a multiple of the batch of encode_texts: shards do not change a batch
@@ -42,6 +43,9 @@ def finished_stages(output):
             continue
         if before is None or (before in found and folder.identity["input"] == found[before].digest):
             found[stage] = folder
+    joined = found["clusters"].identity.get("image_captions") if "clusters" in found else None
+    if joined is not None and joined != getattr(found.get("image_texts"), "digest", None):
+        del found["clusters"]
     return found
 
 
@@ -200,17 +204,31 @@ def _embed_captions(regions, output, clip, ranks, overwrite):
         table = regions.read(shard, ["caption", "name"])
         captions.update(table["caption"].to_pylist())
         captions.update(name_prompt(name) for name in table["name"].unique().to_pylist() if name)
-    captions = sorted(captions)
     identity = {"input": regions.digest, **clip.identity}
-    count = -(-len(captions) // _TEXTS_PER_SHARD)
-    folder = StageFolder(output / "texts", "texts", identity, count, ranks, overwrite)
+    folder = StageFolder(output / "texts", "texts", identity, text_shards(captions), ranks, overwrite)
+    return embed_texts(folder, sorted(captions), clip)
+
+
+def text_shards(captions):
+    """How many shards the embeddings of so many captions have."""
+    return -(-len(captions) // _TEXTS_PER_SHARD)
+
+
+def embed_texts(folder, captions, clip, **columns):
+    """Write CLIP's embeddings of captions, with further columns of theirs, into the shards of a stage; returns its
+    totals.
+
+    Args:
+        folder (StageFolder): of `text_shards(captions)` shards. clip: as in [`embed_regions`].
+    """
     for shard in folder.pending():
-        model = clip.load()
-        mine = captions[shard * _TEXTS_PER_SHARD : (shard + 1) * _TEXTS_PER_SHARD]
+        model, rows = clip.load(), slice(shard * _TEXTS_PER_SHARD, (shard + 1) * _TEXTS_PER_SHARD)
+        mine = captions[rows]
         embeddings = model.embed_texts(mine, progress=True)
         counts = {"truncated": model.count_truncated(mine), "not_finite": int((~np.isfinite(embeddings)).any(1).sum())}
-        table = pa.table({"caption": mine, "text_embed": embedding_array(embeddings.astype(np.float16))})
-        folder.write(shard, table, counts)
+        more = {name: values[rows] for name, values in columns.items()}
+        embeds = embedding_array(embeddings.astype(np.float16))
+        folder.write(shard, pa.table({"caption": mine, **more, "text_embed": embeds}), counts)
     return folder.finish()
 
 

@@ -83,6 +83,7 @@ class TargetMaker:
             boxes["region_boxes"] = torch.from_numpy(regions["boxes"])
             rows["region_embeds"] = torch.from_numpy(regions["image_embeds"])
             rows["region_text_embeds"] = torch.from_numpy(regions["text_embeds"])
+            rows["region_kept"] = torch.from_numpy(self.regions.kept(image_id))
             keep["region_boxes"] = torch.ones(len(regions["boxes"]), dtype=torch.bool)
 
         limits = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
@@ -90,7 +91,7 @@ class TargetMaker:
             boxes[name] = boxes[name].clamp(min=torch.zeros(4), max=limits)
             keep[name] &= (boxes[name][:, 2:] > boxes[name][:, :2]).all(dim=1)
         if self.pseudo_box_score is not None:
-            certain = torch.from_numpy(regions["proposal_scores"] >= self.pseudo_box_score)
+            certain = torch.from_numpy(regions["proposal_scores"] >= self.pseudo_box_score) & rows["region_kept"]
             unnamed = PSEUDO_BOXES[self.pseudo_boxes]
             boxes[unnamed] = boxes["region_boxes"]
             # An annotation that is left out for its name leaves its object to the region that lies on it.
@@ -102,6 +103,8 @@ class TargetMaker:
             boxes = {name: value * scale for name, value in boxes.items()} if scale < 1 else boxes
             image, boxes, keep = self.augmentation(image, boxes, epoch=epoch, image_id=image_id)
             _, rows = _select({}, rows, keep)
+        if (kept := rows.pop("region_kept", None)) is not None:
+            rows["region_text_embeds"] = rows["region_text_embeds"][kept]
 
         inputs = self.image_processor(images=image, return_tensors="pt")
         item = {name: inputs[name][0] for name in ("pixel_values", "pixel_mask") if name in inputs}
@@ -135,7 +138,8 @@ class DetectionDataset(TargetMaker, Dataset):
     Items are dicts: `pixel_values` (3, H, W) float; `pixel_mask` (H, W) int64 where the processor pads; `labels`, with
         class_labels (n,) int64, boxes (n, 4) float32 (cx, cy, w, h) in 0..1, image_id (1,) int64, orig_size (2,) int64
         (height, width) of the image that went into the processor (the file's, unless augmented); and with regions
-        region_boxes (R, 4) likewise, region_embeds (R, d), region_text_embeds (R, d) float32, unit rows; and with
+        region_boxes (R, 4) likewise, region_embeds (R, d), and of those whose caption was kept region_text_embeds
+        (R', d), float32, unit rows; and with
         pseudo_box_score pseudo_boxes or ignore_boxes (P, 4) likewise; and with weak_labels caption_embeds (c, d) and
         absent_labels (L,) int64.
     Images without objects stay, with n = 0. Crowd annotations and boxes without area in the image are left out.

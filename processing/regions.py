@@ -5,8 +5,9 @@ Numbered Parquet shards, `regions-00000-of-00003.parquet`, one row a region (DES
     image_id int64, file_name string, box [x0, y0, x1, y1] pixels, proposal_score float, caption string,
     image_embed (d) and text_embed (d), unit length, float16 or float32, clip_score float, kept bool
 
-Only kept rows are used. Columns stay flat, and embeddings in the precision of the file until an image is asked for.
-Embeddings describe the region of the un-augmented image.
+Only kept rows are used, unless the others are asked for: a caption that failed the filter says nothing against CLIP's
+view of the region itself (PAPER.md 1.4 filters what is clustered alone). Columns stay flat, and embeddings in the
+precision of the file until an image is asked for. Embeddings describe the region of the un-augmented image.
 """
 
 import hashlib
@@ -35,10 +36,11 @@ class RegionTable:
     """
     The kept regions of a data set, by image. Made by `RegionTable.load`.
 
-    `len(table)` is the number of kept regions, `image_id in table` says if an image has any, `embedding_dim` is d.
+    `len(table)` is the number of its regions, `image_id in table` says if an image has any, `embedding_dim` is d.
     """
 
     def __init__(self, source, columns):
+        columns = {"kept": np.ones(len(columns["box"]), dtype=bool), **columns}
         order = np.argsort(columns["image_id"], kind="stable")
         ids, starts = np.unique(columns["image_id"][order], return_index=True)
         ends = np.append(starts[1:], len(order))
@@ -87,10 +89,19 @@ class RegionTable:
         }
         return {key: self._columns[column][start:end].astype(np.float32) for key, column in names.items()}
 
+    def kept(self, image_id):
+        """(R,) bool: which regions of an image have a caption that passed the filter."""
+        start, end = self._spans.get(int(image_id), (0, 0))
+        return self._columns["kept"][start:end].copy()
+
     @classmethod
-    def load(cls, folder_or_file):
+    def load(cls, folder_or_file, unkept=False):
         """
         Read all shards of a folder, or one file.
+
+        Args:
+            unkept (bool): with the regions whose caption failed the filter, if they have an image embedding; their
+                text embeddings are zeros.
 
         Raises:
             FileNotFoundError: nothing there, or a shard of the `-of-` number is missing.
@@ -98,13 +109,13 @@ class RegionTable:
         """
         source = Path(folder_or_file)
         with reading(source):
-            return cls._load(source)
+            return cls._load(source, unkept)
 
     @classmethod
-    def _load(cls, source):
+    def _load(cls, source, unkept):
         parts, dim = [], None
         for file in _find_shards(source):
-            part = _read_shard(file)
+            part = _read_shard(file, unkept)
             if dim is None:
                 dim, first = part["image_embed"].shape[1], file
             if part["image_embed"].shape[1] != dim:
@@ -243,8 +254,8 @@ def _find_shards(source):
     return [shards[number] for number in range(total)]
 
 
-def _read_shard(file):
-    """Checked columns of the kept rows of one shard, as numpy arrays."""
+def _read_shard(file, unkept):
+    """Checked columns of the kept rows of one shard, as numpy arrays; with `unkept` of the others after them."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -265,17 +276,41 @@ def _read_shard(file):
             "write it again"
         ) from error
     kept = pc.fill_null(table["kept"], False).combine_chunks()
-    rows = np.flatnonzero(np.asarray(kept))
-    table = table.filter(kept)
-    columns = {}
-    for name in _READ[:-1]:
-        columns[name] = _to_numpy(file, name, table[name], rows)
-    columns["image_id"] = columns["image_id"].astype(np.int64)
+    columns = _columns_of_shard(file, table.filter(kept), np.flatnonzero(np.asarray(kept)), _READ[:-1])
     if columns["text_embed"].shape[1] != columns["image_embed"].shape[1]:
         raise ValueError(
             f"{file}: expected image_embed and text_embed of one length, got {columns['image_embed'].shape[1]} and "
             f"{columns['text_embed'].shape[1]}; both must come from one CLIP"
         )
+    columns["kept"] = np.ones(len(columns["box"]), dtype=bool)
+    if not unkept:
+        return columns
+    parts = [columns, _unkept(file, table, kept)]
+    parts = [part for part in parts if len(part["box"])] or parts[:1]  # an empty list has no width
+    return {name: np.concatenate([part[name] for part in parts]) for name in columns}
+
+
+def _unkept(file, table, kept):
+    """Columns of the rows that are not kept and have an image embedding, which may be null or not finite there."""
+    import pyarrow.compute as pc
+
+    there = pc.and_(pc.invert(kept), pc.is_valid(table["image_embed"]).combine_chunks())
+    rows, table = np.flatnonzero(np.asarray(there)), table.filter(there)
+    embeds = _to_numpy(file, "image_embed", table["image_embed"], rows)
+    usable = np.abs(np.linalg.norm(embeds.astype(np.float32), axis=1) - 1) < _UNIT_TOLERANCE
+    names = ("image_id", "box", "proposal_score", "image_embed")
+    columns = _columns_of_shard(file, table.filter(usable), rows[usable], names)
+    return columns | {
+        "text_embed": np.zeros_like(columns["image_embed"]),
+        "clip_score": np.zeros(len(columns["box"]), dtype=np.float32),
+        "kept": np.zeros(len(columns["box"]), dtype=bool),
+    }
+
+
+def _columns_of_shard(file, table, rows, names):
+    """Checked columns of some rows, whose numbers in the file are `rows`."""
+    columns = {name: _to_numpy(file, name, table[name], rows) for name in names}
+    columns["image_id"] = columns["image_id"].astype(np.int64)
     _check_rows(file, columns, rows)
     return columns
 
@@ -306,8 +341,8 @@ def _to_numpy(file, name, column, rows):
 
 
 def _check_rows(where, columns, rows):
-    """Values of the kept rows; `rows` are their numbers in the file."""
-    for name in ("box", "proposal_score", "clip_score"):
+    """Values of some rows; `rows` are their numbers in the file."""
+    for name in (name for name in ("box", "proposal_score", "clip_score") if name in columns):
         finite = np.isfinite(columns[name])
         _raise_first(
             where, ~(finite.all(axis=1) if finite.ndim == 2 else finite), columns, rows, name, "finite numbers"
@@ -315,7 +350,7 @@ def _check_rows(where, columns, rows):
     box = columns["box"]
     swapped = (box[:, 0] >= box[:, 2]) | (box[:, 1] >= box[:, 3])
     _raise_first(where, swapped, columns, rows, "box", "x0 < x1 and y0 < y1 (corners in pixels, not x, y, w, h)")
-    for name in ("image_embed", "text_embed"):
+    for name in (name for name in ("image_embed", "text_embed") if name in columns):
         for start in range(0, len(rows), _CHECKED_ROWS):
             chunk = columns[name][start : start + _CHECKED_ROWS].astype(np.float32)
             bad = np.zeros(len(rows), dtype=bool)

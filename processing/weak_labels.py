@@ -1,8 +1,9 @@
 """What is known of whole images, without boxes: captions that people wrote, and names that are somewhere in them.
 
-Settings C-OVD and WS-OVD may use them (PAPER.md 5). Captions are embedded once, before training, by the text model
-that made the pool; they join the regions' captions in the momentum step of the pool (3.4, 3.5). Names narrow what CLIP
-may take a region for (2.8).
+Settings C-OVD and WS-OVD may use them (PAPER.md 5). Captions belong into the pool when it is built
+(`pool_builder/image_captions.py`). Where the pool moves in training, they can join the regions' captions in its
+momentum step too (3.4, 3.5), embedded once, before training, by the text model that made the pool. Names narrow what
+CLIP may take a region for (2.8).
 """
 
 import hashlib
@@ -123,7 +124,7 @@ class CaptionTable:
         from decodetr.processing.model_identity import folder_digest
         from decodetr.processing.shipped import resolve
 
-        rows, numbers = _read_captions(Path(file))
+        rows, numbers = read_captions(Path(file))
         made_by = folder_digest(resolve(text_model)) or text_model  # a folder by what it holds
         key = hashlib.sha256("\n".join([str(made_by), *numbers]).encode()).hexdigest()
         kept = Path(folder) / "captions.safetensors" if folder else None
@@ -141,8 +142,13 @@ class CaptionTable:
         return cls(embeddings, rows)
 
 
-def _read_captions(file):
-    """({image_id: numbers of its captions}, {caption: its number})."""
+def read_captions(file):
+    """Captions of whole images, of JSON with `annotations` [{"image_id", "caption"}]: ({image_id: numbers of its
+    captions}, {caption: its number}).
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not of this form; names file and row.
+    """
     document = read_json(file)
     if not isinstance(document, dict) or not isinstance(document.get("annotations"), list):
         raise ValueError(f"{file}: expected annotations with image_id and caption, as COCO has its captions")

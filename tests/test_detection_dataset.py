@@ -126,6 +126,25 @@ def test_pseudo_boxes_are_certain_regions_beside_the_annotated_boxes(folder):
         _dataset(folder, regions=regions, pseudo_box_score=float("nan"))
 
 
+def test_a_region_whose_caption_failed_teaches_by_its_picture_alone(folder):
+    """CLIP's view of it is there, its caption does not reach the pool, and it is no pseudo box."""
+    row = {"file_name": "", "clip_score": 0.5, "image_id": 1, "proposal_score": 0.9, "caption": "a thing"}
+    rows = [
+        {**row, "box": [0, 12, 8, 20], "image_embed": [0.0, 1.0], "text_embed": [0.6, 0.8], "kept": False},
+        {**row, "box": [30, 0, 40, 10], "image_embed": [1.0, 0.0], "text_embed": [0.8, 0.6], "kept": True},
+    ]
+    write_regions(folder / "mixed", rows, embedding_dtype="float32")
+    found = {}
+    for unkept in (False, True):
+        regions = RegionTable.load(folder / "mixed", unkept=unkept)
+        found[unkept] = _dataset(folder, regions=regions, pseudo_box_score=0.5)[0]["labels"]
+    assert found[False]["region_embeds"].tolist() == [[1, 0]]
+    assert sorted(found[True]["region_embeds"].tolist()) == [[0, 1], [1, 0]] and len(found[True]["region_boxes"]) == 2
+    for name in ("region_text_embeds", "pseudo_boxes"):
+        assert len(found[True][name]) == 1 and torch.equal(found[True][name], found[False][name])
+    assert "region_kept" not in found[True]
+
+
 def test_images_without_objects_or_regions_stay(folder):
     labels = _dataset(folder, regions=RegionTable.load(folder / "regions"))[2]["labels"]
     assert labels["boxes"].shape == (0, 4) and labels["class_labels"].shape == (0,)

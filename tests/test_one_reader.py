@@ -130,7 +130,7 @@ def test_other_files_that_are_deep(tmp_path, capsys):
 
 
 def test_captions_and_image_labels_that_are_none(tmp_path):
-    from decodetr.processing.weak_labels import _read_captions, read_image_labels
+    from decodetr.processing.weak_labels import read_captions, read_image_labels
 
     file = tmp_path / "captions.json"
     for rows, message in (
@@ -140,7 +140,7 @@ def test_captions_and_image_labels_that_are_none(tmp_path):
     ):
         file.write_text(json.dumps({"annotations": rows}))
         with pytest.raises(ValueError, match=rf"captions.json: annotations\[0\]: {message}"):
-            _read_captions(file)
+            read_captions(file)
     document = good()
     document["annotations"][0]["image_id"] = [1]
     file.write_text(json.dumps(document))

@@ -23,13 +23,18 @@ from decodetr.scenes.world import SceneSettings
 from decodetr.scenes.write import write_scenes
 from decodetr.training.command import add_arguments
 from decodetr.training.recipe import parse_with_recipe, recipe_file
-from decodetr.training.starting_point import make_config
+from decodetr.training.starting_point import make_config, starting_config
 from decodetr.utils.documents import parse_yaml, read_yaml
 
 RECIPES = sorted(file.parent.name for file in HUB_CARDS.glob("*/recipe.yaml"))
 # Millions of parameters: detector from, to; and all up to. Their papers give DETR-R50 41, Deformable DETR-R50 40 and
 # RT-DETRv2-R50 42; the semantic stream adds 1 to 2.
-SIZES = {"decodetr-r50": (41, 42, 44), "decodetr-fast": (42, 43, 46), "decodetr-clip-r50": (40, 41, 44)}
+SIZES = {
+    "decodetr-r50": (41, 42, 44),
+    "decodetr-r50-paper": (41, 42, 43),
+    "decodetr-fast": (42, 43, 46),
+    "decodetr-clip-r50": (40, 41, 44),
+}
 
 
 def _write(folder, content):
@@ -246,12 +251,13 @@ def test_shipped_recipes_build_their_model(name):
 
 
 def test_the_papers_recipe_has_its_values():
-    args = _parse("decodetr-r50")
+    args = _parse("decodetr-r50-paper")
     config = _config_of(args)
-    split = json.loads((HUB_CARDS.parent / "evaluation/protocols/ov-coco.json").read_text())
-    assert sorted(config.detector_config.id2label.values()) == sorted(split["base"].values())
-    assert (config.pool_momentum, config.teacher_temperature, config.pool_update) == (0.99, 0.07, "literal")
+    temperatures = [getattr(config, f"{name}_temperature") for name in ("assignment", "teacher", "name")]
+    assert temperatures == [0.07] * 3 and (config.pool_momentum, config.pool_update) == (0.99, "literal")
     assert not config.class_agnostic and config.semantic_inputs == "query" and config.gradient_isolation
+    assert (config.pool_use, config.background_threshold, config.annotation_weight) == ("lookup+background", -1, 0)
+    assert (args.pseudo_boxes, args.unkept_regions) == ("none", "teach")
     words = args.training_arguments
     assert int(words[words.index("--per_device_train_batch_size") + 1]) * 8 == 64
     assert int(words[words.index("--gradient_accumulation_steps") + 1]) == 1
@@ -273,7 +279,7 @@ SMALL = {
 SMALL_BACKBONES = {"resnet50": "test_resnet", "resnet50_clip": "test_byobnet"}
 
 
-def _shrunk(name, folder, base_names):
+def _shrunk(name, folder):
     """The recipe with tiny sizes and everything local; its keys stay."""
     recipe = copy.deepcopy(read_yaml(recipe_file(name), dict))
     recipe |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "warmup_steps": 0}
@@ -284,8 +290,6 @@ def _shrunk(name, folder, base_names):
         recipe["config"]["preprocessing"]["size"] = {"shortest_edge": 64, "longest_edge": 64}
         detector = recipe["config"]["detector_config"]
         detector |= SMALL
-        if "id2label" in detector:
-            detector["id2label"] = dict(enumerate(base_names))
         backbone = detector["backbone_config"]
         backbone["backbone"] = SMALL_BACKBONES[backbone["backbone"]]
         recipe["backbone"] = str(folder / "weights.safetensors")
@@ -301,7 +305,7 @@ def _shrunk(name, folder, base_names):
 @pytest.mark.parametrize("name", RECIPES)
 def test_shipped_recipes_train(name, data, tmp_path):
     split = json.loads((data / "names.json").read_text())
-    file = _shrunk(name, tmp_path, list(split["base"].values()))
+    file = _shrunk(name, tmp_path)
     words = ["--data", str(data), "--pool", str(data / "standin/pool"), "--regions", str(data / "standin/regions")]
     words += ["--vocabulary", str(data / "standin/vocabulary"), "--output_dir", str(tmp_path / "run")]
     assert main(["train", "--recipe", str(file), *words]) == 0
@@ -319,6 +323,31 @@ def test_shipped_recipes_train(name, data, tmp_path):
     else:
         assert info["pretrained_backbone"].endswith("weights.safetensors")
     assert len(model.vocabulary.names) == len(split["base"]) + len(split["novel"])
+    if name == "decodetr-r50-paper":
+        assert set(model.config.detector_config.id2label.values()) == set(split["base"].values())
+        assert "pseudo_boxes" not in info and not model.semantic_stream.background.any()
+
+
+@pytest.mark.parametrize("name", ["decodetr-r50", "decodetr-r50-paper", "decodetr-clip-r50"])
+def test_the_number_of_queries_is_a_word_beside_a_recipe(name):
+    args = _parse(name, "--set", "detector_config.num_queries=900")
+    detector = starting_config(args, ["a", "b"]).detector_config
+    assert detector.num_queries == 900 and detector.decoder_layers == 6
+
+
+def test_a_detector_that_classifies_needs_names_that_the_data_declare():
+    config = {"class_agnostic": False, "detector_config": {"model_type": "detr"}}
+    args = argparse.Namespace(config=config, set=["nms_iou=0.5"], recipe="here")
+    found = starting_config(args, ["b", "a"]).detector_config
+    assert found.id2label == {0: "b", 1: "a"} and found.num_labels == 2
+    said = {"model_type": "detr", "id2label": {0: "c"}}
+    args.config = config | {"detector_config": said}
+    assert starting_config(args, ["b", "a"]).detector_config.id2label == {0: "c"}
+    args.config = config | {"class_agnostic": True, "detector_config": {"model_type": "detr", "num_labels": 1}}
+    assert starting_config(args, ["b", "a"]).detector_config.num_labels == 1
+    args.config = config
+    with pytest.raises(ValueError, match="here: config: class_agnostic: false: the training data do not declare"):
+        starting_config(args, None)
 
 
 @pytest.mark.parametrize("value, more, expected", [("true", [], True), ("false", [], False),

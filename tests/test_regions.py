@@ -84,6 +84,27 @@ def test_rows_that_are_not_kept_may_be_incomplete(tmp_path):
     np.testing.assert_array_equal(RegionTable.load(tmp_path).get(10)["text_embeds"], [[1, 0, 0]])
 
 
+@pytest.mark.parametrize("shard_size", [1, 2, 100])
+def test_regions_whose_caption_failed_teach_if_they_are_asked_for(tmp_path, shard_size):
+    """All but the one without an embedding; their captions count for nothing."""
+    files = write_regions(tmp_path, [*ROWS, *[_row(40, [0, 0, 1, 1], kept=False)] * 2], shard_size, "float32")
+    unusable = [[float("nan")] * 3, None]  # as the builder writes it, and as others may
+    for file in files:
+        part = pq.read_table(file)
+        pairs = zip(part["image_id"].to_pylist(), part["image_embed"].to_pylist())
+        embeds = [unusable.pop() if image_id == 40 else embed for image_id, embed in pairs]
+        pq.write_table(part.set_column(5, "image_embed", pa.array(embeds, pa.list_(pa.float32(), 3))), file)
+    assert not unusable
+    table = RegionTable.load(tmp_path, unkept=True)
+    assert len(table) == 5 and table.image_ids == [10, 20, 30] and len(RegionTable.load(tmp_path)) == 3
+    order = np.argsort(table.get(20)["boxes"][:, 0])
+    np.testing.assert_array_equal(table.get(20)["boxes"][order], [[0, 0, 10, 10], [2, 2, 8, 9], [5, 5, 6, 7]])
+    np.testing.assert_allclose(table.get(20)["image_embeds"][order], [[0.6, 0.8, 0], [1, 0, 0], [0.6, 0.8, 0]])
+    np.testing.assert_allclose(table.get(20)["text_embeds"][order], [[0, 0.6, 0.8]] * 2 + [[0, 0, 0]])
+    assert table.kept(20)[order].tolist() == [True, True, False] and table.kept(30).tolist() == [False]
+    assert RegionTable.load(tmp_path).kept(20).tolist() == [True, True] and table.kept(99).shape == (0,)
+
+
 def test_existing_shards_are_kept_unless_told(tmp_path):
     write_regions(tmp_path, ROWS, 1)
     with pytest.raises(FileExistsError, match="expected no regions, got 5 shards"):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,9 +126,42 @@ def test_image_labels_narrow_the_teacher(world, tmp_path):
     assert not torch.equal(weights["with"], weights["without"])
 
 
+def test_images_without_boxes_teach_by_their_regions_and_labels(world, tmp_path):
+    """They are replayed: of what their labels exclude, their regions teach nothing."""
+    document = json.loads((world / "data/annotations/train.json").read_text())
+    shutil.copytree(world / "data", tmp_path / "others")
+    (tmp_path / "others/annotations/train.json").write_text(json.dumps({**document, "annotations": []}))
+    weights = {}
+    for name, more in (("without", ()), ("with", ("--replay-image-labels", str(world / "labels.json")))):
+        command = ("--setting", "WS-OVD", "--streams", "semantic", "--set", "region_iou_threshold=0.01", *more)
+        command = (*command, "--regions", "none", "--align_weight_start", "1", "--per_device_train_batch_size", "20")
+        command = (*command, "--replay-data", str(tmp_path / "others"), "--replay-regions", str(world / "regions"))
+        assert _train(world, tmp_path / name, *command) == 0
+        weights[name] = DeCoDetrForObjectDetection.from_pretrained(tmp_path / name).semantic_stream.predictor.weight
+    assert not torch.equal(weights["with"], weights["without"])
+    assert _info(tmp_path / "with")["replay_image_labels"] == str(world / "labels.json")
+
+
+def test_an_image_without_boxes_has_the_names_of_its_labels(world):
+    from decodetr.training.data import TrainingData
+
+    args = SimpleNamespace(replay_image_labels=str(world / "labels.json"))
+    labels = json.loads((world / "labels.json").read_text())
+    last, names = labels["categories"][-1]["name"], [row["name"] for row in labels["categories"]]
+    weak = TrainingData.replay_weak_labels(SimpleNamespace(args=args), names)
+    index = {name: number for number, name in enumerate(names)}
+    absent = weak.of_image(labels["images"][0]["id"], index)["absent_labels"]
+    assert absent.tolist() == [i for name, i in index.items() if name != last]
+    args.replay_image_labels = None
+    assert TrainingData.replay_weak_labels(SimpleNamespace(args=args), names) is None
+
+
 @pytest.mark.parametrize(
     "more, message",
     [
+        (("--setting", "G-OVD", "--replay-image-labels", "x.json"), "--replay-image-labels x.json: G-OVD forbids it; "
+         "leave it out, or give --setting WS-OVD"),
+        (("--setting", "WS-OVD", "--replay-image-labels", "x.json"), "--replay-image-labels are of the images of"),
         (("--captions", "c.json"), "--captions c.json: V-OVD forbids it; leave it out, or give --setting C-OVD or "
          "WS-OVD"),
         (("--setting", "C-OVD", "--image-labels", "x.json"), "--image-labels x.json: C-OVD forbids it"),

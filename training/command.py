@@ -84,6 +84,12 @@ def add_arguments(parser):
         "so that it is not unlearned; none (default: self with --model, unless its semantics are reset)",
     )
     parser.add_argument(
+        "--unkept-regions",
+        choices=("ignore", "teach"),
+        help="regions whose caption failed the pool's filter: CLIP's view of them teaches all the same, or they are "
+        "left out (default: ignore)",
+    )
+    parser.add_argument(
         "--exhaustive",
         action=argparse.BooleanOptionalAction,
         help="all objects of the annotated names have a box, as in COCO, so a region without one is none of them "
@@ -152,6 +158,11 @@ def _add_forgetting(parser):
     add("--held-out-data", metavar="DATA", help="validation data of names that are not trained on (default: --data)")
     add("--replay-data", metavar="DATA", help="images of an earlier data set that are trained on too")
     add("--replay-regions", metavar="DIR", help="their regions data set")
+    add(
+        "--replay-image-labels",
+        metavar="FILE",
+        help="names that are somewhere in them, as --image-labels has them: images without boxes that teach in WS-OVD",
+    )
     add("--replay-images", type=int, metavar="N", help="so many of them, drawn at random (default: all)")
 
 
@@ -184,6 +195,7 @@ def _check_apart(args):
     from decodetr.utils.outputs import apart
 
     places = ("data", "held_out_data", "replay_data", "regions", "replay_regions", "captions", "image_labels")
+    places += ("replay_image_labels",)
     inputs = {name: getattr(args, name) for name in (*places, "names_split", "config", "recipe")}
     models = ("model", "detector", "pool", "vocabulary", "deploy_vocabulary", "text_model")
     inputs |= {name: resolve(getattr(args, name)) for name in models if getattr(args, name)}

@@ -1,6 +1,7 @@
 """What a run learns from: annotations, regions and what is known of whole images, read and checked first."""
 
 import logging
+from functools import partial
 
 from decodetr.processing.sources import form_of
 from decodetr.training.settings import check_regions, choose_setting
@@ -49,7 +50,8 @@ class TrainingData:
         self.coco = whole if self.base is None else whole.select(self.base)
         self.annotated_names = _annotated_names(self.coco)
         # "self" are the model's own; they need the model and come later.
-        self.regions = RegionTable.load(args.regions) if args.regions not in (None, "self", "none") else None
+        load = partial(RegionTable.load, unkept=args.unkept_regions == "teach")
+        self.regions = load(args.regions) if args.regions not in (None, "self", "none") else None
         if self.base is not None and self.regions is not None and not args.streaming:
             check_regions(self.regions, whole, self.base)
         self.val = None
@@ -63,7 +65,7 @@ class TrainingData:
             )
             logger.warning("%s, so nothing is evaluated; --val-share 0.1 holds some training images back", why)
         self.replay = load_annotations(args.replay_data, "train") if args.replay_data else None
-        self.replay_regions = RegionTable.load(args.replay_regions) if args.replay_regions else None
+        self.replay_regions = load(args.replay_regions) if args.replay_regions else None
         if self.replay is not None and self.base is not None:
             check_regions(self.replay_regions, self.replay, self.base)
             self.replay = self.replay.select(self.base)
@@ -99,7 +101,7 @@ class TrainingData:
 
     def weak_labels(self, text_model, training_names):
         """What is known of whole images, or None; captions are embedded by `text_model`."""
-        from decodetr.processing.weak_labels import CaptionTable, WeakLabels, read_image_labels
+        from decodetr.processing.weak_labels import CaptionTable, WeakLabels
 
         captions, image_labels = self.args.captions, self.args.image_labels
         annotated, exhaustive = self.annotated_names or [], self.args.exhaustive
@@ -112,15 +114,30 @@ class TrainingData:
             return None
         if captions and not text_model:
             raise ValueError("--captions: the pool does not say which text model made it; give --text-model NAME")
-        labels, labelled = read_image_labels(image_labels) if image_labels else (None, frozenset())
-        if image_labels and not labelled & set(training_names):
-            raise ValueError(
-                f"{image_labels}: expected names that are trained on, such as {list(training_names)[:3]}, got "
-                f"{sorted(labelled)[:3]}; names must be equal to the letter"
-            )
+        labels, labelled = _image_labels(image_labels, training_names) if image_labels else (None, frozenset())
         given = bool(self.args.text_model)
         table = CaptionTable.load(captions, text_model, self.args.output_dir, given) if captions else None
         return WeakLabels(table, labels, labelled, exhaustive)
+
+    def replay_weak_labels(self, training_names):
+        """Names that are somewhere in the replayed images, or None."""
+        from decodetr.processing.weak_labels import WeakLabels
+
+        file = self.args.replay_image_labels
+        return WeakLabels(None, *_image_labels(file, training_names)) if file else None
+
+
+def _image_labels(file, training_names):
+    """({image_id: names}, all names of the file), some of which are trained on."""
+    from decodetr.processing.weak_labels import read_image_labels
+
+    labels, labelled = read_image_labels(file)
+    if not labelled & set(training_names):
+        raise ValueError(
+            f"{file}: expected names that are trained on, such as {list(training_names)[:3]}, got "
+            f"{sorted(labelled)[:3]}; names must be equal to the letter"
+        )
+    return labels, labelled
 
 
 def _annotated_names(coco):

@@ -7,7 +7,8 @@ recipe that serves several runs.
 import math
 
 CAPTIONS_NEED = (
-    "captions move the pool, which stays as it is here; let it move (--set pool_update=stable), or leave captions out"
+    "captions move the pool, which stays as it is here; build them into it (decodetr pool build --image-captions "
+    "FILE), let it move (--set pool_update=stable), or leave captions out"
 )
 _OF_THE_SEMANTICS = ("semantic_learning_rate", "semantic_max_grad_norm", "align_weight_start", "align_weight_end")
 _OF_THE_DETECTOR = ("learning_rate", "backbone_learning_rate", "max_grad_norm", "freeze_backbone")
@@ -58,9 +59,17 @@ def _setting(facts):
         return
     setting = facts.setting
     try:
-        setting.check(captions=args.captions, image_labels=args.image_labels)
+        setting.check(
+            captions=args.captions, image_labels=args.image_labels, replay_image_labels=args.replay_image_labels
+        )
     except ValueError as error:
         yield str(error)
+    if facts.pool_captions and not setting.captions:
+        yield (
+            f"{f'--pool {args.pool}' if args.pool else f'the pool of --model {args.model}'}: captions of whole images "
+            f"are in it, which {setting.name} forbids; give a pool built without --image-captions, or --setting C-OVD "
+            "or WS-OVD"
+        )
     if args.training_names == "all" and novel and not setting.novel_names:
         yield f"--training-names all: {setting.name} forbids novel names; leave it out, or give --setting G-OVD"
 
@@ -130,6 +139,8 @@ def _useless(facts):
         yield "--blur and --noise change cached images but the first view: give --cache_views 2"
     if args.replay_images is not None and not args.replay_data:
         yield "--replay-images is a part of --replay-data"
+    if args.replay_image_labels and not args.replay_data:
+        yield "--replay-image-labels are of the images of --replay-data"
     if args.held_out_data and not facts.goes_on:
         yield "--held-out-data shows what a --model forgets: leave it out"
     if args.pseudo_box_score is not None and args.pseudo_boxes == "none":
@@ -140,6 +151,7 @@ def _useless(facts):
         given = {
             "--captions": args.captions,
             "--image-labels": args.image_labels,
+            "--replay-image-labels": args.replay_image_labels,
             "--exhaustive": args.exhaustive is not None,
         }
         for option in (option for option, value in given.items() if value):
@@ -186,6 +198,9 @@ def notes(facts):
         idle([name for name in _OF_THE_DETECTOR if name in facts.given - {"learning_rate"}], "--streams semantic")
     if training.freeze_backbone and "backbone_learning_rate" in facts.given:
         idle(["backbone_learning_rate"], "--freeze_backbone true")
+    has_table = args.regions not in (None, "self", "none") or args.replay_regions
+    if args.unkept_regions == "teach" and training.streams != "localization" and not has_table:
+        idle(["unkept-regions"], "without --regions there is none")
     if args.image_labels and training.streams != "localization" and not facts.has_regions:
         idle(["image-labels"], "without regions there is nothing that they narrow")
     return found

@@ -46,7 +46,7 @@ def check(args):
     pool = findings.call(load_pool, args.pool) if args.pool else None
     vocabulary = findings.call(load_vocabulary, args.vocabulary) if args.vocabulary else None
     deployed = findings.call(load_vocabulary, args.deploy_vocabulary) if args.deploy_vocabulary else None
-    for option in ("captions", "image_labels"):
+    for option in ("captions", "image_labels", "replay_image_labels"):
         findings.call(expect_file, f"--{option.replace('_', '-')}", getattr(args, option))
     findings.call(expect, "text model", args.text_model, "config.json")
     if args.regions not in (None, "self", "none"):
@@ -102,6 +102,14 @@ class Facts:
         self.looks_itself = own
         self.has_validation = _has_validation(args)
         self.validates = bool(args.val_share) or self.has_validation
+
+    @property
+    def pool_captions(self):
+        """How many captions of whole images are in the pool of the run, if it has one that anything learns from."""
+        if self.training is not None and self.training.streams == "localization":
+            return 0
+        info = self.pool.info if self.pool is not None else getattr(self.config, "pool_info", None)
+        return (info or {}).get("image_captions", 0)
 
     @property
     def setting(self):

@@ -3,6 +3,7 @@
 import logging
 from functools import partial
 
+import torch
 import transformers
 
 from decodetr.evaluation.analysis import Analysis
@@ -22,6 +23,7 @@ from decodetr.training.names import set_names
 from decodetr.training.replay import ReplayedDataset, replay_dataset
 from decodetr.training.self_regions import self_regions
 from decodetr.training.settings import OF_A_RUN, PARTS, check_seen, record, seen_before
+from decodetr.training.space_report import describe_space, sample_regions
 from decodetr.training.starting_point import start, start_identity
 from decodetr.training.trial import check_room, try_step
 from decodetr.utils.hub import recorded_place
@@ -48,7 +50,7 @@ class TrainingRun:
         known = {"start": self.start, **settings_identity(self.training)}
         to_resume(self.training.resume_from_checkpoint, args.output_dir, known, self.training.overwrite_output_dir)
         self.data = TrainingData(args)
-        self.model, self.processor = start(args)
+        self.model, self.processor = start(args, self.data.coco.names)
         self.started_from = dict(self.model.config.training_info or {})
         self._set_tables()
         self.deployed = set_names(self.model, args, self.data)
@@ -61,6 +63,8 @@ class TrainingRun:
         try_step(self.model, self.processor, training)
         if self._looks_itself():
             self.data.regions = self._self_regions()
+        elif training.streams != "localization" and not self._random:
+            self._tell_space()
         self.pseudo_boxes = self.data.pseudo_boxes(self.training.streams, self.model.config.class_agnostic)
         self.model.config.training_info = self._training_info()
         self.trainer = self._trainer()
@@ -139,6 +143,16 @@ class TrainingRun:
                 )
         return found
 
+    def _tell_space(self):
+        """Warn, with figures, where teacher, lookup, names or momentum cannot work in the space of pool and names."""
+        data, embeds = self.data, torch.zeros(0, self.model.config.embedding_dim)
+        names, texts = torch.zeros(0, dtype=torch.int64), embeds
+        if data.regions is not None:
+            embeds, names, texts = sample_regions(data.coco, data.regions, self.model.vocabulary.names)
+        report = describe_space(self.model, embeds, names, texts)
+        for problem in report.problems(self.model.config) if self.training.process_index == 0 else ():
+            logger.warning("This cannot work: %s", problem)
+
     def _looks_itself(self):
         """Whether the starting point's own view of the images is what keeps it from forgetting."""
         args = self.args
@@ -167,6 +181,7 @@ class TrainingRun:
         if data.replay is None:
             return dataset
         options = {"augmentation": augmentation, "images": args.replay_images, "seed": seed, **replayed}
+        options["weak_labels"] = data.replay_weak_labels(names)
         return ReplayedDataset(
             dataset, replay_dataset(data.replay, self.processor, names, data.replay_regions, **options)
         )
@@ -190,12 +205,20 @@ class TrainingRun:
             "training_names": names,
             "data": recorded_place(args.data),
             "regions": "the model's own" if self._looks_itself() else args.regions and recorded_place(args.regions),
-            "captions": args.captions and recorded_place(args.captions),
+            "captions": self._captions(),
             "image_labels": args.image_labels and recorded_place(args.image_labels),
             "replay_data": args.replay_data and recorded_place(args.replay_data),
+            "replay_image_labels": args.replay_image_labels and recorded_place(args.replay_image_labels),
         }
         earlier = {key: value for key, value in self.started_from.items() if key not in OF_A_RUN}
         return {**earlier, **self._random, **record(data.setting, seen, novel_seen, **used, **self.pseudo_boxes[0])}
+
+    def _captions(self):
+        """Where captions of whole images came in: the file of --captions, or the pool that was built of them; None."""
+        if self.args.captions:
+            return recorded_place(self.args.captions)
+        count = (self.model.config.pool_info or {}).get("image_captions")
+        return f"{count} in the pool" if count and self.training.streams != "localization" else None
 
     # Training
 

@@ -12,6 +12,7 @@ PARTS = ("detector", "backbone", "proposer")
 # Entries of training_info that are of one run alone; what went before is in "seen".
 OF_A_RUN = (
     "setting allowed novel_names_seen annotated_names training_names data regions captions image_labels replay_data "
+    "replay_image_labels "
     "pseudo_boxes pseudo_box_score pool vocabulary"
 ).split()
 _SHOWN = 8  # names of a list
@@ -26,7 +27,7 @@ class Setting:
     Args:
         name (str).
         novel_names (bool): the teacher scores novel names too in training; else base names alone.
-        captions (bool): captions that people wrote for whole images may move the pool.
+        captions (bool): captions that people wrote for whole images may be in the pool, or move it.
         image_labels (bool): names known to be somewhere in an image may narrow what its regions can be.
     """
 
@@ -36,11 +37,13 @@ class Setting:
     image_labels: bool = False
 
     def check(self, **given):
-        """ValueError for inputs (captions, image_labels: a file or None) that the setting forbids."""
-        for switch, file in given.items():
+        """ValueError for inputs (captions, image_labels, replay_image_labels: a file or None) that the setting
+        forbids."""
+        for name, file in given.items():
+            switch = name.removeprefix("replay_")
             if file and not getattr(self, switch):
                 allowed = [name for name, setting in SETTINGS.items() if getattr(setting, switch)]
-                option = "--" + switch.replace("_", "-")
+                option = "--" + name.replace("_", "-")
                 raise ValueError(
                     f"{option} {file}: {self.name} forbids it; leave it out, or give --setting {' or '.join(allowed)}"
                 )

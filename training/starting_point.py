@@ -11,8 +11,10 @@ from decodetr.utils.documents import parse_yaml, read_yaml, short
 from decodetr.utils.hub import local_only
 
 
-def start(args):
+def start(args, names=()):
     """Model and image processor of the chosen starting point; `args.config` is a file or what a recipe has inline.
+    `names` are those of the training annotations, None where they do not say: the classes of a detector whose config
+    has none.
 
     With --reset-semantics and tables of another CLIP the model has a random pool and names without embeddings, of
     that CLIP's width.
@@ -24,7 +26,7 @@ def start(args):
     from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
     from decodetr.processing.shipped import cannot_load, resolve
 
-    config = starting_config(args)
+    config = starting_config(args, names)
     if args.model:
         folder = resolve(args.model)
         with _same_shapes(args):
@@ -94,11 +96,13 @@ def start_identity(args):
 _OF_NAMES = ("id2label", "label2id")  # fields whose texts are names: `off` is no truth value
 
 
-def starting_config(args):
-    """The DeCoDetrConfig that a run starts with, without weights: of the starting point, with the fields of --set.
+def starting_config(args, names=()):
+    """The DeCoDetrConfig that a run starts with, without weights: of the starting point, with the fields of --set, and
+    `names` as the classes of a detector whose config has none.
 
     Raises:
-        ValueError: a field that does not exist, with the nearest one, or a value that it cannot have.
+        ValueError: a field that does not exist, with the nearest one, or a value that it cannot have; no classes for
+            a detector that has to have some (`names` is None).
         FileNotFoundError: there is no such starting point.
     """
     from transformers import AutoConfig
@@ -115,7 +119,7 @@ def starting_config(args):
         _check_keys(stored, DeCoDetrConfig, where)
         base = make_config({"detector_config": stored.get("detector_config"), "class_agnostic": False}, where)
         _check_fields(fields, base)
-        return make_config(_merged(stored, fields, base), where)
+        return make_config(_with_classes(_merged(stored, fields, base), names, where), where)
     name, what = (args.model, "model") if args.model else (args.detector, "detector")
     expect(what, name, "config.json")
     try:
@@ -171,6 +175,20 @@ def _merged(stored, fields, config):
         own = config.detector_config.to_dict() if own is None else own
         merged["detector_config"] = _deep(own, nested)
     return merged
+
+
+def _with_classes(fields, names, where):
+    """Fields whose detector classifies `names`, if it classifies at all and they do not say what (PAPER.md 4)."""
+    detector = fields.get("detector_config")
+    said = not isinstance(detector, dict) or {"id2label", "num_labels"} & set(detector)
+    if said or names == () or fields.get("class_agnostic", True) is not False:
+        return fields
+    if names is None:
+        raise ValueError(
+            f"{where}: class_agnostic: false: the training data do not declare their names, so that the detector's "
+            "classes are not known; give detector_config.id2label, or --class-names"
+        )
+    return {**fields, "detector_config": {**detector, "id2label": dict(enumerate(names))}}
 
 
 def _deep(stored, fields):

@@ -1,0 +1,84 @@
+"""Captions that people wrote of whole training images, clustered with those of regions: C-OVD and WS-OVD of PAPER.md
+5 may use them. They are not filtered by delta, which compares a caption with a region.
+"""
+
+import hashlib
+from collections import Counter
+
+import numpy as np
+
+from decodetr.pool_builder.shards import StageFolder
+from decodetr.pool_builder.stages import embed_texts, embedding_rows, text_shards
+from decodetr.processing.weak_labels import read_captions
+
+STAGE = "image_texts"
+
+
+def embed_image_captions(coco, file, output, clip, ranks=None, overwrite=False):
+    """OUTPUT/image_texts: CLIP's embeddings of the distinct captions of the training images.
+
+    Args:
+        coco (CocoAnnotations): captions of other images, such as those of a validation set, are left out.
+        file: JSON with `annotations` [{"image_id", "caption"}], as COCO has its captions.
+        output (Path): OUTPUT. clip: as in [`stages.embed_regions`].
+
+    Returns:
+        dict: totals.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not of this form; no caption of a training image.
+    """
+    rows, numbers = read_captions(file)
+    texts = list(numbers)
+    counts = Counter(texts[number] for image in coco.images for number in rows.get(image["image_id"], ()))
+    if not counts:
+        raise ValueError(f"{file}: expected captions of the images of {coco.file}, got none with an image_id of them")
+    captions = sorted(counts)
+    count = [counts[caption] for caption in captions]
+    said = hashlib.sha256(repr(list(zip(captions, count))).encode()).hexdigest()
+    identity = {"image_captions": said, **clip.identity}
+    folder = StageFolder(output / STAGE, STAGE, identity, text_shards(captions), ranks, overwrite)
+    return embed_texts(folder, captions, clip, count=count)
+
+
+def open_image_captions(output, texts):
+    """OUTPUT/image_texts, finished and of the CLIP that embedded `texts` (StageFolder), to read from.
+
+    Raises:
+        ValueError: there is none, or it is of another CLIP.
+    """
+    mend = "run `decodetr pool embeddings --image-captions FILE` with the same --output"
+    try:
+        folder = StageFolder.open(output / STAGE, STAGE)
+    except ValueError as error:
+        raise ValueError(f"{output / STAGE}: expected embedded captions of images, got none; {mend} first") from error
+    key = "encoder_fingerprint"
+    if folder.identity.get(key) != texts.identity.get(key):
+        raise ValueError(f"{folder.folder} is of another CLIP than {texts.folder}; {mend} and --overwrite")
+    return folder
+
+
+def join_image_captions(folder, captions, counts, embeddings):
+    """The captions of regions and of images together, those of both once.
+
+    Args:
+        folder (StageFolder): finished, of `embed_image_captions`.
+        captions: n strings in alphabetical order, counts (n,), embeddings (n, d) unit rows: of regions.
+
+    Returns:
+        The same three of all captions, in alphabetical order.
+    """
+    found = {caption: (count, embed) for caption, count, embed in zip(captions, counts.tolist(), embeddings)}
+    for shard in range(folder.count):
+        table = folder.read(shard)
+        embeds = embedding_rows(table["text_embed"]).astype(np.float32)
+        lengths = np.linalg.norm(embeds, axis=1, keepdims=True)
+        for caption, count, embed, length in zip(
+            *(table[c].to_pylist() for c in ("caption", "count")), embeds, lengths
+        ):
+            if np.isfinite(length) and length > 0:
+                have, same = found.get(caption, (0, embed / length))
+                found[caption] = (have + count, same)
+    captions = sorted(found)
+    together = [found[caption] for caption in captions]
+    return captions, np.array([count for count, _ in together]), np.stack([embed for _, embed in together])

@@ -1,0 +1,237 @@
+"""What a config's temperatures, background and momentum do in the space of its pool and names, in figures.
+
+The paper's values (tau = 0.07, literal momentum: PAPER.md 2.5, 3.4, 3.5) cannot work with the embeddings of a real
+CLIP, whose texts lie in a narrow cone: the teacher then says nothing of names, every query looks up the same, and the
+pool falls into one point. A run says so before its first step, with the field that mends it (docs/paper_mode.md has
+the figures). The same functions judge any config; one that works passes without a word.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+from torchvision.ops import box_convert, box_iou
+
+CLIP_TEMPERATURE = 0.01  # of CLIP's own softmax: its logit scale is 100
+_REGIONS, _NAMES = 512, 32  # as many as are looked at
+_MOST_SEEN = 20  # times as many regions are gone through for some with a name
+_STEPS, _BATCH = 30, 512  # of the pool's momentum, and captions in each
+_LEAST_OF_OWN = 0.5  # share that the teacher gives right names, as a part of what CLIP's own softmax gives them
+_LEAST_SCORE = 0.5  # what a name's best embedding must reach, the threshold of the pipeline
+_MOST_OF_POOL = 0.25  # effective number of prototypes in a lookup, as a part of the pool
+
+
+@dataclass
+class SpaceReport:
+    """
+    Figures of a space; None where there was nothing to measure.
+
+    Attributes:
+        right, background (float): the teacher's mean share of a region's right name and of the background. Where no
+            right name is known, `right` is that of the most likely name.
+        own (float): the share of the same name in CLIP's own softmax over the names alone.
+        named (bool): right names are known.
+        lookup (float), prototypes (int): effective number of prototypes in a lookup, of how many.
+        best (float): mean of the best probability that any embedding can have for a name.
+        cosine, moved (float): mean cosine between prototypes now, and after `steps` steps of literal momentum.
+    """
+
+    right: float | None = None
+    background: float | None = None
+    own: float | None = None
+    named: bool = False
+    lookup: float | None = None
+    prototypes: int = 0
+    best: float | None = None
+    cosine: float | None = None
+    moved: float | None = None
+    steps: int = _STEPS
+
+    def problems(self, config):
+        """What cannot work, one line each, with the field that mends it."""
+        found = []
+        if self.right is not None and self.right < _LEAST_OF_OWN * self.own:
+            what = "right" if self.named else "most likely"
+            found.append(
+                f"teacher_temperature={config.teacher_temperature}: the teacher gives the {what} name of a region "
+                f"{self.right:.2%} and the background {self.background:.1%}, CLIP's own softmax over these names gives"
+                f" it {self.own:.0%}, so that regions teach little of names; --set teacher_temperature="
+                f"{CLIP_TEMPERATURE}"
+            )
+        if self.lookup is not None and self.lookup > max(_MOST_OF_POOL * self.prototypes, 4):
+            found.append(
+                f"assignment_temperature={config.assignment_temperature}: {self.lookup:,.0f} of {self.prototypes:,} "
+                "prototypes take part in a lookup (effective number), so that it is nearly the same for everything; "
+                f"--set assignment_temperature={CLIP_TEMPERATURE}"
+            )
+        if self.best is not None and self.best < _LEAST_SCORE:
+            found.append(
+                f"name_temperature={config.name_temperature}: no embedding can give its name more than "
+                f"{self.best:.2f} on average, so that hardly a detection passes a threshold of {_LEAST_SCORE}; --set "
+                f"name_temperature={CLIP_TEMPERATURE}"
+            )
+        if self.moved is not None and 1 - self.moved < (1 - self.cosine) / 2:
+            found.append(
+                f"pool_update=literal: {self.steps} steps over these captions bring the mean cosine between prototypes"
+                f" from {self.cosine:.3f} to {self.moved:.3f} (1: all are one point); --set pool_update=frozen"
+            )
+        return found
+
+
+@torch.no_grad()
+def effective_number(log_weights):
+    """Effective number of entries that distributions use: the mean of exp(entropy).
+
+    Args:
+        log_weights (n, M): log-probabilities.
+    """
+    entropy = -(log_weights.exp() * log_weights.clamp(min=-1e4)).sum(-1)
+    return entropy.exp().mean().item()
+
+
+@torch.no_grad()
+def own_shares(embeds, names, temperature=CLIP_TEMPERATURE):
+    """CLIP's own softmax of image embeddings (n, d) over name embeddings (K, d), unit rows: (n, K)."""
+    return (embeds @ names.T / temperature).softmax(-1)
+
+
+def best_scores(log_probs, start, steps=60):
+    """The best probability that any embedding can have for each of K names.
+
+    Args:
+        log_probs: function of (K, d) embeddings that gives (K, K) log-probabilities.
+        start (K, d): unit rows, where to look from.
+
+    Returns:
+        (K,).
+    """
+    found = log_probs(start).diagonal().detach().exp()
+    if found.mean() >= _LEAST_SCORE:  # nothing better is needed
+        return found
+    with torch.enable_grad():
+        embeds = start.detach().clone().requires_grad_()
+        optimizer = torch.optim.Adam([embeds], lr=0.1)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            score = log_probs(embeds).diagonal()
+            found = torch.maximum(found, score.detach().exp())
+            (-score.sum()).backward(inputs=[embeds])
+            optimizer.step()
+    return found
+
+
+@torch.no_grad()
+def literal_drift(pool, texts, temperature, momentum, steps=_STEPS, batch=_BATCH, seed=0):
+    """Mean cosine between prototypes after literal momentum (PAPER.md 3.5) over batches drawn from `texts` (n, d);
+    the pool stays as it is."""
+    from decodetr.modeling_decodetr import PrototypePool
+
+    moved, generator = PrototypePool(pool.prototypes), torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        rows = torch.randint(len(texts), (batch,), generator=generator)
+        moved.update(*moved.assignment_sums(texts[rows], temperature), momentum, literal=True)
+    return moved.mean_cosine()
+
+
+def describe_space(model, embeds, names, texts) -> SpaceReport:
+    """
+    Args:
+        model (DeCoDetrForObjectDetection): with its pool and training names.
+        embeds (n, d): image embeddings of regions, unit rows; n may be 0. names (n,) int64: what they show, -1 where
+            that is not known. texts (t, d): text embeddings of regions' captions, which move the pool; t may be 0.
+    """
+    config, tables = model.config, model.tables()
+    report = SpaceReport(prototypes=len(tables.pool))
+    if len(embeds):
+        known = names >= 0
+        report.named = bool(known.any())
+        if report.named:
+            embeds, names = embeds[known], names[known]
+        _describe_teacher(report, model, tables, embeds, names)
+    report.best = _best(model, tables)
+    if config.pool_update == "literal" and len(texts):
+        report.cosine = tables.pool.mean_cosine()
+        report.moved = literal_drift(tables.pool, texts, model.update_temperature, config.pool_momentum)
+    return report
+
+
+@torch.no_grad()
+def _describe_teacher(report, model, tables, embeds, names):
+    from decodetr.modeling_decodetr.loss_decodetr import teacher_targets
+
+    config = model.config
+    _, targets = teacher_targets(
+        torch.full((len(embeds),), -1),
+        embeds,
+        *tables,
+        temperature=config.teacher_temperature,
+        annotation_weight=0.0,
+        background_cosine=config.background_cosine,
+    )
+    own = own_shares(embeds, tables.vocabulary.embeddings)
+    row = torch.arange(len(embeds))
+    shown = names if report.named else own.argmax(-1)
+    report.right, report.own = targets[row, shown].mean().item(), own[row, shown].mean().item()
+    report.background = targets[:, -1].mean().item()
+    if config.pool_use == "lookup+background":
+        report.lookup = effective_number(tables.pool.lookup(embeds, config.assignment_temperature)[0])
+
+
+def _best(model, tables):
+    chosen = torch.linspace(0, len(tables.vocabulary) - 1, min(_NAMES, len(tables.vocabulary))).round().long()
+    stream, names = model.semantic_stream, tables.vocabulary.embeddings
+    # In terms of what the predictor makes, which any embedding can be.
+    back = torch.linalg.pinv(stream.predictor.weight.detach().float())
+    bias = stream.predictor.bias.detach().float()
+
+    def log_probs(embeds):
+        return stream.name_log_probs((embeds - bias) @ back.T, *tables)[0][:, chosen]
+
+    return best_scores(log_probs, names[chosen]).mean().item()
+
+
+def sample_regions(coco, regions, names, limit=_REGIONS, seed=0):
+    """
+    Some regions of a data set, and what annotated boxes say that they show.
+
+    Args:
+        coco: CocoAnnotations, or a stream, whose annotations are not looked at. regions (RegionTable).
+        names (list of str): of the vocabulary.
+
+    Returns:
+        (embeds (n, d), names (n,) int64, texts (t, d)): at most `limit` regions of drawn images; those on annotated
+        boxes alone, if there are any; names index the vocabulary, -1 for others. Texts are of kept captions.
+    """
+    label_of = {name: label for label, name in enumerate(names)}
+    index = getattr(coco, "annotations_by_image", {})
+    labels_of_categories = torch.tensor([label_of.get(name, -1) for name in coco.names or ()] + [-1])
+    found, labels, texts, seen, named = [], [], [], 0, 0
+    ids = regions.image_ids
+    for i in torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed)).tolist():
+        rows = {name: torch.from_numpy(values) for name, values in regions.get(ids[i]).items()}
+        category = torch.full((len(rows["boxes"]),), -1)
+        if ids[i] in index:
+            category = _categories(index.arrays(ids[i]), rows["boxes"])
+        found.append(rows["image_embeds"])
+        labels.append(labels_of_categories[category])
+        texts.append(rows["text_embeds"][torch.from_numpy(regions.kept(ids[i]))])
+        seen, named = seen + len(category), named + int((labels[-1] >= 0).sum())
+        if named >= limit or seen >= _MOST_SEEN * limit:
+            break
+    if not found:
+        return torch.zeros(0, regions.embedding_dim), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 1)
+    found, labels, texts = torch.cat(found), torch.cat(labels), torch.cat(texts)
+    if named:
+        found, labels = found[labels >= 0], labels[labels >= 0]
+    return F.normalize(found[:limit], dim=-1), labels[:limit], F.normalize(texts, dim=-1)
+
+
+def _categories(annotations, boxes):
+    """(R,) int64: the category of the annotated box that each box (R, 4) is, by an IoU of 0.5; -1 for none."""
+    corners = box_convert(torch.from_numpy(annotations["bbox"]), "xywh", "xyxy").float()
+    if not len(corners):
+        return torch.full((len(boxes),), -1)
+    overlap, best = box_iou(boxes, corners).max(-1)
+    category = torch.from_numpy(annotations["category"])[best]
+    crowd = torch.from_numpy(annotations["iscrowd"] != 0)[best]
+    return torch.where((overlap >= 0.5) & ~crowd, category, -1)
