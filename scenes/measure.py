@@ -151,7 +151,7 @@ class _Scorer:
                 background = torch.logaddexp(background, entry)
             names = self.predicted @ self.model.vocabulary.embeddings.T
             total = torch.logaddexp(self.model.vocabulary.log_normaliser(names), background)
-            return fuse_scores(self.objectness, (names - total[..., None]).cpu()).sigmoid()
+            return config.calibrated(fuse_scores(self.objectness, (names - total[..., None]).cpu())).sigmoid()
 
 
 class _BestDetections:
