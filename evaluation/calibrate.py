@@ -4,8 +4,9 @@ The score of a detection is objectness times name probability. Which detections 
 objects of some names are all annotated: by COCO's matching at an IoU of 0.5, of detections with these names alone, all
 names of the vocabulary competing. Fitted are
 - one slope and one bias for the logit of the score (Platt, 1999), for all names alike, so that the ranking stays;
-- the threshold at which as many detections are shown as there are objects, where precision and recall are equal. The
-  score of best F1 jumps from sample to sample, as F1 is flat around it (docs/evaluation.md has the measurement);
+- the threshold at which a tenth more detections are shown than there are objects: a little below the place where
+  precision and recall are equal, because names without boxes score lower. The score of best F1 jumps from sample to
+  sample, as F1 is flat around it (docs/evaluation.md has the measurement);
 - thresholds of single names in the same way, where they have enough objects and are worth it on images that did not
   choose them.
 """
@@ -21,7 +22,8 @@ from decodetr.modeling_decodetr.configuration_decodetr import DEFAULT_THRESHOLD
 
 LEAST_OBJECTS = 50  # fewer say little of two numbers and a threshold
 LEAST_OF_A_NAME = 40  # about 20 in each half of the images
-_PER_OBJECT = 2  # so many of the surest detections for each object are fitted: what lies below is never shown
+_FITTED = 2  # so many of the surest detections for each object are fitted: what lies below is never shown
+_SHOWN = 1.1  # and so many are shown
 _DIGITS = 4
 
 
@@ -50,11 +52,11 @@ def fit_scores(evaluator):
     if 2 * right < LEAST_OBJECTS:
         raise TooLittle(f"{right} of their {objects} objects were found, expected at least {LEAST_OBJECTS // 2}")
     logits, counts = logit(analysis.found["score"]), analysis.counts
-    surest = np.argsort(-logits[counts], kind="stable")[: _PER_OBJECT * objects]
+    surest = np.argsort(-logits[counts], kind="stable")[: _FITTED * objects]
     scale, bias = fit_line(logits[counts][surest], analysis.hit[counts][surest])
     if not scale > 0:
         raise TooLittle("right detections in them do not score above wrong ones")
-    common = _score(break_even(logits[counts], objects), scale, bias)
+    common = _score(cut(logits[counts], objects), scale, bias)
     own = {name: _score(value, scale, bias) for name, value in _name_thresholds(analysis).items()}
     thresholds = [own.get(name, common) for name in analysis.names]
     before = of_group(analysis, analysis.found["score"], [DEFAULT_THRESHOLD] * len(thresholds))
@@ -102,15 +104,15 @@ def fit_line(logits, hit):
     return float(a / spread), float(b - a * centre / spread)
 
 
-def break_even(logits, objects):
-    """The logit above which there are as many detections as objects, so that precision is recall; half-way to the next
-    one. Below all of them where there are fewer; 0 where there are none."""
+def cut(logits, objects):
+    """The logit above which a tenth more detections (D,) are than objects, half-way to the next one. Below all of them
+    where there are fewer; 0 where there are none."""
     if not len(logits):
         return 0.0
-    ordered = np.sort(logits)[::-1]
-    if len(ordered) <= objects:
+    ordered, shown = np.sort(logits)[::-1], round(_SHOWN * objects)
+    if len(ordered) <= shown:
         return float(ordered[-1]) - 1.0
-    return float(ordered[objects - 1] + ordered[objects]) / 2
+    return float(ordered[shown - 1] + ordered[shown]) / 2
 
 
 def _score(value, scale, bias):
@@ -131,8 +133,8 @@ def _name_thresholds(analysis):
         """(threshold of all names, {name: its own}) of some of the images."""
         objects = np.bincount(truth["name"], minlength=len(analysis.names))
         enough = [name for name in names if objects[name] and (found["name"] == name).any()]
-        own = {name: break_even(found["logit"][found["name"] == name], objects[name]) for name in enough}
-        return break_even(found["logit"], len(truth["name"])), own
+        own = {name: cut(found["logit"][found["name"] == name], objects[name]) for name in enough}
+        return cut(found["logit"], len(truth["name"])), own
 
     right, shown = np.zeros(2), np.zeros(2)  # with one threshold, and with own ones
     for half in (0, 1):

@@ -8,7 +8,7 @@ from test_matches import evaluated
 
 from decodetr import DeCoDetrConfig
 from decodetr.evaluation.analysis import Analysis, calibration_bins, calibration_error
-from decodetr.evaluation.calibrate import TooLittle, before_and_after, break_even, fit_line, fit_scores, logit
+from decodetr.evaluation.calibrate import TooLittle, before_and_after, cut, fit_line, fit_scores, logit
 from decodetr.modeling_decodetr.semantic_stream import fuse_scores
 
 ELSEWHERE = [200.0, 200.0, 240.0, 240.0]
@@ -31,11 +31,11 @@ def test_the_line_is_finite_where_all_right_ones_score_above_all_wrong_ones():
     assert sigmoid(a + b) == pytest.approx(0.9, abs=1e-5) and sigmoid(b - a) == pytest.approx(0.1, abs=1e-5)
 
 
-def test_the_threshold_lets_as_many_through_as_there_are_objects():
-    logits = np.array([0.0, 3.0, 2.0, 1.0])
-    assert break_even(logits, 2) == 1.5 and (logits > break_even(logits, 2)).sum() == 2
-    assert (logits > break_even(logits, 4)).all() and (logits > break_even(logits, 9)).all()
-    assert break_even(np.zeros(0), 3) == 0
+def test_the_threshold_lets_a_tenth_more_through_than_there_are_objects():
+    logits = np.random.default_rng(0).permutation(np.arange(30.0))  # 0 to 29
+    assert cut(logits, 10) == 18.5 and (logits > cut(logits, 10)).sum() == 11
+    assert (logits > cut(logits, 27)).all() and (logits > cut(logits, 99)).all()
+    assert cut(np.zeros(0), 3) == 0
 
 
 def test_the_error_of_what_is_shown_leaves_the_lowest_tenth_out():
@@ -124,22 +124,28 @@ def test_names_of_a_federated_file_that_are_not_verified_are_not_judged():
 
 
 def test_names_have_thresholds_of_their_own_where_that_is_better_on_other_images():
-    found = prediction((0, 0.8, BOX), (0, 0.5, ELSEWHERE), (1, 0.4, FAR), (1, 0.1, ELSEWHERE))
+    rng = np.random.default_rng(0)
 
-    def fitted(images, found):
+    def fitted(images, dogs):
+        """Right cats have logits of 1 to 2, wrong ones of -1 to 0; those of dogs are lower."""
         coco = truth(["cat", "dog"], {image: [("cat", BOX), ("dog", FAR)] for image in range(images)})
-        return fit_scores(evaluated(coco, [found] * images))
+        logits = rng.random((images, 4)) + [1, -1, 1 - dogs, -1 - dogs]
+        kinds = ((0, BOX), (0, ELSEWHERE), (1, FAR), (1, ELSEWHERE))
+        found = [prediction(*((k, sigmoid(z), box) for (k, box), z in zip(kinds, row))) for row in logits]
+        return fit_scores(evaluated(coco, found)), logits
 
-    fields = fitted(40, found)
-    own, config = fields["name_thresholds"], DeCoDetrConfig(**fields)
-    scores = torch.sigmoid(config.calibrated(torch.tensor([0.8, 0.5, 0.4, 0.1]).logit())).tolist()
-    assert scores[0] > own["cat"] > scores[1] > fields["score_threshold"] > scores[2] > own["dog"] > scores[3]
+    fields, logits = fitted(40, dogs=3.0)
+    config = DeCoDetrConfig(**fields)
+    scores = torch.sigmoid(config.calibrated(torch.tensor(logits))).numpy()
+    own = fields["name_thresholds"]
+    for kind, name in enumerate(("cat", "dog")):  # 44 of 80 are above: the 40 right ones and 4 wrong ones
+        assert [(scores[:, 2 * kind + wrong] > own[name]).sum() for wrong in (0, 1)] == [40, 4]
+    assert (scores > fields["score_threshold"]).sum(0).tolist() == [40, 40, 8, 0]
     after = fields["calibration_info"]["after"]
-    assert (after["precision"], after["recall"]) == (1.0, 1.0)
-    fields = fitted(39, found)  # too few of each
-    assert fields["name_thresholds"] is None and fields["calibration_info"]["after"]["precision"] == 0.5
-    same = prediction((0, 0.8, BOX), (0, 0.5, ELSEWHERE), (1, 0.8, FAR), (1, 0.5, ELSEWHERE))
-    assert fitted(60, same)["name_thresholds"] is None  # no better
+    assert (after["precision"], after["recall"]) == (pytest.approx(40 / 44), 1.0)
+    fields, _ = fitted(39, dogs=3.0)  # too few of each
+    assert fields["name_thresholds"] is None and fields["calibration_info"]["after"]["precision"] == 47 / 86
+    assert fitted(60, dogs=0.0)[0]["name_thresholds"] is None  # no better
 
 
 @pytest.mark.parametrize(
