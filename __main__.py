@@ -17,6 +17,7 @@ COMMANDS = {
     "validate": ("decodetr.processing.validate", "find what is wrong with a data set, before hours are spent on it"),
     "train": ("decodetr.training.command", "train, or fine-tune a model, on boxes of one's own"),
     "eval": ("decodetr.eval", "evaluate a model on annotated data"),
+    "calibrate": ("decodetr.evaluation.calibrate_command", "make a model's scores say how often they are right"),
     "predict": ("decodetr.processing.predict", "detect objects in images"),
 }
 

@@ -251,13 +251,24 @@ def _evaluate(args):
     }
     if args.output:
         analysis = Analysis(evaluator.by_name)
-        report |= {"per_name": per_name, **finite(describe(analysis, vocabulary))}
+        report |= {"per_name": per_name, **finite(describe(analysis, vocabulary)), **_scores(predictor, analysis)}
         page = write_report(report, analysis, args.output, facts)
         sys.stderr.write(f"{page} shows all of it\n")
     sys.stdout.write(markdown_report(report))
     if not args.output:
         sys.stderr.write("--output DIR also finds the score at which F1 is best, for --threshold of predict.\n")
     return 0
+
+
+def _scores(predictor, analysis):
+    """What the scores of a DeCo-DETR are worth at its own thresholds; nothing of others, which have none."""
+    from decodetr.evaluation.calibrate import before_and_after
+    from decodetr.evaluation.predictors import DeCoDetrPredictor
+
+    if type(predictor) is not DeCoDetrPredictor:
+        return {}
+    config = predictor.model.config
+    return {"default_threshold": config.common_threshold, "scores": before_and_after(analysis, config)}
 
 
 def _check_apart(args):

@@ -9,6 +9,7 @@ output_evaluator.py         OutputEvaluator: names and localization of a DeCo-DE
 predictors.py, peers.py, loading.py   what is evaluated: our model, oracles, other people's detectors
 detections.py               detections on disk
 matches.py, analysis.py     which detection found what, and what lies behind an AP
+calibrate.py, calibrate_command.py, score_card.py   scores that say how often they are right
 report.py, figures.py       the report
 compare.py                  two runs
 

@@ -15,6 +15,7 @@ from decodetr.evaluation.matches import average_precision, match_detections, pre
 KINDS = ("localization", "classification", "both", "duplicate", "background")
 _FOUND, _TOUCHED = 0.5, 0.1
 _BINS = 10
+SHOWN = 0.1  # scores below are never shown, and nearly all of the best 100 boxes of an image have such scores
 
 
 class Analysis:
@@ -131,22 +132,13 @@ class Analysis:
 
     def calibration(self):
         """{group: {"bins": [{"score" (mean), "precision", "count"} of each tenth of 0..1 with detections], "error":
-        expected calibration error in 0..1, weighted by count}}."""
+        expected calibration error in 0..1, weighted by count; "error_shown": that of scores from 0.1 on}}."""
         report = {}
         for group in self.groups:
             chosen = self.counts & np.isin(self.found["name"], self._columns(group))
-            scores, hit = self.found["score"][chosen], self.hit[chosen]
-            tenth = np.minimum((scores * _BINS).astype(int), _BINS - 1)
-            bins = [
-                {
-                    "score": float(scores[tenth == i].mean()),
-                    "precision": float(hit[tenth == i].mean()),
-                    "count": int((tenth == i).sum()),
-                }
-                for i in np.unique(tenth)
-            ]
-            error = sum(entry["count"] * abs(entry["score"] - entry["precision"]) for entry in bins)
-            report[group] = {"bins": bins, "error": error / max(len(scores), 1)}
+            bins = calibration_bins(self.found["score"][chosen], self.hit[chosen])
+            errors = {"error": calibration_error(bins), "error_shown": calibration_error(bins, SHOWN)}
+            report[group] = {"bins": bins, **errors}
         return report
 
     def confusion(self, similarity=None, most=30):
@@ -197,6 +189,27 @@ class Analysis:
             for i in order
             if wrong[i] + not_found[i]
         ]
+
+
+def calibration_bins(scores, hit):
+    """Of each tenth of 0..1 that has detections {"score" (mean), "precision", "count"}; scores (D,), hit (D,) bool."""
+    tenth = np.minimum((scores * _BINS).astype(int), _BINS - 1)
+    return [
+        {
+            "score": float(scores[tenth == i].mean()),
+            "precision": float(hit[tenth == i].mean()),
+            "count": int((tenth == i).sum()),
+        }
+        for i in np.unique(tenth)
+    ]
+
+
+def calibration_error(bins, least=0.0):
+    """Expected calibration error in 0..1: the difference of score and precision, weighted by count, over those of
+    [`calibration_bins`] whose mean score is at least `least`; 0 without detections."""
+    bins = [entry for entry in bins if entry["score"] >= least]
+    error = sum(entry["count"] * abs(entry["score"] - entry["precision"]) for entry in bins)
+    return error / max(sum(entry["count"] for entry in bins), 1)
 
 
 def _gains(before, after):

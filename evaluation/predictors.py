@@ -84,7 +84,7 @@ class _Oracle(DeCoDetrPredictor):
             boxes = box_convert(outputs.pred_boxes[b].float().cpu(), "cxcywh", "xyxy") * sizes
             truth, labels = annotated(self.coco, entry)
             log_objectness = F.logsigmoid(outputs.objectness_logits[b].float().cpu())
-            log_scores = F.logsigmoid(outputs.logits[b].float().cpu())
+            log_scores = F.logsigmoid(self.model.config.uncalibrated(outputs.logits[b].float().cpu()))
             found.append(self.one_image(boxes, log_objectness, log_scores, truth, self._label_of_category[labels]))
         return found
 

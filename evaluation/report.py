@@ -7,6 +7,7 @@ import numpy as np
 
 from decodetr.evaluation.analysis import KINDS
 from decodetr.evaluation.detections import save_detections
+from decodetr.evaluation.score_card import HEADER, of_one, score_rows
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, json_text, replacing, write_text
 from decodetr.utils.markup import markdown_table
@@ -49,7 +50,17 @@ def _tables(report):
             for kind, entry in report["errors"].items()
         ]
         tables.append((["error", "count", *(f"AP50 {group} lost" for group in groups)], rows))
+    if "scores" in report:
+        tables.append(_scores_table(report))
     return tables
+
+
+def _scores_table(report):
+    """(header, rows): precision, recall and calibration at the model's own threshold, by groups."""
+    scores = report["scores"]
+    rows = [row for group in scores["after"] for row in score_rows(of_one(scores, group), group)]
+    header = [f"names, threshold {report['default_threshold']:g}", *HEADER[1:]]
+    return header, rows
 
 
 def number(value):
@@ -120,7 +131,7 @@ def _write_page(report, analysis, output, digest):
     draw_curves(report["curves"], output / "precision_recall.png")
     draw_calibration(report["calibration"], output / "calibration.png")
     draw_errors(report["errors"], report["groups"], output / "errors.png")
-    protocol, metrics, errors = (table(*parts) for parts in _tables(report))
+    protocol, metrics, errors, *scores = (table(*parts) for parts in _tables(report))
     kinds = f"localization and classification errors put right, {', '.join(KINDS[2:])} taken away, missed not counted"
     sections = {
         "Metrics": [metrics],
@@ -144,7 +155,10 @@ def _write_page(report, analysis, output, digest):
                 ],
             )
         ],
-        "Calibration": [picture(output / "calibration.png", "Ten equal steps of the score.")],
+        "Calibration": [
+            *scores,
+            picture(output / "calibration.png", "Ten equal steps of the score."),
+        ],
         "Worst images": _worst(report, analysis, output),
         "Names": [table(*_names_table(report))],
         "Files": [

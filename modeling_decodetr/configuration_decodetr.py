@@ -5,6 +5,7 @@ other fields describe the semantic stream (PAPER.md 1, 2 and 3). Where the paper
 the comment says so; where it gives none, the comment says what we chose and why.
 """
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,16 @@ from transformers.utils import logging
 from .file_commit import reading, unfinished
 
 logger = logging.get_logger(__name__)
+
+DEFAULT_THRESHOLD = 0.3  # of a model whose scores are not calibrated
+# The fields that calibration sets, as they are without it.
+UNCALIBRATED = {
+    "score_scale": 1.0,
+    "score_bias": 0.0,
+    "score_threshold": None,
+    "name_thresholds": None,
+    "calibration_info": None,
+}
 
 # What PreTrainedConfig itself understands beside its declared fields; anything else that is no field is a typo.
 _LIBRARY_KEYS = {
@@ -89,6 +100,13 @@ class DeCoDetrConfig(PreTrainedConfig):
         region_pixels (`int`, defaults to 0): with P > 0 a P x P thumbnail of the box is sampled from the image too,
             for detectors whose maps leave out what names are about (docs/model.md has the measurement).
         semantic_hidden_dim (`int`, *optional*): hidden width of the semantic stream's MLPs; default `embedding_dim`.
+        score_scale (`float`, defaults to 1.0), score_bias (`float`, defaults to 0.0): calibration of the scores: the
+            logit z of objectness times name probability becomes score_scale * z + score_bias in `logits`, so that a
+            score says how often such a detection is right. score_scale is positive, so the ranking stays.
+        score_threshold (`float`, *optional*): detections above this score are shown where nobody says another; None:
+            0.3. In [0, 1]. Chosen with the calibration (docs/inference.md).
+        name_thresholds (`dict[str, float]`, *optional*): the same for some names, by their text.
+        calibration_info (`dict`, *optional*): what the four fields above were fitted on, and what they reached there.
         prototype_captions (`list[str]`, *optional*): representative caption per prototype, M of them.
         pool_info (`dict`, *optional*): where the pool came from (encoder, captioner, delta, seed, ...).
         vocabulary_info (`dict`, *optional*): where the name embeddings came from (encoder, revision, templates).
@@ -139,6 +157,11 @@ class DeCoDetrConfig(PreTrainedConfig):
     region_grid: int = 4
     region_pixels: int = 0
     semantic_hidden_dim: int | None = None
+    score_scale: float | int = 1.0
+    score_bias: float | int = 0.0
+    score_threshold: float | int | None = None
+    name_thresholds: dict[str, float] | None = None
+    calibration_info: dict[str, Any] | None = None
     prototype_captions: list[str] | None = None
     pool_info: dict[str, Any] | None = None
     vocabulary_info: dict[str, Any] | None = None
@@ -189,7 +212,7 @@ class DeCoDetrConfig(PreTrainedConfig):
     def _check_ranges(self):
         positive = (
             "embedding_dim assignment_temperature teacher_temperature teacher_name_temperature name_temperature "
-            "pool_temperature residual_weight region_channels region_grid semantic_hidden_dim"
+            "pool_temperature residual_weight region_channels region_grid semantic_hidden_dim score_scale"
         ).split()
         for name in positive:
             if getattr(self, name) is not None and not getattr(self, name) > 0:
@@ -204,6 +227,13 @@ class DeCoDetrConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is a cosine in [-1, 1], got {value}.")
         if self.background_margin is not None and not 0 <= self.background_margin <= 2:
             raise ValueError(f"background_margin must lie in [0, 2], got {self.background_margin}.")
+        for name, value in {"score_threshold": self.score_threshold, **(self.name_thresholds or {})}.items():
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"the threshold of {name!r} must lie in [0, 1], got {value}.")
+        if not (math.isfinite(self.score_scale) and math.isfinite(self.score_bias)):
+            raise ValueError(
+                f"score_scale and score_bias must be finite, got {self.score_scale} and {self.score_bias}."
+            )
         for name in "distill_weight align_weight num_coarse_prototypes num_fine_prototypes region_pixels".split():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
@@ -278,6 +308,27 @@ class DeCoDetrConfig(PreTrainedConfig):
     def num_prototypes(self) -> int:
         """M = M1 + M2."""
         return self.num_coarse_prototypes + self.num_fine_prototypes
+
+    @property
+    def common_threshold(self) -> float:
+        """The score from which names are shown that have no threshold of their own."""
+        return DEFAULT_THRESHOLD if self.score_threshold is None else self.score_threshold
+
+    def calibrated(self, logits):
+        """`logits` of the model, of any shape, from those of objectness times name probability."""
+        return self.score_scale * logits + self.score_bias
+
+    def uncalibrated(self, logits):
+        """Logits of objectness times name probability, of any shape, from the model's `logits`."""
+        return (logits - self.score_bias) / self.score_scale
+
+    def thresholds(self, names, threshold=None) -> list[float]:
+        """The score from which each of some names is shown: `threshold` where one is given, else the name's own, else
+        that of the model."""
+        if threshold is not None:
+            return [threshold] * len(names)
+        own = self.name_thresholds or {}
+        return [own.get(name, self.common_threshold) for name in names]
 
 
 def _of_version_0_2(fields) -> dict:

@@ -205,7 +205,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         return DeCoDetrObjectDetectionOutput(
             loss=loss,
             loss_dict=losses,
-            logits=fuse_scores(certain, name_log_probs),
+            logits=self.config.calibrated(fuse_scores(certain, name_log_probs)),
             **where,
             semantic_embeds=embeds,
             prototype_weights=log_weights.exp() if output_prototype_weights else None,

@@ -24,7 +24,7 @@ def queries_of_detections(logits, threshold=0.5, top_k=100):
     return [(pair // num_names, pair % num_names) for pair in kept]
 
 
-def explain_detections(outputs, pool, threshold=0.5, top_k=100, num_prototypes=5):
+def explain_detections(outputs, pool, threshold=0.5, top_k=100, num_prototypes=5, config=None):
     """Explanations of the detections that `post_process_object_detection` finds in the same outputs.
 
     Args:
@@ -32,18 +32,20 @@ def explain_detections(outputs, pool, threshold=0.5, top_k=100, num_prototypes=5
         pool: the model's `PrototypePool`.
         threshold, top_k: as given to `post_process_object_detection`.
         num_prototypes: how many prototypes at most, heaviest first.
+        config: the model's `DeCoDetrConfig`, whose calibration is undone; None: the scores are not calibrated.
 
     Returns:
         One dict per image with lists of length n, in the order of the detections: "objectness" and
-        "name_probability", floats in 0..1 whose product is the score, and "prototypes", lists of {"index" (row of the
-        pool), "caption" (None if the pool has none), "weight" (share of the lookup, 0..1), "level" ("coarse" or
-        "fine")}.
+        "name_probability", floats in 0..1 whose product is the score before its calibration, and "prototypes", lists
+        of {"index" (row of the pool), "caption" (None if the pool has none), "weight" (share of the lookup, 0..1),
+        "level" ("coarse" or "fine")}.
     """
     level = pool.level.tolist()
     explained = []
     for b, (queries, names) in enumerate(queries_of_detections(outputs.logits, threshold, top_k)):
         log_objectness = F.logsigmoid(outputs.objectness_logits[b, queries].float())
-        log_score = F.logsigmoid(outputs.logits[b, queries, names].float())
+        logits = outputs.logits[b, queries, names].float()
+        log_score = F.logsigmoid(logits if config is None else config.uncalibrated(logits))
         heaviest = outputs.prototype_weights[b, queries].topk(min(num_prototypes, len(pool)), dim=-1)
         explained.append(
             {

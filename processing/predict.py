@@ -268,12 +268,14 @@ def _embed_names(names, info, text_model):
     return fresh
 
 
-def detect(model, image_processor, images, threshold=0.3, top_k=100, explain=0):
+def detect(model, image_processor, images, threshold=None, top_k=100, explain=0):
     """Detections of a batch of PIL images.
 
     Args:
         images: of any mode, as they are to be seen: their EXIF orientation is not applied. 16-bit and float ones are
             scaled, see [`open_image`].
+        threshold (float, *optional*): only scores above it; default: what the model's config says, for each name.
+        top_k (int): at most so many an image, chosen before the threshold.
         explain: with k > 0, also what each detection is made of, with the k prototypes that its query looked up most.
 
     Returns:
@@ -293,21 +295,28 @@ def detect(model, image_processor, images, threshold=0.3, top_k=100, explain=0):
     with torch.inference_mode():
         outputs = model(**inputs, output_prototype_weights=explain > 0, tables=tables)
     sizes = [(image.height, image.width) for image in images]
-    results = image_processor.post_process_object_detection(
-        outputs, threshold=threshold, target_sizes=sizes, top_k=top_k
-    )
+    names = tables.vocabulary.names
+    least = min(model.config.thresholds(names, threshold))
+    results = image_processor.post_process_object_detection(outputs, threshold=least, target_sizes=sizes, top_k=top_k)
     found = [
         {
-            "names": [tables.vocabulary.names[label] for label in result["labels"].tolist()],
+            "names": [names[label] for label in result["labels"].tolist()],
             "scores": result["scores"].tolist(),
             "boxes": result["boxes"].tolist(),
         }
         for result in results
     ]
     if explain:
-        explained = explain_detections(outputs, tables.pool, threshold, top_k, explain)
+        explained = explain_detections(outputs, tables.pool, least, top_k, explain, model.config)
         found = [{**result, **explanation} for result, explanation in zip(found, explained)]
-    return found
+    return [above(result, model.config, threshold) for result in found]
+
+
+def above(result, config, threshold=None):
+    """Of what [`detect`] found in an image, what scores above `threshold`, or what its name needs by the config."""
+    least = config.thresholds(result["names"], threshold)
+    kept = [row for row, (score, needed) in enumerate(zip(result["scores"], least)) if score > needed]
+    return {key: [values[row] for row in kept] for key, values in result.items()}
 
 
 def add_arguments(parser):
@@ -321,7 +330,11 @@ def add_arguments(parser):
     parser.add_argument("--names-file", help="the same from a file, one name a line")
     parser.add_argument("--vocabulary", help="folder or Hub name of a Vocabulary that replaces the stored one")
     parser.add_argument("--text-model", help="where the text model is that embeds new names; default: as stored")
-    parser.add_argument("--threshold", type=float, default=0.3, help="least score, 0 to 1 (default: 0.3)")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="least score, 0 to 1 (default: what the calibration of the model says; 0.3 where there is none)",
+    )
     parser.add_argument("--top-k", type=int, default=100, help="most detections per image (default: 100)")
     parser.add_argument(
         "--explain", action="store_true", help="also the prototypes that each detection looked up, with captions"
@@ -334,7 +347,7 @@ def add_arguments(parser):
 
 def run(args):
     """Detect, draw, write. Returns 1 if some image could not be read (the others are done), else 0."""
-    if not 0 <= args.threshold <= 1 or args.top_k < 1 or args.batch_size < 1:
+    if (args.threshold is not None and not 0 <= args.threshold <= 1) or args.top_k < 1 or args.batch_size < 1:
         raise ValueError(
             "--threshold must be in 0..1, --top-k and --batch-size at least 1, got "
             f"{args.threshold}, {args.top_k}, {args.batch_size}"

@@ -4,7 +4,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from decodetr.processing.predict import SIGNATURE, detect, picture_paths
+from decodetr.processing.predict import SIGNATURE, above, detect, picture_paths
 from decodetr.processing.predict_journal import FILE as JOURNAL
 from decodetr.processing.predict_journal import Journal
 from decodetr.processing.shipped import resolve
@@ -29,7 +29,8 @@ class PredictRun:
         self.args, self.model, self.image_processor, self.paths = args, model, image_processor, paths
         self.output = Path(args.output)
         self.output.mkdir(parents=True, exist_ok=True)
-        self.journal = Journal(self.output, {**self._made_with(), "model": _fingerprint(model), "font": args.font})
+        key = {"model": _fingerprint(model), "scores": _scores(model.config), "font": args.font}
+        self.journal = Journal(self.output, {**self._made_with(), **key})
         self.done = {path: entry for path in paths if (entry := self.journal.get(path)) is not None}
         rest = [path for path in paths if path not in self.done]
         taken = {self.output / entry["picture"] for entry in self.done.values()}
@@ -67,8 +68,7 @@ class PredictRun:
             with committed(self.output) as staging:
                 for (path, image), result in zip(images.items(), found):
                     best = max(result["scores"], default=0.0)
-                    kept = sum(score > self.args.threshold for score in result["scores"])
-                    result = {key: values[:kept] for key, values in result.items()}
+                    result = above(result, self.model.config, self.args.threshold)
                     name = self.pictures[path].name
                     self._draw(image, result).save(staging / name, pnginfo=_signature())
                     size = {"width": image.width, "height": image.height, "turned": "orientation" in image.info}
@@ -100,10 +100,18 @@ class PredictRun:
                 "info": vocabulary.info,
                 "names": vocabulary.names,
             },
-            "threshold": self.args.threshold,
+            **self._thresholds(),
             "top_k": self.args.top_k,
             "explain": self.args.explain,
         }
+
+    def _thresholds(self):
+        """What decides which scores are shown: the common threshold, and those of names that have their own."""
+        config, names = self.model.config, self.model.vocabulary.names
+        common = config.common_threshold if self.args.threshold is None else self.args.threshold
+        own = dict(zip(names, config.thresholds(names, self.args.threshold)))
+        own = {name: value for name, value in own.items() if value != common}
+        return {"threshold": common} | ({"name_thresholds": own} if own else {})
 
     def _write(self, missing):
         report = self._made_with() | {
@@ -127,11 +135,15 @@ class PredictRun:
             text += "the same command goes on with them\n"
         if self.done and not count:
             best = max(self.done.values(), key=lambda entry: entry["best_score"])
+            common = self._thresholds()["threshold"]
             text += (
-                f"No score is above --threshold {self.args.threshold}; the best one is {best['best_score']:.3f}, in "
+                f"No score is above --threshold {common}; the best one is {best['best_score']:.3f}, in "
                 f"{one_line(best['file'])}. {_learned(self.model)}\n"
             )
-        if (best := _best_threshold(self.args.model)) is not None:
+        if (least := self.model.config.score_threshold) is not None:
+            if self.args.threshold is None:
+                text += f"The threshold is that of the model's calibration, {least:g}\n"
+        elif (best := _best_threshold(self.args.model)) is not None:
             text += f"On the model's validation images F1 was best at --threshold {best:.3f}\n"
         return text
 
@@ -154,6 +166,11 @@ def _fingerprint(model):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _scores(config):
+    """What the scores of the same weights depend on."""
+    return [config.score_scale, config.score_bias]
 
 
 def _best_threshold(name):

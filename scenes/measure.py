@@ -159,7 +159,8 @@ class _Scorer:
             names = self.predicted @ tables.names.T / temperature
             mass = background_mass(self.similarity, tables.background, temperature, *tables.scales.of_texts())
             total = torch.logaddexp(tables.vocabulary.log_normaliser(names), mass)
-            return fuse_scores(self.objectness, (names - total[..., None]).cpu()).sigmoid()
+            fused = fuse_scores(self.objectness, (names - total[..., None]).cpu())
+            return self.model.config.calibrated(fused).sigmoid()
 
 
 class _BestDetections:

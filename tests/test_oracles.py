@@ -9,6 +9,7 @@ from test_eval_command import ROWS, run, split, write_coco  # noqa: F401
 from tiny_models import tiny_model
 from tiny_teachers import write_tiny_clip
 
+from decodetr import DeCoDetrConfig
 from decodetr.evaluation.predictors import BoxOracle, NameOracle, TeacherOracle, annotated, best_pairs
 from decodetr.modeling_decodetr import Vocabulary
 from decodetr.processing.coco import CocoAnnotations, read_annotated
@@ -22,7 +23,7 @@ def coco(tmp_path):
 
 
 def oracle(kind, coco):
-    return kind(SimpleNamespace(vocabulary=SimpleNamespace(names=NAMES)), None, coco)
+    return kind(SimpleNamespace(vocabulary=SimpleNamespace(names=NAMES), config=DeCoDetrConfig()), None, coco)
 
 
 def outputs(boxes, objectness, names):

@@ -38,6 +38,13 @@ def add_arguments(parser):
     parser.add_argument(
         "--val-share", type=float, metavar="S", help="without validation data: so much of the training images, as 0.1"
     )
+    parser.add_argument(
+        "--calibration-share",
+        type=float,
+        metavar="S",
+        help="so much of the training images, at most 500, are kept aside; on them the scores are calibrated after "
+        "training; 0 for none (default: 0.1)",
+    )
     parser.add_argument("--output_dir", "--output-dir", help="checkpoints and the trained model")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--model", help="start from a saved DeCo-DETR")

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from decodetr.evaluation.output_evaluator import rules_of
+from decodetr.evaluation.score_card import scores_section
 from decodetr.processing.shipped import resolve
 from decodetr.training.settings import in_words
 from decodetr.utils.files import write_text
@@ -16,12 +17,13 @@ _PACKAGES = ("decodetr", "torch", "transformers", "accelerate")
 _SHOWN_NAMES = 30
 
 
-def write_card(run, metrics, train_metrics):
+def write_card(run, metrics, train_metrics, scores=None):
     """
     Write OUTPUT/README.md.
 
     Args:
         run (TrainingRun): after training. metrics: of the final evaluation, or None. train_metrics: of the Trainer.
+        scores: of its validation images, as `before_and_after` gives them, or None.
 
     Returns:
         Path: the card.
@@ -34,6 +36,7 @@ def write_card(run, metrics, train_metrics):
     sections = [
         _introduction(run, folder.resolve().name),
         _measured(run, metrics),
+        _scores(run, metrics, scores),
         _forgetting(run.forgetting),
         _knowledge(run.model.config.training_info),
         _training(run, train_metrics),
@@ -73,9 +76,8 @@ def _measured(run, metrics):
         return ["", "## Measured", "Nothing: there were no validation images."]
     values = {key.removeprefix("eval_"): value for key, value in metrics.items()}
     rows = [[key, f"{values[key]:.1f}"] for key in _HEADLINE if math.isfinite(values.get(key, math.nan))]
-    val, best = run.data.val, values.get("best_threshold")
+    val = run.data.val
     rules = rules_of(val, run.training.eval_max_detections)
-    threshold = f"F1 is best at a score of {best or 0:.3f}: `decodetr predict --threshold`."
     boxes_alone = [
         "The boxes alone are measured: this run does not train the semantic stream, which has random weights, so the "
         "model knows no names yet. Train it with `--streams semantic` or `joint`.",
@@ -90,8 +92,14 @@ def _measured(run, metrics):
         "Class-agnostic: boxes alone.",
         "",
         markdown_table(["metric", "%"], rows).rstrip(),
-        *([] if best is None else ["", threshold]),
     ]
+
+
+def _scores(run, metrics, scores):
+    if not run.names_learned():
+        return []
+    best = None if metrics is None else metrics["eval_best_threshold"]
+    return scores_section(run.model.config, run.calibration.reason, scores, best)
 
 
 def _forgetting(report):

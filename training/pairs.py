@@ -6,6 +6,9 @@ recipe that serves several runs.
 
 import math
 
+from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
+from decodetr.training.calibration import why_not
+
 CAPTIONS_NEED = (
     "captions move the pool, which stays as it is here; build them into it (decodetr pool build --image-captions "
     "FILE), let it move (--set pool_update=stable), or leave captions out"
@@ -22,7 +25,7 @@ def check_pairs(facts):
     """
     problems = [*_start(facts), *_data(facts), *_setting(facts), *_regions(facts)]
     if facts.training is not None:
-        problems += [*_streams(facts), *_streaming(facts), *_useless(facts)]
+        problems += [*_streams(facts), *_streaming(facts), *_useless(facts), *_calibration(facts)]
     if facts.config is not None:
         problems += [*_config(facts)]
     return problems
@@ -107,6 +110,19 @@ def _streams(facts):
             f"--eval_strategy {training.eval_strategy.value} needs validation data: give --val-annotations or "
             "--val-share 0.1, or leave it out"
         )
+
+
+def _calibration(facts):
+    args, share = facts.args, facts.args.calibration_share
+    if share is not None and not 0 <= share < 1:
+        yield f"--calibration-share must lie between 0 and 1, got {share}"
+        return
+    reason = why_not(args, facts.training.streams)
+    if share and reason:
+        yield f"--calibration-share {share}: {reason}; leave it out"
+    fields = {word.partition("=")[0] for word in args.set}
+    if reason is None and (set_too := sorted(fields & UNCALIBRATED.keys())):
+        yield f"--set {set_too[0]}: this run calibrates its scores itself; give --calibration-share 0 to set them"
 
 
 def _streaming(facts):

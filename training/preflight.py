@@ -12,6 +12,7 @@ from pathlib import Path
 from decodetr.processing.names_ahead import names_ahead
 from decodetr.processing.shipped import expect, expect_file, load_pool, load_vocabulary
 from decodetr.processing.sources import coco_file, has_part, kind_of, load_annotations
+from decodetr.training.calibration import MOST, SHARE, why_not
 from decodetr.training.command import goes_on, names_split_file
 from decodetr.training.environment import check_environment
 from decodetr.training.metrics import check_metric, check_names, default_metric, needs_metric
@@ -267,6 +268,10 @@ def _chosen(facts):
         yield f"setting {facts.setting.name}"
     if needs_metric(training) and "metric_for_best_model" not in facts.given:
         yield f"the best checkpoint by {training.metric_for_best_model}"
+    if args.calibration_share is None:
+        reason = why_not(args, training.streams)
+        kept = f"{100 * SHARE:g} % of the training images, at most {MOST}, kept aside to calibrate scores"
+        yield f"scores not calibrated ({reason})" if reason else kept
     if args.captions and not args.text_model and facts.pool is not None:
         yield f"captions embedded by {facts.pool.info.get('encoder')}"
     steps = f"{training.max_steps} steps" if training.max_steps > 0 else f"{training.num_train_epochs:g} epochs"

@@ -7,11 +7,13 @@ import torch
 import transformers
 
 from decodetr.evaluation.analysis import Analysis
+from decodetr.evaluation.calibrate import before_and_after
 from decodetr.processing import DetectionAugmentation, DetectionDataset
 from decodetr.processing.predict import read_names
 from decodetr.processing.shipped import load_pool, load_vocabulary
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.train import DeCoDetrTrainer
+from decodetr.training.calibration import ScoreCalibration
 from decodetr.training.checkpoints import to_resume
 from decodetr.training.command import goes_on
 from decodetr.training.data import TrainingData
@@ -50,6 +52,7 @@ class TrainingRun:
         known = {"start": self.start, **settings_identity(self.training)}
         to_resume(self.training.resume_from_checkpoint, args.output_dir, known, self.training.overwrite_output_dir)
         self.data = TrainingData(args)
+        self.calibration = ScoreCalibration(args, training.streams, self.data)
         self.model, self.processor = start(args, self.data.coco.names)
         self.started_from = dict(self.model.config.training_info or {})
         self._set_tables()
@@ -82,21 +85,24 @@ class TrainingRun:
         except KeyboardInterrupt:
             self._say_how_to_go_on()
             raise
+        self.calibration.fit(trainer, self.processor)
         trainer.save_model()
         trainer.save_state()
         trainer.log_metrics("train", result.metrics)
         trainer.save_metrics("train", result.metrics)
-        metrics = None
+        metrics = scores = None
         if self.data.val is not None:
             metrics = trainer.evaluate()
             if self.names_learned():
-                metrics["eval_best_threshold"] = Analysis(trainer.evaluated).threshold
+                analysis = Analysis(trainer.evaluated)
+                metrics["eval_best_threshold"] = analysis.threshold
+                scores = before_and_after(analysis, self.model.config)
             trainer.log_metrics("eval", metrics)
             trainer.save_metrics("eval", metrics)
         if self.forgetting:
             self.forgetting.after(partial(self._measure, "after", metrics))
         if trainer.is_world_process_zero():
-            card = write_card(self, metrics, result.metrics)
+            card = write_card(self, metrics, result.metrics, scores)
             logger.warning("%s is the trained model; %s describes it", self.training.output_dir, card)
         return 0
 

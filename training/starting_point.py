@@ -108,6 +108,7 @@ def starting_config(args, names=()):
     from transformers import AutoConfig
 
     from decodetr import DeCoDetrConfig
+    from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
     from decodetr.modeling_decodetr.detectors import detector_family
     from decodetr.processing.shipped import cannot_load, expect, resolve
 
@@ -137,6 +138,8 @@ def starting_config(args, names=()):
             config.num_labels = 1
         config = DeCoDetrConfig(detector_config=config)
     stored = config.to_dict()
+    if args.reset_semantics:  # its scores were those of another stream
+        stored |= UNCALIBRATED
     if (args.detector or args.reset_semantics) and is_foreign(space := asked_space(args), config):
         stored |= dict.fromkeys(("pool_info", "vocabulary_info", "prototype_captions"))
         stored["embedding_dim"] = space[0]

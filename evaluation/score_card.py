@@ -1,0 +1,100 @@
+"""What a model's card and a report say of its scores."""
+
+from decodetr.utils.documents import read_text
+from decodetr.utils.markup import front_matter, markdown_table, markdown_text
+
+TITLE = "## Scores"
+_SOURCE = "images kept aside"
+
+
+def scores_section(config, reason=None, measured=None, best=None):
+    """
+    The section of a card.
+
+    Args:
+        config (DeCoDetrConfig). reason (str or None): why its scores were not calibrated here.
+        measured: of validation images, as `before_and_after` gives them. best (float): score of the best F1 on them.
+
+    Returns:
+        list of lines.
+    """
+    info = config.calibration_info
+    lines = ["", TITLE]
+    if reason is not None:
+        lines.append(
+            f"Not calibrated by this run: {markdown_text(reason)}." + (" Those of before stay." if info else "")
+        )
+    if info is not None:
+        where = "training images that were kept aside" if info["kept_aside"] else "images"
+        own = len(config.name_thresholds or ())
+        lines += [
+            f"Calibrated on {info['images']} {where} ({markdown_text(info['data'])}) with {info['objects']} "
+            f"objects of {info['names']} names: a score says how often such a detection is right (IoU of at least "
+            "0.5). All names share one slope and one bias, also those without boxes, of which these images say "
+            "nothing.",
+            "",
+            f"`decodetr predict` shows scores above {config.common_threshold:g}"
+            + (f" ({own} names have thresholds of their own)" if own else "")
+            + f"; give other programs the same: `pipeline(...)(image, threshold={config.common_threshold:g})`.",
+        ]
+    rows = [] if info is None else score_rows(info, _SOURCE)
+    if measured is not None:
+        rows += [
+            row for group in measured["after"] for row in score_rows(of_one(measured, group), f"validation, {group}")
+        ]
+    if rows:
+        lines += ["", markdown_table(HEADER, rows).rstrip()]
+    if best is not None:
+        lines += ["", f"F1 is best at a score of {best:.3f}: `decodetr predict --threshold`."]
+    return lines
+
+
+HEADER = ["names", "precision, %", "recall, %", "calibration error", "of scores above 0.1"]
+
+
+def of_one(measured, group):
+    """{"before", "after"} of a group out of what `before_and_after` gives."""
+    return {when: groups[group] for when, groups in measured.items()}
+
+
+def score_rows(measured, what):
+    """Rows of a table: before calibration, if it was calibrated, and as it is."""
+    return [
+        [
+            f"{what}, before" if when == "before" else what,
+            *(
+                "-" if measured[when][key] is None else f"{100 * measured[when][key]:.1f}"
+                for key in ("precision", "recall")
+            ),
+            *(f"{measured[when][key]:.3f}" for key in ("error", "error_shown")),
+        ]
+        for when in ("before", "after")
+        if when in measured
+    ]
+
+
+def with_scores(card, config, folder):
+    """
+    The text of a model's card with the section on its scores, in the place of an older one.
+
+    Args:
+        card (Path): Markdown, which need not be there. config (DeCoDetrConfig). folder (Path): of the model.
+    """
+    lines = read_text(card).splitlines() if card.is_file() else _new_card(config, folder)
+    starts = [place for place, line in enumerate(lines) if line.startswith("## ")] + [len(lines)]
+    section = scores_section(config)[1:]
+    old = next((place for place in starts[:-1] if lines[place].strip() == TITLE), None)
+    if old is None:  # after what was measured, else at the end
+        measured = next(
+            (i for i, place in enumerate(starts[:-1]) if lines[place].startswith("## Measured")), len(starts) - 2
+        )
+        before = after = starts[measured + 1]
+    else:
+        before, after = old, starts[starts.index(old) + 1]
+    return "\n".join([*lines[:before], *section, "", *lines[after:]]).rstrip() + "\n"
+
+
+def _new_card(config, folder):
+    front = front_matter({"library_name": "decodetr", "pipeline_tag": "object-detection"})
+    what = f"A DeCo-DETR ({config.detector_config.model_type}) that detects {config.num_labels} names."
+    return [*front.splitlines(), f"# {markdown_text(folder.resolve().name)}", "", what, ""]

@@ -1,0 +1,273 @@
+"""A calibrated model: its scores and thresholds in detect, predict, the pipeline, training and its own command."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import NAMES, tiny_batch, tiny_model
+from transformers import pipeline
+
+from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor, Vocabulary
+from decodetr.__main__ import main
+from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
+from decodetr.processing import CocoAnnotations
+from decodetr.processing.predict import detect, load_detector
+from decodetr.training.calibration import keep_aside
+
+IMAGES, SIDE = 60, 64
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A model, and pictures in which its surest boxes are annotated with the names that it gives them: it is right, so
+    that its scores can be calibrated. The pictures are noise, of which it knows nothing else."""
+    folder = tmp_path_factory.mktemp("calibration")
+    model = tiny_model(detector={"num_queries": 12}).eval()
+    processor = DeCoDetrImageProcessor(size={"height": SIDE, "width": SIDE})
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    (folder / "data/train").mkdir(parents=True)
+    (folder / "data/annotations").mkdir()
+    rng, images, rows = np.random.default_rng(0), [], []
+    for number in range(IMAGES):
+        picture = Image.fromarray(rng.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8))
+        picture.save(folder / "data/train" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": SIDE, "height": SIDE})
+        found = detect(model, processor, [picture], threshold=0.0, top_k=36)[0]
+        for name, (x0, y0, x1, y1) in list(zip(found["names"], found["boxes"]))[: 3 + number % 4]:
+            low, high = np.clip([x0, y0], 0, SIDE), np.clip([x1, y1], 0, SIDE)
+            box = [*low.tolist(), *(high - low).tolist()]
+            rows.append({"id": len(rows), "image_id": number, "category_id": NAMES.index(name), "bbox": box})
+    categories = [{"id": number, "name": name} for number, name in enumerate(NAMES)]
+    document = {"images": images, "annotations": rows, "categories": categories}
+    (folder / "data/annotations/train.json").write_text(json.dumps(document))
+    return folder
+
+
+def _calibrated(world, output, *more):
+    words = ["calibrate", "--model", str(world / "model"), "--data", str(world / "data"), "--output", str(output)]
+    return main([*words, *more])
+
+
+def _train(world, output, *more):
+    return main([
+        "train", "--model", str(world / "model"), "--data", str(world / "data"), "--output_dir", str(output),
+        "--streams", "semantic", "--semantic_learning_rate", "1e-6", "--max_steps", "2", "--report_to", "none",
+        "--val-annotations", "none", "--regions", "none", "--save_strategy", "no", "--dataloader_pin_memory", "false",
+        "--disable_tqdm", "true", *more,
+    ])  # fmt: skip
+
+
+def test_logits_are_a_line_of_those_before():
+    model, pixels = tiny_model().eval(), tiny_batch()["pixel_values"]
+    with torch.no_grad():
+        before = model(pixels)
+        model.config.score_scale, model.config.score_bias = 2.5, 0.75
+        after = model(pixels)
+    assert torch.allclose(after.logits, 2.5 * before.logits + 0.75)
+    assert torch.equal(after.objectness_logits, before.objectness_logits)
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"score_scale": 0.0}, "score_scale must be positive"),
+        ({"score_bias": float("nan")}, "must be finite"),
+        ({"score_threshold": 1.5}, r"threshold of 'score_threshold' must lie in \[0, 1\], got 1.5"),
+        ({"name_thresholds": {"cat": -0.1}}, "threshold of 'cat' must lie"),
+    ],
+)
+def test_the_config_refuses_what_is_no_calibration(fields, words):
+    with pytest.raises(ValueError, match=words):
+        DeCoDetrConfig(**fields)
+
+
+def test_it_is_saved_and_stays_when_names_change(tmp_path):
+    fields = {"score_scale": 1.5, "score_bias": -0.5, "score_threshold": 0.2, "name_thresholds": {"cat": 0.6}}
+    model = tiny_model(**fields).eval()
+    model.save_pretrained(tmp_path)
+    loaded, pixels = DeCoDetrForObjectDetection.from_pretrained(tmp_path).eval(), tiny_batch()["pixel_values"]
+    with torch.no_grad():
+        assert torch.equal(loaded(pixels).logits, model(pixels).logits)
+    loaded.set_vocabulary(Vocabulary.random(["dog", "cat"], 16))
+    assert {key: getattr(loaded.config, key) for key in fields} == fields
+    assert loaded.config.thresholds(["dog", "cat"]) == [0.2, 0.6]
+    assert loaded.config.thresholds(["dog", "cat"], 0.4) == [0.4, 0.4]
+    assert DeCoDetrConfig().thresholds(["dog"]) == [0.3]
+
+
+def test_detect_obeys_the_thresholds_of_names(world):
+    model, processor = load_detector(world / "model", device="cpu")
+    picture = Image.open(world / "data/train/0.png")
+    everything = detect(model, processor, [picture], threshold=0.0)[0]
+    middle = float(np.median(everything["scores"]))
+    model.config.score_threshold, model.config.name_thresholds = middle, {"cat": 0.0}
+    found = detect(model, processor, [picture], explain=2)[0]
+    expected = [
+        (name, score)
+        for name, score in zip(everything["names"], everything["scores"])
+        if score > (0.0 if name == "cat" else middle)
+    ]
+    assert list(zip(found["names"], found["scores"])) == expected and 12 < len(expected) < 36
+    assert {len(values) for values in found.values()} == {len(expected)}  # explanations too
+    assert detect(model, processor, [picture], threshold=0.0)[0] == everything
+
+
+def test_explanations_are_of_the_score_before_calibration(world):
+    model, processor = load_detector(world / "model", device="cpu")
+    picture = [Image.open(world / "data/train/0.png")]
+    before = detect(model, processor, picture, threshold=0.0, explain=1)[0]
+    model.config.score_scale, model.config.score_bias = 2.0, 1.0
+    after = detect(model, processor, picture, threshold=0.0, explain=1)[0]
+    assert after["name_probability"] == pytest.approx(before["name_probability"], rel=1e-4)
+    assert after["scores"] != before["scores"]
+
+
+def test_the_command_makes_a_calibrated_copy_with_a_card(world, tmp_path, capsys):
+    original = (world / "model/config.json").read_bytes()
+    assert _calibrated(world, tmp_path / "copy") == 0
+    printed, config = capsys.readouterr().out, DeCoDetrConfig.from_pretrained(tmp_path / "copy")
+    info = config.calibration_info
+    assert (world / "model/config.json").read_bytes() == original
+    assert info["images"] == IMAGES and info["kept_aside"] is False and config.score_threshold > 0
+    assert info["after"]["error"] < info["before"]["error"]
+    assert f"the default threshold is {config.score_threshold:g}" in printed
+    card = (tmp_path / "copy/README.md").read_text()
+    assert card.count("## Scores") == 1 and f"scores above {config.score_threshold:g}" in card
+    assert f"| these images | {100 * info['after']['precision']:.1f} |" in printed
+    raw, loaded = (DeCoDetrForObjectDetection.from_pretrained(f).eval() for f in (world / "model", tmp_path / "copy"))
+    pixels = tiny_batch()["pixel_values"]
+    with torch.no_grad():
+        assert torch.allclose(config.calibrated(raw(pixels).logits), loaded(pixels).logits, atol=1e-5)
+    detector = pipeline("object-detection", str(tmp_path / "copy"), trust_remote_code=False)
+    picture = Image.open(world / "data/train/1.png")
+    (ours,) = detect(*load_detector(tmp_path / "copy", device="cpu"), [picture])
+    if config.name_thresholds is None:
+        shown = detector(picture, threshold=config.score_threshold)
+        assert [row["label"] for row in shown] == ours["names"]
+        assert [row["score"] for row in shown] == pytest.approx(ours["scores"], abs=1e-5)
+
+
+def test_the_command_calibrates_in_place_and_again_to_the_same(world, tmp_path):
+    assert _calibrated(world, tmp_path / "copy") == 0
+    first = DeCoDetrConfig.from_pretrained(tmp_path / "copy")
+    card = "# Mine\n\nText.\n\n## Measured\nA table.\n\n## Scores\nOld.\n\n## Made\nBy me.\n"
+    (tmp_path / "copy/README.md").write_text(card)
+    weights = (tmp_path / "copy/model.safetensors").stat().st_mtime_ns
+    assert main(["calibrate", "--model", str(tmp_path / "copy"), "--data", str(world / "data")]) == 0
+    second = DeCoDetrConfig.from_pretrained(tmp_path / "copy")
+    for name in UNCALIBRATED:  # from the scores as they were, not from calibrated ones
+        assert getattr(second, name) == getattr(first, name), name
+    assert (tmp_path / "copy/model.safetensors").stat().st_mtime_ns == weights
+    written = (tmp_path / "copy/README.md").read_text()
+    assert "Old." not in written and written.startswith("# Mine\n\nText.\n\n## Measured\nA table.\n\n## Scores\n")
+    assert written.endswith("\n\n## Made\nBy me.\n")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--model", "scenes-decodetr", "--data", "{data}"], "give --output DIR for a copy"),
+        (["--model", "{model}", "--data", "{data}", "--output", "{model}"], "is the model's own folder; leave it out"),
+        (["--model", "{model}", "--output", "{out}"], "give --data DIR or --annotations FILE"),
+        (["--model", "{model}", "--data", "{data}", "--output", "{out}", "--most", "0"], "--most must be at least 1"),
+        (["--model", "{model}", "--data", "{data}", "--output", "{out}", "--most", "5"], "5 images: they have"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(world, tmp_path, capsys, words, message):
+    places = {"data": world / "data", "model": world / "model", "out": tmp_path / "out"}
+    assert main(["calibrate", *(word.format(**places) for word in words)]) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "out/config.json").exists()
+
+
+def test_training_calibrates_on_images_that_it_keeps_aside(world, tmp_path, caplog):
+    assert _train(world, tmp_path / "out", "--calibration-share", "0.5") == 0
+    config = DeCoDetrConfig.from_pretrained(tmp_path / "out")
+    info = config.calibration_info
+    assert info["images"] == 30 and info["kept_aside"] and config.score_threshold is not None
+    assert f"30 training images with {info['objects']} objects are kept aside" in caplog.text
+    card = (tmp_path / "out/README.md").read_text()
+    assert "Calibrated on 30 training images that were kept aside" in card
+    assert f"| images kept aside | {100 * info['after']['precision']:.1f} |" in card
+    state = json.loads((tmp_path / "out/trainer_state.json").read_text())
+    assert state["epoch"] == 0.5  # two of the four batches that 30 images make
+
+
+def test_a_run_that_goes_on_ends_with_the_same_calibration(world, tmp_path):
+    options = ("--calibration-share", "0.5", "--save_strategy", "steps", "--save_steps", "1")
+    assert _train(world, tmp_path / "whole", *options) == 0
+    assert _train(world, tmp_path / "parts", *options, "--max_steps", "1", "--lr_scheduler_type", "constant") == 0
+    assert DeCoDetrConfig.from_pretrained(tmp_path / "parts/checkpoint-1").score_threshold is None
+    more = ("--resume_from_checkpoint", "last", "--lr_scheduler_type", "constant")
+    assert _train(world, tmp_path / "parts", *options, *more) == 0
+    one, other = (DeCoDetrConfig.from_pretrained(tmp_path / name) for name in ("whole", "parts"))
+    assert other.score_scale == pytest.approx(one.score_scale, rel=1e-2)
+    assert other.calibration_info["objects"] == one.calibration_info["objects"]
+
+
+@pytest.mark.parametrize(
+    "more, reason",
+    [
+        (["--calibration-share", "0"], "--calibration-share 0"),
+        (["--no-exhaustive"], "whether a detection without a box is wrong is not known"),
+        (["--calibration-share", "0.1"], "annotated objects, and at least 50 are needed"),
+    ],
+)
+def test_a_run_without_calibration_says_why(world, tmp_path, more, reason):
+    assert _train(world, tmp_path / "out", *more) == 0
+    assert reason in (tmp_path / "out/README.md").read_text()
+    assert DeCoDetrConfig.from_pretrained(tmp_path / "out").score_scale == 1.0
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--calibration-share", "1"], "--calibration-share must lie between 0 and 1, got 1.0"),
+        (["--calibration-share", "0.2", "--no-exhaustive"], "--calibration-share 0.2: --no-exhaustive"),
+        (["--set", "score_bias=1"], "--set score_bias: this run calibrates its scores itself"),
+    ],
+)
+def test_training_refuses_what_contradicts_it(world, tmp_path, capsys, more, message):
+    assert _train(world, tmp_path / "out", *more) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_stream_that_begins_anew_has_no_calibration(world, tmp_path):
+    assert _calibrated(world, tmp_path / "copy") == 0
+    more = ("--model", str(tmp_path / "copy"), "--calibration-share", "0")
+    assert _train(world, tmp_path / "goes_on", *more) == 0
+    kept = DeCoDetrConfig.from_pretrained(tmp_path / "goes_on")
+    assert kept.score_threshold == DeCoDetrConfig.from_pretrained(tmp_path / "copy").score_threshold
+    assert "Those of before stay." in (tmp_path / "goes_on/README.md").read_text()
+    assert _train(world, tmp_path / "anew", *more, "--reset-semantics") == 0
+    assert DeCoDetrConfig.from_pretrained(tmp_path / "anew").score_threshold is None
+
+
+def test_images_are_kept_aside_without_taking_the_last_box_of_a_name(world):
+    coco = CocoAnnotations.load(world / "data/annotations/train.json")
+    kept = keep_aside(coco, 0.5)
+    assert kept == keep_aside(coco, 0.5) and len(kept) == 30 and keep_aside(coco, 0.25) < kept
+    alone = coco.select_images([coco.images[0]["image_id"]])
+    assert keep_aside(alone, 0.9) == set() and keep_aside(coco, 0.0) == set()
+
+
+def test_predict_shows_what_the_calibration_says(world, tmp_path, capsys):
+    assert _calibrated(world, tmp_path / "copy") == 0
+    config = DeCoDetrConfig.from_pretrained(tmp_path / "copy")
+    config.name_thresholds = {"cat": 1.0}
+    config.save_pretrained(tmp_path / "copy")
+    words = ["predict", str(world / "data/train/0.png"), "--model", str(tmp_path / "copy"), "--output"]
+    assert (
+        main([*words, str(tmp_path / "own")]) == 0 and main([*words, str(tmp_path / "given"), "--threshold", "0"]) == 0
+    )
+    assert f"that of the model's calibration, {config.score_threshold:g}" in capsys.readouterr().out
+    own, given = (json.loads((tmp_path / name / "detections.json").read_text()) for name in ("own", "given"))
+    assert own["threshold"] == config.score_threshold and own["name_thresholds"] == {"cat": 1.0}
+    assert given["threshold"] == 0 and "name_thresholds" not in given
+    rows = given["images"][0]["detections"]
+    assert own["images"][0]["detections"] == [
+        row for row in rows if row["name"] != "cat" and row["score"] > config.score_threshold
+    ]
+    assert any(row["name"] == "cat" for row in rows)
