@@ -34,6 +34,7 @@ def write_card(run, metrics, train_metrics):
     sections = [
         _introduction(run, folder.resolve().name),
         _measured(run, metrics),
+        _doubts(run.doubts),
         _forgetting(run.forgetting),
         _knowledge(run.model.config.training_info),
         _training(run, train_metrics),
@@ -92,6 +93,12 @@ def _measured(run, metrics):
         markdown_table(["metric", "%"], rows).rstrip(),
         *([] if best is None else ["", threshold]),
     ]
+
+
+def _doubts(doubts):
+    if not doubts:
+        return []
+    return ["", "## Not learned", *(f"- {markdown_text(doubt)}" for doubt in doubts)]
 
 
 def _forgetting(report):

@@ -12,6 +12,7 @@ from pathlib import Path
 from decodetr.processing.names_ahead import names_ahead
 from decodetr.processing.shipped import expect, expect_file, load_pool, load_vocabulary
 from decodetr.processing.sources import coco_file, has_part, kind_of, load_annotations
+from decodetr.training.chosen import given_fields
 from decodetr.training.command import goes_on, names_split_file
 from decodetr.training.environment import check_environment
 from decodetr.training.metrics import check_metric, check_names, default_metric, needs_metric
@@ -93,8 +94,7 @@ class Facts:
 
     def __init__(self, args, training, config, split, pool):
         self.args, self.training, self.config, self.pool, self.split = args, training, config, pool, split
-        words = (word.removeprefix("--").partition("=")[0] for word in args.training_arguments if word[:2] == "--")
-        self.given = {word.replace("-", "_") for word in words}
+        self.given = given_fields(args)
         self.novel = list(split[1]) if split else []
         self.goes_on = goes_on(args)
         own = self.goes_on and not args.streaming and args.regions in (None, "self")
@@ -261,5 +261,7 @@ def _chosen(facts):
         yield f"the best checkpoint by {training.metric_for_best_model}"
     if args.captions and not args.text_model and facts.pool is not None:
         yield f"captions embedded by {facts.pool.info.get('encoder')}"
-    steps = f"{training.max_steps} steps" if training.max_steps > 0 else f"{training.num_train_epochs:g} epochs"
-    yield f"{steps} on {training.device}"
+    length = ""
+    if {"max_steps", "num_train_epochs"} & facts.given:
+        length = f"{training.max_steps} steps " if training.max_steps > 0 else f"{training.num_train_epochs:g} epochs "
+    yield f"{length}on {training.device}"
