@@ -15,6 +15,7 @@ BATCH, SMALL_BATCH = 8, 4  # images a step
 _LARGE_SIDE = 800  # pixels: from here on, images of a detector that learns are memory
 _LARGE_WIDTH = 200  # of the detector's queries: published detectors, of 256 and more, are trained with 1e-4
 _MOST_CACHED = 10_000  # images that are cached twice
+_FEW = 1_000  # images of a fine-tune that leaves the backbone as it is
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def choose(situation, given, training):
         found["cache_views"] = 2
     if situation.streams == "semantic" or situation.semantics == TRAINED:
         found["align_weight_start"] = 1.0  # no localization that has to come first
+    if situation.detector == TRAINED and situation.streams != "semantic" and situation.images < _FEW:
+        found["freeze_backbone"] = True  # few images have other batch norm statistics than many
     length = _length(situation, found, given, training)
     found["lr_scheduler_type"] = "cosine"
     if "lr_scheduler_type" not in given or training.lr_scheduler_type != SchedulerType.CONSTANT:
@@ -80,9 +83,10 @@ def _rates(situation):
     """Rates of the detector, its backbone and the semantic stream, as far as they learn and differ."""
     found = {}
     if situation.streams != "semantic":
-        rate = {NEW: 4e-4 if situation.width < _LARGE_WIDTH else 1e-4, PRETRAINED: 1e-4, TRAINED: 2e-5}
-        found["learning_rate"] = rate[situation.detector]
-        if situation.pretrained_backbone and situation.detector != TRAINED:
+        large = situation.width >= _LARGE_WIDTH
+        found["learning_rate"] = 2e-5 if situation.detector == TRAINED else 1e-4 if large else 4e-4
+        # A small detector that is pretrained has learned another world, with its backbone.
+        if situation.pretrained_backbone and situation.detector != TRAINED and (large or situation.detector == NEW):
             found["backbone_learning_rate"] = found["learning_rate"] / 10
     if situation.streams != "localization":
         found["semantic_learning_rate"] = 1e-3 if situation.semantics == TRAINED else 4e-3
@@ -98,7 +102,7 @@ def steps(situation, batch):
     """
     needed = []
     if situation.streams != "semantic":
-        needed.append({NEW: (80, 12), PRETRAINED: (30, 3), TRAINED: (15, 1)}[situation.detector])
+        needed.append({NEW: (80, 12), PRETRAINED: (40, 3), TRAINED: (15, 1)}[situation.detector])
     if situation.streams != "localization":
         needed.append({NEW: (60, 1), TRAINED: (15, 1)}[situation.semantics])
     images = situation.images

@@ -73,7 +73,7 @@ def set_chosen(args, training, situation, start):
             chosen = kept
     _set(training, chosen)
     _set_logging(training, given)
-    words = " ".join(f"--{name} {value if isinstance(value, str) else f'{value:g}'}" for name, value in chosen.items())
+    words = " ".join(f"--{name} {_word(value)}" for name, value in chosen.items())
     if words:
         logger.warning(
             "Chosen for %s (give one of them and it is obeyed; docs/training.md says why): %s",
@@ -86,6 +86,10 @@ def set_chosen(args, training, situation, start):
 def _set(training, chosen):
     for name, value in chosen.items():
         setattr(training, name, SchedulerType(value) if name == "lr_scheduler_type" else value)
+
+
+def _word(value):
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 def _set_logging(training, given):

@@ -129,6 +129,8 @@ def starting_config(args):
         stored = args.config if inline else read_yaml(args.config, dict)
         where = f"{args.recipe}: config" if inline else args.config
         _check_keys(stored, DeCoDetrConfig, where)
+        if "embedding_dim" not in stored and (space := asked_space(args)) is not None:
+            stored = {**stored, "embedding_dim": space[0]}
         base = make_config({"detector_config": stored.get("detector_config"), "class_agnostic": False}, where)
         _check_fields(fields, base)
         return make_config(_merged(stored, fields, base), where)
