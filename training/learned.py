@@ -7,6 +7,7 @@ _LAST = 3  # log entries whose mean is the end of a run
 _LEARNED = 0.7  # of the first loss: what a stream that began with random weights must be below in the end
 _FOUND = 10.0  # class-agnostic AP50, in percent, below which next to no object is found
 _NAMED = 1 / 3  # of it: AP50 of the names below which boxes are right and names are not
+_NOVEL = 1 / 3  # of AP50 of base names: that of novel ones below which what has no box was not learned
 _WORSE = 1.0  # points of AP50 by which a fine-tune may end below its start
 _TERMS = {"loss_align": "names", "loss_distill": "prototypes", "loss_det": "boxes"}
 _CHOSEN = ("max_steps", "num_train_epochs", "learning_rate", "semantic_learning_rate")
@@ -57,6 +58,12 @@ def _metrics(metrics, situation, cure):
         yield (
             f"boxes are found (class-agnostic AP50 {boxes:.1f} %), their names are not (AP50 {names:.1f} %); "
             f"{cure}, and look at what the captions say of the regions (decodetr pool inspect)"
+        )
+    elif metrics.get("eval_AP50_novel", math.nan) < _NOVEL * names:
+        yield (
+            f"names without a box are hardly found (AP50 {metrics['eval_AP50_novel']:.1f} %, of base names "
+            f"{names:.1f} %): they are learned from regions alone; give --regions, and look at what the captions say "
+            "of them (decodetr pool inspect)"
         )
 
 
