@@ -13,7 +13,8 @@ from decodetr.training.settings import SETTINGS
 from decodetr.utils.files import claim
 from decodetr.utils.preflight import process_rank
 
-EPILOG = """Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is accepted too, for example
+EPILOG = """Steps, rates, batch and views are chosen from the data where they are not given (docs/training.md).
+Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is accepted too, for example
 --streams joint|localization|semantic  --cache_features true  --max_steps 1000  --learning_rate 4e-4
 --semantic_learning_rate 1e-3  --align_weight_start 0  --align_weight_end 1  --per_device_train_batch_size 16
 --eval_strategy steps --eval_steps 500 --metric_for_best_model eval_AP50_base --load_best_model_at_end true

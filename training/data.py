@@ -84,6 +84,24 @@ class TrainingData:
         val = {ids[i] for i in order[:count]}
         return self.coco.select_images(set(ids) - val), whole.select_images(val)
 
+    def images_with_something(self, own_regions):
+        """Images that have a box or a region, replayed ones with their regions too; 0 of a stream, whose length is not
+        known. `own_regions`: the starting point looks at all images itself."""
+        if self.args.streaming:
+            return 0
+        if own_regions:
+            seen = {image["image_id"] for image in self.coco.images}
+        else:
+            index = self.coco.annotations_by_image
+            boxed = set(index.image_rows.tolist())
+            seen = {image for row, image in enumerate(index) if row in boxed}
+            if self.regions is not None:
+                seen |= {image for image in index if image in self.regions}
+        if self.replay is None:
+            return len(seen)
+        most = len(self.replay.images) if self.args.replay_images is None else self.args.replay_images
+        return len(seen) + min(most, len(self.replay.images))
+
     def pseudo_boxes(self, streams, class_agnostic):
         """Options of [`DetectionDataset`] for regions that may be objects, of the new and of the replayed images:
         (dict, dict), empty where they do nothing.

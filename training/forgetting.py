@@ -72,6 +72,12 @@ class ForgettingReport:
                     lines.append(f"| {metric}, {words} | {before[key]:.1f} | {after[key]:.1f} | {change:+.1f} |")
         return "\n".join(lines)
 
+    def pairs(self):
+        """{group in words: (AP50 before, AP50 after)} of the groups that have both, in percent."""
+        before, after = self.content["before"], self.content["after"]
+        keys = {words: f"AP50_{group}" for group, words in GROUPS.items()}
+        return {words: (before[key], after[key]) for words, key in keys.items() if key in before and key in after}
+
     def has_held_out(self):
         """Whether there were held-out names to measure."""
         return self.content.get("before", {}).get("AP50_held_out") is not None

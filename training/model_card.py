@@ -37,6 +37,7 @@ def write_card(run, metrics, train_metrics, scores=None):
         _introduction(run, folder.resolve().name),
         _measured(run, metrics),
         _scores(run, metrics, scores),
+        _doubts(run.doubts),
         _forgetting(run.forgetting),
         _knowledge(run.model.config.training_info),
         _training(run, train_metrics),
@@ -100,6 +101,12 @@ def _scores(run, metrics, scores):
         return []
     best = None if metrics is None else metrics["eval_best_threshold"]
     return scores_section(run.model.config, run.calibration.reason, scores, best)
+
+
+def _doubts(doubts):
+    if not doubts:
+        return []
+    return ["", "## Not learned", *(f"- {markdown_text(doubt)}" for doubt in doubts)]
 
 
 def _forgetting(report):

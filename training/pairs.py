@@ -151,7 +151,7 @@ def _useless(facts):
         yield "--shuffle-buffer is for --streaming: leave it out"
     if shifted and args.no_augmentation:
         yield "--blur and --noise are augmentations: leave out --no-augmentation"
-    elif shifted and training.cache_features and training.cache_views == 1:
+    elif shifted and training.cache_features and training.cache_views == 1 and "cache_views" in facts.given:
         yield "--blur and --noise change cached images but the first view: give --cache_views 2"
     if args.replay_images is not None and not args.replay_data:
         yield "--replay-images is a part of --replay-data"

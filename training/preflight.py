@@ -13,14 +13,15 @@ from decodetr.processing.names_ahead import names_ahead
 from decodetr.processing.shipped import expect, expect_file, load_pool, load_vocabulary
 from decodetr.processing.sources import coco_file, has_part, kind_of, load_annotations
 from decodetr.training.calibration import MOST, SHARE, why_not
+from decodetr.training.chosen import given_fields
 from decodetr.training.command import goes_on, names_split_file
 from decodetr.training.environment import check_environment
 from decodetr.training.metrics import check_metric, check_names, default_metric, needs_metric
 from decodetr.training.pairs import check_pairs, notes
 from decodetr.training.recipe import closest
 from decodetr.training.settings import choose_setting
-from decodetr.training.space import check_space
-from decodetr.training.starting_point import starting_config
+from decodetr.training.space import asked_space, check_space, is_foreign, stored_config
+from decodetr.training.starting_point import fields_of_space, starting_config
 from decodetr.utils.arguments import extend_lists
 from decodetr.utils.files import output_folder
 from decodetr.utils.preflight import Findings
@@ -94,8 +95,7 @@ class Facts:
 
     def __init__(self, args, training, config, split, pool):
         self.args, self.training, self.config, self.pool, self.split = args, training, config, pool, split
-        words = (word.removeprefix("--").partition("=")[0] for word in args.training_arguments if word[:2] == "--")
-        self.given = {word.replace("-", "_") for word in words}
+        self.given = given_fields(args)
         self.novel = list(split[1]) if split else []
         self.goes_on = goes_on(args)
         own = self.goes_on and not args.streaming and args.regions in (None, "self")
@@ -266,6 +266,11 @@ def _chosen(facts):
         yield f"names split {names_split_file(args.data)} with {len(facts.novel)} novel names"
     if args.setting is None and facts.novel:
         yield f"setting {facts.setting.name}"
+    if args.reset_semantics and is_foreign(asked_space(args), stored := stored_config(args)):
+        said = {word.partition("=")[0] for word in args.set}
+        for name, value in fields_of_space(stored).items():
+            if name not in said:
+                yield f"{name} {value} (the model's {getattr(stored, name)} was for another CLIP)"
     if needs_metric(training) and "metric_for_best_model" not in facts.given:
         yield f"the best checkpoint by {training.metric_for_best_model}"
     if args.calibration_share is None:
@@ -274,5 +279,7 @@ def _chosen(facts):
         yield f"scores not calibrated ({reason})" if reason else kept
     if args.captions and not args.text_model and facts.pool is not None:
         yield f"captions embedded by {facts.pool.info.get('encoder')}"
-    steps = f"{training.max_steps} steps" if training.max_steps > 0 else f"{training.num_train_epochs:g} epochs"
-    yield f"{steps} on {training.device}"
+    length = ""
+    if {"max_steps", "num_train_epochs"} & facts.given:
+        length = f"{training.max_steps} steps " if training.max_steps > 0 else f"{training.num_train_epochs:g} epochs "
+    yield f"{length}on {training.device}"

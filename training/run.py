@@ -15,10 +15,12 @@ from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.train import DeCoDetrTrainer
 from decodetr.training.calibration import ScoreCalibration
 from decodetr.training.checkpoints import to_resume
+from decodetr.training.chosen import CHOSEN, given_fields, set_chosen, situation_of
 from decodetr.training.command import goes_on
 from decodetr.training.data import TrainingData
 from decodetr.training.forgetting import ForgettingReport
 from decodetr.training.identity import digest, settings_identity
+from decodetr.training.learned import doubts
 from decodetr.training.metrics import check_evaluation
 from decodetr.training.model_card import write_card
 from decodetr.training.names import set_names
@@ -48,12 +50,13 @@ class TrainingRun:
         self.args, self.training = args, training
         transformers.set_seed(self.training.seed)
         self.start = start_identity(args)
-        # As far as it is known yet: what does not go on is said before anything long.
-        known = {"start": self.start, **settings_identity(self.training)}
-        to_resume(self.training.resume_from_checkpoint, args.output_dir, known, self.training.overwrite_output_dir)
         self.data = TrainingData(args)
         self.calibration = ScoreCalibration(args, training.streams, self.data)
         self.model, self.processor = start(args, self.data.coco.names)
+        self.chosen = self._choose()
+        # As far as it is known yet: what does not go on is said before anything long.
+        known = {"start": self.start, **settings_identity(self.training)}
+        to_resume(self.training.resume_from_checkpoint, args.output_dir, known, self.training.overwrite_output_dir)
         self.started_from = dict(self.model.config.training_info or {})
         self._set_tables()
         self.deployed = set_names(self.model, args, self.data)
@@ -101,10 +104,18 @@ class TrainingRun:
             trainer.save_metrics("eval", metrics)
         if self.forgetting:
             self.forgetting.after(partial(self._measure, "after", metrics))
+        self.doubts = self._doubts(metrics)
         if trainer.is_world_process_zero():
+            for doubt in self.doubts:
+                logger.warning("This run has not learned what it should: %s", doubt)
             card = write_card(self, metrics, result.metrics, scores)
             logger.warning("%s is the trained model; %s describes it", self.training.output_dir, card)
         return 0
+
+    def _doubts(self, metrics):
+        pairs = self.forgetting.pairs() if self.forgetting else {}
+        state, given = self.trainer.state, given_fields(self.args)
+        return doubts(state.log_history, metrics, self.situation, pairs, given, state.global_step)
 
     def _say_how_to_go_on(self):
         """One line of an interrupted run: which checkpoint there is, and what goes on from it."""
@@ -117,6 +128,12 @@ class TrainingRun:
             logger.warning("Stopped after %d steps; %s", self.trainer.state.global_step, text)
 
     # Tables and data
+
+    def _choose(self):
+        """Set the fields of the training arguments that nobody gave; returns them."""
+        images = self.data.images_with_something(self._looks_itself())
+        self.situation = situation_of(self.args, self.training, images, self.model.config, self.processor)
+        return set_chosen(self.args, self.training, self.situation, self.start)
 
     def _set_tables(self):
         """Pool and vocabulary of the command line."""
@@ -217,7 +234,8 @@ class TrainingRun:
             "replay_image_labels": args.replay_image_labels and recorded_place(args.replay_image_labels),
         }
         earlier = {key: value for key, value in self.started_from.items() if key not in OF_A_RUN}
-        return {**earlier, **self._random, **record(data.setting, seen, novel_seen, **used, **self.pseudo_boxes[0])}
+        used |= {CHOSEN: self.chosen or None, **self.pseudo_boxes[0]}
+        return {**earlier, **self._random, **record(data.setting, seen, novel_seen, **used)}
 
     def _captions(self):
         """Where captions of whole images came in: the file of --captions, or the pool that was built of them; None."""

@@ -12,8 +12,7 @@ PARTS = ("detector", "backbone", "proposer")
 # Entries of training_info that are of one run alone; what went before is in "seen".
 OF_A_RUN = (
     "setting allowed novel_names_seen annotated_names training_names data regions captions image_labels replay_data "
-    "replay_image_labels "
-    "pseudo_boxes pseudo_box_score pool vocabulary"
+    "replay_image_labels pseudo_boxes pseudo_box_score pool vocabulary chosen"
 ).split()
 _SHOWN = 8  # names of a list
 _BOX_TOLERANCE = 0.01  # pixels, the rounding of float32; a proposer does not hit all four sides so well

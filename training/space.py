@@ -98,7 +98,7 @@ def check_space(args, config, training, pool, vocabulary, deployed):
             f"same CLIP made, {other} of the new one as well, or --reset-semantics to begin the semantic stream anew"
         )
     semantic = training is None or training.streams != "localization"
-    if args.reset_semantics and pool is None and semantic and is_foreign((width, info), _stored(args)):
+    if args.reset_semantics and pool is None and semantic and is_foreign((width, info), stored_config(args)):
         raise ValueError(
             f"{first} is of {_describe(width, info)}, and the pool of --model {args.model} of another CLIP: give "
             "--pool POOL, made with that one (decodetr pool build --clip NAME), or --streams localization, which "
@@ -119,7 +119,8 @@ def region_width(folder):
     return kind.list_size if pa.types.is_fixed_size_list(kind) else None
 
 
-def _stored(args):
+def stored_config(args):
+    """The DeCoDetrConfig of --model, as it is stored."""
     from decodetr import DeCoDetrConfig
 
     return DeCoDetrConfig.from_pretrained(resolve(args.model))

@@ -93,6 +93,22 @@ def start_identity(args):
     return found | {"reset_semantics": bool(args.reset_semantics)}
 
 
+# Fields of the config that are chosen for the cosines of one CLIP.
+_OF_SPACE = (
+    "assignment_temperature teacher_temperature name_temperature pool_temperature background_threshold "
+    "background_cosine distill_weight"
+).split()
+
+
+def fields_of_space(config):
+    """{field: its default} of the fields of a DeCoDetrConfig that were chosen for the cosines of one CLIP, where they
+    differ from it: another CLIP has other cosines."""
+    defaults = {name: type(config).__dataclass_fields__[name].default for name in _OF_SPACE}
+    if config.pool_use != "lookup+background":  # nothing is distilled, whatever the CLIP
+        del defaults["distill_weight"]
+    return {name: value for name, value in defaults.items() if getattr(config, name) != value}
+
+
 _OF_NAMES = ("id2label", "label2id")  # fields whose texts are names: `off` is no truth value
 
 
@@ -118,6 +134,8 @@ def starting_config(args, names=()):
         stored = args.config if inline else read_yaml(args.config, dict)
         where = f"{args.recipe}: config" if inline else args.config
         _check_keys(stored, DeCoDetrConfig, where)
+        if "embedding_dim" not in stored and (space := asked_space(args)) is not None:
+            stored = {**stored, "embedding_dim": space[0]}
         base = make_config({"detector_config": stored.get("detector_config"), "class_agnostic": False}, where)
         _check_fields(fields, base)
         return make_config(_with_classes(_merged(stored, fields, base), names, where), where)
@@ -145,6 +163,7 @@ def starting_config(args, names=()):
         stored["embedding_dim"] = space[0]
         if config.semantic_hidden_dim == config.embedding_dim:  # its default
             stored["semantic_hidden_dim"] = None
+        stored |= fields_of_space(config)
     _check_fields(fields, config)
     return make_config(_merged(stored, fields, config), "--set", check=False)
 
