@@ -121,7 +121,10 @@ def test_another_clip_takes_the_old_ones_temperatures_with_it(world, tmp_path, c
     assert (config.embedding_dim, config.nms_iou, config.distill_weight) == (12, 0.6, 2.0)
     for name in ("background_threshold", "name_temperature"):
         assert getattr(config, name) == getattr(default, name)
-        assert f"{name} {getattr(default, name)} (the model's {tuned[name]} was for another CLIP)" in caplog.text
+        assert (
+            f"{name} {getattr(default, name)} (the model's {tuned[name]} was for the stream that it had)"
+            in caplog.text
+        )
     assert "distill_weight" not in caplog.text
     assert set(DeCoDetrForObjectDetection.from_pretrained(tmp_path / "run").vocabulary.names) == set(WHOLE)
 

@@ -24,8 +24,9 @@ from decodetr.training.space_report import (
     sample_regions,
 )
 
-PAPER = {f"{name}_temperature": 0.07 for name in ("assignment", "teacher", "name")} | {"background_threshold": -1.0}
-SHARP = {f"{name}_temperature": 0.01 for name in ("assignment", "teacher", "name")}
+_EACH = ("assignment", "teacher", "teacher_name", "name")
+PAPER = {f"{name}_temperature": 0.07 for name in _EACH} | {"background_threshold": -1.0, "centred": False}
+SHARP = {f"{name}_temperature": 0.01 for name in _EACH}
 NAMES, PROTOTYPES = 65, 1200
 
 

@@ -21,6 +21,18 @@ _LEAST_SCORE = 0.5  # what a name's best embedding must reach, the threshold of 
 _MOST_OF_POOL = 0.25  # effective number of prototypes in a lookup, as a part of the pool
 
 
+_MEND = (
+    "leave temperatures and background to the pool (--set centred=true assignment_temperature=null "
+    "teacher_temperature=null teacher_name_temperature=null name_temperature=null background_threshold=null "
+    "background_level=null), which chose them from data where `decodetr pool build` made it; a pool of an earlier "
+    "version chooses by `decodetr pool build --overwrite`"
+)
+
+
+def _shown(value):
+    return "the pool's" if value is None else value
+
+
 @dataclass
 class SpaceReport:
     """
@@ -53,22 +65,20 @@ class SpaceReport:
         if self.right is not None and self.right < _LEAST_OF_OWN * self.own:
             what = "right" if self.named else "most likely"
             found.append(
-                f"teacher_temperature={config.teacher_temperature}: the teacher gives the {what} name of a region "
-                f"{self.right:.2%} and the background {self.background:.1%}, CLIP's own softmax over these names gives"
-                f" it {self.own:.0%}, so that regions teach little of names; --set teacher_temperature="
-                f"{CLIP_TEMPERATURE}"
+                f"teacher_name_temperature={_shown(config.teacher_name_temperature)}: the teacher gives the {what} name "
+                f"of a region {self.right:.2%} and the background {self.background:.1%}, CLIP's own softmax over these "
+                f"names gives it {self.own:.0%}, so that regions teach little of names; {_MEND}"
             )
         if self.lookup is not None and self.lookup > max(_MOST_OF_POOL * self.prototypes, 4):
             found.append(
-                f"assignment_temperature={config.assignment_temperature}: {self.lookup:,.0f} of {self.prototypes:,} "
+                f"teacher_temperature={_shown(config.teacher_temperature)}: {self.lookup:,.0f} of {self.prototypes:,} "
                 "prototypes take part in a lookup (effective number), so that it is nearly the same for everything; "
-                f"--set assignment_temperature={CLIP_TEMPERATURE}"
+                f"{_MEND}"
             )
         if self.best is not None and self.best < _LEAST_SCORE:
             found.append(
-                f"name_temperature={config.name_temperature}: no embedding can give its name more than "
-                f"{self.best:.2f} on average, so that hardly a detection passes a threshold of {_LEAST_SCORE}; --set "
-                f"name_temperature={CLIP_TEMPERATURE}"
+                f"name_temperature={_shown(config.name_temperature)}: no embedding can give its name more than "
+                f"{self.best:.2f} on average, so that hardly a detection passes a threshold of {_LEAST_SCORE}; {_MEND}"
             )
         if self.moved is not None and 1 - self.moved < (1 - self.cosine) / 2:
             found.append(
@@ -160,32 +170,26 @@ def _describe_teacher(report, model, tables, embeds, names):
     from decodetr.modeling_decodetr.loss_decodetr import teacher_targets
 
     config = model.config
-    _, targets = teacher_targets(
-        torch.full((len(embeds),), -1),
-        embeds,
-        *tables,
-        temperature=config.teacher_temperature,
-        annotation_weight=0.0,
-        background_cosine=config.background_cosine,
-    )
+    nothing = torch.full((len(embeds),), -1)
+    weights, targets = teacher_targets(nothing, embeds, tables, annotation_weight=0.0)
     own = own_shares(embeds, tables.vocabulary.embeddings)
     row = torch.arange(len(embeds))
     shown = names if report.named else own.argmax(-1)
     report.right, report.own = targets[row, shown].mean().item(), own[row, shown].mean().item()
     report.background = targets[:, -1].mean().item()
     if config.pool_use == "lookup+background":
-        report.lookup = effective_number(tables.pool.lookup(embeds, config.assignment_temperature)[0])
+        report.lookup = effective_number(weights.log())
 
 
 def _best(model, tables):
     chosen = torch.linspace(0, len(tables.vocabulary) - 1, min(_NAMES, len(tables.vocabulary))).round().long()
-    stream, names = model.semantic_stream, tables.vocabulary.embeddings
+    stream, names = model.semantic_stream, tables.names
     # In terms of what the predictor makes, which any embedding can be.
     back = torch.linalg.pinv(stream.predictor.weight.detach().float())
     bias = stream.predictor.bias.detach().float()
 
     def log_probs(embeds):
-        return stream.name_log_probs((embeds - bias) @ back.T, *tables)[0][:, chosen]
+        return stream.name_log_probs((embeds - bias) @ back.T, tables)[0][:, chosen]
 
     return best_scores(log_probs, names[chosen]).mean().item()
 

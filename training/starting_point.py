@@ -93,10 +93,10 @@ def start_identity(args):
     return found | {"reset_semantics": bool(args.reset_semantics)}
 
 
-# Fields of the config that are chosen for the cosines of one CLIP.
+# Fields of the config that are chosen for the cosines of one CLIP, or belong to weights that are gone.
 _OF_SPACE = (
-    "assignment_temperature teacher_temperature name_temperature pool_temperature background_threshold "
-    "background_cosine distill_weight"
+    "assignment_temperature teacher_temperature teacher_name_temperature name_temperature pool_temperature "
+    "background_threshold background_level background_margin distill_weight centred residual_weight"
 ).split()
 
 
@@ -163,6 +163,7 @@ def starting_config(args, names=()):
         stored["embedding_dim"] = space[0]
         if config.semantic_hidden_dim == config.embedding_dim:  # its default
             stored["semantic_hidden_dim"] = None
+    if args.reset_semantics:
         stored |= fields_of_space(config)
     _check_fields(fields, config)
     return make_config(_merged(stored, fields, config), "--set", check=False)
