@@ -65,9 +65,9 @@ class SpaceReport:
         if self.right is not None and self.right < _LEAST_OF_OWN * self.own:
             what = "right" if self.named else "most likely"
             found.append(
-                f"teacher_name_temperature={_shown(config.teacher_name_temperature)}: the teacher gives the {what} name "
-                f"of a region {self.right:.2%} and the background {self.background:.1%}, CLIP's own softmax over these "
-                f"names gives it {self.own:.0%}, so that regions teach little of names; {_MEND}"
+                f"teacher_name_temperature={_shown(config.teacher_name_temperature)}: the teacher gives the {what} "
+                f"name of a region {self.right:.2%} and the background {self.background:.1%}, CLIP's own softmax over "
+                f"these names gives it {self.own:.0%}, so that regions teach little of names; {_MEND}"
             )
         if self.lookup is not None and self.lookup > max(_MOST_OF_POOL * self.prototypes, 4):
             found.append(
