@@ -271,7 +271,7 @@ def _chosen(facts):
         said = {word.partition("=")[0] for word in args.set}
         for name, value in fields_of_space(stored).items():
             if name not in said:
-                yield f"{name} {value} (the model's {getattr(stored, name)} was for the stream that it had)"
+                yield f"{name} {value} (the model's {getattr(stored, name)} was for its own pool; --set keeps it)"
     if needs_metric(training) and "metric_for_best_model" not in facts.given:
         yield f"the best checkpoint by {training.metric_for_best_model}"
     if args.calibration_share is None:
