@@ -137,12 +137,28 @@ class Comparison:
         self.processor = DeCoDetrImageProcessor.from_pretrained(resolve(args.model, "model"))
         self.clip = ClipEmbedder(resolve(args.clip, "CLIP"))
         self.pool = PrototypePool.from_pretrained(self.built / "pool")
+        self._check_space(args)
         stages = [open_stage(self.built, stage) for stage in ("regions", "texts")]
         self.pool.info["space"] = measure_space(*stages, self.pool, among=base)  # by the names that have boxes here
         annotations = self.data / "annotations"
         self.splits = {split: CocoAnnotations.load(annotations / f"{split}.json") for split in args.splits}
         self.train_annotations = CocoAnnotations.load(annotations / "train.json").select(base)
         self._cache = None
+
+    def _check_space(self, args):
+        """Pool, names and teacher are of one CLIP; the model's own may be another one."""
+        from decodetr.modeling_decodetr.vocabulary import same_encoder
+
+        for option, given, info in (
+            ("--vocabulary", args.vocabulary, self.names.info),
+            ("--clip", args.clip, self.clip.info),
+        ):
+            if not same_encoder(self.pool.info, info):
+                raise ValueError(
+                    f"{option} {given} is of another CLIP than the pool of --built {args.built} "
+                    f"({self.pool.info.get('encoder')}); give that of the pool, or make the other one anew with "
+                    "`decodetr vocabulary build --text-model` or `decodetr pool build --clip`"
+                )
 
     @property
     def cache(self):
@@ -186,6 +202,7 @@ class Comparison:
             config.pop(key, None)
         fine = int((pool.level == 1).sum())
         config |= {"num_coarse_prototypes": len(pool) - fine, "num_fine_prototypes": fine}
+        config["embedding_dim"] = pool.embedding_dim  # of another CLIP than the model's own, maybe
         model = DeCoDetrForObjectDetection(DeCoDetrConfig(**config))
         model.detector.load_state_dict(self.localized.detector.state_dict())
         model.set_pool(pool, self.names.select(self.train_annotations.names))
