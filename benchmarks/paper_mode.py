@@ -16,8 +16,10 @@ RIGHT, OTHERS, SPREAD = 0.27, 0.19, 0.025
 PAPER = {
     "assignment_temperature": 0.07,
     "teacher_temperature": 0.07,
+    "teacher_name_temperature": 0.07,
     "name_temperature": 0.07,
     "background_threshold": -1,
+    "centred": False,
     "pool_update": "literal",
 }
 # A detector has to be there; it does not run.
@@ -79,15 +81,11 @@ def parser():
     return extend_lists(arguments)
 
 
-def main(argv=None) -> int:
-    """Measure and print."""
-    args = parser().parse_args(argv)
+def load(args):
+    """(names (K, d), captions (M, d)) of the arguments: distinct unit rows; with --draw drawn ones."""
     import numpy as np
     import torch
-    from harness import say, table
     from torch.nn import functional as F
-
-    from decodetr.training.starting_point import config_fields
 
     names = F.normalize(torch.from_numpy(np.load(args.names)).float(), dim=-1)
     names = names if args.rows is None else names[args.rows]
@@ -98,6 +96,17 @@ def main(argv=None) -> int:
         spread = torch.linalg.cholesky(captions.T.cov() + 1e-6 * torch.eye(captions.shape[1]))
         drawn = torch.randn(args.draw, captions.shape[1], generator=generator) @ spread.T
         captions = F.normalize(captions.mean(0) + drawn, dim=-1)
+    return names, captions
+
+
+def main(argv=None) -> int:
+    """Measure and print."""
+    args = parser().parse_args(argv)
+    from harness import say, table
+
+    from decodetr.training.starting_point import config_fields
+
+    names, captions = load(args)
     report, problems = report_of(names, captions, PAPER | config_fields(args.set))
     figures = {
         "names, prototypes": f"{len(names)}, {report.prototypes:,}",

@@ -89,8 +89,8 @@ def test_the_papers_temperatures_in_a_real_clips_space_are_said_to_fail(space):
     assert report.cosine == pytest.approx(0.75, abs=0.01) and report.moved > 0.95
     said = report.problems(model.config)
     assert [line.split("=")[0] for line in said] == [
+        "teacher_name_temperature",
         "teacher_temperature",
-        "assignment_temperature",
         "pool_update",
     ]
     assert report.best > 0.5  # 65 names alone can be told apart by an embedding that no region teaches
@@ -227,7 +227,7 @@ def narrow(tmp_path_factory):
 @pytest.mark.parametrize(
     "fields, said",
     [
-        ({**PAPER, "pool_update": "literal"}, ["assignment_temperature", "pool_update"]),
+        ({**PAPER, "pool_update": "literal"}, ["teacher_temperature", "pool_update"]),
         ({**SHARP, "pool_update": "frozen", "background_threshold": -1}, []),
     ],
 )
