@@ -4,7 +4,8 @@ from decodetr.utils.documents import read_text
 from decodetr.utils.markup import front_matter, markdown_table, markdown_text
 
 TITLE = "## Scores"
-_SOURCE = "images kept aside"
+HEADER = ["names", "precision, %", "recall, %", "calibration error", "of scores above 0.1"]
+_FACTS = {"images", "objects", "names", "data", "kept_aside", "before", "after"}
 
 
 def scores_section(config, reason=None, measured=None, best=None):
@@ -18,8 +19,9 @@ def scores_section(config, reason=None, measured=None, best=None):
     Returns:
         list of lines.
     """
-    info = config.calibration_info
-    lines = ["", TITLE]
+    info, lines = config.calibration_info, ["", TITLE]
+    if info is not None and not _FACTS <= info.keys():  # written by somebody else
+        info = None
     if reason is not None:
         lines.append(
             f"Not calibrated by this run: {markdown_text(reason)}." + (" Those of before stay." if info else "")
@@ -32,24 +34,26 @@ def scores_section(config, reason=None, measured=None, best=None):
             f"objects of {info['names']} names: a score says how often such a detection is right (IoU of at least "
             "0.5). All names share one slope and one bias, also those without boxes, of which these images say "
             "nothing.",
+        ]
+        if not info["kept_aside"]:
+            lines[-1] += " Where the model was trained on these images, what it reaches on them is too good."
+        lines += [
             "",
             f"`decodetr predict` shows scores above {config.common_threshold:g}"
             + (f" ({own} names have thresholds of their own)" if own else "")
             + f"; give other programs the same: `pipeline(...)(image, threshold={config.common_threshold:g})`.",
         ]
-    rows = [] if info is None else score_rows(info, _SOURCE)
+    rows = [] if info is None else score_rows(info, "images kept aside" if info["kept_aside"] else "these images")
     if measured is not None:
         rows += [
             row for group in measured["after"] for row in score_rows(of_one(measured, group), f"validation, {group}")
         ]
     if rows:
-        lines += ["", markdown_table(HEADER, rows).rstrip()]
+        header = HEADER if info is not None else [f"names, threshold {config.common_threshold:g}", *HEADER[1:]]
+        lines += ["", markdown_table(header, rows).rstrip()]
     if best is not None:
         lines += ["", f"F1 is best at a score of {best:.3f}: `decodetr predict --threshold`."]
     return lines
-
-
-HEADER = ["names", "precision, %", "recall, %", "calibration error", "of scores above 0.1"]
 
 
 def of_one(measured, group):

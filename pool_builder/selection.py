@@ -156,11 +156,12 @@ def cluster_regions(output, settings, overwrite=False, image_captions=False):
     return pool
 
 
-def measure_space(regions, texts, pool):
+def measure_space(regions, texts, pool, among=None):
     """The teacher's space as the regions show it, for `pool.info["space"]` (space.py).
 
     Args:
         regions, texts: finished [`StageFolder`]s. pool (PrototypePool): its `info` has `logit_scale` and `logit_bias`.
+        among: only these names may choose; default: all that are annotated.
 
     Returns:
         dict; its `asked` says what the temperatures were chosen by: the numbers of names and of their annotated
@@ -177,7 +178,7 @@ def measure_space(regions, texts, pool):
     coarse = pool.prototypes[pool.level == 0].numpy()
     given = {name: pool.info.get(name) for name in ("logit_scale", "logit_bias")}
     space = describe_space(images[kept], captions[kept], coarse, **given)
-    annotated = finite & (names != "")
+    annotated = finite & (names != "" if among is None else np.isin(names, sorted(among)))
     known, labels = np.unique(names[annotated], return_inverse=True)
     if len(known) > 1 and annotated.sum() >= FEWEST:
         row_of, embeds = _texts(texts)

@@ -14,6 +14,7 @@ import torch
 from scipy.optimize import minimize
 from torch.nn import functional as F
 
+from decodetr.modeling_decodetr import PrototypePool
 from decodetr.modeling_decodetr.embedding_space import background_mass, centred, text_cosine
 
 LOOKED_UP = 12.0  # prototypes that a lookup spreads over: median of the effective number
@@ -139,6 +140,25 @@ def lookup_temperature(embeddings, prototypes, wanted=LOOKED_UP):
         number = effective_number(similarity / tau)
         low, high = (tau, high) if number < wanted else (low, tau)
     return tau, number
+
+
+def random_pool(pool, image_embeds, seed=0):
+    """A pool as large as `pool` that says nothing: random directions around the same mean, as far from it, of which a
+    lookup takes as many.
+
+    Args:
+        pool (PrototypePool): with a space. image_embeds (R, d): of regions, unit rows.
+    """
+    space = dict(pool.info["space"])
+    text_mean, image_mean = (torch.tensor(space[name]) for name in ("text_mean", "image_mean"))
+    generator = torch.Generator().manual_seed(seed)
+    directions = F.normalize(torch.randn(pool.prototypes.shape, generator=generator), dim=-1)
+    rows = text_mean + (pool.prototypes - text_mean).norm(dim=-1, keepdim=True) * directions
+    images = centred(torch.as_tensor(image_embeds[:_REGIONS]), image_mean)
+    tau, space["looked_up"] = lookup_temperature(images, centred(rows, text_mean))
+    space |= {"teacher_temperature": tau, "assignment_temperature": tau / space["image_cosine"]}
+    known = {name: pool.info.get(name) for name in ("encoder", "encoder_revision", "encoder_fingerprint")}
+    return PrototypePool(rows, pool.level, pool.parent, info={**known, "space": space})
 
 
 def effective_number(logits):

@@ -65,18 +65,11 @@ def add_arguments(parser):
     parser.add_argument("--output", required=True, help="folder for runs.json and table.md")
 
 
-def variants(pool, silent):
+def variants(pool, silent, random):
     """{key of VARIANTS: (pool, fields of the config that differ)}."""
-    import torch
-
-    from decodetr import PrototypePool
-
-    fine = int((pool.level == 1).sum())
-    random = PrototypePool.random(len(pool) - fine, fine, pool.embedding_dim, torch.Generator().manual_seed(0))
     return {
         "captions": (pool, {}),
-        # Momentum would bring the captions back that were left out.
-        "silent": (silent, {"pool_update": "frozen"}),
+        "silent": (silent, {}),
         "random": (random, {}),
         "background": (pool, {"pool_use": "background", **_NO_LOOKUP}),
         "none": (pool, {"pool_use": "none", **_NO_LOOKUP}),
@@ -132,6 +125,8 @@ class Comparison:
     def __init__(self, args):
         from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool
         from decodetr.pool_builder.embedder import ClipEmbedder
+        from decodetr.pool_builder.selection import measure_space
+        from decodetr.pool_builder.stages import open_stage
         from decodetr.processing import CocoAnnotations
         from decodetr.processing.shipped import load_vocabulary, resolve
 
@@ -142,10 +137,28 @@ class Comparison:
         self.processor = DeCoDetrImageProcessor.from_pretrained(resolve(args.model, "model"))
         self.clip = ClipEmbedder(resolve(args.clip, "CLIP"))
         self.pool = PrototypePool.from_pretrained(self.built / "pool")
+        self._check_space(args)
+        stages = [open_stage(self.built, stage) for stage in ("regions", "texts")]
+        self.pool.info["space"] = measure_space(*stages, self.pool, among=base)  # by the names that have boxes here
         annotations = self.data / "annotations"
         self.splits = {split: CocoAnnotations.load(annotations / f"{split}.json") for split in args.splits}
         self.train_annotations = CocoAnnotations.load(annotations / "train.json").select(base)
         self._cache = None
+
+    def _check_space(self, args):
+        """Pool, names and teacher are of one CLIP; the model's own may be another one."""
+        from decodetr.modeling_decodetr.vocabulary import same_encoder
+
+        for option, given, info in (
+            ("--vocabulary", args.vocabulary, self.names.info),
+            ("--clip", args.clip, self.clip.info),
+        ):
+            if not same_encoder(self.pool.info, info):
+                raise ValueError(
+                    f"{option} {given} is of another CLIP than the pool of --built {args.built} "
+                    f"({self.pool.info.get('encoder')}); give that of the pool, or make the other one anew with "
+                    "`decodetr vocabulary build --text-model` or `decodetr pool build --clip`"
+                )
 
     @property
     def cache(self):
@@ -166,15 +179,30 @@ class Comparison:
             self._cache = FeatureCache.build(self.model(self.pool, {}), dataset, detection_collate, **sizes)
         return self._cache
 
+    def random_pool(self):
+        """Prototypes that say nothing, in the same space."""
+        import numpy as np
+
+        from decodetr.pool_builder.space import random_pool
+        from decodetr.processing import RegionTable
+
+        regions = RegionTable.load(self.built / "regions")
+        ids = regions.image_ids[:400]
+        return random_pool(self.pool, np.concatenate([regions.get(image)["image_embeds"] for image in ids]))
+
     def model(self, pool, fields):
         """The localization stream with a fresh semantic stream and the training names."""
         from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection
+        from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
+        from decodetr.training.starting_point import fields_of_space
 
-        config = self.localized.config.to_dict() | fields
+        localized = self.localized.config
+        config = localized.to_dict() | fields_of_space(localized) | UNCALIBRATED | fields
         for key in ("prototype_captions", "pool_info", "vocabulary_info", "id2label", "label2id", "architectures"):
             config.pop(key, None)
         fine = int((pool.level == 1).sum())
         config |= {"num_coarse_prototypes": len(pool) - fine, "num_fine_prototypes": fine}
+        config["embedding_dim"] = pool.embedding_dim  # of another CLIP than the model's own, maybe
         model = DeCoDetrForObjectDetection(DeCoDetrConfig(**config))
         model.detector.load_state_dict(self.localized.detector.state_dict())
         model.set_pool(pool, self.names.select(self.train_annotations.names))
@@ -351,7 +379,7 @@ def _run(args):
     silent = None
     if "silent" in args.variants:
         silent = silent_pool(comparison.built / "regions", comparison.clip, comparison.pool, comparison.novel)
-    compared = variants(comparison.pool, silent)
+    compared = variants(comparison.pool, silent, comparison.random_pool())
     for name, seed in product(args.variants, args.seeds):
         if str(seed) in results.content["runs"].get(name, {}):
             continue

@@ -135,7 +135,11 @@ def test_the_command_makes_a_calibrated_copy_with_a_card(world, tmp_path, capsys
     assert info["after"]["error"] < info["before"]["error"]
     assert f"the default threshold is {config.score_threshold:g}" in printed
     card = (tmp_path / "copy/README.md").read_text()
-    assert card.count("## Scores") == 1 and f"scores above {config.score_threshold:g}" in card
+    assert (
+        "what it reaches on them is too good" in card
+        and card.count("## Scores") == 1
+        and f"scores above {config.score_threshold:g}" in card
+    )
     assert f"| these images | {100 * info['after']['precision']:.1f} |" in printed
     raw, loaded = (DeCoDetrForObjectDetection.from_pretrained(f).eval() for f in (world / "model", tmp_path / "copy"))
     pixels = tiny_batch()["pixel_values"]
@@ -271,3 +275,21 @@ def test_predict_shows_what_the_calibration_says(world, tmp_path, capsys):
         row for row in rows if row["name"] != "cat" and row["score"] > config.score_threshold
     ]
     assert any(row["name"] == "cat" for row in rows)
+
+
+def test_the_benchmark_of_calibration_measures_small_vocabularies(world, capsys):
+    import score_calibration
+
+    (world / "data/names.json").write_text(json.dumps({"base": {0: NAMES[0], 1: NAMES[1]}, "novel": {2: NAMES[2]}}))
+    words = ["--model", str(world / "model"), "--data", str(world / "data"), "--images", "40", "--draws", "2"]
+    try:
+        score_calibration.main([*words, "--splits", "train"])
+    finally:
+        (world / "data/names.json").unlink()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:3] for row in rows] == [
+        ["train", words, when] for words in ("all names", "12 names", "one name") for when in ("before", "after")
+    ]
+    assert rows[0] == ["train", "all names", *rows[2][2:]] and rows[1][3:] == rows[3][3:]  # there are but three names
+    assert "(+-" in rows[1][3] and "(+-" not in rows[0][3]
+    assert float(rows[1][6]) < float(rows[0][6])  # the calibration error

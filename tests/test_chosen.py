@@ -121,18 +121,23 @@ def test_another_clip_takes_the_old_ones_temperatures_with_it(world, tmp_path, c
     assert (config.embedding_dim, config.nms_iou, config.distill_weight) == (12, 0.6, 2.0)
     for name in ("background_threshold", "name_temperature"):
         assert getattr(config, name) == getattr(default, name)
-        assert f"{name} {getattr(default, name)} (the model's {tuned[name]} was for another CLIP)" in caplog.text
+        assert (
+            f"{name} {getattr(default, name)} (the model's {tuned[name]} was for its own pool; --set keeps it)"
+            in caplog.text
+        )
     assert "distill_weight" not in caplog.text
     assert set(DeCoDetrForObjectDetection.from_pretrained(tmp_path / "run").vocabulary.names) == set(WHOLE)
 
 
-def test_the_same_clip_keeps_them(world, tmp_path):  # noqa: F811
-    more = ["--reset-semantics", "--set", "background_threshold=0.95", "--max_steps", "1"]
-    assert main(_words(world, tmp_path / "one", *more)) == 0
-    words = _words(world, tmp_path / "two", "--reset-semantics", "--max_steps", "1", "--pool", world / "pool")
-    words[words.index("--model") + 1] = str(tmp_path / "one")
-    assert main(words) == 0
-    assert DeCoDetrConfig.from_pretrained(tmp_path / "two").background_threshold == 0.95
+def test_semantics_that_begin_anew_begin_with_what_the_pool_says(world, tmp_path):  # noqa: F811
+    """Also of the same CLIP; a run that goes on keeps what the model has."""
+    tuned = ["--set", "background_threshold=0.95", "--max_steps", "1"]
+    assert main(_words(world, tmp_path / "one", *tuned)) == 0
+    for more, kept in (["--reset-semantics"], None), (["--reset-semantics", *tuned], 0.95), ([], 0.95):
+        words = _words(world, tmp_path / str(len(more)), "--max_steps", "1", *more)
+        words[words.index("--model") + 1] = str(tmp_path / "one")
+        assert main(words) == 0
+        assert DeCoDetrConfig.from_pretrained(tmp_path / str(len(more))).background_threshold == kept
 
 
 @pytest.mark.parametrize("views, code", [([], 0), (["--cache_views", "1"], 1)])

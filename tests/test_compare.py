@@ -83,6 +83,23 @@ def test_few_base_names_keep_their_boxes_and_all_others_count_as_novel(built, tm
     assert "--base-names must be from 1 to 180" in error and "--steps must be at least 1" in error
 
 
+def test_the_model_takes_the_pools_clip_and_tables_of_two_clips_are_refused(built, tmp_path, capsys):
+    wide = tiny_model(embedding_dim=16)
+    wide.save_pretrained(tmp_path / "wide")
+    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "wide")
+    comparison = _comparison(built, tmp_path, "--model", str(tmp_path / "wide"))
+    model = comparison.model(comparison.pool, {})
+    assert model.config.embedding_dim == comparison.pool.embedding_dim == 8 and len(model.vocabulary) == 180
+    given = wide.detector.state_dict()
+    assert all(torch.equal(value, given[name]) for name, value in model.detector.state_dict().items())
+    other = str(write_tiny_clip(tmp_path / "clip", seed=1, length=40))
+    names = ["--names-split", str(built / "scenes/names.json"), "--text-model", other]
+    assert main(["vocabulary", "build", *names, "--output", str(tmp_path / "names")]) == 0
+    for option, given in (("--clip", other), ("--vocabulary", str(tmp_path / "names"))):
+        assert main(_words(built, tmp_path / "out", option, given)) == 1
+        assert f"{option} {given} is of another CLIP than the pool of --built" in capsys.readouterr().err
+
+
 def test_the_shape_that_never_has_a_box_has_its_own_column_where_there_is_one():
     run = {f"{key}, {size}": 50.0 for key in ("AP50", "AP50_novel", "AP50_base", "absent") for size in ("all", 12, 1)}
     ceiling = {key: 90.0 for key in ("AP50", "AP50_novel", "AP50_base", "recall_novel", "recall_base")}
@@ -124,12 +141,10 @@ def test_a_finished_run_is_one_short_line():
 
 def test_variants_differ_in_what_they_say(built):
     pool = PrototypePool.random(4, 3, 8, torch.Generator().manual_seed(1))
-    silent = PrototypePool.random(2, 2, 8)
-    made = variants(pool, silent)
+    silent, random = PrototypePool.random(2, 2, 8), PrototypePool.random(4, 3, 8)
+    made = variants(pool, silent, random)
     assert list(made) == list(VARIANTS)
-    assert made["captions"] == (pool, {}) and made["silent"] == (silent, {"pool_update": "frozen"})
-    random = made["random"][0]
-    assert random.prototypes.shape == pool.prototypes.shape and not torch.equal(random.prototypes, pool.prototypes)
+    assert made["captions"] == (pool, {}) and made["silent"] == (silent, {}) and made["random"] == (random, {})
     fields = {name: changed for name, (_, changed) in made.items() if changed}
     assert fields["background"] == {"pool_use": "background", "distill_weight": 0.0}
     assert fields["none"]["pool_use"] == "none" and fields["query"] == {"semantic_inputs": "query"}

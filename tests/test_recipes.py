@@ -340,7 +340,8 @@ def test_the_number_of_queries_is_a_word_beside_a_recipe(name):
 
 def test_a_detector_that_classifies_needs_names_that_the_data_declare():
     config = {"class_agnostic": False, "detector_config": {"model_type": "detr"}}
-    args = argparse.Namespace(config=config, set=["nms_iou=0.5"], recipe="here")
+    args = argparse.Namespace(config=config, set=["nms_iou=0.5"], recipe="here", pool=None, vocabulary=None)
+    args.text_model = None
     found = starting_config(args, ["b", "a"]).detector_config
     assert found.id2label == {0: "b", 1: "a"} and found.num_labels == 2
     said = {"model_type": "detr", "id2label": {0: "c"}}

@@ -140,7 +140,10 @@ def test_captions_are_refused_where_the_pool_stays(tmp_path):
         (["--no-exhaustive", "--streams", "localization"], "--exhaustive is for the semantic stream"),
         (["--shuffle-buffer", "5"], "--shuffle-buffer is for --streaming"),
         (["--blur", "1", "--no-augmentation"], "leave out --no-augmentation"),
-        (["--noise", "1", "--streams", "semantic", "--cache_features", "true"], "give --cache_views 2"),
+        (
+            ["--noise", "1", "--streams", "semantic", "--cache_features", "true", "--cache_views", "1"],
+            "give --cache_views 2",
+        ),
         (["--replay-images", "5"], "--replay-images is a part of --replay-data"),
         (["--held-out-data", "d"], "--held-out-data shows what a --model forgets"),
         (["--pseudo-boxes", "none", "--pseudo-box-score", "0.3"], "leave one out"),

@@ -31,12 +31,14 @@ def situation_of(args, training, images, config, processor):
 
     Args:
         args: of the command. training (DeCoDetrTrainingArguments). images (int): as of [`Situation`].
-        config (DeCoDetrConfig): of the model. processor: its image processor.
+        config (DeCoDetrConfig): of the starting point. processor: its image processor.
     """
+    # A localization run without a pool leaves random weights to the semantic stream.
+    learned = goes_on(args) and (config.training_info or {}).get("pool") != "random"
     return Situation(
         streams=training.streams,
         detector=TRAINED if goes_on(args) else NEW if args.config else PRETRAINED,
-        semantics=TRAINED if goes_on(args) else NEW,
+        semantics=TRAINED if learned else NEW,
         images=images,
         width=query_dim(config.detector_config),
         side=max(side or 0 for side in dict(processor.size).values()),

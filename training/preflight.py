@@ -20,7 +20,7 @@ from decodetr.training.metrics import check_metric, check_names, default_metric,
 from decodetr.training.pairs import check_pairs, notes
 from decodetr.training.recipe import closest
 from decodetr.training.settings import choose_setting
-from decodetr.training.space import asked_space, check_space, is_foreign, stored_config
+from decodetr.training.space import check_space, stored_config
 from decodetr.training.starting_point import fields_of_space, starting_config
 from decodetr.utils.arguments import extend_lists
 from decodetr.utils.files import output_folder
@@ -266,11 +266,12 @@ def _chosen(facts):
         yield f"names split {names_split_file(args.data)} with {len(facts.novel)} novel names"
     if args.setting is None and facts.novel:
         yield f"setting {facts.setting.name}"
-    if args.reset_semantics and is_foreign(asked_space(args), stored := stored_config(args)):
+    if args.reset_semantics:
+        stored = stored_config(args)
         said = {word.partition("=")[0] for word in args.set}
         for name, value in fields_of_space(stored).items():
             if name not in said:
-                yield f"{name} {value} (the model's {getattr(stored, name)} was for another CLIP)"
+                yield f"{name} {value} (the model's {getattr(stored, name)} was for its own pool; --set keeps it)"
     if needs_metric(training) and "metric_for_best_model" not in facts.given:
         yield f"the best checkpoint by {training.metric_for_best_model}"
     if args.calibration_share is None:

@@ -93,16 +93,17 @@ def start_identity(args):
     return found | {"reset_semantics": bool(args.reset_semantics)}
 
 
-# Fields of the config that are chosen for the cosines of one CLIP.
+# Fields of the config that are chosen for the cosines of one pool and CLIP, or kept for the weights of a stream that
+# an earlier version trained.
 _OF_SPACE = (
-    "assignment_temperature teacher_temperature name_temperature pool_temperature background_threshold "
-    "background_cosine distill_weight"
+    "centred assignment_temperature teacher_temperature teacher_name_temperature name_temperature pool_temperature "
+    "background_threshold background_level background_margin distill_weight residual_weight pool_update"
 ).split()
 
 
 def fields_of_space(config):
-    """{field: its default} of the fields of a DeCoDetrConfig that were chosen for the cosines of one CLIP, where they
-    differ from it: another CLIP has other cosines."""
+    """{field: its default} of the fields of a DeCoDetrConfig that were chosen for the cosines of one pool and CLIP,
+    where they differ from it: others say themselves what suits them."""
     defaults = {name: type(config).__dataclass_fields__[name].default for name in _OF_SPACE}
     if config.pool_use != "lookup+background":  # nothing is distilled, whatever the CLIP
         del defaults["distill_weight"]
@@ -156,14 +157,13 @@ def starting_config(args, names=()):
             config.num_labels = 1
         config = DeCoDetrConfig(detector_config=config)
     stored = config.to_dict()
-    if args.reset_semantics:  # its scores were those of another stream
-        stored |= UNCALIBRATED
+    if args.reset_semantics:  # its scores were those of another stream, its temperatures of another pool
+        stored |= UNCALIBRATED | fields_of_space(config)
     if (args.detector or args.reset_semantics) and is_foreign(space := asked_space(args), config):
         stored |= dict.fromkeys(("pool_info", "vocabulary_info", "prototype_captions"))
         stored["embedding_dim"] = space[0]
         if config.semantic_hidden_dim == config.embedding_dim:  # its default
             stored["semantic_hidden_dim"] = None
-        stored |= fields_of_space(config)
     _check_fields(fields, config)
     return make_config(_merged(stored, fields, config), "--set", check=False)
 
