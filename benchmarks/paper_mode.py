@@ -18,8 +18,10 @@ PAPER = {
     "teacher_temperature": 0.07,
     "teacher_name_temperature": 0.07,
     "name_temperature": 0.07,
-    "background_threshold": -1,
     "centred": False,
+    "background_threshold": -1,
+    "background_level": -1,
+    "residual_weight": None,
     "pool_update": "literal",
 }
 # A detector has to be there; it does not run.
@@ -66,7 +68,7 @@ def report_of(names, captions, fields, seed=1):
     model = DeCoDetrForObjectDetection(DeCoDetrConfig(detector_config=_DETECTOR, **sizes, **fields))
     model.set_pool(PrototypePool(captions), Vocabulary([f"name {i}" for i in range(len(names))], names))
     report = describe_space(model, images, torch.arange(len(names)), captions)
-    return report, report.problems(model.config)
+    return report, report.problems()
 
 
 def parser():

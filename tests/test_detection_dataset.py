@@ -126,6 +126,20 @@ def test_pseudo_boxes_are_certain_regions_beside_the_annotated_boxes(folder):
         _dataset(folder, regions=regions, pseudo_box_score=float("nan"))
 
 
+def test_an_annotation_that_is_left_out_leaves_its_object_to_the_region_on_it(folder):
+    row = {"file_name": "", "caption": "", "clip_score": 0.5, "kept": True, "image_id": 1, "proposal_score": 0.9}
+    row |= {"image_embed": [1.0, 0.0], "text_embed": [1.0, 0.0], "box": [10, 5, 30, 15]}  # that of an annotated box
+    write_regions(folder / "on-a-box", [row], embedding_dtype="float32")
+    regions = RegionTable.load(folder / "on-a-box")
+    found = {}
+    for names in (["dog", "cat"], ["dog"], ["cat"]):
+        data = _dataset(folder, names=names, regions=regions, pseudo_box_score=0.5, skip_unknown_names=True)
+        labels = data[0]["labels"]
+        found[tuple(names)] = (len(labels["boxes"]), labels["pseudo_boxes"].tolist())
+    assert found["dog", "cat"] == (2, []) and found["cat",] == (1, [])
+    assert found["dog",] == (1, [[0.5, 0.5, 0.5, 0.5]])
+
+
 def test_a_region_whose_caption_failed_teaches_by_its_picture_alone(folder):
     """CLIP's view of it is there, its caption does not reach the pool, and it is no pseudo box."""
     row = {"file_name": "", "clip_score": 0.5, "image_id": 1, "proposal_score": 0.9, "caption": "a thing"}

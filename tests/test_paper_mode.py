@@ -39,7 +39,7 @@ def test_the_command_prints_figures_and_warnings(tmp_path, capsys):
     report, problems = paper_mode.report_of(_texts(20, 0), _texts(300, 1), paper_mode.PAPER)
     assert "| names, prototypes | 20, 300 |" in printed and f"| {report.right:.2%} |" in printed
     assert len(problems) == 3 and all(f"- {problem.split(':')[0]}: " in printed for problem in problems)
-    sharp = [f"{name}_temperature=0.01" for name in ("assignment", "teacher", "name")]
+    sharp = [f"{name}_temperature=0.01" for name in ("assignment", "teacher", "teacher_name", "name")]
     assert paper_mode.main([*files, "--draw", "500", "--set", *sharp, "--set", "pool_update=frozen"]) == 0
     printed = capsys.readouterr().out
     assert "| names, prototypes | 30, 500 |" in printed and "--set" not in printed

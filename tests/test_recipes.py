@@ -253,10 +253,13 @@ def test_shipped_recipes_build_their_model(name):
 def test_the_papers_recipe_has_its_values():
     args = _parse("decodetr-r50-paper")
     config = _config_of(args)
-    temperatures = [getattr(config, f"{name}_temperature") for name in ("assignment", "teacher", "name")]
-    assert temperatures == [0.07] * 3 and (config.pool_momentum, config.pool_update) == (0.99, "literal")
+    temperatures = [
+        getattr(config, f"{name}_temperature") for name in ("assignment", "teacher", "teacher_name", "name")
+    ]
+    assert temperatures == [0.07] * 4 and (config.pool_momentum, config.pool_update) == (0.99, "literal")
     assert not config.class_agnostic and config.semantic_inputs == "query" and config.gradient_isolation
     assert (config.pool_use, config.background_threshold, config.annotation_weight) == ("lookup+background", -1, 0)
+    assert (config.centred, config.residual_weight, config.background_level) == (False, None, -1)
     assert (args.pseudo_boxes, args.unkept_regions) == ("none", "teach")
     words = args.training_arguments
     assert int(words[words.index("--per_device_train_batch_size") + 1]) * 8 == 64

@@ -106,8 +106,12 @@ def test_names(world, tmp_path, setting, novel):
     assert f"| setting | {setting} |" in (tmp_path / "README.md").read_text()
 
 
-def test_captions_move_the_pool(world, tmp_path):
+def test_captions_move_a_pool_that_may_move(world, tmp_path, capsys):
     captions = ("--captions", str(world / "captions.json"), "--regions", "none")
+    assert _train(world, tmp_path / "frozen", "--setting", "C-OVD", *captions) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "build them into it (decodetr pool build --image-captions FILE)" in said
+    captions = (*captions, "--set", "pool_update=stable")
     for name, more in (("without", captions[2:]), ("with", captions)):
         assert _train(world, tmp_path / name, "--setting", "C-OVD", *more) == 0
     before = DeCoDetrForObjectDetection.from_pretrained(world / "model").prototype_pool.prototypes

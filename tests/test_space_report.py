@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from decodetr import PrototypePool, Vocabulary
 from decodetr.__main__ import main
+from decodetr.pool_builder.space import choose_scales
+from decodetr.pool_builder.space import describe_space as measure
 from decodetr.processing import CocoAnnotations, RegionTable, write_regions
 from decodetr.training.space_report import (
     best_scores,
@@ -24,9 +26,9 @@ from decodetr.training.space_report import (
     sample_regions,
 )
 
-_EACH = ("assignment", "teacher", "teacher_name", "name")
-PAPER = {f"{name}_temperature": 0.07 for name in _EACH} | {"background_threshold": -1.0, "centred": False}
-SHARP = {f"{name}_temperature": 0.01 for name in _EACH}
+TEMPERATURES = [f"{name}_temperature" for name in ("assignment", "teacher", "teacher_name", "name")]
+PAPER = dict.fromkeys(TEMPERATURES, 0.07) | {"background_threshold": -1.0, "centred": False}
+SHARP = dict.fromkeys(TEMPERATURES, 0.01) | {"centred": False}
 NAMES, PROTOTYPES = 65, 1200
 
 
@@ -87,7 +89,7 @@ def test_the_papers_temperatures_in_a_real_clips_space_are_said_to_fail(space):
     assert report.own == pytest.approx(own_shares(images, names).diagonal().mean().item()) and report.own > 0.5
     assert report.lookup > 0.9 * PROTOTYPES
     assert report.cosine == pytest.approx(0.75, abs=0.01) and report.moved > 0.95
-    said = report.problems(model.config)
+    said = report.problems()
     assert [line.split("=")[0] for line in said] == [
         "teacher_name_temperature",
         "teacher_temperature",
@@ -104,7 +106,7 @@ def test_the_background_of_the_defaults_takes_everything_there(space):
     model = _model(names, prototypes, **{**PAPER, "background_threshold": 0.95})
     report = describe_space(model, images, torch.arange(NAMES), captions)
     assert report.background > 0.9 and report.right < 0.01 and report.moved is None  # it does not move literally
-    said = report.problems(model.config)
+    said = report.problems()
     assert f"the background {report.background:.1%}" in said[0] and len(said) == 3
     assert (
         report.best < 0.45
@@ -127,8 +129,29 @@ def test_sharp_temperatures_pass_without_a_word(space):
     names, prototypes, images, captions = space
     model = _model(names, prototypes, pool_update="frozen", background_threshold=-1.0, **SHARP)
     report = describe_space(model, images, torch.arange(NAMES), captions)
-    assert report.problems(model.config) == []
+    assert report.problems() == []
     assert report.right == pytest.approx(report.own) and report.best > 0.9 and report.lookup < PROTOTYPES / 4
+
+
+def test_what_was_chosen_from_data_passes_and_mends_the_papers_values(space):
+    names, prototypes, images, captions = space
+    seen, labels = clip_images(names.repeat(4, 1), seed=3), torch.arange(NAMES).repeat(4)
+    measured = measure(seen, names.repeat(4, 1), prototypes[:300])
+    pool = PrototypePool(
+        prototypes, info={"space": measured | choose_scales(measured, prototypes, seen, labels, names)}
+    )
+    said = {}
+    for key, fields in (("chosen", {}), ("paper", {**PAPER, "background_level": -1, "pool_update": "literal"})):
+        model = _model(names, prototypes, **fields)
+        model.set_pool(pool)
+        report = describe_space(model, images, torch.arange(NAMES), captions)
+        said[key] = report.problems()
+    assert said["chosen"] == []
+    assert [line.split("; ")[1] for line in said["paper"]] == [
+        "--set centred=true teacher_name_temperature=null background_level=null",
+        "--set centred=true teacher_temperature=null assignment_temperature=null",
+        "--set pool_update=frozen",
+    ]
 
 
 def test_a_wide_space_takes_the_papers_temperatures(space):
@@ -140,7 +163,7 @@ def test_a_wide_space_takes_the_papers_temperatures(space):
     images = F.normalize(0.9 * names + 0.4 * noise, dim=-1)
     model = _model(names, torch.cat([prototypes[:200], names]), **PAPER)
     report = describe_space(model, images, torch.arange(NAMES), prototypes)
-    assert report.problems(model.config) == [] and report.right > 0.9 and report.lookup < 40
+    assert report.problems() == [] and report.right > 0.9 and report.lookup < 40
 
 
 def test_without_regions_the_names_alone_are_judged(space):
@@ -148,7 +171,7 @@ def test_without_regions_the_names_alone_are_judged(space):
     nothing, model = torch.zeros(0, DIM), _model(names, prototypes, **{**PAPER, "background_threshold": 0.95})
     report = describe_space(model, nothing, torch.zeros(0, dtype=torch.int64), nothing)
     assert report.right is report.lookup is report.moved is None
-    assert [line.split("=")[0] for line in report.problems(model.config)] == ["name_temperature"]
+    assert [line.split("=")[0] for line in report.problems()] == ["name_temperature"]
 
 
 def test_without_right_names_the_most_likely_ones_are_judged(space):
@@ -157,7 +180,7 @@ def test_without_right_names_the_most_likely_ones_are_judged(space):
     report = describe_space(model, images, torch.full((NAMES,), -1), captions)
     likely = own_shares(images, names)
     assert not report.named and report.own == pytest.approx(likely.amax(-1).mean().item())
-    assert "the most likely name of a region" in report.problems(model.config)[0]
+    assert "the most likely name of a region" in report.problems()[0]
 
 
 def test_literal_momentum_is_that_of_the_pool_and_leaves_it(space):

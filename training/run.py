@@ -173,7 +173,7 @@ class TrainingRun:
         if data.regions is not None:
             embeds, names, texts = sample_regions(data.coco, data.regions, self.model.vocabulary.names)
         report = describe_space(self.model, embeds, names, texts)
-        for problem in report.problems(self.model.config) if self.training.process_index == 0 else ():
+        for problem in report.problems() if self.training.process_index == 0 else ():
             logger.warning("This cannot work: %s", problem)
 
     def _looks_itself(self):

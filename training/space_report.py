@@ -12,7 +12,11 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import box_convert, box_iou
 
-CLIP_TEMPERATURE = 0.01  # of CLIP's own softmax: its logit scale is 100
+from decodetr.modeling_decodetr import PrototypePool
+from decodetr.modeling_decodetr.embedding_space import Scales, log_assignment
+from decodetr.modeling_decodetr.loss_decodetr import teacher_targets
+
+CLIP_TEMPERATURE = 0.01  # of CLIP's own softmax, if its space does not say another: its logit scale is 100
 _REGIONS, _NAMES = 512, 32  # as many as are looked at
 _MOST_SEEN = 20  # times as many regions are gone through for some with a name
 _STEPS, _BATCH = 30, 512  # of the pool's momentum, and captions in each
@@ -21,33 +25,27 @@ _LEAST_SCORE = 0.5  # what a name's best embedding must reach, the threshold of 
 _MOST_OF_POOL = 0.25  # effective number of prototypes in a lookup, as a part of the pool
 
 
-_MEND = (
-    "leave temperatures and background to the pool (--set centred=true assignment_temperature=null "
-    "teacher_temperature=null teacher_name_temperature=null name_temperature=null background_threshold=null "
-    "background_level=null), which chose them from data where `decodetr pool build` made it; a pool of an earlier "
-    "version chooses by `decodetr pool build --overwrite`"
-)
-
-
-def _shown(value):
-    return "the pool's" if value is None else value
-
-
 @dataclass
 class SpaceReport:
     """
     Figures of a space; None where there was nothing to measure.
 
     Attributes:
+        scales (Scales): temperatures and background of the model. measured (bool): the pool describes its space, and
+            the config may take everything from there. centred (bool): it takes the means from there.
         right, background (float): the teacher's mean share of a region's right name and of the background. Where no
             right name is known, `right` is that of the most likely name.
         own (float): the share of the same name in CLIP's own softmax over the names alone.
         named (bool): right names are known.
-        lookup (float), prototypes (int): effective number of prototypes in a lookup, of how many.
+        lookup (float), prototypes (int): effective number of prototypes in the lookup that the teacher asks of a
+            region, or in that of a query that is a prototype, whichever is larger, and of how many.
         best (float): mean of the best probability that any embedding can have for a name.
         cosine, moved (float): mean cosine between prototypes now, and after `steps` steps of literal momentum.
     """
 
+    scales: Scales
+    measured: bool = False
+    centred: bool = True
     right: float | None = None
     background: float | None = None
     own: float | None = None
@@ -59,26 +57,29 @@ class SpaceReport:
     moved: float | None = None
     steps: int = _STEPS
 
-    def problems(self, config):
-        """What cannot work, one line each, with the field that mends it."""
+    def problems(self):
+        """What cannot work, one line each, with the fields that mend it."""
         found = []
         if self.right is not None and self.right < _LEAST_OF_OWN * self.own:
             what = "right" if self.named else "most likely"
             found.append(
-                f"teacher_name_temperature={_shown(config.teacher_name_temperature)}: the teacher gives the {what} "
+                f"teacher_name_temperature={self.scales.teacher_name_temperature:g}: the teacher gives the {what} "
                 f"name of a region {self.right:.2%} and the background {self.background:.1%}, CLIP's own softmax over "
-                f"these names gives it {self.own:.0%}, so that regions teach little of names; {_MEND}"
+                f"these names gives it {self.own:.0%}, so that regions teach little of names; "
+                f"{self._mend('teacher_name_temperature', 'background_level')}"
             )
         if self.lookup is not None and self.lookup > max(_MOST_OF_POOL * self.prototypes, 4):
             found.append(
-                f"teacher_temperature={_shown(config.teacher_temperature)}: {self.lookup:,.0f} of {self.prototypes:,} "
-                "prototypes take part in a lookup (effective number), so that it is nearly the same for everything; "
-                f"{_MEND}"
+                f"teacher_temperature={self.scales.teacher_temperature:g}, assignment_temperature="
+                f"{self.scales.assignment_temperature:g}: {self.lookup:,.0f} of {self.prototypes:,} prototypes take "
+                "part in a lookup (effective number), so that it is nearly the same for everything; "
+                f"{self._mend('teacher_temperature', 'assignment_temperature')}"
             )
         if self.best is not None and self.best < _LEAST_SCORE:
             found.append(
-                f"name_temperature={_shown(config.name_temperature)}: no embedding can give its name more than "
-                f"{self.best:.2f} on average, so that hardly a detection passes a threshold of {_LEAST_SCORE}; {_MEND}"
+                f"name_temperature={self.scales.name_temperature:g}: no embedding can give its name more than "
+                f"{self.best:.2f} on average, so that hardly a detection passes a threshold of {_LEAST_SCORE}; "
+                f"{self._mend('name_temperature')}"
             )
         if self.moved is not None and 1 - self.moved < (1 - self.cosine) / 2:
             found.append(
@@ -86,6 +87,14 @@ class SpaceReport:
                 f" from {self.cosine:.3f} to {self.moved:.3f} (1: all are one point); --set pool_update=frozen"
             )
         return found
+
+    def _mend(self, *fields):
+        """Flags that take fields from the pool's space; of a pool without one, what makes it have one."""
+        if self.measured:
+            centred = [] if self.centred else ["centred=true"]
+            return f"--set {' '.join([*centred, *(f'{field}=null' for field in fields)])}"
+        sharp = " ".join(f"{field}={CLIP_TEMPERATURE}" for field in fields if field.endswith("temperature"))
+        return f"--set {sharp}, or take a pool whose space `decodetr pool build` has measured"
 
 
 @torch.no_grad()
@@ -134,8 +143,6 @@ def best_scores(log_probs, start, steps=60):
 def literal_drift(pool, texts, temperature, momentum, steps=_STEPS, batch=_BATCH, seed=0):
     """Mean cosine between prototypes after literal momentum (PAPER.md 3.5) over batches drawn from `texts` (n, d);
     the pool stays as it is."""
-    from decodetr.modeling_decodetr import PrototypePool
-
     moved, generator = PrototypePool(pool.prototypes), torch.Generator().manual_seed(seed)
     for _ in range(steps):
         rows = torch.randint(len(texts), (batch,), generator=generator)
@@ -151,7 +158,8 @@ def describe_space(model, embeds, names, texts) -> SpaceReport:
             that is not known. texts (t, d): text embeddings of regions' captions, which move the pool; t may be 0.
     """
     config, tables = model.config, model.tables()
-    report = SpaceReport(prototypes=len(tables.pool))
+    space = tables.pool.info.get("space") or {}
+    report = SpaceReport(tables.scales, "teacher_temperature" in space, config.centred, prototypes=len(tables.pool))
     if len(embeds):
         known = names >= 0
         report.named = bool(known.any())
@@ -167,23 +175,23 @@ def describe_space(model, embeds, names, texts) -> SpaceReport:
 
 @torch.no_grad()
 def _describe_teacher(report, model, tables, embeds, names):
-    from decodetr.modeling_decodetr.loss_decodetr import teacher_targets
-
-    config = model.config
-    nothing = torch.full((len(embeds),), -1)
-    weights, targets = teacher_targets(nothing, embeds, tables, annotation_weight=0.0)
-    own = own_shares(embeds, tables.vocabulary.embeddings)
+    unknown = torch.full((len(embeds),), -1)
+    lookups, targets = teacher_targets(unknown, embeds, tables, annotation_weight=0.0)
+    scale = (tables.pool.info.get("space") or {}).get("logit_scale") or 1 / CLIP_TEMPERATURE
+    own = own_shares(embeds, tables.vocabulary.embeddings, 1 / scale)
     row = torch.arange(len(embeds))
     shown = names if report.named else own.argmax(-1)
     report.right, report.own = targets[row, shown].mean().item(), own[row, shown].mean().item()
     report.background = targets[:, -1].mean().item()
-    if config.pool_use == "lookup+background":
-        report.lookup = effective_number(weights.log())
+    if model.config.pool_use == "lookup+background":
+        some = tables.prototypes[:: max(len(tables.prototypes) // _REGIONS, 1)]
+        sharpest = log_assignment(some, tables.prototypes, tables.scales.assignment_temperature)
+        report.lookup = max(effective_number(lookups.log()), effective_number(sharpest))
 
 
 def _best(model, tables):
     chosen = torch.linspace(0, len(tables.vocabulary) - 1, min(_NAMES, len(tables.vocabulary))).round().long()
-    stream, names = model.semantic_stream, tables.names
+    stream = model.semantic_stream
     # In terms of what the predictor makes, which any embedding can be.
     back = torch.linalg.pinv(stream.predictor.weight.detach().float())
     bias = stream.predictor.bias.detach().float()
@@ -191,7 +199,7 @@ def _best(model, tables):
     def log_probs(embeds):
         return stream.name_log_probs((embeds - bias) @ back.T, tables)[0][:, chosen]
 
-    return best_scores(log_probs, names[chosen]).mean().item()
+    return best_scores(log_probs, tables.names[chosen]).mean().item()
 
 
 def sample_regions(coco, regions, names, limit=_REGIONS, seed=0):
