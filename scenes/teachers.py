@@ -147,7 +147,7 @@ def check_small_clip(folder):
 def _geometry_section(found):
     """Lines of a card; found: {"before": statistics and retrieval, "after": the same}."""
     before, after = found["before"], found["after"]
-    rows = [(words, key, "{:.2f}") for key, words in _GEOMETRY.items()]
+    rows = [(words, key, "{:.3f}" if key == "right_std" else "{:.2f}") for key, words in _GEOMETRY.items()]
     rows += [("logit scale", "scale", "{:.1f}"), ("CLIP's softmax over all names: the right one", "share", "{:.3f}")]
     rows += [("principal components that the names spread over", "components", "{:.1f}")]
     rows += [(f"{words}, %", key, "{:.1f}") for key, words in _MEANING["CLIP"].items()]
