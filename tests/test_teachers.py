@@ -8,7 +8,7 @@ from transformers import AutoProcessor, AutoTokenizer, CLIPModel, LlavaForCondit
 
 from decodetr.__main__ import main
 from decodetr.scenes import teachers
-from decodetr.scenes.captions import answer, clip_caption, full_captions, mentioned_name
+from decodetr.scenes.captions import SCENE_TEXTS, answer, clip_caption, full_captions, mentioned_name
 from decodetr.scenes.clip_teacher import clip_tokenizer
 from decodetr.scenes.drawing import draw_scene
 from decodetr.scenes.teacher_data import teacher_crops
@@ -26,7 +26,7 @@ def test_every_full_caption_names_its_object_and_no_other_text_does():
 
 
 def test_clip_tokenizer_knows_the_words_and_spells_everything_else(tmp_path):
-    tokenizer = clip_tokenizer()
+    tokenizer = clip_tokenizer(SCENE_TEXTS)
     assert len(tokenizer("a red striped star").input_ids) == 6  # four words between the two special tokens
     for text in ("a crème brûlée, 12 €", "日本", "x" * 10):
         ids = tokenizer(text).input_ids
