@@ -131,39 +131,36 @@ def test_every_sixth_folder_is_novel_as_a_whole(tmp_path):
 
 
 def test_boxes_are_the_extent_of_what_can_be_seen(package, monkeypatch):
-    """Pictures without light, blur and soft edges over black: what is not black is an object."""
-    monkeypatch.setattr(scene, "_light", lambda picture, rng, strength: picture)
-    monkeypatch.setattr(scene, "_background", lambda photos, split, rng, side: Image.new("RGB", (side, side)))
-    painted = {}
+    """Every cut-out in a colour of its own, with hard edges, over black, without light and blur."""
+    posed, colours = scene._posed, []
 
-    def one_colour(root, stamp):
-        cutout = stamps.load_cutout(root, stamp)
-        value = painted.setdefault(stamp.path, 40 + 16 * len(painted))
-        solid = Image.new("RGBA", cutout.size, (value, value, value, 0))
-        solid.putalpha(cutout.getchannel("A"))
+    def in_one_colour(cutout, rng, side):
+        alpha = posed(cutout, rng, side).getchannel("A").point(lambda value: 255 * (value > 127))
+        colours.append(20 + 20 * len(colours))
+        solid = Image.new("RGBA", alpha.size, (colours[-1],) * 3)
+        solid.putalpha(alpha)
         return solid
 
-    monkeypatch.setattr(scene, "load_stamp", one_colour)
+    monkeypatch.setattr(scene, "_posed", in_one_colour)
+    monkeypatch.setattr(scene, "_light", lambda picture, rng, strength: picture)
+    monkeypatch.setattr(scene, "_background", lambda photos, split, rng, side: Image.new("RGB", (side, side)))
     monkeypatch.setattr(scene.ImageFilter, "GaussianBlur", lambda radius: scene.ImageFilter.MedianFilter(1))
     photos = _settings(package).photographs()
-    checked, hidden = 0, 0
+    objects, partly_hidden = 0, 0
     for index in range(12):
+        colours.clear()
         picture, things = scene.draw_scene(photos, 0, "train", index, 128)
-        grey = np.asarray(picture)[..., 0].astype(int)
-        numbers = [thing.stamp for thing in things]
-        for thing in things:
-            if numbers.count(thing.stamp) > 1:
-                continue  # the colour says which
-            # half-transparent edges mix, so an edge may be a pixel off
-            own = np.abs(grey - painted[photos.world.stamps[thing.stamp].path]) <= 1
-            rows, columns = np.flatnonzero(own.any(1)), np.flatnonzero(own.any(0))
-            seen = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        grey = np.asarray(picture)[..., 0]
+        shown = [colour for colour in colours if (grey == colour).any()]
+        assert len(shown) == len(things)
+        for colour, thing in zip(shown, things):
+            rows, columns = np.flatnonzero((grey == colour).any(1)), np.flatnonzero((grey == colour).any(0))
             x, y, w, h = thing.box
-            assert np.abs(np.array(seen) - [x, y, x + w, y + h]).max() <= 3
-            assert abs(own.sum() - thing.area) <= 0.2 * thing.area + 8
-            checked += 1
-        hidden += sum(thing.area < 0.6 * thing.box[2] * thing.box[3] for thing in things)
-    assert checked > 20 and hidden > 0
+            assert (x, y, x + w, y + h) == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+            assert thing.area == (grey == colour).sum()
+            objects += 1
+            partly_hidden += thing.area < 0.6 * w * h  # a whole ellipse fills 0.79
+    assert objects > 30 and partly_hidden > 0
 
 
 def test_photographs_of_val_are_not_in_training_where_a_name_has_several(package):
