@@ -12,7 +12,7 @@ from photos.texts import Texts, kind
 from photos.write import PhotoSettings, write_world
 from PIL import Image
 
-from decodetr.utils.images import open_image
+from decodetr.utils.images import open_cutout, open_image
 
 SIDE = 96
 _BIRDS = {"crow": "A crow.", "duck": "A little duck.", "duck2": "A duck.", "hen": "A brown hen.", "owl": "An owl."}
@@ -276,3 +276,18 @@ def test_crops_of_teachers_are_of_their_stamps_and_of_none(package):
     assert set(numbers) <= set(range(-1, len(world.stamps))) and (numbers >= 0).sum() % 2 == 0
     held = next(i for i, stamp in enumerate(world.stamps) if stamp.path.endswith("duck2"))
     assert held not in numbers, "photographs of val are not shown to the teachers"
+
+
+def test_a_cutout_keeps_its_transparency_and_an_opaque_picture_is_opaque(tmp_path):
+    Image.fromarray(np.array([[[9, 8, 7, 255], [6, 5, 4, 0]]], np.uint8), "RGBA").save(tmp_path / "a.png")
+    Image.fromarray(np.array([[300, 65535]], np.uint16)).save(tmp_path / "b.png")
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([1, 2, 3, 4, 5, 6])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "c.png", transparency=0)
+    assert np.asarray(open_cutout(tmp_path / "a.png")).tolist() == [[[9, 8, 7, 255], [6, 5, 4, 0]]]
+    assert np.asarray(open_cutout(tmp_path / "b.png")).tolist() == [[[1, 1, 1, 255], [255, 255, 255, 255]]]
+    assert np.asarray(open_cutout(tmp_path / "c.png")).tolist() == [[[1, 2, 3, 0], [4, 5, 6, 255]]]
+    (tmp_path / "d.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="d.png: expected a readable image"):
+        open_cutout(tmp_path / "d.png")

@@ -91,10 +91,12 @@ def open_cutout(source, where=None):
     Raises:
         FileNotFoundError, ValueError: as [`open_image`].
     """
+    from decodetr.processing.picture_modes import to_rgba
+
     where = source if where is None else where
     with _opened(source, where) as image:
         try:
-            return image.convert("RGBA")
+            return to_rgba(image)
         except Exception as error:  # as above
             raise _unreadable(where, error) from error
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy.ndimage import distance_transform_cdt
 
+from decodetr.processing.picture_modes import to_rgb
 from decodetr.utils.images import open_image
 
 from .stamps import BACKGROUNDS, PACKAGES, World, load_cutout
@@ -94,7 +95,7 @@ def draw_scene(photos, seed, split, index, side):
         if layer is None:
             continue
         left, upper, mask = layer
-        picture.paste(cutout.convert("RGB"), (left, upper), cutout.getchannel("A"))
+        picture.paste(to_rgb(cutout), (left, upper), cutout.getchannel("A"))
         top[mask] = len(layers)
         layers.append((stamp, int(mask.sum())))
     picture = _light(picture, rng, 0.25)
@@ -145,7 +146,7 @@ def _posed(cutout, rng, side):
     scale = longer / max(cutout.size)
     stretch = np.exp(rng.uniform(-0.12, 0.12))
     size = [max(4, round(length * scale * factor)) for length, factor in zip(cutout.size, (stretch, 1 / stretch))]
-    colours, alpha = cutout.convert("RGB"), cutout.getchannel("A")
+    colours, alpha = to_rgb(cutout), cutout.getchannel("A")
     colours = _light(colours.resize(size, Image.Resampling.LANCZOS), rng, 0.35)
     cutout = Image.merge("RGBA", (*colours.split(), alpha.resize(size, Image.Resampling.BILINEAR)))
     angle = rng.normal(0, 18) if rng.uniform() < 0.85 else rng.uniform(-180, 180)
@@ -213,4 +214,4 @@ def _inside(root, stamp):
     distance = distance_transform_cdt(opaque, metric="chessboard")
     y, x = np.unravel_index(distance.argmax(), distance.shape)
     half = max(int(distance.max()) - 1, 1)
-    return cutout.convert("RGB").crop((x - 1 - half, y - 1 - half, x - 1 + half, y - 1 + half))
+    return to_rgb(cutout).crop((x - 1 - half, y - 1 - half, x - 1 + half, y - 1 + half))
