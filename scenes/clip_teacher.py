@@ -90,7 +90,17 @@ class CaptionedCrops(Dataset):
 
 
 def train_clip(
-    output, crops, names, *, steps, texts=SCENE_TEXTS, embedding_dim=64, batch_size=128, learning_rate=1e-3, seed=0
+    output,
+    crops,
+    names,
+    *,
+    steps,
+    texts=SCENE_TEXTS,
+    embedding_dim=64,
+    start=None,
+    batch_size=128,
+    learning_rate=1e-3,
+    seed=0,
 ):
     """Train the small CLIP on (crop, caption) pairs and return it with its processor.
 
@@ -98,10 +108,15 @@ def train_clip(
         output: folder of the trainer's checkpoints; a run that was stopped goes on from the last one.
         crops (n, 48, 48, 3) uint8, names (n,): of [`teacher_crops`].
         texts: `SceneTexts`, or those of another world.
+        start (CLIPModel, *optional*): one of other words or width; what of it has the same shape is begun with.
     """
     torch.manual_seed(seed)
     processor = clip_processor(texts)
     model = new_clip(processor.tokenizer, embedding_dim)
+    if start is not None:
+        shapes = {name: value.shape for name, value in model.state_dict().items()}
+        given = {name: value for name, value in start.state_dict().items() if value.shape == shapes.get(name)}
+        model.load_state_dict(given, strict=False)
 
     def collate(items):
         inputs = processor(

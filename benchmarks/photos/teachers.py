@@ -12,6 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from decodetr.pool_builder.crops import crop_region
+from decodetr.processing.shipped import resolve
 from decodetr.scenes.clip_teacher import train_clip
 from decodetr.scenes.llava_teacher import train_llava
 from decodetr.scenes.teacher_data import CROP_SIDE
@@ -24,6 +25,7 @@ from .write import each_scene, photographs_of
 
 CLIP, RAW_CLIP, LLAVA = "photo-clip", "photo-clip-unshaped", "photo-llava"
 VALIDATION_SCENES = 300
+START = "scenes-clip"
 EMBEDDING_DIM, CLIP_BATCH = 128, 96
 _EMPTY_SIDES = (0.1, 0.45)  # of regions without an object, as shares of the picture's side
 
@@ -57,8 +59,16 @@ def write_teachers(output, settings, *, scenes, clip_steps, llava_steps, workers
     measured = read_json(file, dict) if file.exists() else {}
     steps = {"texts": texts, "seed": settings.seed}
     if "unshaped" not in measured:
+        start = CLIPModel.from_pretrained(resolve(START))  # it has seen no photograph, but eyes it has
         clip, processor = train_clip(
-            work / "clip", crops, stamps, steps=clip_steps, embedding_dim=EMBEDDING_DIM, batch_size=CLIP_BATCH, **steps
+            work / "clip",
+            crops,
+            stamps,
+            steps=clip_steps,
+            embedding_dim=EMBEDDING_DIM,
+            batch_size=CLIP_BATCH,
+            start=start,
+            **steps,
         )
         _save(clip, processor, output / RAW_CLIP)
         measured["unshaped"] = measure_clip(output / RAW_CLIP, texts, *validation)
