@@ -113,10 +113,7 @@ def train_clip(
     torch.manual_seed(seed)
     processor = clip_processor(texts)
     model = new_clip(processor.tokenizer, embedding_dim)
-    if start is not None:
-        shapes = {name: value.shape for name, value in model.state_dict().items()}
-        given = {name: value for name, value in start.state_dict().items() if value.shape == shapes.get(name)}
-        model.load_state_dict(given, strict=False)
+    begin_with(model, start)
 
     def collate(items):
         inputs = processor(
@@ -139,6 +136,14 @@ def train_clip(
         seed,
     )
     return model, processor
+
+
+def begin_with(model, start):
+    """Give `model` the weights of another one of its kind that have the same name and shape; None gives none."""
+    if start is not None:
+        shapes = {name: value.shape for name, value in model.state_dict().items()}
+        given = {name: value for name, value in start.state_dict().items() if value.shape == shapes.get(name)}
+        model.load_state_dict(given, strict=False)
 
 
 def run(output, model, dataset, collate, steps, batch_size, learning_rate, seed):

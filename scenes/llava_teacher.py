@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from decodetr.scenes.captions import PROMPTS, SCENE_TEXTS
-from decodetr.scenes.clip_teacher import CaptionedCrops, run
+from decodetr.scenes.clip_teacher import CaptionedCrops, begin_with, run
 from decodetr.scenes.teacher_data import CROP_SIDE
 
 _SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
@@ -114,11 +114,15 @@ class CaptionCollate:
         return {**inputs, "labels": labels}
 
 
-def train_llava(output, clip, crops, names, *, steps, texts=SCENE_TEXTS, batch_size=64, learning_rate=2e-3, seed=0):
+def train_llava(
+    output, clip, crops, names, *, steps, texts=SCENE_TEXTS, start=None, batch_size=64, learning_rate=2e-3, seed=0
+):
     """Train the small LLaVA to caption crops and return it with its processor. Arguments as in `train_clip`."""
     torch.manual_seed(seed)
     processor = llava_processor(clip.config.vision_config.patch_size, texts)
     model = new_llava(clip, processor.tokenizer)
+    if start is not None:
+        begin_with(model.model.language_model, start.model.language_model)
     dataset = CaptionedCrops(crops, names, texts.things, texts.answer, seed)
     run(output, model, dataset, CaptionCollate(processor), steps, batch_size, learning_rate, seed)
     return model, processor

@@ -25,7 +25,7 @@ from .write import each_scene, photographs_of
 
 CLIP, RAW_CLIP, LLAVA = "photo-clip", "photo-clip-unshaped", "photo-llava"
 VALIDATION_SCENES = 300
-START = "scenes-clip"
+STARTS = ("scenes-clip", "scenes-llava")  # they have seen no photograph
 EMBEDDING_DIM, CLIP_BATCH = 128, 96
 _EMPTY_SIDES = (0.1, 0.45)  # of regions without an object, as shares of the picture's side
 
@@ -47,7 +47,7 @@ def write_teachers(output, settings, *, scenes, clip_steps, llava_steps, workers
     Raises:
         ValueError: the folder has teachers of other settings.
     """
-    from transformers import CLIPModel, CLIPProcessor
+    from transformers import CLIPModel, CLIPProcessor, LlavaForConditionalGeneration
 
     output = Path(output)
     work, texts = output / "work", Texts(photographs_of(settings).world)
@@ -59,7 +59,6 @@ def write_teachers(output, settings, *, scenes, clip_steps, llava_steps, workers
     measured = read_json(file, dict) if file.exists() else {}
     steps = {"texts": texts, "seed": settings.seed}
     if "unshaped" not in measured:
-        start = CLIPModel.from_pretrained(resolve(START))  # it has seen no photograph, but eyes it has
         clip, processor = train_clip(
             work / "clip",
             crops,
@@ -67,7 +66,7 @@ def write_teachers(output, settings, *, scenes, clip_steps, llava_steps, workers
             steps=clip_steps,
             embedding_dim=EMBEDDING_DIM,
             batch_size=CLIP_BATCH,
-            start=start,
+            start=CLIPModel.from_pretrained(resolve(STARTS[0])),
             **steps,
         )
         _save(clip, processor, output / RAW_CLIP)
@@ -80,7 +79,10 @@ def write_teachers(output, settings, *, scenes, clip_steps, llava_steps, workers
         measured["clip"] = measure_clip(output / CLIP, texts, *validation)
         write_json(file, measured)
     if "llava" not in measured:
-        model, llava_processor = train_llava(work / "llava", clip, crops, stamps, steps=llava_steps, **steps)
+        start = LlavaForConditionalGeneration.from_pretrained(resolve(STARTS[1]))
+        model, llava_processor = train_llava(
+            work / "llava", clip, crops, stamps, steps=llava_steps, start=start, **steps
+        )
         _save(model, llava_processor, output / LLAVA)
         measured["llava"] = measure_llava(output / LLAVA, texts, *validation)
         write_json(file, measured)
