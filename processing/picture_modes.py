@@ -30,6 +30,18 @@ def to_rgb(image, full=None):
     return Image.fromarray(_scaled(np.asarray(image), full, f"mode {image.mode}")).convert("RGB")
 
 
+def to_rgba(image):
+    """A PIL image of any mode as 8-bit RGBA; one without transparency is opaque.
+
+    Raises:
+        ValueError: as [`to_rgb`].
+    """
+    alpha = image.convert("RGBA").getchannel("A")
+    result = to_rgb(image).copy()
+    result.putalpha(alpha)
+    return result
+
+
 def to_eight_bits(image):
     """A numpy array or torch tensor as one of 8 bits, for an image processor that scales by 1/255.
 
@@ -74,4 +86,4 @@ def _scaled(values, full, kind, arrays=False):
     return result
 
 
-__all__ = ["to_eight_bits", "to_rgb"]
+__all__ = ["to_eight_bits", "to_rgb", "to_rgba"]

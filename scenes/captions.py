@@ -20,7 +20,7 @@ _FULL = (
     "this is {a} {c} {p} {s}",
 )
 _PARTIAL = ("{a} {c} {s}", "a {p} {s}", "a {s}", "{s}", "something {c}", "something {c} and {p}")
-_EMPTY = ("background", "an empty background", "a part of the background", "no object", "a photo without an object")
+EMPTY = ("background", "an empty background", "a part of the background", "no object", "a photo without an object")
 PROMPTS = (
     "Describe the object in this image in a few words.",
     "What is in this image?",
@@ -37,13 +37,13 @@ def clip_caption(name, rng, partial=0.1):
     """A caption for the contrastive pairs: with probability `partial` one that leaves something out, as the web's do;
     `name` None is a region without an object."""
     if name is None:
-        return str(rng.choice(_EMPTY))
+        return str(rng.choice(EMPTY))
     return _fill(str(rng.choice(_PARTIAL if rng.uniform() < partial else _FULL)), name)
 
 
 def answer(name, rng):
     """What the captioner should say: one of the full captions; `name` None is a region without an object."""
-    return str(rng.choice(_EMPTY)) if name is None else _fill(str(rng.choice(_FULL)), name)
+    return str(rng.choice(EMPTY)) if name is None else _fill(str(rng.choice(_FULL)), name)
 
 
 def mentioned_name(caption):
@@ -55,10 +55,29 @@ def mentioned_name(caption):
     return None
 
 
+class SceneTexts:
+    """What the teachers of the drawn scenes learn to say: of `things`, or of a region without one (None).
+
+    Another world has its own class with the same attributes and methods.
+    """
+
+    things = NAMES
+    merges = 200  # of the CLIP's tokenizer; as many as its words need
+    clip_caption = staticmethod(clip_caption)
+    answer = staticmethod(answer)
+
+    def every(self):
+        """All texts that can occur, sorted."""
+        return every_caption(NAMES)
+
+
+SCENE_TEXTS = SceneTexts()
+
+
 def every_caption(names):
     """All texts that can occur, sorted: what the tokenizers are trained on."""
     texts = {_fill(template, name) for name in names for template in (*_FULL, *_PARTIAL)}
-    return sorted(texts | set(_EMPTY) | set(PROMPTS))
+    return sorted(texts | set(EMPTY) | set(PROMPTS))
 
 
 def _fill(template, name):

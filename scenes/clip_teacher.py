@@ -17,21 +17,19 @@ from transformers import (
     TrainingArguments,
 )
 
-from decodetr.scenes.captions import clip_caption, every_caption
+from decodetr.scenes.captions import SCENE_TEXTS
 from decodetr.scenes.teacher_data import CROP_SIDE
-from decodetr.scenes.world import NAMES
 
 _TEXT_LENGTH = 24
-_MERGES = 200
 
 
-def clip_tokenizer():
-    """CLIP's own tokenizer class with a vocabulary for the captions of the scenes; any other text is spelled out."""
+def clip_tokenizer(texts):
+    """CLIP's own tokenizer class with a vocabulary for the captions of `SceneTexts`; any other text is spelled out."""
     bpe = CLIPTokenizer()._tokenizer
     trainer = trainers.BpeTrainer(
-        vocab_size=512 + _MERGES, end_of_word_suffix="</w>", initial_alphabet=_bytes(), show_progress=False
+        vocab_size=512 + texts.merges, end_of_word_suffix="</w>", initial_alphabet=_bytes(), show_progress=False
     )
-    bpe.train_from_iterator(every_caption(NAMES), trainer)
+    bpe.train_from_iterator(texts.every(), trainer)
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     alphabet = sorted(_bytes())
     # As in CLIP: every byte, every byte at the end of a word, the merges, the two special tokens.
@@ -47,12 +45,12 @@ def _bytes():
     return ByteLevel.alphabet()
 
 
-def clip_processor():
+def clip_processor(texts):
     """`CLIPProcessor` for crops of 48 x 48 pixels."""
     image_processor = CLIPImageProcessor(
         size={"shortest_edge": CROP_SIDE}, crop_size={"height": CROP_SIDE, "width": CROP_SIDE}
     )
-    return CLIPProcessor(image_processor, clip_tokenizer())
+    return CLIPProcessor(image_processor, clip_tokenizer(texts))
 
 
 def new_clip(tokenizer, embedding_dim=64):
@@ -72,30 +70,50 @@ def new_clip(tokenizer, embedding_dim=64):
 
 
 class CaptionedCrops(Dataset):
-    """Items of crops (n, S, S, 3) uint8 with a fresh caption each time: `image`, `caption`."""
+    """Items of crops (n, S, S, 3) uint8 with a fresh caption each time: `image`, `caption`.
 
-    def __init__(self, crops, names, write_caption, seed=0):
-        self.crops, self.names, self.write_caption = crops, names, write_caption
+    Args:
+        things, write_caption: names[i] is a place in `things`, or -1; the caption is write_caption(thing, rng), of
+            None for -1.
+    """
+
+    def __init__(self, crops, names, things, write_caption, seed=0):
+        self.crops, self.names, self.things, self.write_caption = crops, names, things, write_caption
         self.rng = np.random.default_rng(seed)
 
     def __len__(self):
         return len(self.crops)
 
     def __getitem__(self, i):
-        name = None if self.names[i] < 0 else NAMES[self.names[i]]
-        return {"image": self.crops[i], "caption": self.write_caption(name, self.rng)}
+        thing = None if self.names[i] < 0 else self.things[self.names[i]]
+        return {"image": self.crops[i], "caption": self.write_caption(thing, self.rng)}
 
 
-def train_clip(output, crops, names, *, steps, batch_size=128, learning_rate=1e-3, seed=0):
+def train_clip(
+    output,
+    crops,
+    names,
+    *,
+    steps,
+    texts=SCENE_TEXTS,
+    embedding_dim=64,
+    start=None,
+    batch_size=128,
+    learning_rate=1e-3,
+    seed=0,
+):
     """Train the small CLIP on (crop, caption) pairs and return it with its processor.
 
     Args:
         output: folder of the trainer's checkpoints; a run that was stopped goes on from the last one.
         crops (n, 48, 48, 3) uint8, names (n,): of [`teacher_crops`].
+        texts: `SceneTexts`, or those of another world.
+        start (CLIPModel, *optional*): one of other words or width; what of it has the same shape is begun with.
     """
     torch.manual_seed(seed)
-    processor = clip_processor()
-    model = new_clip(processor.tokenizer)
+    processor = clip_processor(texts)
+    model = new_clip(processor.tokenizer, embedding_dim)
+    begin_with(model, start)
 
     def collate(items):
         inputs = processor(
@@ -110,7 +128,7 @@ def train_clip(output, crops, names, *, steps, batch_size=128, learning_rate=1e-
     run(
         output,
         model,
-        CaptionedCrops(crops, names, clip_caption, seed),
+        CaptionedCrops(crops, names, texts.things, texts.clip_caption, seed),
         collate,
         steps,
         batch_size,
@@ -118,6 +136,14 @@ def train_clip(output, crops, names, *, steps, batch_size=128, learning_rate=1e-
         seed,
     )
     return model, processor
+
+
+def begin_with(model, start):
+    """Give `model` the weights of another one of its kind that have the same name and shape; None gives none."""
+    if start is not None:
+        shapes = {name: value.shape for name, value in model.state_dict().items()}
+        given = {name: value for name, value in start.state_dict().items() if value.shape == shapes.get(name)}
+        model.load_state_dict(given, strict=False)
 
 
 def run(output, model, dataset, collate, steps, batch_size, learning_rate, seed):

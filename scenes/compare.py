@@ -6,6 +6,7 @@ Runs that OUTPUT/runs.json has already are not repeated; processes with differen
 --base-names, few names keep their boxes, and those of the others are regions without a name.
 """
 
+import re
 import statistics
 import sys
 import tempfile
@@ -87,15 +88,12 @@ def silent_pool(regions_folder, clip, pool, novel_names):
 
     from decodetr.pool_builder.selection import cluster, pool_of_clusters
     from decodetr.pool_builder.settings import PoolSettings
-    from decodetr.scenes.captions import mentioned_name
 
     counts = Counter()
     for shard in sorted(Path(regions_folder).glob("*.parquet")):
         rows = pq.read_table(shard, columns=["caption", "kept"]).to_pylist()
         counts.update(row["caption"] for row in rows if row["kept"])
-    novel = set(novel_names)
-    said = {caption: mentioned_name(caption) for caption in sorted(counts)}
-    captions = [caption for caption, name in said.items() if name is None or name.name not in novel]
+    captions = [caption for caption in sorted(counts) if not mentions(caption, novel_names)]
     settings = PoolSettings(**{name: pool.info[name] for name in ("num_coarse", "num_fine", "min_samples", "seed")})
     _say(f"captions without novel names: {len(captions)} of {len(counts)} distinct ones")
     weights = np.array([counts[caption] for caption in captions])
@@ -113,6 +111,14 @@ def _split(args):
         return base, novel
     kept = few_names(base, args.base_names)
     return kept, novel + [name for name in base if name not in kept]
+
+
+def mentions(caption, names):
+    """Whether a caption has all words of one of the names in it, or is a paraphrase of one of the drawn world."""
+    from decodetr.scenes.captions import mentioned_name
+
+    drawn, words = mentioned_name(caption), set(re.findall(r"[\w'-]+", caption.lower()))
+    return (drawn is not None and drawn.name in names) or any(set(name.lower().split()) <= words for name in names)
 
 
 class Comparison:

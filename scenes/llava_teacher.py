@@ -12,10 +12,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from decodetr.scenes.captions import PROMPTS, answer, every_caption
-from decodetr.scenes.clip_teacher import CaptionedCrops, run
+from decodetr.scenes.captions import PROMPTS, SCENE_TEXTS
+from decodetr.scenes.clip_teacher import CaptionedCrops, begin_with, run
 from decodetr.scenes.teacher_data import CROP_SIDE
-from decodetr.scenes.world import NAMES
 
 _SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 _IMAGE = "<image>"
@@ -28,29 +27,29 @@ _CHAT_TEMPLATE = (
 )
 
 
-def llava_tokenizer():
-    """A byte-level BPE tokenizer for the captions of the scenes; any other text is spelled out."""
+def llava_tokenizer(texts):
+    """A byte-level BPE tokenizer for the captions of `SceneTexts`; any other text is spelled out."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=512,
+        vocab_size=312 + texts.merges,
         special_tokens=[*_SPECIAL.values(), _IMAGE],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator([f"USER: \n{text} ASSISTANT: {text}" for text in every_caption(NAMES)], trainer)
+    bpe.train_from_iterator([f"USER: \n{text} ASSISTANT: {text}" for text in texts.every()], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, padding_side="left", extra_special_tokens={"image_token": _IMAGE}, **_SPECIAL
     )
 
 
-def llava_processor(patch_size):
+def llava_processor(patch_size, texts):
     """`LlavaProcessor` for crops of 48 x 48 pixels."""
     side = {"height": CROP_SIDE, "width": CROP_SIDE}
     return LlavaProcessor(
         CLIPImageProcessor(size={"shortest_edge": CROP_SIDE}, crop_size=side),
-        llava_tokenizer(),
+        llava_tokenizer(texts),
         patch_size=patch_size,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,  # CLIP's class token
@@ -115,11 +114,15 @@ class CaptionCollate:
         return {**inputs, "labels": labels}
 
 
-def train_llava(output, clip, crops, names, *, steps, batch_size=64, learning_rate=2e-3, seed=0):
+def train_llava(
+    output, clip, crops, names, *, steps, texts=SCENE_TEXTS, start=None, batch_size=64, learning_rate=2e-3, seed=0
+):
     """Train the small LLaVA to caption crops and return it with its processor. Arguments as in `train_clip`."""
     torch.manual_seed(seed)
-    processor = llava_processor(clip.config.vision_config.patch_size)
+    processor = llava_processor(clip.config.vision_config.patch_size, texts)
     model = new_llava(clip, processor.tokenizer)
-    dataset = CaptionedCrops(crops, names, answer, seed)
+    if start is not None:
+        begin_with(model.model.language_model, start.model.language_model)
+    dataset = CaptionedCrops(crops, names, texts.things, texts.answer, seed)
     run(output, model, dataset, CaptionCollate(processor), steps, batch_size, learning_rate, seed)
     return model, processor

@@ -10,7 +10,7 @@ from tiny_teachers import write_tiny_clip, write_tiny_llava
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool
 from decodetr.__main__ import main
-from decodetr.scenes.compare import VARIANTS, Comparison, _cell, _in_a_line, add_arguments, tables, variants
+from decodetr.scenes.compare import VARIANTS, Comparison, _cell, _in_a_line, add_arguments, mentions, tables, variants
 from decodetr.scenes.world import BASE_NAMES, NAMES, few_names
 
 
@@ -162,3 +162,10 @@ def test_every_run_keeps_the_detector(built, tmp_path):
 def test_spread_of_seeds():
     assert _cell([70.0, 72.0, 71.0]) == "71.0 (70.0 to 72.0)" and _cell([0.01, 0.03]) == "0.02 (0.01 to 0.03)"
     assert _cell([61.25]) == "61.2"
+
+
+def test_a_caption_mentions_a_name_of_any_world_in_its_words_and_one_of_the_drawn_world_in_others():
+    assert mentions("a picture of a Guinea Fowl, a kind of bird", ["owl", "guinea fowl"])
+    assert not mentions("a fowl from guineas", ["guinea fowl"]) and not mentions("a flower", ["flow"])
+    assert mentions("a red star with stripes", ["red striped star"])
+    assert not mentions("a red star with stripes", ["red dotted star"]) and not mentions("a red star", [])

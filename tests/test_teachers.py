@@ -8,8 +8,8 @@ from transformers import AutoProcessor, AutoTokenizer, CLIPModel, LlavaForCondit
 
 from decodetr.__main__ import main
 from decodetr.scenes import teachers
-from decodetr.scenes.captions import answer, clip_caption, full_captions, mentioned_name
-from decodetr.scenes.clip_teacher import clip_tokenizer
+from decodetr.scenes.captions import SCENE_TEXTS, answer, clip_caption, full_captions, mentioned_name
+from decodetr.scenes.clip_teacher import begin_with, clip_tokenizer, new_clip
 from decodetr.scenes.drawing import draw_scene
 from decodetr.scenes.teacher_data import teacher_crops
 from decodetr.scenes.world import NAMES
@@ -26,7 +26,7 @@ def test_every_full_caption_names_its_object_and_no_other_text_does():
 
 
 def test_clip_tokenizer_knows_the_words_and_spells_everything_else(tmp_path):
-    tokenizer = clip_tokenizer()
+    tokenizer = clip_tokenizer(SCENE_TEXTS)
     assert len(tokenizer("a red striped star").input_ids) == 6  # four words between the two special tokens
     for text in ("a crème brûlée, 12 €", "日本", "x" * 10):
         ids = tokenizer(text).input_ids
@@ -94,3 +94,16 @@ def test_llava_learns_nothing_but_the_answer(trained):
     assert batch["attention_mask"][:, -1].all()
     assert (batch["input_ids"] == processor.image_token_id).sum(1).tolist() == [36, 36]
     assert clip.config.vision_config.patch_size == processor.patch_size
+
+
+def test_a_teacher_of_another_world_begins_with_what_has_the_same_shape():
+    torch.manual_seed(0)
+    one, other = new_clip(clip_tokenizer(SCENE_TEXTS), 64), new_clip(clip_tokenizer(SCENE_TEXTS), 32)
+    kept = other.visual_projection.weight.clone()
+    begin_with(other, one)
+    assert torch.equal(
+        other.vision_model.embeddings.patch_embedding.weight, one.vision_model.embeddings.patch_embedding.weight
+    )
+    assert other.visual_projection.weight.shape == (32, 128) and torch.equal(other.visual_projection.weight, kept)
+    begin_with(other, None)
+    assert torch.equal(other.visual_projection.weight, kept)

@@ -85,6 +85,22 @@ def open_image(source, where=None, size=None):
     return rgb
 
 
+def open_cutout(source, where=None):
+    """The picture of a file as 8-bit RGBA, as stored: its transparency says what of it is shown.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`open_image`].
+    """
+    from decodetr.processing.picture_modes import to_rgba
+
+    where = source if where is None else where
+    with _opened(source, where) as image:
+        try:
+            return to_rgba(image)
+        except Exception as error:  # as above
+            raise _unreadable(where, error) from error
+
+
 def image_header(source, where=None):
     """What a picture's header says, without decoding it: ((width, height) as stored, EXIF orientation 1 to 8).
 

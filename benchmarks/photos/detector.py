@@ -1,0 +1,67 @@
+"""The detector that the photo world starts from: transformer layers that have seen the drawn scenes, over a backbone
+that has seen ImageNet. No part of it has seen a photograph of the world, or a name.
+
+It stands for the published detector that one starts from on one's own data; from random weights a CPU would need
+hours.
+"""
+
+from decodetr.utils.files import committed
+
+from .backbone import ARCHITECTURE
+
+START = "scenes-decodetr"
+_CHANNELS = [40, 112, 320]  # of the backbone's maps with strides 8, 16, 32
+
+
+def write_detector(folder, backbone, side):
+    """A `RTDetrV2ForObjectDetection` with its image processor.
+
+    Args:
+        folder: to write. backbone: folder of `write_backbone`. side: of the square pictures, in pixels.
+
+    Returns:
+        Names of the tensors that neither part gave: the projections of the backbone's maps.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
+    from decodetr.modeling_decodetr.detectors import backbone_module
+    from decodetr.processing.shipped import resolve
+    from decodetr.training.backbone import load_timm_weights
+
+    trained = DeCoDetrForObjectDetection.from_pretrained(resolve(START)).detector
+    fields = trained.config.to_dict() | {
+        "backbone_config": {
+            "model_type": "timm_backbone",
+            "backbone": ARCHITECTURE,
+            "out_indices": [2, 3, 4],
+            "freeze_batch_norm_2d": True,  # by timm, which keeps their activations
+        },
+        "freeze_backbone_batch_norms": False,
+        "encoder_in_channels": _CHANNELS,
+    }
+    torch.manual_seed(0)
+    size = {"size": {"height": side, "width": side}}
+    model = DeCoDetrForObjectDetection(
+        DeCoDetrConfig(
+            detector_config=AutoConfig.for_model(**fields),
+            num_coarse_prototypes=1,
+            num_fine_prototypes=0,
+            preprocessing=size,
+        )
+    )
+    load_timm_weights(model, str(backbone))
+    wanted, inside = model.detector.state_dict(), backbone_module(model.detector)
+    own = {id(value) for value in inside.state_dict(keep_vars=True).values()}
+    of_backbone = {name for name, value in model.detector.state_dict(keep_vars=True).items() if id(value) in own}
+    given = {
+        name: value
+        for name, value in trained.state_dict().items()
+        if name in wanted and name not in of_backbone and value.shape == wanted[name].shape
+    }
+    model.detector.load_state_dict(given, strict=False)
+    with committed(folder) as staging:
+        model.detector.save_pretrained(staging)
+        DeCoDetrImageProcessor(**model.config.preprocessing).save_pretrained(staging)
+    return sorted(set(wanted) - of_backbone - set(given))

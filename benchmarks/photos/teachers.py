@@ -1,0 +1,199 @@
+"""The small CLIP and LLaVA of the photo world: trained as those of the drawn scenes are, on pictures of their own.
+
+They see crops of composed pictures that no folder holds, of all names, base and novel, as the web shows a real CLIP.
+Of a name with several photographs they see those of training alone. The CLIP gets the cosines of a real one afterwards
+(`decodetr.scenes.clip_geometry`).
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from decodetr.pool_builder.crops import crop_region
+from decodetr.processing.shipped import resolve
+from decodetr.scenes.clip_teacher import train_clip
+from decodetr.scenes.llava_teacher import train_llava
+from decodetr.scenes.teacher_data import CROP_SIDE
+from decodetr.utils.documents import read_json
+from decodetr.utils.files import committed, replacing, write_json
+
+from .scene import draw_scene
+from .texts import Texts
+from .write import each_scene, photographs_of
+
+CLIP, RAW_CLIP, LLAVA = "photo-clip", "photo-clip-unshaped", "photo-llava"
+VALIDATION_SCENES = 300
+STARTS = ("scenes-clip", "scenes-llava")  # they have seen no photograph
+EMBEDDING_DIM, CLIP_BATCH = 128, 96
+_EMPTY_SIDES = (0.1, 0.45)  # of regions without an object, as shares of the picture's side
+
+
+def write_teachers(output, settings, *, scenes, clip_steps, llava_steps, workers=1):
+    """Train both and write `output/photo-clip`, `output/photo-clip-unshaped` and `output/photo-llava`.
+
+    What is finished is not made again; an interrupted training goes on from its last checkpoint.
+
+    Args:
+        output: folder; `output/work` holds crops and checkpoints, and may be deleted afterwards.
+        settings: `PhotoSettings`.
+        scenes: pictures to take crops from.
+        clip_steps, llava_steps: optimizer steps.
+
+    Returns:
+        What was measured, as in `output/measured.json`.
+
+    Raises:
+        ValueError: the folder has teachers of other settings.
+    """
+    from transformers import CLIPModel, CLIPProcessor, LlavaForConditionalGeneration
+
+    output = Path(output)
+    work, texts = output / "work", Texts(photographs_of(settings).world)
+    said = {"scenes": scenes, "clip_steps": clip_steps, "llava_steps": llava_steps, "seed": settings.seed}
+    _claim(work, said | {"photographs": photographs_of(settings).world.digest})
+    crops, stamps = _crops(work, "teachers", scenes, settings, workers)
+    validation = _crops(work, "teachers-val", VALIDATION_SCENES, settings, workers)
+    file = output / "measured.json"
+    measured = read_json(file, dict) if file.exists() else {}
+    steps = {"texts": texts, "seed": settings.seed}
+    if "unshaped" not in measured:
+        clip, processor = train_clip(
+            work / "clip",
+            crops,
+            stamps,
+            steps=clip_steps,
+            embedding_dim=EMBEDDING_DIM,
+            batch_size=CLIP_BATCH,
+            start=CLIPModel.from_pretrained(resolve(STARTS[0])),
+            **steps,
+        )
+        _save(clip, processor, output / RAW_CLIP)
+        measured["unshaped"] = measure_clip(output / RAW_CLIP, texts, *validation)
+        write_json(file, measured)
+    clip, processor = (kind.from_pretrained(output / RAW_CLIP) for kind in (CLIPModel, CLIPProcessor))
+    if "clip" not in measured:
+        shaped, measured["geometry"] = _shape(clip, processor, texts, crops, stamps)
+        _save(shaped, processor, output / CLIP)
+        measured["clip"] = measure_clip(output / CLIP, texts, *validation)
+        write_json(file, measured)
+    if "llava" not in measured:
+        start = LlavaForConditionalGeneration.from_pretrained(resolve(STARTS[1]))
+        model, llava_processor = train_llava(
+            work / "llava", clip, crops, stamps, steps=llava_steps, start=start, **steps
+        )
+        _save(model, llava_processor, output / LLAVA)
+        measured["llava"] = measure_llava(output / LLAVA, texts, *validation)
+        write_json(file, measured)
+    return measured
+
+
+def _shape(clip, processor, texts, crops, stamps, most=4000):
+    """The CLIP with a real one's cosines, by the names of crops of named things."""
+    from decodetr.scenes.clip_geometry import reshape
+
+    chosen = [i for i, stamp in enumerate(stamps) if stamp >= 0 and texts.things[stamp].name][:most]
+    return reshape(clip, processor, crops[chosen], [texts.things[stamps[i]].name for i in chosen])
+
+
+def teacher_crops(split, scenes, settings, workers=1):
+    """Crops of the objects of composed pictures, each as its box and once more loosely, and a region without one.
+
+    Returns:
+        (crops (n, 48, 48, 3) uint8 RGB, number of the stamp (n,) int64, -1 without an object).
+    """
+    found = each_scene(partial(_crops_of_scene, settings, split), range(scenes), workers)
+    crops, stamps = zip(*tqdm(found, total=scenes, desc=f"pictures of {split}", unit="image"))
+    return np.concatenate(crops), np.concatenate(stamps)
+
+
+def _crops_of_scene(settings, split, index):
+    side = settings.image_size
+    picture, things = draw_scene(photographs_of(settings), settings.seed, split, index, side)
+    rng = np.random.default_rng([settings.seed, index, 1])
+    corners = [np.array([x, y, x + w, y + h], dtype=float) for x, y, w, h in (thing.box for thing in things)]
+    boxes = [(thing.stamp, box) for thing, box in zip(things, corners)]
+    for thing, box in zip(things, corners):
+        loose = np.clip(box + np.tile(box[2:] - box[:2], 2) * rng.uniform(-0.1, 0.1, 4), 0, side)
+        boxes.append((thing.stamp, loose))
+    length = side * np.exp(rng.uniform(*np.log(_EMPTY_SIDES)))
+    x, y = rng.uniform(0, side - length, 2)
+    empty = np.array([x, y, x + length, y + length])
+    if all(_covered(empty, box) < 0.15 for box in corners):
+        boxes.append((-1, empty))
+    crops = [np.asarray(crop_region(picture, box, CROP_SIDE)) for _, box in boxes]
+    return np.array(crops).reshape(-1, CROP_SIDE, CROP_SIDE, 3), np.array([stamp for stamp, _ in boxes], dtype=int)
+
+
+def _covered(one, other):
+    """The intersection as a share of the smaller of two boxes."""
+    sides = np.clip(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0, None)
+    return sides.prod() / min((one[2:] - one[:2]).prod(), (other[2:] - other[:2]).prod())
+
+
+def _claim(work, settings):
+    file = work / "settings.json"
+    if file.exists() and (found := read_json(file)) != settings:
+        raise ValueError(
+            f"{file} is of teachers with other settings: {found}, now {settings}; repeat them to go on, or choose "
+            "another folder"
+        )
+    write_json(file, settings)
+
+
+def _crops(work, split, scenes, settings, workers):
+    file = work / f"{split}.npz"
+    if not file.exists():
+        crops, stamps = teacher_crops(split, scenes, settings, workers)
+        with replacing(file) as part:
+            np.savez(part, crops=crops, stamps=stamps)
+    with np.load(file, allow_pickle=False) as arrays:
+        return arrays["crops"], arrays["stamps"]
+
+
+def _save(model, processor, folder):
+    with committed(folder) as staging:
+        model.save_pretrained(staging)
+        processor.save_pretrained(staging)
+
+
+def measure_clip(folder, texts, crops, stamps):
+    """Shares in 0..1 of crops of named things: `right`, the nearest of all names is theirs; `right_of_five`, one
+    of the five nearest."""
+    import torch
+
+    from decodetr.modeling_decodetr.text_encoder import encode_texts
+    from decodetr.pool_builder.embedder import ClipEmbedder
+
+    clip = ClipEmbedder(folder)
+    names = sorted({thing.name for thing in texts.things if thing.name})
+    chosen = [i for i, stamp in enumerate(stamps) if stamp >= 0 and texts.things[stamp].name]
+    images = torch.cat([torch.from_numpy(clip.embed_images(list(crops[part]))) for part in _parts(chosen)])
+    nearest = (images @ encode_texts(names, clip.model, clip.tokenizer).T).topk(min(5, len(names))).indices
+    own = torch.tensor([names.index(texts.things[stamps[i]].name) for i in chosen])
+    hits = nearest == own[:, None]
+    return {"right": hits[:, 0].float().mean().item(), "right_of_five": hits.any(1).float().mean().item()}
+
+
+def measure_llava(folder, texts, crops, stamps, most=1000):
+    """Shares in 0..1: `object`, of crops with an object, that the caption names it, in whatever words; `empty`, of
+    crops without one, that the caption names none."""
+    from decodetr.pool_builder.captioner import Captioner
+    from decodetr.pool_builder.settings import PoolSettings
+    from decodetr.scenes.captions import EMPTY
+
+    captioner = Captioner(folder, prompt=PoolSettings().prompt, max_new_tokens=24)
+    chosen = range(min(most, len(crops)))
+    captions = [text for part in _parts(chosen) for text in captioner.caption(list(crops[part]))]
+    right = {"object": [], "empty": []}
+    for i, caption in zip(chosen, captions):
+        if stamps[i] >= 0:
+            right["object"].append(texts.says(caption, texts.things[stamps[i]]))
+        else:
+            right["empty"].append(caption.strip() in EMPTY)
+    return {kind: float(np.mean(hits)) for kind, hits in right.items() if hits}
+
+
+def _parts(numbers, size=256):
+    return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]
