@@ -31,7 +31,7 @@ from .detectors import (
     suppress_duplicates,
     watch_feature_maps,
 )
-from .embedding_space import Tables
+from .embedding_space import Tables, look_up
 from .file_commit import committed, reading
 from .ignored_queries import weighted_background
 from .labels import check_absent, check_indices, check_labels
@@ -200,7 +200,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         if labels is not None:
             row = targets["row"]
             log_probs = torch.cat([name_log_probs, background[..., None]], -1).flatten(0, 1)[row]
-            losses = {**found["losses"], **self._losses(log_weights.flatten(0, 1)[row], log_probs, targets, tables)}
+            supervised = [part.flatten(0, 1)[row] for part in (log_weights, embeds)]
+            losses = {**found["losses"], **self._losses(*supervised, log_probs, targets, tables)}
             loss = self._total(losses)
         return DeCoDetrObjectDetectionOutput(
             loss=loss,
@@ -267,8 +268,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         absent = absent_names(labels, len(vocabulary), boxes.device)
         return targets if absent is None else {**targets, "absent": absent[targets["row"] // boxes.shape[1]]}
 
-    def _losses(self, log_weights, log_probs, targets, tables):
-        """loss_distill and loss_align of supervised rows: log w (n, M), log t (n, K + 1)."""
+    def _losses(self, log_weights, embeds, log_probs, targets, tables):
+        """loss_distill and loss_align of supervised rows: log w (n, M), r (n, d), log t (n, K + 1)."""
         with torch.no_grad():
             prototype_targets, name_targets = teacher_targets(
                 targets["names"],
@@ -278,10 +279,11 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
                 absent=targets.get("absent"),
             )
             count = mean_count(len(log_weights), log_weights.device)
-        return {
-            "loss_distill": distillation_loss(log_weights, prototype_targets, count),
-            "loss_align": alignment_loss(log_probs, name_targets, count),
-        }
+        students = [log_weights] if self.config.distill_at != "embedding" else []
+        if self.config.distill_at != "query":
+            students.append(look_up(self.semantic_stream.predictor(embeds), tables)[0])
+        distill = sum(distillation_loss(student, prototype_targets, count) for student in students)
+        return {"loss_distill": distill, "loss_align": alignment_loss(log_probs, name_targets, count)}
 
     def _total(self, losses):
         """L of PAPER.md 3.1 with the config's final weights."""
@@ -335,7 +337,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             check_absent(targets["absent_labels"], len(tables.vocabulary))
             absent = absent_names(targets["absent_labels"], len(tables.vocabulary), inputs.device)
             targets = {**targets, "absent": absent[targets["image"]]}
-        return self._losses(log_weights, torch.cat([names, background[:, None]], -1), targets, tables)
+        return self._losses(log_weights, embeds, torch.cat([names, background[:, None]], -1), targets, tables)
 
     # Tables
 

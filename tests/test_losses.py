@@ -249,18 +249,25 @@ def _recomputed(model, batch, outputs):
             over_prototypes, over_names = teacher_targets(
                 torch.tensor([name]), embed[None], tables, annotation_weight=model.config.annotation_weight,
             )  # fmt: skip
-            w = outputs.prototype_weights[b, n].double()
-            distill += (over_prototypes[0] * (over_prototypes[0].double().log() - w.log())).sum().item()
+            e = model.semantic_stream.predictor(outputs.semantic_embeds[b, n]).double()
+            cosines = tables.prototypes.double() @ e / e.norm()
+            students = {
+                "query": outputs.prototype_weights[b, n].double(),
+                "embedding": (cosines / tables.scales.assignment_temperature).softmax(-1),
+            }
+            for place, w in students.items():
+                if model.config.distill_at in (place, "both"):
+                    distill += (over_prototypes[0] * (over_prototypes[0].double().log() - w.log())).sum().item()
             log_t = torch.cat([names[b, n], background[b, n, None]])
             align -= (over_names[0] * log_t).sum().item()
     return distill / max(count, 1), align / max(count, 1), count
 
 
+@pytest.mark.parametrize("place", ["query", "embedding", "both"])
 @pytest.mark.parametrize("regions", [True, False])
-def test_losses_of_the_model_by_loops(regions):
-    model = tiny_model(
-        "detr", annotation_weight=0.6, region_iou_threshold=0.1, distill_weight=0.7, align_weight=0.3
-    ).eval()
+def test_losses_of_the_model_by_loops(regions, place):
+    weights = {"annotation_weight": 0.6, "distill_weight": 0.7, "align_weight": 0.3, "distill_at": place}
+    model = tiny_model("detr", region_iou_threshold=0.1, **weights).eval()
     batch = tiny_batch(batch=3, regions=True)
     if not regions:
         for label in batch["labels"]:
