@@ -28,7 +28,7 @@ def figures_of(names, base, captions, seed):
     from decodetr.pool_builder.space import choose_scales, describe_space, effective_number
     from decodetr.training.space_report import best_scores
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1000 + seed)  # captions are drawn with a seed of 0
     padded, prototypes = F.pad(names, (0, 1)), F.pad(captions, (0, 1))
     labels = torch.tensor(base).repeat_interleave(EACH)
     annotated = images_of(names[labels], captions, generator)

@@ -1,9 +1,9 @@
 """A teacher's embedding space, measured on the regions of a pool, and the temperatures and the background that fit it.
 
 Whatever a CLIP's cosines look like, these are chosen from what it says about annotated regions. Each of them is asked
-twice: with all names, when its own name is right, and with its own name left out, when the background is. The three
-numbers of the teacher's softmax (temperature, level, margin) and the threshold of what is background are those that
-make these answers most likely. So the level is where this CLIP's right names part from its best wrong ones, and the
+three times: with all names, when its own name is right; and with its own name left out, when the background is, once
+with the captions that speak of it and once as if there were none. The three numbers of the teacher's softmax
+(temperature, level, margin) and the threshold of what is background are those that make these answers most likely. So the level is where this CLIP's right names part from its best wrong ones, and the
 captions of the pool count for as much as they help.
 """
 
@@ -23,7 +23,7 @@ FEWEST = 50  # annotated regions below which captions stand in for names
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 # A little worse is as good: of such thresholds the highest is taken, which leaves more captions in the background.
 _TOLERANCE = 0.02
-_NAMELESS = 2.0  # weight of the second question: most of what is proposed in a picture has no name
+_NAMELESS = 1.5  # weight of the other two questions: most of what is proposed in a picture has no name
 _NONE = -9.0  # a cosine of nothing; -inf has no gradient
 # How much a temperature far from CLIP's own is held against it: few names fit any small temperature equally well.
 _PRIOR = 0.03
@@ -109,7 +109,7 @@ def choose_scales(space, prototypes, image_embeds, labels, names, seed=0):
     fit, asked = fits[threshold]
     log_temperature, level, margin = map(float, fit.x)
     temperature = math.exp(log_temperature)
-    right, none = (torch.exp(-x).mean().item() for x in _surprise(torch.tensor(fit.x).float(), *asked))
+    right, _, none = (torch.exp(-x).mean().item() for x in _surprise(torch.tensor(fit.x).float(), *asked))
     # A CLIP whose right name does not stand out has no cosine to speak of; its space is not blown up for it.
     image_cosine = min(max(asked[1].median().item(), 0.05), 1.0)
     tau, looked_up = lookup_temperature(z, p)
@@ -195,13 +195,14 @@ def _questions(z, labels, names, prototypes, threshold):
 
 
 def _surprise(x, similarity, right, rest, background, without):
-    """-log of the right name's share, and of the background's where that name is left out: (R,) each."""
+    """-log of the right name's share, and of the background's where that name is left out, without the captions
+    that speak of it and with them: (R,) each."""
     temperature, level, margin = x[0].exp(), x[1], x[2]
     every = torch.ones((), dtype=torch.bool)
     masses = [background_mass(among, every, temperature, level, margin) for among in (background, without)]
-    with_name = torch.logaddexp((similarity / temperature).logsumexp(-1), masses[0])
-    without_name = torch.logaddexp((rest / temperature).logsumexp(-1), masses[1])
-    return with_name - right / temperature, without_name - masses[1]
+    names, others = (cosines.div(temperature).logsumexp(-1) for cosines in (similarity, rest))
+    nameless = (torch.logaddexp(others, mass) - mass for mass in masses)  # no caption speaks of it, or one does
+    return torch.logaddexp(names, masses[0]) - right / temperature, *nameless
 
 
 def _fit(similarity, right, rest, background, without, own):
@@ -211,8 +212,8 @@ def _fit(similarity, right, rest, background, without, own):
 
     def loss(x):
         x = torch.tensor(x, dtype=torch.float32, requires_grad=True)
-        named, nameless = _surprise(x, *asked)
-        value = named.mean() + _NAMELESS * nameless.mean() + 1e-2 * x[2].square()
+        named, *nameless = (part.mean() for part in _surprise(x, *asked))
+        value = named + _NAMELESS * sum(nameless) + 1e-2 * x[2].square()
         if own is not None:
             value = value + _PRIOR * (x[0] - math.log(own)).square()
         value.backward()
