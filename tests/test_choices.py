@@ -58,6 +58,9 @@ def test_a_fine_tune_is_short_and_gentle():
     assert few["semantic_learning_rate"] < new["semantic_learning_rate"]
     assert few["freeze_backbone"] is True and "freeze_backbone" not in new
     assert "freeze_backbone" not in _choose(replace(FINE_TUNE, images=1000))
+    more = [_choose(replace(FINE_TUNE, images=images)) for images in (20, 200, 600, 10_000)]
+    assert [some["semantic_learning_rate"] for some in more] == [1.8e-4, 5.8e-4, 1e-3, 1e-3]
+    assert [some["learning_rate"] for some in more] == [3.7e-6, 1.2e-5, 2e-5, 2e-5]
     assert few["align_weight_start"] == 1.0 and "align_weight_start" not in new  # the paper's 0: boxes come first
 
 
@@ -72,6 +75,11 @@ def test_ten_images_and_a_hundred_thousand_are_both_sane(situation):
     assert all(fewer > 0.95 * more for fewer, more in pairwise(passes))  # rounded to two digits
     assert 30 <= length[1] <= 300 and 1 <= passes[-1] <= 13
     assert all(some["warmup_steps"] <= some["max_steps"] / 10 for some in chosen)
+
+
+def test_streams_of_unknown_length_have_the_full_rates():
+    chosen = _choose(replace(FINE_TUNE, images=0), max_steps=50)
+    assert (chosen["semantic_learning_rate"], chosen["warmup_steps"]) == (1e-3, 5)
 
 
 def test_joint_runs_last_as_long_as_the_slower_stream():

@@ -15,6 +15,7 @@ BATCH, SMALL_BATCH = 8, 4  # images a step
 _LARGE_SIDE = 800  # pixels: from here on, images of a detector that learns are memory
 _LARGE_WIDTH = 200  # of the detector's queries: published detectors, of 256 and more, are trained with 1e-4
 _MOST_CACHED = 10_000  # images that are cached twice
+_ENOUGH = 600  # images of a fine-tune with full rates; with fewer they are lower, by the root
 _FEW = 1_000  # images of a fine-tune that leaves the backbone as it is
 
 
@@ -82,14 +83,17 @@ def _batch(situation):
 def _rates(situation):
     """Rates of the detector, its backbone and the semantic stream, as far as they learn and differ."""
     found = {}
+    # What few images say is not to change what many have taught.
+    gentle = min(1.0, math.sqrt((situation.images or _ENOUGH) / _ENOUGH))
     if situation.streams != "semantic":
         large = situation.width >= _LARGE_WIDTH
-        found["learning_rate"] = 2e-5 if situation.detector == TRAINED else 1e-4 if large else 4e-4
+        rate = 2e-5 * gentle if situation.detector == TRAINED else 1e-4 if large else 4e-4
+        found["learning_rate"] = float(f"{rate:.1e}")
         # A small detector that is pretrained has learned another world, with its backbone.
         if situation.pretrained_backbone and situation.detector != TRAINED and (large or situation.detector == NEW):
             found["backbone_learning_rate"] = found["learning_rate"] / 10
     if situation.streams != "localization":
-        found["semantic_learning_rate"] = 1e-3 if situation.semantics == TRAINED else 4e-3
+        found["semantic_learning_rate"] = float(f"{1e-3 * gentle if situation.semantics == TRAINED else 4e-3:.1e}")
     return found
 
 
