@@ -47,7 +47,7 @@ def detected(model, image_processor, coco, outputs, vocabulary):
     for start in range(0, len(embeds), 32):
         rows, entries = slice(start, start + 32), coco.images[start : start + 32]
         with torch.inference_mode():
-            names, _ = model.semantic_stream.name_log_probs(embeds[rows], *model.tables())
+            names, _ = model.semantic_stream.name_log_probs(embeds[rows], model.tables())
         scored = SimpleNamespace(logits=fuse_scores(objectness[rows], names), pred_boxes=boxes[rows])
         sizes = [(entry["height"], entry["width"]) for entry in entries]
         results = image_processor.post_process_object_detection(scored, threshold=0.0, target_sizes=sizes)
