@@ -3,8 +3,9 @@
 Whatever a CLIP's cosines look like, these are chosen from what it says about annotated regions. Each of them is asked
 three times: with all names, when its own name is right; and with its own name left out, when the background is, once
 with the captions that speak of it and once as if there were none. The three numbers of the teacher's softmax
-(temperature, level, margin) and the threshold of what is background are those that make these answers most likely. So the level is where this CLIP's right names part from its best wrong ones, and the
-captions of the pool count for as much as they help.
+(temperature, level, margin) and the threshold of what is background are those that make these answers most likely. So
+the level is where right names part from the best wrong ones, and the captions of the pool count for as much
+as they help.
 """
 
 import math
