@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.modeling_decodetr.embedding_space import background_mass, centred, text_cosine
 
-LOOKED_UP = 8.0  # prototypes that a lookup spreads over: median of the effective number
+LOOKED_UP = 5.0  # prototypes that a lookup spreads over: median of the effective number
 _REGIONS, _COSINES = 2000, 1_500_000  # at most so many regions are asked, and so many of their cosines
 FEWEST = 50  # annotated regions below which captions stand in for names
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
