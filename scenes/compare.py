@@ -32,7 +32,13 @@ VARIANTS = {
     "none": "no pool",
     "no-thumbnails": "captions; query and maps, no thumbnails",
     "query": "captions; query only",
+    "free": "captions; lookup + MLP, unbounded",
+    "both": "captions; L_distill at the embedding too",
+    "wide": "captions; the paper's 0.07, nothing centred, the background of prototypes alone",
 }
+_MORE = ("free", "both", "wide")  # only where they are asked for
+_WIDE = {f"{name}_temperature": 0.07 for name in ("assignment", "teacher", "teacher_name", "name")}
+_WIDE |= {"centred": False, "background_threshold": 0.9, "background_level": -1, "background_margin": 0}
 # Of all runs of a folder.
 _SETTINGS = ("folder", "base_names", "model", "built", "vocabulary", "clip", "splits", "steps", "trained")
 _NO_LOOKUP = {"distill_weight": 0.0}
@@ -55,7 +61,13 @@ def add_arguments(parser):
     parser.add_argument("--built", required=True, help="output of `decodetr pool build`")
     parser.add_argument("--vocabulary", default="scenes-vocabulary", help="folder of all names")
     parser.add_argument("--clip", default="scenes-clip", help="the teacher")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="only these")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        default=[name for name in VARIANTS if name not in _MORE],
+        help="only these",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the semantic stream")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="test is the shifted split")
     parser.add_argument("--steps", type=int, default=SEMANTIC_STEPS, metavar="N", help="of the semantic stream")
@@ -76,6 +88,9 @@ def variants(pool, silent, random):
         "none": (pool, {"pool_use": "none", **_NO_LOOKUP}),
         "no-thumbnails": (pool, {"region_pixels": 0}),
         "query": (pool, {"semantic_inputs": "query"}),
+        "free": (pool, {"residual_weight": None}),
+        "both": (pool, {"distill_at": "both"}),
+        "wide": (pool, _WIDE),
     }
 
 

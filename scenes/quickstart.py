@@ -21,7 +21,7 @@ from decodetr.utils.preflight import run_checks
 STAGES = 9
 POOL = {**SHIPPED_POOL, "--max-proposals": 8}  # fewer than the shipped pool's: captions take most of the time
 COMPARED = ("captions", "random", "background", "none")  # variants of `decodetr scenes compare`
-THRESHOLD = 0.15  # least score of the detections in the pictures
+THRESHOLD = 0.3  # least score of the detections in the pictures
 EXPLAINED_PICTURES = 6
 PICTURES = 12
 
