@@ -96,15 +96,15 @@ def measure_parts(model, pixel_values, read) -> dict:
         `dict[str, float]`: "total", "detector", the parts of `PARTS`, with "names" and "background" as one,
         "scores", and "rest", what is in none of them.
     """
-    from decodetr.modeling_decodetr import modeling_decodetr
+    from decodetr.modeling_decodetr import embedding_space, modeling_decodetr, semantic_stream
 
     spent = {}
-    stream, pool = model.semantic_stream, model.prototype_pool
+    stream = model.semantic_stream
     places = {
         "detector": (model.detector, "forward"),
         "h_theta": (stream.input_projection, "forward"),
-        "lookup": (pool, "lookup"),
-        "cosine": (pool, "log_assignment"),
+        "lookup": (semantic_stream, "look_up"),
+        "cosine": (embedding_space, "log_assignment"),
         "residual": (stream.residual, "forward"),
         "predictor": (stream.predictor, "forward"),
         "scores": (stream, "name_log_probs"),
