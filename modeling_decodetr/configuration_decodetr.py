@@ -80,8 +80,10 @@ class DeCoDetrConfig(PreTrainedConfig):
         pool_temperature (`float`, defaults to 0.01): temperature of the soft assignment of "stable" (DESIGN.md 3: tau
             collapses a CLIP-like pool); "literal" uses `teacher_temperature`, as the paper does.
         distill_weight (`float`, defaults to 1.0): lambda_KL of PAPER.md 3.1, not given there.
-        distill_at (`str`, defaults to `"query"`): what L_distill teaches to resemble the region: "query" (q^, PAPER.md
-            2.6), "embedding" (what is compared with names) or "both", the sum of the two (docs/model.md has figures).
+        distill_at (`str`, *optional*): what L_distill teaches to resemble the region: "query" (q^, PAPER.md 2.6),
+            "embedding" (what is compared with names) or "both", the sum of the two. None, the default: both where the
+            training names are fewer than the directions that the pool's prototypes spread over, so that names alone
+            leave embeddings free in most of them; else the query (docs/model.md has the measurement).
         align_weight (`float`, defaults to 1.0): final lambda_align of PAPER.md 3.1, used by the model's own `loss`.
         annotation_weight (`float`, defaults to 1.0): share of the one-hot name in the target of an annotated query;
             the rest is CLIP's distribution (DESIGN.md 3). In [0, 1].
@@ -146,7 +148,7 @@ class DeCoDetrConfig(PreTrainedConfig):
     pool_momentum: float | int = 0.99
     pool_temperature: float | int = 0.01
     distill_weight: float | int = 1.0
-    distill_at: Literal["query", "embedding", "both"] = "query"
+    distill_at: Literal["query", "embedding", "both"] | None = None
     align_weight: float | int = 1.0
     annotation_weight: float | int = 1.0
     region_iou_threshold: float | int = 0.5

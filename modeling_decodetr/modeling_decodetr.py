@@ -31,7 +31,7 @@ from .detectors import (
     suppress_duplicates,
     watch_feature_maps,
 )
-from .embedding_space import Tables, look_up
+from .embedding_space import Tables, distill_place, look_up
 from .file_commit import committed, reading
 from .ignored_queries import weighted_background
 from .labels import check_absent, check_indices, check_labels
@@ -279,8 +279,9 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
                 absent=targets.get("absent"),
             )
             count = mean_count(len(log_weights), log_weights.device)
-        students = [log_weights] if self.config.distill_at != "embedding" else []
-        if self.config.distill_at != "query":
+        place = distill_place(self.config, tables)
+        students = [log_weights] if place != "embedding" else []
+        if place != "query":
             students.append(look_up(self.semantic_stream.predictor(embeds), tables)[0])
         distill = sum(distillation_loss(student, prototype_targets, count) for student in students)
         return {"loss_distill": distill, "loss_align": alignment_loss(log_probs, name_targets, count)}
