@@ -8,7 +8,7 @@ import torch
 from tiny_models import tiny_model
 from torch.nn import functional as F
 
-from decodetr import DeCoDetrImageProcessor, Vocabulary
+from decodetr import DeCoDetrImageProcessor, PrototypePool, Vocabulary
 from decodetr.processing import CocoAnnotations
 from decodetr.scenes import measure as module
 from decodetr.scenes.measure import markdown_table, measure, teacher_ceiling
@@ -54,7 +54,7 @@ def model():
 
 def test_a_perfect_model_scores_100_without_false_alarms(world, model, monkeypatch):
     _, coco, vocabulary = world
-    model.prototype_pool.prototypes.copy_(vocabulary.embeddings)
+    model.set_pool(PrototypePool(vocabulary.embeddings))
     before = model.vocabulary.names
     monkeypatch.setattr(module, "_outputs", lambda *_: _truth(coco, vocabulary, lambda name: name))
     result = measure(model, None, coco, vocabulary, NOVEL, progress=False)
@@ -64,7 +64,7 @@ def test_a_perfect_model_scores_100_without_false_alarms(world, model, monkeypat
     assert result["absent, all"] == result["absent, 12"] == result["absent, 1"] == 0
     assert model.vocabulary.names == before
     # Without a prototype of any other name, everything that is found passes for the only name that there is.
-    model.prototype_pool.prototypes.copy_(F.normalize(-vocabulary.embeddings.sum(0), dim=0).expand(len(NAMES), 16))
+    model.set_pool(PrototypePool(F.normalize(-vocabulary.embeddings.sum(0), dim=0).expand(len(NAMES), 16)))
     result = measure(model, None, coco, vocabulary, NOVEL, progress=False)
     assert result["absent, all"] == 0 and result["absent, 1"] > 50
 
@@ -110,7 +110,7 @@ class _Oracle:
 def test_the_shape_that_is_never_boxed_has_its_own_figure(world, model, monkeypatch):
     """Crescents, and nothing else, get another name."""
     _, coco, vocabulary = world
-    model.prototype_pool.prototypes.copy_(vocabulary.embeddings)
+    model.set_pool(PrototypePool(vocabulary.embeddings))
 
     def shown(name):
         return name.replace("crescent", "circle")
