@@ -97,7 +97,7 @@ def start_identity(args):
 # an earlier version trained.
 _OF_SPACE = (
     "centred assignment_temperature teacher_temperature teacher_name_temperature name_temperature pool_temperature "
-    "background_threshold background_level background_margin distill_weight residual_weight pool_update"
+    "background_threshold background_level background_margin distill_weight distill_at residual_weight pool_update"
 ).split()
 
 
