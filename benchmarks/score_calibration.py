@@ -139,16 +139,21 @@ def run(args):
     return rows
 
 
+def parser():
+    """The command's arguments."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--model", required=True)
+    arguments.add_argument("--data", required=True)
+    arguments.add_argument("--calibrate-on", default="train", help="split of the calibration images (default: train)")
+    arguments.add_argument("--images", type=int, default=160, help="calibration images of a draw (default: 160)")
+    arguments.add_argument("--draws", type=int, default=3)
+    arguments.add_argument("--splits", nargs="+", default=["val"], help="that are measured (default: val)")
+    return extend_lists(arguments)
+
+
 def main(argv=None):
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--calibrate-on", default="train", help="split of the calibration images (default: train)")
-    parser.add_argument("--images", type=int, default=160, help="calibration images of a draw (default: 160)")
-    parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--splits", nargs="+", default=["val"], help="that are measured (default: val)")
-    args = extend_lists(parser).parse_args(argv)
+    args = parser().parse_args(argv)
     from decodetr.utils.markup import markdown_table
 
     header, *rows = run(args)

@@ -154,6 +154,30 @@ def look_up(queries, tables):
         return log_weights, (log_weights.exp() * tables.lengths) @ tables.prototypes
 
 
+def as_images(embeddings, tables):
+    """Embeddings of images of which a teacher would say what a model says of its own embeddings.
+
+    Off all texts, in the direction in which these differ least, they have what an image has beside its text, so that
+    their cosines to texts are `image_cosine` times those of `embeddings`.
+
+    Args:
+        embeddings (n, d): what is compared with names, any length.
+
+    Returns:
+        (n, d) float32 unit rows.
+    """
+    texts, cosine = torch.cat([tables.prototypes, tables.names]), tables.scales.image_cosine
+    gap = torch.linalg.eigh(texts.T @ texts).eigenvectors[:, 0]
+    along = F.normalize(embeddings.float(), dim=-1)
+    if cosine < 1:
+        along = F.normalize(along - (along @ gap)[:, None] * gap, dim=-1)
+        along = cosine * along + (1 - cosine**2) ** 0.5 * gap
+    # The length t at which mean + t * along is a unit vector: such is an image before its mean is taken off.
+    inner = along @ tables.image_mean
+    length = -inner + (inner.square() + 1 - tables.image_mean.square().sum()).sqrt()
+    return F.normalize(tables.image_mean + length[:, None] * along, dim=-1)
+
+
 def background_mass(similarity, background, temperature, level, margin):
     """log of what names compete with: the level, and the background prototypes, all of them, so that a name whose
     prototype joins them when it is removed costs the others nothing (DESIGN.md 4).

@@ -114,7 +114,7 @@ def write_report(output):
             if clusters[level] < asked[f"num_{level}"]:
                 few = f"{clusters[level]} instead of {asked[f'num_{level}']}: the captions carry no more {what}"
                 clusters[f"fewer_{level}"] = f"{number} is {few}"
-    if (output / "pool").is_dir():
+    if "clusters" in folders and (output / "pool").is_dir():
         report["space"] = PrototypePool.from_pretrained(output / "pool").info.get("space")
     report["problems"] = [problem for found in totals.values() for problem in found["problems"]]
     write_json(output / REPORT, report)

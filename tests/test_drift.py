@@ -30,11 +30,11 @@ def test_by_hand():
 
 def test_the_trainer_writes_it_where_the_pool_moves(words, tmp_path):  # noqa: F811
     config = ["--config", words[words.index("--data") + 1] + "/config.yaml", "--streams", "semantic"]
-    moves = ["--set", "pool_momentum=0.5", "--output_dir", str(tmp_path / "moved")]
+    moves = ["--set", "pool_momentum=0.5", "pool_update=stable", "--output_dir", str(tmp_path / "moved")]
     assert main([*words, *config, *moves]) == 0
     drift = json.loads((tmp_path / "moved" / "pool_drift.json").read_text())
     before = PrototypePool.from_pretrained(words[words.index("--pool") + 1])
     after = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "moved").prototype_pool
     assert drift == pool_drift(before, after) and 0 < drift["mean_cosine"] < 1 - 1e-6
-    frozen = [*config, "--set", "pool_update=frozen", "--output_dir", str(tmp_path / "frozen")]
+    frozen = [*config, "--output_dir", str(tmp_path / "frozen")]
     assert main([*words, *frozen]) == 0 and not (tmp_path / "frozen" / "pool_drift.json").exists()

@@ -12,7 +12,7 @@ from tiny_models import tiny_batch, tiny_model
 from torch.nn import functional as F
 
 from decodetr import PrototypePool, Vocabulary
-from decodetr.modeling_decodetr.embedding_space import DEFAULTS, centred, scales_of, text_cosine
+from decodetr.modeling_decodetr.embedding_space import DEFAULTS, as_images, centred, look_up, scales_of, text_cosine
 from decodetr.modeling_decodetr.loss_decodetr import teacher_targets
 from decodetr.modeling_decodetr.semantic_stream import SemanticStream
 from decodetr.pool_builder.space import choose_scales, describe, describe_space, effective_number, lookup_temperature
@@ -154,6 +154,20 @@ def test_a_lookup_takes_as_many_prototypes_as_wanted(wanted):
     assert number == pytest.approx(wanted, rel=0.05)
     assert effective_number(_particular(200, 0) @ _particular(400, 1).T / tau) == pytest.approx(number)
     assert lookup_temperature(_particular(50, 0), _particular(8, 1))[1] == pytest.approx(2, rel=0.05)  # a quarter
+
+
+def test_a_teacher_says_of_a_models_own_embeddings_what_the_model_says(clip):
+    """Where images have a third of a text's cosines, and lie elsewhere."""
+    model, tables = _tables(clip[1], clip[2])
+    embeds = F.normalize(tables.names[torch.arange(60) % 30] + 0.7 * _texts(_particular(60, 8)), dim=-1)
+    with torch.no_grad():
+        names, background = model.semantic_stream.name_log_probs(embeds, tables)  # its predictor is the identity
+        own = torch.cat([names, background[:, None]], -1).exp()
+    images = as_images(embeds, tables)
+    assert torch.allclose(images.norm(dim=-1), torch.ones(60))
+    taught = teacher_targets(torch.full((60,), -1), images, tables, annotation_weight=1.0)
+    assert tables.scales.image_cosine < 0.8 and torch.allclose(taught[1], own, atol=0.03)
+    assert torch.allclose(taught[0], look_up(embeds, tables)[0].exp(), atol=0.03)
 
 
 def test_the_effective_number_by_hand():

@@ -115,16 +115,15 @@ def test_own_regions_teach_what_the_model_says(world, sure):  # noqa: F811
     inputs = processor(read_image(entry["path"]), return_tensors="pt")
     with torch.no_grad():
         outputs = model(**inputs, output_prototype_weights=True)
-        log_probs, _ = model.semantic_stream.name_log_probs(
-            outputs.semantic_embeds, model.prototype_pool, model.vocabulary
-        )
+        log_probs, _ = model.semantic_stream.name_log_probs(outputs.semantic_embeds, model.tables())
     boxes = outputs.pred_boxes[0] * torch.tensor([entry["width"], entry["height"]] * 2)
     corners = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
     corners = corners.clamp(min=torch.zeros(4), max=torch.tensor([entry["width"], entry["height"]] * 2).float())
     query = torch.cdist(torch.from_numpy(found["boxes"]), corners).argmin(1)
     assert torch.allclose(torch.from_numpy(found["boxes"]), corners[query], atol=1e-3)
     assert torch.allclose(torch.from_numpy(found["proposal_scores"]), outputs.objectness_logits[0, query].sigmoid())
-    logits = torch.from_numpy(found["image_embeds"]) @ model.vocabulary.embeddings.T / model.config.name_temperature
+    temperature = model.tables().scales.name_temperature
+    logits = torch.from_numpy(found["image_embeds"]) @ model.vocabulary.embeddings.T / temperature
     own = log_probs[0, query]
     assert torch.allclose(logits.log_softmax(-1), own - own.logsumexp(-1, keepdim=True), atol=2e-2)
     pool = model.prototype_pool.prototypes[outputs.prototype_weights[0, query].argmax(-1)]

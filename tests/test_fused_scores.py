@@ -41,8 +41,6 @@ def test_scores_of_the_model_are_the_fused_ones():
     model = tiny_model().eval()
     with torch.no_grad():
         outputs = model(tiny_batch()["pixel_values"])
-        names, _ = model.semantic_stream.name_log_probs(
-            outputs.semantic_embeds, model.prototype_pool, model.vocabulary
-        )
+        names, _ = model.semantic_stream.name_log_probs(outputs.semantic_embeds, model.tables())
     expected = outputs.objectness_logits.sigmoid()[..., None] * names.exp()
     assert torch.allclose(outputs.logits.sigmoid(), expected, atol=2e-6)

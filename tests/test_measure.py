@@ -64,7 +64,8 @@ def test_a_perfect_model_scores_100_without_false_alarms(world, model, monkeypat
     assert result["absent, all"] == result["absent, 12"] == result["absent, 1"] == 0
     assert model.vocabulary.names == before
     # Without a prototype of any other name, everything that is found passes for the only name that there is.
-    model.set_pool(PrototypePool(F.normalize(-vocabulary.embeddings.sum(0), dim=0).expand(len(NAMES), 16)))
+    far = F.normalize(-vocabulary.embeddings.sum(0), dim=0).expand(len(NAMES), 16)
+    model.set_pool(PrototypePool(far))
     result = measure(model, None, coco, vocabulary, NOVEL, progress=False)
     assert result["absent, all"] == 0 and result["absent, 1"] > 50
 

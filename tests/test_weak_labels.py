@@ -171,9 +171,8 @@ def test_exhaustive_names_are_not_what_has_no_box():
 def test_an_annotated_box_keeps_clips_opinion_of_its_own_name():
     """With a share of CLIP in its target: what is said of regions without a box does not narrow it."""
     model = tiny_model()
-    names, pool, background = model.vocabulary.embeddings, model.prototype_pool, model.semantic_stream.background
-    options = {"temperature": 0.07, "annotation_weight": 0.5}
-    rows = torch.tensor([0, -1]), names[[0, 0]], pool, model.vocabulary, background
+    options = {"annotation_weight": 0.5}
+    rows = torch.tensor([0, -1]), model.vocabulary.embeddings[[0, 0]], model.tables()
     absent = torch.tensor([[True, False, False]] * 2)
     free, narrowed = (teacher_targets(*rows, **options, absent=some)[1] for some in (None, absent))
     assert torch.equal(free[0], narrowed[0]) and narrowed[1, 0] == 0 and free[1, 0] > 0.1

@@ -2,19 +2,18 @@
 
 Who starts from a trained model and has no regions data set would train on annotated boxes alone. Everything else in
 the pictures would then be background to the localization stream, and no lesson to the semantic one, which soon gives
-all things the new names. So the starting point looks once at all images: its boxes become regions, what it compares
-with names there is their embedding, and the prototype that it looks up most their caption's, so that the pool stays
-where it is. CLIP is not needed. (Learning without forgetting; not in the paper.)
+all things the new names. So the starting point looks once at all images: its boxes become regions, their embeddings
+are such that a teacher says of them what the model says, and the prototype that it looks up most is their caption's. CLIP is not needed. (Learning without forgetting; not in the paper.)
 """
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torchvision.ops import box_convert
 from tqdm.auto import tqdm
 
+from decodetr.modeling_decodetr.embedding_space import as_images
 from decodetr.pool_builder.proposals import annotated_boxes, select_proposals
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.processing import DetectionDataset, RegionTable, detection_collate
@@ -68,7 +67,7 @@ def _regions_of_image(model, outputs, b, coco, entry, limits):
         "image_id": np.full(len(boxes), entry["image_id"]),
         "box": boxes.numpy(),
         "proposal_score": scores.numpy(),
-        "image_embed": F.normalize(compared.float(), dim=-1).half().cpu().numpy(),
+        "image_embed": as_images(compared, model.tables()).half().cpu().numpy(),
         "text_embed": looked_up.half().cpu().numpy(),
         "clip_score": np.ones(len(boxes), dtype=np.float32),
     }
