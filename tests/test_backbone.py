@@ -236,7 +236,8 @@ def test_frozen_backbones_stay_to_the_bit(words, weights, tmp_path, capsys):
     assert not _differ(frozen, _state(tmp_path / "still")[1])
     again = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "still")
     assert _differ(model.detector.state_dict(), again.detector.state_dict())  # the rest did learn
-    assert main([*words, *start, "--output_dir", str(tmp_path / "free")]) == 0
+    free = ["--freeze_backbone", "false", "--learning_rate", "1e-3", "--backbone_learning_rate", "1e-3"]
+    assert main([*words, *start, *free, "--output_dir", str(tmp_path / "free")]) == 0
     changed = _differ(frozen, _state(tmp_path / "free")[1])
     assert {key.rpartition(".")[2] for key in changed} == {
         *("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

@@ -3,7 +3,8 @@
 Who starts from a trained model and has no regions data set would train on annotated boxes alone. Everything else in
 the pictures would then be background to the localization stream, and no lesson to the semantic one, which soon gives
 all things the new names. So the starting point looks once at all images: its boxes become regions, their embeddings
-are such that a teacher says of them what the model says, and the prototype that it looks up most is their caption's. CLIP is not needed. (Learning without forgetting; not in the paper.)
+are such that a teacher says of them what the model says, and the prototype that it looks up most is their caption's.
+CLIP is not needed. (Learning without forgetting; not in the paper.)
 """
 
 import numpy as np
