@@ -170,8 +170,8 @@ def as_images(embeddings, tables):
     gap = torch.linalg.eigh(texts.T @ texts).eigenvectors[:, 0]
     along = F.normalize(embeddings.float(), dim=-1)
     if cosine < 1:
-        along = F.normalize(along - (along @ gap)[:, None] * gap, dim=-1)
-        along = cosine * along + (1 - cosine**2) ** 0.5 * gap
+        along = cosine * (along - (along @ gap)[:, None] * gap)
+        along = along + (1 - along.square().sum(-1, keepdim=True)).sqrt() * gap
     # The length t at which mean + t * along is a unit vector: such is an image before its mean is taken off.
     inner = along @ tables.image_mean
     length = -inner + (inner.square() + 1 - tables.image_mean.square().sum()).sqrt()
