@@ -53,7 +53,9 @@ def test_runs_once_and_keeps_what_it_measured(built, tmp_path, capsys):
     assert {name: list(seeds) for name, seeds in results["runs"].items()} == {
         name: ["0", "1"] for name in ("captions", "none", "query")
     }
-    assert results["runs"]["none"]["0"] != results["runs"]["none"]["1"]
+    comparison = _comparison(built, tmp_path / "again")
+    one, other = (comparison.train(comparison.pool, {}, seed).semantic_stream for seed in (0, 1))
+    assert not torch.equal(one.input_projection[1].weight, other.input_projection[1].weight)
     assert page.read_text() == tables(results) and page.read_text() in printed
     assert page.read_text().count("| captions | 2 |") == 2  # validation and the shifted split
     written = file.stat().st_mtime_ns
