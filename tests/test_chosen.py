@@ -1,16 +1,19 @@
 """Commands that say no length and no rates: what they choose is said, recorded, obeyed, and the same when resumed."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from test_preflight import WHOLE, world  # noqa: F401  (a fixture)
+from tiny_models import tiny_config
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, PrototypePool, Vocabulary
 from decodetr.__main__ import main
 from decodetr.training import chosen as module
-from decodetr.training.chosen import CHOSEN
+from decodetr.training.choices import NEW, PRETRAINED, TRAINED
+from decodetr.training.chosen import CHOSEN, situation_of
 
 
 def _words(world, output, *more):  # noqa: F811
@@ -48,6 +51,24 @@ def test_what_is_chosen_is_used_said_and_recorded(world, tmp_path, caplog):  # n
     assert lines[0] == 1 and len(lines) >= 20  # a short run has a curve too
 
 
+def test_a_stream_that_a_localization_run_left_random_is_new():
+    def semantics(info, **start):
+        args = {"model": None, "detector": None, "config": None, "reset_semantics": False, "backbone": None}
+        config = tiny_config()
+        config.training_info = info
+        training = SimpleNamespace(streams="joint", cache_features=False, world_size=1, gradient_accumulation_steps=1)
+        processor = SimpleNamespace(size={"height": 64, "width": 96})
+        args = SimpleNamespace(**args | start, no_augmentation=False)
+        found = situation_of(args, training, 7, config, processor)
+        assert (found.width, found.side, found.images) == (32, 96, 7)
+        return found.detector, found.semantics
+
+    assert semantics({"pool": "random"}, model="m") == (TRAINED, NEW)
+    assert semantics({"pool_info": {}}, model="m") == semantics(None, model="m") == (TRAINED, TRAINED)
+    assert semantics(None, model="m", reset_semantics=True) == semantics(None, detector="d") == (PRETRAINED, NEW)
+    assert semantics(None, config="c") == (NEW, NEW)
+
+
 def test_words_and_recipes_are_obeyed(world, tmp_path, caplog):  # noqa: F811
     recipe = {"max_steps": 3, "semantic_learning_rate": 1e-4, "lr_scheduler_type": "linear", "cache-views": 1}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
@@ -61,16 +82,7 @@ def test_words_and_recipes_are_obeyed(world, tmp_path, caplog):  # noqa: F811
 
 def test_a_default_that_is_given_is_given(world, tmp_path):  # noqa: F811
     """Words are looked for, not values."""
-    more = [
-        "--learning_rate",
-        "1e-4",
-        "--lr_scheduler_type",
-        "linear",
-        "--num_train_epochs",
-        "3",
-        "--cache_views",
-        "1",
-    ]
+    more = "--learning_rate 1e-4 --lr_scheduler_type linear --num_train_epochs 3 --cache_views 1".split()
     assert main(_words(world, tmp_path, *more)) == 0
     used = _arguments(tmp_path)
     assert (used.semantic_learning_rate, used.lr_scheduler_type, used.max_steps) == (None, "linear", -1)
@@ -90,7 +102,8 @@ def test_a_run_goes_on_with_what_it_chose(world, tmp_path, monkeypatch, capsys):
     assert _state(output)["global_step"] == 6 and _recorded(output) == first
     assert main(_words(world, output, *longer, "--seed", "7")) == 1
     error = capsys.readouterr().err
-    assert "settings.seed: 42 there, 7 here" in error and "semantic_learning_rate: 0.001 there, 0.5 here" in error
+    assert "settings.seed: 42 there, 7 here" in error
+    assert f"semantic_learning_rate: {first['semantic_learning_rate']} there, 0.5 here" in error
 
 
 def test_a_run_that_has_not_learned_says_so_and_its_card_too(world, tmp_path, caplog):  # noqa: F811
