@@ -24,7 +24,7 @@ FEWEST = 50  # annotated regions below which captions stand in for names
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 # A little worse is as good: of such thresholds the highest is taken, which leaves more captions in the background.
 _TOLERANCE = 0.02
-_NAMELESS = 1.5  # weight of the other two questions: most of what is proposed in a picture has no name
+_UNSPOKEN = 0.25  # weight of things without a name that no caption speaks of; there are fewer of them
 _NONE = -9.0  # a cosine of nothing; -inf has no gradient
 # How much a temperature far from CLIP's own is held against it: few names fit any small temperature equally well.
 _PRIOR = 0.03
@@ -213,8 +213,8 @@ def _fit(similarity, right, rest, background, without, own):
 
     def loss(x):
         x = torch.tensor(x, dtype=torch.float32, requires_grad=True)
-        named, *nameless = (part.mean() for part in _surprise(x, *asked))
-        value = named + _NAMELESS * sum(nameless) + 1e-2 * x[2].square()
+        named, unspoken, spoken = (part.mean() for part in _surprise(x, *asked))
+        value = named + spoken + _UNSPOKEN * unspoken + 1e-2 * x[2].square()
         if own is not None:
             value = value + _PRIOR * (x[0] - math.log(own)).square()
         value.backward()
