@@ -16,8 +16,8 @@ from pathlib import Path
 
 _TEACHERS = {
     "scenes": (3000, "pictures to take crops from"),
-    "clip_steps": (800, "optimizer steps of the CLIP"),
-    "llava_steps": (600, "optimizer steps of the LLaVA"),
+    "clip_steps": (1800, "optimizer steps of the CLIP"),
+    "llava_steps": (1000, "optimizer steps of the LLaVA"),
 }
 
 

@@ -36,7 +36,9 @@ def to_rgba(image):
     Raises:
         ValueError: as [`to_rgb`].
     """
-    alpha = image.convert("RGBA").getchannel("A")
+    if image.mode in ("RGBA", "RGBa", "LA", "P", "PA"):
+        return image.convert("RGBA")
+    alpha = image.convert("RGBA").getchannel("A")  # of a colour that is stored as transparent
     result = to_rgb(image).copy()
     result.putalpha(alpha)
     return result
