@@ -210,9 +210,9 @@ def test_peak_memory_is_counted_anew():
     from harness import peak_bytes, reset_peak, used_bytes
 
     before = used_bytes("cpu")
-    block = torch.ones(64 * 2**20, dtype=torch.uint8)
+    block = torch.ones(512 * 2**20, dtype=torch.uint8)
     reset_peak("cpu")
-    assert peak_bytes("cpu") - before > 60 * 2**20
+    assert peak_bytes("cpu") - before > 256 * 2**20  # a kernel may take back what lay idle meanwhile
     del block
     reset_peak("cpu")
     assert peak_bytes("cpu") - before < 10 * 2**20
