@@ -10,11 +10,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from decodetr.annotations.sources import DATA_HELP, add_form_arguments, form_of
 from decodetr.evaluation import ENGINES, ORACLES, PROTOCOLS
-from decodetr.processing.shipped import expect, expect_file
-from decodetr.processing.sources import DATA_HELP, add_form_arguments, form_of
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.preflight import process_rank, run_checks
+from decodetr.utils.shipped import expect, expect_file
 
 
 def evaluate_model(
@@ -98,7 +98,7 @@ class _Pictures:
         return len(self.entries)
 
     def __getitem__(self, index):
-        from decodetr.processing.coco import read_annotated
+        from decodetr.annotations.coco import read_annotated
 
         return self.prepare(read_annotated(self.entries[index], self.file))
 
@@ -154,9 +154,9 @@ def run(args):
 
 def _check(args):
     """What can be known of the arguments before annotations and models are read."""
+    from decodetr.annotations.sources import kind_of
     from decodetr.evaluation.coco_matching import check_engine
     from decodetr.evaluation.protocols import Protocol
-    from decodetr.processing.sources import kind_of
 
     def output():
         if args.output and (Path(args.output).is_file() or Path(args.output).suffix in (".json", ".md", ".html")):
@@ -273,8 +273,8 @@ def _scores(predictor, analysis):
 
 def _check_apart(args):
     """Refuse an output folder in which something is read that the report would replace."""
-    from decodetr.processing.shipped import resolve
     from decodetr.utils.outputs import apart
+    from decodetr.utils.shipped import resolve
 
     names = ("data", "images", "annotations", "vocabulary", "detections", "protocol", "names_split")
     inputs = {f"--{name.replace('_', '-')}": getattr(args, name) for name in names}
@@ -285,11 +285,11 @@ def _check_apart(args):
 
 def _protocol_and_file(args):
     """The protocol with the split that was asked for, and the annotation file."""
+    from decodetr.annotations.sources import load_annotations
+    from decodetr.cli.train import names_split_file
     from decodetr.evaluation.output_evaluator import rules_of
     from decodetr.evaluation.protocols import Protocol, read_split
-    from decodetr.processing.predict import read_names
-    from decodetr.processing.sources import load_annotations
-    from decodetr.training.command import names_split_file
+    from decodetr.inference.detection import read_names
 
     protocol = Protocol.load(args.protocol)
     if args.max_detections is not None:
@@ -317,7 +317,7 @@ def _protocol_and_file(args):
 
 def _process(device):
     """(rank, number of processes, device) of this process; `torchrun` and `accelerate launch` start several."""
-    from decodetr.processing.predict import pick_device
+    from decodetr.inference.detection import pick_device
 
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return 0, 1, pick_device(device)
@@ -398,7 +398,7 @@ def _facts(args, protocol, coco, evaluator, names):
 
 def main(argv=None):
     """`decodetr eval`, for `python eval.py` and `python -m decodetr.eval`. Returns the exit code."""
-    from decodetr.__main__ import main as decodetr_main
+    from decodetr.cli import main as decodetr_main
 
     return decodetr_main(["eval", *(sys.argv[1:] if argv is None else argv)])
 

@@ -3,7 +3,7 @@
 `transformers.Trainer` does the work; this file adds what training DeCo-DETR needs (DESIGN.md 3): lambda_align(t)
 (PAPER.md 3.2), parameter groups and gradient clipping per stream, so that isolation is exact, the momentum step of
 the pool after each optimizer step (3.4, 3.5), every loss term in the log, streaming evaluation, and the swap between
-training names and deployment names. The command's arguments are in `training/command.py`, which imports nothing heavy.
+training names and deployment names. The command's arguments are in `cli/train.py`, which imports nothing heavy.
 """
 
 import contextlib
@@ -22,21 +22,21 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from decodetr.evaluation.output_evaluator import OutputEvaluator, results_of, rules_of
 from decodetr.processing import detection_collate
-from decodetr.processing.feature_cache import FeatureCache, feature_collate
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.training import checkpoints, fields, memory
 from decodetr.training.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
-from decodetr.training.backbone import freeze_backbone, keep_frozen
 from decodetr.training.callbacks import PoolMomentum, WeightAveraging
+from decodetr.training.dataloading import StreamedTraining, check_streamed, collate_or_skip
 from decodetr.training.epochs import set_epoch
+from decodetr.training.feature_cache import FeatureCache, feature_collate
+from decodetr.training.fsdp import check_sharded, keep_class_name, load_weights, total_norm
 from decodetr.training.identity import run_identity, settings_identity
 from decodetr.training.metrics import check_evaluation
 from decodetr.training.pairs import CAPTIONS_NEED
 from decodetr.training.pictures import EvaluationPictures, write_sheet
 from decodetr.training.predictions import KeptPredictions
-from decodetr.training.sharding import check_sharded, keep_class_name, load_weights, total_norm
-from decodetr.training.streamed_training import StreamedTraining, check_streamed, collate_or_skip
 from decodetr.training.streams import freeze_other, stream_of
+from decodetr.training.timm_backbone import freeze_backbone, keep_frozen
 
 logger = logging.getLogger(__name__)
 
@@ -481,7 +481,7 @@ __all__ = ["DeCoDetrTrainer", "DeCoDetrTrainingArguments"]
 
 def main(argv=None):
     """`decodetr train`, `python -m decodetr.train` and `accelerate launch train.py` are the same program."""
-    from decodetr.__main__ import main as command
+    from decodetr.cli import main as command
 
     return command(["train", *(sys.argv[1:] if argv is None else argv)])
 

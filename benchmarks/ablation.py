@@ -93,7 +93,7 @@ def main(argv=None) -> int:
     args = parser().parse_args(words[:cut])
     from harness import say
 
-    from decodetr.__main__ import main as decodetr
+    from decodetr.cli import main as decodetr
 
     for seed in args.seeds:
         for row in args.rows:

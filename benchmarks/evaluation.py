@@ -93,9 +93,9 @@ def run_engine(engine, folder, max_detections):
     """One engine in this process: seconds, peak memory and AP."""
     from harness import peak_gb
 
+    from decodetr.annotations.coco import CocoAnnotations
     from decodetr.evaluation.detection_evaluator import DetectionEvaluator
     from decodetr.evaluation.detections import feed_detections, load_detections
-    from decodetr.processing.coco import CocoAnnotations
 
     coco = CocoAnnotations.load(folder / "annotations.json", check_images=False)
     names, found = load_detections(folder / "detections.parquet", coco)
@@ -178,13 +178,13 @@ def measure_overhead(images, runs):
     """{"inference", "evaluation"}: seconds, in turn, of the shipped model over drawn scenes; "ratio"."""
     from harness import in_turn, ratios, spread
 
-    from decodetr.__main__ import main as decodetr
+    from decodetr.annotations.coco import CocoAnnotations
+    from decodetr.cli import main as decodetr
     from decodetr.eval import run_predictor
     from decodetr.evaluation.output_evaluator import OutputEvaluator
     from decodetr.evaluation.predictors import DeCoDetrPredictor
     from decodetr.evaluation.protocols import read_split
-    from decodetr.processing.coco import CocoAnnotations
-    from decodetr.processing.predict import load_detector
+    from decodetr.inference.detection import load_detector
 
     class Detections(DeCoDetrPredictor):
         def results(self, outputs, entries):

@@ -87,8 +87,8 @@ def main(argv=None) -> int:
     args = parser().parse_args(argv)
     from harness import say, table
 
-    from decodetr.__main__ import main as decodetr
-    from decodetr.processing.predict import read_names
+    from decodetr.cli import main as decodetr
+    from decodetr.inference.detection import read_names
 
     names = read_names(file=args.names) if args.names else choose(args.scenes, args.count)
     images, boxes = write_subset(args.scenes, args.output / "data", names)

@@ -23,8 +23,8 @@ def prepare(folder, args):
     from decodetr.pool_builder.proposers import proposer_model
     from decodetr.pool_builder.settings import PoolSettings
     from decodetr.processing import CocoAnnotations
-    from decodetr.processing.shipped import resolve
     from decodetr.scenes import SceneSettings, write_scenes
+    from decodetr.utils.shipped import resolve
 
     sizes = SceneSettings(train=args.images, val=1, test=1, image_size=args.image_size)
     data = write_scenes(folder / "scenes", sizes)
@@ -41,7 +41,7 @@ class Captions:
     def __init__(self, args, settings):
         from decodetr.pool_builder.build import captioner_model
         from decodetr.pool_builder.stages import caption_regions
-        from decodetr.processing.shipped import resolve
+        from decodetr.utils.shipped import resolve
 
         self.identity = captioner_model(resolve(args.captioner), settings, args.device)
         self.model, self.run_stage, self.batches = self.identity.load(), caption_regions, []
@@ -71,7 +71,7 @@ class Embeddings:
     def __init__(self, args, settings):
         from decodetr.pool_builder.build import clip_model
         from decodetr.pool_builder.stages import embed_regions
-        from decodetr.processing.shipped import resolve
+        from decodetr.utils.shipped import resolve
 
         self.identity = clip_model(resolve(args.clip), args.device)
         self.model, self.run_stage, self.batches = self.identity.load(), embed_regions, []

@@ -21,8 +21,8 @@ def outputs_of(model, image_processor, coco, batch_size=16):
     """What does not depend on names, of every image: (embeds, objectness, boxes), tensors with one row an image."""
     import torch
 
+    from decodetr.annotations.coco import read_annotated
     from decodetr.evaluation.predictors import DeCoDetrPredictor
-    from decodetr.processing.coco import read_annotated
 
     predictor, parts = DeCoDetrPredictor(model, image_processor), []
     for start in range(0, len(coco), batch_size):
@@ -114,8 +114,8 @@ def run(args):
     from decodetr import DeCoDetrConfig
     from decodetr.evaluation.calibrate import fit_scores
     from decodetr.evaluation.protocols import read_split
+    from decodetr.inference.detection import load_detector
     from decodetr.processing import CocoAnnotations
-    from decodetr.processing.predict import load_detector
     from decodetr.training.calibration import set_calibration
 
     base, novel = read_split(f"{args.data}/names.json")

@@ -41,7 +41,7 @@ def build(args):
     from harness import read_config
 
     from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection
-    from decodetr.processing.shipped import resolve
+    from decodetr.utils.shipped import resolve
 
     if args.model:
         return DeCoDetrForObjectDetection.from_pretrained(resolve(args.model))

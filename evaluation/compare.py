@@ -8,11 +8,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from decodetr.processing.shipped import expect_file
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim, committed, finite, output_folder, reading, write_json
 from decodetr.utils.markup import markdown_table, one_line
 from decodetr.utils.preflight import run_checks
+from decodetr.utils.shipped import expect_file
 
 _PARTS = {"protocol", "per_name", "max_detections", "source", "images"}
 _KEYS = ("annotations_digest", "protocol", "images", "annotations", "max_detections", "federated")
@@ -78,10 +78,10 @@ class _Run:
     def __init__(self, folder, report, annotations):
         import numpy as np
 
+        from decodetr.annotations.sources import load_annotations
         from decodetr.evaluation.detection_evaluator import DetectionEvaluator
         from decodetr.evaluation.detections import feed_detections, load_detections
         from decodetr.evaluation.matches import match_detections, rows_of
-        from decodetr.processing.sources import load_annotations
 
         facts, per_name = report["protocol"], report["per_name"]
         try:

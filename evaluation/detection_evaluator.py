@@ -12,10 +12,10 @@ from collections import Counter
 
 import numpy as np
 
+from decodetr.annotations.coco import AnnotationIndex
 from decodetr.evaluation import ENGINES
 from decodetr.evaluation.coco_matching import check_engine, coco_accumulate, compact_prediction, mean_percent
 from decodetr.evaluation.matches import match_detections
-from decodetr.processing.coco import AnnotationIndex
 
 
 def metric_names(max_detections, groups=(), class_agnostic=False):

@@ -210,7 +210,7 @@ def _of_image(file, entry, candidates):
 
 
 def _read_results(file, rows, coco):
-    from decodetr.processing.box_style import doubts
+    from decodetr.annotations.box_style import doubts
 
     label_of = {number: label for label, number in enumerate(coco.category_ids)}
     images, columns = [], []

@@ -67,8 +67,8 @@ def comparison(entry, annotated, detected):
     """
     from PIL import Image
 
-    from decodetr.processing.coco import read_annotated
-    from decodetr.processing.drawing import draw_detections
+    from decodetr.annotations.coco import read_annotated
+    from decodetr.utils.drawing import draw_detections
 
     image = read_annotated(entry)
     image.thumbnail((640, 640))

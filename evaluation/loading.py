@@ -2,10 +2,10 @@
 
 import hashlib
 
-from decodetr.processing.model_identity import model_identity
-from decodetr.processing.shipped import cannot_load, load_vocabulary, resolve
-from decodetr.training.settings import in_words
+from decodetr.training.provenance import in_words
 from decodetr.utils.hub import local_only
+from decodetr.utils.model_identity import model_identity
+from decodetr.utils.shipped import cannot_load, load_vocabulary, resolve
 
 
 def load_predictor(
@@ -53,7 +53,7 @@ def load_predictor(
         peer = load_peer(folder, names, device, max_detections, allow_missing_names)
         return peer, names, None, facts | _where(peer) | peer.describe()
     from decodetr.evaluation.predictors import BoxOracle, DeCoDetrPredictor, NameOracle
-    from decodetr.processing.predict import load_detector
+    from decodetr.inference.detection import load_detector
 
     model, image_processor = load_detector(source, vocabulary=vocabulary, device=device)
     names, pool = model.vocabulary, model.prototype_pool

@@ -19,9 +19,9 @@ from transformers import (
     AutoProcessor,
 )
 
-from decodetr.processing.predict import pick_device
-from decodetr.processing.shipped import cannot_load
+from decodetr.inference.detection import pick_device
 from decodetr.utils.hub import local_only
+from decodetr.utils.shipped import cannot_load
 
 # RT-DETR, D-FINE and others came to the Hub with four of COCO's classes under their names of Pascal VOC.
 _VOC_NAMES = {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"}

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from decodetr.evaluation.protocols import Protocol
-from decodetr.processing.shipped import expect_file
 from decodetr.utils.files import claim, committed, output_folder, write_json
 from decodetr.utils.outputs import apart
 from decodetr.utils.paths import link_pictures
 from decodetr.utils.preflight import run_checks
+from decodetr.utils.shipped import expect_file
 
 PREPARED = ("ov-coco", "ov-lvis")
 _FILES = {
@@ -39,7 +39,7 @@ def prepare(name, output, coco, annotations=None, any_counts=False):
         FileNotFoundError: an official file or image folder is missing.
         ValueError: not the official file: names, ids or counts differ.
     """
-    from decodetr.processing.coco import CocoAnnotations
+    from decodetr.annotations.coco import CocoAnnotations
 
     protocol, coco, output = Protocol.load(name), Path(coco), Path(output)
     folder, files = Path(annotations or coco / "annotations"), _FILES[name]
@@ -98,7 +98,7 @@ def _check_ids(protocol, coco):
 
 def _filter(file, category_ids, image_ids, only_annotated):
     """The official document with these categories and images (None: all, or all annotated ones) only."""
-    from decodetr.processing.coco_checks import read_document
+    from decodetr.annotations.coco_checks import read_document
 
     document = read_document(file)
     rows = [row for row in document["annotations"] if row["category_id"] in category_ids]

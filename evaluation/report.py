@@ -126,7 +126,7 @@ def _pictures_of(output):
 
 def _write_page(report, analysis, output, digest):
     from decodetr.evaluation.figures import draw_calibration, draw_curves, draw_errors
-    from decodetr.processing.html_report import links, paragraph, picture, table, write_report
+    from decodetr.utils.html_page import links, paragraph, picture, table, write_report
 
     draw_curves(report["curves"], output / "precision_recall.png")
     draw_calibration(report["calibration"], output / "calibration.png")
@@ -182,7 +182,7 @@ def _write_page(report, analysis, output, digest):
 def _worst(report, analysis, output):
     """Blocks of the worst images, drawn into OUTPUT/worst."""
     from decodetr.evaluation.figures import comparison
-    from decodetr.processing.html_report import paragraph, picture
+    from decodetr.utils.html_page import paragraph, picture
 
     entries = {entry["image_id"]: entry for entry in analysis.evaluator.coco.images}
     truth, found, blocks = analysis.truth, analysis.found, []

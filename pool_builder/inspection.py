@@ -124,7 +124,7 @@ def run(args):
     """Run `decodetr pool inspect`; returns the exit status."""
     from decodetr.pool_builder.pool_map import draw_pool_map
     from decodetr.pool_builder.pool_page import write_pool_page
-    from decodetr.processing.shipped import load_pool, load_vocabulary, resolve
+    from decodetr.utils.shipped import load_pool, load_vocabulary, resolve
 
     inputs = {"POOL": resolve(args.pool), "--image": args.image, "--vocabulary": args.vocabulary}
     apart("--output", args.output, inputs, ("map.png", "map.html", "pool.json"))
@@ -143,11 +143,11 @@ def run(args):
 
 def _queries(args, pool):
     """{text or file: its embedding} by the pool's encoder."""
+    from decodetr.annotations.coco import read_image
     from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
     from decodetr.pool_builder.crops import crop_region
     from decodetr.pool_builder.embedder import ClipEmbedder
-    from decodetr.processing.coco import read_image
-    from decodetr.processing.shipped import cannot_load, resolve
+    from decodetr.utils.shipped import cannot_load, resolve
 
     name = args.clip or pool.info.get("encoder")
     if not name:

@@ -223,7 +223,7 @@ def _distance_to_next(places):
 
 def run(args):
     """Run `decodetr pool map`; returns the exit status."""
-    from decodetr.processing.shipped import load_pool, resolve
+    from decodetr.utils.shipped import load_pool, resolve
 
     apart("--output", args.output, {"POOL": list(Path(resolve(args.pool)).glob("pool.*"))})
     pool = load_pool(args.pool)

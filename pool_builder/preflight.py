@@ -3,10 +3,10 @@
 from functools import partial
 from pathlib import Path
 
-from decodetr.processing.shipped import WEIGHTS, expect, expect_file
-from decodetr.processing.sources import kind_of
+from decodetr.annotations.sources import kind_of
 from decodetr.utils.files import output_folder
 from decodetr.utils.preflight import require_package, require_room, run_checks, written
+from decodetr.utils.shipped import WEIGHTS, expect, expect_file
 
 _NOT_ON_DISK = ("grid", "torchvision:")
 
@@ -56,7 +56,7 @@ def check_room(coco, width, output):
 
 
 def _check_data(args):
-    from decodetr.training.command import names_split_file
+    from decodetr.cli.train import names_split_file
 
     if args.annotations is None:
         kind_of(args.data)

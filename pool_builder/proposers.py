@@ -8,7 +8,7 @@ pool's provenance: one that learned boxes of 80 classes of COCO has seen the nov
 import torch
 from torchvision.ops import box_convert
 
-from decodetr.processing.model_identity import Model, model_identity, without_place
+from decodetr.utils.model_identity import Model, model_identity, without_place
 
 GRID, TORCHVISION = "grid", "torchvision:"
 _SHARES, _RATIOS = (1.0, 0.5, 0.25), (1.0, 0.5, 2.0)  # of the grid's windows: side / that of the image, width / height
@@ -31,7 +31,7 @@ def proposer_model(name, device):
     from transformers import AutoConfig
 
     from decodetr import DeCoDetrConfig  # also makes it known to AutoConfig
-    from decodetr.processing.predict import load_detector
+    from decodetr.inference.detection import load_detector
 
     if name == GRID:
         return _model({"name": GRID}, None, GridProposer)

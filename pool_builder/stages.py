@@ -80,8 +80,8 @@ def propose_regions(coco, output, settings, proposer, ranks=None, overwrite=Fals
     Raises:
         ValueError: there is no region at all, or the folder holds something else.
     """
+    from decodetr.annotations.coco import read_annotated
     from decodetr.pool_builder.proposals import annotated_boxes, propose_in
-    from decodetr.processing.coco import read_annotated
     from decodetr.utils.images import in_batches
 
     size = settings.shard_groups * settings.batch_size
@@ -344,8 +344,8 @@ def _map_crops(folder, shard, coco, regions, settings, model, describe, features
 
 def _crops(entries, boxes, size, context):
     """The crop of each region; rows come image by image, and each image is read once."""
+    from decodetr.annotations.coco import read_annotated
     from decodetr.pool_builder.crops import crop_region
-    from decodetr.processing.coco import read_annotated
 
     shown, picture = None, None
     for entry, box in zip(entries, boxes):

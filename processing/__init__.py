@@ -21,7 +21,7 @@ import importlib
 
 _PUBLIC_NAMES = {
     "AnnotationStream": "decodetr.processing.streamed_dataset",
-    "CocoAnnotations": "decodetr.processing.coco",
+    "CocoAnnotations": "decodetr.annotations.coco",
     "DeCoDetrImageProcessor": "decodetr.processing.image_processing_decodetr",
     "DeCoDetrImageProcessorPil": "decodetr.processing.image_processing_pil_decodetr",
     "DetectionAugmentation": "decodetr.processing.augmentations",
@@ -29,7 +29,7 @@ _PUBLIC_NAMES = {
     "RegionTable": "decodetr.processing.regions",
     "StreamedDetectionDataset": "decodetr.processing.streamed_dataset",
     "detection_collate": "decodetr.processing.detection_dataset",
-    "read_image": "decodetr.processing.coco",
+    "read_image": "decodetr.annotations.coco",
     "write_regions": "decodetr.processing.regions",
 }
 

@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.ops import box_iou
 
-from decodetr.processing.coco import read_annotated
-from decodetr.processing.drawing import shrunk
+from decodetr.annotations.coco import read_annotated
+from decodetr.utils.drawing import shrunk
 
 # What regions that may be objects are to the localization stream, and the key of the label that holds them.
 PSEUDO_BOXES = {"objects": "pseudo_boxes", "ignore": "ignore_boxes"}

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from decodetr.processing.coco import read_annotated
+from decodetr.annotations.coco import read_annotated
+from decodetr.annotations.hub_dataset import RowReader, image_size, image_source, undecoded_image
 from decodetr.processing.detection_dataset import TargetMaker, check_known
-from decodetr.processing.hub_dataset import RowReader, image_size, image_source, undecoded_image
 
 _ROWS_WITHOUT_REGIONS = 1000  # so many at the start are no accident
 

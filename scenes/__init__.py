@@ -1,9 +1,8 @@
 """The embedded world (DESIGN.md 6): drawn scenes with compositional names, written as ordinary COCO-format folders.
 
     world.py     the names, their base/novel split and the settings of a folder; plain Python
-    drawing.py   one object, one background, one scene
+    rendering.py one object, one background, one scene
     write.py     scenes into a folder, and the preview
-    command.py   `decodetr scenes`
 
 Names are looked up when they are used, so that importing this package costs neither numpy nor Pillow.
 """
@@ -19,9 +18,9 @@ _HOMES = {
     "SceneName": "world",
     "SceneSettings": "world",
     "names_document": "world",
-    "Scene": "drawing",
-    "SceneObject": "drawing",
-    "draw_scene": "drawing",
+    "Scene": "rendering",
+    "SceneObject": "rendering",
+    "draw_scene": "rendering",
     "write_scenes": "write",
 }
 

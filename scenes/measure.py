@@ -11,11 +11,11 @@ import statistics
 import sys
 from pathlib import Path
 
-from decodetr.processing.shipped import expect, expect_file, load_vocabulary, resolve
 from decodetr.scenes.world import HELD_OUT_SHAPE, NAMES
 from decodetr.utils.files import output_folder, write_json
 from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import run_checks
+from decodetr.utils.shipped import expect, expect_file, load_vocabulary, resolve
 
 MAX_DETECTIONS = 100  # per image, over all names, in all of them
 SIZES = ("all", 12, 1)
@@ -90,9 +90,9 @@ def teacher_ceiling(model, image_processor, coco, vocabulary, novel_names, clip,
     from torchvision.ops import box_iou
     from tqdm.auto import tqdm
 
+    from decodetr.annotations.coco import read_annotated
     from decodetr.evaluation.detection_evaluator import DetectionEvaluator
     from decodetr.evaluation.predictors import best_pairs, teacher_probabilities
-    from decodetr.processing.coco import read_annotated
 
     outputs = _outputs(model, image_processor, coco, vocabulary.names)
     groups = {"never_boxed": _NEVER_BOXED}
@@ -221,9 +221,9 @@ def markdown_table(measured, ceiling):
 def run(args):
     """Run `decodetr scenes measure`; returns the exit status."""
     from decodetr.evaluation.protocols import read_split
+    from decodetr.inference.detection import load_detector
     from decodetr.pool_builder.embedder import ClipEmbedder
     from decodetr.processing import CocoAnnotations
-    from decodetr.processing.predict import load_detector
 
     data = Path(args.folder)
     file = data / "annotations" / f"{args.split}.json"

@@ -9,14 +9,14 @@ when it is started again; `--overwrite` begins anew.
 import sys
 from pathlib import Path
 
-from decodetr.processing.shipped import expect
-from decodetr.scenes.models import CACHE_VIEWS, SEMANTIC_TRAINING
-from decodetr.scenes.models import POOL as SHIPPED_POOL
-from decodetr.scenes.stages import claim, flat, run_stages
+from decodetr.scenes.command_runner import claim, flat, run_stages
+from decodetr.scenes.shipped_models import CACHE_VIEWS, SEMANTIC_TRAINING
+from decodetr.scenes.shipped_models import POOL as SHIPPED_POOL
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim as hold
 from decodetr.utils.files import committed, output_folder, replacing, write_text
 from decodetr.utils.preflight import run_checks
+from decodetr.utils.shipped import expect
 
 STAGES = 9
 POOL = {**SHIPPED_POOL, "--max-proposals": 8}  # fewer than the shipped pool's: captions take most of the time
@@ -190,7 +190,7 @@ def _draw_sheet(folder, file, columns, width):
 
 def _measured(output):
     """What `scenes compare` measured, as Markdown."""
-    from decodetr.scenes.compare import tables
+    from decodetr.scenes.pool_ablation import tables
 
     return tables(read_json(output / "compared" / "runs.json", dict))
 
@@ -233,8 +233,8 @@ def _write_report(output, staging, record, commands):
     from importlib.metadata import version
 
     import decodetr
-    from decodetr.processing.drawing import MOST_EXPLAINED
-    from decodetr.processing.html_report import code, from_markdown, links, paragraph, picture, table, write_report
+    from decodetr.utils.drawing import MOST_EXPLAINED
+    from decodetr.utils.html_page import code, from_markdown, links, paragraph, picture, table, write_report
 
     explained = []
     for entry in _detections(output / "novel"):

@@ -11,7 +11,7 @@ from multiprocessing import get_context
 import numpy as np
 from tqdm.auto import tqdm
 
-from decodetr.scenes.drawing import draw_scene
+from decodetr.scenes.rendering import draw_scene
 from decodetr.scenes.world import NAMES
 
 CROP_SIDE = 48

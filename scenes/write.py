@@ -24,7 +24,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
-from decodetr.scenes.drawing import draw_scene
+from decodetr.scenes.rendering import draw_scene
 from decodetr.scenes.world import BASE_NAMES, NAMES, WORLD_VERSION, SceneSettings, names_document
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, is_unused, reading, write_json

@@ -222,8 +222,8 @@ def make(case, folder):
 def training_says(folder):
     """What stops a training on the folder before its first step, or None."""
     from decodetr import DeCoDetrImageProcessor
+    from decodetr.annotations.sources import load_annotations
     from decodetr.processing import DetectionDataset, detection_collate
-    from decodetr.processing.sources import load_annotations
 
     try:
         coco = load_annotations(folder, "train")
@@ -239,7 +239,7 @@ def main():
     import contextlib
     import io
 
-    from decodetr.__main__ import main as decodetr
+    from decodetr.cli import main as decodetr
 
     rows = ["| data set | validate | exit | training |", "|---|---|---:|---|"]
     for case in (*BROKEN, *WHOLE):

@@ -8,10 +8,10 @@ import numpy as np
 
 def make_report(run):
     """(report, Analysis, facts) of an evaluation of two drawn detections, whose scores tell the runs apart."""
+    from decodetr.annotations.coco import CocoAnnotations
     from decodetr.evaluation.analysis import Analysis
     from decodetr.evaluation.detection_evaluator import DetectionEvaluator
     from decodetr.evaluation.report import describe
-    from decodetr.processing.coco import CocoAnnotations
 
     box = {"category_id": 1, "bbox": [2, 2, 20, 20], "area": 400, "iscrowd": 0}
     document = {

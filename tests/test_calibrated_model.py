@@ -10,10 +10,10 @@ from tiny_models import NAMES, tiny_batch, tiny_model
 from transformers import pipeline
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor, Vocabulary
-from decodetr.__main__ import main
+from decodetr.cli import main
+from decodetr.inference.detection import detect, load_detector
 from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
 from decodetr.processing import CocoAnnotations
-from decodetr.processing.predict import detect, load_detector
 from decodetr.training.calibration import keep_aside
 
 IMAGES, SIDE = 60, 64

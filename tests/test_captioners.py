@@ -11,7 +11,7 @@ from test_pool_builder import write_data
 from tiny_teachers import write_tiny_clip, write_tiny_llava, write_tiny_llava_next, write_tiny_qwen, write_tiny_siglip
 
 from decodetr import PrototypePool
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.pool_builder.batches import ShrinkingBatches, read_ahead
 from decodetr.pool_builder.captioner import Captioner
 from decodetr.pool_builder.crops import crop_region

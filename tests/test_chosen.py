@@ -10,7 +10,7 @@ from test_preflight import WHOLE, world  # noqa: F401  (a fixture)
 from tiny_models import tiny_config
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, PrototypePool, Vocabulary
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.training import chosen as module
 from decodetr.training.choices import NEW, PRETRAINED, TRAINED
 from decodetr.training.chosen import CHOSEN, situation_of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.utils.files import LOCK, claim, clear, is_unused, output_folder
 
 _HOLD = """
@@ -114,7 +114,7 @@ _COMMANDS = {
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_every_command_that_writes_a_folder_holds_it(holder, tmp_path, monkeypatch, capsys, command):
     """Whatever the command checks before is left out here."""
-    from decodetr.pool_builder import command as pool_command
+    from decodetr.cli import pool as pool_command
     from decodetr.training import preflight
 
     data, out = tmp_path / "data", tmp_path / "out"

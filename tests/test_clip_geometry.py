@@ -11,13 +11,13 @@ from tiny_teachers import write_tiny_clip, write_tiny_siglip
 from torch.nn import functional as F
 from transformers import AutoModel, CLIPModel, CLIPProcessor, LlavaForConditionalGeneration
 
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.modeling_decodetr.text_encoder import encode_texts
-from decodetr.processing.shipped import resolve
 from decodetr.scenes import teachers
 from decodetr.scenes.clip_geometry import reshape, statistics
 from decodetr.scenes.teacher_data import teacher_crops
 from decodetr.scenes.world import NAMES
+from decodetr.utils.shipped import resolve
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from decodetr.__main__ import COMMANDS, main, usage
+from decodetr.cli import COMMANDS, main, usage
 
 PROBE = """
 import sys
-from decodetr.__main__ import main
+from decodetr.cli import main
 try:
     main(sys.argv[1:])
 except SystemExit:

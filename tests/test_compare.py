@@ -9,8 +9,17 @@ from tiny_models import tiny_model
 from tiny_teachers import write_tiny_clip, write_tiny_llava
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool
-from decodetr.__main__ import main
-from decodetr.scenes.compare import VARIANTS, Comparison, _cell, _in_a_line, add_arguments, mentions, tables, variants
+from decodetr.cli import main
+from decodetr.scenes.pool_ablation import (
+    VARIANTS,
+    Comparison,
+    _cell,
+    _in_a_line,
+    add_arguments,
+    mentions,
+    tables,
+    variants,
+)
 from decodetr.scenes.world import BASE_NAMES, NAMES, few_names
 
 

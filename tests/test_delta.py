@@ -8,7 +8,7 @@ from test_pool_builder import write_data
 from test_pool_command import _command, _read, models  # noqa: F401 (a fixture)
 
 from decodetr import PrototypePool
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.pool_builder.delta import OTHERS, choose_delta, other_scores
 from decodetr.pool_builder.stages import StageFolder, embedding_array, embedding_rows, open_stage
 

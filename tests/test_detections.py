@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from test_eval_command import BOX, run, write_coco
 
-from decodetr.__main__ import main
+from decodetr.annotations.coco import CocoAnnotations
+from decodetr.cli import main
 from decodetr.evaluation.detection_evaluator import DetectionEvaluator
 from decodetr.evaluation.detections import load_detections, save_detections
-from decodetr.processing.coco import CocoAnnotations
 
 ROWS = {5: [("cat", BOX), ("salt, pepper", [50, 20, 90, 60])], 6: [], 8: [("cat", [0, 0, 96, 64])]}
 NAMES = ["cat", "salt, pepper"]  # ids 3 and 13

@@ -7,7 +7,7 @@ import torch
 from test_train_start import words  # noqa: F401 (a fixture)
 
 from decodetr import DeCoDetrForObjectDetection, PrototypePool
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.pool_builder.drift import pool_drift
 
 

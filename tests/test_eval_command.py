@@ -12,7 +12,7 @@ import torch
 from tiny_models import tiny_model
 
 from decodetr import eval as decodetr_eval
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.eval import evaluate_model
 from decodetr.evaluation.protocols import read_split
 from decodetr.evaluation.report import markdown_report
@@ -84,7 +84,7 @@ def coco_file(tmp_path):
 
 def test_evaluate_model_with_an_oracle(coco_file):
     from decodetr import DeCoDetrImageProcessor
-    from decodetr.processing.coco import CocoAnnotations
+    from decodetr.annotations.coco import CocoAnnotations
 
     coco = CocoAnnotations.load(coco_file)
     names = ["unicorn", "dog", "cat"]

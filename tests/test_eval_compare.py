@@ -7,7 +7,7 @@ import pytest
 from test_eval import random_world
 from test_eval_command import run
 
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.evaluation.coco_matching import mean_percent
 from decodetr.evaluation.compare import compare
 

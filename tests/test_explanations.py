@@ -9,9 +9,9 @@ from PIL import Image
 from tiny_models import tiny_batch, tiny_model
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool
-from decodetr.processing.drawing import MOST_EXPLAINED, draw_detections, draw_explanations
-from decodetr.processing.explanations import explain_detections, queries_of_detections
-from decodetr.processing.predict import detect
+from decodetr.inference.detection import detect
+from decodetr.inference.explanations import explain_detections, queries_of_detections
+from decodetr.utils.drawing import MOST_EXPLAINED, draw_detections, draw_explanations
 
 CAPTIONS = [f"caption {i}" for i in range(12)]
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from decodetr.__main__ import main
+from decodetr.annotations.coco import CocoAnnotations
+from decodetr.cli import main
 from decodetr.evaluation import ENGINES
 from decodetr.evaluation.detection_evaluator import DetectionEvaluator
-from decodetr.processing.coco import CocoAnnotations
 
 BOX, FAR = [10.0, 10.0, 50.0, 50.0], [100.0, 100.0, 60.0, 60.0]  # xywh
 

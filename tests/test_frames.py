@@ -11,10 +11,10 @@ from PIL import Image, ImageOps
 from test_sources import NAMES
 
 from decodetr import DeCoDetrImageProcessor
-from decodetr.__main__ import main
+from decodetr.annotations.coco import _warn_of_frame, read_annotated
+from decodetr.annotations.sources import load_annotations, load_stream
+from decodetr.cli import main
 from decodetr.processing import DetectionDataset
-from decodetr.processing.coco import _warn_of_frame, read_annotated
-from decodetr.processing.sources import load_annotations, load_stream
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.utils.images import STORED_FRAME, UNKNOWN_FRAME, open_image
 

@@ -66,7 +66,7 @@ def test_every_call_is_finite(family, dtype):
 @pytest.mark.parametrize("dtype", HALF)
 def test_the_shipped_model_finds_the_same_in_half_precision(dtype):
     from decodetr import DeCoDetrForObjectDetection
-    from decodetr.processing.shipped import resolve
+    from decodetr.utils.shipped import resolve
 
     folder = resolve("scenes-decodetr")
     exact = DeCoDetrForObjectDetection.from_pretrained(folder).eval()

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from decodetr.processing.html_report import code, from_markdown, links, paragraph, picture, table, write_report
+from decodetr.utils.html_page import code, from_markdown, links, paragraph, picture, table, write_report
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 NASTY = """<script>alert("x")</script> & 'salt, pepper' | crème"""

@@ -7,7 +7,7 @@ import pytest
 from test_predict import text_detector, write_image  # noqa: F401
 
 from decodetr import DeCoDetrConfig, Vocabulary
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.utils.hub import local_only, recorded_place
 
 

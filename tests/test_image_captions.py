@@ -12,7 +12,7 @@ from test_pool_stages import _everything
 from tiny_models import tiny_model
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool, Vocabulary
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.pool_builder.embedder import ClipEmbedder
 from decodetr.pool_builder.image_captions import join_image_captions
 from decodetr.pool_builder.shards import StageFolder

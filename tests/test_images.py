@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.utils import images
 from decodetr.utils.images import annotated_frame, image_header, in_batches, is_image, open_image
 
@@ -128,7 +128,7 @@ def test_detect_scales_16_bit_pictures():
     from tiny_models import tiny_model
 
     from decodetr import DeCoDetrImageProcessor
-    from decodetr.processing.predict import detect
+    from decodetr.inference.detection import detect
 
     model, processor = tiny_model().eval(), DeCoDetrImageProcessor(size={"height": 64, "width": 64})
     deep = PROCESSED["PIL, 16 bits"]()
@@ -331,7 +331,7 @@ def test_large_pictures_are_taken_one_at_a_time():
 
 _MEASURE = """
 import resource, sys
-from decodetr.__main__ import main
+from decodetr.cli import main
 status = main(["predict", *sys.argv[1:]])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert status == 0 and peak < 2 << 20, (status, peak)

@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_teachers import write_tiny_clip
 
 from decodetr import PrototypePool, Vocabulary
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.pool_builder.embedder import ClipEmbedder
 from decodetr.pool_builder.inspection import inspect_pool, summary
 from decodetr.pool_builder.pool_page import write_pool_page

@@ -15,7 +15,7 @@ from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader, s
 from safetensors.torch import load_file
 from test_train import _command, scenes  # noqa: F401  (a fixture)
 
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.training.checkpoints import MARK, mark, problem, to_resume
 from decodetr.training.epochs import set_epoch
 

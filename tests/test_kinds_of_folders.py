@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 from test_predict import tiny_detector_folder, write_image  # noqa: F401
 
-from decodetr.__main__ import main
-from decodetr.processing.shipped import cannot_load, kind_of, resolve
+from decodetr.cli import main
+from decodetr.utils.shipped import cannot_load, kind_of, resolve
 
 RECIPE = "'decodetr-fast' is a recipe; it has no weights: `decodetr train --recipe decodetr-fast --data DIR ...`"
 

@@ -9,9 +9,9 @@ from broken_data import good, write
 from PIL import Image
 from test_sources import assert_same, expected, items, write_yolo  # noqa: F401 (a fixture)
 
-from decodetr.__main__ import main
-from decodetr.processing.predict import find_images
-from decodetr.processing.sources import load_annotations
+from decodetr.annotations.sources import load_annotations
+from decodetr.cli import main
+from decodetr.inference.detection import find_images
 from decodetr.utils.paths import files_below
 
 

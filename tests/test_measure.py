@@ -122,8 +122,8 @@ def test_the_shape_that_is_never_boxed_has_its_own_figure(world, model, monkeypa
 
 
 def test_ceiling_is_100_for_an_oracle_and_counts_only_found_boxes(world, model, monkeypatch):
+    from decodetr.annotations.coco import read_image
     from decodetr.pool_builder.crops import crop_region
-    from decodetr.processing.coco import read_image
 
     _, coco, vocabulary = world
     embeds = {}
@@ -145,7 +145,7 @@ def test_ceiling_is_100_for_an_oracle_and_counts_only_found_boxes(world, model, 
 def test_table_and_command(world, model, tmp_path, monkeypatch, capsys):
     from tiny_teachers import write_tiny_clip
 
-    from decodetr.__main__ import main
+    from decodetr.cli import main
 
     folder, _, vocabulary = world
     DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "model")

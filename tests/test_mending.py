@@ -8,11 +8,11 @@ import pytest
 from broken_data import NAMES, good, write
 from PIL import Image
 
-from decodetr.processing.coco import CocoAnnotations
-from decodetr.processing.coco_mending import mend
-from decodetr.processing.findings import FirstError
-from decodetr.processing.sources import load_annotations
-from decodetr.processing.written_paths import find_written
+from decodetr.annotations.coco import CocoAnnotations
+from decodetr.annotations.coco_mending import mend
+from decodetr.annotations.findings import FirstError
+from decodetr.annotations.sources import load_annotations
+from decodetr.annotations.written_paths import find_written
 
 EXPECTED = good()
 
@@ -160,7 +160,7 @@ def test_supercategories_that_are_groups_leave_their_names(tmp_path):
 
 
 def test_a_vocabulary_of_annotations_has_no_root(tmp_path):
-    from decodetr.processing.coco_checks import read_categories, read_document
+    from decodetr.annotations.coco_checks import read_categories, read_document
 
     file = write(tmp_path / "data", _with_root()) / "annotations" / "train.json"
     assert read_categories(file, read_document(file)["categories"])[1] == NAMES

@@ -9,8 +9,8 @@ from tiny_models import tiny_model
 from decodetr import DeCoDetrImageProcessor
 from decodetr.eval import evaluate_model
 from decodetr.evaluation.detection_metric import DetectionMetric
+from decodetr.inference.detection import detect
 from decodetr.processing import CocoAnnotations, DetectionDataset, detection_collate
-from decodetr.processing.predict import detect
 
 
 def test_it_works_in_the_librarys_trainer(tmp_path):

@@ -12,7 +12,7 @@ from test_sources import NAMES, hub_dataset, picture, write_coco, write_yolo
 from transformers import pipeline
 
 import decodetr
-from decodetr.__main__ import main
+from decodetr.cli import main
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from broken_data import good, write
 
 import decodetr
-from decodetr.__main__ import main
+from decodetr.cli import main
 
 ROOT = Path(decodetr.__file__).parent
 LOADERS = {"load", "loads", "safe_load", "full_load", "unsafe_load", "load_all", "safe_load_all"}
@@ -130,7 +130,7 @@ def test_other_files_that_are_deep(tmp_path, capsys):
 
 
 def test_captions_and_image_labels_that_are_none(tmp_path):
-    from decodetr.processing.weak_labels import read_captions, read_image_labels
+    from decodetr.training.weak_labels import read_captions, read_image_labels
 
     file = tmp_path / "captions.json"
     for rows, message in (

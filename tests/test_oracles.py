@@ -10,9 +10,9 @@ from tiny_models import tiny_model
 from tiny_teachers import write_tiny_clip
 
 from decodetr import DeCoDetrConfig
+from decodetr.annotations.coco import CocoAnnotations, read_annotated
 from decodetr.evaluation.predictors import BoxOracle, NameOracle, TeacherOracle, annotated, best_pairs
 from decodetr.modeling_decodetr import Vocabulary
-from decodetr.processing.coco import CocoAnnotations, read_annotated
 
 NAMES = ["dog", "yak", "cat"]
 

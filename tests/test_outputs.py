@@ -5,7 +5,7 @@ import os
 import pytest
 from broken_data import good, write
 
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.utils.outputs import apart
 
 

@@ -10,8 +10,8 @@ from broken_data import good, training_says, write
 from PIL import Image
 from test_sources import hub_dataset, write_yolo
 
-from decodetr.__main__ import main
-from decodetr.processing.sources import load_annotations, load_stream
+from decodetr.annotations.sources import load_annotations, load_stream
+from decodetr.cli import main
 from decodetr.utils.paths import inside
 
 FLAG = "--allow-outside"

@@ -10,6 +10,7 @@ from tiny_models import tiny_model
 from tiny_teachers import write_tiny_clip, write_tiny_llava
 
 from decodetr import DeCoDetrImageProcessor
+from decodetr.annotations.coco import read_annotated
 from decodetr.pool_builder.captioner import Captioner
 from decodetr.pool_builder.crops import crop_region, processor_size
 from decodetr.pool_builder.embedder import ClipEmbedder
@@ -17,7 +18,6 @@ from decodetr.pool_builder.proposals import annotated_boxes, propose_in, select_
 from decodetr.pool_builder.proposers import DecodetrProposer
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.processing import CocoAnnotations
-from decodetr.processing.coco import read_annotated
 
 BASE, NOVEL = ["cat", "dog"], ["cup", "yak"]
 

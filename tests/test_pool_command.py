@@ -12,7 +12,7 @@ from tiny_models import tiny_model
 from tiny_teachers import write_tiny_clip, write_tiny_llava
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.pool_builder.crops import crop_region
 from decodetr.pool_builder.embedder import ClipEmbedder
 from decodetr.processing import RegionTable, read_image

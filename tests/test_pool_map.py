@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from decodetr import PrototypePool
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.pool_builder.pool_map import MOST_LABELS, SIZE, draw_pool_map, layout
 
 

@@ -8,7 +8,7 @@ from test_pool_builder import write_data
 from test_pool_command import _command, models  # noqa: F401  (a fixture)
 
 from decodetr import PrototypePool
-from decodetr.__main__ import main
+from decodetr.cli import main
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from PIL import Image
 from test_pool_builder import write_data
 from test_pool_command import FILES, _command, _read, models  # noqa: F401 (a fixture)
 
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.pool_builder.shards import Ranks, StageFolder
 from decodetr.pool_builder.stages import _spans
 from decodetr.processing import RegionTable

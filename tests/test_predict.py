@@ -10,9 +10,9 @@ from test_text_model import write_tiny_clip
 from tiny_models import tiny_model
 from transformers import CLIPImageProcessor
 
-from decodetr.processing import shipped
-from decodetr.processing.drawing import draw_detections
-from decodetr.processing.predict import find_images, load_detector, picture_paths, read_names
+from decodetr.inference.detection import find_images, load_detector, picture_paths, read_names
+from decodetr.utils import shipped
+from decodetr.utils.drawing import draw_detections
 from decodetr.utils.images import open_image
 
 NAMES = ["cat", "dog", "salt, pepper"]  # of tiny_detector_folder
@@ -107,7 +107,7 @@ def test_load_detector(tiny_detector_folder, tmp_path):
 
 
 def test_command(tiny_detector_folder, tmp_path, capsys):
-    from decodetr.__main__ import main
+    from decodetr.cli import main
 
     write_image(tmp_path / "a" / "same.png")
     write_image(tmp_path / "b" / "same.png", size=(40, 90))
@@ -141,7 +141,7 @@ def test_command(tiny_detector_folder, tmp_path, capsys):
 def test_command_equals_pipeline(tiny_detector_folder, tmp_path):
     from transformers import pipeline
 
-    from decodetr.processing.predict import detect
+    from decodetr.inference.detection import detect
 
     model, image_processor = load_detector(tiny_detector_folder, device="cpu")
     rng = np.random.default_rng(0)
@@ -249,7 +249,7 @@ def test_resolve(tmp_path, monkeypatch):
 
 
 def test_a_missing_model_is_explained(tmp_path, capsys):
-    from decodetr.__main__ import main
+    from decodetr.cli import main
 
     arguments = ["predict", str(write_image(tmp_path / "a.png")), "--output", str(tmp_path / "out")]
     assert main([*arguments, "--model", "nobody/no-such-model"]) == 1
@@ -260,7 +260,7 @@ def test_a_missing_model_is_explained(tmp_path, capsys):
 def test_the_shipped_model_is_the_default(text_detector, tmp_path, monkeypatch, capsys):
     from transformers import pipeline
 
-    from decodetr.__main__ import main
+    from decodetr.cli import main
 
     folder, _ = text_detector
     monkeypatch.setattr(shipped, "HUB_CARDS", tmp_path / "hub_cards")
@@ -290,7 +290,7 @@ def test_the_shipped_model_is_the_default(text_detector, tmp_path, monkeypatch, 
 
 def test_a_model_without_lookup_has_no_explanations(tmp_path, capsys):
     from decodetr import DeCoDetrImageProcessor
-    from decodetr.__main__ import main
+    from decodetr.cli import main
 
     tiny_model(pool_use="background", distill_weight=0.0).save_pretrained(tmp_path / "model")
     DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "model")
@@ -318,7 +318,7 @@ def test_an_image_processor_of_another_kind_is_refused(tiny_detector_folder, tmp
 def test_a_fine_tuned_model_says_that_it_had_boxes_of_other_names_before(seen, said):
     from types import SimpleNamespace
 
-    from decodetr.processing.predict_run import _learned
+    from decodetr.inference.picture_run import _learned
 
     info = {"annotated_names": ["ball", "tent"], "seen": seen}
     assert _learned(SimpleNamespace(config=SimpleNamespace(training_info=info))).endswith(said)

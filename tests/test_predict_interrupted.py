@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from test_predict import tiny_detector_folder, write_image  # noqa: F401
 
-from decodetr.__main__ import main
-from decodetr.processing import predict, predict_run
+from decodetr.cli import main
+from decodetr.inference import detection as predict
+from decodetr.inference import picture_run as predict_run
 
 
 @pytest.fixture
@@ -88,8 +89,8 @@ def test_changed_images_and_settings_are_done_again(command, stop_at, tmp_path):
 def test_a_killed_run_goes_on(command, stop_at, tmp_path):
     script = """
 import os, signal, sys
-from decodetr.__main__ import main
-from decodetr.processing import predict, predict_run
+from decodetr.cli import main
+from decodetr.inference import detection as predict, picture_run as predict_run
 calls = []
 def detect(*args, **kwargs):
     calls.append(args)

@@ -16,8 +16,8 @@ from tiny_teachers import write_tiny_clip
 import decodetr.training.preflight
 import decodetr.training.run
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
-from decodetr.__main__ import main
-from decodetr.processing.names_ahead import names_ahead
+from decodetr.annotations.names_ahead import names_ahead
+from decodetr.cli import main
 
 WHOLE = [*BASE, *NOVEL]
 

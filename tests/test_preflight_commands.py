@@ -8,13 +8,13 @@ import transformers
 from test_pool_builder import write_data
 from tiny_teachers import write_tiny_clip
 
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.evaluation.detection_evaluator import metric_names
 from decodetr.evaluation.output_evaluator import OutputEvaluator, output_metric_names
 from decodetr.processing import CocoAnnotations
-from decodetr.processing.model_identity import Model
-from decodetr.processing.shipped import expect
+from decodetr.utils.model_identity import Model
 from decodetr.utils.preflight import Findings, in_units, require_room, run_checks
+from decodetr.utils.shipped import expect
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +106,7 @@ def test_a_server_of_captions_that_does_not_answer_is_told_before_the_proposals(
 
 def test_a_disk_without_room_for_the_pool_is_refused_before_the_proposals(places, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("decodetr.utils.preflight.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
-    monkeypatch.setattr(
-        "decodetr.pool_builder.command._models", lambda *_: {"clip": Model({}, lambda: SimpleNamespace(dim=8))}
-    )
+    monkeypatch.setattr("decodetr.cli.pool._models", lambda *_: {"clip": Model({}, lambda: SimpleNamespace(dim=8))})
     words = [str({**places, "OUT": tmp_path / "out"}.get(word, word)) for word in BUILD]
     assert main(words) == 1
     error = capsys.readouterr().err

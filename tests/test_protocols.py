@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from decodetr.__main__ import main
+from decodetr.annotations.coco import CocoAnnotations
+from decodetr.cli import main
 from decodetr.evaluation import PROTOCOLS
 from decodetr.evaluation.prepare import prepare
 from decodetr.evaluation.protocols import Protocol
-from decodetr.processing.coco import CocoAnnotations
 
 OV_COCO = Protocol.load("ov-coco")
 OTHERS = {"10": "traffic light", "13": "stop sign"}  # 15 of COCO's 80 names are in neither group

@@ -12,7 +12,7 @@ from tiny_models import tiny_model
 from tiny_teachers import write_tiny_clip, write_tiny_llava
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.scenes import quickstart
 
 STAGES = quickstart.STAGES

@@ -17,14 +17,14 @@ from tiny_models import TINY_DETECTORS, tiny_config
 from transformers import AutoConfig, AutoModelForObjectDetection
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
-from decodetr.__main__ import COMMANDS, main
-from decodetr.processing.shipped import HUB_CARDS
+from decodetr.cli import COMMANDS, main
+from decodetr.cli.recipe import parse_with_recipe, recipe_file
+from decodetr.cli.train import add_arguments
 from decodetr.scenes.world import SceneSettings
 from decodetr.scenes.write import write_scenes
-from decodetr.training.command import add_arguments
-from decodetr.training.recipe import parse_with_recipe, recipe_file
 from decodetr.training.starting_point import make_config, starting_config
 from decodetr.utils.documents import parse_yaml, read_yaml
+from decodetr.utils.shipped import HUB_CARDS
 
 RECIPES = sorted(file.parent.name for file in HUB_CARDS.glob("*/recipe.yaml"))
 # Millions of parameters: detector from, to; and all up to. Their papers give DETR-R50 41, Deformable DETR-R50 40 and

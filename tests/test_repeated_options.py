@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import transformers
 
-from decodetr.__main__ import COMMANDS, command_parser
+from decodetr.cli import COMMANDS, command_parser
+from decodetr.cli.recipe import parse_with_recipe
+from decodetr.cli.train import add_arguments
 from decodetr.training.arguments import DeCoDetrTrainingArguments
-from decodetr.training.command import add_arguments
-from decodetr.training.recipe import parse_with_recipe
 from decodetr.utils.arguments import Extend, extend_lists
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,10 +11,10 @@ from test_train import _command, _parts, _trainer, scenes  # noqa: F401  (a fixt
 from tiny_models import tiny_model
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainer, DeCoDetrTrainingArguments
-from decodetr.__main__ import main
-from decodetr.processing.feature_cache import FeatureCache
+from decodetr.cli import main
 from decodetr.processing.streamed_dataset import AnnotationStream
 from decodetr.training.checkpoints import RUN, mark, problem, to_resume
+from decodetr.training.feature_cache import FeatureCache
 from decodetr.training.identity import _config, dataset_identity, differences
 from decodetr.training.starting_point import start_identity
 

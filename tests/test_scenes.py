@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from decodetr.cli import scenes as command
 from decodetr.scenes import (
     COLOURS,
     HELD_OUT_SHAPE,
@@ -19,10 +20,9 @@ from decodetr.scenes import (
     PATTERNS,
     SHAPES,
     SceneSettings,
-    command,
     draw_scene,
-    drawing,
     names_document,
+    rendering,
     write_scenes,
 )
 from decodetr.scenes.world import BASE_NAMES, few_names
@@ -131,7 +131,7 @@ def test_objects_are_boxed_by_their_visible_pixels_and_stay_visible(split):
             rows, columns = np.nonzero(scene.owner == k)
             assert thing.box == (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1)
             assert thing.area == len(rows)
-            assert drawing.MIN_VISIBLE <= thing.visible <= 1
+            assert rendering.MIN_VISIBLE <= thing.visible <= 1
             occluded += thing.visible < 0.95
             if thing.visible == 1:
                 sides.append(max(thing.box[2:]))
@@ -162,7 +162,7 @@ def test_parts_change_pixels_as_they_say(size):
     """The colour is the most frequent hue of its objects, and a pattern adds a second tone that a solid has not."""
 
     def spread(name):
-        tile, alpha = drawing.draw_object(np.random.default_rng(0), name, size, 0.0)
+        tile, alpha = rendering.draw_object(np.random.default_rng(0), name, size, 0.0)
         height, width = np.asarray(alpha).shape
         centre = np.asarray(tile, dtype=float)[height // 4 : -(height // 4), width // 4 : -(width // 4)].mean(axis=2)
         return centre.std()
@@ -310,5 +310,5 @@ def test_command_writes_what_it_was_asked(tmp_path, capsys):
 
 
 def test_the_command_line_needs_no_heavy_import():
-    code = "import sys, decodetr.scenes.command; sys.exit(bool({'numpy', 'PIL', 'torch', 'tqdm'} & set(sys.modules)))"
+    code = "import sys, decodetr.cli.scenes; sys.exit(bool({'numpy', 'PIL', 'torch', 'tqdm'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,10 +12,10 @@ from tiny_models import tiny_model
 from torch.nn import functional as F
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
-from decodetr.__main__ import COMMANDS
-from decodetr.processing import shipped
-from decodetr.scenes import models
+from decodetr.cli import COMMANDS
+from decodetr.scenes import shipped_models as models
 from decodetr.scenes.world import NAMES
+from decodetr.utils import shipped
 
 MEASURED = {
     **{f"{key}, {size}": 61.9 for key in ("AP50", "AP50_novel", "AP50_base") for size in ("all", 12, 1)},

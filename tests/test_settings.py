@@ -11,10 +11,10 @@ from tiny_models import tiny_model
 from tiny_teachers import write_tiny_clip
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.processing import CocoAnnotations
 from decodetr.processing.regions import write_regions
-from decodetr.training.settings import SETTINGS, check_seen, choose_setting, seen_before
+from decodetr.training.provenance import SETTINGS, check_seen, choose_setting, seen_before
 
 
 @pytest.fixture(scope="module")

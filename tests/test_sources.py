@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from decodetr import DeCoDetrImageProcessor
-from decodetr.__main__ import main
+from decodetr.annotations.hub_dataset import read_dataset
+from decodetr.annotations.sources import has_part, kind_of, load_annotations
+from decodetr.annotations.yolo import read_yolo
+from decodetr.cli import main
 from decodetr.processing import DetectionDataset, detection_collate
-from decodetr.processing.hub_dataset import read_dataset
-from decodetr.processing.sources import has_part, kind_of, load_annotations
-from decodetr.processing.yolo import read_yolo
 
 NAMES = ["crème brûlée", "salt, pepper"]
 SIZES = {"a": (96, 64), "b": (40, 80), "c": (64, 64)}

@@ -13,7 +13,7 @@ from tiny_models import tiny_config, tiny_model
 from torch.nn import functional as F
 
 from decodetr import PrototypePool, Vocabulary
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.pool_builder.space import choose_scales
 from decodetr.pool_builder.space import describe_space as measure
 from decodetr.processing import CocoAnnotations, RegionTable, write_regions

@@ -8,10 +8,10 @@ import pytest
 from test_weak_labels import CAPTIONS, _write, clip  # noqa: F401  (a fixture)
 from tiny_teachers import write_tiny_clip
 
-from decodetr.processing.weak_labels import CaptionTable
-from decodetr.scenes.compare import _Results
-from decodetr.scenes.stages import MARKER, claim, run_stages
+from decodetr.scenes.command_runner import MARKER, claim, run_stages
+from decodetr.scenes.pool_ablation import _Results
 from decodetr.training.forgetting import FILE, ForgettingReport
+from decodetr.training.weak_labels import CaptionTable
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"trained_names": ["a"], "data": "d", "start": "s"}'])
@@ -59,7 +59,7 @@ def test_a_stage_that_another_command_finished_is_no_stage_of_this_one(tmp_path,
         (folder / "names.json").write_text("{}")
         return 0
 
-    monkeypatch.setattr("decodetr.__main__.main", command)
+    monkeypatch.setattr("decodetr.cli.main", command)
     first = _stage(folder, "--output", str(folder), "--rate", "1")
     assert first(done)[0] == 0 and len(done) == 1
     assert first(done)[0] == 0 and not done  # done before

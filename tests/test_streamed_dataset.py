@@ -12,9 +12,9 @@ from test_sources import NAMES, hub_dataset, write_coco, write_yolo
 from torch.utils.data import DataLoader
 
 from decodetr import DeCoDetrImageProcessor
+from decodetr.annotations.hub_dataset import read_dataset
+from decodetr.annotations.sources import load_annotations, load_stream
 from decodetr.processing import DetectionAugmentation, DetectionDataset, RegionTable, detection_collate, write_regions
-from decodetr.processing.hub_dataset import read_dataset
-from decodetr.processing.sources import load_annotations, load_stream
 from decodetr.processing.streamed_dataset import AnnotationStream, StreamedDetectionDataset
 
 PROCESSOR = DeCoDetrImageProcessor(size={"height": 64, "width": 64})

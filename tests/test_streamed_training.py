@@ -15,9 +15,9 @@ from tiny_models import tiny_model
 from torch.utils.data import IterableDataset
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainer, DeCoDetrTrainingArguments
-from decodetr.__main__ import main
+from decodetr.annotations.hub_dataset import read_dataset
+from decodetr.cli import main
 from decodetr.processing import DetectionAugmentation, DetectionDataset
-from decodetr.processing.hub_dataset import read_dataset
 
 
 def trainer_of(output, dataset, **args):

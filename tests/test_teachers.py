@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import AutoProcessor, AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.scenes import teachers
 from decodetr.scenes.captions import SCENE_TEXTS, answer, clip_caption, full_captions, mentioned_name
 from decodetr.scenes.clip_teacher import begin_with, clip_tokenizer, new_clip
-from decodetr.scenes.drawing import draw_scene
+from decodetr.scenes.rendering import draw_scene
 from decodetr.scenes.teacher_data import teacher_crops
 from decodetr.scenes.world import NAMES
 

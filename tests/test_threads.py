@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_models import TINY_DETECTORS, tiny_batch, tiny_model
 
 from decodetr import DeCoDetrImageProcessor, Vocabulary
-from decodetr.processing.predict import detect
+from decodetr.inference.detection import detect
 
 THREADS = 4
 

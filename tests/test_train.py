@@ -19,11 +19,11 @@ from decodetr import (
     PrototypePool,
     Vocabulary,
 )
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.processing import CocoAnnotations, DetectionAugmentation, DetectionDataset, RegionTable
-from decodetr.processing.feature_cache import FeatureCache, feature_collate
 from decodetr.scenes.world import SceneSettings
 from decodetr.scenes.write import write_scenes
+from decodetr.training.feature_cache import FeatureCache, feature_collate
 
 
 @pytest.fixture(scope="module")

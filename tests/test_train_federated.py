@@ -73,7 +73,7 @@ def test_the_rules_are_those_of_the_file_unless_somebody_says_how_many(tmp_path)
 
 
 def test_the_command_evaluates_a_federated_file_as_it_is(tmp_path, capsys):
-    from decodetr.__main__ import main
+    from decodetr.cli import main
 
     rows = [
         {"image_id": 1, "category_id": 2, "bbox": [30, 30, 20, 20], "score": 0.9},

@@ -11,7 +11,7 @@ from tiny_models import tiny_batch, tiny_model
 from transformers import Trainer
 
 from decodetr import DeCoDetrTrainer, DeCoDetrTrainingArguments
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.training import fields
 
 DOCS = (Path(__file__).resolve().parent.parent / "docs" / "training.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import pytest
 from test_train import _command, _trainer, scenes  # noqa: F401  (a fixture)
 
 from decodetr import DeCoDetrTrainingArguments
-from decodetr.__main__ import main
+from decodetr.cli import main
 
 
 @pytest.mark.parametrize(

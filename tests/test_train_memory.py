@@ -7,7 +7,7 @@ from test_train import _command, _trainer, scenes  # noqa: F401  (a fixture)
 from tiny_models import TINY_DETECTORS, tiny_batch, tiny_model
 
 from decodetr import DeCoDetrForObjectDetection
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.training.memory import OutOfMemory, can_checkpoint, check_checkpointing
 
 ABLE = ("detr", "conditional_detr", "deformable_detr", "dab-detr", "lw_detr", "rf_detr")

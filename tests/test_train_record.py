@@ -7,8 +7,8 @@ import pytest
 from test_train_start import words  # noqa: F401  (a fixture)
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
-from decodetr.__main__ import main
-from decodetr.training.settings import check_seen, choose_setting, seen_before
+from decodetr.cli import main
+from decodetr.training.provenance import check_seen, choose_setting, seen_before
 from decodetr.utils.documents import read_yaml
 
 

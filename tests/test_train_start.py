@@ -7,7 +7,7 @@ from standin import write_standin
 from tiny_models import tiny_config
 
 from decodetr import DeCoDetrForObjectDetection
-from decodetr.__main__ import main
+from decodetr.cli import main
 from decodetr.scenes.world import SceneSettings
 from decodetr.scenes.write import write_scenes
 

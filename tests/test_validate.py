@@ -10,9 +10,9 @@ from broken_data import BROKEN, NAMES, WHOLE, good, make, training_says, write
 from PIL import Image
 from test_sources import assert_same, hub_dataset, items, write_yolo
 
-from decodetr.__main__ import main
-from decodetr.processing.left_over import UNNAMED
-from decodetr.processing.sources import load_annotations
+from decodetr.annotations.left_over import UNNAMED
+from decodetr.annotations.sources import load_annotations
+from decodetr.cli import main
 
 
 def validate(capsys, *words):

@@ -10,7 +10,7 @@ from test_command import PROBE
 from test_text_model import write_tiny_clip
 
 from decodetr import Vocabulary
-from decodetr.__main__ import main
+from decodetr.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_missing_text_model(tmp_path, capsys):
 
 
 def test_a_shipped_text_model_goes_by_its_name(tmp_path, monkeypatch):
-    from decodetr.processing import shipped
+    from decodetr.utils import shipped
 
     monkeypatch.setattr(shipped, "HUB_CARDS", tmp_path / "hub_cards")
     write_tiny_clip(tmp_path / "hub_cards" / "small-clip")

@@ -12,7 +12,7 @@ from tiny_teachers import write_tiny_clip
 from decodetr import DeCoDetrImageProcessor
 from decodetr.modeling_decodetr.loss_decodetr import absent_names, teacher_targets
 from decodetr.processing import CocoAnnotations, DetectionDataset, detection_collate
-from decodetr.processing.weak_labels import CaptionTable, WeakLabels, read_image_labels
+from decodetr.training.weak_labels import CaptionTable, WeakLabels, read_image_labels
 
 CAPTIONS = [(1, "a cat on a sofa"), (1, "un café"), (3, "a cat on a sofa")]
 
@@ -60,7 +60,7 @@ def test_captions_are_embedded_once_and_kept(tmp_path, clip, monkeypatch):
     assert np.array_equal(table.get(1)[0], table.get(3)[0])
     assert np.allclose(np.linalg.norm(table.get(1), axis=1), 1, atol=1e-3)
     with monkeypatch.context() as patch:
-        patch.setattr("decodetr.processing.weak_labels._embed", None)  # not called again
+        patch.setattr("decodetr.training.weak_labels._embed", None)  # not called again
         again = CaptionTable.load(file, str(clip), tmp_path / "run")
     assert np.array_equal(again.embeddings, table.embeddings)
     _write(file, {"annotations": [*rows, {"image_id": 2, "caption": "a dog"}]})
@@ -130,7 +130,7 @@ def test_names_that_are_not_in_the_image_teach_nothing():
 
 
 def test_cached_features_know_the_same_names():
-    from decodetr.processing.feature_cache import FeatureCache, feature_collate
+    from decodetr.training.feature_cache import FeatureCache, feature_collate
 
     model, batch = tiny_model(annotation_weight=0.5), tiny_batch(regions=True, batch=2)
     for label, absent in zip(batch["labels"], ([1], [0, 2])):

@@ -5,8 +5,8 @@ import json
 import pytest
 from test_sources import NAMES, write_yolo
 
-from decodetr.processing.findings import Findings
-from decodetr.processing.yolo import read_yolo
+from decodetr.annotations.findings import Findings
+from decodetr.annotations.yolo import read_yolo
 
 POSE = "0 0.5 0.5 0.5 0.25 0.4 0.45 2 0.6 0.55 1"  # a box and two keypoints of three numbers
 

@@ -3,8 +3,8 @@
 import logging
 from functools import partial
 
-from decodetr.processing.sources import form_of
-from decodetr.training.settings import check_regions, choose_setting
+from decodetr.annotations.sources import form_of
+from decodetr.training.provenance import check_regions, choose_setting
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +34,10 @@ class TrainingData:
     """
 
     def __init__(self, args):
+        from decodetr.annotations.sources import has_part, load_annotations, load_stream
+        from decodetr.cli.train import names_split_file
         from decodetr.evaluation.protocols import read_split
         from decodetr.processing import RegionTable
-        from decodetr.processing.sources import has_part, load_annotations, load_stream
-        from decodetr.training.command import names_split_file
 
         self.args = args
         split_file = names_split_file(args.data, args.names_split)
@@ -119,7 +119,7 @@ class TrainingData:
 
     def weak_labels(self, text_model, training_names):
         """What is known of whole images, or None; captions are embedded by `text_model`."""
-        from decodetr.processing.weak_labels import CaptionTable, WeakLabels
+        from decodetr.training.weak_labels import CaptionTable, WeakLabels
 
         captions, image_labels = self.args.captions, self.args.image_labels
         annotated, exhaustive = self.annotated_names or [], self.args.exhaustive
@@ -139,7 +139,7 @@ class TrainingData:
 
     def replay_weak_labels(self, training_names):
         """Names that are somewhere in the replayed images, or None."""
-        from decodetr.processing.weak_labels import WeakLabels
+        from decodetr.training.weak_labels import WeakLabels
 
         file = self.args.replay_image_labels
         return WeakLabels(None, *_image_labels(file, training_names)) if file else None
@@ -147,7 +147,7 @@ class TrainingData:
 
 def _image_labels(file, training_names):
     """({image_id: names}, all names of the file), some of which are trained on."""
-    from decodetr.processing.weak_labels import read_image_labels
+    from decodetr.training.weak_labels import read_image_labels
 
     labels, labelled = read_image_labels(file)
     if not labelled & set(training_names):

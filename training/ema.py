@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from decodetr.training.sharding import whole
+from decodetr.training.fsdp import whole
 from decodetr.utils.files import replacing
 
 FILE = "ema.safetensors"

@@ -10,10 +10,10 @@ import json
 import numpy as np
 import torch
 
-from decodetr.processing.feature_cache import FeatureCache
-from decodetr.processing.model_identity import without_place
 from decodetr.training import fields
+from decodetr.training.feature_cache import FeatureCache
 from decodetr.training.self_regions import OWN_REGIONS
+from decodetr.utils.model_identity import without_place
 
 LENGTH = "length"  # the section that a run which goes on may change
 SKETCH = "embeddings"

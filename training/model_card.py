@@ -7,10 +7,10 @@ from pathlib import Path
 
 from decodetr.evaluation.output_evaluator import rules_of
 from decodetr.evaluation.score_card import scores_section
-from decodetr.processing.shipped import resolve
-from decodetr.training.settings import in_words
+from decodetr.training.provenance import in_words
 from decodetr.utils.files import write_text
 from decodetr.utils.markup import code_block, front_matter, markdown_table, markdown_text
+from decodetr.utils.shipped import resolve
 
 _HEADLINE = ("AP50_novel", "AP50_base", "AP50", "AP", "AP75", "class_agnostic_AP50")
 _PACKAGES = ("decodetr", "torch", "transformers", "accelerate")

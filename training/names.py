@@ -16,11 +16,11 @@ def set_names(model, args, data):
     Raises:
         ValueError: names without an embedding that cannot be embedded.
     """
+    from decodetr.cli.train import goes_on
+    from decodetr.inference.detection import choose_names
     from decodetr.modeling_decodetr import Vocabulary
-    from decodetr.processing.predict import choose_names
-    from decodetr.processing.shipped import cannot_load, load_vocabulary, resolve
-    from decodetr.training.command import goes_on
     from decodetr.utils.hub import recorded_place
+    from decodetr.utils.shipped import cannot_load, load_vocabulary, resolve
 
     known, annotated = model.vocabulary, data.coco.names
     wanted = list(annotated or ())  # a stream of texts does not say which there are

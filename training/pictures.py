@@ -61,8 +61,8 @@ class EvaluationPictures:
         """Annotations and detections of an image, two pictures with a line of text above each."""
         from matplotlib.colors import TABLEAU_COLORS
 
-        from decodetr.processing.coco import read_annotated
-        from decodetr.processing.drawing import shrunk
+        from decodetr.annotations.coco import read_annotated
+        from decodetr.utils.drawing import shrunk
 
         image, scale = shrunk(read_annotated(entry), 2 * _CELL)
         rows = self.coco.annotations_by_image.arrays(entry["image_id"])
@@ -85,7 +85,7 @@ class EvaluationPictures:
 def _cell(image, boxes, names, scores, colors, text):
     from PIL import Image, ImageDraw, ImageFont
 
-    from decodetr.processing.drawing import default_font, draw_detections
+    from decodetr.utils.drawing import default_font, draw_detections
 
     drawn = draw_detections(image, boxes, names, scores, colors=[colors[name] for name in names])
     drawn.thumbnail((_CELL - 8, _CELL - 8))

@@ -9,22 +9,22 @@ import argparse
 import logging
 from pathlib import Path
 
-from decodetr.processing.names_ahead import names_ahead
-from decodetr.processing.shipped import expect, expect_file, load_pool, load_vocabulary
-from decodetr.processing.sources import coco_file, has_part, kind_of, load_annotations
+from decodetr.annotations.names_ahead import names_ahead
+from decodetr.annotations.sources import coco_file, has_part, kind_of, load_annotations
+from decodetr.cli.recipe import closest
+from decodetr.cli.train import goes_on, names_split_file
 from decodetr.training.calibration import MOST, SHARE, why_not
 from decodetr.training.chosen import given_fields
-from decodetr.training.command import goes_on, names_split_file
 from decodetr.training.environment import check_environment
 from decodetr.training.metrics import check_metric, check_names, default_metric, needs_metric
 from decodetr.training.pairs import check_pairs, notes
-from decodetr.training.recipe import closest
-from decodetr.training.settings import choose_setting
+from decodetr.training.provenance import choose_setting
 from decodetr.training.space import check_space, stored_config
 from decodetr.training.starting_point import fields_of_space, starting_config
 from decodetr.utils.arguments import extend_lists
 from decodetr.utils.files import output_folder
 from decodetr.utils.preflight import Findings
+from decodetr.utils.shipped import expect, expect_file, load_pool, load_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def parse(args):
 
 def _options(parser):
     """All options of `decodetr train`: its own and the fields of the training arguments."""
-    from decodetr.training.command import add_arguments
+    from decodetr.cli.train import add_arguments
 
     own = argparse.ArgumentParser(add_help=False)
     add_arguments(own)

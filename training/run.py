@@ -6,17 +6,16 @@ from functools import partial
 import torch
 import transformers
 
+from decodetr.cli.train import goes_on
 from decodetr.evaluation.analysis import Analysis
 from decodetr.evaluation.calibrate import before_and_after
+from decodetr.inference.detection import read_names
 from decodetr.processing import DetectionAugmentation, DetectionDataset
-from decodetr.processing.predict import read_names
-from decodetr.processing.shipped import load_pool, load_vocabulary
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.train import DeCoDetrTrainer
 from decodetr.training.calibration import ScoreCalibration
 from decodetr.training.checkpoints import to_resume
 from decodetr.training.chosen import CHOSEN, given_fields, set_chosen, situation_of
-from decodetr.training.command import goes_on
 from decodetr.training.data import TrainingData
 from decodetr.training.forgetting import ForgettingReport
 from decodetr.training.identity import digest, settings_identity
@@ -24,13 +23,14 @@ from decodetr.training.learned import doubts
 from decodetr.training.metrics import check_evaluation
 from decodetr.training.model_card import write_card
 from decodetr.training.names import set_names
+from decodetr.training.provenance import OF_A_RUN, PARTS, check_seen, record, seen_before
 from decodetr.training.replay import ReplayedDataset, replay_dataset
 from decodetr.training.self_regions import self_regions
-from decodetr.training.settings import OF_A_RUN, PARTS, check_seen, record, seen_before
 from decodetr.training.space_report import describe_space, sample_regions
 from decodetr.training.starting_point import start, start_identity
 from decodetr.training.trial import check_room, try_step
 from decodetr.utils.hub import recorded_place
+from decodetr.utils.shipped import load_pool, load_vocabulary
 
 logger = logging.getLogger(__name__)
 

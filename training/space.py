@@ -3,8 +3,8 @@
 from functools import cache
 from pathlib import Path
 
-from decodetr.processing.shipped import cannot_load, load_pool, load_vocabulary, resolve
-from decodetr.training.command import goes_on
+from decodetr.cli.train import goes_on
+from decodetr.utils.shipped import cannot_load, load_pool, load_vocabulary, resolve
 
 
 def asked_space(args):

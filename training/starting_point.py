@@ -4,11 +4,11 @@ import contextlib
 import inspect
 import json
 
-from decodetr.processing.shipped import load_pool, load_vocabulary
-from decodetr.training.recipe import closest
+from decodetr.cli.recipe import closest
 from decodetr.training.space import asked_space, is_foreign
 from decodetr.utils.documents import parse_yaml, read_yaml, short
 from decodetr.utils.hub import local_only
+from decodetr.utils.shipped import load_pool, load_vocabulary
 
 
 def start(args, names=()):
@@ -24,7 +24,7 @@ def start(args, names=()):
         FileNotFoundError: there is no such starting point.
     """
     from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
-    from decodetr.processing.shipped import cannot_load, resolve
+    from decodetr.utils.shipped import cannot_load, resolve
 
     config = starting_config(args, names)
     if args.model:
@@ -79,8 +79,8 @@ def _resize(config, processor, side):
 def start_identity(args):
     """What tells one starting point from another, as JSON: the contents of a saved model, a pretrained backbone, or
     random weights, which the seed and the config decide."""
-    from decodetr.processing.model_identity import folder_digest, model_identity
-    from decodetr.processing.shipped import resolve
+    from decodetr.utils.model_identity import folder_digest, model_identity
+    from decodetr.utils.shipped import resolve
 
     if not (args.model or args.detector):
         return {"weights": "random", "backbone": args.backbone and (folder_digest(args.backbone) or args.backbone)}
@@ -127,7 +127,7 @@ def starting_config(args, names=()):
     from decodetr import DeCoDetrConfig
     from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
     from decodetr.modeling_decodetr.detectors import detector_family
-    from decodetr.processing.shipped import cannot_load, expect, resolve
+    from decodetr.utils.shipped import cannot_load, expect, resolve
 
     fields = config_fields(args.set)
     if args.config:
@@ -295,7 +295,7 @@ def _check_keys(fields, config_class, where, usual=None):
 
 
 def _load_backbone(model, name):
-    from decodetr.training.backbone import check_timm_backbone, load_timm_weights
+    from decodetr.training.timm_backbone import check_timm_backbone, load_timm_weights
 
     if name:
         load_timm_weights(model, name)

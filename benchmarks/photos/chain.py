@@ -2,7 +2,7 @@
 
 import sys
 
-from decodetr.scenes.stages import claim, flat, run_stages
+from decodetr.scenes.command_runner import claim, flat, run_stages
 
 from .backbone import write_backbone
 from .detector import write_detector

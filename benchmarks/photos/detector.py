@@ -27,8 +27,8 @@ def write_detector(folder, backbone, side):
 
     from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
     from decodetr.modeling_decodetr.detectors import backbone_module
-    from decodetr.processing.shipped import resolve
-    from decodetr.training.backbone import load_timm_weights
+    from decodetr.training.timm_backbone import load_timm_weights
+    from decodetr.utils.shipped import resolve
 
     trained = DeCoDetrForObjectDetection.from_pretrained(resolve(START)).detector
     fields = trained.config.to_dict() | {

@@ -12,12 +12,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from decodetr.pool_builder.crops import crop_region
-from decodetr.processing.shipped import resolve
 from decodetr.scenes.clip_teacher import train_clip
 from decodetr.scenes.llava_teacher import train_llava
 from decodetr.scenes.teacher_data import CROP_SIDE
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, replacing, write_json
+from decodetr.utils.shipped import resolve
 
 from .scene import draw_scene
 from .texts import Texts

@@ -4,14 +4,14 @@ import hashlib
 import sys
 from pathlib import Path
 
-from decodetr.processing.predict import SIGNATURE, above, detect, picture_paths
-from decodetr.processing.predict_journal import FILE as JOURNAL
-from decodetr.processing.predict_journal import Journal
-from decodetr.processing.shipped import resolve
+from decodetr.inference.detection import SIGNATURE, above, detect, picture_paths
+from decodetr.inference.journal import FILE as JOURNAL
+from decodetr.inference.journal import Journal
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, write_json
 from decodetr.utils.images import in_batches, open_image, pixel_count
 from decodetr.utils.markup import one_line
+from decodetr.utils.shipped import resolve
 
 EXPLAINING_PROTOTYPES = 5  # of each detection
 
@@ -80,7 +80,7 @@ class PredictRun:
         progress.update(len(paths))
 
     def _draw(self, image, result):
-        from decodetr.processing.drawing import draw_detections, draw_explanations
+        from decodetr.utils.drawing import draw_detections, draw_explanations
 
         boxes, names, scores = result["boxes"], result["names"], result["scores"]
         drawn = draw_detections(image, boxes, names, scores, self.args.font, numbered=self.args.explain)

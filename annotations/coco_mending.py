@@ -6,7 +6,7 @@ root that Roboflow puts above the categories.
 
 import re
 
-from decodetr.processing.written_paths import find_written
+from decodetr.annotations.written_paths import find_written
 from decodetr.utils.documents import short
 from decodetr.utils.images import image_header, upright_size
 from decodetr.utils.paths import inside

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from decodetr.processing.coco import AnnotationIndex, CocoAnnotations
-from decodetr.processing.coco_checks import is_name
-from decodetr.processing.findings import FirstError
-from decodetr.processing.left_over import NO_LABELS, NO_PICTURE, pictures_below, unused_labels
-from decodetr.processing.written_paths import find_written
-from decodetr.processing.yolo_labels import declared_format, read_label_files
+from decodetr.annotations.coco import AnnotationIndex, CocoAnnotations
+from decodetr.annotations.coco_checks import is_name
+from decodetr.annotations.findings import FirstError
+from decodetr.annotations.left_over import NO_LABELS, NO_PICTURE, pictures_below, unused_labels
+from decodetr.annotations.written_paths import find_written
+from decodetr.annotations.yolo_labels import declared_format, read_label_files
 from decodetr.utils.documents import read_text, read_yaml, short
 from decodetr.utils.images import image_header, upright_size
 from decodetr.utils.paths import inside

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from decodetr.cli.recipe import closest
 from decodetr.modeling_decodetr.detectors import backbone_module
-from decodetr.training.recipe import closest
 from decodetr.utils.documents import read_json
 
 WEIGHTS = "model.safetensors"

@@ -8,8 +8,8 @@ accepted too and has its one default there.
 import argparse
 from pathlib import Path
 
-from decodetr.processing.sources import DATA_HELP, add_form_arguments
-from decodetr.training.settings import SETTINGS
+from decodetr.annotations.sources import DATA_HELP, add_form_arguments
+from decodetr.training.provenance import SETTINGS
 from decodetr.utils.files import claim
 from decodetr.utils.preflight import process_rank
 
@@ -199,8 +199,8 @@ def _check_required(args):
 
 def _check_apart(args):
     """Refuse an output folder in which something is read that the run would replace."""
-    from decodetr.processing.shipped import resolve
     from decodetr.utils.outputs import apart
+    from decodetr.utils.shipped import resolve
 
     places = ("data", "held_out_data", "replay_data", "regions", "replay_regions", "captions", "image_labels")
     places += ("replay_image_labels",)
@@ -216,7 +216,7 @@ def run(args):
     """Train, evaluate, save. `args.training_arguments` are the command-line words for DeCoDetrTrainingArguments,
     `args.words` all words."""
     if args.recipe:
-        from decodetr.training.recipe import parse_with_recipe
+        from decodetr.cli.recipe import parse_with_recipe
 
         args = parse_with_recipe(args.words, add_arguments)
     _check_required(args)

@@ -34,7 +34,7 @@ def add_form_arguments(parser):
 
 def form_of(args):
     """The same as arguments of [`load_annotations`]."""
-    from decodetr.processing.predict import read_names
+    from decodetr.inference.detection import read_names
 
     return {"class_names": read_names(args.class_names), "box_format": args.box_format or "coco"}
 
@@ -60,7 +60,7 @@ def load_annotations(
     Raises:
         FileNotFoundError: nothing of the kind. ValueError: what the reader refuses.
     """
-    from decodetr.processing.left_over import in_a_line
+    from decodetr.annotations.left_over import in_a_line
 
     coco = _load(data, part, file, images, class_names, box_format, check_images, findings)
     for what, found in (("images", coco.images), ("names", coco.names)):
@@ -77,7 +77,7 @@ def _doubts(coco):
     """What speaks against the boxes of a data set."""
     import numpy as np
 
-    from decodetr.processing.box_style import doubts
+    from decodetr.annotations.box_style import doubts
 
     index = coco.annotations_by_image
     sizes = np.array([(image["width"], image["height"]) for image in coco.images], dtype=np.float64)
@@ -85,16 +85,16 @@ def _doubts(coco):
 
 
 def _load(data, part, file, images, class_names, box_format, check_images, findings):
-    from decodetr.processing.coco import CocoAnnotations
+    from decodetr.annotations.coco import CocoAnnotations
 
     kind = "coco" if file is not None else kind_of(data)
     if kind == "coco":
         return CocoAnnotations.load(file or coco_file(data, part), images, check_images)
     if kind == "yolo":
-        from decodetr.processing.yolo import read_yolo, yolo_file
+        from decodetr.annotations.yolo import read_yolo, yolo_file
 
         return read_yolo(yolo_file(data), part, findings)
-    from decodetr.processing.hub_dataset import read_dataset
+    from decodetr.annotations.hub_dataset import read_dataset
 
     return read_dataset(*_load_split(data, part, streaming=False), class_names, box_format, findings, _folders(data))
 
@@ -123,7 +123,7 @@ def has_part(data, part):
     if kind == "coco":
         return coco_file(data, part).is_file()
     if kind == "yolo":
-        from decodetr.processing.yolo import read_data_yaml, yolo_file
+        from decodetr.annotations.yolo import read_data_yaml, yolo_file
 
         return bool(read_data_yaml(yolo_file(data)).get(part))
     return _split_of(_dataset(data)[0], part) is not None
@@ -132,7 +132,7 @@ def has_part(data, part):
 def part_names(data, parts):
     """What a YOLO or `datasets` data set has beside some parts: names of folders of images, or of splits."""
     if kind_of(data) == "yolo":
-        from decodetr.processing.yolo import read_data_yaml, yolo_file
+        from decodetr.annotations.yolo import read_data_yaml, yolo_file
 
         config = read_data_yaml(yolo_file(data))
         return [key for key in ("train", "val", "test", "valid", "validation") if config.get(key) and key not in parts]
@@ -146,7 +146,7 @@ def kind_of(data):
     Raises:
         FileNotFoundError: there is no such folder, and it is no name of the Hub.
     """
-    from decodetr.processing.yolo import yolo_file
+    from decodetr.annotations.yolo import yolo_file
 
     folder = Path(data)
     if yolo_file(data) is not None:

@@ -8,8 +8,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from decodetr.processing.repair import REPAIRED, write_repaired
-from decodetr.processing.sources import DATA_HELP, add_form_arguments
+from decodetr.annotations.repair import REPAIRED, write_repaired
+from decodetr.annotations.sources import DATA_HELP, add_form_arguments
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import is_unused, replacing, write_json
 from decodetr.utils.outputs import apart
@@ -41,8 +41,8 @@ def add_arguments(parser):
 
 def run(args):
     """Run `decodetr validate`; returns 1 if there are errors."""
+    from decodetr.cli.train import names_split_file
     from decodetr.evaluation.protocols import read_split
-    from decodetr.training.command import names_split_file
 
     source = Path(args.data)
     single = source.suffix == ".json"
@@ -99,13 +99,13 @@ def _check_outputs(args, source):
 def _vocabulary_names(name):
     if name is None:
         return None
-    from decodetr.processing.shipped import load_vocabulary
+    from decodetr.utils.shipped import load_vocabulary
 
     return load_vocabulary(name).names
 
 
 def _parts_of(args):
-    from decodetr.processing.sources import has_part
+    from decodetr.annotations.sources import has_part
 
     return [part for part in PARTS if has_part(args.data, part)]
 
@@ -116,7 +116,7 @@ def other_annotations(data, parts):
     Args:
         data: folder, file or Hub name. parts (list[str]): that are read.
     """
-    from decodetr.processing.sources import coco_file, kind_of, part_names
+    from decodetr.annotations.sources import coco_file, kind_of, part_names
 
     kind = kind_of(data)
     if kind != "coco":
@@ -136,9 +136,9 @@ def _is_coco(file):
 
 def _examine_part(args, part, file, split, vocabulary, seen):
     """(Findings, statistics, CocoAnnotations of what can be used or None)."""
-    from decodetr.processing.findings import Findings
-    from decodetr.processing.sources import coco_file, form_of, kind_of, load_annotations
-    from decodetr.processing.validation import examine_names
+    from decodetr.annotations.examination import examine_names
+    from decodetr.annotations.findings import Findings
+    from decodetr.annotations.sources import coco_file, form_of, kind_of, load_annotations
 
     file = coco_file(args.data, part) if file is None and kind_of(args.data) == "coco" else file
     if file is not None:
@@ -167,11 +167,11 @@ def _examine_part(args, part, file, split, vocabulary, seen):
 
 def _examine_file(args, file, seen, part):
     """(Findings, CocoAnnotations of the repaired document or None, repaired document or None) of a COCO file."""
-    from decodetr.processing.coco import CocoAnnotations, data_folder, find_image_folder
-    from decodetr.processing.coco_mending import mend_files
-    from decodetr.processing.findings import Findings
-    from decodetr.processing.left_over import unnamed_pictures
-    from decodetr.processing.validation import examine, readable
+    from decodetr.annotations.coco import CocoAnnotations, data_folder, find_image_folder
+    from decodetr.annotations.coco_mending import mend_files
+    from decodetr.annotations.examination import examine, readable
+    from decodetr.annotations.findings import Findings
+    from decodetr.annotations.left_over import unnamed_pictures
 
     file, findings = Path(file), Findings()
     try:
@@ -204,9 +204,9 @@ def _examine_file(args, file, seen, part):
 
 def _paths(file, folder, entries):
     """({image id: path}, {image id: Picture} of those whose path leads out of the data set) of entries of images."""
-    from decodetr.processing.coco import data_folder
-    from decodetr.processing.coco_mending import file_name_of
-    from decodetr.processing.validation import Picture
+    from decodetr.annotations.coco import data_folder
+    from decodetr.annotations.coco_mending import file_name_of
+    from decodetr.annotations.examination import Picture
     from decodetr.utils.paths import inside
 
     paths, outside = {}, {}
@@ -227,7 +227,7 @@ def _add_left_over(left_over, findings):
 
 def _examine_again(args, coco, seen, part, findings):
     """Repaired document, or None, of annotations that another reader made; `findings` go on."""
-    from decodetr.processing.validation import examine
+    from decodetr.annotations.examination import examine
 
     rows = [
         {**{key: value for key, value in row.items() if key != "category"}, "image_id": image_id}
@@ -260,8 +260,8 @@ def _look_at(paths, part, decode):
 
 
 def _picture(path, where, decode):
-    from decodetr.processing.coco import stored_source
-    from decodetr.processing.validation import Picture
+    from decodetr.annotations.coco import stored_source
+    from decodetr.annotations.examination import Picture
     from decodetr.utils.images import image_header, open_image
 
     try:
@@ -349,8 +349,8 @@ def draw_sheet(coco, file, most=_SHEET):
     """A sheet of annotated pictures, evenly chosen over the file, with their names."""
     from PIL import Image
 
-    from decodetr.processing.coco import read_annotated
-    from decodetr.processing.drawing import draw_detections, shrunk
+    from decodetr.annotations.coco import read_annotated
+    from decodetr.utils.drawing import draw_detections, shrunk
 
     entries = coco.images[:: max(1, len(coco.images) // most)][:most]
     side, columns = 480, min(4, len(entries))

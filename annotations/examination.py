@@ -8,10 +8,10 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 
-from decodetr.processing.box_style import find_style, is_box, polygon_points
-from decodetr.processing.coco_checks import is_name, is_size
-from decodetr.processing.coco_mending import file_name_of, mend
-from decodetr.processing.findings import Findings
+from decodetr.annotations.box_style import find_style, is_box, polygon_points
+from decodetr.annotations.coco_checks import is_name, is_size
+from decodetr.annotations.coco_mending import file_name_of, mend
+from decodetr.annotations.findings import Findings
 from decodetr.utils.documents import short
 from decodetr.utils.images import STORED_FRAME, UNKNOWN_FRAME, annotated_frame, upright_size
 

@@ -6,11 +6,11 @@ Heavy imports are inside the functions, so that `decodetr calibrate --help` is i
 import sys
 from pathlib import Path
 
-from decodetr.processing.shipped import HUB_CARDS, expect, expect_file, resolve
-from decodetr.processing.sources import DATA_HELP, add_form_arguments, form_of
+from decodetr.annotations.sources import DATA_HELP, add_form_arguments, form_of
 from decodetr.utils.documents import read_text
 from decodetr.utils.files import claim, committed, output_folder, write_text
 from decodetr.utils.preflight import run_checks
+from decodetr.utils.shipped import HUB_CARDS, expect, expect_file, resolve
 
 MOST = 500  # images; more make the two numbers no better
 
@@ -33,7 +33,7 @@ def add_arguments(parser):
 
 def run(args):
     """Calibrate, write config.json and the card. Returns the exit code."""
-    from decodetr.processing.predict import pick_device
+    from decodetr.inference.detection import pick_device
 
     def numbers():
         for name, least in {"most": 1, "batch_size": 1, "num_workers": 0}.items():
@@ -79,7 +79,7 @@ def _place(args):
 def _calibrate(args):
     from decodetr.evaluation.calibrate import fit_scores
     from decodetr.evaluation.score_card import HEADER, score_rows
-    from decodetr.processing.predict import load_detector
+    from decodetr.inference.detection import load_detector
     from decodetr.training.calibration import set_calibration, uncalibrated
     from decodetr.utils.hub import recorded_place
     from decodetr.utils.markup import markdown_table
@@ -121,9 +121,9 @@ def _annotated(args):
     """The annotations of base names of some images."""
     import torch
 
+    from decodetr.annotations.sources import load_annotations
+    from decodetr.cli.train import names_split_file
     from decodetr.evaluation.protocols import read_split
-    from decodetr.processing.sources import load_annotations
-    from decodetr.training.command import names_split_file
 
     coco = load_annotations(args.data, "train", args.annotations, args.images, **form_of(args))
     split = names_split_file(args.data, args.names_split) if args.data or args.names_split else None

@@ -11,7 +11,12 @@ import os
 import sys
 from pathlib import Path
 
-from decodetr.processing.shipped import (
+from decodetr.utils.documents import read_text
+from decodetr.utils.files import claim, output_folder
+from decodetr.utils.hub import local_only, recorded_place
+from decodetr.utils.limits import add_picture_limit
+from decodetr.utils.preflight import run_checks
+from decodetr.utils.shipped import (
     DEFAULT_MODEL,
     HUB_CARDS,
     cannot_load,
@@ -20,11 +25,6 @@ from decodetr.processing.shipped import (
     load_vocabulary,
     resolve,
 )
-from decodetr.utils.documents import read_text
-from decodetr.utils.files import claim, output_folder
-from decodetr.utils.hub import local_only, recorded_place
-from decodetr.utils.limits import add_picture_limit
-from decodetr.utils.preflight import run_checks
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def find_images(sources):
     Raises:
         FileNotFoundError: a source that does not exist, or holds no images.
     """
-    from decodetr.processing.left_over import NO_PICTURE, in_a_line, sort_out
+    from decodetr.annotations.left_over import NO_PICTURE, in_a_line, sort_out
     from decodetr.utils.images import IMAGE_SUFFIXES
 
     paths, left_over = [], {NO_PICTURE: [], "sub-folders, for whose pictures give a pattern such as 'DIR/**/*'": []}
@@ -285,7 +285,7 @@ def detect(model, image_processor, images, threshold=None, top_k=100, explain=0)
     """
     import torch
 
-    from decodetr.processing.explanations import explain_detections
+    from decodetr.inference.explanations import explain_detections
     from decodetr.processing.picture_modes import to_rgb
 
     images = [to_rgb(image) for image in images]
@@ -380,6 +380,6 @@ def _predict(args, names, paths):
             f"{model.config.pool_use!r}, which looks nothing up"
         )
 
-    from decodetr.processing.predict_run import PredictRun
+    from decodetr.inference.picture_run import PredictRun
 
     return PredictRun(args, model, image_processor, paths).run()

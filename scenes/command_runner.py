@@ -5,10 +5,10 @@ import shlex
 import sys
 import time
 
-from decodetr.processing.model_identity import folder_digest
-from decodetr.processing.shipped import resolve
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import clear, is_unused, write_json
+from decodetr.utils.model_identity import folder_digest
+from decodetr.utils.shipped import resolve
 
 MARKER = "stages.json"
 
@@ -60,7 +60,7 @@ def run_stages(folder, stages, count, record):
     Raises:
         ValueError: what is there was made by another command, as of another version.
     """
-    from decodetr.__main__ import main
+    from decodetr.cli import main
 
     commands = []
     for number, (result, words) in enumerate(stages, start=1):

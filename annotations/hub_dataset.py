@@ -8,10 +8,10 @@ import logging
 
 import numpy as np
 
-from decodetr.processing.coco import AnnotationIndex, CocoAnnotations
-from decodetr.processing.coco_checks import is_name
-from decodetr.processing.findings import FirstError
-from decodetr.processing.sources import BOX_FORMATS
+from decodetr.annotations.coco import AnnotationIndex, CocoAnnotations
+from decodetr.annotations.coco_checks import is_name
+from decodetr.annotations.findings import FirstError
+from decodetr.annotations.sources import BOX_FORMATS
 from decodetr.utils.documents import short
 from decodetr.utils.files import regular_file
 from decodetr.utils.images import MAX_BYTES, image_header, upright_size

@@ -8,11 +8,11 @@ It takes hours on two cores; an interrupted run goes on where it stopped. For a 
 import shutil
 from pathlib import Path
 
-from decodetr.processing.shipped import HUB_CARDS
-from decodetr.scenes.stages import claim, flat, run_stages
+from decodetr.scenes.command_runner import claim, flat, run_stages
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim as hold
 from decodetr.utils.files import committed, write_json, write_text
+from decodetr.utils.shipped import HUB_CARDS
 
 TEACHERS, STAGES = ("scenes-clip", "scenes-llava"), 10
 TRAIN_SCENES, SEMANTIC_STEPS, CACHE_VIEWS = 4000, 2400, 2
@@ -206,7 +206,7 @@ def _cards(pool, vocabulary, model, measured, commands):
 
 _SNIPPET = (
     "```python",
-    "from decodetr.processing.predict import detect, load_detector",
+    "from decodetr.inference.detection import detect, load_detector",
     "from decodetr.utils.images import open_image",
     "",
     'model, image_processor = load_detector("scenes-decodetr")',

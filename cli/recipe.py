@@ -10,9 +10,9 @@ import json
 import typing
 from pathlib import Path
 
-from decodetr.processing.shipped import HUB_CARDS
 from decodetr.utils.arguments import as_defaults, extend_lists
 from decodetr.utils.documents import read_yaml, short
+from decodetr.utils.shipped import HUB_CARDS
 
 RECIPE = "recipe.yaml"
 # What a starting point is, and what only fits the one it was written for: on the command line, another starting point

@@ -42,7 +42,7 @@ def _info(document):
 
 def _with_pictures(folder, part, document, coco):
     """The document with the pictures of a data set as files, their bytes as they are."""
-    from decodetr.processing.coco import stored_source
+    from decodetr.annotations.coco import stored_source
 
     path_of = {entry["image_id"]: entry["path"] for entry in coco.images}
     images, place = [], folder / part

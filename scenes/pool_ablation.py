@@ -15,13 +15,13 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from decodetr.processing.shipped import expect, expect_file
-from decodetr.scenes.models import CACHE_VIEWS, SEMANTIC_STEPS, SEMANTIC_TRAINING
-from decodetr.scenes.stages import flat
+from decodetr.scenes.command_runner import flat
+from decodetr.scenes.shipped_models import CACHE_VIEWS, SEMANTIC_STEPS, SEMANTIC_TRAINING
 from decodetr.scenes.world import few_names
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import LOCK, claim, output_folder, write_json, write_text
 from decodetr.utils.preflight import run_checks
+from decodetr.utils.shipped import expect, expect_file
 
 SPLITS = {"val": "Validation", "test": "The shifted split"}
 VARIANTS = {
@@ -149,7 +149,7 @@ class Comparison:
         from decodetr.pool_builder.selection import measure_space
         from decodetr.pool_builder.stages import open_stage
         from decodetr.processing import CocoAnnotations
-        from decodetr.processing.shipped import load_vocabulary, resolve
+        from decodetr.utils.shipped import load_vocabulary, resolve
 
         self.steps, self.data, self.built = args.steps, Path(args.folder), Path(args.built)
         base, self.novel = _split(args)
@@ -186,7 +186,7 @@ class Comparison:
         """The detector's features of the training scenes, from its one run over them."""
         if self._cache is None:
             from decodetr.processing import DetectionAugmentation, DetectionDataset, RegionTable, detection_collate
-            from decodetr.processing.feature_cache import FeatureCache
+            from decodetr.training.feature_cache import FeatureCache
 
             shifts = {"blur": SEMANTIC_TRAINING["--blur"], "noise": SEMANTIC_TRAINING["--noise"]}
             dataset = DetectionDataset(
@@ -317,8 +317,8 @@ def _say(text):
 
 def _contents(args):
     """{name: digest} of what decides the results, beside the settings that name it."""
-    from decodetr.processing.model_identity import folder_digest
-    from decodetr.processing.shipped import resolve
+    from decodetr.utils.model_identity import folder_digest
+    from decodetr.utils.shipped import resolve
 
     given = {name: getattr(args, name) for name in ("model", "vocabulary", "clip", "trained")}
     folders = {name: resolve(folder) for name, folder in given.items() if folder}
@@ -388,7 +388,7 @@ def run(args):
 
 
 def _run(args):
-    from decodetr.processing.predict import load_detector
+    from decodetr.inference.detection import load_detector
 
     output = Path(args.output)
     settings = {name: value for name, value in vars(args).items() if name in _SETTINGS}

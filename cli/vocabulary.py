@@ -6,13 +6,13 @@ Heavy imports are inside the functions, so that `decodetr vocabulary build --hel
 import sys
 from pathlib import Path
 
-from decodetr.processing.predict import pick_device, read_names
-from decodetr.processing.shipped import cannot_load, expect, resolve
+from decodetr.inference.detection import pick_device, read_names
 from decodetr.utils.documents import read_text
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.hub import local_only, recorded_place
 from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import run_checks
+from decodetr.utils.shipped import cannot_load, expect, resolve
 
 
 def add_arguments(parser):
@@ -95,7 +95,7 @@ def _names(args):
             raise ValueError(f"{args.names_split}: expected {args.part or 'base or novel'} names, got none")
         return list(dict.fromkeys(names))
     if args.annotations:
-        from decodetr.processing.coco_checks import read_categories, read_document
+        from decodetr.annotations.coco_checks import read_categories, read_document
 
         file = Path(args.annotations)
         _, names = read_categories(file, read_document(file)["categories"])

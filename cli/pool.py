@@ -5,10 +5,10 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+from decodetr.annotations.sources import DATA_HELP, add_form_arguments
 from decodetr.pool_builder.preflight import check, check_room
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import MANIFEST
-from decodetr.processing.sources import DATA_HELP, add_form_arguments
 from decodetr.utils.files import claim
 from decodetr.utils.limits import add_picture_limit
 from decodetr.utils.outputs import apart
@@ -192,9 +192,9 @@ def _tell_delta(output):
 
 
 def _annotations(args):
+    from decodetr.annotations.sources import form_of, load_annotations
+    from decodetr.cli.train import names_split_file
     from decodetr.evaluation.protocols import read_split
-    from decodetr.processing.sources import form_of, load_annotations
-    from decodetr.training.command import names_split_file
 
     split = names_split_file(args.data, args.names_split)
     coco = load_annotations(args.data, "train", args.annotations, args.images, **form_of(args))
@@ -203,9 +203,9 @@ def _annotations(args):
 
 def _models(args, settings):
     """{argument of `build_pool`: its [`Model`]} of the stage's models."""
+    from decodetr.inference.detection import pick_device
     from decodetr.pool_builder import build
     from decodetr.pool_builder.proposers import proposer_model
-    from decodetr.processing.predict import pick_device
 
     device = pick_device(args.device)
     makers = {
@@ -224,8 +224,8 @@ def _models(args, settings):
 
 def _load(what, name, make):
     """A model, with a plain error if there is none."""
-    from decodetr.processing.shipped import cannot_load, resolve
     from decodetr.utils.hub import local_only
+    from decodetr.utils.shipped import cannot_load, resolve
 
     what = "CLIP" if what == "clip" else what
     folder = resolve(name, what)

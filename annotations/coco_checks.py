@@ -7,8 +7,8 @@ import logging
 
 import numpy as np
 
-from decodetr.processing.coco_mending import file_name_of, mend
-from decodetr.processing.findings import FirstError
+from decodetr.annotations.coco_mending import file_name_of, mend
+from decodetr.annotations.findings import FirstError
 from decodetr.utils.documents import read_json, short
 
 logger = logging.getLogger(__name__)

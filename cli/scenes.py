@@ -1,6 +1,6 @@
 """`decodetr scenes`: write the embedded world (scenes/write.py), train its teachers (scenes/teachers.py), give a CLIP
 the cosines of a real one (scenes/clip_geometry.py), measure a model on it (scenes/measure.py), compare variants of the
-pool (scenes/compare.py), make the shipped models again (scenes/models.py)."""
+pool (scenes/pool_ablation.py), make the shipped models again (scenes/shipped_models.py)."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import fields
 
-from decodetr.scenes import compare
+from decodetr.scenes import pool_ablation as compare
 from decodetr.scenes.world import SceneSettings
 from decodetr.utils.files import claim
 
@@ -134,7 +134,7 @@ def run(args):
     if args.scenes_command == "compare":
         return compare.run(args)
     if args.scenes_command == "models":
-        from decodetr.scenes.models import make_models
+        from decodetr.scenes.shipped_models import make_models
 
         return make_models(args.folder)
     if args.scenes_command == "teachers":
@@ -161,11 +161,11 @@ def run(args):
 
 
 def _reshape(args):
-    from decodetr.processing.shipped import resolve
     from decodetr.scenes.teachers import check_small_clip, reshape_clip, validation_crops
     from decodetr.utils.files import output_folder
     from decodetr.utils.outputs import apart
     from decodetr.utils.preflight import run_checks
+    from decodetr.utils.shipped import resolve
 
     run_checks(
         lambda: check_small_clip(resolve(args.clip, "CLIP")),

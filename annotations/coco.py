@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from decodetr.processing.coco_checks import (
+from decodetr.annotations.coco_checks import (
     read_annotations,
     read_categories,
     read_document,
@@ -24,10 +24,10 @@ from decodetr.processing.coco_checks import (
     read_frequencies,
     read_images,
 )
-from decodetr.processing.coco_mending import mend_files, mend_sizes
-from decodetr.processing.findings import FirstError
-from decodetr.processing.left_over import unnamed_pictures
-from decodetr.processing.written_paths import missing_files
+from decodetr.annotations.coco_mending import mend_files, mend_sizes
+from decodetr.annotations.findings import FirstError
+from decodetr.annotations.left_over import unnamed_pictures
+from decodetr.annotations.written_paths import missing_files
 from decodetr.utils.documents import no_collection, short
 from decodetr.utils.images import STORED_FRAME, UNKNOWN_FRAME, annotated_frame, open_image
 from decodetr.utils.paths import inside

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from decodetr.processing.coco_checks import read_categories, read_document
+from decodetr.annotations.coco_checks import read_categories, read_document
 from decodetr.utils.documents import read_json, short
 from decodetr.utils.files import replacing
 from decodetr.utils.hub import local_only
@@ -121,8 +121,8 @@ class CaptionTable:
         from safetensors import SafetensorError, safe_open
         from safetensors.numpy import save_file
 
-        from decodetr.processing.model_identity import folder_digest
-        from decodetr.processing.shipped import resolve
+        from decodetr.utils.model_identity import folder_digest
+        from decodetr.utils.shipped import resolve
 
         rows, numbers = read_captions(Path(file))
         made_by = folder_digest(resolve(text_model)) or text_model  # a folder by what it holds
@@ -164,9 +164,9 @@ def read_captions(file):
 
 
 def _embed(texts, text_model, given):
+    from decodetr.inference.detection import pick_device
     from decodetr.modeling_decodetr.text_encoder import encode_texts, load_text_model
-    from decodetr.processing.predict import pick_device
-    from decodetr.processing.shipped import cannot_load, resolve
+    from decodetr.utils.shipped import cannot_load, resolve
 
     asked_by = None if given else f"the pool says that it was made with it; --text-model {text_model} fetches it"
     folder = resolve(text_model, "text model")

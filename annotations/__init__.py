@@ -1,0 +1,12 @@
+"""Files of annotations in, `CocoAnnotations` out, and what is wrong with them.
+
+coco.py, coco_checks.py, coco_mending.py   CocoAnnotations: a COCO file, checked; read_image
+yolo.py, yolo_labels.py   the same from YOLO folders
+hub_dataset.py            the same from data sets of `datasets`
+sources.py                load_annotations: whichever of the three it is
+names_ahead.py            the names of a COCO file, without the rest of it
+examination.py            what is wrong with a file, all of it at once
+dataset_report.py         the same of a whole data set, with its copies, statistics and pictures
+repair.py                 a repaired copy
+box_style.py, findings.py, left_over.py, written_paths.py   what the readers share
+"""

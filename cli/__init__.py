@@ -1,0 +1,86 @@
+"""The `decodetr` command: names the subcommands and imports each only when it is called, so that --help is instant.
+
+One file a command, which parses, calls and prints; nothing outside this folder imports it.
+"""
+
+import argparse
+import importlib
+import io
+import sys
+
+from decodetr.utils.arguments import extend_lists
+from decodetr.utils.limits import own_variables
+
+# name: module with add_arguments(parser) and run(args), what it does
+COMMANDS = {
+    "quickstart": ("decodetr.scenes.quickstart", "write scenes, train, evaluate and draw, in a few minutes on a CPU"),
+    "scenes": ("decodetr.cli.scenes", "write the embedded world of scenes as COCO-format folders"),
+    "vocabulary": ("decodetr.cli.vocabulary", "embed names with the text encoder of a CLIP-like model"),
+    "pool": ("decodetr.cli.pool", "build the prototype pool from proposals, captions and CLIP"),
+    "validate": (
+        "decodetr.annotations.dataset_report",
+        "find what is wrong with a data set, before hours are spent on it",
+    ),
+    "train": ("decodetr.cli.train", "train, or fine-tune a model, on boxes of one's own"),
+    "eval": ("decodetr.eval", "evaluate a model on annotated data"),
+    "calibrate": ("decodetr.cli.calibrate", "make a model's scores say how often they are right"),
+    "predict": ("decodetr.inference.detection", "detect objects in images"),
+}
+
+
+def usage() -> str:
+    """The text of `decodetr --help`."""
+    lines = [
+        "usage: decodetr COMMAND [arguments]",
+        "",
+        "DeCo-DETR: open-vocabulary object detection.",
+        "",
+        "commands:",
+    ]
+    lines += [f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join([*lines, "", "decodetr COMMAND --help describes the arguments of a command.", ""])
+
+
+def command_parser(name):
+    """(module, `argparse.ArgumentParser`) of a command."""
+    module_name, description = COMMANDS[name]
+    module = importlib.import_module(module_name)
+    parser = argparse.ArgumentParser(prog=f"decodetr {name}", description=description, allow_abbrev=False)
+    module.add_arguments(parser)
+    return module, extend_lists(parser)
+
+
+def main(argv=None) -> int:
+    """Run a subcommand; returns its exit status. Errors that a user can cause are printed without a traceback."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console of another encoding, a file name that is no UTF-8
+            stream.reconfigure(errors="backslashreplace")
+    if not argv or argv[0] in ("-h", "--help"):
+        sys.stdout.write(usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from decodetr import __version__
+
+        sys.stdout.write(f"decodetr {__version__}\n")
+        return 0
+    if argv[0] not in COMMANDS:
+        sys.stderr.write(f"decodetr: unknown command {argv[0]!r}\n\n{usage()}")
+        return 2
+    module, parser = command_parser(argv[0])
+    try:
+        with own_variables():
+            args, rest = parser.parse_known_args(argv[1:])
+            if argv[0] == "train":  # the rest are fields of TrainingArguments
+                args.training_arguments, args.words = rest, argv[1:]
+            elif rest:
+                parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            return module.run(args) or 0
+    except (OSError, ValueError) as error:
+        from decodetr.utils.markup import visible
+
+        sys.stderr.write(f"decodetr {argv[0]}: error: {visible(error)}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"decodetr {argv[0]}: interrupted\n")
+        return 130
