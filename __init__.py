@@ -15,8 +15,8 @@ _PUBLIC_NAMES = {
     "PrototypePool": "decodetr.modeling_decodetr",
     "Vocabulary": "decodetr.modeling_decodetr",
     "DeCoDetrImageProcessor": "decodetr.processing",
-    "DeCoDetrTrainer": "decodetr.train",
-    "DeCoDetrTrainingArguments": "decodetr.train",
+    "DeCoDetrTrainer": "decodetr.training.trainer",
+    "DeCoDetrTrainingArguments": "decodetr.training.arguments",
 }
 
 __all__ = ["__version__", *_PUBLIC_NAMES]

@@ -41,8 +41,7 @@ def add_arguments(parser):
 
 def run(args):
     """Run `decodetr validate`; returns 1 if there are errors."""
-    from decodetr.cli.train import names_split_file
-    from decodetr.evaluation.protocols import read_split
+    from decodetr.annotations.names_split import names_split_file, read_split
 
     source = Path(args.data)
     single = source.suffix == ".json"

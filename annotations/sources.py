@@ -34,7 +34,7 @@ def add_form_arguments(parser):
 
 def form_of(args):
     """The same as arguments of [`load_annotations`]."""
-    from decodetr.inference.detection import read_names
+    from decodetr.inference.names import read_names
 
     return {"class_names": read_names(args.class_names), "box_format": args.box_format or "coco"}
 
@@ -106,7 +106,7 @@ def load_stream(data, part, *, class_names=None, box_format="coco"):
     Raises:
         FileNotFoundError: nothing of the kind. ValueError: a COCO or YOLO folder, or what the reader refuses.
     """
-    from decodetr.processing.streamed_dataset import AnnotationStream
+    from decodetr.annotations.stream import AnnotationStream
 
     kind = kind_of(data)
     if kind != "datasets":

@@ -179,12 +179,12 @@ def measure_overhead(images, runs):
     from harness import in_turn, ratios, spread
 
     from decodetr.annotations.coco import CocoAnnotations
+    from decodetr.annotations.names_split import read_split
     from decodetr.cli import main as decodetr
-    from decodetr.eval import run_predictor
+    from decodetr.evaluation.loop import run_predictor
     from decodetr.evaluation.output_evaluator import OutputEvaluator
     from decodetr.evaluation.predictors import DeCoDetrPredictor
-    from decodetr.evaluation.protocols import read_split
-    from decodetr.inference.detection import load_detector
+    from decodetr.inference.loading import load_detector
 
     class Detections(DeCoDetrPredictor):
         def results(self, outputs, entries):

@@ -112,9 +112,9 @@ def run(args):
     import torch
 
     from decodetr import DeCoDetrConfig
+    from decodetr.annotations.names_split import read_split
     from decodetr.evaluation.calibrate import fit_scores
-    from decodetr.evaluation.protocols import read_split
-    from decodetr.inference.detection import load_detector
+    from decodetr.inference.loading import load_detector
     from decodetr.processing import CocoAnnotations
     from decodetr.training.calibration import set_calibration
 

@@ -33,7 +33,7 @@ def add_arguments(parser):
 
 def run(args):
     """Calibrate, write config.json and the card. Returns the exit code."""
-    from decodetr.inference.detection import pick_device
+    from decodetr.utils.devices import pick_device
 
     def numbers():
         for name, least in {"most": 1, "batch_size": 1, "num_workers": 0}.items():
@@ -79,7 +79,7 @@ def _place(args):
 def _calibrate(args):
     from decodetr.evaluation.calibrate import fit_scores
     from decodetr.evaluation.score_card import HEADER, score_rows
-    from decodetr.inference.detection import load_detector
+    from decodetr.inference.loading import load_detector
     from decodetr.training.calibration import set_calibration, uncalibrated
     from decodetr.utils.hub import recorded_place
     from decodetr.utils.markup import markdown_table
@@ -121,9 +121,8 @@ def _annotated(args):
     """The annotations of base names of some images."""
     import torch
 
+    from decodetr.annotations.names_split import names_split_file, read_split
     from decodetr.annotations.sources import load_annotations
-    from decodetr.cli.train import names_split_file
-    from decodetr.evaluation.protocols import read_split
 
     coco = load_annotations(args.data, "train", args.annotations, args.images, **form_of(args))
     split = names_split_file(args.data, args.names_split) if args.data or args.names_split else None
@@ -134,7 +133,7 @@ def _annotated(args):
 
 
 def _detections(args, model, image_processor, coco):
-    from decodetr.eval import run_predictor
+    from decodetr.evaluation.loop import run_predictor
     from decodetr.evaluation.output_evaluator import OutputEvaluator, rules_of
     from decodetr.evaluation.predictors import DeCoDetrPredictor
 

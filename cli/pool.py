@@ -192,9 +192,8 @@ def _tell_delta(output):
 
 
 def _annotations(args):
+    from decodetr.annotations.names_split import names_split_file, read_split
     from decodetr.annotations.sources import form_of, load_annotations
-    from decodetr.cli.train import names_split_file
-    from decodetr.evaluation.protocols import read_split
 
     split = names_split_file(args.data, args.names_split)
     coco = load_annotations(args.data, "train", args.annotations, args.images, **form_of(args))
@@ -203,9 +202,9 @@ def _annotations(args):
 
 def _models(args, settings):
     """{argument of `build_pool`: its [`Model`]} of the stage's models."""
-    from decodetr.inference.detection import pick_device
     from decodetr.pool_builder import build
     from decodetr.pool_builder.proposers import proposer_model
+    from decodetr.utils.devices import pick_device
 
     device = pick_device(args.device)
     makers = {

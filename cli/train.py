@@ -6,7 +6,6 @@ accepted too and has its one default there.
 """
 
 import argparse
-from pathlib import Path
 
 from decodetr.annotations.sources import DATA_HELP, add_form_arguments
 from decodetr.training.provenance import SETTINGS
@@ -174,21 +173,6 @@ def _add_forgetting(parser):
     add("--replay-images", type=int, metavar="N", help="so many of them, drawn at random (default: all)")
 
 
-def names_split_file(data, names_split=None):
-    """The names split of a command: `names_split` if given, else DATA/names.json; None without one or for "none"."""
-    if names_split == "none":
-        return None
-    file = Path(names_split or Path(data) / "names.json")
-    if names_split and not file.is_file():
-        raise FileNotFoundError(f"--names-split {file}: no such file; give the JSON file of base and novel names")
-    return file if file.is_file() else None
-
-
-def goes_on(args):
-    """Whether a run goes on with all of a trained model, which can then forget."""
-    return bool(args.model) and not args.reset_semantics
-
-
 def _check_required(args):
     absent = [f"--{name}" for name in ("data", "output_dir") if not getattr(args, name)]
     if not (args.model or args.detector or args.config):
@@ -221,8 +205,8 @@ def run(args):
         args = parse_with_recipe(args.words, add_arguments)
     _check_required(args)
     _check_apart(args)
+    from decodetr.train import TrainingRun
     from decodetr.training.preflight import check
-    from decodetr.training.run import TrainingRun
 
     training = check(args)
     with claim(training.output_dir if process_rank() == 0 else None, "decodetr train"):

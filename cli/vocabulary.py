@@ -6,7 +6,8 @@ Heavy imports are inside the functions, so that `decodetr vocabulary build --hel
 import sys
 from pathlib import Path
 
-from decodetr.inference.detection import pick_device, read_names
+from decodetr.inference.names import read_names
+from decodetr.utils.devices import pick_device
 from decodetr.utils.documents import read_text
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.hub import local_only, recorded_place
@@ -87,7 +88,7 @@ def _build(args, names):
 def _names(args):
     """The names that the arguments ask for, each once."""
     if args.names_split:
-        from decodetr.evaluation.protocols import read_split
+        from decodetr.annotations.names_split import read_split
 
         base, novel = read_split(args.names_split)
         names = {"base": base, "novel": novel}.get(args.part, base + novel)

@@ -53,7 +53,7 @@ def load_predictor(
         peer = load_peer(folder, names, device, max_detections, allow_missing_names)
         return peer, names, None, facts | _where(peer) | peer.describe()
     from decodetr.evaluation.predictors import BoxOracle, DeCoDetrPredictor, NameOracle
-    from decodetr.inference.detection import load_detector
+    from decodetr.inference.loading import load_detector
 
     model, image_processor = load_detector(source, vocabulary=vocabulary, device=device)
     names, pool = model.vocabulary, model.prototype_pool

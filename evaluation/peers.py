@@ -19,7 +19,7 @@ from transformers import (
     AutoProcessor,
 )
 
-from decodetr.inference.detection import pick_device
+from decodetr.utils.devices import pick_device
 from decodetr.utils.hub import local_only
 from decodetr.utils.shipped import cannot_load
 

@@ -7,6 +7,7 @@ A protocol is a JSON file; those of `protocols/` have names. `counts` are those 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from decodetr.annotations.names_split import _check_apart, _names
 from decodetr.evaluation import PROTOCOLS
 from decodetr.utils.documents import read_json, short
 
@@ -152,36 +153,3 @@ _FIELDS = {
     "counts": ("with counts of names, base, novel or images", _is_counts),
     "headline": ("as a list of metrics", _is_texts),
 }
-
-
-def _names(file, group, given):
-    """The names of a group, {"<category id>": "name"}."""
-    if not isinstance(given, dict):
-        raise ValueError(
-            f'{file}: expected base and novel as {{"<category id>": "name", ...}}, got {short(given)} as {group}'
-        )
-    names = list(given.values())
-    for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"{file}: {group}: expected names, got {short(name)}; write it as a text")
-    return names
-
-
-def _check_apart(file, base, novel):
-    if both := set(base) & set(novel):
-        raise ValueError(f"{file}: {sorted(both)[:5]} are both base and novel; a name must be one of them")
-
-
-def read_split(path):
-    """(base names, novel names) of a file {"base": {"<category id>": "name"}, "novel": {...}}.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, or another form; the message names the file.
-    """
-    split = read_json(path, unique=True)
-    if not isinstance(split, dict) or not {"base", "novel"} <= set(split):
-        expected = '{"base": {"1": "person", ...}, "novel": {"5": "airplane", ...}}'
-        raise ValueError(f"{path}: expected {expected}, got {short(split)}")
-    base, novel = (_names(path, group, split[group]) for group in ("base", "novel"))
-    _check_apart(path, base, novel)
-    return base, novel

@@ -4,9 +4,10 @@ import hashlib
 import sys
 from pathlib import Path
 
-from decodetr.inference.detection import SIGNATURE, above, detect, picture_paths
+from decodetr.inference.detection import above, detect
 from decodetr.inference.journal import FILE as JOURNAL
 from decodetr.inference.journal import Journal
+from decodetr.inference.picture_files import SIGNATURE, picture_paths
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, write_json
 from decodetr.utils.images import in_batches, open_image, pixel_count

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.image_captions import embed_image_captions
+from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.selection import REPORT, cluster_regions, filter_regions
 from decodetr.pool_builder.shards import Ranks
 from decodetr.pool_builder.stages import caption_regions, embed_regions, finished_stages, propose_regions
 from decodetr.utils.files import write_json
-from decodetr.utils.model_identity import Model, model_identity, without_place
+from decodetr.utils.model_identity import model_identity, without_place
 
 
 def captioner_model(name, settings, device, device_map=None):

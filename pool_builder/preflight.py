@@ -56,7 +56,7 @@ def check_room(coco, width, output):
 
 
 def _check_data(args):
-    from decodetr.cli.train import names_split_file
+    from decodetr.annotations.names_split import names_split_file
 
     if args.annotations is None:
         kind_of(args.data)

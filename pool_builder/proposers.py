@@ -8,7 +8,8 @@ pool's provenance: one that learned boxes of 80 classes of COCO has seen the nov
 import torch
 from torchvision.ops import box_convert
 
-from decodetr.utils.model_identity import Model, model_identity, without_place
+from decodetr.pool_builder.lazy_model import Model
+from decodetr.utils.model_identity import model_identity, without_place
 
 GRID, TORCHVISION = "grid", "torchvision:"
 _SHARES, _RATIOS = (1.0, 0.5, 0.25), (1.0, 0.5, 2.0)  # of the grid's windows: side / that of the image, width / height
@@ -31,7 +32,7 @@ def proposer_model(name, device):
     from transformers import AutoConfig
 
     from decodetr import DeCoDetrConfig  # also makes it known to AutoConfig
-    from decodetr.inference.detection import load_detector
+    from decodetr.inference.loading import load_detector
 
     if name == GRID:
         return _model({"name": GRID}, None, GridProposer)
@@ -61,7 +62,7 @@ class DecodetrProposer:
     """The localization stream of a DeCo-DETR: every box with its objectness.
 
     Args:
-        detector (DeCoDetrForObjectDetection), image_processor: see processing.predict.load_detector.
+        detector (DeCoDetrForObjectDetection), image_processor: see `decodetr.inference.loading.load_detector`.
     """
 
     def __init__(self, detector, image_processor):

@@ -220,8 +220,8 @@ def markdown_table(measured, ceiling):
 
 def run(args):
     """Run `decodetr scenes measure`; returns the exit status."""
-    from decodetr.evaluation.protocols import read_split
-    from decodetr.inference.detection import load_detector
+    from decodetr.annotations.names_split import read_split
+    from decodetr.inference.loading import load_detector
     from decodetr.pool_builder.embedder import ClipEmbedder
     from decodetr.processing import CocoAnnotations
 

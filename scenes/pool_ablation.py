@@ -119,7 +119,7 @@ def silent_pool(regions_folder, clip, pool, novel_names):
 
 def _split(args):
     """(base names, novel names) of the folder; with --base-names, the other base names count as novel."""
-    from decodetr.evaluation.protocols import read_split
+    from decodetr.annotations.names_split import read_split
 
     base, novel = read_split(Path(args.folder) / "names.json")
     if args.base_names is None:
@@ -233,7 +233,8 @@ class Comparison:
         """A model whose semantic stream was trained with this seed."""
         from transformers import HfArgumentParser, set_seed
 
-        from decodetr.train import DeCoDetrTrainer, DeCoDetrTrainingArguments
+        from decodetr.training.arguments import DeCoDetrTrainingArguments
+        from decodetr.training.trainer import DeCoDetrTrainer
 
         cache = self.cache  # before the seed is set: making it draws random weights
         set_seed(seed)
@@ -388,7 +389,7 @@ def run(args):
 
 
 def _run(args):
-    from decodetr.inference.detection import load_detector
+    from decodetr.inference.loading import load_detector
 
     output = Path(args.output)
     settings = {name: value for name, value in vars(args).items() if name in _SETTINGS}

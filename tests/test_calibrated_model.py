@@ -11,7 +11,8 @@ from transformers import pipeline
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor, Vocabulary
 from decodetr.cli import main
-from decodetr.inference.detection import detect, load_detector
+from decodetr.inference.detection import detect
+from decodetr.inference.loading import load_detector
 from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
 from decodetr.processing import CocoAnnotations
 from decodetr.training.calibration import keep_aside

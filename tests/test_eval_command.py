@@ -12,9 +12,9 @@ import torch
 from tiny_models import tiny_model
 
 from decodetr import eval as decodetr_eval
+from decodetr.annotations.names_split import read_split
 from decodetr.cli import main
-from decodetr.eval import evaluate_model
-from decodetr.evaluation.protocols import read_split
+from decodetr.evaluation.loop import evaluate_model
 from decodetr.evaluation.report import markdown_report
 
 BOX = [10.0, 10.0, 60.0, 60.0]  # xyxy

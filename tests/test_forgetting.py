@@ -9,7 +9,7 @@ from test_pool_builder import BASE, NOVEL
 from test_settings import _train, world  # noqa: F401 (a fixture)
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
-from decodetr.eval import evaluate_model
+from decodetr.evaluation.loop import evaluate_model
 from decodetr.processing import CocoAnnotations, DetectionAugmentation, RegionTable
 from decodetr.training.forgetting import ForgettingReport
 from decodetr.training.replay import ReplayedDataset, replay_dataset

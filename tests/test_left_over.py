@@ -11,7 +11,7 @@ from test_sources import assert_same, expected, items, write_yolo  # noqa: F401 
 
 from decodetr.annotations.sources import load_annotations
 from decodetr.cli import main
-from decodetr.inference.detection import find_images
+from decodetr.inference.picture_files import find_images
 from decodetr.utils.paths import files_below
 
 

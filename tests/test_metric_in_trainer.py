@@ -7,8 +7,8 @@ from test_eval_command import write_coco
 from tiny_models import tiny_model
 
 from decodetr import DeCoDetrImageProcessor
-from decodetr.eval import evaluate_model
 from decodetr.evaluation.detection_metric import DetectionMetric
+from decodetr.evaluation.loop import evaluate_model
 from decodetr.inference.detection import detect
 from decodetr.processing import CocoAnnotations, DetectionDataset, detection_collate
 

@@ -86,7 +86,7 @@ def test_a_names_split_that_is_none(tmp_path, capsys, content, message):
 
 
 def test_a_names_split_in_another_encoding(tmp_path):
-    from decodetr.evaluation.protocols import read_split
+    from decodetr.annotations.names_split import read_split
 
     file = tmp_path / "split.json"
     file.write_text('{"base": {"1": "crème"}, "novel": {}}', encoding="utf-16")

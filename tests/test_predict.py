@@ -10,7 +10,9 @@ from test_text_model import write_tiny_clip
 from tiny_models import tiny_model
 from transformers import CLIPImageProcessor
 
-from decodetr.inference.detection import find_images, load_detector, picture_paths, read_names
+from decodetr.inference.loading import load_detector
+from decodetr.inference.names import read_names
+from decodetr.inference.picture_files import find_images, picture_paths
 from decodetr.utils import shipped
 from decodetr.utils.drawing import draw_detections
 from decodetr.utils.images import open_image

@@ -13,8 +13,8 @@ from test_pool_builder import BASE, NOVEL, write_data
 from tiny_models import tiny_config, tiny_model
 from tiny_teachers import write_tiny_clip
 
+import decodetr.train
 import decodetr.training.preflight
-import decodetr.training.run
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
 from decodetr.annotations.names_ahead import names_ahead
 from decodetr.cli import main
@@ -66,7 +66,7 @@ def refused(world, tmp_path, monkeypatch, capsys):
     def read(*_):
         raise AssertionError("data were read")
 
-    monkeypatch.setattr(decodetr.training.run, "TrainingData", read)
+    monkeypatch.setattr(decodetr.train, "TrainingData", read)
 
     def message(*more, **options):
         capsys.readouterr()
@@ -110,9 +110,9 @@ def test_with_novel_names_the_best_model_is_chosen_by_the_others(world, refused,
     split.write_text(json.dumps({"base": dict(enumerate(BASE)), "novel": dict(enumerate(NOVEL))}))
     seen = {}
     monkeypatch.setattr(
-        decodetr.training.run.TrainingRun, "__init__", lambda self, args, training: seen.update(args=training)
+        decodetr.train.TrainingRun, "__init__", lambda self, args, training: seen.update(args=training)
     )
-    monkeypatch.setattr(decodetr.training.run.TrainingRun, "run", lambda self: 0)
+    monkeypatch.setattr(decodetr.train.TrainingRun, "run", lambda self: 0)
     evaluated = [str(world / "data/annotations/val.json") if word == "VAL" else word for word in EVALUATED]
     assert _train(world, tmp_path / "run", *evaluated, "--load_best_model_at_end", "true", "--names-split", split) == 0
     assert seen["args"].metric_for_best_model == "eval_AP50_base" and seen["args"].greater_is_better
@@ -250,7 +250,7 @@ def test_names_of_categories_without_reading_the_file(tmp_path, text, names):
 def test_validation_names_without_an_embedding_are_refused_before_a_step(world, tmp_path, monkeypatch, capsys):
     """Also where the annotation files do not say them ahead."""
     monkeypatch.setattr(decodetr.training.preflight, "names_ahead", lambda file: None)
-    monkeypatch.setattr(decodetr.training.run, "try_step", lambda *_: pytest.fail("a step was tried"))
+    monkeypatch.setattr(decodetr.train, "try_step", lambda *_: pytest.fail("a step was tried"))
     more = ["--deploy-vocabulary", world / "base", "--val-annotations", world / "data/annotations/val.json"]
     assert _train(world, tmp_path, *more) == 1
     error = capsys.readouterr().err
@@ -276,7 +276,7 @@ def test_a_metric_without_a_value_is_refused_before_a_step(world, tmp_path, monk
 def test_a_disk_without_room_is_refused_with_the_numbers(world, tmp_path, monkeypatch, capsys):
     free = SimpleNamespace(free=1000)
     monkeypatch.setattr("decodetr.utils.preflight.shutil.disk_usage", lambda _: free)
-    monkeypatch.setattr(decodetr.training.run, "try_step", lambda *_: pytest.fail("a step was tried"))
+    monkeypatch.setattr(decodetr.train, "try_step", lambda *_: pytest.fail("a step was tried"))
     more = ["--save_strategy", "steps", "--save_steps", "1", "--max_steps", "3"]
     assert _train(world, tmp_path, *more) == 1
     error = capsys.readouterr().err
@@ -294,7 +294,9 @@ def test_a_model_that_cannot_make_a_step_is_refused_before_the_first(world, tmp_
     config = {"detector_config": detector, "embedding_dim": 8, "num_coarse_prototypes": 4, "num_fine_prototypes": 0}
     (world / "swin.yaml").write_text(yaml.safe_dump(config))
     trained = []
-    monkeypatch.setattr("decodetr.train.DeCoDetrTrainer.train", lambda *args, **kwargs: trained.append(args))
+    monkeypatch.setattr(
+        "decodetr.training.trainer.DeCoDetrTrainer.train", lambda *args, **kwargs: trained.append(args)
+    )
     more = ["--vocabulary", world / "vocabulary", "--pool", world / "pool", "--image-size", "64"]
     assert _train(world, tmp_path, *more, start=("--config", "swin.yaml")) == 1
     error = capsys.readouterr().err

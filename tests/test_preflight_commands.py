@@ -11,8 +11,8 @@ from tiny_teachers import write_tiny_clip
 from decodetr.cli import main
 from decodetr.evaluation.detection_evaluator import metric_names
 from decodetr.evaluation.output_evaluator import OutputEvaluator, output_metric_names
+from decodetr.pool_builder.lazy_model import Model
 from decodetr.processing import CocoAnnotations
-from decodetr.utils.model_identity import Model
 from decodetr.utils.preflight import Findings, in_units, require_room, run_checks
 from decodetr.utils.shipped import expect
 

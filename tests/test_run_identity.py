@@ -11,8 +11,8 @@ from test_train import _command, _parts, _trainer, scenes  # noqa: F401  (a fixt
 from tiny_models import tiny_model
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainer, DeCoDetrTrainingArguments
+from decodetr.annotations.stream import AnnotationStream
 from decodetr.cli import main
-from decodetr.processing.streamed_dataset import AnnotationStream
 from decodetr.training.checkpoints import RUN, mark, problem, to_resume
 from decodetr.training.feature_cache import FeatureCache
 from decodetr.training.identity import _config, dataset_identity, differences

@@ -142,8 +142,8 @@ def test_objects_are_boxed_by_their_visible_pixels_and_stay_visible(split):
 
 def test_boxes_are_tight_on_drawn_pixels(monkeypatch):
     grey = (120, 120, 120)
-    monkeypatch.setattr(drawing, "_draw_background", lambda rng, look, side: Image.new("RGB", (side, side), grey))
-    monkeypatch.setattr(drawing, "_expose", lambda rng, look, image: image)
+    monkeypatch.setattr(rendering, "_draw_background", lambda rng, look, side: Image.new("RGB", (side, side), grey))
+    monkeypatch.setattr(rendering, "_expose", lambda rng, look, image: image)
     checked = 0
     for index in range(80):
         scene = draw_scene(3, "val", index, 160)

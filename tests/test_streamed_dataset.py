@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 from decodetr import DeCoDetrImageProcessor
 from decodetr.annotations.hub_dataset import read_dataset
 from decodetr.annotations.sources import load_annotations, load_stream
+from decodetr.annotations.stream import AnnotationStream
 from decodetr.processing import DetectionAugmentation, DetectionDataset, RegionTable, detection_collate, write_regions
-from decodetr.processing.streamed_dataset import AnnotationStream, StreamedDetectionDataset
+from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 
 PROCESSOR = DeCoDetrImageProcessor(size={"height": 64, "width": 64})
 

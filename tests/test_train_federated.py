@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_models import tiny_model
 
 from decodetr import DeCoDetrImageProcessor, DeCoDetrTrainer, DeCoDetrTrainingArguments
-from decodetr.eval import evaluate_model
+from decodetr.evaluation.loop import evaluate_model
 from decodetr.evaluation.output_evaluator import rules_of
 from decodetr.processing import CocoAnnotations, DetectionDataset
 from decodetr.training.memory import _evaluation_knobs

@@ -9,10 +9,10 @@ import logging
 import numpy as np
 import torch
 
-from decodetr.cli.train import goes_on
 from decodetr.evaluation.calibrate import LEAST_OBJECTS, TooLittle, fit_scores
 from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
 from decodetr.processing import DetectionDataset
+from decodetr.training.options import goes_on
 from decodetr.utils.hub import recorded_place
 
 logger = logging.getLogger(__name__)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from transformers.trainer_utils import SchedulerType
 
-from decodetr.cli.train import goes_on
 from decodetr.modeling_decodetr.detectors import query_dim
 from decodetr.training.checkpoints import strangeness, to_resume
 from decodetr.training.choices import NEW, PRETRAINED, TRAINED, Situation, choose
 from decodetr.training.identity import settings_identity
+from decodetr.training.options import goes_on
 from decodetr.utils.documents import read_json
 
 _LOGS = 20  # lines of losses in a run

@@ -34,9 +34,8 @@ class TrainingData:
     """
 
     def __init__(self, args):
+        from decodetr.annotations.names_split import names_split_file, read_split
         from decodetr.annotations.sources import has_part, load_annotations, load_stream
-        from decodetr.cli.train import names_split_file
-        from decodetr.evaluation.protocols import read_split
         from decodetr.processing import RegionTable
 
         self.args = args

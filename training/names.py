@@ -16,9 +16,9 @@ def set_names(model, args, data):
     Raises:
         ValueError: names without an embedding that cannot be embedded.
     """
-    from decodetr.cli.train import goes_on
-    from decodetr.inference.detection import choose_names
+    from decodetr.inference.names import choose_names
     from decodetr.modeling_decodetr import Vocabulary
+    from decodetr.training.options import goes_on
     from decodetr.utils.hub import recorded_place
     from decodetr.utils.shipped import cannot_load, load_vocabulary, resolve
 

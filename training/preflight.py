@@ -10,13 +10,14 @@ import logging
 from pathlib import Path
 
 from decodetr.annotations.names_ahead import names_ahead
+from decodetr.annotations.names_split import names_split_file
 from decodetr.annotations.sources import coco_file, has_part, kind_of, load_annotations
 from decodetr.cli.recipe import closest
-from decodetr.cli.train import goes_on, names_split_file
 from decodetr.training.calibration import MOST, SHARE, why_not
 from decodetr.training.chosen import given_fields
 from decodetr.training.environment import check_environment
 from decodetr.training.metrics import check_metric, check_names, default_metric, needs_metric
+from decodetr.training.options import goes_on
 from decodetr.training.pairs import check_pairs, notes
 from decodetr.training.provenance import choose_setting
 from decodetr.training.space import check_space, stored_config
@@ -198,7 +199,7 @@ def _has_validation(args):
 
 
 def _read_split(args):
-    from decodetr.evaluation.protocols import read_split
+    from decodetr.annotations.names_split import read_split
 
     file = names_split_file(args.data, args.names_split)
     return read_split(file) if file else None

@@ -3,7 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-from decodetr.cli.train import goes_on
+from decodetr.training.options import goes_on
 from decodetr.utils.shipped import cannot_load, load_pool, load_vocabulary, resolve
 
 

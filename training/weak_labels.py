@@ -164,8 +164,8 @@ def read_captions(file):
 
 
 def _embed(texts, text_model, given):
-    from decodetr.inference.detection import pick_device
     from decodetr.modeling_decodetr.text_encoder import encode_texts, load_text_model
+    from decodetr.utils.devices import pick_device
     from decodetr.utils.shipped import cannot_load, resolve
 
     asked_by = None if given else f"the pool says that it was made with it; --text-model {text_model} fetches it"

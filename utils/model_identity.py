@@ -3,23 +3,9 @@ model that is asked for now."""
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from decodetr.utils.documents import read_json
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model that a stage needs only if it has something to do.
-
-    Args:
-        identity (dict): what the stage's manifest says of it. load: makes it.
-    """
-
-    identity: dict
-    load: Any
 
 
 def model_identity(name_or_path, revision=None):

@@ -1,0 +1,81 @@
+"""The command `decodetr predict`: images in, annotated pictures and detections.json out."""
+
+import sys
+
+from decodetr.inference.detection import find_images, load_detector, pick_device, read_names
+from decodetr.utils.files import claim, output_folder
+from decodetr.utils.limits import add_picture_limit
+from decodetr.utils.preflight import run_checks
+from decodetr.utils.shipped import (
+    DEFAULT_MODEL,
+    HUB_CARDS,
+    expect,
+    expect_file,
+    resolve,
+)
+
+
+def add_arguments(parser):
+    """Arguments of `decodetr predict`."""
+    parser.add_argument("images", nargs="+", help="image files, folders or glob patterns")
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, help=f"folder or Hub name of a DeCo-DETR (default: {DEFAULT_MODEL}, shipped)"
+    )
+    parser.add_argument("--output", required=True, help="folder for detections.json and the annotated pictures")
+    parser.add_argument("--names", help="""names to look for, e.g. 'cat,"salt, pepper"'; default: all stored names""")
+    parser.add_argument("--names-file", help="the same from a file, one name a line")
+    parser.add_argument("--vocabulary", help="folder or Hub name of a Vocabulary that replaces the stored one")
+    parser.add_argument("--text-model", help="where the text model is that embeds new names; default: as stored")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="least score, 0 to 1 (default: what the calibration of the model says; 0.3 where there is none)",
+    )
+    parser.add_argument("--top-k", type=int, default=100, help="most detections per image (default: 100)")
+    parser.add_argument(
+        "--explain", action="store_true", help="also the prototypes that each detection looked up, with captions"
+    )
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--font", help="TrueType file for the labels, for scripts that DejaVu Sans lacks")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
+    add_picture_limit(parser)
+
+
+def run(args):
+    """Detect, draw, write. Returns 1 if some image could not be read (the others are done), else 0."""
+    if (args.threshold is not None and not 0 <= args.threshold <= 1) or args.top_k < 1 or args.batch_size < 1:
+        raise ValueError(
+            "--threshold must be in 0..1, --top-k and --batch-size at least 1, got "
+            f"{args.threshold}, {args.top_k}, {args.batch_size}"
+        )
+    names, paths, *_ = run_checks(
+        lambda: read_names(args.names, args.names_file),
+        lambda: find_images(args.images),
+        lambda: output_folder(args.output, "--output"),
+        lambda: expect("model", args.model, "config.json"),
+        lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
+        lambda: expect("text model", args.text_model, "config.json"),
+        lambda: expect_file("--font", args.font),
+        lambda: pick_device(args.device),
+    )
+    with claim(args.output, "decodetr predict"):
+        return _predict(args, names, paths)
+
+
+def _predict(args, names, paths):
+    device = pick_device(args.device)
+    if resolve(args.model) == str(HUB_CARDS / DEFAULT_MODEL):
+        sys.stderr.write(
+            f"{DEFAULT_MODEL} knows small drawn scenes and nothing of the real world; for photos train a model "
+            "(docs/training.md) and give it with --model\n"
+        )
+    model, image_processor = load_detector(args.model, args.vocabulary, names, device, args.text_model)
+    if args.explain and model.config.pool_use != "lookup+background":
+        raise ValueError(
+            f"--explain shows what the queries looked up in the pool, but {args.model} was trained with pool_use="
+            f"{model.config.pool_use!r}, which looks nothing up"
+        )
+
+    from decodetr.inference.picture_run import PredictRun
+
+    return PredictRun(args, model, image_processor, paths).run()

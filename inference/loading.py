@@ -1,0 +1,61 @@
+"""A saved DeCo-DETR, ready to detect."""
+
+from decodetr.inference.names import choose_names
+from decodetr.utils.devices import pick_device
+from decodetr.utils.hub import local_only
+from decodetr.utils.shipped import (
+    cannot_load,
+    load_vocabulary,
+    resolve,
+)
+
+
+def load_detector(model, vocabulary=None, names=None, device="auto", text_model=None):
+    """A saved DeCo-DETR in evaluation mode, and its image processor.
+
+    Args:
+        model: folder, Hub name or name of a shipped model (`resolve`).
+        vocabulary: the same for a `Vocabulary` that replaces the stored one.
+        names: look for these names, in this order. Those without an embedding in `vocabulary` (or in the stored one)
+            are embedded by the text model that made the others.
+        device: "auto" takes an accelerator if there is one.
+        text_model: folder, Hub name or shipped name of that text model; default: the one which the vocabulary says.
+
+    Returns:
+        (DeCoDetrForObjectDetection, image processor); the names are `model.vocabulary.names`.
+
+    Raises:
+        FileNotFoundError: no such model or vocabulary.
+        ValueError: not a DeCo-DETR, or names that have no embedding (with close matches) and cannot get one.
+    """
+    from transformers import AutoConfig, AutoImageProcessor
+
+    from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection  # also tells the Auto classes of it
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrProcessingMixin
+
+    folder = resolve(model, "model")
+    try:
+        with local_only(folder):
+            config = AutoConfig.from_pretrained(folder)
+            if config.model_type != DeCoDetrConfig.model_type:
+                raise ValueError(
+                    f"{model} holds a model of type {config.model_type!r}, expected a DeCo-DETR; `decodetr train "
+                    "--detector` makes one of a detector of transformers"
+                )
+            detector = DeCoDetrForObjectDetection.from_pretrained(folder)
+            image_processor = AutoImageProcessor.from_pretrained(folder)
+            if not isinstance(image_processor, DeCoDetrProcessingMixin):
+                raise ValueError(
+                    f"{model}: preprocessor_config.json is of {type(image_processor).__name__}, expected a "
+                    "DeCoDetrImageProcessor; copy or download the file again"
+                )
+    except OSError as error:
+        raise cannot_load("model", model, error) from error
+    chosen = detector.vocabulary
+    if vocabulary is not None:
+        chosen = load_vocabulary(vocabulary)
+    if names is not None:
+        chosen = choose_names(chosen, names, text_model)
+    if chosen is not detector.vocabulary:
+        detector.set_vocabulary(chosen)
+    return detector.to(pick_device(device)).eval(), image_processor

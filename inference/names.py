@@ -1,0 +1,104 @@
+"""The names to look for: as a user writes them, and their embeddings."""
+
+import csv
+import logging
+
+from decodetr.utils.documents import read_text
+from decodetr.utils.hub import local_only, recorded_place
+from decodetr.utils.shipped import (
+    cannot_load,
+    resolve,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def read_names(text=None, file=None):
+    """Names of `--names` (comma-separated, CSV quotes around names with commas) or of `--names-file` (one a line).
+
+    Returns None where neither is given. Repeated names are taken once, in their first place.
+
+    Raises:
+        ValueError: both given, or no name in them.
+    """
+    if text is None and file is None:
+        return None
+    if text is not None and file is not None:
+        raise ValueError("give --names or --names-file, not both")
+    if file is not None:
+        names = read_text(file).splitlines()
+    else:
+        try:
+            names = [name for row in csv.reader([text], skipinitialspace=True, strict=True) for name in row]
+        except csv.Error as error:
+            raise ValueError(
+                f"--names {text!r}: expected names with commas between them, and double quotes around a name with a "
+                f"comma, such as 'cat,\"salt, pepper\"'; got: {error}"
+            ) from error
+    names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    if not names:
+        raise ValueError(f"no names in {f'{file}' if file is not None else f'--names {text!r}'}")
+    return names
+
+
+def choose_names(vocabulary, names, text_model=None):
+    """A vocabulary of `names` alone, in this order; those that are not stored get embedded by the text model and
+    templates that made the others.
+
+    Args:
+        vocabulary: a `Vocabulary`.
+        names (list[str]).
+        text_model: folder, Hub name or shipped name; default: the vocabulary's own record of it.
+
+    Raises:
+        ValueError: some names are not stored, and the text model is unknown, cannot be loaded, or is not the one that
+            made the vocabulary.
+    """
+    import torch
+
+    try:
+        return vocabulary.select(names)
+    except ValueError as error:
+        not_stored = error
+    stored = set(vocabulary.names)
+    new = [name for name in names if name not in stored]
+    try:
+        fresh = _embed_names(new, vocabulary.info, text_model)
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        raise ValueError(
+            f"{not_stored} They could not be embedded either: {str(error).rstrip('.')}. Give --text-model NAME if the "
+            "text model that made the stored embeddings lies elsewhere, or --vocabulary DIR with all names, as "
+            "`decodetr vocabulary build` makes it."
+        ) from error
+    embeddings = torch.cat([vocabulary.embeddings.cpu(), fresh.embeddings])
+    return type(vocabulary)([*vocabulary.names, *new], embeddings, vocabulary.info).select(names)
+
+
+def _embed_names(names, info, text_model):
+    """A Vocabulary of names, in the embedding space and with the templates of a vocabulary's info."""
+    from decodetr.modeling_decodetr.vocabulary import Vocabulary, describe_encoder, same_encoder
+
+    if not info.get("encoder") and not info.get("encoder_fingerprint"):
+        raise ValueError("the vocabulary does not say which text model made it")
+    source, revision = (text_model, None) if text_model else (info.get("encoder"), info.get("encoder_revision"))
+    if not source:
+        raise ValueError("the vocabulary does not say where its text model is")
+    asked_by = None if text_model else f"the vocabulary says that it made the names; --text-model {source} fetches it"
+    options = {"templates": info["templates"]} if info.get("templates") else {}
+    folder = resolve(source, "text model")
+    try:
+        with local_only(folder, asked_by):
+            fresh = Vocabulary.from_text_model(names, folder, revision=revision, **options)
+    except OSError as error:
+        raise cannot_load("text model", source, error) from error
+    fresh.info["encoder"] = recorded_place(source)
+    if not same_encoder(fresh.info, info):
+        raise ValueError(f"{describe_encoder(fresh.info)} is not the vocabulary's {describe_encoder(info)}")
+    some = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+    what = (
+        "1 name without a stored embedding was"
+        if len(names) == 1
+        else f"{len(names)} names without a stored embedding were"
+    )
+    logger.warning("%s embedded by %s: %s", what, source, some)
+    return fresh

@@ -1,0 +1,16 @@
+"""A model that is loaded only if a stage has something to do."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that a stage needs only if it has something to do.
+
+    Args:
+        identity (dict): what the stage's manifest says of it. load: makes it.
+    """
+
+    identity: dict
+    load: Any

@@ -1,0 +1,474 @@
+"""DeCoDetrTrainer: `transformers.Trainer`, and what training DeCo-DETR needs beside it (DESIGN.md 3).
+
+It adds lambda_align(t) (PAPER.md 3.2), parameter groups and gradient clipping per stream, so that isolation is exact,
+the momentum step of the pool after each optimizer step (3.4, 3.5), every loss term in the log, streaming evaluation,
+and the swap between training names and deployment names.
+"""
+
+import contextlib
+import logging
+from collections import defaultdict
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from accelerate.utils import gather_object
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import Trainer, set_seed
+from transformers.trainer_utils import EvalLoopOutput
+
+from decodetr.evaluation.output_evaluator import OutputEvaluator, results_of, rules_of
+from decodetr.processing import detection_collate
+from decodetr.processing.streamed_dataset import StreamedDetectionDataset
+from decodetr.training import checkpoints, fields, memory
+from decodetr.training.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
+from decodetr.training.callbacks import PoolMomentum, WeightAveraging
+from decodetr.training.dataloading import StreamedTraining, check_streamed, collate_or_skip
+from decodetr.training.epochs import set_epoch
+from decodetr.training.feature_cache import FeatureCache, feature_collate
+from decodetr.training.fsdp import check_sharded, keep_class_name, load_weights, total_norm
+from decodetr.training.identity import run_identity, settings_identity
+from decodetr.training.metrics import check_evaluation
+from decodetr.training.pairs import CAPTIONS_NEED
+from decodetr.training.pictures import EvaluationPictures, write_sheet
+from decodetr.training.predictions import KeptPredictions
+from decodetr.training.streams import freeze_other, stream_of
+from decodetr.training.timm_backbone import freeze_backbone, keep_frozen
+
+logger = logging.getLogger(__name__)
+
+
+class DeCoDetrTrainer(Trainer):
+    """
+    Trainer of [`DeCoDetrForObjectDetection`].
+
+    Args:
+        model: its vocabulary holds the training names.
+        args ([`DeCoDetrTrainingArguments`]).
+        train_dataset, eval_dataset ([`DetectionDataset`]): `class_labels` of training data index the training names.
+            With `cache_features`, `train_dataset` may also be a [`FeatureCache`] of the same detector and names.
+        processing_class ([`DeCoDetrImageProcessor`]): post-processes detections in evaluation and is saved with
+            the model.
+        deployment_vocabulary ([`Vocabulary`], *optional*): the names of evaluation and of the saved model; default:
+            the training names.
+        novel_names (`list[str]`, *optional*): splits the evaluation into novel and base.
+        groups (*optional*): function of annotations and the model's names that gives the `groups` of the evaluator.
+        model_init (*optional*): function that makes the model, instead of `model`: called once here and at each
+            `train`, as in a search for hyper-parameters. The detector must always be the same with `cache_features`.
+        start (*optional*): what the model's weights are, as JSON: a checkpoint belongs to runs of the same start.
+        names_learned (`bool`): False where the semantic stream has random weights that this run does not train:
+            evaluation then says nothing of names.
+        kwargs: of `transformers.Trainer`.
+
+    Raises:
+        ValueError: arguments that mean nothing in detection, or do not go together.
+    """
+
+    def __init__(
+        self,
+        model=None,
+        args=None,
+        train_dataset=None,
+        *,
+        model_init=None,
+        start=None,
+        names_learned=True,
+        deployment_vocabulary=None,
+        novel_names=None,
+        groups=None,
+        data_collator=None,
+        **kwargs,
+    ):
+        args = DeCoDetrTrainingArguments(output_dir="tmp_trainer") if args is None else args
+        fields.check_arguments(model, model_init, kwargs)
+        check_streamed(args, train_dataset)
+        self.args, self.train_dataset = args, None
+        if model is None:
+            set_seed(args.seed)
+            self.model_init = model_init
+            model = super().call_model_init()
+        self.training_vocabulary = model.vocabulary
+        self.deployment_vocabulary = deployment_vocabulary
+        self.novel_names, self.groups, self.names_learned = novel_names, groups, names_learned
+        self.weight_average = self.resumed_from = self._predicted = None
+        self._model_class = type(model)  # FSDP changes it
+        self._prepare(model)
+        self._identity = run_identity(args, model, train_dataset, start, deployment_vocabulary)
+        if args.cache_features and train_dataset is not None:
+            if isinstance(train_dataset, FeatureCache):
+                train_dataset.check(model)
+            else:
+                model.to(args.device)
+                train_dataset = FeatureCache.build(
+                    model,
+                    train_dataset,
+                    data_collator or detection_collate,
+                    batch_size=args.per_device_eval_batch_size,
+                    num_workers=args.dataloader_num_workers,
+                    views=args.cache_views,
+                )
+                train_dataset.source = self._identity["data"]
+            self._train_collate = feature_collate
+        else:
+            self._train_collate = data_collator or detection_collate
+        if isinstance(train_dataset, StreamedDetectionDataset):
+            self._train_collate = partial(collate_or_skip, self._train_collate)
+        super().__init__(
+            model, args, data_collator=data_collator or detection_collate, train_dataset=train_dataset, **kwargs
+        )
+        check_sharded(self)
+        # forward takes **kwargs for the detector, not a batch-wide item count: let the Trainer average micro-batches.
+        self.model_accepts_loss_kwargs = False
+        self._term_sums, self._term_counts = defaultdict(float), defaultdict(int)
+        self._pool_sums = self._parameters = None
+        self._pool_momentum = PoolMomentum(self)
+        self.add_callback(self._pool_momentum)
+        if args.ema_decay is not None:
+            self.add_callback(WeightAveraging(self))
+        if isinstance(train_dataset, StreamedDetectionDataset):
+            self.add_callback(StreamedTraining(train_dataset))
+        if model_init is not None:
+            self.model_init = model_init
+
+    def _prepare(self, model):
+        """Freeze what does not learn."""
+        args = self.args
+        if args.gradient_checkpointing or getattr(args, "activation_checkpointing", False):
+            memory.check_checkpointing(model.detector)
+        freeze_other(model, args.streams)
+        if args.freeze_backbone:
+            freeze_backbone(model.detector)
+
+    def call_model_init(self, trial=None):
+        """A new model by `model_init`, with the names and frozen parts of this run."""
+        model = super().call_model_init(trial)
+        self._prepare(model)
+        if isinstance(self.train_dataset, FeatureCache):
+            self.train_dataset.check(model)
+        self.training_vocabulary = model.vocabulary
+        self._pool_momentum.start(model)
+        return model
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """Train. Afterwards the model has the averaged weights, if there is an average.
+
+        Args:
+            resume_from_checkpoint: a folder, "last", "auto" or None (what the arguments say); see
+                `training.checkpoints.to_resume`.
+            args, kwargs: of `transformers.Trainer.train`.
+
+        Raises:
+            OutOfMemory: with advice. ValueError: the checkpoint, or what `output_dir` has, is of another run; an
+                evaluation lacks names or the metric that is asked for.
+        """
+        coco = getattr(self.eval_dataset, "coco", None)
+        # What an evaluation cannot give is known before the first step; of one that somebody changed they know it.
+        if coco is not None and getattr(self.evaluate, "__func__", None) is Trainer.evaluate:
+            names = (self.deployment_vocabulary or self.training_vocabulary).names
+            groups = self.groups(coco, names) if self.groups else None
+            check_evaluation(self.args, coco, names, self.novel_names, groups)
+        word = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
+        self.resumed_from = self.checkpoint_to_resume(word)
+        had = 0 if self.resumed_from is None else checkpoints.step_of(self.resumed_from)
+        with memory.advice(self, "training"):
+            result = super().train(self.resumed_from, *args, **kwargs)
+        if self.state.global_step == had:
+            logger.warning(
+                "%s has %d steps already, all that max_steps or num_train_epochs ask for: no step was trained; larger "
+                "ones go on.",
+                self.resumed_from,
+                had,
+            )
+        if self.weight_average is not None:
+            self.weight_average.adopt()
+            self.weight_average = None
+        return result
+
+    def identity(self):
+        """What tells this run from another (`training.identity`), with the arguments as they are now."""
+        return self._identity | settings_identity(self.args)
+
+    def checkpoint_to_resume(self, word):
+        """The checkpoint folder that "last", "auto", a folder or None stands for, None for the beginning; see
+        `training.checkpoints.to_resume`. Checkpoints of other runs are removed with `overwrite_output_dir`."""
+        args, run = self.args, self.identity()
+        folder = checkpoints.to_resume(word, args.output_dir, run, args.overwrite_output_dir)
+        if args.overwrite_output_dir:
+            if args.should_save:
+                checkpoints.remove_strange(args.output_dir, None if folder is None else run)
+            self.accelerator.wait_for_everyone()
+        return folder
+
+    def _run_epoch(self, *, epoch, train_dataloader, **kwargs):
+        if self.state.global_step >= self.state.max_steps:  # resumed at its end: the library would take one step more
+            self.control.should_training_stop = True
+            return
+        set_epoch(train_dataloader, epoch)
+        super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
+
+    # Data
+
+    def get_train_dataloader(self):
+        """The train loader; cached features have a collate of their own."""
+        eval_collate, self.data_collator = self.data_collator, self._train_collate
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = eval_collate
+
+    def forget_eval_loader(self):
+        """With persistent workers the Trainer keeps one loader for whatever data set is evaluated."""
+        getattr(self, "_eval_dataloaders", {}).pop("eval", None)
+
+    # Loss
+
+    def align_weight(self) -> float:
+        """lambda_align(t) of PAPER.md 3.2 at the current step, from start to end: half a cosine, or another shape."""
+        start, end = self.args.align_weight_start, self.args.align_weight_end
+        if end is None:
+            end = self.model.config.align_weight
+        progress = min(self.state.global_step / max(self.state.max_steps - 1, 1), 1.0)
+        return end + (start - end) * ALIGN_SHAPES[self.args.align_weight_shape](progress)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """L_det + lambda_KL L_distill + lambda_align(t) L_align of the chosen streams (PAPER.md 3.1)."""
+        bare = self.model  # what `model` wraps on several processes
+        if self.args.streams == "semantic":
+            if bare.detector.training and "labels" in inputs:
+                bare.detector.eval()  # Trainer calls model.train(); what is frozen keeps its statistics
+        elif self.args.freeze_backbone:
+            keep_frozen(bare.detector)
+        only = {"localization_only": self.args.streams == "localization", "losses_only": not return_outputs}
+        outputs = model(**inputs, **only)
+        terms = dict(outputs.loss_dict)
+        loss = 0.0
+        if self.args.streams != "semantic":
+            loss = loss + terms["loss_det"]
+        if self.args.streams != "localization":
+            loss = loss + bare.config.distill_weight * terms["loss_distill"]
+            loss = loss + self.align_weight() * terms["loss_align"]
+            self._collect_text_embeds(bare, inputs)
+        for name, term in terms.items():
+            self._term_sums[name] += term.detach().float()
+            self._term_counts[name] += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, start_time=None):
+        """Add the mean of every loss term since the last log, lambda_align and the pool's mean cosine."""
+        if "loss" in logs and self._term_sums:
+            names = sorted(self._term_sums)
+            means = torch.stack([self._term_sums[name] / self._term_counts[name] for name in names])
+            means = self.accelerator.gather(means[None]).mean(0).tolist()
+            logs.update(zip(names, means))
+            logs["align_weight"] = self.align_weight()
+            model = self.model
+            if self.args.streams != "localization" and model.config.pool_update != "frozen":
+                logs["pool_mean_cosine"] = model.prototype_pool.mean_cosine()
+            self._term_sums.clear(), self._term_counts.clear()
+        super().log(logs, start_time)
+
+    # Optimizer
+
+    def create_optimizer(self, model=None):
+        """AdamW with groups for backbone, rest of the detector and semantic stream, each with and without weight
+        decay."""
+        if self.optimizer is not None:
+            return self.optimizer
+        model = self.model if model is None else model
+        decayed = set(self.get_decay_parameter_names(model))
+        rates = {
+            "backbone": self.args.backbone_learning_rate,
+            "detector": None,
+            "semantic": self.args.semantic_learning_rate,
+        }
+        groups = []
+        for stream, rate in rates.items():
+            for decay in (True, False):
+                parameters = [
+                    p
+                    for name, p in model.named_parameters()
+                    if p.requires_grad and stream_of(name) == stream and (name in decayed) == decay
+                ]
+                if parameters:
+                    group = {"params": parameters, "weight_decay": self.args.weight_decay if decay else 0.0}
+                    groups.append(group if rate is None else {**group, "lr": rate})
+        cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
+        self.optimizer = cls(groups, **kwargs)
+        return self.optimizer
+
+    def _clip_grad_norm(self, model):
+        # One norm over both streams would let the gradient of one scale the steps of the other.
+        self.accelerator.unscale_gradients()
+        if self._parameters is None:  # found once: the walk takes longer than parts of a step over cached features
+            self._parameters = {False: [], True: []}
+            for name, p in self.model.named_parameters():
+                self._parameters[stream_of(name) == "semantic"].append(p)
+        norms = []
+        for semantic, limit in ((False, self.args.max_grad_norm), (True, self.args.semantic_max_grad_norm)):
+            parameters = [p for p in self._parameters[semantic] if p.grad is not None]
+            if parameters:
+                norms.append(nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf")))
+        return total_norm(norms)
+
+    # Pool
+
+    def _collect_text_embeds(self, model, inputs):
+        if model.config.pool_update == "frozen":
+            if any("caption_embeds" in label for label in inputs.get("labels", ())):
+                raise ValueError(f"caption_embeds in the labels: {CAPTIONS_NEED}")
+            return
+        source = inputs["semantic_features"] if "semantic_features" in inputs else None
+        labels = [source] if source is not None else inputs["labels"]
+        names = ("region_text_embeds", "caption_embeds")
+        embeds = [label[name] for label in labels for name in names if name in label]
+        device, d = model.prototype_pool.prototypes.device, model.config.embedding_dim
+        embeds = torch.cat([*embeds, torch.zeros(0, d, device=device)])
+        sums = model.prototype_pool.assignment_sums(embeds, model.update_temperature)
+        self._pool_sums = sums if self._pool_sums is None else tuple(a + b for a, b in zip(self._pool_sums, sums))
+
+    def forget_sums(self):
+        """Forget what a step that failed has collected: `auto_find_batch_size` starts again after it."""
+        self._pool_sums = self._parameters = None
+        self._term_sums.clear(), self._term_counts.clear()
+
+    def step_pool(self):
+        """Apply the momentum step to what was collected since the last one; all processes end with the same pool."""
+        if self._pool_sums is None:
+            return
+        sums, mass = self._pool_sums
+        self._pool_sums = None
+        if self.accelerator.num_processes > 1:
+            dist.all_reduce(sums)
+            dist.all_reduce(mass)
+        self.model.update_prototypes(sums, mass)
+
+    # Vocabulary life cycle: training names in training, deployment names in evaluation and in everything that is saved
+
+    @contextlib.contextmanager
+    def deployed(self):
+        """Inside, the model has the deployment names."""
+        model = self.model
+        if self.deployment_vocabulary is None:
+            yield model
+            return
+        model.set_vocabulary(self.deployment_vocabulary)
+        try:
+            yield model
+        finally:
+            model.set_vocabulary(self.training_vocabulary)
+
+    # Saving and loading
+
+    def averaged(self):
+        """Inside, the model has its averaged weights, if there is an average."""
+        return self.weight_average.applied() if self.weight_average is not None else contextlib.nullcontext()
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """Save the model with its deployment names and, but in a checkpoint, its averaged weights."""
+        checkpoint = _internal_call and output_dir is not None
+        if checkpoint:
+            if self.args.should_save:
+                checkpoints.begin(output_dir, self.identity())
+            self.accelerator.wait_for_everyone()
+        keep_class_name(self.model, self._model_class)
+        with self.deployed(), contextlib.nullcontext() if checkpoint else self.averaged():
+            super().save_model(output_dir, _internal_call)
+        if checkpoint and self.weight_average is not None:
+            self.weight_average.save(output_dir, write=self.args.should_save)
+
+    def _save_rng_state(self, output_dir):
+        # The last files of a checkpoint before trainer_state.json; every process writes one.
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            checkpoints.mark(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        self._load_saved(resume_from_checkpoint)
+
+    def _load_best_model(self):
+        self._load_saved(self.state.best_model_checkpoint)
+        if self.weight_average is not None:
+            self.weight_average.load(self.state.best_model_checkpoint)
+
+    def _load_saved(self, folder):
+        # Through from_pretrained: save_pretrained renames weights of some detectors (o_proj is out_proj on disk), and
+        # Trainer's own load_state_dict would leave those as they are without a word.
+        with self.deployed() as model:
+            load_weights(model, self._model_class.from_pretrained(folder).state_dict())
+
+    # Evaluation
+
+    def predict(self, test_dataset, *args, **kwargs):
+        """
+        Detect in a data set, and measure.
+
+        Args:
+            test_dataset (DetectionDataset). args, kwargs: of `transformers.Trainer.predict`.
+
+        Returns:
+            PredictionOutput: `predictions`, a list with a dict for each image, in the order of the data set:
+            "image_id", "scores" (n,), "labels" (n,), which index `names`, "boxes" (n, 4) xyxy in pixels of the
+            original image, "localization" (the same of the boxes alone, whatever their name), tensors on the CPU, and
+            "names" of the deployment vocabulary; `label_ids`, as many dicts with "image_id", "class_labels", "boxes"
+            (relative cx, cy, w, h) and "orig_size"; `metrics`, as of `evaluate`.
+        """
+        self._predicted = KeptPredictions()
+        try:
+            return super().predict(test_dataset, *args, **kwargs)
+        finally:
+            self._predicted = None
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        """AP of the deployment names, streamed: only the best detections of each image are kept, on the CPU."""
+        dataset = dataloader.dataset
+        if getattr(dataset, "coco", None) is None or self.processing_class is None:
+            raise ValueError(
+                "evaluation needs a DetectionDataset as eval_dataset and an image processor (processing_class)."
+            )
+        of_run = metric_key_prefix.startswith("eval") and (self.is_in_train or self.state.global_step)
+        pictures = EvaluationPictures(dataset.coco, self.args.eval_pictures if of_run else 0)
+        with memory.advice(self, "evaluation"), self.averaged(), self.deployed() as model:
+            rules = rules_of(dataset.coco, self.args.eval_max_detections)
+            evaluator = OutputEvaluator(
+                dataset.coco,
+                model.vocabulary.names,
+                self.novel_names,
+                **rules,
+                groups=self.groups(dataset.coco, model.vocabulary.names) if self.groups else None,
+            )
+            model.eval()
+            silent = self.args.disable_tqdm or not self.is_world_process_zero()
+            for batch in tqdm(dataloader, desc=description, unit="batch", disable=silent):
+                batch = self._prepare_inputs(batch)
+                labels = batch.pop("labels")
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    outputs = model(**batch)
+                ids = [int(label["image_id"]) for label in labels]
+                sizes = [tuple(label["orig_size"].tolist()) for label in labels]
+                results = results_of(outputs, self.processing_class, sizes, rules["max_detections"])
+                evaluator.update(ids, results)
+                if self._predicted is not None:
+                    self._predicted.update(ids, results, labels, model.vocabulary.names)
+                pictures.update(ids, results if self.names_learned else [boxes["localization"] for boxes in results])
+            if self.accelerator.num_processes > 1:
+                evaluator.merge(gather_object)
+                pictures.merge(gather_object)
+                if self._predicted is not None:
+                    self._predicted.merge(gather_object)
+            names = model.vocabulary.names if self.names_learned else ["object"]
+        if self.is_world_process_zero() and (sheet := pictures.sheet(names)) is not None:
+            step, callbacks = self.state.global_step, self.callback_handler.callbacks
+            write_sheet(sheet, self.args.output_dir, step, metric_key_prefix, callbacks)
+        measured = evaluator.compute()
+        self.evaluated = None if self.is_in_train else evaluator.by_name  # for who wants to know more than metrics
+        if not self.names_learned:
+            measured = {name: value for name, value in measured.items() if name.startswith("class_agnostic_")}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
+        found = truth = None
+        if self._predicted is not None:
+            found, truth = self._predicted.in_order([image["image_id"] for image in dataset.coco.images])
+        return EvalLoopOutput(predictions=found, label_ids=truth, metrics=metrics, num_samples=len(dataset))
