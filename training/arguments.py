@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 _NAME_METRIC = re.compile(r"(?<![A-Za-z])(AP|AR)\w*$")  # "AP50_base" of "eval_AP50_base"
 STREAMS = ("joint", "localization", "semantic")
-# How lambda_align(t) goes from start (1) to end (0) over the progress of a run (PAPER.md 3.2: cosine).
+# How lambda_align(t) goes from start (1) to end (0) over the progress of a run (paper 3.2: cosine).
 ALIGN_SHAPES = {
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
     "linear": lambda progress: 1 - progress,
@@ -34,7 +34,7 @@ class DeCoDetrTrainingArguments(TrainingArguments):
         cache_views (`int`): passes over the images when features are cached; those after the first see augmented
             images.
         align_weight_start (`float`), align_weight_end (`float`, default: the config's `align_weight`): end points of
-            lambda_align(t) over the run (PAPER.md 3.2; the end points are ours).
+            lambda_align(t) over the run (paper 3.2; the end points are ours).
         align_weight_shape (`str`): "cosine" (half a cosine, the paper's), "linear", or "constant" (the end point).
         semantic_learning_rate, backbone_learning_rate (`float`, default: `learning_rate`): per parameter group.
         freeze_backbone (`bool`): the detector's backbone learns nothing and keeps its batch norm statistics.
