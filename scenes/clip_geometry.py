@@ -65,17 +65,13 @@ def reshape(clip, processor, crops, captions, *, text_cosine=0.75, right=0.27, o
     texts, images, own = _pooled(clip, processor, crops, captions)
     before = _statistics(_unit(clip.text_projection, texts), _unit(clip.visual_projection, images), own, clip)
     ones = _constant(clip.text_model.final_layer_norm, texts), _constant(clip.vision_model.post_layernorm, images)
-    raw = before
-    if before["text"] >= text_cosine:  # its texts lie in a narrower cone already
-        clip = _centred(clip, texts, ones[0])
-        raw = _statistics(_unit(clip.text_projection, texts), _unit(clip.visual_projection, images), own, clip)
     unseen = None if image_cosine is None else _unseen(clip.visual_projection.weight, images, ones[1])
     wanted = {"text": text_cosine, "right": right, "other": other}
     if image_cosine is not None:
         wanted["image"] = image_cosine
     result, aim = copy.deepcopy(clip), dict(wanted)
     for _ in range(_ROUNDS):  # |W x| varies, so what comes out is a little beside what was aimed at
-        rows = _projections(clip, texts, images, ones, unseen, aim, raw)
+        rows = _projections(clip, texts, images, ones, unseen, aim, before)
         for projection, weight in zip((result.text_projection, result.visual_projection), rows):
             projection.weight, projection.out_features = torch.nn.Parameter(weight), len(weight)
         after = _statistics(_unit(result.text_projection, texts), _unit(result.visual_projection, images), own, clip)
@@ -169,15 +165,6 @@ def _constant(norm, features):
 
 
 @torch.no_grad()
-def _centred(clip, texts, one):
-    """A copy whose texts have the mean 0: what all of them share leaves every image's order of the texts as it is."""
-    clip = copy.deepcopy(clip)
-    shared = (texts @ clip.text_projection.weight.float().T).mean(0)
-    clip.text_projection.weight.sub_(shared[:, None] * one)
-    return clip
-
-
-@torch.no_grad()
 def _unseen(projection, images, one):
     """(D' - d, D'): directions that the projection does not look at; features there have the mean 0 and, on average,
     the length 1."""
@@ -197,7 +184,7 @@ def _projections(clip, texts, images, ones, unseen, aim, raw):
     cone = (aim["text"] - raw["text"]) / (1 - raw["text"])  # the square of the constant in a text
     if not 0 < cone < 1:
         raise ValueError(
-            f"expected a text cosine between that of the old texts, {raw['text']:.3f}, and 1, got {aim['text']:.3f}"
+            f"expected a text cosine between the old one, {raw['text']:.3f}, and 1, got {aim['text']:.3f}"
         )
     told, shared = (1 - cone) ** 0.5, cone**0.5
     if not (raw["right"] > raw["other"] and aim["right"] > aim["other"]):

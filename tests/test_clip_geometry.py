@@ -95,23 +95,10 @@ def test_statistics_are_those_of_the_embeddings(flat):
     assert found["scale"] == pytest.approx(17.7, rel=1e-4)
 
 
-def test_texts_of_a_narrow_cone_can_be_spread_again(flat):
-    """The shipped CLIP, whose texts have 0.75, is the start of other teachers."""
-    clip, processor, crops, captions = flat
-    narrow, _ = reshape(clip, processor, crops, captions, text_cosine=0.9, right=0.2, other=0.15)
-    wide, found = reshape(narrow, processor, crops, captions, text_cosine=0.5, right=0.3, other=0.2)
-    assert found["before"]["text"] == pytest.approx(0.9, abs=1e-3)
-    after = {key: found["after"][key] for key in ("text", "right", "other")}
-    assert after == pytest.approx({"text": 0.5, "right": 0.3, "other": 0.2}, abs=1e-3)
-    assert found["after"]["accuracy"] == pytest.approx(found["before"]["accuracy"], abs=0.02)
-    assert found["after"]["share"] == pytest.approx(found["before"]["share"], abs=0.15)
-    assert wide.config.projection_dim == narrow.config.projection_dim + 2
-
-
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"text_cosine": -0.5}, "expected a text cosine between that of the old texts, -0.0"),
+        ({"text_cosine": 0.01}, "expected a text cosine between the old one, 0.0"),
         ({"text_cosine": 1.0}, "and 1, got 1.0"),
         ({"right": 0.1, "other": 0.2}, "higher for right texts than for others"),
         ({"right": 0.99, "other": -0.5}, "no projection gives these cosines"),
