@@ -217,7 +217,7 @@ class TrainingRun:
         )
 
     def _training_info(self):
-        """The record of PAPER.md 5: the setting, what had been seen before, and what this run used."""
+        """The record of paper 5: the setting, what had been seen before, and what this run used."""
         args, data, config, names = self.args, self.data, self.model.config, self.model.vocabulary.names
         declared = {}
         for word in args.seen:
