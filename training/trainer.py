@@ -1,8 +1,8 @@
 """DeCoDetrTrainer: `transformers.Trainer`, and what training DeCo-DETR needs beside it (docs/architecture.md).
 
 It adds lambda_align(t) (paper 3.2), parameter groups and gradient clipping per stream, so that isolation is exact,
-the momentum step of the pool after each optimizer step (paper 3.4, 3.5), every loss term in the log, streaming evaluation,
-and the swap between training names and deployment names.
+the momentum step of the pool after each optimizer step (paper 3.4, 3.5), every loss term in the log,
+streaming evaluation, and the swap between training names and deployment names.
 """
 
 import contextlib
