@@ -15,7 +15,7 @@ import numpy as np
 
 from decodetr.annotations.coco import AnnotationIndex
 from decodetr.evaluation import ENGINES
-from decodetr.evaluation.coco_matching import check_engine, coco_accumulate, compact_prediction, mean_percent
+from decodetr.evaluation.coco_matching import coco_accumulate, compact_prediction, mean_percent
 from decodetr.evaluation.matches import match_detections
 
 
@@ -65,7 +65,6 @@ class DetectionEvaluator:
     ):
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {ENGINES}, got {engine!r}")
-        check_engine(engine)
         if max_detections < 1:
             raise ValueError(f"max_detections must be at least 1, got {max_detections}")
         if twice := [name for name, count in Counter(coco.names).items() if count > 1]:
