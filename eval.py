@@ -10,7 +10,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from decodetr.annotations.sources import DATA_HELP, add_form_arguments, form_of
+from decodetr.annotations.formats import DATA_HELP
+from decodetr.cli.options import add_form_arguments
 from decodetr.evaluation import ENGINES, ORACLES, PROTOCOLS
 from decodetr.evaluation.loop import run_predictor
 from decodetr.utils.files import claim, output_folder
@@ -201,10 +202,10 @@ def _check_apart(args):
 def _protocol_and_file(args):
     """The protocol with the split that was asked for, and the annotation file."""
     from decodetr.annotations.names_split import names_split_file, read_split
-    from decodetr.annotations.sources import load_annotations
+    from decodetr.annotations.sources import form_of, load_annotations
     from decodetr.evaluation.output_evaluator import rules_of
     from decodetr.evaluation.protocols import Protocol
-    from decodetr.inference.names import read_names
+    from decodetr.utils.name_list import read_names
 
     protocol = Protocol.load(args.protocol)
     if args.max_detections is not None:
@@ -223,7 +224,7 @@ def _protocol_and_file(args):
         protocol = replace(protocol, base=base, novel=novel)
     elif args.novel_names:
         protocol = replace(protocol, novel=dict(enumerate(read_names(args.novel_names))))
-    options = {"check_images": not args.detections, **form_of(args)}
+    options = {"check_images": not args.detections, **form_of(args.class_names, args.box_format)}
     coco = load_annotations(args.data, "val", args.annotations, args.images, **options)
     if protocol.name == "custom":  # by what the file is, as in training
         protocol = replace(protocol, **rules_of(coco, args.max_detections))
@@ -277,11 +278,13 @@ def _names_split(args, protocol):
 
 def _source(args):
     """What `decodetr eval compare` reads the annotations from again."""
+    from decodetr.annotations.sources import form_of
+
     here = args.data and os.path.exists(args.data)  # else a name of the Hub
     return {
         "data": os.path.abspath(args.data) if here else args.data,
         "file": args.annotations and os.path.abspath(args.annotations),
-        "form": form_of(args),
+        "form": form_of(args.class_names, args.box_format),
     }
 
 
