@@ -175,7 +175,7 @@ def _read_predictions(file, document, coco):
         table = np.array(columns, dtype=np.float64).reshape(-1, 6)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: expected what `decodetr predict` writes, got {error!r}; run it again") from error
-    boxes = corners_of(table[:, 2:]).astype(np.float32)
+    boxes = table[:, 2:].astype(np.float32)
     return names, np.array(images, dtype=np.int64), table[:, 0].astype(np.int64), table[:, 1], boxes
 
 
