@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from decodetr.annotations.formats import DATA_HELP
+from decodetr.annotations.formats import DATA_HELP, form_of
 from decodetr.cli.options import add_form_arguments
 from decodetr.evaluation import ENGINES, ORACLES, PROTOCOLS
 from decodetr.evaluation.loop import run_predictor
@@ -202,7 +202,7 @@ def _check_apart(args):
 def _protocol_and_file(args):
     """The protocol with the split that was asked for, and the annotation file."""
     from decodetr.annotations.names_split import names_split_file, read_split
-    from decodetr.annotations.sources import form_of, load_annotations
+    from decodetr.annotations.sources import load_annotations
     from decodetr.evaluation.output_evaluator import rules_of
     from decodetr.evaluation.protocols import Protocol
     from decodetr.utils.name_list import read_names
@@ -278,8 +278,6 @@ def _names_split(args, protocol):
 
 def _source(args):
     """What `decodetr eval compare` reads the annotations from again."""
-    from decodetr.annotations.sources import form_of
-
     here = args.data and os.path.exists(args.data)  # else a name of the Hub
     return {
         "data": os.path.abspath(args.data) if here else args.data,

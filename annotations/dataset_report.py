@@ -13,9 +13,9 @@ from decodetr.annotations.coco import CocoAnnotations, data_folder, find_image_f
 from decodetr.annotations.coco_mending import file_name_of, mend_files
 from decodetr.annotations.examination import Picture, examine, examine_names, readable
 from decodetr.annotations.findings import Findings
-from decodetr.annotations.formats import PARTS
+from decodetr.annotations.formats import PARTS, form_of
 from decodetr.annotations.left_over import unnamed_pictures
-from decodetr.annotations.sources import coco_file, form_of, has_part, kind_of, load_annotations, part_names
+from decodetr.annotations.sources import coco_file, has_part, kind_of, load_annotations, part_names
 from decodetr.utils.documents import read_json
 from decodetr.utils.drawing import draw_detections, shrunk
 from decodetr.utils.files import replacing

@@ -17,7 +17,6 @@ from decodetr.annotations.hub_dataset import read_dataset
 from decodetr.annotations.left_over import in_a_line
 from decodetr.annotations.stream import AnnotationStream
 from decodetr.annotations.yolo import read_data_yaml, read_yolo, yolo_file
-from decodetr.utils.name_list import read_names
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +24,6 @@ logger = logging.getLogger(__name__)
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid"), "test": ("test",)}
 _SHARDS = 64  # of a saved data set that is streamed; the same whatever the number of processes
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
-
-
-def form_of(class_names: str | None, box_format: str | None) -> dict:
-    """Return the values of --class-names and --box-format as arguments of [`load_annotations`]."""
-    return {"class_names": read_names(class_names), "box_format": box_format or "coco"}
 
 
 def load_annotations(

@@ -6,7 +6,7 @@ Heavy imports are inside the functions, so that `decodetr calibrate --help` is i
 import sys
 from pathlib import Path
 
-from decodetr.annotations.formats import DATA_HELP
+from decodetr.annotations.formats import DATA_HELP, form_of
 from decodetr.cli.options import add_form_arguments
 from decodetr.utils.documents import read_text
 from decodetr.utils.files import claim, committed, output_folder, write_text
@@ -123,7 +123,7 @@ def _annotated(args):
     import torch
 
     from decodetr.annotations.names_split import names_split_file, read_split
-    from decodetr.annotations.sources import form_of, load_annotations
+    from decodetr.annotations.sources import load_annotations
 
     form = form_of(args.class_names, args.box_format)
     coco = load_annotations(args.data, "train", args.annotations, args.images, **form)

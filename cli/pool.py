@@ -5,7 +5,7 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
-from decodetr.annotations.formats import DATA_HELP
+from decodetr.annotations.formats import DATA_HELP, form_of
 from decodetr.cli.options import add_form_arguments, add_picture_limit
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import MANIFEST
@@ -195,7 +195,7 @@ def _tell_delta(output):
 
 def _annotations(args):
     from decodetr.annotations.names_split import names_split_file, read_split
-    from decodetr.annotations.sources import form_of, load_annotations
+    from decodetr.annotations.sources import load_annotations
 
     split = names_split_file(args.data, args.names_split)
     form = form_of(args.class_names, args.box_format)

@@ -3,8 +3,9 @@
 import logging
 from functools import partial
 
+from decodetr.annotations.formats import form_of
 from decodetr.annotations.names_split import names_split_file, read_split
-from decodetr.annotations.sources import form_of, has_part, load_annotations, load_stream
+from decodetr.annotations.sources import has_part, load_annotations, load_stream
 from decodetr.training.provenance import check_regions, choose_setting
 
 logger = logging.getLogger(__name__)
