@@ -7,7 +7,8 @@ accepted too and has its one default there.
 
 import argparse
 
-from decodetr.annotations.sources import DATA_HELP, add_form_arguments
+from decodetr.annotations.formats import DATA_HELP
+from decodetr.cli.options import add_form_arguments
 from decodetr.training.provenance import SETTINGS
 from decodetr.utils.files import claim
 from decodetr.utils.preflight import process_rank

@@ -63,7 +63,7 @@ class ScoreCalibration:
         share = share_of(args)
         kept = keep_aside(data.coco, share)
         index = data.coco.select_images(kept).annotations_by_image
-        objects = int((index.column("iscrowd") == 0).sum())
+        objects = len(index.column("id", crowds=False))
         if objects < LEAST_OBJECTS:
             self.reason = (
                 f"{len(kept)} images that may be kept aside ({100 * share:g} % of the training images) have {objects} "

@@ -3,7 +3,9 @@
 import logging
 from functools import partial
 
-from decodetr.annotations.sources import form_of
+from decodetr.annotations.formats import form_of
+from decodetr.annotations.names_split import names_split_file, read_split
+from decodetr.annotations.sources import has_part, load_annotations, load_stream
 from decodetr.training.provenance import check_regions, choose_setting
 
 logger = logging.getLogger(__name__)
@@ -34,18 +36,17 @@ class TrainingData:
     """
 
     def __init__(self, args):
-        from decodetr.annotations.names_split import names_split_file, read_split
-        from decodetr.annotations.sources import has_part, load_annotations, load_stream
         from decodetr.processing import RegionTable
 
         self.args = args
         split_file = names_split_file(args.data, args.names_split)
         self.base, self.novel = read_split(split_file) if split_file else (None, None)
         self.setting = choose_setting(args.setting, self.novel)
+        form = form_of(args.class_names, args.box_format)
         if args.streaming:
-            whole = load_stream(args.data, "train", **form_of(args))
+            whole = load_stream(args.data, "train", **form)
         else:
-            whole = load_annotations(args.data, "train", args.train_annotations, **form_of(args))
+            whole = load_annotations(args.data, "train", args.train_annotations, **form)
         self.coco = whole if self.base is None else whole.select(self.base)
         self.annotated_names = _annotated_names(self.coco)
         # "self" are the model's own; they need the model and come later.
@@ -55,7 +56,7 @@ class TrainingData:
             check_regions(self.regions, whole, self.base)
         self.val = None
         if args.val_annotations != "none" and (args.val_annotations or has_part(args.data, "val")):
-            self.val = load_annotations(args.data, "val", args.val_annotations, **form_of(args))
+            self.val = load_annotations(args.data, "val", args.val_annotations, **form)
         elif args.val_share is not None:
             self.coco, self.val = self._split_off(whole, args.val_share)
         if self.val is None:
@@ -162,5 +163,5 @@ def _annotated_names(coco):
     index = getattr(coco, "annotations_by_image", None)
     if index is None:  # a stream
         return coco.names
-    used = set(index.column("category")[index.column("iscrowd") == 0].tolist())
+    used = set(index.column("category", crowds=False).tolist())
     return [name for number, name in enumerate(coco.names) if number in used]

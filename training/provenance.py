@@ -155,8 +155,7 @@ def check_regions(regions, coco, base):
         hidden = novel[rows["category"]]
         if not hidden.any() or image["image_id"] not in regions:
             continue
-        corners = rows["bbox"][hidden].copy()
-        corners[:, 2:] += corners[:, :2]
+        corners = index.corners(image["image_id"])[hidden]
         boxes = regions.get(image["image_id"])["boxes"]
         same = (np.abs(boxes[:, None] - corners[None]) <= _BOX_TOLERANCE).all(-1)
         if same.any():
