@@ -204,7 +204,7 @@ def _protocol_and_file(args):
     from decodetr.annotations.sources import load_annotations
     from decodetr.evaluation.output_evaluator import rules_of
     from decodetr.evaluation.protocols import Protocol
-    from decodetr.inference.names import read_names
+    from decodetr.utils.name_list import read_names
 
     protocol = Protocol.load(args.protocol)
     if args.max_detections is not None:

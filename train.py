@@ -12,7 +12,6 @@ import transformers
 
 from decodetr.evaluation.analysis import Analysis
 from decodetr.evaluation.calibrate import before_and_after
-from decodetr.inference.names import read_names
 from decodetr.processing import DetectionAugmentation, DetectionDataset
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.training.arguments import DeCoDetrTrainingArguments
@@ -35,6 +34,7 @@ from decodetr.training.starting_point import start, start_identity
 from decodetr.training.trainer import DeCoDetrTrainer
 from decodetr.training.trial import check_room, try_step
 from decodetr.utils.hub import recorded_place
+from decodetr.utils.name_list import read_names
 from decodetr.utils.shipped import load_pool, load_vocabulary
 
 logger = logging.getLogger(__name__)

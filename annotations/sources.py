@@ -34,7 +34,7 @@ def add_form_arguments(parser):
 
 def form_of(args):
     """The same as arguments of [`load_annotations`]."""
-    from decodetr.inference.names import read_names
+    from decodetr.utils.name_list import read_names
 
     return {"class_names": read_names(args.class_names), "box_format": args.box_format or "coco"}
 

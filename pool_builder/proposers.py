@@ -8,6 +8,7 @@ pool's provenance: one that learned boxes of 80 classes of COCO has seen the nov
 import torch
 from torchvision.ops import box_convert
 
+from decodetr.inference.detection import forward
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.utils.model_identity import model_identity, without_place
 
@@ -32,7 +33,7 @@ def proposer_model(name, device):
     from transformers import AutoConfig
 
     from decodetr import DeCoDetrConfig  # also makes it known to AutoConfig
-    from decodetr.inference.loading import load_detector
+    from decodetr.inference.loading import load_model
 
     if name == GRID:
         return _model({"name": GRID}, None, GridProposer)
@@ -48,7 +49,7 @@ def proposer_model(name, device):
     found = model_identity(name)
     if isinstance(config, DeCoDetrConfig):
         known = without_place(config.training_info)
-        return _model(found, known, lambda: DecodetrProposer(*load_detector(name, device=device)))
+        return _model(found, known, lambda: DecodetrProposer(*load_model(name, device=device)))
     seen = {"pretrained_detector": found["name"], "pretrained_detector_names": list(config.id2label.values())}
     return _model(found, seen, lambda: DetectorProposer.from_pretrained(name, device))
 
@@ -62,7 +63,7 @@ class DecodetrProposer:
     """The localization stream of a DeCo-DETR: every box with its objectness.
 
     Args:
-        detector (DeCoDetrForObjectDetection), image_processor: see `decodetr.inference.loading.load_detector`.
+        detector (DeCoDetrForObjectDetection), image_processor: see `decodetr.inference.loading.load_model`.
     """
 
     def __init__(self, detector, image_processor):
@@ -70,9 +71,8 @@ class DecodetrProposer:
 
     @torch.inference_mode()
     def __call__(self, images):
-        inputs = self.image_processor(images=images, return_tensors="pt").to(self.detector.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.detector.dtype)
-        outputs = self.detector(**inputs, localization_only=True)
+        batch = self.image_processor(images=images, return_tensors="pt")
+        outputs = forward(self.detector, batch, localization_only=True)
         objectness = outputs.objectness_logits.float().sigmoid().cpu()
         boxes = box_convert(outputs.pred_boxes.float().cpu(), "cxcywh", "xyxy")
         sizes = [torch.tensor([image.width, image.height] * 2, dtype=torch.float32) for image in images]

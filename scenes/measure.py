@@ -119,6 +119,7 @@ def _outputs(model, image_processor, coco, names):
     import torch
     from torch.utils.data import DataLoader
 
+    from decodetr.inference.detection import forward
     from decodetr.processing import DetectionDataset, detection_collate
 
     dataset = DetectionDataset(coco, image_processor, names)
@@ -126,7 +127,7 @@ def _outputs(model, image_processor, coco, names):
     wanted = ("pred_boxes", "objectness_logits", "semantic_embeds")
     with torch.inference_mode():
         loader = DataLoader(dataset, batch_size=32, collate_fn=detection_collate)
-        parts = [model(batch["pixel_values"].to(model.device)) for batch in loader]
+        parts = [forward(model, batch) for batch in loader]
         return {name: torch.cat([part[name].cpu() for part in parts]) for name in wanted}
 
 
@@ -221,7 +222,7 @@ def markdown_table(measured, ceiling):
 def run(args):
     """Run `decodetr scenes measure`; returns the exit status."""
     from decodetr.annotations.names_split import read_split
-    from decodetr.inference.loading import load_detector
+    from decodetr.inference.loading import load_model
     from decodetr.pool_builder.embedder import ClipEmbedder
     from decodetr.processing import CocoAnnotations
 
@@ -237,7 +238,7 @@ def run(args):
         lambda: expect("CLIP", args.clip, "config.json"),
     )
     coco = CocoAnnotations.load(file)
-    model, image_processor = load_detector(args.model)
+    model, image_processor = load_model(args.model)
     vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else model.vocabulary
     clip = ClipEmbedder(resolve(args.clip, "CLIP"), model.device)
     measured = measure(model, image_processor, coco, vocabulary, novel)

@@ -389,7 +389,7 @@ def run(args):
 
 
 def _run(args):
-    from decodetr.inference.loading import load_detector
+    from decodetr.inference.loading import load_model
 
     output = Path(args.output)
     settings = {name: value for name, value in vars(args).items() if name in _SETTINGS}
@@ -406,7 +406,7 @@ def _run(args):
         if str(seed) in results.content["runs"].get(name, {}):
             continue
         if (name, seed) == ("captions", 0) and args.trained:
-            model, _ = load_detector(args.trained)
+            model, _ = load_model(args.trained)
         else:
             model = comparison.train(*compared[name], seed)
         results.add("runs", name, {str(seed): (measured := comparison.measure(model))})

@@ -206,10 +206,11 @@ def _cards(pool, vocabulary, model, measured, commands):
 
 _SNIPPET = (
     "```python",
-    "from decodetr.inference.detection import detect, load_detector",
+    "from decodetr.inference.detection import detect",
+    "from decodetr.inference.loading import load_model",
     "from decodetr.utils.images import open_image",
     "",
-    'model, image_processor = load_detector("scenes-decodetr")',
+    'model, image_processor = load_model("scenes-decodetr")',
     'print(detect(model, image_processor, [open_image("picture.jpg")]))',
     "```",
 )
