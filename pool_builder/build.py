@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+
 from decodetr.modeling_decodetr import PrototypePool
+from decodetr.pool_builder.captioner import Captioner
+from decodetr.pool_builder.embedder import ClipEmbedder
 from decodetr.pool_builder.image_captions import embed_image_captions
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.selection import REPORT, cluster_regions, filter_regions
+from decodetr.pool_builder.served_captioner import ServedCaptioner
 from decodetr.pool_builder.shards import Ranks
 from decodetr.pool_builder.stages import caption_regions, embed_regions, finished_stages, propose_regions
 from decodetr.utils.files import write_json
@@ -19,11 +24,6 @@ def captioner_model(name, settings, device, device_map=None):
     Raises:
         ValueError: it is no image-text-to-text model.
     """
-    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
-
-    from decodetr.pool_builder.captioner import Captioner
-    from decodetr.pool_builder.served_captioner import ServedCaptioner
-
     asked = settings.of("prompt", "max_new_tokens")
     if "@http" in name:
         identity = {"captioner": name.split("@")[0], "captioner_revision": None, "captioner_model": "served"}
@@ -52,8 +52,6 @@ def captioner_model(name, settings, device, device_map=None):
 
 def clip_model(name, device):
     """The CLIP in a folder or on the Hub; it is loaded at once, for its embedding space is part of its identity."""
-    from decodetr.pool_builder.embedder import ClipEmbedder
-
     embedder = ClipEmbedder(name, device)
     identity = {key: without_place(value) for key, value in embedder.info.items()}
     return Model({**identity, "encoder_model": model_identity(name)["weights"]}, lambda: embedder)

@@ -6,9 +6,14 @@ pool's provenance: one that learned boxes of 80 classes of COCO has seen the nov
 """
 
 import torch
+import torchvision
 from torchvision.ops import box_convert
+from torchvision.transforms.functional import to_tensor
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 
+from decodetr import DeCoDetrConfig  # also makes it known to AutoConfig
 from decodetr.inference.detection import forward
+from decodetr.inference.loading import load_model
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.utils.model_identity import model_identity, without_place
 
@@ -30,11 +35,6 @@ def proposer_model(name, device):
     Raises:
         ValueError: torchvision has no such Faster R-CNN. OSError: there is no such model.
     """
-    from transformers import AutoConfig
-
-    from decodetr import DeCoDetrConfig  # also makes it known to AutoConfig
-    from decodetr.inference.loading import load_model
-
     if name == GRID:
         return _model({"name": GRID}, None, GridProposer)
     if name.startswith(TORCHVISION):
@@ -92,8 +92,6 @@ class DetectorProposer:
     @classmethod
     def from_pretrained(cls, name, device):
         """From a folder or the Hub."""
-        from transformers import AutoImageProcessor, AutoModelForObjectDetection
-
         detector = AutoModelForObjectDetection.from_pretrained(name).to(device).eval()
         return cls(detector, AutoImageProcessor.from_pretrained(name))
 
@@ -121,8 +119,6 @@ class RpnProposer:
     @classmethod
     def from_torchvision(cls, weights, device):
         """With weights of torchvision, downloaded once and checked by their hash."""
-        import torchvision
-
         name = next(n for n in _faster_rcnns() if torchvision.models.get_model_weights(n) is type(weights))
         detector = torchvision.models.get_model(name, weights=None, weights_backbone=None)
         detector.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
@@ -134,8 +130,6 @@ class RpnProposer:
 
     @torch.inference_mode()
     def __call__(self, images):
-        from torchvision.transforms.functional import to_tensor
-
         device = next(self.detector.parameters()).device
         batch, _ = self.detector.transform([to_tensor(image).to(device) for image in images])
         self.detector.rpn(batch, self.detector.backbone(batch.tensors))
@@ -166,14 +160,10 @@ class GridProposer:
 
 
 def _faster_rcnns():
-    import torchvision
-
     return torchvision.models.list_models(torchvision.models.detection, include="fasterrcnn*")
 
 
 def _torchvision_weights(name):
-    import torchvision
-
     if name not in _faster_rcnns():
         raise ValueError(f"torchvision has no Faster R-CNN {name!r}; it has {', '.join(_faster_rcnns())}")
     return torchvision.models.get_model_weights(name).DEFAULT

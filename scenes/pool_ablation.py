@@ -221,7 +221,7 @@ class Comparison:
         config = localized.to_dict() | fields_of_space(localized) | UNCALIBRATED | fields
         for key in ("prototype_captions", "pool_info", "vocabulary_info", "id2label", "label2id", "architectures"):
             config.pop(key, None)
-        fine = int((pool.level == 1).sum())
+        fine = pool.num_fine
         config |= {"num_coarse_prototypes": len(pool) - fine, "num_fine_prototypes": fine}
         config["embedding_dim"] = pool.embedding_dim  # of another CLIP than the model's own, maybe
         model = DeCoDetrForObjectDetection(DeCoDetrConfig(**config))

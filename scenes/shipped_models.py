@@ -157,7 +157,7 @@ def _cards(pool, vocabulary, model, measured, commands):
     """README.md of the three folders."""
     from decodetr.scenes.measure import markdown_table
 
-    info, fine = pool.info, int((pool.level == 1).sum())
+    info, fine = pool.info, pool.num_fine
     base = len(model.config.training_info["training_names"])
     recipe = "\n".join(["```", *commands, "```"])
     made = f"## Made\n`decodetr scenes models DIR` runs, in DIR:\n\n{recipe}\n"
