@@ -326,7 +326,7 @@ def _statistics(coco, support, split):
 
 
 def _table(part, findings, statistics):
-    from decodetr.utils.markup import markdown_table
+    from decodetr.utils.tables import markdown_table
 
     def text(value):
         if isinstance(value, dict):

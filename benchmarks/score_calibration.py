@@ -154,7 +154,7 @@ def parser():
 def main(argv=None):
     """Print the table."""
     args = parser().parse_args(argv)
-    from decodetr.utils.markup import markdown_table
+    from decodetr.utils.tables import markdown_table
 
     header, *rows = run(args)
     sys.stdout.write(markdown_table(header, rows, left=3))

@@ -82,7 +82,7 @@ def _calibrate(args):
     from decodetr.inference.loading import load_model
     from decodetr.training.calibration import set_calibration, uncalibrated
     from decodetr.utils.hub import recorded_place
-    from decodetr.utils.markup import markdown_table
+    from decodetr.utils.tables import markdown_table
 
     coco = _annotated(args)
     model, image_processor = load_model(args.model, device=args.device)

@@ -16,6 +16,7 @@ from decodetr.utils.files import output_folder, write_json
 from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect, expect_file, load_vocabulary, resolve
+from decodetr.utils.tables import markdown_table
 
 MAX_DETECTIONS = 100  # per image, over all names, in all of them
 SIZES = ("all", 12, 1)
@@ -204,19 +205,20 @@ def _corners(boxes, image):
     return box_convert(boxes, "cxcywh", "xyxy") * torch.tensor([image["width"], image["height"]] * 2)
 
 
-def markdown_table(measured, ceiling):
+def measured_table(measured, ceiling):
     """What was measured, as Markdown."""
-    lines = ["| vocabulary | AP50 novel | AP50 base | AP50 | absent names above 0.5 |", "|---|---:|---:|---:|---:|"]
+    header, rows = ["vocabulary", "AP50 novel", "AP50 base", "AP50", f"absent names above {ABSENT_SCORE}"], []
     for size, words in zip(SIZES, ("all names", "12 names", "one name")):
         cells = [f"{measured[f'{key}, {size}']:.1f}" for key in ("AP50_novel", "AP50_base", "AP50")]
-        lines.append(f"| {words} | {' | '.join(cells)} | {measured[f'absent, {size}']:.2f} % |")
+        rows.append([words, *cells, f"{measured[f'absent, {size}']:.2f} %"])
     cells = [f"{ceiling[key]:.1f}" for key in ("AP50_novel", "AP50_base", "AP50")]
-    lines.append(f"| the teacher itself, on annotated boxes that were found | {' | '.join(cells)} | |")
+    rows.append(["the teacher itself, on annotated boxes that were found", *cells, ""])
+    text = markdown_table(header, rows)
     novel, base = measured["AP50_novel, all"], measured["AP50_base, all"]
     if ceiling["AP50_novel"] and base:
         share, ratio = 100 * novel / ceiling["AP50_novel"], novel / base
-        lines += ["", f"Novel AP50 is {share:.0f} % of the teacher's; novel / base is {ratio:.2f}."]
-    return "\n".join(lines) + "\n"
+        text += f"\nNovel AP50 is {share:.0f} % of the teacher's; novel / base is {ratio:.2f}.\n"
+    return text
 
 
 def run(args):
@@ -243,7 +245,7 @@ def run(args):
     clip = ClipEmbedder(resolve(args.clip, "CLIP"), model.device)
     measured = measure(model, image_processor, coco, vocabulary, novel)
     ceiling = teacher_ceiling(model, image_processor, coco, vocabulary, novel, clip)
-    sys.stdout.write(markdown_table(measured, ceiling))
+    sys.stdout.write(measured_table(measured, ceiling))
     if args.output:
         write_json(args.output, {"measured": measured, "ceiling": ceiling})
     return 0
