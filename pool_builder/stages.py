@@ -12,6 +12,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+from tqdm.auto import tqdm
 
 from decodetr.annotations.coco import read_annotated
 from decodetr.modeling_decodetr import Vocabulary
@@ -266,7 +267,6 @@ def _map(folder, shard, firsts, make, features, total, unit):
         total (int), unit (str): what the progress bar counts; a call of `make` stands for its share of them.
     """
     import datasets
-    from tqdm.auto import tqdm
 
     columns = {}
     for name, kind in features.items():
