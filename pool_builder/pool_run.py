@@ -53,9 +53,9 @@ def run_stage(task):
             )
         else:
             (model,) = models.values()
-            _HEAVY[task.stage](coco, output, settings, model, ranks=ranks, overwrite=task.overwrite)
+            _HEAVY[task.stage](coco, output, settings, model, ranks, task.overwrite)
             if task.image_captions:
-                embed_image_captions(coco, task.image_captions, output, model, ranks=ranks, overwrite=task.overwrite)
+                embed_image_captions(coco, task.image_captions, output, model, ranks, task.overwrite)
     if task.stage != "build" and ranks.rank == 0:
         refresh_report(output)
     return pool
