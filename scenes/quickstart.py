@@ -85,7 +85,8 @@ def _run(args):
         write_text(staging / "README.md", _summary(output, record))
         _write_report(output, staging, record, commands)
     report = output / "report.html"
-    sys.stdout.write(f"\n{_measured(output)}\nLook at {report}, which shows everything, and {output / 'README.md'}.\n")
+    measured = markdown_tables(_measured(output))
+    sys.stdout.write(f"\n{measured}\nLook at {report}, which shows everything, and {output / 'README.md'}.\n")
     return 0
 
 
