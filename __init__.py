@@ -5,7 +5,7 @@ imports what it needs, and makes the model known to the Auto classes of transfor
 pytest imports the checkout folder as a package too and relative ones would build every class twice.
 """
 
-import importlib
+from decodetr.utils.lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -39,14 +39,4 @@ def _register_image_processor():
     VIDEO_PROCESSOR_MAPPING.register(DeCoDetrConfig, {"torchvision": None}, exist_ok=True)
 
 
-def __getattr__(name):
-    if name not in _PUBLIC_NAMES:
-        raise AttributeError(f"module 'decodetr' has no attribute {name!r}; its public names are {sorted(__all__)}")
-    _register_image_processor()
-    value = getattr(importlib.import_module(_PUBLIC_NAMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC_NAMES, ["__version__"], before=_register_image_processor)

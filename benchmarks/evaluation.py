@@ -184,7 +184,7 @@ def measure_overhead(images, runs):
     from decodetr.evaluation.loop import run_predictor
     from decodetr.evaluation.output_evaluator import OutputEvaluator
     from decodetr.evaluation.predictors import DeCoDetrPredictor
-    from decodetr.inference.loading import load_detector
+    from decodetr.inference.loading import load_model
 
     class Detections(DeCoDetrPredictor):
         def results(self, outputs, entries):
@@ -199,7 +199,7 @@ def measure_overhead(images, runs):
         decodetr(["scenes", "write", folder, "--train", "1", "--val", str(images), "--test", "1"])
         coco = CocoAnnotations.load(Path(folder) / "annotations" / "val.json")
         base, novel = read_split(Path(folder) / "names.json")
-        model, image_processor = load_detector("scenes-decodetr", device="cpu")
+        model, image_processor = load_model("scenes-decodetr", device="cpu")
 
         def inference():
             run_predictor(Detections(model, image_processor), coco, Nothing(), progress=False)

@@ -157,6 +157,7 @@ def say(text=""):
 
 
 def table(header, rows) -> str:
-    """A Markdown table: first column to the left, numbers to the right."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+    """A Markdown table for a terminal: first column to the left, numbers to the right."""
+    from decodetr.utils.tables import markdown_table
+
+    return markdown_table(header, rows, escape=False)

@@ -19,9 +19,9 @@ from decodetr.utils.files import write_json
 
 def prepare(folder, args):
     """(annotations, settings) of a few scenes, and their proposals in `folder`."""
-    from decodetr.pool_builder.build import propose_regions
     from decodetr.pool_builder.proposers import proposer_model
     from decodetr.pool_builder.settings import PoolSettings
+    from decodetr.pool_builder.stages import propose_regions
     from decodetr.processing import CocoAnnotations
     from decodetr.scenes import SceneSettings, write_scenes
     from decodetr.utils.shipped import resolve
@@ -100,7 +100,7 @@ def measure(folder, args):
     """{stage: {"seconds", "share", "regions"}}."""
     from harness import in_turn, ratios, spread
 
-    from decodetr.pool_builder.build import Model
+    from decodetr.pool_builder.lazy_model import Model
     from decodetr.pool_builder.shards import StageFolder
 
     coco, settings = prepare(folder, args)

@@ -114,12 +114,12 @@ def run(args):
     from decodetr import DeCoDetrConfig
     from decodetr.annotations.names_split import read_split
     from decodetr.evaluation.calibrate import fit_scores
-    from decodetr.inference.loading import load_detector
+    from decodetr.inference.loading import load_model
     from decodetr.processing import CocoAnnotations
     from decodetr.training.calibration import set_calibration
 
     base, novel = read_split(f"{args.data}/names.json")
-    model, processor = load_detector(args.model)
+    model, processor = load_model(args.model)
     whole, configs = model.vocabulary, []
     coco = CocoAnnotations.load(f"{args.data}/annotations/{args.calibrate_on}.json")
     for draw in range(args.draws):
@@ -154,7 +154,7 @@ def parser():
 def main(argv=None):
     """Print the table."""
     args = parser().parse_args(argv)
-    from decodetr.utils.markup import markdown_table
+    from decodetr.utils.tables import markdown_table
 
     header, *rows = run(args)
     sys.stdout.write(markdown_table(header, rows, left=3))

@@ -21,7 +21,7 @@ COMMANDS = {
     "train": ("decodetr.cli.train", "train, or fine-tune a model, on boxes of one's own"),
     "eval": ("decodetr.eval", "evaluate a model on annotated data"),
     "calibrate": ("decodetr.cli.calibrate", "make a model's scores say how often they are right"),
-    "predict": ("decodetr.inference.detection", "detect objects in images"),
+    "predict": ("decodetr.cli.predict", "detect objects in images"),
 }
 
 

@@ -80,13 +80,13 @@ def _place(args):
 def _calibrate(args):
     from decodetr.evaluation.calibrate import fit_scores
     from decodetr.evaluation.score_card import HEADER, score_rows
-    from decodetr.inference.loading import load_detector
+    from decodetr.inference.loading import load_model
     from decodetr.training.calibration import set_calibration, uncalibrated
     from decodetr.utils.hub import recorded_place
-    from decodetr.utils.markup import markdown_table
+    from decodetr.utils.tables import markdown_table
 
     coco = _annotated(args)
-    model, image_processor = load_detector(args.model, device=args.device)
+    model, image_processor = load_model(args.model, device=args.device)
     known = set(model.vocabulary.names)
     if not (names := [name for name in coco.names if name in known]):
         raise ValueError(

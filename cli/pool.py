@@ -1,17 +1,20 @@
 """`decodetr pool`: `build` makes regions and a pool from a COCO-format folder and two teachers (docs/pools.md), its
-stages are commands too; `inspect` (inspection.py) and `map` (pool_map.py) look at a pool."""
+stages are commands too; `inspect` and `map` look at a pool.
+
+Heavy imports are inside the functions, so that `decodetr pool --help` is instant.
+"""
 
 import sys
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 from decodetr.annotations.formats import DATA_HELP, form_of
 from decodetr.cli.options import add_form_arguments, add_picture_limit
-from decodetr.pool_builder.settings import PoolSettings
-from decodetr.pool_builder.shards import MANIFEST
+from decodetr.pool_builder.settings import PoolData, PoolSettings, PoolTask
 from decodetr.utils.files import claim
 from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import process_rank
+from decodetr.utils.shipped import load_pool, load_vocabulary, resolve
 
 # What each stage needs beside --output: (whether it looks at images, its models, its settings).
 _MODELS = {
@@ -119,147 +122,103 @@ def _add_inspection(parser):
 def run(args):
     """Run `decodetr pool ...`; returns the exit status."""
     if args.pool_command == "map":
-        from decodetr.pool_builder.pool_map import run as run_map
-
-        return run_map(args)
-    if args.pool_command == "inspect":
-        from decodetr.pool_builder.inspection import run as run_inspection
-
-        return run_inspection(args)
-    from decodetr.pool_builder.preflight import check
-
-    given = {setting.name: getattr(args, setting.name, setting.default) for setting in fields(PoolSettings)}
-    settings, output = PoolSettings(**given), Path(args.output)
-    read = {option: getattr(args, option, None) for option in ("data", "images", "annotations", *_MODELS)}
-    captions = getattr(args, "image_captions", None)
-    read["image-captions"] = captions if isinstance(captions, str) else None
-    apart("--output", output, {f"--{option}": path for option, path in read.items()}, ())
-    check(args, settings)
-    rank = process_rank()  # several processes share a folder, each with its own shards
-    with claim(output, f"decodetr pool {args.pool_command}", f"rank-{rank}" if rank else ""):
-        return _run(args, settings, output)
-
-
-def _run(args, settings, output):
-    from decodetr.pool_builder import build
-    from decodetr.pool_builder.preflight import check_room
-    from decodetr.pool_builder.shards import Ranks
-    from decodetr.pool_builder.space import describe
-
-    stage, shared = args.pool_command, {"overwrite": args.overwrite}
-    if stage == "filter":
-        result = build.filter_regions(output, settings, **shared)
-    elif stage == "cluster":
-        result = build.cluster_regions(output, settings, **shared, image_captions=args.image_captions)
+        _map(args)
+    elif args.pool_command == "inspect":
+        _inspect(args)
     else:
-        models = _models(args, settings)
-        coco, shared["ranks"] = _annotations(args), Ranks.from_environment()
-        if stage == "build":
-            check_room(coco, models["clip"].load().dim, output)
-            shared["image_captions"] = args.image_captions
-            result = build.build_pool(coco, output, settings, **models, **shared)
-        else:
-            function = {"proposals": "propose", "captions": "caption", "embeddings": "embed"}[stage]
-            result = getattr(build, f"{function}_regions")(coco, output, settings, *models.values(), **shared)
-            if getattr(args, "image_captions", None):
-                build.embed_image_captions(coco, args.image_captions, output, models["clip"], **shared)
-    if stage != "build" and Ranks.from_environment().rank == 0:
-        build.refresh_report(output)
-        _tell_stale(output)
-    if stage in ("build", "cluster") and result is not None:
-        fine, info = int((result.level == 1).sum()), result.info
-        sys.stdout.write(
-            f"{info['regions']} regions, {info['kept']} kept, {info['distinct_captions']} distinct captions, "
-            f"M1 = {len(result) - fine}, M2 = {fine}: {output / 'regions'}, {output / 'pool'}\n"
-            f"{describe(info['space'])}\n"
-        )
-    if stage in ("build", "filter") and Ranks.from_environment().rank == 0:
-        _tell_delta(output)
-    _tell_problems(output)
+        _stage(args)
     return 0
 
 
-def _tell_delta(output):
-    """Say what was chosen, if it was."""
-    from decodetr.pool_builder.selection import REGIONS
-    from decodetr.pool_builder.shards import StageFolder
+def _stage(args):
+    from decodetr.pool_builder.preflight import check
 
-    identity = StageFolder.open(output / REGIONS, REGIONS).identity
-    if chosen := identity["delta_chosen"]:
+    task = _task(args)
+    check(task)
+
+    from decodetr.pool_builder.pool_run import run_stage
+
+    rank = process_rank()  # several processes share a folder, each with its own shards
+    with claim(task.output, f"decodetr pool {task.stage}", f"rank-{rank}" if rank else ""):
+        pool = run_stage(task)
+        _tell(task, pool, first=rank == 0)
+
+
+def _task(args):
+    """The arguments of a stage; each stage has its own, so others may be missing."""
+    settings = {setting.name: getattr(args, setting.name, setting.default) for setting in fields(PoolSettings)}
+    images, models, _ = _STAGES[args.pool_command]
+    captions = getattr(args, "image_captions", None)
+    return PoolTask(
+        stage=args.pool_command,
+        output=Path(args.output),
+        settings=PoolSettings(**settings),
+        data=_data(args) if images else None,
+        models={name: getattr(args, name) for name in models},
+        device=getattr(args, "device", "auto"),
+        device_map=getattr(args, "device_map", None),
+        image_captions=captions if images else None,
+        join_image_captions=args.pool_command == "cluster" and captions,
+        overwrite=args.overwrite,
+    )
+
+
+def _data(args):
+    """The arguments that say which images and annotations."""
+    form = form_of(args.class_names, args.box_format)
+    return PoolData(args.data, args.annotations, args.images, args.names_split, form)
+
+
+def _tell(task, pool, first):
+    """Say what was made, and what to know of it."""
+    from decodetr.pool_builder.selection import chosen_delta
+    from decodetr.pool_builder.space import describe
+    from decodetr.pool_builder.stages import problem_images, stale_stages
+
+    output = task.output
+    if task.stage != "build" and first and (stale := stale_stages(output)):
+        stale = ", ".join(str(output / stage) for stage in stale)
+        sys.stderr.write(f"{stale}: made from what is no longer there, or unfinished; make them again\n")
+    if pool is not None:
+        info = pool.info
+        sys.stdout.write(
+            f"{info['regions']} regions, {info['kept']} kept, {info['distinct_captions']} distinct captions, "
+            f"M1 = {len(pool) - pool.num_fine}, M2 = {pool.num_fine}: {output / 'regions'}, {output / 'pool'}\n"
+            f"{describe(info['space'])}\n"
+        )
+    if task.stage in ("build", "filter") and first and (found := chosen_delta(output)):
+        delta, chosen = found
         above = f"{100 * chosen['others_above']:.1f} % are above it"
         sys.stdout.write(
-            f"--delta {identity['delta']} was chosen: cos(image, caption) has the median {chosen['own']}, "
+            f"--delta {delta} was chosen: cos(image, caption) has the median {chosen['own']}, "
             f"{chosen['others']} with captions of other regions, of which {above}\n"
         )
-
-
-def _annotations(args):
-    from decodetr.annotations.names_split import names_split_file, read_split
-    from decodetr.annotations.sources import load_annotations
-
-    split = names_split_file(args.data, args.names_split)
-    form = form_of(args.class_names, args.box_format)
-    coco = load_annotations(args.data, "train", args.annotations, args.images, **form)
-    return coco if split is None else coco.select(read_split(split)[0])
-
-
-def _models(args, settings):
-    """{argument of `build_pool`: its [`Model`]} of the stage's models."""
-    from decodetr.pool_builder import build
-    from decodetr.pool_builder.proposers import proposer_model
-    from decodetr.utils.devices import pick_device
-
-    device = pick_device(args.device)
-    makers = {
-        "clip": lambda name: build.clip_model(name, device),
-        "captioner": lambda name: build.captioner_model(name, settings, device, args.device_map),
-        "detector": lambda name: proposer_model(name, device),
-    }
-    models = {}
-    for option, make in makers.items():
-        if (name := getattr(args, option, None)) is not None:
-            models["proposer" if option == "detector" else option] = _load(option, name, make)
-        elif option == "detector" and hasattr(args, option):
-            models["proposer"] = None
-    return models
-
-
-def _load(what, name, make):
-    """A model, with a plain error if there is none."""
-    from decodetr.utils.hub import local_only
-    from decodetr.utils.shipped import cannot_load, resolve
-
-    what = "CLIP" if what == "clip" else what
-    folder = resolve(name, what)
-    try:
-        with local_only(folder):
-            model = make(folder)
-    except OSError as error:
-        raise cannot_load(what, name, error) from error
-
-    def load():
-        with local_only(folder):
-            return model.load()
-
-    return replace(model, load=load)
-
-
-def _tell_stale(output):
-    """Say which later stages are of what was there before."""
-    from decodetr.pool_builder.stages import INPUTS, finished_stages
-
-    found = finished_stages(output)
-    stale = [str(output / stage) for stage in INPUTS if stage not in found and (output / stage / MANIFEST).is_file()]
-    if stale:
-        sys.stderr.write(f"{', '.join(stale)}: made from what is no longer there, or unfinished; make them again\n")
-
-
-def _tell_problems(output):
-    """Say which images could not be used."""
-    from decodetr.pool_builder.shards import StageFolder
-
-    problems = StageFolder.open(output / "proposals", "proposals").totals["problems"]
+    problems = problem_images(output)
     for problem in problems[:5]:
         sys.stderr.write(f"left out: {problem['problem']}\n")
     if problems:
         sys.stderr.write(f"{len(problems)} images were left out; OUT/report.json names all after a build\n")
+
+
+def _inspect(args):
+    from decodetr.pool_builder.inspection import embed_queries, inspect_pool, summary, write_inspection
+
+    inputs = {"POOL": resolve(args.pool), "--image": args.image, "--vocabulary": args.vocabulary}
+    apart("--output", args.output, inputs, ("map.png", "map.html", "pool.json"))
+    pool = load_pool(args.pool)
+    vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else None
+    queries = embed_queries(pool, args.text, args.image, args.clip) if args.text or args.image else None
+    found = inspect_pool(pool, vocabulary, queries)
+    sys.stdout.write(summary(found))
+    if args.output:
+        write_inspection(pool, found, args.output)
+        sys.stdout.write(f"look at {Path(args.output) / 'map.html'}\n")
+
+
+def _map(args):
+    from decodetr.pool_builder.pool_map import draw_pool_map
+
+    apart("--output", args.output, {"POOL": list(Path(resolve(args.pool)).glob("pool.*"))})
+    pool = load_pool(args.pool)
+    labelled = draw_pool_map(pool, args.output)
+    sys.stdout.write(f"{args.output}: {len(pool)} prototypes, {len(labelled)} of them labelled\n")

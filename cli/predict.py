@@ -1,10 +1,14 @@
-"""The command `decodetr predict`: images in, annotated pictures and detections.json out."""
+"""The command `decodetr predict`: images in, annotated pictures and detections.json out.
+
+Heavy imports are inside the functions, so that `decodetr predict --help` is instant.
+"""
 
 import sys
 
 from decodetr.cli.options import add_picture_limit
-from decodetr.inference.detection import find_images, load_detector, pick_device, read_names
+from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, output_folder
+from decodetr.utils.name_list import read_names
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import (
     DEFAULT_MODEL,
@@ -43,6 +47,8 @@ def add_arguments(parser):
 
 def run(args):
     """Detect, draw, write. Returns 1 if some image could not be read (the others are done), else 0."""
+    from decodetr.inference.picture_files import find_images
+
     if (args.threshold is not None and not 0 <= args.threshold <= 1) or args.top_k < 1 or args.batch_size < 1:
         raise ValueError(
             "--threshold must be in 0..1, --top-k and --batch-size at least 1, got "
@@ -63,19 +69,28 @@ def run(args):
 
 
 def _predict(args, names, paths):
-    device = pick_device(args.device)
+    from decodetr.inference.loading import load_model
+    from decodetr.inference.picture_run import PredictOptions, PredictRun
+
     if resolve(args.model) == str(HUB_CARDS / DEFAULT_MODEL):
         sys.stderr.write(
             f"{DEFAULT_MODEL} knows small drawn scenes and nothing of the real world; for photos train a model "
             "(docs/training.md) and give it with --model\n"
         )
-    model, image_processor = load_detector(args.model, args.vocabulary, names, device, args.text_model)
+    model, image_processor = load_model(args.model, args.vocabulary, names, args.device, args.text_model)
     if args.explain and model.config.pool_use != "lookup+background":
         raise ValueError(
             f"--explain shows what the queries looked up in the pool, but {args.model} was trained with pool_use="
             f"{model.config.pool_use!r}, which looks nothing up"
         )
-
-    from decodetr.inference.picture_run import PredictRun
-
-    return PredictRun(args, model, image_processor, paths).run()
+    options = PredictOptions(
+        output=args.output,
+        model=args.model,
+        vocabulary=args.vocabulary,
+        threshold=args.threshold,
+        top_k=args.top_k,
+        explain=args.explain,
+        batch_size=args.batch_size,
+        font=args.font,
+    )
+    return PredictRun(options, model, image_processor, paths).run()

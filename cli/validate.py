@@ -10,8 +10,8 @@ from pathlib import Path
 from decodetr.annotations.formats import DATA_HELP, PARTS
 from decodetr.cli.options import add_form_arguments
 from decodetr.utils.files import is_unused, write_json
-from decodetr.utils.markup import markdown_table
 from decodetr.utils.outputs import apart
+from decodetr.utils.tables import markdown_table
 
 
 def add_arguments(parser):

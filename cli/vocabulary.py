@@ -6,14 +6,12 @@ Heavy imports are inside the functions, so that `decodetr vocabulary build --hel
 import sys
 from pathlib import Path
 
-from decodetr.utils.devices import pick_device
 from decodetr.utils.documents import read_text
 from decodetr.utils.files import claim, output_folder
-from decodetr.utils.hub import local_only, recorded_place
 from decodetr.utils.name_list import read_names
 from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import run_checks
-from decodetr.utils.shipped import cannot_load, expect, resolve
+from decodetr.utils.shipped import expect, resolve
 
 
 def add_arguments(parser):
@@ -61,22 +59,11 @@ def run(args):
 
 
 def _build(args, names):
-    options = {}
-    if templates := args.template or (args.templates_file and _lines(args.templates_file)):
-        options["templates"] = templates
+    from decodetr.inference.names import embed_names
+    from decodetr.modeling_decodetr.vocabulary import describe_encoder
 
-    from decodetr.modeling_decodetr.text_encoder import load_text_model
-    from decodetr.modeling_decodetr.vocabulary import Vocabulary, describe_encoder
-
-    try:
-        source, device = resolve(args.text_model, "text model"), pick_device(args.device)
-        with local_only(source):
-            model, tokenizer = load_text_model(source, device=device)
-    except OSError as error:
-        raise cannot_load("text model", args.text_model, error) from error
-    vocabulary = Vocabulary.from_text_model(names, model, tokenizer=tokenizer, progress=True, **options)
-    # A shipped model goes by its name, not by where it lies here.
-    vocabulary.info["encoder"] = recorded_place(args.text_model)
+    templates = _lines(args.templates_file) if args.templates_file else args.template
+    vocabulary = embed_names(names, args.text_model, templates, args.device)
     vocabulary.save_pretrained(args.output)
     sys.stdout.write(
         f"{args.output}: {len(vocabulary)} names, d = {vocabulary.embedding_dim}, encoder "

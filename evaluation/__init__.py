@@ -16,7 +16,7 @@ compare.py                  two runs
 The package is lazy, and the names below cost nothing, because commands need them for `--help`.
 """
 
-import importlib
+from decodetr.utils.lazy import lazy_names
 
 ENGINES = ("faster-coco-eval", "pycocotools")
 ORACLES = ("boxes", "names", "teacher")
@@ -31,8 +31,4 @@ _PUBLIC_NAMES = {
 
 __all__ = ["ENGINES", "ORACLES", "PROTOCOLS", *_PUBLIC_NAMES]
 
-
-def __getattr__(name):
-    if name not in _PUBLIC_NAMES:
-        raise AttributeError(f"module 'decodetr.evaluation' has no attribute {name!r}; it has {sorted(__all__)}")
-    return getattr(importlib.import_module(_PUBLIC_NAMES[name]), name)
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC_NAMES, ["ENGINES", "ORACLES", "PROTOCOLS"])

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim, committed, finite, output_folder, reading, write_json
-from decodetr.utils.markup import markdown_table, one_line
+from decodetr.utils.markup import one_line
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect_file
+from decodetr.utils.tables import markdown_table
 
 _PARTS = {"protocol", "per_name", "max_detections", "source", "images"}
 _KEYS = ("annotations_digest", "protocol", "images", "annotations", "max_detections", "federated")

@@ -53,9 +53,9 @@ def load_predictor(
         peer = load_peer(folder, names, device, max_detections, allow_missing_names)
         return peer, names, None, facts | _where(peer) | peer.describe()
     from decodetr.evaluation.predictors import BoxOracle, DeCoDetrPredictor, NameOracle
-    from decodetr.inference.loading import load_detector
+    from decodetr.inference.loading import load_model
 
-    model, image_processor = load_detector(source, vocabulary=vocabulary, device=device)
+    model, image_processor = load_model(source, vocabulary=vocabulary, device=device)
     names, pool = model.vocabulary, model.prototype_pool
     facts |= _where(model) | {
         "vocabulary": f"{vocabulary or 'stored in the model'}, {_digest(names.names, names.embeddings)}",

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from decodetr.evaluation.output_evaluator import results_of
+from decodetr.inference.detection import forward
 from decodetr.processing.detection_dataset import detection_collate
 from decodetr.utils.boxes import pixel_corners
 
@@ -58,10 +59,8 @@ class DeCoDetrPredictor:
     def forward(self, prepared):
         """Outputs of the model."""
         batch = detection_collate([{**inputs, "labels": None} for inputs in prepared])
-        pixels = batch["pixel_values"].to(self.model.device, self.model.dtype)
-        mask = {"pixel_mask": batch["pixel_mask"].to(self.model.device)} if "pixel_mask" in batch else {}
         with torch.inference_mode():
-            return self.model(pixels, **mask)
+            return forward(self.model, batch)
 
     def results(self, outputs, entries):
         """Detections of the outputs; oracles differ here."""

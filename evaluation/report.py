@@ -9,7 +9,7 @@ from decodetr.evaluation.score_card import HEADER, of_one, score_rows
 from decodetr.utils.boxes import corners_of
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, json_text, replacing, write_text
-from decodetr.utils.markup import markdown_table
+from decodetr.utils.tables import markdown_table
 
 _WORST = 12
 

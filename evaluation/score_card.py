@@ -1,7 +1,8 @@
 """What a model's card and a report say of its scores."""
 
 from decodetr.utils.documents import read_text
-from decodetr.utils.markup import front_matter, markdown_table, markdown_text
+from decodetr.utils.markup import front_matter, markdown_text
+from decodetr.utils.tables import markdown_table
 
 TITLE = "## Scores"
 HEADER = ["names", "precision, %", "recall, %", "calibration error", "of scores above 0.1"]

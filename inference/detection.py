@@ -1,12 +1,26 @@
-"""The command `decodetr predict`: images in, annotated pictures and detections.json out.
+"""Images in, detections out."""
 
-Reading order: names and files of the command line, the detector and its names, detection of a batch, the command.
-Heavy imports are inside the functions, so that `decodetr predict --help` is instant.
-"""
+import torch
 
-import logging
+from decodetr.inference.explanations import explain_detections
+from decodetr.processing.picture_modes import to_rgb
 
-logger = logging.getLogger(__name__)
+
+def forward(model, batch, **options):
+    """Run a model on prepared images, where it is and in its precision.
+
+    Args:
+        model (DeCoDetrForObjectDetection).
+        batch (mapping): `pixel_values` (B, 3, H, W) and, where the image processor pads, `pixel_mask` (B, H, W), as it
+            or `detection_collate` gives them; what else is in it is passed over.
+        options: of the model's forward.
+
+    Returns:
+        The model's outputs. Gradients are the caller's business.
+    """
+    inputs = {name: batch[name].to(model.device) for name in ("pixel_values", "pixel_mask") if name in batch}
+    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    return model(**inputs, **options)
 
 
 def detect(model, image_processor, images, threshold=None, top_k=100, explain=0):
@@ -24,17 +38,11 @@ def detect(model, image_processor, images, threshold=None, top_k=100, explain=0)
         "boxes" (n lists of x0, y0, x1, y1 in pixels of the image, not clipped to it); with `explain` also the lists
         "objectness", "name_probability" and "prototypes" of `explain_detections`.
     """
-    import torch
-
-    from decodetr.inference.explanations import explain_detections
-    from decodetr.processing.picture_modes import to_rgb
-
     images = [to_rgb(image) for image in images]
-    inputs = image_processor(images=images, return_tensors="pt").to(model.device)
-    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    batch = image_processor(images=images, return_tensors="pt")
     tables = model.tables()  # another thread may swap the names meanwhile
     with torch.inference_mode():
-        outputs = model(**inputs, output_prototype_weights=explain > 0, tables=tables)
+        outputs = forward(model, batch, output_prototype_weights=explain > 0, tables=tables)
     sizes = [(image.height, image.width) for image in images]
     names = tables.vocabulary.names
     least = min(model.config.thresholds(names, threshold))

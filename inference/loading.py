@@ -1,16 +1,15 @@
 """A saved DeCo-DETR, ready to detect."""
 
+from transformers import AutoConfig, AutoImageProcessor
+
+from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection  # also tells the Auto classes of it
 from decodetr.inference.names import choose_names
+from decodetr.processing.image_processing_pil_decodetr import DeCoDetrProcessingMixin
 from decodetr.utils.devices import pick_device
-from decodetr.utils.hub import local_only
-from decodetr.utils.shipped import (
-    cannot_load,
-    load_vocabulary,
-    resolve,
-)
+from decodetr.utils.shipped import load_vocabulary, loading
 
 
-def load_detector(model, vocabulary=None, names=None, device="auto", text_model=None):
+def load_model(model, vocabulary=None, names=None, device="auto", text_model=None):
     """A saved DeCo-DETR in evaluation mode, and its image processor.
 
     Args:
@@ -28,29 +27,20 @@ def load_detector(model, vocabulary=None, names=None, device="auto", text_model=
         FileNotFoundError: no such model or vocabulary.
         ValueError: not a DeCo-DETR, or names that have no embedding (with close matches) and cannot get one.
     """
-    from transformers import AutoConfig, AutoImageProcessor
-
-    from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection  # also tells the Auto classes of it
-    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrProcessingMixin
-
-    folder = resolve(model, "model")
-    try:
-        with local_only(folder):
-            config = AutoConfig.from_pretrained(folder)
-            if config.model_type != DeCoDetrConfig.model_type:
-                raise ValueError(
-                    f"{model} holds a model of type {config.model_type!r}, expected a DeCo-DETR; `decodetr train "
-                    "--detector` makes one of a detector of transformers"
-                )
-            detector = DeCoDetrForObjectDetection.from_pretrained(folder)
-            image_processor = AutoImageProcessor.from_pretrained(folder)
-            if not isinstance(image_processor, DeCoDetrProcessingMixin):
-                raise ValueError(
-                    f"{model}: preprocessor_config.json is of {type(image_processor).__name__}, expected a "
-                    "DeCoDetrImageProcessor; copy or download the file again"
-                )
-    except OSError as error:
-        raise cannot_load("model", model, error) from error
+    with loading("model", model) as folder:
+        config = AutoConfig.from_pretrained(folder)
+        if config.model_type != DeCoDetrConfig.model_type:
+            raise ValueError(
+                f"{model} holds a model of type {config.model_type!r}, expected a DeCo-DETR; `decodetr train "
+                "--detector` makes one of a detector of transformers"
+            )
+        detector = DeCoDetrForObjectDetection.from_pretrained(folder)
+        image_processor = AutoImageProcessor.from_pretrained(folder)
+        if not isinstance(image_processor, DeCoDetrProcessingMixin):
+            raise ValueError(
+                f"{model}: preprocessor_config.json is of {type(image_processor).__name__}, expected a "
+                "DeCoDetrImageProcessor; copy or download the file again"
+            )
     chosen = detector.vocabulary
     if vocabulary is not None:
         chosen = load_vocabulary(vocabulary)

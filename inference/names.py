@@ -1,14 +1,37 @@
-"""The names to look for: as a user writes them, and their embeddings."""
+"""Names that a model looks for: those of a vocabulary, and embeddings of new ones."""
 
 import logging
 
-from decodetr.utils.hub import local_only, recorded_place
-from decodetr.utils.shipped import (
-    cannot_load,
-    resolve,
-)
+import torch
+
+from decodetr.modeling_decodetr.text_encoder import load_text_model
+from decodetr.modeling_decodetr.vocabulary import Vocabulary, describe_encoder, same_encoder
+from decodetr.utils.devices import pick_device
+from decodetr.utils.hub import recorded_place
+from decodetr.utils.shipped import loading
 
 logger = logging.getLogger(__name__)
+
+
+def embed_names(names, text_model, templates=None, device="auto"):
+    """A [`Vocabulary`] of names.
+
+    Args:
+        names (list[str]).
+        text_model: folder, Hub name or shipped name of a CLIP-like model; the vocabulary records it.
+        templates (list[str], *optional*): see [`Vocabulary.from_text_model`]; None takes its own.
+        device: see [`pick_device`].
+
+    Raises:
+        FileNotFoundError: the text model cannot be loaded. ValueError: it is none.
+    """
+    with loading("text model", text_model) as source:
+        model, tokenizer = load_text_model(source, device=pick_device(device))
+    options = {} if templates is None else {"templates": templates}
+    vocabulary = Vocabulary.from_text_model(names, model, tokenizer=tokenizer, progress=True, **options)
+    # A shipped model goes by its name, not by where it lies here.
+    vocabulary.info["encoder"] = recorded_place(text_model)
+    return vocabulary
 
 
 def choose_names(vocabulary, names, text_model=None):
@@ -24,8 +47,6 @@ def choose_names(vocabulary, names, text_model=None):
         ValueError: some names are not stored, and the text model is unknown, cannot be loaded, or is not the one that
             made the vocabulary.
     """
-    import torch
-
     try:
         return vocabulary.select(names)
     except ValueError as error:
@@ -46,8 +67,6 @@ def choose_names(vocabulary, names, text_model=None):
 
 def _embed_names(names, info, text_model):
     """A Vocabulary of names, in the embedding space and with the templates of a vocabulary's info."""
-    from decodetr.modeling_decodetr.vocabulary import Vocabulary, describe_encoder, same_encoder
-
     if not info.get("encoder") and not info.get("encoder_fingerprint"):
         raise ValueError("the vocabulary does not say which text model made it")
     source, revision = (text_model, None) if text_model else (info.get("encoder"), info.get("encoder_revision"))
@@ -55,12 +74,8 @@ def _embed_names(names, info, text_model):
         raise ValueError("the vocabulary does not say where its text model is")
     asked_by = None if text_model else f"the vocabulary says that it made the names; --text-model {source} fetches it"
     options = {"templates": info["templates"]} if info.get("templates") else {}
-    folder = resolve(source, "text model")
-    try:
-        with local_only(folder, asked_by):
-            fresh = Vocabulary.from_text_model(names, folder, revision=revision, **options)
-    except OSError as error:
-        raise cannot_load("text model", source, error) from error
+    with loading("text model", source, asked_by) as folder:
+        fresh = Vocabulary.from_text_model(names, folder, revision=revision, **options)
     fresh.info["encoder"] = recorded_place(source)
     if not same_encoder(fresh.info, info):
         raise ValueError(f"{describe_encoder(fresh.info)} is not the vocabulary's {describe_encoder(info)}")

@@ -5,8 +5,10 @@ import logging
 import os
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+from decodetr.annotations.left_over import NO_PICTURE, in_a_line, sort_out
+from decodetr.utils.images import IMAGE_SUFFIXES
 
+logger = logging.getLogger(__name__)
 
 SIGNATURE = "decodetr predict"  # in the header of its pictures
 
@@ -20,9 +22,6 @@ def find_images(sources):
     Raises:
         FileNotFoundError: a source that does not exist, or holds no images.
     """
-    from decodetr.annotations.left_over import NO_PICTURE, in_a_line, sort_out
-    from decodetr.utils.images import IMAGE_SUFFIXES
-
     paths, left_over = [], {NO_PICTURE: [], "sub-folders, for whose pictures give a pattern such as 'DIR/**/*'": []}
     for source in map(str, sources):
         path = Path(source)

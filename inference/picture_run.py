@@ -2,13 +2,20 @@
 
 import hashlib
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from PIL.PngImagePlugin import PngInfo
+from tqdm.auto import tqdm
+
+import decodetr
 from decodetr.inference.detection import above, detect
 from decodetr.inference.journal import FILE as JOURNAL
 from decodetr.inference.journal import Journal
 from decodetr.inference.picture_files import SIGNATURE, picture_paths
 from decodetr.utils.documents import read_json
+from decodetr.utils.drawing import draw_detections, draw_explanations
 from decodetr.utils.files import committed, write_json
 from decodetr.utils.images import in_batches, open_image, pixel_count
 from decodetr.utils.markup import one_line
@@ -17,20 +24,44 @@ from decodetr.utils.shipped import resolve
 EXPLAINING_PROTOTYPES = 5  # of each detection
 
 
+@dataclass(frozen=True)
+class PredictOptions:
+    """What decides the results of a run beside the model and the pictures.
+
+    Args:
+        output (str): folder for detections.json and the annotated pictures.
+        model (str), vocabulary (str, optional): where the model, and the vocabulary that replaces its own, are from.
+        threshold (float, optional): least score; default: what the model's config says.
+        top_k (int): most detections of a picture.
+        explain (bool): also the prototypes that each detection looked up.
+        batch_size (int): pictures at once.
+        font (str, optional): TrueType file for the labels.
+    """
+
+    output: str
+    model: str
+    vocabulary: str | None = None
+    threshold: float | None = None
+    top_k: int = 100
+    explain: bool = False
+    batch_size: int = 4
+    font: str | None = None
+
+
 class PredictRun:
     """
     One run of the command. Whatever ends it, detections.json then has what was done and names what is missing, and the
     same command goes on from there.
 
     Args:
-        args: of the command. model, image_processor: of [`load_detector`]. paths: list of `Path`.
+        options (PredictOptions). model, image_processor: of [`load_model`]. paths: list of `Path`.
     """
 
-    def __init__(self, args, model, image_processor, paths):
-        self.args, self.model, self.image_processor, self.paths = args, model, image_processor, paths
-        self.output = Path(args.output)
+    def __init__(self, options, model, image_processor, paths):
+        self.options, self.model, self.image_processor, self.paths = options, model, image_processor, paths
+        self.output = Path(options.output)
         self.output.mkdir(parents=True, exist_ok=True)
-        key = {"model": _fingerprint(model), "scores": _scores(model.config), "font": args.font}
+        key = {"model": _fingerprint(model), "scores": _scores(model.config), "font": options.font}
         self.journal = Journal(self.output, {**self._made_with(), **key})
         self.done = {path: entry for path in paths if (entry := self.journal.get(path)) is not None}
         rest = [path for path in paths if path not in self.done]
@@ -40,11 +71,9 @@ class PredictRun:
 
     def run(self):
         """Returns the exit status."""
-        from tqdm.auto import tqdm
-
         try:
             with tqdm(total=len(self.paths), initial=len(self.done), desc="predict", unit="image") as progress:
-                for paths in in_batches(list(self.pictures), self.args.batch_size, pixel_count):
+                for paths in in_batches(list(self.pictures), self.options.batch_size, pixel_count):
                     self._do(paths, progress)
         finally:
             missing = [path for path in self.paths if path not in self.done and path not in self.failed]
@@ -64,12 +93,12 @@ class PredictRun:
         entries = []
         if images:
             # All scores, of which those above the threshold are kept: the best one is known then, whatever it is.
-            explain = EXPLAINING_PROTOTYPES if self.args.explain else 0
-            found = detect(self.model, self.image_processor, list(images.values()), 0.0, self.args.top_k, explain)
+            explain = EXPLAINING_PROTOTYPES if self.options.explain else 0
+            found = detect(self.model, self.image_processor, list(images.values()), 0.0, self.options.top_k, explain)
             with committed(self.output) as staging:
                 for (path, image), result in zip(images.items(), found):
                     best = max(result["scores"], default=0.0)
-                    result = above(result, self.model.config, self.args.threshold)
+                    result = above(result, self.model.config, self.options.threshold)
                     name = self.pictures[path].name
                     self._draw(image, result).save(staging / name, pnginfo=_signature())
                     size = {"width": image.width, "height": image.height, "turned": "orientation" in image.info}
@@ -81,36 +110,32 @@ class PredictRun:
         progress.update(len(paths))
 
     def _draw(self, image, result):
-        from decodetr.utils.drawing import draw_detections, draw_explanations
-
         boxes, names, scores = result["boxes"], result["names"], result["scores"]
-        drawn = draw_detections(image, boxes, names, scores, self.args.font, numbered=self.args.explain)
-        if self.args.explain:
-            drawn = draw_explanations(drawn, names, scores, result["prototypes"], self.args.font)
+        drawn = draw_detections(image, boxes, names, scores, self.options.font, numbered=self.options.explain)
+        if self.options.explain:
+            drawn = draw_explanations(drawn, names, scores, result["prototypes"], self.options.font)
         return drawn
 
     def _made_with(self):
-        import decodetr
-
         vocabulary = self.model.vocabulary
         return {
             "decodetr": decodetr.__version__,
-            "model": self.args.model,
+            "model": self.options.model,
             "vocabulary": {
-                "source": self.args.vocabulary or "stored in the model",
+                "source": self.options.vocabulary or "stored in the model",
                 "info": vocabulary.info,
                 "names": vocabulary.names,
             },
             **self._thresholds(),
-            "top_k": self.args.top_k,
-            "explain": self.args.explain,
+            "top_k": self.options.top_k,
+            "explain": self.options.explain,
         }
 
     def _thresholds(self):
         """What decides which scores are shown: the common threshold, and those of names that have their own."""
         config, names = self.model.config, self.model.vocabulary.names
-        common = config.common_threshold if self.args.threshold is None else self.args.threshold
-        own = dict(zip(names, config.thresholds(names, self.args.threshold)))
+        common = config.common_threshold if self.options.threshold is None else self.options.threshold
+        own = dict(zip(names, config.thresholds(names, self.options.threshold)))
         own = {name: value for name, value in own.items() if value != common}
         return {"threshold": common} | ({"name_thresholds": own} if own else {})
 
@@ -142,17 +167,15 @@ class PredictRun:
                 f"{one_line(best['file'])}. {_learned(self.model)}\n"
             )
         if (least := self.model.config.score_threshold) is not None:
-            if self.args.threshold is None:
+            if self.options.threshold is None:
                 text += f"The threshold is that of the model's calibration, {least:g}\n"
-        elif (best := _best_threshold(self.args.model)) is not None:
+        elif (best := _best_threshold(self.options.model)) is not None:
             text += f"On the model's validation images F1 was best at --threshold {best:.3f}\n"
         return text
 
 
 def _signature():
     """What tells our pictures from others' in a folder."""
-    from PIL.PngImagePlugin import PngInfo
-
     info = PngInfo()
     info.add_text("Software", SIGNATURE)
     return info
@@ -160,8 +183,6 @@ def _signature():
 
 def _fingerprint(model):
     """A digest of all weights and tables of a model."""
-    import torch
-
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

@@ -129,7 +129,7 @@ def check_tables(model):
             "themselves, so the embeddings are still those of other names. Use model.set_vocabulary(names) for stored "
             "names, or model.set_vocabulary(Vocabulary.from_text_model(names, TEXT_MODEL)) for new ones."
         )
-    fine = int((pool.level == 1).sum()) if pool.level.device.type != "meta" else config.num_fine_prototypes
+    fine = pool.num_fine if pool.level.device.type != "meta" else config.num_fine_prototypes
     says = (config.num_coarse_prototypes, config.num_fine_prototypes, config.prototype_captions)
     if says != (len(pool) - fine, fine, pool.captions) or config.embedding_dim != pool.embedding_dim:
         raise ValueError(

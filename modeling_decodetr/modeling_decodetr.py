@@ -376,7 +376,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         """Put tables that fit the model in, with everything that follows from them."""
         vocabulary = Vocabulary(vocabulary.names, vocabulary.embeddings.to(pool.prototypes.device), vocabulary.info)
         derived, names = derive(pool, vocabulary, self.config.centred), vocabulary.names
-        fine = int((pool.level == 1).sum())
+        fine = pool.num_fine
         with _SWAPPING:
             self.prototype_pool, self.vocabulary = pool, vocabulary
             for name, value in derived.items():
@@ -472,7 +472,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         hub = {"revision": revision, "token": token}
         detector, seen = load_detector(name_or_path, config_fields.get("class_agnostic", True), **hub)
         if pool is not None:
-            fine = int((pool.level == 1).sum())
+            fine = pool.num_fine
             config_fields.update(num_coarse_prototypes=len(pool) - fine, num_fine_prototypes=fine)
         for artifact in (pool, vocabulary):
             if artifact is not None:

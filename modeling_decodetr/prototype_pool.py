@@ -124,11 +124,16 @@ class PrototypePool(EmbeddingArtifact):
             level, parent = torch.zeros(m, dtype=torch.bool), torch.full((m,), -1)
         return cls(random_rows(m, embedding_dim, generator), level.long(), parent.long())
 
+    @property
+    def num_fine(self) -> int:
+        """M2, the number of fine prototypes; the others are coarse."""
+        return int((self.level == 1).sum())
+
     def texts(self):
         return self.captions
 
     def extra_repr(self):
-        fine = int((self.level == 1).sum()) if self.level.device.type != "meta" else "?"
+        fine = self.num_fine if self.level.device.type != "meta" else "?"
         coarse = len(self) - fine if fine != "?" else "?"
         encoder = self.info.get("encoder") or "unknown"
         return f"{coarse} coarse and {fine} fine prototypes of width {self.embedding_dim}, encoder {encoder}"
@@ -137,7 +142,7 @@ class PrototypePool(EmbeddingArtifact):
         return {**self.info, "captions": self.captions}
 
     def _card_lines(self):
-        fine = int((self.level == 1).sum())
+        fine = self.num_fine
         lines = ["# Prototype pool", "", f"{len(self) - fine} coarse and {fine} fine prototypes of width"]
         lines[-1] += f" {self.embedding_dim}, for DeCo-DETR: `PrototypePool.from_pretrained(...)`."
         order = self.count.masked_fill(self.level == 1, 0).argsort(descending=True, stable=True)[:10].tolist()

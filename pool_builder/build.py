@@ -2,10 +2,15 @@
 
 from pathlib import Path
 
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+
 from decodetr.modeling_decodetr import PrototypePool
+from decodetr.pool_builder.captioner import Captioner
+from decodetr.pool_builder.embedder import ClipEmbedder
 from decodetr.pool_builder.image_captions import embed_image_captions
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.selection import REPORT, cluster_regions, filter_regions
+from decodetr.pool_builder.served_captioner import ServedCaptioner
 from decodetr.pool_builder.shards import Ranks
 from decodetr.pool_builder.stages import caption_regions, embed_regions, finished_stages, propose_regions
 from decodetr.utils.files import write_json
@@ -19,15 +24,10 @@ def captioner_model(name, settings, device, device_map=None):
     Raises:
         ValueError: it is no image-text-to-text model.
     """
-    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
-
-    from decodetr.pool_builder.captioner import Captioner
-    from decodetr.pool_builder.served_captioner import ServedCaptioner
-
-    asked = settings.of("prompt", "max_new_tokens")
     if "@http" in name:
         identity = {"captioner": name.split("@")[0], "captioner_revision": None, "captioner_model": "served"}
-        return Model(identity, lambda: ServedCaptioner(name, **asked))
+        prompt, longest = settings.prompt, settings.max_new_tokens
+        return Model(identity, lambda: ServedCaptioner(name, prompt=prompt, max_new_tokens=longest))
     config = AutoConfig.from_pretrained(name)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ValueError(
@@ -40,20 +40,23 @@ def captioner_model(name, settings, device, device_map=None):
         "captioner_revision": found["revision"],
         "captioner_model": found["weights"],
     }
-    given = {
-        **asked,
-        "dtype": settings.captioner_dtype,
-        "bits": settings.captioner_bits,
-        "device": device,
-        "device_map": device_map,
-    }
-    return Model(identity, lambda: Captioner(name, **given))
+
+    def load():
+        return Captioner(
+            name,
+            prompt=settings.prompt,
+            max_new_tokens=settings.max_new_tokens,
+            device=device,
+            dtype=settings.captioner_dtype,
+            bits=settings.captioner_bits,
+            device_map=device_map,
+        )
+
+    return Model(identity, load)
 
 
 def clip_model(name, device):
     """The CLIP in a folder or on the Hub; it is loaded at once, for its embedding space is part of its identity."""
-    from decodetr.pool_builder.embedder import ClipEmbedder
-
     embedder = ClipEmbedder(name, device)
     identity = {key: without_place(value) for key, value in embedder.info.items()}
     return Model({**identity, "encoder_model": model_identity(name)["weights"]}, lambda: embedder)
@@ -82,12 +85,11 @@ def build_pool(
         ValueError: no region at all, none is kept, or a stage of other settings is there.
     """
     output, ranks = Path(output), ranks or Ranks.from_environment()
-    shared = {"ranks": ranks, "overwrite": overwrite}
-    propose_regions(coco, output, settings, proposer, **shared)
-    caption_regions(coco, output, settings, captioner, **shared)
-    embed_regions(coco, output, settings, clip, **shared)
+    propose_regions(coco, output, settings, proposer, ranks, overwrite)
+    caption_regions(coco, output, settings, captioner, ranks, overwrite)
+    embed_regions(coco, output, settings, clip, ranks, overwrite)
     if image_captions:
-        embed_image_captions(coco, image_captions, output, clip, **shared)
+        embed_image_captions(coco, image_captions, output, clip, ranks, overwrite)
     if ranks.rank > 0:
         return None
     filter_regions(output, settings, overwrite)

@@ -5,6 +5,10 @@ A crop is resized to a square and gives up its aspect ratio, so that the centre 
 
 import math
 
+from PIL import Image
+
+from decodetr.processing.picture_modes import to_rgb
+
 _MOST = 2048  # pixels a side of a crop that keeps its shape: captioners take no more, and many are held at once
 
 
@@ -24,10 +28,6 @@ def crop_region(image, box, size=None, context=0.0):
     Raises:
         ValueError: the box has no pixel in the image.
     """
-    from PIL import Image
-
-    from decodetr.processing.picture_modes import to_rgb
-
     x0, y0, x1, y1 = (float(value) for value in box)
     more = ((x1 - x0) * context, (y1 - y0) * context)
     corners = (max(math.floor(x0 - more[0]), 0), max(math.floor(y0 - more[1]), 0))

@@ -7,9 +7,9 @@ from collections import Counter
 
 import numpy as np
 
+from decodetr.annotations.captions import read_captions
 from decodetr.pool_builder.shards import StageFolder
 from decodetr.pool_builder.stages import embed_texts, embedding_rows, text_shards
-from decodetr.training.weak_labels import read_captions
 
 STAGE = "image_texts"
 

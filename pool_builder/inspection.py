@@ -1,18 +1,20 @@
-"""`decodetr pool inspect`: what a pool holds, and how well it covers what one wants to find.
+"""What a pool holds, and how well it covers what one wants to find.
 
 Cosines are in the space of the pool's encoder. "Coverage" of a name is the cosine to its nearest prototype: where it
 is low, no caption speaks of the name, the enhanced query has nothing to look up, and nothing stands for it in the
 background of other vocabularies.
 """
 
-import sys
-from pathlib import Path
-
 import numpy as np
 
+from decodetr.annotations.coco import read_image
+from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
+from decodetr.pool_builder.crops import crop_region
+from decodetr.pool_builder.embedder import ClipEmbedder
+from decodetr.pool_builder.pool_map import draw_pool_map
+from decodetr.pool_builder.pool_page import write_pool_page
 from decodetr.utils.files import committed, write_json
-from decodetr.utils.hub import local_only
-from decodetr.utils.outputs import apart
+from decodetr.utils.shipped import loading
 
 _SHOWN = 10  # rows of a printed list
 _NEAREST = 5
@@ -37,8 +39,6 @@ def inspect_pool(pool, vocabulary=None, queries=None):
     Raises:
         ValueError: pool and vocabulary come from different encoders.
     """
-    from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
-
     rows = pool.prototypes.double().cpu().numpy()
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     level, count = pool.level.cpu().numpy(), pool.count.cpu().numpy()
@@ -46,7 +46,7 @@ def inspect_pool(pool, vocabulary=None, queries=None):
     coarse = count[level == 0]
     found = {
         "coarse": len(coarse),
-        "fine": int((level == 1).sum()),
+        "fine": pool.num_fine,
         "regions": int(coarse.sum()),
         "count": [int(coarse.min()), float(np.median(coarse)), int(coarse.max())],
         "in_fine": float(count[level == 1].sum() / max(coarse.sum(), 1)),
@@ -120,52 +120,41 @@ def summary(found):
     return "\n".join(lines) + "\n"
 
 
-def run(args):
-    """Run `decodetr pool inspect`; returns the exit status."""
-    from decodetr.pool_builder.pool_map import draw_pool_map
-    from decodetr.pool_builder.pool_page import write_pool_page
-    from decodetr.utils.shipped import load_pool, load_vocabulary, resolve
-
-    inputs = {"POOL": resolve(args.pool), "--image": args.image, "--vocabulary": args.vocabulary}
-    apart("--output", args.output, inputs, ("map.png", "map.html", "pool.json"))
-    pool = load_pool(args.pool)
-    vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else None
-    found = inspect_pool(pool, vocabulary, _queries(args, pool) if args.text or args.image else None)
-    sys.stdout.write(summary(found))
-    if args.output:
-        with committed(args.output) as staging:
-            draw_pool_map(pool, staging / "map.png")
-            write_pool_page(pool, staging / "map.html")
-            write_json(staging / "pool.json", found)
-        sys.stdout.write(f"look at {Path(args.output) / 'map.html'}\n")
-    return 0
+def write_inspection(pool, found, folder):
+    """Write map.png, map.html and pool.json, which has what `inspect_pool` found."""
+    with committed(folder) as staging:
+        draw_pool_map(pool, staging / "map.png")
+        write_pool_page(pool, staging / "map.html")
+        write_json(staging / "pool.json", found)
 
 
-def _queries(args, pool):
-    """{text or file: its embedding} by the pool's encoder."""
-    from decodetr.annotations.coco import read_image
-    from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
-    from decodetr.pool_builder.crops import crop_region
-    from decodetr.pool_builder.embedder import ClipEmbedder
-    from decodetr.utils.shipped import cannot_load, resolve
+def embed_queries(pool, texts, files, clip=None):
+    """Embed texts and pictures by the pool's encoder.
 
-    name = args.clip or pool.info.get("encoder")
+    Args:
+        pool (PrototypePool). texts (list of str), files (list of str): of pictures.
+        clip (str, optional): folder, Hub or shipped name of the encoder; default: as the pool says.
+
+    Returns:
+        dict: {text or file: unit embedding (d,)}.
+
+    Raises:
+        FileNotFoundError: the encoder cannot be loaded. ValueError: it is unknown, or not the pool's.
+    """
+    name = clip or pool.info.get("encoder")
     if not name:
         raise ValueError("the pool does not say which encoder made it; give --clip")
-    asked_by = None if args.clip else f"the pool says that it was made with it; --clip {name} fetches it"
-    folder = resolve(name, "CLIP")
-    try:
-        with local_only(folder, asked_by):
-            clip = ClipEmbedder(folder)
-    except OSError as error:
-        raise cannot_load("CLIP", name, error) from error
-    if not same_encoder(clip.info, pool.info):
+    asked_by = None if clip else f"the pool says that it was made with it; --clip {name} fetches it"
+    with loading("CLIP", name, asked_by) as folder:
+        embedder = ClipEmbedder(folder)
+    if not same_encoder(embedder.info, pool.info):
         raise ValueError(
-            f"--clip is {describe_encoder(clip.info)}, but the pool was made with {describe_encoder(pool.info)}; give "
-            "that one"
+            f"--clip is {describe_encoder(embedder.info)}, but the pool was made with {describe_encoder(pool.info)}; "
+            "give that one"
         )
-    queries = dict(zip(args.text, clip.embed_texts(args.text))) if args.text else {}
-    for file in args.image:
+    queries = dict(zip(texts, embedder.embed_texts(texts))) if texts else {}
+    for file in files:
         picture = read_image(file)
-        queries[file] = clip.embed_images([crop_region(picture, (0, 0, *picture.size), clip.size)])[0]
+        crop = crop_region(picture, (0, 0, *picture.size), embedder.size)
+        queries[file] = embedder.embed_images([crop])[0]
     return queries

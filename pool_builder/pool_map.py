@@ -6,14 +6,12 @@ of thousands of points tears families apart: their distance from it grows with t
 follows the principal components. One thread computes the layout: on one machine equal pools give equal pictures.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from decodetr.utils.files import replacing
 from decodetr.utils.markup import one_line
-from decodetr.utils.outputs import apart
 
 SIZE = (1600, 1200)  # pixels
 MOST_LABELS = 40
@@ -219,14 +217,3 @@ def _distance_to_next(places):
     if len(places) < 2:
         return np.full(len(places), np.inf)
     return cKDTree(places).query(places, k=2)[0][:, 1]
-
-
-def run(args):
-    """Run `decodetr pool map`; returns the exit status."""
-    from decodetr.utils.shipped import load_pool, resolve
-
-    apart("--output", args.output, {"POOL": list(Path(resolve(args.pool)).glob("pool.*"))})
-    pool = load_pool(args.pool)
-    labelled = draw_pool_map(pool, args.output)
-    sys.stdout.write(f"{args.output}: {len(pool)} prototypes, {len(labelled)} of them labelled\n")
-    return 0

@@ -3,35 +3,43 @@
 from functools import partial
 from pathlib import Path
 
+from PIL import Image
+
+from decodetr.annotations.names_split import names_split_file
 from decodetr.annotations.sources import kind_of
+from decodetr.pool_builder.served_captioner import ServedCaptioner
 from decodetr.utils.files import output_folder
+from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import require_package, require_room, run_checks, written
 from decodetr.utils.shipped import WEIGHTS, expect, expect_file
 
 _NOT_ON_DISK = ("grid", "torchvision:")
 
 
-def check(args, settings):
-    """Check the arguments of a stage or of `build`; each has its own, so others may be missing.
+def check(task):
+    """Check what a stage, or `build`, is given.
 
     Args:
-        args: of the command. settings ([`PoolSettings`]): of them.
+        task ([`PoolTask`]).
 
     Raises:
         ValueError, OSError: what does not go together or is not there; several problems as one ValueError.
     """
-    checks = [partial(output_folder, args.output, "--output")]
-    if hasattr(args, "data"):
-        checks.append(partial(_check_data, args))
-    if isinstance(captions := getattr(args, "image_captions", None), str):
-        checks.append(partial(expect_file, "--image-captions", captions))
+    data, settings = task.data, task.settings
+    read = {"--data": data.folder, "--images": data.images, "--annotations": data.annotations} if data else {}
+    read |= {f"--{option}": name for option, name in task.models.items()} | {"--image-captions": task.image_captions}
+    apart("--output", task.output, read, ())
+    checks = [partial(output_folder, task.output, "--output")]
+    if data is not None:
+        checks.append(partial(_check_data, data))
+    checks.append(partial(expect_file, "--image-captions", task.image_captions))
     for option in ("detector", "clip", "captioner"):
-        name = getattr(args, option, None)
+        name = task.models.get(option)
         if name is not None and not name.startswith(_NOT_ON_DISK) and "@http" not in name:
             what = "CLIP" if option == "clip" else option
             checks += [partial(expect, what, name, "config.json"), partial(expect, what, name, *WEIGHTS)]
-    if "@http" in (getattr(args, "captioner", None) or ""):
-        checks.append(partial(_check_server, args, settings))
+    if "@http" in (task.models.get("captioner") or ""):
+        checks.append(partial(_check_server, task))
     elif settings.captioner_bits:
         what = f"--captioner-bits {settings.captioner_bits}"
         checks.append(partial(require_package, "bitsandbytes", what, "'decodetr[quantized]'"))
@@ -55,27 +63,22 @@ def check_room(coco, width, output):
     require_room(output, needed, f"the embeddings of {boxes:,} annotated boxes", "choose another --output")
 
 
-def _check_data(args):
-    from decodetr.annotations.names_split import names_split_file
-
-    if args.annotations is None:
-        kind_of(args.data)
-    expect_file("--annotations", args.annotations)
-    if args.images is not None and not Path(args.images).is_dir():
-        raise FileNotFoundError(f"--images {args.images}: no such folder")
-    names_split_file(args.data, args.names_split)
+def _check_data(data):
+    if data.annotations is None:
+        kind_of(data.folder)
+    expect_file("--annotations", data.annotations)
+    if data.images is not None and not Path(data.images).is_dir():
+        raise FileNotFoundError(f"--images {data.images}: no such folder")
+    names_split_file(data.folder, data.names_split)
 
 
-def _check_server(args, settings):
+def _check_server(task):
     """A server of captions is asked once; what it costs is one caption of a grey square."""
-    from PIL import Image
-
-    from decodetr.pool_builder.served_captioner import ServedCaptioner
-
-    if settings.captioner_bits or settings.captioner_dtype != "auto" or args.device_map:
+    settings, address = task.settings, task.models["captioner"]
+    if settings.captioner_bits or settings.captioner_dtype != "auto" or task.device_map:
         raise ValueError(
             "--captioner-bits, --captioner-dtype and --device-map are the server's business, which "
-            f"{args.captioner} names; leave them out"
+            f"{address} names; leave them out"
         )
-    captioner = ServedCaptioner(args.captioner, **settings.of("prompt", "max_new_tokens"))
+    captioner = ServedCaptioner(address, **settings.of("prompt", "max_new_tokens"))
     captioner.describe([Image.new("RGB", (64, 64), (127, 127, 127))])

@@ -6,7 +6,13 @@ pool's provenance: one that learned boxes of 80 classes of COCO has seen the nov
 """
 
 import torch
+import torchvision
+from torchvision.transforms.functional import to_tensor
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 
+from decodetr import DeCoDetrConfig  # also makes it known to AutoConfig
+from decodetr.inference.detection import forward
+from decodetr.inference.loading import load_model
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.utils.boxes import pixel_corners
 from decodetr.utils.model_identity import model_identity, without_place
@@ -29,11 +35,6 @@ def proposer_model(name, device):
     Raises:
         ValueError: torchvision has no such Faster R-CNN. OSError: there is no such model.
     """
-    from transformers import AutoConfig
-
-    from decodetr import DeCoDetrConfig  # also makes it known to AutoConfig
-    from decodetr.inference.loading import load_detector
-
     if name == GRID:
         return _model({"name": GRID}, None, GridProposer)
     if name.startswith(TORCHVISION):
@@ -48,7 +49,7 @@ def proposer_model(name, device):
     found = model_identity(name)
     if isinstance(config, DeCoDetrConfig):
         known = without_place(config.training_info)
-        return _model(found, known, lambda: DecodetrProposer(*load_detector(name, device=device)))
+        return _model(found, known, lambda: DecodetrProposer(*load_model(name, device=device)))
     seen = {"pretrained_detector": found["name"], "pretrained_detector_names": list(config.id2label.values())}
     return _model(found, seen, lambda: DetectorProposer.from_pretrained(name, device))
 
@@ -62,7 +63,7 @@ class DecodetrProposer:
     """The localization stream of a DeCo-DETR: every box with its objectness.
 
     Args:
-        detector (DeCoDetrForObjectDetection), image_processor: see `decodetr.inference.loading.load_detector`.
+        detector (DeCoDetrForObjectDetection), image_processor: see `decodetr.inference.loading.load_model`.
     """
 
     def __init__(self, detector, image_processor):
@@ -70,9 +71,8 @@ class DecodetrProposer:
 
     @torch.inference_mode()
     def __call__(self, images):
-        inputs = self.image_processor(images=images, return_tensors="pt").to(self.detector.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.detector.dtype)
-        outputs = self.detector(**inputs, localization_only=True)
+        batch = self.image_processor(images=images, return_tensors="pt")
+        outputs = forward(self.detector, batch, localization_only=True)
         objectness = outputs.objectness_logits.float().sigmoid().cpu()
         found = zip(images, outputs.pred_boxes.float().cpu(), objectness)
         return [(pixel_corners(boxes, image.width, image.height), scores) for image, boxes, scores in found]
@@ -91,8 +91,6 @@ class DetectorProposer:
     @classmethod
     def from_pretrained(cls, name, device):
         """From a folder or the Hub."""
-        from transformers import AutoImageProcessor, AutoModelForObjectDetection
-
         detector = AutoModelForObjectDetection.from_pretrained(name).to(device).eval()
         return cls(detector, AutoImageProcessor.from_pretrained(name))
 
@@ -120,8 +118,6 @@ class RpnProposer:
     @classmethod
     def from_torchvision(cls, weights, device):
         """With weights of torchvision, downloaded once and checked by their hash."""
-        import torchvision
-
         name = next(n for n in _faster_rcnns() if torchvision.models.get_model_weights(n) is type(weights))
         detector = torchvision.models.get_model(name, weights=None, weights_backbone=None)
         detector.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
@@ -133,8 +129,6 @@ class RpnProposer:
 
     @torch.inference_mode()
     def __call__(self, images):
-        from torchvision.transforms.functional import to_tensor
-
         device = next(self.detector.parameters()).device
         batch, _ = self.detector.transform([to_tensor(image).to(device) for image in images])
         self.detector.rpn(batch, self.detector.backbone(batch.tensors))
@@ -165,14 +159,10 @@ class GridProposer:
 
 
 def _faster_rcnns():
-    import torchvision
-
     return torchvision.models.list_models(torchvision.models.detection, include="fasterrcnn*")
 
 
 def _torchvision_weights(name):
-    import torchvision
-
     if name not in _faster_rcnns():
         raise ValueError(f"torchvision has no Faster R-CNN {name!r}; it has {', '.join(_faster_rcnns())}")
     return torchvision.models.get_model_weights(name).DEFAULT

@@ -83,6 +83,12 @@ def filter_regions(output, settings, overwrite=False):
     return totals
 
 
+def chosen_delta(output):
+    """(delta of OUTPUT/regions, the figures by which it was chosen), or None where it was given."""
+    identity = StageFolder.open(output / REGIONS, REGIONS).identity
+    return (identity["delta"], identity["delta_chosen"]) if identity["delta_chosen"] else None
+
+
 def _texts(folder):
     """({caption: row}, embeddings (n, d) float16) of the stage `texts`."""
     tables = [folder.read(shard) for shard in range(folder.count)]

@@ -1,8 +1,22 @@
 """The one home of the pool builder's defaults. The paper gives M1 and M2 (paper 1.5, 1.6) and no other value."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from decodetr.pool_builder.prompts import PROMPTS, prompt_text
+# What captioners are asked about a crop. The paper gives no prompt; these are ours. Any other text serves as well.
+PROMPTS = {
+    # The default: the name of the thing with what strikes the eye, about the length of the names to be found.
+    "short": "Describe the object in this image in a few words.",
+    # As a vocabulary has it, without colours and places.
+    "name": "What is the main object in this image? Answer with its name only.",
+    # Richer texts, for pools whose prototypes should tell like things apart.
+    "attributes": "Describe the object in this image in one sentence: what it is, its colour, material and parts.",
+}
+
+
+def prompt_text(prompt) -> str:
+    """The prompt of a name of `PROMPTS`; any other text as it is."""
+    return PROMPTS.get(prompt, prompt)
 
 
 def _setting(default, text):
@@ -70,3 +84,49 @@ class PoolSettings:
     def of(self, *names):
         """{name: value} of some settings."""
         return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class PoolData:
+    """Where the training images are.
+
+    Args:
+        folder (str): the data set. annotations, images (str, optional): its annotation file and image folder.
+        names_split (str, optional): file of base and novel names, or "none"; default: that of the data set.
+        form (dict): see [`form_of`].
+    """
+
+    folder: str
+    annotations: str | None
+    images: str | None
+    names_split: str | None
+    form: dict
+
+
+@dataclass(frozen=True)
+class PoolTask:
+    """A stage of a pool, or `build`, and what it is given.
+
+    Args:
+        stage (str): "proposals", "captions", "embeddings", "filter", "cluster" or "build", which is all of them.
+        output (Path): folder of all stages.
+        settings (PoolSettings).
+        data (PoolData, optional): of a stage that looks at images.
+        models (dict): "detector", "captioner" and "clip", as far as the stage has them: folder, Hub or shipped name.
+            Where the detector is None, there are annotated boxes only.
+        device (str), device_map (str, optional): where models run.
+        image_captions (str, optional): file of captions of the training images, which join those of regions.
+        join_image_captions (bool): of "cluster": so do those that "embeddings" has embedded.
+        overwrite (bool): make stages of other settings again.
+    """
+
+    stage: str
+    output: Path
+    settings: PoolSettings
+    data: PoolData | None = None
+    models: dict = field(default_factory=dict)
+    device: str = "auto"
+    device_map: str | None = None
+    image_captions: str | None = None
+    join_image_captions: bool = False
+    overwrite: bool = False

@@ -19,6 +19,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, is_unused, reading, write_json
 
@@ -150,8 +153,6 @@ class StageFolder:
             counts (dict of int): what the report adds up over shards.
             problems (list of dict): what could not be used, with "image_id", "file_name" and "problem".
         """
-        import pyarrow.parquet as pq
-
         name = self.file(shard).name
         record = {"rows": table.num_rows, "counts": counts or {}, "problems": list(problems)}
         with committed(self.folder) as staging:
@@ -162,9 +163,6 @@ class StageFolder:
 
     def read(self, shard, columns=None):
         """The rows of a finished shard: pyarrow.Table."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         file = self.file(shard)
         try:
             return pq.read_table(file, columns=columns)

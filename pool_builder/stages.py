@@ -12,11 +12,16 @@ import json
 
 import numpy as np
 import pyarrow as pa
+from tqdm.auto import tqdm
 
+from decodetr.annotations.coco import read_annotated
 from decodetr.modeling_decodetr import Vocabulary
 from decodetr.modeling_decodetr.text_encoder import fill_template
 from decodetr.pool_builder.batches import read_ahead
-from decodetr.pool_builder.shards import StageFolder
+from decodetr.pool_builder.crops import crop_region
+from decodetr.pool_builder.proposals import annotated_boxes, propose_in
+from decodetr.pool_builder.shards import MANIFEST, StageFolder
+from decodetr.utils.images import in_batches
 
 # Each stage, and the one it is made from.
 INPUTS = {
@@ -47,6 +52,17 @@ def finished_stages(output):
     if joined is not None and joined != getattr(found.get("image_texts"), "digest", None):
         del found["clusters"]
     return found
+
+
+def stale_stages(output):
+    """Names of the stages in a folder that were made from what is no longer there, or are unfinished."""
+    found = finished_stages(output)
+    return [stage for stage in INPUTS if stage not in found and (output / stage / MANIFEST).is_file()]
+
+
+def problem_images(output):
+    """The images that could not be used: list of dict with "image_id", "file_name" and "problem"."""
+    return StageFolder.open(output / "proposals", "proposals").totals["problems"]
 
 
 def open_stage(output, stage):
@@ -80,10 +96,6 @@ def propose_regions(coco, output, settings, proposer, ranks=None, overwrite=Fals
     Raises:
         ValueError: there is no region at all, or the folder holds something else.
     """
-    from decodetr.annotations.coco import read_annotated
-    from decodetr.pool_builder.proposals import annotated_boxes, propose_in
-    from decodetr.utils.images import in_batches
-
     size = settings.shard_groups * settings.batch_size
     identity = {
         "images": _digest(
@@ -255,7 +267,6 @@ def _map(folder, shard, firsts, make, features, total, unit):
         total (int), unit (str): what the progress bar counts; a call of `make` stands for its share of them.
     """
     import datasets
-    from tqdm.auto import tqdm
 
     columns = {}
     for name, kind in features.items():
@@ -344,9 +355,6 @@ def _map_crops(folder, shard, coco, regions, settings, model, describe, features
 
 def _crops(entries, boxes, size, context):
     """The crop of each region; rows come image by image, and each image is read once."""
-    from decodetr.annotations.coco import read_annotated
-    from decodetr.pool_builder.crops import crop_region
-
     shown, picture = None, None
     for entry, box in zip(entries, boxes):
         if entry is not shown:

@@ -10,7 +10,7 @@ streamed_dataset.py     StreamedDetectionDataset: the same items from a data set
 The package is lazy: importing `decodetr.processing` imports none of torch, transformers, pyarrow.
 """
 
-import importlib
+from decodetr.utils.lazy import lazy_names
 
 _PUBLIC_NAMES = {
     "AnnotationStream": "decodetr.annotations.stream",
@@ -28,14 +28,4 @@ _PUBLIC_NAMES = {
 
 __all__ = list(_PUBLIC_NAMES)
 
-
-def __getattr__(name):
-    if name not in _PUBLIC_NAMES:
-        raise AttributeError(f"module 'decodetr.processing' has no attribute {name!r}; it has {sorted(__all__)}")
-    value = getattr(importlib.import_module(_PUBLIC_NAMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC_NAMES)

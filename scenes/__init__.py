@@ -7,27 +7,23 @@
 Names are looked up when they are used, so that importing this package costs neither numpy nor Pillow.
 """
 
-import importlib
+from decodetr.utils.lazy import lazy_names
 
 _HOMES = {
-    "COLOURS": "world",
-    "HELD_OUT_SHAPE": "world",
-    "NAMES": "world",
-    "PATTERNS": "world",
-    "SHAPES": "world",
-    "SceneName": "world",
-    "SceneSettings": "world",
-    "names_document": "world",
-    "Scene": "rendering",
-    "SceneObject": "rendering",
-    "draw_scene": "rendering",
-    "write_scenes": "write",
+    "COLOURS": "decodetr.scenes.world",
+    "HELD_OUT_SHAPE": "decodetr.scenes.world",
+    "NAMES": "decodetr.scenes.world",
+    "PATTERNS": "decodetr.scenes.world",
+    "SHAPES": "decodetr.scenes.world",
+    "SceneName": "decodetr.scenes.world",
+    "SceneSettings": "decodetr.scenes.world",
+    "names_document": "decodetr.scenes.world",
+    "Scene": "decodetr.scenes.rendering",
+    "SceneObject": "decodetr.scenes.rendering",
+    "draw_scene": "decodetr.scenes.rendering",
+    "write_scenes": "decodetr.scenes.write",
 }
 
 __all__ = list(_HOMES)
 
-
-def __getattr__(name):
-    if name not in _HOMES:
-        raise AttributeError(f"module 'decodetr.scenes' has no attribute {name!r}; its public names are {__all__}")
-    return getattr(importlib.import_module(f"decodetr.scenes.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -16,6 +16,7 @@ from decodetr.utils.files import output_folder, write_json
 from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect, expect_file, load_vocabulary, resolve
+from decodetr.utils.tables import markdown_table
 
 MAX_DETECTIONS = 100  # per image, over all names, in all of them
 SIZES = ("all", 12, 1)
@@ -119,6 +120,7 @@ def _outputs(model, image_processor, coco, names):
     import torch
     from torch.utils.data import DataLoader
 
+    from decodetr.inference.detection import forward
     from decodetr.processing import DetectionDataset, detection_collate
 
     dataset = DetectionDataset(coco, image_processor, names)
@@ -126,7 +128,7 @@ def _outputs(model, image_processor, coco, names):
     wanted = ("pred_boxes", "objectness_logits", "semantic_embeds")
     with torch.inference_mode():
         loader = DataLoader(dataset, batch_size=32, collate_fn=detection_collate)
-        parts = [model(batch["pixel_values"].to(model.device)) for batch in loader]
+        parts = [forward(model, batch) for batch in loader]
         return {name: torch.cat([part[name].cpu() for part in parts]) for name in wanted}
 
 
@@ -198,25 +200,26 @@ class _BestDetections:
         return evaluator.compute()
 
 
-def markdown_table(measured, ceiling):
+def measured_table(measured, ceiling):
     """What was measured, as Markdown."""
-    lines = ["| vocabulary | AP50 novel | AP50 base | AP50 | absent names above 0.5 |", "|---|---:|---:|---:|---:|"]
+    header, rows = ["vocabulary", "AP50 novel", "AP50 base", "AP50", f"absent names above {ABSENT_SCORE}"], []
     for size, words in zip(SIZES, ("all names", "12 names", "one name")):
         cells = [f"{measured[f'{key}, {size}']:.1f}" for key in ("AP50_novel", "AP50_base", "AP50")]
-        lines.append(f"| {words} | {' | '.join(cells)} | {measured[f'absent, {size}']:.2f} % |")
+        rows.append([words, *cells, f"{measured[f'absent, {size}']:.2f} %"])
     cells = [f"{ceiling[key]:.1f}" for key in ("AP50_novel", "AP50_base", "AP50")]
-    lines.append(f"| the teacher itself, on annotated boxes that were found | {' | '.join(cells)} | |")
+    rows.append(["the teacher itself, on annotated boxes that were found", *cells, ""])
+    text = markdown_table(header, rows)
     novel, base = measured["AP50_novel, all"], measured["AP50_base, all"]
     if ceiling["AP50_novel"] and base:
         share, ratio = 100 * novel / ceiling["AP50_novel"], novel / base
-        lines += ["", f"Novel AP50 is {share:.0f} % of the teacher's; novel / base is {ratio:.2f}."]
-    return "\n".join(lines) + "\n"
+        text += f"\nNovel AP50 is {share:.0f} % of the teacher's; novel / base is {ratio:.2f}.\n"
+    return text
 
 
 def run(args):
     """Run `decodetr scenes measure`; returns the exit status."""
     from decodetr.annotations.names_split import read_split
-    from decodetr.inference.loading import load_detector
+    from decodetr.inference.loading import load_model
     from decodetr.pool_builder.embedder import ClipEmbedder
     from decodetr.processing import CocoAnnotations
 
@@ -232,12 +235,12 @@ def run(args):
         lambda: expect("CLIP", args.clip, "config.json"),
     )
     coco = CocoAnnotations.load(file)
-    model, image_processor = load_detector(args.model)
+    model, image_processor = load_model(args.model)
     vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else model.vocabulary
     clip = ClipEmbedder(resolve(args.clip, "CLIP"), model.device)
     measured = measure(model, image_processor, coco, vocabulary, novel)
     ceiling = teacher_ceiling(model, image_processor, coco, vocabulary, novel, clip)
-    sys.stdout.write(markdown_table(measured, ceiling))
+    sys.stdout.write(measured_table(measured, ceiling))
     if args.output:
         write_json(args.output, {"measured": measured, "ceiling": ceiling})
     return 0

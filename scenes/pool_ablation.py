@@ -22,6 +22,7 @@ from decodetr.utils.documents import read_json
 from decodetr.utils.files import LOCK, claim, output_folder, write_json, write_text
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect, expect_file
+from decodetr.utils.tables import markdown_tables
 
 SPLITS = {"val": "Validation", "test": "The shifted split"}
 VARIANTS = {
@@ -221,7 +222,7 @@ class Comparison:
         config = localized.to_dict() | fields_of_space(localized) | UNCALIBRATED | fields
         for key in ("prototype_captions", "pool_info", "vocabulary_info", "id2label", "label2id", "architectures"):
             config.pop(key, None)
-        fine = int((pool.level == 1).sum())
+        fine = pool.num_fine
         config |= {"num_coarse_prototypes": len(pool) - fine, "num_fine_prototypes": fine}
         config["embedding_dim"] = pool.embedding_dim  # of another CLIP than the model's own, maybe
         model = DeCoDetrForObjectDetection(DeCoDetrConfig(**config))
@@ -265,13 +266,17 @@ class Comparison:
 
 
 def tables(results):
-    """Markdown, a table for each split with a row for each variant: mean and, in brackets, lowest and highest of the
-    seeds. Where few names keep their boxes, "base" are those, and "novel" all the others."""
-    parts, few = [], results["settings"].get("base_names")
+    """Make a table for each split with a row for each variant: mean and, in brackets, lowest and highest of the seeds.
+    Where few names keep their boxes, "base" are those, and "novel" all the others.
+
+    Returns:
+        list of (title, header, rows).
+    """
+    found, few = [], results["settings"].get("base_names")
     for split, ceiling in results["ceiling"].items():
         columns = {key: head for key, head in _COLUMNS.items() if head != "crescents" or "AP50_never_boxed" in ceiling}
         heads = ["variant", "seeds", *columns.values(), "novel, % of teacher", "novel, % of base"]
-        lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+        rows = []
         for variant, words in VARIANTS.items():
             if not (runs := results["runs"].get(variant)):
                 continue
@@ -279,15 +284,14 @@ def tables(results):
             values = [[run[column] for run in measured] for column in columns]
             values.append([_percent(run["AP50_novel, all"], ceiling["AP50_novel"]) for run in measured])
             values.append([_percent(run["AP50_novel, all"], run["AP50_base, all"]) for run in measured])
-            lines.append([words, str(len(runs)), *map(_cell, values)])
+            rows.append([words, str(len(runs)), *map(_cell, values)])
         reached = [key.removesuffix(", all") for key in columns if key.startswith("AP50") and key.endswith("all")]
         teacher = [f"{ceiling[key]:.1f}" for key in reached]
-        lines.append(["the teacher itself", "", *teacher, *[""] * (len(heads) - 2 - len(teacher))])
-        found = f"finds {ceiling['recall_novel']:.1f} % of novel and {ceiling['recall_base']:.1f} % of base objects"
-        rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        rows.append(["the teacher itself", "", *teacher, *[""] * (len(heads) - 2 - len(teacher))])
+        recall = f"finds {ceiling['recall_novel']:.1f} % of novel and {ceiling['recall_base']:.1f} % of base objects"
         kept = f"{few} names have boxes; " if few else ""
-        parts.append(f"{SPLITS[split]}; {kept}localization {found}:\n\n{rows}\n")
-    return "\n".join(parts)
+        found.append((f"{SPLITS[split]}; {kept}localization {recall}", heads, rows))
+    return found
 
 
 def _percent(part, whole):
@@ -389,7 +393,7 @@ def run(args):
 
 
 def _run(args):
-    from decodetr.inference.loading import load_detector
+    from decodetr.inference.loading import load_model
 
     output = Path(args.output)
     settings = {name: value for name, value in vars(args).items() if name in _SETTINGS}
@@ -406,12 +410,12 @@ def _run(args):
         if str(seed) in results.content["runs"].get(name, {}):
             continue
         if (name, seed) == ("captions", 0) and args.trained:
-            model, _ = load_detector(args.trained)
+            model, _ = load_model(args.trained)
         else:
             model = comparison.train(*compared[name], seed)
         results.add("runs", name, {str(seed): (measured := comparison.measure(model))})
         _say(_in_a_line(name, seed, measured))
-    page = tables(results.content)
+    page = markdown_tables(tables(results.content))
     write_text(output / "table.md", page)
     _say(page)
     return 0

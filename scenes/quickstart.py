@@ -17,6 +17,7 @@ from decodetr.utils.files import claim as hold
 from decodetr.utils.files import committed, output_folder, replacing, write_text
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect
+from decodetr.utils.tables import markdown_table, markdown_tables
 
 STAGES = 9
 POOL = {**SHIPPED_POOL, "--max-proposals": 8}  # fewer than the shipped pool's: captions take most of the time
@@ -84,7 +85,8 @@ def _run(args):
         write_text(staging / "README.md", _summary(output, record))
         _write_report(output, staging, record, commands)
     report = output / "report.html"
-    sys.stdout.write(f"\n{_measured(output)}\nLook at {report}, which shows everything, and {output / 'README.md'}.\n")
+    measured = markdown_tables(_measured(output))
+    sys.stdout.write(f"\n{measured}\nLook at {report}, which shows everything, and {output / 'README.md'}.\n")
     return 0
 
 
@@ -189,7 +191,7 @@ def _draw_sheet(folder, file, columns, width):
 
 
 def _measured(output):
-    """What `scenes compare` measured, as Markdown."""
+    """What `scenes compare` measured: list of (title, header, rows)."""
     from decodetr.scenes.pool_ablation import tables
 
     return tables(read_json(output / "compared" / "runs.json", dict))
@@ -208,14 +210,13 @@ def _introduction(output, record):
 
 def _summary(output, record):
     """README.md: what was made and measured, as Markdown."""
-    rows = [f"| {stage} | {seconds} |" for stage, seconds in _seconds(record)]
     lines = [
         "# Quickstart",
         "",
         _introduction(output, record),
         "",
-        _measured(output),
-        *["| stage | s |", "|---|---:|", *rows],
+        markdown_tables(_measured(output)),
+        markdown_table(("stage", "s"), _seconds(record)).rstrip(),
         "",
         "`report.html` shows all of it. Detections of novel names, with the prototypes they looked up:",
         "",
@@ -234,7 +235,7 @@ def _write_report(output, staging, record, commands):
 
     import decodetr
     from decodetr.utils.drawing import MOST_EXPLAINED
-    from decodetr.utils.html_page import code, from_markdown, links, paragraph, picture, table, write_report
+    from decodetr.utils.html_page import code, links, paragraph, picture, table, write_report
 
     explained = []
     for entry in _detections(output / "novel"):
@@ -246,7 +247,7 @@ def _write_report(output, staging, record, commands):
     versions += [(name, version(name)) for name in ("torch", "transformers", "datasets", "scikit-learn")]
     sections = {
         "What was measured": [
-            *from_markdown(_measured(output)),
+            *(block for title, *cells in _measured(output) for block in (paragraph(f"{title}:"), table(*cells))),
             paragraph(
                 f"On {record['settings']['val_images']} validation scenes, in percent. '12 names' and 'one name' are "
                 "AP50 of all names when the vocabulary holds only so many at a time; 'absent' are the (image, name) "

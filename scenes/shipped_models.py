@@ -155,9 +155,9 @@ def _without_code(staging):
 
 def _cards(pool, vocabulary, model, measured, commands):
     """README.md of the three folders."""
-    from decodetr.scenes.measure import markdown_table
+    from decodetr.scenes.measure import measured_table
 
-    info, fine = pool.info, int((pool.level == 1).sum())
+    info, fine = pool.info, pool.num_fine
     base = len(model.config.training_info["training_names"])
     recipe = "\n".join(["```", *commands, "```"])
     made = f"## Made\n`decodetr scenes models DIR` runs, in DIR:\n\n{recipe}\n"
@@ -165,7 +165,7 @@ def _cards(pool, vocabulary, model, measured, commands):
     for words, values in zip(("Validation scenes", "The shifted split"), measured.values()):
         novel, other = (f"{values['ceiling'][f'recall_{group}']:.1f} %" for group in ("novel", "base"))
         tables += [f"{words}; localization finds {novel} of the novel and {other} of the base objects:", ""]
-        tables += [markdown_table(**values)]
+        tables += [measured_table(**values)]
     return {
         "scenes-decodetr": _card(
             "DeCo-DETR of the drawn scenes",
@@ -206,10 +206,11 @@ def _cards(pool, vocabulary, model, measured, commands):
 
 _SNIPPET = (
     "```python",
-    "from decodetr.inference.detection import detect, load_detector",
+    "from decodetr.inference.detection import detect",
+    "from decodetr.inference.loading import load_model",
     "from decodetr.utils.images import open_image",
     "",
-    'model, image_processor = load_detector("scenes-decodetr")',
+    'model, image_processor = load_model("scenes-decodetr")',
     'print(detect(model, image_processor, [open_image("picture.jpg")]))',
     "```",
 )

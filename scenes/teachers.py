@@ -13,6 +13,7 @@ from decodetr.scenes.captions import mentioned_name
 from decodetr.scenes.world import NAMES, WORLD_VERSION
 from decodetr.utils.documents import read_json, read_text
 from decodetr.utils.files import committed, regular_file, replacing, write_json, write_text
+from decodetr.utils.tables import markdown_table
 
 VALIDATION_SCENES = 600
 _MEANING = {
@@ -164,9 +165,7 @@ def _geometry_section(found):
         "0.27 between an image and its text and 0.19 to others): `decodetr scenes reshape`. Cosines, and what this "
         "CLIP says, before and after:",
         "",
-        "| | before | after |",
-        "|---|---:|---:|",
-        *(f"| {' | '.join(row)} |" for row in table),
+        markdown_table(["", "before", "after"], table).rstrip(),
     ]
 
 
@@ -275,6 +274,7 @@ def _batches(crops, size=256):
 
 def _write_card(folder, kind, facts):
     """README.md of a teacher: what it is, what it saw, the command, what was measured."""
+    measured = [(_MEANING[kind][key], f"{100 * value:.1f}") for key, value in facts["measured"].items()]
     lines = [
         "---",
         "license: apache-2.0",
@@ -294,8 +294,6 @@ def _write_card(folder, kind, facts):
         "",
         f"**Measured** on crops of {VALIDATION_SCENES} other scenes:",
         "",
-        "| | % |",
-        "|---|---:|",
-        *(f"| {_MEANING[kind][key]} | {100 * value:.1f} |" for key, value in facts["measured"].items()),
+        markdown_table(["", "%"], measured).rstrip(),
     ]
     write_text(folder / "README.md", "\n".join(lines) + "\n")

@@ -12,7 +12,7 @@ from transformers import pipeline
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor, Vocabulary
 from decodetr.cli import main
 from decodetr.inference.detection import detect
-from decodetr.inference.loading import load_detector
+from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
 from decodetr.processing import CocoAnnotations
 from decodetr.training.calibration import keep_aside
@@ -100,7 +100,7 @@ def test_it_is_saved_and_stays_when_names_change(tmp_path):
 
 
 def test_detect_obeys_the_thresholds_of_names(world):
-    model, processor = load_detector(world / "model", device="cpu")
+    model, processor = load_model(world / "model", device="cpu")
     picture = Image.open(world / "data/train/0.png")
     everything = detect(model, processor, [picture], threshold=0.0)[0]
     middle = float(np.median(everything["scores"]))
@@ -117,7 +117,7 @@ def test_detect_obeys_the_thresholds_of_names(world):
 
 
 def test_explanations_are_of_the_score_before_calibration(world):
-    model, processor = load_detector(world / "model", device="cpu")
+    model, processor = load_model(world / "model", device="cpu")
     picture = [Image.open(world / "data/train/0.png")]
     before = detect(model, processor, picture, threshold=0.0, explain=1)[0]
     model.config.score_scale, model.config.score_bias = 2.0, 1.0
@@ -148,7 +148,7 @@ def test_the_command_makes_a_calibrated_copy_with_a_card(world, tmp_path, capsys
         assert torch.allclose(config.calibrated(raw(pixels).logits), loaded(pixels).logits, atol=1e-5)
     detector = pipeline("object-detection", str(tmp_path / "copy"), trust_remote_code=False)
     picture = Image.open(world / "data/train/1.png")
-    (ours,) = detect(*load_detector(tmp_path / "copy", device="cpu"), [picture])
+    (ours,) = detect(*load_model(tmp_path / "copy", device="cpu"), [picture])
     if config.name_thresholds is None:
         shown = detector(picture, threshold=config.score_threshold)
         assert [row["label"] for row in shown] == ours["names"]

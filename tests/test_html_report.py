@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from decodetr.utils.html_page import code, from_markdown, links, paragraph, picture, table, write_report
+from decodetr.utils.html_page import code, links, paragraph, picture, table, write_report
+from decodetr.utils.tables import markdown_tables
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 NASTY = """<script>alert("x")</script> & 'salt, pepper' | crème"""
@@ -80,13 +81,16 @@ def test_report_is_valid_escaped_and_self_contained(tmp_path):
     assert page.attributes["a"] == [{"href": "a%20b/%3Cc%3E%26%27.json"}] and page.texts["a"] == ["a b/<c>&'.json"]
 
 
-def test_markdown_of_tables_and_paragraphs():
-    text = "| name | AP50 |\n|---|---:|\n| a <b> | 1.5 |\n| last, short | |\n\nTwo lines\nof text & more.\n"
-    blocks = from_markdown(text)
-    assert len(blocks) == 2 and blocks[1] == "<p>Two lines of text &amp; more.</p>"
-    page = Page(blocks[0])
-    assert page.texts["th"] == ["name", "AP50"] and page.texts["td"] == ["a <b>", "1.5", "last, short"]
-    assert len(page.attributes["td"]) == 4 and blocks[0].count("<tr>") == 3
+def test_tables_as_html_and_as_markdown():
+    header, rows = ["name", "AP50"], [["a <b>", 1.5], ["last", ""]]
+    block = table(header, rows)
+    page = Page(block)
+    assert page.texts["th"] == ["name", "AP50"] and page.texts["td"] == ["a <b>", "1.5", "last"]
+    assert len(page.attributes["td"]) == 4 and block.count("<tr>") == 3
+    markdown = "| name | AP50 |\n| --- | ---: |\n| a <b> | 1.5 |\n| last |  |\n"
+    assert markdown_tables([("One", header, rows), ("Two", header, [])]) == (
+        f"One:\n\n{markdown}\nTwo:\n\n| name | AP50 |\n| --- | ---: |\n"
+    )
 
 
 def test_pictures_that_cannot_be_shown(tmp_path):

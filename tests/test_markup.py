@@ -8,16 +8,8 @@ import torch
 import yaml
 
 from decodetr import PrototypePool, Vocabulary
-from decodetr.utils.markup import (
-    code_block,
-    figure_text,
-    front_matter,
-    html_link,
-    html_text,
-    markdown_table,
-    markdown_text,
-    one_line,
-)
+from decodetr.utils.markup import code_block, figure_text, front_matter, html_link, html_text, markdown_text, one_line
+from decodetr.utils.tables import markdown_table
 
 NASTY = [
     "a|b",

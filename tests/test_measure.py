@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from decodetr import DeCoDetrImageProcessor, PrototypePool, Vocabulary
 from decodetr.processing import CocoAnnotations
 from decodetr.scenes import measure as module
-from decodetr.scenes.measure import markdown_table, measure, teacher_ceiling
+from decodetr.scenes.measure import measure, measured_table, teacher_ceiling
 from decodetr.scenes.world import NAMES, SceneSettings
 from decodetr.scenes.write import write_scenes
 
@@ -155,7 +155,7 @@ def test_table_and_command(world, model, tmp_path, monkeypatch, capsys):
     words = ["scenes", "measure", str(folder), "--model", str(tmp_path / "model"), "--clip", str(clip)]
     assert main([*words, "--output", str(tmp_path / "m.json")]) == 0
     report = json.loads((tmp_path / "m.json").read_text())
-    assert capsys.readouterr().out == markdown_table(report["measured"], report["ceiling"])
+    assert capsys.readouterr().out == measured_table(report["measured"], report["ceiling"])
     assert set(report["ceiling"]) == {
         "AP50", "AP50_novel", "AP50_base", "AP50_never_boxed", "recall_novel", "recall_base",
     }  # fmt: skip

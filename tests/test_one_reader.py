@@ -130,7 +130,8 @@ def test_other_files_that_are_deep(tmp_path, capsys):
 
 
 def test_captions_and_image_labels_that_are_none(tmp_path):
-    from decodetr.training.weak_labels import read_captions, read_image_labels
+    from decodetr.annotations.captions import read_captions
+    from decodetr.training.weak_labels import read_image_labels
 
     file = tmp_path / "captions.json"
     for rows, message in (

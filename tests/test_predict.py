@@ -10,7 +10,7 @@ from test_text_model import write_tiny_clip
 from tiny_models import tiny_model
 from transformers import CLIPImageProcessor
 
-from decodetr.inference.loading import load_detector
+from decodetr.inference.loading import load_model
 from decodetr.inference.picture_files import find_images, picture_paths
 from decodetr.utils import shipped
 from decodetr.utils.drawing import draw_detections
@@ -93,18 +93,18 @@ def test_drawing():
     assert draw_detections(large, [[-20, -20, 2000, 50]] * 3, ["a", "b", "a"], [0.1, 0.9, 0.5]).size == (1000, 700)
 
 
-def test_load_detector(tiny_detector_folder, tmp_path):
+def test_load_model(tiny_detector_folder, tmp_path):
     from decodetr import Vocabulary
 
-    model, _ = load_detector(tiny_detector_folder, device="cpu")
+    model, _ = load_model(tiny_detector_folder, device="cpu")
     assert model.vocabulary.names == NAMES and not model.training
-    model, _ = load_detector(tiny_detector_folder, names=["salt, pepper", "cat"], device="cpu")
+    model, _ = load_model(tiny_detector_folder, names=["salt, pepper", "cat"], device="cpu")
     assert model.vocabulary.names == ["salt, pepper", "cat"]
     with pytest.raises(ValueError, match=r"'cta' \(close: cat\).*--vocabulary"):
-        load_detector(tiny_detector_folder, names=["cta"], device="cpu")
+        load_model(tiny_detector_folder, names=["cta"], device="cpu")
     embeddings = model.vocabulary.embeddings
     Vocabulary(["yak", "gnu"], embeddings).save_pretrained(tmp_path / "vocabulary")
-    model, _ = load_detector(tiny_detector_folder, tmp_path / "vocabulary", ["gnu"], device="cpu")
+    model, _ = load_model(tiny_detector_folder, tmp_path / "vocabulary", ["gnu"], device="cpu")
     assert model.vocabulary.names == ["gnu"] and model.vocabulary.embeddings.equal(embeddings[1:])
 
 
@@ -145,7 +145,7 @@ def test_command_equals_pipeline(tiny_detector_folder, tmp_path):
 
     from decodetr.inference.detection import detect
 
-    model, image_processor = load_detector(tiny_detector_folder, device="cpu")
+    model, image_processor = load_model(tiny_detector_folder, device="cpu")
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8))
     ours = detect(model, image_processor, [image], threshold=0.0, top_k=100)[0]
@@ -183,8 +183,8 @@ def test_new_names_are_embedded_by_the_models_own_text_model(text_detector, capl
 
     folder, clip = text_detector
     names = ["crème brûlée", "dog", "salt, pepper", "cat"]
-    stored, _ = load_detector(folder, device="cpu")
-    model, _ = load_detector(folder, names=names, device="cpu")
+    stored, _ = load_model(folder, device="cpu")
+    model, _ = load_model(folder, names=names, device="cpu")
     expected = Vocabulary.from_text_model(names, clip, ["{}", "one {}"])
     assert model.vocabulary.names == names and model.vocabulary.info == stored.vocabulary.info
     assert np.allclose(model.vocabulary.embeddings, expected.embeddings, atol=1e-6)
@@ -193,7 +193,7 @@ def test_new_names_are_embedded_by_the_models_own_text_model(text_detector, capl
     assert "'crème brûlée', 'salt, pepper'" in caplog.text and "dog" not in caplog.text
 
     caplog.clear()
-    assert load_detector(folder, names=["dog"], device="cpu")[0].vocabulary.names == ["dog"] and not caplog.text
+    assert load_model(folder, names=["dog"], device="cpu")[0].vocabulary.names == ["dog"] and not caplog.text
 
 
 def test_new_names_fit_the_given_vocabulary(text_detector, tmp_path):
@@ -201,7 +201,7 @@ def test_new_names_fit_the_given_vocabulary(text_detector, tmp_path):
 
     folder, clip = text_detector
     Vocabulary.from_text_model(["gnu"], clip, "a drawn {}").save_pretrained(tmp_path)
-    model, _ = load_detector(folder, tmp_path, ["yak", "gnu"], device="cpu")
+    model, _ = load_model(folder, tmp_path, ["yak", "gnu"], device="cpu")
     expected = Vocabulary.from_text_model(["yak", "gnu"], clip, "a drawn {}")
     assert np.allclose(model.vocabulary.embeddings, expected.embeddings, atol=1e-6)
     assert model.vocabulary.info["templates"] == ["a drawn {}"]
@@ -219,19 +219,19 @@ def test_a_text_model_elsewhere(text_detector, tmp_path):
         (folder / "preprocessor_config.json").read_bytes()
     )
     with pytest.raises(ValueError, match="no-such-clip") as error:
-        load_detector(tmp_path / "detector", names=["cta"], device="cpu")
+        load_model(tmp_path / "detector", names=["cta"], device="cpu")
     for part in ("'cta' (close: cat)", "--text-model", "--vocabulary"):
         assert part in str(error.value)
-    model, _ = load_detector(tmp_path / "detector", names=["cta"], device="cpu", text_model=clip)
+    model, _ = load_model(tmp_path / "detector", names=["cta"], device="cpu", text_model=clip)
     assert model.vocabulary.names == ["cta"]
     other = write_tiny_clip(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match="other.* is not the vocabulary's 'nobody/no-such-clip'"):
-        load_detector(tmp_path / "detector", names=["cta"], device="cpu", text_model=other)
+        load_model(tmp_path / "detector", names=["cta"], device="cpu", text_model=other)
 
 
 def test_names_of_unknown_origin_are_not_mixed_with_new_ones(tiny_detector_folder, text_detector):
     with pytest.raises(ValueError, match="does not say which text model made it"):
-        load_detector(tiny_detector_folder, names=["cat", "yak"], device="cpu", text_model=text_detector[1])
+        load_model(tiny_detector_folder, names=["cat", "yak"], device="cpu", text_model=text_detector[1])
 
 
 # Shipped models
@@ -306,7 +306,7 @@ def test_an_image_processor_of_another_kind_is_refused(tiny_detector_folder, tmp
     shutil.copytree(tiny_detector_folder, folder)
     CLIPImageProcessor().save_pretrained(folder)
     with pytest.raises(ValueError, match="preprocessor_config.json is of CLIPImageProcessor.*, expected a DeCoDetrIm"):
-        load_detector(folder, device="cpu")
+        load_model(folder, device="cpu")
 
 
 @pytest.mark.parametrize(

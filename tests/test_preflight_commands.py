@@ -105,7 +105,9 @@ def test_a_server_of_captions_that_does_not_answer_is_told_before_the_proposals(
 
 def test_a_disk_without_room_for_the_pool_is_refused_before_the_proposals(places, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("decodetr.utils.preflight.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
-    monkeypatch.setattr("decodetr.cli.pool._models", lambda *_: {"clip": Model({}, lambda: SimpleNamespace(dim=8))})
+    monkeypatch.setattr(
+        "decodetr.pool_builder.pool_run.load_models", lambda *_: {"clip": Model({}, lambda: SimpleNamespace(dim=8))}
+    )
     words = [str({**places, "OUT": tmp_path / "out"}.get(word, word)) for word in BUILD]
     assert main(words) == 1
     error = capsys.readouterr().err

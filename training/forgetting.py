@@ -6,6 +6,7 @@ from pathlib import Path
 
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import write_json
+from decodetr.utils.tables import markdown_table
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +64,15 @@ class ForgettingReport:
     def table(self):
         """Markdown: a row for each group of names and metric that both measurements have."""
         before, after = self.content["before"], self.content["after"]
-        lines = ["| AP, % | before | after | change |", "|---|---:|---:|---:|"]
+        rows = []
         for group, words in GROUPS.items():
             for metric in METRICS:
                 key = f"{metric}_{group}"
                 if before.get(key) is not None and after.get(key) is not None:
                     change = after[key] - before[key]
-                    lines.append(f"| {metric}, {words} | {before[key]:.1f} | {after[key]:.1f} | {change:+.1f} |")
-        return "\n".join(lines)
+                    cells = (f"{before[key]:.1f}", f"{after[key]:.1f}", f"{change:+.1f}")
+                    rows.append([f"{metric}, {words}", *cells])
+        return markdown_table(["AP, %", "before", "after", "change"], rows).rstrip()
 
     def pairs(self):
         """{group in words: (AP50 before, AP50 after)} of the groups that have both, in percent."""

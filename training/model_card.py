@@ -9,8 +9,9 @@ from decodetr.evaluation.output_evaluator import rules_of
 from decodetr.evaluation.score_card import scores_section
 from decodetr.training.provenance import in_words
 from decodetr.utils.files import write_text
-from decodetr.utils.markup import code_block, front_matter, markdown_table, markdown_text
+from decodetr.utils.markup import code_block, front_matter, markdown_text
 from decodetr.utils.shipped import resolve
+from decodetr.utils.tables import markdown_table
 
 _HEADLINE = ("AP50_novel", "AP50_base", "AP50", "AP", "AP75", "class_agnostic_AP50")
 _PACKAGES = ("decodetr", "torch", "transformers", "accelerate")

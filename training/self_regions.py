@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
+from decodetr.inference.detection import forward
 from decodetr.modeling_decodetr.embedding_space import as_images
 from decodetr.pool_builder.proposals import annotated_boxes, select_proposals
 from decodetr.pool_builder.settings import PoolSettings
@@ -44,8 +45,7 @@ def self_regions(model, coco, image_processor, *, device="cpu", batch_size=8, nu
     limits = PoolSettings().of(*_LIMITS)
     rows = []
     for batch in tqdm(loader, desc="the model's own regions", unit="batch", disable=rank > 0):
-        inputs = {name: batch[name].to(device) for name in ("pixel_values", "pixel_mask") if name in batch}
-        outputs = model(**inputs, output_prototype_weights=True)
+        outputs = forward(model, batch, output_prototype_weights=True)
         for b, label in enumerate(batch["labels"]):
             rows.append(_regions_of_image(model, outputs, b, coco, entries[int(label["image_id"])], limits))
     model.train(training)

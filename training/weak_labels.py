@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from decodetr.annotations.captions import read_captions
 from decodetr.annotations.coco_checks import read_categories, read_document
-from decodetr.utils.documents import read_json, short
+from decodetr.utils.documents import short
 from decodetr.utils.files import replacing
 from decodetr.utils.hub import local_only
 
@@ -140,27 +141,6 @@ class CaptionTable:
             with replacing(kept) as partial:
                 save_file({"embeddings": embeddings}, partial, {"key": key})
         return cls(embeddings, rows)
-
-
-def read_captions(file):
-    """Captions of whole images, of JSON with `annotations` [{"image_id", "caption"}]: ({image_id: numbers of its
-    captions}, {caption: its number}).
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, or not of this form; names file and row.
-    """
-    document = read_json(file)
-    if not isinstance(document, dict) or not isinstance(document.get("annotations"), list):
-        raise ValueError(f"{file}: expected annotations with image_id and caption, as COCO has its captions")
-    rows, numbers = {}, {}
-    for number, row in enumerate(document["annotations"]):
-        caption = row.get("caption") if isinstance(row, dict) else None
-        if not isinstance(caption, str) or not caption.strip() or type(row.get("image_id")) is not int:
-            raise ValueError(f"{file}: annotations[{number}]: expected image_id and caption, got {short(row)}")
-        rows.setdefault(row["image_id"], []).append(numbers.setdefault(caption.strip(), len(numbers)))
-    if not rows:
-        raise ValueError(f"{file}: expected captions, got none")
-    return rows, numbers
 
 
 def _embed(texts, text_model, given):

@@ -1,10 +1,23 @@
-"""Ground floor: what two rooms or more need, and what imports nothing of ours but two files of the model room.
+"""Ground floor: what two rooms or more need, and what imports nothing of ours but files that travel to the Hub.
+Each file is named after a thing; what one room alone uses lies in that room.
 
-files.py       results are written whole or not at all; a run's lock on its folder; regular files only
-images.py      the one place that opens a picture
-limits.py      what files from outside may ask: pixels, paths; options and environment variables
-paths.py       paths that files from outside name, and what lies below a folder
-markup.py      names and paths as Markdown, HTML and text of figures
-model_room.py  the files that the model takes along to the Hub
-documents.py   the one reader of JSON, YAML and text that somebody else wrote
+arguments.py       options that take several values
+devices.py         the device of a --device option
+documents.py       the one reader of JSON, YAML and text that somebody else wrote
+drawing.py         boxes and names on pictures
+files.py           results are written whole or not at all; a run's lock on its folder; regular files only
+html_page.py       one HTML file that shows what a run made
+hub.py             who may ask the Hub
+images.py          the one place that opens a picture
+lazy.py            packages whose names are imported when they are used
+limits.py          what files from outside may ask: pixels, paths; options and environment variables
+markup.py          names and paths as Markdown, HTML and text of figures
+model_identity.py  what tells one model from another
+model_room.py      the files that the model takes along to the Hub
+name_list.py       names as a user writes them
+outputs.py         what a command writes is never what it reads
+paths.py           paths that files from outside name, and what lies below a folder
+preflight.py       checks before the work, told together
+shipped.py         models and tables by name, those that travel with the package too
+tables.py          tables as Markdown
 """

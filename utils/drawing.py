@@ -7,6 +7,10 @@ Sans, which comes with matplotlib and has accents, Greek and Cyrillic (for other
 import warnings
 from pathlib import Path
 
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from decodetr.processing.picture_modes import to_rgb
 from decodetr.utils.markup import one_line
 
 SMALL = 640  # pixels: images whose longer side is shorter are enlarged by a whole factor
@@ -30,11 +34,6 @@ def draw_detections(image, boxes, names, scores, font_path=None, numbered=False,
         PIL RGB image, a whole multiple of the size of `image`, or of at most LARGE pixels a side. Equal names have
         equal colours within a picture; the best detections are drawn last, on top.
     """
-    import numpy as np
-    from PIL import Image
-
-    from decodetr.processing.picture_modes import to_rgb
-
     sv = _supervision()
     canvas, factor = shrunk(to_rgb(image), LARGE)
     if (enlarged := SMALL // max(image.size)) > 1:
@@ -94,8 +93,6 @@ def draw_explanations(picture, names, scores, prototypes, font_path=None):
         relative to the heaviest prototype shown; captions are cut to fit. At most MOST_EXPLAINED detections; a line
         says how many more there are. Without detections the picture alone.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     if not names:
         return picture.copy()
     size = _font_size(picture)

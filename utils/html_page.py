@@ -53,24 +53,6 @@ def table(header, rows):
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
 
 
-def from_markdown(text):
-    """Blocks of Markdown that consists of paragraphs and tables, a blank line between any two; without markup in it.
-
-    Returns:
-        list[str], in the same order.
-    """
-    blocks = []
-    for part in text.strip().split("\n\n"):
-        lines = part.splitlines()
-        if not lines[0].startswith("|"):
-            blocks.append(paragraph(" ".join(lines)))
-            continue
-        cells = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
-        cells = [[*row, *[""] * (len(cells[0]) - len(row))] for row in cells]
-        blocks.append(table(cells[0], cells[2:]))  # 1 is the rule below the header
-    return blocks
-
-
 def picture(file, caption):
     """A block: a picture file, embedded as it is, with a caption that is its text for screen readers too.
 

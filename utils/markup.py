@@ -12,7 +12,6 @@ __all__ = [
     "front_matter",
     "html_link",
     "html_text",
-    "markdown_table",
     "markdown_text",
     "one_line",
     "visible",
@@ -20,7 +19,7 @@ __all__ = [
 
 _cards = load("card_text")
 code_block, front_matter = _cards.code_block, _cards.front_matter
-markdown_table, markdown_text = _cards.markdown_table, _cards.markdown_text
+markdown_text = _cards.markdown_text
 one_line, visible = _cards.one_line, _cards.visible
 
 

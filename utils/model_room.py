@@ -5,9 +5,11 @@ imports torch, and who only asks a command for its help need not wait for it.
 """
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 
+@cache
 def load(name):
     """The module of `modeling_decodetr/NAME.py`, a file that imports nothing of ours."""
     file = Path(__file__).resolve().parent.parent / "modeling_decodetr" / f"{name}.py"

@@ -1,4 +1,4 @@
-"""Names as users write them: with commas between them, or one a line of a file."""
+"""Names as a user writes them, on a command line or in a file."""
 
 import csv
 

@@ -4,10 +4,12 @@ Wherever a folder or Hub name is asked for, "scenes-decodetr" is one too, and ne
 """
 
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import regular_file
+from decodetr.utils.hub import local_only
 
 HUB_CARDS = Path(__file__).resolve().parent.parent / "hub_cards"
 DEFAULT_MODEL = "scenes-decodetr"
@@ -75,6 +77,26 @@ def cannot_load(what, name, error) -> FileNotFoundError:
         f"the {what} {name!r} cannot be loaded: {error}\nGive a folder, a Hub name, or a name shipped with decodetr "
         f"({', '.join(shipped) or 'none in this copy'})."
     )
+
+
+@contextmanager
+def loading(what, name, asked_by=None):
+    """Yield the folder or Hub name to load from; inside, only names that the user gave are asked of the Hub.
+
+    Args:
+        what (`str`), name (`str` or `Path`): see [`resolve`].
+        asked_by (`str`, *optional*): who names it, if not the user; see [`local_only`].
+
+    Raises:
+        FileNotFoundError: for an OSError inside. ValueError: the folder holds something else, or what would have to be
+            asked of the Hub.
+    """
+    folder = resolve(name, what)
+    try:
+        with local_only(folder, asked_by):
+            yield folder
+    except OSError as error:
+        raise cannot_load(what, name, error) from error
 
 
 def load_pool(name):

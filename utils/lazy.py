@@ -1,0 +1,33 @@
+"""Packages whose public names are imported when they are first used, so that importing the package costs nothing."""
+
+import importlib
+import sys
+
+
+def lazy_names(package, homes, plain=(), before=None):
+    """The `__getattr__` and `__dir__` of a package.
+
+    Args:
+        package (`str`): `__name__` of the package.
+        homes (`dict`): public name -> module that has it.
+        plain: public names that the package has itself, for messages and `dir`.
+        before (function, *optional*): called before a name is imported.
+
+    Returns:
+        (function, function).
+    """
+    public = sorted([*plain, *homes])
+
+    def find(name):
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}; its public names are {public}")
+        if before is not None:
+            before()
+        value = getattr(importlib.import_module(homes[name]), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def names():
+        return sorted({*vars(sys.modules[package]), *public})
+
+    return find, names

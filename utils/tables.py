@@ -1,0 +1,16 @@
+"""Tables as data, a header and rows of cells, written as Markdown; utils/html_page.py writes them as HTML."""
+
+from decodetr.utils.model_room import load
+
+__all__ = ["markdown_table", "markdown_tables"]
+
+markdown_table = load("card_text").markdown_table
+
+
+def markdown_tables(tables) -> str:
+    """Tables in Markdown, each under its title; cells are shown without escapes, as for a terminal.
+
+    Args:
+        tables: list of (title, header, rows).
+    """
+    return "\n".join(f"{title}:\n\n{markdown_table(header, rows, escape=False)}" for title, header, rows in tables)
