@@ -22,7 +22,7 @@ COMMANDS = {
         "find what is wrong with a data set, before hours are spent on it",
     ),
     "train": ("decodetr.cli.train", "train, or fine-tune a model, on boxes of one's own"),
-    "eval": ("decodetr.eval", "evaluate a model on annotated data"),
+    "eval": ("decodetr.cli.eval", "evaluate a model on annotated data"),
     "calibrate": ("decodetr.cli.calibrate", "make a model's scores say how often they are right"),
     "predict": ("decodetr.inference.detection", "detect objects in images"),
 }

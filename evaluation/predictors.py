@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert, box_iou
 
 from decodetr.evaluation.output_evaluator import results_of
+from decodetr.pool_builder.crops import crop_region
 from decodetr.processing.detection_dataset import detection_collate
 
 _SUPPRESSED = -25  # log objectness of what `nms_iou` takes out is -30
@@ -171,8 +172,6 @@ def teacher_probabilities(clip, picture, boxes, embeddings):
     Returns:
         torch.Tensor (n, K).
     """
-    from decodetr.pool_builder.crops import crop_region
-
     if not len(boxes):
         return torch.zeros(0, len(embeddings))
     crops = [crop_region(picture, box, clip.size) for box in boxes.tolist()]
