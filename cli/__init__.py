@@ -13,7 +13,7 @@ from decodetr.utils.limits import own_variables
 
 # name: module with add_arguments(parser) and run(args), what it does
 COMMANDS = {
-    "quickstart": ("decodetr.scenes.quickstart", "write scenes, train, evaluate and draw, in a few minutes on a CPU"),
+    "quickstart": ("decodetr.cli.quickstart", "write scenes, train, evaluate and draw, in a few minutes on a CPU"),
     "scenes": ("decodetr.cli.scenes", "write the embedded world of scenes as COCO-format folders"),
     "vocabulary": ("decodetr.cli.vocabulary", "embed names with the text encoder of a CLIP-like model"),
     "pool": ("decodetr.cli.pool", "build the prototype pool from proposals, captions and CLIP"),
