@@ -31,7 +31,7 @@ def evaluate_model(
     Args:
         model: DeCoDetrForObjectDetection; the modes (train or eval) of its modules are restored.
         image_processor: its image processor.
-        coco: `processing.coco.CocoAnnotations`.
+        coco: `annotations.coco.CocoAnnotations`.
         names: the model's vocabulary in the order of its labels.
         device: where to run; by default where the model is. The model is moved there.
         progress: a progress bar on stderr.
