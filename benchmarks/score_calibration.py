@@ -113,10 +113,9 @@ def run(args):
 
     from decodetr import DeCoDetrConfig
     from decodetr.annotations.names_split import read_split
-    from decodetr.evaluation.calibrate import fit_scores
+    from decodetr.evaluation.calibrate import fit_scores, set_calibration
     from decodetr.inference.loading import load_model
     from decodetr.processing import CocoAnnotations
-    from decodetr.training.calibration import set_calibration
 
     base, novel = read_split(f"{args.data}/names.json")
     model, processor = load_model(args.model)

@@ -13,13 +13,13 @@ from decodetr.utils.arguments import extend_lists
 
 # name: module with add_arguments(parser) and run(args), what it does
 COMMANDS = {
-    "quickstart": ("decodetr.scenes.quickstart", "write scenes, train, evaluate and draw, in a few minutes on a CPU"),
+    "quickstart": ("decodetr.cli.quickstart", "write scenes, train, evaluate and draw, in a few minutes on a CPU"),
     "scenes": ("decodetr.cli.scenes", "write the embedded world of scenes as COCO-format folders"),
     "vocabulary": ("decodetr.cli.vocabulary", "embed names with the text encoder of a CLIP-like model"),
     "pool": ("decodetr.cli.pool", "build the prototype pool from proposals, captions and CLIP"),
     "validate": ("decodetr.cli.validate", "find what is wrong with a data set, before hours are spent on it"),
     "train": ("decodetr.cli.train", "train, or fine-tune a model, on boxes of one's own"),
-    "eval": ("decodetr.eval", "evaluate a model on annotated data"),
+    "eval": ("decodetr.cli.eval", "evaluate a model on annotated data"),
     "calibrate": ("decodetr.cli.calibrate", "make a model's scores say how often they are right"),
     "predict": ("decodetr.cli.predict", "detect objects in images"),
 }

@@ -1,16 +1,22 @@
-"""`decodetr scenes`: write the embedded world (scenes/write.py), train its teachers (scenes/teachers.py), give a CLIP
-the cosines of a real one (scenes/clip_geometry.py), measure a model on it (scenes/measure.py), compare variants of the
-pool (scenes/pool_ablation.py), make the shipped models again (scenes/shipped_models.py)."""
+"""`decodetr scenes`: write the embedded world, train its teachers, give a CLIP the cosines of a real one, measure a
+model on it, compare variants of the pool, make the shipped models again."""
 
 import argparse
 import os
 import sys
 import time
 from dataclasses import fields
+from functools import partial
+from pathlib import Path
 
-from decodetr.scenes import pool_ablation as compare
+from decodetr.cli import main
+from decodetr.scenes.options import SPLITS, VARIANTS, ComparisonOptions
+from decodetr.scenes.recipes import SEMANTIC_STEPS
 from decodetr.scenes.world import SceneSettings
-from decodetr.utils.files import claim
+from decodetr.utils.files import claim, output_folder, write_json
+from decodetr.utils.outputs import apart
+from decodetr.utils.preflight import run_checks
+from decodetr.utils.shipped import expect, expect_file, resolve
 
 _HELP = {
     "train": "training images (base names annotated)",
@@ -37,6 +43,8 @@ _COSINES = {
         "mean cosine of two crops; if not given, what no name tells is one gap, about 0.97",
     ),
 }
+
+_MORE_VARIANTS = ("free", "both", "wide")  # only where they are asked for
 
 
 def add_arguments(parser):
@@ -115,7 +123,24 @@ def add_arguments(parser):
         "detector that are computed once, and measure all. The same command goes on with what was interrupted.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    compare.add_arguments(compared)
+    _add_comparison(compared)
+
+
+def _add_comparison(parser):
+    add = parser.add_argument
+    add("folder", metavar="DIR", help="folder of `decodetr scenes write`")
+    add("--model", default="scenes-decodetr", help="DeCo-DETR with a trained localization stream")
+    add("--built", required=True, help="output of `decodetr pool build`")
+    add("--vocabulary", default="scenes-vocabulary", help="folder of all names")
+    add("--clip", default="scenes-clip", help="the teacher")
+    usual = [name for name in VARIANTS if name not in _MORE_VARIANTS]
+    add("--variants", nargs="+", choices=VARIANTS, default=usual, help="only these")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the semantic stream")
+    add("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="test is the shifted split")
+    add("--steps", type=int, default=SEMANTIC_STEPS, metavar="N", help="of the semantic stream")
+    add("--base-names", type=int, metavar="N", help="so many of the base names keep their boxes; the others are novel")
+    add("--trained", metavar="MODEL", help="a trained model that counts as seed 0 of captions")
+    add("--output", required=True, help="folder for runs.json and table.md")
 
 
 def _add_workers(parser):
@@ -125,28 +150,20 @@ def _add_workers(parser):
     )
 
 
-def run(args):
+def run(args) -> int:
     """Run `decodetr scenes ...`; returns the exit status."""
-    if args.scenes_command == "measure":
-        from decodetr.scenes.measure import run as run_measure
+    commands = {
+        "write": _write,
+        "teachers": _teachers,
+        "reshape": _reshape,
+        "models": _models,
+        "measure": _measure,
+        "compare": _compare,
+    }
+    return commands[args.scenes_command](args)
 
-        return run_measure(args)
-    if args.scenes_command == "compare":
-        return compare.run(args)
-    if args.scenes_command == "models":
-        from decodetr.scenes.shipped_models import make_models
 
-        return make_models(args.folder)
-    if args.scenes_command == "teachers":
-        from decodetr.scenes.teachers import write_teachers
-
-        settings = {name: getattr(args, name) for name in (*_TEACHERS, "geometry")}
-        with claim(args.folder, "decodetr scenes teachers"):
-            folder = write_teachers(args.folder, workers=args.workers, **settings)
-        sys.stdout.write(f"{folder / 'scenes-clip'} and {folder / 'scenes-llava'}: see their README.md\n")
-        return 0
-    if args.scenes_command == "reshape":
-        return _reshape(args)
+def _write(args):
     from decodetr.scenes.write import write_scenes
 
     settings = SceneSettings(**{field.name: getattr(args, field.name) for field in fields(SceneSettings)})
@@ -160,12 +177,18 @@ def run(args):
     return 0
 
 
+def _teachers(args):
+    from decodetr.scenes.teachers import write_teachers
+
+    settings = {name: getattr(args, name) for name in (*_TEACHERS, "geometry")}
+    with claim(args.folder, "decodetr scenes teachers"):
+        folder = write_teachers(args.folder, workers=args.workers, **settings)
+    sys.stdout.write(f"{folder / 'scenes-clip'} and {folder / 'scenes-llava'}: see their README.md\n")
+    return 0
+
+
 def _reshape(args):
     from decodetr.scenes.teachers import check_small_clip, reshape_clip, validation_crops
-    from decodetr.utils.files import output_folder
-    from decodetr.utils.outputs import apart
-    from decodetr.utils.preflight import run_checks
-    from decodetr.utils.shipped import resolve
 
     run_checks(
         lambda: check_small_clip(resolve(args.clip, "CLIP")),
@@ -177,3 +200,62 @@ def _reshape(args):
         reshape_clip(resolve(args.clip, "CLIP"), args.output, *validation_crops(args.workers), **cosines)
     sys.stdout.write(f"{args.output}: see its README.md\n")
     return 0
+
+
+def _models(args):
+    from decodetr.scenes.shipped_models import make_models
+
+    return make_models(args.folder, main)
+
+
+def _measure(args):
+    from decodetr.annotations.names_split import read_split
+
+    data = Path(args.folder)
+    run_checks(
+        lambda: read_split(data / "names.json"),
+        lambda: expect_file("", data / "annotations" / f"{args.split}.json"),
+        lambda: apart("--output", args.output, {"DIR": [data / "names.json", *data.glob("annotations/*")]}),
+        lambda: args.output and output_folder(Path(args.output).parent, "--output"),
+        lambda: expect("model", args.model, "config.json"),
+        lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
+        lambda: expect("CLIP", args.clip, "config.json"),
+    )
+    from decodetr.scenes.measure import measure_model, measured_table
+
+    result = measure_model(args.folder, args.model, args.vocabulary, args.clip, args.split)
+    sys.stdout.write(measured_table(**result))
+    if args.output:
+        write_json(args.output, result)
+    return 0
+
+
+def _compare(args):
+    from decodetr.scenes.pool_ablation import compare_pools, names_of
+
+    options = ComparisonOptions(**{field.name: getattr(args, field.name) for field in fields(ComparisonOptions)})
+
+    def numbers():
+        if args.steps < 1 or min(args.seeds) < 0:
+            raise ValueError(f"--steps must be at least 1 and --seeds at least 0, got {args.steps} and {args.seeds}")
+
+    data, built = Path(args.folder), Path(args.built).absolute()  # no names of the Hub
+    run_checks(
+        numbers,
+        lambda: output_folder(args.output, "--output"),
+        lambda: names_of(args.folder, args.base_names),
+        *(partial(expect_file, "", data / "annotations" / f"{split}.json") for split in ("train", *args.splits)),
+        lambda: expect("pool", built / "pool", "pool.json"),
+        lambda: expect("regions data set", built / "regions", "*.parquet"),
+        lambda: expect("model", args.model, "config.json"),
+        lambda: expect("model", args.trained, "config.json"),
+        lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
+        lambda: expect("CLIP", args.clip, "config.json"),
+    )
+    _say(compare_pools(options, _say))
+    return 0
+
+
+def _say(text):
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -2,6 +2,8 @@
 
 protocols.py, protocols/    what is measured, as data
 prepare.py                  the annotation files of a protocol, from the official ones
+options.py                  what `evaluate` of eval.py is told
+loop.py                     a predictor over annotated images, into an evaluator
 coco_matching.py            COCO's matching by an engine, name by name
 detection_evaluator.py      DetectionEvaluator: streaming AP
 detection_metric.py         DetectionMetric: the same as an `evaluate.Metric`
@@ -9,7 +11,7 @@ output_evaluator.py         OutputEvaluator: names and localization of a DeCo-DE
 predictors.py, peers.py, loading.py   what is evaluated: our model, oracles, other people's detectors
 detections.py               detections on disk
 matches.py, analysis.py     which detection found what, and what lies behind an AP
-calibrate.py, calibrate_command.py, score_card.py   scores that say how often they are right
+calibrate.py, model_calibration.py, score_card.py   scores that say how often they are right
 report.py, figures.py       the report
 compare.py                  two runs
 
@@ -21,6 +23,8 @@ from decodetr.utils.lazy import lazy_names
 ENGINES = ("faster-coco-eval", "pycocotools")
 ORACLES = ("boxes", "names", "teacher")
 PROTOCOLS = ("custom", "coco", "ov-coco", "ov-lvis")
+CALIBRATION_IMAGES = 500  # that calibrate a model; more make the two numbers no better
+PREPARED = ("ov-coco", "ov-lvis")  # protocols that `decodetr eval prepare` writes
 
 _PUBLIC_NAMES = {
     "DetectionEvaluator": "decodetr.evaluation.detection_evaluator",
@@ -29,6 +33,6 @@ _PUBLIC_NAMES = {
     "Protocol": "decodetr.evaluation.protocols",
 }
 
-__all__ = ["ENGINES", "ORACLES", "PROTOCOLS", *_PUBLIC_NAMES]
+__all__ = ["CALIBRATION_IMAGES", "ENGINES", "ORACLES", "PREPARED", "PROTOCOLS", *_PUBLIC_NAMES]
 
 __getattr__, __dir__ = lazy_names(__name__, _PUBLIC_NAMES, ["ENGINES", "ORACLES", "PROTOCOLS"])

@@ -11,6 +11,7 @@ names of the vocabulary competing. Fitted are
   choose them.
 """
 
+import contextlib
 import math
 
 import numpy as np
@@ -18,7 +19,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from decodetr.evaluation.analysis import SHOWN, Analysis, calibration_bins, calibration_error
-from decodetr.modeling_decodetr.configuration_decodetr import DEFAULT_THRESHOLD
+from decodetr.modeling_decodetr.configuration_decodetr import DEFAULT_THRESHOLD, UNCALIBRATED
 
 LEAST_OBJECTS = 50  # fewer say little of two numbers and a threshold
 LEAST_OF_A_NAME = 40  # about 20 in each half of the images
@@ -198,3 +199,23 @@ def before_and_after(analysis, config):
         return report
     raw = expit(config.uncalibrated(logit(scores)))
     return {"before": of_group(analysis, raw, [DEFAULT_THRESHOLD] * len(names))} | report
+
+
+@contextlib.contextmanager
+def uncalibrated(config):
+    """Inside, a DeCoDetrConfig gives the scores that calibration starts from."""
+    before = {name: getattr(config, name) for name in UNCALIBRATED}
+    try:
+        for name, value in UNCALIBRATED.items():
+            setattr(config, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(config, name, value)
+
+
+def set_calibration(config, fields, source):
+    """Put what [`fit_scores`] found into a DeCoDetrConfig. `source`: what the images were, for the record."""
+    for name, value in fields.items():
+        setattr(config, name, value)
+    config.calibration_info = {**fields["calibration_info"], **source}

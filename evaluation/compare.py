@@ -1,31 +1,42 @@
-"""`decodetr eval compare`: is one run better than another, or were the images kind to it?
+"""Compare two runs: is one better than the other, or were the images kind to it?
 
 Both runs are scored on the same resampled images (paired bootstrap), a thousand times; the interval of the difference
 says what another draw of images could have shown. It says nothing about other seeds of a training.
 """
 
-import sys
-from functools import partial
 from pathlib import Path
 
+import numpy as np
+from tqdm.auto import tqdm
+
+from decodetr.annotations.sources import load_annotations
+from decodetr.evaluation.coco_matching import mean_percent
+from decodetr.evaluation.detection_evaluator import DetectionEvaluator
+from decodetr.evaluation.detections import feed_detections, load_detections
+from decodetr.evaluation.figures import draw_differences
+from decodetr.evaluation.matches import match_detections, precision_at_recalls, rows_of
 from decodetr.utils.documents import read_json
-from decodetr.utils.files import claim, committed, finite, output_folder, reading, write_json
-from decodetr.utils.markup import one_line
-from decodetr.utils.preflight import run_checks
+from decodetr.utils.files import committed, reading, write_json
 from decodetr.utils.shipped import expect_file
-from decodetr.utils.tables import markdown_table
 
 _PARTS = {"protocol", "per_name", "max_detections", "source", "images"}
 _KEYS = ("annotations_digest", "protocol", "images", "annotations", "max_detections", "federated")
 
 
-def compare(first, second, resamples=1000, seed=0, progress=True, annotations=None):
+def compare(
+    first: str | Path,
+    second: str | Path,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+    annotations: str | None = None,
+) -> dict:
     """
     Paired bootstrap over images.
 
     Args:
         first, second: folders that `decodetr eval --output` wrote, of the same images and names.
-        resamples (int), seed (int).
+        resamples, seed: of the bootstrap.
         annotations: the annotation file, if it lies elsewhere than when the runs were made.
 
     Returns:
@@ -36,9 +47,6 @@ def compare(first, second, resamples=1000, seed=0, progress=True, annotations=No
     Raises:
         FileNotFoundError: no such run. ValueError: the runs measured different things.
     """
-    import numpy as np
-    from tqdm.auto import tqdm
-
     reports = []
     for folder in (first, second):
         with reading(folder):
@@ -77,13 +85,6 @@ class _Run:
     """The detections of a run, matched once, scored under any weights of the images."""
 
     def __init__(self, folder, report, annotations):
-        import numpy as np
-
-        from decodetr.annotations.sources import load_annotations
-        from decodetr.evaluation.detection_evaluator import DetectionEvaluator
-        from decodetr.evaluation.detections import feed_detections, load_detections
-        from decodetr.evaluation.matches import match_detections, rows_of
-
         facts, per_name = report["protocol"], report["per_name"]
         try:
             source = annotations or report["source"]["file"]
@@ -135,11 +136,6 @@ class _Run:
 
     def metrics(self, weights):
         """{"AP", "AP50", "AP_<group>", ...} in percent with each image counted so many times."""
-        import numpy as np
-
-        from decodetr.evaluation.coco_matching import mean_percent
-        from decodetr.evaluation.matches import precision_at_recalls
-
         ap = np.full((len(self.names), 10), np.nan)
         for name, (images, right, wrong) in enumerate(self._rows):
             objects = weights[self._objects[name]].sum()
@@ -165,63 +161,14 @@ def _read_report(folder):
     return report
 
 
-def add_arguments(parser):
-    """Arguments of `decodetr eval compare`."""
-    parser.add_argument("first", metavar="DIR", help="what `decodetr eval --output` wrote")
-    parser.add_argument("second", metavar="DIR", help="the same of another model")
-    parser.add_argument("--annotations", metavar="FILE", help="the annotation file, if it was moved")
-    parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", metavar="DIR", help="write comparison.json and comparison.png here")
-
-
-def run(args):
-    """Run `decodetr eval compare`; returns the exit status."""
-
-    def numbers():
-        if args.resamples < 1 or args.seed < 0:
-            raise ValueError(
-                f"--resamples must be at least 1 and --seed at least 0, got {args.resamples} and {args.seed}"
-            )
-
-    run_checks(
-        numbers,
-        lambda: args.output and output_folder(args.output, "--output"),
-        lambda: expect_file("--annotations", args.annotations),
-        *(partial(_expect_run, folder) for folder in (args.first, args.second)),
-    )
-    with claim(args.output, "decodetr eval compare"):
-        return _compare(args)
-
-
-def _expect_run(folder):
+def expect_run(folder: str):
+    """Raise where a folder holds no run that [`compare`] can read."""
     _read_report(folder)
     expect_file("", Path(folder) / "detections.parquet")
 
 
-def _compare(args):
-    from decodetr.evaluation.report import number
-
-    result = finite(compare(args.first, args.second, args.resamples, args.seed, annotations=args.annotations))
-    rows = [
-        [
-            key,
-            *(number(row[name]) for name in ("first", "second", "difference")),
-            f"{number(row['low'])} to {number(row['high'])}",
-            "-" if row["better"] is None else f"{100 * row['better']:.0f} %",
-        ]
-        for key, row in result.items()
-    ]
-    header = ["metric", "first", "second", "difference", "95 % interval", "second better"]
-    sys.stdout.write(
-        f"{one_line(args.first)} (first) and {one_line(args.second)} (second), {args.resamples} resamples of the "
-        "images\n\n"
-    )
-    sys.stdout.write(markdown_table(header, rows))
-    if args.output:
-        from decodetr.evaluation.figures import draw_differences
-
-        with committed(args.output) as staging:
-            write_json(staging / "comparison.json", result)
-            draw_differences(result, staging / "comparison.png")
-    return 0
+def write_comparison(result: dict, output: str | Path):
+    """Write what [`compare`] found as comparison.json and comparison.png into a folder."""
+    with committed(output) as staging:
+        write_json(staging / "comparison.json", result)
+        draw_differences(result, staging / "comparison.png")

@@ -35,7 +35,7 @@ class DetectionEvaluator:
     """Streaming AP over names: `update` batch by batch, `compute` at the end, `reset` to start again.
 
     Args:
-        coco: `processing.coco.CocoAnnotations`, or anything with its `names`, `images` and `annotations_by_image`.
+        coco: `annotations.coco.CocoAnnotations`, or anything with its `names`, `images` and `annotations_by_image`.
         names: the vocabulary; a predicted label is an index into it. Names that the file lacks are ignored in all
             means (but their predictions take part in the choice of the `max_detections` best).
         novel_names: adds groups "novel" and "base". Novel names absent from the file are ignored.

@@ -11,7 +11,10 @@ import logging
 from pathlib import Path, PurePath
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from decodetr.annotations.box_style import doubts
 from decodetr.utils.boxes import corners_of
 from decodetr.utils.documents import decoded, parse_json, read_json, short
 from decodetr.utils.files import reading, regular_file, replacing
@@ -25,9 +28,6 @@ _COLUMNS = ("x0", "y0", "x1", "y1")
 def save_detections(file, evaluator, facts=None):
     """Write what a [`DetectionEvaluator`] has kept: image_id, name, score, x0, y0, x1, y1 in pixels, one row each.
     `facts`: what a report says of the model, {text: text}."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     state = sorted(evaluator.state(), key=lambda row: row[0])
     counts = [len(scores) for _, scores, *_ in state]
     boxes = np.concatenate([rows[3] for rows in state]) if state else np.zeros((0, 4), np.float32)
@@ -46,8 +46,6 @@ def save_detections(file, evaluator, facts=None):
 
 def load_facts(file):
     """What [`save_detections`] was told of the model; empty for other files."""
-    import pyarrow.parquet as pq
-
     if Path(file).suffix == ".json":
         document = read_json(file)
         if not isinstance(document, dict):
@@ -103,9 +101,6 @@ def feed_detections(evaluator, coco, found):
 
 
 def _read_parquet(file, coco):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         table = pq.read_table(file)
     except pa.ArrowException as error:
@@ -138,8 +133,6 @@ def _read_parquet(file, coco):
 
 
 def _is_text(kind):
-    import pyarrow as pa
-
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
@@ -211,8 +204,6 @@ def _of_image(file, entry, candidates):
 
 
 def _read_results(file, rows, coco):
-    from decodetr.annotations.box_style import doubts
-
     label_of = {number: label for label, number in enumerate(coco.category_ids)}
     images, columns = [], []
     for place, row in enumerate(rows):

@@ -1,5 +1,11 @@
 """Pictures of a report: precision over recall, calibration, kinds of errors, and the worst images."""
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from decodetr.annotations.coco import read_annotated
+from decodetr.utils.drawing import draw_detections
 from decodetr.utils.files import replacing
 from decodetr.utils.markup import figure_text
 
@@ -65,11 +71,6 @@ def comparison(entry, annotated, detected):
     Raises:
         OSError, ValueError: the image cannot be read.
     """
-    from PIL import Image
-
-    from decodetr.annotations.coco import read_annotated
-    from decodetr.utils.drawing import draw_detections
-
     image = read_annotated(entry)
     image.thumbnail((640, 640))
     scale = image.width / entry["width"]
@@ -105,9 +106,6 @@ def _save(figure, file):
 
 
 def _figure(width, height):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure, figure.subplots()

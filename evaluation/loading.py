@@ -1,9 +1,27 @@
-"""What `decodetr eval` evaluates, from the words of a command: a predictor, its names, and what reports say of it."""
+"""Load what is evaluated: a predictor by folder or name, its names, and what reports say of it."""
 
 import hashlib
 
-from decodetr.training.provenance import in_words
+import torch
+from transformers import (
+    MODEL_FOR_OBJECT_DETECTION_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForObjectDetection,
+    AutoModelForZeroShotObjectDetection,
+    AutoProcessor,
+)
+
+from decodetr.evaluation.detections import load_detections, load_facts
+from decodetr.evaluation.peers import ClosedSetPeer, some
+from decodetr.evaluation.predictors import BoxOracle, DeCoDetrPredictor, NameOracle, TeacherOracle
+from decodetr.evaluation.zero_shot_peers import ZERO_SHOT
+from decodetr.inference.loading import load_model
+from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
+from decodetr.pool_builder.embedder import ClipEmbedder
+from decodetr.utils.devices import pick_device
 from decodetr.utils.hub import local_only
+from decodetr.utils.markup import in_words
 from decodetr.utils.model_identity import model_identity
 from decodetr.utils.shipped import cannot_load, load_vocabulary, resolve
 
@@ -33,10 +51,6 @@ def load_predictor(
     Returns:
         (predictor, its names, `Vocabulary` or None, facts for the report).
     """
-    from transformers import AutoConfig
-
-    import decodetr.modeling_decodetr  # noqa: F401 (makes the model type known)
-
     folder = resolve(source, "model")
     try:
         with local_only(folder):
@@ -48,13 +62,8 @@ def load_predictor(
     if config.model_type != "decodetr":
         if oracle or vocabulary:
             raise ValueError(f"--oracle and --vocabulary need a DeCo-DETR, {source} is a {config.model_type}")
-        from decodetr.evaluation.peers import load_peer
-
         peer = load_peer(folder, names, device, max_detections, allow_missing_names)
         return peer, names, None, facts | _where(peer) | peer.describe()
-    from decodetr.evaluation.predictors import BoxOracle, DeCoDetrPredictor, NameOracle
-    from decodetr.inference.loading import load_model
-
     model, image_processor = load_model(source, vocabulary=vocabulary, device=device)
     names, pool = model.vocabulary, model.prototype_pool
     facts |= _where(model) | {
@@ -89,17 +98,52 @@ def teacher_alone(vocabulary, coco, device, max_detections, *, clip=None):
 
 def saved_detections(file, coco):
     """The same of detections on disk: ({image_id: detections}, names, None, facts)."""
-    from decodetr.evaluation.detections import load_detections, load_facts
-
     names, found = load_detections(file, coco)
     return found, names, None, {"model": str(file), **load_facts(file), "detections": str(file)}
 
 
-def _teacher(vocabulary, coco, clip, device, max_detections):
-    from decodetr.evaluation.predictors import TeacherOracle
-    from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
-    from decodetr.pool_builder.embedder import ClipEmbedder
+def load_peer(source, names, device="cpu", max_detections=100, allow_missing_names=False):
+    """The detector of a folder or of the Hub as a [`Peer`] that looks for names, in float32.
 
+    Only safetensors are loaded, and no code of the Hub is run.
+
+    Args:
+        names (list[str]): the vocabulary. A zero-shot detector is asked for them in its own kind of prompt.
+        device: "auto" takes an accelerator if there is one.
+        max_detections: per image, over all names.
+        allow_missing_names: a closed-set detector may lack some names, which then are never detected.
+
+    Raises:
+        FileNotFoundError: it cannot be loaded.
+        ValueError: not a detector of a supported kind; names that it lacks or cannot read, repeated ones, or none.
+    """
+    if not names or len(set(names)) < len(names) or max_detections < 1:
+        raise ValueError(
+            "expected different names, at least one, and max_detections of at least 1; got "
+            f"{some(names) or 'no names'} and {max_detections}"
+        )
+    local = {"trust_remote_code": False}
+    try:
+        with local_only(source):
+            config = AutoConfig.from_pretrained(source, **local)
+            peer = ZERO_SHOT.get(config.model_type)
+            if peer is None and type(config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING:
+                raise ValueError(
+                    f"{source} holds a {config.model_type!r} model; expected one of AutoModelForObjectDetection, or a "
+                    f"zero-shot detector of type {', '.join(ZERO_SHOT)}"
+                )
+            auto = AutoModelForZeroShotObjectDetection if peer else AutoModelForObjectDetection
+            model = auto.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **local)
+            processor = (AutoProcessor if peer else AutoImageProcessor).from_pretrained(source, **local)
+    except OSError as error:
+        raise cannot_load("detector", source, error) from error
+    model = model.to(pick_device(device)).eval()
+    if peer:
+        return peer(model, processor, names, max_detections)
+    return ClosedSetPeer(model, processor, names, max_detections, allow_missing_names)
+
+
+def _teacher(vocabulary, coco, clip, device, max_detections):
     source = clip or vocabulary.info.get("encoder")
     if not source:
         raise ValueError("--oracle teacher: the vocabulary does not say which CLIP made it; give --clip NAME")

@@ -1,6 +1,13 @@
 """The evaluation loop: a predictor over annotated images, into an evaluator."""
 
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from decodetr.annotations.coco import read_annotated
 from decodetr.evaluation import ENGINES
+from decodetr.evaluation.output_evaluator import OutputEvaluator, rules_of
+from decodetr.evaluation.predictors import DeCoDetrPredictor
+from decodetr.utils.images import in_batches
 
 
 def evaluate_model(
@@ -24,7 +31,7 @@ def evaluate_model(
     Args:
         model: DeCoDetrForObjectDetection; the modes (train or eval) of its modules are restored.
         image_processor: its image processor.
-        coco: `processing.coco.CocoAnnotations`.
+        coco: `annotations.coco.CocoAnnotations`.
         names: the model's vocabulary in the order of its labels.
         device: where to run; by default where the model is. The model is moved there.
         progress: a progress bar on stderr.
@@ -35,9 +42,6 @@ def evaluate_model(
     Returns:
         The metrics of `OutputEvaluator.compute(per_name=True)`, in percent, NaN where there is no ground truth.
     """
-    from decodetr.evaluation.output_evaluator import OutputEvaluator, rules_of
-    from decodetr.evaluation.predictors import DeCoDetrPredictor
-
     rules = rules_of(coco, max_detections)
     options = {**rules, "base_names": base_names, "engine": engine}
     evaluator = OutputEvaluator(coco, names, novel_names, allow_missing_names=allow_missing_names, **options)
@@ -56,11 +60,6 @@ def evaluate_model(
 def run_predictor(predictor, coco, evaluator, batch_size=8, num_workers=0, progress=True, rank=0, processes=1):
     """Feed an `OutputEvaluator` with what a predictor finds in the images of `coco` whose turn it is: every
     `processes`-th from the `rank`-th on, so that no image goes to two processes."""
-    from torch.utils.data import DataLoader
-    from tqdm.auto import tqdm
-
-    from decodetr.utils.images import in_batches
-
     entries = coco.images[rank::processes]
     # Large pictures alone: some predictors hold them as they are.
     rows = range(len(entries))
@@ -84,6 +83,4 @@ class _Pictures:
         return len(self.entries)
 
     def __getitem__(self, index):
-        from decodetr.annotations.coco import read_annotated
-
         return self.prepare(read_annotated(self.entries[index], self.file))

@@ -1,7 +1,9 @@
-"""Other detectors of transformers through our protocol: those of AutoModelForObjectDetection, and zero-shot ones.
+"""Other detectors of transformers through our protocol: what all of them share, and those of
+AutoModelForObjectDetection.
 
-Reading order: what every `Peer` does, closed-set detectors and the names of their classes, `load_peer`. Zero-shot ones
-are in zero_shot_peers.py. Models, processors and boxes are the library's, and its post-processing where it can serve.
+Reading order: what every `Peer` does, closed-set detectors and the names of their classes. Zero-shot ones are in
+zero_shot_peers.py, and loading.py loads both. Models, processors and boxes are the library's, and its post-processing
+where it can serve.
 """
 
 import inspect
@@ -10,18 +12,6 @@ from collections import defaultdict
 from functools import partial
 
 import torch
-from transformers import (
-    MODEL_FOR_OBJECT_DETECTION_MAPPING,
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForObjectDetection,
-    AutoModelForZeroShotObjectDetection,
-    AutoProcessor,
-)
-
-from decodetr.utils.devices import pick_device
-from decodetr.utils.hub import local_only
-from decodetr.utils.shipped import cannot_load
 
 # RT-DETR, D-FINE and others came to the Hub with four of COCO's classes under their names of Pascal VOC.
 _VOC_NAMES = {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"}
@@ -164,46 +154,3 @@ def _folded(text):
 def some(names):
     """The first ten, for messages."""
     return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-
-
-def load_peer(source, names, device="cpu", max_detections=100, allow_missing_names=False):
-    """The detector of a folder or of the Hub as a [`Peer`] that looks for names, in float32.
-
-    Only safetensors are loaded, and no code of the Hub is run.
-
-    Args:
-        names (list[str]): the vocabulary. A zero-shot detector is asked for them in its own kind of prompt.
-        device: "auto" takes an accelerator if there is one.
-        max_detections: per image, over all names.
-        allow_missing_names: a closed-set detector may lack some names, which then are never detected.
-
-    Raises:
-        FileNotFoundError: it cannot be loaded.
-        ValueError: not a detector of a supported kind; names that it lacks or cannot read, repeated ones, or none.
-    """
-    if not names or len(set(names)) < len(names) or max_detections < 1:
-        raise ValueError(
-            "expected different names, at least one, and max_detections of at least 1; got "
-            f"{some(names) or 'no names'} and {max_detections}"
-        )
-    from decodetr.evaluation.zero_shot_peers import ZERO_SHOT
-
-    local = {"trust_remote_code": False}
-    try:
-        with local_only(source):
-            config = AutoConfig.from_pretrained(source, **local)
-            peer = ZERO_SHOT.get(config.model_type)
-            if peer is None and type(config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING:
-                raise ValueError(
-                    f"{source} holds a {config.model_type!r} model; expected one of AutoModelForObjectDetection, or a "
-                    f"zero-shot detector of type {', '.join(ZERO_SHOT)}"
-                )
-            auto = AutoModelForZeroShotObjectDetection if peer else AutoModelForObjectDetection
-            model = auto.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **local)
-            processor = (AutoProcessor if peer else AutoImageProcessor).from_pretrained(source, **local)
-    except OSError as error:
-        raise cannot_load("detector", source, error) from error
-    model = model.to(pick_device(device)).eval()
-    if peer:
-        return peer(model, processor, names, max_detections)
-    return ClosedSetPeer(model, processor, names, max_detections, allow_missing_names)

@@ -11,6 +11,7 @@ from torchvision.ops import box_iou
 
 from decodetr.evaluation.output_evaluator import results_of
 from decodetr.inference.detection import forward
+from decodetr.pool_builder.crops import crop_region
 from decodetr.processing.detection_dataset import detection_collate
 from decodetr.utils.boxes import pixel_corners
 
@@ -169,8 +170,6 @@ def teacher_probabilities(clip, picture, boxes, embeddings):
     Returns:
         torch.Tensor (n, K).
     """
-    from decodetr.pool_builder.crops import crop_region
-
     if not len(boxes):
         return torch.zeros(0, len(embeddings))
     crops = [crop_region(picture, box, clip.size) for box in boxes.tolist()]

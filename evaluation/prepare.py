@@ -1,55 +1,56 @@
-"""`decodetr eval prepare`: the annotation files of a protocol, from the official ones (paper 6).
+"""Write the annotation files of a protocol from the official ones (paper 6).
 
 What is written is a folder like any other of the project: annotations/train.json with base names only, annotations/
 val.json with the images that count, names.json with the split. Images stay where they are.
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
+from decodetr.annotations.coco import CocoAnnotations
+from decodetr.annotations.coco_checks import read_document
 from decodetr.evaluation.protocols import Protocol
-from decodetr.utils.files import claim, committed, output_folder, write_json
-from decodetr.utils.outputs import apart
+from decodetr.utils.files import committed, write_json
 from decodetr.utils.paths import link_pictures
-from decodetr.utils.preflight import run_checks
-from decodetr.utils.shipped import expect_file
 
-PREPARED = ("ov-coco", "ov-lvis")
 _FILES = {
     "ov-coco": {"train": "instances_train2017.json", "val": "instances_val2017.json"},
     "ov-lvis": {"train": "lvis_v1_train.json", "val": "lvis_v1_val.json"},
 }
 
 
-def prepare(name, output, coco, annotations=None, any_counts=False):
+def prepare(
+    name: str,
+    output: str | Path,
+    coco: str | Path,
+    annotations: str | Path | None = None,
+    any_counts: bool = False,
+) -> dict[str, dict[str, int]]:
     """Write the files of a protocol.
 
     Args:
-        name (str): one of PREPARED.
-        output (Path): a folder, made if missing; files that are there are replaced.
-        coco (Path): COCO's folder, with train2017/, val2017/ and annotations/.
-        annotations (Path, optional): where the official files lie; default: COCO's annotations/.
-        any_counts (bool): write a part of the published set too.
+        name: one of PREPARED.
+        output: a folder, made if missing; files that are there are replaced.
+        coco: COCO's folder, with train2017/, val2017/ and annotations/.
+        annotations: where the official files lie; default: COCO's annotations/.
+        any_counts: write a part of the published set too.
 
     Returns:
-        dict: "train" and "val": {"images", "annotations", "names"} that were written.
+        "train" and "val": how many "images", "annotations" and "categories" were written.
 
     Raises:
         FileNotFoundError: an official file or image folder is missing.
         ValueError: not the official file: names, ids or counts differ.
     """
-    from decodetr.annotations.coco import CocoAnnotations
-
     protocol, coco, output = Protocol.load(name), Path(coco), Path(output)
-    folder, files = Path(annotations or coco / "annotations"), _FILES[name]
+    files = official_files(name, coco, annotations)
     image_folders = {"train": coco / "train2017", "val": coco / "val2017"} if name == "ov-coco" else {}
     for path in image_folders.values() or (coco,):
         if not path.is_dir():
             raise FileNotFoundError(f"{path}: no such folder; --coco takes the one with train2017 and val2017")
-    official = CocoAnnotations.load(folder / files["val"], check_images=False)
+    official = CocoAnnotations.load(files["val"], check_images=False)
     _check_ids(protocol, official)
-    train = CocoAnnotations.load(folder / files["train"], check_images=False)
+    train = CocoAnnotations.load(files["train"], check_images=False)
     if (train.names, train.category_ids) != (official.names, official.category_ids):
         raise ValueError(f"{train.file}: its categories are not those of {official.file}; take the official files")
     split = protocol.split(official)
@@ -68,7 +69,7 @@ def prepare(name, output, coco, annotations=None, any_counts=False):
     written = {}
     with committed(output) as staging:
         for part, kept in parts.items():
-            source, target = folder / files[part], Path("annotations") / f"{part}.json"
+            source, target = files[part], Path("annotations") / f"{part}.json"
             sys.stderr.write(f"{source} -> {output / target}\n")
             images = link_pictures(output, part, image_folders.get(part, coco))
             document = _filter(source, {ids[n] for n in kept["names"]}, kept["images"], protocol.images == "annotated")
@@ -78,6 +79,12 @@ def prepare(name, output, coco, annotations=None, any_counts=False):
         names = {group: {str(ids[name]): name for name in split[group]} for group in ("base", "novel")}
         write_json(staging / "names.json", names, indent=None)
     return written
+
+
+def official_files(name: str, coco: str | Path, annotations: str | Path | None = None) -> dict[str, Path]:
+    """The official annotation file of "train" and of "val". Arguments: as of [`prepare`]."""
+    folder = Path(annotations or Path(coco) / "annotations")
+    return {part: folder / file for part, file in _FILES[name].items()}
 
 
 def _check_ids(protocol, coco):
@@ -98,8 +105,6 @@ def _check_ids(protocol, coco):
 
 def _filter(file, category_ids, image_ids, only_annotated):
     """The official document with these categories and images (None: all, or all annotated ones) only."""
-    from decodetr.annotations.coco_checks import read_document
-
     document = read_document(file)
     rows = [row for row in document["annotations"] if row["category_id"] in category_ids]
     if image_ids is None and only_annotated:
@@ -114,34 +119,3 @@ def _filter(file, category_ids, image_ids, only_annotated):
     document["annotations"] = rows
     document["categories"] = [entry for entry in document["categories"] if entry["id"] in category_ids]
     return document
-
-
-def add_arguments(parser):
-    """Arguments of `decodetr eval prepare`."""
-    parser.add_argument("protocol", choices=PREPARED)
-    parser.add_argument("--coco", required=True, metavar="DIR", help="folder with train2017, val2017, annotations")
-    parser.add_argument(
-        "--official",
-        metavar="DIR",
-        help="folder of the official annotation files (default: DIR/annotations of --coco)",
-    )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for annotations/ and names.json")
-    parser.add_argument("--any-counts", action="store_true", help="also if it is only a part of the published set")
-
-
-def run(args):
-    """Run `decodetr eval prepare`; returns the exit status."""
-    coco, files = Path(args.coco), _FILES[args.protocol].values()
-    official = Path(args.official or coco / "annotations")
-    option = "--official" if args.official else "--coco"
-    run_checks(
-        lambda: output_folder(args.output, "--output"),
-        lambda: apart("--output", args.output, {"--coco": args.coco, "--official": args.official}),
-        *(partial(expect_file, option, official / file) for file in files),
-    )
-    with claim(args.output, "decodetr eval prepare"):
-        written = prepare(args.protocol, args.output, args.coco, args.official, args.any_counts)
-    for part, counts in written.items():
-        words = (f"{count:,} {'names' if key == 'categories' else key}" for key, count in counts.items())
-        sys.stdout.write(f"{part}: {', '.join(words)}\n")
-    return 0

@@ -5,10 +5,13 @@ from pathlib import Path
 
 from decodetr.evaluation.analysis import KINDS
 from decodetr.evaluation.detections import save_detections
+from decodetr.evaluation.figures import comparison, draw_calibration, draw_curves, draw_errors
 from decodetr.evaluation.score_card import HEADER, of_one, score_rows
 from decodetr.utils.boxes import corners_of
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, json_text, replacing, write_text
+from decodetr.utils.html_page import links, paragraph, picture, table
+from decodetr.utils.html_page import write_report as write_page
 from decodetr.utils.tables import markdown_table
 
 _WORST = 12
@@ -124,9 +127,6 @@ def _pictures_of(output):
 
 
 def _write_page(report, analysis, output, digest):
-    from decodetr.evaluation.figures import draw_calibration, draw_curves, draw_errors
-    from decodetr.utils.html_page import links, paragraph, picture, table, write_report
-
     draw_curves(report["curves"], output / "precision_recall.png")
     draw_calibration(report["calibration"], output / "calibration.png")
     draw_errors(report["errors"], report["groups"], output / "errors.png")
@@ -170,7 +170,7 @@ def _write_page(report, analysis, output, digest):
             )
         ],
     }
-    write_report(
+    write_page(
         output / "report.html",
         report["title"],
         report["protocol"]["description"],
@@ -180,9 +180,6 @@ def _write_page(report, analysis, output, digest):
 
 def _worst(report, analysis, output):
     """Blocks of the worst images, drawn into OUTPUT/worst."""
-    from decodetr.evaluation.figures import comparison
-    from decodetr.utils.html_page import paragraph, picture
-
     entries = {entry["image_id"]: entry for entry in analysis.evaluator.coco.images}
     truth, found, blocks = analysis.truth, analysis.found, []
     reached, wrong = analysis.reached(), analysis.wrong()

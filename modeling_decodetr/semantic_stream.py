@@ -199,12 +199,28 @@ class SemanticStream(Float32Buffers):
         Returns:
             (..., K) log-probabilities of the names and (...,) that of the whole background, float32.
         """
+        return self.compare(*self.predict(semantic_embeds, tables), tables)
+
+    def predict(self, semantic_embeds, tables: Tables):
+        """The part of [`SemanticStream.name_log_probs`] that names do not change: for many vocabularies over the same
+        queries.
+
+        Args: as there.
+
+        Returns:
+            (..., d) unit rows of g_phi(r_n) and (..., M) their cosines to the prototypes, float32.
+        """
         predicted = self.predictor(semantic_embeds)
-        scales = tables.scales
         with torch.autocast(predicted.device.type, enabled=False):
             predicted = F.normalize(predicted.float(), dim=-1)
+            return predicted, predicted @ tables.prototypes.T
+
+    def compare(self, predicted, similarity, tables: Tables):
+        """The rest of [`SemanticStream.name_log_probs`], from what [`SemanticStream.predict`] gave with the same
+        prototypes."""
+        scales = tables.scales
+        with torch.autocast(predicted.device.type, enabled=False):
             names = predicted @ tables.names.T / scales.name_temperature
-            similarity = predicted @ tables.prototypes.T
             mass = background_mass(similarity, tables.background, scales.name_temperature, *scales.of_texts())
             total = torch.logaddexp(tables.vocabulary.log_normaliser(names), mass)
         return names - total[..., None], mass - total

@@ -1,8 +1,14 @@
 """The embedded world (docs/scenes.md): drawn scenes with compositional names, written as ordinary COCO-format folders.
 
-    world.py     the names, their base/novel split and the settings of a folder; plain Python
-    rendering.py one object, one background, one scene
-    write.py     scenes into a folder, and the preview
+    world.py           the names, their base/novel split and the settings of a folder; plain Python
+    rendering.py       one object, one background, one scene
+    write.py           scenes into a folder, and the preview
+    captions.py, teacher_data.py, clip_teacher.py, llava_teacher.py, clip_geometry.py, teachers.py   the small teachers
+    measure.py         AP50 of a model by the size of its vocabulary, and the teacher's
+    options.py, recipes.py   what commands are told, and what was chosen; plain Python
+    pool_ablation.py   variants of the pool, compared
+    command_runner.py  commands one after another
+    quickstart.py, shipped_models.py   what runs them
 
 Names are looked up when they are used, so that importing this package costs neither numpy nor Pillow.
 """

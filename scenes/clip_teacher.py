@@ -6,6 +6,7 @@ import json
 import numpy as np
 import torch
 from tokenizers import trainers
+from tokenizers.pre_tokenizers import ByteLevel
 from torch.utils.data import Dataset
 from transformers import (
     CLIPConfig,
@@ -16,6 +17,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.trainer_utils import get_last_checkpoint
 
 from decodetr.scenes.captions import SCENE_TEXTS
 from decodetr.scenes.teacher_data import CROP_SIDE
@@ -40,8 +42,6 @@ def clip_tokenizer(texts):
 
 
 def _bytes():
-    from tokenizers.pre_tokenizers import ByteLevel
-
     return ByteLevel.alphabet()
 
 
@@ -148,8 +148,6 @@ def begin_with(model, start):
 
 def run(output, model, dataset, collate, steps, batch_size, learning_rate, seed):
     """One `transformers.Trainer` run, resumed from its last checkpoint if there is one."""
-    from transformers.trainer_utils import get_last_checkpoint
-
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=steps,

@@ -1,4 +1,4 @@
-"""Runs ordinary `decodetr` commands one after another, shows each, and skips what an earlier run finished."""
+"""Run ordinary `decodetr` commands one after another, show each, and skip what an earlier run finished."""
 
 import os
 import shlex
@@ -45,7 +45,7 @@ def claim(folder, settings, overwrite=False, models=()):
     return record
 
 
-def run_stages(folder, stages, count, record):
+def run_stages(folder, stages, count, record, run_command):
     """Run what is not done yet.
 
     Args:
@@ -53,6 +53,7 @@ def run_stages(folder, stages, count, record):
             later stages may look at files.
         count: how many there are.
         record: of `claim`; seconds are added and written after each stage.
+        run_command: runs a command, given its words, and returns its exit status: `decodetr.cli.main`.
 
     Returns:
         (exit status of the first command that failed or 0, all command lines so far).
@@ -60,8 +61,6 @@ def run_stages(folder, stages, count, record):
     Raises:
         ValueError: what is there was made by another command, as of another version.
     """
-    from decodetr.cli import main
-
     commands = []
     for number, (result, words) in enumerate(stages, start=1):
         words = [str(word) for word in words]
@@ -78,7 +77,7 @@ def run_stages(folder, stages, count, record):
         if done:
             continue
         started = time.perf_counter()
-        if status := main(words):
+        if status := run_command(words):
             return status, commands
         record["commands"][str(number)] = said
         record["seconds"][f"{number} {_title(words)}"] = round(time.perf_counter() - started, 1)

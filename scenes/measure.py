@@ -1,4 +1,4 @@
-"""`decodetr scenes measure`: does a model find what its names never had a box for?
+"""Measure a model on the scenes: does it find what its names never had a box for?
 
 On a split of a scenes folder: AP50 of novel and base names with all names in the vocabulary; the same AP50 when the
 vocabulary holds twelve names or one, pooled over all such vocabularies; how often a name that is absent from an image
@@ -8,14 +8,25 @@ localization stream finds.
 
 import math
 import statistics
-import sys
 from pathlib import Path
 
+import torch
+from torch.utils.data import DataLoader
+from torchvision.ops import box_iou
+from tqdm.auto import tqdm
+
+from decodetr.annotations.coco import read_annotated
+from decodetr.annotations.names_split import read_split
+from decodetr.evaluation.detection_evaluator import DetectionEvaluator
+from decodetr.evaluation.predictors import best_pairs, teacher_probabilities
+from decodetr.inference.detection import forward
+from decodetr.inference.loading import load_model
+from decodetr.modeling_decodetr.semantic_stream import fuse_scores
+from decodetr.pool_builder.embedder import ClipEmbedder
+from decodetr.processing import CocoAnnotations, DetectionDataset, detection_collate
 from decodetr.scenes.world import HELD_OUT_SHAPE, NAMES
-from decodetr.utils.files import output_folder, write_json
-from decodetr.utils.outputs import apart
-from decodetr.utils.preflight import run_checks
-from decodetr.utils.shipped import expect, expect_file, load_vocabulary, resolve
+from decodetr.utils.boxes import pixel_corners
+from decodetr.utils.shipped import load_vocabulary, resolve
 from decodetr.utils.tables import markdown_table
 
 MAX_DETECTIONS = 100  # per image, over all names, in all of them
@@ -46,9 +57,6 @@ def measure(model, image_processor, coco, vocabulary, novel_names, *, progress=T
         <size>" those of novel names; "AP50_never_boxed, <size>": of the drawn world's shape that no base name has, if
         there is one.
     """
-    import torch
-    from tqdm.auto import tqdm
-
     kept_names = model.vocabulary
     outputs = _outputs(model, image_processor, coco, vocabulary.names)
     column = {name: i for i, name in enumerate(vocabulary.names)}
@@ -57,7 +65,7 @@ def measure(model, image_processor, coco, vocabulary, novel_names, *, progress=T
         for row in coco.annotations_by_image.get(image["image_id"], ()):
             present[i, column[coco.names[row["category"]]]] = True
     novel = torch.tensor([name in set(novel_names) for name in vocabulary.names])
-    scorer = _Scorer(model, outputs)
+    scores_of_queries = QueryScores(model, outputs)
     order = torch.randperm(len(column), generator=torch.Generator().manual_seed(0)).tolist()
     result = {}
     for size in SIZES:
@@ -66,7 +74,7 @@ def measure(model, image_processor, coco, vocabulary, novel_names, *, progress=T
         best = torch.zeros(len(coco.images), len(column))
         kept = _BestDetections(outputs["pred_boxes"], coco.images)
         for group in tqdm(groups, desc=f"vocabularies of {count}", leave=False, disable=not progress):
-            scores = scorer.scores(vocabulary.select([vocabulary.names[i] for i in group]))
+            scores = scores_of_queries.of(vocabulary.select([vocabulary.names[i] for i in group]))
             best[:, group] = scores.amax(1)
             kept.add(scores, torch.tensor(group))
         metrics = kept.metrics(coco, vocabulary.names, novel_names)
@@ -87,15 +95,6 @@ def teacher_ceiling(model, image_processor, coco, vocabulary, novel_names, clip,
         dict, in percent: AP50, AP50_novel, AP50_base, AP50_never_boxed, and recall_novel and recall_base of the
         localization stream.
     """
-    import torch
-    from torchvision.ops import box_iou
-    from tqdm.auto import tqdm
-
-    from decodetr.annotations.coco import read_annotated
-    from decodetr.evaluation.detection_evaluator import DetectionEvaluator
-    from decodetr.evaluation.predictors import best_pairs, teacher_probabilities
-    from decodetr.utils.boxes import pixel_corners
-
     outputs = _outputs(model, image_processor, coco, vocabulary.names)
     groups = {"never_boxed": _NEVER_BOXED}
     evaluator = DetectionEvaluator(coco, vocabulary.names, novel_names, MAX_DETECTIONS, groups=groups)
@@ -117,12 +116,6 @@ def teacher_ceiling(model, image_processor, coco, vocabulary, novel_names, clip,
 
 def _outputs(model, image_processor, coco, names):
     """Boxes, objectness and r_n of all queries of all images, on the CPU."""
-    import torch
-    from torch.utils.data import DataLoader
-
-    from decodetr.inference.detection import forward
-    from decodetr.processing import DetectionDataset, detection_collate
-
     dataset = DetectionDataset(coco, image_processor, names)
     model.eval()
     wanted = ("pred_boxes", "objectness_logits", "semantic_embeds")
@@ -132,47 +125,28 @@ def _outputs(model, image_processor, coco, names):
         return {name: torch.cat([part[name].cpu() for part in parts]) for name in wanted}
 
 
-class _Scorer:
-    """`DeCoDetrForObjectDetection`'s scores for many vocabularies over the same queries: what does not depend on the
-    names is computed once."""
+class QueryScores:
+    """A model's scores for many vocabularies over the same queries: what does not depend on the names is computed
+    once."""
 
     def __init__(self, model, outputs):
-        import torch
-        from torch.nn import functional as F
-
         self.model, self.objectness = model, outputs["objectness_logits"]
-        stream = model.semantic_stream
         with torch.inference_mode():
-            predicted = stream.predictor(outputs["semantic_embeds"].to(model.device)).float()
-            self.predicted = F.normalize(predicted, dim=-1)
-            self.similarity = self.predicted @ model.tables().prototypes.T
+            embeds = outputs["semantic_embeds"].to(model.device)
+            self.predicted = model.semantic_stream.predict(embeds, model.tables())
 
-    def scores(self, vocabulary):
+    def of(self, vocabulary):
         """(images, N, K) with `vocabulary` as all the names that there are, on the CPU."""
-        import torch
-
-        from decodetr.modeling_decodetr.embedding_space import background_mass
-        from decodetr.modeling_decodetr.semantic_stream import fuse_scores
-
         self.model.set_vocabulary(vocabulary)
-        tables = self.model.tables()
         with torch.inference_mode():
-            temperature = tables.scales.name_temperature
-            names = self.predicted @ tables.names.T / temperature
-            mass = background_mass(self.similarity, tables.background, temperature, *tables.scales.of_texts())
-            total = torch.logaddexp(tables.vocabulary.log_normaliser(names), mass)
-            fused = fuse_scores(self.objectness, (names - total[..., None]).cpu())
-            return self.model.config.calibrated(fused).sigmoid()
+            log_probs, _ = self.model.semantic_stream.compare(*self.predicted, self.model.tables())
+            return self.model.config.calibrated(fuse_scores(self.objectness, log_probs.cpu())).sigmoid()
 
 
 class _BestDetections:
     """The best detections of each image, over several vocabularies."""
 
     def __init__(self, pred_boxes, images):
-        import torch
-
-        from decodetr.utils.boxes import pixel_corners
-
         self.images = images
         sizes = [(image["width"], image["height"]) for image in images]
         self.boxes = [pixel_corners(boxes, *size) for boxes, size in zip(pred_boxes, sizes)]
@@ -181,8 +155,6 @@ class _BestDetections:
 
     def add(self, scores, labels):
         """scores (images, N, K) of the names with numbers labels (K,)."""
-        import torch
-
         score, index = scores.flatten(1).topk(min(MAX_DETECTIONS, scores[0].numel()))
         score = torch.cat([self.score, score], 1)
         label = torch.cat([self.label, labels[index % len(labels)]], 1)
@@ -191,8 +163,6 @@ class _BestDetections:
         self.label, self.query = label.gather(1, best), query.gather(1, best)
 
     def metrics(self, coco, names, novel_names):
-        from decodetr.evaluation.detection_evaluator import DetectionEvaluator
-
         evaluator = DetectionEvaluator(coco, names, novel_names, MAX_DETECTIONS, groups={"never_boxed": _NEVER_BOXED})
         for i, image in enumerate(self.images):
             prediction = {"scores": self.score[i], "labels": self.label[i], "boxes": self.boxes[i][self.query[i]]}
@@ -216,31 +186,30 @@ def measured_table(measured, ceiling):
     return text
 
 
-def run(args):
-    """Run `decodetr scenes measure`; returns the exit status."""
-    from decodetr.annotations.names_split import read_split
-    from decodetr.inference.loading import load_model
-    from decodetr.pool_builder.embedder import ClipEmbedder
-    from decodetr.processing import CocoAnnotations
+def measure_model(
+    folder: str | Path,
+    model: str,
+    vocabulary: str | None = None,
+    clip: str = "scenes-clip",
+    split: str = "val",
+) -> dict[str, dict[str, float]]:
+    """
+    Measure a model and its teacher on a split.
 
-    data = Path(args.folder)
-    file = data / "annotations" / f"{args.split}.json"
-    (_, novel), *_ = run_checks(
-        lambda: read_split(data / "names.json"),
-        lambda: expect_file("", file),
-        lambda: apart("--output", args.output, {"DIR": [data / "names.json", *data.glob("annotations/*")]}),
-        lambda: args.output and output_folder(Path(args.output).parent, "--output"),
-        lambda: expect("model", args.model, "config.json"),
-        lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
-        lambda: expect("CLIP", args.clip, "config.json"),
-    )
-    coco = CocoAnnotations.load(file)
-    model, image_processor = load_model(args.model)
-    vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else model.vocabulary
-    clip = ClipEmbedder(resolve(args.clip, "CLIP"), model.device)
-    measured = measure(model, image_processor, coco, vocabulary, novel)
-    ceiling = teacher_ceiling(model, image_processor, coco, vocabulary, novel, clip)
-    sys.stdout.write(measured_table(measured, ceiling))
-    if args.output:
-        write_json(args.output, {"measured": measured, "ceiling": ceiling})
-    return 0
+    Args:
+        folder: in COCO's form, as `decodetr scenes write` makes it. split: "val", or "test", the shifted one.
+        model: folder or name of a DeCo-DETR. vocabulary: of all names; default: the model's own. clip: the teacher.
+
+    Returns:
+        {"measured": what [`measure`] gives, "ceiling": what [`teacher_ceiling`] gives}.
+    """
+    data = Path(folder)
+    _, novel = read_split(data / "names.json")
+    coco = CocoAnnotations.load(data / "annotations" / f"{split}.json")
+    detector, image_processor = load_model(model)
+    names = load_vocabulary(vocabulary) if vocabulary else detector.vocabulary
+    teacher = ClipEmbedder(resolve(clip, "CLIP"), detector.device)
+    return {
+        "measured": measure(detector, image_processor, coco, names, novel),
+        "ceiling": teacher_ceiling(detector, image_processor, coco, names, novel, teacher),
+    }

@@ -1,4 +1,4 @@
-"""`decodetr quickstart`: the whole of DeCo-DETR in a few minutes on a CPU.
+"""The whole of DeCo-DETR in a few minutes on a CPU.
 
 It only runs commands that a user could type, and shows each one: write scenes, embed names, build a pool with the
 shipped detector, CLIP and LLaVA, train the semantic stream on it, compare it with other pools and with none, detect
@@ -6,17 +6,28 @@ names that were never boxed. Then it draws pictures and writes README.md and rep
 when it is started again; `--overwrite` begins anew.
 """
 
-import sys
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageOps
+
+from decodetr import __version__
 from decodetr.scenes.command_runner import claim, flat, run_stages
-from decodetr.scenes.shipped_models import CACHE_VIEWS, SEMANTIC_TRAINING
-from decodetr.scenes.shipped_models import POOL as SHIPPED_POOL
+from decodetr.scenes.options import QuickstartOptions
+from decodetr.scenes.pool_ablation import tables
+from decodetr.scenes.recipes import CACHE_VIEWS, SEMANTIC_TRAINING
+from decodetr.scenes.recipes import POOL as SHIPPED_POOL
 from decodetr.utils.documents import read_json
+from decodetr.utils.drawing import MOST_EXPLAINED
 from decodetr.utils.files import claim as hold
-from decodetr.utils.files import committed, output_folder, replacing, write_text
-from decodetr.utils.preflight import run_checks
-from decodetr.utils.shipped import expect
+from decodetr.utils.files import committed, replacing, write_text
+from decodetr.utils.html_page import code, links, paragraph, picture, table, write_report
+from decodetr.utils.images import open_image
+from decodetr.utils.paths import inside
 from decodetr.utils.tables import markdown_table, markdown_tables
 
 STAGES = 9
@@ -26,14 +37,6 @@ THRESHOLD = 0.3  # least score of the detections in the pictures
 EXPLAINED_PICTURES = 6
 PICTURES = 12
 
-_SETTINGS = {
-    "train_images": (640, "scenes to propose regions in and to train on"),
-    "val_images": (128, "scenes to evaluate on"),
-    "semantic_steps": (640, "optimizer steps of the semantic stream over cached features"),
-    "model": ("scenes-decodetr", "folder or name of the DeCo-DETR whose detector is used"),
-    "clip": ("scenes-clip", "folder or name of the CLIP that teaches"),
-    "captioner": ("scenes-llava", "folder or name of the LLaVA that captions"),
-}
 _INTRODUCTION = (
     "A detector proposed regions in {train_images} drawn scenes, a LLaVA captioned them, a CLIP embedded crops and "
     "captions, and the captions became a pool of prototypes. The semantic stream then learned, in {semantic_steps} "
@@ -43,64 +46,37 @@ _INTRODUCTION = (
 )
 
 
-def add_arguments(parser):
-    """Arguments of `decodetr quickstart`."""
-    parser.add_argument("--output", default="decodetr-quickstart", help="folder for everything (default: %(default)s)")
-    for name, (default, text) in _SETTINGS.items():
-        option = "--" + name.replace("_", "-")
-        parser.add_argument(option, type=type(default), default=default, help=f"{text} (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="delete an earlier quickstart in the folder first")
+def quickstart(options: QuickstartOptions, run_command: Callable[[list[str]], int]) -> int:
+    """Run the stages that are not done yet, then write pictures, summary and report. `run_command`: see
+    [`run_stages`]. Returns the exit status."""
+    with hold(options.output, "decodetr quickstart"):
+        output = Path(options.output)
+        models = [options.model, options.clip, options.captioner]
+        record = claim(output, options.settings(), options.overwrite, models=models)
+        status, commands = run_stages(output, _stages(output, options), STAGES, record, run_command)
+        if status:
+            return status
+        with committed(output) as staging:
+            _draw_curves(output, staging)
+            _draw_sheet(output / "novel", staging / "detections.jpg", columns=2, width=1000)
+            _draw_sheet(output / "all", staging / "all-names.jpg", columns=4, width=420)
+            write_text(staging / "README.md", _summary(output, record))
+            _write_report(output, staging, record, commands)
+        return 0
 
 
-def run(args):
-    """Run the stages that are not done yet, then write pictures, summary and report. Returns the exit status."""
-
-    def numbers():
-        for name in ("train_images", "val_images", "semantic_steps"):
-            if (value := getattr(args, name)) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-
-    run_checks(
-        numbers,
-        lambda: output_folder(args.output, "--output"),
-        lambda: expect("model", args.model, "config.json"),
-        lambda: expect("CLIP", args.clip, "config.json"),
-        lambda: expect("captioner", args.captioner, "config.json"),
-    )
-    with hold(args.output, "decodetr quickstart"):
-        return _run(args)
-
-
-def _run(args):
-    output = Path(args.output)
-    settings = {name: getattr(args, name) for name in _SETTINGS}
-    record = claim(output, settings, args.overwrite, models=[args.model, args.clip, args.captioner])
-    status, commands = run_stages(output, _stages(output, args), STAGES, record)
-    if status:
-        return status
-    with committed(output) as staging:
-        _draw_curves(output, staging)
-        _draw_sheet(output / "novel", staging / "detections.jpg", columns=2, width=1000)
-        _draw_sheet(output / "all", staging / "all-names.jpg", columns=4, width=420)
-        write_text(staging / "README.md", _summary(output, record))
-        _write_report(output, staging, record, commands)
-    report = output / "report.html"
-    measured = markdown_tables(_measured(output))
-    sys.stdout.write(f"\n{measured}\nLook at {report}, which shows everything, and {output / 'README.md'}.\n")
-    return 0
-
-
-def _stages(output, args):
+def _stages(output, options):
     """(file that tells that a stage is finished, its command) in order; a generator, for later stages look at
     files."""
     data, base, names = output / "scenes", output / "vocabulary-base", output / "vocabulary"
     concepts, model = output / "concepts", output / "model"
-    images = {"--train": args.train_images, "--val": args.val_images, "--test": 1}  # the shifted split is not used
+    # The shifted split is not used.
+    images = {"--train": options.train_images, "--val": options.val_images, "--test": 1}
     yield data / "names.json", ["scenes", "write", data, *flat(images)]
     for part, folder in (("base", base), ("all", names)):
-        embed = {"--names-split": data / "names.json", "--part": part, "--text-model": args.clip, "--output": folder}
-        yield folder / "vocabulary.json", ["vocabulary", "build", *flat(embed)]
-    models = {"--detector": args.model, "--clip": args.clip, "--captioner": args.captioner}
+        embed = {"--names-split": data / "names.json", "--part": part, "--text-model": options.clip}
+        yield folder / "vocabulary.json", ["vocabulary", "build", *flat(embed), "--output", folder]
+    models = {"--detector": options.model, "--clip": options.clip, "--captioner": options.captioner}
     build = ["--data", data, *flat(models), *flat(POOL), "--output", concepts]
     yield concepts / "pool" / "pool.json", ["pool", "build", *build]
     drawing = output / "pool-map.png"
@@ -113,15 +89,16 @@ def _stages(output, args):
         "--deploy-vocabulary": names,
         **SEMANTIC_TRAINING,
         "--cache_views": CACHE_VIEWS,
-        "--max_steps": args.semantic_steps,
+        "--max_steps": options.semantic_steps,
         "--logging_steps": 25,
         "--logging_first_step": "true",
         "--output_dir": model,
     }
-    yield model / "train_results.json", ["train", "--model", args.model, "--reset-semantics", *flat(training)]
+    yield model / "train_results.json", ["train", "--model", options.model, "--reset-semantics", *flat(training)]
     compared = output / "compared"
-    compare = {"--model": model, "--trained": model, "--built": concepts, "--vocabulary": names, "--clip": args.clip}
-    compare |= {"--steps": args.semantic_steps, "--seeds": 0, "--splits": "val", "--output": compared}
+    compare = {"--model": model, "--trained": model, "--built": concepts, "--vocabulary": names}
+    compare |= {"--clip": options.clip}
+    compare |= {"--steps": options.semantic_steps, "--seeds": 0, "--splits": "val", "--output": compared}
     yield compared / "table.md", ["scenes", "compare", data, "--variants", *COMPARED, *flat(compare)]
     pictures = _pictures(data)
     novel, everything = output / "novel", output / "all"
@@ -149,9 +126,6 @@ def _pictures(data):
 
 def _draw_curves(output, staging):
     """curves.png: the losses of the semantic stream over its optimizer steps."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     history = read_json(output / "model" / "trainer_state.json", dict)["log_history"]
     figure = Figure(figsize=(10, 3.6), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
@@ -170,11 +144,6 @@ def _detections(folder):
 
 def _draw_sheet(folder, file, columns, width):
     """The annotated pictures of a `predict` folder side by side, the widest of them `width` pixels wide."""
-    from PIL import Image, ImageOps
-
-    from decodetr.utils.images import open_image
-    from decodetr.utils.paths import inside
-
     pictures = []
     for entry in _detections(folder):
         pictures.append(open_image(inside([folder], entry["picture"], f"{folder / 'detections.json'}")))
@@ -184,16 +153,14 @@ def _draw_sheet(folder, file, columns, width):
     heights = [max(picture.height for picture in row) + 8 for row in rows]
     sheet = Image.new("RGB", (columns * (width + 8), sum(heights)), "white")
     for i, row in enumerate(rows):
-        for j, picture in enumerate(row):
-            sheet.paste(picture, (j * (width + 8) + 4, sum(heights[:i]) + 4))
+        for j, drawn in enumerate(row):
+            sheet.paste(drawn, (j * (width + 8) + 4, sum(heights[:i]) + 4))
     with replacing(file) as partial:
         sheet.save(partial, quality=90)
 
 
-def _measured(output):
-    """What `scenes compare` measured: list of (title, header, rows)."""
-    from decodetr.scenes.pool_ablation import tables
-
+def measured(output: Path) -> list[tuple[str, list[str], list[list[str]]]]:
+    """What the quickstart in a folder measured: tables as (title, header, rows)."""
     return tables(read_json(output / "compared" / "runs.json", dict))
 
 
@@ -215,7 +182,7 @@ def _summary(output, record):
         "",
         _introduction(output, record),
         "",
-        markdown_tables(_measured(output)),
+        markdown_tables(measured(output)),
         markdown_table(("stage", "s"), _seconds(record)).rstrip(),
         "",
         "`report.html` shows all of it. Detections of novel names, with the prototypes they looked up:",
@@ -230,24 +197,17 @@ def _summary(output, record):
 
 def _write_report(output, staging, record, commands):
     """report.html, with the pictures that are in `staging` already."""
-    import platform
-    from importlib.metadata import version
-
-    import decodetr
-    from decodetr.utils.drawing import MOST_EXPLAINED
-    from decodetr.utils.html_page import code, links, paragraph, picture, table, write_report
-
     explained = []
     for entry in _detections(output / "novel"):
         found = ", ".join(f"{row['name']} {row['score']:.2f}" for row in entry["detections"][:MOST_EXPLAINED])
         caption = f"{Path(entry['file']).name}: {found or 'nothing above the threshold'}"
         explained.append(picture(output / "novel" / entry["picture"], caption))
     pool = read_json(output / "concepts" / "pool" / "pool.json", dict)
-    versions = [("python", platform.python_version()), ("decodetr", decodetr.__version__)]
+    versions = [("python", platform.python_version()), ("decodetr", __version__)]
     versions += [(name, version(name)) for name in ("torch", "transformers", "datasets", "scikit-learn")]
     sections = {
         "What was measured": [
-            *(block for title, *cells in _measured(output) for block in (paragraph(f"{title}:"), table(*cells))),
+            *(block for title, *cells in measured(output) for block in (paragraph(f"{title}:"), table(*cells))),
             paragraph(
                 f"On {record['settings']['val_images']} validation scenes, in percent. '12 names' and 'one name' are "
                 "AP50 of all names when the vocabulary holds only so many at a time; 'absent' are the (image, name) "

@@ -1,4 +1,4 @@
-"""`decodetr scenes models DIR`: makes everything in hub_cards/ again, by commands that a user could type.
+"""Make everything in hub_cards/ again, by commands that a user could type.
 
 Small CLIP and LLaVA, name embeddings, localization stream and pool, twice, semantic stream, measurements; then the
 folders of hub_cards/, with weights in half precision and with cards that say how each was made and what was measured.
@@ -6,59 +6,33 @@ It takes hours on two cores; an interrupted run goes on where it stopped. For a 
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
 from decodetr.scenes.command_runner import claim, flat, run_stages
+from decodetr.scenes.measure import measured_table
+from decodetr.scenes.recipes import LOCALIZATION, POOL, PSEUDO_BOX_SCORE, SEMANTIC, SHIFTS, TRAIN_SCENES
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim as hold
 from decodetr.utils.files import committed, write_json, write_text
 from decodetr.utils.shipped import HUB_CARDS
 
 TEACHERS, STAGES = ("scenes-clip", "scenes-llava"), 10
-TRAIN_SCENES, SEMANTIC_STEPS, CACHE_VIEWS = 4000, 2400, 2
-# Two cycles of the learning rate, (peak, warm-up, steps). In the second one, certain proposals of the first are
-# objects too: what has no annotation because its name is novel is not learned as background.
-LOCALIZATION = ((5e-4, 200, 2500), (4e-4, 100, 2000))
-PSEUDO_BOX_SCORE = 0.4
 CONFIG = HUB_CARDS / "scenes-decodetr" / "training_config.yaml"
-# Chosen for this world, here and in the quickstart; docs/scenes.md says why. Everything else is a command's default.
-POOL = {"--num-coarse": 180, "--num-fine": 360}
-SHIFTS = {"--blur": 0.8, "--noise": 13}  # augmentation beyond the default
-# Steps, rates, batch and views of the shipped semantic stream are those that `decodetr train` chooses.
-SEMANTIC = {
-    "--streams": "semantic",
-    "--cache_features": "true",
-    **SHIFTS,
-    "--save_strategy": "no",
-    "--report_to": "none",
-    "--dataloader_pin_memory": "false",
-    "--val-annotations": "none",
-}
-# Of runs that are compared, and of the quickstart, which is to be short.
-SEMANTIC_TRAINING = {
-    **SEMANTIC,
-    "--semantic_learning_rate": 4e-3,
-    "--align_weight_start": 1,
-    "--lr_scheduler_type": "cosine",
-    "--warmup_steps": 50,
-    "--per_device_train_batch_size": 8,
-    "--per_device_eval_batch_size": 32,
-}
 
 
-def make_models(folder):
-    """Run all stages in `folder` and write the folders of hub_cards/. Returns the exit status."""
+def make_models(folder: str, run_command: Callable[[list[str]], int]) -> int:
+    """Run all stages in `folder` and write the folders of hub_cards/. `run_command`: see [`run_stages`]. Returns the
+    exit status."""
     folder = Path(folder)
     with hold(folder, "decodetr scenes models"):
-        return _make_models(folder)
-
-
-def _make_models(folder):
-    record = claim(folder, {"made by": "decodetr scenes models"})
-    status, commands = run_stages(folder, _stages(folder), STAGES, record)
-    if status == 0:
-        _write_cards(folder, [command.replace(f"{folder}/", "").replace(f"{HUB_CARDS}/", "") for command in commands])
-    return status
+        record = claim(folder, {"made by": "decodetr scenes models"})
+        status, commands = run_stages(folder, _stages(folder), STAGES, record, run_command)
+        if status == 0:
+            shown = [command.replace(f"{folder}/", "").replace(f"{HUB_CARDS}/", "") for command in commands]
+            _write_cards(folder, shown)
+        return status
 
 
 def _stages(folder):
@@ -111,8 +85,6 @@ def _stages(folder):
 
 def _ship(folder, built):
     """Model, pool and vocabulary into hub_cards/; `built` is the output of `pool build`."""
-    from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
-
     tables = {"scenes-vocabulary": Vocabulary.from_pretrained(folder / "scenes-vocabulary")}
     tables["scenes-pool"] = PrototypePool.from_pretrained(built / "pool")
     for name, table in tables.items():
@@ -133,8 +105,6 @@ def _ship(folder, built):
 
 def _write_cards(folder, commands):
     """README.md of the folders that `_ship` wrote."""
-    from decodetr import DeCoDetrForObjectDetection, PrototypePool, Vocabulary
-
     pool = PrototypePool.from_pretrained(HUB_CARDS / "scenes-pool")
     vocabulary = Vocabulary.from_pretrained(HUB_CARDS / "scenes-vocabulary")
     model = DeCoDetrForObjectDetection.from_pretrained(HUB_CARDS / "scenes-decodetr")
@@ -155,8 +125,6 @@ def _without_code(staging):
 
 def _cards(pool, vocabulary, model, measured, commands):
     """README.md of the three folders."""
-    from decodetr.scenes.measure import measured_table
-
     info, fine = pool.info, pool.num_fine
     base = len(model.config.training_info["training_names"])
     recipe = "\n".join(["```", *commands, "```"])

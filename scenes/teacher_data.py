@@ -11,6 +11,7 @@ from multiprocessing import get_context
 import numpy as np
 from tqdm.auto import tqdm
 
+from decodetr.pool_builder.crops import crop_region
 from decodetr.scenes.rendering import draw_scene
 from decodetr.scenes.world import NAMES
 from decodetr.utils.boxes import corners_of
@@ -42,8 +43,6 @@ def teacher_crops(split, scenes, seed=0, workers=1):
 
 
 def _crops_of_scene(seed, split, index):
-    from decodetr.pool_builder.crops import crop_region
-
     scene = draw_scene(seed, split, index, _SCENE_SIDE)
     rng = np.random.default_rng([seed, index, 1])
     corners = corners_of(np.array([thing.box for thing in scene.objects]))

@@ -1,5 +1,7 @@
-"""`decodetr scenes teachers`: trains the small CLIP and the small LLaVA, measures both and writes them with cards; the
-CLIP gets a real one's cosines (scenes/clip_geometry.py), as `decodetr scenes reshape` gives them to one that is there.
+"""Train the small CLIP and the small LLaVA, measure both and write them with cards.
+
+The CLIP gets a real one's cosines (scenes/clip_geometry.py), as `decodetr scenes reshape` gives them to one that is
+there.
 
 Drawing, either training and the measurements go on where they stopped when the same command is given again.
 """
@@ -8,8 +10,18 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
+from transformers import CLIPModel, CLIPProcessor
 
+from decodetr.modeling_decodetr.text_encoder import encode_texts
+from decodetr.pool_builder.captioner import Captioner
+from decodetr.pool_builder.embedder import ClipEmbedder
+from decodetr.pool_builder.settings import PoolSettings
 from decodetr.scenes.captions import mentioned_name
+from decodetr.scenes.clip_geometry import reshape
+from decodetr.scenes.clip_teacher import train_clip
+from decodetr.scenes.llava_teacher import train_llava
+from decodetr.scenes.teacher_data import CROP_SIDE, teacher_crops
 from decodetr.scenes.world import NAMES, WORLD_VERSION
 from decodetr.utils.documents import read_json, read_text
 from decodetr.utils.files import committed, regular_file, replacing, write_json, write_text
@@ -58,11 +70,6 @@ def write_teachers(output, *, scenes, clip_steps, llava_steps, seed=0, geometry=
     Raises:
         ValueError: the folder has teachers of other settings, or the CLIP is too weak for the cosines of a real one.
     """
-    from transformers import CLIPModel, CLIPProcessor
-
-    from decodetr.scenes.clip_teacher import train_clip
-    from decodetr.scenes.llava_teacher import train_llava
-
     output = Path(output)
     work = output / "work"
     settings = {"scenes": scenes, "clip_steps": clip_steps, "llava_steps": llava_steps, "seed": seed}
@@ -109,10 +116,6 @@ def reshape_clip(source, folder, crops, names, **cosines):
     Raises:
         ValueError: it holds no CLIPModel for such crops, or cannot have these cosines.
     """
-    from transformers import CLIPModel, CLIPProcessor
-
-    from decodetr.scenes.clip_geometry import reshape
-
     check_small_clip(source)
     source, folder = Path(source), Path(folder)
     objects = names >= 0
@@ -133,8 +136,6 @@ def check_small_clip(folder):
     Raises:
         ValueError, FileNotFoundError: it is something else.
     """
-    from decodetr.scenes.teacher_data import CROP_SIDE
-
     config = read_json(Path(folder) / "config.json", dict)
     kind, side = config.get("model_type"), config.get("vision_config", {}).get("image_size")
     if (kind, side) != ("clip", CROP_SIDE):
@@ -182,8 +183,6 @@ def _geometry(folder):
 
 def validation_crops(workers=1):
     """(crops, names) of scenes that no picture, no detector and no training of a teacher has seen."""
-    from decodetr.scenes.teacher_data import teacher_crops
-
     return teacher_crops("teachers-val", VALIDATION_SCENES, 0, workers)
 
 
@@ -200,8 +199,6 @@ def _claim(work, settings):
 
 def _crops(work, split, scenes, seed, workers):
     """(crops, names) of a split, drawn once."""
-    from decodetr.scenes.teacher_data import teacher_crops
-
     file = work / f"{split}.npz"
     if not file.exists():
         crops, names = teacher_crops(split, scenes, seed, workers)
@@ -230,11 +227,6 @@ def measure_clip(folder, crops, names):
         dict of shares in 0..1: `image_to_name`, the crop's nearest of the 240 names is its own; `colour`, `pattern`,
         `shape` of that name; `name_to_image`, the nearest of 1,000 crops to a name is one of it.
     """
-    import torch
-
-    from decodetr.modeling_decodetr.text_encoder import encode_texts
-    from decodetr.pool_builder.embedder import ClipEmbedder
-
     clip = ClipEmbedder(folder)
     crops, names = crops[names >= 0], torch.from_numpy(names[names >= 0])
     images = torch.cat([torch.from_numpy(clip.embed_images(list(part))) for part in _batches(crops)])
@@ -257,9 +249,6 @@ def measure_llava(folder, crops, names):
         dict of shares in 0..1: `object`, of crops with an object, that the caption says colour, pattern and shape of
         it; `empty`, of crops without one, that the caption names no object.
     """
-    from decodetr.pool_builder.captioner import Captioner
-    from decodetr.pool_builder.settings import PoolSettings
-
     captioner = Captioner(folder, prompt=PoolSettings().prompt, max_new_tokens=24)
     captions = [text for part in _batches(crops[:2000]) for text in captioner.caption(list(part))]
     said = [mentioned_name(caption) for caption in captions]

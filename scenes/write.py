@@ -28,6 +28,7 @@ from decodetr.scenes.rendering import draw_scene
 from decodetr.scenes.world import BASE_NAMES, NAMES, WORLD_VERSION, SceneSettings, names_document
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, is_unused, reading, write_json
+from decodetr.utils.images import open_image
 
 logger = logging.getLogger(__name__)
 
@@ -216,8 +217,6 @@ _BASE_INK, _NOVEL_INK = (255, 255, 255), (255, 240, 90)
 
 def _write_preview(staging, documents, novel):
     """Contact sheet: rows of validation scenes, then of the shifted split; novel names, by their ids, are marked."""
-    from decodetr.utils.images import open_image
-
     cells = []
     for split, rows in _PREVIEW_ROWS.items():
         chosen = documents[split]["images"][: rows * _PREVIEW_COLUMNS]

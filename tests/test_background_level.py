@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from decodetr import PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.loss_decodetr import teacher_targets
-from decodetr.scenes.measure import _Scorer
+from decodetr.scenes.measure import QueryScores
 
 LEVEL, MARGIN, TAU = 0.4, 0.05, 0.1
 
@@ -70,7 +70,7 @@ def test_it_is_measured_as_the_model_scores(tmp_path):
     loaded.set_vocabulary(some)
     with torch.no_grad():
         outputs = loaded(torch.rand(2, 3, 64, 64))
-    assert torch.allclose(_Scorer(loaded, outputs).scores(some), outputs.logits.sigmoid(), atol=1e-5)
+    assert torch.allclose(QueryScores(loaded, outputs).of(some), outputs.logits.sigmoid(), atol=1e-5)
     predicted = F.normalize(loaded.semantic_stream.predictor(outputs.semantic_embeds), dim=-1)
     below = (predicted @ some.embeddings.T < LEVEL)[..., 0]
     assert below.any() and (outputs.logits.sigmoid()[below] < 0.5).all()

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import fields
 
 import pytest
 import torch
@@ -10,12 +11,12 @@ from tiny_teachers import write_tiny_clip, write_tiny_llava
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool
 from decodetr.cli import main
+from decodetr.cli.scenes import add_arguments
+from decodetr.scenes.options import VARIANTS, ComparisonOptions
 from decodetr.scenes.pool_ablation import (
-    VARIANTS,
     Comparison,
     _cell,
     _in_a_line,
-    add_arguments,
     mentions,
     tables,
     variants,
@@ -51,7 +52,8 @@ def _words(built, output, *more):
 def _comparison(built, output, *more):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return Comparison(parser.parse_args(_words(built, output, *more)[2:]))
+    given = vars(parser.parse_args(_words(built, output, *more)[1:]))
+    return Comparison(ComparisonOptions(**{field.name: given[field.name] for field in fields(ComparisonOptions)}))
 
 
 def test_runs_once_and_keeps_what_it_measured(built, tmp_path, capsys):

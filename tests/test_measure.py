@@ -92,7 +92,7 @@ def test_scores_are_those_of_the_model(world, model):
         model.set_vocabulary(some)
         with torch.no_grad():
             outputs = model(pixels)
-        assert torch.allclose(module._Scorer(model, outputs).scores(some), outputs.logits.sigmoid(), atol=1e-5)
+        assert torch.allclose(module.QueryScores(model, outputs).of(some), outputs.logits.sigmoid(), atol=1e-5)
 
 
 class _Oracle:

@@ -16,7 +16,8 @@ from transformers import (
     BertModel,
 )
 
-from decodetr.evaluation.peers import load_peer, match_names
+from decodetr.evaluation.loading import load_peer
+from decodetr.evaluation.peers import match_names
 from decodetr.evaluation.zero_shot_peers import ZERO_SHOT
 
 

@@ -12,7 +12,7 @@ from tiny_models import tiny_model
 from torch.nn import functional as F
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
-from decodetr.cli import COMMANDS
+from decodetr.cli import COMMANDS, main
 from decodetr.scenes import shipped_models as models
 from decodetr.scenes.world import NAMES
 from decodetr.utils import shipped
@@ -61,13 +61,13 @@ def test_ships_models_in_half_precision_with_exact_tables_and_true_cards(finishe
     run, cards, model = finished
     (run / "stages.json").write_text(json.dumps({"settings": {"made by": "decodetr scenes models"}, "seconds": {}}))
 
-    def all_done(folder, stages, count, record):
+    def all_done(folder, stages, count, record, run_command):
         stages = list(stages)
         assert len(stages) == count
         return 0, [" ".join(["decodetr", *map(str, words)]) for _, words in stages]
 
     monkeypatch.setattr(models, "run_stages", all_done)
-    assert models.make_models(run) == 0
+    assert models.make_models(run, main) == 0
     stored = load_file(cards / "scenes-decodetr" / "model.safetensors")
     assert stored["prototype_pool.prototypes"].dtype == torch.float32
     assert stored["semantic_stream.predictor.weight"].dtype == torch.float16
@@ -114,9 +114,8 @@ def test_the_recipe_runs_in_one_go(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "HUB_CARDS", cards)
     monkeypatch.setattr(models, "TRAIN_SCENES", 24)
     monkeypatch.setattr(models, "LOCALIZATION", ((5e-4, 1, 3), (4e-4, 1, 2)))
-    monkeypatch.setattr(models, "SEMANTIC_STEPS", 3)
     monkeypatch.setattr(models, "POOL", {"--num-coarse": 20, "--num-fine": 10, "--delta": -1})
-    assert models.make_models(run) == 0
+    assert models.make_models(run, main) == 0
     seconds = json.loads((run / "stages.json").read_text())["seconds"]
     assert len(seconds) == models.STAGES - 1  # the teachers were there
     shipped_model = DeCoDetrForObjectDetection.from_pretrained(cards / "scenes-decodetr")

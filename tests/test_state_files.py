@@ -42,16 +42,16 @@ def test_captions_are_embedded_again_by_another_model_of_the_same_name_or_from_a
     assert np.array_equal(again.embeddings, other.embeddings) and "captions.safetensors is damaged" in caplog.text
 
 
-def _stage(folder, *words):
+def _stage(folder, command, *words):
     def run(done):
         record = claim(folder, {"size": 1})
         done.clear()
-        return run_stages(folder, [(folder / "names.json", ["vocabulary", *words])], 1, record)
+        return run_stages(folder, [(folder / "names.json", ["vocabulary", *words])], 1, record, command)
 
     return run
 
 
-def test_a_stage_that_another_command_finished_is_no_stage_of_this_one(tmp_path, monkeypatch, capsys):
+def test_a_stage_that_another_command_finished_is_no_stage_of_this_one(tmp_path, capsys):
     done, folder = [], tmp_path / "out"
 
     def command(words):
@@ -59,15 +59,14 @@ def test_a_stage_that_another_command_finished_is_no_stage_of_this_one(tmp_path,
         (folder / "names.json").write_text("{}")
         return 0
 
-    monkeypatch.setattr("decodetr.cli.main", command)
-    first = _stage(folder, "--output", str(folder), "--rate", "1")
+    first = _stage(folder, command, "--output", str(folder), "--rate", "1")
     assert first(done)[0] == 0 and len(done) == 1
     assert first(done)[0] == 0 and not done  # done before
     with pytest.raises(ValueError, match=r"names.json was made by another command:\n  .*--rate 1\nnow\n  .*--rate 2"):
-        _stage(folder, "--output", str(folder), "--rate", "2")(done)
+        _stage(folder, command, "--output", str(folder), "--rate", "2")(done)
     moved = folder.rename(tmp_path / "moved")
     folder = moved
-    assert _stage(moved, "--output", str(moved), "--rate", "1")(done)[0] == 0 and not done
+    assert _stage(moved, command, "--output", str(moved), "--rate", "1")(done)[0] == 0 and not done
 
 
 def test_a_folder_of_stages_belongs_to_the_models_that_it_was_made_with(tmp_path):

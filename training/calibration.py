@@ -3,14 +3,12 @@
 Validation images are not used: they would then say too much good of the scores.
 """
 
-import contextlib
 import logging
 
 import numpy as np
 import torch
 
-from decodetr.evaluation.calibrate import LEAST_OBJECTS, TooLittle, fit_scores
-from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
+from decodetr.evaluation.calibrate import LEAST_OBJECTS, TooLittle, fit_scores, set_calibration, uncalibrated
 from decodetr.processing import DetectionDataset
 from decodetr.training.options import goes_on
 from decodetr.utils.hub import recorded_place
@@ -133,23 +131,3 @@ def keep_aside(coco, share):
             left[names[place]] -= 1
             kept.add(ids[place])
     return kept
-
-
-@contextlib.contextmanager
-def uncalibrated(config):
-    """Inside, a DeCoDetrConfig gives the scores that calibration starts from."""
-    before = {name: getattr(config, name) for name in UNCALIBRATED}
-    try:
-        for name, value in UNCALIBRATED.items():
-            setattr(config, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(config, name, value)
-
-
-def set_calibration(config, fields, source):
-    """Put what [`fit_scores`] found into a DeCoDetrConfig. `source`: what the images were, for the record."""
-    for name, value in fields.items():
-        setattr(config, name, value)
-    config.calibration_info = {**fields["calibration_info"], **source}

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from decodetr.evaluation.output_evaluator import rules_of
 from decodetr.evaluation.score_card import scores_section
-from decodetr.training.provenance import in_words
 from decodetr.utils.files import write_text
-from decodetr.utils.markup import code_block, front_matter, markdown_text
+from decodetr.utils.markup import code_block, front_matter, in_words, markdown_text
 from decodetr.utils.shipped import resolve
 from decodetr.utils.tables import markdown_table
 

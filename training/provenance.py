@@ -14,7 +14,6 @@ OF_A_RUN = (
     "setting allowed novel_names_seen annotated_names training_names data regions captions image_labels replay_data "
     "replay_image_labels pseudo_boxes pseudo_box_score pool vocabulary chosen"
 ).split()
-_SHOWN = 8  # names of a list
 _BOX_TOLERANCE = 0.01  # pixels, the rounding of float32; a proposer does not hit all four sides so well
 
 
@@ -175,14 +174,3 @@ def record(setting, seen, novel_seen, **used):
     if novel_seen:
         info["novel_names_seen"] = novel_seen
     return info | {key: value for key, value in used.items() if value is not None}
-
-
-def in_words(value):
-    """A value of such a record for people: dicts as "key: value; ...", long lists of names by their length."""
-    if isinstance(value, dict):
-        return "; ".join(f"{key.replace('_', ' ')}: {in_words(item)}" for key, item in value.items())
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list) and len(value) > _SHOWN:
-        return f"{len(value)} names: {', '.join(map(str, value[:_SHOWN]))}, ..."
-    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)

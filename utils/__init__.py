@@ -18,6 +18,7 @@ name_list.py       names as a user writes them
 outputs.py         what a command writes is never what it reads
 paths.py           paths that files from outside name, and what lies below a folder
 preflight.py       checks before the work, told together
+program.py         runs a command for a file that is a program itself
 shipped.py         models and tables by name, those that travel with the package too
 tables.py          tables as Markdown
 """

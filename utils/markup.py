@@ -12,10 +12,13 @@ __all__ = [
     "front_matter",
     "html_link",
     "html_text",
+    "in_words",
     "markdown_text",
     "one_line",
     "visible",
 ]
+
+_SHOWN = 8  # names of a list
 
 _cards = load("card_text")
 code_block, front_matter = _cards.code_block, _cards.front_matter
@@ -36,3 +39,14 @@ def html_link(path) -> str:
 def figure_text(text) -> str:
     """One line for matplotlib, in which dollar signs are no formulas."""
     return one_line(text).replace("$", r"\$")
+
+
+def in_words(value):
+    """A value of a record for people: dicts as "key: value; ...", long lists of names by their length."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key.replace('_', ' ')}: {in_words(item)}" for key, item in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list) and len(value) > _SHOWN:
+        return f"{len(value)} names: {', '.join(map(str, value[:_SHOWN]))}, ..."
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)

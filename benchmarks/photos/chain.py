@@ -2,6 +2,7 @@
 
 import sys
 
+from decodetr.cli import main
 from decodetr.scenes.command_runner import claim, flat, run_stages
 
 from .backbone import write_backbone
@@ -28,7 +29,7 @@ def run_chain(folder, settings, *, workers=1, **teachers):
     if not (folder / "detector" / "config.json").is_file():
         write_detector(folder / "detector", write_backbone(folder / "backbone"), settings.image_size)
     record = claim(folder / "chain", {"made by": "photo_world.py run"})
-    status, _ = run_stages(folder / "chain", stages(folder), STAGES, record)
+    status, _ = run_stages(folder / "chain", stages(folder), STAGES, record, main)
     if status == 0:
         sys.stdout.write(f"\nevaluated: {folder / 'chain' / 'report' / 'report.html'}\n")
     return status

@@ -1,0 +1,173 @@
+"""`decodetr eval`: evaluate a model; `prepare` writes a protocol's annotation files, `compare` sets two runs against
+each other."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from decodetr.annotations.formats import DATA_HELP, form_of
+from decodetr.cli.options import add_form_arguments
+from decodetr.evaluation import ENGINES, ORACLES, PREPARED, PROTOCOLS
+from decodetr.utils.files import claim, finite, output_folder
+from decodetr.utils.markup import one_line
+from decodetr.utils.outputs import apart
+from decodetr.utils.preflight import run_checks
+from decodetr.utils.shipped import expect_file
+from decodetr.utils.tables import markdown_table
+
+
+def add_arguments(parser):
+    """Arguments of `decodetr eval`."""
+    commands = parser.add_subparsers(dest="eval_command", metavar="{prepare,compare}")
+    for name, add_command_arguments, text in (
+        ("prepare", _add_prepare_arguments, "write the annotation files of a protocol from the official ones"),
+        ("compare", _add_compare_arguments, "two evaluations of the same images, with intervals"),
+    ):
+        add_command_arguments(commands.add_parser(name, help=text, description=text, allow_abbrev=False))
+    add = parser.add_argument
+    add("--model", help="folder or Hub name: a DeCo-DETR, any object detector of transformers, any zero-shot one")
+    add(
+        "--detections", metavar="FILE", help="instead of a model: detections.parquet of a run, or COCO results (.json)"
+    )
+    add("--data", metavar="DIR", help=f"{DATA_HELP}, with names.json or not")
+    add("--annotations", metavar="FILE", help="COCO or LVIS annotation file; default: annotations/val.json of --data")
+    add("--images", metavar="DIR", help="image folder; default: beside annotations/, named like the annotation file")
+    add("--protocol", default="custom", help=f"one of {', '.join(PROTOCOLS)}, or a JSON file (default: custom)")
+    add_form_arguments(parser)
+    add("--names-split", metavar="FILE", help="names.json with base and novel names; default: that of --data; or none")
+    add("--novel-names", metavar="NAMES", help="""instead: novel names, 'cat,"salt, pepper"'; all others are base""")
+    add("--vocabulary", metavar="NAME", help="folder of a Vocabulary that replaces the stored one")
+    add("--allow-missing-names", action="store_true", help="names the vocabulary lacks count as AP 0")
+    add(
+        "--oracle",
+        choices=ORACLES,
+        help="annotated boxes with our names, our boxes with annotated names, or CLIP alone",
+    )
+    add("--clip", metavar="NAME", help="the CLIP of --oracle teacher (default: the one of the vocabulary)")
+    add("--batch-size", type=int, default=8)
+    add("--max-detections", type=int, help="per image, over all names (default: the protocol's)")
+    add("--num-workers", type=int, default=0, help="processes that read images (default: 0, this one)")
+    add("--engine", choices=ENGINES, default=ENGINES[0])
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
+    add("--output", metavar="DIR", help="write report.html, report.md, report.json and detections.parquet here")
+
+
+def _add_prepare_arguments(parser):
+    add = parser.add_argument
+    add("protocol", choices=PREPARED)
+    add("--coco", required=True, metavar="DIR", help="folder with train2017, val2017, annotations")
+    add(
+        "--official",
+        metavar="DIR",
+        help="folder of the official annotation files (default: DIR/annotations of --coco)",
+    )
+    add("--output", required=True, metavar="DIR", help="folder for annotations/ and names.json")
+    add("--any-counts", action="store_true", help="also if it is only a part of the published set")
+
+
+def _add_compare_arguments(parser):
+    add = parser.add_argument
+    add("first", metavar="DIR", help="what `decodetr eval --output` wrote")
+    add("second", metavar="DIR", help="the same of another model")
+    add("--annotations", metavar="FILE", help="the annotation file, if it was moved")
+    add("--resamples", type=int, default=1000)
+    add("--seed", type=int, default=0)
+    add("--output", metavar="DIR", help="write comparison.json and comparison.png here")
+
+
+def run(args) -> int:
+    """Run `decodetr eval`; returns the exit status."""
+    if args.eval_command == "prepare":
+        return _prepare(args)
+    if args.eval_command == "compare":
+        return _compare(args)
+    from decodetr.eval import EvalOptions, evaluate
+    from decodetr.evaluation.report import markdown_report
+
+    report = evaluate(
+        EvalOptions(
+            model=args.model,
+            detections=args.detections,
+            data=args.data,
+            annotations=args.annotations,
+            images=args.images,
+            protocol=args.protocol,
+            names_split=args.names_split,
+            novel_names=args.novel_names,
+            vocabulary=args.vocabulary,
+            allow_missing_names=args.allow_missing_names,
+            oracle=args.oracle,
+            clip=args.clip,
+            batch_size=args.batch_size,
+            max_detections=args.max_detections,
+            num_workers=args.num_workers,
+            engine=args.engine,
+            device=args.device,
+            output=args.output,
+            **form_of(args.class_names, args.box_format),
+        )
+    )
+    if report is None:  # not the first process
+        return 0
+    if args.output:
+        sys.stderr.write(f"{Path(args.output) / 'report.html'} shows all of it\n")
+    sys.stdout.write(markdown_report(report))
+    if not args.output:
+        sys.stderr.write("--output DIR also finds the score at which F1 is best, for --threshold of predict.\n")
+    return 0
+
+
+def _prepare(args):
+    from decodetr.evaluation.prepare import official_files, prepare
+
+    option = "--official" if args.official else "--coco"
+    files = official_files(args.protocol, args.coco, args.official).values()
+    run_checks(
+        lambda: output_folder(args.output, "--output"),
+        lambda: apart("--output", args.output, {"--coco": args.coco, "--official": args.official}),
+        *(partial(expect_file, option, file) for file in files),
+    )
+    with claim(args.output, "decodetr eval prepare"):
+        written = prepare(args.protocol, args.output, args.coco, args.official, args.any_counts)
+    for part, counts in written.items():
+        words = (f"{count:,} {'names' if key == 'categories' else key}" for key, count in counts.items())
+        sys.stdout.write(f"{part}: {', '.join(words)}\n")
+    return 0
+
+
+def _compare(args):
+    from decodetr.evaluation.compare import compare, expect_run, write_comparison
+    from decodetr.evaluation.report import number
+
+    def numbers():
+        if args.resamples < 1 or args.seed < 0:
+            raise ValueError(
+                f"--resamples must be at least 1 and --seed at least 0, got {args.resamples} and {args.seed}"
+            )
+
+    run_checks(
+        numbers,
+        lambda: args.output and output_folder(args.output, "--output"),
+        lambda: expect_file("--annotations", args.annotations),
+        *(partial(expect_run, folder) for folder in (args.first, args.second)),
+    )
+    with claim(args.output, "decodetr eval compare"):
+        result = finite(compare(args.first, args.second, args.resamples, args.seed, annotations=args.annotations))
+        rows = [
+            [
+                key,
+                *(number(row[name]) for name in ("first", "second", "difference")),
+                f"{number(row['low'])} to {number(row['high'])}",
+                "-" if row["better"] is None else f"{100 * row['better']:.0f} %",
+            ]
+            for key, row in result.items()
+        ]
+        header = ["metric", "first", "second", "difference", "95 % interval", "second better"]
+        sys.stdout.write(
+            f"{one_line(args.first)} (first) and {one_line(args.second)} (second), {args.resamples} resamples of the "
+            "images\n\n"
+        )
+        sys.stdout.write(markdown_table(header, rows))
+        if args.output:
+            write_comparison(result, args.output)
+    return 0

@@ -1,0 +1,142 @@
+"""Calibrate the scores of a saved model on annotated images, as `decodetr calibrate` does."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from decodetr.annotations.coco import CocoAnnotations
+from decodetr.annotations.names_split import names_split_file, read_split
+from decodetr.annotations.sources import load_annotations
+from decodetr.evaluation import CALIBRATION_IMAGES
+from decodetr.evaluation.calibrate import fit_scores, set_calibration, uncalibrated
+from decodetr.evaluation.loop import run_predictor
+from decodetr.evaluation.output_evaluator import OutputEvaluator, rules_of
+from decodetr.evaluation.predictors import DeCoDetrPredictor
+from decodetr.evaluation.score_card import with_scores
+from decodetr.inference.loading import load_model
+from decodetr.modeling_decodetr import DeCoDetrConfig
+from decodetr.utils.documents import read_text
+from decodetr.utils.files import claim, committed, output_folder, write_text
+from decodetr.utils.hub import recorded_place
+from decodetr.utils.shipped import HUB_CARDS, resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """
+    Which model is calibrated, and on what. Messages call the fields by the options of `decodetr calibrate`.
+
+    Args:
+        model: folder or name of a DeCo-DETR.
+        data: a data set, as [`load_annotations`] takes it; its training images count. annotations: instead, or of it:
+            a COCO or LVIS file. images: folder of its images.
+        class_names, box_format: of a `datasets` data set, as [`load_annotations`] takes them.
+        names_split: names.json whose base names are annotated, or "none"; default: that of `data`.
+        output: folder for a copy; None calibrates the model in its folder.
+        most: images, drawn at random.
+    """
+
+    model: str
+    data: str | None = None
+    annotations: str | None = None
+    images: str | None = None
+    class_names: list[str] | None = None
+    box_format: str = "coco"
+    names_split: str | None = None
+    output: str | None = None
+    most: int = CALIBRATION_IMAGES
+    batch_size: int = 8
+    num_workers: int = 0
+    device: str = "auto"
+
+    def place(self) -> Path:
+        """The folder that is written.
+
+        Raises:
+            ValueError: it is not the user's own, or holds something else.
+        """
+        folder = resolve(self.model)
+        if self.output is None:
+            if not Path(folder).is_dir() or Path(folder).parent == HUB_CARDS:
+                raise ValueError(
+                    f"--model {self.model}: expected a folder that may be changed; give --output DIR for a copy"
+                )
+            return output_folder(folder, "--model")
+        output = output_folder(self.output, "--output")
+        if output.is_dir() and Path(folder).is_dir() and output.samefile(folder):
+            raise ValueError(f"--output {output} is the model's own folder; leave it out to calibrate it there")
+        return output
+
+
+def calibrate_model(options: CalibrationOptions) -> DeCoDetrConfig:
+    """
+    Calibrate a model and write config.json and the card into `options.place()`.
+
+    Returns:
+        The calibrated config.
+
+    Raises:
+        ValueError: the images have none of the model's names, or cannot calibrate it.
+    """
+    with claim(options.place(), "decodetr calibrate"):
+        coco = _annotated(options)
+        model, image_processor = load_model(options.model, device=options.device)
+        known = set(model.vocabulary.names)
+        if not (names := [name for name in coco.names if name in known]):
+            raise ValueError(
+                f"{coco.file}: none of its {len(coco.names)} names, such as {coco.names[:3]}, is one of the model's "
+                f"{len(known)}, such as {model.vocabulary.names[:3]}; names must be equal to the letter"
+            )
+        coco = coco.select(names)
+        with uncalibrated(model.config):
+            evaluator = _detections(options, model, image_processor, coco)
+        try:
+            fields = fit_scores(evaluator)
+        except ValueError as error:
+            raise ValueError(
+                f"{coco.file}: {len(coco)} images: {error}; give others, or a model that finds more"
+            ) from error
+        data = recorded_place(options.annotations or options.data)
+        set_calibration(model.config, fields, {"data": data, "kept_aside": False})
+        _write(options, model, image_processor)
+        return model.config
+
+
+def _annotated(options: CalibrationOptions) -> CocoAnnotations:
+    """The annotations of base names of some images."""
+    coco = load_annotations(
+        options.data,
+        "train",
+        options.annotations,
+        options.images,
+        class_names=options.class_names,
+        box_format=options.box_format,
+    )
+    split = names_split_file(options.data, options.names_split) if options.data or options.names_split else None
+    if split:
+        coco = coco.select(read_split(split)[0])
+    order = torch.randperm(len(coco), generator=torch.Generator().manual_seed(0)).tolist()
+    return coco.select_images({coco.images[place]["image_id"] for place in order[: options.most]})
+
+
+def _detections(options, model, image_processor, coco):
+    rules = rules_of(coco)
+    evaluator = OutputEvaluator(coco, model.vocabulary.names, None, **rules)
+    predictor = DeCoDetrPredictor(model, image_processor, rules["max_detections"])
+    run_predictor(predictor, coco, evaluator, options.batch_size, options.num_workers)
+    return evaluator.by_name
+
+
+def _write(options, model, image_processor):
+    """config.json and the card, in a copy with everything else that a model needs: all of it or nothing."""
+    folder, place = Path(resolve(options.model)), options.place()
+    with committed(place) as staging:
+        if options.output is not None:
+            model.save_pretrained(staging)
+            image_processor.save_pretrained(staging)
+            if (made := folder / "training_config.yaml").is_file():
+                write_text(staging / made.name, read_text(made))
+        else:
+            model.config.save_pretrained(staging)
+        write_text(staging / "README.md", with_scores(folder / "README.md", model.config, place))

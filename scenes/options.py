@@ -1,0 +1,74 @@
+"""What the comparison of pools and the quickstart are told. Plain Python, because `--help` shows some of it."""
+
+from dataclasses import dataclass, field, fields
+
+SPLITS = {"val": "Validation", "test": "The shifted split"}
+VARIANTS = {
+    "captions": "captions",
+    "silent": "captions, none mentions a novel name",
+    "random": "random pool",
+    "background": "pool as background only",
+    "none": "no pool",
+    "no-thumbnails": "captions; query and maps, no thumbnails",
+    "query": "captions; query only",
+    "free": "captions; lookup + MLP, unbounded",
+    "both": "captions; L_distill at the embedding too",
+    "wide": "captions; the paper's 0.07, nothing centred, the background of prototypes alone",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonOptions:
+    """
+    What is compared, on what. Messages call the fields by the options of `decodetr scenes compare`.
+
+    Args:
+        folder: of `decodetr scenes write`. built: output of `decodetr pool build`.
+        model: DeCo-DETR with a trained localization stream. vocabulary: of all names. clip: the teacher.
+        variants: keys of VARIANTS. seeds: of the semantic stream. splits: keys of SPLITS.
+        steps: of the semantic stream.
+        base_names: so many of the base names keep their boxes; the others are novel. None: all.
+        trained: a trained model that counts as seed 0 of captions.
+        output: folder for runs.json and table.md.
+    """
+
+    folder: str
+    model: str
+    built: str
+    vocabulary: str
+    clip: str
+    variants: list[str]
+    seeds: list[int]
+    splits: list[str]
+    steps: int
+    base_names: int | None
+    trained: str | None
+    output: str
+
+    def settings(self) -> dict:
+        """Those fields that are the same for all runs of a folder, for the record."""
+        own = ("variants", "seeds", "output")
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in own}
+
+
+def _setting(default, text):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartOptions:
+    """What the quickstart makes, and where."""
+
+    output: str = _setting("decodetr-quickstart", "folder for everything")
+    train_images: int = _setting(640, "scenes to propose regions in and to train on")
+    val_images: int = _setting(128, "scenes to evaluate on")
+    semantic_steps: int = _setting(640, "optimizer steps of the semantic stream over cached features")
+    model: str = _setting("scenes-decodetr", "folder or name of the DeCo-DETR whose detector is used")
+    clip: str = _setting("scenes-clip", "folder or name of the CLIP that teaches")
+    captioner: str = _setting("scenes-llava", "folder or name of the LLaVA that captions")
+    overwrite: bool = _setting(False, "delete an earlier quickstart in the folder first")
+
+    def settings(self) -> dict:
+        """What decides the result, for the record."""
+        own = ("output", "overwrite")
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in own}
