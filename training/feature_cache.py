@@ -64,17 +64,19 @@ class FeatureCache(Dataset):
         Raises:
             ValueError: nothing in the data set supervises a query, or the cache would outgrow `max_bytes`.
         """
-        augmentation = getattr(dataset, "augmentation", None)  # a Subset, say, has none
-        if views > 1 and augmentation is None:
+        targets = getattr(dataset, "targets", None)  # a Subset, say, has none
+        augmented = targets is not None and targets.augmentation is not None
+        if views > 1 and not augmented:
             raise ValueError(f"views={views} needs a data set with augmentation: further views would equal the first.")
         device, training = model.device, model.training
         model.eval()
         cache, held = cls([]), 0
         for view in range(views):
-            if augmentation is not None:
-                dataset.augmentation = augmentation if view else None
+            seen = dataset
+            if augmented:
                 dataset.set_epoch(view)
-            loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
+                seen = dataset if view else dataset.without_augmentation()
+            loader = DataLoader(seen, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
             for batch in tqdm(loader, desc=f"caching detector features, view {view + 1} of {views}", unit="batch"):
                 labels = [
                     {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in label.items()}
@@ -91,8 +93,6 @@ class FeatureCache(Dataset):
                         f"{len(cache)} of {views * len(dataset)} images; train without --cache_features, with fewer "
                         "--cache_views, or set a smaller region_grid."
                     )
-        if augmentation is not None:
-            dataset.augmentation = augmentation
         model.train(training)
         cache.made_by = _maker(model)
         if not cache.items:
