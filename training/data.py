@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from decodetr.annotations.coco import CocoAnnotations
@@ -12,12 +13,13 @@ from decodetr.annotations.stream import AnnotationStream
 from decodetr.inference.names import read_names
 from decodetr.processing import RegionTable
 from decodetr.training.options import TrainOptions
-from decodetr.training.provenance import Setting, check_regions, choose_setting
+from decodetr.training.provenance import Setting, choose_setting
 from decodetr.training.weak_labels import CaptionTable, WeakLabels, read_image_labels
 
 logger = logging.getLogger(__name__)
 
 PSEUDO_BOX_SCORE = 0.4  # of a DeCo-DETR's own proposals; docs/scenes.md has the measurement
+_BOX_TOLERANCE = 0.01  # pixels, the rounding of float32; a proposer does not hit all four sides so well
 
 
 @dataclass(frozen=True)
@@ -192,3 +194,30 @@ def _annotated_names(coco):
         return coco.names
     used = set(index.column("category")[index.column("iscrowd") == 0].tolist())
     return [name for number, name in enumerate(coco.names) if number in used]
+
+
+def check_regions(regions, coco, base):
+    """ValueError where regions are boxes of annotations that are no base names, to the hundredth of a pixel.
+
+    Args:
+        regions (RegionTable). coco (CocoAnnotations): with all of its annotations. base: names.
+    """
+    index, known = coco.annotations_by_image, set(base)
+    novel = np.array([name not in known for name in coco.names], dtype=bool)
+    for image in coco.images:
+        rows = index.arrays(image["image_id"])
+        hidden = novel[rows["category"]]
+        if not hidden.any() or image["image_id"] not in regions:
+            continue
+        corners = rows["bbox"][hidden].copy()
+        corners[:, 2:] += corners[:, :2]
+        boxes = regions.get(image["image_id"])["boxes"]
+        same = (np.abs(boxes[:, None] - corners[None]) <= _BOX_TOLERANCE).all(-1)
+        if same.any():
+            box, row = (int(i) for i in np.argwhere(same)[0])
+            name = coco.names[int(rows["category"][hidden][row])]
+            raise ValueError(
+                f"{regions.source}: image_id {image['image_id']}: expected regions from proposals and base boxes, got "
+                f"the annotated box {boxes[box].tolist()} of {name!r}, which is no base name; build the regions with "
+                "the same --names-split"
+            )
