@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-slow common-suite style format clean
+.PHONY: quickstart test test-slow common-suite coverage style format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/decodetr quickstart
@@ -20,6 +20,10 @@ test-slow: common-suite
 # The common model tests of the installed transformers, into the virtual environment.
 common-suite: $(VENV)/installed-test
 	$(BIN)/python tests/common_suite.py
+
+# The tests of `make test`, and for each file how many of its lines they run.
+coverage: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov
 
 style: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -41,4 +45,4 @@ $(VENV)/installed-test: $(VENV)/bin/python setup.cfg pyproject.toml
 	touch $@ $(VENV)/installed
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache decodetr-quickstart
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .coverage decodetr-quickstart

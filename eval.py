@@ -70,7 +70,6 @@ def run(args):
 def _check(args):
     """What can be known of the arguments before annotations and models are read."""
     from decodetr.annotations.sources import kind_of
-    from decodetr.evaluation.coco_matching import check_engine
     from decodetr.evaluation.protocols import Protocol
 
     def output():
@@ -108,7 +107,6 @@ def _check(args):
         model,
         data,
         lambda: Protocol.load(args.protocol),
-        lambda: check_engine(args.engine),
         lambda: expect("model", args.model, "config.json"),
         lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
         lambda: expect("CLIP", args.clip, "config.json"),

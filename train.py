@@ -236,7 +236,7 @@ class TrainingRun:
         return ReplayedDataset(dataset, replayed)
 
     def _training_info(self, model, data, started_from, random_tables, chosen):
-        """The record of PAPER.md 5: the setting, what had been seen before, and what this run used."""
+        """The record of paper 5: the setting, what had been seen before, and what this run used."""
         options, config, names = self.options, model.config, model.vocabulary.names
         own = options.uses_own_regions
         declared = {}

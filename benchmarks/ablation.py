@@ -1,4 +1,4 @@
-"""The paper's ladder (PAPER.md 4) in joint runs: a pool, then gradient isolation, then a rising lambda(t).
+"""The paper's ladder (paper 4) in joint runs: a pool, then gradient isolation, then a rising lambda(t).
 
     decodetr scenes write scenes --train 1600 --val 300
     python benchmarks/ablation.py scenes --pool built/pool --regions built/regions --vocabulary scenes-vocabulary \

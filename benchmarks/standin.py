@@ -1,6 +1,6 @@
 """A text-free stand-in for CLIP and LLaVA: fixed random codes per name, for annotated boxes only.
 
-It writes the very artifacts that a teacher writes (DESIGN.md 4): a regions data set, a pool and two vocabularies, so
+It writes the very artifacts that a teacher writes: a regions data set, a pool and two vocabularies, so
 that everything downstream is the real code. What it cannot do is name an object that was never annotated: its codes
 say nothing about how names relate, so novel names stay unknown until real teachers replace it.
 """

@@ -6,7 +6,7 @@
 
 Four trainers start from the same weights and take turns of a few steps in one process, over the same batches: `bare`,
 the detector of transformers under transformers' own `Trainer` with the same arguments; `joint`; `semantic` over a
-frozen detector; and `cached`, the semantic stream over cached features (DESIGN.md 5). A step is all that a trainer
+frozen detector; and `cached`, the semantic stream over cached features. A step is all that a trainer
 does between two batches: forward, losses, backward, clipping, AdamW, and the momentum step of the pool. Making a batch
 is timed apart, because a training run has it in worker processes; how long a run waits for them is measured over the
 Trainer's own loader. At the end `Trainer.train` over the cache checks the times of the steps.

@@ -1,4 +1,4 @@
-"""The command `decodetr vocabulary build`: names in, a Vocabulary folder out (PAPER.md 2.7).
+"""The command `decodetr vocabulary build`: names in, a Vocabulary folder out (paper 2.7).
 
 Heavy imports are inside the functions, so that `decodetr vocabulary build --help` is instant.
 """

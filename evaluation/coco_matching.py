@@ -109,18 +109,10 @@ def coco_accumulate(truth, found, num_names, max_detections, engine, areas=4):
     return precision, recall
 
 
-def check_engine(engine):
-    """Raise ImportError, with the pip line, where an engine of ENGINES is not installed."""
-    _engine_classes(engine)
-
-
 def _engine_classes(engine):
     if engine == "pycocotools":
-        try:
-            from pycocotools.coco import COCO
-            from pycocotools.cocoeval import COCOeval
-        except ImportError as error:
-            raise ImportError("engine='pycocotools' needs it: pip install 'decodetr[engines]'") from error
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
     else:
         from faster_coco_eval import COCO
         from faster_coco_eval import COCOeval_faster as COCOeval

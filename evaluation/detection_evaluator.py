@@ -1,6 +1,7 @@
 """DetectionEvaluator: streaming AP (update / compute / reset) over `coco_matching.py`.
 
-What is measured: COCO's AP (PAPER.md 6) in percent. Three things differ from calling a COCO tool on a list of results:
+What is measured: COCO's AP in percent (paper 6, docs/paper.md). Three things differ from calling a COCO tool on a list
+of results:
 - per image only the `max_detections` best predictions *over all names* are kept, on the CPU, as they arrive, so
   memory does not grow with queries x names. COCO tools cap per image and category, and their summary ignores any cap
   but 100;
@@ -14,7 +15,7 @@ import numpy as np
 
 from decodetr.annotations.coco import AnnotationIndex
 from decodetr.evaluation import ENGINES
-from decodetr.evaluation.coco_matching import check_engine, coco_accumulate, compact_prediction, mean_percent
+from decodetr.evaluation.coco_matching import coco_accumulate, compact_prediction, mean_percent
 from decodetr.evaluation.matches import match_detections
 
 
@@ -45,7 +46,7 @@ class DetectionEvaluator:
         engine: "faster-coco-eval", or "pycocotools" for parity.
         allow_missing_names: names of the file that the vocabulary lacks count as AP 0 instead of being an error.
         groups: {"rare": names, ...}: further groups of names, whose means are reported as AP_<group>, AP50_<group>.
-        federated: count as LVIS does (PAPER.md 6), by the lists of `coco.federation`.
+        federated: count as LVIS does (paper 6), by the lists of `coco.federation`.
     """
 
     def __init__(
@@ -64,7 +65,6 @@ class DetectionEvaluator:
     ):
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {ENGINES}, got {engine!r}")
-        check_engine(engine)
         if max_detections < 1:
             raise ValueError(f"max_detections must be at least 1, got {max_detections}")
         if twice := [name for name, count in Counter(coco.names).items() if count > 1]:
@@ -213,7 +213,7 @@ class DetectionEvaluator:
 
         "image": 0.. in the order of image ids; "name": index into `evaluated` (class-agnostic: 0); "category": index
         into the file's names; "box" (G, 4) x, y, w, h and "area" in pixels; "crowd" (bool). In a federated file also
-        a boundless crowd for every name of which an image may have objects without annotation (PAPER.md 6: such
+        a boundless crowd for every name of which an image may have objects without annotation (paper 6: such
         detections are no mistakes, and a crowd is what COCO's rules have for that).
         """
         index = self._index

@@ -1,4 +1,4 @@
-"""`decodetr eval prepare`: the annotation files of a protocol, from the official ones (PAPER.md 6).
+"""`decodetr eval prepare`: the annotation files of a protocol, from the official ones (paper 6).
 
 What is written is a folder like any other of the project: annotations/train.json with base names only, annotations/
 val.json with the images that count, names.json with the split. Images stay where they are.

@@ -24,7 +24,7 @@ class Protocol:
     Args:
         name (str), description (str), source (str): for the report.
         max_detections (int): the best predictions of an image over all names that count.
-        federated (bool): LVIS' rules (PAPER.md 6).
+        federated (bool): LVIS' rules (paper 6).
         images (str): "all", or "annotated": only images with an annotation of one of the names.
         base, novel (dict or None): category id as text -> name. None: every name of the file that the other lacks.
         novel_frequencies (str): instead of `novel`, the names of these LVIS frequencies ("r"); others are base.

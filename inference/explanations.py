@@ -1,6 +1,6 @@
 """What a detection is made of: its objectness, its name's probability, and the prototypes that its query looked up.
 
-The weights are w of PAPER.md 2.3. They are the table lookup inside r_n = sum_j w_nj A_j + MLP(q^_n) (2.4): what the
+The weights are w of paper 2.3. They are the table lookup inside r_n = sum_j w_nj A_j + MLP(q^_n) (paper 2.4): what the
 query read, not a proof of why it got its name, since the residual MLP adds to it.
 """
 

@@ -1,8 +1,8 @@
 """Configuration of DeCo-DETR.
 
-`detector_config` is the localization stream: the config of any DETR-family detector of transformers (DESIGN.md 2). All
-other fields describe the semantic stream (PAPER.md 1, 2 and 3). Where the paper gives a value it is the default and
-the comment says so; where it gives none, the comment says what we chose and why.
+`detector_config` is the localization stream: the config of a detector of transformers, any that `detectors.py` has in
+its table. All other fields describe the semantic stream (paper 1, 2 and 3; docs/paper.md). Where the paper gives a
+value, the comment says it; where it gives none, the comment says what we chose and why.
 """
 
 import math
@@ -60,45 +60,46 @@ class DeCoDetrConfig(PreTrainedConfig):
             the default: as the detector finds them, since a DETR that was trained to the end leaves no duplicates; a
             small one trained for an hour does (docs/scenes.md has the measurement).
         embedding_dim (`int`, defaults to 512): d, the width of CLIP's projection space.
-        num_coarse_prototypes (`int`, defaults to 1203): M1 (PAPER.md 1.5).
-        num_fine_prototypes (`int`, defaults to 4800): M2 (PAPER.md 1.6). M = M1 + M2 prototypes must be at least 1.
+        num_coarse_prototypes (`int`, defaults to 1203): M1 (paper 1.5).
+        num_fine_prototypes (`int`, defaults to 4800): M2 (paper 1.6). M = M1 + M2 prototypes must be at least 1.
         centred (`bool`, defaults to `True`): texts and images are compared after the means that the pool's space
             names were taken off; `False` is the paper's way.
-        assignment_temperature (`float`, *optional*): alpha of PAPER.md 2.3; the paper gives none. None, the default of
+        assignment_temperature (`float`, *optional*): alpha of paper 2.3; the paper gives none. None, the default of
             this and of the following: what the pool's space says, which was chosen from data (`embedding_space.py`);
             0.07, the paper's tau, where it says nothing.
-        teacher_temperature (`float`, *optional*): tau of PAPER.md 2.5.
-        teacher_name_temperature (`float`, *optional*): tau of PAPER.md 2.8, of the teacher's softmax over the names.
-        name_temperature (`float`, *optional*): temperature of the predictor's softmax (PAPER.md 2.7), not given there.
+        teacher_temperature (`float`, *optional*): tau of paper 2.5.
+        teacher_name_temperature (`float`, *optional*): tau of paper 2.8, of the teacher's softmax over the names.
+        name_temperature (`float`, *optional*): temperature of the predictor's softmax (paper 2.7), not given there.
         residual_weight (`float`, *optional*, defaults to 0.5): beta of r_n = unit(lookup) + beta unit(MLP(q^)); None
-            is PAPER.md 2.4, lookup + MLP(q^), where the MLP by-passes the lookup (docs/model.md has the measurement).
+            is paper 2.4, lookup + MLP(q^), where the MLP by-passes the lookup (docs/model.md has the measurement).
         pool_use (`str`, defaults to `"lookup+background"`): what the pool is for. "lookup+background": the enhanced
-            query looks its meaning up in it (PAPER.md 2.4), and the predictor's softmax uses it as background;
+            query looks its meaning up in it (paper 2.4), and the predictor's softmax uses it as background;
             "background": r_n = MLP(q^); "none": neither. The last two are ablations, without L_distill.
-        pool_update (`str`, defaults to `"frozen"`): "frozen", "stable" or "literal" (PAPER.md 3.5 to the letter).
-        pool_momentum (`float`, defaults to 0.99): gamma of PAPER.md 3.5 (the paper's value), in [0, 1].
-        pool_temperature (`float`, defaults to 0.01): temperature of the soft assignment of "stable" (DESIGN.md 3: tau
-            collapses a CLIP-like pool); "literal" uses `teacher_temperature`, as the paper does.
-        distill_weight (`float`, defaults to 1.0): lambda_KL of PAPER.md 3.1, not given there.
-        distill_at (`str`, *optional*): what L_distill teaches to resemble the region: "query" (q^, PAPER.md 2.6),
+        pool_update (`str`, defaults to `"frozen"`): "frozen", "stable" or "literal" (paper 3.5 to the letter).
+        pool_momentum (`float`, defaults to 0.99): gamma of paper 3.5 (the paper's value), in [0, 1].
+        pool_temperature (`float`, defaults to 0.01): temperature of the soft assignment of "stable" (tau collapses
+            a CLIP-like pool); "literal" uses `teacher_temperature`, as the paper does.
+        distill_weight (`float`, defaults to 1.0): lambda_KL of paper 3.1, not given there.
+        distill_at (`str`, *optional*): what L_distill teaches to resemble the region: "query" (q^, paper 2.6),
             "embedding" (what is compared with names) or "both", the sum of the two. None, the default: both where the
             training names are fewer than the directions that the pool's prototypes spread over, so that names alone
             leave embeddings free in most of them; else the query (docs/model.md has the measurement).
-        align_weight (`float`, defaults to 1.0): final lambda_align of PAPER.md 3.1, used by the model's own `loss`.
+        align_weight (`float`, defaults to 1.0): final lambda_align of paper 3.1, used by the model's own `loss`.
         annotation_weight (`float`, defaults to 1.0): share of the one-hot name in the target of an annotated query;
-            the rest is CLIP's distribution (DESIGN.md 3). In [0, 1].
+            the rest is CLIP's distribution. In [0, 1].
         region_iou_threshold (`float`, defaults to 0.5): IoU from which a query is supervised by a region.
         ignore_weight (`float`, defaults to 0.0): weight of the detector's class loss for unmatched queries that lie
             on `ignore_boxes` of the labels, by `region_iou_threshold`: 0 to learn nothing there, 1 for background. In
             [0, 1].
         background_threshold (`float`, *optional*): a prototype whose (centred) cosine to every name is below it stands
-            for none of the names and is background (DESIGN.md 4); -1 for none. None: the space's, else 0.9.
+            for none of the names and is background; -1 for none. None: the space's, else 0.9.
         background_level (`float`, *optional*): cosine that the image of something must have to a name to be rather
             that than nothing, also where no caption of the pool describes it; -1: no such entry. None: the space's.
         background_margin (`float`, *optional*): by how much a prototype of the background must resemble an image more
             than a name does to be as likely. None: the space's, else 0.
-        gradient_isolation (`bool`, defaults to `True`): PAPER.md 2.1. `False` is for ablations.
-        semantic_inputs (`str`, defaults to `"query+region"`): "query" (the paper) or "query+region" (DESIGN.md 5).
+        gradient_isolation (`bool`, defaults to `True`): paper 2.1. `False` is for ablations.
+        semantic_inputs (`str`, defaults to `"query+region"`): "query" (the paper) or "query+region" (docs/model.md has
+            the measurement).
         region_channels (`int`, defaults to 32): channels to which each feature map is projected before pooling.
         region_grid (`int`, defaults to 4): a box is sampled at region_grid x region_grid points of each map.
         region_pixels (`int`, defaults to 0): with P > 0 a P x P thumbnail of the box is sampled from the image too,
@@ -115,7 +116,7 @@ class DeCoDetrConfig(PreTrainedConfig):
         pool_info (`dict`, *optional*): where the pool came from (encoder, captioner, delta, seed, ...).
         vocabulary_info (`dict`, *optional*): where the name embeddings came from (encoder, revision, templates).
         training_info (`dict`, *optional*): what training was allowed to know, including what the pretrained detector
-            had seen (PAPER.md 5).
+            had seen (paper 5).
         preprocessing (`dict`, *optional*): keyword arguments of [`DeCoDetrImageProcessor`] that repeat what the
             pretrained detector was trained with; `from_detector` fills it.
         table_digests (`dict`, *optional*): SHA-256 of the pool and of the vocabulary with the texts that their rows
@@ -178,7 +179,7 @@ class DeCoDetrConfig(PreTrainedConfig):
         if unknown := _unknown(kwargs):
             raise ValueError(f"DeCoDetrConfig has no field {', '.join(map(repr, unknown))}; check the spelling.")
         if self.detector_config is None:
-            # PAPER.md 3.3 and 4: DETR-R50 with 6 decoder layers, 8 heads and N = 300. No weights are loaded by a
+            # paper 3.3 and 4: DETR-R50 with 6 decoder layers, 8 heads and N = 300. No weights are loaded by a
             # config.
             self.detector_config = {"model_type": "detr", "num_queries": 300, "auxiliary_loss": True, "num_labels": 1}
         if isinstance(self.detector_config, dict):

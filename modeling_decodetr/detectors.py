@@ -1,4 +1,4 @@
-"""What differs between the detector families of transformers that can be the localization stream (DESIGN.md 2).
+"""What differs between the detector families of transformers that can be the localization stream.
 
 Nothing else in the package asks which detector it has. The table was checked against transformers 5.18 to 5.24 by the
 tests, which train, save and reload every family.

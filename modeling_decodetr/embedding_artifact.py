@@ -2,8 +2,8 @@
 
 The folder holds `<stem>.safetensors` (tensors) and `<stem>.json` (names, captions, provenance), nothing else is read:
 no pickle. The JSON has a digest of names and tensors, so that the two files are known to belong together. Inside a
-model the tensors are persistent float32 buffers that `.half()` and `.bfloat16()` leave alone,
-because a rounded embedding table is a different table (DESIGN.md 2 and 4).
+model the tensors are persistent float32 buffers that `.half()` and `.bfloat16()` leave alone, because a rounded
+embedding table is a different table.
 """
 
 import hashlib

@@ -31,8 +31,9 @@ class Scales(NamedTuple):
     """Temperatures and background of a model in use. Cosines are those of centred embeddings.
 
     Attributes:
-        assignment_temperature: alpha of PAPER.md 2.3. teacher_temperature: tau of 2.5.
-        name_temperature: of the predictor's softmax (2.7). teacher_name_temperature: of the teacher's (2.8).
+        assignment_temperature: alpha of paper 2.3. teacher_temperature: tau of paper 2.5.
+        name_temperature: of the predictor's softmax (paper 2.7). teacher_name_temperature: of the teacher's (paper
+            2.8).
         background_threshold: a prototype whose cosine to every name is below it stands for none of them.
         background_level: cosine of an image to a name from which it rather has that name than none; -1: no such level.
         background_margin: by how much a prototype of the background must resemble an image more than a name does.
@@ -130,7 +131,7 @@ def centred(embeddings, mean) -> torch.Tensor:
 
 
 def log_assignment(embeddings, prototypes, temperature):
-    """log softmax_j( cos(embedding, A_j) / temperature ), float32, shape (..., M): PAPER.md 2.3 and 2.5.
+    """log softmax_j( cos(embedding, A_j) / temperature ), float32, shape (..., M): paper 2.3 and 2.5.
 
     Args:
         embeddings (..., d): any length. prototypes (M, d): unit rows. temperature: a number, or a tensor (..., 1).
@@ -141,7 +142,7 @@ def log_assignment(embeddings, prototypes, temperature):
 
 
 def look_up(queries, tables):
-    """Soft assignment of queries to prototypes, PAPER.md 2.3 and the first term of 2.4.
+    """Soft assignment of queries to prototypes, paper 2.3 and the first term of 2.4.
 
     Args:
         queries (..., d): q^, any length.
@@ -180,7 +181,7 @@ def as_images(embeddings, tables):
 
 def background_mass(similarity, background, temperature, level, margin):
     """log of what names compete with: the level, and the background prototypes, all of them, so that a name whose
-    prototype joins them when it is removed costs the others nothing (DESIGN.md 4).
+    prototype joins them when it is removed costs the others nothing.
 
     Args:
         similarity (..., M): cosines to the prototypes, float32. background (M,): bool, those that count.

@@ -1,8 +1,8 @@
 """The losses of the semantic stream and what they supervise, as pure functions of tensors.
 
-Formulas: PAPER.md 2.5, 2.6 and 2.8; who is supervised by what: DESIGN.md 3. The paper writes sums over queries and
-does not say which; ours run over the queries that lie on an annotated box or a region, and are divided by their
-number over all processes, so that the value depends neither on N nor on how a batch is split.
+Formulas: paper 2.5, 2.6 and 2.8 (docs/paper.md); who is supervised by what: docs/architecture.md. The paper writes
+sums over queries and does not say which; ours run over the queries that lie on an annotated box or a region, and are
+divided by their number over all processes, so that the value depends neither on N nor on how a batch is split.
 
 Deviation: teacher and student distributions run over the names *and* the background prototypes, the same set over
 which scores are computed. Over the names alone, a run with one name has a constant loss, and a region of something
@@ -23,7 +23,7 @@ from .embedding_space import background_mass, centred
 
 @torch.no_grad()
 def match_annotations(pred_boxes, objectness_logits, boxes):
-    """One-to-one matching of queries to annotated boxes, with the costs of DETR (PAPER.md 3.3).
+    """One-to-one matching of queries to annotated boxes, with the costs of DETR (paper 3.3).
 
     Args:
         pred_boxes (N, 4), boxes (n, 4): (cx, cy, w, h) in 0..1.
@@ -43,7 +43,7 @@ def match_annotations(pred_boxes, objectness_logits, boxes):
 
 @torch.no_grad()
 def supervise_queries(pred_boxes, objectness_logits, label, iou_threshold):
-    """What supervises each query of one image (DESIGN.md 3).
+    """What supervises each query of one image.
 
     A query matched to an annotated box gets that box; any other gets the box it overlaps most, an annotated one or a
     region, if the IoU reaches the threshold; else nothing.
@@ -166,7 +166,7 @@ def supervise_batch(pred_boxes, objectness_logits, labels, iou_threshold, embedd
 
 def absent_names(labels, num_names, device):
     """(B, num_names) bool, what no region without a box is in each image: its `absent_labels` (L,) int64. None where
-    no label has any (PAPER.md 5, WS-OVD)."""
+    no label has any (paper 5, WS-OVD)."""
     if not any("absent_labels" in label for label in labels):
         return None
     absent = torch.zeros(len(labels), num_names, dtype=torch.bool, device=device)
@@ -177,7 +177,7 @@ def absent_names(labels, num_names, device):
 
 
 def teacher_targets(annotated_names, region_embeds, tables, *, annotation_weight, absent=None):
-    """The distributions that supervised queries learn, PAPER.md 2.5 and 2.8 with the mixture of DESIGN.md 3.
+    """The distributions that supervised queries learn: paper 2.5 and 2.8, the latter mixed with the annotated name.
 
     Args:
         annotated_names (n,) int64: name of the annotated box of each query, -1 where it has only a region.
@@ -222,12 +222,12 @@ def teacher_targets(annotated_names, region_embeds, tables, *, annotation_weight
 
 
 def distillation_loss(log_weights, targets, count):
-    """L_distill = sum_n KL(w~_n || w_n) / count (PAPER.md 2.6): log_weights (n, M) log w, targets (n, M) w~."""
+    """L_distill = sum_n KL(w~_n || w_n) / count (paper 2.6): log_weights (n, M) log w, targets (n, M) w~."""
     return F.kl_div(log_weights, targets, reduction="sum") / count
 
 
 def alignment_loss(log_probs, targets, count):
-    """L_align = sum_n CE(t_n, T_n) / count (PAPER.md 2.8): log_probs (n, K + 1), targets (n, K + 1).
+    """L_align = sum_n CE(t_n, T_n) / count (paper 2.8): log_probs (n, K + 1), targets (n, K + 1).
 
     Entries whose target is zero do not count, also where the log-probability is -inf (a vocabulary without
     background).

@@ -1,9 +1,9 @@
 """DeCo-DETR: a detector of transformers as localization stream, and a semantic stream that reads its detached queries.
 
-Implements PAPER.md 2 and 3.1 as DESIGN.md 2 to 4 settle it. The order below is the order in which an image meets it:
-the detector finds boxes and queries; both, cut off from the gradient, enter the semantic stream, which looks their
-meaning up in the prototype pool and scores it against the stored names; objectness and name probability are fused
-into `logits`.
+Implements paper 2 and 3.1 (docs/paper.md); docs/architecture.md has the contracts. The order below is that in which an
+image meets it: the detector finds boxes and queries; both, cut off from the gradient, enter the semantic stream, which
+looks their meaning up in the prototype pool and scores it against the stored names; objectness and name probability
+are fused into `logits`.
 """
 
 import threading
@@ -140,7 +140,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         r"""
         Args:
             pixel_values (`torch.FloatTensor` of shape (B, 3, H, W)): normalised by the model's image processor. H and
-                W are multiples of what the detector's family needs (DESIGN.md 2).
+                W are multiples of what the detector's family needs (`detectors.py`).
             pixel_mask (`torch.LongTensor` of shape (B, H, W), *optional*): 1 for pixels, 0 for padding on the right
                 and at the bottom; only for families that honour it.
             labels (`list[dict]` of length B, *optional*): `class_labels` (n,) int64, indices into the vocabulary;
@@ -253,7 +253,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
     # Semantic stream
 
     def _cut(self, tensor):
-        """StopGradient of PAPER.md 2.1, unless the ablation switches it off."""
+        """StopGradient of paper 2.1, unless the ablation switches it off."""
         return tensor.detach() if self.config.gradient_isolation else tensor
 
     def _semantic_inputs(self, found, maps, pixel_values, pixel_mask, row=None):
@@ -285,7 +285,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         return {"loss_distill": distill, "loss_align": alignment_loss(log_probs, name_targets, count)}
 
     def _total(self, losses):
-        """L of PAPER.md 3.1 with the config's final weights."""
+        """L of paper 3.1 with the config's final weights."""
         semantic = (
             self.config.distill_weight * losses["loss_distill"] + self.config.align_weight * losses["loss_align"]
         )
@@ -387,7 +387,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
     @torch.no_grad()
     def update_prototypes(self, sums, mass):
-        """Momentum step of the pool (PAPER.md 3.5) by the config's mode; "frozen" does nothing. See
+        """Momentum step of the pool (paper 3.5) by the config's mode; "frozen" does nothing. See
         [`PrototypePool.update`]."""
         if self.config.pool_update == "frozen":
             return

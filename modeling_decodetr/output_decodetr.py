@@ -1,4 +1,4 @@
-"""What [`DeCoDetrForObjectDetection`] returns (DESIGN.md 4, "Forward")."""
+"""What [`DeCoDetrForObjectDetection`] returns."""
 
 from dataclasses import dataclass
 
@@ -21,8 +21,8 @@ class DeCoDetrObjectDetectionOutput(ModelOutput):
         pred_boxes (`torch.Tensor` of shape (B, N, 4)): (cx, cy, w, h) in 0..1.
         objectness_logits (`torch.Tensor` of shape (B, N)): of the localization stream; -30 for what `nms_iou`
             suppresses.
-        semantic_embeds (`torch.Tensor` of shape (B, N, d)): r_n of PAPER.md 2.4.
-        prototype_weights (`torch.Tensor` of shape (B, N, M), with `output_prototype_weights=True`): w of PAPER.md 2.3.
+        semantic_embeds (`torch.Tensor` of shape (B, N, d)): r_n of paper 2.4.
+        prototype_weights (`torch.Tensor` of shape (B, N, M), with `output_prototype_weights=True`): w of paper 2.3.
         hidden_states (`tuple[torch.Tensor]`, with `output_hidden_states=True` or a list of places): what goes into the
             first layer of the detector's decoder, and what comes out of each (B, N, C), in training also with the
             additional queries of its family; None at the places that were not asked for.

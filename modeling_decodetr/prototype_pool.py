@@ -1,5 +1,5 @@
-"""The Dynamic Hierarchical Concept Pool at run time: a table of prototypes (PAPER.md 1.7) and its momentum update
-(3.4, 3.5). How a pool is filled is `pool_builder/`; how it is looked up, `semantic_stream.py`.
+"""The Dynamic Hierarchical Concept Pool at run time: a table of prototypes (paper 1.7) and its momentum update
+(paper 3.4, 3.5). How a pool is filled is `pool_builder/`; how it is looked up, `semantic_stream.py`.
 
 Deviation: the paper's momentum rule taken literally collapses a pool of real CLIP's texts within an epoch
 (docs/model.md), so a pool is frozen by default. "stable" has its own temperature, keeps prototypes at unit length and
@@ -18,7 +18,7 @@ class PrototypePool(EmbeddingArtifact):
     """M = M1 + M2 prototypes in the embedding space of the teacher.
 
     Args:
-        prototypes (`torch.Tensor` of shape (M, d)): A of PAPER.md 1.7; unit rows.
+        prototypes (`torch.Tensor` of shape (M, d)): A of paper 1.7; unit rows.
         level (`torch.Tensor` of shape (M,), *optional*): 0 coarse, 1 fine. Default: all coarse.
         parent (`torch.Tensor` of shape (M,), *optional*): row of the coarse parent of a fine prototype, -1 for a
             coarse one.
@@ -77,7 +77,7 @@ class PrototypePool(EmbeddingArtifact):
 
     @torch.no_grad()
     def assignment_sums(self, embeddings, temperature):
-        """The sums of PAPER.md 3.4 for embeddings e (R, d): (sum_i D_ij e_i of shape (M, d), sum_i D_ij of shape
+        """The sums of paper 3.4 for embeddings e (R, d): (sum_i D_ij e_i of shape (M, d), sum_i D_ij of shape
         (M,)).
 
         Sums of several micro-batches or processes may be added before [`PrototypePool.update`].
@@ -88,7 +88,7 @@ class PrototypePool(EmbeddingArtifact):
 
     @torch.no_grad()
     def update(self, sums, mass, momentum, literal=False):
-        """Momentum step (PAPER.md 3.5), in place.
+        """Momentum step (paper 3.5), in place.
 
         literal: A_j <- gamma A_j + (1 - gamma) LayerNorm(sum_i D_ij e_i).
         else:    A_j <- unit( A_j + (1 - gamma) min(mass_j, 1) (unit(sum_i D_ij e_i) - A_j) ).

@@ -1,11 +1,9 @@
-"""The semantic stream: from detached queries to scores over names (PAPER.md 2.2 to 2.4 and 2.7; scoring of DESIGN.md
-4).
+"""The semantic stream: from detached queries to scores over names (paper 2.2 to 2.4 and 2.7; docs/paper.md).
 
-Deviations: the stream also reads detached features of the query's region (DESIGN.md 5: query alone reaches 13.5 novel
-AP50 on the trial scenes, query and region 87.5) and, with `region_pixels`, a thumbnail of it, because the maps of a
-detector that learned boxes alone need not tell what names are about (docs/model.md); the predictor scores against
-stored name embeddings and uses the pool as the vocabulary of the background. Everything that decides a score is
-computed in float32.
+Deviations: the stream also reads detached features of the query's region and, with `region_pixels`, a thumbnail of it,
+because queries and maps of a detector that learned boxes alone need not tell what names are about (docs/model.md has
+the measurements); the predictor scores against stored name embeddings and uses the pool as the vocabulary of the
+background. Everything that decides a score is computed in float32.
 """
 
 import torch
@@ -169,7 +167,7 @@ class SemanticStream(Float32Buffers):
         """From detached inputs to what is compared with names.
 
         r_n = unit(lookup) + beta unit(MLP(q^)), beta the config's `residual_weight`: a sum of unbounded parts, as
-        PAPER.md 2.4 has it (`residual_weight=None`), learns an MLP of fifty times the lookup's length, which by-passes
+        paper 2.4 has it (`residual_weight=None`), learns an MLP of fifty times the lookup's length, which by-passes
         it (docs/model.md).
 
         Args:
@@ -177,7 +175,7 @@ class SemanticStream(Float32Buffers):
             tables: of the model.
 
         Returns:
-            log_weights (..., M) float32: log w of PAPER.md 2.3.
+            log_weights (..., M) float32: log w of paper 2.3.
             semantic_embeds (..., d): r_n; the residual alone where the pool is not for lookup.
         """
         projected = self.input_projection(inputs)
@@ -192,7 +190,7 @@ class SemanticStream(Float32Buffers):
         return log_weights, bounded.to(residual.dtype)
 
     def name_log_probs(self, semantic_embeds, tables: Tables):
-        """log of the softmax over names and background (PAPER.md 2.7, DESIGN.md 4).
+        """log of the softmax over names (paper 2.7) and background.
 
         Args:
             semantic_embeds (..., d): r_n.

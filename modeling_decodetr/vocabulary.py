@@ -1,4 +1,4 @@
-"""Vocabulary: the swappable table of name embeddings against which the predictor scores (PAPER.md 2.7).
+"""Vocabulary: the swappable table of name embeddings against which the predictor scores (paper 2.7).
 
 The paper's fixed R^d -> R^K head would need the novel names at training time; stored embeddings do not, and swapping
 names is a copy of a tensor. No text encoder is loaded to use one; `Vocabulary.from_text_model` loads one to make one.

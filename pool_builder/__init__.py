@@ -1,4 +1,5 @@
-"""The Dynamic Hierarchical Concept Pool, offline (PAPER.md 1): proposals -> captions -> CLIP -> filter -> clusters.
+"""The Dynamic Hierarchical Concept Pool, offline: proposals -> captions -> CLIP -> filter -> clusters (paper 1;
+docs/paper.md).
 
 build.py            build_pool: all stages, to a regions data set and a PrototypePool
 stages.py           the heavy stages: proposals, captions, embeddings

@@ -1,4 +1,4 @@
-"""All stages of PAPER.md 1 in their order, each of which goes on where an earlier run stopped: build_pool."""
+"""All stages of paper 1 in their order, each of which goes on where an earlier run stopped: build_pool."""
 
 from pathlib import Path
 

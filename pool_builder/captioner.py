@@ -1,4 +1,4 @@
-"""Captions of crops (PAPER.md 1.2): greedy, in left-padded batches, through the model's own chat template.
+"""Captions of crops (paper 1.2): greedy, in left-padded batches, through the model's own chat template.
 
 Any model of `AutoModelForImageTextToText` with a chat template will do; LLaVA-1.5, LLaVA-NeXT and Qwen2.5-VL are
 tested.

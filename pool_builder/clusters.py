@@ -1,4 +1,4 @@
-"""From captions to prototypes (PAPER.md 1.5 to 1.7): pure functions of numpy arrays.
+"""From captions to prototypes (paper 1.5 to 1.7): pure functions of numpy arrays.
 
 Rows are *distinct* captions, n unit embeddings u (n, d) with the number of regions that got each one (`counts`).
 
@@ -23,7 +23,7 @@ _ROWS = 65536  # rows in float64 at once
 
 def coarse_clusters(embeddings, counts, num_coarse, seed, algorithm="auto"):
     """
-    K-Means of PAPER.md 1.5, each caption weighted by its count.
+    K-Means of paper 1.5, each caption weighted by its count.
 
     Args:
         embeddings (np.ndarray of shape (n, d)): unit rows, float32.
@@ -96,7 +96,7 @@ def _faiss(embeddings, counts, num_coarse, seed):
 
 def fine_clusters(embeddings, counts, coarse_label, budget, min_samples=2):
     """
-    DBSCAN of PAPER.md 1.6 inside every coarse cluster, euclidean on unit vectors, at most `budget` clusters in all.
+    DBSCAN of paper 1.6 inside every coarse cluster, euclidean on unit vectors, at most `budget` clusters in all.
 
     The grid of eps has 32 quantiles of the distances at which clusters of a coarse cluster join (DBSCAN's clusters
     change at no other eps, but for captions that become core), and half the smallest one, where nothing is joined. Of

@@ -1,4 +1,4 @@
-"""Crops of regions as CLIP and the captioner see them (PAPER.md 1.2 and 1.3).
+"""Crops of regions as CLIP and the captioner see them (paper 1.2 and 1.3).
 
 A crop is resized to a square and gives up its aspect ratio, so that the centre crop of CLIP's processor cuts nothing.
 """

@@ -1,4 +1,4 @@
-"""delta, the least agreement of a region with its caption (PAPER.md 1.4), chosen from the data: a value that suits one
+"""delta, the least agreement of a region with its caption (paper 1.4), chosen from the data: a value that suits one
 CLIP lets everything or nothing of another one pass. The paper gives none.
 
 Captions of other regions say what agreement by chance is. Their cosines have the scale and the offset of those of own

@@ -1,4 +1,4 @@
-"""How far the momentum step (PAPER.md 3.5) has moved a pool, and what its prototypes now stand for."""
+"""How far the momentum step (paper 3.5) has moved a pool, and what its prototypes now stand for."""
 
 import torch
 from torch.nn import functional as F

@@ -1,4 +1,4 @@
-"""CLIP as the teacher: v of a crop and u of a caption (PAPER.md 1.3). The paper does not name its CLIP; any model with
+"""CLIP as the teacher: v of a crop and u of a caption (paper 1.3). The paper does not name its CLIP; any model with
 image and text features of one width serves; CLIP and SigLIP are tested."""
 
 import numpy as np

@@ -1,5 +1,5 @@
-"""Captions that people wrote of whole training images, clustered with those of regions: C-OVD and WS-OVD of PAPER.md
-5 may use them. They are not filtered by delta, which compares a caption with a region.
+"""Captions that people wrote of whole training images, clustered with those of regions: C-OVD and WS-OVD may use them
+(paper 5). They are not filtered by delta, which compares a caption with a region.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""A picture of a pool in two dimensions: what it holds, and how its two levels (PAPER.md 1.5, 1.6) hang together.
+"""A picture of a pool in two dimensions: what it holds, and how its two levels (paper 1.5, 1.6) hang together.
 
 Coarse prototypes lie where t-SNE puts them (the two principal components, where there are few or very many), pushed
 apart a little where they would cover each other. Fine ones are drawn around their parent, because a joint embedding

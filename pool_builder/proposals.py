@@ -1,4 +1,4 @@
-"""Regions of training images (PAPER.md 1.1): annotated boxes of base names, and what is proposed beside them.
+"""Regions of training images (paper 1.1): annotated boxes of base names, and what is proposed beside them.
 
 The paper's proposals are "RPN regions"; who proposes here is chosen in proposers.py. Annotations of other names must
 not be in `coco` (`CocoAnnotations.select`), so that what they say cannot change a proposal.

@@ -107,7 +107,7 @@ class DetectorProposer:
 
 
 class RpnProposer:
-    """The region proposal network of a Faster R-CNN, as in the paper (PAPER.md 1.1).
+    """The region proposal network of a Faster R-CNN, as in the paper (paper 1.1).
 
     Args:
         detector (torchvision.models.detection.FasterRCNN): in evaluation mode.

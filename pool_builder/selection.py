@@ -1,5 +1,5 @@
-"""The last two stages, light ones that one process does: which regions are kept (PAPER.md 1.4), and the clusters of
-their captions (1.5 to 1.7), from which the pool is made."""
+"""The last two stages, light ones that one process does: which regions are kept (paper 1.4), and the clusters of
+their captions (paper 1.5 to 1.7), from which the pool is made."""
 
 import numpy as np
 import pyarrow as pa
@@ -222,14 +222,14 @@ def kept_captions(regions):
 
 
 def cluster(embeddings, counts, settings):
-    """(coarse labels (n,), fine labels (n,) or -1, eps) of n distinct captions: PAPER.md 1.5 and 1.6."""
+    """(coarse labels (n,), fine labels (n,) or -1, eps) of n distinct captions: paper 1.5 and 1.6."""
     coarse = coarse_clusters(embeddings, counts, settings.num_coarse, settings.seed, settings.kmeans)
     fine, eps = fine_clusters(embeddings, counts, coarse, settings.num_fine, settings.min_samples)
     return coarse, fine, eps
 
 
 def pool_of_clusters(embeddings, captions, counts, coarse, fine, info):
-    """PAPER.md 1.7: the pool of clustered captions.
+    """paper 1.7: the pool of clustered captions.
 
     Args:
         embeddings (n, d): unit rows. captions: n strings. counts (n,): regions of each caption.

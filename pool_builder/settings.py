@@ -1,4 +1,4 @@
-"""The one home of the pool builder's defaults. The paper gives M1 and M2 (PAPER.md 1.5, 1.6) and no other value."""
+"""The one home of the pool builder's defaults. The paper gives M1 and M2 (paper 1.5, 1.6) and no other value."""
 
 from dataclasses import dataclass, field
 

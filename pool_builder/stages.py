@@ -1,4 +1,4 @@
-"""The heavy stages of a pool: proposals -> captions -> embeddings, each from shards to shards (PAPER.md 1.1 to 1.3).
+"""The heavy stages of a pool: proposals -> captions -> embeddings, each from shards to shards (paper 1.1 to 1.3).
 
 Images are taken in groups of `batch_size`, and a shard is a whole number of groups: nothing that a model computes
 crosses a group, so the rows do not depend on the size of the shards or on who computes them. What cannot be used is

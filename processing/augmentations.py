@@ -9,7 +9,7 @@ A box is clipped to the window, and kept if at least `min_visible` of its area i
 every object of an image that has some is drawn again.
 
 Random numbers depend on (seed, epoch, image_id) alone: not on the worker, the order, or what else drew. Embeddings of
-regions describe the un-augmented region (DESIGN.md 4, a deviation from the paper's online teacher).
+regions describe the un-augmented region, a deviation from the paper's online teacher.
 """
 
 import math

@@ -1,12 +1,12 @@
 """The regions data set: what the offline teacher (proposals, LLaVA, CLIP) says about regions of training images.
 
-Numbered Parquet shards, `regions-00000-of-00003.parquet`, one row a region (DESIGN.md 4):
+Numbered Parquet shards, `regions-00000-of-00003.parquet`, one row a region (docs/data.md):
 
     image_id int64, file_name string, box [x0, y0, x1, y1] pixels, proposal_score float, caption string,
     image_embed (d) and text_embed (d), unit length, float16 or float32, clip_score float, kept bool
 
 Only kept rows are used, unless the others are asked for: a caption that failed the filter says nothing against CLIP's
-view of the region itself (PAPER.md 1.4 filters what is clustered alone). Columns stay flat, and embeddings in the
+view of the region itself (paper 1.4 filters what is clustered alone). Columns stay flat, and embeddings in the
 precision of the file until an image is asked for. Embeddings describe the region of the un-augmented image.
 """
 

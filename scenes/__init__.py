@@ -1,4 +1,4 @@
-"""The embedded world (DESIGN.md 6): drawn scenes with compositional names, written as ordinary COCO-format folders.
+"""The embedded world (docs/scenes.md): drawn scenes with compositional names, written as ordinary COCO-format folders.
 
     world.py     the names, their base/novel split and the settings of a folder; plain Python
     rendering.py one object, one background, one scene

@@ -1,6 +1,6 @@
 """What people would write about a drawn object: paraphrases of its name, and captions of regions without an object.
 
-The small CLIP and LLaVA learn from these (DESIGN.md 6). Their authors saw all names, as the web did; no box of a
+The small CLIP and LLaVA learn from these. Their authors saw all names, as the web did; no box of a
 detector's training set is described here, because the teachers' pictures come from a stream of their own.
 """
 

@@ -1,4 +1,4 @@
-"""Draws one object, one background, one scene (DESIGN.md 6).
+"""Draws one object, one background, one scene.
 
 A scene is a cluttered background, then 1 to 8 objects, later ones over earlier ones. Each pixel belongs to the last
 object that covers at least half of it; an object's box is the extent of the pixels that belong to it (its *visible*

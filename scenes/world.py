@@ -1,4 +1,4 @@
-"""The names of the drawn world, which of them are novel, and the settings of a written folder (DESIGN.md 6).
+"""The names of the drawn world, which of them are novel, and the settings of a written folder.
 
 A name is colour x pattern x shape, such as "red striped star": 8 x 3 x 10 = 240 names, a quarter of them novel.
 

@@ -1,4 +1,4 @@
-"""Writes scenes as ordinary COCO-format folders (DESIGN.md 6): nothing downstream needs to know that they are drawn.
+"""Writes scenes as ordinary COCO-format folders: nothing downstream needs to know that they are drawn.
 
     DIR/scenes.json                   the settings the folder was written with
     DIR/train/000001.jpg ...          also val/ and test/ (the shifted split)

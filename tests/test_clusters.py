@@ -1,4 +1,4 @@
-"""K-Means, fine clusters, prototypes and their captions (PAPER.md 1.5 to 1.7) against values computed by hand."""
+"""K-Means, fine clusters, prototypes and their captions (paper 1.5 to 1.7) against values computed by hand."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""Two gloo processes with half a batch each have the gradient of one process with the whole batch (DESIGN.md 3).
+"""Two gloo processes with half a batch each have the gradient of one process with the whole batch.
 
 One spawn of two processes goes through all families and batches and writes what it found into a folder; the reference
 is computed here, in one process. Dropout and denoising are off and batch norm is frozen: they alone depend on the

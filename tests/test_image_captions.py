@@ -1,4 +1,4 @@
-"""C-OVD (PAPER.md 5): captions of whole images are clustered with those of regions: another pool."""
+"""C-OVD (paper 5): captions of whole images are clustered with those of regions: another pool."""
 
 import json
 

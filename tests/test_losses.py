@@ -1,4 +1,4 @@
-"""Losses of the semantic stream and their targets against loops (PAPER.md 2.5 to 2.8, DESIGN.md 3)."""
+"""Losses of the semantic stream and their targets against loops (paper 2.5 to 2.8)."""
 
 import itertools
 

@@ -30,7 +30,7 @@ def test_lookup_adds_the_prototypes_to_the_residual_and_the_ablations_do_not(wei
     log_weights, enhanced = full.semantic_stream(inputs, full.tables())
     _, residual = background.semantic_stream(inputs, background.tables())
     looked_up = log_weights.exp() @ full.prototype_pool.prototypes
-    if weight is None:  # PAPER.md 2.4
+    if weight is None:  # paper 2.4
         assert torch.allclose(enhanced - residual, looked_up, atol=1e-6)
     else:
         bounded = weight * F.normalize(residual, dim=-1)

@@ -59,7 +59,6 @@ COMPARE = ["scenes", "compare", "DATA", "--built", "./nowhere", "--output", "OUT
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([*EVAL, "--engine", "pycocotools"], "pip install 'decodetr[engines]'"),
         ([*EVAL, "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
         ([*EVAL, "--max-detections", "0"], "--max-detections must be at least 1, got 0"),
         ([*EVAL, "--vocabulary", "./nowhere"], "the vocabulary './nowhere' cannot be loaded"),
@@ -87,7 +86,7 @@ COMPARE = ["scenes", "compare", "DATA", "--built", "./nowhere", "--output", "OUT
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_long(refused, monkeypatch, words, message):
-    for module in ("pycocotools", "faiss", "bitsandbytes"):
+    for module in ("faiss", "bitsandbytes"):
         monkeypatch.setitem(sys.modules, module, None)
     assert message in refused(*words)
 

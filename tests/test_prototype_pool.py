@@ -1,4 +1,4 @@
-"""PrototypePool: lookup and momentum against formulas written out in numpy (PAPER.md 2.3, 3.4 and 3.5)."""
+"""PrototypePool: lookup and momentum against formulas written out in numpy (paper 2.3, 3.4 and 3.5)."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def _cosine(a, b):
 
 
 def _soft_assignment(embeddings, prototypes, temperature):
-    """D_ij of PAPER.md 3.4, one number at a time, in double precision."""
+    """D_ij of paper 3.4, one number at a time, in double precision."""
     e, a = embeddings.double().numpy(), prototypes.double().numpy()
     rows = []
     for i in range(len(e)):
@@ -186,7 +186,7 @@ def _captions_of(concepts, rows, generator, cosine=0.92):
 
 @pytest.mark.parametrize("mode, temperature, lowest, highest", [("literal", 0.07, 0.4, 1), ("stable", 0.01, -1, 0.05)])
 def test_literal_collapses_a_cone_and_stable_does_not(mode, temperature, lowest, highest):
-    """DESIGN.md 3: why the paper's rule is not the default."""
+    """Why the paper's rule is not the default."""
     generator = torch.Generator().manual_seed(0)
     concepts = _cone(100, 256, generator)
     pool = PrototypePool(concepts)

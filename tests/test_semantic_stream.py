@@ -280,7 +280,7 @@ def test_without_background_the_names_sum_to_one_and_gradients_stay_finite():
 
 
 def test_removing_names_that_the_pool_stands_for_changes_no_score():
-    """DESIGN.md 4: the score of a name does not hang on which other names a user lists."""
+    """The score of a name does not hang on which other names a user lists."""
     codes = torch.eye(16)[:10]
     stream, pool = _stream(16, 10), PrototypePool(codes)
     # A clear "0", one between "0" and "1", and one that is half something that nobody named.

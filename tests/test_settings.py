@@ -1,4 +1,4 @@
-"""What a run may use (PAPER.md 5): every switch changes what training does, and what was used is recorded."""
+"""What a run may use (paper 5): every switch changes what training does, and what was used is recorded."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Who is supervised by what (DESIGN.md 3): matching and overlap against boxes made by hand, loops and brute force."""
+"""Who is supervised by what: matching and overlap against boxes made by hand, loops and brute force."""
 
 import itertools
 

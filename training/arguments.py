@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 _NAME_METRIC = re.compile(r"(?<![A-Za-z])(AP|AR)\w*$")  # "AP50_base" of "eval_AP50_base"
 STREAMS = ("joint", "localization", "semantic")
-# How lambda_align(t) goes from start (1) to end (0) over the progress of a run (PAPER.md 3.2: cosine).
+# How lambda_align(t) goes from start (1) to end (0) over the progress of a run (paper 3.2: cosine).
 ALIGN_SHAPES = {
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
     "linear": lambda progress: 1 - progress,

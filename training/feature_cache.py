@@ -1,4 +1,4 @@
-"""Cached features of a frozen detector, so that the semantic stream can be trained without running it (DESIGN.md 5).
+"""Cached features of a frozen detector, so that the semantic stream can be trained without running it.
 
 Only queries that something supervises are kept, detached and before any trainable layer: their states and the raw
 samples of the feature maps in their boxes, in float16, in memory. The first pass over the images is plain; further

@@ -1,4 +1,4 @@
-"""What a fine-tune gains on its names and loses on the others: AP before and after (USERS.md 6)."""
+"""What a fine-tune gains on its names and loses on the others: AP before and after."""
 
 import logging
 import math

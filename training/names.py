@@ -1,4 +1,4 @@
-"""The names of a run: those it is trained on, and those that the saved model has (DESIGN.md 3)."""
+"""The names of a run: those it is trained on, and those that the saved model has."""
 
 from decodetr.inference.names import choose_names
 from decodetr.modeling_decodetr import Vocabulary

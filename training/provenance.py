@@ -1,4 +1,4 @@
-"""What a run may learn from: the settings of PAPER.md 5, as switches, and the record of what was used.
+"""What a run may learn from: the settings of paper 5 (docs/paper.md), as switches, and the record of what was used.
 
 A setting says which names the teacher may score in training, and whether captions and image-level labels of the images
 may be used. Boxes of novel names are forbidden in all of them: in the annotations (they are dropped), among the
@@ -20,7 +20,7 @@ _SHOWN = 8  # names of a list
 @dataclass(frozen=True)
 class Setting:
     """
-    A row of the table of PAPER.md 5.
+    A row of the table of paper 5.
 
     Args:
         name (str).

@@ -1,4 +1,4 @@
-"""Replay: images of an earlier data set beside the new ones, so that a fine-tune does not forget (USERS.md 6).
+"""Replay: images of an earlier data set beside the new ones, so that a fine-tune does not forget.
 
 What it had learned there comes back through regions: their embeddings teach names and prototypes, and the certain ones
 are objects to the localization stream. Annotations are not needed; those whose names are trained on are used.

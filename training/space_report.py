@@ -1,6 +1,6 @@
 """What a config's temperatures, background and momentum do in the space of its pool and names, in figures.
 
-The paper's values (tau = 0.07, literal momentum: PAPER.md 2.5, 3.4, 3.5) cannot work with the embeddings of a real
+The paper's values (tau = 0.07, literal momentum: paper 2.5, 3.4, 3.5) cannot work with the embeddings of a real
 CLIP, whose texts lie in a narrow cone: the teacher then says nothing of names, every query looks up the same, and the
 pool falls into one point. A run says so before its first step, with the field that mends it (docs/paper_mode.md has
 the figures). The same functions judge any config; one that works passes without a word.
@@ -141,7 +141,7 @@ def best_scores(log_probs, start, steps=60):
 
 @torch.no_grad()
 def literal_drift(pool, texts, temperature, momentum, steps=_STEPS, batch=_BATCH, seed=0):
-    """Mean cosine between prototypes after literal momentum (PAPER.md 3.5) over batches drawn from `texts` (n, d);
+    """Mean cosine between prototypes after literal momentum (paper 3.5) over batches drawn from `texts` (n, d);
     the pool stays as it is."""
     moved, generator = PrototypePool(pool.prototypes), torch.Generator().manual_seed(seed)
     for _ in range(steps):

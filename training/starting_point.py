@@ -197,7 +197,7 @@ def _merged(stored, fields, config):
 
 
 def _with_classes(fields, names, where):
-    """Fields whose detector classifies `names`, if it classifies at all and they do not say what (PAPER.md 4)."""
+    """Fields whose detector classifies `names`, if it classifies at all and they do not say what (paper 4)."""
     detector = fields.get("detector_config")
     said = not isinstance(detector, dict) or {"id2label", "num_labels"} & set(detector)
     if said or names == () or fields.get("class_agnostic", True) is not False:

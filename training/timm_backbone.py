@@ -1,6 +1,6 @@
 """The backbone of a new detector: pretrained timm weights for it, and training over a frozen one.
 
-Configs build random weights and nothing else (DESIGN.md 2), so weights are loaded here, at the starting point of a
+Configs build random weights and nothing else, so weights are loaded here, at the starting point of a
 run. Files are safetensors in timm's own naming, which is what timm's repositories on the Hub hold.
 """
 

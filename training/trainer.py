@@ -1,8 +1,8 @@
-"""DeCoDetrTrainer: `transformers.Trainer`, and what training DeCo-DETR needs beside it (DESIGN.md 3).
+"""DeCoDetrTrainer: `transformers.Trainer`, and what training DeCo-DETR needs beside it (docs/architecture.md).
 
-It adds lambda_align(t) (PAPER.md 3.2), parameter groups and gradient clipping per stream, so that isolation is exact,
-the momentum step of the pool after each optimizer step (3.4, 3.5), every loss term in the log, streaming evaluation,
-and the swap between training names and deployment names.
+It adds lambda_align(t) (paper 3.2), parameter groups and gradient clipping per stream, so that isolation is exact,
+the momentum step of the pool after each optimizer step (paper 3.4, 3.5), every loss term in the log,
+streaming evaluation, and the swap between training names and deployment names.
 """
 
 import contextlib
@@ -235,7 +235,7 @@ class DeCoDetrTrainer(Trainer):
     # Loss
 
     def align_weight(self) -> float:
-        """lambda_align(t) of PAPER.md 3.2 at the current step, from start to end: half a cosine, or another shape."""
+        """lambda_align(t) of paper 3.2 at the current step, from start to end: half a cosine, or another shape."""
         start, end = self.args.align_weight_start, self.args.align_weight_end
         if end is None:
             end = self.model.config.align_weight
@@ -243,7 +243,7 @@ class DeCoDetrTrainer(Trainer):
         return end + (start - end) * ALIGN_SHAPES[self.args.align_weight_shape](progress)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """L_det + lambda_KL L_distill + lambda_align(t) L_align of the chosen streams (PAPER.md 3.1)."""
+        """L_det + lambda_KL L_distill + lambda_align(t) L_align of the chosen streams (paper 3.1)."""
         bare = self.model  # what `model` wraps on several processes
         if self.args.streams == "semantic":
             if bare.detector.training and "labels" in inputs:

@@ -1,9 +1,9 @@
 """What is known of whole images, without boxes: captions that people wrote, and names that are somewhere in them.
 
-Settings C-OVD and WS-OVD may use them (PAPER.md 5). Captions belong into the pool when it is built
+Settings C-OVD and WS-OVD may use them (paper 5). Captions belong into the pool when it is built
 (`pool_builder/image_captions.py`). Where the pool moves in training, they can join the regions' captions in its
-momentum step too (3.4, 3.5), embedded once, before training, by the text model that made the pool. Names narrow what
-CLIP may take a region for (2.8).
+momentum step too (paper 3.4, 3.5), embedded once, before training, by the text model that made the pool. Names narrow
+what CLIP may take a region for (paper 2.8).
 """
 
 import hashlib

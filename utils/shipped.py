@@ -1,4 +1,4 @@
-"""The models and tables that travel with the package, by name: the folders of hub_cards/ (DESIGN.md 6).
+"""The models and tables that travel with the package, by name: the folders of hub_cards/.
 
 Wherever a folder or Hub name is asked for, "scenes-decodetr" is one too, and needs no network.
 """
