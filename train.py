@@ -81,7 +81,7 @@ class TrainingRun:
         chosen = set_chosen(training, self.given, situation, start)
         # As far as it is known yet: what does not go on is said before anything long.
         known = {"start": start, **settings_identity(training)}
-        to_resume(training.resume_from_checkpoint, options.output_dir, known, training.overwrite_output_dir)
+        to_resume(training.resume_from_checkpoint, training.output_dir, known, training.overwrite_output_dir)
         started_from = dict(model.config.training_info or {})
         self._set_tables(model)
 

@@ -5,6 +5,7 @@ import copy
 import importlib
 import json
 import math
+import os
 import shlex
 
 import pytest
@@ -112,6 +113,21 @@ def test_words_win_over_the_recipe(tmp_path):
     assert fields["learning_rate"] == 3 and len(fields) == 3
     args, _ = _parse(file, "--model", "mine")
     assert (args.model, args.config, args.backbone, args.set, args.blur) == ("mine", None, None, [], 2.0)
+
+
+def test_limits_of_pictures_hold_from_a_recipe_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("DECODETR_MAX_IMAGE_PIXELS", "9")
+    monkeypatch.delenv("DECODETR_ALLOW_OUTSIDE", raising=False)
+    file = _write(tmp_path, {"max-image-pixels": 5, "allow_outside": False, "data": "there"})
+    assert _parse(file)[0].data == "there" and os.environ["DECODETR_MAX_IMAGE_PIXELS"] == "5"
+    _parse(file, "--max-image-pixels", "7")  # words win
+    assert os.environ["DECODETR_MAX_IMAGE_PIXELS"] == "7" and "DECODETR_ALLOW_OUTSIDE" not in os.environ
+    with monkeypatch.context() as patch:
+        patch.setenv("DECODETR_ALLOW_OUTSIDE", "0")
+        _parse(_write(tmp_path, {"allow-outside": True}))
+        assert os.environ["DECODETR_ALLOW_OUTSIDE"] == "1"
+    with pytest.raises(ValueError, match="max_image_pixels: expected a number of at least 1, got 0"):
+        _parse(_write(tmp_path, {"max_image_pixels": 0}))
 
 
 def test_a_config_file_lies_beside_its_recipe(tmp_path):
