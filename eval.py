@@ -10,7 +10,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from decodetr.annotations.sources import DATA_HELP, add_form_arguments, form_of
+from decodetr.annotations.formats import DATA_HELP, form_of
+from decodetr.cli.options import add_form_arguments
 from decodetr.evaluation import ENGINES, ORACLES, PROTOCOLS
 from decodetr.evaluation.loop import run_predictor
 from decodetr.utils.files import claim, output_folder
@@ -202,7 +203,7 @@ def _protocol_and_file(args):
     from decodetr.annotations.sources import load_annotations
     from decodetr.evaluation.output_evaluator import rules_of
     from decodetr.evaluation.protocols import Protocol
-    from decodetr.inference.names import read_names
+    from decodetr.utils.name_list import read_names
 
     protocol = Protocol.load(args.protocol)
     if args.max_detections is not None:
@@ -221,7 +222,7 @@ def _protocol_and_file(args):
         protocol = replace(protocol, base=base, novel=novel)
     elif args.novel_names:
         protocol = replace(protocol, novel=dict(enumerate(read_names(args.novel_names))))
-    options = {"check_images": not args.detections, **form_of(args)}
+    options = {"check_images": not args.detections, **form_of(args.class_names, args.box_format)}
     coco = load_annotations(args.data, "val", args.annotations, args.images, **options)
     if protocol.name == "custom":  # by what the file is, as in training
         protocol = replace(protocol, **rules_of(coco, args.max_detections))
@@ -279,7 +280,7 @@ def _source(args):
     return {
         "data": os.path.abspath(args.data) if here else args.data,
         "file": args.annotations and os.path.abspath(args.annotations),
-        "form": form_of(args),
+        "form": form_of(args.class_names, args.box_format),
     }
 
 

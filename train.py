@@ -15,7 +15,6 @@ import transformers
 
 from decodetr.evaluation.analysis import Analysis
 from decodetr.evaluation.calibrate import before_and_after
-from decodetr.inference.names import read_names
 from decodetr.modeling_decodetr import Vocabulary
 from decodetr.processing import DetectionAugmentation, DetectionDataset
 from decodetr.processing.detection_dataset import TargetOptions
@@ -40,6 +39,7 @@ from decodetr.training.starting_point import start_identity, start_model
 from decodetr.training.trainer import DeCoDetrTrainer
 from decodetr.training.trial import check_room, try_step
 from decodetr.utils.hub import recorded_place
+from decodetr.utils.name_list import read_names
 from decodetr.utils.shipped import load_pool, load_vocabulary
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,10 @@
 coco.py, coco_checks.py, coco_mending.py   CocoAnnotations: a COCO file, checked; read_image
 yolo.py, yolo_labels.py   the same from YOLO folders
 hub_dataset.py            the same from data sets of `datasets`
+stream.py                 AnnotationStream: such a data set read row by row
 sources.py                load_annotations: whichever of the three it is
+formats.py                words for parts and forms that commands need too; form_of
+names_split.py            the split of names into base and novel
 names_ahead.py            the names of a COCO file, without the rest of it
 examination.py            what is wrong with a file, all of it at once
 dataset_report.py         the same of a whole data set, with its copies, statistics and pictures

@@ -28,6 +28,7 @@ from decodetr.annotations.coco_mending import mend_files, mend_sizes
 from decodetr.annotations.findings import FirstError
 from decodetr.annotations.left_over import unnamed_pictures
 from decodetr.annotations.written_paths import missing_files
+from decodetr.utils.boxes import corners_of
 from decodetr.utils.documents import no_collection, short
 from decodetr.utils.images import STORED_FRAME, UNKNOWN_FRAME, annotated_frame, open_image
 from decodetr.utils.paths import inside
@@ -80,11 +81,23 @@ class AnnotationIndex(Mapping):
             integers(row.get("iscrowd", 0) for _, row in rows),
         )
 
-    def arrays(self, image_id):
-        """Arrays of one image: id, category, iscrowd (n,) int64, area (n,), bbox (n, 4) float64, xywh pixels."""
+    def arrays(self, image_id, crowds: bool = True) -> dict[str, np.ndarray]:
+        """Arrays of one image: id, category, iscrowd (n,) int64, area (n,), bbox (n, 4) float64, xywh pixels.
+
+        Args:
+            crowds: with the crowds; without them the arrays are copies.
+        """
         row = self._rows[image_id]
         start, end = self._offsets[row], self._offsets[row + 1]
-        return {name: column[start:end] for name, column in self._columns.items()}
+        arrays = {name: column[start:end] for name, column in self._columns.items()}
+        if crowds:
+            return arrays
+        objects = arrays["iscrowd"] == 0
+        return {name: column[objects] for name, column in arrays.items()}
+
+    def corners(self, image_id, crowds: bool = True) -> np.ndarray:
+        """Boxes of one image as corners, (n, 4) float64 x0, y0, x1, y1 in pixels, in the order of `arrays`."""
+        return corners_of(self.arrays(image_id, crowds)["bbox"])
 
     def take(self, rows, image_ids):
         """A new index of the annotations `rows` (positions in `column`); their images are among `image_ids`."""
@@ -96,9 +109,10 @@ class AnnotationIndex(Mapping):
             columns["area"], columns["iscrowd"],
         )  # fmt: skip
 
-    def column(self, name):
-        """One column over all annotations, ordered by image: id, category, bbox, area or iscrowd."""
-        return self._columns[name]
+    def column(self, name, crowds: bool = True) -> np.ndarray:
+        """One column over all annotations, or all but crowds, ordered by image: id, category, bbox, area, iscrowd."""
+        column = self._columns[name]
+        return column if crowds else column[self._columns["iscrowd"] == 0]
 
     def __getitem__(self, image_id):
         columns = [column.tolist() for column in self.arrays(image_id).values()]

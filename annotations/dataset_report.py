@@ -1,112 +1,161 @@
-"""`decodetr validate`: what is wrong with a data set, before hours are spent on it.
+"""What is wrong with a data set, part by part: findings, statistics, copies of pictures, a sheet of annotated ones."""
 
-A table of every problem with how often and where first, statistics of names, a sheet of annotated pictures, a non-zero
-exit status on errors, and with `--repair` a copy of the annotation files without them.
-"""
-
-import sys
+import hashlib
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from decodetr.annotations.repair import REPAIRED, write_repaired
-from decodetr.annotations.sources import DATA_HELP, add_form_arguments
-from decodetr.utils.documents import read_json
-from decodetr.utils.files import is_unused, replacing, write_json
-from decodetr.utils.outputs import apart
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
 
-PARTS = ("train", "val", "test")
+from decodetr.annotations.coco import CocoAnnotations, data_folder, find_image_folder, read_annotated, stored_source
+from decodetr.annotations.coco_mending import file_name_of, mend_files
+from decodetr.annotations.examination import Picture, examine, examine_names, readable
+from decodetr.annotations.findings import Findings
+from decodetr.annotations.formats import PARTS, form_of
+from decodetr.annotations.left_over import unnamed_pictures
+from decodetr.annotations.sources import coco_file, has_part, kind_of, load_annotations, part_names
+from decodetr.utils.documents import read_json
+from decodetr.utils.drawing import draw_detections, shrunk
+from decodetr.utils.files import replacing
+from decodetr.utils.images import image_header, open_image
+from decodetr.utils.paths import inside
+
 _SHEET = 12
 
 
-def add_arguments(parser):
-    """Arguments of `decodetr validate`."""
-    add = parser.add_argument
-    add("data", metavar="DATA", help=f"{DATA_HELP}, or a COCO annotation file")
-    add("--parts", nargs="+", choices=PARTS, help="which parts (default: those that are there)")
-    add("--images", metavar="DIR", help="image folder of a COCO file")
-    add("--names-split", metavar="FILE", help="base and novel names (default: DATA/names.json, if any; none: without)")
-    add(
-        "--vocabulary", metavar="NAME", help="folder or Hub name of a Vocabulary whose names the annotations must have"
-    )
-    add_form_arguments(parser)
-    add("--no-pixels", action="store_true", help="look at headers of images only, do not decode them")
-    add("--output", metavar="DIR", help="write validation.json and a sheet of pictures per part here")
-    add(
-        "--repair",
-        metavar="DIR",
-        help="write a repaired copy here, another folder: DIR/annotations/PART.json (COCO's form, whatever DATA has); "
-        "images stay in their place, those of a `datasets` data set are written too",
-    )
+@dataclass(frozen=True)
+class ReportOptions:
+    """
+    What is examined, and what it must fit to.
+
+    Args:
+        data: as of `load_annotations`, or a COCO annotation file.
+        images: image folder of a COCO file; default: see `CocoAnnotations.load`.
+        class_names, box_format: as of `form_of`; the format is also that of a COCO file's boxes, by default what they
+            tell.
+        decode: decode all pictures; else only their headers are read.
+        split: base and novel names.
+        vocabulary: names that the annotations must have.
+    """
+
+    data: str
+    images: str | None = None
+    class_names: str | None = None
+    box_format: str | None = None
+    decode: bool = True
+    split: tuple[list[str], list[str]] | None = None
+    vocabulary: list[str] | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """The annotation file, where the data is no folder and no name."""
+        data = Path(self.data)
+        return data if data.suffix == ".json" else None
 
 
-def run(args):
-    """Run `decodetr validate`; returns 1 if there are errors."""
-    from decodetr.annotations.names_split import names_split_file, read_split
+@dataclass(frozen=True)
+class PartReport:
+    """
+    What was found in a part.
 
-    source = Path(args.data)
-    single = source.suffix == ".json"
-    _check_outputs(args, source)
-    split_file = names_split_file(source.parent if single else source, args.names_split)
-    split = read_split(split_file) if split_file else None
-    vocabulary = _vocabulary_names(args.vocabulary)
-    parts = args.parts or ([source.stem] if single else _parts_of(args))
-    unread = [] if single else other_annotations(args.data, parts)
-    if not parts:
-        beside = f"; there are {', '.join(unread[:5])}: give one of these files" if unread else ""
-        raise FileNotFoundError(f"{args.data}: expected annotations of {', '.join(PARTS)}, got none{beside}")
-    seen, report, errors, nothing = {}, {}, 0, True
-    for part in parts:
-        findings, statistics, coco = _examine_part(args, part, source if single else None, split, vocabulary, seen)
-        errors += findings.errors
-        nothing = nothing and coco is None
-        report[part] = {"findings": [vars(finding) for finding in findings], **statistics}
-        sys.stdout.write(_table(part, findings, statistics))
-        if args.output and coco is not None and coco.images:
-            draw_sheet(coco, Path(args.output) / f"{part}.jpg")
-    if args.output:
-        write_json(Path(args.output) / "validation.json", {**report, "unread": unread})
-    fixable = any(finding["repair"] for entry in report.values() for finding in entry["findings"])
-    if fixable and not args.repair:
-        sys.stdout.write("A copy without these: the same command with --repair DIR\n")
-    if unread:
-        some = ", ".join(unread[:5]) + (", ..." if len(unread) > 5 else "")
-        sys.stdout.write(
-            f"Not read: {some}; `decodetr validate FILE --images DIR` reads an annotation file of any name\n"
-        )
-    return 1 if errors or nothing else 0
+    Args:
+        findings: all problems.
+        statistics: numbers of images, annotations and names; empty where nothing can be used.
+        coco: what can be used, or None.
+        document: the same repaired, in COCO's form, or None.
+    """
+
+    findings: Findings
+    statistics: dict = field(default_factory=dict)
+    coco: CocoAnnotations | None = None
+    document: dict | None = None
 
 
-def _check_outputs(args, source):
-    """Refuse to write where annotations are read, or over those of another data set."""
-    data = source.parent if source.suffix in (".yaml", ".yml") else source
-    inputs = {"DATA": [data, source], "--images": args.images, "--vocabulary": args.vocabulary}
-    apart("--output", args.output, inputs, ("validation.json",))
-    if not args.repair:
-        return
-    repaired = Path(args.repair)
-    apart("--repair", repaired, inputs)
-    apart("--repair", repaired / "annotations", inputs)
-    if (repaired / REPAIRED).is_file():
-        return
-    for place in (repaired / "annotations", *(repaired / part for part in PARTS)):
-        if place.exists() and not is_unused(place):
-            raise ValueError(
-                f"--repair {repaired}: no repair wrote {place}, which would be replaced; give another folder"
-            )
+class DatasetReport:
+    """Reports of the parts of a data set, one after the other: a picture that an earlier part has too is found."""
 
+    def __init__(self, options: ReportOptions):
+        self.options = options
+        self._seen = {}  # content of a picture: (part, where)
 
-def _vocabulary_names(name):
-    if name is None:
-        return None
-    from decodetr.utils.shipped import load_vocabulary
+    def parts(self) -> list[str]:
+        """Names of the parts that are there; of a file its own."""
+        if self.options.file is not None:
+            return [self.options.file.stem]
+        return [part for part in PARTS if has_part(self.options.data, part)]
 
-    return load_vocabulary(name).names
+    def examine(self, part: str) -> PartReport:
+        """Examine a part, all of it, whatever is wrong with it."""
+        options, file = self.options, self.options.file
+        if file is None and kind_of(options.data) == "coco":
+            file = coco_file(options.data, part)
+        findings, coco, document = self._examine_other(part) if file is None else self._examine_file(file, part)
+        if coco is None:
+            return PartReport(findings)
+        support = Counter(coco.names[c] for c in coco.annotations_by_image.column("category").tolist())
+        examine_names(coco.names, options.split, options.vocabulary, part, support, findings)
+        coco = coco.select_images({image["id"] for image in document["images"]})
+        return PartReport(findings, _statistics(coco, support, options.split), coco, document)
 
+    def _examine_file(self, file, part):
+        """(Findings, CocoAnnotations of the repaired document or None, repaired document or None) of a COCO file."""
+        options, findings = self.options, Findings()
+        folder = None
+        try:
+            document = read_json(file)
+            if isinstance(document, dict):
+                folder = find_image_folder(file, document, options.images, check=False)
+        except (OSError, ValueError) as error:
+            findings.add("error", "cannot be read as JSON", str(error))
+            return findings, None, None
+        document = readable(document, findings)
+        if document is None:
+            return findings, None, None
+        document["images"] = mend_files(document["images"], folder, findings)
+        known = [entry for entry in document["images"] if type(entry.get("id")) is int]
+        paths, outside = _paths(file, folder, known)
+        pictures = {**_look_at(paths, part, options.decode), **outside}
+        whole = folder.resolve() != data_folder(file).resolve()
+        _add_left_over(unnamed_pictures(folder, list(paths.values()), whole), findings)
+        findings, repaired = examine(document, pictures, findings, options.box_format)
+        self._find_copies(pictures, part, findings)
+        if repaired is None or not repaired["images"] or not repaired["categories"]:
+            return findings, None, None
+        # The reader of training has the last word: what it says of the repaired document is a finding too.
+        try:
+            coco = CocoAnnotations.from_document(file, repaired, options.images, check_images=False)
+        except ValueError as error:
+            findings.add("error", "cannot be read after all repairs", str(error))
+            return findings, None, None
+        return findings, coco, repaired
 
-def _parts_of(args):
-    from decodetr.annotations.sources import has_part
+    def _examine_other(self, part):
+        """The same of a YOLO or `datasets` data set, which its reader makes a `CocoAnnotations` of."""
+        options, findings = self.options, Findings()
+        try:
+            form = form_of(options.class_names, options.box_format)
+            coco = load_annotations(options.data, part, **form, findings=findings)
+        except (FileNotFoundError, ValueError) as error:
+            findings.add("error", "cannot be read", str(error))
+            return findings, None, None
+        paths = {entry["image_id"]: entry["path"] for entry in coco.images}
+        pictures = _look_at(paths, part, options.decode)
+        _, repaired = examine(_document_of(coco), pictures, findings)
+        self._find_copies(pictures, part, findings)
+        _add_left_over(coco.left_over, findings)
+        return findings, None if repaired is None else coco, repaired
 
-    return [part for part in PARTS if has_part(args.data, part)]
+    def _find_copies(self, pictures, part, findings):
+        """Pictures of equal content, in this part or in one before."""
+        for picture in pictures.values():
+            if not picture.problem:
+                other, where = self._seen.setdefault(picture.content, (part, picture.where))
+                if other != part:
+                    findings.add("error", "pictures that are in two parts", f"{picture.where} is {other}: {where}")
+                elif where != picture.where:
+                    findings.add("warning", "pictures that are there twice", f"{picture.where} is {where}")
 
 
 def other_annotations(data, parts):
@@ -115,8 +164,6 @@ def other_annotations(data, parts):
     Args:
         data: folder, file or Hub name. parts (list[str]): that are read.
     """
-    from decodetr.annotations.sources import coco_file, kind_of, part_names
-
     kind = kind_of(data)
     if kind != "coco":
         return [f"{data} ({name})" for name in part_names(data, parts)]
@@ -133,81 +180,8 @@ def _is_coco(file):
     return head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") and any(key in head for key in keys)
 
 
-def _examine_part(args, part, file, split, vocabulary, seen):
-    """(Findings, statistics, CocoAnnotations of what can be used or None)."""
-    from decodetr.annotations.examination import examine_names
-    from decodetr.annotations.findings import Findings
-    from decodetr.annotations.sources import coco_file, form_of, kind_of, load_annotations
-
-    file = coco_file(args.data, part) if file is None and kind_of(args.data) == "coco" else file
-    if file is not None:
-        findings, coco, repaired = _examine_file(args, file, seen, part)
-    else:
-        findings, coco, repaired = Findings(), None, None
-        try:
-            coco = load_annotations(args.data, part, **form_of(args), findings=findings)
-        except (FileNotFoundError, ValueError) as error:
-            findings.add("error", "cannot be read", str(error))
-        else:
-            repaired = _examine_again(args, coco, seen, part, findings)
-            coco = None if repaired is None else coco
-    if coco is None:
-        if args.repair:
-            sys.stderr.write(f"{part}: not repaired, as nothing of it can be used\n")
-        return findings, {}, None
-    support = Counter(coco.names[c] for c in coco.annotations_by_image.column("category").tolist())
-    examine_names(coco.names, split, vocabulary, part, support, findings)
-    usable = {image["id"] for image in repaired["images"]}
-    coco = coco.select_images(usable)
-    if args.repair:
-        write_repaired(args.repair, part, repaired, coco, args.data)
-    return findings, _statistics(coco, support, split), coco
-
-
-def _examine_file(args, file, seen, part):
-    """(Findings, CocoAnnotations of the repaired document or None, repaired document or None) of a COCO file."""
-    from decodetr.annotations.coco import CocoAnnotations, data_folder, find_image_folder
-    from decodetr.annotations.coco_mending import mend_files
-    from decodetr.annotations.examination import examine, readable
-    from decodetr.annotations.findings import Findings
-    from decodetr.annotations.left_over import unnamed_pictures
-
-    file, findings = Path(file), Findings()
-    try:
-        document = read_json(file)
-        folder = find_image_folder(file, document, args.images, check=False) if isinstance(document, dict) else None
-    except (OSError, ValueError) as error:
-        findings.add("error", "cannot be read as JSON", str(error))
-        return findings, None, None
-    document = readable(document, findings)
-    if document is None:
-        return findings, None, None
-    document["images"] = mend_files(document["images"], folder, findings)
-    known = [entry for entry in document["images"] if type(entry.get("id")) is int]
-    paths, outside = _paths(file, folder, known)
-    pictures = {**_look_at(paths, part, decode=not args.no_pixels), **outside}
-    whole = folder.resolve() != data_folder(file).resolve()
-    _add_left_over(unnamed_pictures(folder, list(paths.values()), whole), findings)
-    findings, repaired = examine(document, pictures, findings, args.box_format)
-    _find_copies(pictures, part, seen, findings)
-    if repaired is None or not repaired["images"] or not repaired["categories"]:
-        return findings, None, None
-    # The reader of training has the last word: what it says of the repaired document is a finding too.
-    try:
-        coco = CocoAnnotations.from_document(file, repaired, args.images, check_images=False)
-    except ValueError as error:
-        findings.add("error", "cannot be read after all repairs", str(error))
-        return findings, None, None
-    return findings, coco, repaired
-
-
 def _paths(file, folder, entries):
     """({image id: path}, {image id: Picture} of those whose path leads out of the data set) of entries of images."""
-    from decodetr.annotations.coco import data_folder
-    from decodetr.annotations.coco_mending import file_name_of
-    from decodetr.annotations.examination import Picture
-    from decodetr.utils.paths import inside
-
     paths, outside = {}, {}
     for entry in entries:
         name, where = file_name_of(entry), f"{file}: image id {entry['id']}"
@@ -224,34 +198,33 @@ def _add_left_over(left_over, findings):
             findings.add("warning", what, str(path))
 
 
-def _examine_again(args, coco, seen, part, findings):
-    """Repaired document, or None, of annotations that another reader made; `findings` go on."""
-    from decodetr.annotations.examination import examine
-
-    rows = [
-        {**{key: value for key, value in row.items() if key != "category"}, "image_id": image_id}
-        | {"category_id": coco.category_ids[row["category"]]}
-        for image_id, rows in coco.annotations_by_image.items()
-        for row in rows
+def _document_of(coco):
+    """Annotations that another reader made, as a COCO document: what `examine` looks at and a repair writes."""
+    index = coco.annotations_by_image
+    image_ids = list(index)
+    columns = ("id", "bbox", "area", "iscrowd", "category")
+    rows = zip(index.image_rows.tolist(), *(index.column(name).tolist() for name in columns))
+    annotations = [
+        {
+            "id": number,
+            "bbox": box,
+            "area": area,
+            "iscrowd": crowd,
+            "image_id": image_ids[image],
+            "category_id": coco.category_ids[category],
+        }
+        for image, number, box, area, crowd, category in rows
     ]
     images = [
-        {"id": entry["image_id"], **{k: entry[k] for k in ("file_name", "width", "height", "size_declared")}}
+        {"id": entry["image_id"], **{key: entry[key] for key in ("file_name", "width", "height", "size_declared")}}
         for entry in coco.images
     ]
     categories = [{"id": number, "name": name} for number, name in zip(coco.category_ids, coco.names)]
-    paths = {entry["image_id"]: entry["path"] for entry in coco.images}
-    pictures = _look_at(paths, part, decode=not args.no_pixels)
-    document = {"images": images, "annotations": rows, "categories": categories}
-    _, repaired = examine(document, pictures, findings)
-    _find_copies(pictures, part, seen, findings)
-    _add_left_over(coco.left_over, findings)
-    return repaired
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _look_at(paths, part, decode):
     """{image id: Picture} of {image id: path}."""
-    from tqdm.auto import tqdm
-
     pictures = {}
     for number, path in tqdm(paths.items(), desc=f"{part} images", unit="image", disable=len(paths) < 100):
         pictures[number] = _picture(path, f"{path} (image id {number})", decode)
@@ -259,10 +232,6 @@ def _look_at(paths, part, decode):
 
 
 def _picture(path, where, decode):
-    from decodetr.annotations.coco import stored_source
-    from decodetr.annotations.examination import Picture
-    from decodetr.utils.images import image_header, open_image
-
     try:
         source = stored_source(path)
         size, orientation = image_header(source, where)
@@ -276,29 +245,14 @@ def _picture(path, where, decode):
 
 
 def _digest(source):
-    import hashlib
-
     if isinstance(source, bytes):
         return hashlib.sha256(source).digest()
     with open(source, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _find_copies(pictures, part, seen, findings):
-    """Pictures of equal content, in this part or in one before. `seen`: {content: (part, where)}."""
-    for picture in pictures.values():
-        if not picture.problem:
-            other, where = seen.setdefault(picture.content, (part, picture.where))
-            if other != part:
-                findings.add("error", "pictures that are in two parts", f"{picture.where} is {other}: {where}")
-            elif where != picture.where:
-                findings.add("warning", "pictures that are there twice", f"{picture.where} is {where}")
-
-
 def _statistics(coco, support, split):
     """Numbers of images, annotations and names."""
-    import numpy as np
-
     index = coco.annotations_by_image
     sides = np.sqrt(index.column("bbox")[:, 2:].prod(1))
     with_objects = len(np.unique(index.image_rows))
@@ -325,41 +279,16 @@ def _statistics(coco, support, split):
     return statistics
 
 
-def _table(part, findings, statistics):
-    from decodetr.utils.markup import markdown_table
-
-    def text(value):
-        if isinstance(value, dict):
-            return ", ".join(f"{name} {count}" for name, count in value.items()) or "-"
-        return ", ".join(map(str, value)) if isinstance(value, list) else value
-
-    blocks = [f"## {part}\n"]
-    if statistics:
-        rows = [(key.replace("_", " "), text(value)) for key, value in statistics.items()]
-        blocks.append(markdown_table(["", ""], rows, 2, escape=False))
-    order = sorted(findings, key=lambda finding: (finding.level != "error", -finding.count))
-    rows = [(f.level, f.what, f.count, f.example, f.repair or "-") for f in order]
-    header = ["", "problem", "times", "first", "repair"]
-    blocks.append(markdown_table(header, rows, len(header), escape=False) if rows else "No problem was found.\n")
-    return "\n".join(blocks) + "\n"
-
-
 def draw_sheet(coco, file, most=_SHEET):
     """A sheet of annotated pictures, evenly chosen over the file, with their names."""
-    from PIL import Image
-
-    from decodetr.annotations.coco import read_annotated
-    from decodetr.utils.drawing import draw_detections, shrunk
-
     entries = coco.images[:: max(1, len(coco.images) // most)][:most]
     side, columns = 480, min(4, len(entries))
     sheet = Image.new("RGB", (side * columns, side * -(-len(entries) // columns)), "white")
     for place, entry in enumerate(entries):
-        rows = coco.annotations_by_image.arrays(entry["image_id"])
-        boxes = rows["bbox"].copy()
-        boxes[:, 2:] += boxes[:, :2]
+        index, image_id = coco.annotations_by_image, entry["image_id"]
+        names = [coco.names[c] for c in index.arrays(image_id)["category"]]
         image, scale = shrunk(read_annotated(entry), 2 * side)
-        image = draw_detections(image, boxes * scale, [coco.names[c] for c in rows["category"]], None)
+        image = draw_detections(image, index.corners(image_id) * scale, names, None)
         image.thumbnail((side - 8, side - 8))
         sheet.paste(image, (place % columns * side, place // columns * side))
     with replacing(file) as partial:

@@ -4,6 +4,7 @@
 first, and what a repair does about it: boxes put right where that is known, rows left out where it is not.
 """
 
+import difflib
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -341,8 +342,6 @@ def examine_names(names, split, vocabulary, part, support, findings):
 
 
 def _close_matches(names):
-    import difflib
-
     folded = defaultdict(list)
     for name in names:
         folded[name.casefold().strip()].append(name)

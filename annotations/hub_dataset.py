@@ -11,7 +11,8 @@ import numpy as np
 from decodetr.annotations.coco import AnnotationIndex, CocoAnnotations
 from decodetr.annotations.coco_checks import is_name
 from decodetr.annotations.findings import FirstError
-from decodetr.annotations.sources import BOX_FORMATS
+from decodetr.annotations.formats import BOX_FORMATS
+from decodetr.utils.boxes import centers_to_sides, in_pixels, sides_of
 from decodetr.utils.documents import short
 from decodetr.utils.files import regular_file
 from decodetr.utils.images import MAX_BYTES, image_header, upright_size
@@ -311,14 +312,9 @@ def _boxes(boxes, box_format, width, height, where, findings):
     boxes = [box if usable else [0.0] * 4 for box, usable in zip(boxes, keep)]
     boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
     if box_format == "pascal_voc":
-        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        boxes = sides_of(boxes)
     elif box_format == "yolo":
-        boxes = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], axis=1) * [
-            width,
-            height,
-            width,
-            height,
-        ]
+        boxes = in_pixels(centers_to_sides(boxes), width, height)
     for place in np.flatnonzero(~np.isfinite(boxes).all(1) | (boxes[:, 2:] < 0).any(1)):
         message = (
             f"{where}: expected finite boxes without negative size, got {boxes[place].tolist()} as x, y, w, h; is "

@@ -1,8 +1,8 @@
 """A repaired copy of annotations, as a COCO-format folder, whatever form they had."""
 
-import sys
 from pathlib import Path
 
+from decodetr.annotations.coco import stored_source
 from decodetr.utils.files import committed, regular_file, write_json
 from decodetr.utils.paths import link_pictures
 
@@ -21,6 +21,9 @@ def write_repaired(folder, part, document, coco, source):
         coco (CocoAnnotations): what it was made of. Pictures that are inside a data set, not in files, are written
             beside the annotations, DIR/PART/; others stay where they are, and DIR/PART is a link to them.
         source (str): what was repaired, for the mark.
+
+    Returns:
+        Path: the file.
     """
     folder = Path(folder)
     write_json(folder / REPAIRED, {"repaired_from": str(source)})
@@ -32,7 +35,7 @@ def write_repaired(folder, part, document, coco, source):
     entries = [{key: value for key, value in entry.items() if key != "size_declared"} for entry in document["images"]]
     document = {**document, "info": {**_info(document), "image_folder": images}, "images": entries}
     write_json(file, document, indent=None)
-    sys.stderr.write(f"wrote {file}, in COCO's form\n")
+    return file
 
 
 def _info(document):
@@ -42,8 +45,6 @@ def _info(document):
 
 def _with_pictures(folder, part, document, coco):
     """The document with the pictures of a data set as files, their bytes as they are."""
-    from decodetr.annotations.coco import stored_source
-
     path_of = {entry["image_id"]: entry["path"] for entry in coco.images}
     images, place = [], folder / part
     if place.is_symlink():  # of another repair, to the pictures of somebody's data set

@@ -1,6 +1,6 @@
 """Where annotations come from: a COCO-format folder, a YOLO folder, or a data set of `datasets`; one form for all.
 
-Nothing heavy is imported at the top: commands need the words below for `--help`.
+`datasets` takes seconds to import, and only its own data sets need it: it is imported where one is opened.
 """
 
 import logging
@@ -8,35 +8,22 @@ import os
 import re
 from pathlib import Path
 
-from decodetr.utils.limits import add_limits
+import numpy as np
+
+from decodetr.annotations.box_style import doubts
+from decodetr.annotations.coco import CocoAnnotations
+from decodetr.annotations.formats import DATA_HELP
+from decodetr.annotations.hub_dataset import read_dataset
+from decodetr.annotations.left_over import in_a_line
+from decodetr.annotations.stream import AnnotationStream
+from decodetr.annotations.yolo import read_data_yaml, read_yolo, yolo_file
 
 logger = logging.getLogger(__name__)
 
-DATA_HELP = "COCO or YOLO folder, or a folder or Hub name of a `datasets` data set (docs/data.md)"
-BOX_FORMATS = ("coco", "pascal_voc", "yolo")  # x, y, w, h | x0, y0, x1, y1 | cx, cy, w, h in 0..1
 # What the parts are called in data sets of the Hub.
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid"), "test": ("test",)}
 _SHARDS = 64  # of a saved data set that is streamed; the same whatever the number of processes
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
-
-
-def add_form_arguments(parser):
-    """What a command must be told of a `datasets` data set."""
-    add = parser.add_argument
-    add("--class-names", metavar="NAMES", help="names of a `datasets` data set whose categories are bare numbers")
-    add(
-        "--box-format",
-        choices=BOX_FORMATS,
-        help="of a `datasets` data set, or of what validate repairs (default: coco)",
-    )
-    add_limits(parser)
-
-
-def form_of(args):
-    """The same as arguments of [`load_annotations`]."""
-    from decodetr.inference.names import read_names
-
-    return {"class_names": read_names(args.class_names), "box_format": args.box_format or "coco"}
 
 
 def load_annotations(
@@ -60,8 +47,6 @@ def load_annotations(
     Raises:
         FileNotFoundError: nothing of the kind. ValueError: what the reader refuses.
     """
-    from decodetr.annotations.left_over import in_a_line
-
     coco = _load(data, part, file, images, class_names, box_format, check_images, findings)
     for what, found in (("images", coco.images), ("names", coco.names)):
         if not found:
@@ -75,27 +60,17 @@ def load_annotations(
 
 def _doubts(coco):
     """What speaks against the boxes of a data set."""
-    import numpy as np
-
-    from decodetr.annotations.box_style import doubts
-
     index = coco.annotations_by_image
     sizes = np.array([(image["width"], image["height"]) for image in coco.images], dtype=np.float64)
     return doubts(index.column("bbox"), sizes[index.image_rows])
 
 
 def _load(data, part, file, images, class_names, box_format, check_images, findings):
-    from decodetr.annotations.coco import CocoAnnotations
-
     kind = "coco" if file is not None else kind_of(data)
     if kind == "coco":
         return CocoAnnotations.load(file or coco_file(data, part), images, check_images)
     if kind == "yolo":
-        from decodetr.annotations.yolo import read_yolo, yolo_file
-
         return read_yolo(yolo_file(data), part, findings)
-    from decodetr.annotations.hub_dataset import read_dataset
-
     return read_dataset(*_load_split(data, part, streaming=False), class_names, box_format, findings, _folders(data))
 
 
@@ -106,8 +81,6 @@ def load_stream(data, part, *, class_names=None, box_format="coco"):
     Raises:
         FileNotFoundError: nothing of the kind. ValueError: a COCO or YOLO folder, or what the reader refuses.
     """
-    from decodetr.annotations.stream import AnnotationStream
-
     kind = kind_of(data)
     if kind != "datasets":
         raise ValueError(
@@ -123,8 +96,6 @@ def has_part(data, part):
     if kind == "coco":
         return coco_file(data, part).is_file()
     if kind == "yolo":
-        from decodetr.annotations.yolo import read_data_yaml, yolo_file
-
         return bool(read_data_yaml(yolo_file(data)).get(part))
     return _split_of(_dataset(data)[0], part) is not None
 
@@ -132,8 +103,6 @@ def has_part(data, part):
 def part_names(data, parts):
     """What a YOLO or `datasets` data set has beside some parts: names of folders of images, or of splits."""
     if kind_of(data) == "yolo":
-        from decodetr.annotations.yolo import read_data_yaml, yolo_file
-
         config = read_data_yaml(yolo_file(data))
         return [key for key in ("train", "val", "test", "valid", "validation") if config.get(key) and key not in parts]
     splits = _dataset(data)[0]
@@ -146,8 +115,6 @@ def kind_of(data):
     Raises:
         FileNotFoundError: there is no such folder, and it is no name of the Hub.
     """
-    from decodetr.annotations.yolo import yolo_file
-
     folder = Path(data)
     if yolo_file(data) is not None:
         return "yolo"

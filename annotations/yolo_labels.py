@@ -15,6 +15,7 @@ from array import array
 
 import numpy as np
 
+from decodetr.utils.boxes import centers_to_sides, sides_of
 from decodetr.utils.documents import read_text, short
 
 FORMATS = ("box", "confidence", "polygon")
@@ -81,9 +82,8 @@ def read_label_files(files, num_classes, source, declared, findings):
     table = dict(zip(_COLUMNS, np.array(numbers).reshape(-1, len(_COLUMNS)).T))
     is_polygon = _decide(table, declared, files, source, findings)
     keep = is_polygon >= 0
-    boxes = np.stack([table["cx"] - table["w"] / 2, table["cy"] - table["h"] / 2, table["w"], table["h"]], axis=1)
-    around = np.stack([table[name] for name in ("x0", "y0", "x1", "y1")], axis=1)
-    around[:, 2:] -= around[:, :2]
+    boxes = centers_to_sides(np.stack([table[name] for name in ("cx", "cy", "w", "h")], axis=1))
+    around = sides_of(np.stack([table[name] for name in ("x0", "y0", "x1", "y1")], axis=1))
     boxes[is_polygon == 1] = around[is_polygon == 1]
     for row in np.flatnonzero(keep & (boxes[:, 2:] < 0).any(axis=1)):
         message = f"{_where(files, table, row)}: expected no negative size, got {boxes[row, 2:].tolist()}; {_REMEDY}"

@@ -88,7 +88,7 @@ def main(argv=None) -> int:
     from harness import say, table
 
     from decodetr.cli import main as decodetr
-    from decodetr.inference.names import read_names
+    from decodetr.utils.name_list import read_names
 
     names = read_names(file=args.names) if args.names else choose(args.scenes, args.count)
     images, boxes = write_subset(args.scenes, args.output / "data", names)

@@ -8,8 +8,8 @@ import importlib
 import io
 import sys
 
+from decodetr.cli.options import own_variables
 from decodetr.utils.arguments import extend_lists
-from decodetr.utils.limits import own_variables
 
 # name: module with add_arguments(parser) and run(args), what it does
 COMMANDS = {
@@ -17,10 +17,7 @@ COMMANDS = {
     "scenes": ("decodetr.cli.scenes", "write the embedded world of scenes as COCO-format folders"),
     "vocabulary": ("decodetr.cli.vocabulary", "embed names with the text encoder of a CLIP-like model"),
     "pool": ("decodetr.cli.pool", "build the prototype pool from proposals, captions and CLIP"),
-    "validate": (
-        "decodetr.annotations.dataset_report",
-        "find what is wrong with a data set, before hours are spent on it",
-    ),
+    "validate": ("decodetr.cli.validate", "find what is wrong with a data set, before hours are spent on it"),
     "train": ("decodetr.cli.train", "train, or fine-tune a model, on boxes of one's own"),
     "eval": ("decodetr.eval", "evaluate a model on annotated data"),
     "calibrate": ("decodetr.cli.calibrate", "make a model's scores say how often they are right"),

@@ -6,7 +6,8 @@ Heavy imports are inside the functions, so that `decodetr calibrate --help` is i
 import sys
 from pathlib import Path
 
-from decodetr.annotations.sources import DATA_HELP, add_form_arguments, form_of
+from decodetr.annotations.formats import DATA_HELP, form_of
+from decodetr.cli.options import add_form_arguments
 from decodetr.utils.documents import read_text
 from decodetr.utils.files import claim, committed, output_folder, write_text
 from decodetr.utils.preflight import run_checks
@@ -124,7 +125,8 @@ def _annotated(args):
     from decodetr.annotations.names_split import names_split_file, read_split
     from decodetr.annotations.sources import load_annotations
 
-    coco = load_annotations(args.data, "train", args.annotations, args.images, **form_of(args))
+    form = form_of(args.class_names, args.box_format)
+    coco = load_annotations(args.data, "train", args.annotations, args.images, **form)
     split = names_split_file(args.data, args.names_split) if args.data or args.names_split else None
     if split:
         coco = coco.select(read_split(split)[0])

@@ -5,12 +5,11 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
-from decodetr.annotations.sources import DATA_HELP, add_form_arguments
-from decodetr.pool_builder.preflight import check, check_room
+from decodetr.annotations.formats import DATA_HELP, form_of
+from decodetr.cli.options import add_form_arguments, add_picture_limit
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import MANIFEST
 from decodetr.utils.files import claim
-from decodetr.utils.limits import add_picture_limit
 from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import process_rank
 
@@ -127,6 +126,8 @@ def run(args):
         from decodetr.pool_builder.inspection import run as run_inspection
 
         return run_inspection(args)
+    from decodetr.pool_builder.preflight import check
+
     given = {setting.name: getattr(args, setting.name, setting.default) for setting in fields(PoolSettings)}
     settings, output = PoolSettings(**given), Path(args.output)
     read = {option: getattr(args, option, None) for option in ("data", "images", "annotations", *_MODELS)}
@@ -141,6 +142,7 @@ def run(args):
 
 def _run(args, settings, output):
     from decodetr.pool_builder import build
+    from decodetr.pool_builder.preflight import check_room
     from decodetr.pool_builder.shards import Ranks
     from decodetr.pool_builder.space import describe
 
@@ -193,10 +195,11 @@ def _tell_delta(output):
 
 def _annotations(args):
     from decodetr.annotations.names_split import names_split_file, read_split
-    from decodetr.annotations.sources import form_of, load_annotations
+    from decodetr.annotations.sources import load_annotations
 
     split = names_split_file(args.data, args.names_split)
-    coco = load_annotations(args.data, "train", args.annotations, args.images, **form_of(args))
+    form = form_of(args.class_names, args.box_format)
+    coco = load_annotations(args.data, "train", args.annotations, args.images, **form)
     return coco if split is None else coco.select(read_split(split)[0])
 
 

@@ -2,9 +2,9 @@
 
 import sys
 
+from decodetr.cli.options import add_picture_limit
 from decodetr.inference.detection import find_images, load_detector, pick_device, read_names
 from decodetr.utils.files import claim, output_folder
-from decodetr.utils.limits import add_picture_limit
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import (
     DEFAULT_MODEL,

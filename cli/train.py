@@ -9,7 +9,7 @@ import argparse
 import typing
 from dataclasses import fields
 
-from decodetr.annotations.sources import add_form_arguments
+from decodetr.cli.options import add_form_arguments
 from decodetr.cli.recipe import read_recipe
 from decodetr.training.options import TrainOptions
 from decodetr.utils.arguments import extend_lists, only_given

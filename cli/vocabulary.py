@@ -6,11 +6,11 @@ Heavy imports are inside the functions, so that `decodetr vocabulary build --hel
 import sys
 from pathlib import Path
 
-from decodetr.inference.names import read_names
 from decodetr.utils.devices import pick_device
 from decodetr.utils.documents import read_text
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.hub import local_only, recorded_place
+from decodetr.utils.name_list import read_names
 from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import cannot_load, expect, resolve

@@ -82,7 +82,7 @@ class DetectionEvaluator:
         self._image_numbers = {image_id: number for number, image_id in enumerate(self.image_ids)}
         rows = coco.annotations_by_image
         self._index = rows if isinstance(rows, AnnotationIndex) else AnnotationIndex.from_rows(rows)
-        objects = self._index.column("category")[self._index.column("iscrowd") == 0]
+        objects = self._index.column("category", crowds=False)
         self.support = Counter(dict(zip(coco.names, np.bincount(objects, minlength=len(coco.names)).tolist())))
         self.novel_names = None if novel_names is None else set(novel_names)
         if self.novel_names and not self.novel_names & set(coco.names):

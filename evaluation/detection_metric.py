@@ -106,8 +106,7 @@ class DetectionMetric(evaluate.Metric):
             references = []
             for entry in shown:
                 rows = coco.annotations_by_image.arrays(entry["image_id"])
-                corners = rows["bbox"].copy()
-                corners[:, 2:] += corners[:, :2]
+                corners = coco.annotations_by_image.corners(entry["image_id"])
                 names = [label_of[coco.names[category]] for category in rows["category"]]
                 reference = {"image_id": entry["image_id"], "boxes": corners, "labels": names}
                 references.append(reference | {key: rows[key] for key in ("area", "iscrowd")})

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
+from decodetr.utils.boxes import corners_of
 from decodetr.utils.documents import decoded, parse_json, read_json, short
 from decodetr.utils.files import reading, regular_file, replacing
 
@@ -222,7 +223,7 @@ def _read_results(file, rows, coco):
             if {type(value) for value in (*row["bbox"], row["score"])} - {int, float}:
                 raise TypeError("boxes and scores must be numbers")
             images.append(row["image_id"])
-            columns.append((label, float(row["score"]), x, y, x + width, y + height))
+            columns.append((label, float(row["score"]), x, y, width, height))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{file}: row {place}: expected image_id, a category_id of {coco.file} "
@@ -235,5 +236,5 @@ def _read_results(file, rows, coco):
     if said := doubts(np.array([rows[place]["bbox"] for place in known], dtype=np.float64).reshape(-1, 4), sizes):
         logger.warning("%s: %s; expected bbox as [x, y, width, height] in pixels: is it right?", file, said)
     table = np.array(columns, dtype=np.float64).reshape(-1, 6)
-    boxes = table[:, 2:].astype(np.float32)
+    boxes = corners_of(table[:, 2:]).astype(np.float32)
     return coco.names, np.array(images, dtype=np.int64), table[:, 0].astype(np.int64), table[:, 1], boxes

@@ -7,10 +7,11 @@ those of other people's detectors.
 
 import torch
 from torch.nn import functional as F
-from torchvision.ops import box_convert, box_iou
+from torchvision.ops import box_iou
 
 from decodetr.evaluation.output_evaluator import results_of
 from decodetr.processing.detection_dataset import detection_collate
+from decodetr.utils.boxes import pixel_corners
 
 _SUPPRESSED = -25  # log objectness of what `nms_iou` takes out is -30
 
@@ -80,8 +81,7 @@ class _Oracle(DeCoDetrPredictor):
     def results(self, outputs, entries):
         found = []
         for b, entry in enumerate(entries):
-            sizes = torch.tensor([entry["width"], entry["height"]] * 2, dtype=torch.float32)
-            boxes = box_convert(outputs.pred_boxes[b].float().cpu(), "cxcywh", "xyxy") * sizes
+            boxes = pixel_corners(outputs.pred_boxes[b].float().cpu(), entry["width"], entry["height"])
             truth, labels = annotated(self.coco, entry)
             log_objectness = F.logsigmoid(outputs.objectness_logits[b].float().cpu())
             log_scores = F.logsigmoid(self.model.config.uncalibrated(outputs.logits[b].float().cpu()))
@@ -150,10 +150,9 @@ class TeacherOracle:
 
 def annotated(coco, entry):
     """(boxes (n, 4) x0, y0, x1, y1 in pixels, categories (n,)) of an image's annotations that are no crowds."""
-    rows = coco.annotations_by_image.arrays(entry["image_id"])
-    objects = rows["iscrowd"] == 0
-    boxes = torch.from_numpy(rows["bbox"][objects]).float()
-    return box_convert(boxes, "xywh", "xyxy"), torch.from_numpy(rows["category"][objects])
+    index, image_id = coco.annotations_by_image, entry["image_id"]
+    boxes = torch.from_numpy(index.corners(image_id, crowds=False)).float()
+    return boxes, torch.from_numpy(index.arrays(image_id, crowds=False)["category"])
 
 
 def _with_area(boxes, entry):

@@ -3,11 +3,10 @@
 import hashlib
 from pathlib import Path
 
-import numpy as np
-
 from decodetr.evaluation.analysis import KINDS
 from decodetr.evaluation.detections import save_detections
 from decodetr.evaluation.score_card import HEADER, of_one, score_rows
+from decodetr.utils.boxes import corners_of
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, json_text, replacing, write_text
 from decodetr.utils.markup import markdown_table
@@ -210,5 +209,4 @@ def _worst(report, analysis, output):
 
 def _labelled(table, rows, names):
     """(boxes x0, y0, x1, y1, names) of some rows."""
-    boxes = table["box"][rows]
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), [names[i] for i in table["name"][rows]]
+    return corners_of(table["box"][rows]), [names[i] for i in table["name"][rows]]

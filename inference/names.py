@@ -1,9 +1,7 @@
 """The names to look for: as a user writes them, and their embeddings."""
 
-import csv
 import logging
 
-from decodetr.utils.documents import read_text
 from decodetr.utils.hub import local_only, recorded_place
 from decodetr.utils.shipped import (
     cannot_load,
@@ -11,34 +9,6 @@ from decodetr.utils.shipped import (
 )
 
 logger = logging.getLogger(__name__)
-
-
-def read_names(text=None, file=None):
-    """Names of `--names` (comma-separated, CSV quotes around names with commas) or of `--names-file` (one a line).
-
-    Returns None where neither is given. Repeated names are taken once, in their first place.
-
-    Raises:
-        ValueError: both given, or no name in them.
-    """
-    if text is None and file is None:
-        return None
-    if text is not None and file is not None:
-        raise ValueError("give --names or --names-file, not both")
-    if file is not None:
-        names = read_text(file).splitlines()
-    else:
-        try:
-            names = [name for row in csv.reader([text], skipinitialspace=True, strict=True) for name in row]
-        except csv.Error as error:
-            raise ValueError(
-                f"--names {text!r}: expected names with commas between them, and double quotes around a name with a "
-                f"comma, such as 'cat,\"salt, pepper\"'; got: {error}"
-            ) from error
-    names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
-    if not names:
-        raise ValueError(f"no names in {f'{file}' if file is not None else f'--names {text!r}'}")
-    return names
 
 
 def choose_names(vocabulary, names, text_model=None):

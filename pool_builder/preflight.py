@@ -50,7 +50,7 @@ def check_room(coco, width, output):
     Raises:
         ValueError: it has not; with the numbers.
     """
-    boxes = int((coco.annotations_by_image.column("iscrowd") == 0).sum())
+    boxes = len(coco.annotations_by_image.column("id", crowds=False))
     needed = 3 * 2 * width * boxes - written(output)
     require_room(output, needed, f"the embeddings of {boxes:,} annotated boxes", "choose another --output")
 

@@ -5,7 +5,7 @@ not be in `coco` (`CocoAnnotations.select`), so that what they say cannot change
 """
 
 import torch
-from torchvision.ops import box_convert, nms
+from torchvision.ops import nms
 
 from decodetr.processing.detection_dataset import apart_from
 
@@ -43,11 +43,12 @@ def propose_in(coco, entries, pictures, proposer, settings):
 def annotated_boxes(coco, entry):
     """The image's annotated boxes in file order, clipped to it, without crowd annotations and boxes without area:
     ((A, 4) float32 x0, y0, x1, y1 in pixels, their A names)."""
-    annotations = coco.annotations_by_image.arrays(entry["image_id"])
-    boxes = box_convert(torch.from_numpy(annotations["bbox"]), "xywh", "xyxy").float()
+    index, image_id = coco.annotations_by_image, entry["image_id"]
+    boxes = torch.from_numpy(index.corners(image_id, crowds=False)).float()
     boxes = _clip(boxes, entry["width"], entry["height"])
-    usable = torch.from_numpy(annotations["iscrowd"] == 0) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-    return boxes[usable], [coco.names[label] for label in annotations["category"][usable.numpy()].tolist()]
+    usable = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    categories = index.arrays(image_id, crowds=False)["category"][usable.numpy()]
+    return boxes[usable], [coco.names[label] for label in categories.tolist()]
 
 
 def select_proposals(boxes, scores, annotated, width, height, min_objectness, min_side, nms_iou, max_proposals):

@@ -6,9 +6,9 @@ pool's provenance: one that learned boxes of 80 classes of COCO has seen the nov
 """
 
 import torch
-from torchvision.ops import box_convert
 
 from decodetr.pool_builder.lazy_model import Model
+from decodetr.utils.boxes import pixel_corners
 from decodetr.utils.model_identity import model_identity, without_place
 
 GRID, TORCHVISION = "grid", "torchvision:"
@@ -74,9 +74,8 @@ class DecodetrProposer:
         inputs["pixel_values"] = inputs["pixel_values"].to(self.detector.dtype)
         outputs = self.detector(**inputs, localization_only=True)
         objectness = outputs.objectness_logits.float().sigmoid().cpu()
-        boxes = box_convert(outputs.pred_boxes.float().cpu(), "cxcywh", "xyxy")
-        sizes = [torch.tensor([image.width, image.height] * 2, dtype=torch.float32) for image in images]
-        return [(some * size, scores) for some, size, scores in zip(boxes, sizes, objectness)]
+        found = zip(images, outputs.pred_boxes.float().cpu(), objectness)
+        return [(pixel_corners(boxes, image.width, image.height), scores) for image, boxes, scores in found]
 
 
 class DetectorProposer:

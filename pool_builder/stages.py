@@ -118,7 +118,7 @@ def propose_regions(coco, output, settings, proposer, ranks=None, overwrite=Fals
                 read += group
             for entry in read:
                 usable = len(annotated_boxes(coco, entry)[1])
-                objects = int((coco.annotations_by_image.arrays(entry["image_id"])["iscrowd"] == 0).sum())
+                objects = len(coco.annotations_by_image.arrays(entry["image_id"], crowds=False)["id"])
                 counts["annotated"] += usable
                 counts["unusable_boxes"] += objects - usable
             return {name: [row[name] for row in rows] for name in features}

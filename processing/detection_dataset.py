@@ -14,6 +14,7 @@ from torchvision.ops import box_iou
 from decodetr.annotations.coco import read_annotated
 from decodetr.processing.augmentations import DetectionAugmentation
 from decodetr.processing.regions import RegionTable
+from decodetr.utils.boxes import corners_of, relative_centers
 from decodetr.utils.drawing import shrunk
 
 # What regions that may be objects are to the localization stream, and the key of the label that holds them.
@@ -105,10 +106,7 @@ class TargetMaker:
         """
         targets, rows = self.targets, {"class_labels": class_labels}
         # In float64 until both corners are known: x + w must not lose the last pixel fraction.
-        xywh = annotations["bbox"]
-        corners = xywh.copy()
-        corners[:, 2:] += xywh[:, :2]
-        boxes = {"boxes": torch.from_numpy(corners.astype("float32"))}
+        boxes = {"boxes": torch.from_numpy(corners_of(annotations["bbox"]).astype("float32"))}
         crowds = torch.from_numpy(annotations["iscrowd"] != 0)
         keep = {"boxes": (rows["class_labels"] >= 0) & ~crowds}
         if targets.regions is not None:
@@ -141,7 +139,7 @@ class TargetMaker:
 
         inputs = self.image_processor(images=image, return_tensors="pt")
         item = {name: inputs[name][0] for name in ("pixel_values", "pixel_mask") if name in inputs}
-        labels = {name: _to_relative_centers(value, *image.size) for name, value in boxes.items()}
+        labels = {name: relative_centers(value, *image.size) for name, value in boxes.items()}
         labels.update(rows)
         if targets.weak_labels is not None:
             crowded = class_labels[torch.from_numpy(annotations["iscrowd"] != 0)].tolist()
@@ -250,9 +248,3 @@ def _select(boxes, rows, keep):
     boxes = {name: value[keep[name]] for name, value in boxes.items()}
     rows = {name: value[keep["boxes" if name == "class_labels" else "region_boxes"]] for name, value in rows.items()}
     return boxes, rows
-
-
-def _to_relative_centers(boxes, width, height):
-    """(n, 4) corners in pixels -> (cx, cy, w, h) in 0..1."""
-    corners = boxes / torch.tensor([width, height] * 2, dtype=torch.float32)
-    return torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1)

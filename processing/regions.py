@@ -18,6 +18,9 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from decodetr.utils.files import committed, reading
 
@@ -147,8 +150,6 @@ def write_regions(folder, rows, shard_size=50_000, embedding_dtype="float16", ov
     Raises:
         FileExistsError: there are shards already. ValueError: a row is wrong (named by its number over all rows).
     """
-    import pyarrow.parquet as pq
-
     if shard_size < 1:
         raise ValueError(f"shard_size must be at least 1, got {shard_size}")
     if embedding_dtype not in ("float16", "float32"):
@@ -213,8 +214,6 @@ def _columns_of_rows(rows, start, dim, embedding_dtype):
 
 
 def _to_arrow(columns):
-    import pyarrow as pa
-
     arrays = {}
     for name in COLUMNS:
         values = columns[name]
@@ -256,10 +255,6 @@ def _find_shards(source):
 
 def _read_shard(file, unkept):
     """Checked columns of the kept rows of one shard, as numpy arrays; with `unkept` of the others after them."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
     try:
         with pq.ParquetFile(file) as parquet:
             names = parquet.schema_arrow.names
@@ -292,8 +287,6 @@ def _read_shard(file, unkept):
 
 def _unkept(file, table, kept):
     """Columns of the rows that are not kept and have an image embedding, which may be null or not finite there."""
-    import pyarrow.compute as pc
-
     there = pc.and_(pc.invert(kept), pc.is_valid(table["image_embed"]).combine_chunks())
     rows, table = np.flatnonzero(np.asarray(there)), table.filter(there)
     embeds = _to_numpy(file, "image_embed", table["image_embed"], rows)
@@ -317,9 +310,6 @@ def _columns_of_shard(file, table, rows, names):
 
 def _to_numpy(file, name, column, rows):
     """One column without nulls: (n,), or (n, length) for lists, which must be of one length."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     is_list = name in ("box", "image_embed", "text_embed")
     if is_list != (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)):
         raise ValueError(f"{file}: expected {name} to be {'lists' if is_list else 'numbers'}, got {column.type}")

@@ -93,6 +93,7 @@ def teacher_ceiling(model, image_processor, coco, vocabulary, novel_names, clip,
     from decodetr.annotations.coco import read_annotated
     from decodetr.evaluation.detection_evaluator import DetectionEvaluator
     from decodetr.evaluation.predictors import best_pairs, teacher_probabilities
+    from decodetr.utils.boxes import pixel_corners
 
     outputs = _outputs(model, image_processor, coco, vocabulary.names)
     groups = {"never_boxed": _NEVER_BOXED}
@@ -101,12 +102,11 @@ def teacher_ceiling(model, image_processor, coco, vocabulary, novel_names, clip,
     recalled = {"novel": [], "base": []}
     images = tqdm(coco.images, desc="ceiling", unit="image", leave=False, disable=not progress)
     for image, predicted in zip(images, outputs["pred_boxes"]):
-        rows = coco.annotations_by_image.get(image["image_id"], ())
-        boxes = torch.tensor([row["bbox"] for row in rows]).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        found = box_iou(boxes, _corners(predicted, image)).amax(1) >= 0.5
-        for row, hit in zip(rows, found.tolist()):
-            recalled["novel" if coco.names[row["category"]] in novel_names else "base"].append(hit)
+        categories = coco.annotations_by_image.arrays(image["image_id"])["category"]
+        boxes = torch.from_numpy(coco.annotations_by_image.corners(image["image_id"])).float()
+        found = box_iou(boxes, pixel_corners(predicted, image["width"], image["height"])).amax(1) >= 0.5
+        for category, hit in zip(categories, found.tolist()):
+            recalled["novel" if coco.names[category] in novel_names else "base"].append(hit)
         picture = read_annotated(image, coco.file)
         probabilities = teacher_probabilities(clip, picture, boxes[found], vocabulary.embeddings)
         evaluator.update([image["image_id"]], [best_pairs(probabilities, boxes[found], MAX_DETECTIONS)])
@@ -169,8 +169,11 @@ class _BestDetections:
     def __init__(self, pred_boxes, images):
         import torch
 
+        from decodetr.utils.boxes import pixel_corners
+
         self.images = images
-        self.boxes = [_corners(boxes, image) for boxes, image in zip(pred_boxes, images)]
+        sizes = [(image["width"], image["height"]) for image in images]
+        self.boxes = [pixel_corners(boxes, *size) for boxes, size in zip(pred_boxes, sizes)]
         self.score = torch.zeros(len(images), 0)
         self.label = self.query = torch.zeros(len(images), 0, dtype=torch.int64)
 
@@ -193,14 +196,6 @@ class _BestDetections:
             prediction = {"scores": self.score[i], "labels": self.label[i], "boxes": self.boxes[i][self.query[i]]}
             evaluator.update([image["image_id"]], [prediction])
         return evaluator.compute()
-
-
-def _corners(boxes, image):
-    """(N, 4) relative centres -> corners in pixels of the image."""
-    import torch
-    from torchvision.ops import box_convert
-
-    return box_convert(boxes, "cxcywh", "xyxy") * torch.tensor([image["width"], image["height"]] * 2)
 
 
 def markdown_table(measured, ceiling):

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from decodetr.scenes.rendering import draw_scene
 from decodetr.scenes.world import NAMES
+from decodetr.utils.boxes import corners_of
 
 CROP_SIDE = 48
 _SCENE_SIDE = 160
@@ -45,7 +46,7 @@ def _crops_of_scene(seed, split, index):
 
     scene = draw_scene(seed, split, index, _SCENE_SIDE)
     rng = np.random.default_rng([seed, index, 1])
-    corners = np.array([[x, y, x + w, y + h] for x, y, w, h in (thing.box for thing in scene.objects)])
+    corners = corners_of(np.array([thing.box for thing in scene.objects]))
     boxes, names = [], []
     for thing, box in zip(scene.objects, corners):
         boxes += [box, *(_loose(rng, box) for _ in range(_JITTERED - 1))]

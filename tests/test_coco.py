@@ -58,6 +58,15 @@ def test_reads_names_images_and_annotations(tmp_path):
     assert dict(pickle.loads(pickle.dumps(coco)).annotations_by_image) == dict(coco.annotations_by_image)
 
 
+def test_corners_and_crowds(tmp_path):
+    index = CocoAnnotations.load(_write(tmp_path)).annotations_by_image
+    assert index.corners(3).tolist() == [[1, 2, 4.5, 6], [0, 0, 10, 10]]
+    assert index.corners(7).tolist() == [[0, 0, 40, 30]] and index.corners(7, crowds=False).shape == (0, 4)
+    assert index.arrays(3)["bbox"].tolist() == [[1, 2, 3.5, 4], [0, 0, 10, 10]]  # as before
+    assert index.arrays(7, crowds=False)["id"].tolist() == []
+    assert index.column("id").tolist() == [5, 1, 2] and index.column("id", crowds=False).tolist() == [1, 2]
+
+
 def test_images_without_annotations_and_an_empty_file(tmp_path):
     data = deepcopy(GOOD)
     data["annotations"] = []

@@ -11,11 +11,11 @@ from tiny_models import tiny_model
 from transformers import CLIPImageProcessor
 
 from decodetr.inference.loading import load_detector
-from decodetr.inference.names import read_names
 from decodetr.inference.picture_files import find_images, picture_paths
 from decodetr.utils import shipped
 from decodetr.utils.drawing import draw_detections
 from decodetr.utils.images import open_image
+from decodetr.utils.name_list import read_names
 
 NAMES = ["cat", "dog", "salt, pepper"]  # of tiny_detector_folder
 

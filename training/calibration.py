@@ -75,7 +75,7 @@ class ScoreCalibration:
         share = share_of(options)
         ids = keep_aside(coco, share)
         kept = coco.select_images(ids)
-        objects = int((kept.annotations_by_image.column("iscrowd") == 0).sum())
+        objects = len(kept.annotations_by_image.column("id", crowds=False))
         if objects < LEAST_OBJECTS:
             reason = (
                 f"{len(ids)} images that may be kept aside ({100 * share:g} % of the training images) have {objects} "

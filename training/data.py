@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from decodetr.annotations.coco import CocoAnnotations
+from decodetr.annotations.formats import form_of
 from decodetr.annotations.names_split import names_split_file, read_split
 from decodetr.annotations.sources import has_part, load_annotations, load_stream
 from decodetr.annotations.stream import AnnotationStream
-from decodetr.inference.names import read_names
 from decodetr.processing import RegionTable
 from decodetr.training.options import TrainOptions
 from decodetr.training.provenance import Setting, choose_setting
@@ -63,13 +63,14 @@ class TrainingData:
         split_file = names_split_file(options.data, options.names_split)
         base, novel = read_split(split_file) if split_file else (None, None)
         setting = choose_setting(options.setting, novel)
-        whole = _load_training(options)
+        form = form_of(options.class_names, options.box_format)
+        whole = _load_training(options, form)
         coco = whole if base is None else whole.select(base)
         annotated_names = _annotated_names(coco)
         regions = _load_regions(options.regions_folder, options)
         if base is not None and regions is not None and not options.streaming:
             check_regions(regions, whole, base)
-        val = _load_validation(options)
+        val = _load_validation(options, form)
         if val is None and options.val_share is not None:
             coco, val = _split_off(coco, whole, options.val_share)
         if val is None:
@@ -140,23 +141,22 @@ class TrainingData:
         return WeakLabels(None, *_image_labels(file, training_names)) if file else None
 
 
-def _form(options):
-    """What must be said of a `datasets` data set, as arguments of the readers."""
-    return {"class_names": read_names(options.class_names), "box_format": options.box_format or "coco"}
-
-
-def _load_training(options):
+def _load_training(options, form):
     if options.streaming:
-        return load_stream(options.data, "train", **_form(options))
-    return load_annotations(options.data, "train", options.train_annotations, **_form(options))
+        return load_stream(options.data, "train", **form)
+    return load_annotations(
+        options.data, "train", options.train_annotations, **form_of(options.class_names, options.box_format)
+    )
 
 
-def _load_validation(options):
+def _load_validation(options, form):
     """Validation data that the data set has, or that are given."""
     if options.val_annotations == "none":
         return None
     if options.val_annotations or has_part(options.data, "val"):
-        return load_annotations(options.data, "val", options.val_annotations, **_form(options))
+        return load_annotations(
+            options.data, "val", options.val_annotations, **form_of(options.class_names, options.box_format)
+        )
     return None
 
 
@@ -192,7 +192,7 @@ def _annotated_names(coco):
     index = getattr(coco, "annotations_by_image", None)
     if index is None:  # a stream
         return coco.names
-    used = set(index.column("category")[index.column("iscrowd") == 0].tolist())
+    used = set(index.column("category", crowds=False).tolist())
     return [name for number, name in enumerate(coco.names) if number in used]
 
 
@@ -209,8 +209,7 @@ def check_regions(regions, coco, base):
         hidden = novel[rows["category"]]
         if not hidden.any() or image["image_id"] not in regions:
             continue
-        corners = rows["bbox"][hidden].copy()
-        corners[:, 2:] += corners[:, :2]
+        corners = index.corners(image["image_id"])[hidden]
         boxes = regions.get(image["image_id"])["boxes"]
         same = (np.abs(boxes[:, None] - corners[None]) <= _BOX_TOLERANCE).all(-1)
         if same.any():

@@ -71,7 +71,7 @@ def check_names(coco, names):
         ValueError: it has not; says which, and the options that mend it.
     """
     index = coco.annotations_by_image
-    numbers = set(index.column("category")[index.column("iscrowd") == 0].tolist())
+    numbers = set(index.column("category", crowds=False).tolist())
     used = {name for number, name in enumerate(coco.names) if number in numbers}
     if missing := [name for name in coco.names if name in used - set(names)]:
         more = ", ..." if len(missing) > 5 else ""

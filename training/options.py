@@ -6,7 +6,7 @@ its table, so a text has its one home here. Nothing heavy is imported: `decodetr
 
 from dataclasses import dataclass, field
 
-from decodetr.annotations.sources import DATA_HELP
+from decodetr.annotations.formats import DATA_HELP
 from decodetr.training.provenance import SETTINGS
 
 

@@ -65,10 +65,9 @@ class EvaluationPictures:
     def _cells(self, entry, names):
         """Annotations and detections of an image, two pictures with a line of text above each."""
         image, scale = shrunk(read_annotated(entry), 2 * _CELL)
-        rows = self.coco.annotations_by_image.arrays(entry["image_id"])
-        boxes = rows["bbox"].copy()
-        boxes[:, 2:] += boxes[:, :2]
-        annotated = [self.coco.names[c] for c in rows["category"]]
+        index = self.coco.annotations_by_image
+        boxes = index.corners(entry["image_id"])
+        annotated = [self.coco.names[c] for c in index.arrays(entry["image_id"])["category"]]
         result = self._results[entry["image_id"]]
         order = result["scores"].argsort(descending=True)
         best = float(result["scores"].max()) if len(order) else 0.0

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Subset
-from torchvision.ops import box_convert
 from tqdm.auto import tqdm
 
 from decodetr.modeling_decodetr.embedding_space import as_images
 from decodetr.pool_builder.proposals import annotated_boxes, select_proposals
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.processing import DetectionDataset, RegionTable, detection_collate
+from decodetr.utils.boxes import pixel_corners
 
 OWN_REGIONS = "the model's own regions"  # the source of such a table
 _LIMITS = ("min_objectness", "min_side", "nms_iou", "max_proposals")
@@ -57,8 +57,7 @@ def self_regions(model, coco, image_processor, *, device="cpu", batch_size=8, nu
 
 def _regions_of_image(model, outputs, b, coco, entry, limits):
     """Columns of a regions data set for the b-th image of a batch."""
-    size = torch.tensor([entry["width"], entry["height"]] * 2, dtype=torch.float32)
-    boxes = box_convert(outputs.pred_boxes[b].float().cpu(), "cxcywh", "xyxy") * size
+    boxes = pixel_corners(outputs.pred_boxes[b].float().cpu(), entry["width"], entry["height"])
     scores = outputs.objectness_logits[b].float().sigmoid().cpu()
     annotated, _ = annotated_boxes(coco, entry)
     boxes, scores, query = select_proposals(boxes, scores, annotated, entry["width"], entry["height"], **limits)

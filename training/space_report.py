@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
-from torchvision.ops import box_convert, box_iou
+from torchvision.ops import box_iou
 
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.modeling_decodetr.embedding_space import Scales, log_assignment
@@ -223,7 +223,7 @@ def sample_regions(coco, regions, names, limit=_REGIONS, seed=0):
         rows = {name: torch.from_numpy(values) for name, values in regions.get(ids[i]).items()}
         category = torch.full((len(rows["boxes"]),), -1)
         if ids[i] in index:
-            category = _categories(index.arrays(ids[i]), rows["boxes"])
+            category = _categories(index, ids[i], rows["boxes"])
         found.append(rows["image_embeds"])
         labels.append(labels_of_categories[category])
         texts.append(rows["text_embeds"][torch.from_numpy(regions.kept(ids[i]))])
@@ -238,9 +238,9 @@ def sample_regions(coco, regions, names, limit=_REGIONS, seed=0):
     return F.normalize(found[:limit], dim=-1), labels[:limit], F.normalize(texts, dim=-1)
 
 
-def _categories(annotations, boxes):
+def _categories(index, image_id, boxes):
     """(R,) int64: the category of the annotated box that each box (R, 4) is, by an IoU of 0.5; -1 for none."""
-    corners = box_convert(torch.from_numpy(annotations["bbox"]), "xywh", "xyxy").float()
+    annotations, corners = index.arrays(image_id), torch.from_numpy(index.corners(image_id)).float()
     if not len(corners):
         return torch.full((len(boxes),), -1)
     overlap, best = box_iou(boxes, corners).max(-1)

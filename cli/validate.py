@@ -1,0 +1,135 @@
+"""`decodetr validate`: what is wrong with a data set, before hours are spent on it.
+
+A table of every problem with how often and where first, statistics of names, a sheet of annotated pictures, a non-zero
+exit status on errors, and with `--repair` a copy of the annotation files without them.
+"""
+
+import sys
+from pathlib import Path
+
+from decodetr.annotations.formats import DATA_HELP, PARTS
+from decodetr.cli.options import add_form_arguments
+from decodetr.utils.files import is_unused, write_json
+from decodetr.utils.markup import markdown_table
+from decodetr.utils.outputs import apart
+
+
+def add_arguments(parser):
+    """Arguments of `decodetr validate`."""
+    add = parser.add_argument
+    add("data", metavar="DATA", help=f"{DATA_HELP}, or a COCO annotation file")
+    add("--parts", nargs="+", choices=PARTS, help="which parts (default: those that are there)")
+    add("--images", metavar="DIR", help="image folder of a COCO file")
+    add("--names-split", metavar="FILE", help="base and novel names (default: DATA/names.json, if any; none: without)")
+    add(
+        "--vocabulary", metavar="NAME", help="folder or Hub name of a Vocabulary whose names the annotations must have"
+    )
+    add_form_arguments(parser)
+    add("--no-pixels", action="store_true", help="look at headers of images only, do not decode them")
+    add("--output", metavar="DIR", help="write validation.json and a sheet of pictures per part here")
+    add(
+        "--repair",
+        metavar="DIR",
+        help="write a repaired copy here, another folder: DIR/annotations/PART.json (COCO's form, whatever DATA has); "
+        "images stay in their place, those of a `datasets` data set are written too",
+    )
+
+
+def run(args):
+    """Run `decodetr validate`; returns 1 if there are errors."""
+    from decodetr.annotations.dataset_report import DatasetReport, ReportOptions, other_annotations
+    from decodetr.annotations.names_split import names_split_file, read_split
+    from decodetr.utils.shipped import load_vocabulary
+
+    source = Path(args.data)
+    _check_outputs(args, source)
+    single = source.suffix == ".json"
+    split_file = names_split_file(source.parent if single else source, args.names_split)
+    dataset = DatasetReport(
+        ReportOptions(
+            data=args.data,
+            images=args.images,
+            class_names=args.class_names,
+            box_format=args.box_format,
+            decode=not args.no_pixels,
+            split=read_split(split_file) if split_file else None,
+            vocabulary=None if args.vocabulary is None else load_vocabulary(args.vocabulary).names,
+        )
+    )
+    parts = args.parts or dataset.parts()
+    unread = [] if single else other_annotations(args.data, parts)
+    if not parts:
+        beside = f"; there are {', '.join(unread[:5])}: give one of these files" if unread else ""
+        raise FileNotFoundError(f"{args.data}: expected annotations of {', '.join(PARTS)}, got none{beside}")
+    written, errors, nothing = {}, 0, True
+    for part in parts:
+        written[part], found, usable = _report(args, dataset, part)
+        errors, nothing = errors + found, nothing and not usable
+    if args.output:
+        write_json(Path(args.output) / "validation.json", {**written, "unread": unread})
+    fixable = any(finding["repair"] for entry in written.values() for finding in entry["findings"])
+    if fixable and not args.repair:
+        sys.stdout.write("A copy without these: the same command with --repair DIR\n")
+    if unread:
+        some = ", ".join(unread[:5]) + (", ..." if len(unread) > 5 else "")
+        sys.stdout.write(
+            f"Not read: {some}; `decodetr validate FILE --images DIR` reads an annotation file of any name\n"
+        )
+    return 1 if errors or nothing else 0
+
+
+def _report(args, dataset, part):
+    """Examine a part, repair it where that is asked for, print the table: (entry of validation.json, number of kinds
+    of errors, whether anything can be used)."""
+    from decodetr.annotations.dataset_report import draw_sheet
+    from decodetr.annotations.repair import write_repaired
+
+    report = dataset.examine(part)
+    if args.repair and report.coco is None:
+        sys.stderr.write(f"{part}: not repaired, as nothing of it can be used\n")
+    elif args.repair:
+        file = write_repaired(args.repair, part, report.document, report.coco, args.data)
+        sys.stderr.write(f"wrote {file}, in COCO's form\n")
+    sys.stdout.write(_table(part, report))
+    if args.output and report.coco is not None and report.coco.images:
+        draw_sheet(report.coco, Path(args.output) / f"{part}.jpg")
+    entry = {"findings": [vars(finding) for finding in report.findings], **report.statistics}
+    return entry, report.findings.errors, report.coco is not None
+
+
+def _check_outputs(args, source):
+    """Refuse to write where annotations are read, or over those of another data set."""
+    from decodetr.annotations.repair import REPAIRED
+
+    data = source.parent if source.suffix in (".yaml", ".yml") else source
+    inputs = {"DATA": [data, source], "--images": args.images, "--vocabulary": args.vocabulary}
+    apart("--output", args.output, inputs, ("validation.json",))
+    if not args.repair:
+        return
+    repaired = Path(args.repair)
+    apart("--repair", repaired, inputs)
+    apart("--repair", repaired / "annotations", inputs)
+    if (repaired / REPAIRED).is_file():
+        return
+    for place in (repaired / "annotations", *(repaired / part for part in PARTS)):
+        if place.exists() and not is_unused(place):
+            raise ValueError(
+                f"--repair {repaired}: no repair wrote {place}, which would be replaced; give another folder"
+            )
+
+
+def _table(part, report):
+    def text(value):
+        if isinstance(value, dict):
+            return ", ".join(f"{name} {count}" for name, count in value.items()) or "-"
+        return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+    blocks = [f"## {part}\n"]
+    if report.statistics:
+        rows = [(key.replace("_", " "), text(value)) for key, value in report.statistics.items()]
+        blocks.append(markdown_table(["", ""], rows, 2, escape=False))
+    order = sorted(report.findings, key=lambda finding: (finding.level != "error", -finding.count))
+    rows = [(f.level, f.what, f.count, f.example, f.repair or "-") for f in order]
+    header = ["", "problem", "times", "first", "repair"]
+    blocks.append(markdown_table(header, rows, len(header), escape=False) if rows else "No problem was found.\n")
+    return "\n".join(blocks) + "\n"
