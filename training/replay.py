@@ -57,7 +57,6 @@ def replay_dataset(coco, image_processor, names, targets, *, images=None, seed=0
         )
     if images is not None:
         order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed)).tolist()
-        regions = targets.regions
-    known = [known[i] for i in order[:images]]
+        known = [known[i] for i in order[:images]]
     coco = coco.select_images(set(known))
     return DetectionDataset(coco, image_processor, names, targets, skip_unknown_names=True)
