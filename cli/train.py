@@ -6,12 +6,18 @@ accepted too and has its one default there.
 """
 
 import argparse
+import typing
+from dataclasses import fields
 
-from decodetr.annotations.formats import DATA_HELP
 from decodetr.cli.options import add_form_arguments
-from decodetr.training.provenance import SETTINGS
+from decodetr.cli.recipe import read_recipe
+from decodetr.training.options import TrainOptions
+from decodetr.utils.arguments import extend_lists, only_given
 from decodetr.utils.files import claim
-from decodetr.utils.preflight import process_rank
+from decodetr.utils.outputs import apart
+from decodetr.utils.preflight import Findings, process_rank
+from decodetr.utils.shipped import resolve
+from decodetr.utils.spelling import closest
 
 EPILOG = """Steps, rates, batch and views are chosen from the data where they are not given (docs/training.md).
 Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is accepted too, for example
@@ -22,193 +28,124 @@ Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is a
 
 
 def add_arguments(parser):
-    """Add the arguments of `decodetr train`; TrainingArguments are parsed from what remains."""
+    """Add the arguments of `decodetr train`: of [`TrainOptions`], what is said alone, so that their defaults stand
+    there; DeCoDetrTrainingArguments are parsed from what remains."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument(
-        "--recipe",
-        metavar="NAME",
-        help="YAML file of these arguments, or the name of a shipped one such as decodetr-r50; words on the command "
-        "line win",
-    )
-    parser.add_argument("--data", help=DATA_HELP + " (required, here or in the recipe)")
-    parser.add_argument("--train-annotations", help="annotation file (default DATA/annotations/train.json)")
-    parser.add_argument(
-        "--val-annotations", help="annotation file, or none (default DATA/annotations/val.json, if it exists)"
-    )
-    parser.add_argument(
-        "--val-share", type=float, metavar="S", help="without validation data: so much of the training images, as 0.1"
-    )
-    parser.add_argument(
-        "--calibration-share",
-        type=float,
-        metavar="S",
-        help="so much of the training images, at most 500, are kept aside; on them the scores are calibrated after "
-        "training; 0 for none (default: 0.1)",
-    )
-    parser.add_argument("--output_dir", "--output-dir", help="checkpoints and the trained model")
+    parser.argument_default = argparse.SUPPRESS
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--model", help="start from a saved DeCo-DETR")
-    start.add_argument("--detector", help="start from a saved DETR-family detector")
-    start.add_argument("--config", help="start from a DeCoDetrConfig in JSON or YAML, random weights")
-    parser.add_argument(
-        "--backbone",
-        metavar="NAME",
-        help="with --config: pretrained weights of its timm backbone: a timm name such as resnet50.tv_in1k, "
-        "hf-hub:OWNER/NAME, or a safetensors file or folder; see also --freeze_backbone",
-    )
-    parser.add_argument(
-        "--reset-semantics",
-        action="store_true",
-        help="with --model: keep its detector and start the semantic stream anew, for another pool or teacher",
-    )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="fields of the DeCoDetrConfig that differ from the starting point's, such as background_level=0.3; "
-        "with --reset-semantics also those that change shapes of the semantic stream",
-    )
-    _add_knowledge(parser)
-    _add_forgetting(parser)
-    add_form_arguments(parser)
-    parser.add_argument(
-        "--streaming",
-        action="store_true",
-        help="read the training images of a `datasets` data set while training, without downloading it first; needs "
-        "--max_steps",
-    )
-    parser.add_argument(
-        "--shuffle-buffer",
-        type=int,
-        metavar="N",
-        help="with --streaming: draw from this many rows that each worker holds undecoded; 0 for the stored order "
-        "(default: 1000)",
-    )
-    parser.add_argument(
-        "--regions",
-        help="regions data set (Parquet shards) of the training images; self: what the starting point finds in them, "
-        "so that it is not unlearned; none (default: self with --model, unless its semantics are reset)",
-    )
-    parser.add_argument(
-        "--unkept-regions",
-        choices=("ignore", "teach"),
-        help="regions whose caption failed the pool's filter: CLIP's view of them teaches all the same, or they are "
-        "left out (default: ignore)",
-    )
-    parser.add_argument(
-        "--exhaustive",
-        action=argparse.BooleanOptionalAction,
-        help="all objects of the annotated names have a box, as in COCO, so a region without one is none of them "
-        "(default: where other names compete and there is no names split)",
-    )
-    parser.add_argument(
-        "--pseudo-boxes",
-        choices=("objects", "ignore", "none"),
-        help="what certain regions that lie on no annotated box are to the localization stream, so that it does not "
-        "learn unnamed objects as background: objects, neither (see ignore_weight of the config), or background "
-        "(default: objects; ignore where the detector is not class-agnostic)",
-    )
-    parser.add_argument(
-        "--pseudo-box-score", type=float, metavar="T", help="proposal score of certain regions (default: 0.4)"
-    )
-    parser.add_argument("--pool", help="prototype pool folder")
-    parser.add_argument("--vocabulary", help="vocabulary folder with the training names (default: the model's names)")
-    parser.add_argument("--deploy-vocabulary", help="vocabulary folder of evaluation and of the saved model")
-    parser.add_argument(
-        "--text-model",
-        metavar="NAME",
-        help="CLIP that embeds --captions, and names of the data set that the vocabulary lacks (default: the one that "
-        "made the vocabulary)",
-    )
-    parser.add_argument(
-        "--training-names",
-        choices=("annotated", "all"),
-        help="names that compete in training: of the training annotations, or of the whole vocabulary (default: all "
-        "with --model and no names split, else annotated)",
-    )
-    parser.add_argument("--image-size", type=int, help="train on squares of this side in pixels")
-    parser.add_argument("--no-augmentation", action="store_true", help="no flip, scale, crop or colour changes")
-    parser.add_argument("--blur", type=float, default=0.0, help="augment by Gaussian blur of a radius up to this")
-    parser.add_argument("--noise", type=float, default=0.0, help="augment by Gaussian noise up to this (of 0..255)")
+    hints = typing.get_type_hints(TrainOptions)
+    for option in fields(TrainOptions):
+        if option.name == "class_names":
+            add_form_arguments(parser)
+        if "help" in option.metadata:
+            add_option(start if "group" in option.metadata else parser, option, hints[option.name])
 
 
-def _add_knowledge(parser):
-    """What the run may use, and what its parts had seen."""
-    add = parser.add_argument
-    add(
-        "--names-split",
-        help='JSON {"base": {id: name}, "novel": {...}}, or none (default DATA/names.json, if any): only annotations '
-        "of base names are trained on, and evaluation reports both groups",
-    )
-    add("--setting", choices=list(SETTINGS), help="with a names split: what may be used (default: V-OVD)")
-    add("--captions", metavar="FILE", help="captions of the training images, as COCO has them: C-OVD, WS-OVD")
-    add(
-        "--image-labels",
-        metavar="FILE",
-        help="COCO file whose boxes are not read: names that are somewhere in an image: WS-OVD",
-    )
-    add(
-        "--seen",
-        nargs="+",
-        default=[],
-        metavar="PART=NAMES",
-        help="""names whose boxes the detector, the backbone or the proposer had learned, if that is not recorded, such
-        as 'proposer=cat,"salt, pepper"' or backbone=none""",
-    )
-    add("--allow-seen-novel", action="store_true", help="go on although some of them are novel; it is recorded")
+def add_option(parser, option, hint):
+    """Add a field of a dataclass to a parser, by its type and metadata."""
+    kinds = typing.get_args(hint) or (hint,)
+    flags = option.metadata.get("flags", ("--" + option.name.replace("_", "-"),))
+    how = {name: option.metadata[name] for name in ("help", "metavar", "choices") if name in option.metadata}
+    if hint is bool:
+        how["action"] = "store_true"
+    elif bool in kinds:
+        how["action"] = argparse.BooleanOptionalAction
+    elif typing.get_origin(hint) is list:
+        how["nargs"] = "+"
+    elif kinds[0] is not str:
+        how["type"] = kinds[0]
+    parser.add_argument(*flags, default=argparse.SUPPRESS, **how)
 
 
-def _add_forgetting(parser):
-    """What keeps a fine-tune from forgetting, and shows whether it did."""
-    add = parser.add_argument
-    add("--held-out-data", metavar="DATA", help="validation data of names that are not trained on (default: --data)")
-    add("--replay-data", metavar="DATA", help="images of an earlier data set that are trained on too")
-    add("--replay-regions", metavar="DIR", help="their regions data set")
-    add(
-        "--replay-image-labels",
-        metavar="FILE",
-        help="names that are somewhere in them, as --image-labels has them: images without boxes that teach in WS-OVD",
-    )
-    add("--replay-images", type=int, metavar="N", help="so many of them, drawn at random (default: all)")
+def read_options(given):
+    """TrainOptions, and what a recipe says of DeCoDetrTrainingArguments.
+
+    Args:
+        given (dict): {option: value} of the command line. It wins over the recipe, but fields of the config are
+            joined.
+
+    Returns:
+        (TrainOptions, {field of DeCoDetrTrainingArguments: value}).
+    """
+    stored = {}
+    if given.get("recipe"):
+        parser = argparse.ArgumentParser(allow_abbrev=False)
+        add_arguments(parser)
+        recipe, stored = read_recipe(given, extend_lists(parser), training_parser())
+        given = recipe | given | {"set": [*recipe.get("set", []), *given.get("set", [])]}
+    own = {option.name for option in fields(TrainOptions)}  # limits of pictures hold already
+    return TrainOptions(**{name: value for name, value in given.items() if name in own}), stored
 
 
-def _check_required(args):
-    absent = [f"--{name}" for name in ("data", "output_dir") if not getattr(args, name)]
-    if not (args.model or args.detector or args.config):
+def training_parser():
+    """The parser of DeCoDetrTrainingArguments, which gives the fields that are said."""
+    import transformers
+
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
+
+    parser = transformers.HfArgumentParser(DeCoDetrTrainingArguments, exit_on_error=False, allow_abbrev=False)
+    return only_given(extend_lists(parser))
+
+
+def read_fields(words):
+    """{field of DeCoDetrTrainingArguments: value} of the words that the command's own parser left over.
+
+    Raises:
+        ValueError: an unknown word, with the nearest known one, or a value that a field cannot have.
+    """
+    parser = training_parser()
+    try:
+        found, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error).replace("argument ", "", 1)) from error
+    if unknown:
+        own = argparse.ArgumentParser(add_help=False)
+        add_arguments(own)
+        known = [option for one in (own, parser) for option in one._option_string_actions]
+        near = closest(unknown[0].partition("=")[0], known)
+        raise ValueError(f"unrecognized arguments: {' '.join(unknown)}{near}")
+    return vars(found)
+
+
+def _check_required(options):
+    absent = [f"--{name}" for name in ("data", "output_dir") if not getattr(options, name)]
+    if not (options.model or options.detector or options.config):
         absent.append("a starting point (--model, --detector or --config)")
     if absent:
         raise ValueError(f"give {' and '.join(absent)}, on the command line or in a recipe (--recipe)")
 
 
-def _check_apart(args):
+def _check_apart(options):
     """Refuse an output folder in which something is read that the run would replace."""
-    from decodetr.utils.outputs import apart
-    from decodetr.utils.shipped import resolve
-
     places = ("data", "held_out_data", "replay_data", "regions", "replay_regions", "captions", "image_labels")
-    places += ("replay_image_labels",)
-    inputs = {name: getattr(args, name) for name in (*places, "names_split", "config", "recipe")}
+    places += ("replay_image_labels", "names_split", "config", "recipe")
+    inputs = {name: getattr(options, name) for name in places}
     models = ("model", "detector", "pool", "vocabulary", "deploy_vocabulary", "text_model")
-    inputs |= {name: resolve(getattr(args, name)) for name in models if getattr(args, name)}
-    options = {f"--{name.replace('_', '-')}": path for name, path in inputs.items() if isinstance(path, str)}
+    inputs |= {name: resolve(getattr(options, name)) for name in models if getattr(options, name)}
+    read = {f"--{name.replace('_', '-')}": path for name, path in inputs.items() if isinstance(path, str)}
     written = ("config.json", "README.md", "training_config.yaml", "forgetting.json", "captions.safetensors")
-    apart("--output_dir", args.output_dir, options, written)
+    apart("--output_dir", options.output_dir, read, written)
 
 
 def run(args):
-    """Train, evaluate, save. `args.training_arguments` are the command-line words for DeCoDetrTrainingArguments,
-    `args.words` all words."""
-    if args.recipe:
-        from decodetr.cli.recipe import parse_with_recipe
+    """Train, evaluate, save.
 
-        args = parse_with_recipe(args.words, add_arguments)
-    _check_required(args)
-    _check_apart(args)
+    Args:
+        args: the options that are given; `training_arguments`, the words of the command line that are left for
+            DeCoDetrTrainingArguments; `words`, all of them.
+    """
+    given = vars(args)
+    left, words = given.pop("training_arguments"), given.pop("words")
+    options, stored = read_options(given)
+    _check_required(options)
+    _check_apart(options)
     from decodetr.train import TrainingRun
     from decodetr.training.preflight import check
 
-    training = check(args)
+    findings = Findings()
+    said = findings.call(read_fields, left)
+    arguments = None if said is None else stored | said
+    training = check(options, arguments, findings)
     with claim(training.output_dir if process_rank() == 0 else None, "decodetr train"):
-        return TrainingRun(args, training).run()
+        return TrainingRun(options, training, given=frozenset(arguments), words=words).run()

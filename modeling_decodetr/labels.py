@@ -27,6 +27,17 @@ def check_labels(labels: list[dict], batch: int, num_names: int):
     check_absent(labels, num_names)
 
 
+def check_cached(features: dict, num_names: int):
+    """ValueError unless features of `extract_semantic_features` fit a vocabulary of so many names."""
+    check_indices([features["name_index"]], num_names, "semantic_features['name_index']", lowest=-1)
+    absent = features.get("absent")
+    if absent is not None and (absent.dtype != torch.bool or absent.shape[1:] != (num_names,)):
+        raise ValueError(
+            f"semantic_features['absent'] must be bool of shape (B, {num_names}), a column for each name of the "
+            f"vocabulary, got {absent.dtype} {tuple(absent.shape)}."
+        )
+
+
 def check_absent(labels: list[dict], num_names: int):
     """ValueError unless the `absent_labels` of all labels are indices of names."""
     absent = {i: label["absent_labels"] for i, label in enumerate(labels) if "absent_labels" in label}

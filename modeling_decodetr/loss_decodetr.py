@@ -9,6 +9,8 @@ which scores are computed. Over the names alone, a run with one name has a const
 that has no name is taught to be the nearest name.
 """
 
+from dataclasses import dataclass
+
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
@@ -77,19 +79,68 @@ def supervise_queries(pred_boxes, objectness_logits, label, iou_threshold):
     return annotation, region
 
 
+@dataclass
+class SupervisedQueries:
+    """The n queries of B images that something supervises, and what does; cached features keep it as it is.
+
+    Args:
+        name_index (n,) int64: name of the annotated box, as index into the vocabulary; -1 where no box is annotated.
+        region_embeds (n, d): CLIP's embedding of the region; zero rows where there is none.
+        image (n,) int64: of which image, in ascending order.
+        absent (B, K) bool, *optional*: names that no region without a box is in each image.
+        row (n,) int64, *optional*: into the B * N queries, of images that were just looked at.
+    """
+
+    name_index: torch.Tensor
+    region_embeds: torch.Tensor
+    image: torch.Tensor
+    absent: torch.Tensor | None = None
+    row: torch.Tensor | None = None
+
+    def of_image(self, b):
+        """Return those of the b-th image."""
+        mine = self.image == b
+        absent = None if self.absent is None else self.absent[b : b + 1]
+        row = None if self.row is None else self.row[mine]
+        return SupervisedQueries(self.name_index[mine], self.region_embeds[mine], self.image[mine] - b, absent, row)
+
+    def features(self) -> dict:
+        """Return the tensors that are features of `extract_semantic_features`: all but the rows."""
+        kept = {name: getattr(self, name) for name in ("name_index", "region_embeds", "image", "absent")}
+        return {name: value for name, value in kept.items() if value is not None}
+
+    @classmethod
+    def of_features(cls, features: dict):
+        """Return what `features` has given; without `image` all are of one."""
+        names = features["name_index"]
+        image = features.get("image", torch.zeros_like(names))
+        return cls(names, features["region_embeds"], image, features.get("absent"))
+
+    @classmethod
+    def join(cls, parts: list):
+        """Join those of several images, each of one."""
+        image = torch.cat([part.image + b for b, part in enumerate(parts)])
+        known, absent = [part.absent for part in parts if part.absent is not None], None
+        if known:
+            nothing = torch.zeros_like(known[0])
+            absent = torch.cat([nothing if part.absent is None else part.absent for part in parts])
+        names, embeds = torch.cat([part.name_index for part in parts]), [part.region_embeds for part in parts]
+        return cls(names, torch.cat(embeds), image, absent)
+
+
 @torch.no_grad()
-def supervise_batch(pred_boxes, objectness_logits, labels, iou_threshold, embedding_dim):
+def supervise_batch(pred_boxes, objectness_logits, labels, iou_threshold, embedding_dim, num_names):
     """Supervised queries of a batch as flat rows.
 
     Args:
         pred_boxes (B, N, 4), objectness_logits (B, N), labels: list of B dicts; see [`supervise_queries`]. Beside the
-            boxes a label has `class_labels` (n,) and may have `region_embeds` (R, d).
+            boxes a label has `class_labels` (n,) and may have `region_embeds` (R, d) and `absent_labels` (L,).
+        num_names: K, of the vocabulary.
 
     Returns:
-        dict of `row` (n,) into (B * N), `names` (n,), -1 where no box is annotated, and `region_embeds` (n, d), zero
-        rows where there is no region.
+        [`SupervisedQueries`].
     """
-    rows, names, embeds = [], [], []
+    rows, images, names, embeds = [], [], [], []
     for b, label in enumerate(labels):
         annotation, region = supervise_queries(pred_boxes[b], objectness_logits[b], label, iou_threshold)
         chosen = ((annotation >= 0) | (region >= 0)).nonzero()[:, 0]
@@ -106,9 +157,11 @@ def supervise_batch(pred_boxes, objectness_logits, labels, iou_threshold, embedd
         known = torch.cat([label["class_labels"], label["class_labels"].new_full((1,), -1)])
         region_embeds = torch.cat([region_embeds.float(), region_embeds.new_zeros(1, embedding_dim).float()])
         rows.append(chosen + b * pred_boxes.shape[1])
+        images.append(torch.full_like(chosen, b))
         names.append(known[annotation])
         embeds.append(region_embeds[region])
-    return {"row": torch.cat(rows), "names": torch.cat(names), "region_embeds": torch.cat(embeds)}
+    absent = absent_names(labels, num_names, pred_boxes.device)
+    return SupervisedQueries(torch.cat(names), torch.cat(embeds), torch.cat(images), absent, torch.cat(rows))
 
 
 def absent_names(labels, num_names, device):

@@ -34,8 +34,8 @@ from .detectors import (
 from .embedding_space import Tables, distill_place, look_up
 from .file_commit import committed, reading
 from .ignored_queries import weighted_background
-from .labels import check_absent, check_indices, check_labels
-from .loss_decodetr import absent_names, alignment_loss, distillation_loss, supervise_batch, teacher_targets
+from .labels import check_cached, check_labels
+from .loss_decodetr import SupervisedQueries, alignment_loss, distillation_loss, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
 from .model_folder import check_loaded, check_requested, check_tables, damaged_file, old_weights, table_digests
 from .output_decodetr import DeCoDetrObjectDetectionOutput
@@ -170,10 +170,10 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             raise ValueError("losses_only=True needs labels.")
         tables = self.tables() if tables is None else tables
         if semantic_features is not None:
-            known, what = len(tables.vocabulary), "semantic_features['names']"
-            check_indices([semantic_features["names"]], known, what, lowest=-1)
+            check_cached(semantic_features, len(tables.vocabulary))
+            supervised = SupervisedQueries.of_features(semantic_features)
             inputs = self.semantic_stream.gather_cached(semantic_features)
-            losses = self._semantic_losses(inputs, semantic_features, tables)
+            losses = self._semantic_losses(inputs, supervised, tables)
             return DeCoDetrObjectDetectionOutput(loss=self._total(losses), loss_dict=losses)
 
         if labels is not None:
@@ -187,10 +187,10 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         if localization_only:
             losses = found["losses"]
             return DeCoDetrObjectDetectionOutput(loss=losses.get("loss_det"), loss_dict=losses or None, **where)
-        targets = None if labels is None else self._supervision(boxes, objectness, labels, tables.vocabulary)
+        supervised = None if labels is None else self._supervision(boxes, objectness, labels, tables.vocabulary)
         if losses_only:
-            inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask, targets["row"])
-            losses = {**found["losses"], **self._semantic_losses(inputs, targets, tables)}
+            inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask, supervised.row)
+            losses = {**found["losses"], **self._semantic_losses(inputs, supervised, tables)}
             return DeCoDetrObjectDetectionOutput(loss=self._total(losses), loss_dict=losses, **where)
         inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask)
         log_weights, embeds = self.semantic_stream(inputs, tables)
@@ -198,10 +198,10 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
         loss, losses = None, None
         if labels is not None:
-            row = targets["row"]
+            row = supervised.row
             log_probs = torch.cat([name_log_probs, background[..., None]], -1).flatten(0, 1)[row]
-            supervised = [part.flatten(0, 1)[row] for part in (log_weights, embeds)]
-            losses = {**found["losses"], **self._losses(*supervised, log_probs, targets, tables)}
+            students = [part.flatten(0, 1)[row] for part in (log_weights, embeds)]
+            losses = {**found["losses"], **self._losses(*students, log_probs, supervised, tables)}
             loss = self._total(losses)
         return DeCoDetrObjectDetectionOutput(
             loss=loss,
@@ -264,19 +264,17 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
     def _supervision(self, boxes, objectness, labels, vocabulary):
         threshold, d = self.config.region_iou_threshold, self.config.embedding_dim
-        targets = supervise_batch(boxes.detach(), objectness.detach(), labels, threshold, d)
-        absent = absent_names(labels, len(vocabulary), boxes.device)
-        return targets if absent is None else {**targets, "absent": absent[targets["row"] // boxes.shape[1]]}
+        return supervise_batch(boxes.detach(), objectness.detach(), labels, threshold, d, len(vocabulary))
 
-    def _losses(self, log_weights, embeds, log_probs, targets, tables):
+    def _losses(self, log_weights, embeds, log_probs, supervised, tables):
         """loss_distill and loss_align of supervised rows: log w (n, M), r (n, d), log t (n, K + 1)."""
         with torch.no_grad():
             prototype_targets, name_targets = teacher_targets(
-                targets["names"],
-                targets["region_embeds"],
+                supervised.name_index,
+                supervised.region_embeds,
                 tables,
                 annotation_weight=self.config.annotation_weight,
-                absent=targets.get("absent"),
+                absent=None if supervised.absent is None else supervised.absent[supervised.image],
             )
             count = mean_count(len(log_weights), log_weights.device)
         place = distill_place(self.config, tables)
@@ -301,44 +299,37 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
         Returns:
             `list[dict]` of length B with the n supervised queries of each image: `queries` (n, C), `samples`, a list
-            of (n, C_l, points) as [`RegionPooling.sample`] gives them, `names` (n,), `region_embeds` (n, d) and, where
-            the labels have them, `absent_labels`.
+            of (n, C_l, points) as [`RegionPooling.sample`] gives them, and those of [`SupervisedQueries`].
         """
         vocabulary = self.vocabulary
         check_labels(labels, len(pixel_values), len(vocabulary))
         found, maps = self._localize(pixel_values, pixel_mask, None, vocabulary.names)
-        targets = self._supervision(found["boxes"], found["objectness"], labels, vocabulary)
+        supervised = self._supervision(found["boxes"], found["objectness"], labels, vocabulary)
         n = found["boxes"].shape[1]
         pooling = self.semantic_stream.region_pooling
         canvas = boxes_on_canvas(found["boxes"], pixel_mask)
         features = []
         for b in range(len(labels)):
-            rows = targets["row"] // n == b
-            query = targets["row"][rows] % n
-            samples = []
+            mine, samples = supervised.of_image(b), []
+            query = mine.row % n
             if pooling is not None:
-                mine = [m[b : b + 1] for m in maps]
-                samples = pooling.sample(mine, pixel_values[b : b + 1], canvas[b : b + 1, query])
+                samples = pooling.sample(
+                    [m[b : b + 1] for m in maps], pixel_values[b : b + 1], canvas[b : b + 1, query]
+                )
             features.append(
                 {
                     "queries": found["queries"][b, query],
-                    "samples": [some[0] for some in samples],
-                    "names": targets["names"][rows],
-                    "region_embeds": targets["region_embeds"][rows],
-                    **{key: labels[b][key] for key in ("absent_labels",) if key in labels[b]},
+                    "samples": [level[0] for level in samples],
+                    **mine.features(),
                 }
             )
         return features
 
-    def _semantic_losses(self, inputs, targets, tables):
+    def _semantic_losses(self, inputs, supervised, tables):
         """loss_distill and loss_align of supervised rows (n, C [+ region features])."""
         log_weights, embeds = self.semantic_stream(inputs, tables)
         names, background = self.semantic_stream.name_log_probs(embeds, tables)
-        if "absent_labels" in targets:
-            check_absent(targets["absent_labels"], len(tables.vocabulary))
-            absent = absent_names(targets["absent_labels"], len(tables.vocabulary), inputs.device)
-            targets = {**targets, "absent": absent[targets["image"]]}
-        return self._losses(log_weights, embeds, torch.cat([names, background[:, None]], -1), targets, tables)
+        return self._losses(log_weights, embeds, torch.cat([names, background[:, None]], -1), supervised, tables)
 
     # Tables
 

@@ -4,11 +4,16 @@ Targets are computed here, relative to the image, and not by the image processor
 padding (image_processing_pil_decodetr.py), so one place serves objects and regions.
 """
 
+import copy
+from dataclasses import dataclass, replace
+
 import torch
 from torch.utils.data import Dataset
 from torchvision.ops import box_iou
 
 from decodetr.annotations.coco import read_annotated
+from decodetr.processing.augmentations import DetectionAugmentation
+from decodetr.processing.regions import RegionTable
 from decodetr.utils.boxes import corners_of, relative_centers
 from decodetr.utils.drawing import shrunk
 
@@ -18,38 +23,60 @@ _LARGE = 4096  # pixels a side: larger images are reduced before augmentation, w
 _ANNOTATED_IOU = 0.5  # a box that overlaps an annotated one this much is that object again
 
 
+@dataclass(frozen=True)
+class TargetOptions:
+    """
+    What the targets of an image are made of, beside its annotations.
+
+    Args:
+        regions (RegionTable, optional): joined by image id.
+        augmentation (DetectionAugmentation, optional): called with `set_epoch`'s epoch and the image's id.
+        skip_unknown_names (bool): leave out annotations whose name is not in the vocabulary; otherwise they are an
+            error.
+        pseudo_box_score (float, optional): regions with at least this proposal score that lie on no annotated box
+            (IoU below 0.5; crowds count, annotations that are left out do not) are objects to the localization stream;
+            needs `regions`.
+        pseudo_boxes (str): "objects", or "ignore": they are neither objects nor background (`ignore_weight`).
+        weak_labels ([`WeakLabels`], optional): captions and names of whole images; anything with `of_image`.
+
+    Raises:
+        ValueError: values that do not go together, or out of their range.
+    """
+
+    regions: RegionTable | None = None
+    augmentation: DetectionAugmentation | None = None
+    skip_unknown_names: bool = False
+    pseudo_box_score: float | None = None
+    pseudo_boxes: str = "objects"
+    weak_labels: object | None = None
+
+    def __post_init__(self):
+        score = self.pseudo_box_score
+        if self.pseudo_boxes not in PSEUDO_BOXES:
+            raise ValueError(f"pseudo_boxes must be one of {', '.join(PSEUDO_BOXES)}, got {self.pseudo_boxes!r}")
+        if score is not None and self.regions is None:
+            raise ValueError("pseudo_box_score needs regions: pseudo boxes are the regions of a high proposal score")
+        if score is not None and not 0 <= score <= 1:
+            raise ValueError(f"pseudo_box_score must be in 0..1, got {score}")
+
+
 class TargetMaker:
     """
-    What makes one training item of an image and its annotations: the base of `DetectionDataset`, whose arguments and
-    items these are, and of `StreamedDetectionDataset`.
+    What makes one training item of an image and its annotations: the base of `DetectionDataset`, whose items these
+    are, and of `StreamedDetectionDataset`.
+
+    Args:
+        image_processor: DeCoDetrImageProcessor or its PIL twin. names (list[str]): of the vocabulary.
+        targets (TargetOptions).
 
     Attributes:
         label_of_name (dict[str, int]): the names of the vocabulary.
     """
 
-    def __init__(
-        self,
-        image_processor,
-        names,
-        regions,
-        augmentation,
-        pseudo_box_score,
-        pseudo_boxes="objects",
-        weak_labels=None,
-    ):
-        if pseudo_boxes not in PSEUDO_BOXES:
-            raise ValueError(f"pseudo_boxes must be one of {', '.join(PSEUDO_BOXES)}, got {pseudo_boxes!r}")
-        if pseudo_box_score is not None and regions is None:
-            raise ValueError("pseudo_box_score needs regions: pseudo boxes are the regions of a high proposal score")
-        if pseudo_box_score is not None and not 0 <= pseudo_box_score <= 1:
-            raise ValueError(f"pseudo_box_score must be in 0..1, got {pseudo_box_score}")
+    def __init__(self, image_processor, names, targets: TargetOptions):
         self.image_processor = image_processor
         self.names = list(names)
-        self.regions = regions
-        self.augmentation = augmentation
-        self.pseudo_box_score = pseudo_box_score
-        self.pseudo_boxes = pseudo_boxes
-        self.weak_labels = weak_labels
+        self.targets = targets
         self.label_of_name = {}
         for label, name in enumerate(self.names):
             self.label_of_name.setdefault(name, label)
@@ -59,6 +86,12 @@ class TargetMaker:
     def set_epoch(self, epoch):
         """Epoch of the augmentations; also reaches running workers. transformers' Trainer calls it."""
         self._epoch.fill_(int(epoch))
+
+    def without_augmentation(self):
+        """Return the same data set with its images as they are."""
+        plain = copy.copy(self)
+        plain.targets = replace(self.targets, augmentation=None)
+        return plain
 
     def make_item(self, image, image_id, class_labels, annotations, epoch):
         """
@@ -71,35 +104,35 @@ class TargetMaker:
                 gives them.
             epoch (int): of the augmentation.
         """
-        rows = {"class_labels": class_labels}
+        targets, rows = self.targets, {"class_labels": class_labels}
         # In float64 until both corners are known: x + w must not lose the last pixel fraction.
         boxes = {"boxes": torch.from_numpy(corners_of(annotations["bbox"]).astype("float32"))}
         crowds = torch.from_numpy(annotations["iscrowd"] != 0)
         keep = {"boxes": (rows["class_labels"] >= 0) & ~crowds}
-        if self.regions is not None:
-            regions = self.regions.get(image_id)
+        if targets.regions is not None:
+            regions = targets.regions.get(image_id)
             boxes["region_boxes"] = torch.from_numpy(regions["boxes"])
             rows["region_embeds"] = torch.from_numpy(regions["image_embeds"])
             rows["region_text_embeds"] = torch.from_numpy(regions["text_embeds"])
-            rows["region_kept"] = torch.from_numpy(self.regions.kept(image_id))
+            rows["region_kept"] = torch.from_numpy(targets.regions.kept(image_id))
             keep["region_boxes"] = torch.ones(len(regions["boxes"]), dtype=torch.bool)
 
         limits = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
         for name in boxes:
             boxes[name] = boxes[name].clamp(min=torch.zeros(4), max=limits)
             keep[name] &= (boxes[name][:, 2:] > boxes[name][:, :2]).all(dim=1)
-        if self.pseudo_box_score is not None:
-            certain = torch.from_numpy(regions["proposal_scores"] >= self.pseudo_box_score) & rows["region_kept"]
-            unnamed = PSEUDO_BOXES[self.pseudo_boxes]
+        if targets.pseudo_box_score is not None:
+            certain = torch.from_numpy(regions["proposal_scores"] >= targets.pseudo_box_score) & rows["region_kept"]
+            unnamed = PSEUDO_BOXES[targets.pseudo_boxes]
             boxes[unnamed] = boxes["region_boxes"]
             # An annotation that is left out for its name leaves its object to the region that lies on it.
             taken = boxes["boxes"][keep["boxes"] | crowds]
             keep[unnamed] = keep["region_boxes"] & certain & apart_from(taken, boxes["region_boxes"])
         boxes, rows = _select(boxes, rows, keep)
-        if self.augmentation is not None:
+        if targets.augmentation is not None:
             image, scale = shrunk(image, _LARGE)
             boxes = {name: value * scale for name, value in boxes.items()} if scale < 1 else boxes
-            image, boxes, keep = self.augmentation(image, boxes, epoch=epoch, image_id=image_id)
+            image, boxes, keep = targets.augmentation(image, boxes, epoch=epoch, image_id=image_id)
             _, rows = _select({}, rows, keep)
         if (kept := rows.pop("region_kept", None)) is not None:
             rows["region_text_embeds"] = rows["region_text_embeds"][kept]
@@ -108,9 +141,9 @@ class TargetMaker:
         item = {name: inputs[name][0] for name in ("pixel_values", "pixel_mask") if name in inputs}
         labels = {name: relative_centers(value, *image.size) for name, value in boxes.items()}
         labels.update(rows)
-        if self.weak_labels is not None:
+        if targets.weak_labels is not None:
             crowded = class_labels[torch.from_numpy(annotations["iscrowd"] != 0)].tolist()
-            labels.update(self.weak_labels.of_image(image_id, self.label_of_name, crowded))
+            labels.update(targets.weak_labels.of_image(image_id, self.label_of_name, crowded))
         labels["image_id"] = torch.tensor([image_id])
         labels["orig_size"] = torch.tensor([image.height, image.width])
         return {**item, "labels": labels}
@@ -124,14 +157,8 @@ class DetectionDataset(TargetMaker, Dataset):
         coco (CocoAnnotations).
         image_processor: DeCoDetrImageProcessor or its PIL twin.
         names (list[str]): the vocabulary; `class_labels` index it. Category names are matched to it exactly.
-        regions (RegionTable, optional): joined by image id.
-        augmentation (DetectionAugmentation, optional): called with `set_epoch`'s epoch and the image's id.
-        skip_unknown_names (bool): leave out annotations whose name is not in `names`; otherwise they are an error.
-        pseudo_box_score (float, optional): regions with at least this proposal score that lie on no annotated box
-            (IoU below 0.5; crowds count, annotations that are left out do not) are objects to the localization stream;
-            needs `regions`.
-        pseudo_boxes (str): "objects", or "ignore": they are neither objects nor background (`ignore_weight`).
-        weak_labels (WeakLabels, optional): captions and names of whole images.
+        targets (TargetOptions, optional). fields: of TargetOptions, as keywords: `regions`, `augmentation`,
+            `skip_unknown_names`, `pseudo_box_score`, `pseudo_boxes`, `weak_labels`.
 
     Items are dicts: `pixel_values` (3, H, W) float; `pixel_mask` (H, W) int64 where the processor pads; `labels`, with
         class_labels (n,) int64, boxes (n, 4) float32 (cx, cy, w, h) in 0..1, image_id (1,) int64, orig_size (2,) int64
@@ -143,28 +170,18 @@ class DetectionDataset(TargetMaker, Dataset):
     Images without objects stay, with n = 0. Crowd annotations and boxes without area in the image are left out.
     """
 
-    def __init__(
-        self,
-        coco,
-        image_processor,
-        names,
-        regions=None,
-        augmentation=None,
-        skip_unknown_names=False,
-        pseudo_box_score=None,
-        pseudo_boxes="objects",
-        weak_labels=None,
-    ):
-        super().__init__(image_processor, names, regions, augmentation, pseudo_box_score, pseudo_boxes, weak_labels)
+    def __init__(self, coco, image_processor, names, targets: TargetOptions | None = None, **fields):
+        super().__init__(image_processor, names, replace(targets or TargetOptions(), **fields))
         self.coco = coco
         labels = [self.label_of_name.get(name, -1) for name in coco.names]
         self._label_of_category = torch.tensor(labels, dtype=torch.int64)
-        if not skip_unknown_names:
+        if not self.targets.skip_unknown_names:
             used = torch.zeros(len(coco.names), dtype=torch.bool)
             used[torch.from_numpy(coco.annotations_by_image.column("category"))] = True
             without_label = used & (self._label_of_category < 0)
             unknown = [name for name, missing in zip(coco.names, without_label.tolist()) if missing]
             check_known(coco.file, unknown, self.names)
+        regions = self.targets.regions
         if regions is not None and len(regions) and not any(image["image_id"] in regions for image in coco.images):
             raise ValueError(
                 f"{regions.source}: expected regions of images of {coco.file}, got none with an image_id of it; "

@@ -6,12 +6,14 @@ keeps every n-th row. Both ways a row is one reader's only. Rows wait in the shu
 """
 
 import itertools
+from dataclasses import replace
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from decodetr.processing.detection_dataset import TargetMaker, check_known
+from decodetr.processing.detection_dataset import TargetMaker, TargetOptions, check_known
 
+SHUFFLE_BUFFER = 1000  # rows
 _ROWS_WITHOUT_REGIONS = 1000  # so many at the start are no accident
 
 
@@ -21,8 +23,8 @@ class StreamedDetectionDataset(TargetMaker, IterableDataset):
 
     Args:
         stream (AnnotationStream).
-        image_processor, names, regions, augmentation, skip_unknown_names, pseudo_box_score, pseudo_boxes, weak_labels:
-            as of `DetectionDataset`. Names that the stream declares are checked at once, others when a row has them.
+        image_processor, names, targets, fields: as of `DetectionDataset`. Names that the stream declares are checked
+            at once, others when a row has them.
         shuffle_buffer (int): undecoded rows that each reader holds and draws from; 0 for the stored order.
         seed (int): of the shuffle.
 
@@ -41,27 +43,23 @@ class StreamedDetectionDataset(TargetMaker, IterableDataset):
         stream,
         image_processor,
         names,
-        regions=None,
-        augmentation=None,
-        skip_unknown_names=False,
-        pseudo_box_score=None,
-        pseudo_boxes="objects",
-        weak_labels=None,
-        shuffle_buffer=1000,
+        targets: TargetOptions | None = None,
+        *,
+        shuffle_buffer=SHUFFLE_BUFFER,
         seed=0,
+        **fields,
     ):
-        super().__init__(image_processor, names, regions, augmentation, pseudo_box_score, pseudo_boxes, weak_labels)
+        super().__init__(image_processor, names, replace(targets or TargetOptions(), **fields))
         if shuffle_buffer < 0:
             raise ValueError(f"shuffle_buffer must be at least 0, got {shuffle_buffer}")
         self.stream = stream
-        self.skip_unknown_names = skip_unknown_names
         self.shuffle_buffer = shuffle_buffer
         self.seed = seed
         self.process_index, self.num_processes = 0, 1
         self.endless, self.skipped = False, (1, 0)
         # Images so far; None without regions, and once there was an image with some.
-        self._without_regions = 0 if regions is not None and len(regions) else None
-        if not skip_unknown_names:
+        self._without_regions = 0 if len(self.targets.regions or ()) else None
+        if not self.targets.skip_unknown_names:
             self._check_names(stream.name, stream.names or [])
 
     def _check_names(self, where, names):
@@ -89,7 +87,7 @@ class StreamedDetectionDataset(TargetMaker, IterableDataset):
 
     def _item(self, row, epoch):
         image, image_id, names, annotations = self.stream.read(row)
-        if not self.skip_unknown_names:
+        if not self.targets.skip_unknown_names:
             self._check_names(self.stream.place(row), names)
         self._check_regions(image_id)
         labels = torch.tensor([self.label_of_name.get(name, -1) for name in names], dtype=torch.int64)
@@ -97,12 +95,12 @@ class StreamedDetectionDataset(TargetMaker, IterableDataset):
 
     def _check_regions(self, image_id):
         """A stream cannot be searched for the images that have regions: the first ones must do."""
-        if self._without_regions is None or image_id in self.regions:
+        if self._without_regions is None or image_id in self.targets.regions:
             self._without_regions = None
             return
         self._without_regions += 1
         if self._without_regions == _ROWS_WITHOUT_REGIONS:
             raise ValueError(
-                f"{self.regions.source}: expected regions of images of {self.stream.name}, got none for its first "
-                f"{_ROWS_WITHOUT_REGIONS} images; build the regions from the same data set"
+                f"{self.targets.regions.source}: expected regions of images of {self.stream.name}, got none for its "
+                f"first {_ROWS_WITHOUT_REGIONS} images; build the regions from the same data set"
             )

@@ -14,6 +14,7 @@ from decodetr.cli import main
 from decodetr.training import chosen as module
 from decodetr.training.choices import NEW, PRETRAINED, TRAINED
 from decodetr.training.chosen import CHOSEN, situation_of
+from decodetr.training.options import TrainOptions
 
 
 def _words(world, output, *more):  # noqa: F811
@@ -53,13 +54,11 @@ def test_what_is_chosen_is_used_said_and_recorded(world, tmp_path, caplog):  # n
 
 def test_a_stream_that_a_localization_run_left_random_is_new():
     def semantics(info, **start):
-        args = {"model": None, "detector": None, "config": None, "reset_semantics": False, "backbone": None}
         config = tiny_config()
         config.training_info = info
         training = SimpleNamespace(streams="joint", cache_features=False, world_size=1, gradient_accumulation_steps=1)
         processor = SimpleNamespace(size={"height": 64, "width": 96})
-        args = SimpleNamespace(**args | start, no_augmentation=False)
-        found = situation_of(args, training, 7, config, processor)
+        found = situation_of(TrainOptions(**start), training, 7, config, processor)
         assert (found.width, found.side, found.images) == (32, 96, 7)
         return found.detector, found.semantics
 

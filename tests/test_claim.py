@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -122,7 +123,7 @@ def test_every_command_that_writes_a_folder_holds_it(holder, tmp_path, monkeypat
     (data / "annotations/val.json").write_text("{}")
     (data / "train/picture.png").write_bytes(b"")
     holder(out)
-    monkeypatch.setattr(preflight, "check", lambda args: type("Arguments", (), {"output_dir": args.output_dir}))
+    monkeypatch.setattr(preflight, "check", lambda options, *_: SimpleNamespace(output_dir=options.output_dir))
     monkeypatch.setattr(pool_command, "check", lambda *_: None)
     places = {"DATA": str(data), "OUT": str(out), "DATA/train": str(data / "train")}
     started = time.perf_counter()

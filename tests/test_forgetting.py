@@ -11,6 +11,7 @@ from test_settings import _train, world  # noqa: F401 (a fixture)
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
 from decodetr.evaluation.loop import evaluate_model
 from decodetr.processing import CocoAnnotations, DetectionAugmentation, RegionTable
+from decodetr.processing.detection_dataset import TargetOptions
 from decodetr.training.forgetting import ForgettingReport
 from decodetr.training.replay import ReplayedDataset, replay_dataset
 from decodetr.training.self_regions import self_regions
@@ -164,18 +165,20 @@ def test_replay(world, tmp_path):  # noqa: F811
     """Images that have regions come back, without annotations of other names, augmented with the others."""
     coco, regions = _data(world), RegionTable.load(world / "regions")
     processor = DeCoDetrImageProcessor(size={"height": 64, "width": 64})
-    drawn = replay_dataset(coco, processor, BASE[:1], regions, images=3, seed=1)
+    drawn = replay_dataset(coco, processor, BASE[:1], TargetOptions(regions), images=3, seed=1)
     assert len(drawn) == 3 and {image["image_id"] for image in drawn.coco.images} <= set(regions.image_ids)
-    again = replay_dataset(coco, processor, BASE[:1], regions, images=3, seed=1)
+    again = replay_dataset(coco, processor, BASE[:1], TargetOptions(regions), images=3, seed=1)
     assert drawn.coco.images == again.coco.images
     assert all((item["labels"]["class_labels"] == 0).all() for item in drawn)
-    joined = ReplayedDataset(drawn, again)
-    plain = joined[4]["pixel_values"]
-    joined.augmentation = DetectionAugmentation(0)
+    targets = TargetOptions(regions, DetectionAugmentation(0))
+    parts = [replay_dataset(coco, processor, BASE[:1], targets, images=3, seed=1) for _ in range(2)]
+    joined = ReplayedDataset(*parts)
     joined.set_epoch(3)
-    assert joined.augmentation is again.augmentation and len(joined) == 6
+    assert joined.targets.augmentation is targets.augmentation and len(joined) == 6
     assert torch.equal(joined[4]["pixel_values"], joined[1]["pixel_values"])
-    assert not torch.equal(joined[4]["pixel_values"], plain)
+    plain = joined.without_augmentation()
+    assert torch.equal(plain[4]["pixel_values"], drawn[1]["pixel_values"])
+    assert not torch.equal(joined[4]["pixel_values"], plain[4]["pixel_values"])
     more = ("--replay-data", str(world / "data"), "--replay-regions", str(world / "regions"), "--replay-images", "4")
     assert _train(world, tmp_path, *more, "--streams", "semantic", "--cache_features", "true") == 0
     assert _load(tmp_path).config.training_info["replay_data"] == str(world / "data")

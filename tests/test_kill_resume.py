@@ -17,7 +17,7 @@ from test_train import _command, scenes  # noqa: F401  (a fixture)
 
 from decodetr.cli import main
 from decodetr.training.checkpoints import MARK, mark, problem, to_resume
-from decodetr.training.epochs import set_epoch
+from decodetr.training.dataloading import set_epoch
 
 STEPS = 8
 # Denoising is on in the tiny model; every step ends in a checkpoint.

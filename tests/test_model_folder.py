@@ -336,10 +336,11 @@ def test_cached_names_out_of_range_are_named():
     model = tiny_model("detr", semantic_inputs="query").train()
     features = {"queries": torch.randn(2, 32), "samples": [], "region_embeds": torch.zeros(2, 16)}
     with pytest.raises(ValueError, match="names of the vocabulary, got values from -2 to 1"):
-        model(semantic_features={**features, "names": torch.tensor([-2, 1])})
-    absent = {"names": torch.tensor([-1, 1]), "image": torch.zeros(2).long()}
-    with pytest.raises(ValueError, match="'absent_labels'. must index"):
-        model(semantic_features={**features, **absent, "absent_labels": [{"absent_labels": torch.tensor([-1])}]})
+        model(semantic_features={**features, "name_index": torch.tensor([-2, 1])})
+    known = {**features, "name_index": torch.tensor([-1, 1]), "image": torch.zeros(2).long()}
+    for absent in (torch.zeros(1, 2, dtype=torch.bool), torch.zeros(1, 3)):
+        with pytest.raises(ValueError, match=r"\['absent'\] must be bool of shape \(B, 3\)"):
+            model(semantic_features={**known, "absent": absent})
 
 
 # Names by hand

@@ -17,7 +17,7 @@ def _features(model, n=6):
     return {
         "queries": queries,
         "samples": samples,
-        "names": torch.tensor([0, 1, 2, -1, -1, -1]),
+        "name_index": torch.tensor([0, 1, 2, -1, -1, -1]),
         "region_embeds": embeds,
     }
 

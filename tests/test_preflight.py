@@ -66,7 +66,7 @@ def refused(world, tmp_path, monkeypatch, capsys):
     def read(*_):
         raise AssertionError("data were read")
 
-    monkeypatch.setattr(decodetr.train, "TrainingData", read)
+    monkeypatch.setattr(decodetr.train.TrainingData, "read", read)
 
     def message(*more, **options):
         capsys.readouterr()
@@ -109,10 +109,7 @@ def test_with_novel_names_the_best_model_is_chosen_by_the_others(world, refused,
     split = world / "split.json"
     split.write_text(json.dumps({"base": dict(enumerate(BASE)), "novel": dict(enumerate(NOVEL))}))
     seen = {}
-    monkeypatch.setattr(
-        decodetr.train.TrainingRun, "__init__", lambda self, args, training: seen.update(args=training)
-    )
-    monkeypatch.setattr(decodetr.train.TrainingRun, "run", lambda self: 0)
+    monkeypatch.setattr(decodetr.train.TrainingRun, "run", lambda self: seen.update(args=self.training))
     evaluated = [str(world / "data/annotations/val.json") if word == "VAL" else word for word in EVALUATED]
     assert _train(world, tmp_path / "run", *evaluated, "--load_best_model_at_end", "true", "--names-split", split) == 0
     assert seen["args"].metric_for_best_model == "eval_AP50_base" and seen["args"].greater_is_better

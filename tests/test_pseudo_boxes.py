@@ -8,7 +8,7 @@ from tiny_models import tiny_batch, tiny_model
 
 from decodetr import DeCoDetrImageProcessor
 from decodetr.processing import RegionTable
-from decodetr.processing.detection_dataset import TargetMaker
+from decodetr.processing.detection_dataset import TargetMaker, TargetOptions
 
 
 def test_pseudo_boxes_are_objects_to_the_localization_stream_alone():
@@ -61,7 +61,8 @@ def test_an_annotation_that_is_left_out_does_not_make_its_object_background(kind
     columns = {"image_id": np.array([1]), "box": np.array([[10, 10, 40, 40]], dtype="float32"), "image_embed": one}
     columns |= {"proposal_score": np.array([0.9]), "text_embed": one, "clip_score": np.ones(1)}
     processor = DeCoDetrImageProcessor(size={"height": 64, "width": 64})
-    make = TargetMaker(processor, ["a new name"], RegionTable("regions", columns), None, 0.4, kind)
+    targets = TargetOptions(RegionTable("regions", columns), pseudo_box_score=0.4, pseudo_boxes=kind)
+    make = TargetMaker(processor, ["a new name"], targets)
     n = 0 if label is None else 1
     annotations = {
         "bbox": np.array([[10.0, 10, 30, 30]] * n).reshape(n, 4),

@@ -5,6 +5,7 @@ import copy
 import importlib
 import json
 import math
+import os
 import shlex
 
 import pytest
@@ -17,11 +18,12 @@ from tiny_models import TINY_DETECTORS, tiny_config
 from transformers import AutoConfig, AutoModelForObjectDetection
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
-from decodetr.cli import COMMANDS, main
-from decodetr.cli.recipe import parse_with_recipe, recipe_file
-from decodetr.cli.train import add_arguments
+from decodetr.cli import COMMANDS, command_parser, main
+from decodetr.cli.recipe import recipe_file
+from decodetr.cli.train import read_fields, read_options
 from decodetr.scenes.world import SceneSettings
 from decodetr.scenes.write import write_scenes
+from decodetr.training.options import TrainOptions
 from decodetr.training.starting_point import make_config, starting_config
 from decodetr.utils.documents import parse_yaml, read_yaml
 from decodetr.utils.shipped import HUB_CARDS
@@ -44,7 +46,10 @@ def _write(folder, content):
 
 
 def _parse(file, *words):
-    return parse_with_recipe(["--recipe", str(file), *words], add_arguments)
+    """(TrainOptions, {field of DeCoDetrTrainingArguments: value}) of a recipe and words of the command line."""
+    given, rest = command_parser("train")[1].parse_known_args(["--recipe", str(file), *words])
+    options, stored = read_options(vars(given))
+    return options, stored | read_fields(rest)
 
 
 @pytest.mark.parametrize(
@@ -98,23 +103,37 @@ def test_words_win_over_the_recipe(tmp_path):
         "max_steps": None,
     }
     file = _write(tmp_path, recipe)
-    args = _parse(file)
+    args, fields = _parse(file)
     assert (args.data, args.output_dir, args.blur, args.no_augmentation) == ("there", "out", 2.0, True)
     assert (args.config, args.backbone, args.reset_semantics, args.noise) == (recipe["config"], "weights", False, 0.0)
     assert args.set == ["nms_iou=0.6", "background_level=null", 'pool_use="none"']
-    kwargs = ["--learning_rate", "0.0001", "--lr_scheduler_kwargs", '{"num_cycles": 2}', "--bf16", "false"]
-    assert args.training_arguments == kwargs and args.words == ["--recipe", str(file)]
-    args = _parse(file, "--blur", "0", "--data", "here", "--set", "nms_iou=0.5", "--learning_rate", "3")
+    assert fields == {"learning_rate": 1e-4, "lr_scheduler_kwargs": {"num_cycles": 2}, "bf16": False}
+    args, fields = _parse(file, "--blur", "0", "--data", "here", "--set", "nms_iou=0.5", "--learning_rate", "3")
     assert (args.blur, args.data, args.output_dir, args.set[-1]) == (0.0, "here", "out", "nms_iou=0.5")
-    assert args.training_arguments == [*kwargs, "--learning_rate", "3"]  # the last of two counts
-    args = _parse(file, "--model", "mine")
+    assert fields["learning_rate"] == 3 and len(fields) == 3
+    args, _ = _parse(file, "--model", "mine")
     assert (args.model, args.config, args.backbone, args.set, args.blur) == ("mine", None, None, [], 2.0)
+
+
+def test_limits_of_pictures_hold_from_a_recipe_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("DECODETR_MAX_IMAGE_PIXELS", "9")
+    monkeypatch.delenv("DECODETR_ALLOW_OUTSIDE", raising=False)
+    file = _write(tmp_path, {"max-image-pixels": 5, "allow_outside": False, "data": "there"})
+    assert _parse(file)[0].data == "there" and os.environ["DECODETR_MAX_IMAGE_PIXELS"] == "5"
+    _parse(file, "--max-image-pixels", "7")  # words win
+    assert os.environ["DECODETR_MAX_IMAGE_PIXELS"] == "7" and "DECODETR_ALLOW_OUTSIDE" not in os.environ
+    with monkeypatch.context() as patch:
+        patch.setenv("DECODETR_ALLOW_OUTSIDE", "0")
+        _parse(_write(tmp_path, {"allow-outside": True}))
+        assert os.environ["DECODETR_ALLOW_OUTSIDE"] == "1"
+    with pytest.raises(ValueError, match="max_image_pixels: expected a number of at least 1, got 0"):
+        _parse(_write(tmp_path, {"max_image_pixels": 0}))
 
 
 def test_a_config_file_lies_beside_its_recipe(tmp_path):
     (tmp_path / "config.yaml").write_text("embedding_dim: 16")
-    assert _parse(_write(tmp_path, {"config": "config.yaml"})).config == str(tmp_path / "config.yaml")
-    assert _parse(_write(tmp_path, {"config": "elsewhere.yaml"})).config == "elsewhere.yaml"
+    assert _parse(_write(tmp_path, {"config": "config.yaml"}))[0].config == str(tmp_path / "config.yaml")
+    assert _parse(_write(tmp_path, {"config": "elsewhere.yaml"}))[0].config == "elsewhere.yaml"
 
 
 @pytest.mark.parametrize(
@@ -219,7 +238,7 @@ def _check_commands(card):
         module.add_arguments(parser)
         args, rest = parser.parse_known_args(words)
         if name == "train":
-            assert parse_with_recipe(words, add_arguments).data == args.data
+            assert read_options(vars(args))[0].data == args.data
             assert rest in ([], ["--streams", "localization"])
         else:
             assert rest == []
@@ -239,7 +258,7 @@ def _config_of(args):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_shipped_recipes_build_their_model(name):
-    config = _config_of(_parse(name))
+    config = _config_of(_parse(name)[0])
     with torch.device("meta"):
         model = DeCoDetrForObjectDetection(config)
     assert sum(p.numel() for p in model.parameters() if p.is_meta) > 40e6  # nothing of size was made
@@ -251,7 +270,7 @@ def test_shipped_recipes_build_their_model(name):
 
 
 def test_the_papers_recipe_has_its_values():
-    args = _parse("decodetr-r50-paper")
+    args, fields = _parse("decodetr-r50-paper")
     config = _config_of(args)
     temperatures = [
         getattr(config, f"{name}_temperature") for name in ("assignment", "teacher", "teacher_name", "name")
@@ -261,9 +280,7 @@ def test_the_papers_recipe_has_its_values():
     assert (config.pool_use, config.background_threshold, config.annotation_weight) == ("lookup+background", -1, 0)
     assert (config.centred, config.residual_weight, config.background_level) == (False, None, -1)
     assert (args.pseudo_boxes, args.unkept_regions) == ("none", "teach")
-    words = args.training_arguments
-    assert int(words[words.index("--per_device_train_batch_size") + 1]) * 8 == 64
-    assert int(words[words.index("--gradient_accumulation_steps") + 1]) == 1
+    assert fields["per_device_train_batch_size"] * 8 == 64 and fields["gradient_accumulation_steps"] == 1
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +334,7 @@ def test_shipped_recipes_train(name, data, tmp_path):
     assert state["global_step"] == 2 and len(losses) == 2 and all(map(math.isfinite, losses))
     assert any("eval_AP50_base" in row for row in state["log_history"])
     model = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "run")
-    full = _config_of(_parse(name))
+    full = _config_of(_parse(name)[0])
     assert model.config.detector_config.model_type == full.detector_config.model_type
     assert model.config.class_agnostic == full.class_agnostic and model.config.pool_update == full.pool_update
     info = model.config.training_info
@@ -333,15 +350,14 @@ def test_shipped_recipes_train(name, data, tmp_path):
 
 @pytest.mark.parametrize("name", ["decodetr-r50", "decodetr-r50-paper", "decodetr-clip-r50"])
 def test_the_number_of_queries_is_a_word_beside_a_recipe(name):
-    args = _parse(name, "--set", "detector_config.num_queries=900")
+    args, _ = _parse(name, "--set", "detector_config.num_queries=900")
     detector = starting_config(args, ["a", "b"]).detector_config
     assert detector.num_queries == 900 and detector.decoder_layers == 6
 
 
 def test_a_detector_that_classifies_needs_names_that_the_data_declare():
     config = {"class_agnostic": False, "detector_config": {"model_type": "detr"}}
-    nothing = dict.fromkeys(("pool", "vocabulary", "text_model", "model"))
-    args = argparse.Namespace(config=config, set=["nms_iou=0.5"], recipe="here", reset_semantics=False, **nothing)
+    args = TrainOptions(config=config, set=["nms_iou=0.5"], recipe="here")
     found = starting_config(args, ["b", "a"]).detector_config
     assert found.id2label == {0: "b", 1: "a"} and found.num_labels == 2
     said = {"model_type": "detr", "id2label": {0: "c"}}
@@ -359,4 +375,4 @@ def test_a_detector_that_classifies_needs_names_that_the_data_declare():
 def test_a_flag_with_a_complement_can_be_false(tmp_path, value, more, expected):
     file = tmp_path / "recipe.yaml"
     file.write_text(f"model: scenes-decodetr\nexhaustive: {value}\n")
-    assert parse_with_recipe(["--recipe", str(file), *more], add_arguments).exhaustive is expected
+    assert _parse(file, *more)[0].exhaustive is expected

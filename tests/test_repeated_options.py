@@ -9,8 +9,7 @@ import pytest
 import transformers
 
 from decodetr.cli import COMMANDS, command_parser
-from decodetr.cli.recipe import parse_with_recipe
-from decodetr.cli.train import add_arguments
+from decodetr.cli.train import read_fields, read_options
 from decodetr.training.arguments import DeCoDetrTrainingArguments
 from decodetr.utils.arguments import Extend, extend_lists
 
@@ -76,10 +75,16 @@ def test_a_command_keeps_what_is_said_twice():
 def test_a_list_on_the_command_line_replaces_that_of_a_recipe_and_fields_of_the_config_are_joined(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text("set: {nms_iou: 0.5, align_weight: 2}\nseen: [backbone=none]\ndebug: [underflow_overflow]\n")
-    args = parse_with_recipe(["--recipe", str(file)], add_arguments)
+    args, fields = _options(file)
     assert args.set == ["nms_iou=0.5", "align_weight=2"] and args.seen == ["backbone=none"]
-    assert args.training_arguments == ["--debug", "underflow_overflow"]
+    assert fields == {"debug": ["underflow_overflow"]}
     more = ["--set", "nms_iou=0.7", "--set", "region_grid=3", "--seen", "proposer=a", "--seen", "detector=b"]
-    args = parse_with_recipe(["--recipe", str(file), *more, "--debug", "tpu_metrics_debug"], add_arguments)
+    args, fields = _options(file, *more, "--debug", "tpu_metrics_debug")
     assert args.set == ["nms_iou=0.5", "align_weight=2", "nms_iou=0.7", "region_grid=3"]  # of one field the last
-    assert args.seen == ["proposer=a", "detector=b"] and args.training_arguments == ["--debug", "tpu_metrics_debug"]
+    assert args.seen == ["proposer=a", "detector=b"] and fields == {"debug": ["tpu_metrics_debug"]}
+
+
+def _options(file, *words):
+    given, rest = command_parser("train")[1].parse_known_args(["--recipe", str(file), *words])
+    options, stored = read_options(vars(given))
+    return options, stored | read_fields(rest)

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from test_streamed_dataset import data_of, rows_of
@@ -16,6 +15,7 @@ from decodetr.cli import main
 from decodetr.training.checkpoints import RUN, mark, problem, to_resume
 from decodetr.training.feature_cache import FeatureCache
 from decodetr.training.identity import _config, dataset_identity, differences
+from decodetr.training.options import TrainOptions
 from decodetr.training.starting_point import start_identity
 
 RUN_A = {"start": {"weights": "a"}, "settings": {"learning_rate": 1e-4, "seed": 1}, "length": {"max_steps": 6}}
@@ -115,7 +115,7 @@ def test_a_run_is_the_same_where_its_backbone_or_its_stream_lies_elsewhere(tmp_p
     monkeypatch.chdir(tmp_path)
 
     def started(backbone):
-        return start_identity(SimpleNamespace(model=None, detector=None, backbone=backbone))
+        return start_identity(TrainOptions(backbone=backbone))
 
     def streamed(place):
         stream = AnnotationStream(data_of(rows_of(1)).to_iterable_dataset(), f"{place} (train)")

@@ -130,7 +130,9 @@ def test_extracted_features_give_the_losses_of_the_pixels(family, semantic_input
     with torch.no_grad():
         expected = model(**batch).loss_dict
         rows = model.extract_semantic_features(**batch)
-        features = {name: torch.cat([row[name] for row in rows]) for name in ("queries", "names", "region_embeds")}
+        features = {
+            name: torch.cat([row[name] for row in rows]) for name in ("queries", "name_index", "region_embeds")
+        }
         features["samples"] = [torch.cat(level) for level in zip(*(row["samples"] for row in rows))]
         outputs = model(semantic_features=features)
     assert len(features["queries"]) > 3

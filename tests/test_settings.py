@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +13,8 @@ from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, Prototy
 from decodetr.cli import main
 from decodetr.processing import CocoAnnotations
 from decodetr.processing.regions import write_regions
+from decodetr.training.data import TrainingData
+from decodetr.training.options import TrainOptions
 from decodetr.training.provenance import SETTINGS, check_seen, choose_setting, seen_before
 
 
@@ -147,17 +148,14 @@ def test_images_without_boxes_teach_by_their_regions_and_labels(world, tmp_path)
 
 
 def test_an_image_without_boxes_has_the_names_of_its_labels(world):
-    from decodetr.training.data import TrainingData
-
-    args = SimpleNamespace(replay_image_labels=str(world / "labels.json"))
+    options = TrainOptions(replay_image_labels=str(world / "labels.json"))
     labels = json.loads((world / "labels.json").read_text())
     last, names = labels["categories"][-1]["name"], [row["name"] for row in labels["categories"]]
-    weak = TrainingData.replay_weak_labels(SimpleNamespace(args=args), names)
+    weak = TrainingData(options, None, names, None).replay_weak_labels(names)
     index = {name: number for number, name in enumerate(names)}
     absent = weak.of_image(labels["images"][0]["id"], index)["absent_labels"]
     assert absent.tolist() == [i for name, i in index.items() if name != last]
-    args.replay_image_labels = None
-    assert TrainingData.replay_weak_labels(SimpleNamespace(args=args), names) is None
+    assert TrainingData(TrainOptions(), None, names, None).replay_weak_labels(names) is None
 
 
 @pytest.mark.parametrize(

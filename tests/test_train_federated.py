@@ -45,7 +45,7 @@ def _found(monkeypatch):
         boxes = {"scores": torch.ones(1), "labels": torch.zeros(1, dtype=torch.int64), **right}
         return [{**found, "localization": boxes} for found in (first, second)]
 
-    monkeypatch.setattr("decodetr.train.results_of", results)
+    monkeypatch.setattr("decodetr.training.trainer.results_of", results)
     monkeypatch.setattr("decodetr.evaluation.predictors.results_of", results)
 
 

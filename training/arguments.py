@@ -22,55 +22,72 @@ ALIGN_SHAPES = {
 }
 
 
+def _field(default, text, shown=None):
+    """A field with its help, and the default that a table shows where the value does not say it."""
+    return field(default=default, metadata={"help": text} | ({"default": shown} if shown else {}))
+
+
 @dataclass
 class DeCoDetrTrainingArguments(TrainingArguments):
     """
-    `transformers.TrainingArguments` with the defaults that detection needs, and:
+    `transformers.TrainingArguments` with the defaults that detection needs, and with the fields below, whose `help`
+    docs/training.md has as a table.
 
-    Args:
-        streams (`str`): "joint", "localization" (the semantic stream is frozen) or "semantic" (the detector is
-            frozen).
-        cache_features (`bool`): with "semantic": run the detector once, then train over its cached features.
-        cache_views (`int`): passes over the images when features are cached; those after the first see augmented
-            images.
-        align_weight_start (`float`), align_weight_end (`float`, default: the config's `align_weight`): end points of
-            lambda_align(t) over the run (paper 3.2; the end points are ours).
-        align_weight_shape (`str`): "cosine" (half a cosine, the paper's), "linear", or "constant" (the end point).
-        semantic_learning_rate, backbone_learning_rate (`float`, default: `learning_rate`): per parameter group.
-        freeze_backbone (`bool`): the detector's backbone learns nothing and keeps its batch norm statistics.
-        max_grad_norm (`float`): clips the localization stream; 0.1 as in DETR. 0 switches all clipping off.
-        semantic_max_grad_norm (`float`): clips the semantic stream, apart from the other.
-        ema_decay (`float`): keep a moving average of the trained weights; evaluation and the saved model use it.
-        eval_max_detections (`int`): detections kept per image in evaluation; default: 100, and 300 of a file that is
-            federated as LVIS is, which is evaluated by LVIS' rules.
-        metric_for_best_model (`str`): of names, it is replaced by the class-agnostic AP50 where streams is
-            "localization": the names would be those of a stream that does not learn, at first one of random weights.
-        overwrite_output_dir (`bool`): a run that begins removes the checkpoints of other runs from `output_dir`;
-            otherwise it does not begin beside them.
-        eval_pictures (`int`): how many validation images are drawn at each evaluation of a run; 0 for none.
+    A `metric_for_best_model` of names is replaced by the class-agnostic AP50 where `streams` is "localization": the
+    names would be those of a stream that does not learn, at first one of random weights.
     """
 
-    streams: str = field(default="joint", metadata={"help": "joint, localization or semantic"})
-    cache_features: bool = field(default=False, metadata={"help": "semantic: train over cached detector features"})
-    cache_views: int = field(default=1, metadata={"help": "cached passes, all but the first augmented"})
-    align_weight_start: float = field(default=0.0, metadata={"help": "lambda_align at the first step"})
-    align_weight_end: float | None = field(default=None, metadata={"help": "lambda_align at the last step"})
-    align_weight_shape: str = field(default="cosine", metadata={"help": "cosine, linear or constant"})
-    semantic_learning_rate: float | None = field(default=None, metadata={"help": "of the semantic stream"})
-    backbone_learning_rate: float | None = field(default=None, metadata={"help": "of the detector's backbone"})
-    freeze_backbone: bool = field(default=False, metadata={"help": "leave the detector's backbone as it is"})
-    max_grad_norm: float = field(default=0.1, metadata={"help": "clipping of the localization stream"})
-    semantic_max_grad_norm: float = field(default=1.0, metadata={"help": "clipping of the semantic stream"})
-    ema_decay: float | None = field(default=None, metadata={"help": "of the average of the weights, such as 0.999"})
-    eval_pictures: int = field(default=8, metadata={"help": "validation images drawn at each evaluation"})
-    eval_max_detections: int | None = field(default=None, metadata={"help": "kept per image (100; 300 of LVIS)"})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "remove the checkpoints of other runs there"})
-    learning_rate: float = field(default=1e-4, metadata={"help": "of the localization stream"})
-    weight_decay: float = field(default=1e-4, metadata={"help": "AdamW weight decay"})
+    streams: str = _field(
+        "joint",
+        "joint; localization, which freezes the semantic stream and leaves it out of the forward; or semantic, which "
+        "freezes the detector",
+    )
+    cache_features: bool = _field(
+        False, "with --streams semantic: run the detector once, then train over its features"
+    )
+    cache_views: int = _field(
+        1, "passes over the images when features are cached; all but the first are augmented", "chosen: 1 or 2"
+    )
+    align_weight_start: float = _field(0.0, "lambda_align(t) at the first step", "chosen: 0 or 1")
+    align_weight_end: float | None = _field(
+        None, "lambda_align(t) at the last step", "the `align_weight` of the config"
+    )
+    align_weight_shape: str = _field(
+        "cosine",
+        "how lambda_align(t) goes from start to end: cosine (half a cosine, the paper's), linear, or constant, at the "
+        "end point",
+    )
+    semantic_learning_rate: float | None = _field(
+        None, "of the semantic stream", "chosen; `--learning_rate` where that is given"
+    )
+    backbone_learning_rate: float | None = _field(
+        None, "of the detector's backbone", "chosen; `--learning_rate` where that is given"
+    )
+    freeze_backbone: bool = _field(
+        False, "the detector's backbone learns nothing and keeps its batch norm statistics", "chosen"
+    )
+    max_grad_norm: float = _field(
+        0.1, "clips the localization stream, apart from the other; 0 switches all clipping off"
+    )
+    semantic_max_grad_norm: float = _field(1.0, "clips the semantic stream, apart from the other")
+    ema_decay: float | None = _field(
+        None, "such as 0.999: evaluation and the saved model use a moving average of the trained weights"
+    )
+    eval_pictures: int = _field(8, "validation images that are drawn at each evaluation of a run; 0 for none")
+    eval_max_detections: int | None = _field(
+        None, "detections kept per image in evaluation", "100; 300 of a file that is federated as LVIS is"
+    )
+    overwrite_output_dir: bool = _field(
+        False,
+        "a run that begins removes the checkpoints of other runs from the output folder; otherwise it does not begin "
+        "beside them",
+    )
+    learning_rate: float = _field(1e-4, "of the localization stream, and of what has no rate of its own", "chosen")
+    weight_decay: float = _field(1e-4, "AdamW's weight decay")
     # Columns are dropped by signature otherwise, and label dicts of streamed data would be sliced.
-    remove_unused_columns: bool = field(default=False, metadata={"help": "must stay False for detection"})
+    remove_unused_columns: bool = _field(False, "must stay false for detection")
     # The pool and the vocabulary are buffers that every process updates alike; broadcasting them costs time.
-    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "DDP's broadcast_buffers"})
+    ddp_broadcast_buffers: bool | None = _field(False, "DDP's broadcast_buffers")
 
     def __post_init__(self):
         if self.metric_for_best_model is None and needs_metric(self):  # the library's default, "loss", is not measured

@@ -4,13 +4,14 @@ Validation images are not used: they would then say too much good of the scores.
 """
 
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from decodetr.annotations.coco import CocoAnnotations
 from decodetr.evaluation.calibrate import LEAST_OBJECTS, TooLittle, fit_scores, set_calibration, uncalibrated
 from decodetr.processing import DetectionDataset
-from decodetr.training.options import goes_on
 from decodetr.utils.hub import recorded_place
 
 logger = logging.getLogger(__name__)
@@ -19,60 +20,70 @@ SHARE, MOST = 0.1, 500  # of the training images; two numbers do not get better 
 _OTHER_IMAGES = "`decodetr calibrate` does it on other images"
 
 
-def why_not(args, streams):
+def why_not(options, streams):
     """Why a run does not calibrate its scores, or None.
 
     Args:
-        args: of the command. streams (str): that it trains.
+        options (TrainOptions). streams (str): that it trains.
     """
-    if args.calibration_share == 0:
+    if options.calibration_share == 0:
         return "--calibration-share 0"
-    if streams == "localization" and not goes_on(args):
+    if streams == "localization" and not options.goes_on:
         return "names are not trained yet"
-    if args.streaming:
+    if options.streaming:
         return f"streamed images cannot be kept aside; {_OTHER_IMAGES}"
-    if args.exhaustive is False:
+    if options.exhaustive is False:
         return "--no-exhaustive: whether a detection without a box is wrong is not known"
     return None
 
 
-def share_of(args):
+def share_of(options):
     """The share of the training images that is kept aside, if any."""
-    return SHARE if args.calibration_share is None else args.calibration_share
+    return SHARE if options.calibration_share is None else options.calibration_share
 
 
+@dataclass
 class ScoreCalibration:
     """
-    Keeps images aside before training, and calibrates after it.
+    Calibrates scores after training, on images that were kept aside before it.
 
     Args:
-        args: of the command. streams (str): that are trained. data (TrainingData): its `coco` loses the images.
-
-    Attributes:
+        source (str): where the images are from, for the record.
         kept (CocoAnnotations or None): the images that are kept aside.
         reason (str or None): why scores are not calibrated.
     """
 
-    def __init__(self, args, streams, data):
-        self.kept, self.reason = None, why_not(args, streams)
-        self.source = recorded_place(args.data)
-        if self.reason is not None:
-            return
-        share = share_of(args)
-        kept = keep_aside(data.coco, share)
-        index = data.coco.select_images(kept).annotations_by_image
-        objects = len(index.column("id", crowds=False))
+    source: str
+    kept: CocoAnnotations | None = None
+    reason: str | None = None
+
+    @classmethod
+    def divide(cls, options, streams, coco):
+        """Keep images aside, where scores can be calibrated on some.
+
+        Args:
+            options (TrainOptions). streams (str): that are trained. coco: annotations that are trained on.
+
+        Returns:
+            (ScoreCalibration, annotations of the images that are left).
+        """
+        source = recorded_place(options.data)
+        if (reason := why_not(options, streams)) is not None:
+            return cls(source, reason=reason), coco
+        share = share_of(options)
+        ids = keep_aside(coco, share)
+        kept = coco.select_images(ids)
+        objects = len(kept.annotations_by_image.column("id", crowds=False))
         if objects < LEAST_OBJECTS:
-            self.reason = (
-                f"{len(kept)} images that may be kept aside ({100 * share:g} % of the training images) have {objects} "
+            reason = (
+                f"{len(ids)} images that may be kept aside ({100 * share:g} % of the training images) have {objects} "
                 f"annotated objects, and at least {LEAST_OBJECTS} are needed; --calibration-share keeps more, "
                 f"{_OTHER_IMAGES}"
             )
-            logger.warning("Scores are not calibrated: %s", self.reason)
-            return
-        self.kept = data.coco.select_images(kept)
-        data.coco = data.coco.select_images({image["image_id"] for image in data.coco.images} - kept)
-        logger.warning("%d training images with %d objects are kept aside to calibrate scores", len(kept), objects)
+            logger.warning("Scores are not calibrated: %s", reason)
+            return cls(source, reason=reason), coco
+        logger.warning("%d training images with %d objects are kept aside to calibrate scores", len(ids), objects)
+        return cls(source, kept), coco.select_images({image["image_id"] for image in coco.images} - ids)
 
     def fit(self, trainer, processor):
         """Calibrate the trained model of a DeCoDetrTrainer, whose config gets what was found; every process does the
@@ -96,14 +107,9 @@ class ScoreCalibration:
 
 def _detections(trainer, dataset):
     """A [`DetectionEvaluator`] that has seen what the trained model finds; no callback is told of it."""
-    split, groups, trainer.novel_names, trainer.groups = trainer.novel_names, trainer.groups, None, None
-    trainer.forget_eval_loader()
-    try:
+    with trainer.other_data():
         loader = trainer.get_eval_dataloader(dataset)
         trainer.evaluation_loop(loader, "Calibration", metric_key_prefix="calibration")
-    finally:
-        trainer.novel_names, trainer.groups = split, groups
-        trainer.forget_eval_loader()
     return trainer.evaluated
 
 

@@ -9,7 +9,6 @@ from decodetr.modeling_decodetr.detectors import query_dim
 from decodetr.training.checkpoints import strangeness, to_resume
 from decodetr.training.choices import NEW, PRETRAINED, TRAINED, Situation, choose
 from decodetr.training.identity import settings_identity
-from decodetr.training.options import goes_on
 from decodetr.utils.documents import read_json
 
 _LOGS = 20  # lines of losses in a run
@@ -20,41 +19,35 @@ _SEMANTICS = {NEW: "a new semantic stream", TRAINED: "a trained semantic stream"
 logger = logging.getLogger(__name__)
 
 
-def given_fields(args):
-    """Fields of DeCoDetrTrainingArguments that the command line or the recipe gives (set of str)."""
-    words = (word.removeprefix("--").partition("=")[0] for word in args.training_arguments if word[:2] == "--")
-    return {word.replace("-", "_") for word in words}
-
-
-def situation_of(args, training, images, config, processor):
+def situation_of(options, training, images, config, processor):
     """The Situation of a run of `decodetr train`.
 
     Args:
-        args: of the command. training (DeCoDetrTrainingArguments). images (int): as of [`Situation`].
+        options (TrainOptions). training (DeCoDetrTrainingArguments). images (int): as of [`Situation`].
         config (DeCoDetrConfig): of the starting point. processor: its image processor.
     """
     # A localization run without a pool leaves random weights to the semantic stream.
-    learned = goes_on(args) and (config.training_info or {}).get("pool") != "random"
+    learned = options.goes_on and (config.training_info or {}).get("pool") != "random"
     return Situation(
         streams=training.streams,
-        detector=TRAINED if goes_on(args) else NEW if args.config else PRETRAINED,
+        detector=TRAINED if options.goes_on else NEW if options.config else PRETRAINED,
         semantics=TRAINED if learned else NEW,
         images=images,
         width=query_dim(config.detector_config),
         side=max(side or 0 for side in dict(processor.size).values()),
-        pretrained_backbone=not args.config or bool(args.backbone),
+        pretrained_backbone=not options.config or bool(options.backbone),
         cached=training.cache_features,
-        augmented=not args.no_augmentation,
+        augmented=not options.no_augmentation,
         parts=training.world_size * training.gradient_accumulation_steps,
     )
 
 
-def set_chosen(args, training, situation, start):
+def set_chosen(training, given, situation, start):
     """Set the fields of `training` that nobody gave, and say which and why. A run that goes on from one of its
     checkpoints has what was chosen when it began, however long it is now and whatever this version would choose.
 
     Args:
-        args: of the command. training (DeCoDetrTrainingArguments): changed.
+        training (DeCoDetrTrainingArguments): changed. given: its fields that the user gave.
         situation (Situation). start: identity of the starting point (`starting_point.start_identity`).
 
     Returns:
@@ -63,9 +56,8 @@ def set_chosen(args, training, situation, start):
     Raises:
         FileNotFoundError, ValueError: of `checkpoints.to_resume`.
     """
-    given = given_fields(args)
     chosen = choose(situation, given, training)
-    checkpoint = to_resume(training.resume_from_checkpoint, args.output_dir)
+    checkpoint = to_resume(training.resume_from_checkpoint, training.output_dir)
     if checkpoint is not None:
         stored = (read_json(Path(checkpoint, "config.json"), dict).get("training_info") or {}).get(CHOSEN) or {}
         # The batch is divided anew: there may be other processes now.

@@ -1,95 +1,98 @@
 """What a run learns from: annotations, regions and what is known of whole images, read and checked first."""
 
 import logging
-from functools import partial
+from dataclasses import dataclass
 
+import numpy as np
+import torch
+
+from decodetr.annotations.coco import CocoAnnotations
 from decodetr.annotations.formats import form_of
 from decodetr.annotations.names_split import names_split_file, read_split
 from decodetr.annotations.sources import has_part, load_annotations, load_stream
-from decodetr.training.provenance import check_regions, choose_setting
+from decodetr.annotations.stream import AnnotationStream
+from decodetr.processing import RegionTable
+from decodetr.training.options import TrainOptions
+from decodetr.training.provenance import Setting, choose_setting
+from decodetr.training.weak_labels import CaptionTable, WeakLabels, read_image_labels
 
 logger = logging.getLogger(__name__)
 
 PSEUDO_BOX_SCORE = 0.4  # of a DeCo-DETR's own proposals; docs/scenes.md has the measurement
+_BOX_TOLERANCE = 0.01  # pixels, the rounding of float32; a proposer does not hit all four sides so well
 
 
+@dataclass(frozen=True)
 class TrainingData:
     """
     The data of a run.
 
     Args:
-        args: of the command `decodetr train`.
-
-    Attributes:
+        options (TrainOptions).
         coco (CocoAnnotations or AnnotationStream): annotations that are trained on: of base names, where names are
             split.
         annotated_names (list[str] or None): names that have a box in it; of a stream those that it declares, if it
             does.
-        val (CocoAnnotations or None): of the evaluation.
-        base, novel (list[str] or None): of the names split.
         setting (Setting): what may be used.
-        regions, replay_regions (RegionTable or None): of the training images and of those that are replayed.
+        base, novel (list[str] or None): of the names split.
+        val (CocoAnnotations or None): of the evaluation.
+        regions, replay_regions (RegionTable or None): of the training images and of those that are replayed. The
+            model's own are none of them: they need the model and come later.
         replay, held_out (CocoAnnotations or None): replayed images; data of held-out names.
-
-    Raises:
-        FileNotFoundError, ValueError: what the readers refuse, and what the setting forbids.
     """
 
-    def __init__(self, args):
-        from decodetr.processing import RegionTable
+    options: TrainOptions
+    coco: CocoAnnotations | AnnotationStream
+    annotated_names: list[str] | None
+    setting: Setting
+    base: list[str] | None = None
+    novel: list[str] | None = None
+    val: CocoAnnotations | None = None
+    regions: RegionTable | None = None
+    replay: CocoAnnotations | None = None
+    replay_regions: RegionTable | None = None
+    held_out: CocoAnnotations | None = None
 
-        self.args = args
-        split_file = names_split_file(args.data, args.names_split)
-        self.base, self.novel = read_split(split_file) if split_file else (None, None)
-        self.setting = choose_setting(args.setting, self.novel)
-        form = form_of(args.class_names, args.box_format)
-        if args.streaming:
-            whole = load_stream(args.data, "train", **form)
-        else:
-            whole = load_annotations(args.data, "train", args.train_annotations, **form)
-        self.coco = whole if self.base is None else whole.select(self.base)
-        self.annotated_names = _annotated_names(self.coco)
-        # "self" are the model's own; they need the model and come later.
-        load = partial(RegionTable.load, unkept=args.unkept_regions == "teach")
-        self.regions = load(args.regions) if args.regions not in (None, "self", "none") else None
-        if self.base is not None and self.regions is not None and not args.streaming:
-            check_regions(self.regions, whole, self.base)
-        self.val = None
-        if args.val_annotations != "none" and (args.val_annotations or has_part(args.data, "val")):
-            self.val = load_annotations(args.data, "val", args.val_annotations, **form)
-        elif args.val_share is not None:
-            self.coco, self.val = self._split_off(whole, args.val_share)
-        if self.val is None:
-            why = (
-                "--val-annotations none" if args.val_annotations == "none" else f"{args.data} has no validation images"
-            )
+    @classmethod
+    def read(cls, options: TrainOptions) -> "TrainingData":
+        """Read what the options name.
+
+        Raises:
+            FileNotFoundError, ValueError: what the readers refuse, and what the setting forbids.
+        """
+        split_file = names_split_file(options.data, options.names_split)
+        base, novel = read_split(split_file) if split_file else (None, None)
+        setting = choose_setting(options.setting, novel)
+        form = form_of(options.class_names, options.box_format)
+        whole = _load_training(options, form)
+        coco = whole if base is None else whole.select(base)
+        annotated_names = _annotated_names(coco)
+        regions = _load_regions(options.regions_folder, options)
+        if base is not None and regions is not None and not options.streaming:
+            check_regions(regions, whole, base)
+        val = _load_validation(options, form)
+        if val is None and options.val_share is not None:
+            coco, val = _split_off(coco, whole, options.val_share)
+        if val is None:
+            none = options.val_annotations == "none"
+            why = "--val-annotations none" if none else f"{options.data} has no validation images"
             logger.warning("%s, so nothing is evaluated; --val-share 0.1 holds some training images back", why)
-        self.replay = load_annotations(args.replay_data, "train") if args.replay_data else None
-        self.replay_regions = load(args.replay_regions) if args.replay_regions else None
-        if self.replay is not None and self.base is not None:
-            check_regions(self.replay_regions, self.replay, self.base)
-            self.replay = self.replay.select(self.base)
-        self.held_out = load_annotations(args.held_out_data, "val") if args.held_out_data else None
+        replay = load_annotations(options.replay_data, "train") if options.replay_data else None
+        replay_regions = _load_regions(options.replay_regions, options)
+        if replay is not None and base is not None:
+            check_regions(replay_regions, replay, base)
+            replay = replay.select(base)
+        held_out = load_annotations(options.held_out_data, "val") if options.held_out_data else None
+        return cls(
+            options, coco, annotated_names, setting, base, novel, val, regions, replay, replay_regions, held_out
+        )
 
-    def _split_off(self, whole, share):
-        """(training, validation) annotations: a part of the images, drawn by the seed 0 whatever the run's is; for
-        validation with the annotations of all names."""
-        import torch
-
-        ids = [image["image_id"] for image in self.coco.images]
-        count = min(max(round(share * len(ids)), 1), len(ids) - 1)
-        if count < 1:
-            raise ValueError(f"--val-share {share}: expected at least two images to divide, got {len(ids)}")
-        order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0)).tolist()
-        val = {ids[i] for i in order[:count]}
-        return self.coco.select_images(set(ids) - val), whole.select_images(val)
-
-    def images_with_something(self, own_regions):
+    def images_with_something(self) -> int:
         """Images that have a box or a region, replayed ones with their regions too; 0 of a stream, whose length is not
-        known. `own_regions`: the starting point looks at all images itself."""
-        if self.args.streaming:
+        known. A starting point that looks itself sees something in all of them."""
+        if self.options.streaming:
             return 0
-        if own_regions:
+        if self.options.uses_own_regions:
             seen = {image["image_id"] for image in self.coco.images}
         else:
             index = self.coco.annotations_by_image
@@ -99,30 +102,25 @@ class TrainingData:
                 seen |= {image for image in index if image in self.regions}
         if self.replay is None:
             return len(seen)
-        most = len(self.replay.images) if self.args.replay_images is None else self.args.replay_images
-        return len(seen) + min(most, len(self.replay.images))
+        limit = len(self.replay.images) if self.options.replay_images is None else self.options.replay_images
+        return len(seen) + min(limit, len(self.replay.images))
 
     def pseudo_boxes(self, streams, class_agnostic):
-        """Options of [`DetectionDataset`] for regions that may be objects, of the new and of the replayed images:
-        (dict, dict), empty where they do nothing.
-        """
-        use, score = self.args.pseudo_boxes, self.args.pseudo_box_score
-        regions = self.regions is not None, self.replay is not None
+        """Fields of [`TargetOptions`] for regions that may be objects: a dict, empty where nothing learns from
+        them."""
+        use, score = self.options.pseudo_boxes, self.options.pseudo_box_score
         if use == "none" or streams == "semantic":
-            return {}, {}
-        # Only a class-agnostic detector can learn objects without a name.
-        options = {
+            return {}
+        return {
+            # Only a class-agnostic detector can learn objects without a name.
             "pseudo_boxes": use or ("objects" if class_agnostic else "ignore"),
             "pseudo_box_score": PSEUDO_BOX_SCORE if score is None else score,
         }
-        return tuple(options if there else {} for there in regions)
 
     def weak_labels(self, text_model, training_names):
         """What is known of whole images, or None; captions are embedded by `text_model`."""
-        from decodetr.training.weak_labels import CaptionTable, WeakLabels
-
-        captions, image_labels = self.args.captions, self.args.image_labels
-        annotated, exhaustive = self.annotated_names or [], self.args.exhaustive
+        captions, image_labels = self.options.captions, self.options.image_labels
+        annotated, exhaustive = self.annotated_names or [], self.options.exhaustive
         if exhaustive is None:
             # Of a split, other regions are to be taken for base names: there are no others. LVIS is not exhaustive.
             federated = getattr(self.coco, "federation", None) is not None
@@ -133,22 +131,53 @@ class TrainingData:
         if captions and not text_model:
             raise ValueError("--captions: the pool does not say which text model made it; give --text-model NAME")
         labels, labelled = _image_labels(image_labels, training_names) if image_labels else (None, frozenset())
-        given = bool(self.args.text_model)
-        table = CaptionTable.load(captions, text_model, self.args.output_dir, given) if captions else None
+        given = bool(self.options.text_model)
+        table = CaptionTable.load(captions, text_model, self.options.output_dir, given) if captions else None
         return WeakLabels(table, labels, labelled, exhaustive)
 
     def replay_weak_labels(self, training_names):
         """Names that are somewhere in the replayed images, or None."""
-        from decodetr.training.weak_labels import WeakLabels
-
-        file = self.args.replay_image_labels
+        file = self.options.replay_image_labels
         return WeakLabels(None, *_image_labels(file, training_names)) if file else None
+
+
+def _load_training(options, form):
+    if options.streaming:
+        return load_stream(options.data, "train", **form)
+    return load_annotations(
+        options.data, "train", options.train_annotations, **form_of(options.class_names, options.box_format)
+    )
+
+
+def _load_validation(options, form):
+    """Validation data that the data set has, or that are given."""
+    if options.val_annotations == "none":
+        return None
+    if options.val_annotations or has_part(options.data, "val"):
+        return load_annotations(
+            options.data, "val", options.val_annotations, **form_of(options.class_names, options.box_format)
+        )
+    return None
+
+
+def _load_regions(folder, options):
+    return RegionTable.load(folder, unkept=options.unkept_regions == "teach") if folder else None
+
+
+def _split_off(coco, whole, share):
+    """(training, validation) annotations: a part of the images, drawn by the seed 0 whatever the run's is; for
+    validation with the annotations of all names, `whole`."""
+    ids = [image["image_id"] for image in coco.images]
+    count = min(max(round(share * len(ids)), 1), len(ids) - 1)
+    if count < 1:
+        raise ValueError(f"--val-share {share}: expected at least two images to divide, got {len(ids)}")
+    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0)).tolist()
+    val = {ids[i] for i in order[:count]}
+    return coco.select_images(set(ids) - val), whole.select_images(val)
 
 
 def _image_labels(file, training_names):
     """({image_id: names}, all names of the file), some of which are trained on."""
-    from decodetr.training.weak_labels import read_image_labels
-
     labels, labelled = read_image_labels(file)
     if not labelled & set(training_names):
         raise ValueError(
@@ -165,3 +194,29 @@ def _annotated_names(coco):
         return coco.names
     used = set(index.column("category", crowds=False).tolist())
     return [name for number, name in enumerate(coco.names) if number in used]
+
+
+def check_regions(regions, coco, base):
+    """ValueError where regions are boxes of annotations that are no base names, to the hundredth of a pixel.
+
+    Args:
+        regions (RegionTable). coco (CocoAnnotations): with all of its annotations. base: names.
+    """
+    index, known = coco.annotations_by_image, set(base)
+    novel = np.array([name not in known for name in coco.names], dtype=bool)
+    for image in coco.images:
+        rows = index.arrays(image["image_id"])
+        hidden = novel[rows["category"]]
+        if not hidden.any() or image["image_id"] not in regions:
+            continue
+        corners = index.corners(image["image_id"])[hidden]
+        boxes = regions.get(image["image_id"])["boxes"]
+        same = (np.abs(boxes[:, None] - corners[None]) <= _BOX_TOLERANCE).all(-1)
+        if same.any():
+            box, row = (int(i) for i in np.argwhere(same)[0])
+            name = coco.names[int(rows["category"][hidden][row])]
+            raise ValueError(
+                f"{regions.source}: image_id {image['image_id']}: expected regions from proposals and base boxes, got "
+                f"the annotated box {boxes[box].tolist()} of {name!r}, which is no base name; build the regions with "
+                "the same --names-split"
+            )

@@ -1,8 +1,8 @@
-"""What streamed training data needs of a Trainer that data with a length do not.
+"""Read training images: the epoch that their order depends on, and streams without a length.
 
-Accelerate would have the first process read for all of them and cut what it sends in slices, of a list of label dicts
-too, or have every process decode everything. Here every process reads its own share (`StreamedDetectionDataset`), and
-a resumed run passes over what it has had without decoding it.
+Of a stream, Accelerate would have the first process read for all of them and cut what it sends in slices, of a list of
+label dicts too, or have every process decode everything. Here every process reads its own share
+(`StreamedDetectionDataset`), and a resumed run passes over what it has had without decoding it.
 """
 
 from accelerate.data_loader import IterableDatasetShard
@@ -54,3 +54,19 @@ class StreamedTraining(TrainerCallback):
 def collate_or_skip(collate, items):
     """The batch of `items`; an empty one for those that a resumed run passes over (None)."""
     return {} if items[0] is None else collate(items)
+
+
+def set_epoch(dataloader, epoch):
+    """Tell the data set and all samplers of a prepared loader which epoch begins.
+
+    Accelerate's own `set_epoch` leaves some out: the data set if batches are divided between processes or a resumed
+    run skips some of them, and the shuffling sampler if both.
+    """
+    if hasattr(dataloader.dataset, "set_epoch"):
+        dataloader.dataset.set_epoch(epoch)
+    sampler = dataloader.batch_sampler
+    while sampler is not None:
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        inner = getattr(sampler, "batch_sampler", None)
+        sampler = inner if inner is not None else getattr(sampler, "sampler", None)

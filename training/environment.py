@@ -7,7 +7,10 @@ import shutil
 from functools import partial
 
 import torch
+from huggingface_hub import get_token
+from transformers import Trainer, get_scheduler
 
+from decodetr.training.checkpoints import to_resume
 from decodetr.utils.preflight import require_package
 
 # Integrations of --report_to: what is imported, words for pip.
@@ -27,15 +30,15 @@ _REPORTERS = {
     "trackio": ("trackio", "trackio"),
     "wandb": ("wandb", "wandb"),
 }
-# Fields without whose package the arguments themselves cannot be read.
-_PACKAGES = {"--deepspeed": "deepspeed"}
+# Fields without whose package the arguments themselves cannot be made.
+_PACKAGES = {"deepspeed": "deepspeed"}
 
 
-def needs_package(words):
-    """Raise ValueError for words of the command line whose package is missing, before they are parsed."""
-    for word in words:
-        if (module := _PACKAGES.get(word.partition("=")[0])) is not None:
-            require_package(module, word, module)
+def needs_package(given):
+    """Raise ValueError where the package of a given field is missing, before the arguments are made."""
+    for name, module in _PACKAGES.items():
+        if name in given:
+            require_package(module, f"--{name}", module)
 
 
 def check_environment(args):
@@ -62,8 +65,6 @@ def _check_reporter(name):
 
 def _check_optimizer(args):
     """The library makes optimizer and schedule at the first step; here they are made for one number."""
-    from transformers import Trainer, get_scheduler
-
     name = getattr(args.optim, "value", args.optim)
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
@@ -140,13 +141,9 @@ def _check_compiler(args):
 
 
 def _check_token(args):
-    from huggingface_hub import get_token
-
     if not (args.hub_token or get_token()):
         raise ValueError("--push_to_hub true needs a token of the Hub: run `hf auth login`, or give --hub_token")
 
 
 def _check_resume(args):
-    from decodetr.training.checkpoints import to_resume
-
     to_resume(args.resume_from_checkpoint, args.output_dir)

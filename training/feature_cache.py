@@ -13,6 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from decodetr.modeling_decodetr.loss_decodetr import SupervisedQueries
+
 logger = logging.getLogger(__name__)
 
 _OF_SAMPLES = ("semantic_inputs", "region_grid", "region_pixels")  # fields of the config that decide what is sampled
@@ -64,17 +66,19 @@ class FeatureCache(Dataset):
         Raises:
             ValueError: nothing in the data set supervises a query, or the cache would outgrow `max_bytes`.
         """
-        augmentation = getattr(dataset, "augmentation", None)  # a Subset, say, has none
-        if views > 1 and augmentation is None:
+        targets = getattr(dataset, "targets", None)  # a Subset, say, has none
+        augmented = targets is not None and targets.augmentation is not None
+        if views > 1 and not augmented:
             raise ValueError(f"views={views} needs a data set with augmentation: further views would equal the first.")
         device, training = model.device, model.training
         model.eval()
         cache, held = cls([]), 0
         for view in range(views):
-            if augmentation is not None:
-                dataset.augmentation = augmentation if view else None
+            seen = dataset
+            if augmented:
                 dataset.set_epoch(view)
-            loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
+                seen = dataset if view else dataset.without_augmentation()
+            loader = DataLoader(seen, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
             for batch in tqdm(loader, desc=f"caching detector features, view {view + 1} of {views}", unit="batch"):
                 labels = [
                     {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in label.items()}
@@ -91,8 +95,6 @@ class FeatureCache(Dataset):
                         f"{len(cache)} of {views * len(dataset)} images; train without --cache_features, with fewer "
                         "--cache_views, or set a smaller region_grid."
                     )
-        if augmentation is not None:
-            dataset.augmentation = augmentation
         model.train(training)
         cache.made_by = _maker(model)
         if not cache.items:
@@ -119,13 +121,11 @@ def _cached(item, label):
     """An item of `extract_semantic_features` as it is kept: on the CPU, in float16, with the region captions'
     embeddings."""
     texts = [label[name] for name in ("region_text_embeds", "caption_embeds") if name in label]
-    kept = {"absent_labels": item["absent_labels"].cpu()} if "absent_labels" in item else {}
+    supervised = SupervisedQueries.of_features(item).features()
     return {
-        **kept,
         "queries": item["queries"].half().cpu(),
         "samples": [samples.half().cpu() for samples in item["samples"]],
-        "names": item["names"].cpu(),
-        "region_embeds": item["region_embeds"].cpu(),
+        **{name: value.cpu() for name, value in supervised.items()},
         "region_text_embeds": torch.cat([*texts, item["region_embeds"][:0]]).cpu(),
     }
 
@@ -133,13 +133,15 @@ def _cached(item, label):
 def feature_collate(items) -> dict:
     """Concatenate the supervised queries of several images into what `forward(semantic_features=...)` takes,
     float32."""
-    together = {
-        name: torch.cat([item[name] for item in items]).float()
-        for name in ("queries", "region_embeds", "region_text_embeds")
+    supervised = SupervisedQueries.join([SupervisedQueries.of_features(item) for item in items])
+    supervised.region_embeds = supervised.region_embeds.float()
+    queries, texts = (torch.cat([item[name] for item in items]).float() for name in ("queries", "region_text_embeds"))
+    samples = [torch.cat(level).float() for level in zip(*(item["samples"] for item in items))]
+    return {
+        "semantic_features": {
+            "queries": queries,
+            "samples": samples,
+            **supervised.features(),
+            "region_text_embeds": texts,
+        }
     }
-    together["names"] = torch.cat([item["names"] for item in items])
-    together["samples"] = [torch.cat(level).float() for level in zip(*(item["samples"] for item in items))]
-    if any("absent_labels" in item for item in items):
-        together["absent_labels"] = [{k: item[k] for k in ("absent_labels",) if k in item} for item in items]
-        together["image"] = torch.cat([torch.full((len(item["names"]),), i) for i, item in enumerate(items)])
-    return {"semantic_features": together}

@@ -43,6 +43,16 @@ class ForgettingReport:
         }
         return {group: members for group, members in groups.items() if members}
 
+    def measured(self, metrics, held_out_metrics):
+        """Take AP of trained and of held-out names, in percent, from metrics of the validation data and of the data of
+        held-out names, each with its prefix, or None where there are no such data."""
+        found = {key.partition("_")[2]: value for key, value in (metrics or {}).items()}
+        if held_out_metrics is not None:
+            held_out = {key.partition("_")[2]: value for key, value in held_out_metrics.items()}
+            found = {key: value for key, value in found.items() if not key.endswith("held_out")}
+            found |= {key: value for key, value in held_out.items() if key.endswith("held_out")}
+        return {key: value for key, value in found.items() if key.endswith(("_trained", "_held_out"))}
+
     def before(self, measure):
         """Measure what the starting point reaches; a run that goes on after a stop has it already."""
         if self.file.is_file():

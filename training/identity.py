@@ -84,15 +84,16 @@ def dataset_identity(dataset):
         place, separator, split = str(stream.name).rpartition(" (")
         name = f"{without_place(place)}{separator}{split}"
         found |= {"stream": name, "annotated names": stream.names and digest(stream.names), **order}
-    if dataset.regions is not None:
-        own = dataset.regions.source == OWN_REGIONS  # of "start"; computed anew, they may differ in the last digits
-        found["regions"] = OWN_REGIONS if own else dataset.regions.digest()
-    if dataset.pseudo_box_score is not None:
-        found |= {"pseudo_boxes": dataset.pseudo_boxes, "pseudo_box_score": dataset.pseudo_box_score}
-    if dataset.augmentation is not None:
-        found["augmentation"] = vars(dataset.augmentation)
-    if dataset.weak_labels is not None:
-        found["weak_labels"] = _weak_labels(dataset.weak_labels)
+    targets = dataset.targets
+    if targets.regions is not None:
+        own = targets.regions.source == OWN_REGIONS  # of "start"; computed anew, they may differ in the last digits
+        found["regions"] = OWN_REGIONS if own else targets.regions.digest()
+    if targets.pseudo_box_score is not None:
+        found |= {"pseudo_boxes": targets.pseudo_boxes, "pseudo_box_score": targets.pseudo_box_score}
+    if targets.augmentation is not None:
+        found["augmentation"] = vars(targets.augmentation)
+    if targets.weak_labels is not None:
+        found["weak_labels"] = _weak_labels(targets.weak_labels)
     processor = getattr(dataset.image_processor, "to_dict", dict)()
     shapes = ("size", "image_mean", "image_std", "do_resize", "do_normalize", "do_rescale", "rescale_factor", "do_pad")
     found["image processor"] = {name: _plain(processor[name]) for name in shapes if name in processor}

@@ -2,11 +2,15 @@
 
 import math
 import shlex
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from decodetr.annotations.coco import CocoAnnotations
 from decodetr.evaluation.output_evaluator import rules_of
 from decodetr.evaluation.score_card import scores_section
+from decodetr.modeling_decodetr import DeCoDetrConfig
+from decodetr.training.forgetting import ForgettingReport
 from decodetr.utils.files import write_text
 from decodetr.utils.markup import code_block, front_matter, in_words, markdown_text
 from decodetr.utils.shipped import resolve
@@ -17,68 +21,94 @@ _PACKAGES = ("decodetr", "torch", "transformers", "accelerate")
 _SHOWN_NAMES = 30
 
 
-def write_card(run, metrics, train_metrics, scores=None):
+@dataclass(frozen=True)
+class RunResult:
     """
-    Write OUTPUT/README.md.
+    What a run has made, for its card.
 
     Args:
-        run (TrainingRun): after training. metrics: of the final evaluation, or None. train_metrics: of the Trainer.
-        scores: of its validation images, as `before_and_after` gives them, or None.
-
-    Returns:
-        Path: the card.
+        output_dir (str): of the run. words (list[str]): of its command line.
+        start (str or None): the saved model, detector or backbone that it started from.
+        config (DeCoDetrConfig): of the trained model. image_size (dict): of its image processor.
+        names (list[str]): that the saved model detects. names_learned (bool): it knows them.
+        steps (int): of the run, of which train_metrics are those of the Trainer.
+        val (CocoAnnotations or None): the validation data, and max_detections, kept in an image, as the run was told.
+        metrics (dict or None): of the final evaluation on them.
+        scores: of their images, as `before_and_after` gives them, or None.
+        not_calibrated (str or None): why scores are not calibrated.
+        doubts (list[str]): whether it has learned.
+        forgetting (ForgettingReport or None): of a fine-tune.
     """
-    args, folder = run.args, Path(run.training.output_dir)
-    start = args.model or args.detector or args.backbone
+
+    output_dir: str
+    words: list[str]
+    start: str | None
+    config: DeCoDetrConfig
+    image_size: dict
+    names: list[str]
+    names_learned: bool
+    steps: int
+    train_metrics: dict
+    val: CocoAnnotations | None = None
+    max_detections: int | None = None
+    metrics: dict | None = None
+    scores: object | None = None
+    not_calibrated: str | None = None
+    doubts: list[str] = field(default_factory=list)
+    forgetting: ForgettingReport | None = None
+
+
+def write_card(result: RunResult) -> Path:
+    """Write OUTPUT/README.md; returns its path."""
+    start, folder = result.start, Path(result.output_dir)
     front = {"library_name": "decodetr", "pipeline_tag": "object-detection"}
     if start and resolve(start) == start and not Path(start).exists():  # of the Hub
         front["base_model"] = start
     sections = [
-        _introduction(run, folder.resolve().name),
-        _measured(run, metrics),
-        _scores(run, metrics, scores),
-        _doubts(run.doubts),
-        _forgetting(run.forgetting),
-        _knowledge(run.model.config.training_info),
-        _training(run, train_metrics),
+        _introduction(result, folder.resolve().name),
+        _measured(result),
+        _scores(result),
+        _doubts(result.doubts),
+        _forgetting(result.forgetting),
+        _knowledge(result.config.training_info),
+        _training(result),
     ]
     text = "\n".join([front_matter(front), *(line for section in sections for line in section)])
     return write_text(folder / "README.md", text + "\n")
 
 
-def _introduction(run, title):
-    names = run.deployed.names
+def _introduction(result, title):
+    names = result.names
     some = ", ".join(map(markdown_text, names[:_SHOWN_NAMES])) + (", ..." if len(names) > _SHOWN_NAMES else "")
-    size = run.processor.size
     does = f"detects {len(names)} names: {some}"
-    if not run.names_learned():
+    if not result.names_learned:
         does = f"finds objects, and has yet to learn their {len(names)} names: {some}"
     snippet = [
         "from transformers import pipeline",
         "from decodetr import DeCoDetrForObjectDetection  # makes the model known to transformers",
         "",
-        f'detector = pipeline("object-detection", {str(run.training.output_dir)!r}, trust_remote_code=False)',
+        f'detector = pipeline("object-detection", {str(result.output_dir)!r}, trust_remote_code=False)',
         'print(detector("picture.jpg"))',
     ]
     return [
         f"# {markdown_text(title)}",
         "",
-        f"A DeCo-DETR ({run.model.config.detector_config.model_type}) that {does}.",
+        f"A DeCo-DETR ({result.config.detector_config.model_type}) that {does}.",
         "",
         code_block("\n".join(snippet), "python"),
         "",
-        f"Images become {dict(size)} (pixels). From the shell: `decodetr predict`; other names: its "
+        f"Images become {result.image_size} (pixels). From the shell: `decodetr predict`; other names: its "
         "`--names`, or `model.set_vocabulary`.",
     ]
 
 
-def _measured(run, metrics):
-    if metrics is None:
+def _measured(result):
+    if result.metrics is None:
         return ["", "## Measured", "Nothing: there were no validation images."]
-    values = {key.removeprefix("eval_"): value for key, value in metrics.items()}
+    values = {key.removeprefix("eval_"): value for key, value in result.metrics.items()}
     rows = [[key, f"{values[key]:.1f}"] for key in _HEADLINE if math.isfinite(values.get(key, math.nan))]
-    val = run.data.val
-    rules = rules_of(val, run.training.eval_max_detections)
+    val = result.val
+    rules = rules_of(val, result.max_detections)
     boxes_alone = [
         "The boxes alone are measured: this run does not train the semantic stream, which has random weights, so the "
         "model knows no names yet. Train it with `--streams semantic` or `joint`.",
@@ -87,7 +117,7 @@ def _measured(run, metrics):
     return [
         "",
         "## Measured",
-        *([] if run.names_learned() else boxes_alone),
+        *([] if result.names_learned else boxes_alone),
         f"{len(val.images)} images of {markdown_text(val.file)}; box AP in percent, {rules['max_detections']} "
         f"detections an image{', federated as LVIS has it' if rules['federated'] else ''}. "
         "Class-agnostic: boxes alone.",
@@ -96,11 +126,11 @@ def _measured(run, metrics):
     ]
 
 
-def _scores(run, metrics, scores):
-    if not run.names_learned():
+def _scores(result):
+    if not result.names_learned:
         return []
-    best = None if metrics is None else metrics["eval_best_threshold"]
-    return scores_section(run.model.config, run.calibration.reason, scores, best)
+    best = None if result.metrics is None else result.metrics["eval_best_threshold"]
+    return scores_section(result.config, result.not_calibrated, result.scores, best)
 
 
 def _doubts(doubts):
@@ -129,14 +159,14 @@ def _knowledge(info):
     return ["", "## What it learned from", "", markdown_table(["", ""], rows, left=2).rstrip()]
 
 
-def _training(run, train_metrics):
-    words = shlex.join(run.args.words)
+def _training(result):
+    words = shlex.join(result.words)
     return [
         "",
         "## Made",
         code_block(f"decodetr train {words}"),
         "",
-        f"{run.trainer.state.global_step} steps, {train_metrics.get('train_runtime', 0):.0f} s; "
+        f"{result.steps} steps, {result.train_metrics.get('train_runtime', 0):.0f} s; "
         + ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
         + ".",
     ]

@@ -1,7 +1,12 @@
 """The names of a run: those it is trained on, and those that the saved model has."""
 
+from decodetr.inference.names import choose_names
+from decodetr.modeling_decodetr import Vocabulary
+from decodetr.utils.hub import recorded_place
+from decodetr.utils.shipped import cannot_load, load_vocabulary, resolve
 
-def set_names(model, args, data):
+
+def set_names(model, options, data):
     """Give the model its training names; returns the deployment Vocabulary.
 
     Names that the model's vocabulary lacks are embedded by the text model that made it, so that one command goes from
@@ -11,34 +16,28 @@ def set_names(model, args, data):
 
     Args:
         model (DeCoDetrForObjectDetection): after pool and vocabulary were set.
-        args: of the command. data (TrainingData).
+        options (TrainOptions). data (TrainingData).
 
     Raises:
         ValueError: names without an embedding that cannot be embedded.
     """
-    from decodetr.inference.names import choose_names
-    from decodetr.modeling_decodetr import Vocabulary
-    from decodetr.training.options import goes_on
-    from decodetr.utils.hub import recorded_place
-    from decodetr.utils.shipped import cannot_load, load_vocabulary, resolve
-
     known, annotated = model.vocabulary, data.coco.names
     wanted = list(annotated or ())  # a stream of texts does not say which there are
     if data.novel and data.setting.novel_names:
         wanted += [name for name in data.novel if name not in wanted]
-    source = args.text_model or (model.config.pool_info or {}).get("encoder")
-    if source and wanted and not args.vocabulary and not known.info:
+    source = options.text_model or (model.config.pool_info or {}).get("encoder")
+    if source and wanted and not options.vocabulary and not known.info:
         try:  # a starting point without name embeddings: all of them are new
             known = Vocabulary.from_text_model(wanted, resolve(source), progress=True)
         except OSError as error:
             raise cannot_load("text model", source, error) from error
         known.info["encoder"] = recorded_place(source)
     if set(wanted) - set(known.names):
-        known = choose_names(known, list(dict.fromkeys([*known.names, *wanted])), args.text_model)
-    if args.training_names == "all" or (args.training_names is None and goes_on(args) and not data.novel):
+        known = choose_names(known, list(dict.fromkeys([*known.names, *wanted])), options.text_model)
+    if options.training_names == "all" or (options.training_names is None and options.goes_on and not data.novel):
         wanted = known.names
     deployed = known
-    if args.deploy_vocabulary:
-        deployed = load_vocabulary(args.deploy_vocabulary)
+    if options.deploy_vocabulary:
+        deployed = load_vocabulary(options.deploy_vocabulary)
     model.set_vocabulary(known.select(wanted) if wanted else known)
     return deployed

@@ -7,7 +7,9 @@ recipe that serves several runs.
 import math
 
 from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
+from decodetr.modeling_decodetr.detectors import detector_family
 from decodetr.training.calibration import why_not
+from decodetr.training.memory import can_checkpoint_family
 
 CAPTIONS_NEED = (
     "captions move the pool, which stays as it is here; build them into it (decodetr pool build --image-captions "
@@ -32,74 +34,76 @@ def check_pairs(facts):
 
 
 def _start(facts):
-    args = facts.args
-    if args.reset_semantics and not args.model:
+    options = facts.options
+    if options.reset_semantics and not options.model:
         yield "--reset-semantics needs --model: the other starting points have no trained semantic stream"
-    if args.backbone and not args.config:
+    if options.backbone and not options.config:
         yield "--backbone needs --config: the other starting points have a trained backbone"
 
 
 def _data(facts):
-    args = facts.args
-    if args.val_share is not None and not 0 < args.val_share < 1:
-        yield f"--val-share must lie between 0 and 1, got {args.val_share}"
-    elif args.val_share is not None and facts.has_validation:
+    options = facts.options
+    if options.val_share is not None and not 0 < options.val_share < 1:
+        yield f"--val-share must lie between 0 and 1, got {options.val_share}"
+    elif options.val_share is not None and facts.has_validation:
         yield (
-            f"--val-share: {args.val_annotations or args.data} has validation images already; leave it out, or give "
-            "--val-annotations none to hold training images back instead"
+            f"--val-share: {options.val_annotations or options.data} has validation images already; leave it out, or "
+            "give --val-annotations none to hold training images back instead"
         )
-    if bool(args.replay_data) != bool(args.replay_regions):
+    if bool(options.replay_data) != bool(options.replay_regions):
         yield "--replay-data and --replay-regions go together: images, and what is known of them"
     for name, least in (("blur", 0), ("noise", 0), ("replay_images", 1), ("shuffle_buffer", 0), ("image_size", 1)):
-        if (value := getattr(args, name)) is not None and not least <= value < math.inf:
+        if (value := getattr(options, name)) is not None and not least <= value < math.inf:
             yield f"--{name.replace('_', '-')} must be at least {least}, got {value}"
 
 
 def _setting(facts):
-    args, novel = facts.args, facts.novel
-    if args.setting and not novel:
-        yield f"--setting {args.setting}: expected novel names to hold back, got none; give --names-split FILE"
+    options, novel = facts.options, facts.novel
+    if options.setting and not novel:
+        yield f"--setting {options.setting}: expected novel names to hold back, got none; give --names-split FILE"
         return
     setting = facts.setting
     try:
         setting.check(
-            captions=args.captions, image_labels=args.image_labels, replay_image_labels=args.replay_image_labels
+            captions=options.captions,
+            image_labels=options.image_labels,
+            replay_image_labels=options.replay_image_labels,
         )
     except ValueError as error:
         yield str(error)
     if facts.pool_captions and not setting.captions:
+        pool = f"--pool {options.pool}" if options.pool else f"the pool of --model {options.model}"
         yield (
-            f"{f'--pool {args.pool}' if args.pool else f'the pool of --model {args.model}'}: captions of whole images "
-            f"are in it, which {setting.name} forbids; give a pool built without --image-captions, or --setting C-OVD "
-            "or WS-OVD"
+            f"{pool}: captions of whole images are in it, which {setting.name} forbids; give a pool built without "
+            "--image-captions, or --setting C-OVD or WS-OVD"
         )
-    if args.training_names == "all" and novel and not setting.novel_names:
+    if options.training_names == "all" and novel and not setting.novel_names:
         yield f"--training-names all: {setting.name} forbids novel names; leave it out, or give --setting G-OVD"
 
 
 def _regions(facts):
-    args = facts.args
-    if args.regions == "self" and not facts.looks_itself:
+    options = facts.options
+    if options.regions == "self" and not options.uses_own_regions:
         yield "--regions self needs a trained starting point (--model), and data that are not streamed"
-    asked = args.pseudo_boxes in ("objects", "ignore") or (
-        args.pseudo_box_score is not None and args.pseudo_boxes is None
+    asked = options.pseudo_boxes in ("objects", "ignore") or (
+        options.pseudo_box_score is not None and options.pseudo_boxes is None
     )
     localizes = facts.training is None or facts.training.streams != "semantic"
-    if asked and not (localizes and (facts.has_regions or args.replay_data)):
+    if asked and not (localizes and (facts.has_regions or options.replay_data)):
         yield (
             "--pseudo-boxes and --pseudo-box-score need --regions, and a localization stream in training (--streams)."
         )
-    if args.pseudo_box_score is not None and not 0 <= args.pseudo_box_score <= 1:
-        yield f"--pseudo-box-score must lie in 0..1, got {args.pseudo_box_score}"
+    if options.pseudo_box_score is not None and not 0 <= options.pseudo_box_score <= 1:
+        yield f"--pseudo-box-score must lie in 0..1, got {options.pseudo_box_score}"
     encoder = facts.pool.info if facts.pool is not None else getattr(facts.config, "pool_info", None) or {}
     known = facts.config is not None or facts.pool is not None
-    if args.captions and not args.text_model and known and not encoder.get("encoder"):
+    if options.captions and not options.text_model and known and not encoder.get("encoder"):
         yield "--captions: the pool does not say which text model made it; give --text-model NAME"
 
 
 def _streams(facts):
-    args, training = facts.args, facts.training
-    augments = not args.no_augmentation
+    options, training = facts.options, facts.training
+    augments = not options.no_augmentation
     if training.cache_features and training.cache_views > 1 and not augments:
         yield (
             f"--cache_views {training.cache_views} needs augmentation, for further views would equal the first: leave "
@@ -113,27 +117,26 @@ def _streams(facts):
 
 
 def _calibration(facts):
-    args, share = facts.args, facts.args.calibration_share
+    options, share = facts.options, facts.options.calibration_share
     if share is not None and not 0 <= share < 1:
         yield f"--calibration-share must lie between 0 and 1, got {share}"
         return
-    reason = why_not(args, facts.training.streams)
+    reason = why_not(options, facts.training.streams)
     if share and reason:
         yield f"--calibration-share {share}: {reason}; leave it out"
-    fields = {word.partition("=")[0] for word in args.set}
-    if reason is None and (set_too := sorted(fields & UNCALIBRATED.keys())):
+    if reason is None and (set_too := sorted(options.replaced_fields & UNCALIBRATED.keys())):
         yield f"--set {set_too[0]}: this run calibrates its scores itself; give --calibration-share 0 to set them"
 
 
 def _streaming(facts):
-    args, training = facts.args, facts.training
-    if not args.streaming:
+    options, training = facts.options, facts.training
+    if not options.streaming:
         return
-    if args.train_annotations:
+    if options.train_annotations:
         yield "--train-annotations names a COCO file, whose images are not streamed; leave out --streaming"
-    if args.replay_data:
+    if options.replay_data:
         yield "--replay-data is mixed with images that have numbers: leave out --streaming"
-    if args.val_share:
+    if options.val_share:
         yield "--val-share needs data that are not streamed: give --val-annotations, or leave out --streaming"
     if training.max_steps <= 0:
         yield "streamed training data have no length: give the number of steps, --max_steps N"
@@ -145,30 +148,30 @@ def _streaming(facts):
 
 def _useless(facts):
     """Options that would do nothing beside the others."""
-    args, training = facts.args, facts.training
-    shifted = args.blur or args.noise
-    if args.shuffle_buffer is not None and not args.streaming:
+    options, training = facts.options, facts.training
+    shifted = options.blur or options.noise
+    if options.shuffle_buffer is not None and not options.streaming:
         yield "--shuffle-buffer is for --streaming: leave it out"
-    if shifted and args.no_augmentation:
+    if shifted and options.no_augmentation:
         yield "--blur and --noise are augmentations: leave out --no-augmentation"
     elif shifted and training.cache_features and training.cache_views == 1 and "cache_views" in facts.given:
         yield "--blur and --noise change cached images but the first view: give --cache_views 2"
-    if args.replay_images is not None and not args.replay_data:
+    if options.replay_images is not None and not options.replay_data:
         yield "--replay-images is a part of --replay-data"
-    if args.replay_image_labels and not args.replay_data:
+    if options.replay_image_labels and not options.replay_data:
         yield "--replay-image-labels are of the images of --replay-data"
-    if args.held_out_data and not facts.goes_on:
+    if options.held_out_data and not options.goes_on:
         yield "--held-out-data shows what a --model forgets: leave it out"
-    if args.pseudo_box_score is not None and args.pseudo_boxes == "none":
+    if options.pseudo_box_score is not None and options.pseudo_boxes == "none":
         yield (
             "--pseudo-box-score says which regions are pseudo boxes, and --pseudo-boxes none has none: leave one out"
         )
     if training.streams == "localization":
         given = {
-            "--captions": args.captions,
-            "--image-labels": args.image_labels,
-            "--replay-image-labels": args.replay_image_labels,
-            "--exhaustive": args.exhaustive is not None,
+            "--captions": options.captions,
+            "--image-labels": options.image_labels,
+            "--replay-image-labels": options.replay_image_labels,
+            "--exhaustive": options.exhaustive is not None,
         }
         for option in (option for option, value in given.items() if value):
             yield f"{option} is for the semantic stream, not for --streams localization"
@@ -176,20 +179,17 @@ def _useless(facts):
 
 def _config(facts):
     """What the starting point's config does not go with; --set has its word in it already."""
-    from decodetr.modeling_decodetr.detectors import detector_family
-    from decodetr.training.memory import can_checkpoint_family
-
-    args, config, training = facts.args, facts.config, facts.training
-    if not config.class_agnostic and args.pseudo_boxes == "objects":
+    options, config, training = facts.options, facts.config, facts.training
+    if not config.class_agnostic and options.pseudo_boxes == "objects":
         yield "--pseudo-boxes objects: only a class-agnostic detector learns what has no name; give ignore instead"
-    if args.captions and (config.pool_update == "frozen" or config.pool_use == "none"):  # nothing else reads them
+    if options.captions and (config.pool_update == "frozen" or config.pool_use == "none"):  # nothing else reads them
         yield f"--captions: pool_update={config.pool_update}, pool_use={config.pool_use}: {CAPTIONS_NEED}"
     kind = config.detector_config
     divisor = detector_family(kind).size_divisor(kind)
-    if args.image_size and args.image_size > 0 and args.image_size % divisor:
-        below, above = args.image_size // divisor * divisor, -(-args.image_size // divisor) * divisor
+    if options.image_size and options.image_size > 0 and options.image_size % divisor:
+        below, above = options.image_size // divisor * divisor, -(-options.image_size // divisor) * divisor
         yield (
-            f"--image-size {args.image_size}: {kind.model_type} needs a multiple of {divisor}; give "
+            f"--image-size {options.image_size}: {kind.model_type} needs a multiple of {divisor}; give "
             f"{f'{below} or ' if below else ''}{above}"
         )
     if training is not None and training.gradient_checkpointing and not can_checkpoint_family(kind.model_type):
@@ -201,22 +201,22 @@ def _config(facts):
 
 def notes(facts):
     """List what of a run's options has no effect (sentences)."""
-    args, training, found = facts.args, facts.training, []
+    options, training, found = facts.options, facts.training, []
 
     def idle(options, why):
         found.extend(f"--{option} has no effect: {why}" for option in options)
 
     if training.streams == "localization":
         idle([name for name in _OF_THE_SEMANTICS if name in facts.given], "--streams localization")
-        if facts.has_regions and args.pseudo_boxes == "none":
+        if facts.has_regions and options.pseudo_boxes == "none":
             idle(["regions"], "--streams localization with --pseudo-boxes none")
     if training.streams == "semantic":
         idle([name for name in _OF_THE_DETECTOR if name in facts.given - {"learning_rate"}], "--streams semantic")
     if training.freeze_backbone and "backbone_learning_rate" in facts.given:
         idle(["backbone_learning_rate"], "--freeze_backbone true")
-    has_table = args.regions not in (None, "self", "none") or args.replay_regions
-    if args.unkept_regions == "teach" and training.streams != "localization" and not has_table:
+    has_table = options.regions_folder or options.replay_regions
+    if options.unkept_regions == "teach" and training.streams != "localization" and not has_table:
         idle(["unkept-regions"], "without --regions there is none")
-    if args.image_labels and training.streams != "localization" and not facts.has_regions:
+    if options.image_labels and training.streams != "localization" and not facts.has_regions:
         idle(["image-labels"], "without regions there is nothing that they narrow")
     return found

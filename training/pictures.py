@@ -3,6 +3,13 @@
 import itertools
 from pathlib import Path
 
+import numpy as np
+from matplotlib.colors import TABLEAU_COLORS
+from PIL import Image, ImageDraw, ImageFont
+from transformers.integrations import TensorBoardCallback
+
+from decodetr.annotations.coco import read_annotated
+from decodetr.utils.drawing import default_font, draw_detections, shrunk
 from decodetr.utils.files import replacing
 from decodetr.utils.markup import one_line
 
@@ -43,8 +50,6 @@ class EvaluationPictures:
         Args:
             names: of the labels of the detections.
         """
-        from PIL import Image
-
         shown = [entry for entry in self._entries if entry["image_id"] in self._results]
         if not shown:
             return None
@@ -59,11 +64,6 @@ class EvaluationPictures:
 
     def _cells(self, entry, names):
         """Annotations and detections of an image, two pictures with a line of text above each."""
-        from matplotlib.colors import TABLEAU_COLORS
-
-        from decodetr.annotations.coco import read_annotated
-        from decodetr.utils.drawing import shrunk
-
         image, scale = shrunk(read_annotated(entry), 2 * _CELL)
         index = self.coco.annotations_by_image
         boxes = index.corners(entry["image_id"])
@@ -82,10 +82,6 @@ class EvaluationPictures:
 
 
 def _cell(image, boxes, names, scores, colors, text):
-    from PIL import Image, ImageDraw, ImageFont
-
-    from decodetr.utils.drawing import default_font, draw_detections
-
     drawn = draw_detections(image, boxes, names, scores, colors=[colors[name] for name in names])
     drawn.thumbnail((_CELL - 8, _CELL - 8))
     cell = Image.new("RGB", (_CELL, _CELL + _HEADER), "white")
@@ -98,9 +94,6 @@ def _cell(image, boxes, names, scores, colors, text):
 def write_sheet(sheet, output_dir, step, prefix, callbacks):
     """Write OUTPUT/pictures/step-N.jpg (step-N-NAME.jpg for the prefix eval_NAME), and log it to TensorBoard where a
     run reports to it. Returns the `Path`."""
-    import numpy as np
-    from transformers.integrations import TensorBoardCallback
-
     name = f"step-{step}{prefix.removeprefix('eval').replace('_', '-')}"
     file = Path(output_dir) / "pictures" / f"{name}.jpg"
     with replacing(file) as partial:

@@ -14,7 +14,6 @@ OF_A_RUN = (
     "setting allowed novel_names_seen annotated_names training_names data regions captions image_labels replay_data "
     "replay_image_labels pseudo_boxes pseudo_box_score pool vocabulary chosen"
 ).split()
-_BOX_TOLERANCE = 0.01  # pixels, the rounding of float32; a proposer does not hit all four sides so well
 
 
 @dataclass(frozen=True)
@@ -137,34 +136,6 @@ def check_seen(seen, novel, setting, allowed):
 def _plain(name):
     """A name as data sets spell it in different ways: "Teddy_Bear", "teddy bear"."""
     return " ".join(name.replace("_", " ").casefold().split())
-
-
-def check_regions(regions, coco, base):
-    """ValueError where regions are boxes of annotations that are no base names, to the hundredth of a pixel.
-
-    Args:
-        regions (RegionTable). coco (CocoAnnotations): with all of its annotations. base: names.
-    """
-    import numpy as np
-
-    index, known = coco.annotations_by_image, set(base)
-    novel = np.array([name not in known for name in coco.names], dtype=bool)
-    for image in coco.images:
-        rows = index.arrays(image["image_id"])
-        hidden = novel[rows["category"]]
-        if not hidden.any() or image["image_id"] not in regions:
-            continue
-        corners = index.corners(image["image_id"])[hidden]
-        boxes = regions.get(image["image_id"])["boxes"]
-        same = (np.abs(boxes[:, None] - corners[None]) <= _BOX_TOLERANCE).all(-1)
-        if same.any():
-            box, row = (int(i) for i in np.argwhere(same)[0])
-            name = coco.names[int(rows["category"][hidden][row])]
-            raise ValueError(
-                f"{regions.source}: image_id {image['image_id']}: expected regions from proposals and base boxes, got "
-                f"the annotated box {boxes[box].tolist()} of {name!r}, which is no base name; build the regions with "
-                "the same --names-split"
-            )
 
 
 def record(setting, seen, novel_seen, **used):

@@ -22,14 +22,13 @@ class ReplayedDataset(ConcatDataset):
         super().__init__([dataset, replay])
 
     @property
-    def augmentation(self):
-        """Of both; what caches features switches it off and on."""
-        return self.datasets[0].augmentation
+    def targets(self):
+        """The options of the first; those of the other have the same augmentation."""
+        return self.datasets[0].targets
 
-    @augmentation.setter
-    def augmentation(self, augmentation):
-        for dataset in self.datasets:
-            dataset.augmentation = augmentation
+    def without_augmentation(self):
+        """Return the same data set with all images as they are."""
+        return ReplayedDataset(*(dataset.without_augmentation() for dataset in self.datasets))
 
     def set_epoch(self, epoch):
         """Epoch of the augmentations. transformers' Trainer calls it."""
@@ -37,18 +36,19 @@ class ReplayedDataset(ConcatDataset):
             dataset.set_epoch(epoch)
 
 
-def replay_dataset(coco, image_processor, names, regions, *, images=None, seed=0, **options):
+def replay_dataset(coco, image_processor, names, targets, *, images=None, seed=0):
     """
     The data set that is replayed.
 
     Args:
         coco (CocoAnnotations): annotations of other names than `names` are left out.
-        image_processor, names, regions, options: as of [`DetectionDataset`].
+        image_processor, names: as of [`DetectionDataset`]. targets (TargetOptions): with regions.
         images (int, *optional*): so many of the images that have regions, drawn at random by `seed`; default: all.
 
     Raises:
         ValueError: no image has regions.
     """
+    regions = targets.regions
     known = [image["image_id"] for image in coco.images if image["image_id"] in regions]
     if not known:
         raise ValueError(
@@ -59,4 +59,4 @@ def replay_dataset(coco, image_processor, names, regions, *, images=None, seed=0
         order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed)).tolist()
         known = [known[i] for i in order[:images]]
     coco = coco.select_images(set(known))
-    return DetectionDataset(coco, image_processor, names, regions=regions, skip_unknown_names=True, **options)
+    return DetectionDataset(coco, image_processor, names, targets, skip_unknown_names=True)

@@ -3,12 +3,17 @@
 from functools import cache
 from pathlib import Path
 
-from decodetr.training.options import goes_on
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from decodetr.modeling_decodetr import DeCoDetrConfig
+from decodetr.modeling_decodetr.text_encoder import encode_texts, encoder_info, load_text_model
+from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
 from decodetr.utils.shipped import cannot_load, load_pool, load_vocabulary, resolve
 
 
-def asked_space(args):
-    """The space of what the command line names: its pool, else its vocabulary, else, where the starting point has no
+def asked_space(options):
+    """The space of what the options name: its pool, else its vocabulary, else, where the starting point has no
     names of its own, its text model.
 
     Returns:
@@ -17,12 +22,12 @@ def asked_space(args):
     Raises:
         FileNotFoundError: it cannot be loaded. ValueError: it is damaged, or no CLIP-like model.
     """
-    if args.pool:
-        table = load_pool(args.pool)
-    elif args.vocabulary:
-        table = load_vocabulary(args.vocabulary)
-    elif args.text_model and (args.reset_semantics or not args.model):
-        return text_space(args.text_model)
+    if options.pool:
+        table = load_pool(options.pool)
+    elif options.vocabulary:
+        table = load_vocabulary(options.vocabulary)
+    elif options.text_model and (options.reset_semantics or not options.model):
+        return text_space(options.text_model)
     else:
         return None
     return table.embedding_dim, table.info
@@ -31,8 +36,6 @@ def asked_space(args):
 @cache
 def text_space(name):
     """(width d, info) of a CLIP-like text model, by folder, Hub or shipped name. Loads it, once."""
-    from decodetr.modeling_decodetr.text_encoder import encode_texts, encoder_info, load_text_model
-
     try:
         model, tokenizer = load_text_model(resolve(name))
     except OSError as error:
@@ -42,8 +45,6 @@ def text_space(name):
 
 def is_foreign(space, config) -> bool:
     """Whether a space (of `asked_space`) is not that of a DeCoDetrConfig's own pool and names."""
-    from decodetr.modeling_decodetr.vocabulary import same_encoder
-
     if space is None:
         return False
     width, info = space
@@ -51,11 +52,11 @@ def is_foreign(space, config) -> bool:
     return width != config.embedding_dim or not all(same_encoder(info, other) for other in own)
 
 
-def check_space(args, config, training, pool, vocabulary, deployed):
+def check_space(options, config, training, pool, vocabulary, deployed):
     """Check that all tables of a run are of one space.
 
     Args:
-        args: of the command. config (DeCoDetrConfig): of the starting point, as the run will have it.
+        options (TrainOptions). config (DeCoDetrConfig): of the starting point, as the run will have it.
         training (DeCoDetrTrainingArguments or None).
         pool, vocabulary, deployed: of --pool, --vocabulary and --deploy-vocabulary, or None.
 
@@ -65,7 +66,7 @@ def check_space(args, config, training, pool, vocabulary, deployed):
     tables = {"--pool": pool, "--vocabulary": vocabulary, "--deploy-vocabulary": deployed}
     tables = {option: (table.embedding_dim, table.info) for option, table in tables.items() if table is not None}
     given = tables and next(iter(tables.items()))
-    if not given and (space := asked_space(args)) is not None:
+    if not given and (space := asked_space(options)) is not None:
         given = ("--text-model", space)
     if not given:
         return
@@ -76,31 +77,32 @@ def check_space(args, config, training, pool, vocabulary, deployed):
                 f"{first} is of {_describe(width, info)}, {option} of {_describe(*other)}: build both with the same "
                 "CLIP (decodetr vocabulary build --text-model NAME, decodetr pool build --clip NAME)"
             )
-    if args.regions not in (None, "self", "none") and (dim := region_width(args.regions)) not in (None, width):
+    if options.regions_folder and (dim := region_width(options.regions)) not in (None, width):
         raise ValueError(
-            f"--regions {args.regions} has embeddings of width {dim}, {first} of width {width}: give what one CLIP "
+            f"--regions {options.regions} has embeddings of width {dim}, {first} of width {width}: give what one CLIP "
             "made"
         )
     if width != config.embedding_dim:
-        mend = (
-            f"--set embedding_dim={width}" if args.config else "--reset-semantics, which begins anew with another CLIP"
-        )
+        mend = "--reset-semantics, which begins anew with another CLIP"
+        if options.config:
+            mend = f"--set embedding_dim={width}"
         raise ValueError(
             f"{first} has embeddings of width {width}, the starting point's space has d = {config.embedding_dim}: "
             f"give {mend}"
         )
     own = config.vocabulary_info if pool is not None else config.pool_info
     both = pool is not None and vocabulary is not None  # they are swapped together
-    if goes_on(args) and not both and not _same((width, info), (width, own)):
+    if options.goes_on and not both and not _same((width, info), (width, own)):
         other = "--vocabulary NAMES" if pool is not None else "--pool POOL"
         raise ValueError(
-            f"{first} is of {_describe(width, info)}, --model {args.model} of {_describe(width, own)}: give what the "
-            f"same CLIP made, {other} of the new one as well, or --reset-semantics to begin the semantic stream anew"
+            f"{first} is of {_describe(width, info)}, --model {options.model} of {_describe(width, own)}: give what "
+            f"the same CLIP made, {other} of the new one as well, or --reset-semantics to begin the semantic stream "
+            "anew"
         )
     semantic = training is None or training.streams != "localization"
-    if args.reset_semantics and pool is None and semantic and is_foreign((width, info), stored_config(args)):
+    if options.reset_semantics and pool is None and semantic and is_foreign((width, info), stored_config(options)):
         raise ValueError(
-            f"{first} is of {_describe(width, info)}, and the pool of --model {args.model} of another CLIP: give "
+            f"{first} is of {_describe(width, info)}, and the pool of --model {options.model} of another CLIP: give "
             "--pool POOL, made with that one (decodetr pool build --clip NAME), or --streams localization, which "
             "needs none"
         )
@@ -108,9 +110,6 @@ def check_space(args, config, training, pool, vocabulary, deployed):
 
 def region_width(folder):
     """Width of the embeddings of a regions data set, from the first shard's schema; None where it does not say."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     files = sorted(Path(folder).glob("*.parquet")) if Path(folder).is_dir() else [Path(folder)]
     try:
         kind = pq.read_schema(files[0]).field("image_embed").type
@@ -119,20 +118,14 @@ def region_width(folder):
     return kind.list_size if pa.types.is_fixed_size_list(kind) else None
 
 
-def stored_config(args):
+def stored_config(options):
     """The DeCoDetrConfig of --model, as it is stored."""
-    from decodetr import DeCoDetrConfig
-
-    return DeCoDetrConfig.from_pretrained(resolve(args.model))
+    return DeCoDetrConfig.from_pretrained(resolve(options.model))
 
 
 def _same(one, other):
-    from decodetr.modeling_decodetr.vocabulary import same_encoder
-
     return one[0] == other[0] and same_encoder(one[1], other[1])
 
 
 def _describe(width, info):
-    from decodetr.modeling_decodetr.vocabulary import describe_encoder
-
     return f"encoder {describe_encoder(info)} (width {width})"

@@ -4,17 +4,24 @@ import contextlib
 import inspect
 import json
 
-from decodetr.cli.recipe import closest
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, AutoConfig
+
+from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
+from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
+from decodetr.modeling_decodetr.detectors import detector_family
 from decodetr.training.space import asked_space, is_foreign
+from decodetr.training.timm_backbone import check_timm_backbone, load_timm_weights
 from decodetr.utils.documents import parse_yaml, read_yaml, short
 from decodetr.utils.hub import local_only
-from decodetr.utils.shipped import load_pool, load_vocabulary
+from decodetr.utils.model_identity import folder_digest, model_identity
+from decodetr.utils.shipped import cannot_load, expect, load_pool, load_vocabulary, resolve
+from decodetr.utils.spelling import closest
 
 
-def start(args, names=()):
-    """Model and image processor of the chosen starting point; `args.config` is a file or what a recipe has inline.
-    `names` are those of the training annotations, None where they do not say: the classes of a detector whose config
-    has none.
+def start_model(options, names=()):
+    """Return model and image processor of the starting point that the options name. `names` are those of the training
+    annotations, None where they do not say: the classes of a detector whose config has none.
 
     With --reset-semantics and tables of another CLIP the model has a random pool and names without embeddings, of
     that CLIP's width.
@@ -23,47 +30,44 @@ def start(args, names=()):
         ValueError: a field of --set that does not exist, or that trained weights do not allow.
         FileNotFoundError: there is no such starting point.
     """
-    from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
-    from decodetr.utils.shipped import cannot_load, resolve
-
-    config = starting_config(args, names)
-    if args.model:
-        folder = resolve(args.model)
-        with _same_shapes(args):
-            if args.reset_semantics:
+    config = starting_config(options, names)
+    if options.model:
+        folder = resolve(options.model)
+        with _same_shapes(options):
+            if options.reset_semantics:
                 trained = DeCoDetrForObjectDetection.from_pretrained(folder)
                 model = DeCoDetrForObjectDetection(config)
                 model.detector.load_state_dict(trained.detector.state_dict())
-                if not is_foreign(asked_space(args), trained.config):
+                if not is_foreign(asked_space(options), trained.config):
                     model.set_pool(trained.prototype_pool, trained.vocabulary)
             else:
                 model = DeCoDetrForObjectDetection.from_pretrained(folder, config=config)
         processor = DeCoDetrImageProcessor.from_pretrained(folder)
-    elif args.detector:
-        fields, pool, vocabulary = config_fields(args.set), None, None
+    elif options.detector:
+        fields, pool, vocabulary = config_fields(options.set), None, None
         nested = fields.pop("detector_config", None)
-        if args.pool or args.vocabulary:
-            pool = load_pool(args.pool) if args.pool else None
-            vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else None
-        elif (space := asked_space(args)) is not None:
+        if options.pool or options.vocabulary:
+            pool = load_pool(options.pool) if options.pool else None
+            vocabulary = load_vocabulary(options.vocabulary) if options.vocabulary else None
+        elif (space := asked_space(options)) is not None:
             fields.setdefault("embedding_dim", space[0])
         try:
-            with local_only(args.detector):
+            with local_only(options.detector):
                 model = DeCoDetrForObjectDetection.from_detector(
-                    args.detector, pool=pool, vocabulary=vocabulary, **fields
+                    options.detector, pool=pool, vocabulary=vocabulary, **fields
                 )
         except OSError as error:
-            raise cannot_load("detector", args.detector, error) from error
+            raise cannot_load("detector", options.detector, error) from error
         if nested:
-            with _same_shapes(args):
+            with _same_shapes(options):
                 model = _with_detector_fields(model, nested)
         processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
     else:
         model = DeCoDetrForObjectDetection(config)
-        _load_backbone(model, args.backbone)
+        _load_backbone(model, options.backbone)
         processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
-    if args.image_size is not None:
-        _resize(model.config, processor, args.image_size)
+    if options.image_size is not None:
+        _resize(model.config, processor, options.image_size)
     return model, processor
 
 
@@ -76,21 +80,21 @@ def _resize(config, processor, side):
     config.preprocessing = {**stored, "size": {"height": side, "width": side}}
 
 
-def start_identity(args):
+def start_identity(options):
     """What tells one starting point from another, as JSON: the contents of a saved model, a pretrained backbone, or
     random weights, which the seed and the config decide."""
-    from decodetr.utils.model_identity import folder_digest, model_identity
-    from decodetr.utils.shipped import resolve
-
-    if not (args.model or args.detector):
-        return {"weights": "random", "backbone": args.backbone and (folder_digest(args.backbone) or args.backbone)}
+    if not (options.model or options.detector):
+        return {
+            "weights": "random",
+            "backbone": options.backbone and (folder_digest(options.backbone) or options.backbone),
+        }
     try:
-        found = model_identity(resolve(args.model or args.detector))
+        found = model_identity(resolve(options.model or options.detector))
     except OSError:
         return None  # the loader says what is wrong
     if found["weights"]:  # a folder may be moved and renamed
         found = {"weights": found["weights"]}
-    return found | {"reset_semantics": bool(args.reset_semantics)}
+    return found | {"reset_semantics": bool(options.reset_semantics)}
 
 
 # Fields of the config that are chosen for the cosines of one pool and CLIP, or kept for the weights of a stream that
@@ -113,7 +117,7 @@ def fields_of_space(config):
 _OF_NAMES = ("id2label", "label2id")  # fields whose texts are names: `off` is no truth value
 
 
-def starting_config(args, names=()):
+def starting_config(options, names=()):
     """The DeCoDetrConfig that a run starts with, without weights: of the starting point, with the fields of --set, and
     `names` as the classes of a detector whose config has none.
 
@@ -122,34 +126,27 @@ def starting_config(args, names=()):
             a detector that has to have some (`names` is None).
         FileNotFoundError: there is no such starting point.
     """
-    from transformers import AutoConfig
-
-    from decodetr import DeCoDetrConfig
-    from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
-    from decodetr.modeling_decodetr.detectors import detector_family
-    from decodetr.utils.shipped import cannot_load, expect, resolve
-
-    fields = config_fields(args.set)
-    if args.config:
-        inline = isinstance(args.config, dict)
-        stored = args.config if inline else read_yaml(args.config, dict)
-        where = f"{args.recipe}: config" if inline else args.config
+    fields = config_fields(options.set)
+    if options.config:
+        inline = isinstance(options.config, dict)
+        stored = options.config if inline else read_yaml(options.config, dict)
+        where = f"{options.recipe}: config" if inline else options.config
         _check_keys(stored, DeCoDetrConfig, where)
-        if "embedding_dim" not in stored and (space := asked_space(args)) is not None:
+        if "embedding_dim" not in stored and (space := asked_space(options)) is not None:
             stored = {**stored, "embedding_dim": space[0]}
         base = make_config({"detector_config": stored.get("detector_config"), "class_agnostic": False}, where)
         _check_fields(fields, base)
         return make_config(_with_classes(_merged(stored, fields, base), names, where), where)
-    name, what = (args.model, "model") if args.model else (args.detector, "detector")
+    name, what = (options.model, "model") if options.model else (options.detector, "detector")
     expect(what, name, "config.json")
     try:
         with local_only(resolve(name)):
             config = AutoConfig.from_pretrained(resolve(name))
     except OSError as error:
         raise cannot_load(what, name, error) from error
-    if args.model and not isinstance(config, DeCoDetrConfig):
+    if options.model and not isinstance(config, DeCoDetrConfig):
         raise ValueError(f"--model {name} is a {config.model_type}, expected a DeCo-DETR; give --detector {name}")
-    if not args.model:
+    if not options.model:
         if isinstance(config, DeCoDetrConfig):
             raise ValueError(f"--detector {name} is a DeCo-DETR; give --model {name}")
         detector_family(config)
@@ -157,9 +154,9 @@ def starting_config(args, names=()):
             config.num_labels = 1
         config = DeCoDetrConfig(detector_config=config)
     stored = config.to_dict()
-    if args.reset_semantics:  # its scores were those of another stream, its temperatures of another pool
+    if options.reset_semantics:  # its scores were those of another stream, its temperatures of another pool
         stored |= UNCALIBRATED | fields_of_space(config)
-    if (args.detector or args.reset_semantics) and is_foreign(space := asked_space(args), config):
+    if (options.detector or options.reset_semantics) and is_foreign(space := asked_space(options), config):
         stored |= dict.fromkeys(("pool_info", "vocabulary_info", "prototype_captions"))
         stored["embedding_dim"] = space[0]
         if config.semantic_hidden_dim == config.embedding_dim:  # its default
@@ -225,8 +222,6 @@ def _deep(stored, fields):
 
 def _with_detector_fields(model, nested):
     """The same weights in a model whose detector has other fields."""
-    from decodetr import DeCoDetrForObjectDetection
-
     config = make_config(
         _merged(model.config.to_dict(), {"detector_config": nested}, model.config), "--set", check=False
     )
@@ -236,20 +231,22 @@ def _with_detector_fields(model, nested):
 
 
 @contextlib.contextmanager
-def _same_shapes(args):
+def _same_shapes(options):
     """Weights that do not fit the fields of --set are the user's matter."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        if not args.set or not any(words in str(error) for words in ("size mismatch", "other shapes", "lack ")):
+        if not options.set or not any(words in str(error) for words in ("size mismatch", "other shapes", "lack ")):
             raise
         mend = (
             "those of the detector, start from --config; those of the semantic stream, give --reset-semantics"
-            if args.model and not args.reset_semantics
+            if options.model and not options.reset_semantics
             else "start from --config with these fields, random weights"
         )
         first = next((line.strip() for line in str(error).splitlines() if "mismatch" in line), str(error).rstrip("."))
-        raise ValueError(f"--set {' '.join(args.set)}: changes shapes of trained weights ({first}); {mend}") from error
+        raise ValueError(
+            f"--set {' '.join(options.set)}: changes shapes of trained weights ({first}); {mend}"
+        ) from error
 
 
 def make_config(fields, where, check=True):
@@ -258,10 +255,6 @@ def make_config(fields, where, check=True):
     Raises:
         ValueError: an unknown key, or a value of a wrong type or range; the message starts with `where`.
     """
-    from huggingface_hub.errors import StrictDataclassError
-
-    from decodetr import DeCoDetrConfig
-
     if check:
         _check_keys(fields, DeCoDetrConfig, where)
     names = fields.get("id2label")
@@ -276,8 +269,6 @@ def make_config(fields, where, check=True):
 
 def _check_keys(fields, config_class, where, usual=None):
     """Configs of transformers take any key; a misspelled one would change nothing without a word."""
-    from transformers import CONFIG_MAPPING
-
     default = config_class()
     known = {*inspect.signature(config_class.__init__).parameters, *config_class.attribute_map, *vars(default)}
     known |= {*default.to_dict(), "auto_map", "use_timm_backbone", "use_pretrained_backbone"}
@@ -295,8 +286,6 @@ def _check_keys(fields, config_class, where, usual=None):
 
 
 def _load_backbone(model, name):
-    from decodetr.training.timm_backbone import check_timm_backbone, load_timm_weights
-
     if name:
         load_timm_weights(model, name)
     else:

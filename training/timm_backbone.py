@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from decodetr.cli.recipe import closest
 from decodetr.modeling_decodetr.detectors import backbone_module
 from decodetr.utils.documents import read_json
+from decodetr.utils.spelling import closest
 
 WEIGHTS = "model.safetensors"
 PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".tar")

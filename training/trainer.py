@@ -24,8 +24,7 @@ from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.training import checkpoints, fields, memory
 from decodetr.training.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
 from decodetr.training.callbacks import PoolMomentum, WeightAveraging
-from decodetr.training.dataloading import StreamedTraining, check_streamed, collate_or_skip
-from decodetr.training.epochs import set_epoch
+from decodetr.training.dataloading import StreamedTraining, check_streamed, collate_or_skip, set_epoch
 from decodetr.training.feature_cache import FeatureCache, feature_collate
 from decodetr.training.fsdp import check_sharded, keep_class_name, load_weights, total_norm
 from decodetr.training.identity import run_identity, settings_identity
@@ -217,7 +216,19 @@ class DeCoDetrTrainer(Trainer):
         finally:
             self.data_collator = eval_collate
 
-    def forget_eval_loader(self):
+    @contextlib.contextmanager
+    def other_data(self, groups=None):
+        """Inside, data that are not the run's own are evaluated: without its novel names, by other `groups`."""
+        before = self.novel_names, self.groups
+        self.novel_names, self.groups = None, groups
+        self._forget_eval_loader()
+        try:
+            yield
+        finally:
+            self.novel_names, self.groups = before
+            self._forget_eval_loader()
+
+    def _forget_eval_loader(self):
         """With persistent workers the Trainer keeps one loader for whatever data set is evaluated."""
         getattr(self, "_eval_dataloaders", {}).pop("eval", None)
 
@@ -239,8 +250,8 @@ class DeCoDetrTrainer(Trainer):
                 bare.detector.eval()  # Trainer calls model.train(); what is frozen keeps its statistics
         elif self.args.freeze_backbone:
             keep_frozen(bare.detector)
-        only = {"localization_only": self.args.streams == "localization", "losses_only": not return_outputs}
-        outputs = model(**inputs, **only)
+        localization_only = self.args.streams == "localization"
+        outputs = model(**inputs, localization_only=localization_only, losses_only=not return_outputs)
         terms = dict(outputs.loss_dict)
         loss = 0.0
         if self.args.streams != "semantic":
@@ -265,7 +276,8 @@ class DeCoDetrTrainer(Trainer):
             model = self.model
             if self.args.streams != "localization" and model.config.pool_update != "frozen":
                 logs["pool_mean_cosine"] = model.prototype_pool.mean_cosine()
-            self._term_sums.clear(), self._term_counts.clear()
+            self._term_sums.clear()
+            self._term_counts.clear()
         super().log(logs, start_time)
 
     # Optimizer
@@ -330,7 +342,8 @@ class DeCoDetrTrainer(Trainer):
     def forget_sums(self):
         """Forget what a step that failed has collected: `auto_find_batch_size` starts again after it."""
         self._pool_sums = self._parameters = None
-        self._term_sums.clear(), self._term_counts.clear()
+        self._term_sums.clear()
+        self._term_counts.clear()
 
     def step_pool(self):
         """Apply the momentum step to what was collected since the last one; all processes end with the same pool."""

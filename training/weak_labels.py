@@ -12,12 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from decodetr.annotations.captions import read_captions
 from decodetr.annotations.coco_checks import read_categories, read_document
+from decodetr.modeling_decodetr.text_encoder import encode_texts, load_text_model
+from decodetr.utils.devices import pick_device
 from decodetr.utils.documents import short
 from decodetr.utils.files import replacing
 from decodetr.utils.hub import local_only
+from decodetr.utils.model_identity import folder_digest
+from decodetr.utils.shipped import cannot_load, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +50,6 @@ class WeakLabels:
         """Label entries: `caption_embeds` (c, d) and `absent_labels` (L,) int64, what no region without a box is, as
         indices into the vocabulary; each only where something is known. Objects of `crowded` labels have no boxes of
         their own."""
-        import torch
-
         entries = {}
         if self.captions is not None:
             entries["caption_embeds"] = torch.from_numpy(self.captions.get(image_id))
@@ -119,12 +124,6 @@ class CaptionTable:
         Raises:
             FileNotFoundError, ValueError: no such file or model, or not of this form; names file and row.
         """
-        from safetensors import SafetensorError, safe_open
-        from safetensors.numpy import save_file
-
-        from decodetr.utils.model_identity import folder_digest
-        from decodetr.utils.shipped import resolve
-
         rows, numbers = read_captions(Path(file))
         made_by = folder_digest(resolve(text_model)) or text_model  # a folder by what it holds
         key = hashlib.sha256("\n".join([str(made_by), *numbers]).encode()).hexdigest()
@@ -144,10 +143,6 @@ class CaptionTable:
 
 
 def _embed(texts, text_model, given):
-    from decodetr.modeling_decodetr.text_encoder import encode_texts, load_text_model
-    from decodetr.utils.devices import pick_device
-    from decodetr.utils.shipped import cannot_load, resolve
-
     asked_by = None if given else f"the pool says that it was made with it; --text-model {text_model} fetches it"
     folder = resolve(text_model, "text model")
     try:

@@ -2,6 +2,7 @@
 Each file is named after a thing; what one room alone uses lies in that room.
 
 arguments.py       options that take several values
+boxes.py           the forms of boxes, and corners in pixels
 devices.py         the device of a --device option
 documents.py       the one reader of JSON, YAML and text that somebody else wrote
 drawing.py         boxes and names on pictures
@@ -20,5 +21,6 @@ paths.py           paths that files from outside name, and what lies below a fol
 preflight.py       checks before the work, told together
 program.py         runs a command for a file that is a program itself
 shipped.py         models and tables by name, those that travel with the package too
+spelling.py        the known word that is near to an unknown one
 tables.py          tables as Markdown
 """

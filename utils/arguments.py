@@ -1,4 +1,4 @@
-"""Options of a command that take several values."""
+"""Options of a command: which there are, which are given, and those that take several values."""
 
 import argparse
 
@@ -16,11 +16,20 @@ class _Said(list):
     """Values of the words that are being parsed, not a default."""
 
 
-def as_defaults(namespace):
-    """What one parse gave, as the defaults of another: a list that is said there replaces one that was said before."""
-    return argparse.Namespace(
-        **{name: list(value) if isinstance(value, _Said) else value for name, value in vars(namespace).items()}
-    )
+def options_of(parser):
+    """{name: its first `argparse.Action`} of the options of a parser; --help is left out."""
+    found = {}
+    for action in parser._actions:
+        if action.option_strings and not isinstance(action, argparse._HelpAction):
+            found.setdefault(action.dest, action)
+    return found
+
+
+def only_given(parser):
+    """Make a parser give what is said alone: what is not said is not in its namespace. Returns the parser."""
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return parser
 
 
 def extend_lists(parser, but=()):
