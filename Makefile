@@ -19,7 +19,7 @@ test-slow: common-suite
 
 # The common model tests of the installed transformers, into the virtual environment.
 common-suite: $(VENV)/installed-test
-	$(BIN)/python tests/common_suite.py
+	$(BIN)/python tests/helpers/common_suite.py
 
 # The tests of `make test`, and for each file how many of its lines they run.
 coverage: $(VENV)/installed-test

@@ -7,8 +7,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from helpers.data_forms import NAMES
 from PIL import Image, ImageOps
-from test_sources import NAMES
 
 from decodetr import DeCoDetrImageProcessor
 from decodetr.annotations.coco import _warn_of_frame, read_annotated

@@ -5,9 +5,9 @@ import os
 import shutil
 
 import pytest
-from broken_data import good, write
+from helpers.broken_data import good, write
+from helpers.data_forms import assert_same, items, write_yolo
 from PIL import Image
-from test_sources import assert_same, expected, items, write_yolo  # noqa: F401 (a fixture)
 
 from decodetr.annotations.sources import load_annotations
 from decodetr.cli import main
@@ -92,7 +92,7 @@ def test_pictures_that_a_coco_file_does_not_name(tmp_path, capsys, caplog):
     assert "1 pictures that the annotation file does not name" in caplog.text
 
 
-def test_links_are_followed_and_do_not_loop(tmp_path, expected):  # noqa: F811
+def test_links_are_followed_and_do_not_loop(tmp_path, expected):
     folder = write_yolo(tmp_path / "yolo")
     (folder / "images" / "train").rename(tmp_path / "elsewhere")
     (folder / "images" / "train").symlink_to(tmp_path / "elsewhere")

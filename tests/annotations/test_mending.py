@@ -5,7 +5,7 @@ import unicodedata
 from copy import deepcopy
 
 import pytest
-from broken_data import NAMES, good, write
+from helpers.broken_data import NAMES, good, write
 from PIL import Image
 
 from decodetr.annotations.coco import CocoAnnotations

@@ -6,9 +6,9 @@ import os
 import datasets
 import pyarrow.parquet as pq
 import pytest
-from broken_data import good, training_says, write
+from helpers.broken_data import good, training_says, write
+from helpers.data_forms import hub_dataset, write_yolo
 from PIL import Image
-from test_sources import hub_dataset, write_yolo
 
 from decodetr.annotations.sources import load_annotations, load_stream
 from decodetr.cli import main

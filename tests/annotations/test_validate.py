@@ -6,9 +6,9 @@ from pathlib import Path
 
 import datasets
 import pytest
-from broken_data import BROKEN, NAMES, WHOLE, good, make, training_says, write
+from helpers.broken_data import BROKEN, NAMES, WHOLE, good, make, training_says, write
+from helpers.data_forms import assert_same, hub_dataset, items, write_yolo
 from PIL import Image
-from test_sources import assert_same, hub_dataset, items, write_yolo
 
 from decodetr.annotations.left_over import UNNAMED
 from decodetr.annotations.sources import load_annotations

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_sources import NAMES, write_yolo
+from helpers.data_forms import NAMES, write_yolo
 
 from decodetr.annotations.findings import Findings
 from decodetr.annotations.yolo import read_yolo

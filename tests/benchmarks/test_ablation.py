@@ -3,8 +3,8 @@
 import math
 
 import pytest
-from test_benchmarks import FOLDER as BENCHMARKS
-from test_benchmarks import benchmarks_on_path, write_tiny_config  # noqa: F401 (a fixture)
+from helpers.paths import BENCHMARKS
+from helpers.tiny_models import write_tiny_config
 
 from decodetr import DeCoDetrConfig
 from decodetr.scenes.write import SceneSettings, write_scenes

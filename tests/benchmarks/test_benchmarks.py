@@ -3,40 +3,17 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import tiny_config, tiny_model
-
-FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def benchmarks_on_path(monkeypatch):
-    """As `python benchmarks/x.py` has them; on one thread, because several are many times slower on a busy machine."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def write_tiny_config(folder):
-    """A file with the fields of a tiny DeCoDetrConfig for 64 x 64 images."""
-    fields = tiny_config().to_dict()
-    kept = ("detector_config", "embedding_dim", "num_coarse_prototypes", "num_fine_prototypes")
-    folder.mkdir(exist_ok=True)
-    file = folder / "config.json"
-    preset = {"size": {"height": 64, "width": 64}}
-    file.write_text(json.dumps({**{name: fields[name] for name in kept}, "preprocessing": preset}))
-    return file
+from helpers.paths import BENCHMARKS
+from helpers.tiny_models import tiny_model, write_tiny_config
 
 
 @pytest.mark.parametrize("command", ["overhead.py", "train_step.py"])
 def test_help_imports_nothing_heavy(command):
-    code = f"import runpy, sys; sys.argv = ['x', '--help']; sys.path.insert(0, {str(FOLDER)!r})\n"
-    code += f"try: runpy.run_path({str(FOLDER / command)!r}, run_name='__main__')\nexcept SystemExit: pass\n"
+    code = f"import runpy, sys; sys.argv = ['x', '--help']; sys.path.insert(0, {str(BENCHMARKS)!r})\n"
+    code += f"try: runpy.run_path({str(BENCHMARKS / command)!r}, run_name='__main__')\nexcept SystemExit: pass\n"
     code += "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from clip_like import CONTENT, TEXTS, clip_texts
-from test_benchmarks import benchmarks_on_path  # noqa: F401 (a fixture)
+from helpers.clip_like import CONTENT, TEXTS, clip_texts
 
 
 def _texts(count, seed):

@@ -4,19 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from helpers.light_imports import PROBE
 
 from decodetr.cli import COMMANDS, main, usage
-
-PROBE = """
-import sys
-from decodetr.cli import main
-try:
-    main(sys.argv[1:])
-except SystemExit:
-    pass
-heavy = {"torch", "transformers", "numpy", "datasets", "PIL"} & set(sys.modules)
-assert not heavy, heavy
-"""
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["scenes", "write"]])

@@ -1,8 +1,8 @@
 """A folder of another kind than the option takes is called by its name, with what to do; wherever one can be given."""
 
 import pytest
+from helpers.pictures import write_image
 from PIL import Image
-from test_predict import tiny_detector_folder, write_image  # noqa: F401
 
 from decodetr.cli import main
 from decodetr.utils.shipped import cannot_load, kind_of, resolve
@@ -86,7 +86,7 @@ def test_names_with_a_quote_too_few(image, tmp_path, capsys, names):
     assert f"--names {names!r}: expected names with commas" in error and 'salt, pepper"' in error
 
 
-def test_nothing_found_is_explained(tiny_detector_folder, image, tmp_path, capsys):  # noqa: F811
+def test_nothing_found_is_explained(tiny_detector_folder, image, tmp_path, capsys):
     command = ["predict", image, "--output", str(tmp_path / "out"), "--device", "cpu", "--threshold", "1"]
     assert main([*command, "--model", str(tiny_detector_folder)]) == 0
     out = capsys.readouterr()

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import transformers
-from test_pool_builder import write_data
-from tiny_teachers import write_tiny_clip
+from helpers.pool_data import write_data
+from helpers.tiny_teachers import write_tiny_clip
 
 from decodetr.cli import main
 from decodetr.evaluation.detection_evaluator import metric_names

@@ -12,9 +12,9 @@ import pytest
 import timm
 import torch
 import yaml
+from helpers.tiny_models import TINY_DETECTORS, tiny_config
 from safetensors.torch import save_file
 from standin import write_standin
-from tiny_models import TINY_DETECTORS, tiny_config
 from transformers import AutoConfig, AutoModelForObjectDetection
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor

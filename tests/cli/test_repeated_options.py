@@ -3,18 +3,17 @@
 import argparse
 import importlib
 import sys
-from pathlib import Path
 
 import pytest
 import transformers
+from helpers import paths
 
 from decodetr.cli import COMMANDS, command_parser
 from decodetr.cli.train import read_fields, read_options
 from decodetr.training.arguments import DeCoDetrTrainingArguments
 from decodetr.utils.arguments import Extend, extend_lists
 
-ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = sorted(file.stem for file in (ROOT / "benchmarks").glob("*.py") if "nargs=" in file.read_text())
+BENCHMARKS = sorted(file.stem for file in paths.BENCHMARKS.glob("*.py") if "nargs=" in file.read_text())
 TUPLES = {"--image-size"}  # of benchmarks/overhead.py: a side, or height and width, which is one value
 
 
@@ -39,7 +38,7 @@ def test_every_list_of_every_command_is_extended():
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_list_of_every_benchmark_is_extended(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(paths.BENCHMARKS))
     parser = importlib.import_module(name).parser()
     sys.modules.pop(name, None)
     assert all(isinstance(action, Extend) for action in _lists(parser) if action.option_strings[0] not in TUPLES)

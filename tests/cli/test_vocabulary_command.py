@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import torch
-from test_command import PROBE
-from test_text_model import write_tiny_clip
+from helpers.light_imports import PROBE
+from helpers.tiny_teachers import write_byte_clip
 
 from decodetr import Vocabulary
 from decodetr.cli import main
@@ -15,7 +15,7 @@ from decodetr.cli import main
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    return write_tiny_clip(tmp_path_factory.mktemp("clip"))
+    return write_byte_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_shipped_text_model_goes_by_its_name(tmp_path, monkeypatch):
     from decodetr.utils import shipped
 
     monkeypatch.setattr(shipped, "HUB_CARDS", tmp_path / "hub_cards")
-    write_tiny_clip(tmp_path / "hub_cards" / "small-clip")
+    write_byte_clip(tmp_path / "hub_cards" / "small-clip")
     output = tmp_path / "v"
     arguments = ["vocabulary", "build", "--names", "cat", "--text-model", "small-clip", "--output", str(output)]
     assert main(arguments) == 0

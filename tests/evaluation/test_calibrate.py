@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_eval import BOX, FAR, evaluate, prediction, random_world, truth
-from test_matches import evaluated
+from helpers.detections import BOX, FAR, evaluate, evaluated, prediction, random_world, truth
 
 from decodetr import DeCoDetrConfig
 from decodetr.evaluation.analysis import Analysis, calibration_bins, calibration_error

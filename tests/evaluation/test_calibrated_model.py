@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_models import NAMES, tiny_batch, tiny_model
 from PIL import Image
-from tiny_models import NAMES, tiny_batch, tiny_model
 from transformers import pipeline
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor, Vocabulary

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_eval_command import BOX, run, write_coco
+from helpers.detections import BOX
+from helpers.evaluations import run_eval, write_coco
 
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.cli import main
@@ -58,11 +59,11 @@ def test_results_of_other_programs(coco, tmp_path, capsys):
     document["categories"].reverse()
     coco.file.write_text(json.dumps(document))
     rows = [row(), row(category_id=13, bbox=[50, 20, 40, 40]), row(image_id=8, bbox=[0, 0, 96, 64])]
-    assert run("--detections", results(tmp_path, rows), "--annotations", coco.file) == 0
+    assert run_eval("--detections", results(tmp_path, rows), "--annotations", coco.file) == 0
     printed = capsys.readouterr().out
     assert "| AP | 100.0 |" in printed and "| AP50 | 100.0 |" in printed and "class_agnostic" not in printed
     wrong = [{**entry, "category_id": {3: 13, 13: 3}[entry["category_id"]]} for entry in rows]
-    assert run("--detections", results(tmp_path, wrong), "--annotations", coco.file) == 0
+    assert run_eval("--detections", results(tmp_path, wrong), "--annotations", coco.file) == 0
     assert "| AP | 0.0 |" in capsys.readouterr().out
 
 
@@ -83,7 +84,7 @@ ROTTEN = {
 @pytest.mark.parametrize("case", ROTTEN)
 def test_rotten_results(coco, tmp_path, capsys, case):
     rows, *messages = ROTTEN[case]
-    assert run("--detections", results(tmp_path, rows), "--annotations", coco.file) == 1
+    assert run_eval("--detections", results(tmp_path, rows), "--annotations", coco.file) == 1
     error = capsys.readouterr().err
     assert all(message in error for message in messages), error
 
@@ -111,9 +112,9 @@ def test_images_that_the_protocol_leaves_out_are_no_mistake(coco, tmp_path, caps
     protocol.write_text(json.dumps({"description": "annotated images only", "images": "annotated"}))
     rows = [row(), row(category_id=13, bbox=[50, 20, 40, 40]), row(image_id=8, bbox=[0, 0, 96, 64])]
     file = results(tmp_path, [*rows, row(image_id=6, score=0.99)])
-    assert run("--detections", file, "--annotations", coco.file) == 0
+    assert run_eval("--detections", file, "--annotations", coco.file) == 0
     assert "| AP | 100.0 |" not in capsys.readouterr().out
-    assert run("--detections", file, "--annotations", coco.file, "--protocol", protocol) == 0
+    assert run_eval("--detections", file, "--annotations", coco.file, "--protocol", protocol) == 0
     printed = capsys.readouterr().out
     assert "| AP | 100.0 |" in printed and "| images | 2 |" in printed and "| protocol | annotated |" in printed
 
@@ -126,7 +127,7 @@ def test_a_report_survives_names_with_bars_and_pictures_that_are_gone(coco, tmp_
         picture.write_bytes(b"gone")
     file = results(tmp_path, [row(bbox=[0, 0, 9, 9])])
     words = ["--annotations", coco.file, "--novel-names", '"cat | <b>dog</b>"', "--output", tmp_path / "out"]
-    assert run("--detections", file, *words) == 0
+    assert run_eval("--detections", file, *words) == 0
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<td>cat | &lt;b&gt;dog&lt;/b&gt;</td>" in page and "It cannot be shown" in page
     assert "| names split | cat \\| &lt;b&gt;dog&lt;/b&gt; |" in (tmp_path / "out" / "report.md").read_text().replace(
@@ -139,9 +140,9 @@ def test_names_of_another_vocabulary_are_named(coco, tmp_path, capsys):
     evaluator.update([5], [{"scores": [0.5], "labels": [0], "boxes": [BOX]}])
     save_detections(tmp_path / "d.parquet", evaluator)
     words = ["--detections", tmp_path / "d.parquet", "--annotations", coco.file]
-    assert run(*words) == 1
+    assert run_eval(*words) == 1
     assert "['salt, pepper']" in capsys.readouterr().err
-    assert run(*words, "--allow-missing-names") == 0
+    assert run_eval(*words, "--allow-missing-names") == 0
     assert "| missing names | salt, pepper |" in capsys.readouterr().out
 
 
@@ -170,7 +171,7 @@ def test_what_predict_wrote(coco, tmp_path, capsys):
     assert names == ["dog", "cat", "salt, pepper"] and list(found) == [5]
     assert found[5]["labels"].tolist() == [2, 1] and found[5]["scores"].tolist() == [0.75, 0.5]
     assert np.array_equal(found[5]["boxes"], np.float32([[50, 20, 90, 60], BOX]))
-    status = run("--detections", file, "--annotations", coco.file, "--output", tmp_path / "report")
+    status = run_eval("--detections", file, "--annotations", coco.file, "--output", tmp_path / "report")
     assert status == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["metrics"]["AP50"] == pytest.approx(100 * (51 / 101 + 1) / 2)  # one of two cats
@@ -215,7 +216,7 @@ def test_what_predict_wrote_must_fit_the_data(coco, tmp_path, change, message):
 
 def test_detections_are_not_replaced_by_their_own_evaluation(coco, tmp_path, capsys):
     command = ["--annotations", str(coco.file), "--output", str(tmp_path / "report")]
-    assert run("--detections", results(tmp_path, predictions(coco)), *command) == 0
+    assert run_eval("--detections", results(tmp_path, predictions(coco)), *command) == 0
     file = tmp_path / "report" / "detections.parquet"
     before = file.read_bytes()
     assert main(["eval", "--detections", str(file), *command]) == 1

@@ -9,37 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from helpers.detections import BOX
+from helpers.evaluations import ROWS, run_eval, write_coco
+from helpers.tiny_models import tiny_model
 
 from decodetr import eval as decodetr_eval
 from decodetr.annotations.names_split import read_split
 from decodetr.cli import main
 from decodetr.evaluation.loop import evaluate_model
 from decodetr.evaluation.report import markdown_report
-
-BOX = [10.0, 10.0, 60.0, 60.0]  # xyxy
-
-
-def write_coco(folder, names, rows_by_image, size=(96, 64)):
-    """A COCO-format folder with blank pictures; rows are (name, xyxy). Returns the annotation file."""
-    from PIL import Image
-
-    annotations = []
-    for image_id, rows in rows_by_image.items():
-        for name, (x0, y0, x1, y1) in rows:
-            box = [x0, y0, x1 - x0, y1 - y0]
-            row = {"id": len(annotations) + 1, "image_id": image_id, "category_id": 10 * names.index(name) + 3}
-            annotations.append(row | {"bbox": box, "area": box[2] * box[3], "iscrowd": 0})
-    (folder / "val").mkdir(parents=True)
-    images = []
-    for image_id in rows_by_image:
-        Image.new("RGB", size, (90, 120, 90)).save(folder / "val" / f"{image_id}.png")
-        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": size[0], "height": size[1]})
-    categories = [{"id": 10 * i + 3, "name": name} for i, name in enumerate(names)]
-    file = folder / "annotations" / "val.json"
-    file.parent.mkdir()
-    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    return file
 
 
 class Oracle(torch.nn.Module):
@@ -74,9 +52,6 @@ def tiny_detector_folder(tmp_path_factory):
     return folder
 
 
-ROWS = {5: [("cat", [8, 8, 40, 40]), ("dog", [50, 20, 90, 60])], 6: [], 8: [("dog", [0, 0, 96, 64])]}
-
-
 @pytest.fixture
 def coco_file(tmp_path):
     return write_coco(tmp_path / "data", ["cat", "dog"], ROWS)
@@ -97,22 +72,10 @@ def test_evaluate_model_with_an_oracle(coco_file):
     assert result["per_name"]["dog"]["support"] == 2
 
 
-def run(*words):
-    """`decodetr eval` on the CPU."""
-    return decodetr_eval.main([*map(str, words), "--device", "cpu"])
-
-
-@pytest.fixture
-def split(tmp_path):
-    file = tmp_path / "data" / "names.json"
-    file.write_text(json.dumps({"base": {"3": "cat"}, "novel": {"13": "dog"}}))
-    return file
-
-
 def test_the_report_says_where_the_split_is_from(coco_file, tmp_path, tiny_detector_folder):
     def names_split(*words):
         folder = tmp_path / "out"
-        assert run("--model", tiny_detector_folder, "--output", folder, *words) == 0
+        assert run_eval("--model", tiny_detector_folder, "--output", folder, *words) == 0
         return json.loads((folder / "report.json").read_text())["protocol"]["names_split"]
 
     data = tmp_path / "data"
@@ -125,7 +88,7 @@ def test_the_report_says_where_the_split_is_from(coco_file, tmp_path, tiny_detec
 
 def test_command(coco_file, split, tmp_path, capsys, tiny_detector_folder):
     words = ["--model", tiny_detector_folder, "--batch-size", "2"]
-    assert run(*words, "--annotations", coco_file, "--names-split", split, "--output", tmp_path / "out") == 0
+    assert run_eval(*words, "--annotations", coco_file, "--names-split", split, "--output", tmp_path / "out") == 0
     text = capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     protocol = report["protocol"]
@@ -142,10 +105,10 @@ def test_command(coco_file, split, tmp_path, capsys, tiny_detector_folder):
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<h2>Worst images</h2>" in page and page.count("data:image/") >= 4 and "http" not in page
     # From the folder alone, and from what was found: the same numbers.
-    assert run(*words, "--data", coco_file.parent.parent) == 0
+    assert run_eval(*words, "--data", coco_file.parent.parent) == 0
     assert capsys.readouterr().out.split("| metric")[1] in text
     detections = tmp_path / "out" / "detections.parquet"
-    assert run("--detections", detections, "--data", coco_file.parent.parent, "--engine", "pycocotools") == 0
+    assert run_eval("--detections", detections, "--data", coco_file.parent.parent, "--engine", "pycocotools") == 0
     again = capsys.readouterr().out
     for fact in ("revision", "vocabulary", "pool", "training used"):  # what the model was goes with its detections
         assert next(line for line in text.splitlines() if line.startswith(f"| {fact} |")) in again
@@ -179,11 +142,11 @@ def test_two_processes_give_the_same_report(coco_file, split, tmp_path, tiny_det
 
 def test_novel_names_and_other_caps(coco_file, tmp_path, capsys, tiny_detector_folder):
     words = ["--model", tiny_detector_folder, "--annotations", coco_file, "--output", tmp_path / "out"]
-    assert run(*words, "--novel-names", "dog", "--max-detections", "7") == 0
+    assert run_eval(*words, "--novel-names", "dog", "--max-detections", "7") == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert "AR7" in report["metrics"] and report["metrics"]["AP50_novel"] is not None
     assert report["protocol"]["max_detections"] == "7 per image over all names"
-    assert run(*words, "--novel-names", "dgo") == 1
+    assert run_eval(*words, "--novel-names", "dgo") == 1
     assert "none of the 1 novel names" in capsys.readouterr().err
 
 
@@ -220,7 +183,7 @@ WRONG_WORDS = {
 def test_wrong_words(coco_file, capsys, tiny_detector_folder, case):
     words, message = WRONG_WORDS[case]
     known = {"MODEL": tiny_detector_folder, "FILE": coco_file}
-    assert run(*(known.get(word, word) for word in words)) == 1
+    assert run_eval(*(known.get(word, word) for word in words)) == 1
     assert message in capsys.readouterr().err
 
 
@@ -267,7 +230,7 @@ def test_file_names_that_are_no_utf_8_reach_the_report(coco_file, split, tiny_de
     )
     coco_file.write_text(json.dumps(document))
     words = ["--model", tiny_detector_folder, "--annotations", coco_file, "--names-split", split]
-    assert run(*words, "--output", tmp_path / "out") == 0
+    assert run_eval(*words, "--output", tmp_path / "out") == 0
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "caf\\udce9.png: " in page and "cannot be shown" not in page
     assert main(["validate", str(coco_file), "--output", str(tmp_path / "validated")]) == 0

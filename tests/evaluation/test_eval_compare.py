@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from test_eval import random_world
-from test_eval_command import run
+from helpers.detections import random_world
+from helpers.evaluations import run_eval
 
 from decodetr.cli import main
 from decodetr.evaluation.coco_matching import mean_percent
@@ -43,7 +43,7 @@ def runs(tmp_path_factory):
                 results.append({**row, "bbox": [x0, y0, x1 - x0, y1 - y0]})
         (folder / f"{name}.json").write_text(json.dumps(results))
         words = ["--detections", folder / f"{name}.json", "--annotations", folder / "val.json"]
-        assert run(*words, "--novel-names", "name 1", "--output", folder / name) == 0
+        assert run_eval(*words, "--novel-names", "name 1", "--output", folder / name) == 0
     return folder
 
 
@@ -104,7 +104,7 @@ def test_runs_of_different_things_are_refused(runs, tmp_path, capsys):
     assert main(["eval", "compare", str(runs / "good"), str(tmp_path)]) == 1
     assert "report.json: no such file" in capsys.readouterr().err
     words = ["--detections", runs / "good.json", "--annotations", runs / "val.json"]
-    assert run(*words, "--max-detections", "5", "--output", tmp_path / "few") == 0
+    assert run_eval(*words, "--max-detections", "5", "--output", tmp_path / "few") == 0
     assert main(["eval", "compare", str(runs / "good"), str(tmp_path / "few")]) == 1
     assert "differ in max_detections" in capsys.readouterr().err
 
@@ -116,7 +116,7 @@ def test_other_annotations_and_other_splits_are_refused(runs, tmp_path, capsys):
     words = ["eval", "compare", str(runs / "good"), str(runs / "bad"), "--annotations", str(tmp_path / "moved.json")]
     assert main(words) == 1 and "not the annotations that" in capsys.readouterr().err
     words = ["--detections", runs / "good.json", "--annotations", runs / "val.json"]
-    assert run(*words, "--novel-names", "name 2", "--output", tmp_path / "other") == 0
+    assert run_eval(*words, "--novel-names", "name 2", "--output", tmp_path / "other") == 0
     assert main(["eval", "compare", str(runs / "good"), str(tmp_path / "other")]) == 1
     assert "names or their groups" in capsys.readouterr().err
 
@@ -130,7 +130,7 @@ def test_a_group_without_objects_and_a_protocol_of_ones_own(runs, tmp_path, caps
     protocol.write_text(json.dumps({"description": "mine", "novel": {"2": "name 1"}}))
     for name in ("good", "bad"):
         words = ["--detections", runs / f"{name}.json", "--annotations", tmp_path / "val.json"]
-        assert run(*words, "--protocol", protocol, "--output", tmp_path / name) == 0
+        assert run_eval(*words, "--protocol", protocol, "--output", tmp_path / name) == 0
         assert (tmp_path / name / "report.html").is_file()
     capsys.readouterr()
     assert main(["eval", "compare", str(tmp_path / "good"), str(tmp_path / "bad"), "--resamples", "5"]) == 0

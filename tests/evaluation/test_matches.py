@@ -2,18 +2,11 @@
 
 import numpy as np
 import pytest
-from test_eval import BOX, FAR, prediction, random_world, truth
+from helpers.detections import BOX, FAR, evaluated, prediction, random_world, truth
 
 from decodetr.evaluation.analysis import KINDS, Analysis
 from decodetr.evaluation.coco_matching import coco_accumulate
-from decodetr.evaluation.detection_evaluator import DetectionEvaluator
 from decodetr.evaluation.matches import average_precision, box_iou, match_detections
-
-
-def evaluated(coco, predictions, **options):
-    evaluator = DetectionEvaluator(coco, coco.names, **options)
-    evaluator.update([image["image_id"] for image in coco.images], predictions)
-    return evaluator
 
 
 def test_its_ap_is_that_of_the_engine():

@@ -2,9 +2,9 @@
 
 import pytest
 import transformers
+from helpers.evaluations import write_coco
+from helpers.tiny_models import tiny_model
 from PIL import Image
-from test_eval_command import write_coco
-from tiny_models import tiny_model
 
 from decodetr import DeCoDetrImageProcessor
 from decodetr.evaluation.detection_metric import DetectionMetric

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_eval_command import ROWS, run, split, write_coco  # noqa: F401
-from tiny_models import tiny_model
-from tiny_teachers import write_tiny_clip
+from helpers.evaluations import ROWS, run_eval, write_coco
+from helpers.tiny_models import tiny_model
+from helpers.tiny_teachers import write_tiny_clip
 
 from decodetr import DeCoDetrConfig
 from decodetr.annotations.coco import CocoAnnotations, read_annotated
@@ -88,7 +88,7 @@ def test_best_pairs():
     assert found["boxes"][:, 0].tolist() == [0, 2, 2]
 
 
-def test_commands(coco, split, tmp_path, capsys):  # noqa: F811
+def test_commands(coco, split, tmp_path, capsys):
     from decodetr import DeCoDetrImageProcessor
 
     write_tiny_clip(tmp_path / "clip", dim=16)
@@ -98,24 +98,24 @@ def test_commands(coco, split, tmp_path, capsys):  # noqa: F811
     model.save_pretrained(tmp_path / "model")
     DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "model")
     words = ["--model", tmp_path / "model", "--data", tmp_path / "data"]
-    assert run(*words, "--oracle", "boxes") == 0
+    assert run_eval(*words, "--oracle", "boxes") == 0
     printed = capsys.readouterr().out
     assert "| oracle | boxes |" in printed and "| AR50 | 100.0 |" in printed and "class_agnostic" not in printed
-    assert run(*words, "--oracle", "names") == 0
+    assert run_eval(*words, "--oracle", "names") == 0
     assert "| oracle | names |" in capsys.readouterr().out
-    assert run(*words, "--oracle", "teacher") == 0  # the CLIP that the vocabulary remembers
+    assert run_eval(*words, "--oracle", "teacher") == 0  # the CLIP that the vocabulary remembers
     assert "| class | CLIPModel |" in capsys.readouterr().out
     vocabulary.save_pretrained(tmp_path / "names")  # a teacher needs no detector
     alone = ["--data", tmp_path / "data", "--oracle", "teacher", "--vocabulary", tmp_path / "names"]
-    assert run(*words, "--oracle", "teacher", "--output", tmp_path / "with") == 0
-    assert run(*alone, "--output", tmp_path / "alone") == 0
+    assert run_eval(*words, "--oracle", "teacher", "--output", tmp_path / "with") == 0
+    assert run_eval(*alone, "--output", tmp_path / "alone") == 0
     capsys.readouterr()
     reports = [json.loads((tmp_path / folder / "report.json").read_text()) for folder in ("with", "alone")]
     assert reports[0]["metrics"] == reports[1]["metrics"] and "the teacher alone" in reports[1]["title"]
-    assert run("--data", tmp_path / "data", "--oracle", "teacher") == 1
+    assert run_eval("--data", tmp_path / "data", "--oracle", "teacher") == 1
     assert "--oracle teacher with the --vocabulary of its CLIP" in capsys.readouterr().err
     write_tiny_clip(tmp_path / "other", dim=16, seed=1)
-    assert run(*words, "--oracle", "teacher", "--clip", tmp_path / "other") == 1
+    assert run_eval(*words, "--oracle", "teacher", "--clip", tmp_path / "other") == 1
     assert "is not the vocabulary's" in capsys.readouterr().err
-    assert run(*words, "--oracle", "teacher", "--clip", "no/clip") == 1
+    assert run_eval(*words, "--oracle", "teacher", "--clip", "no/clip") == 1
     assert "the CLIP 'no/clip' cannot be loaded" in capsys.readouterr().err

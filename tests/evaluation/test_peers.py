@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from tiny_peers import CLASSES, CLOSED, GAPS, IMAGES, NAMES, SIZES, TOWER, folder
+from helpers.tiny_peers import CLASSES, CLOSED, GAPS, IMAGES, NAMES, SIZES, TOWER, folder
 from torchvision.ops import box_convert
 from transformers import (
     AutoImageProcessor,
@@ -288,13 +288,13 @@ def test_names_are_embedded_once(family):
 
 @pytest.mark.parametrize("family", ["detr", "owlv2"])
 def test_the_command_takes_them(family, tmp_path, capsys):
-    from test_eval_command import run, write_coco
+    from helpers.evaluations import run_eval, write_coco
 
     rows = {5: [("cat", [8, 8, 40, 40]), ("salt, pepper", [50, 20, 90, 60])], 6: []}
     file = write_coco(tmp_path / "data", ["cat", "salt, pepper"], rows)
-    assert run("--model", folder(family), "--annotations", file, "--output", tmp_path / "out") == 0
+    assert run_eval("--model", folder(family), "--annotations", file, "--output", tmp_path / "out") == 0
     printed = capsys.readouterr().out
     assert "| class | " + ("DetrForObjectDetection" if family == "detr" else "Owlv2ForObjectDetection") in printed
     assert "| revision | weights " in printed and "| missing names | none |" in printed and "| AP50 | " in printed
-    assert run("--model", folder(family), "--annotations", file, "--oracle", "boxes") == 1
+    assert run_eval("--model", folder(family), "--annotations", file, "--oracle", "boxes") == 1
     assert "need a DeCo-DETR" in capsys.readouterr().err

@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from report_writer import make_report
+from helpers.paths import TESTS
+from helpers.report_writer import make_report
 
 from decodetr.evaluation.detections import load_facts
 from decodetr.evaluation.report import write_report
@@ -65,7 +65,7 @@ def test_a_full_disk_leaves_the_old_report(tmp_path):
 @pytest.mark.parametrize("kills", [2, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_kill_leaves_the_old_or_the_new_report(tmp_path, kills):
     random.seed(kills)
-    script = Path(__file__).with_name("report_writer.py")
+    script = TESTS / "helpers" / "report_writer.py"
     for _ in range(kills):
         writer = subprocess.Popen([sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE)
         assert writer.stdout.readline() == b"go\n"

@@ -1,6 +1,6 @@
 """Broken data sets, one mistake each, and a table of what `decodetr validate` and `decodetr train` make of them.
 
-python tests/broken_data.py
+python tests/helpers/broken_data.py
 """
 
 import copy

@@ -1,6 +1,6 @@
-"""The common model tests of transformers, which its own models pass. They are in no wheel: `python
-tests/common_suite.py` (`make common-suite`) takes them out of the source distribution of the installed version, into a
-folder of the virtual environment."""
+"""The common model tests of transformers, which its own models pass. They are in no wheel:
+`python tests/helpers/common_suite.py` (`make common-suite`) takes them out of the source distribution of the installed
+version, into a folder of the virtual environment."""
 
 import importlib
 import re

@@ -1,4 +1,4 @@
-"""Writes the reports of two runs in turn into one folder, until it is killed; see test_report_commit.py."""
+"""Writes the reports of two runs in turn into one folder, until it is killed; see evaluation/test_report_commit.py."""
 
 import sys
 from pathlib import Path

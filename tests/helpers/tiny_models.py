@@ -1,5 +1,7 @@
 """Tiny detectors of every family, built from integers, and DeCo-DETRs around them. No weights are downloaded."""
 
+import json
+
 import torch
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection
@@ -151,3 +153,14 @@ def tables_of(pool, vocabulary, background=None, temperature=0.07, **scales):
     scales = Scales(**DEFAULTS | defaults | scales)
     background = closest < scales.background_threshold if background is None else background
     return Tables(pool, vocabulary, background=background, scales=scales, **found)
+
+
+def write_tiny_config(folder):
+    """A file with the fields of a tiny DeCoDetrConfig for 64 x 64 images."""
+    fields = tiny_config().to_dict()
+    kept = ("detector_config", "embedding_dim", "num_coarse_prototypes", "num_fine_prototypes")
+    folder.mkdir(exist_ok=True)
+    file = folder / "config.json"
+    preset = {"size": {"height": 64, "width": 64}}
+    file.write_text(json.dumps({**{name: fields[name] for name in kept}, "preprocessing": preset}))
+    return file

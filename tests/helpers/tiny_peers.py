@@ -6,7 +6,6 @@ from tempfile import TemporaryDirectory, mkdtemp
 import numpy as np
 import torch
 from PIL import Image
-from tiny_models import TINY_DETECTORS
 from tokenizers import pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -27,6 +26,8 @@ from transformers import (
     RTDetrImageProcessor,
     YolosImageProcessor,
 )
+
+from helpers.tiny_models import TINY_DETECTORS
 
 CLASSES = ("person", "crème brûlée", "salt, pepper", "cat")
 GAPS = ("N/A", "person", "crème brûlée", "N/A", "salt, pepper", "cat")  # as DETR's classes of COCO

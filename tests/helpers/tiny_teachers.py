@@ -182,3 +182,19 @@ def write_tiny_llava(folder, side=24, seed=0):
         **_PATCHES,
     ).save_pretrained(folder)
     return folder
+
+
+def write_byte_clip(folder, seed=0, dim=16):
+    """A CLIP of random weights with a tokenizer that spells words out byte by byte; returns the folder."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=32)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": len(tokens), "max_position_embeddings": 32, "eos_token_id": tokenizer.eos_token_id, **size}
+    torch.manual_seed(seed)
+    config = CLIPConfig(
+        text_config=text, vision_config={"image_size": 16, "patch_size": 8, **size}, projection_dim=dim
+    )
+    CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,5 +1,5 @@
-"""What each of two processes does in test_train_distributed.py, started by torchrun: RUNS of the trainer, in turn,
-and what came out into a folder. The tests do the same in one process with twice the batch.
+"""What each of two processes does in training/test_train_distributed.py, started by torchrun: RUNS of the trainer, in
+turn, and what came out into a folder. The tests do the same in one process with twice the batch.
 
 Weights are compared, so Adam has a large epsilon (else it makes a whole step of any rounding of a gradient that should
 be zero), dropout is off, and the family has no batch norm that learns.
@@ -13,10 +13,10 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
-from test_train import _parts
-from tiny_models import tiny_config
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainer, DeCoDetrTrainingArguments
+from helpers.tiny_models import tiny_config
+from helpers.trainings import make_parts
 
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["DetrDecoderLayer"]}}
@@ -50,7 +50,7 @@ class Halved(torch.utils.data.Dataset):
 
 def trainer(scenes, output, name, batch, single=False, pretend=True):
     """The trainer of a run; `single` leaves out what needs several processes."""
-    model, train, val, processor, deployed = _parts(scenes, augment=False)
+    model, train, val, processor, deployed = make_parts(scenes, augment=False)
     pool, vocabulary = model.prototype_pool, model.vocabulary
     torch.manual_seed(0)
     model = DeCoDetrForObjectDetection(tiny_config("detr", detector=NO_DROPOUT))

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_models import tiny_batch, tiny_model
 from PIL import Image
-from tiny_models import tiny_batch, tiny_model
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool
 from decodetr.inference.detection import detect

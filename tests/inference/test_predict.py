@@ -5,9 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers.pictures import write_image
+from helpers.tiny_models import tiny_model
+from helpers.tiny_teachers import write_byte_clip
 from PIL import Image
-from test_text_model import write_tiny_clip
-from tiny_models import tiny_model
 from transformers import CLIPImageProcessor
 
 from decodetr.inference.loading import load_model
@@ -18,22 +19,6 @@ from decodetr.utils.images import open_image
 from decodetr.utils.name_list import read_names
 
 NAMES = ["cat", "dog", "salt, pepper"]  # of tiny_detector_folder
-
-
-@pytest.fixture(scope="module")
-def tiny_detector_folder(tmp_path_factory):
-    from decodetr import DeCoDetrImageProcessor
-
-    folder = tmp_path_factory.mktemp("detector")
-    tiny_model(names=["cat", "dog", "salt, pepper"]).save_pretrained(folder)
-    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
-    return folder
-
-
-def write_image(path, size=(80, 60), color=(90, 120, 90), **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, color).save(path, **options)
-    return path
 
 
 def test_read_names(tmp_path):
@@ -160,24 +145,6 @@ def test_command_equals_pipeline(tiny_detector_folder, tmp_path):
 # New names
 
 
-@pytest.fixture(scope="module")
-def text_detector(tmp_path_factory):
-    """(folder of a detector whose names and pool a tiny CLIP made, folder of that CLIP)."""
-    from decodetr import DeCoDetrImageProcessor, PrototypePool, Vocabulary
-
-    folder = tmp_path_factory.mktemp("text")
-    clip = write_tiny_clip(folder / "clip")
-    vocabulary = Vocabulary.from_text_model(["cat", "dog"], clip, ["{}", "one {}"])
-    model = tiny_model()
-    pool = PrototypePool(
-        model.prototype_pool.prototypes, captions=[f"caption {i}" for i in range(12)], info=vocabulary.info
-    )
-    model.set_pool(pool, vocabulary)
-    model.save_pretrained(folder / "detector")
-    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "detector")
-    return folder / "detector", clip
-
-
 def test_new_names_are_embedded_by_the_models_own_text_model(text_detector, caplog):
     from decodetr import Vocabulary
 
@@ -224,7 +191,7 @@ def test_a_text_model_elsewhere(text_detector, tmp_path):
         assert part in str(error.value)
     model, _ = load_model(tmp_path / "detector", names=["cta"], device="cpu", text_model=clip)
     assert model.vocabulary.names == ["cta"]
-    other = write_tiny_clip(tmp_path / "other", seed=1)
+    other = write_byte_clip(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match="other.* is not the vocabulary's 'nobody/no-such-clip'"):
         load_model(tmp_path / "detector", names=["cta"], device="cpu", text_model=other)
 

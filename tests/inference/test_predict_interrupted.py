@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
+from helpers.pictures import write_image
 from PIL import Image
-from test_predict import tiny_detector_folder, write_image  # noqa: F401
 
 from decodetr.cli import main
 from decodetr.inference import detection as predict
@@ -17,7 +17,7 @@ from decodetr.inference import picture_run as predict_run
 
 
 @pytest.fixture
-def command(tiny_detector_folder, tmp_path):  # noqa: F811
+def command(tiny_detector_folder, tmp_path):
     for i in range(5):
         write_image(tmp_path / "in" / f"{i}.jpg", color=(40 * i, 90, 90))
     options = ["--threshold", "0", "--top-k", "2", "--batch-size", "1", "--device", "cpu"]
@@ -126,7 +126,7 @@ def test_file_names_that_are_no_utf_8(command, tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_pictures_replace_only_pictures_of_predict(tiny_detector_folder, tmp_path):  # noqa: F811
+def test_pictures_replace_only_pictures_of_predict(tiny_detector_folder, tmp_path):
     folder = tmp_path / "in"
     write_image(folder / "a.jpg"), write_image(folder / "sub" / "a.jpg")
     kept = write_image(folder / "a.png", color=(1, 2, 3)).read_bytes()

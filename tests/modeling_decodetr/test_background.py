@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import NAMES, tiny_model
+from helpers.tiny_models import NAMES, tiny_model
 
 from decodetr import PrototypePool, Vocabulary
 

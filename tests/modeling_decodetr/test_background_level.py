@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import tables_of, tiny_config, tiny_model
+from helpers.tiny_models import tables_of, tiny_config, tiny_model
 from torch.nn import functional as F
 
 from decodetr import PrototypePool, Vocabulary

@@ -1,8 +1,8 @@
 """What the library expects of any of its models, in values; the whole suite is `test_common_suite.py`."""
 
 import torch
+from helpers.tiny_models import tiny_batch, tiny_model
 from peft import LoraConfig, PeftModel, get_peft_model
-from tiny_models import tiny_batch, tiny_model
 from transformers import AutoProcessor, pipeline
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor

@@ -1,11 +1,11 @@
 """The common model tests of transformers, run on a tiny DeCo-DETR of two families (docs/common_suite.md)."""
 
 import unittest
-from pathlib import Path
 
 import pytest
-from common_suite import load
-from tiny_models import tiny_batch, tiny_config
+from helpers.common_suite import load
+from helpers.paths import ROOT
+from helpers.tiny_models import tiny_batch, tiny_config
 
 from decodetr import DeCoDetrForObjectDetection
 
@@ -90,6 +90,6 @@ for suite, skipped in ((TestDetr, SKIPPED), (TestRtDetr, {**SKIPPED, **SKIPPED_R
 
 
 def test_the_page_names_every_test_that_is_left_out():
-    page = (Path(__file__).parent.parent / "docs/common_suite.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/common_suite.md").read_text(encoding="utf-8")
     for name, reason in {**SKIPPED, **SKIPPED_RT}.items():
         assert name in page and reason in " ".join(page.split())

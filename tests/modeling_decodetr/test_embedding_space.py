@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from tiny_models import tiny_batch, tiny_model
+from helpers.tiny_models import tiny_batch, tiny_model
 from torch.nn import functional as F
 
 from decodetr import PrototypePool, Vocabulary

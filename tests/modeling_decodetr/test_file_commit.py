@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from helpers.tiny_models import tiny_model
 from safetensors import SafetensorError
-from tiny_models import tiny_model
 
 from decodetr import DeCoDetrForObjectDetection, PrototypePool, Vocabulary
 from decodetr.modeling_decodetr import file_commit

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_batch, tiny_model
+from helpers.tiny_models import tiny_batch, tiny_model
 
 from decodetr.modeling_decodetr.semantic_stream import fuse_scores
 

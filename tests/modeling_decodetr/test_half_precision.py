@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import TINY_DETECTORS, tiny_model
+from helpers.tiny_models import TINY_DETECTORS, tiny_model
 from torch.nn import functional as F
 
 from decodetr.modeling_decodetr.precision import SamplingInFloat32

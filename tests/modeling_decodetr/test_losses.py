@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from tiny_models import tables_of, tiny_batch, tiny_config, tiny_model
+from helpers.tiny_models import tables_of, tiny_batch, tiny_config, tiny_model
 
 from decodetr import PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.embedding_space import log_assignment

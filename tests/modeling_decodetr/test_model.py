@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_models import NAMES, TINY_DETECTORS, tiny_batch, tiny_config, tiny_model
 from PIL import Image
-from tiny_models import NAMES, TINY_DETECTORS, tiny_batch, tiny_config, tiny_model
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 import torch
+from helpers.tiny_models import NAMES, TINY_DETECTORS, tiny_batch, tiny_config, tiny_model
 from safetensors.torch import load_file, save_file
-from tiny_models import NAMES, TINY_DETECTORS, tiny_batch, tiny_config, tiny_model
 from transformers import AutoConfig, AutoModelForObjectDetection
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, PrototypePool, Vocabulary

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import tiny_config, tiny_model
+from helpers.tiny_models import tiny_config, tiny_model
 from torch.nn import functional as F
 
 ABLATION = {"distill_weight": 0.0}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import tables_of
+from helpers.tiny_models import tables_of
 
 from decodetr import PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.embedding_space import look_up

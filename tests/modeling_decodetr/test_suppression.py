@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import tiny_batch, tiny_model
+from helpers.tiny_models import tiny_batch, tiny_model
 from torchvision.ops import nms
 
 from decodetr.modeling_decodetr.detectors import suppress_duplicates

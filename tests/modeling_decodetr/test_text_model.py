@@ -4,7 +4,8 @@ import sys
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from helpers.tiny_models import tiny_model
+from helpers.tiny_teachers import write_byte_clip
 from torch.nn import functional as F
 
 from decodetr import DeCoDetrForObjectDetection, PrototypePool, Vocabulary
@@ -12,28 +13,9 @@ from decodetr import DeCoDetrForObjectDetection, PrototypePool, Vocabulary
 STRANGE = ["salt, pepper", "crème brûlée", "Ж {} {0}", "cat", "日本"]
 
 
-def write_tiny_clip(folder, seed=0, dim=16):
-    """A CLIP of random weights with a tokenizer that spells words out byte by byte; returns the folder."""
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
-
-    alphabet = sorted(ByteLevel.alphabet())
-    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=32)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {"vocab_size": len(tokens), "max_position_embeddings": 32, "eos_token_id": tokenizer.eos_token_id, **size}
-    torch.manual_seed(seed)
-    config = CLIPConfig(
-        text_config=text, vision_config={"image_size": 16, "patch_size": 8, **size}, projection_dim=dim
-    )
-    CLIPModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    return write_tiny_clip(tmp_path_factory.mktemp("clip"))
+    return write_byte_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +110,7 @@ def test_a_stored_vocabulary_needs_no_text_model(clip_folder, tmp_path, monkeypa
 
 
 def test_fingerprints_decide_whether_tables_fit(clip_folder, tmp_path):
-    moved, other = write_tiny_clip(tmp_path / "moved"), write_tiny_clip(tmp_path / "other", seed=1)
+    moved, other = write_byte_clip(tmp_path / "moved"), write_byte_clip(tmp_path / "other", seed=1)
     here = Vocabulary.from_text_model(["cat", "dog"], clip_folder)
     model = tiny_model()
     pool = PrototypePool(torch.eye(16)[:4], info=here.info)

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_models import TINY_DETECTORS, tiny_batch, tiny_model
 from PIL import Image
-from tiny_models import TINY_DETECTORS, tiny_batch, tiny_model
 
 from decodetr import DeCoDetrImageProcessor, Vocabulary
 from decodetr.inference.detection import detect

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_config
+from helpers.tiny_models import tiny_config
 
 from decodetr import PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.semantic_stream import SemanticStream

@@ -6,10 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
-import decodetr
-
-ROOT = Path(decodetr.__file__).resolve().parent
 THIS = Path(__file__).resolve().relative_to(ROOT).as_posix()
 TEXTS = {".py", ".md", ".yaml", ".yml", ".cfg", ".toml"}
 WRITTEN = {"README.md", "report.md", "table.md"}  # commands write files of these names

@@ -2,14 +2,13 @@
 
 import re
 from configparser import ConfigParser
-from pathlib import Path
 
 import pytest
 import yaml
+from helpers.paths import ROOT
 
 from decodetr import __version__
 
-ROOT = Path(__file__).parents[1]
 SECTIONS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")  # in this order
 
 

@@ -3,15 +3,13 @@ is wrong with a file, whatever it is."""
 
 import ast
 import json
-from pathlib import Path
 
 import pytest
-from broken_data import good, write
+from helpers.broken_data import good, write
+from helpers.paths import ROOT
 
-import decodetr
 from decodetr.cli import main
 
-ROOT = Path(decodetr.__file__).parent
 LOADERS = {"load", "loads", "safe_load", "full_load", "unsafe_load", "load_all", "safe_load_all"}
 # Files that read what this very process, its child or the system has written; the model's folder travels to the Hub
 # alone.

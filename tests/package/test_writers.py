@@ -1,13 +1,12 @@
 """Whoever writes a result goes through utils/files.py: whole, or not at all."""
 
 import ast
-from pathlib import Path
 
 import pytest
+from helpers.paths import ROOT
 
 from decodetr.utils.files import committed, is_unused, replacing, write_json, write_text
 
-ROOT = Path(__file__).resolve().parent.parent
 MECHANISM = {"committed", "replacing"}
 METHODS = {"write_text", "write_bytes", "savefig", "save", "save_pretrained", "save_model", "rename", "touch"}
 FUNCTIONS = {

@@ -6,9 +6,15 @@ import logging
 import numpy as np
 import pytest
 import torch
+from helpers.pool_data import write_data
+from helpers.tiny_teachers import (
+    write_tiny_clip,
+    write_tiny_llava,
+    write_tiny_llava_next,
+    write_tiny_qwen,
+    write_tiny_siglip,
+)
 from PIL import Image
-from test_pool_builder import write_data
-from tiny_teachers import write_tiny_clip, write_tiny_llava, write_tiny_llava_next, write_tiny_qwen, write_tiny_siglip
 
 from decodetr import PrototypePool
 from decodetr.cli import main

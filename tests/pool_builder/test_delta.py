@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from test_pool_builder import write_data
-from test_pool_command import _command, _read, models  # noqa: F401 (a fixture)
+from helpers.pool_builds import build_command, read_regions
+from helpers.pool_data import write_data
 
 from decodetr import PrototypePool
 from decodetr.cli import main
@@ -90,8 +90,8 @@ def _agree(out, noise):
 
 
 @pytest.fixture
-def output(models, tmp_path):  # noqa: F811
-    assert main(_command(write_data(tmp_path / "data"), models, tmp_path / "out")) == 0
+def output(models, tmp_path):
+    assert main(build_command(write_data(tmp_path / "data"), models, tmp_path / "out")) == 0
     return tmp_path / "out"
 
 
@@ -103,7 +103,7 @@ def test_the_command_chooses_says_and_records_it_and_a_given_one_is_obeyed(outpu
     identity = json.loads((output / "regions" / "manifest.json").read_text())["identity"]
     delta = identity["delta"]
     assert f"--delta {delta} was chosen: cos(image, caption) has the median {identity['delta_chosen']['own']}" in said
-    rows = _read(output)
+    rows = read_regions(output)
     assert [row["kept"] for row in rows] == [row["clip_score"] > delta for row in rows]
     assert (
         main(["pool", "cluster", "--num-coarse", "3", "--num-fine", "2", "--output", str(output), "--overwrite"]) == 0
@@ -115,15 +115,15 @@ def test_the_command_chooses_says_and_records_it_and_a_given_one_is_obeyed(outpu
         capsys.readouterr()
         assert main(["pool", "filter", option, value, "--output", str(output), "--overwrite"]) == 0
         assert "chosen" not in capsys.readouterr().out
-        kept = np.mean([row["kept"] for row in _read(output)])
+        kept = np.mean([row["kept"] for row in read_regions(output)])
         assert kept == (1 if option == "--delta" else pytest.approx(0.5, abs=0.1))
 
 
 def test_captions_of_a_model_that_knows_nothing_are_refused_with_the_flags_that_mend_it(output, capsys):
-    before = [row["kept"] for row in _read(output)]
+    before = [row["kept"] for row in read_regions(output)]
     _agree(output, 1000.0)
     capsys.readouterr()
     assert main(["pool", "filter", "--output", str(output), "--overwrite"]) == 1
     error = capsys.readouterr().err
     assert "captions that fit their own regions better than others" in error and "--keep-share" in error
-    assert [row["kept"] for row in _read(output)] == before
+    assert [row["kept"] for row in read_regions(output)] == before

@@ -6,10 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from test_pool_builder import BASE, NOVEL, write_data
-from test_pool_command import _command, models  # noqa: F401 (a fixture)
-from test_pool_stages import _everything
-from tiny_models import tiny_model
+from helpers.pool_builds import build_command, bytes_of_files
+from helpers.pool_data import BASE, NOVEL, write_data
+from helpers.tiny_models import tiny_model
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool, Vocabulary
 from decodetr.cli import main
@@ -26,19 +25,19 @@ def _write(file, rows):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory, models):  # noqa: F811
+def built(tmp_path_factory, models):
     """Data, their captions, a pool without and one with them."""
     folder = tmp_path_factory.mktemp("captioned")
     data = write_data(folder / "data")
     ids = [image["image_id"] for image in CocoAnnotations.load(data / "annotations/train.json").images]
     rows = [*((i, f"a photo of a {NOVEL[0]}") for i in ids), (ids[0], "zebras beside un café"), (999, "of no image")]
     captions = _write(folder / "captions.json", rows)
-    assert main(_command(data, models, folder / "without")) == 0
-    assert main(_command(data, models, folder / "with", "--image-captions", captions)) == 0
+    assert main(build_command(data, models, folder / "without")) == 0
+    assert main(build_command(data, models, folder / "with", "--image-captions", captions)) == 0
     return folder
 
 
-def test_captions_of_images_become_prototypes(built, models):  # noqa: F811
+def test_captions_of_images_become_prototypes(built, models):
     """The one that all images have weighs most, the one of an image outside of the data is not there."""
     without, joined = (PrototypePool.from_pretrained(built / name / "pool") for name in ("without", "with"))
     images = len(CocoAnnotations.load(built / "data/annotations/train.json").images)
@@ -50,15 +49,15 @@ def test_captions_of_images_become_prototypes(built, models):  # noqa: F811
     best = [(text @ pool.prototypes.T).max().item() for pool in (without, joined)]
     assert best[1] > best[0] + 0.005 and f"a photo of a {NOVEL[0]}" in joined.captions
     assert (
-        _everything(built / "with")["regions/regions-00000-of-00001.parquet"]
-        == _everything(built / "without")["regions/regions-00000-of-00001.parquet"]
+        bytes_of_files(built / "with")["regions/regions-00000-of-00001.parquet"]
+        == bytes_of_files(built / "without")["regions/regions-00000-of-00001.parquet"]
     )
 
 
-def test_stages_one_by_one_are_the_build(built, models, tmp_path, capsys):  # noqa: F811
+def test_stages_one_by_one_are_the_build(built, models, tmp_path, capsys):
     """Here the two last ones, over what the others made: the same bytes."""
     out = tmp_path / "out"
-    assert main(_command(built / "data", models, out)) == 0
+    assert main(build_command(built / "data", models, out)) == 0
     cluster = ["pool", "cluster", "--num-coarse", "5", "--num-fine", "3", "--output", str(out), "--image-captions"]
     assert main(cluster) == 1
     assert "run `decodetr pool embeddings --image-captions FILE`" in capsys.readouterr().err
@@ -67,7 +66,7 @@ def test_stages_one_by_one_are_the_build(built, models, tmp_path, capsys):  # no
     assert main([*embed, *captions, "--device", "cpu", "--output", str(out)]) == 0
     assert main(cluster) == 1 and "image_captions: null then" in capsys.readouterr().err
     assert main([*cluster, "--overwrite"]) == 0
-    assert _everything(out) == _everything(built / "with")
+    assert bytes_of_files(out) == bytes_of_files(built / "with")
     # Other captions: the pool is no longer made of what is there.
     rows = [
         (image["image_id"], "other") for image in CocoAnnotations.load(built / "data/annotations/train.json").images
@@ -90,17 +89,17 @@ def test_a_caption_of_regions_and_images_counts_for_both(tmp_path):
     assert embeddings.tolist() == np.eye(3).tolist()
 
 
-def test_captions_of_other_images_are_an_error(built, models, tmp_path, capsys):  # noqa: F811
+def test_captions_of_other_images_are_an_error(built, models, tmp_path, capsys):
     file = _write(tmp_path / "captions.json", [(999, "of no image")])
-    assert main(_command(built / "data", models, tmp_path / "out", "--image-captions", file)) == 1
+    assert main(build_command(built / "data", models, tmp_path / "out", "--image-captions", file)) == 1
     assert f"{file}: expected captions of the images of" in " ".join(capsys.readouterr().err.split())
     nowhere = str(tmp_path / "nowhere.json")
-    assert main(_command(built / "data", models, tmp_path / "out", "--image-captions", nowhere)) == 1
+    assert main(build_command(built / "data", models, tmp_path / "out", "--image-captions", nowhere)) == 1
     assert f"--image-captions {nowhere}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("setting, allowed", [("V-OVD", False), ("G-OVD", False), ("C-OVD", True), ("WS-OVD", True)])
-def test_a_pool_of_captions_is_for_the_settings_that_allow_them(built, models, tmp_path, capsys, setting, allowed):  # noqa: F811
+def test_a_pool_of_captions_is_for_the_settings_that_allow_them(built, models, tmp_path, capsys, setting, allowed):
     names = Vocabulary.from_text_model([*BASE, *NOVEL], str(models / "clip"))
     model = tiny_model(names=[*BASE, *NOVEL], embedding_dim=8)
     model.set_pool(PrototypePool.from_pretrained(built / "with/pool"), names)

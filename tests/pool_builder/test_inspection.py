@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_teachers import write_tiny_clip
 from PIL import Image
-from tiny_teachers import write_tiny_clip
 
 from decodetr import PrototypePool, Vocabulary
 from decodetr.cli import main

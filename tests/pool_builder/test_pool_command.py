@@ -3,57 +3,29 @@ nothing of novel annotations, and its errors. Also `decodetr train`'s side of th
 
 import json
 
-import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers.pool_builds import FILES, build_command, read_regions
+from helpers.pool_data import BASE, NOVEL, write_data
+from helpers.tiny_models import tiny_model
 from safetensors.torch import load_file
-from test_pool_builder import BASE, NOVEL, write_data
-from tiny_models import tiny_model
-from tiny_teachers import write_tiny_clip, write_tiny_llava
 
-from decodetr import DeCoDetrImageProcessor, PrototypePool
+from decodetr import PrototypePool
 from decodetr.cli import main
 from decodetr.pool_builder.crops import crop_region
 from decodetr.pool_builder.embedder import ClipEmbedder
 from decodetr.processing import RegionTable, read_image
 
-FILES = ("regions/regions-00000-of-00001.parquet", "pool/pool.safetensors", "pool/pool.json")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    write_tiny_clip(folder / "clip")
-    write_tiny_llava(folder / "llava")
-    model = tiny_model(names=BASE + NOVEL, embedding_dim=8)
-    model.config.training_info = {"training_names": BASE, "pretrained_detector": "/somewhere/else/detector"}
-    model.save_pretrained(folder / "detector")
-    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "detector")
-    return folder
-
-
-def _command(data, models, output, *more):
-    return [
-        "pool", "build", "--data", str(data), "--output", str(output), "--clip", str(models / "clip"),
-        "--captioner", str(models / "llava"), "--detector", str(models / "detector"), "--delta", "-0.25",
-        "--num-coarse", "5", "--num-fine", "3", "--max-proposals", "4", "--min-objectness", "0", "--nms-iou", "0.5",
-        "--max-new-tokens", "4", "--batch-size", "4", "--device", "cpu", *more,
-    ]  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, models):
     folder = tmp_path_factory.mktemp("built")
-    assert main(_command(write_data(folder / "data"), models, folder / "out")) == 0
+    assert main(build_command(write_data(folder / "data"), models, folder / "out")) == 0
     return folder
 
 
-def _read(folder):
-    return pq.read_table(folder / FILES[0]).to_pylist()
-
-
 def test_regions_say_what_the_teachers_say(built, models):
-    rows = _read(built / "out")
+    rows = read_regions(built / "out")
     assert len(rows) > 20 and 0 < sum(row["kept"] for row in rows) < len(rows)
     embedder = ClipEmbedder(models / "clip")
     for row in rows[::5]:
@@ -69,7 +41,7 @@ def test_regions_say_what_the_teachers_say(built, models):
 
 def test_pool_stands_for_the_kept_captions(built, models):
     pool = PrototypePool.from_pretrained(built / "out" / "pool")
-    kept = [row for row in _read(built / "out") if row["kept"]]
+    kept = [row for row in read_regions(built / "out") if row["kept"]]
     fine = pool.level == 1
     assert (int((~fine).sum()), int(fine.sum())) == (5, 3) and set(pool.captions) <= {row["caption"] for row in kept}
     assert int(pool.count[~fine].sum()) == len(kept)
@@ -88,7 +60,7 @@ def test_pool_stands_for_the_kept_captions(built, models):
 
 def test_provenance_has_no_places(built, models):
     info = PrototypePool.from_pretrained(built / "out" / "pool").info
-    rows = _read(built / "out")
+    rows = read_regions(built / "out")
     assert (info["encoder"], info["captioner"], info["proposer"]) == ("clip", "llava", "detector")
     assert info["encoder_fingerprint"] == ClipEmbedder(models / "clip").info["encoder_fingerprint"]
     assert info["proposer_training_info"] == {"training_names": BASE, "pretrained_detector": "detector"}
@@ -105,13 +77,13 @@ def test_provenance_has_no_places(built, models):
 
 @pytest.mark.parametrize("novel", ["present", "absent", "scrambled"])
 def test_every_byte_repeats_whatever_the_novel_annotations_are(built, models, tmp_path, novel):
-    assert main(_command(write_data(tmp_path / "data", novel), models, tmp_path / "out")) == 0
+    assert main(build_command(write_data(tmp_path / "data", novel), models, tmp_path / "out")) == 0
     for file in FILES:
         assert (tmp_path / "out" / file).read_bytes() == (built / "out" / file).read_bytes(), file
 
 
 def test_without_the_split_all_names_count(built, models, tmp_path, capsys):
-    command = _command(built / "data", models, tmp_path / "out", "--names-split", "none", "--max-proposals", "0")
+    command = build_command(built / "data", models, tmp_path / "out", "--names-split", "none", "--max-proposals", "0")
     assert main(command) == 0
     assert capsys.readouterr().out.startswith("40 regions, ")  # 10 images with 4 annotated boxes each
     assert PrototypePool.from_pretrained(tmp_path / "out" / "pool").info["annotated_names"] == [
@@ -123,7 +95,7 @@ def test_without_the_split_all_names_count(built, models, tmp_path, capsys):
 
 
 def test_other_settings_are_refused_with_the_difference_or_made_again(built, models, tmp_path, capsys):
-    command = _command(built / "data", models, tmp_path / "out", "--max-proposals", "0")
+    command = build_command(built / "data", models, tmp_path / "out", "--max-proposals", "0")
     assert main(command) == 0
     first = (tmp_path / "out" / FILES[2]).read_bytes()
     assert main(command) == 0 and (tmp_path / "out" / FILES[2]).read_bytes() == first
@@ -135,10 +107,10 @@ def test_other_settings_are_refused_with_the_difference_or_made_again(built, mod
     assert main([*command, "--overwrite", "--seed", "1"]) == 0
     assert json.loads((tmp_path / "out" / FILES[2]).read_text())["seed"] == 1 != json.loads(first)["seed"]
     assert (tmp_path / "out" / "proposals" / "proposals-00000-of-00001.parquet").stat().st_mtime_ns == proposed
-    assert len(_read(tmp_path / "out")) == 20
+    assert len(read_regions(tmp_path / "out")) == 20
     (tmp_path / "foreign" / "captions").mkdir(parents=True)
     (tmp_path / "foreign" / "captions" / "mine.txt").write_text("precious")
-    assert main(_command(built / "data", models, tmp_path / "foreign")) == 1
+    assert main(build_command(built / "data", models, tmp_path / "foreign")) == 1
     assert "got files without manifest.json" in capsys.readouterr().err
     assert (tmp_path / "foreign" / "captions" / "mine.txt").exists()
 
@@ -176,7 +148,7 @@ def test_errors_name_the_remedy(models, tmp_path, capsys, case):
     spoil, messages = ERRORS[case]
     data = write_data(tmp_path / "data")
     more = spoil(data, models) or []
-    command = _command(data, models, tmp_path / "out")
+    command = build_command(data, models, tmp_path / "out")
     at = command.index("--detector")
     assert main([*command[:at], *command[at + 2 :], *more]) == 1
     error = capsys.readouterr().err

@@ -4,17 +4,17 @@ import json
 import shutil
 
 import pytest
-from test_pool_builder import write_data
-from test_pool_command import _command, models  # noqa: F401  (a fixture)
+from helpers.pool_builds import build_command
+from helpers.pool_data import write_data
 
 from decodetr import PrototypePool
 from decodetr.cli import main
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory, models):  # noqa: F811
+def built(tmp_path_factory, models):
     folder = tmp_path_factory.mktemp("report")
-    assert main(_command(write_data(folder / "data"), models, folder / "out")) == 0
+    assert main(build_command(write_data(folder / "data"), models, folder / "out")) == 0
     return folder
 
 
@@ -41,7 +41,7 @@ def test_the_report_follows_the_stages_that_are_made_again(out, capsys):
     assert "no longer there" not in capsys.readouterr().err
 
 
-def test_a_stage_is_not_made_from_another_run_of_an_earlier_one(built, out, models, capsys):  # noqa: F811
+def test_a_stage_is_not_made_from_another_run_of_an_earlier_one(built, out, models, capsys):
     data, cpu = ["--data", str(built / "data")], ["--device", "cpu", "--batch-size", "4"]
     say = ["--captioner", str(models / "llava"), "--max-new-tokens", "2", "--overwrite"]
     assert main(["pool", "captions", *data, *say, *cpu, "--output", str(out)]) == 0
@@ -53,8 +53,8 @@ def test_a_stage_is_not_made_from_another_run_of_an_earlier_one(built, out, mode
         assert f"{out / 'embeddings'} was made from other captions than" in error and "pool embeddings`" in error
 
 
-def test_progress_bars_count_images_and_regions(built, models, tmp_path, capsys):  # noqa: F811
-    assert main(_command(built / "data", models, tmp_path / "out", "--shard-groups", "2")) == 0
+def test_progress_bars_count_images_and_regions(built, models, tmp_path, capsys):
+    assert main(build_command(built / "data", models, tmp_path / "out", "--shard-groups", "2")) == 0
     shown = capsys.readouterr().err
     regions = _report(tmp_path / "out")["proposals"]["rows"]
     bars = dict(

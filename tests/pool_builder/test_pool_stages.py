@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers.pool_builds import FILES, build_command, bytes_of_files, read_regions
+from helpers.pool_data import write_data
 from PIL import Image
-from test_pool_builder import write_data
-from test_pool_command import FILES, _command, _read, models  # noqa: F401 (a fixture)
 
 from decodetr.cli import main
 from decodetr.pool_builder.shards import Ranks, StageFolder
@@ -25,15 +25,10 @@ from decodetr.processing import RegionTable
 SHARDS = ["--shard-groups", "1"]  # ten images in groups of four: three shards
 
 
-def _everything(out):
-    """{file: bytes} of all that a build leaves behind."""
-    return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()}
-
-
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory, models):  # noqa: F811
+def sharded(tmp_path_factory, models):
     folder = tmp_path_factory.mktemp("sharded")
-    assert main(_command(write_data(folder / "data"), models, folder / "out", *SHARDS)) == 0
+    assert main(build_command(write_data(folder / "data"), models, folder / "out", *SHARDS)) == 0
     return folder
 
 
@@ -45,12 +40,14 @@ def _launch(command, launcher=("-m",)):
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def test_size_of_shards_changes_nothing(sharded, models, tmp_path):  # noqa: F811
-    assert main(_command(sharded / "data", models, tmp_path / "out")) == 0
+def test_size_of_shards_changes_nothing(sharded, models, tmp_path):
+    assert main(build_command(sharded / "data", models, tmp_path / "out")) == 0
     for file in FILES[1:]:
         assert (tmp_path / "out" / file).read_bytes() == (sharded / "out" / file).read_bytes()
     shards = sorted((sharded / "out" / "regions").glob("*.parquet"))
-    assert len(shards) == 3 and pa.concat_tables(map(pq.read_table, shards)).to_pylist() == _read(tmp_path / "out")
+    assert len(shards) == 3 and pa.concat_tables(map(pq.read_table, shards)).to_pylist() == read_regions(
+        tmp_path / "out"
+    )
 
 
 def test_spans():
@@ -59,11 +56,11 @@ def test_spans():
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_ends_the_same(sharded, models, tmp_path):  # noqa: F811
+def test_killed_at_any_moment_it_ends_the_same(sharded, models, tmp_path):
     """SIGKILL at 20 random moments; no shard that was finished is made again."""
-    command, rng = _command(sharded / "data", models, tmp_path / "out", *SHARDS), random.Random(0)
+    command, rng = build_command(sharded / "data", models, tmp_path / "out", *SHARDS), random.Random(0)
     started, finished = time.monotonic(), {}
-    assert _launch(_command(sharded / "data", models, tmp_path / "whole", *SHARDS)).wait() == 0
+    assert _launch(build_command(sharded / "data", models, tmp_path / "whole", *SHARDS)).wait() == 0
     whole, kills = time.monotonic() - started, 0
     while kills < 20:
         process = _launch(command)
@@ -78,14 +75,14 @@ def test_killed_at_any_moment_it_ends_the_same(sharded, models, tmp_path):  # no
             shard = record.with_suffix(".parquet")
             assert finished.setdefault(shard, shard.stat().st_mtime_ns) == shard.stat().st_mtime_ns
         if break_now:
-            assert _everything(tmp_path / "out") == _everything(sharded / "out")
+            assert bytes_of_files(tmp_path / "out") == bytes_of_files(sharded / "out")
             subprocess.run(["rm", "-r", tmp_path / "out"], check=True)
             finished.clear()
     assert main(command) == 0
-    assert _everything(tmp_path / "out") == _everything(sharded / "out")
+    assert bytes_of_files(tmp_path / "out") == bytes_of_files(sharded / "out")
 
 
-def test_a_run_that_stopped_is_finished_without_making_shards_again(sharded, models, tmp_path, monkeypatch):  # noqa: F811
+def test_a_run_that_stopped_is_finished_without_making_shards_again(sharded, models, tmp_path, monkeypatch):
     """Interrupted in the second shard of captions; what is damaged on disk is found and made again."""
     from decodetr.pool_builder.captioner import Captioner
 
@@ -98,7 +95,7 @@ def test_a_run_that_stopped_is_finished_without_making_shards_again(sharded, mod
         return describe(self, crops, prepared)
 
     monkeypatch.setattr(Captioner, "describe", stops)
-    command = _command(sharded / "data", models, out, *SHARDS)
+    command = build_command(sharded / "data", models, out, *SHARDS)
     assert main(command) == 130
     made = {file: file.stat().st_mtime_ns for file in out.rglob("*.parquet")}
     assert len(list((out / "captions").glob("*.parquet"))) == 1 and not (out / "embeddings").exists()
@@ -106,13 +103,13 @@ def test_a_run_that_stopped_is_finished_without_making_shards_again(sharded, mod
     (out / "captions" / ".decodetr-staging-killed" / "captions-00001-of-00003.parquet").write_bytes(b"half")
     monkeypatch.setattr(Captioner, "describe", describe)
     assert main(command) == 0
-    assert _everything(out) == _everything(sharded / "out")
+    assert bytes_of_files(out) == bytes_of_files(sharded / "out")
     assert made == {file: file.stat().st_mtime_ns for file in made}
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no record"])
-def test_a_damaged_shard_is_made_again(sharded, models, tmp_path, caplog, damage):  # noqa: F811
-    command = _command(sharded / "data", models, tmp_path / "out", *SHARDS)
+def test_a_damaged_shard_is_made_again(sharded, models, tmp_path, caplog, damage):
+    command = build_command(sharded / "data", models, tmp_path / "out", *SHARDS)
     assert main(command) == 0
     shard = tmp_path / "out" / "embeddings" / "embeddings-00001-of-00003.parquet"
     content = shard.read_bytes()
@@ -124,15 +121,15 @@ def test_a_damaged_shard_is_made_again(sharded, models, tmp_path, caplog, damage
         (shard if damage == "gone" else shard.with_suffix(".json")).unlink()
     assert main(command) == 0
     assert damage == "no record" or f"{shard} is cut off, changed or missing; it is made again" in caplog.text
-    assert _everything(tmp_path / "out") == _everything(sharded / "out")
+    assert bytes_of_files(tmp_path / "out") == bytes_of_files(sharded / "out")
 
 
-def test_two_processes_build_the_same_pool(sharded, models, tmp_path):  # noqa: F811
+def test_two_processes_build_the_same_pool(sharded, models, tmp_path):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    process = _launch(_command(sharded / "data", models, tmp_path / "out", *SHARDS), torchrun)
+    process = _launch(build_command(sharded / "data", models, tmp_path / "out", *SHARDS), torchrun)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
-    assert _everything(tmp_path / "out") == _everything(sharded / "out")
+    assert bytes_of_files(tmp_path / "out") == bytes_of_files(sharded / "out")
 
 
 def test_the_shards_of_a_dead_rank_are_picked_up(tmp_path):
@@ -153,7 +150,7 @@ def test_the_shards_of_a_dead_rank_are_picked_up(tmp_path):
     assert StageFolder.open(tmp_path / "s", "s").read(3)["x"].to_pylist() == [3, 3]
 
 
-def test_stages_one_by_one_are_the_build(sharded, models, tmp_path, capsys):  # noqa: F811
+def test_stages_one_by_one_are_the_build(sharded, models, tmp_path, capsys):
     out, data = ["--output", str(tmp_path / "out")], ["--data", str(sharded / "data")]
     size, cpu = ["--batch-size", "4"], ["--device", "cpu"]
     assert main(["pool", "captions", *data, "--captioner", str(models / "llava"), *out]) == 1
@@ -167,11 +164,11 @@ def test_stages_one_by_one_are_the_build(sharded, models, tmp_path, capsys):  # 
     capsys.readouterr()
     assert main(["pool", "cluster", "--num-coarse", "5", "--num-fine", "3", *out]) == 0
     assert "M1 = 5, M2 = 3" in capsys.readouterr().out
-    mine, built = _everything(tmp_path / "out"), _everything(sharded / "out")
+    mine, built = bytes_of_files(tmp_path / "out"), bytes_of_files(sharded / "out")
     assert mine == built
 
 
-def test_pictures_that_cannot_be_read_are_left_out_and_named(sharded, models, tmp_path, capsys):  # noqa: F811
+def test_pictures_that_cannot_be_read_are_left_out_and_named(sharded, models, tmp_path, capsys):
     """Truncated, missing, of another size; while CMYK, 16-bit, palette and EXIF-turned ones are read."""
     data = write_data(tmp_path / "data")
     folder = data / "train"
@@ -185,7 +182,7 @@ def test_pictures_that_cannot_be_read_are_left_out_and_named(sharded, models, tm
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (80, 60), "red").save(folder / "7.png", exif=exif)
-    assert main(_command(data, models, tmp_path / "out", *SHARDS)) == 0
+    assert main(build_command(data, models, tmp_path / "out", *SHARDS)) == 0
     errors = capsys.readouterr().err
     assert "0.png (image id 10): expected a readable image" in errors and "3 images were left out" in errors
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -200,7 +197,7 @@ def test_pictures_that_cannot_be_read_are_left_out_and_named(sharded, models, tm
     assert counts["rows"] == sum(counts[k] for k in ("kept", "empty_caption", "no_embedding", "low_score"))
 
 
-def test_silent_captions_and_embeddings_that_are_not_numbers(sharded, models, tmp_path, monkeypatch):  # noqa: F811
+def test_silent_captions_and_embeddings_that_are_not_numbers(sharded, models, tmp_path, monkeypatch):
     from decodetr.pool_builder.captioner import Captioner
     from decodetr.pool_builder.embedder import ClipEmbedder
 
@@ -217,7 +214,7 @@ def test_silent_captions_and_embeddings_that_are_not_numbers(sharded, models, tm
 
     monkeypatch.setattr(Captioner, "describe", silent)
     monkeypatch.setattr(ClipEmbedder, "embed_images", broken)
-    assert main(_command(sharded / "data", models, tmp_path / "out", "--delta", "-1", *SHARDS)) == 0
+    assert main(build_command(sharded / "data", models, tmp_path / "out", "--delta", "-1", *SHARDS)) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     counts = report["regions"]
     assert report["captions"]["empty"] == counts["empty_caption"] > 2 and counts["no_embedding"] > 2
@@ -229,31 +226,31 @@ def test_silent_captions_and_embeddings_that_are_not_numbers(sharded, models, tm
     assert report["captions"]["cut"] == counts["rows"]  # this captioner never ends by itself
 
 
-def test_the_report_says_why_there_are_fewer_prototypes(sharded, models, tmp_path):  # noqa: F811
+def test_the_report_says_why_there_are_fewer_prototypes(sharded, models, tmp_path):
     more = ["--num-coarse", "7", "--num-fine", "5000"]
-    assert main(_command(sharded / "data", models, tmp_path / "out", *more)) == 0
+    assert main(build_command(sharded / "data", models, tmp_path / "out", *more)) == 0
     clusters = json.loads((tmp_path / "out" / "report.json").read_text())["clusters"]
     assert clusters["coarse"] == 7 and "fewer_coarse" not in clusters and 0 < clusters["fine"] < clusters["rows"]
     said = f"M2 is {clusters['fine']} instead of 5000: the captions carry no more clusters at any eps"
     assert clusters["fewer_fine"] == said
 
 
-def test_a_shard_without_any_region(sharded, models, tmp_path):  # noqa: F811
+def test_a_shard_without_any_region(sharded, models, tmp_path):
     """The images of the second group have no annotation, and nothing proposes."""
     data = write_data(tmp_path / "data")
     file = data / "annotations" / "train.json"
     content = json.loads(file.read_text())
     content["annotations"] = [row for row in content["annotations"] if not 14 <= row["image_id"] < 18]
     file.write_text(json.dumps(content))
-    assert main(_command(data, models, tmp_path / "out", "--max-proposals", "0", "--delta", "-1", *SHARDS)) == 0
+    assert main(build_command(data, models, tmp_path / "out", "--max-proposals", "0", "--delta", "-1", *SHARDS)) == 0
     shards = sorted((tmp_path / "out" / "regions").glob("*.parquet"))
     assert [pq.read_metadata(shard).num_rows for shard in shards] == [8, 0, 4]
     assert len(RegionTable.load(tmp_path / "out" / "regions")) == 12
 
 
-def test_keep_share(sharded, models, tmp_path):  # noqa: F811
-    assert main(_command(sharded / "data", models, tmp_path / "out", "--keep-share", "0.25")) == 0
-    rows = _read(tmp_path / "out")
+def test_keep_share(sharded, models, tmp_path):
+    assert main(build_command(sharded / "data", models, tmp_path / "out", "--keep-share", "0.25")) == 0
+    rows = read_regions(tmp_path / "out")
     scores = sorted((row["clip_score"] for row in rows), reverse=True)
     kept = [row["clip_score"] for row in rows if row["kept"]]
     assert len(kept) == pytest.approx(len(rows) / 4, abs=2) and min(kept) == scores[len(kept) - 1]

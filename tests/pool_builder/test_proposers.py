@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torchvision
+from helpers.pool_data import write_data
+from helpers.tiny_models import tiny_config
 from PIL import Image
-from test_pool_builder import write_data
-from tiny_models import tiny_config
 from torchvision.ops import box_iou
 
 from decodetr.pool_builder.proposers import DetectorProposer, GridProposer, RpnProposer, proposer_model

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_models import tiny_batch, tiny_model
 from PIL import Image
-from tiny_models import tiny_batch, tiny_model
 
 from decodetr import DeCoDetrImageProcessor
 from decodetr.processing import RegionTable

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_teachers import write_tiny_clip, write_tiny_siglip
 from safetensors.torch import load_file
-from tiny_teachers import write_tiny_clip, write_tiny_siglip
 from torch.nn import functional as F
 from transformers import AutoModel, CLIPModel, CLIPProcessor, LlavaForConditionalGeneration
 

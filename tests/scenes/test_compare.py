@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import pytest
 import torch
-from tiny_models import tiny_model
-from tiny_teachers import write_tiny_clip, write_tiny_llava
+from helpers.tiny_models import tiny_model
+from helpers.tiny_teachers import write_tiny_clip, write_tiny_llava
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool
 from decodetr.cli import main

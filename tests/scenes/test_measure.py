@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_model
+from helpers.tiny_models import tiny_model
 from torch.nn import functional as F
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool, Vocabulary
@@ -143,7 +143,7 @@ def test_ceiling_is_100_for_an_oracle_and_counts_only_found_boxes(world, model, 
 
 
 def test_table_and_command(world, model, tmp_path, monkeypatch, capsys):
-    from tiny_teachers import write_tiny_clip
+    from helpers.tiny_teachers import write_tiny_clip
 
     from decodetr.cli import main
 

@@ -5,11 +5,11 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers.html_pages import Page
+from helpers.tiny_models import tiny_model
+from helpers.tiny_teachers import write_tiny_clip, write_tiny_llava
 from PIL import Image
 from safetensors.torch import load_file
-from test_html_report import Page
-from tiny_models import tiny_model
-from tiny_teachers import write_tiny_clip, write_tiny_llava
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
 from decodetr.cli import main

@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 import torch
+from helpers.tiny_models import tiny_model
 from safetensors.torch import load_file
-from tiny_models import tiny_model
 from torch.nn import functional as F
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary

@@ -7,9 +7,9 @@ import pytest
 import timm
 import torch
 import yaml
+from helpers.tiny_models import TINY_DETECTORS, tiny_config
 from safetensors.torch import load_file, save_file
 from standin import write_standin
-from tiny_models import TINY_DETECTORS, tiny_config
 
 from decodetr import DeCoDetrForObjectDetection
 from decodetr.cli import main

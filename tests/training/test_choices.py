@@ -5,16 +5,10 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
+from helpers.situations import FINE_TUNE, LOCALIZATION, SEMANTIC
 from transformers.trainer_utils import SchedulerType
 
-from decodetr.training.choices import NEW, PRETRAINED, TRAINED, Situation, choose, steps
-
-SEMANTIC = Situation(
-    streams="semantic", detector=PRETRAINED, semantics=NEW, images=1600, width=96, side=160, pretrained_backbone=True,
-    cached=True, augmented=True,
-)  # fmt: skip
-LOCALIZATION = replace(SEMANTIC, streams="localization", detector=NEW, pretrained_backbone=False, cached=False)
-FINE_TUNE = replace(SEMANTIC, streams="joint", detector=TRAINED, semantics=TRAINED, cached=False)
+from decodetr.training.choices import NEW, PRETRAINED, choose, steps
 
 
 def _choose(situation, **given):

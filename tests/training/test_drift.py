@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from test_train_start import words  # noqa: F401 (a fixture)
 
 from decodetr import DeCoDetrForObjectDetection, PrototypePool
 from decodetr.cli import main
@@ -28,13 +27,13 @@ def test_by_hand():
     assert drift["mean_cosine_between"] == [_pool(0, 60, 180).mean_cosine(), _pool(0, 20, 190).mean_cosine()]
 
 
-def test_the_trainer_writes_it_where_the_pool_moves(words, tmp_path):  # noqa: F811
-    config = ["--config", words[words.index("--data") + 1] + "/config.yaml", "--streams", "semantic"]
+def test_the_trainer_writes_it_where_the_pool_moves(one_step, tmp_path):
+    config = ["--config", one_step[one_step.index("--data") + 1] + "/config.yaml", "--streams", "semantic"]
     moves = ["--set", "pool_momentum=0.5", "pool_update=stable", "--output_dir", str(tmp_path / "moved")]
-    assert main([*words, *config, *moves]) == 0
+    assert main([*one_step, *config, *moves]) == 0
     drift = json.loads((tmp_path / "moved" / "pool_drift.json").read_text())
-    before = PrototypePool.from_pretrained(words[words.index("--pool") + 1])
+    before = PrototypePool.from_pretrained(one_step[one_step.index("--pool") + 1])
     after = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "moved").prototype_pool
     assert drift == pool_drift(before, after) and 0 < drift["mean_cosine"] < 1 - 1e-6
     frozen = [*config, "--output_dir", str(tmp_path / "frozen")]
-    assert main([*words, *frozen]) == 0 and not (tmp_path / "frozen" / "pool_drift.json").exists()
+    assert main([*one_step, *frozen]) == 0 and not (tmp_path / "frozen" / "pool_drift.json").exists()

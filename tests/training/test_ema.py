@@ -4,8 +4,8 @@ import logging
 
 import pytest
 import torch
+from helpers.trainings import make_trainer, same_state, state_of
 from safetensors.torch import load_file
-from test_train import _equal, _state, _trainer, scenes  # noqa: F401  (a fixture)
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainingArguments
 from decodetr.training.ema import FILE, WeightAverage
@@ -33,8 +33,8 @@ def test_the_average_follows_the_weights():
     assert torch.allclose(average.averages["weight"], torch.tensor([[1.19, 1.62]]))
 
 
-def test_evaluation_and_the_saved_model_see_the_average(scenes, tmp_path):  # noqa: F811
-    trainer = _trainer(scenes, tmp_path, ema_decay=0.5, eval_strategy="steps", eval_steps=2, **SAVING)
+def test_evaluation_and_the_saved_model_see_the_average(scenes, tmp_path):
+    trainer = make_trainer(scenes, tmp_path, ema_decay=0.5, eval_strategy="steps", eval_steps=2, **SAVING)
     weights = {}  # by step: what the average should be, and what evaluation saw
     expected = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
     step_pool, results = trainer.step_pool, trainer._prepare_inputs
@@ -47,7 +47,7 @@ def test_evaluation_and_the_saved_model_see_the_average(scenes, tmp_path):  # no
 
     def spy_inputs(batch):
         if not trainer.model.training:
-            weights[trainer.state.global_step] = _state(trainer.model)
+            weights[trainer.state.global_step] = state_of(trainer.model)
         return results(batch)
 
     trainer.step_pool, trainer._prepare_inputs = spy_step, spy_inputs
@@ -59,7 +59,7 @@ def test_evaluation_and_the_saved_model_see_the_average(scenes, tmp_path):  # no
         assert torch.equal(final[name], weights[4][name])  # the trained model is the averaged one
     trainer.save_model()
     saved, own = (DeCoDetrForObjectDetection.from_pretrained(tmp_path / f) for f in (".", "checkpoint-4"))
-    assert _equal(_state(saved.detector), _state(trainer.model.detector))
+    assert same_state(state_of(saved.detector), state_of(trainer.model.detector))
     averages = load_file(tmp_path / "checkpoint-4" / FILE)
     own = dict(own.named_parameters())
     assert averages.keys() == expected.keys()
@@ -68,27 +68,27 @@ def test_evaluation_and_the_saved_model_see_the_average(scenes, tmp_path):  # no
     assert any(not torch.equal(average, own[name]) for name, average in averages.items())
 
 
-def test_a_resume_is_exact_and_warns_without_an_average(scenes, tmp_path, caplog):  # noqa: F811
-    whole = _trainer(scenes, tmp_path / "whole", ema_decay=0.9, **SAVING)
+def test_a_resume_is_exact_and_warns_without_an_average(scenes, tmp_path, caplog):
+    whole = make_trainer(scenes, tmp_path / "whole", ema_decay=0.9, **SAVING)
     whole.train()
-    resumed = _trainer(scenes, tmp_path / "other", ema_decay=0.9, **SAVING)
+    resumed = make_trainer(scenes, tmp_path / "other", ema_decay=0.9, **SAVING)
     resumed.train(str(tmp_path / "whole/checkpoint-2"))
-    assert _equal(_state(whole.model), _state(resumed.model))
+    assert same_state(state_of(whole.model), state_of(resumed.model))
     one, other = (load_file(tmp_path / run / "checkpoint-4" / FILE) for run in ("whole", "other"))
-    assert _equal(one, other)
+    assert same_state(one, other)
     with caplog.at_level(logging.WARNING):
         (tmp_path / "whole/checkpoint-2/complete.json").write_text("{}")
         (tmp_path / "whole/checkpoint-2" / FILE).unlink()
-        _trainer(scenes, tmp_path / "third", ema_decay=0.9, **SAVING).train(str(tmp_path / "whole/checkpoint-2"))
+        make_trainer(scenes, tmp_path / "third", ema_decay=0.9, **SAVING).train(str(tmp_path / "whole/checkpoint-2"))
     assert f"has no {FILE}: the average starts from the weights" in caplog.text
     average = WeightAverage(whole.model.semantic_stream, 0.9)
     with pytest.raises(ValueError, match="expected averages of the .* parameters that this run trains"):
         average.load(tmp_path / "other/checkpoint-4")
 
 
-def test_the_best_checkpoint_brings_its_average(scenes, tmp_path):  # noqa: F811
+def test_the_best_checkpoint_brings_its_average(scenes, tmp_path):
     args = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "ema_decay": 0.5}
-    trainer = _trainer(scenes, tmp_path, **SAVING, **args, metric_for_best_model="eval_score")
+    trainer = make_trainer(scenes, tmp_path, **SAVING, **args, metric_for_best_model="eval_score")
     evaluate, scores = trainer.evaluate, iter((0.9, 0.1))
     trainer.evaluate = lambda **kwargs: {**evaluate(**kwargs), "eval_score": next(scores)}
     trainer.train()

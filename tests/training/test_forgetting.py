@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_pool_builder import BASE, NOVEL
-from test_settings import _train, world  # noqa: F401 (a fixture)
+from helpers.pool_data import BASE, NOVEL
+from helpers.settings_runs import two_steps
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
 from decodetr.evaluation.loop import evaluate_model
@@ -18,7 +18,7 @@ from decodetr.training.self_regions import self_regions
 
 
 @pytest.fixture(scope="module")
-def sure(world, tmp_path_factory):  # noqa: F811
+def sure(world, tmp_path_factory):
     """The world's model, with an objectness that makes its boxes regions."""
     model = DeCoDetrForObjectDetection.from_pretrained(world / "model")
     with torch.no_grad():
@@ -34,7 +34,7 @@ def _load(folder):
     return DeCoDetrForObjectDetection.from_pretrained(folder).eval()
 
 
-def _data(world):  # noqa: F811
+def _data(world):
     return CocoAnnotations.load(world / "data/annotations/train.json")
 
 
@@ -56,11 +56,11 @@ def test_groups_and_table():
     assert report.has_held_out()
 
 
-def test_a_fine_tune_reports_both_ends(world, sure, tmp_path):  # noqa: F811
+def test_a_fine_tune_reports_both_ends(world, sure, tmp_path):
     """Before and after are what an evaluation of the two models says; held-out names are those without annotation."""
     annotations = str(world / "data/annotations/train.json")
     more = ("--model", str(sure), "--val-annotations", annotations, "--learning_rate", "1e-3")
-    assert _train(world, tmp_path, *more) == 0
+    assert two_steps(world, tmp_path, *more) == 0
     report, coco = json.loads((tmp_path / "forgetting.json").read_text()), _data(world)
     assert set(report["trained_names"]) == set(BASE)
     processor = DeCoDetrImageProcessor.from_pretrained(sure)
@@ -75,35 +75,35 @@ def test_a_fine_tune_reports_both_ends(world, sure, tmp_path):  # noqa: F811
     assert "The starting point and the trained model; held-out names: " in card
 
 
-def test_a_run_that_starts_again_trains_the_same(world, sure, tmp_path):  # noqa: F811
+def test_a_run_that_starts_again_trains_the_same(world, sure, tmp_path):
     """What was measured before is kept, and measuring moves no random number."""
     more = ("--model", str(sure), "--val-annotations", str(world / "data/annotations/train.json"))
-    assert _train(world, tmp_path, *more) == 0
+    assert two_steps(world, tmp_path, *more) == 0
     first, report = _load(tmp_path).state_dict(), json.loads((tmp_path / "forgetting.json").read_text())
     report["before"]["AP50_trained"] = 12.5
     (tmp_path / "forgetting.json").write_text(json.dumps(report))
-    assert _train(world, tmp_path, *more) == 0
+    assert two_steps(world, tmp_path, *more) == 0
     assert json.loads((tmp_path / "forgetting.json").read_text())["before"]["AP50_trained"] == 12.5
     second = _load(tmp_path).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert _train(world, tmp_path, *more, "--names-split", "none") == 0  # other names: measured again
+    assert two_steps(world, tmp_path, *more, "--names-split", "none") == 0  # other names: measured again
     assert json.loads((tmp_path / "forgetting.json").read_text())["before"].get("AP50_trained") != 12.5
 
 
-def test_held_out_data(world, sure, tmp_path):  # noqa: F811
+def test_held_out_data(world, sure, tmp_path):
     """A data set of its own for held-out names; without its names in training there is nothing else to measure."""
     held_out = tmp_path / "held_out/annotations"
     held_out.mkdir(parents=True)
     (held_out / "val.json").write_text((world / "data/annotations/train.json").read_text())
     (tmp_path / "held_out/val").symlink_to(world / "data/train")
     more = ("--model", str(sure), "--held-out-data", str(tmp_path / "held_out"))
-    assert _train(world, tmp_path / "run", *more) == 0
+    assert two_steps(world, tmp_path / "run", *more) == 0
     report = json.loads((tmp_path / "run/forgetting.json").read_text())
     assert set(report["before"]) == set(report["after"]) == {"AP_held_out", "AP50_held_out"}
     assert report["data"] == str(tmp_path / "held_out")
 
 
-def test_own_regions_teach_what_the_model_says(world, sure):  # noqa: F811
+def test_own_regions_teach_what_the_model_says(world, sure):
     """Boxes are the model's, apart from annotated ones; as CLIP's distribution, an embedding gives its own scores."""
     model, coco = _load(sure), _data(world)
     processor = DeCoDetrImageProcessor.from_pretrained(sure)
@@ -131,7 +131,7 @@ def test_own_regions_teach_what_the_model_says(world, sure):  # noqa: F811
     assert torch.allclose(torch.from_numpy(found["text_embeds"]), pool, atol=1e-3)  # kept in float16
 
 
-def test_processes_share_the_images(world, sure):  # noqa: F811
+def test_processes_share_the_images(world, sure):
     model, coco = _load(sure), _data(world)
     processor = DeCoDetrImageProcessor.from_pretrained(sure)
     import decodetr.training.self_regions as module
@@ -156,12 +156,12 @@ def test_processes_share_the_images(world, sure):  # noqa: F811
         (("--replay-data", "data"), "--replay-data and --replay-regions go together"),
     ],
 )
-def test_what_does_not_go_together(world, tmp_path, capsys, more, message):  # noqa: F811
-    assert _train(world, tmp_path, *more) == 1
+def test_what_does_not_go_together(world, tmp_path, capsys, more, message):
+    assert two_steps(world, tmp_path, *more) == 1
     assert message in capsys.readouterr().err
 
 
-def test_replay(world, tmp_path):  # noqa: F811
+def test_replay(world, tmp_path):
     """Images that have regions come back, without annotations of other names, augmented with the others."""
     coco, regions = _data(world), RegionTable.load(world / "regions")
     processor = DeCoDetrImageProcessor(size={"height": 64, "width": 64})
@@ -180,11 +180,11 @@ def test_replay(world, tmp_path):  # noqa: F811
     assert torch.equal(plain[4]["pixel_values"], drawn[1]["pixel_values"])
     assert not torch.equal(joined[4]["pixel_values"], plain[4]["pixel_values"])
     more = ("--replay-data", str(world / "data"), "--replay-regions", str(world / "regions"), "--replay-images", "4")
-    assert _train(world, tmp_path, *more, "--streams", "semantic", "--cache_features", "true") == 0
+    assert two_steps(world, tmp_path, *more, "--streams", "semantic", "--cache_features", "true") == 0
     assert _load(tmp_path).config.training_info["replay_data"] == str(world / "data")
 
 
-def test_new_names_join_the_old_ones(world, tmp_path, capsys):  # noqa: F811
+def test_new_names_join_the_old_ones(world, tmp_path, capsys):
     """A category that the model has no name for is embedded by the text model that made the others."""
     data = tmp_path / "data"
     (data / "annotations").mkdir(parents=True)
@@ -193,7 +193,7 @@ def test_new_names_join_the_old_ones(world, tmp_path, capsys):  # noqa: F811
     document["categories"][0]["name"] = "crème brûlée, burnt"
     (data / "annotations/train.json").write_text(json.dumps(document))
     more = ("--data", str(data), "--val-share", "0.3")
-    assert _train(world, tmp_path / "run", *more) == 0
+    assert two_steps(world, tmp_path / "run", *more) == 0
     model, old = _load(tmp_path / "run"), _load(world / "model")
     assert model.vocabulary.names == [*old.vocabulary.names, "crème brûlée, burnt"]
     n = len(old.vocabulary)
@@ -203,7 +203,7 @@ def test_new_names_join_the_old_ones(world, tmp_path, capsys):  # noqa: F811
     assert "eval_AP50_trained" in metrics
 
 
-def test_categories_without_a_box_are_not_trained_names(world, tmp_path):  # noqa: F811
+def test_categories_without_a_box_are_not_trained_names(world, tmp_path):
     """A subset that lists all categories: those that it has no object of are held out, and not taken for absent."""
     data = tmp_path / "data"
     (data / "annotations").mkdir(parents=True)
@@ -215,12 +215,12 @@ def test_categories_without_a_box_are_not_trained_names(world, tmp_path):  # noq
     document["annotations"] = [row for row in document["annotations"] if row["category_id"] == cat]
     (data / "annotations/train.json").write_text(json.dumps(document))
     val = ("--val-annotations", str(data / "annotations/val.json"))
-    assert _train(world, tmp_path / "run", "--data", str(data), *val) == 0
+    assert two_steps(world, tmp_path / "run", "--data", str(data), *val) == 0
     report = json.loads((tmp_path / "run/forgetting.json").read_text())
     assert report["trained_names"] == BASE[:1] and "AP50_held_out" in report["before"]
     assert _load(tmp_path / "run").config.training_info["annotated_names"] == BASE[:1]
 
 
-def test_a_share_for_validation_keeps_novel_names(world, tmp_path):  # noqa: F811
-    assert _train(world, tmp_path, "--val-share", "0.3") == 0
+def test_a_share_for_validation_keeps_novel_names(world, tmp_path):
+    assert two_steps(world, tmp_path, "--val-share", "0.3") == 0
     assert "eval_AP50_novel" in json.loads((tmp_path / "eval_results.json").read_text())

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader, skip_first_batches
+from helpers.trainings import train_command
 from safetensors.torch import load_file
-from test_train import _command, scenes  # noqa: F401  (a fixture)
 
 from decodetr.cli import main
 from decodetr.training.checkpoints import MARK, mark, problem, to_resume
@@ -29,8 +29,8 @@ OPTIONS = [
 LAST = f"checkpoint-{STEPS}"
 
 
-def _options(scenes, output, *more):  # noqa: F811
-    command = _command(scenes, output, *OPTIONS, *more)
+def _options(scenes, output, *more):
+    command = train_command(scenes, output, *OPTIONS, *more)
     # The last of two equal words counts for argparse, so the batch size above is that of OPTIONS.
     file = command[command.index("--config") + 1]
     text = Path(file).read_text(encoding="utf-8")
@@ -94,7 +94,7 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def whole(scenes, tmp_path_factory):  # noqa: F811
+def whole(scenes, tmp_path_factory):
     """The uninterrupted run."""
     output = tmp_path_factory.mktemp("whole") / "run"
     assert main(_options(scenes, output)) == 0
@@ -104,7 +104,7 @@ def whole(scenes, tmp_path_factory):  # noqa: F811
     return output
 
 
-def test_killed_while_a_checkpoint_is_written(scenes, whole, tmp_path, capsys, caplog):  # noqa: F811
+def test_killed_while_a_checkpoint_is_written(scenes, whole, tmp_path, capsys, caplog):
     output = tmp_path / "run"
     command = _options(scenes, output, "--resume_from_checkpoint", "auto")
     process = _start(command)
@@ -119,7 +119,7 @@ def test_killed_while_a_checkpoint_is_written(scenes, whole, tmp_path, capsys, c
 
 
 @pytest.mark.slow
-def test_killed_at_many_moments(scenes, whole, tmp_path):  # noqa: F811
+def test_killed_at_many_moments(scenes, whole, tmp_path):
     output, moments = tmp_path / "run", random.Random(0)
     command = _options(scenes, output, "--resume_from_checkpoint", "auto")
     kills, reached = 0, set()

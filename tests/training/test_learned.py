@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from test_choices import FINE_TUNE, LOCALIZATION, SEMANTIC
+from helpers.situations import FINE_TUNE, LOCALIZATION, SEMANTIC
 
 from decodetr.training.learned import doubts
 

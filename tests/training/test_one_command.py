@@ -6,9 +6,8 @@ import json
 import os
 
 import pytest
-from card_snippets import run_snippets
-from test_settings import world  # noqa: F401 (a fixture)
-from test_sources import NAMES, hub_dataset, picture, write_coco, write_yolo
+from helpers.card_snippets import run_snippets
+from helpers.data_forms import NAMES, hub_dataset, picture, write_coco, write_yolo
 from transformers import pipeline
 
 import decodetr
@@ -16,7 +15,7 @@ from decodetr.cli import main
 
 
 @pytest.fixture(scope="module")
-def trained(world, tmp_path_factory):  # noqa: F811
+def trained(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("forms")
     write_coco(folder / "coco")
     write_yolo(folder / "yolo")

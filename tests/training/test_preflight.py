@@ -1,7 +1,6 @@
 """`decodetr train` refuses what cannot work before it reads data or a model, all problems at once."""
 
 import json
-import shutil
 import sys
 import time
 from types import SimpleNamespace
@@ -9,50 +8,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from test_pool_builder import BASE, NOVEL, write_data
-from tiny_models import tiny_config, tiny_model
-from tiny_teachers import write_tiny_clip
+from helpers.pool_data import BASE, NOVEL, WHOLE
+from helpers.tiny_models import tiny_config
 
 import decodetr.train
 import decodetr.training.preflight
-from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
+from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, Vocabulary
 from decodetr.annotations.names_ahead import names_ahead
 from decodetr.cli import main
 
-WHOLE = [*BASE, *NOVEL]
 
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Data, two CLIPs of widths 8 and 12, and a model, a pool and a vocabulary of the first."""
-    folder = tmp_path_factory.mktemp("preflight")
-    data = write_data(folder / "data")
-    shutil.copytree(data / "train", data / "val")
-    document = json.loads((data / "annotations/train.json").read_text())
-    (data / "annotations/val.json").write_text(json.dumps(document))
-    for name, width in (("clip", 8), ("other-clip", 12)):
-        write_tiny_clip(folder / name, dim=width)
-    names = Vocabulary.from_text_model(WHOLE, str(folder / "clip"))
-    names.save_pretrained(folder / "vocabulary")
-    names.select(BASE).save_pretrained(folder / "base")
-    Vocabulary.from_text_model(WHOLE, str(folder / "other-clip")).save_pretrained(folder / "other-vocabulary")
-    pool = PrototypePool.random(4, 0, 8, torch.Generator().manual_seed(0))
-    pool.info = {key: names.info[key] for key in ("encoder", "encoder_fingerprint")}
-    pool.save_pretrained(folder / "pool")
-    model = tiny_model(names=WHOLE, embedding_dim=8, num_coarse_prototypes=4, num_fine_prototypes=0)
-    model.set_pool(pool, names)
-    model.save_pretrained(folder / "model")
-    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "model")
-    detector = tiny_model("detr").detector
-    detector.save_pretrained(folder / "detector")
-    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "detector")
-    return folder
-
-
-def _train(world, output, *more, start=("--model", "model")):
+def _train(two_clips, output, *more, start=("--model", "model")):
     """A run of one step; what `more` says wins."""
     return main([
-        "train", "--data", str(world / "data"), start[0], str(world / start[1]), "--output_dir", str(output),
+        "train", "--data", str(two_clips / "data"), start[0], str(two_clips / start[1]), "--output_dir", str(output),
         "--names-split", "none", "--max_steps", "1", "--per_device_train_batch_size", "2", "--report_to", "none",
         "--save_strategy", "no", "--use_cpu", "true", "--disable_tqdm", "true", "--regions", "none",
         "--val-annotations", "none", *map(str, more),
@@ -60,7 +29,7 @@ def _train(world, output, *more, start=("--model", "model")):
 
 
 @pytest.fixture
-def refused(world, tmp_path, monkeypatch, capsys):
+def refused(two_clips, tmp_path, monkeypatch, capsys):
     """A function: the message of a run that is refused before anything is read and anything is written."""
 
     def read(*_):
@@ -70,7 +39,7 @@ def refused(world, tmp_path, monkeypatch, capsys):
 
     def message(*more, **options):
         capsys.readouterr()
-        assert _train(world, tmp_path / "run", *more, **options) == 1
+        assert _train(two_clips, tmp_path / "run", *more, **options) == 1
         assert not (tmp_path / "run").exists()
         return capsys.readouterr().err
 
@@ -91,27 +60,28 @@ EVALUATED = ("--val-annotations", "VAL", "--eval_strategy", "steps", "--eval_ste
         (["--metric_for_best_model", "recall", "--streams", "localization"], "give one of eval_class_agnostic_AP50"),
     ],
 )
-def test_a_metric_that_no_evaluation_gives_is_refused(world, refused, more, words):
-    evaluated = [str(world / "data/annotations/val.json") if word == "VAL" else word for word in EVALUATED]
+def test_a_metric_that_no_evaluation_gives_is_refused(two_clips, refused, more, words):
+    evaluated = [str(two_clips / "data/annotations/val.json") if word == "VAL" else word for word in EVALUATED]
     assert words in refused(*evaluated, "--load_best_model_at_end", "true", *more)
 
 
 @pytest.mark.parametrize(("streams", "metric"), [("joint", "eval_AP50"), ("localization", "eval_class_agnostic_AP50")])
-def test_the_best_model_is_chosen_by_a_metric_that_there_is(world, tmp_path, caplog, streams, metric):
-    evaluated = [str(world / "data/annotations/val.json") if word == "VAL" else word for word in EVALUATED]
-    assert _train(world, tmp_path, *evaluated, "--load_best_model_at_end", "true", "--streams", streams) == 0
+def test_the_best_model_is_chosen_by_a_metric_that_there_is(two_clips, tmp_path, caplog, streams, metric):
+    evaluated = [str(two_clips / "data/annotations/val.json") if word == "VAL" else word for word in EVALUATED]
+    assert _train(two_clips, tmp_path, *evaluated, "--load_best_model_at_end", "true", "--streams", streams) == 0
     assert f"the best checkpoint by {metric}" in caplog.text
     state = json.loads((tmp_path / "trainer_state.json").read_text())
     assert state["best_model_checkpoint"].endswith("checkpoint-1") and state["best_metric"] is not None
 
 
-def test_with_novel_names_the_best_model_is_chosen_by_the_others(world, refused, tmp_path, monkeypatch):
-    split = world / "split.json"
+def test_with_novel_names_the_best_model_is_chosen_by_the_others(two_clips, refused, tmp_path, monkeypatch):
+    split = two_clips / "split.json"
     split.write_text(json.dumps({"base": dict(enumerate(BASE)), "novel": dict(enumerate(NOVEL))}))
     seen = {}
     monkeypatch.setattr(decodetr.train.TrainingRun, "run", lambda self: seen.update(args=self.training))
-    evaluated = [str(world / "data/annotations/val.json") if word == "VAL" else word for word in EVALUATED]
-    assert _train(world, tmp_path / "run", *evaluated, "--load_best_model_at_end", "true", "--names-split", split) == 0
+    evaluated = [str(two_clips / "data/annotations/val.json") if word == "VAL" else word for word in EVALUATED]
+    words = [*evaluated, "--load_best_model_at_end", "true", "--names-split", split]
+    assert _train(two_clips, tmp_path / "run", *words) == 0
     assert seen["args"].metric_for_best_model == "eval_AP50_base" and seen["args"].greater_is_better
 
 
@@ -192,10 +162,10 @@ def test_a_mistyped_starting_point_is_told_at_once(refused, option, what):
         (["--set", "nms_uoi=0.5"], "did you mean 'nms_iou'"),
     ],
 )  # fmt: skip
-def test_options_that_do_not_go_together_are_refused(world, refused, more, words):
-    captions = world / "captions.json"
+def test_options_that_do_not_go_together_are_refused(two_clips, refused, more, words):
+    captions = two_clips / "captions.json"
     captions.write_text("{}")
-    places = {"CAPTIONS": captions, "DATA": world / "data", "VAL": world / "data/annotations/val.json"}
+    places = {"CAPTIONS": captions, "DATA": two_clips / "data", "VAL": two_clips / "data/annotations/val.json"}
     assert words in refused(*(places.get(word, word) for word in more))
 
 
@@ -206,25 +176,27 @@ def test_all_problems_are_told_together(refused):
         assert f"- {words}" in error
 
 
-def test_an_output_that_is_a_file_is_refused(world, tmp_path, capsys):
+def test_an_output_that_is_a_file_is_refused(two_clips, tmp_path, capsys):
     file = tmp_path / "file"
     file.write_text("mine")
     for place in (file, file / "below"):
-        assert _train(world, place) == 1
+        assert _train(two_clips, place) == 1
         assert "expected a folder, got a file" in capsys.readouterr().err
     assert file.read_text() == "mine"
 
 
-def test_options_without_effect_are_said(world, tmp_path, caplog):
+def test_options_without_effect_are_said(two_clips, tmp_path, caplog):
     more = ["--freeze_backbone", "true", "--backbone_learning_rate", "1e-5"]
-    assert _train(world, tmp_path, *more, "--streams", "localization", "--semantic_learning_rate", "1e-3") == 0
+    assert _train(two_clips, tmp_path, *more, "--streams", "localization", "--semantic_learning_rate", "1e-3") == 0
     for option in ("backbone_learning_rate", "semantic_learning_rate"):
         assert f"--{option} has no effect" in caplog.text
     assert "Chosen by default: " in caplog.text and "1 steps on cpu" in caplog.text
 
 
-def test_validation_names_without_an_embedding_are_refused_before_training_data_are_read(world, refused):
-    error = refused("--deploy-vocabulary", world / "base", "--val-annotations", world / "data/annotations/val.json")
+def test_validation_names_without_an_embedding_are_refused_before_training_data_are_read(two_clips, refused):
+    error = refused(
+        "--deploy-vocabulary", two_clips / "base", "--val-annotations", two_clips / "data/annotations/val.json"
+    )
     assert "2 names of the validation data" in error and "'cup', 'yak'" in error and "--deploy-vocabulary" in error
 
 
@@ -244,38 +216,38 @@ def test_names_of_categories_without_reading_the_file(tmp_path, text, names):
     assert names_ahead(tmp_path / "file.json") == names
 
 
-def test_validation_names_without_an_embedding_are_refused_before_a_step(world, tmp_path, monkeypatch, capsys):
+def test_validation_names_without_an_embedding_are_refused_before_a_step(two_clips, tmp_path, monkeypatch, capsys):
     """Also where the annotation files do not say them ahead."""
     monkeypatch.setattr(decodetr.training.preflight, "names_ahead", lambda file: None)
     monkeypatch.setattr(decodetr.train, "try_step", lambda *_: pytest.fail("a step was tried"))
-    more = ["--deploy-vocabulary", world / "base", "--val-annotations", world / "data/annotations/val.json"]
-    assert _train(world, tmp_path, *more) == 1
+    more = ["--deploy-vocabulary", two_clips / "base", "--val-annotations", two_clips / "data/annotations/val.json"]
+    assert _train(two_clips, tmp_path, *more) == 1
     error = capsys.readouterr().err
     assert "2 names of the validation data" in error and "'cup', 'yak'" in error and "--deploy-vocabulary" in error
 
 
-def test_a_metric_without_a_value_is_refused_before_a_step(world, tmp_path, monkeypatch, capsys):
+def test_a_metric_without_a_value_is_refused_before_a_step(two_clips, tmp_path, monkeypatch, capsys):
     """The novel names of the split have no object in the validation data."""
-    document = json.loads((world / "data/annotations/val.json").read_text())
+    document = json.loads((two_clips / "data/annotations/val.json").read_text())
     novel = {row["id"] for row in document["categories"] if row["name"] in NOVEL}
     document["annotations"] = [row for row in document["annotations"] if row["category_id"] not in novel]
     document["info"] = {"image_folder": "val"}
-    (world / "data/annotations/few.json").write_text(json.dumps(document))
-    split = world / "split.json"
+    (two_clips / "data/annotations/few.json").write_text(json.dumps(document))
+    split = two_clips / "split.json"
     split.write_text(json.dumps({"base": dict(enumerate(BASE)), "novel": dict(enumerate(NOVEL))}))
-    evaluated = [str(world / "data/annotations/few.json") if word == "VAL" else word for word in EVALUATED]
+    evaluated = [str(two_clips / "data/annotations/few.json") if word == "VAL" else word for word in EVALUATED]
     more = ["--load_best_model_at_end", "true", "--metric_for_best_model", "AP50_novel", "--allow-seen-novel"]
-    assert _train(world, tmp_path, *evaluated, *more, "--names-split", split) == 1
+    assert _train(two_clips, tmp_path, *evaluated, *more, "--names-split", split) == 1
     assert "the validation data have no object of novel names" in capsys.readouterr().err
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
-def test_a_disk_without_room_is_refused_with_the_numbers(world, tmp_path, monkeypatch, capsys):
+def test_a_disk_without_room_is_refused_with_the_numbers(two_clips, tmp_path, monkeypatch, capsys):
     free = SimpleNamespace(free=1000)
     monkeypatch.setattr("decodetr.utils.preflight.shutil.disk_usage", lambda _: free)
     monkeypatch.setattr(decodetr.train, "try_step", lambda *_: pytest.fail("a step was tried"))
     more = ["--save_strategy", "steps", "--save_steps", "1", "--max_steps", "3"]
-    assert _train(world, tmp_path, *more) == 1
+    assert _train(two_clips, tmp_path, *more) == 1
     error = capsys.readouterr().err
     assert "and 3 checkpoints of" in error and "1.0 kB are free there" in error and "--save_total_limit 1" in error
 
@@ -283,30 +255,30 @@ def test_a_disk_without_room_is_refused_with_the_numbers(world, tmp_path, monkey
 # The step
 
 
-def test_a_model_that_cannot_make_a_step_is_refused_before_the_first(world, tmp_path, monkeypatch, capsys):
+def test_a_model_that_cannot_make_a_step_is_refused_before_the_first(two_clips, tmp_path, monkeypatch, capsys):
     """A Swin of timm takes images of one size alone."""
     backbone = {"model_type": "timm_backbone", "backbone": "swin_tiny_patch4_window7_224", "out_indices": [3]}
     layers = {"encoder_layers": 1, "decoder_layers": 1, "d_model": 32, "num_queries": 5, "num_labels": 1}
     detector = {"model_type": "detr", "backbone_config": backbone, **layers}
     config = {"detector_config": detector, "embedding_dim": 8, "num_coarse_prototypes": 4, "num_fine_prototypes": 0}
-    (world / "swin.yaml").write_text(yaml.safe_dump(config))
+    (two_clips / "swin.yaml").write_text(yaml.safe_dump(config))
     trained = []
     monkeypatch.setattr(
         "decodetr.training.trainer.DeCoDetrTrainer.train", lambda *args, **kwargs: trained.append(args)
     )
-    more = ["--vocabulary", world / "vocabulary", "--pool", world / "pool", "--image-size", "64"]
-    assert _train(world, tmp_path, *more, start=("--config", "swin.yaml")) == 1
+    more = ["--vocabulary", two_clips / "vocabulary", "--pool", two_clips / "pool", "--image-size", "64"]
+    assert _train(two_clips, tmp_path, *more, start=("--config", "swin.yaml")) == 1
     error = capsys.readouterr().err
     assert "images of 64 x 64" in error and "detr with the backbone swin_tiny_patch4_window7_224" in error
     assert "doesn't match model (224)" in error and "--image-size" in error and not trained
 
 
-def test_the_tried_step_leaves_nothing_behind(world):
+def test_the_tried_step_leaves_nothing_behind(two_clips):
     from decodetr import DeCoDetrTrainingArguments
     from decodetr.training.trial import try_step
 
-    model = DeCoDetrForObjectDetection.from_pretrained(world / "model").eval()
-    processor = DeCoDetrImageProcessor.from_pretrained(world / "model")
+    model = DeCoDetrForObjectDetection.from_pretrained(two_clips / "model").eval()
+    processor = DeCoDetrImageProcessor.from_pretrained(two_clips / "model")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     drawn = torch.get_rng_state()
     args = DeCoDetrTrainingArguments(output_dir="run", use_cpu=True, report_to="none")
@@ -320,35 +292,35 @@ def test_the_tried_step_leaves_nothing_behind(world):
 # Another CLIP
 
 
-def test_a_detector_gets_the_width_of_the_text_model(world, tmp_path):
-    more = ["--text-model", world / "other-clip", "--image-size", "64"]
-    assert _train(world, tmp_path, *more, start=("--detector", "detector")) == 0
+def test_a_detector_gets_the_width_of_the_text_model(two_clips, tmp_path):
+    more = ["--text-model", two_clips / "other-clip", "--image-size", "64"]
+    assert _train(two_clips, tmp_path, *more, start=("--detector", "detector")) == 0
     model = DeCoDetrForObjectDetection.from_pretrained(tmp_path)
     assert model.config.embedding_dim == 12 and set(model.vocabulary.names) == set(WHOLE)
 
 
-def test_a_config_of_another_width_is_told_the_field(world, refused):
+def test_a_config_of_another_width_is_told_the_field(two_clips, refused):
     fields = tiny_config().to_dict()
     kept = ("detector_config", "embedding_dim")
-    (world / "config.yaml").write_text(yaml.safe_dump({name: fields[name] for name in kept}))
-    error = refused("--text-model", world / "other-clip", start=("--config", "config.yaml"))
+    (two_clips / "config.yaml").write_text(yaml.safe_dump({name: fields[name] for name in kept}))
+    error = refused("--text-model", two_clips / "other-clip", start=("--config", "config.yaml"))
     assert "--set embedding_dim=12" in error
 
 
-def test_another_clip_needs_the_semantics_to_begin_anew(world, refused):
-    assert "give --reset-semantics" in refused("--vocabulary", world / "other-vocabulary")
-    error = refused("--vocabulary", world / "other-vocabulary", "--reset-semantics")
+def test_another_clip_needs_the_semantics_to_begin_anew(two_clips, refused):
+    assert "give --reset-semantics" in refused("--vocabulary", two_clips / "other-vocabulary")
+    error = refused("--vocabulary", two_clips / "other-vocabulary", "--reset-semantics")
     assert "give --pool POOL" in error and "--streams localization" in error
 
 
 @pytest.mark.parametrize("option", ["--vocabulary", "--text-model"])
-def test_localization_goes_on_towards_another_clip(world, tmp_path, option):
+def test_localization_goes_on_towards_another_clip(two_clips, tmp_path, option):
     """The pool of that CLIP needs this detector first."""
-    other = world / ("other-vocabulary" if option == "--vocabulary" else "other-clip")
-    assert _train(world, tmp_path, option, other, "--reset-semantics", "--streams", "localization") == 0
+    other = two_clips / ("other-vocabulary" if option == "--vocabulary" else "other-clip")
+    assert _train(two_clips, tmp_path, option, other, "--reset-semantics", "--streams", "localization") == 0
     model = DeCoDetrForObjectDetection.from_pretrained(tmp_path)
     assert model.config.embedding_dim == 12 and set(model.vocabulary.names) == set(WHOLE)
-    expected = Vocabulary.from_pretrained(world / "other-vocabulary").select(model.vocabulary.names)
+    expected = Vocabulary.from_pretrained(two_clips / "other-vocabulary").select(model.vocabulary.names)
     assert torch.allclose(model.vocabulary.embeddings, expected.embeddings, atol=1e-6)
     assert model.config.vocabulary_info["encoder_fingerprint"] == expected.info["encoder_fingerprint"]
 
@@ -356,24 +328,24 @@ def test_localization_goes_on_towards_another_clip(world, tmp_path, option):
 # Fields of the detector
 
 
-def test_fields_of_the_detector_can_be_set(world, tmp_path, capsys):
-    assert _train(world, tmp_path / "one", "--set", "detector_config.num_queries=9", "nms_iou=0.5") == 0
+def test_fields_of_the_detector_can_be_set(two_clips, tmp_path, capsys):
+    assert _train(two_clips, tmp_path / "one", "--set", "detector_config.num_queries=9", "nms_iou=0.5") == 0
     config = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "one").config
     assert config.detector_config.num_queries == 9 and config.nms_iou == 0.5
-    more = ["--set", "detector_config.dropout=0.25", "--text-model", world / "clip", "--image-size", "64"]
-    assert _train(world, tmp_path / "two", *more, start=("--detector", "detector")) == 0
+    more = ["--set", "detector_config.dropout=0.25", "--text-model", two_clips / "clip", "--image-size", "64"]
+    assert _train(two_clips, tmp_path / "two", *more, start=("--detector", "detector")) == 0
     assert DeCoDetrForObjectDetection.from_pretrained(tmp_path / "two").config.detector_config.dropout == 0.25
     more = ["--set", "detector_config.num_queries=9", *more[2:]]
-    assert _train(world, tmp_path / "three", *more, start=("--detector", "detector")) == 1
+    assert _train(two_clips, tmp_path / "three", *more, start=("--detector", "detector")) == 1
     assert "changes shapes of trained weights" in capsys.readouterr().err
-    assert _train(world, tmp_path / "four", "--set", "semantic_hidden_dim=24") == 1
+    assert _train(two_clips, tmp_path / "four", "--set", "semantic_hidden_dim=24") == 1
     assert "give --reset-semantics" in capsys.readouterr().err
 
 
 # Time
 
 
-def test_a_refusal_does_not_read_a_large_file(world, tmp_path, refused):
+def test_a_refusal_does_not_read_a_large_file(two_clips, tmp_path, refused):
     """A hundred thousand images are about a minute of reading."""
     image = '{{"id": {0}, "file_name": "{0}.jpg", "width": 640, "height": 480}}'
     box = '{{"id": {0}, "image_id": {0}, "category_id": 1, "bbox": [1, 2, 30, 40], "area": 1200, "iscrowd": 0}}'

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from test_streamed_dataset import data_of, rows_of
-from test_streamed_dataset import streamed as streamed_dataset
-from test_train import _command, _parts, _trainer, scenes  # noqa: F401  (a fixture)
-from tiny_models import tiny_model
+from helpers.streamed_data import data_of, rows_of
+from helpers.tiny_models import tiny_model
+from helpers.trainings import make_parts, make_trainer, train_command
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainer, DeCoDetrTrainingArguments
 from decodetr.annotations.stream import AnnotationStream
@@ -119,7 +118,7 @@ def test_a_run_is_the_same_where_its_backbone_or_its_stream_lies_elsewhere(tmp_p
 
     def streamed(place):
         stream = AnnotationStream(data_of(rows_of(1)).to_iterable_dataset(), f"{place} (train)")
-        return dataset_identity(streamed_dataset(stream))["stream"]
+        return dataset_identity(streamed(stream))["stream"]
 
     for backbone in ("here", "here/model.safetensors"):
         assert started(backbone) == started(str(tmp_path / backbone)) != started("resnet50.tv_in1k")
@@ -130,24 +129,24 @@ def test_a_run_is_the_same_where_its_backbone_or_its_stream_lies_elsewhere(tmp_p
     assert started("resnet50.tv_in1k") == {"weights": "random", "backbone": "resnet50.tv_in1k"}
 
 
-def test_a_trainer_knows_data_names_pool_and_settings_of_its_run(scenes, tmp_path):  # noqa: F811
-    first = _trainer(scenes, tmp_path)
-    again = _trainer(scenes, tmp_path, max_steps=9, logging_steps=7, per_device_train_batch_size=2,
+def test_a_trainer_knows_data_names_pool_and_settings_of_its_run(scenes, tmp_path):
+    first = make_trainer(scenes, tmp_path)
+    again = make_trainer(scenes, tmp_path, max_steps=9, logging_steps=7, per_device_train_batch_size=2,
                      gradient_accumulation_steps=2, save_steps=3)  # fmt: skip
     assert [line.split(":")[0].strip() for line in differences(first.identity(), again.identity())] == [
         "length.max_steps"
     ]
     changed = {
-        "settings.learning_rate": _trainer(scenes, tmp_path, learning_rate=2e-3),
-        "settings.streams": _trainer(scenes, tmp_path, streams="localization"),
-        "settings.images a step": _trainer(scenes, tmp_path, per_device_train_batch_size=2),
-        "model.nms_iou": _trainer(scenes, tmp_path, config={"nms_iou": 0.5}),
-        "data.augmentation": _trainer(scenes, tmp_path, augment=False),
+        "settings.learning_rate": make_trainer(scenes, tmp_path, learning_rate=2e-3),
+        "settings.streams": make_trainer(scenes, tmp_path, streams="localization"),
+        "settings.images a step": make_trainer(scenes, tmp_path, per_device_train_batch_size=2),
+        "model.nms_iou": make_trainer(scenes, tmp_path, config={"nms_iou": 0.5}),
+        "data.augmentation": make_trainer(scenes, tmp_path, augment=False),
     }
     for key, trainer in changed.items():
         lines = differences(first.identity(), trainer.identity())
         assert lines and all(line.strip().startswith(key) for line in lines), (key, lines)
-    model, train, _, processor, deployed = _parts(scenes)
+    model, train, _, processor, deployed = make_parts(scenes)
     train.coco = train.coco.select_images([image["image_id"] for image in train.coco.images[1:]])
     model.set_vocabulary(model.vocabulary.select(model.vocabulary.names[::-1]))
     args = DeCoDetrTrainingArguments(output_dir=str(tmp_path), max_steps=4, report_to="none", use_cpu=True)
@@ -157,30 +156,34 @@ def test_a_trainer_knows_data_names_pool_and_settings_of_its_run(scenes, tmp_pat
 
 
 def test_the_command_refuses_the_checkpoints_of_other_settings_and_says_when_no_step_is_left(
-    scenes,  # noqa: F811
+    scenes,
     tmp_path,
     capsys,
     caplog,
 ):
     output, other = tmp_path / "run", ["--learning_rate", "2e-3"]
     more = ["--save_steps", "1", "--val-annotations", "none", "--streams", "semantic"]
-    assert main(_command(scenes, output, *more, "--max_steps", "2")) == 0
+    assert main(train_command(scenes, output, *more, "--max_steps", "2")) == 0
     before = (output / "checkpoint-2" / "model.safetensors").read_bytes()
     capsys.readouterr()
-    assert main(_command(scenes, output, *more, *other, "--max_steps", "1")) == 1
+    assert main(train_command(scenes, output, *more, *other, "--max_steps", "1")) == 1
     assert "checkpoints of another run" in capsys.readouterr().err
-    assert main(_command(scenes, output, *more, *other, "--max_steps", "4", "--resume_from_checkpoint", "last")) == 1
+    assert (
+        main(train_command(scenes, output, *more, *other, "--max_steps", "4", "--resume_from_checkpoint", "last")) == 1
+    )
     assert "settings.learning_rate: 0.0001 there, 0.002 here" in capsys.readouterr().err
     assert (output / "checkpoint-2" / "model.safetensors").read_bytes() == before
-    assert main(_command(scenes, output, *more, "--max_steps", "2", "--resume_from_checkpoint", "last")) == 0
+    assert main(train_command(scenes, output, *more, "--max_steps", "2", "--resume_from_checkpoint", "last")) == 0
     assert "no step was trained" in caplog.text
-    assert main(_command(scenes, output, *more, *other, "--max_steps", "1", "--overwrite_output_dir", "true")) == 0
+    assert (
+        main(train_command(scenes, output, *more, *other, "--max_steps", "1", "--overwrite_output_dir", "true")) == 0
+    )
     assert sorted(folder.name for folder in output.glob("checkpoint-*")) == ["checkpoint-1"]
 
 
-def test_an_interrupted_run_says_what_goes_on_from_where(scenes, tmp_path, monkeypatch, capsys, caplog):  # noqa: F811
+def test_an_interrupted_run_says_what_goes_on_from_where(scenes, tmp_path, monkeypatch, capsys, caplog):
     output = tmp_path / "run"
-    words = _command(scenes, output, "--save_steps", "1", "--val-annotations", "none", "--streams", "semantic")
+    words = train_command(scenes, output, "--save_steps", "1", "--val-annotations", "none", "--streams", "semantic")
     step, stop_at = DeCoDetrTrainer.training_step, 0
 
     def interrupted(self, *args, **kwargs):
@@ -200,15 +203,15 @@ def test_an_interrupted_run_says_what_goes_on_from_where(scenes, tmp_path, monke
     assert (output / "checkpoint-4").is_dir()
 
 
-def test_cached_features_of_another_detector_or_other_names_are_refused(scenes, tmp_path):  # noqa: F811
-    trainer = _trainer(scenes, tmp_path, streams="semantic", cache_features=True)
+def test_cached_features_of_another_detector_or_other_names_are_refused(scenes, tmp_path):
+    trainer = make_trainer(scenes, tmp_path, streams="semantic", cache_features=True)
     cache, args = trainer.train_dataset, trainer.args
     assert isinstance(cache, FeatureCache)
-    model = _parts(scenes)[0]
+    model = make_parts(scenes)[0]
     model.set_vocabulary(model.vocabulary.select(model.vocabulary.names[1:]))
     with pytest.raises(ValueError, match="features of another model: they differ in names"):
         DeCoDetrTrainer(model, args, cache)
-    model = _parts(scenes)[0]
+    model = make_parts(scenes)[0]
     next(model.detector.parameters()).data.add_(1.0)
     with pytest.raises(ValueError, match="differ in detector"):
         DeCoDetrTrainer(model, args, cache)

@@ -5,70 +5,15 @@ import shutil
 
 import pytest
 import torch
-from test_pool_builder import BASE, NOVEL, write_data
-from tiny_models import tiny_model
-from tiny_teachers import write_tiny_clip
+from helpers.pool_data import BASE, NOVEL
+from helpers.settings_runs import region_row, two_steps
 
-from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
-from decodetr.cli import main
+from decodetr import DeCoDetrForObjectDetection
 from decodetr.processing import CocoAnnotations
 from decodetr.processing.regions import write_regions
 from decodetr.training.data import TrainingData
 from decodetr.training.options import TrainOptions
 from decodetr.training.provenance import SETTINGS, check_seen, choose_setting, seen_before
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Data with base and novel names, a CLIP, and a model whose names and pool that CLIP made."""
-    folder = tmp_path_factory.mktemp("world")
-    data = write_data(folder / "data")
-    write_tiny_clip(folder / "clip")
-    names = Vocabulary.from_text_model([*BASE, *NOVEL], str(folder / "clip"))
-    model = tiny_model(names=[*BASE, *NOVEL], embedding_dim=names.embedding_dim, num_coarse_prototypes=4,
-                       num_fine_prototypes=0)  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-    pool = PrototypePool.random(4, 0, names.embedding_dim, generator)
-    pool.info = {key: names.info[key] for key in ("encoder", "encoder_fingerprint")}
-    model.set_pool(pool, names)
-    model.config.training_info = {"training_names": list(BASE)}
-    model.save_pretrained(folder / "model")
-    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "model")
-    coco = CocoAnnotations.load(data / "annotations/train.json")
-    ids = [image["image_id"] for image in coco.images]
-    (folder / "captions.json").write_text(
-        json.dumps({"annotations": [{"image_id": i, "caption": f"a {NOVEL[0]} number {i}"} for i in ids]})
-    )
-    labels = json.loads((data / "annotations/train.json").read_text())  # one name is in each image, and no other
-    labels["annotations"] = [{"image_id": i, "category_id": labels["categories"][-1]["id"]} for i in ids]
-    (folder / "labels.json").write_text(json.dumps(labels))
-    # The whole of every image is a region.
-    embeds = torch.nn.functional.normalize(torch.randn(len(ids), names.embedding_dim, generator=generator), dim=-1)
-    write_regions(folder / "regions", (_region(*pair) for pair in zip(coco.images, embeds.tolist())))
-    return folder
-
-
-def _region(image, embed, box=None):
-    return {
-        "image_id": image["image_id"],
-        "file_name": image["file_name"],
-        "box": box or [0.0, 0.0, float(image["width"]), float(image["height"])],
-        "proposal_score": 1.0,
-        "caption": "a thing",
-        "image_embed": embed,
-        "text_embed": embed,
-        "clip_score": 1.0,
-        "kept": True,
-    }
-
-
-def _train(world, output, *more):
-    """A run of two steps; what `more` says wins."""
-    return main([
-        "train", "--data", str(world / "data"), "--model", str(world / "model"), "--output_dir", str(output),
-        "--max_steps", "2", "--per_device_train_batch_size", "4", "--report_to", "none", "--save_strategy", "no",
-        "--val-annotations", "none", "--dataloader_pin_memory", "false", "--disable_tqdm", "true", *more,
-    ])  # fmt: skip
 
 
 def _info(output):
@@ -99,7 +44,7 @@ def test_the_table_of_the_paper():
 @pytest.mark.parametrize("setting, novel", [("V-OVD", False), ("C-OVD", False), ("G-OVD", True), ("WS-OVD", True)])
 def test_names(world, tmp_path, setting, novel):
     """Novel names compete in training only where their names may be known; annotations are of base names in all."""
-    assert _train(world, tmp_path, "--setting", setting) == 0
+    assert two_steps(world, tmp_path, "--setting", setting) == 0
     info = _info(tmp_path)
     assert set(info["annotated_names"]) == set(BASE)
     assert set(info["training_names"]) == set([*BASE, *NOVEL] if novel else BASE)
@@ -109,12 +54,12 @@ def test_names(world, tmp_path, setting, novel):
 
 def test_captions_move_a_pool_that_may_move(world, tmp_path, capsys):
     captions = ("--captions", str(world / "captions.json"), "--regions", "none")
-    assert _train(world, tmp_path / "frozen", "--setting", "C-OVD", *captions) == 1
+    assert two_steps(world, tmp_path / "frozen", "--setting", "C-OVD", *captions) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "build them into it (decodetr pool build --image-captions FILE)" in said
     captions = (*captions, "--set", "pool_update=stable")
     for name, more in (("without", captions[2:]), ("with", captions)):
-        assert _train(world, tmp_path / name, "--setting", "C-OVD", *more) == 0
+        assert two_steps(world, tmp_path / name, "--setting", "C-OVD", *more) == 0
     before = DeCoDetrForObjectDetection.from_pretrained(world / "model").prototype_pool.prototypes
     assert torch.equal(_pool(tmp_path / "without"), before)
     assert not torch.allclose(_pool(tmp_path / "with"), before, atol=1e-4)
@@ -126,7 +71,7 @@ def test_image_labels_narrow_the_teacher(world, tmp_path):
     for name, more in (("without", ()), ("with", ("--image-labels", str(world / "labels.json")))):
         command = ("--setting", "WS-OVD", "--streams", "semantic", "--set", "region_iou_threshold=0.01", *more)
         command = (*command, "--regions", str(world / "regions"), "--align_weight_start", "1")
-        assert _train(world, tmp_path / name, *command) == 0
+        assert two_steps(world, tmp_path / name, *command) == 0
         weights[name] = DeCoDetrForObjectDetection.from_pretrained(tmp_path / name).semantic_stream.predictor.weight
     assert not torch.equal(weights["with"], weights["without"])
 
@@ -141,7 +86,7 @@ def test_images_without_boxes_teach_by_their_regions_and_labels(world, tmp_path)
         command = ("--setting", "WS-OVD", "--streams", "semantic", "--set", "region_iou_threshold=0.01", *more)
         command = (*command, "--regions", "none", "--align_weight_start", "1", "--per_device_train_batch_size", "20")
         command = (*command, "--replay-data", str(tmp_path / "others"), "--replay-regions", str(world / "regions"))
-        assert _train(world, tmp_path / name, *command) == 0
+        assert two_steps(world, tmp_path / name, *command) == 0
         weights[name] = DeCoDetrForObjectDetection.from_pretrained(tmp_path / name).semantic_stream.predictor.weight
     assert not torch.equal(weights["with"], weights["without"])
     assert _info(tmp_path / "with")["replay_image_labels"] == str(world / "labels.json")
@@ -174,7 +119,7 @@ def test_an_image_without_boxes_has_the_names_of_its_labels(world):
     ],
 )  # fmt: skip
 def test_what_a_setting_forbids(world, tmp_path, capsys, more, message):
-    assert _train(world, tmp_path, *more) == 1
+    assert two_steps(world, tmp_path, *more) == 1
     assert message in " ".join(capsys.readouterr().err.split())
 
 
@@ -185,13 +130,13 @@ def test_a_detector_that_has_seen_novel_boxes_is_refused_unless_told_otherwise(w
     config["training_info"] = {"pretrained_detector_names": [NOVEL[0].upper().replace(" ", "_"), "other"]}
     (model / "config.json").write_text(json.dumps(config))
     more = ("--model", str(model))
-    assert _train(world, tmp_path / "run", *more) == 1
+    assert two_steps(world, tmp_path / "run", *more) == 1
     assert f"the detector had seen 1 of {len(NOVEL)} novel names: {NOVEL[0]}" in capsys.readouterr().err
-    assert _train(world, tmp_path / "run", *more, "--allow-seen-novel") == 0
+    assert two_steps(world, tmp_path / "run", *more, "--allow-seen-novel") == 0
     info = _info(tmp_path / "run")
     assert info["novel_names_seen"] == {"detector": [NOVEL[0]]}
     assert "novel names seen" in (tmp_path / "run/README.md").read_text()
-    assert _train(world, tmp_path / "fine", *more, "--names-split", "none") == 0  # nothing is novel without a split
+    assert two_steps(world, tmp_path / "fine", *more, "--names-split", "none") == 0  # nothing is novel without a split
 
 
 def test_regions_that_are_novel_boxes_are_refused(world, tmp_path, capsys):
@@ -203,14 +148,14 @@ def test_regions_that_are_novel_boxes_are_refused(world, tmp_path, capsys):
         if coco.names[row["category"]] in NOVEL
     )
     x, y, w, h = row["bbox"]
-    region = _region(image, [1.0, *[0.0] * 7], [x, y, x + w, y + h])
+    region = region_row(image, [1.0, *[0.0] * 7], [x, y, x + w, y + h])
     write_regions(tmp_path / "regions", [region])
     more = ("--regions", str(tmp_path / "regions"))
-    assert _train(world, tmp_path / "run", *more) == 1
+    assert two_steps(world, tmp_path / "run", *more) == 1
     error = capsys.readouterr().err
     assert "expected regions from proposals and base boxes" in error and f"image_id {image['image_id']}" in error
     write_regions(tmp_path / "regions", [{**region, "box": [x + 1, y, x + w, y + h]}], overwrite=True)
-    assert _train(world, tmp_path / "run", *more) == 0
+    assert two_steps(world, tmp_path / "run", *more) == 0
 
 
 def test_what_was_seen_is_found_in_the_records():

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from clip_like import DIM, OTHERS, RIGHT, SPREAD, TEXTS, clip_images, clip_texts
-from test_pool_builder import BASE, NOVEL, write_data
-from tiny_models import tiny_config, tiny_model
+from helpers.clip_like import DIM, OTHERS, RIGHT, SPREAD, TEXTS, clip_images, clip_texts
+from helpers.pool_data import BASE, NOVEL, write_data
+from helpers.tiny_models import tiny_config, tiny_model
 from torch.nn import functional as F
 
 from decodetr import PrototypePool, Vocabulary

@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from test_weak_labels import CAPTIONS, _write, clip  # noqa: F401  (a fixture)
-from tiny_teachers import write_tiny_clip
+from helpers.captions import CAPTIONS, write_json
+from helpers.tiny_teachers import write_tiny_clip
 
 from decodetr.scenes.command_runner import MARKER, claim, run_stages
 from decodetr.scenes.pool_ablation import _Results
@@ -30,7 +30,7 @@ def test_what_was_measured_before_is_measured_again_where_its_file_is_damaged(tm
 
 def test_captions_are_embedded_again_by_another_model_of_the_same_name_or_from_a_damaged_file(tmp_path, caplog):
     rows = [{"image_id": image, "caption": caption} for image, caption in CAPTIONS]
-    file = _write(tmp_path / "captions.json", {"annotations": rows})
+    file = write_json(tmp_path / "captions.json", {"annotations": rows})
     write_tiny_clip(tmp_path / "clip")
     first = CaptionTable.load(file, str(tmp_path / "clip"), tmp_path / "run")
     shutil.rmtree(tmp_path / "clip")

@@ -4,41 +4,21 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import datasets
 import pytest
 import torch
-from test_sources import NAMES
-from test_streamed_dataset import PROCESSOR, data_of, rows_of, stream_of, streamed
-from tiny_models import tiny_model
+from helpers.data_forms import NAMES
+from helpers.paths import TESTS
+from helpers.streamed_data import PROCESSOR, data_of, rows_of, stream_of, streamed
+from helpers.streamed_training import record_batches, trainer_of
+from helpers.tiny_models import tiny_model
 from torch.utils.data import IterableDataset
 
-from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainer, DeCoDetrTrainingArguments
+from decodetr import DeCoDetrForObjectDetection
 from decodetr.annotations.hub_dataset import read_dataset
 from decodetr.cli import main
 from decodetr.processing import DetectionAugmentation, DetectionDataset
-
-
-def trainer_of(output, dataset, **args):
-    torch.manual_seed(0)
-    defaults = {"max_steps": 4, "per_device_train_batch_size": 2, "report_to": "none", "save_strategy": "no"}
-    defaults |= {"use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False}
-    arguments = DeCoDetrTrainingArguments(output_dir=str(output), **{**defaults, **args})
-    return DeCoDetrTrainer(tiny_model(names=NAMES), arguments, dataset, processing_class=PROCESSOR)
-
-
-def record_batches(trainer):
-    """What the model is given: a list of [image id, boxes, sum of the pixels] per image, filled in training."""
-    seen, compute = [], trainer.compute_loss
-
-    def spy(model, inputs, **kwargs):
-        for pixels, label in zip(inputs["pixel_values"], inputs["labels"], strict=True):
-            seen.append([int(label["image_id"]), label["boxes"].tolist(), pixels.double().sum().item()])
-        return compute(model, inputs, **kwargs)
-
-    trainer.compute_loss = spy
-    return seen
 
 
 @pytest.mark.parametrize(
@@ -105,21 +85,10 @@ def test_resume_ends_where_the_uninterrupted_run_ends(tmp_path, stopped, steps, 
         assert len(made) == len(resumed_seen) + 2  # nothing of what it passed over, and Accelerate's batch ahead
 
 
-def train_one_of_two(folder):
-    """What each of two processes does: an epoch over 8 images, recorded, without and with a worker."""
-    for workers in (0, 1):
-        dataset = streamed(stream_of(rows_of(8), 4), shuffle_buffer=3)
-        trainer = trainer_of(folder / "run", dataset, max_steps=2, dataloader_num_workers=workers)
-        seen = record_batches(trainer)
-        trainer.train()
-        assert trainer.args.world_size == 2
-        (folder / f"{trainer.args.process_index} {workers}.json").write_text(json.dumps(seen))
-
-
 def test_two_processes_see_every_image_once_with_its_own_labels(tmp_path):
-    call = f"import test_streamed_training as t; t.train_one_of_two(t.Path({str(tmp_path)!r}))"
+    call = f"from helpers.streamed_training import train_one_of_two; train_one_of_two({str(tmp_path)!r})"
     (tmp_path / "two.py").write_text(f"if __name__ == '__main__':\n    {call}\n")
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*torchrun, str(tmp_path / "two.py")],

@@ -7,114 +7,41 @@ import sys
 
 import pytest
 import torch
-import yaml
-from standin import write_standin
-from tiny_models import tiny_config
+from helpers.trainings import make_parts, make_trainer, same_state, state_of, train_command
 
 from decodetr import (
     DeCoDetrForObjectDetection,
-    DeCoDetrImageProcessor,
     DeCoDetrTrainer,
     DeCoDetrTrainingArguments,
     PrototypePool,
-    Vocabulary,
 )
 from decodetr.cli import main
-from decodetr.processing import CocoAnnotations, DetectionAugmentation, DetectionDataset, RegionTable
-from decodetr.scenes.world import SceneSettings
-from decodetr.scenes.write import write_scenes
 from decodetr.training.feature_cache import FeatureCache, feature_collate
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    """A dozen scenes with the stand-in's artifacts (d = 16)."""
-    folder = tmp_path_factory.mktemp("scenes") / "data"
-    write_scenes(folder, SceneSettings(train=12, val=6, test=1, image_size=64, seed=1))
-    write_standin(folder, folder / "standin", dim=16)
-    return folder
-
-
-def _parts(scenes, augment=True):
-    """Model with the stand-in's tables, train and validation data, processor, deployment vocabulary."""
-    torch.manual_seed(0)
-    model = DeCoDetrForObjectDetection(tiny_config())
-    model.set_pool(
-        PrototypePool.from_pretrained(scenes / "standin/pool"),
-        Vocabulary.from_pretrained(scenes / "standin/vocabulary-base"),
-    )
-    processor = DeCoDetrImageProcessor(size={"height": 64, "width": 64})
-    coco = CocoAnnotations.load(scenes / "annotations/train.json")
-    train = DetectionDataset(
-        coco,
-        processor,
-        model.vocabulary.names,
-        regions=RegionTable.load(scenes / "standin/regions"),
-        augmentation=DetectionAugmentation(seed=0) if augment else None,
-    )
-    deployed = Vocabulary.from_pretrained(scenes / "standin/vocabulary")
-    val = DetectionDataset(CocoAnnotations.load(scenes / "annotations/val.json"), processor, deployed.names)
-    return model, train, val, processor, deployed
-
-
-def _trainer(scenes, output, augment=True, config=None, **args):
-    model, train, val, processor, deployed = _parts(scenes, augment)
-    for name, value in (config or {}).items():
-        setattr(model.config, name, value)
-    defaults = {
-        "max_steps": 4,
-        "per_device_train_batch_size": 4,
-        "per_device_eval_batch_size": 4,
-        "learning_rate": 1e-3,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "logging_steps": 2,
-        "dataloader_pin_memory": False,
-    }
-    return DeCoDetrTrainer(
-        model,
-        DeCoDetrTrainingArguments(output_dir=str(output), **{**defaults, **args}),
-        train,
-        eval_dataset=val,
-        processing_class=processor,
-        deployment_vocabulary=deployed,
-        novel_names=deployed.names[-20:],
-    )
-
-
-def _state(module):
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-
-
-def _equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_detector_is_bit_equal_whatever_align_weight_is(scenes, tmp_path):
     states = {}
     for weight in (0.0, 1.0):
-        trainer = _trainer(scenes, tmp_path, max_steps=20, align_weight_start=weight, align_weight_end=weight)
+        trainer = make_trainer(scenes, tmp_path, max_steps=20, align_weight_start=weight, align_weight_end=weight)
         trainer.train()
-        states[weight] = _state(trainer.model.detector), _state(trainer.model.semantic_stream)
-    assert _equal(states[0.0][0], states[1.0][0])
-    assert not _equal(states[0.0][1], states[1.0][1])
+        states[weight] = state_of(trainer.model.detector), state_of(trainer.model.semantic_stream)
+    assert same_state(states[0.0][0], states[1.0][0])
+    assert not same_state(states[0.0][1], states[1.0][1])
 
 
 def test_without_isolation_the_streams_meet(scenes, tmp_path):
     states = []
     for weight in (0.0, 1.0):
-        trainer = _trainer(
+        trainer = make_trainer(
             scenes, tmp_path, config={"gradient_isolation": False}, align_weight_start=weight, align_weight_end=weight
         )
         trainer.train()
-        states.append(_state(trainer.model.detector))
-    assert not _equal(*states)
+        states.append(state_of(trainer.model.detector))
+    assert not same_state(*states)
 
 
 def test_align_weight_is_a_rising_half_cosine(scenes, tmp_path):
-    trainer = _trainer(scenes, tmp_path, align_weight_start=0.2, align_weight_end=1.0)
+    trainer = make_trainer(scenes, tmp_path, align_weight_start=0.2, align_weight_end=1.0)
     trainer.state.max_steps = 11
     seen = []
     for step in range(11):
@@ -129,18 +56,18 @@ def test_align_weight_is_a_rising_half_cosine(scenes, tmp_path):
     [("localization", "detector", "semantic_stream"), ("semantic", "semantic_stream", "detector")],
 )
 def test_only_the_chosen_stream_learns(scenes, tmp_path, streams, moves, stays):
-    trainer = _trainer(scenes, tmp_path, streams=streams)
-    before = {name: _state(getattr(trainer.model, name)) for name in (moves, stays)}
+    trainer = make_trainer(scenes, tmp_path, streams=streams)
+    before = {name: state_of(getattr(trainer.model, name)) for name in (moves, stays)}
     trainer.train()
-    assert _equal(before[stays], _state(getattr(trainer.model, stays)))  # buffers too: frozen statistics stay
-    changed = _state(getattr(trainer.model, moves))
+    assert same_state(before[stays], state_of(getattr(trainer.model, stays)))  # buffers too: frozen statistics stay
+    changed = state_of(getattr(trainer.model, moves))
     assert any(not torch.equal(changed[name], value) for name, value in before[moves].items())
 
 
 def test_cached_features_give_the_loss_of_the_frozen_detector(scenes, tmp_path):
-    trainer = _trainer(scenes, tmp_path, augment=False, streams="semantic", cache_features=True)
+    trainer = make_trainer(scenes, tmp_path, augment=False, streams="semantic", cache_features=True)
     assert isinstance(trainer.train_dataset, FeatureCache) and trainer.train_dataset.num_bytes > 0
-    model, dataset = trainer.model, _parts(scenes, augment=False)[1]
+    model, dataset = trainer.model, make_parts(scenes, augment=False)[1]
     model.detector.eval()
     cached = model(**feature_collate([trainer.train_dataset[i] for i in range(4)])).loss_dict
     batch = trainer.data_collator([dataset[i] for i in range(4)])
@@ -153,32 +80,32 @@ def test_cached_features_give_the_loss_of_the_frozen_detector(scenes, tmp_path):
 
 
 def test_cached_views_are_one_plain_and_the_rest_augmented(scenes, tmp_path):
-    once = _trainer(scenes, tmp_path, streams="semantic", cache_features=True).train_dataset
-    thrice = _trainer(scenes, tmp_path, streams="semantic", cache_features=True, cache_views=3).train_dataset
+    once = make_trainer(scenes, tmp_path, streams="semantic", cache_features=True).train_dataset
+    thrice = make_trainer(scenes, tmp_path, streams="semantic", cache_features=True, cache_views=3).train_dataset
     assert len(once) < len(thrice) <= 3 * 12
     views = [thrice.items[: len(once)], thrice.items[len(once) :]]
     assert all(torch.equal(a["samples"][0], b["samples"][0]) for a, b in zip(once.items, views[0]))
     plain = {item["samples"][0].double().sum().item() for item in views[0]}
     assert not plain & {item["samples"][0].double().sum().item() for item in views[1]}
     with pytest.raises(ValueError, match="views=2 needs a data set with augmentation"):
-        _trainer(scenes, tmp_path, augment=False, streams="semantic", cache_features=True, cache_views=2)
+        make_trainer(scenes, tmp_path, augment=False, streams="semantic", cache_features=True, cache_views=2)
 
 
 def test_a_cache_serves_several_runs(scenes, tmp_path):
-    cache = _trainer(scenes, tmp_path, streams="semantic", cache_features=True).train_dataset
-    model = _parts(scenes)[0]
+    cache = make_trainer(scenes, tmp_path, streams="semantic", cache_features=True).train_dataset
+    model = make_parts(scenes)[0]
     args = DeCoDetrTrainingArguments(
         output_dir=str(tmp_path), streams="semantic", cache_features=True, max_steps=2, report_to="none", use_cpu=True
     )
-    before = _state(model.semantic_stream)
+    before = state_of(model.semantic_stream)
     trainer = DeCoDetrTrainer(model, args, cache)
     assert trainer.train_dataset is cache and trainer.train().global_step == 2
-    assert not _equal(before, _state(model.semantic_stream))
+    assert not same_state(before, state_of(model.semantic_stream))
 
 
 @pytest.mark.parametrize("mode", ["stable", "literal", "frozen"])
 def test_pool_moves_as_its_mode_says(scenes, tmp_path, mode):
-    trainer = _trainer(scenes, tmp_path, config={"pool_update": mode}, max_steps=1, augment=False)
+    trainer = make_trainer(scenes, tmp_path, config={"pool_update": mode}, max_steps=1, augment=False)
     pool = trainer.model.prototype_pool
     pool.prototypes.copy_(torch.nn.functional.normalize(torch.randn(pool.prototypes.shape), dim=-1))
     before = pool.prototypes.clone()
@@ -202,8 +129,8 @@ def test_pool_moves_as_its_mode_says(scenes, tmp_path, mode):
 
 
 def test_gradient_accumulation_moves_the_pool_once_per_step(scenes, tmp_path):
-    whole = _trainer(scenes, tmp_path, max_steps=2, augment=False, per_device_train_batch_size=4)
-    parts = _trainer(
+    whole = make_trainer(scenes, tmp_path, max_steps=2, augment=False, per_device_train_batch_size=4)
+    parts = make_trainer(
         scenes, tmp_path, max_steps=2, augment=False, per_device_train_batch_size=2, gradient_accumulation_steps=2
     )
     whole.train(), parts.train()
@@ -211,7 +138,7 @@ def test_gradient_accumulation_moves_the_pool_once_per_step(scenes, tmp_path):
 
 
 def test_streams_are_clipped_apart(scenes, tmp_path):
-    trainer = _trainer(scenes, tmp_path, max_grad_norm=0.5, semantic_max_grad_norm=0.25)
+    trainer = make_trainer(scenes, tmp_path, max_grad_norm=0.5, semantic_max_grad_norm=0.25)
     for name, p in trainer.model.named_parameters():
         if p.requires_grad:
             p.grad = torch.full_like(p, 100.0 if name.startswith("detector.") else 1e-3)
@@ -235,7 +162,7 @@ def test_streams_are_clipped_apart(scenes, tmp_path):
 
 
 def test_parameter_groups_have_their_rates(scenes, tmp_path):
-    trainer = _trainer(scenes, tmp_path, backbone_learning_rate=1e-5, semantic_learning_rate=1e-2)
+    trainer = make_trainer(scenes, tmp_path, backbone_learning_rate=1e-5, semantic_learning_rate=1e-2)
     optimizer = trainer.create_optimizer()
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
@@ -250,7 +177,7 @@ def test_parameter_groups_have_their_rates(scenes, tmp_path):
 
 
 def test_logs_every_term_averaged(scenes, tmp_path):
-    trainer = _trainer(scenes, tmp_path)
+    trainer = make_trainer(scenes, tmp_path)
     seen = []
     compute = trainer.compute_loss
 
@@ -270,27 +197,27 @@ def test_logs_every_term_averaged(scenes, tmp_path):
 
 def test_resume_ends_where_the_uninterrupted_run_ends(scenes, tmp_path):
     args = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
-    whole = _trainer(scenes, tmp_path / "whole", **args)
+    whole = make_trainer(scenes, tmp_path / "whole", **args)
     whole.train()
-    resumed = _trainer(scenes, tmp_path / "other", **args)
+    resumed = make_trainer(scenes, tmp_path / "other", **args)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-3"))
     assert resumed.state.global_step == 6
-    assert _equal(_state(whole.model), _state(resumed.model))
+    assert same_state(state_of(whole.model), state_of(resumed.model))
 
 
 def test_a_run_resumed_at_its_end_takes_no_step(scenes, tmp_path):
     args = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
-    whole = _trainer(scenes, tmp_path, **args)
+    whole = make_trainer(scenes, tmp_path, **args)
     whole.train()
-    resumed = _trainer(scenes, tmp_path, **args)
+    resumed = make_trainer(scenes, tmp_path, **args)
     resumed.train("last")
     assert resumed.state.global_step == 4
-    assert _equal(_state(whole.model), _state(resumed.model))
+    assert same_state(state_of(whole.model), state_of(resumed.model))
     assert not (tmp_path / "checkpoint-5").exists()
 
 
 def test_vocabulary_life_cycle(scenes, tmp_path):
-    trainer = _trainer(scenes, tmp_path, max_steps=2)
+    trainer = make_trainer(scenes, tmp_path, max_steps=2)
     base = list(trainer.model.vocabulary.names)
     trainer.train()
     metrics = trainer.evaluate()
@@ -304,14 +231,14 @@ def test_vocabulary_life_cycle(scenes, tmp_path):
 
 def test_best_checkpoint_by_any_metric(scenes, tmp_path):
     args = {"save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
-    trainer = _trainer(
+    trainer = make_trainer(
         scenes, tmp_path, **args, load_best_model_at_end=True, metric_for_best_model="eval_class_agnostic_AR100"
     )
     trainer.train()
     best = trainer.state.best_model_checkpoint
     assert best is not None and trainer.state.best_metric is not None
     saved = DeCoDetrForObjectDetection.from_pretrained(best)
-    assert _equal(_state(saved.detector), _state(trainer.model.detector))
+    assert same_state(state_of(saved.detector), state_of(trainer.model.detector))
 
 
 @pytest.mark.parametrize(
@@ -327,47 +254,27 @@ def test_arguments_refuse(tmp_path, args, message):
         DeCoDetrTrainingArguments(output_dir=str(tmp_path), **args)
 
 
-def _command(scenes, output, *more):
-    config = tiny_config(num_coarse_prototypes=180, num_fine_prototypes=360)
-    fields = {
-        key: value
-        for key, value in config.to_diff_dict().items()
-        if key not in ("id2label", "label2id", "architectures", "transformers_version", "model_type")
-    }
-    fields["detector_config"] = config.detector_config.to_dict()
-    file = output.parent / "config.yaml"
-    file.write_text(yaml.safe_dump(json.loads(json.dumps(fields, default=str))))
-    standin = scenes / "standin"
-    return [
-        "train", "--data", str(scenes), "--output_dir", str(output), "--config", str(file), "--image-size", "64",
-        "--pool", str(standin / "pool"), "--vocabulary", str(standin / "vocabulary-base"),
-        "--deploy-vocabulary", str(standin / "vocabulary"), "--regions", str(standin / "regions"),
-        "--per_device_train_batch_size", "4", "--report_to", "none",
-        "--use_cpu", "true", "--dataloader_pin_memory", "false", *more,
-    ]  # fmt: skip
-
-
 def test_command_trains_evaluates_saves_and_resumes(scenes, tmp_path, capsys):
     output = tmp_path / "run"
-    assert main(_command(scenes, output, "--max_steps", "2", "--save_steps", "1")) == 0
+    assert main(train_command(scenes, output, "--max_steps", "2", "--save_steps", "1")) == 0
     metrics = json.loads((output / "eval_results.json").read_text())
     assert "eval_AP50_novel" in metrics
     model = DeCoDetrForObjectDetection.from_pretrained(output)
     assert len(model.vocabulary) == 240 and len(model.config.training_info["training_names"]) == 180
-    assert main(_command(scenes, output, "--max_steps", "3", "--resume_from_checkpoint", "last")) == 0
+    assert main(train_command(scenes, output, "--max_steps", "3", "--resume_from_checkpoint", "last")) == 0
     assert json.loads((output / "trainer_state.json").read_text())["global_step"] == 3
     capsys.readouterr()
-    assert main(_command(scenes, tmp_path / "none", "--resume_from_checkpoint", "last")) == 1
+    assert main(train_command(scenes, tmp_path / "none", "--resume_from_checkpoint", "last")) == 1
     assert "no complete checkpoint-* folder" in capsys.readouterr().err
 
 
 def test_command_records_pseudo_boxes_and_refuses_them_where_they_do_nothing(scenes, tmp_path, capsys):
     more = ["--max_steps", "1", "--save_strategy", "no", "--val-annotations", "none", "--pseudo-box-score", "0.5"]
-    command = _command(scenes, tmp_path / "run", "--streams", "localization", *more)
+    command = train_command(scenes, tmp_path / "run", "--streams", "localization", *more)
     assert main(command) == 0
     info = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "run").config.training_info
     assert info["pseudo_box_score"] == 0.5
-    assert main(_command(scenes, tmp_path / "other", "--streams", "semantic", *more)) == 1
+    assert main(train_command(scenes, tmp_path / "other", "--streams", "semantic", *more)) == 1
     assert "--pseudo-box-score need --regions, and a localization stream" in capsys.readouterr().err
     i = command.index("--regions")
     assert main(command[:i] + command[i + 2 :]) == 1
@@ -382,7 +289,7 @@ def test_arguments_pickle_by_their_importable_name(scenes, tmp_path):
     command = [
         sys.executable,
         str(Path(decodetr.train.__file__)),
-        *_command(scenes, tmp_path / "run", "--max_steps", "1")[1:],
+        *train_command(scenes, tmp_path / "run", "--max_steps", "1")[1:],
     ]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -1,41 +1,38 @@
 """Two gloo processes train, evaluate and save what one process with twice the batch does: DDP, and FSDP 2.
 
-One torchrun goes through the runs of two_process_runs.py; the reference is computed here.
+One torchrun goes through the runs of helpers/two_process_runs.py; the reference is computed here.
 """
 
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.paths import BENCHMARKS, TESTS
+from helpers.two_process_runs import RUNS, run
 from safetensors.torch import load_file
-from test_train import scenes  # noqa: F401  (a fixture)
-from two_process_runs import RUNS, run
 
 from decodetr import DeCoDetrForObjectDetection
 
-TESTS = Path(__file__).parent
-
 
 @pytest.fixture(scope="module")
-def two_processes(scenes, tmp_path_factory):  # noqa: F811
+def two_processes(scenes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two_processes")
-    paths = [str(TESTS), str(TESTS.parent / "benchmarks"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(TESTS), str(BENCHMARKS), os.environ.get("PYTHONPATH", "")]
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     environment |= {"GLOO_SOCKET_IFNAME": loopback, "HF_HUB_OFFLINE": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*torchrun, str(TESTS / "two_process_runs.py"), str(scenes), str(folder)]
+    command = [*torchrun, str(TESTS / "helpers" / "two_process_runs.py"), str(scenes), str(folder)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-4000:]
     return folder
 
 
 @pytest.fixture(scope="module")
-def one_process(scenes, tmp_path_factory):  # noqa: F811
+def one_process(scenes, tmp_path_factory):
     folder, found = tmp_path_factory.mktemp("one_process"), {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

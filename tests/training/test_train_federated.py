@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_models import tiny_model
 from PIL import Image
-from tiny_models import tiny_model
 
 from decodetr import DeCoDetrImageProcessor, DeCoDetrTrainer, DeCoDetrTrainingArguments
 from decodetr.evaluation.loop import evaluate_model

@@ -2,19 +2,19 @@
 
 import dataclasses
 import inspect
-from pathlib import Path
 
 import pytest
 import torch
-from test_train import _command, _parts, _trainer, scenes  # noqa: F401  (a fixture)
-from tiny_models import tiny_batch, tiny_model
+from helpers.paths import ROOT
+from helpers.tiny_models import tiny_batch, tiny_model
+from helpers.trainings import make_parts, make_trainer, train_command
 from transformers import Trainer
 
 from decodetr import DeCoDetrTrainer, DeCoDetrTrainingArguments
 from decodetr.cli import main
 from decodetr.training import fields
 
-DOCS = (Path(__file__).resolve().parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+DOCS = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 OBEYED = set(
     "self model args data_collator train_dataset eval_dataset processing_class model_init callbacks optimizers "
     "optimizer_cls_and_kwargs".split()
@@ -90,9 +90,9 @@ def test_a_callable_that_nothing_would_call_is_refused(tmp_path, name):
     assert f"`{name}`" in DOCS
 
 
-def test_an_optimizer_of_ones_own_is_used(scenes, tmp_path):  # noqa: F811
-    args = _trainer(scenes, tmp_path).args
-    model, train = _parts(scenes)[:2]
+def test_an_optimizer_of_ones_own_is_used(scenes, tmp_path):
+    args = make_trainer(scenes, tmp_path).args
+    model, train = make_parts(scenes)[:2]
     trainer = DeCoDetrTrainer(model, args, train, optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 0.5}))
     optimizer = trainer.create_optimizer()
     assert type(optimizer) is torch.optim.SGD and {group["lr"] for group in optimizer.param_groups} == {0.5}
@@ -100,8 +100,8 @@ def test_an_optimizer_of_ones_own_is_used(scenes, tmp_path):  # noqa: F811
     assert DeCoDetrTrainer(model, args, train, optimizers=(own, None)).create_optimizer() is own
 
 
-def test_predict_gives_detections_and_metrics(scenes, tmp_path):  # noqa: F811
-    trainer = _trainer(scenes, tmp_path)
+def test_predict_gives_detections_and_metrics(scenes, tmp_path):
+    trainer = make_trainer(scenes, tmp_path)
     data = trainer.eval_dataset
     found = trainer.predict(data)
     assert [row["image_id"] for row in found.predictions] == [image["image_id"] for image in data.coco.images]
@@ -150,7 +150,7 @@ def test_captions_are_refused_where_the_pool_stays(tmp_path):
         (["--val-share", "0.1"], "has validation images already"),
     ],
 )
-def test_options_of_the_command_that_would_do_nothing_are_refused(scenes, tmp_path, capsys, more, message):  # noqa: F811
-    assert main(_command(scenes, tmp_path / "run", "--max_steps", "1", *more)) == 1
+def test_options_of_the_command_that_would_do_nothing_are_refused(scenes, tmp_path, capsys, more, message):
+    assert main(train_command(scenes, tmp_path / "run", "--max_steps", "1", *more)) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run" / "model.safetensors").exists()

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_train import _command, _trainer, scenes  # noqa: F401  (a fixture)
+from helpers.trainings import make_trainer, train_command
 
 from decodetr import DeCoDetrTrainingArguments
 from decodetr.cli import main
@@ -29,9 +29,9 @@ def test_names_do_not_choose_the_checkpoint_where_only_boxes_learn(tmp_path, cap
     assert (f"{metric} chooses the best checkpoint" in caplog.text) == (asked != metric)
 
 
-def test_the_best_boxes_are_kept(scenes, tmp_path):  # noqa: F811
+def test_the_best_boxes_are_kept(scenes, tmp_path):
     args = {"save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 3}
-    trainer = _trainer(
+    trainer = make_trainer(
         scenes, tmp_path, **args, streams="localization", load_best_model_at_end=True,
         metric_for_best_model="eval_AP50_base", greater_is_better=False,
     )  # fmt: skip
@@ -49,14 +49,14 @@ def test_the_best_boxes_are_kept(scenes, tmp_path):  # noqa: F811
     assert trainer.state.best_metric == 3.0 and trainer.state.best_model_checkpoint.endswith("checkpoint-2")
 
 
-def test_a_proposer_reports_boxes_and_no_names(scenes, tmp_path):  # noqa: F811
+def test_a_proposer_reports_boxes_and_no_names(scenes, tmp_path):
     more = ["--max_steps", "1", "--save_strategy", "no", "--regions", "none"]
-    assert main(_command(scenes, tmp_path / "run", "--streams", "localization", *more)) == 0
+    assert main(train_command(scenes, tmp_path / "run", "--streams", "localization", *more)) == 0
     found = json.loads((tmp_path / "run" / "eval_results.json").read_text())
     assert "eval_class_agnostic_AP50" in found and "eval_class_agnostic_AR50_novel" in found
     assert not [key for key in found if key.startswith(("eval_AP", "eval_AR"))]
     card = (tmp_path / "run" / "README.md").read_text()
     assert "knows no names yet" in card and "AP50_novel" not in card
-    assert main(_command(scenes, tmp_path / "joint", *more)) == 0
+    assert main(train_command(scenes, tmp_path / "joint", *more)) == 0
     assert "eval_AP50_novel" in json.loads((tmp_path / "joint" / "eval_results.json").read_text())
     assert "knows no names yet" not in (tmp_path / "joint" / "README.md").read_text()

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from test_distributed import _model as deterministic_model
-from test_train import _command, _trainer, scenes  # noqa: F401  (a fixture)
-from tiny_models import TINY_DETECTORS, tiny_batch, tiny_model
+from helpers.half_batches import deterministic_model
+from helpers.tiny_models import TINY_DETECTORS, tiny_batch, tiny_model
+from helpers.trainings import make_trainer, train_command
 
 from decodetr import DeCoDetrForObjectDetection
 from decodetr.cli import main
@@ -30,8 +30,8 @@ def little_memory(monkeypatch):
     return limit, tried
 
 
-def test_training_advice_has_the_knobs_in_order(scenes, tmp_path, little_memory):  # noqa: F811
-    trainer = _trainer(scenes, tmp_path, gradient_accumulation_steps=3)
+def test_training_advice_has_the_knobs_in_order(scenes, tmp_path, little_memory):
+    trainer = make_trainer(scenes, tmp_path, gradient_accumulation_steps=3)
     with pytest.raises(OutOfMemory) as caught:
         trainer.train()
     lines = str(caught.value).split("\n")
@@ -46,17 +46,17 @@ def test_training_advice_has_the_knobs_in_order(scenes, tmp_path, little_memory)
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 
-def test_advice_leaves_out_what_is_done_already(scenes, tmp_path, little_memory):  # noqa: F811
-    trainer = _trainer(scenes, tmp_path, per_device_train_batch_size=1, bf16=True)
+def test_advice_leaves_out_what_is_done_already(scenes, tmp_path, little_memory):
+    trainer = make_trainer(scenes, tmp_path, per_device_train_batch_size=1, bf16=True)
     with pytest.raises(ValueError, match="memory ran out in training") as caught:
         trainer.train()
     assert "per_device_train_batch_size" not in str(caught.value) and "--bf16" not in str(caught.value)
 
 
-def test_evaluation_has_knobs_of_its_own(scenes, tmp_path, little_memory):  # noqa: F811
+def test_evaluation_has_knobs_of_its_own(scenes, tmp_path, little_memory):
     limit, _ = little_memory
     limit.update({True: 100, False: 0})
-    trainer = _trainer(scenes, tmp_path, eval_strategy="steps", eval_steps=1, auto_find_batch_size=True)
+    trainer = make_trainer(scenes, tmp_path, eval_strategy="steps", eval_steps=1, auto_find_batch_size=True)
     with pytest.raises(OutOfMemory) as caught:
         trainer.train()
     assert "memory ran out in evaluation" in str(caught.value)
@@ -65,26 +65,26 @@ def test_evaluation_has_knobs_of_its_own(scenes, tmp_path, little_memory):  # no
     assert "train_batch_size" not in str(caught.value)
 
 
-def test_other_errors_are_left_alone(scenes, tmp_path, monkeypatch):  # noqa: F811
+def test_other_errors_are_left_alone(scenes, tmp_path, monkeypatch):
     def broken(self, **kwargs):
         raise RuntimeError("something else")
 
     monkeypatch.setattr(DeCoDetrForObjectDetection, "forward", broken)
     with pytest.raises(RuntimeError, match="^something else$"):
-        _trainer(scenes, tmp_path).train()
+        make_trainer(scenes, tmp_path).train()
 
 
-def test_the_command_prints_the_advice_without_a_traceback(scenes, tmp_path, capsys, little_memory):  # noqa: F811
-    command = _command(scenes, tmp_path / "run", "--max_steps", "1", "--val-annotations", "none")
+def test_the_command_prints_the_advice_without_a_traceback(scenes, tmp_path, capsys, little_memory):
+    command = train_command(scenes, tmp_path / "run", "--max_steps", "1", "--val-annotations", "none")
     assert main(command) == 1
     error = capsys.readouterr().err
     assert "decodetr train: error: memory ran out in training" in error and "Traceback" not in error
 
 
-def test_auto_find_batch_size_starts_again_from_nothing(scenes, tmp_path):  # noqa: F811
+def test_auto_find_batch_size_starts_again_from_nothing(scenes, tmp_path):
     """What a step that ran out of memory in its backward had collected for the pool does not count."""
     args = {"augment": False, "max_steps": 2, "ema_decay": 0.5}
-    found = _trainer(scenes, tmp_path / "found", auto_find_batch_size=True, **args)
+    found = make_trainer(scenes, tmp_path / "found", auto_find_batch_size=True, **args)
     backward, calls = found.accelerator.backward, []
 
     def limited(loss, **kwargs):
@@ -97,7 +97,7 @@ def test_auto_find_batch_size_starts_again_from_nothing(scenes, tmp_path):  # no
     found.train()
     size = found._train_batch_size
     assert len(calls) == 3 and size < 4
-    chosen = _trainer(scenes, tmp_path / "chosen", per_device_train_batch_size=size, **args)
+    chosen = make_trainer(scenes, tmp_path / "chosen", per_device_train_batch_size=size, **args)
     chosen.train()
     assert torch.equal(found.model.prototype_pool.prototypes, chosen.model.prototype_pool.prototypes)
 
@@ -113,9 +113,9 @@ def test_gradient_checkpointing_is_known_or_refused(family):
             check_checkpointing(detector)
 
 
-def test_it_is_refused_before_training(scenes, tmp_path):  # noqa: F811
+def test_it_is_refused_before_training(scenes, tmp_path):
     with pytest.raises(ValueError, match="rt_detr_v2 has no gradient checkpointing"):
-        _trainer(scenes, tmp_path, gradient_checkpointing=True)
+        make_trainer(scenes, tmp_path, gradient_checkpointing=True)
 
 
 @pytest.mark.parametrize("family", ABLE)

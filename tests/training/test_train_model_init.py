@@ -4,18 +4,18 @@ import types
 
 import pytest
 import torch
-from test_train import _equal, _parts, _state, _trainer, scenes  # noqa: F401  (a fixture)
+from helpers.trainings import make_parts, make_trainer, same_state, state_of
 
 from decodetr import DeCoDetrTrainer
 
 
-def _made(scenes, output, made, **args):  # noqa: F811
+def _made(scenes, output, made, **args):
     """A Trainer with `model_init`, otherwise that of `_trainer`."""
-    plain = _trainer(scenes, output, augment=False, **args)
-    parts = _parts(scenes, augment=False)
+    plain = make_trainer(scenes, output, augment=False, **args)
+    parts = make_parts(scenes, augment=False)
 
     def init():
-        made.append(_parts(scenes, augment=False)[0])
+        made.append(make_parts(scenes, augment=False)[0])
         return made[-1]
 
     return plain, DeCoDetrTrainer(
@@ -25,7 +25,7 @@ def _made(scenes, output, made, **args):  # noqa: F811
 
 
 @pytest.mark.parametrize("args", [{}, {"streams": "semantic", "cache_features": True}, {"freeze_backbone": True}])
-def test_each_training_begins_with_a_new_model(scenes, tmp_path, args):  # noqa: F811
+def test_each_training_begins_with_a_new_model(scenes, tmp_path, args):
     made = []
     _, trainer = _made(scenes, tmp_path, made, max_steps=2, **args)
     ends, names = [], trainer.model.vocabulary.names
@@ -33,12 +33,12 @@ def test_each_training_begins_with_a_new_model(scenes, tmp_path, args):  # noqa:
     for count in (2, 3):
         trainer.train()
         assert len(made) == count and trainer.model is made[-1] and trainer.state.global_step == 2
-        ends.append(_state(trainer.model))
-    assert _equal(*ends) and not _equal(ends[0], _state(made[0]))
+        ends.append(state_of(trainer.model))
+    assert same_state(*ends) and not same_state(ends[0], state_of(made[0]))
     assert "eval_AP50" in trainer.evaluate() and trainer.model.vocabulary.names == names
 
 
-def test_frozen_parts_of_a_new_model_stay(scenes, tmp_path):  # noqa: F811
+def test_frozen_parts_of_a_new_model_stay(scenes, tmp_path):
     made = []
     _, trainer = _made(scenes, tmp_path, made, streams="localization", max_steps=1)
     trainer.train()
@@ -46,7 +46,7 @@ def test_frozen_parts_of_a_new_model_stay(scenes, tmp_path):  # noqa: F811
     assert any(p.requires_grad for p in made[-1].detector.parameters())
 
 
-def test_a_search_tries_its_rates(scenes, tmp_path, monkeypatch):  # noqa: F811
+def test_a_search_tries_its_rates(scenes, tmp_path, monkeypatch):
     """What `hyperparameter_search` does with a trial, without the library that makes trials."""
     made = []
     monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: trial.params)
@@ -57,10 +57,10 @@ def test_a_search_tries_its_rates(scenes, tmp_path, monkeypatch):  # noqa: F811
     trainer.hp_space, trainer.hp_name, trainer.compute_objective = (lambda trial: trial.params), None, sum
     for number, rate in enumerate((1e-3, 0.0)):
         trial = types.SimpleNamespace(number=number, params={"learning_rate": rate})
-        before = _state(_parts(scenes)[0].detector)
+        before = state_of(make_parts(scenes)[0].detector)
         trainer.train(trial=trial)
         assert trainer.args.learning_rate == rate and trainer.identity()["settings"]["learning_rate"] == rate
-        changed = _state(made[-1].detector)
+        changed = state_of(made[-1].detector)
         moved = any(
             not torch.equal(changed[n], v) for n, v in before.items() if "num_batches" not in n and "running" not in n
         )
@@ -68,15 +68,15 @@ def test_a_search_tries_its_rates(scenes, tmp_path, monkeypatch):  # noqa: F811
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_one_of_model_and_model_init(scenes, tmp_path, count):  # noqa: F811
-    model = _parts(scenes)[0]
+def test_one_of_model_and_model_init(scenes, tmp_path, count):
+    model = make_parts(scenes)[0]
     given = {"model": model, "model_init": lambda: model} if count else {}
     with pytest.raises(ValueError, match="either model or model_init, got"):
-        DeCoDetrTrainer(args=_trainer(scenes, tmp_path).args, **given)
+        DeCoDetrTrainer(args=make_trainer(scenes, tmp_path).args, **given)
 
 
-def test_nothing_is_pinned_where_there_is_no_accelerator(scenes, tmp_path, recwarn):  # noqa: F811
-    trainer = _trainer(scenes, tmp_path, dataloader_pin_memory=True, max_steps=1)
+def test_nothing_is_pinned_where_there_is_no_accelerator(scenes, tmp_path, recwarn):
+    trainer = make_trainer(scenes, tmp_path, dataloader_pin_memory=True, max_steps=1)
     trainer.train()
     assert trainer.args.dataloader_pin_memory is False
     assert not [warning for warning in recwarn if "pin" in str(warning.message)]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from helpers.trainings import make_trainer
 from PIL import Image
-from test_train import _trainer, scenes  # noqa: F401  (a fixture)
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainingArguments
 from decodetr.processing import CocoAnnotations
@@ -19,7 +19,7 @@ def _cell(sheet, row, column):
     return np.asarray(sheet.crop((x, y, x + _CELL, y + _CELL)).convert("RGB")).astype(int)
 
 
-def test_detections_are_beside_annotations(scenes):  # noqa: F811
+def test_detections_are_beside_annotations(scenes):
     coco = CocoAnnotations.load(scenes / "annotations/val.json")
     pictures = EvaluationPictures(coco, 3)
     ids = [image["image_id"] for image in coco.images]
@@ -45,7 +45,7 @@ def test_detections_are_beside_annotations(scenes):  # noqa: F811
     assert EvaluationPictures(coco, 0).sheet([]) is None
 
 
-def test_they_come_from_the_evaluation_loop(scenes, tmp_path, monkeypatch):  # noqa: F811
+def test_they_come_from_the_evaluation_loop(scenes, tmp_path, monkeypatch):
     counted, forward = [], DeCoDetrForObjectDetection.forward
 
     def count(self, *args, **kwargs):
@@ -54,7 +54,7 @@ def test_they_come_from_the_evaluation_loop(scenes, tmp_path, monkeypatch):  # n
 
     monkeypatch.setattr(DeCoDetrForObjectDetection, "forward", count)
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
-    trainer = _trainer(scenes, tmp_path, report_to="tensorboard", **EVALUATING)
+    trainer = make_trainer(scenes, tmp_path, report_to="tensorboard", **EVALUATING)
     trainer.train()
     assert counted.count(False) == 4  # 6 images in batches of 4, twice
     assert sorted(file.name for file in (tmp_path / "pictures").iterdir()) == ["step-2.jpg", "step-4.jpg"]
@@ -67,8 +67,8 @@ def test_they_come_from_the_evaluation_loop(scenes, tmp_path, monkeypatch):  # n
     assert [image.step for image in shown] == [2, 4] and shown[0].width == 4 * _CELL
 
 
-def test_none_are_drawn_if_none_are_wanted(scenes, tmp_path):  # noqa: F811
-    trainer = _trainer(scenes, tmp_path, eval_pictures=0, **EVALUATING)
+def test_none_are_drawn_if_none_are_wanted(scenes, tmp_path):
+    trainer = make_trainer(scenes, tmp_path, eval_pictures=0, **EVALUATING)
     trainer.evaluate()
     trainer.args.eval_pictures = 2
     trainer.evaluate()  # no run has begun

@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 import torch
-from test_train import _equal, _state, _trainer, scenes  # noqa: F401  (a fixture)
-from tiny_models import TINY_DETECTORS, tiny_batch, tiny_model
+from helpers.tiny_models import TINY_DETECTORS, tiny_batch, tiny_model
+from helpers.trainings import make_trainer, same_state, state_of
 
 from decodetr import DeCoDetrForObjectDetection
 from decodetr.modeling_decodetr.precision import Float32Loss
@@ -96,10 +96,10 @@ def test_heads_leave_autocast_after_copies_and_files_too(family, tmp_path):
         assert torch.equal(model(pixels).pred_boxes, expected)
 
 
-def test_a_bf16_run_learns_what_a_float32_run_learns(scenes, tmp_path):  # noqa: F811
+def test_a_bf16_run_learns_what_a_float32_run_learns(scenes, tmp_path):
     losses = {}
     for bf16 in (False, True):
-        trainer = _trainer(scenes, tmp_path / str(bf16), bf16=bf16, max_steps=6, logging_steps=1, augment=False)
+        trainer = make_trainer(scenes, tmp_path / str(bf16), bf16=bf16, max_steps=6, logging_steps=1, augment=False)
         trainer.train()
         losses[bf16] = torch.tensor([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
         assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
@@ -111,17 +111,19 @@ def test_a_bf16_run_learns_what_a_float32_run_learns(scenes, tmp_path):  # noqa:
 
 
 @pytest.mark.slow
-def test_a_compiled_run_is_the_eager_run(scenes, tmp_path):  # noqa: F811
+def test_a_compiled_run_is_the_eager_run(scenes, tmp_path):
     """With EMA, momentum, clipping of each stream, another vocabulary in evaluation, checkpoints and a resume."""
     args = {"max_steps": 3, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
     args |= {"ema_decay": 0.5, "max_grad_norm": 0.01, "augment": False, "eval_pictures": 0}
-    eager = _trainer(scenes, tmp_path / "eager", **args)
+    eager = make_trainer(scenes, tmp_path / "eager", **args)
     before = eager.model.prototype_pool.prototypes.clone()
     eager.train()
-    compiled = _trainer(scenes, tmp_path / "compiled", torch_compile=True, torch_compile_backend="aot_eager", **args)
+    compiled = make_trainer(
+        scenes, tmp_path / "compiled", torch_compile=True, torch_compile_backend="aot_eager", **args
+    )
     compiled.train()
     assert type(compiled.model_wrapped).__name__ == "OptimizedModule"
-    expected, found = _state(eager.model), _state(compiled.model)
+    expected, found = state_of(eager.model), state_of(compiled.model)
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         assert torch.allclose(found[name].float(), tensor.float(), atol=1e-4), name
@@ -134,8 +136,10 @@ def test_a_compiled_run_is_the_eager_run(scenes, tmp_path):  # noqa: F811
     compiled.save_model()
     saved = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "compiled")
     assert saved.vocabulary.names == compiled.deployment_vocabulary.names
-    assert _equal(_state(saved.detector), _state(compiled.model.detector))
-    resumed = _trainer(scenes, tmp_path / "compiled", torch_compile=True, torch_compile_backend="aot_eager", **args)
+    assert same_state(state_of(saved.detector), state_of(compiled.model.detector))
+    resumed = make_trainer(
+        scenes, tmp_path / "compiled", torch_compile=True, torch_compile_backend="aot_eager", **args
+    )
     resumed.train("last")
     assert resumed.state.global_step == 3
-    assert all(torch.allclose(t.float(), found[n].float(), atol=1e-6) for n, t in _state(resumed.model).items())
+    assert all(torch.allclose(t.float(), found[n].float(), atol=1e-6) for n, t in state_of(resumed.model).items())

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from test_train_start import words  # noqa: F401  (a fixture)
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
 from decodetr.cli import main
@@ -16,20 +15,20 @@ def _config(output):
     return DeCoDetrConfig.from_pretrained(output)
 
 
-def _without(words, *options):  # noqa: F811
-    words = list(words)
+def _without(one_step, *options):
+    one_step = list(one_step)
     for option in options:
-        i = words.index(option)
-        del words[i : i + 2]
-    return words
+        i = one_step.index(option)
+        del one_step[i : i + 2]
+    return one_step
 
 
-def _start(words):  # noqa: F811
-    return words[words.index("--data") + 1] + "/config.yaml"
+def _start(one_step):
+    return one_step[one_step.index("--data") + 1] + "/config.yaml"
 
 
-def test_a_run_without_annotations_has_learned_no_boxes(words, tmp_path):  # noqa: F811
-    source = words[words.index("--data") + 1]
+def test_a_run_without_annotations_has_learned_no_boxes(one_step, tmp_path):
+    source = one_step[one_step.index("--data") + 1]
     document = json.loads(Path(source, "annotations/train.json").read_text())
     document["info"] = {"image_folder": "train"}
     annotations = ["--train-annotations", str(tmp_path / "annotations" / "none.json")]
@@ -37,7 +36,7 @@ def test_a_run_without_annotations_has_learned_no_boxes(words, tmp_path):  # noq
     (tmp_path / "annotations" / "none.json").write_text(json.dumps({**document, "annotations": []}))
     (tmp_path / "train").symlink_to(f"{source}/train")
     run = tmp_path / "run"
-    assert main([*words, *annotations, "--config", _start(words), "--output_dir", str(run)]) == 0
+    assert main([*one_step, *annotations, "--config", _start(one_step), "--output_dir", str(run)]) == 0
     info = _config(run).training_info
     assert info["annotated_names"] == [] and len(info["training_names"]) > 100
     assert "| annotated names | none |" in (run / "README.md").read_text()
@@ -52,10 +51,10 @@ def test_names_without_a_box_are_none_that_were_seen():
     assert seen_before({"training_names": ["a"]}, pool, {}) == {"detector": ["a"], "proposer": []}
 
 
-def test_a_random_pool_is_said_and_recorded(words, tmp_path, caplog):  # noqa: F811
-    start = _without(words, "--pool")
+def test_a_random_pool_is_said_and_recorded(one_step, tmp_path, caplog):
+    start = _without(one_step, "--pool")
     assert (
-        main([*start, "--config", _start(words), "--streams", "localization", "--output_dir", str(tmp_path / "a")])
+        main([*start, "--config", _start(one_step), "--streams", "localization", "--output_dir", str(tmp_path / "a")])
         == 0
     )
     assert "random prototypes" not in caplog.text  # nothing learns from them
@@ -65,31 +64,32 @@ def test_a_random_pool_is_said_and_recorded(words, tmp_path, caplog):  # noqa: F
     assert _config(tmp_path / "b").training_info["pool"] == "random"
     assert "| pool | random |" in (tmp_path / "b" / "README.md").read_text()
     caplog.clear()
-    assert main([*words, "--model", str(tmp_path / "b"), "--output_dir", str(tmp_path / "c")]) == 0
+    assert main([*one_step, "--model", str(tmp_path / "b"), "--output_dir", str(tmp_path / "c")]) == 0
     assert "random prototypes" not in caplog.text and "pool" not in _config(tmp_path / "c").training_info
 
 
-def test_a_detector_without_a_pool_is_said(words, tmp_path, caplog):  # noqa: F811
-    model = DeCoDetrForObjectDetection(_config_of(words))
+def test_a_detector_without_a_pool_is_said(one_step, tmp_path, caplog):
+    model = DeCoDetrForObjectDetection(_config_of(one_step))
     model.detector.save_pretrained(tmp_path / "detector")
     DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "detector")
-    start = [*_without(words, "--pool"), "--detector", str(tmp_path / "detector"), "--set", "embedding_dim=16"]
+    start = [*_without(one_step, "--pool"), "--detector", str(tmp_path / "detector"), "--set", "embedding_dim=16"]
     assert main([*start, "--output_dir", str(tmp_path / "run")]) == 0
     assert "starts with random prototypes" in caplog.text
     assert _config(tmp_path / "run").training_info["pool"] == "random"
 
 
-def _config_of(words):  # noqa: F811
-    return DeCoDetrConfig(**read_yaml(_start(words), dict))
+def _config_of(one_step):
+    return DeCoDetrConfig(**read_yaml(_start(one_step), dict))
 
 
-def test_the_config_has_the_size_of_the_images_that_were_trained_on(words, tmp_path, capsys):  # noqa: F811
-    start = [*words, "--config", _start(words)]
+def test_the_config_has_the_size_of_the_images_that_were_trained_on(one_step, tmp_path, capsys):
+    start = [*one_step, "--config", _start(one_step)]
     assert main([*start, "--image-size", "96", "--output_dir", str(tmp_path / "a")]) == 0
     assert _config(tmp_path / "a").preprocessing == {"size": {"height": 96, "width": 96}}
     assert dict(DeCoDetrImageProcessor.from_pretrained(tmp_path / "a").size) == {"height": 96, "width": 96}
     assert (
-        main([*words, "--model", str(tmp_path / "a"), "--image-size", "64", "--output_dir", str(tmp_path / "b")]) == 0
+        main([*one_step, "--model", str(tmp_path / "a"), "--image-size", "64", "--output_dir", str(tmp_path / "b")])
+        == 0
     )
     assert _config(tmp_path / "b").preprocessing["size"] == {"height": 64, "width": 64}
     capsys.readouterr()
@@ -98,8 +98,8 @@ def test_the_config_has_the_size_of_the_images_that_were_trained_on(words, tmp_p
 
 
 @pytest.mark.parametrize("option, value", [("--val-share", "0"), ("--val-share", "1")])
-def test_a_share_of_nothing_is_refused_not_ignored(words, tmp_path, capsys, option, value):  # noqa: F811
-    start = _without(words, "--val-annotations")
+def test_a_share_of_nothing_is_refused_not_ignored(one_step, tmp_path, capsys, option, value):
+    start = _without(one_step, "--val-annotations")
     data = start.index("--data") + 1
     source = start[data]
     (tmp_path / "annotations").mkdir()
@@ -107,5 +107,5 @@ def test_a_share_of_nothing_is_refused_not_ignored(words, tmp_path, capsys, opti
     (tmp_path / "annotations" / "train.json").write_text(document)
     (tmp_path / "train").symlink_to(f"{source}/train")
     start[data] = str(tmp_path)
-    assert main([*start, "--config", _start(words), option, value, "--output_dir", str(tmp_path / "run")]) == 1
+    assert main([*start, "--config", _start(one_step), option, value, "--output_dir", str(tmp_path / "run")]) == 1
     assert "--val-share must lie between 0 and 1" in capsys.readouterr().err

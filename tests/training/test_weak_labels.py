@@ -1,36 +1,20 @@
 """Captions and names of whole images: read, joined to training items, and what they change in training."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from test_pool_builder import write_data
-from tiny_models import NAMES, tiny_batch, tiny_model
-from tiny_teachers import write_tiny_clip
+from helpers.captions import CAPTIONS, write_json
+from helpers.pool_data import write_data
+from helpers.tiny_models import NAMES, tiny_batch, tiny_model
 
 from decodetr import DeCoDetrImageProcessor
 from decodetr.modeling_decodetr.loss_decodetr import absent_names, teacher_targets
 from decodetr.processing import CocoAnnotations, DetectionDataset, detection_collate
 from decodetr.training.weak_labels import CaptionTable, WeakLabels, read_image_labels
 
-CAPTIONS = [(1, "a cat on a sofa"), (1, "un café"), (3, "a cat on a sofa")]
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clip")
-    write_tiny_clip(folder)
-    return folder
-
-
-def _write(file, document):
-    file.write_text(json.dumps(document), encoding="utf-8")
-    return file
-
 
 def _labels_file(file, annotations=((1, 1), (1, 2), (1, 1))):
-    return _write(
+    return write_json(
         file,
         {
             "images": [{"id": 1}, {"id": 2}],
@@ -53,7 +37,7 @@ def test_image_labels_are_each_name_once_and_an_image_can_show_nothing(tmp_path)
 
 def test_captions_are_embedded_once_and_kept(tmp_path, clip, monkeypatch):
     rows = [{"image_id": image, "caption": caption} for image, caption in CAPTIONS]
-    file = _write(tmp_path / "captions.json", {"annotations": rows})
+    file = write_json(tmp_path / "captions.json", {"annotations": rows})
     table = CaptionTable.load(file, str(clip), tmp_path / "run")
     assert len(table) == 3 and table.embeddings.shape == (2, 8)
     assert table.get(1).shape == (2, 8) and table.get(2).shape == (0, 8) and table.get(1).dtype == np.float32
@@ -63,7 +47,7 @@ def test_captions_are_embedded_once_and_kept(tmp_path, clip, monkeypatch):
         patch.setattr("decodetr.training.weak_labels._embed", None)  # not called again
         again = CaptionTable.load(file, str(clip), tmp_path / "run")
     assert np.array_equal(again.embeddings, table.embeddings)
-    _write(file, {"annotations": [*rows, {"image_id": 2, "caption": "a dog"}]})
+    write_json(file, {"annotations": [*rows, {"image_id": 2, "caption": "a dog"}]})
     assert len(CaptionTable.load(file, str(clip), tmp_path / "run").embeddings) == 3
 
 
@@ -78,7 +62,7 @@ def test_captions_are_embedded_once_and_kept(tmp_path, clip, monkeypatch):
 )
 def test_bad_captions_are_errors(tmp_path, document, message):
     with pytest.raises(ValueError, match=message):
-        CaptionTable.load(_write(tmp_path / "captions.json", document), "nowhere")
+        CaptionTable.load(write_json(tmp_path / "captions.json", document), "nowhere")
 
 
 def test_items_have_what_is_known_of_their_image(tmp_path):

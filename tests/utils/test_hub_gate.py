@@ -4,7 +4,7 @@ import json
 import socket
 
 import pytest
-from test_predict import text_detector, write_image  # noqa: F401
+from helpers.pictures import write_image
 
 from decodetr import DeCoDetrConfig, Vocabulary
 from decodetr.cli import main
@@ -58,7 +58,7 @@ def test_the_folder_of_another_detector_does_not_fetch_a_backbone(asked, tmp_pat
     assert not asked
 
 
-def test_a_vocabulary_does_not_fetch_its_text_model(asked, text_detector, tmp_path, capsys):  # noqa: F811
+def test_a_vocabulary_does_not_fetch_its_text_model(asked, text_detector, tmp_path, capsys):
     folder, _ = text_detector
     stored = Vocabulary.from_pretrained(_vocabulary_of(folder, tmp_path))
     Vocabulary(stored.names, stored.embeddings, {**stored.info, "encoder": "evil/clip"}).save_pretrained(
@@ -94,7 +94,7 @@ def test_the_gate_is_for_folders_and_opens_again(tmp_path):
     assert constants.HF_HUB_OFFLINE == before
 
 
-def test_places_are_recorded_so_that_they_are_found_from_elsewhere(text_detector, tmp_path, monkeypatch):  # noqa: F811
+def test_places_are_recorded_so_that_they_are_found_from_elsewhere(text_detector, tmp_path, monkeypatch):
     _, clip = text_detector
     monkeypatch.chdir(clip.parent)
     assert recorded_place("clip") == str(clip) and recorded_place("openai/clip") == "openai/clip"

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.paths import ROOT
 from PIL import Image, ImageFile
 
 from decodetr.cli import main
 from decodetr.utils import images
 from decodetr.utils.images import annotated_frame, image_header, in_batches, is_image, open_image
 
-PACKAGE = Path(__file__).resolve().parents[1]
 RAMP = np.linspace(0, 1, 256).reshape(16, 16)  # 0..255 as shares
 
 
@@ -125,7 +125,7 @@ def test_the_image_processor_sees_the_same_picture_of_any_kind(backend, kind):
 
 
 def test_detect_scales_16_bit_pictures():
-    from tiny_models import tiny_model
+    from helpers.tiny_models import tiny_model
 
     from decodetr import DeCoDetrImageProcessor
     from decodetr.inference.detection import detect
@@ -257,7 +257,7 @@ def test_hostile_files_are_an_error_that_names_them(tmp_path, case):
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
-    from tiny_models import tiny_model
+    from helpers.tiny_models import tiny_model
 
     from decodetr import DeCoDetrImageProcessor
 
@@ -285,7 +285,7 @@ def test_predict_names_every_hostile_file_and_does_the_rest(tmp_path, detector, 
 
 
 def test_hostile_files_in_a_data_set_are_errors_in_training_and_findings_of_validate(tmp_path, capsys):
-    from broken_data import good, training_says, write
+    from helpers.broken_data import good, training_says, write
 
     for number, case in enumerate(HOSTILE):
         folder = write(tmp_path / str(number), good())
@@ -362,12 +362,12 @@ def _calls(tree):
 
 def test_nothing_else_opens_a_picture_or_clips_one():
     sources = [
-        file for file in PACKAGE.rglob("*.py") if file.relative_to(PACKAGE).parts[0] not in ("tests", ".venv", "build")
+        file for file in ROOT.rglob("*.py") if file.relative_to(ROOT).parts[0] not in ("tests", ".venv", "build")
     ]
     assert len(sources) > 100
     wrong = []
     for file in sources:
-        name = str(file.relative_to(PACKAGE))
+        name = str(file.relative_to(ROOT))
         for attribute, text, node in _calls(ast.parse(file.read_text(encoding="utf-8"))):
             opens = attribute in ("imread", "load_image", "decode_image", "decode_jpeg", "imdecode", "frombytes")
             opens |= text.endswith(("Image.open", "io.read_image", "image.open_file"))

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from broken_data import good, write
+from helpers.broken_data import good, write
 
 from decodetr.cli import main
 from decodetr.utils.outputs import apart
