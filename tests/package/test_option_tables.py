@@ -1,4 +1,4 @@
-"""The tables of options in docs/training.md are those of the dataclasses; `python tests/test_option_tables.py` writes
+"""The tables of options in docs/training.md are those of the dataclasses; `python tests/package/test_option_tables.py` writes
 them."""
 
 import dataclasses
@@ -10,7 +10,7 @@ import pytest
 from decodetr.training.arguments import DeCoDetrTrainingArguments
 from decodetr.training.options import TrainOptions
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "training.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 TABLES = (DeCoDetrTrainingArguments, TrainOptions)
 
 
