@@ -1,5 +1,4 @@
-"""The tables of options in docs/training.md are those of the dataclasses; `python tests/package/test_option_tables.py` writes
-them."""
+"""The tables of options in docs/training.md are those of the dataclasses; run as a program, this file writes them."""
 
 import dataclasses
 import re
