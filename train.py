@@ -1,12 +1,18 @@
-"""A training run, from a data set to a trained, evaluated, saved and described model: `decodetr train`.
+"""Train, from a data set to a trained, evaluated, saved and described model: what `decodetr train`, `python train.py`
+and `accelerate launch train.py` do.
 
 `TrainingRun.run` is the run from top to bottom: data, model, names, training, report. The command's options are those
 of `training/options.py`, and the Trainer is in `training/trainer.py`.
 """
 
-import logging
-import runpy
 import sys
+
+from decodetr.utils.program import run_command
+
+if __name__ == "__main__":  # before the imports below, so that --help is instant
+    sys.exit(run_command("train"))
+
+import logging
 from dataclasses import replace
 from functools import partial
 
@@ -369,11 +375,6 @@ def _save_metrics(trainer, part, metrics):
     trainer.save_metrics(part, metrics)
 
 
-def main(argv=None):
-    """`decodetr train`, `python -m decodetr.train` and `accelerate launch train.py` are the same program."""
-    sys.argv = ["decodetr", "train", *(sys.argv[1:] if argv is None else argv)]
-    runpy.run_module("decodetr", run_name="__main__")
-
-
-if __name__ == "__main__":
-    main()
+def main(argv: list[str] | None = None) -> int:
+    """`decodetr train` with these words, or those of this process. Returns the exit code."""
+    return run_command("train", argv)

@@ -8,6 +8,7 @@ sources.py                load_annotations: whichever of the three it is
 formats.py                words for parts and forms that commands need too; form_of
 names_split.py            the split of names into base and novel
 names_ahead.py            the names of a COCO file, without the rest of it
+captions.py               captions of whole images
 examination.py            what is wrong with a file, all of it at once
 dataset_report.py         the same of a whole data set, with its copies, statistics and pictures
 repair.py                 a repaired copy

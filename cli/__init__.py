@@ -1,6 +1,7 @@
 """The `decodetr` command: names the subcommands and imports each only when it is called, so that --help is instant.
 
-One file a command, which parses, calls and prints; nothing outside this folder imports it.
+One file a command, which parses, calls and prints; nothing outside this folder imports it. options.py has what several
+commands share, recipe.py the recipes of `decodetr train`.
 """
 
 import argparse

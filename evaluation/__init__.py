@@ -8,7 +8,8 @@ coco_matching.py            COCO's matching by an engine, name by name
 detection_evaluator.py      DetectionEvaluator: streaming AP
 detection_metric.py         DetectionMetric: the same as an `evaluate.Metric`
 output_evaluator.py         OutputEvaluator: names and localization of a DeCo-DETR
-predictors.py, peers.py, loading.py   what is evaluated: our model, oracles, other people's detectors
+predictors.py, peers.py, zero_shot_peers.py   what is evaluated: our model, oracles, other people's detectors
+loading.py                  the one of these that a command names
 detections.py               detections on disk
 matches.py, analysis.py     which detection found what, and what lies behind an AP
 calibrate.py, model_calibration.py, score_card.py   scores that say how often they are right

@@ -7,11 +7,16 @@ image_captions.py   captions of whole images among those of regions (C-OVD)
 selection.py        the light ones: which regions are kept, the pool of their captions
 shards.py           StageFolder: a stage's output as numbered shards that survive a kill
 proposals.py        boxes: annotated ones of base names, and what the class-agnostic detector proposes
+proposers.py        what can propose: a grid, a DeCo-DETR, other detectors
 crops.py            a box as the square picture that CLIP and the captioner see
 captioner.py        Captioner: LLaVA's captions of crops; served_captioner.py: from a server
+lazy_model.py       a model that is loaded when it is first used
 batches.py          batches that become smaller when memory runs out
 embedder.py         ClipEmbedder: CLIP's embeddings of crops and captions
+delta.py            the cosine from which on a caption agrees with its picture
 clusters.py         K-Means to M1, DBSCAN inside each coarse cluster to M2, on plain arrays
+density_tree.py     what DBSCAN finds at every eps, from one tree
+space.py            the embedding space of a pool, measured
 inspection.py       what a pool holds and covers, in numbers
 drift.py            how far training has moved a pool
 pool_map.py         a picture of a pool
