@@ -115,7 +115,7 @@ _COMMANDS = {
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_every_command_that_writes_a_folder_holds_it(holder, tmp_path, monkeypatch, capsys, command):
     """Whatever the command checks before is left out here."""
-    from decodetr.cli import pool as pool_command
+    from decodetr.pool_builder import preflight as pool_preflight
     from decodetr.training import preflight
 
     data, out = tmp_path / "data", tmp_path / "out"
@@ -124,7 +124,7 @@ def test_every_command_that_writes_a_folder_holds_it(holder, tmp_path, monkeypat
     (data / "train/picture.png").write_bytes(b"")
     holder(out)
     monkeypatch.setattr(preflight, "check", lambda options, *_: SimpleNamespace(output_dir=options.output_dir))
-    monkeypatch.setattr(pool_command, "check", lambda *_: None)
+    monkeypatch.setattr(pool_preflight, "check", lambda *_: None)
     places = {"DATA": str(data), "OUT": str(out), "DATA/train": str(data / "train")}
     started = time.perf_counter()
     assert main([places.get(word, word) for word in _COMMANDS[command]]) == 1
