@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.streamed_data import data_of, rows_of
+from helpers.streamed_data import data_of, rows_of, streamed
 from helpers.tiny_models import tiny_model
 from helpers.trainings import make_parts, make_trainer, train_command
 
@@ -116,14 +116,15 @@ def test_a_run_is_the_same_where_its_backbone_or_its_stream_lies_elsewhere(tmp_p
     def started(backbone):
         return start_identity(TrainOptions(backbone=backbone))
 
-    def streamed(place):
+    def name_of_stream(place):
         stream = AnnotationStream(data_of(rows_of(1)).to_iterable_dataset(), f"{place} (train)")
         return dataset_identity(streamed(stream))["stream"]
 
     for backbone in ("here", "here/model.safetensors"):
         assert started(backbone) == started(str(tmp_path / backbone)) != started("resnet50.tv_in1k")
     before = started("here")
-    assert streamed("here") == streamed(tmp_path / "here") == "here (train)" != streamed("owner/here")
+    names = [name_of_stream(place) for place in ("here", tmp_path / "here", "owner/here")]
+    assert names[0] == names[1] == "here (train)" != names[2]
     (tmp_path / "here" / "model.safetensors").write_bytes(b"others")
     assert started("here") != before
     assert started("resnet50.tv_in1k") == {"weights": "random", "backbone": "resnet50.tv_in1k"}
