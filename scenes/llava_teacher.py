@@ -44,21 +44,22 @@ def llava_tokenizer(texts):
     )
 
 
-def llava_processor(patch_size, texts):
-    """`LlavaProcessor` for crops of 48 x 48 pixels."""
+def llava_processor(patch_size, texts, class_token=False):
+    """`LlavaProcessor` for crops of 48 x 48 pixels. class_token: as in [`train_llava`]."""
     side = {"height": CROP_SIDE, "width": CROP_SIDE}
     return LlavaProcessor(
         CLIPImageProcessor(size={"shortest_edge": CROP_SIDE}, crop_size=side),
         llava_tokenizer(texts),
         patch_size=patch_size,
-        vision_feature_select_strategy="default",
+        vision_feature_select_strategy="full" if class_token else "default",
         num_additional_image_tokens=1,  # CLIP's class token
         chat_template=_CHAT_TEMPLATE,
     )
 
 
-def new_llava(clip, tokenizer):
-    """A `LlavaForConditionalGeneration` with the vision tower of `clip` and a language model of random weights."""
+def new_llava(clip, tokenizer, class_token=False):
+    """A `LlavaForConditionalGeneration` with the vision tower of `clip` and a language model of random weights.
+    class_token: as in [`train_llava`]."""
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -77,7 +78,9 @@ def new_llava(clip, tokenizer):
             vision_config=vision.to_dict(),
             text_config=text,
             image_token_index=tokenizer.convert_tokens_to_ids(_IMAGE),
-            image_seq_length=(vision.image_size // vision.patch_size) ** 2,
+            image_seq_length=(vision.image_size // vision.patch_size) ** 2 + class_token,
+            vision_feature_layer=-1 if class_token else -2,
+            vision_feature_select_strategy="full" if class_token else "default",
             tie_word_embeddings=True,
         )
     )
@@ -115,12 +118,28 @@ class CaptionCollate:
 
 
 def train_llava(
-    output, clip, crops, names, *, steps, texts=SCENE_TEXTS, start=None, batch_size=64, learning_rate=2e-3, seed=0
+    output,
+    clip,
+    crops,
+    names,
+    *,
+    steps,
+    texts=SCENE_TEXTS,
+    start=None,
+    class_token=False,
+    batch_size=64,
+    learning_rate=2e-3,
+    seed=0,
 ):
-    """Train the small LLaVA to caption crops and return it with its processor. Arguments as in `train_clip`."""
+    """Train the small LLaVA to caption crops and return it with its processor. Arguments as in `train_clip`.
+
+    Args:
+        class_token: the language model also sees CLIP's class token, after the last layer, which knows names sooner
+            than the patches of the layer before, which LLaVA-1.5 has.
+    """
     torch.manual_seed(seed)
-    processor = llava_processor(clip.config.vision_config.patch_size, texts)
-    model = new_llava(clip, processor.tokenizer)
+    processor = llava_processor(clip.config.vision_config.patch_size, texts, class_token)
+    model = new_llava(clip, processor.tokenizer, class_token)
     if start is not None:
         begin_with(model.model.language_model, start.model.language_model)
     dataset = CaptionedCrops(crops, names, texts.things, texts.answer, seed)

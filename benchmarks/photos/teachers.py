@@ -82,7 +82,7 @@ def write_teachers(output, settings, *, scenes, clip_steps, llava_steps, workers
     if "llava" not in measured:
         start = LlavaForConditionalGeneration.from_pretrained(resolve(STARTS[1]))
         model, llava_processor = train_llava(
-            work / "llava", clip, crops, stamps, steps=llava_steps, start=start, **steps
+            work / "llava", clip, crops, stamps, steps=llava_steps, start=start, class_token=True, **steps
         )
         _save(model, llava_processor, output / LLAVA)
         measured["llava"] = measure_llava(output / LLAVA, texts, *validation)
