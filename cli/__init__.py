@@ -9,7 +9,6 @@ import importlib
 import io
 import sys
 
-from decodetr.cli.options import own_variables
 from decodetr.utils.arguments import extend_lists
 
 # name: module with add_arguments(parser) and run(args), what it does
@@ -65,6 +64,8 @@ def main(argv=None) -> int:
     if argv[0] not in COMMANDS:
         sys.stderr.write(f"decodetr: unknown command {argv[0]!r}\n\n{usage()}")
         return 2
+    from decodetr.cli.options import own_variables
+
     module, parser = command_parser(argv[0])
     try:
         with own_variables():

@@ -221,14 +221,14 @@ class DeCoDetrTrainer(Trainer):
         """Inside, data that are not the run's own are evaluated: without its novel names, by other `groups`."""
         before = self.novel_names, self.groups
         self.novel_names, self.groups = None, groups
-        self._forget_eval_loader()
+        self.forget_eval_loader()
         try:
             yield
         finally:
             self.novel_names, self.groups = before
-            self._forget_eval_loader()
+            self.forget_eval_loader()
 
-    def _forget_eval_loader(self):
+    def forget_eval_loader(self):
         """With persistent workers the Trainer keeps one loader for whatever data set is evaluated."""
         getattr(self, "_eval_dataloaders", {}).pop("eval", None)
 
