@@ -158,7 +158,7 @@ def _task(args):
         device=getattr(args, "device", "auto"),
         device_map=getattr(args, "device_map", None),
         image_captions=captions if images else None,
-        join_image_captions=args.pool_command == "cluster" and captions,
+        join_image_captions=args.pool_command == "cluster" and bool(captions),
         overwrite=args.overwrite,
     )
 

@@ -13,7 +13,7 @@ from decodetr.evaluation.output_evaluator import results_of
 from decodetr.inference.detection import forward
 from decodetr.pool_builder.crops import crop_region
 from decodetr.processing.detection_dataset import detection_collate
-from decodetr.utils.boxes import pixel_corners
+from decodetr.utils.box_tensors import pixel_corners
 
 _SUPPRESSED = -25  # log objectness of what `nms_iou` takes out is -30
 

@@ -14,7 +14,7 @@ from decodetr import DeCoDetrConfig  # also makes it known to AutoConfig
 from decodetr.inference.detection import forward
 from decodetr.inference.loading import load_model
 from decodetr.pool_builder.lazy_model import Model
-from decodetr.utils.boxes import pixel_corners
+from decodetr.utils.box_tensors import pixel_corners
 from decodetr.utils.model_identity import model_identity, without_place
 
 GRID, TORCHVISION = "grid", "torchvision:"

@@ -14,7 +14,8 @@ from torchvision.ops import box_iou
 from decodetr.annotations.coco import read_annotated
 from decodetr.processing.augmentations import DetectionAugmentation
 from decodetr.processing.regions import RegionTable
-from decodetr.utils.boxes import corners_of, relative_centers
+from decodetr.utils.box_tensors import relative_centers
+from decodetr.utils.boxes import corners_of
 from decodetr.utils.drawing import shrunk
 
 # What regions that may be objects are to the localization stream, and the key of the label that holds them.

@@ -134,8 +134,8 @@ def train_llava(
     """Train the small LLaVA to caption crops and return it with its processor. Arguments as in `train_clip`.
 
     Args:
-        class_token: the language model also sees CLIP's class token, after the last layer, which knows names sooner
-            than the patches of the layer before, which LLaVA-1.5 has.
+        class_token: the language model sees all tokens of CLIP's last layer, the class token too, instead of the
+            patches of the layer before, as LLaVA-1.5 does. It helps little (docs/photo_world.md).
     """
     torch.manual_seed(seed)
     processor = llava_processor(clip.config.vision_config.patch_size, texts, class_token)

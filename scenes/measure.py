@@ -25,7 +25,7 @@ from decodetr.modeling_decodetr.semantic_stream import fuse_scores
 from decodetr.pool_builder.embedder import ClipEmbedder
 from decodetr.processing import CocoAnnotations, DetectionDataset, detection_collate
 from decodetr.scenes.world import HELD_OUT_SHAPE, NAMES
-from decodetr.utils.boxes import pixel_corners
+from decodetr.utils.box_tensors import pixel_corners
 from decodetr.utils.shipped import load_vocabulary, resolve
 from decodetr.utils.tables import markdown_table
 

@@ -18,7 +18,7 @@ from decodetr.modeling_decodetr.embedding_space import as_images
 from decodetr.pool_builder.proposals import annotated_boxes, select_proposals
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.processing import DetectionDataset, RegionTable, detection_collate
-from decodetr.utils.boxes import pixel_corners
+from decodetr.utils.box_tensors import pixel_corners
 
 OWN_REGIONS = "the model's own regions"  # the source of such a table
 _LIMITS = ("min_objectness", "min_side", "nms_iou", "max_proposals")

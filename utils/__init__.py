@@ -2,7 +2,8 @@
 Each file is named after a thing; what one room alone uses lies in that room.
 
 arguments.py       options that take several values
-boxes.py           the forms of boxes, and corners in pixels
+boxes.py           the forms of boxes in annotation files
+box_tensors.py     boxes of the model, and corners in pixels
 devices.py         the device of a --device option
 documents.py       the one reader of JSON, YAML and text that somebody else wrote
 drawing.py         boxes and names on pictures

@@ -1,60 +1,34 @@
-"""Forms of boxes and the ways between them, for arrays of NumPy and tensors of torch alike.
+"""Forms of boxes in annotation files, as arrays of NumPy (..., 4): x, y, w, h in pixels, and corners x0, y0, x1, y1.
 
-Annotation files have x, y, w, h in pixels, models (cx, cy, w, h) in 0..1 of the image, and everything else the corners
-x0, y0, x1, y1 in pixels. All functions take boxes (..., 4) and return new ones of the same type.
+Tensors are left to torchvision's `box_convert` (`box_tensors.py`), which takes no arrays; reading annotations must not
+cost an import of torch. All functions return new arrays.
 """
-
-import numpy as np
 
 
 def corners_of(boxes):
     """x, y, w, h -> x0, y0, x1, y1."""
-    corners = _copy(boxes)
+    corners = boxes.copy()
     corners[..., 2:] += boxes[..., :2]
     return corners
 
 
 def sides_of(corners):
     """x0, y0, x1, y1 -> x, y, w, h."""
-    boxes = _copy(corners)
+    boxes = corners.copy()
     boxes[..., 2:] -= corners[..., :2]
     return boxes
 
 
 def centers_to_sides(centers):
     """cx, cy, w, h -> x, y, w, h."""
-    boxes = _copy(centers)
+    boxes = centers.copy()
     boxes[..., :2] -= centers[..., 2:] / 2
     return boxes
 
 
-def pixel_corners(centers, width, height):
-    """(cx, cy, w, h) in 0..1 of an image -> x0, y0, x1, y1 in its pixels."""
-    corners, half = _copy(centers), centers[..., 2:] / 2
-    corners[..., :2] = centers[..., :2] - half
-    corners[..., 2:] = centers[..., :2] + half
-    return in_pixels(corners, width, height)
-
-
-def relative_centers(corners, width, height):
-    """x0, y0, x1, y1 in pixels of an image -> (cx, cy, w, h) in 0..1 of it."""
-    relative = _copy(corners)
-    relative[..., 0::2] /= width
-    relative[..., 1::2] /= height
-    low, high = relative[..., :2], relative[..., 2:]
-    centers = _copy(relative)
-    centers[..., :2] = (low + high) / 2
-    centers[..., 2:] = high - low
-    return centers
-
-
 def in_pixels(boxes, width, height):
     """Boxes of any form in 0..1 of an image -> the same form in its pixels."""
-    boxes = _copy(boxes)
+    boxes = boxes.copy()
     boxes[..., 0::2] *= width
     boxes[..., 1::2] *= height
     return boxes
-
-
-def _copy(boxes):
-    return boxes.copy() if isinstance(boxes, np.ndarray) else boxes.clone()

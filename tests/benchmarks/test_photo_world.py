@@ -2,6 +2,7 @@
 folders."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import photo_world
@@ -11,8 +12,13 @@ from photos import backbone, scene, stamps, teachers, write
 from photos.texts import Texts, kind
 from photos.write import PhotoSettings, write_world
 from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
 
+from decodetr.scenes.llava_teacher import CaptionCollate, llava_processor, new_llava
+from decodetr.scenes.teacher_data import teacher_crops
+from decodetr.scenes.world import NAMES
 from decodetr.utils.images import open_cutout, open_image
+from decodetr.utils.shipped import resolve
 
 SIDE = 96
 _BIRDS = {"crow": "A crow.", "duck": "A little duck.", "duck2": "A duck.", "hen": "A brown hen.", "owl": "An owl."}
@@ -276,6 +282,39 @@ def test_crops_of_teachers_are_of_their_stamps_and_of_none(package):
     assert set(numbers) <= set(range(-1, len(world.stamps))) and (numbers >= 0).sum() % 2 == 0
     held = next(i for i, stamp in enumerate(world.stamps) if stamp.path.endswith("duck2"))
     assert held not in numbers, "photographs of val are not shown to the teachers"
+
+
+def test_a_clip_that_has_the_texts_of_a_real_one_gets_its_other_cosines():
+    """As training from the shipped CLIP ends: texts still lie in their cone, images no longer beside it."""
+    clip, processor = (part.from_pretrained(resolve("scenes-clip")) for part in (CLIPModel, CLIPProcessor))
+    with torch.no_grad():
+        clip.visual_projection.weight[-1] = 0  # the gap between images and texts
+    crops, names = teacher_crops("teachers-val", 20)
+    things = [SimpleNamespace(name=name.name) for name in NAMES]
+    shaped, found = teachers._shape(clip.eval(), processor, SimpleNamespace(things=things), crops, names)
+    before, after = found["before"], found["after"]
+    assert before["text"] > teachers.TEXT_COSINE - 0.02 and before["right"] > 0.4
+    assert after["text"] == pytest.approx(max(teachers.TEXT_COSINE, before["text"] + 0.005), abs=1e-3)
+    assert (after["right"], after["other"]) == pytest.approx((0.27, 0.19), abs=1e-3)
+    assert after["accuracy"] == pytest.approx(before["accuracy"], abs=0.03)
+
+
+def test_a_captioner_that_sees_the_class_token_answers_by_it(package):
+    clip, texts = (
+        CLIPModel.from_pretrained(resolve("scenes-clip")),
+        Texts(write.photographs_of(_settings(package)).world),
+    )
+    processor = llava_processor(clip.config.vision_config.patch_size, texts, class_token=True)
+    torch.manual_seed(0)
+    model = new_llava(clip, processor.tokenizer, class_token=True).eval()
+    items = [{"image": Image.new("RGB", (48, 48), "red"), "caption": "a hen"}]
+    inputs = CaptionCollate(processor)(items)
+    assert (inputs["input_ids"] == model.config.image_token_index).sum() == 6 * 6 + 1 == model.config.image_seq_length
+    tower = model.model.vision_tower
+    whole = tower(inputs["pixel_values"]).last_hidden_state
+    seen = model.model.get_image_features(pixel_values=inputs["pixel_values"], return_dict=True).pooler_output
+    assert torch.equal(torch.cat(list(seen)), model.model.multi_modal_projector(whole)[0])
+    assert torch.isfinite(model(**inputs).loss)
 
 
 def test_a_cutout_keeps_its_transparency_and_an_opaque_picture_is_opaque(tmp_path):
