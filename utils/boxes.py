@@ -4,31 +4,38 @@ Annotation files have x, y, w, h in pixels, models (cx, cy, w, h) in 0..1 of the
 x0, y0, x1, y1 in pixels. All functions take boxes (..., 4) and return new ones of the same type.
 """
 
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
 
+if TYPE_CHECKING:
+    import torch
 
-def corners_of(boxes):
+Boxes = TypeVar("Boxes", np.ndarray, "torch.Tensor")
+
+
+def corners_of(boxes: Boxes) -> Boxes:
     """x, y, w, h -> x0, y0, x1, y1."""
     corners = _copy(boxes)
     corners[..., 2:] += boxes[..., :2]
     return corners
 
 
-def sides_of(corners):
+def sides_of(corners: Boxes) -> Boxes:
     """x0, y0, x1, y1 -> x, y, w, h."""
     boxes = _copy(corners)
     boxes[..., 2:] -= corners[..., :2]
     return boxes
 
 
-def centers_to_sides(centers):
+def centers_to_sides(centers: Boxes) -> Boxes:
     """cx, cy, w, h -> x, y, w, h."""
     boxes = _copy(centers)
     boxes[..., :2] -= centers[..., 2:] / 2
     return boxes
 
 
-def pixel_corners(centers, width, height):
+def pixel_corners(centers: Boxes, width: float, height: float) -> Boxes:
     """(cx, cy, w, h) in 0..1 of an image -> x0, y0, x1, y1 in its pixels."""
     corners, half = _copy(centers), centers[..., 2:] / 2
     corners[..., :2] = centers[..., :2] - half
@@ -36,7 +43,7 @@ def pixel_corners(centers, width, height):
     return in_pixels(corners, width, height)
 
 
-def relative_centers(corners, width, height):
+def relative_centers(corners: Boxes, width: float, height: float) -> Boxes:
     """x0, y0, x1, y1 in pixels of an image -> (cx, cy, w, h) in 0..1 of it."""
     relative = _copy(corners)
     relative[..., 0::2] /= width
@@ -48,7 +55,7 @@ def relative_centers(corners, width, height):
     return centers
 
 
-def in_pixels(boxes, width, height):
+def in_pixels(boxes: Boxes, width: float, height: float) -> Boxes:
     """Boxes of any form in 0..1 of an image -> the same form in its pixels."""
     boxes = _copy(boxes)
     boxes[..., 0::2] *= width
