@@ -246,7 +246,7 @@ def detection_collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     all must be of one size (ValueError).
     """
     sizes = [tuple(item["pixel_values"].shape[-2:]) for item in items]
-    batch = {"labels": [item["labels"] for item in items]}
+    batch: dict[str, Any] = {"labels": [item["labels"] for item in items]}
     if len(set(sizes)) == 1:
         for name in ("pixel_values", "pixel_mask"):
             if name in items[0]:

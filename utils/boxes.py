@@ -63,5 +63,5 @@ def in_pixels(boxes: Boxes, width: float, height: float) -> Boxes:
     return boxes
 
 
-def _copy(boxes):
+def _copy(boxes: Boxes) -> Boxes:
     return boxes.copy() if isinstance(boxes, np.ndarray) else boxes.clone()

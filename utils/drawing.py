@@ -24,7 +24,7 @@ def draw_detections(
     image: Image.Image,
     boxes: Sequence[Sequence[float]] | np.ndarray,
     names: Sequence[str],
-    scores: Sequence[float] | None,
+    scores: Sequence[float] | np.ndarray | None,
     font_path: str | Path | None = None,
     numbered: bool = False,
     colors: Sequence[str] | None = None,
