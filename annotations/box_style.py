@@ -3,12 +3,21 @@
 One box tells nothing: [10, 8, 50, 58] is a box in four ways. All of them together do.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from decodetr.utils.documents import short
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from decodetr.annotations.findings import Findings
 
 _FORMS = {"coco": "x, y, w, h", "pascal_voc": "two corners", "yolo": "centre and size"}
 _RELATIVE = "all boxes lie within 0..1: relative, not pixels"
@@ -22,7 +31,7 @@ class BoxStyle:
     form: str = "coco"
     relative: bool = False
 
-    def read(self, box, width, height):
+    def read(self, box: Sequence[float], width: float, height: float) -> list[float]:
         """x, y, w, h in pixels."""
         x, y, a, b = box
         if self.form == "pascal_voc":
@@ -31,7 +40,7 @@ class BoxStyle:
             x, y = x - a / 2, y - b / 2
         return [x * width, y * height, a * width, b * height] if self.relative else [x, y, a, b]
 
-    def fits(self, box, width, height):
+    def fits(self, box: Sequence[float], width: float, height: float) -> bool:
         """Whether a box is one inside its image that way, to 2 % of its size and a pixel."""
         x, y, w, h = self.read(box, width, height)
         right, bottom = 0.02 * width + 1, 0.02 * height + 1
@@ -40,7 +49,9 @@ class BoxStyle:
         )
 
 
-def find_style(entries, images, declared, findings):
+def find_style(
+    entries: list[dict[str, Any]], images: Mapping[int, dict[str, Any]], declared: str | None, findings: Findings
+) -> BoxStyle | None:
     """
     The style of all boxes of a file.
 
@@ -88,7 +99,7 @@ def _relative_style(boxes, findings):
     return None
 
 
-def doubts(boxes, sizes) -> str:
+def doubts(boxes: np.ndarray, sizes: np.ndarray) -> str:
     """What speaks against boxes that are read as x, y, w, h in pixels; empty where nothing does.
 
     Args:
@@ -116,7 +127,7 @@ def _share(corners, total):
     return f"boxes seem to be two corners: {share}"
 
 
-def is_box(box) -> bool:
+def is_box(box: object) -> bool:
     """Whether a value is a list of four finite numbers."""
     return (
         isinstance(box, list)
@@ -125,7 +136,7 @@ def is_box(box) -> bool:
     )
 
 
-def polygon_points(segmentation):
+def polygon_points(segmentation: object) -> list[float]:
     """All coordinates x, y, x, y, ... of COCO's polygons; empty where there are none."""
     if not isinstance(segmentation, list):
         return []

@@ -1,9 +1,11 @@
 """Captions that people wrote of whole images, as COCO has them."""
 
+from pathlib import Path
+
 from decodetr.utils.documents import read_json, short
 
 
-def read_captions(file):
+def read_captions(file: str | Path) -> tuple[dict[int, list[int]], dict[str, int]]:
     """Captions of whole images, of JSON with `annotations` [{"image_id", "caption"}]: ({image_id: numbers of its
     captions}, {caption: its number}).
 

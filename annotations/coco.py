@@ -7,12 +7,15 @@ Boxes are of the picture as its EXIF orientation turns it, unless the annotated 
 as stored (docs/data.md).
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,6 +36,20 @@ from decodetr.utils.documents import no_collection, short
 from decodetr.utils.images import STORED_FRAME, UNKNOWN_FRAME, annotated_frame, open_image
 from decodetr.utils.paths import inside
 
+if TYPE_CHECKING:
+    from typing import Any, Protocol, Self
+
+    import datasets
+    import PIL.Image
+
+    from decodetr.annotations.findings import Findings
+
+    class ImageOfDataset(Protocol):
+        """An image that is a row of a data set and no file; `str` of it is its place."""
+
+        def source(self) -> str | Path | bytes: ...
+
+
 logger = logging.getLogger(__name__)
 
 
@@ -48,7 +65,16 @@ class AnnotationIndex(Mapping):
         image_rows (np.ndarray of shape (n,)): of each annotation in the order of `column` the row of its image.
     """
 
-    def __init__(self, image_ids, image_rows, ids, categories, boxes, areas, crowds):
+    def __init__(
+        self,
+        image_ids: Sequence[int],
+        image_rows: np.ndarray,
+        ids: np.ndarray,
+        categories: np.ndarray,
+        boxes: np.ndarray,
+        areas: np.ndarray,
+        crowds: np.ndarray,
+    ) -> None:
         order = np.argsort(image_rows, kind="stable")
         self._rows = {image_id: row for row, image_id in enumerate(image_ids)}
         self.image_rows = image_rows[order]
@@ -62,7 +88,7 @@ class AnnotationIndex(Mapping):
         }
 
     @classmethod
-    def from_rows(cls, rows_by_image):
+    def from_rows(cls, rows_by_image: Mapping[int, Sequence[Mapping[str, Any]]]) -> Self:
         """Of a mapping image_id -> list of dicts with "category", "bbox" and optionally "id", "area", "iscrowd"."""
         rows = [(image, row) for image, rows in enumerate(rows_by_image.values()) for row in rows]
         boxes = np.array([row["bbox"] for _, row in rows], dtype=np.float64).reshape(-1, 4)
@@ -81,7 +107,7 @@ class AnnotationIndex(Mapping):
             integers(row.get("iscrowd", 0) for _, row in rows),
         )
 
-    def arrays(self, image_id, crowds: bool = True) -> dict[str, np.ndarray]:
+    def arrays(self, image_id: int, crowds: bool = True) -> dict[str, np.ndarray]:
         """Arrays of one image: id, category, iscrowd (n,) int64, area (n,), bbox (n, 4) float64, xywh pixels.
 
         Args:
@@ -95,11 +121,11 @@ class AnnotationIndex(Mapping):
         objects = arrays["iscrowd"] == 0
         return {name: column[objects] for name, column in arrays.items()}
 
-    def corners(self, image_id, crowds: bool = True) -> np.ndarray:
+    def corners(self, image_id: int, crowds: bool = True) -> np.ndarray:
         """Boxes of one image as corners, (n, 4) float64 x0, y0, x1, y1 in pixels, in the order of `arrays`."""
         return corners_of(self.arrays(image_id, crowds)["bbox"])
 
-    def take(self, rows, image_ids):
+    def take(self, rows: np.ndarray, image_ids: Sequence[int]) -> AnnotationIndex:
         """A new index of the annotations `rows` (positions in `column`); their images are among `image_ids`."""
         row_of_image = {image_id: row for row, image_id in enumerate(image_ids)}
         new_row = np.array([row_of_image.get(image_id, -1) for image_id in self], dtype=np.int64)
@@ -109,7 +135,7 @@ class AnnotationIndex(Mapping):
             columns["area"], columns["iscrowd"],
         )  # fmt: skip
 
-    def column(self, name, crowds: bool = True) -> np.ndarray:
+    def column(self, name: str, crowds: bool = True) -> np.ndarray:
         """One column over all annotations, or all but crowds, ordered by image: id, category, bbox, area, iscrowd."""
         column = self._columns[name]
         return column if crowds else column[self._columns["iscrowd"] == 0]
@@ -144,8 +170,16 @@ class CocoAnnotations:
     """
 
     def __init__(
-        self, file, image_folder, names, category_ids, images, annotations_by_image, federation=None, frequencies=None
-    ):
+        self,
+        file: str | Path,
+        image_folder: Path | None,
+        names: list[str],
+        category_ids: list[int],
+        images: list[dict[str, Any]],
+        annotations_by_image: AnnotationIndex,
+        federation: dict[int, tuple[np.ndarray, np.ndarray]] | None = None,
+        frequencies: list[str] | None = None,
+    ) -> None:
         self.file = file
         self.image_folder = image_folder
         self.names = names
@@ -166,7 +200,9 @@ class CocoAnnotations:
         )
 
     @classmethod
-    def load(cls, annotation_file, image_folder=None, check_images=True):
+    def load(
+        cls, annotation_file: str | Path, image_folder: str | Path | None = None, check_images: bool = True
+    ) -> Self:
         """
         Read and check `annotation_file`.
 
@@ -186,7 +222,14 @@ class CocoAnnotations:
         return coco
 
     @classmethod
-    def from_document(cls, file, data, image_folder=None, check_images=True, findings=None):
+    def from_document(
+        cls,
+        file: Path,
+        data: dict[str, Any],
+        image_folder: str | Path | None = None,
+        check_images: bool = True,
+        findings: Findings | None = None,
+    ) -> Self:
         """The same of what `file` holds, or of another such document that stands for it."""
         told = FirstError() if findings is None else findings
         category_ids, names = read_categories(file, data["categories"])
@@ -208,7 +251,7 @@ class CocoAnnotations:
             coco.left_over = unnamed_pictures(folder, [image["path"] for image in images], whole)
         return coco
 
-    def select(self, names):
+    def select(self, names: Collection[str]) -> CocoAnnotations:
         """
         A new CocoAnnotations with the categories `names` and their annotations only; all images stay.
 
@@ -240,7 +283,8 @@ class CocoAnnotations:
             return new_category[old][new_category[old] >= 0]
 
         federation = self.federation and {
-            image_id: tuple(map(select_categories, lists)) for image_id, lists in self.federation.items()
+            image_id: (select_categories(absent), select_categories(partial))
+            for image_id, (absent, partial) in self.federation.items()
         }
         frequencies = self.frequencies and [self.frequencies[category_of[name]] for name in kept]
         category_ids = [self.category_ids[category_of[name]] for name in kept]
@@ -248,7 +292,7 @@ class CocoAnnotations:
             self.file, self.image_folder, kept, category_ids, self.images, index, federation, frequencies
         )
 
-    def select_images(self, image_ids):
+    def select_images(self, image_ids: Collection[int]) -> CocoAnnotations:
         """A new CocoAnnotations with the images `image_ids` (any collection) only, in file order."""
         kept = set(image_ids)
         images = [image for image in self.images if image["image_id"] in kept]
@@ -260,7 +304,7 @@ class CocoAnnotations:
             self.file, self.image_folder, self.names, self.category_ids, images, index, federation, self.frequencies
         )
 
-    def digest(self):
+    def digest(self) -> str:
         """12 hexadecimal digits of a SHA-256 over names, image ids, annotations and LVIS' lists."""
         index = self.annotations_by_image
         lists = self.federation and [[part.tolist() for part in self.federation[image_id]] for image_id in index]
@@ -269,7 +313,7 @@ class CocoAnnotations:
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()[:12]
 
-    def to_dataset(self):
+    def to_dataset(self) -> datasets.Dataset:
         """
         A `datasets.Dataset` with columns image (datasets.Image, decoded when read), image_id, file_name, width, height
         and objects {"id", "bbox" xywh pixels, "category" (ClassLabel), "area", "iscrowd"}, each a list.
@@ -309,7 +353,9 @@ class CocoAnnotations:
         return datasets.Dataset.from_dict(columns, features=features)
 
 
-def read_image(path, image_id=None, size=None):
+def read_image(
+    path: str | Path | ImageOfDataset, image_id: int | None = None, size: tuple[int, int] | None = None
+) -> PIL.Image.Image:
     """
     The picture in `path` as PIL RGB, turned as its EXIF orientation says.
 
@@ -329,17 +375,17 @@ def read_image(path, image_id=None, size=None):
         raise FileNotFoundError(f"{which}: no such image; restore it or take it out of the annotation file") from error
 
 
-def stored_source(path):
+def stored_source(path: str | Path | ImageOfDataset) -> str | Path | bytes:
     """What [`open_image`] takes: a path as it is, of an image of a data set its bytes or its path."""
     return path if isinstance(path, (str, os.PathLike)) else path.source()
 
 
-def data_folder(file):
+def data_folder(file: Path) -> Path:
     """The folder of the data set that an annotation file belongs to: that above `annotations/`, or its own."""
     return file.parent.parent if file.parent.name == "annotations" else file.parent
 
 
-def locate_images(file, folder, images):
+def locate_images(file: Path, folder: Path, images: list[dict[str, Any]]) -> None:
     """Give every image its "path".
 
     Raises:
@@ -351,7 +397,7 @@ def locate_images(file, folder, images):
         image["path"] = inside(folders, image["file_name"], where)
 
 
-def find_image_folder(file, data, image_folder, check):
+def find_image_folder(file: Path, data: dict[str, Any], image_folder: str | Path | None, check: bool) -> Path:
     """Where the images of a COCO file are; see `CocoAnnotations.load`. `check`: it must be there."""
     root = data_folder(file)
     info = data.get("info")
@@ -383,7 +429,7 @@ def _check_images_exist(file, images):
         )
 
 
-def read_annotated(entry, file=None):
+def read_annotated(entry: dict[str, Any], file: str | Path | None = None) -> PIL.Image.Image:
     """The picture of an entry of `CocoAnnotations.images`: PIL RGB, the pixels that its boxes are of.
 
     Args:

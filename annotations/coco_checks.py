@@ -3,7 +3,11 @@
 Every error is a ValueError with the file, the row and its id, what was expected, what was found and what to do.
 """
 
+from __future__ import annotations
+
 import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,10 +15,15 @@ from decodetr.annotations.coco_mending import file_name_of, mend
 from decodetr.annotations.findings import FirstError
 from decodetr.utils.documents import read_json, short
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    from decodetr.annotations.findings import Findings
+
 logger = logging.getLogger(__name__)
 
 
-def read_document(file, findings=None):
+def read_document(file: Path, findings: Findings | None = None) -> dict[str, Any]:
     """A COCO file's JSON object, with lists of objects under images, annotations and categories; see `coco_mending`.
 
     Args:
@@ -32,7 +41,7 @@ def read_document(file, findings=None):
     return document
 
 
-def check_lists(file, document):
+def check_lists(file: str | Path, document: object) -> None:
     """Raise ValueError unless a document has lists of objects under images, annotations and categories."""
     if not isinstance(document, dict):
         raise ValueError(f"{file}: expected a JSON object with images, annotations, categories, got {short(document)}")
@@ -83,7 +92,7 @@ def _unique_ids(file, key, entries):
     return ids
 
 
-def read_categories(file, entries):
+def read_categories(file: str | Path, entries: list[dict[str, Any]]) -> tuple[list[int], list[str]]:
     """(ids, names), both lists ordered by id."""
     ids = _unique_ids(file, "categories", entries)
     order = np.argsort(ids).tolist()
@@ -104,12 +113,12 @@ def read_categories(file, entries):
     return ids[order].tolist(), list(row_of_name)
 
 
-def is_name(value) -> bool:
+def is_name(value: object) -> bool:
     """Whether a value is a text that can be embedded and written: not blank, and no half of a character."""
     return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def read_images(file, entries):
+def read_images(file: str | Path, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """list of {"image_id", "file_name", "width", "height"} in file order."""
     ids = _unique_ids(file, "images", entries).tolist()
     images = []
@@ -129,7 +138,9 @@ def read_images(file, entries):
     return images
 
 
-def read_federation(file, entries, category_ids):
+def read_federation(
+    file: str | Path, entries: list[dict[str, Any]], category_ids: list[int]
+) -> dict[int, tuple[np.ndarray, np.ndarray]] | None:
     """image id -> (absent, not exhaustive), indices of categories as int64 arrays, of LVIS' lists; None without them.
 
     An image without the lists in a file that has them is an error: it would count as nothing verified.
@@ -155,11 +166,11 @@ def read_federation(file, entries, category_ids):
                     f"{key!r}, got {given[int((~found).argmax())]}; add the category or remove the id"
                 )
             lists.append(positions)
-        federation[entry["id"]] = tuple(lists)
+        federation[entry["id"]] = lists[0], lists[1]
     return federation
 
 
-def read_frequencies(file, entries, category_ids):
+def read_frequencies(file: str | Path, entries: list[dict[str, Any]], category_ids: list[int]) -> list[str] | None:
     """LVIS' "r", "c" or "f" of each category, ordered by id; None if no category has one."""
     if not any("frequency" in entry for entry in entries):
         return None
@@ -173,12 +184,14 @@ def read_frequencies(file, entries, category_ids):
     return [frequency[category_id] for category_id in category_ids]
 
 
-def is_size(value) -> bool:
+def is_size(value: Any) -> bool:
     """Whether a value is a whole number of pixels, at least 1."""
     return type(value) in (int, float) and value >= 1 and value == value // 1
 
 
-def read_annotations(file, entries, images, category_ids):
+def read_annotations(
+    file: str | Path, entries: list[dict[str, Any]], images: list[dict[str, Any]], category_ids: list[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of each annotation: row of its image, id, category index, box xywh (n, 4) and area (float64), iscrowd."""
     key = "annotations"
     ids = _unique_ids(file, key, entries)

@@ -4,18 +4,28 @@ Only what has one meaning: ids and sizes that are texts, sizes that are missing,
 root that Roboflow puts above the categories.
 """
 
+from __future__ import annotations
+
 import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from decodetr.annotations.written_paths import find_written
 from decodetr.utils.documents import short
 from decodetr.utils.images import image_header, upright_size
 from decodetr.utils.paths import inside
 
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    from decodetr.annotations.findings import Findings
+
 _IDS = {"images": ("id", "width", "height"), "annotations": ("id", "image_id", "category_id"), "categories": ("id",)}
 _WHOLE = re.compile(r"-?\d{1,18}")
 
 
-def mend(document, findings):
+def mend(document: dict[str, Any], findings: Findings) -> dict[str, Any]:
     """The document with ids and sizes as numbers, without a root category. What is not mended stays the same object.
 
     Args:
@@ -29,7 +39,7 @@ def mend(document, findings):
     return document
 
 
-def file_name_of(entry):
+def file_name_of(entry: dict[str, Any]) -> str | None:
     """The file of an image's entry; of LVIS, which has none, the end of its URL: train2017/000000000001.jpg. None
     without either."""
     file_name = entry.get("file_name")
@@ -38,7 +48,7 @@ def file_name_of(entry):
     return file_name if isinstance(file_name, str) and file_name else None
 
 
-def mend_files(entries, folder, findings):
+def mend_files(entries: list[dict[str, Any]], folder: str | Path, findings: Findings) -> list[dict[str, Any]]:
     """Entries of images with the files of a folder that they mean in another spelling."""
     names = [file_name_of(entry) for entry in entries]
     found = find_written(folder, [name for name in names if name])
@@ -51,7 +61,9 @@ def mend_files(entries, folder, findings):
     return entries
 
 
-def mend_sizes(entries, folders, findings):
+def mend_sizes(
+    entries: list[dict[str, Any]], folders: Sequence[str | Path], findings: Findings
+) -> list[dict[str, Any]]:
     """Entries of images with the sizes of their pictures, as EXIF turns them, where they have none; "size_declared" is
     then False. `folders`: that the pictures may lie in, see [`inside`]."""
     entries = list(entries)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,7 +77,7 @@ class PartReport:
 class DatasetReport:
     """Reports of the parts of a data set, one after the other: a picture that an earlier part has too is found."""
 
-    def __init__(self, options: ReportOptions):
+    def __init__(self, options: ReportOptions) -> None:
         self.options = options
         self._seen = {}  # content of a picture: (part, where)
 
@@ -158,7 +159,7 @@ class DatasetReport:
                     findings.add("warning", "pictures that are there twice", f"{picture.where} is {where}")
 
 
-def other_annotations(data, parts):
+def other_annotations(data: str | Path, parts: Collection[str]) -> list[str]:
     """Paths of the annotation files of a COCO folder, or names of the parts of another data set, that are not read.
 
     Args:
@@ -279,7 +280,7 @@ def _statistics(coco, support, split):
     return statistics
 
 
-def draw_sheet(coco, file, most=_SHEET):
+def draw_sheet(coco: CocoAnnotations, file: str | Path, most: int = _SHEET) -> None:
     """A sheet of annotated pictures, evenly chosen over the file, with their names."""
     entries = coco.images[:: max(1, len(coco.images) // most)][:most]
     side, columns = 480, min(4, len(entries))

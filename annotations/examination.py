@@ -7,7 +7,9 @@ first, and what a repair does about it: boxes put right where that is known, row
 import difflib
 import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from decodetr.annotations.box_style import find_style, is_box, polygon_points
 from decodetr.annotations.coco_checks import is_name, is_size
@@ -23,13 +25,18 @@ class Picture:
     with it ("that are not there", "that cannot be read"), and a digest of its content."""
 
     where: str
-    size: tuple = (0, 0)
+    size: tuple[int, int] = (0, 0)
     orientation: int = 1
     problem: str = ""
     content: bytes = b""
 
 
-def examine(document, pictures=None, findings=None, box_format=None):
+def examine(
+    document: object,
+    pictures: Mapping[int, Picture] | None = None,
+    findings: Findings | None = None,
+    box_format: str | None = None,
+) -> tuple[Findings, dict[str, Any] | None]:
     """
     Problems of a COCO document, and the document without them.
 
@@ -68,7 +75,7 @@ def examine(document, pictures=None, findings=None, box_format=None):
     }
 
 
-def readable(document, findings):
+def readable(document: object, findings: Findings) -> dict[str, Any] | None:
     """A document with lists of objects under images, annotations and categories and with whole numbers as ids, or None
     where it is none. What is readable stays as it is."""
     if not isinstance(document, dict):
@@ -312,7 +319,14 @@ def _box(entry, image, style, where, findings):
     return box
 
 
-def examine_names(names, split, vocabulary, part, support, findings):
+def examine_names(
+    names: Sequence[str],
+    split: tuple[Sequence[str], Sequence[str]] | None,
+    vocabulary: Sequence[str] | None,
+    part: str,
+    support: Mapping[str, int],
+    findings: Findings,
+) -> None:
     """Problems between the names of a file, a split and a vocabulary.
 
     Args:

@@ -4,7 +4,14 @@ A reader says everything it finds to a `Findings`. Training gives it a `FirstErr
 a `Findings`, which goes on, so that both see the same rows with the same eyes.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import logging
+    from pathlib import Path
 
 
 @dataclass
@@ -19,10 +26,10 @@ class Finding:
     repair: str = ""
 
 
-class Findings(list):
+class Findings(list[Finding]):
     """Findings by kind."""
 
-    def add(self, level, what, example="", repair=""):
+    def add(self, level: str, what: str, example: str = "", repair: str = "") -> None:
         """Count a problem."""
         for finding in self:
             if finding.what == what:
@@ -31,11 +38,11 @@ class Findings(list):
         self.append(Finding(level, what, 1, example, repair))
 
     @property
-    def errors(self):
+    def errors(self) -> int:
         """How many kinds are errors."""
         return sum(finding.level == "error" for finding in self)
 
-    def warn(self, logger, source):
+    def warn(self, logger: logging.Logger, source: str | Path) -> None:
         """Log the warnings, one line a kind. `source` names the data."""
         for finding in self:
             if finding.level == "warning":
@@ -48,7 +55,7 @@ class Findings(list):
 class FirstError(Findings):
     """Findings of a reader that cannot go on: an error is raised, with its example as the message."""
 
-    def add(self, level, what, example="", repair=""):
+    def add(self, level: str, what: str, example: str = "", repair: str = "") -> None:
         """Count a warning. Raises ValueError for an error."""
         if level == "error":
             raise ValueError(example or what)

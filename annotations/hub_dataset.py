@@ -4,7 +4,11 @@ Their form is that of the Hub's detection sets (CPPE-5 and others): a column `im
 and `category` (or `categories`, `label`, `labels`). Images stay in the data set and are decoded when asked for.
 """
 
+from __future__ import annotations
+
 import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +22,15 @@ from decodetr.utils.files import regular_file
 from decodetr.utils.images import MAX_BYTES, image_header, upright_size
 from decodetr.utils.paths import allow_outside, inside
 
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    import datasets
+
+    from decodetr.annotations.coco import ImageOfDataset
+    from decodetr.annotations.findings import Findings
+
 logger = logging.getLogger(__name__)
 
 _COLUMNS = ("image_id", "width", "height", "objects")
@@ -27,10 +40,12 @@ _CATEGORY = ("category", "categories", "category_id", "label", "labels")
 class StoredImage:
     """An image of a data set: `source()` gives its bytes or its path; the text is its place."""
 
-    def __init__(self, dataset, row, name, folders=None):
+    def __init__(
+        self, dataset: datasets.Dataset, row: int, name: str, folders: Sequence[str | Path] | None = None
+    ) -> None:
         self.dataset, self.row, self.name, self.folders = dataset, row, name, folders
 
-    def source(self):
+    def source(self) -> bytes | str:
         """Bytes, or the path of a file."""
         return image_source(self.dataset[self.row]["image"], self, self.folders)
 
@@ -38,7 +53,14 @@ class StoredImage:
         return f"{self.name}, row {self.row}"
 
 
-def read_dataset(dataset, name, names=None, box_format="coco", findings=None, folders=None):
+def read_dataset(
+    dataset: datasets.Dataset,
+    name: str,
+    names: list[str] | None = None,
+    box_format: str = "coco",
+    findings: Findings | None = None,
+    folders: Sequence[str | Path] | None = None,
+) -> CocoAnnotations:
     """
     A `datasets.Dataset` as annotations.
 
@@ -105,7 +127,13 @@ class RowReader:
         names (list[str]): of the categories; None where they are texts and no names were given.
     """
 
-    def __init__(self, dataset, name, names=None, box_format="coco"):
+    def __init__(
+        self,
+        dataset: datasets.Dataset | datasets.IterableDataset,
+        name: str,
+        names: list[str] | None = None,
+        box_format: str = "coco",
+    ) -> None:
         import datasets
 
         if box_format not in BOX_FORMATS:
@@ -120,7 +148,14 @@ class RowReader:
         self.box_format = box_format
         self._key, self.names, self._name_of = _categories(dataset.features["objects"], name, names)
 
-    def read(self, objects, width, height, where, findings=None):
+    def read(
+        self,
+        objects: dict[str, list] | list[dict[str, Any]] | None,
+        width: int,
+        height: int,
+        where: str,
+        findings: Findings | None = None,
+    ) -> dict[str, Any]:
         """
         The objects of one row: bbox (n, 4) float64 x, y, w, h in pixels, and the lists names, area and iscrowd.
 
@@ -153,14 +188,14 @@ class RowReader:
         }
 
 
-def undecoded_image():
+def undecoded_image() -> datasets.Image:
     """The feature of images as bytes, for the one opener of pictures (`utils.images`)."""
     import datasets
 
     return datasets.Image(decode=False)
 
 
-def image_source(value, where, folders=None):
+def image_source(value: Any, where: object, folders: Sequence[str | Path] | None = None) -> bytes | str:
     """What [`open_image`] takes, of the value of an undecoded image: its bytes, or the path of a file.
 
     Args:
@@ -290,7 +325,7 @@ def _crowds(crowds, count, kept, where, findings):
     return [int(crowds[place] == 1) for place in kept]
 
 
-def image_size(values, stored):
+def image_size(values: dict[str, Any], stored: ImageOfDataset) -> tuple[int, int, bool]:
     """(width, height, whether the row says so) in pixels: else that of the image as EXIF turns it.
 
     Raises:

@@ -4,6 +4,7 @@ A listing alone does not decide what there is: what it passes over is counted on
 """
 
 import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from decodetr.utils.images import is_image
@@ -18,13 +19,13 @@ NO_IMAGE = "label files of no picture"
 UNNAMED = "pictures that the annotation file does not name"
 
 
-def pictures_below(folder):
+def pictures_below(folder: str | Path) -> tuple[list[Path], list[Path]]:
     """(pictures, other files) of a folder and the folders in it, sorted `Path`s; links are followed. Hidden files and
     the usual companions of data are left out."""
     return sort_out(map(Path, files_below(folder)))
 
 
-def sort_out(files):
+def sort_out(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     """(pictures, other files but for hidden ones and the usual companions of data), in their order."""
     pictures, others = [], []
     for path in files:
@@ -42,7 +43,7 @@ def _is_odd(path):
     )
 
 
-def unused_labels(pictures, label_file):
+def unused_labels(pictures: Collection[Path], label_file: Callable[[Path], Path]) -> dict[str, list[Path]]:
     """
     What is left over of a YOLO data set's labels and pictures.
 
@@ -72,7 +73,7 @@ def unused_labels(pictures, label_file):
     return {NO_LABELS: without, NO_IMAGE: orphans}
 
 
-def unnamed_pictures(image_folder, paths, whole):
+def unnamed_pictures(image_folder: str | Path, paths: Iterable[str], whole: bool) -> dict[str, list[Path]]:
     """
     What is left over of the folder of a COCO file's pictures.
 
@@ -94,7 +95,7 @@ def unnamed_pictures(image_folder, paths, whole):
     return {UNNAMED: pictures, NO_PICTURE: others}
 
 
-def in_a_line(left_over, shown=3):
+def in_a_line(left_over: Mapping[str, Sequence[Path]], shown: int = 3) -> str:
     """What is left over as a text; empty where nothing is."""
     parts = []
     for what, paths in left_over.items():

@@ -3,6 +3,7 @@
 import json
 import mmap
 import re
+from pathlib import Path
 
 from decodetr.utils.files import regular_file
 
@@ -10,7 +11,7 @@ _CATEGORIES = re.compile(rb'"categories"\s*:\s*\[')
 _MOST = 64 << 20  # bytes of the list
 
 
-def names_ahead(file):
+def names_ahead(file: str | Path) -> list[str] | None:
     """The names in a file's one list of categories; None where that cannot be told without reading the file.
 
     Args:

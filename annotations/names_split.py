@@ -5,7 +5,7 @@ from pathlib import Path
 from decodetr.utils.documents import read_json, short
 
 
-def names_split_file(data, names_split=None):
+def names_split_file(data: str | Path, names_split: str | Path | None = None) -> Path | None:
     """The names split of a command: `names_split` if given, else DATA/names.json; None without one or for "none"."""
     if names_split == "none":
         return None
@@ -15,7 +15,7 @@ def names_split_file(data, names_split=None):
     return file if file.is_file() else None
 
 
-def read_split(path):
+def read_split(path: str | Path) -> tuple[list[str], list[str]]:
     """(base names, novel names) of a file {"base": {"<category id>": "name"}, "novel": {...}}.
 
     Raises:

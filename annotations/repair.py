@@ -1,8 +1,9 @@
 """A repaired copy of annotations, as a COCO-format folder, whatever form they had."""
 
 from pathlib import Path
+from typing import Any
 
-from decodetr.annotations.coco import stored_source
+from decodetr.annotations.coco import CocoAnnotations, stored_source
 from decodetr.utils.files import committed, regular_file, write_json
 from decodetr.utils.paths import link_pictures
 
@@ -10,7 +11,9 @@ REPAIRED = "repaired.json"  # marks a folder that a repair wrote
 _SIGNATURES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"GI": ".gif", b"BM": ".bmp", b"II": ".tif"}
 
 
-def write_repaired(folder, part, document, coco, source):
+def write_repaired(
+    folder: str | Path, part: str, document: dict[str, Any], coco: CocoAnnotations, source: str | Path
+) -> Path:
     """
     Write DIR/annotations/PART.json.
 

@@ -3,10 +3,14 @@
 `datasets` takes seconds to import, and only its own data sets need it: it is imported where one is opened.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +22,9 @@ from decodetr.annotations.left_over import in_a_line
 from decodetr.annotations.stream import AnnotationStream
 from decodetr.annotations.yolo import read_data_yaml, read_yolo, yolo_file
 
+if TYPE_CHECKING:
+    from decodetr.annotations.findings import Findings
+
 logger = logging.getLogger(__name__)
 
 # What the parts are called in data sets of the Hub.
@@ -27,8 +34,16 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 
 
 def load_annotations(
-    data, part, file=None, images=None, *, class_names=None, box_format="coco", check_images=True, findings=None
-):
+    data: str | Path,
+    part: str,
+    file: str | Path | None = None,
+    images: str | Path | None = None,
+    *,
+    class_names: list[str] | None = None,
+    box_format: str = "coco",
+    check_images: bool = True,
+    findings: Findings | None = None,
+) -> CocoAnnotations:
     """
     The annotations of a part of a data set.
 
@@ -74,7 +89,9 @@ def _load(data, part, file, images, class_names, box_format, check_images, findi
     return read_dataset(*_load_split(data, part, streaming=False), class_names, box_format, findings, _folders(data))
 
 
-def load_stream(data, part, *, class_names=None, box_format="coco"):
+def load_stream(
+    data: str | Path, part: str, *, class_names: list[str] | None = None, box_format: str = "coco"
+) -> AnnotationStream:
     """
     The same of a data set of `datasets`, streamed: an `AnnotationStream`.
 
@@ -90,7 +107,7 @@ def load_stream(data, part, *, class_names=None, box_format="coco"):
     return AnnotationStream(*_load_split(data, part, streaming=True), class_names, box_format, _folders(data))
 
 
-def has_part(data, part):
+def has_part(data: str | Path, part: str) -> bool:
     """Whether a data set has a part."""
     kind = kind_of(data)
     if kind == "coco":
@@ -100,7 +117,7 @@ def has_part(data, part):
     return _split_of(_dataset(data)[0], part) is not None
 
 
-def part_names(data, parts):
+def part_names(data: str | Path, parts: Collection[str]) -> list[str]:
     """What a YOLO or `datasets` data set has beside some parts: names of folders of images, or of splits."""
     if kind_of(data) == "yolo":
         config = read_data_yaml(yolo_file(data))
@@ -109,7 +126,7 @@ def part_names(data, parts):
     return [split for split in splits if split not in {_split_of(splits, part) for part in parts}]
 
 
-def kind_of(data):
+def kind_of(data: str | Path) -> str:
     """ "coco", "yolo" or "datasets".
 
     Raises:
@@ -128,7 +145,7 @@ def kind_of(data):
     return "coco"
 
 
-def coco_file(data, part):
+def coco_file(data: str | Path, part: str) -> Path:
     """The annotation file of a part: DATA/annotations/PART.json, or DATA/PART.json if only that is there."""
     file, other = Path(data) / "annotations" / f"{part}.json", Path(data) / f"{part}.json"
     return other if other.is_file() and not file.is_file() else file

@@ -1,11 +1,22 @@
 """AnnotationStream: a data set of `datasets` that is streamed, read row by row, never held or listed whole."""
 
+from __future__ import annotations
+
 import itertools
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from decodetr.annotations.coco import read_annotated
 from decodetr.annotations.hub_dataset import RowReader, image_size, image_source, undecoded_image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    import datasets
+    import PIL.Image
 
 
 class AnnotationStream:
@@ -25,7 +36,14 @@ class AnnotationStream:
         ValueError: a column is missing or holds something else.
     """
 
-    def __init__(self, dataset, name, class_names=None, box_format="coco", folders=None):
+    def __init__(
+        self,
+        dataset: datasets.IterableDataset,
+        name: str,
+        class_names: list[str] | None = None,
+        box_format: str = "coco",
+        folders: Sequence[str | Path] | None = None,
+    ) -> None:
         import datasets
 
         if dataset.features is None:
@@ -45,7 +63,7 @@ class AnnotationStream:
         self._rows = datasets.IterableDataset.from_generator(_numbered_rows, gen_kwargs={"parts": parts})
         self._kept = None
 
-    def select(self, names):
+    def select(self, names: Collection[str]) -> AnnotationStream:
         """
         A stream with the annotations of `names` only; all images stay. As `CocoAnnotations.select`.
 
@@ -63,7 +81,7 @@ class AnnotationStream:
         stream._kept = set(stream.names)
         return stream
 
-    def rows(self, order, shuffle_buffer, reader, readers):
+    def rows(self, order: list[int], shuffle_buffer: int, reader: int, readers: int) -> Iterator[dict[str, Any]]:
         """
         Rows of one epoch that are `reader`'s out of `readers`, for `read`.
 
@@ -82,12 +100,12 @@ class AnnotationStream:
         for batch in rows.iter(batch_size=1):  # a plain loop would split once more between workers
             yield {column: values[0] for column, values in batch.items()}
 
-    def place(self, row):
+    def place(self, row: dict[str, Any]) -> str:
         """The row's place in the data set, for messages."""
         shard = f", shard {row['shard']}" if self._rows.num_shards > 1 else ""
         return f"{self.name}{shard}, row {row['row']}"
 
-    def read(self, row):
+    def read(self, row: dict[str, Any]) -> tuple[PIL.Image.Image, int, list[str], dict[str, np.ndarray]]:
         """
         One row of `rows`: (PIL.Image, image id, names of its n objects, {"bbox": (n, 4) float64 x, y, w, h in pixels,
         "iscrowd": (n,) int64}).

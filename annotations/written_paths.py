@@ -7,12 +7,14 @@ decomposed accents of macOS, another case. Where one file and no other can be me
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 from urllib.parse import unquote
 
 from decodetr.utils.paths import file_names, files_below
 
 
-def find_written(folder, names):
+def find_written(folder: str | Path, names: Iterable[str]) -> dict[str, str]:
     """
     The files that names mean which are written in another spelling.
 
@@ -41,7 +43,7 @@ def find_written(folder, names):
     return {name: path for name, (_, path) in found.items() if taken[path] == 1}
 
 
-def missing_files(folder, names):
+def missing_files(folder: str | Path, names: Iterable[str]) -> list[str]:
     """The names that are no path of a file in a folder, in their order. Each folder is listed once."""
     listings, missing = {}, []
     for name in names:

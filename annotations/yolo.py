@@ -4,10 +4,13 @@ A row is `class cx cy w h`, or a polygon or a pose, whose box is taken (yolo_lab
 has no objects.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,10 +24,15 @@ from decodetr.utils.documents import read_text, read_yaml, short
 from decodetr.utils.images import image_header, upright_size
 from decodetr.utils.paths import inside
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    from decodetr.annotations.findings import Findings
+
 logger = logging.getLogger(__name__)
 
 
-def yolo_file(data):
+def yolo_file(data: str | Path) -> Path | None:
     """The data.yaml of a folder, or the file itself; None where there is none."""
     data = Path(data)
     if data.suffix in (".yaml", ".yml"):
@@ -33,7 +41,7 @@ def yolo_file(data):
     return found[0] if found else None
 
 
-def read_yolo(file, part, findings=None):
+def read_yolo(file: str | Path, part: str, findings: Findings | None = None) -> CocoAnnotations:
     """
     One part of a YOLO data set.
 
@@ -91,7 +99,7 @@ def read_yolo(file, part, findings=None):
     return coco
 
 
-def read_data_yaml(file):
+def read_data_yaml(file: str | Path) -> dict[str, Any]:
     """What a data.yaml holds, a dict with `names`; every value is the text that stands in the file."""
     try:
         config = read_yaml(file, texts=True)

@@ -10,13 +10,23 @@
 So the form is what data.yaml declares, by `kpt_shape` or `label_format`, or what all rows of the part agree on.
 """
 
+from __future__ import annotations
+
 import os
 from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from decodetr.utils.boxes import centers_to_sides, sides_of
 from decodetr.utils.documents import read_text, short
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    from decodetr.annotations.findings import Findings
 
 FORMATS = ("box", "confidence", "polygon")
 _REMEDY = "write it as `class cx cy w h` in 0..1 of the image"
@@ -42,7 +52,7 @@ _COLUMNS = (
 _OUTSIDE = 0.1  # of a box's size: so far out of it keypoints may lie
 
 
-def declared_format(file, config):
+def declared_format(file: str | Path, config: dict[str, Any]) -> str | tuple[int, int] | None:
     """What a data.yaml says of its label rows: a word of `FORMATS`, (keypoints, numbers of each), or None.
 
     Raises:
@@ -59,7 +69,13 @@ def declared_format(file, config):
     return word
 
 
-def read_label_files(files, num_classes, source, declared, findings):
+def read_label_files(
+    files: Sequence[Path],
+    num_classes: int,
+    source: str | Path,
+    declared: str | tuple[int, int] | None,
+    findings: Findings,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     The boxes of the label files of one part.
 

@@ -1,12 +1,29 @@
 """Images in, detections out."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
 import torch
 
 from decodetr.inference.explanations import explain_detections
 from decodetr.processing.picture_modes import to_rgb
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def forward(model, batch, **options):
+    import PIL.Image
+
+    from decodetr.modeling_decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection
+    from decodetr.modeling_decodetr.output_decodetr import DeCoDetrObjectDetectionOutput
+    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
+
+
+def forward(
+    model: DeCoDetrForObjectDetection, batch: Mapping[str, torch.Tensor], **options: Any
+) -> DeCoDetrObjectDetectionOutput:
     """Run a model on prepared images, where it is and in its precision.
 
     Args:
@@ -23,7 +40,14 @@ def forward(model, batch, **options):
     return model(**inputs, **options)
 
 
-def detect(model, image_processor, images, threshold=None, top_k=100, explain=0):
+def detect(
+    model: DeCoDetrForObjectDetection,
+    image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
+    images: Iterable[PIL.Image.Image],
+    threshold: float | None = None,
+    top_k: int = 100,
+    explain: int = 0,
+) -> list[dict[str, list]]:
     """Detections of a batch of PIL images.
 
     Args:
@@ -61,7 +85,7 @@ def detect(model, image_processor, images, threshold=None, top_k=100, explain=0)
     return [above(result, model.config, threshold) for result in found]
 
 
-def above(result, config, threshold=None):
+def above(result: dict[str, list], config: DeCoDetrConfig, threshold: float | None = None) -> dict[str, list]:
     """Of what [`detect`] found in an image, what scores above `threshold`, or what its name needs by the config."""
     least = config.thresholds(result["names"], threshold)
     kept = [row for row, (score, needed) in enumerate(zip(result["scores"], least)) if score > needed]

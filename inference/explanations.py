@@ -4,12 +4,24 @@ The weights are w of paper 2.3. They are the table lookup inside r_n = sum_j w_n
 query read, not a proof of why it got its name, since the residual MLP adds to it.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    import torch
+
+    from decodetr.modeling_decodetr import DeCoDetrConfig, PrototypePool
+    from decodetr.modeling_decodetr.output_decodetr import DeCoDetrObjectDetectionOutput
 
 _LEVELS = ("coarse", "fine")
 
 
-def queries_of_detections(logits, threshold=0.5, top_k=100):
+def queries_of_detections(
+    logits: torch.Tensor, threshold: float = 0.5, top_k: int = 100
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Which query and name each detection of `post_process_object_detection` comes from, with the same choice.
 
     Args:
@@ -24,7 +36,14 @@ def queries_of_detections(logits, threshold=0.5, top_k=100):
     return [(pair // num_names, pair % num_names) for pair in kept]
 
 
-def explain_detections(outputs, pool, threshold=0.5, top_k=100, num_prototypes=5, config=None):
+def explain_detections(
+    outputs: DeCoDetrObjectDetectionOutput,
+    pool: PrototypePool,
+    threshold: float = 0.5,
+    top_k: int = 100,
+    num_prototypes: int = 5,
+    config: DeCoDetrConfig | None = None,
+) -> list[dict[str, list]]:
     """Explanations of the detections that `post_process_object_detection` finds in the same outputs.
 
     Args:

@@ -7,6 +7,7 @@ A line that was cut off is passed over. The file goes when detections.json has a
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from decodetr.utils.documents import decoded, parse_json
 
@@ -23,7 +24,7 @@ class Journal:
             forgotten.
     """
 
-    def __init__(self, output, settings):
+    def __init__(self, output: str | Path, settings: dict[str, Any]) -> None:
         self.output, self._file = Path(output), Path(output) / FILE
         self._first = {"settings": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()}
         self._results = self._read()
@@ -47,14 +48,14 @@ class Journal:
                 results[row["result"]["file"]] = row
         return results
 
-    def get(self, path):
+    def get(self, path: str | Path) -> dict[str, Any] | None:
         """The result of an image that is as it was then, whose picture is there; else None."""
         row = self._results.get(str(path))
         if row is None or row["source"] != _state(path) or not (self.output / row["result"]["picture"]).is_file():
             return None
         return row["result"]
 
-    def add(self, results):
+    def add(self, results: list[dict[str, Any]]) -> None:
         """Keep results of images, dicts with "file" and "picture", whose pictures are written."""
         new = not self._results
         rows = [{"source": _state(result["file"]), "result": result} for result in results]

@@ -1,5 +1,10 @@
 """A saved DeCo-DETR, ready to detect."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from transformers import AutoConfig, AutoImageProcessor
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection  # also tells the Auto classes of it
@@ -8,8 +13,20 @@ from decodetr.processing.image_processing_pil_decodetr import DeCoDetrProcessing
 from decodetr.utils.devices import pick_device
 from decodetr.utils.shipped import load_vocabulary, loading
 
+if TYPE_CHECKING:
+    import torch
 
-def load_model(model, vocabulary=None, names=None, device="auto", text_model=None):
+    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
+
+
+def load_model(
+    model: str | Path,
+    vocabulary: str | Path | None = None,
+    names: list[str] | None = None,
+    device: str | torch.device = "auto",
+    text_model: str | Path | None = None,
+) -> tuple[DeCoDetrForObjectDetection, DeCoDetrImageProcessor | DeCoDetrImageProcessorPil]:
     """A saved DeCo-DETR in evaluation mode, and its image processor.
 
     Args:

@@ -1,6 +1,8 @@
 """Names that a model looks for: those of a vocabulary, and embeddings of new ones."""
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -13,7 +15,12 @@ from decodetr.utils.shipped import loading
 logger = logging.getLogger(__name__)
 
 
-def embed_names(names, text_model, templates=None, device="auto"):
+def embed_names(
+    names: Sequence[str],
+    text_model: str | Path,
+    templates: Sequence[str] | None = None,
+    device: str | torch.device = "auto",
+) -> Vocabulary:
     """A [`Vocabulary`] of names.
 
     Args:
@@ -34,7 +41,7 @@ def embed_names(names, text_model, templates=None, device="auto"):
     return vocabulary
 
 
-def choose_names(vocabulary, names, text_model=None):
+def choose_names(vocabulary: Vocabulary, names: Sequence[str], text_model: str | Path | None = None) -> Vocabulary:
     """A vocabulary of `names` alone, in this order; those that are not stored get embedded by the text model and
     templates that made the others.
 

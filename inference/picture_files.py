@@ -3,6 +3,7 @@
 import glob
 import logging
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from decodetr.annotations.left_over import NO_PICTURE, in_a_line, sort_out
@@ -13,7 +14,7 @@ logger = logging.getLogger(__name__)
 SIGNATURE = "decodetr predict"  # in the header of its pictures
 
 
-def find_images(sources):
+def find_images(sources: Iterable[str | Path]) -> list[Path]:
     """Image files of files, folders (not their sub-folders) and glob patterns (** too); each file once, in that order.
 
     Files that are given by name are taken whatever they are called, of the others those with the suffix of a picture;
@@ -43,7 +44,7 @@ def find_images(sources):
     return list({os.path.realpath(path): path for path in paths}.values())
 
 
-def picture_paths(images, output, taken=()):
+def picture_paths(images: Sequence[Path], output: str | Path, taken: Iterable[str | Path] = ()) -> list[Path]:
     """A different output file for every image, also for equal names from different folders; never an image, a file of
     `taken`, or one that is there and is not a picture of this command.
 

@@ -1,9 +1,12 @@
 """The work of `decodetr predict`: detect, draw, write, and lose nothing of it whatever ends the run."""
 
+from __future__ import annotations
+
 import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from PIL.PngImagePlugin import PngInfo
@@ -20,6 +23,11 @@ from decodetr.utils.files import committed, write_json
 from decodetr.utils.images import in_batches, open_image, pixel_count
 from decodetr.utils.markup import one_line
 from decodetr.utils.shipped import resolve
+
+if TYPE_CHECKING:
+    from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
 
 EXPLAINING_PROTOTYPES = 5  # of each detection
 
@@ -57,7 +65,13 @@ class PredictRun:
         options (PredictOptions). model, image_processor: of [`load_model`]. paths: list of `Path`.
     """
 
-    def __init__(self, options, model, image_processor, paths):
+    def __init__(
+        self,
+        options: PredictOptions,
+        model: DeCoDetrForObjectDetection,
+        image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
+        paths: list[Path],
+    ) -> None:
         self.options, self.model, self.image_processor, self.paths = options, model, image_processor, paths
         self.output = Path(options.output)
         self.output.mkdir(parents=True, exist_ok=True)
@@ -69,7 +83,7 @@ class PredictRun:
         self.pictures = dict(zip(rest, picture_paths(rest, self.output, [*paths, *taken])))
         self.failed = {}
 
-    def run(self):
+    def run(self) -> int:
         """Returns the exit status."""
         try:
             with tqdm(total=len(self.paths), initial=len(self.done), desc="predict", unit="image") as progress:

@@ -41,16 +41,16 @@ class DetectionAugmentation:
 
     def __init__(
         self,
-        seed,
-        flip=0.5,
-        scale=(0.8, 1.4),
-        crop=0.3,
-        crop_area=(0.4, 1.0),
-        colour=0.2,
-        blur=0.0,
-        noise=0.0,
-        min_visible=0.3,
-    ):
+        seed: int,
+        flip: float = 0.5,
+        scale: tuple[float, float] = (0.8, 1.4),
+        crop: float = 0.3,
+        crop_area: tuple[float, float] = (0.4, 1.0),
+        colour: float = 0.2,
+        blur: float = 0.0,
+        noise: float = 0.0,
+        min_visible: float = 0.3,
+    ) -> None:
         for name, value in (("flip", flip), ("crop", crop), ("colour", colour)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in 0..1, got {value}")

@@ -4,19 +4,30 @@ Targets are computed here, relative to the image, and not by the image processor
 padding (image_processing_pil_decodetr.py), so one place serves objects and regions.
 """
 
+from __future__ import annotations
+
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch.utils.data import Dataset
 from torchvision.ops import box_iou
 
-from decodetr.annotations.coco import read_annotated
+from decodetr.annotations.coco import CocoAnnotations, read_annotated
 from decodetr.processing.augmentations import DetectionAugmentation
 from decodetr.processing.regions import RegionTable
 from decodetr.utils.box_tensors import relative_centers
 from decodetr.utils.boxes import corners_of
 from decodetr.utils.drawing import shrunk
+
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+
+    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
 
 # What regions that may be objects are to the localization stream, and the key of the label that holds them.
 PSEUDO_BOXES = {"objects": "pseudo_boxes", "ignore": "ignore_boxes"}
@@ -74,7 +85,12 @@ class TargetMaker:
         label_of_name (dict[str, int]): the names of the vocabulary.
     """
 
-    def __init__(self, image_processor, names, targets: TargetOptions):
+    def __init__(
+        self,
+        image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
+        names: Collection[str],
+        targets: TargetOptions,
+    ) -> None:
         self.image_processor = image_processor
         self.names = list(names)
         self.targets = targets
@@ -84,17 +100,24 @@ class TargetMaker:
         # In shared memory, so that set_epoch reaches workers that are already running (persistent_workers).
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         """Epoch of the augmentations; also reaches running workers. transformers' Trainer calls it."""
         self._epoch.fill_(int(epoch))
 
-    def without_augmentation(self):
+    def without_augmentation(self) -> Self:
         """Return the same data set with its images as they are."""
         plain = copy.copy(self)
         plain.targets = replace(self.targets, augmentation=None)
         return plain
 
-    def make_item(self, image, image_id, class_labels, annotations, epoch):
+    def make_item(
+        self,
+        image: PIL.Image.Image,
+        image_id: int,
+        class_labels: torch.Tensor,
+        annotations: dict[str, np.ndarray],
+        epoch: int,
+    ) -> dict[str, Any]:
         """
         One item.
 
@@ -171,7 +194,14 @@ class DetectionDataset(TargetMaker, Dataset):
     Images without objects stay, with n = 0. Crowd annotations and boxes without area in the image are left out.
     """
 
-    def __init__(self, coco, image_processor, names, targets: TargetOptions | None = None, **fields):
+    def __init__(
+        self,
+        coco: CocoAnnotations,
+        image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
+        names: Collection[str],
+        targets: TargetOptions | None = None,
+        **fields: Any,
+    ) -> None:
         super().__init__(image_processor, names, replace(targets or TargetOptions(), **fields))
         self.coco = coco
         labels = [self.label_of_name.get(name, -1) for name in coco.names]
@@ -200,7 +230,7 @@ class DetectionDataset(TargetMaker, Dataset):
         return self.make_item(image, entry["image_id"], labels, annotations, int(self._epoch))
 
 
-def check_known(where, unknown, names):
+def check_known(where: object, unknown: list[str], names: Collection[str]) -> None:
     """A ValueError if any names of a data set, `unknown`, are not in the vocabulary `names`."""
     if unknown:
         raise ValueError(
@@ -210,14 +240,14 @@ def check_known(where, unknown, names):
         )
 
 
-def detection_collate(items):
+def detection_collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """
     Batch of DetectionDataset's items: `pixel_values` (B, 3, H, W), `labels` (list of B dicts) and `pixel_mask`
     (B, H, W) if the items have it. Items with a mask are padded at the bottom and right to the largest; without one,
     all must be of one size (ValueError).
     """
     sizes = [tuple(item["pixel_values"].shape[-2:]) for item in items]
-    batch = {"labels": [item["labels"] for item in items]}
+    batch: dict[str, Any] = {"labels": [item["labels"] for item in items]}
     if len(set(sizes)) == 1:
         for name in ("pixel_values", "pixel_mask"):
             if name in items[0]:
@@ -237,7 +267,7 @@ def detection_collate(items):
     return batch
 
 
-def apart_from(annotated, boxes):
+def apart_from(annotated: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     """(n,) bool: which boxes (n, 4) lie on none of the annotated ones (m, 4), x0, y0, x1, y1: IoU below 0.5."""
     if not len(annotated):
         return torch.ones(len(boxes), dtype=torch.bool)

@@ -12,7 +12,8 @@ This file is copied to the Hub beside the modeling files, so it imports only tra
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class DeCoDetrProcessingMixin:
     do_normalize = True
     do_convert_rgb = True
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         sides = [side for side in dict(self.size or {}).values() if side is not None]
         if self.do_resize and sides and not 0 < min(sides) <= max(sides) <= _MAX_PIXELS / min(sides):
@@ -40,7 +41,9 @@ class DeCoDetrProcessingMixin:
                 f"{dict(self.size)}; correct `size`, of preprocessor_config.json if it is a folder's"
             )
 
-    def process_image(self, image, do_convert_rgb=None, **kwargs):
+    def process_image(
+        self, image: Image.Image | np.ndarray | torch.Tensor, do_convert_rgb: bool | None = None, **kwargs: Any
+    ) -> np.ndarray | torch.Tensor:
         """One picture in the backend's form. What the library clips or misreads is scaled to 8 bits first, unless the
         caller has turned off the step that it is for.
 
@@ -63,7 +66,13 @@ class DeCoDetrProcessingMixin:
             annotation, input_image_size, output_image_size, padding, update_bboxes=False
         )
 
-    def post_process_object_detection(self, outputs, threshold=0.5, target_sizes=None, top_k=100):
+    def post_process_object_detection(
+        self,
+        outputs: object,
+        threshold: float = 0.5,
+        target_sizes: torch.Tensor | Sequence[Sequence[float]] | None = None,
+        top_k: int = 100,
+    ) -> list[dict[str, torch.Tensor]]:
         """
         Detections of each image, best first.
 

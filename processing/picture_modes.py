@@ -4,13 +4,20 @@
 their kind holds. This file is copied to the Hub beside the image processors, so it imports only PIL, numpy and torch.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    import torch
 
 _STRIP = 1 << 22  # pixels that are converted at once
 
 
-def to_rgb(image, full=None):
+def to_rgb(image: Image.Image, full: int | None = None) -> Image.Image:
     """A PIL image of any mode as 8-bit RGB, itself if it is; transparency is dropped.
 
     Args:
@@ -30,7 +37,7 @@ def to_rgb(image, full=None):
     return Image.fromarray(_scaled(np.asarray(image), full, f"mode {image.mode}")).convert("RGB")
 
 
-def to_rgba(image):
+def to_rgba(image: Image.Image) -> Image.Image:
     """A PIL image of any mode as 8-bit RGBA; one without transparency is opaque.
 
     Raises:
@@ -44,7 +51,7 @@ def to_rgba(image):
     return result
 
 
-def to_eight_bits(image):
+def to_eight_bits(image: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
     """A numpy array or torch tensor as one of 8 bits, for an image processor that scales by 1/255.
 
     Values of 0 to 255 stay, of whatever type they are; booleans, whole numbers of 16 bits and floats of 0 to 1 are

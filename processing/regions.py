@@ -14,8 +14,10 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +44,7 @@ class RegionTable:
     `len(table)` is the number of its regions, `image_id in table` says if an image has any, `embedding_dim` is d.
     """
 
-    def __init__(self, source, columns):
+    def __init__(self, source: Path, columns: Mapping[str, np.ndarray]) -> None:
         columns = {"kept": np.ones(len(columns["box"]), dtype=bool), **columns}
         order = np.argsort(columns["image_id"], kind="stable")
         ids, starts = np.unique(columns["image_id"][order], return_index=True)
@@ -63,11 +65,11 @@ class RegionTable:
         return int(image_id) in self._spans
 
     @property
-    def image_ids(self):
+    def image_ids(self) -> list[int]:
         """Ids of the images that have kept regions, ascending."""
         return list(self._spans)
 
-    def digest(self):
+    def digest(self) -> str:
         """12 hexadecimal digits of a SHA-256 over ids, boxes, scores and one embedding in a hundred: tells one table
         from another without going through gigabytes. CLIP scores come from the embeddings."""
         digest = hashlib.sha256(json.dumps(list(self._spans.items())).encode())
@@ -77,7 +79,7 @@ class RegionTable:
             digest.update(np.ascontiguousarray(self._columns[name][::100]).tobytes())
         return digest.hexdigest()[:12]
 
-    def get(self, image_id):
+    def get(self, image_id: int) -> dict[str, np.ndarray]:
         """
         Kept regions of an image: "boxes" (R, 4) x0, y0, x1, y1 pixels, "image_embeds" and "text_embeds" (R, d) unit
         rows, "scores" (R,) CLIP scores, "proposal_scores" (R,); numpy float32 copies; R is 0 where there are none.
@@ -92,13 +94,13 @@ class RegionTable:
         }
         return {key: self._columns[column][start:end].astype(np.float32) for key, column in names.items()}
 
-    def kept(self, image_id):
+    def kept(self, image_id: int) -> np.ndarray:
         """(R,) bool: which regions of an image have a caption that passed the filter."""
         start, end = self._spans.get(int(image_id), (0, 0))
         return self._columns["kept"][start:end].copy()
 
     @classmethod
-    def load(cls, folder_or_file, unkept=False):
+    def load(cls, folder_or_file: str | Path, unkept: bool = False) -> Self:
         """
         Read all shards of a folder, or one file.
 
@@ -133,7 +135,13 @@ class RegionTable:
         return cls(source, columns)
 
 
-def write_regions(folder, rows, shard_size=50_000, embedding_dtype="float16", overwrite=False):
+def write_regions(
+    folder: str | Path,
+    rows: Iterable[Mapping[str, Any]] | dict[str, Sequence[Any] | np.ndarray],
+    shard_size: int = 50_000,
+    embedding_dtype: str = "float16",
+    overwrite: bool = False,
+) -> list[Path]:
     """
     Write the regions data set.
 

@@ -5,13 +5,24 @@ all readers, which are the workers of all processes; with fewer shards than read
 keeps every n-th row. Both ways a row is one reader's only. Rows wait in the shuffle buffer undecoded.
 """
 
+from __future__ import annotations
+
 import itertools
+from collections.abc import Collection
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from decodetr.processing.detection_dataset import TargetMaker, TargetOptions, check_known
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from decodetr.annotations.stream import AnnotationStream
+    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
 
 SHUFFLE_BUFFER = 1000  # rows
 _ROWS_WITHOUT_REGIONS = 1000  # so many at the start are no accident
@@ -40,15 +51,15 @@ class StreamedDetectionDataset(TargetMaker, IterableDataset):
 
     def __init__(
         self,
-        stream,
-        image_processor,
-        names,
+        stream: AnnotationStream,
+        image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
+        names: Collection[str],
         targets: TargetOptions | None = None,
         *,
-        shuffle_buffer=SHUFFLE_BUFFER,
-        seed=0,
-        **fields,
-    ):
+        shuffle_buffer: int = SHUFFLE_BUFFER,
+        seed: int = 0,
+        **fields: Any,
+    ) -> None:
         super().__init__(image_processor, names, replace(targets or TargetOptions(), **fields))
         if shuffle_buffer < 0:
             raise ValueError(f"shuffle_buffer must be at least 0, got {shuffle_buffer}")

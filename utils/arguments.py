@@ -1,6 +1,7 @@
 """Options of a command: which there are, which are given, and those that take several values."""
 
 import argparse
+from collections.abc import Collection
 
 
 class Extend(argparse.Action):
@@ -16,7 +17,7 @@ class _Said(list):
     """Values of the words that are being parsed, not a default."""
 
 
-def options_of(parser):
+def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     """{name: its first `argparse.Action`} of the options of a parser; --help is left out."""
     found = {}
     for action in parser._actions:
@@ -25,14 +26,14 @@ def options_of(parser):
     return found
 
 
-def only_given(parser):
+def only_given(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Make a parser give what is said alone: what is not said is not in its namespace. Returns the parser."""
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     return parser
 
 
-def extend_lists(parser, but=()):
+def extend_lists(parser: argparse.ArgumentParser, but: Collection[str] = ()) -> argparse.ArgumentParser:
     """Make all options of a parser, and of its subcommands, that take several values keep what is said twice.
 
     Args:

@@ -1,9 +1,15 @@
 """The device of a `--device` option."""
 
+from __future__ import annotations
+
 import os
 
+TYPE_CHECKING = False  # as that of typing, which takes its time to import
+if TYPE_CHECKING:
+    import torch
 
-def pick_device(device):
+
+def pick_device(device: str | torch.device) -> torch.device:
     """The torch.device of a `--device` argument; "auto" is the accelerator if there is one, else the CPU; of several
     processes on a machine each takes its own.
 

@@ -4,15 +4,23 @@ Everything that a file can do to its reader is an error that names the file: no 
 encoding, a depth that no data have, aliases that unfold into more than a machine holds, keys that are there twice.
 """
 
+from __future__ import annotations
+
 import gc
 import json
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import yaml
 from yaml.cyaml import CParser
 
 from decodetr.utils.files import regular_file
+
+TYPE_CHECKING = False  # as that of typing, which takes its time to import
+if TYPE_CHECKING:
+    from typing import Any
 
 TEXT_BYTES = 64 << 20  # of a list of names, a label file
 YAML_BYTES = 4 << 20  # data.yaml of 40,000 names has 1 MB
@@ -24,7 +32,7 @@ _BYTE_ORDER_MARKS = ((b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf
 _BYTE_ORDER_MARKS += ((b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"))
 
 
-def read_text(file, most=TEXT_BYTES) -> str:
+def read_text(file: str | Path, most: int = TEXT_BYTES) -> str:
     """Return the text of a UTF-8 file, or of a UTF-16 or UTF-32 one that begins with a byte order mark.
 
     Raises:
@@ -34,7 +42,7 @@ def read_text(file, most=TEXT_BYTES) -> str:
     return decoded(regular_file(file, most).read_bytes(), file)
 
 
-def decoded(content: bytes, where) -> str:
+def decoded(content: bytes, where: str | Path) -> str:
     """The text of a file's bytes; `where` names the file in the message. Raises ValueError for another encoding."""
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
     try:
@@ -54,7 +62,7 @@ def decoded(content: bytes, where) -> str:
     return text
 
 
-def read_json(file, shape=None, most=None, unique=False):
+def read_json(file: str | Path, shape: type | None = None, most: int | None = None, unique: bool = False) -> Any:
     """Return what a JSON file holds. Whole numbers that no float holds are infinite, as 1e400 is.
 
     Args:
@@ -70,7 +78,7 @@ def read_json(file, shape=None, most=None, unique=False):
     return parse_json(decoded(regular_file(file, most).read_bytes(), file), file, shape, unique)
 
 
-def parse_json(text, where, shape=None, unique=False):
+def parse_json(text: str, where: str | Path, shape: type | None = None, unique: bool = False) -> Any:
     """The value of a JSON text; as [`read_json`]."""
     try:
         with no_collection():
@@ -87,7 +95,7 @@ def parse_json(text, where, shape=None, unique=False):
 
 
 @contextmanager
-def no_collection():
+def no_collection() -> Iterator[None]:
     """Inside, Python does not look for garbage: it would go through the millions of objects of annotations again and
     again, which makes reading a third slower."""
     was_on = gc.isenabled()
@@ -125,7 +133,7 @@ def _is_deep(value):
     return True
 
 
-def read_yaml(file, shape=None, texts=False):
+def read_yaml(file: str | Path, shape: type | None = None, texts: bool = False) -> Any:
     """Return what a YAML or JSON file holds, with 1e-4 a float.
 
     Args:
@@ -142,7 +150,7 @@ def read_yaml(file, shape=None, texts=False):
     return parse_yaml(read_text(file, YAML_BYTES), file, shape, texts)
 
 
-def parse_yaml(text, where, shape=None, texts=False):
+def parse_yaml(text: str, where: str | Path, shape: type | None = None, texts: bool = False) -> Any:
     """The value of a YAML text; as [`read_yaml`]."""
     if found := yaml.reader.Reader.NON_PRINTABLE.search(text):
         line = text.count("\n", 0, found.start()) + 1
@@ -175,7 +183,7 @@ def _shaped(value, shape, where):
     raise ValueError(f"{where}: expected {expected}, got {short(value)}")
 
 
-def short(value) -> str:
+def short(value: object) -> str:
     """The `repr` of a value, cut to 80 characters, for messages."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -5,7 +5,9 @@ Sans, which comes with matplotlib and has accents, Greek and Cyrillic (for other
 """
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -18,7 +20,15 @@ LARGE = 4096  # pixels: images whose longer side is longer are drawn smaller
 MOST_EXPLAINED = 8  # detections in the panel of a picture
 
 
-def draw_detections(image, boxes, names, scores, font_path=None, numbered=False, colors=None):
+def draw_detections(
+    image: Image.Image,
+    boxes: Sequence[Sequence[float]] | np.ndarray,
+    names: Sequence[str],
+    scores: Sequence[float] | np.ndarray | None,
+    font_path: str | Path | None = None,
+    numbered: bool = False,
+    colors: Sequence[str] | None = None,
+) -> Image.Image:
     """A new picture with boxes and "name score" labels.
 
     Args:
@@ -69,7 +79,7 @@ def draw_detections(image, boxes, names, scores, font_path=None, numbered=False,
     return labels.annotate(canvas, detections, labels=texts)
 
 
-def shrunk(image, most):
+def shrunk(image: Image.Image, most: int) -> tuple[Image.Image, float]:
     """(picture of at most `most` pixels a side, its scale to the image): for what is drawn small anyway."""
     scale = min(1.0, most / max(image.size))
     if scale == 1.0:
@@ -78,7 +88,13 @@ def shrunk(image, most):
     return image.resize(size, reducing_gap=2.0), scale
 
 
-def draw_explanations(picture, names, scores, prototypes, font_path=None):
+def draw_explanations(
+    picture: Image.Image,
+    names: Sequence[str],
+    scores: Sequence[float],
+    prototypes: Sequence[Sequence[dict[str, Any]]],
+    font_path: str | Path | None = None,
+) -> Image.Image:
     """The picture of `draw_detections(..., numbered=True)` with a panel of the prototypes behind its detections.
 
     Args:
@@ -145,7 +161,7 @@ def _supervision():
     return supervision
 
 
-def default_font():
+def default_font() -> Path:
     """Path of DejaVu Sans."""
     import matplotlib
 

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,7 +37,7 @@ _MAX_BYTES_VARIABLE = "DECODETR_MAX_FILE_BYTES"
 
 
 @contextmanager
-def replacing(file):
+def replacing(file: str | Path) -> Iterator[Path]:
     """Yield a path to write to; at the end its content becomes `file`, whole, and the old one is gone.
 
     Args:
@@ -47,7 +48,7 @@ def replacing(file):
         yield staging / file.name
 
 
-def write_text(file, text):
+def write_text(file: str | Path, text: str) -> Path:
     """Write a UTF-8 text file, whole or not at all. Returns its `Path`.
 
     Names of files that are no UTF-8, which Python reads with surrogates, become \\udcXX, which JSON reads back.
@@ -61,7 +62,7 @@ def write_text(file, text):
     return Path(file)
 
 
-def json_text(value, indent=1) -> str:
+def json_text(value: object, indent: int | None = 1) -> str:
     """A JSON document as it stands in our files: readable names, null for NaN and infinity, a line break at its
     end."""
     options = {"indent": indent, "ensure_ascii": False, "allow_nan": False}
@@ -71,7 +72,7 @@ def json_text(value, indent=1) -> str:
         return json.dumps(finite(value), **options) + "\n"
 
 
-def finite(value):
+def finite(value: object) -> object:
     """The same with None for what is not finite, which JSON has no word for."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
@@ -80,12 +81,12 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_json(file, value, indent=1):
+def write_json(file: str | Path, value: object, indent: int | None = 1) -> Path:
     """Write a JSON file, whole or not at all. Returns its `Path`. Raises as [`write_text`]."""
     return write_text(file, json_text(value, indent))
 
 
-def is_unused(folder) -> bool:
+def is_unused(folder: str | Path) -> bool:
     """Whether a folder is missing, or empty but for the lock of a run and what killed writers left."""
     folder = Path(folder)
     with reading(folder):  # which finishes what a killed one had committed
@@ -93,7 +94,7 @@ def is_unused(folder) -> bool:
 
 
 @contextmanager
-def claim(folder, what, part=""):
+def claim(folder: str | Path | None, what: str, part: str = "") -> Iterator[None]:
     """Hold a folder for one run: a second one is refused at once. Inside a run that holds it, nothing happens.
 
     Args:
@@ -150,7 +151,7 @@ def _holder(file):
         return "unknown"
 
 
-def output_folder(folder, option) -> Path:
+def output_folder(folder: str | Path, option: str) -> Path:
     """Return the path if results can be written into that folder, which need not exist yet.
 
     Args:
@@ -168,7 +169,7 @@ def output_folder(folder, option) -> Path:
     return folder
 
 
-def clear(folder):
+def clear(folder: str | Path) -> None:
     """Remove what is in a folder, but for the lock of the run that holds it."""
     for path in Path(folder).iterdir():
         if path.name.startswith(LOCK):
@@ -184,7 +185,7 @@ def max_bytes() -> int:
     return limit(_MAX_BYTES_VARIABLE, MAX_BYTES)
 
 
-def limit(variable, default) -> int:
+def limit(variable: str, default: int) -> int:
     """A positive whole number of an environment variable, which loader workers inherit, or the default.
 
     Raises:
@@ -198,7 +199,7 @@ def limit(variable, default) -> int:
     return int(text)
 
 
-def regular_file(path, most=None) -> Path:
+def regular_file(path: str | Path, most: int | None = None) -> Path:
     """Return the path if an ordinary file is there that may be read into memory.
 
     Devices, pipes and sockets never end or never begin, so nothing is read from them.

@@ -5,6 +5,7 @@ under headings. What the page says comes from its caller: nothing is measured or
 """
 
 import base64
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from decodetr.utils.files import write_text
@@ -36,12 +37,12 @@ pre { padding: 0.8rem 1rem; border: 1px solid var(--line); border-radius: 4px; f
 """
 
 
-def paragraph(text):
+def paragraph(text: object) -> str:
     """A block: one paragraph."""
     return f"<p>{html_text(text)}</p>"
 
 
-def table(header, rows):
+def table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     """A block: a table.
 
     Args:
@@ -53,7 +54,7 @@ def table(header, rows):
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
 
 
-def picture(file, caption):
+def picture(file: str | Path, caption: object) -> str:
     """A block: a picture file, embedded as it is, with a caption that is its text for screen readers too.
 
     Raises:
@@ -68,12 +69,12 @@ def picture(file, caption):
     return f'<figure>\n<img src="{source}" alt="{text}">\n<figcaption>{text}</figcaption>\n</figure>'
 
 
-def code(lines):
+def code(lines: Iterable[str]) -> str:
     """A block: lines as they would be typed."""
     return f"<pre><code>{html_text(chr(10).join(lines))}</code></pre>"
 
 
-def links(targets):
+def links(targets: Mapping[str, object]) -> str:
     """A block: a list of links.
 
     Args:
@@ -86,7 +87,7 @@ def links(targets):
     return f"<ul>\n{items}</ul>"
 
 
-def write_report(file, title, introduction, sections):
+def write_report(file: str | Path, title: str, introduction: str, sections: Mapping[str, Iterable[str]]) -> Path:
     """Write the page, whole or not at all.
 
     Args:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,7 +10,7 @@ _ONE_AT_A_TIME = threading.RLock()  # the library's switch is one for all thread
 
 
 @contextmanager
-def local_only(source, asked_by=None):
+def local_only(source: str | Path, asked_by: str | None = None) -> Iterator[None]:
     """Inside, nothing is asked of the Hub, unless `source` is a name of the Hub that the user gave.
 
     The configs of a folder can name backbones and tokenizers of the Hub, and tables can name their text model. What is
@@ -52,7 +53,7 @@ def _causes(error):
         error = error.__cause__ or error.__context__
 
 
-def recorded_place(name) -> str:
+def recorded_place(name: str | Path) -> str:
     """How a folder, Hub or shipped name is written into a file that will be read elsewhere: folders by their whole
     path, names as they are."""
     return os.path.abspath(name) if os.path.isdir(name) or os.path.isfile(name) else str(name)

@@ -5,13 +5,24 @@ own process. PostScript, which starts Ghostscript, and everything exotic are not
 known before any is decoded, and is bounded.
 """
 
+from __future__ import annotations
+
 import io
 import os
 import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from decodetr.utils.files import limit, regular_file
 from decodetr.utils.limits import MAX_PIXELS, MAX_PIXELS_VARIABLE
 
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO
+
+    import PIL.Image
+
+Item = TypeVar("Item")
 # Pillow's name of a format, and the suffixes of its files.
 FORMATS = {
     "AVIF": (".avif",),
@@ -37,12 +48,14 @@ _XMP, _PROFILE = b"XML:com.adobe.xmp", b"Raw profile type "  # texts in PNG file
 _QUARTER_TURNS = range(5, 9)  # EXIF orientations that swap width and height
 
 
-def is_image(path) -> bool:
+def is_image(path: str | Path) -> bool:
     """Whether a file's suffix is that of a picture, in any case."""
     return os.path.splitext(os.fspath(path))[1].lower() in IMAGE_SUFFIXES
 
 
-def open_image(source, where=None, size=None):
+def open_image(
+    source: str | Path | bytes | BinaryIO, where: object = None, size: tuple[int, int] | None = None
+) -> PIL.Image.Image:
     """The picture of a file as 8-bit RGB, turned as its EXIF orientation says.
 
     16-bit and float pictures are scaled to 8 bits by what their mode can hold: 0 to 65,535, or 0 to 1. Of several
@@ -85,7 +98,7 @@ def open_image(source, where=None, size=None):
     return rgb
 
 
-def open_cutout(source, where=None):
+def open_cutout(source: str | Path | bytes | BinaryIO, where: object = None) -> PIL.Image.Image:
     """The picture of a file as 8-bit RGBA, as stored: its transparency says what of it is shown.
 
     Raises:
@@ -101,7 +114,7 @@ def open_cutout(source, where=None):
             raise _unreadable(where, error) from error
 
 
-def image_header(source, where=None):
+def image_header(source: str | Path | bytes | BinaryIO, where: object = None) -> tuple[tuple[int, int], int]:
     """What a picture's header says, without decoding it: ((width, height) as stored, EXIF orientation 1 to 8).
 
     Raises:
@@ -141,7 +154,7 @@ def _says_more(stream):
     return more
 
 
-def pixel_count(source):
+def pixel_count(source: str | Path | bytes | BinaryIO) -> int:
     """Width times height, from a picture's header; 0 for what cannot be opened, which opening it will say."""
     try:
         with _opened(source, source) as image:
@@ -150,7 +163,7 @@ def pixel_count(source):
         return 0
 
 
-def in_batches(items, batch_size, pixels):
+def in_batches(items: Iterable[Item], batch_size: int, pixels: Callable[[Item], int]) -> Iterator[list[Item]]:
     """Yield lists of at most `batch_size` items whose pictures have at most BATCH_PIXELS together; larger ones alone.
 
     Args:
@@ -168,12 +181,15 @@ def in_batches(items, batch_size, pixels):
         yield batch
 
 
-def upright_size(size, orientation):
+def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     """(width, height) of a picture as its EXIF orientation turns it."""
-    return tuple(size)[::-1] if orientation in _QUARTER_TURNS else tuple(size)
+    width, height = size
+    return (height, width) if orientation in _QUARTER_TURNS else (width, height)
 
 
-def annotated_frame(size, orientation, declared=None):
+def annotated_frame(
+    size: tuple[int, int], orientation: int, declared: tuple[int, int] | None = None
+) -> tuple[str, bool]:
     """Which pixels annotations are of, where EXIF turns a picture.
 
     The declared size decides where it can: if it is that of the pixels as stored and not of the picture as turned,

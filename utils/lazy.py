@@ -1,10 +1,19 @@
 """Packages whose public names are imported when they are first used, so that importing the package costs nothing."""
 
+from __future__ import annotations
+
 import importlib
 import sys
+from collections.abc import Callable, Iterable, Mapping
+
+TYPE_CHECKING = False  # as that of typing, which takes its time to import
+if TYPE_CHECKING:
+    from typing import Any
 
 
-def lazy_names(package, homes, plain=(), before=None):
+def lazy_names(
+    package: str, homes: Mapping[str, str], plain: Iterable[str] = (), before: Callable[[], object] | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """The `__getattr__` and `__dir__` of a package.
 
     Args:

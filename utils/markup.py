@@ -2,6 +2,7 @@
 never obeyed."""
 
 import html
+from pathlib import Path
 from urllib.parse import quote
 
 from decodetr.utils.model_room import load
@@ -26,22 +27,22 @@ markdown_text = _cards.markdown_text
 one_line, visible = _cards.one_line, _cards.visible
 
 
-def html_text(text) -> str:
+def html_text(text: object) -> str:
     """Any text inside of an element or an attribute of HTML; line breaks stay."""
     return html.escape(visible(text))
 
 
-def html_link(path) -> str:
+def html_link(path: str | Path) -> str:
     """A relative path, also one that is no UTF-8, as the target of a link."""
     return html.escape(quote(str(path), errors="surrogateescape"))
 
 
-def figure_text(text) -> str:
+def figure_text(text: object) -> str:
     """One line for matplotlib, in which dollar signs are no formulas."""
     return one_line(text).replace("$", r"\$")
 
 
-def in_words(value):
+def in_words(value: object) -> str:
     """A value of a record for people: dicts as "key: value; ...", long lists of names by their length."""
     if isinstance(value, dict):
         return "; ".join(f"{key.replace('_', ' ')}: {in_words(item)}" for key, item in value.items())

@@ -4,11 +4,12 @@ model that is asked for now."""
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from decodetr.utils.documents import read_json
 
 
-def model_identity(name_or_path, revision=None):
+def model_identity(name_or_path: str | Path, revision: str | None = None) -> dict[str, str | None]:
     """
     Args:
         name_or_path: folder or Hub name.
@@ -30,7 +31,7 @@ def model_identity(name_or_path, revision=None):
     return {"name": folder.resolve().name, "revision": None, "weights": folder_digest(folder)}
 
 
-def folder_digest(folder):
+def folder_digest(folder: str | Path) -> str | None:
     """SHA-256 over the contents of the weights, configs and tables of a folder of a model, a pool or a vocabulary, or
     of one such file; None where there is neither, as of a Hub name."""
     folder = Path(folder)
@@ -47,7 +48,7 @@ def folder_digest(folder):
     return digest.hexdigest()
 
 
-def without_place(value):
+def without_place(value: Any) -> Any:
     """Names of local folders without the folders above them, also inside a dict; anything else as it is."""
     if isinstance(value, dict):
         return {key: without_place(item) for key, item in value.items()}

@@ -7,10 +7,11 @@ imports torch, and who only asks a command for its help need not wait for it.
 import importlib.util
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 
 @cache
-def load(name):
+def load(name: str) -> ModuleType:
     """The module of `modeling_decodetr/NAME.py`, a file that imports nothing of ours."""
     file = Path(__file__).resolve().parent.parent / "modeling_decodetr" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"decodetr.utils.{name}", file)

@@ -1,11 +1,12 @@
 """Names as a user writes them, on a command line or in a file."""
 
 import csv
+from pathlib import Path
 
 from decodetr.utils.documents import read_text
 
 
-def read_names(text=None, file=None):
+def read_names(text: str | None = None, file: str | Path | None = None) -> list[str] | None:
     """Names of `--names` (comma-separated, CSV quotes around names with commas) or of `--names-file` (one a line).
 
     Returns None where neither is given. Repeated names are taken once, in their first place.

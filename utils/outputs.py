@@ -1,10 +1,16 @@
 """What a command writes is never what it reads."""
 
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 
-def apart(option, output, inputs, written=None):
+def apart(
+    option: str,
+    output: str | Path | None,
+    inputs: Mapping[str, str | Path | list | tuple | None],
+    written: Collection[str] | None = None,
+) -> None:
     """Refuse an output that lies where the inputs do, before any work.
 
     Args:

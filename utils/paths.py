@@ -2,11 +2,13 @@
 
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from decodetr.utils.limits import OUTSIDE_VARIABLE
 
 
-def inside(folders, path, where):
+def inside(folders: Sequence[str | Path], path: str | Path, where: object) -> str:
     """Return a path that somebody else's file names, if it leads into one of the folders that the user gave.
 
     What decides is how the path is written: absolute, or with `..`. Links inside of a folder are followed, as who put
@@ -52,7 +54,7 @@ def allow_outside() -> bool:
     return os.environ.get(OUTSIDE_VARIABLE, "").strip() == "1"
 
 
-def link_pictures(folder, part, images) -> str:
+def link_pictures(folder: str | Path, part: str, images: str | Path) -> str:
     """Make FOLDER/PART a link to a folder of pictures, so that no annotation in FOLDER names a path out of it.
 
     Args:
@@ -75,7 +77,7 @@ def link_pictures(folder, part, images) -> str:
     return part
 
 
-def file_names(folder):
+def file_names(folder: str | Path) -> set[str]:
     """Return the set of names in a folder that are no folders; empty if there is no such folder."""
     if "\0" in os.fspath(folder) or not os.path.isdir(folder):
         return set()
@@ -90,7 +92,7 @@ def _is_folder(entry):
         return False
 
 
-def files_below(folder, strict=True):
+def files_below(folder: str | Path, strict: bool = True) -> list[str]:
     """Return everything below a folder that is no folder, as texts, sorted by path: links are followed, no folder is
     entered twice.
 

@@ -1,11 +1,20 @@
 """Checks before the work: each in a moment, their findings together, nothing read in full."""
 
+from __future__ import annotations
+
 import contextlib
 import importlib.util
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+
+TYPE_CHECKING = False  # as that of typing, which takes its time to import
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -13,10 +22,10 @@ logger = logging.getLogger(__name__)
 class Findings:
     """Problems of several checks, told together."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.errors = {}  # by their text, so that each is told once
 
-    def call(self, check, *args):
+    def call(self, check: Callable[..., Result], *args: Any) -> Result | None:
         """Return what a check returns; None where it raises ImportError, OSError or ValueError, which is kept."""
         try:
             return check(*args)
@@ -24,7 +33,7 @@ class Findings:
             self.errors.setdefault(str(error), error)
             return None
 
-    def tell(self):
+    def tell(self) -> None:
         """Raise what was found: one problem as it is, several as one ValueError that lists them."""
         errors = list(self.errors.values())
         if len(errors) == 1 and not isinstance(errors[0], ImportError):
@@ -36,7 +45,7 @@ class Findings:
             raise ValueError("\n".join([f"{len(lines)} problems, found before any work was done:", *lines]))
 
 
-def run_checks(*checks):
+def run_checks(*checks: Callable[[], Any]) -> list[Any]:
     """Call all of the checks, and raise what they found together.
 
     Args:
@@ -54,7 +63,7 @@ def run_checks(*checks):
     return results
 
 
-def require_package(module, what, install):
+def require_package(module: str, what: str, install: str) -> None:
     """Raise ValueError, with the pip line, unless a module can be imported.
 
     Args:
@@ -64,7 +73,7 @@ def require_package(module, what, install):
         raise ValueError(f"{what} needs {module}, which is not installed: pip install {install}")
 
 
-def require_room(folder, needed, what, remedy):
+def require_room(folder: str | Path, needed: int, what: str, remedy: str) -> None:
     """Raise ValueError where the disk of a folder has certainly too little room.
 
     Args:
@@ -80,7 +89,7 @@ def require_room(folder, needed, what, remedy):
         )
 
 
-def written(folder) -> int:
+def written(folder: str | Path) -> int:
     """Bytes that earlier runs have written into a folder, which a new one replaces or goes on with; files that another
     process moves meanwhile may be left out."""
     total = 0
@@ -91,7 +100,7 @@ def written(folder) -> int:
     return total
 
 
-def in_units(count) -> str:
+def in_units(count: float) -> str:
     """A number of bytes for people: "1.5 GB"."""
     if count < 1000:
         return f"{count:.0f} bytes"

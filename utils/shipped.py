@@ -3,7 +3,10 @@
 Wherever a folder or Hub name is asked for, "scenes-decodetr" is one too, and needs no network.
 """
 
+from __future__ import annotations
+
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,13 +14,17 @@ from decodetr.utils.documents import read_json
 from decodetr.utils.files import regular_file
 from decodetr.utils.hub import local_only
 
+TYPE_CHECKING = False  # as that of typing, which takes its time to import
+if TYPE_CHECKING:
+    from decodetr.modeling_decodetr import PrototypePool, Vocabulary
+
 HUB_CARDS = Path(__file__).resolve().parent.parent / "hub_cards"
 DEFAULT_MODEL = "scenes-decodetr"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?")
 
 
-def resolve(name, what=None) -> str:
+def resolve(name: str | Path, what: str | None = None) -> str:
     """Where to load a model or table from.
 
     An existing folder stays as it is; else NAME, or a path that ends in hub_cards/NAME (as provenance written on
@@ -60,7 +67,7 @@ def _other_kind(folder, what):
     return found if found and found[0] != (what if what in _TABLES else "model") else None
 
 
-def kind_of(folder):
+def kind_of(folder: str | Path) -> tuple[str, str] | None:
     """What a folder on this machine holds: (kind, what to do with it), or None where that is unknown or no folder."""
     folder = Path(folder)
     if not folder.is_dir():
@@ -68,7 +75,7 @@ def kind_of(folder):
     return next((kind for file, kind in _KINDS.items() if (folder / file).exists()), None)
 
 
-def cannot_load(what, name, error) -> FileNotFoundError:
+def cannot_load(what: str, name: str | Path, error: Exception | str) -> FileNotFoundError:
     """The error for a user whose `what` ("model", "text model") `name` did not load, with the reason and a remedy."""
     if other := _other_kind(resolve(name), what):
         error = f"it is a {other[0]}; {other[1].format(name)}"
@@ -80,7 +87,7 @@ def cannot_load(what, name, error) -> FileNotFoundError:
 
 
 @contextmanager
-def loading(what, name, asked_by=None):
+def loading(what: str, name: str | Path, asked_by: str | None = None) -> Iterator[str]:
     """Yield the folder or Hub name to load from; inside, only names that the user gave are asked of the Hub.
 
     Args:
@@ -99,7 +106,7 @@ def loading(what, name, asked_by=None):
         raise cannot_load(what, name, error) from error
 
 
-def load_pool(name):
+def load_pool(name: str | Path) -> PrototypePool:
     """Load the [`PrototypePool`] of a folder, a Hub name or a shipped name.
 
     Raises:
@@ -110,7 +117,7 @@ def load_pool(name):
     return _load_table("pool", PrototypePool, name)
 
 
-def load_vocabulary(name):
+def load_vocabulary(name: str | Path) -> Vocabulary:
     """Load the [`Vocabulary`] of a folder, a Hub name or a shipped name.
 
     Raises:
@@ -130,7 +137,7 @@ def _load_table(what, table, name):
         raise cannot_load(what, name, error) from error
 
 
-def expect(what, name, *files):
+def expect(what: str, name: str | Path | None, *files: str) -> None:
     """Check that a named thing can be there, without loading it: a folder holds one of the files, and its JSON files
     can be read.
 
@@ -157,7 +164,7 @@ def expect(what, name, *files):
         raise cannot_load(what, str(name), "there is no such folder")
 
 
-def expect_file(option, file):
+def expect_file(option: str, file: str | Path | None) -> None:
     """Check that the file of an option is there; None passes.
 
     Raises:

@@ -1,5 +1,7 @@
 """Tables as data, a header and rows of cells, written as Markdown; utils/html_page.py writes them as HTML."""
 
+from collections.abc import Iterable, Sequence
+
 from decodetr.utils.model_room import load
 
 __all__ = ["markdown_table", "markdown_tables"]
@@ -7,7 +9,7 @@ __all__ = ["markdown_table", "markdown_tables"]
 markdown_table = load("card_text").markdown_table
 
 
-def markdown_tables(tables) -> str:
+def markdown_tables(tables: Iterable[tuple[str, Sequence[object], Iterable[Sequence[object]]]]) -> str:
     """Tables in Markdown, each under its title; cells are shown without escapes, as for a terminal.
 
     Args:
