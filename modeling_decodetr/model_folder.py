@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .embedding_artifact import table_digest
 from .prototype_pool import PrototypePool
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import torch
 
     from .configuration_decodetr import DeCoDetrConfig
-    from .modeling_decodetr import DeCoDetrForObjectDetection
 
 _HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # Fields that say what the stored tables are, and how they are changed.
@@ -93,7 +92,7 @@ def check_requested(
             )
 
 
-def check_loaded(model: DeCoDetrForObjectDetection, info: dict, where: str | Path) -> None:
+def check_loaded(model: PreTrainedModel, info: dict, where: str | Path) -> None:
     """ValueError unless every tensor of the model came from the folder `where`, and the tables are sound.
 
     Args:
@@ -130,7 +129,7 @@ def check_loaded(model: DeCoDetrForObjectDetection, info: dict, where: str | Pat
             )
 
 
-def check_tables(model: DeCoDetrForObjectDetection) -> None:
+def check_tables(model: PreTrainedModel) -> None:
     """ValueError unless the config of a model says of its tables what they are: it may have been changed by hand."""
     names, pool, config = model.vocabulary.names, model.prototype_pool, model.config
     if config.id2label != dict(enumerate(names)) or any(
@@ -150,9 +149,7 @@ def check_tables(model: DeCoDetrForObjectDetection) -> None:
         )
 
 
-def table_digests(
-    model: DeCoDetrForObjectDetection, state_dict: dict[str, torch.Tensor] | None = None
-) -> dict[str, str | None]:
+def table_digests(model: PreTrainedModel, state_dict: dict[str, torch.Tensor] | None = None) -> dict[str, str | None]:
     """Digests of the tables of a model, {name: SHA-256}, with tensors of `state_dict` where it has them."""
     tensors, digests = state_dict or {}, {}
     for name in ("prototype_pool", "vocabulary"):
