@@ -14,14 +14,12 @@ deepcopy, pickling, `torch.compile` and `torch.export`, and names of weights sta
 import contextlib
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-
-_Value = TypeVar("_Value")
 
 # Last name, without a number, of the modules of all families that give boxes, reference points of boxes or logits.
 _HEADS = {
@@ -107,7 +105,7 @@ class SamplingInFloat32(TorchFunctionMode):
         return func(*as_float32(args), **as_float32(kwargs)).to(args[0].dtype)
 
 
-def as_float32(value: _Value) -> _Value:
+def as_float32(value: Any) -> Any:
     """`value` with every half-precision tensor in it, also in lists, tuples and dicts, in float32."""
     if isinstance(value, torch.Tensor):
         return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

@@ -77,7 +77,7 @@ class PrototypePool(EmbeddingArtifact):
         self.register_buffer("parent", parent.clone())
         self.register_buffer("count", count.clone())
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.prototypes.shape[0]
 
     @property

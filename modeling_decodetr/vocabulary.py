@@ -133,7 +133,7 @@ class Vocabulary(EmbeddingArtifact):
         """Names with random embeddings, as a model made from a config alone has them; the same ones every time."""
         return cls(names, random_rows(len(names), embedding_dim, seed=1), info)  # other rows than a pool's
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
     def extra_repr(self) -> str:
