@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 
 import yaml
 
@@ -10,7 +11,7 @@ _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  
 _MARKUP = re.compile(r"[\\`*|~$]|\](?=\()|(?<!\w)_|_(?!\w)")
 
 
-def visible(text) -> str:
+def visible(text: object) -> str:
     """Any text with escapes such as \\x1b for characters that are not shown but do something: controls of a terminal,
     changes of direction, bytes of a file name that are no UTF-8. Line breaks and tabs stay."""
     return "".join(
@@ -21,18 +22,20 @@ def visible(text) -> str:
     )
 
 
-def one_line(text) -> str:
+def one_line(text: object) -> str:
     """The same on one line, with single blanks."""
     return visible(" ".join(str(text).split()))
 
 
-def markdown_text(text) -> str:
+def markdown_text(text: object) -> str:
     """One line of Markdown that shows the text as it is, also in a cell of a table; HTML in it is text too."""
     text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKUP.sub(lambda found: "\\" + found[0], text)
 
 
-def markdown_table(header, rows, left=1, escape=True) -> str:
+def markdown_table(
+    header: Sequence[object], rows: Iterable[Iterable[object]], left: int = 1, escape: bool = True
+) -> str:
     """A table in Markdown, a line break at its end; the first `left` columns are set to the left, the others to the
     right. Cells are anything that `str` takes, and are shown as text; for a terminal, from which a path is copied,
     without escapes."""
@@ -41,14 +44,14 @@ def markdown_table(header, rows, left=1, escape=True) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:])) + "\n"
 
 
-def code_block(text, language="") -> str:
+def code_block(text: str, language: str = "") -> str:
     """A fenced block of Markdown; its fence is longer than any in the text."""
     runs = re.findall("`+", text)
     fence = "`" * max(3, 1 + max(map(len, runs), default=0))
     return f"{fence}{language}\n{visible(text)}\n{fence}"
 
 
-def front_matter(fields) -> str:
+def front_matter(fields: Mapping[str, object]) -> str:
     """The YAML at the head of a card, between its rules, without a line break at its end.
 
     Args:

@@ -7,7 +7,7 @@ value, the comment says it; where it gives none, the comment says what we chose 
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -260,7 +260,9 @@ class DeCoDetrConfig(PreTrainedConfig):
             raise ValueError(f"prototype_captions must have {self.num_prototypes} entries, got {len(captions)}.")
 
     @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """As the library's, of a folder whose interrupted save, if there was one, is finished.
 
         Raises:
@@ -277,7 +279,7 @@ class DeCoDetrConfig(PreTrainedConfig):
         return {**fields, "name_or_path": str(pretrained_model_name_or_path)}, kwargs
 
     @classmethod
-    def from_dict(cls, config_dict, **kwargs):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:
         """As the library's; fields among `kwargs` are checked together with the stored ones.
 
         Raises:
@@ -320,15 +322,15 @@ class DeCoDetrConfig(PreTrainedConfig):
         """The score from which names are shown that have no threshold of their own."""
         return DEFAULT_THRESHOLD if self.score_threshold is None else self.score_threshold
 
-    def calibrated(self, logits):
+    def calibrated(self, logits: Any) -> Any:
         """`logits` of the model, of any shape, from those of objectness times name probability."""
         return self.score_scale * logits + self.score_bias
 
-    def uncalibrated(self, logits):
+    def uncalibrated(self, logits: Any) -> Any:
         """Logits of objectness times name probability, of any shape, from the model's `logits`."""
         return (logits - self.score_bias) / self.score_scale
 
-    def thresholds(self, names, threshold=None) -> list[float]:
+    def thresholds(self, names: list[str], threshold: float | None = None) -> list[float]:
         """The score from which each of some names is shown: `threshold` where one is given, else the name's own, else
         that of the model."""
         if threshold is not None:

@@ -7,13 +7,21 @@ tests, which train, save and reload every family.
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch._higher_order_ops import while_loop
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, PreTrainedConfig
+from transformers.utils import ModelOutput
 
 from .precision import safe_sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .configuration_decodetr import DeCoDetrConfig
 
 
 def _conv_encoder_channels(encoder: nn.Module, config) -> list[int]:
@@ -50,10 +58,10 @@ class DetectorFamily:
     """
 
     feature_module: str = "backbone"
-    channels: Callable = _conv_encoder_channels
+    channels: Callable[[nn.Module, PreTrainedConfig], list[int]] = _conv_encoder_channels
     real_queries: str = "all"
     no_object: bool = False
-    size_divisor: Callable = lambda config: 1
+    size_divisor: Callable[[PreTrainedConfig], int] = lambda config: 1
     uses_pixel_mask: bool = True
     loss: str = "averaged_twice"
 
@@ -83,7 +91,7 @@ DETECTOR_FAMILIES = {
 }
 
 
-def detector_family(config) -> DetectorFamily:
+def detector_family(config: PreTrainedConfig) -> DetectorFamily:
     """The row for a detector config. Raises ValueError for a model type that is not in the table."""
     if config.model_type not in DETECTOR_FAMILIES:
         raise ValueError(
@@ -118,7 +126,7 @@ class _Seen(threading.local):
 _SEEN = _Seen()
 
 
-def watch_feature_maps(detector: nn.Module):
+def watch_feature_maps(detector: nn.Module) -> None:
     """Let [`run_detector`] see the feature maps of a detector. The hook is a plain function and holds nothing, so that
     models can be copied, pickled, compiled and exported."""
     feature_module(detector).register_forward_hook(_put_aside)
@@ -129,7 +137,9 @@ def _put_aside(module, args, output):
         _SEEN.outputs.append(output)
 
 
-def run_detector(detector: nn.Module, pixel_values, **kwargs):
+def run_detector(
+    detector: nn.Module, pixel_values: torch.Tensor, **kwargs: Any
+) -> tuple[ModelOutput, list[torch.Tensor]]:
     """A forward of the detector: (its output, its feature maps (B, C_l, H_l, W_l)).
 
     The maps belong to the call, not to the model: other threads do not see them, and nothing is kept when the
@@ -151,7 +161,7 @@ def _feature_maps(seen) -> list[torch.Tensor]:
     return [level[0] if isinstance(level, tuple) else level for level in seen]
 
 
-def inner_outputs(output, asked) -> dict:
+def inner_outputs(output: ModelOutput, asked: bool | list[int] | tuple[int, ...] | None) -> dict:
     """`hidden_states`, `attentions` and `cross_attentions` of [`DeCoDetrObjectDetectionOutput`], out of a detector's
     output; None where nobody asked for them. `asked`: the forward's `output_hidden_states`, a bool or a list."""
     states = getattr(output, "decoder_hidden_states", None)
@@ -166,19 +176,19 @@ def inner_outputs(output, asked) -> dict:
     }
 
 
-def query_dim(config) -> int:
+def query_dim(config: PreTrainedConfig) -> int:
     """C, the width of the object queries."""
     return config.d_model if hasattr(config, "d_model") else config.hidden_size
 
 
-def num_queries(config) -> int:
+def num_queries(config: PreTrainedConfig) -> int:
     """N, the queries used at inference."""
     if getattr(config, "two_stage", False) and hasattr(config, "two_stage_num_proposals"):
         return config.two_stage_num_proposals
     return config.num_queries
 
 
-def real_queries(tensor: torch.Tensor, config) -> torch.Tensor:
+def real_queries(tensor: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
     """The N inference queries of a (B, N + extra, ...) decoder tensor; denoising queries and extra groups are cut
     off."""
     n = num_queries(config)
@@ -188,7 +198,7 @@ def real_queries(tensor: torch.Tensor, config) -> torch.Tensor:
     return tensor[:, :n] if which == "first" else tensor
 
 
-def objectness_logits(class_logits: torch.Tensor, config) -> torch.Tensor:
+def objectness_logits(class_logits: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
     """One logit per query from the detector's class logits (B, N, classes): that of "there is an object" (B, N).
 
     One class: `logits[..., 0]`, minus the no-object logit where there is one. Several classes (the paper's variant):
@@ -242,7 +252,7 @@ def _suppress_once(kept, before, beaten):
     return ((kept[:, None] @ beaten)[:, 0] == 0).to(kept.dtype), kept.clone(), beaten.clone()
 
 
-def class_labels_of_detector(labels: list[dict], config, names: list[str]) -> list[dict]:
+def class_labels_of_detector(labels: list[dict], config: "DeCoDetrConfig", names: list[str]) -> list[dict]:
     """Labels as the detector wants them: every object is class 0, or (the paper's variant) the class of its name.
 
     Pseudo boxes are objects without a name: only a class-agnostic detector can learn them.
@@ -277,7 +287,9 @@ def class_labels_of_detector(labels: list[dict], config, names: list[str]) -> li
     ]
 
 
-def load_detector(name_or_path, class_agnostic, **hub):
+def load_detector(
+    name_or_path: str | Path, class_agnostic: bool, **hub: str | bool | None
+) -> tuple["PreTrainedModel", list[str]]:
     """A saved detector of a supported family: (detector, the class names it was trained on). With `class_agnostic`
     its class head is replaced by one for "object"."""
     config = AutoConfig.from_pretrained(name_or_path, **hub)
@@ -291,7 +303,9 @@ def load_detector(name_or_path, class_agnostic, **hub):
     return detector, seen
 
 
-def detector_preprocessing(name_or_path, config, **hub) -> dict | None:
+def detector_preprocessing(
+    name_or_path: str | Path, config: PreTrainedConfig, **hub: str | bool | None
+) -> dict | None:
     """How a saved detector wants its images: size, mean, std and padding as keyword arguments of an image processor.
 
     Sizes that the family cannot take (not fixed where padding is ignored, or no multiple of its divisor) are replaced

@@ -9,9 +9,10 @@ embedding table is a different table.
 import hashlib
 import json
 from pathlib import Path
+from typing import Self
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import CommitInfo, HfApi, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
@@ -28,7 +29,7 @@ class EmbeddingArtifact(Float32Buffers):
     stem = ""
     format_version = 1
 
-    def texts(self) -> list | None:
+    def texts(self) -> list[str] | None:
         """What the rows stand for, in their order: names, or captions where there are any."""
         raise TypeError(f"{type(self).__name__} must define texts().")
 
@@ -46,7 +47,7 @@ class EmbeddingArtifact(Float32Buffers):
     def _from_parts(cls, tensors: dict, metadata: dict):
         raise TypeError(f"{cls.__name__} must define _from_parts().")
 
-    def save_pretrained(self, save_directory):
+    def save_pretrained(self, save_directory: str | Path) -> None:
         """Write `<stem>.safetensors` and `<stem>.json` into a folder: both of them, or after any failure none.
 
         Args:
@@ -65,7 +66,13 @@ class EmbeddingArtifact(Float32Buffers):
             (folder / f"{self.stem}.json").write_bytes(text.encode("utf-8", errors="backslashreplace"))
 
     @classmethod
-    def from_pretrained(cls, name_or_path, revision=None, token=None, local_files_only=False):
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
         """Load from a folder, or from a Hub repository of that name.
 
         Raises:
@@ -133,7 +140,13 @@ class EmbeddingArtifact(Float32Buffers):
         front = front_matter({"library_name": "decodetr", "tags": ["decodetr", f"decodetr-{self.stem}"]})
         return "\n".join([front, *self._card_lines(), "", markdown_table(("made with", ""), rows, left=2)])
 
-    def push_to_hub(self, repo_id, private=None, token=None, commit_message=None):
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+    ) -> CommitInfo:
         """Upload the two files and a card to a Hub repository, which is created if missing. A card that is there
         already is replaced. Returns the commit's information."""
         import tempfile
@@ -148,7 +161,7 @@ class EmbeddingArtifact(Float32Buffers):
             )
 
 
-def table_digest(texts, tensors) -> str | None:
+def table_digest(texts: list[str] | None, tensors: dict[str, torch.Tensor]) -> str | None:
     """SHA-256 that ties what the rows of a table stand for to its tensors.
 
     Args:
@@ -195,7 +208,9 @@ def unit_rows(tensor: torch.Tensor) -> torch.Tensor:
     return F.normalize(torch.where(extreme, tensor / largest.clamp(min=1e-45), tensor), dim=-1)
 
 
-def random_rows(rows, embedding_dim, generator=None, seed=0) -> torch.Tensor:
+def random_rows(
+    rows: int, embedding_dim: int, generator: torch.Generator | None = None, seed: int = 0
+) -> torch.Tensor:
     """Random unit rows (rows, embedding_dim) on the default device, without a generator those of a seed: on the meta
     device nothing is kept, and the same ones must be made again."""
     generator = torch.Generator("cpu").manual_seed(seed) if generator is None else generator

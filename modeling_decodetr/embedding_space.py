@@ -8,10 +8,13 @@ was taken off, images after theirs, and temperatures and background are those th
 """
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from .configuration_decodetr import DeCoDetrConfig
 
 # What a config of the model may say instead of the space, and what holds where neither says anything: the paper's
 # tau, and the background of prototypes alone.
@@ -50,7 +53,7 @@ class Scales(NamedTuple):
     background_margin: float
     image_cosine: float
 
-    def of_texts(self) -> tuple:
+    def of_texts(self) -> tuple[float, float]:
         """(level, margin) of the background for what is a text rather than an image."""
         level = self.background_level
         return (level / self.image_cosine if level > -1 else level), self.background_margin / self.image_cosine
@@ -77,7 +80,7 @@ class Tables(NamedTuple):
     scales: Scales
 
 
-def scales_of(config, space) -> Scales:
+def scales_of(config: "DeCoDetrConfig", space: dict | None) -> Scales:
     """What a config sets, else what the space of its pool says (a dict or None), else [`DEFAULTS`]."""
     space = space or {}
     found = {}
@@ -87,7 +90,7 @@ def scales_of(config, space) -> Scales:
     return Scales(**found)
 
 
-def check_space(space, embedding_dim):
+def check_space(space: dict, embedding_dim: int) -> None:
     """ValueError unless a dict describes a space of width `embedding_dim`: finite numbers in their ranges."""
     if not isinstance(space, dict):
         raise ValueError(f"space must be a mapping, got {space!r}.")
@@ -106,31 +109,33 @@ def check_space(space, embedding_dim):
             raise ValueError(f"space: {name} must be {'positive' if positive else 'in [-2, 2]'}, got {value!r}.")
 
 
-def mean_of(space, kind, like) -> torch.Tensor:
+def mean_of(space: dict | None, kind: str, like: torch.Tensor) -> torch.Tensor:
     """The mean "text_mean" or "image_mean" of a space (a dict or None), zeros where it has none: (d,) float32."""
     mean = (space or {}).get(kind)
     return like.new_zeros(like.shape[-1]) if mean is None else torch.tensor(mean, dtype=like.dtype, device=like.device)
 
 
-def text_cosine(embeddings) -> float:
+def text_cosine(embeddings: torch.Tensor) -> float:
     """Mean cosine between two different ones of unit rows (n, d), n at least 2: how narrow a space is."""
     n = len(embeddings)
     return ((embeddings.double().sum(0).square().sum() - n) / (n * (n - 1))).item()
 
 
-def distill_place(config, tables) -> str:
+def distill_place(config: "DeCoDetrConfig", tables: Tables) -> str:
     """Where L_distill acts, "query", "embedding" or "both": what the config says, else both where the names are fewer
     than the directions that the prototypes spread over (`effective_rank` of the space)."""
     directions = (tables.pool.info.get("space") or {}).get("effective_rank") or 0
     return config.distill_at or ("both" if len(tables.vocabulary) < directions else "query")
 
 
-def centred(embeddings, mean) -> torch.Tensor:
+def centred(embeddings: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     """Unit rows (..., d) of embeddings (..., d) of any length, which are normalised first, less the mean (d,)."""
     return F.normalize(F.normalize(embeddings.float(), dim=-1) - mean, dim=-1)
 
 
-def log_assignment(embeddings, prototypes, temperature):
+def log_assignment(
+    embeddings: torch.Tensor, prototypes: torch.Tensor, temperature: float | torch.Tensor
+) -> torch.Tensor:
     """log softmax_j( cos(embedding, A_j) / temperature ), float32, shape (..., M): paper 2.3 and 2.5.
 
     Args:
@@ -141,7 +146,7 @@ def log_assignment(embeddings, prototypes, temperature):
         return F.log_softmax(F.normalize(embeddings.float(), dim=-1) @ prototypes.T / temperature, dim=-1)
 
 
-def look_up(queries, tables):
+def look_up(queries: torch.Tensor, tables: Tables) -> tuple[torch.Tensor, torch.Tensor]:
     """Soft assignment of queries to prototypes, paper 2.3 and the first term of 2.4.
 
     Args:
@@ -155,7 +160,7 @@ def look_up(queries, tables):
         return log_weights, (log_weights.exp() * tables.lengths) @ tables.prototypes
 
 
-def as_images(embeddings, tables):
+def as_images(embeddings: torch.Tensor, tables: Tables) -> torch.Tensor:
     """Embeddings of images of which a teacher would say what a model says of its own embeddings.
 
     Off all texts, in the direction in which these differ least, they have what an image has beside its text, so that
@@ -179,7 +184,13 @@ def as_images(embeddings, tables):
     return F.normalize(tables.image_mean + length[:, None] * along, dim=-1)
 
 
-def background_mass(similarity, background, temperature, level, margin):
+def background_mass(
+    similarity: torch.Tensor,
+    background: torch.Tensor,
+    temperature: float | torch.Tensor,
+    level: float | torch.Tensor,
+    margin: float | torch.Tensor,
+) -> torch.Tensor:
     """log of what names compete with: the level, and the background prototypes, all of them, so that a name whose
     prototype joins them when it is removed costs the others nothing.
 

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -28,7 +29,7 @@ _LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what was written
 
 
 @contextmanager
-def committed(folder, remove=()):
+def committed(folder: str | Path, remove: Iterable[str] | Callable[[set[str]], Iterable[str]] = ()) -> Iterator[Path]:
     """Yield an empty folder; the files that stand in it at the end become files of `folder`, all of them or none.
 
     Args:
@@ -72,7 +73,7 @@ def _named_when_full(folder):
 
 
 @contextmanager
-def reading(folder):
+def reading(folder: str | Path) -> Iterator[None]:
     """Hold off writers of `folder` while it is read, and first finish what a killed one had committed.
 
     A folder that does not exist, or on which no lock can be had, is read as it is.
@@ -91,7 +92,7 @@ def reading(folder):
         yield
 
 
-def unfinished(folder) -> bool:
+def unfinished(folder: str | Path | None) -> bool:
     """Whether a folder holds a commit whose files have not all moved; [`reading`] finishes it. False for None."""
     return folder is not None and (Path(folder) / COMMITTED).is_dir()
 

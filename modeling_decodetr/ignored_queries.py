@@ -7,6 +7,7 @@ proposal score), that lesson can be left out or be weakened.
 
 import contextlib
 import threading
+from collections.abc import Iterator
 
 import torch
 from torch.nn.modules.module import register_module_forward_hook
@@ -15,7 +16,7 @@ from transformers.loss.loss_for_object_detection import box_iou
 
 
 @contextlib.contextmanager
-def weighted_background(labels, weight, iou_threshold):
+def weighted_background(labels: list[dict] | None, weight: float, iou_threshold: float) -> Iterator[None]:
     """Inside, the class loss of a detector of transformers has `weight` for unmatched queries on `ignore_boxes`.
 
     The library matches within the detector's forward, once for each decoder layer, and gives no place for weights. So

@@ -8,7 +8,7 @@ import torch
 _BOXES = ("boxes", "region_boxes", "pseudo_boxes", "ignore_boxes")
 
 
-def check_labels(labels: list[dict], batch: int, num_names: int):
+def check_labels(labels: list[dict], batch: int, num_names: int) -> None:
     """ValueError unless `labels`, as in the model's `forward`, fit a batch of images and a vocabulary of so many
     names."""
     if len(labels) != batch:
@@ -27,7 +27,7 @@ def check_labels(labels: list[dict], batch: int, num_names: int):
     check_absent(labels, num_names)
 
 
-def check_cached(features: dict, num_names: int):
+def check_cached(features: dict, num_names: int) -> None:
     """ValueError unless features of `extract_semantic_features` fit a vocabulary of so many names."""
     check_indices([features["name_index"]], num_names, "semantic_features['name_index']", lowest=-1)
     absent = features.get("absent")
@@ -38,13 +38,15 @@ def check_cached(features: dict, num_names: int):
         )
 
 
-def check_absent(labels: list[dict], num_names: int):
+def check_absent(labels: list[dict], num_names: int) -> None:
     """ValueError unless the `absent_labels` of all labels are indices of names."""
     absent = {i: label["absent_labels"] for i, label in enumerate(labels) if "absent_labels" in label}
     check_indices(list(absent.values()), num_names, "labels[{}]['absent_labels']", list(absent))
 
 
-def check_indices(parts, num_names, what, number=None, lowest=0):
+def check_indices(
+    parts: list[torch.Tensor], num_names: int, what: str, number: list[int] | None = None, lowest: int = 0
+) -> None:
     """ValueError unless tensors (n,) hold indices into the vocabulary.
 
     Args:

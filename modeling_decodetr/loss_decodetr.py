@@ -10,6 +10,7 @@ that has no name is taught to be the nearest name.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -18,11 +19,13 @@ from transformers.image_transforms import center_to_corners_format
 from transformers.loss.loss_for_object_detection import box_iou, generalized_box_iou
 
 from .embedding_artifact import unit_rows
-from .embedding_space import background_mass, centred
+from .embedding_space import Tables, background_mass, centred
 
 
 @torch.no_grad()
-def match_annotations(pred_boxes, objectness_logits, boxes):
+def match_annotations(
+    pred_boxes: torch.Tensor, objectness_logits: torch.Tensor, boxes: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """One-to-one matching of queries to annotated boxes, with the costs of DETR (paper 3.3).
 
     Args:
@@ -42,7 +45,9 @@ def match_annotations(pred_boxes, objectness_logits, boxes):
 
 
 @torch.no_grad()
-def supervise_queries(pred_boxes, objectness_logits, label, iou_threshold):
+def supervise_queries(
+    pred_boxes: torch.Tensor, objectness_logits: torch.Tensor, label: dict, iou_threshold: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What supervises each query of one image.
 
     A query matched to an annotated box gets that box; any other gets the box it overlaps most, an annotated one or a
@@ -97,27 +102,27 @@ class SupervisedQueries:
     absent: torch.Tensor | None = None
     row: torch.Tensor | None = None
 
-    def of_image(self, b):
+    def of_image(self, b: int) -> "SupervisedQueries":
         """Return those of the b-th image."""
         mine = self.image == b
         absent = None if self.absent is None else self.absent[b : b + 1]
         row = None if self.row is None else self.row[mine]
         return SupervisedQueries(self.name_index[mine], self.region_embeds[mine], self.image[mine] - b, absent, row)
 
-    def features(self) -> dict:
+    def features(self) -> dict[str, torch.Tensor]:
         """Return the tensors that are features of `extract_semantic_features`: all but the rows."""
         kept = {name: getattr(self, name) for name in ("name_index", "region_embeds", "image", "absent")}
         return {name: value for name, value in kept.items() if value is not None}
 
     @classmethod
-    def of_features(cls, features: dict):
+    def of_features(cls, features: dict) -> Self:
         """Return what `features` has given; without `image` all are of one."""
         names = features["name_index"]
         image = features.get("image", torch.zeros_like(names))
         return cls(names, features["region_embeds"], image, features.get("absent"))
 
     @classmethod
-    def join(cls, parts: list):
+    def join(cls, parts: list[Self]) -> Self:
         """Join those of several images, each of one."""
         image = torch.cat([part.image + b for b, part in enumerate(parts)])
         known, absent = [part.absent for part in parts if part.absent is not None], None
@@ -129,7 +134,14 @@ class SupervisedQueries:
 
 
 @torch.no_grad()
-def supervise_batch(pred_boxes, objectness_logits, labels, iou_threshold, embedding_dim, num_names):
+def supervise_batch(
+    pred_boxes: torch.Tensor,
+    objectness_logits: torch.Tensor,
+    labels: list[dict],
+    iou_threshold: float,
+    embedding_dim: int,
+    num_names: int,
+) -> SupervisedQueries:
     """Supervised queries of a batch as flat rows.
 
     Args:
@@ -164,7 +176,7 @@ def supervise_batch(pred_boxes, objectness_logits, labels, iou_threshold, embedd
     return SupervisedQueries(torch.cat(names), torch.cat(embeds), torch.cat(images), absent, torch.cat(rows))
 
 
-def absent_names(labels, num_names, device):
+def absent_names(labels: list[dict], num_names: int, device: torch.device) -> torch.Tensor | None:
     """(B, num_names) bool, what no region without a box is in each image: its `absent_labels` (L,) int64. None where
     no label has any (paper 5, WS-OVD)."""
     if not any("absent_labels" in label for label in labels):
@@ -176,7 +188,14 @@ def absent_names(labels, num_names, device):
     return absent
 
 
-def teacher_targets(annotated_names, region_embeds, tables, *, annotation_weight, absent=None):
+def teacher_targets(
+    annotated_names: torch.Tensor,
+    region_embeds: torch.Tensor,
+    tables: Tables,
+    *,
+    annotation_weight: float,
+    absent: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The distributions that supervised queries learn: paper 2.5 and 2.8, the latter mixed with the annotated name.
 
     Args:
@@ -221,12 +240,12 @@ def teacher_targets(annotated_names, region_embeds, tables, *, annotation_weight
         return prototype_targets, weight * one_hot + (1 - weight) * clip
 
 
-def distillation_loss(log_weights, targets, count):
+def distillation_loss(log_weights: torch.Tensor, targets: torch.Tensor, count: float | torch.Tensor) -> torch.Tensor:
     """L_distill = sum_n KL(w~_n || w_n) / count (paper 2.6): log_weights (n, M) log w, targets (n, M) w~."""
     return F.kl_div(log_weights, targets, reduction="sum") / count
 
 
-def alignment_loss(log_probs, targets, count):
+def alignment_loss(log_probs: torch.Tensor, targets: torch.Tensor, count: float | torch.Tensor) -> torch.Tensor:
     """L_align = sum_n CE(t_n, T_n) / count (paper 2.8): log_probs (n, K + 1), targets (n, K + 1).
 
     Entries whose target is zero do not count, also where the log-probability is -inf (a vocabulary without

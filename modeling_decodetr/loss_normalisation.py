@@ -12,7 +12,9 @@ still differ a little; so do the union matches of DEIMv2.
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from transformers import PreTrainedConfig
 from transformers.loss.loss_d_fine import DFineLoss
+from transformers.utils import ModelOutput
 
 from .detectors import detector_family, num_queries
 
@@ -22,7 +24,7 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def mean_count(count, device) -> torch.Tensor:
+def mean_count(count: int | torch.Tensor, device: str | torch.device) -> torch.Tensor:
     """max(sum of counts over processes, 1) / W: what a process divides its sums by. Scalar or element-wise."""
     count = torch.as_tensor(count, dtype=torch.float32, device=device)
     if world_size() > 1:
@@ -31,7 +33,9 @@ def mean_count(count, device) -> torch.Tensor:
     return count.clamp(min=1) / world_size()
 
 
-def normalised_detector_loss(outputs, labels, config):
+def normalised_detector_loss(
+    outputs: ModelOutput, labels: list[dict], config: PreTrainedConfig
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The detector's own loss and terms as one process with the whole batch would have them.
 
     Args:

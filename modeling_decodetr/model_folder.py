@@ -4,17 +4,26 @@ The library fills what is missing or of another shape with random values and a w
 prototypes are wrong answers.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .embedding_artifact import table_digest
 from .prototype_pool import PrototypePool
 from .vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import torch
+
+    from .configuration_decodetr import DeCoDetrConfig
 
 _HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 # Fields that say what the stored tables are, and how they are changed.
@@ -34,7 +43,7 @@ _DESCRIBE = {
 
 
 @contextlib.contextmanager
-def damaged_file(where):
+def damaged_file(where: str | Path) -> Iterator[None]:
     """Inside, what the readers of weights say of a damaged file becomes a ValueError that names the folder."""
     try:
         yield
@@ -53,7 +62,9 @@ def damaged_file(where):
         ) from error
 
 
-def check_requested(config_class, where, config, kwargs):
+def check_requested(
+    config_class: type[DeCoDetrConfig], where: str | Path, config: PreTrainedConfig | str | Path | None, kwargs: dict
+) -> None:
     """ValueError where the config to load with, or fields among the keyword arguments, describe other tables than the
     folder or Hub repository `where` stores."""
     hub = {key: kwargs[key] for key in _HUB if key in kwargs}
@@ -81,7 +92,7 @@ def check_requested(config_class, where, config, kwargs):
             )
 
 
-def check_loaded(model, info, where):
+def check_loaded(model: PreTrainedModel, info: dict, where: str | Path) -> None:
     """ValueError unless every tensor of the model came from the folder `where`, and the tables are sound.
 
     Args:
@@ -118,7 +129,7 @@ def check_loaded(model, info, where):
             )
 
 
-def check_tables(model):
+def check_tables(model: PreTrainedModel) -> None:
     """ValueError unless the config of a model says of its tables what they are: it may have been changed by hand."""
     names, pool, config = model.vocabulary.names, model.prototype_pool, model.config
     if config.id2label != dict(enumerate(names)) or any(
@@ -138,7 +149,7 @@ def check_tables(model):
         )
 
 
-def table_digests(model, state_dict=None):
+def table_digests(model: PreTrainedModel, state_dict: dict[str, torch.Tensor] | None = None) -> dict[str, str | None]:
     """Digests of the tables of a model, {name: SHA-256}, with tensors of `state_dict` where it has them."""
     tensors, digests = state_dict or {}, {}
     for name in ("prototype_pool", "vocabulary"):
@@ -157,7 +168,7 @@ def _short(value):
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def old_weights(folder, new):
+def old_weights(folder: str | Path, new: set[str]) -> list[str]:
     """Weight files in a folder that a save with other files, whole or in shards, leaves without a meaning: the library
     would load model.safetensors before the new shards."""
     weights = re.compile(r"model(\.[^.]+)?(-\d{5}-of-\d{5})?\.safetensors(\.index(\.[^.]+)?\.json)?")

@@ -8,6 +8,7 @@ are fused into `logits`.
 
 import threading
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from transformers import AutoModelForObjectDetection, PreTrainedModel
@@ -64,7 +65,7 @@ class DeCoDetrPreTrainedModel(PreTrainedModel):
     _keep_in_fp32_modules_strict = ["prototype_pool.prototypes", "vocabulary"]
     _keys_to_ignore_on_load_unexpected = [r"^semantic_stream\.background$"]  # saved by version 0.1
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> None:
         """None: there are no tokens. Without an answer Accelerate's FSDP fails."""
 
     @torch.no_grad()
@@ -103,12 +104,11 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
     A model made from a config alone has a random pool and random name embeddings, always the same ones.
     """
 
-    def __init__(self, config: DeCoDetrConfig):
+    def __init__(self, config: DeCoDetrConfig) -> None:
         super().__init__(config)
         detector_family(config.detector_config)  # an unsupported family is refused before anything is built
-        self.detector = keep_boxes_in_float32(
-            channels_first(AutoModelForObjectDetection.from_config(config.detector_config))
-        )
+        detector = AutoModelForObjectDetection.from_config(config.detector_config)
+        self.detector = keep_boxes_in_float32(channels_first(detector))
         self.prototype_pool = PrototypePool.random(
             config.num_coarse_prototypes, config.num_fine_prototypes, config.embedding_dim
         )
@@ -116,9 +116,8 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         self.prototype_pool.info = dict(config.pool_info or {})
         names = [config.id2label[i] for i in range(config.num_labels)]
         self.vocabulary = Vocabulary.random(names, config.embedding_dim, config.vocabulary_info)
-        self.semantic_stream = SemanticStream(
-            config, query_dim(config.detector_config), feature_channels(self.detector)
-        )
+        channels = feature_channels(self.detector)
+        self.semantic_stream = SemanticStream(config, query_dim(config.detector_config), channels)
         self.semantic_stream.refresh(self.prototype_pool, self.vocabulary)
         watch_feature_maps(self.detector)
         self.register_load_state_dict_post_hook(_refresh_background)
@@ -135,7 +134,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         localization_only: bool = False,
         losses_only: bool = False,
         tables: Tables | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> DeCoDetrObjectDetectionOutput:
         r"""
         Args:
@@ -292,7 +291,9 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         return semantic + losses["loss_det"] if "loss_det" in losses else semantic
 
     @torch.no_grad()
-    def extract_semantic_features(self, pixel_values, labels, pixel_mask=None):
+    def extract_semantic_features(
+        self, pixel_values: torch.Tensor, labels: list[dict], pixel_mask: torch.Tensor | None = None
+    ) -> list[dict]:
         """What the semantic stream would learn from these images, detached, for training without the detector.
 
         Args: as in `forward`. The model must be in eval mode.
@@ -333,7 +334,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
     # Tables
 
-    def set_vocabulary(self, vocabulary):
+    def set_vocabulary(self, vocabulary: Vocabulary | list[str]) -> None:
         """Swap the names in place; kept by `save_pretrained`. A call in another thread has the old names or the new
         ones (docs/model.md, "Threads").
 
@@ -349,7 +350,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         check_space("vocabulary", vocabulary, self.config.embedding_dim, self.config.pool_info)
         self._swap(self.prototype_pool, vocabulary)
 
-    def set_pool(self, pool: PrototypePool, vocabulary: Vocabulary | None = None):
+    def set_pool(self, pool: PrototypePool, vocabulary: Vocabulary | None = None) -> None:
         """Swap the prototype pool in place, and the names with it when both come from a new encoder; kept by
         `save_pretrained`. The semantic stream should then be trained again.
 
@@ -386,7 +387,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             return self.semantic_stream.tables(self.prototype_pool, self.vocabulary)
 
     @torch.no_grad()
-    def update_prototypes(self, sums, mass):
+    def update_prototypes(self, sums: torch.Tensor, mass: torch.Tensor) -> None:
         """Momentum step of the pool (paper 3.5) by the config's mode; "frozen" does nothing. See
         [`PrototypePool.update`]."""
         if self.config.pool_update == "frozen":
@@ -403,7 +404,9 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
     # Folders
 
-    def save_pretrained(self, save_directory, is_main_process=True, state_dict=None, **kwargs):
+    def save_pretrained(
+        self, save_directory: str | Path, is_main_process: bool = True, state_dict: dict | None = None, **kwargs: Any
+    ) -> None:
         """As the library's, but the folder has the old model or the new one, whole, whatever happens; the config ties
         names and captions to the tables by a digest.
 
@@ -423,7 +426,10 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             super().save_pretrained(folder, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path | None, *args: Any,
+        config: DeCoDetrConfig | str | Path | None = None, **kwargs: Any,
+    ) -> Self:  # fmt: skip
         """As the library's, but the folder must hold all of a DeCo-DETR, in safetensors, and what is asked for must
         fit it: no weight is left random.
 
@@ -448,7 +454,10 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         return (model, info) if with_info else model
 
     @classmethod
-    def from_detector(cls, name_or_path, *, pool=None, vocabulary=None, revision=None, token=None, **config_fields):
+    def from_detector(
+        cls, name_or_path: str | Path, *, pool: PrototypePool | None = None, vocabulary: Vocabulary | None = None,
+        revision: str | None = None, token: str | bool | None = None, **config_fields: Any,
+    ) -> Self:  # fmt: skip
         """Start from any saved detector of a supported family; its class head is replaced by one for "object".
 
         Args:

@@ -12,7 +12,9 @@ deepcopy, pickling, `torch.compile` and `torch.export`, and names of weights sta
 """
 
 import contextlib
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +41,7 @@ _HEADS = {
 _PROPOSALS = "gen_encoder_output_proposals"
 
 
-def keep_boxes_in_float32(detector):
+def keep_boxes_in_float32(detector: nn.Module) -> nn.Module:
     """Let the heads and the loss of a detector of transformers leave autocast, in place; returns the detector."""
     for name, module in detector.named_modules():
         last = [part for part in name.split(".") if not part.isdigit()][-1:]
@@ -64,7 +66,7 @@ class Float32Loss:
     """The loss function of a detector, without autocast and on float32 tensors. A class, because closures cannot be
     pickled."""
 
-    def __init__(self, loss_function):
+    def __init__(self, loss_function: Callable) -> None:
         self.loss_function = loss_function
 
     def __call__(self, logits, *args, **kwargs):
@@ -87,7 +89,7 @@ class Float32Buffers(nn.Module):
         return self
 
 
-def safe_sampling(pixel_values):
+def safe_sampling(pixel_values: torch.Tensor) -> contextlib.AbstractContextManager:
     """A context in which `grid_sample` is right for a model that gets these pixels."""
     half = pixel_values.dtype in (torch.float16, torch.bfloat16)
     return SamplingInFloat32() if half and pixel_values.device.type == "cpu" else contextlib.nullcontext()
@@ -103,7 +105,7 @@ class SamplingInFloat32(TorchFunctionMode):
         return func(*as_float32(args), **as_float32(kwargs)).to(args[0].dtype)
 
 
-def as_float32(value):
+def as_float32(value: Any) -> Any:
     """`value` with every half-precision tensor in it, also in lists, tuples and dicts, in float32."""
     if isinstance(value, torch.Tensor):
         return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

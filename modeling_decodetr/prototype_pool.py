@@ -6,6 +6,8 @@ Deviation: the paper's momentum rule taken literally collapses a pool of real CL
 moves each one only as far as mass was assigned to it; "literal" is the paper's rule.
 """
 
+from typing import Self
+
 import torch
 from torch.nn import functional as F
 
@@ -33,7 +35,15 @@ class PrototypePool(EmbeddingArtifact):
 
     stem = "pool"
 
-    def __init__(self, prototypes, level=None, parent=None, count=None, captions=None, info=None):
+    def __init__(
+        self,
+        prototypes: torch.Tensor,
+        level: torch.Tensor | None = None,
+        parent: torch.Tensor | None = None,
+        count: torch.Tensor | None = None,
+        captions: list[str] | None = None,
+        info: dict | None = None,
+    ) -> None:
         super().__init__()
         prototypes = check_embeddings(prototypes, "prototypes")
         m, device = prototypes.shape[0], prototypes.device
@@ -67,7 +77,7 @@ class PrototypePool(EmbeddingArtifact):
         self.register_buffer("parent", parent.clone())
         self.register_buffer("count", count.clone())
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.prototypes.shape[0]
 
     @property
@@ -76,7 +86,7 @@ class PrototypePool(EmbeddingArtifact):
         return self.prototypes.shape[1]
 
     @torch.no_grad()
-    def assignment_sums(self, embeddings, temperature):
+    def assignment_sums(self, embeddings: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         """The sums of paper 3.4 for embeddings e (R, d): (sum_i D_ij e_i of shape (M, d), sum_i D_ij of shape
         (M,)).
 
@@ -87,7 +97,7 @@ class PrototypePool(EmbeddingArtifact):
             return weights.T @ embeddings.float(), weights.sum(0)
 
     @torch.no_grad()
-    def update(self, sums, mass, momentum, literal=False):
+    def update(self, sums: torch.Tensor, mass: torch.Tensor, momentum: float, literal: bool = False) -> None:
         """Momentum step (paper 3.5), in place.
 
         literal: A_j <- gamma A_j + (1 - gamma) LayerNorm(sum_i D_ij e_i).
@@ -114,7 +124,9 @@ class PrototypePool(EmbeddingArtifact):
         return ((unit.sum(0).square().sum() - m) / (m * (m - 1))).item() if m > 1 else float("nan")
 
     @classmethod
-    def random(cls, num_coarse, num_fine, embedding_dim, generator=None):
+    def random(
+        cls, num_coarse: int, num_fine: int, embedding_dim: int, generator: torch.Generator | None = None
+    ) -> Self:
         """A pool of random unit prototypes, as a model made from a config alone has it; without a generator the same
         ones every time."""
         m = num_coarse + num_fine
@@ -129,10 +141,10 @@ class PrototypePool(EmbeddingArtifact):
         """M2, the number of fine prototypes; the others are coarse."""
         return int((self.level == 1).sum())
 
-    def texts(self):
+    def texts(self) -> list[str] | None:
         return self.captions
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         fine = self.num_fine if self.level.device.type != "meta" else "?"
         coarse = len(self) - fine if fine != "?" else "?"
         encoder = self.info.get("encoder") or "unknown"

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .configuration_decodetr import DeCoDetrConfig
 from .embedding_space import Tables, background_mass, centred, look_up, mean_of, scales_of
 from .precision import Float32Buffers
 from .prototype_pool import PrototypePool
@@ -20,7 +21,7 @@ class RegionPooling(nn.Module):
     """Features of boxes: every map is projected 1 x 1 to a few channels, then sampled bilinearly on a grid in each
     box; with `pixel_grid`, the image itself is sampled too, and these thumbnails go through three convolutions."""
 
-    def __init__(self, channels: list[int], out_channels: int, grid: int, pixel_grid: int = 0):
+    def __init__(self, channels: list[int], out_channels: int, grid: int, pixel_grid: int = 0) -> None:
         super().__init__()
         self.grid, self.pixel_grid = grid, pixel_grid
         self.out_features = len(channels) * out_channels * grid**2
@@ -34,13 +35,21 @@ class RegionPooling(nn.Module):
             self.pixel_encoder = nn.Sequential(*layers[:-1])
             self.out_features += widths[-1] * (-(-pixel_grid // 8)) ** 2
 
-    def sample(self, feature_maps, pixel_values, boxes):
+    def sample(
+        self, feature_maps: list[torch.Tensor], pixel_values: torch.Tensor, boxes: torch.Tensor
+    ) -> list[torch.Tensor]:
         """Raw samples of maps (B, C_l, H_l, W_l) and of the image (B, 3, H, W) at a grid of points in boxes (B, N, 4)
         (cx, cy, w, h in 0..1): a list of (B, N, C_l, grid^2), and with `pixel_grid` (B, N, 3, pixel_grid^2)."""
         samples = [_sample(feature_map, boxes, self.grid) for feature_map in feature_maps]
         return samples + ([_sample(pixel_values, boxes, self.pixel_grid)] if self.pixel_grid else [])
 
-    def forward(self, feature_maps, pixel_values, boxes, row=None):
+    def forward(
+        self,
+        feature_maps: list[torch.Tensor],
+        pixel_values: torch.Tensor,
+        boxes: torch.Tensor,
+        row: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """(B, N, out_features) for maps (B, C_l, H_l, W_l), the image (B, 3, H, W) and boxes (B, N, 4); with `row`
         (n,), indices into the B * N boxes, those alone: (n, out_features)."""
         pooled = [_sample(project(m), boxes, self.grid) for project, m in zip(self.projections, feature_maps)]
@@ -52,7 +61,7 @@ class RegionPooling(nn.Module):
         together = torch.cat([part.flatten(1) for part in pooled], dim=1)
         return together.unflatten(0, boxes.shape[:2]) if row is None else together
 
-    def project_samples(self, samples):
+    def project_samples(self, samples: list[torch.Tensor]) -> torch.Tensor:
         """The same features from raw samples, a list of (n, C_l, points) as [`RegionPooling.sample`] gives them: (n,
         out_features)."""
         projected = [F.conv1d(s, p.weight[..., 0], p.bias).flatten(1) for p, s in zip(self.projections, samples)]
@@ -77,7 +86,7 @@ def _sample(feature_map, boxes, grid):
     return sampled.to(feature_map.dtype).transpose(1, 2)
 
 
-def boxes_on_canvas(boxes, pixel_mask):
+def boxes_on_canvas(boxes: torch.Tensor, pixel_mask: torch.Tensor | None) -> torch.Tensor:
     """Boxes are relative to the image; with padding the feature maps cover the whole canvas. (B, N, 4) in 0..1."""
     if pixel_mask is None:
         return boxes
@@ -85,7 +94,7 @@ def boxes_on_canvas(boxes, pixel_mask):
     return boxes * share.repeat(1, 2)[:, None].to(boxes)
 
 
-def pad_boxes(boxes, row):
+def pad_boxes(boxes: torch.Tensor, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Some of the boxes of a batch, as few as an image has.
 
     Args:
@@ -112,7 +121,7 @@ class SemanticStream(Float32Buffers):
     change there is obeyed.
     """
 
-    def __init__(self, config, query_dim: int, map_channels: list[int]):
+    def __init__(self, config: DeCoDetrConfig, query_dim: int, map_channels: list[int]) -> None:
         super().__init__()
         self.config = config
         d, hidden = config.embedding_dim, config.semantic_hidden_dim
@@ -144,7 +153,14 @@ class SemanticStream(Float32Buffers):
         derived = (self.prototypes, self.names, self.lengths, background, self.image_mean)
         return Tables(pool, vocabulary, *derived, scales)
 
-    def gather(self, queries, feature_maps, pixel_values, boxes, row=None):
+    def gather(
+        self,
+        queries: torch.Tensor,
+        feature_maps: list[torch.Tensor],
+        pixel_values: torch.Tensor,
+        boxes: torch.Tensor,
+        row: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """What the stream reads: (B, N, C [+ region features]) of queries (B, N, C) and of what lies in their boxes
         (B, N, 4) on maps (B, C_l, H_l, W_l) and image. With `row` (n,), ascending indices into the B * N queries,
         those alone: (n, C [+ region features])."""
@@ -157,13 +173,13 @@ class SemanticStream(Float32Buffers):
         regions = self.region_pooling(feature_maps, pixel_values.to(queries.dtype), boxes, slot)
         return torch.cat([queries, regions.to(queries.dtype)], dim=-1)
 
-    def gather_cached(self, features):
+    def gather_cached(self, features: dict) -> torch.Tensor:
         """The same from a dict of concatenated features of `extract_semantic_features`: (n, C [+ region features])."""
         if self.region_pooling is None:
             return features["queries"]
         return torch.cat([features["queries"], self.region_pooling.project_samples(features["samples"])], dim=-1)
 
-    def forward(self, inputs, tables: Tables):
+    def forward(self, inputs: torch.Tensor, tables: Tables) -> tuple[torch.Tensor, torch.Tensor]:
         """From detached inputs to what is compared with names.
 
         r_n = unit(lookup) + beta unit(MLP(q^)), beta the config's `residual_weight`: a sum of unbounded parts, as
@@ -189,7 +205,7 @@ class SemanticStream(Float32Buffers):
             bounded = F.normalize(looked_up, dim=-1) + weight * F.normalize(residual.float(), dim=-1)
         return log_weights, bounded.to(residual.dtype)
 
-    def name_log_probs(self, semantic_embeds, tables: Tables):
+    def name_log_probs(self, semantic_embeds: torch.Tensor, tables: Tables) -> tuple[torch.Tensor, torch.Tensor]:
         """log of the softmax over names (paper 2.7) and background.
 
         Args:
@@ -201,7 +217,7 @@ class SemanticStream(Float32Buffers):
         """
         return self.compare(*self.predict(semantic_embeds, tables), tables)
 
-    def predict(self, semantic_embeds, tables: Tables):
+    def predict(self, semantic_embeds: torch.Tensor, tables: Tables) -> tuple[torch.Tensor, torch.Tensor]:
         """The part of [`SemanticStream.name_log_probs`] that names do not change: for many vocabularies over the same
         queries.
 
@@ -215,7 +231,9 @@ class SemanticStream(Float32Buffers):
             predicted = F.normalize(predicted.float(), dim=-1)
             return predicted, predicted @ tables.prototypes.T
 
-    def compare(self, predicted, similarity, tables: Tables):
+    def compare(
+        self, predicted: torch.Tensor, similarity: torch.Tensor, tables: Tables
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The rest of [`SemanticStream.name_log_probs`], from what [`SemanticStream.predict`] gave with the same
         prototypes."""
         scales = tables.scales
@@ -226,7 +244,7 @@ class SemanticStream(Float32Buffers):
         return names - total[..., None], mass - total
 
     @torch.no_grad()
-    def refresh(self, pool: PrototypePool, vocabulary: Vocabulary):
+    def refresh(self, pool: PrototypePool, vocabulary: Vocabulary) -> None:
         """Compute again what follows from pool and vocabulary: centred rows, and how close each prototype is to a
         name."""
         derived = derive(pool, vocabulary, self.config.centred)
@@ -239,7 +257,7 @@ class SemanticStream(Float32Buffers):
 
 
 @torch.no_grad()
-def derive(pool: PrototypePool, vocabulary: Vocabulary, centre=True) -> dict:
+def derive(pool: PrototypePool, vocabulary: Vocabulary, centre: bool = True) -> dict[str, torch.Tensor]:
     """{"prototypes" (M, d), "names" (K, d), "lengths" (M,), "closest" (M,), "image_mean" (d,)} of a pool and names,
     see [`Tables`]; without `centre` nothing is taken off."""
     space = pool.info.get("space") if centre else None
@@ -255,7 +273,7 @@ def derive(pool: PrototypePool, vocabulary: Vocabulary, centre=True) -> dict:
     }
 
 
-def fuse_scores(objectness_logits, log_probs):
+def fuse_scores(objectness_logits: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
     """Logits whose sigmoid is sigmoid(objectness) * probability, computed in log space.
 
     Args:

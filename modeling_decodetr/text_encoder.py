@@ -1,20 +1,32 @@
 """The text encoder of a CLIP-like model, used offline to embed names and captions, never to detect."""
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 logger = logging.getLogger(__name__)
 
 _ATTEND_TO_PADDING = ("siglip", "siglip2")  # trained without an attention mask, whatever their tokenizer returns
 
 
-def load_text_model(name_or_path, revision=None, token=None, device="cpu"):
+def load_text_model(
+    name_or_path: str | Path,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    device: str | torch.device = "cpu",
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A CLIP-like model (with `get_text_features`) in evaluation mode, and its tokenizer.
 
     Args:
@@ -32,13 +44,19 @@ def load_text_model(name_or_path, revision=None, token=None, device="cpu"):
     return model.to(device).eval(), AutoTokenizer.from_pretrained(name_or_path, revision=revision, token=token)
 
 
-def text_length(model, tokenizer) -> int:
+def text_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Most tokens that the text encoder takes."""
     return min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
 
 
 @torch.inference_mode()
-def encode_texts(texts, model, tokenizer, batch_size=256, progress=False):
+def encode_texts(
+    texts: list[str],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int = 256,
+    progress: bool = False,
+) -> torch.Tensor:
     """Unit embeddings (n, d) of n texts, float32 on the CPU. Texts beyond the model's length are cut off.
 
     Equal texts get equal embeddings to the bit: each distinct one is encoded once, and padded to the model's full
@@ -58,7 +76,9 @@ def encode_texts(texts, model, tokenizer, batch_size=256, progress=False):
     return torch.cat(parts)[[row[text] for text in texts]]
 
 
-def check_lengths(names, prompts, model, tokenizer):
+def check_lengths(
+    names: list[str], prompts: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Say which names are too long for the text encoder, and refuse those that it cannot tell apart.
 
     Args:
@@ -88,7 +108,7 @@ def _start(name):
     return repr(name if len(name) <= 60 else f"{name[:57]}...")
 
 
-def encoder_info(model) -> dict:
+def encoder_info(model: PreTrainedModel) -> dict:
     """Which embedding space a table of embeddings lives in.
 
     Returns:
@@ -114,7 +134,7 @@ def encoder_info(model) -> dict:
     }
 
 
-def fill_template(template, name):
+def fill_template(template: str, name: str) -> str:
     """The prompt of a name: `{}` in the template is replaced, everything else stays as it is.
 
     Raises:

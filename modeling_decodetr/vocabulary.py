@@ -4,7 +4,11 @@ The paper's fixed R^d -> R^K head would need the novel names at training time; s
 names is a copy of a tensor. No text encoder is loaded to use one; `Vocabulary.from_text_model` loads one to make one.
 """
 
+from __future__ import annotations
+
 import difflib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
@@ -13,6 +17,11 @@ from tqdm.auto import tqdm
 from .card_text import markdown_text
 from .embedding_artifact import EmbeddingArtifact, check_embeddings, random_rows, unit_rows
 from .embedding_space import text_cosine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Vocabulary(EmbeddingArtifact):
@@ -34,7 +43,7 @@ class Vocabulary(EmbeddingArtifact):
     stem = "vocabulary"
     TEMPLATE = "a photo of a {}."  # CLIP's own
 
-    def __init__(self, names, embeddings, info=None):
+    def __init__(self, names: list[str], embeddings: torch.Tensor, info: dict | None = None) -> None:
         super().__init__()
         self.names = _checked_names(names)
         embeddings = check_embeddings(embeddings, "embeddings")
@@ -60,16 +69,16 @@ class Vocabulary(EmbeddingArtifact):
     @classmethod
     def from_text_model(
         cls,
-        names,
-        model,
-        templates=(TEMPLATE,),
+        names: list[str],
+        model: str | Path | PreTrainedModel,
+        templates: str | Sequence[str] = (TEMPLATE,),
         *,
-        tokenizer=None,
-        revision=None,
-        token=None,
-        batch_size=256,
-        progress=False,
-    ) -> "Vocabulary":
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        batch_size: int = 256,
+        progress: bool = False,
+    ) -> Vocabulary:
         """Embed names with the text encoder of a CLIP-like model: the unit mean of each name's filled templates.
 
         Args:
@@ -120,14 +129,14 @@ class Vocabulary(EmbeddingArtifact):
         return cls(names, embeddings, {**encoder_info(model), **narrow, "templates": templates})
 
     @classmethod
-    def random(cls, names, embedding_dim, info=None) -> "Vocabulary":
+    def random(cls, names: list[str], embedding_dim: int, info: dict | None = None) -> Vocabulary:
         """Names with random embeddings, as a model made from a config alone has them; the same ones every time."""
         return cls(names, random_rows(len(names), embedding_dim, seed=1), info)  # other rows than a pool's
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         encoder = self.info.get("encoder")
         return f"{len(self)} names of width {self.embedding_dim}, encoder {encoder or 'unknown'}"
 
@@ -142,7 +151,7 @@ class Vocabulary(EmbeddingArtifact):
         """d."""
         return self.embeddings.shape[1]
 
-    def select(self, names) -> "Vocabulary":
+    def select(self, names: list[str]) -> Vocabulary:
         """The vocabulary of some of the names, in the order given.
 
         Raises:
@@ -162,11 +171,11 @@ class Vocabulary(EmbeddingArtifact):
         rows = torch.tensor([index[name] for name in names], device=self.embeddings.device)
         return Vocabulary(names, self.embeddings[rows], self.info)
 
-    def log_normaliser(self, logits):
+    def log_normaliser(self, logits: torch.Tensor) -> torch.Tensor:
         """log sum_k exp(logits_k) over distinct rows, for logits (..., K): shape (...,)."""
         return (logits + self.log_share).logsumexp(-1)
 
-    def texts(self):
+    def texts(self) -> list[str]:
         return self.names
 
     def _metadata(self):
@@ -180,7 +189,7 @@ class Vocabulary(EmbeddingArtifact):
         return cls(metadata.get("names"), tensors["embeddings"], info)
 
 
-def same_encoder(info, other) -> bool:
+def same_encoder(info: dict | None, other: dict | None) -> bool:
     """Whether two tables with this provenance (dicts or None) can come from one embedding space.
 
     Fingerprints decide where both have one, because the same encoder may be a path here and a Hub name there; else the
@@ -193,13 +202,13 @@ def same_encoder(info, other) -> bool:
     return True
 
 
-def describe_encoder(info) -> str:
+def describe_encoder(info: dict | None) -> str:
     """The encoder of a table's provenance in words, with its fingerprint if it is known."""
     name, fingerprint = (info or {}).get("encoder"), (info or {}).get("encoder_fingerprint")
     return f"{name!r} (fingerprint {fingerprint})" if fingerprint else repr(name)
 
 
-def check_space(what, artifact, embedding_dim, other_info):
+def check_space(what: str, artifact: EmbeddingArtifact, embedding_dim: int, other_info: dict | None) -> None:
     """ValueError unless a pool or vocabulary (`what`) fits a model: its width, and the encoder of the other table."""
     if artifact.embedding_dim != embedding_dim:
         raise ValueError(

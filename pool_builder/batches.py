@@ -3,13 +3,17 @@
 import logging
 import queue
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 logger = logging.getLogger(__name__)
 
+_Item = TypeVar("_Item")
 
-def read_ahead(items, size=2):
+
+def read_ahead(items: Iterable[_Item], size: int = 2) -> Iterator[_Item]:
     """What an iterable gives, made in a thread up to `size` items ahead of whoever takes it; its errors come where the
     item would have come."""
     waiting, stop, end = queue.Queue(size), threading.Event(), object()
@@ -57,7 +61,7 @@ class ShrinkingBatches:
     Attributes: `limit`, None as long as everything has fitted.
     """
 
-    def __init__(self, prepare, function):
+    def __init__(self, prepare: Callable[[list], Any], function: Callable[[Any], list]) -> None:
         self.prepare, self.function, self.limit = prepare, function, None
 
     def __call__(self, items, prepared=None):

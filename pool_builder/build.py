@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import torch
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 
+from decodetr.annotations.coco import CocoAnnotations
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.captioner import Captioner
 from decodetr.pool_builder.embedder import ClipEmbedder
@@ -11,13 +13,16 @@ from decodetr.pool_builder.image_captions import embed_image_captions
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.selection import REPORT, cluster_regions, filter_regions
 from decodetr.pool_builder.served_captioner import ServedCaptioner
+from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import Ranks
 from decodetr.pool_builder.stages import caption_regions, embed_regions, finished_stages, propose_regions
 from decodetr.utils.files import write_json
 from decodetr.utils.model_identity import model_identity, without_place
 
 
-def captioner_model(name, settings, device, device_map=None):
+def captioner_model(
+    name: str, settings: PoolSettings, device: str | torch.device, device_map: str | None = None
+) -> Model:
     """The captioner in a folder, on the Hub, or on a server ("MODEL@URL"); it is on `device`, or by `device_map` on
     several.
 
@@ -55,7 +60,7 @@ def captioner_model(name, settings, device, device_map=None):
     return Model(identity, load)
 
 
-def clip_model(name, device):
+def clip_model(name: str, device: str | torch.device) -> Model:
     """The CLIP in a folder or on the Hub; it is loaded at once, for its embedding space is part of its identity."""
     embedder = ClipEmbedder(name, device)
     identity = {key: without_place(value) for key, value in embedder.info.items()}
@@ -63,8 +68,16 @@ def clip_model(name, device):
 
 
 def build_pool(
-    coco, output, settings, clip, captioner, proposer=None, ranks=None, overwrite=False, image_captions=None
-):
+    coco: CocoAnnotations,
+    output: str | Path,
+    settings: PoolSettings,
+    clip: Model,
+    captioner: Model,
+    proposer: Model | None = None,
+    ranks: Ranks | None = None,
+    overwrite: bool = False,
+    image_captions: str | Path | None = None,
+) -> PrototypePool | None:
     """
     Write OUT/proposals, OUT/captions, OUT/embeddings, OUT/regions (all regions; `kept` says which passed the filter),
     OUT/clusters, OUT/pool and OUT/report.json.
@@ -98,13 +111,13 @@ def build_pool(
     return pool
 
 
-def refresh_report(output):
+def refresh_report(output: Path) -> None:
     """Write report.json again after a stage alone, where there is a pool: it must not say what an earlier run made."""
     if (Path(output) / "pool").is_dir():
         write_report(output)
 
 
-def write_report(output):
+def write_report(output: Path) -> None:
     """OUT/report.json: rows and counts of the finished stages, why there are fewer prototypes than asked, and every
     image that could not be used, with the reason. Stages that were made from what an earlier stage no longer holds are
     left out."""

@@ -4,14 +4,21 @@ Any model of `AutoModelForImageTextToText` with a chat template will do; LLaVA-1
 tested.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import threading
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from decodetr.pool_builder.batches import ShrinkingBatches
 from decodetr.pool_builder.crops import processor_size
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import BatchFeature
 
 
 class Captioner:
@@ -35,16 +42,16 @@ class Captioner:
 
     def __init__(
         self,
-        name_or_path,
+        name_or_path: str,
         *,
-        prompt,
-        max_new_tokens,
-        device="cpu",
-        dtype="auto",
-        bits=0,
-        device_map=None,
-        revision=None,
-    ):
+        prompt: str,
+        max_new_tokens: int,
+        device: str | torch.device = "cpu",
+        dtype: str = "auto",
+        bits: int = 0,
+        device_map: str | None = None,
+        revision: str | None = None,
+    ) -> None:
         self.processor = AutoProcessor.from_pretrained(name_or_path, revision=revision)
         # A decoder goes on from the last position, which must be a token of the prompt.
         self.processor.tokenizer.padding_side = "left"
@@ -62,11 +69,11 @@ class Captioner:
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
 
-    def caption(self, crops):
+    def caption(self, crops: list[Image.Image]) -> list[str]:
         """Captions of n PIL crops: see [`Captioner.describe`]."""
         return self.describe(crops)[0]
 
-    def describe(self, crops, prepared=None):
+    def describe(self, crops: list[Image.Image], prepared: BatchFeature | None = None) -> tuple[list[str], list[bool]]:
         """Captions of n PIL crops, of `size` x `size` if it has one, white space tidied; "" where the model says
         nothing. A batch that does not fit into memory is halved.
 
@@ -79,7 +86,7 @@ class Captioner:
         pairs = self._batches(crops, prepared)
         return [caption for caption, _ in pairs], [whole for _, whole in pairs]
 
-    def prepare(self, crops):
+    def prepare(self, crops: list[Image.Image]) -> BatchFeature:
         """The model's inputs for a batch of crops, on the CPU."""
         tokenizer = self.processor.tokenizer
         begun = tokenizer.bos_token is not None and self.text.startswith(tokenizer.bos_token)

@@ -21,7 +21,9 @@ _GRID = 32
 _ROWS = 65536  # rows in float64 at once
 
 
-def coarse_clusters(embeddings, counts, num_coarse, seed, algorithm="auto"):
+def coarse_clusters(
+    embeddings: np.ndarray, counts: np.ndarray, num_coarse: int, seed: int, algorithm: str = "auto"
+) -> np.ndarray:
     """
     K-Means of paper 1.5, each caption weighted by its count.
 
@@ -94,7 +96,9 @@ def _faiss(embeddings, counts, num_coarse, seed):
     return kmeans.index.search(embeddings, 1)[1][:, 0]
 
 
-def fine_clusters(embeddings, counts, coarse_label, budget, min_samples=2):
+def fine_clusters(
+    embeddings: np.ndarray, counts: np.ndarray, coarse_label: np.ndarray, budget: int, min_samples: int = 2
+) -> tuple[np.ndarray, float | None]:
     """
     DBSCAN of paper 1.6 inside every coarse cluster, euclidean on unit vectors, at most `budget` clusters in all.
 
@@ -147,7 +151,9 @@ def _largest(labels, counts, budget):
     return new_label[labels]
 
 
-def cluster_prototypes(embeddings, counts, labels):
+def cluster_prototypes(
+    embeddings: np.ndarray, counts: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """
     The centroid of every cluster at unit length: unit( sum of count * u over its captions ).
 
@@ -167,7 +173,9 @@ def cluster_prototypes(embeddings, counts, labels):
     return (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32), total
 
 
-def representatives(embeddings, counts, captions, labels, prototypes):
+def representatives(
+    embeddings: np.ndarray, counts: np.ndarray, captions: list[str], labels: np.ndarray, prototypes: np.ndarray
+) -> list[str]:
     """
     The caption of each cluster that is closest to its prototype; of equally close ones (to 1e-6 in cosine) that with
     the larger count, then the first in the alphabet.

@@ -3,16 +3,25 @@
 A crop is resized to a square and gives up its aspect ratio, so that the centre crop of CLIP's processor cuts nothing.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from decodetr.processing.picture_modes import to_rgb
 
+if TYPE_CHECKING:
+    from transformers.image_processing_utils import BaseImageProcessor
+
 _MOST = 2048  # pixels a side of a crop that keeps its shape: captioners take no more, and many are held at once
 
 
-def crop_region(image, box, size=None, context=0.0):
+def crop_region(
+    image: Image.Image, box: Sequence[float], size: int | None = None, context: float = 0.0
+) -> Image.Image:
     """The part of a picture inside a box.
 
     Args:
@@ -42,7 +51,7 @@ def crop_region(image, box, size=None, context=0.0):
     return crop
 
 
-def processor_size(image_processor) -> int | None:
+def processor_size(image_processor: BaseImageProcessor) -> int | None:
     """Side in pixels of the square that an image processor of CLIP's kind makes of a picture; None for one that tiles
     a picture or keeps its shape (LLaVA-NeXT, Qwen2.5-VL).
 

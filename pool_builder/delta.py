@@ -12,7 +12,7 @@ CHANCE = 0.01  # share of them that delta lets pass
 SAMPLE = 20_000  # most regions that are compared so
 
 
-def other_scores(images, text_embeds, said, spoken):
+def other_scores(images: np.ndarray, text_embeds: np.ndarray, said: np.ndarray, spoken: np.ndarray) -> np.ndarray:
     """cos(image, caption) of regions with up to [`OTHERS`] captions of other regions that say something else each.
 
     Args:
@@ -27,7 +27,7 @@ def other_scores(images, text_embeds, said, spoken):
     return found[np.isfinite(found)]
 
 
-def choose_delta(own, others):
+def choose_delta(own: np.ndarray, others: np.ndarray) -> tuple[float, dict[str, float]]:
     """The cut that suits a CLIP, whatever its cosines are: [`CHANCE`] of other regions' captions would pass.
 
     That share is counted below their median and mirrored: above it some captions fit, those of things that are there

@@ -23,15 +23,23 @@ class DensityForest:
     Attributes: edges (e, 2) and heights (e,), the least eps of each edge; core (n,), core distances.
     """
 
-    def __init__(self, embeddings, group, edges, heights, core, has_border):
+    def __init__(
+        self,
+        embeddings: np.ndarray,
+        group: np.ndarray,
+        edges: np.ndarray,
+        heights: np.ndarray,
+        core: np.ndarray,
+        has_border: bool,
+    ) -> None:
         self.embeddings, self.group, self.edges, self.heights, self.core = embeddings, group, edges, heights, core
         self._has_border = has_border
 
-    def count(self, eps) -> int:
+    def count(self, eps: float) -> int:
         """Number of DBSCAN's clusters."""
         return len(np.unique(self._parts(eps)[self.core <= eps]))
 
-    def labels(self, eps):
+    def labels(self, eps: float) -> np.ndarray:
         """(n,) int64: DBSCAN's cluster of each caption, in the order of the coarse clusters and of their captions; -1
         for noise. A caption that is not core itself belongs to the nearest core caption within eps."""
         part, core = self._parts(eps), self.core <= eps
@@ -65,7 +73,7 @@ class DensityForest:
         return connected_components(graph, directed=False)[1]
 
 
-def density_forest(embeddings, counts, group, min_samples):
+def density_forest(embeddings: np.ndarray, counts: np.ndarray, group: np.ndarray, min_samples: int) -> DensityForest:
     """
     Args:
         embeddings (n, d): unit rows. counts (n,): regions of each caption, at least 1.

@@ -1,13 +1,20 @@
 """How far the momentum step (paper 3.5) has moved a pool, and what its prototypes now stand for."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from decodetr.modeling_decodetr import PrototypePool
 
 _LISTED = 20
 
 
 @torch.no_grad()
-def pool_drift(before, after):
+def pool_drift(before: PrototypePool, after: PrototypePool) -> dict[str, Any]:
     """
     Args:
         before, after (PrototypePool): the same pool, earlier and later.

@@ -1,6 +1,11 @@
 """CLIP as the teacher: v of a crop and u of a caption (paper 1.3). The paper does not name its CLIP; any model with
 image and text features of one width serves; CLIP and SigLIP are tested."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -9,6 +14,10 @@ from transformers import AutoImageProcessor
 from decodetr.modeling_decodetr.text_encoder import encode_texts, encoder_info, load_text_model, text_length
 from decodetr.pool_builder.batches import ShrinkingBatches
 from decodetr.pool_builder.crops import processor_size
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import BatchFeature
 
 
 class ClipEmbedder:
@@ -24,7 +33,9 @@ class ClipEmbedder:
         ValueError: it has no text or no image features, or its image processor makes no squares.
     """
 
-    def __init__(self, name_or_path, device="cpu", revision=None):
+    def __init__(
+        self, name_or_path: str | Path, device: str | torch.device = "cpu", revision: str | None = None
+    ) -> None:
         self.model, self.tokenizer = load_text_model(name_or_path, revision=revision, device=device)
         if not hasattr(self.model, "get_image_features"):
             raise ValueError(
@@ -37,12 +48,12 @@ class ClipEmbedder:
         self.dim = self.embed_texts([""]).shape[1]
         self._batches = ShrinkingBatches(self.prepare, self._embed_images)
 
-    def embed_images(self, crops, prepared=None):
+    def embed_images(self, crops: list[Image.Image], prepared: BatchFeature | None = None) -> np.ndarray:
         """Unit embeddings (n, d), float32 numpy, of n PIL crops of `size` x `size`. A batch that does not fit into
         memory is halved. `prepared` is what [`ClipEmbedder.prepare`] made of the crops, if that has been done."""
         return np.stack(self._batches(crops, prepared))
 
-    def prepare(self, crops):
+    def prepare(self, crops: list[Image.Image]) -> BatchFeature:
         """The image tower's inputs for a batch of crops, on the CPU."""
         # The crops have their size already: some CLIPs resize to more than they crop, which would cut their edges.
         return self.image_processor(images=crops, do_resize=False, do_center_crop=False, return_tensors="pt")
@@ -52,11 +63,11 @@ class ClipEmbedder:
         features = self.model.get_image_features(**inputs.to(self.model.device)).pooler_output
         return list(F.normalize(features.float(), dim=-1).cpu().numpy())
 
-    def embed_texts(self, texts, progress=False):
+    def embed_texts(self, texts: list[str], progress: bool = False) -> np.ndarray:
         """Unit embeddings (n, d), float32 numpy, of n texts; equal texts get equal ones."""
         return encode_texts(texts, self.model, self.tokenizer, progress=progress).numpy()
 
-    def count_truncated(self, texts):
+    def count_truncated(self, texts: list[str]) -> int:
         """How many of the texts are longer than the text encoder takes, and are cut off."""
         longest = text_length(self.model, self.tokenizer)
         return sum(len(tokens) > longest for tokens in self.tokenizer(texts, verbose=False)["input_ids"])

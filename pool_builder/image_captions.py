@@ -4,17 +4,27 @@
 
 import hashlib
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 
 from decodetr.annotations.captions import read_captions
-from decodetr.pool_builder.shards import StageFolder
+from decodetr.annotations.coco import CocoAnnotations
+from decodetr.pool_builder.lazy_model import Model
+from decodetr.pool_builder.shards import Ranks, StageFolder
 from decodetr.pool_builder.stages import embed_texts, embedding_rows, text_shards
 
 STAGE = "image_texts"
 
 
-def embed_image_captions(coco, file, output, clip, ranks=None, overwrite=False):
+def embed_image_captions(
+    coco: CocoAnnotations,
+    file: str | Path,
+    output: Path,
+    clip: Model,
+    ranks: Ranks | None = None,
+    overwrite: bool = False,
+) -> dict:
     """OUTPUT/image_texts: CLIP's embeddings of the distinct captions of the training images.
 
     Args:
@@ -41,7 +51,7 @@ def embed_image_captions(coco, file, output, clip, ranks=None, overwrite=False):
     return embed_texts(folder, captions, clip, count=count)
 
 
-def open_image_captions(output, texts):
+def open_image_captions(output: Path, texts: StageFolder) -> StageFolder:
     """OUTPUT/image_texts, finished and of the CLIP that embedded `texts` (StageFolder), to read from.
 
     Raises:
@@ -58,7 +68,9 @@ def open_image_captions(output, texts):
     return folder
 
 
-def join_image_captions(folder, captions, counts, embeddings):
+def join_image_captions(
+    folder: StageFolder, captions: list[str], counts: np.ndarray, embeddings: np.ndarray
+) -> tuple[list[str], np.ndarray, np.ndarray]:
     """The captions of regions and of images together, those of both once.
 
     Args:

@@ -5,9 +5,13 @@ is low, no caption speaks of the name, the enhanced query has nothing to look up
 background of other vocabularies.
 """
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from decodetr.annotations.coco import read_image
+from decodetr.modeling_decodetr import PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
 from decodetr.pool_builder.crops import crop_region
 from decodetr.pool_builder.embedder import ClipEmbedder
@@ -21,7 +25,9 @@ _NEAREST = 5
 _DUPLICATE = 0.99  # cosine from which two prototypes of a level are called duplicates
 
 
-def inspect_pool(pool, vocabulary=None, queries=None):
+def inspect_pool(
+    pool: PrototypePool, vocabulary: Vocabulary | None = None, queries: dict[str, np.ndarray] | None = None
+) -> dict[str, Any]:
     """
     Args:
         pool (PrototypePool). vocabulary (Vocabulary, optional): of the same encoder.
@@ -93,7 +99,7 @@ def _duplicates(rows, level, captions):
     return sorted(pairs, key=lambda pair: -pair["cosine"])
 
 
-def summary(found):
+def summary(found: dict[str, Any]) -> str:
     """What `inspect_pool` found, as text."""
     low, middle, high = found["count"]
     lines = [
@@ -120,7 +126,7 @@ def summary(found):
     return "\n".join(lines) + "\n"
 
 
-def write_inspection(pool, found, folder):
+def write_inspection(pool: PrototypePool, found: dict[str, Any], folder: str | Path) -> None:
     """Write map.png, map.html and pool.json, which has what `inspect_pool` found."""
     with committed(folder) as staging:
         draw_pool_map(pool, staging / "map.png")
@@ -128,7 +134,9 @@ def write_inspection(pool, found, folder):
         write_json(staging / "pool.json", found)
 
 
-def embed_queries(pool, texts, files, clip=None):
+def embed_queries(
+    pool: PrototypePool, texts: list[str], files: list[str], clip: str | None = None
+) -> dict[str, np.ndarray]:
     """Embed texts and pictures by the pool's encoder.
 
     Args:

@@ -1,5 +1,6 @@
 """A model that is loaded only if a stage has something to do."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,5 +13,5 @@ class Model:
         identity (dict): what the stage's manifest says of it. load: makes it.
     """
 
-    identity: dict
-    load: Any
+    identity: dict[str, Any]
+    load: Callable[[], Any]

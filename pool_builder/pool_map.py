@@ -6,12 +6,18 @@ of thousands of points tears families apart: their distance from it grows with t
 follows the principal components. One thread computes the layout: on one machine equal pools give equal pictures.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from decodetr.utils.files import replacing
 from decodetr.utils.markup import one_line
+
+if TYPE_CHECKING:
+    from decodetr.modeling_decodetr import PrototypePool
 
 SIZE = (1600, 1200)  # pixels
 MOST_LABELS = 40
@@ -20,7 +26,7 @@ _LONGEST_LABEL = 34  # letters
 _DPI = 100
 
 
-def layout(prototypes, level, parent):
+def layout(prototypes: np.ndarray, level: np.ndarray, parent: np.ndarray) -> np.ndarray:
     """Where the prototypes lie on the map.
 
     Args:
@@ -58,7 +64,7 @@ def layout(prototypes, level, parent):
     return places
 
 
-def draw_pool_map(pool, file):
+def draw_pool_map(pool: PrototypePool, file: str | Path) -> dict[int, list[float]]:
     """Draw a `PrototypePool` as a picture of SIZE pixels.
 
     Large dots are coarse prototypes, small ones fine, joined to their parent by a thin line; their areas grow with the

@@ -1,7 +1,10 @@
 """The map of a pool as a page that can be moved, enlarged and searched: one HTML file that needs nothing else."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,10 +13,13 @@ from decodetr.utils.documents import read_text
 from decodetr.utils.files import write_text
 from decodetr.utils.markup import html_text
 
+if TYPE_CHECKING:
+    from decodetr.modeling_decodetr import PrototypePool
+
 _PAGE = Path(__file__).with_name("pool_page.html")
 
 
-def write_pool_page(pool, file):
+def write_pool_page(pool: PrototypePool, file: str | Path) -> None:
     """Write the page.
 
     Args:

@@ -3,13 +3,17 @@ of them."""
 
 from dataclasses import replace
 
+from decodetr.annotations.coco import CocoAnnotations
 from decodetr.annotations.names_split import names_split_file, read_split
 from decodetr.annotations.sources import load_annotations
+from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.build import build_pool, captioner_model, clip_model, refresh_report
 from decodetr.pool_builder.image_captions import embed_image_captions
+from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.preflight import check_room
 from decodetr.pool_builder.proposers import proposer_model
 from decodetr.pool_builder.selection import cluster_regions, filter_regions
+from decodetr.pool_builder.settings import PoolData, PoolTask
 from decodetr.pool_builder.shards import Ranks
 from decodetr.pool_builder.stages import caption_regions, embed_regions, propose_regions
 from decodetr.utils.devices import pick_device
@@ -19,7 +23,7 @@ from decodetr.utils.shipped import loading
 _HEAVY = {"proposals": propose_regions, "captions": caption_regions, "embeddings": embed_regions}
 
 
-def run_stage(task):
+def run_stage(task: PoolTask) -> PrototypePool | None:
     """Do a stage, or all of them.
 
     Args:
@@ -61,7 +65,7 @@ def run_stage(task):
     return pool
 
 
-def training_images(data):
+def training_images(data: PoolData) -> CocoAnnotations:
     """CocoAnnotations of the base names alone.
 
     Args:
@@ -72,7 +76,7 @@ def training_images(data):
     return coco if split is None else coco.select(read_split(split)[0])
 
 
-def load_models(task):
+def load_models(task: PoolTask) -> dict[str, Model | None]:
     """{name in `task.models`: its [`Model`], or None}.
 
     Raises:

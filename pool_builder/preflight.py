@@ -1,7 +1,10 @@
 """What is checked before `decodetr pool build`, or one of its stages, reads images or loads a model."""
 
+from __future__ import annotations
+
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -13,10 +16,14 @@ from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import require_package, require_room, run_checks, written
 from decodetr.utils.shipped import WEIGHTS, expect, expect_file
 
+if TYPE_CHECKING:
+    from decodetr.annotations.coco import CocoAnnotations
+    from decodetr.pool_builder.settings import PoolTask
+
 _NOT_ON_DISK = ("grid", "torchvision:")
 
 
-def check(task):
+def check(task: PoolTask) -> None:
     """Check what a stage, or `build`, is given.
 
     Args:
@@ -48,7 +55,7 @@ def check(task):
     run_checks(*checks)
 
 
-def check_room(coco, width, output):
+def check_room(coco: CocoAnnotations, width: int, output: Path) -> None:
     """Check that the disk has room for what `build` writes of annotated boxes alone: three embeddings of each, of
     float16.
 

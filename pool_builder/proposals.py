@@ -4,13 +4,33 @@ The paper's proposals are "RPN regions"; who proposes here is chosen in proposer
 not be in `coco` (`CocoAnnotations.select`), so that what they say cannot change a proposal.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torchvision.ops import nms
 
 from decodetr.processing.detection_dataset import apart_from
 
+if TYPE_CHECKING:
+    from PIL import Image
 
-def propose_in(coco, entries, pictures, proposer, settings):
+    from decodetr.annotations.coco import CocoAnnotations
+    from decodetr.pool_builder.settings import PoolSettings
+
+# From pictures to the boxes of each, (N, 4), and their scores (N,): see proposers.py.
+Proposer = Callable[[list["Image.Image"]], list[tuple[torch.Tensor, torch.Tensor]]]
+
+
+def propose_in(
+    coco: CocoAnnotations,
+    entries: list[dict],
+    pictures: list[Image.Image],
+    proposer: Proposer | None,
+    settings: PoolSettings,
+) -> list[list[dict[str, Any]]]:
     """
     Regions of some images: of each its annotated boxes in file order (score 1), then proposals by falling score.
 
@@ -40,7 +60,7 @@ def propose_in(coco, entries, pictures, proposer, settings):
     return regions
 
 
-def annotated_boxes(coco, entry):
+def annotated_boxes(coco: CocoAnnotations, entry: dict) -> tuple[torch.Tensor, list[str]]:
     """The image's annotated boxes in file order, clipped to it, without crowd annotations and boxes without area:
     ((A, 4) float32 x0, y0, x1, y1 in pixels, their A names)."""
     index, image_id = coco.annotations_by_image, entry["image_id"]
@@ -51,7 +71,17 @@ def annotated_boxes(coco, entry):
     return boxes[usable], [coco.names[label] for label in categories.tolist()]
 
 
-def select_proposals(boxes, scores, annotated, width, height, min_objectness, min_side, nms_iou, max_proposals):
+def select_proposals(
+    boxes: torch.Tensor,
+    scores: torch.Tensor,
+    annotated: torch.Tensor,
+    width: int,
+    height: int,
+    min_objectness: float,
+    min_side: float,
+    nms_iou: float,
+    max_proposals: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     The proposals that become regions, best first.
 

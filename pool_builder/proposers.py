@@ -5,6 +5,10 @@ A proposer is called with PIL images and gives of each its boxes (N, 4), x0, y0,
 pool's provenance: one that learned boxes of 80 classes of COCO has seen the novel names of OV-COCO.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
 import torch
 import torchvision
 from torchvision.transforms.functional import to_tensor
@@ -17,11 +21,19 @@ from decodetr.pool_builder.lazy_model import Model
 from decodetr.utils.box_tensors import pixel_corners
 from decodetr.utils.model_identity import model_identity, without_place
 
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
+    from torchvision.models.detection import FasterRCNN
+    from transformers import PreTrainedModel
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    from decodetr import DeCoDetrForObjectDetection
+
 GRID, TORCHVISION = "grid", "torchvision:"
 _SHARES, _RATIOS = (1.0, 0.5, 0.25), (1.0, 0.5, 2.0)  # of the grid's windows: side / that of the image, width / height
 
 
-def proposer_model(name, device):
+def proposer_model(name: str, device: str | torch.device) -> Model:
     """The proposer called `name`.
 
     Args:
@@ -66,7 +78,7 @@ class DecodetrProposer:
         detector (DeCoDetrForObjectDetection), image_processor: see `decodetr.inference.loading.load_model`.
     """
 
-    def __init__(self, detector, image_processor):
+    def __init__(self, detector: DeCoDetrForObjectDetection, image_processor: BaseImageProcessor) -> None:
         self.detector, self.image_processor = detector, image_processor
 
     @torch.inference_mode()
@@ -85,11 +97,11 @@ class DetectorProposer:
         detector: of `AutoModelForObjectDetection`, in evaluation mode. image_processor: its own.
     """
 
-    def __init__(self, detector, image_processor):
+    def __init__(self, detector: PreTrainedModel, image_processor: BaseImageProcessor) -> None:
         self.detector, self.image_processor = detector, image_processor
 
     @classmethod
-    def from_pretrained(cls, name, device):
+    def from_pretrained(cls, name: str, device: str | torch.device) -> Self:
         """From a folder or the Hub."""
         detector = AutoModelForObjectDetection.from_pretrained(name).to(device).eval()
         return cls(detector, AutoImageProcessor.from_pretrained(name))
@@ -110,13 +122,13 @@ class RpnProposer:
         detector (torchvision.models.detection.FasterRCNN): in evaluation mode.
     """
 
-    def __init__(self, detector):
+    def __init__(self, detector: FasterRCNN) -> None:
         self.detector, self._found = detector, None
         # The RPN gives its boxes away without their scores; this is where both are known.
         self._select, detector.rpn.filter_proposals = detector.rpn.filter_proposals, self._keep
 
     @classmethod
-    def from_torchvision(cls, weights, device):
+    def from_torchvision(cls, weights: WeightsEnum, device: str | torch.device) -> Self:
         """With weights of torchvision, downloaded once and checked by their hash."""
         name = next(n for n in _faster_rcnns() if torchvision.models.get_model_weights(n) is type(weights))
         detector = torchvision.models.get_model(name, weights=None, weights_backbone=None)

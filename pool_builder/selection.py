@@ -1,6 +1,10 @@
 """The last two stages, light ones that one process does: which regions are kept (paper 1.4), and the clusters of
 their captions (paper 1.5 to 1.7), from which the pool is made."""
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -9,6 +13,7 @@ from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
 from decodetr.pool_builder.delta import SAMPLE, choose_delta, other_scores
 from decodetr.pool_builder.image_captions import join_image_captions, open_image_captions
+from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import StageFolder
 from decodetr.pool_builder.space import FEWEST, choose_scales, describe_space
 from decodetr.pool_builder.stages import embedding_array, embedding_rows, name_prompt, open_stage
@@ -18,7 +23,7 @@ REPORT = "report.json"
 REGIONS = "regions"  # the filter's output is the regions data set of docs/data.md, and its files have that name
 
 
-def filter_regions(output, settings, overwrite=False):
+def filter_regions(output: Path, settings: PoolSettings, overwrite: bool = False) -> dict[str, Any]:
     """OUTPUT/regions: all regions, `kept` where cos(image, caption) is above delta, or among the best share.
 
     Args:
@@ -83,7 +88,7 @@ def filter_regions(output, settings, overwrite=False):
     return totals
 
 
-def chosen_delta(output):
+def chosen_delta(output: Path) -> tuple[float, dict[str, float]] | None:
     """(delta of OUTPUT/regions, the figures by which it was chosen), or None where it was given."""
     identity = StageFolder.open(output / REGIONS, REGIONS).identity
     return (identity["delta"], identity["delta_chosen"]) if identity["delta_chosen"] else None
@@ -98,7 +103,7 @@ def _texts(folder):
     )
 
 
-def draw_scores(scores, cut, counts, file):
+def draw_scores(scores: np.ndarray, cut: float, counts: dict[str, int], file: str | Path) -> None:
     """A histogram of the scores that regions with caption and embedding have, and where it is cut."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -114,7 +119,9 @@ def draw_scores(scores, cut, counts, file):
         figure.savefig(partial, dpi=100)
 
 
-def cluster_regions(output, settings, overwrite=False, image_captions=False):
+def cluster_regions(
+    output: Path, settings: PoolSettings, overwrite: bool = False, image_captions: bool = False
+) -> PrototypePool:
     """OUTPUT/clusters, the distinct captions of kept regions with their two clusters, and OUTPUT/pool.
 
     Args:
@@ -162,7 +169,9 @@ def cluster_regions(output, settings, overwrite=False, image_captions=False):
     return pool
 
 
-def measure_space(regions, texts, pool, among=None):
+def measure_space(
+    regions: StageFolder, texts: StageFolder, pool: PrototypePool, among: Iterable[str] | None = None
+) -> dict[str, Any]:
     """The teacher's space as the regions show it, for `pool.info["space"]` (space.py).
 
     Args:
@@ -196,7 +205,7 @@ def measure_space(regions, texts, pool, among=None):
     return space | choose_scales(space, pool.prototypes, images[kept], labels, coarse)
 
 
-def provenance(output):
+def provenance(output: Path) -> dict[str, Any]:
     """What the manifests of the stages say about models and settings, without what concerns shards and files."""
     info = {}
     for stage in ("proposals", "captions", "embeddings", REGIONS):
@@ -206,7 +215,7 @@ def provenance(output):
     return info
 
 
-def kept_captions(regions):
+def kept_captions(regions: StageFolder) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Distinct captions of the kept regions of a [`StageFolder`], in alphabetical order.
 
     Returns:
@@ -227,14 +236,23 @@ def kept_captions(regions):
     return captions, np.array([counts[caption] for caption in captions]), embeddings
 
 
-def cluster(embeddings, counts, settings):
+def cluster(
+    embeddings: np.ndarray, counts: np.ndarray, settings: PoolSettings
+) -> tuple[np.ndarray, np.ndarray, float | None]:
     """(coarse labels (n,), fine labels (n,) or -1, eps) of n distinct captions: paper 1.5 and 1.6."""
     coarse = coarse_clusters(embeddings, counts, settings.num_coarse, settings.seed, settings.kmeans)
     fine, eps = fine_clusters(embeddings, counts, coarse, settings.num_fine, settings.min_samples)
     return coarse, fine, eps
 
 
-def pool_of_clusters(embeddings, captions, counts, coarse, fine, info):
+def pool_of_clusters(
+    embeddings: np.ndarray,
+    captions: list[str],
+    counts: np.ndarray,
+    coarse: np.ndarray,
+    fine: np.ndarray,
+    info: dict[str, Any],
+) -> PrototypePool:
     """paper 1.7: the pool of clustered captions.
 
     Args:

@@ -1,10 +1,16 @@
 """Captions from a server that speaks OpenAI's chat completions, such as `vllm serve MODEL`: the same as `Captioner`,
 with the model in an environment, and on machines, of its own."""
 
+from __future__ import annotations
+
 import base64
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class ServedCaptioner:
@@ -18,7 +24,7 @@ class ServedCaptioner:
 
     size = None
 
-    def __init__(self, address, *, prompt, max_new_tokens):
+    def __init__(self, address: str, *, prompt: str, max_new_tokens: int) -> None:
         from huggingface_hub import InferenceClient
 
         self.model, self.url = address.split("@", 1)
@@ -26,7 +32,7 @@ class ServedCaptioner:
         self.client = InferenceClient(base_url=self.url, api_key=os.environ.get("OPENAI_API_KEY", "EMPTY"))
         self.prompt, self.max_new_tokens = prompt, max_new_tokens
 
-    def describe(self, crops, prepared=None):
+    def describe(self, crops: list[Image.Image], prepared: list[str] | None = None) -> tuple[list[str], list[bool]]:
         """Captions of n PIL crops, asked for at once, so that the server can batch them.
 
         Returns:
@@ -44,7 +50,7 @@ class ServedCaptioner:
                 ) from error
         return [caption for caption, _ in pairs], [whole for _, whole in pairs]
 
-    def prepare(self, crops):
+    def prepare(self, crops: list[Image.Image]) -> list[str]:
         """The crops as they are sent."""
         return [_data_url(crop) for crop in crops]
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 # What captioners are asked about a crop. The paper gives no prompt; these are ours. Any other text serves as well.
 PROMPTS = {
@@ -14,7 +15,7 @@ PROMPTS = {
 }
 
 
-def prompt_text(prompt) -> str:
+def prompt_text(prompt: str) -> str:
     """The prompt of a name of `PROMPTS`; any other text as it is."""
     return PROMPTS.get(prompt, prompt)
 
@@ -81,7 +82,7 @@ class PoolSettings:
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{option} must be {expected}, got {getattr(self, name)}")
 
-    def of(self, *names):
+    def of(self, *names: str) -> dict[str, Any]:
         """{name: value} of some settings."""
         return {name: getattr(self, name) for name in names}
 
@@ -100,7 +101,7 @@ class PoolData:
     annotations: str | None
     images: str | None
     names_split: str | None
-    form: dict
+    form: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class PoolTask:
     output: Path
     settings: PoolSettings
     data: PoolData | None = None
-    models: dict = field(default_factory=dict)
+    models: dict[str, str | None] = field(default_factory=dict)
     device: str = "auto"
     device_map: str | None = None
     image_captions: str | None = None

@@ -16,8 +16,10 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,7 +41,7 @@ class Ranks:
     count: int = 1
 
     @classmethod
-    def from_environment(cls):
+    def from_environment(cls) -> Self:
         return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
 
@@ -59,7 +61,15 @@ class StageFolder:
         ValueError: the folder holds shards of another identity (the message lists what differs), or other files.
     """
 
-    def __init__(self, folder, stage, identity, shards, ranks=None, overwrite=False):
+    def __init__(
+        self,
+        folder: str | Path,
+        stage: str,
+        identity: dict[str, Any],
+        shards: int,
+        ranks: Ranks | None = None,
+        overwrite: bool = False,
+    ) -> None:
         self.folder, self.stage, self.count, self.ranks = Path(folder), stage, shards, ranks or Ranks()
         self.identity = json.loads(json.dumps({"stage": stage, "format_version": FORMAT_VERSION, **identity}))
         self._records = {}
@@ -69,7 +79,7 @@ class StageFolder:
             self._await(lambda: (self._manifest() or {}).get("identity") == self.identity)
 
     @classmethod
-    def open(cls, folder, stage):
+    def open(cls, folder: str | Path, stage: str) -> Self:
         """A finished stage, to read from; `digest` is that of its totals.
 
         Raises:
@@ -116,11 +126,11 @@ class StageFolder:
         ours = isinstance(manifest.get("identity"), dict) and type(manifest.get("shards")) is int
         return manifest if ours and isinstance(manifest.get("totals", {}), dict) else None
 
-    def file(self, shard):
+    def file(self, shard: int) -> Path:
         """Path of a shard."""
         return self.folder / f"{self.stage}-{shard:05d}-of-{self.count:05d}.parquet"
 
-    def pending(self):
+    def pending(self) -> list[int]:
         """Numbers of the shards of this rank that are not finished, ascending; damaged ones are named in a warning."""
         mine = range(self.ranks.rank, self.count, self.ranks.count)
         with reading(self.folder):
@@ -145,7 +155,9 @@ class StageFolder:
             return None
         return record if "sha256" in record else None
 
-    def write(self, shard, table, counts=None, problems=()):
+    def write(
+        self, shard: int, table: pa.Table, counts: dict[str, int] | None = None, problems: Iterable[dict] = ()
+    ) -> None:
         """Finish a shard.
 
         Args:
@@ -161,7 +173,7 @@ class StageFolder:
             write_json((staging / name).with_suffix(".json"), record)
         self._records[shard] = record
 
-    def read(self, shard, columns=None):
+    def read(self, shard: int, columns: list[str] | None = None) -> pa.Table:
         """The rows of a finished shard: pyarrow.Table."""
         file = self.file(shard)
         try:
@@ -172,7 +184,7 @@ class StageFolder:
                 "again: the shard will be made anew"
             ) from error
 
-    def finish(self):
+    def finish(self) -> dict[str, Any]:
         """Wait until all ranks have finished their shards; then the totals are in the manifest.
 
         Returns:

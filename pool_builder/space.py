@@ -9,6 +9,7 @@ as they help.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,14 @@ _NONE = -9.0  # a cosine of nothing; -inf has no gradient
 _PRIOR = 0.03
 
 
-def describe_space(image_embeds, text_embeds, prototypes, *, logit_scale=None, logit_bias=None):
+def describe_space(
+    image_embeds: np.ndarray,
+    text_embeds: np.ndarray,
+    prototypes: np.ndarray,
+    *,
+    logit_scale: float | None = None,
+    logit_bias: float | None = None,
+) -> dict[str, Any]:
     """What does not depend on names: means, and how narrow the space is.
 
     Args:
@@ -72,7 +80,14 @@ def describe_space(image_embeds, text_embeds, prototypes, *, logit_scale=None, l
     }
 
 
-def choose_scales(space, prototypes, image_embeds, labels, names, seed=0):
+def choose_scales(
+    space: dict[str, Any],
+    prototypes: np.ndarray | torch.Tensor,
+    image_embeds: np.ndarray | torch.Tensor,
+    labels: np.ndarray | torch.Tensor,
+    names: np.ndarray | torch.Tensor,
+    seed: int = 0,
+) -> dict[str, Any]:
     """The temperatures and the background of `Scales`, from regions whose name is known.
 
     Args:
@@ -130,7 +145,9 @@ def choose_scales(space, prototypes, image_embeds, labels, names, seed=0):
     }
 
 
-def lookup_temperature(embeddings, prototypes, wanted=LOOKED_UP):
+def lookup_temperature(
+    embeddings: torch.Tensor, prototypes: torch.Tensor, wanted: float = LOOKED_UP
+) -> tuple[float, float]:
     """(tau, effective number of prototypes, median over the rows) at which lookups of embeddings (R, d) among
     prototypes (M, d), both centred unit rows, spread over `wanted` prototypes, or over a quarter of them if there are
     fewer than four times as many."""
@@ -144,7 +161,7 @@ def lookup_temperature(embeddings, prototypes, wanted=LOOKED_UP):
     return tau, number
 
 
-def random_pool(pool, image_embeds, seed=0):
+def random_pool(pool: PrototypePool, image_embeds: np.ndarray | torch.Tensor, seed: int = 0) -> PrototypePool:
     """A pool as large as `pool` that says nothing: random directions around the same mean, as far from it, of which a
     lookup takes as many.
 
@@ -163,7 +180,7 @@ def random_pool(pool, image_embeds, seed=0):
     return PrototypePool(rows, pool.level, pool.parent, info={**known, "space": space})
 
 
-def effective_number(logits):
+def effective_number(logits: torch.Tensor) -> float:
     """exp of the entropy of softmax(logits), the median over the rows (R, M)."""
     return torch.special.entr(logits.softmax(-1)).sum(-1).exp().median().item()
 
@@ -225,7 +242,7 @@ def _fit(similarity, right, rest, background, without, own):
     return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
 
 
-def describe(space) -> str:
+def describe(space: dict[str, Any]) -> str:
     """What was measured and chosen, in two lines."""
     narrow = f"space: cosine between captions {space['text_cosine'] or 1:.2f}, of an image to its caption "
     narrow += f"{space['matched_cosine']:.2f}"

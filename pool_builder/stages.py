@@ -9,18 +9,23 @@ import contextlib
 import hashlib
 import itertools
 import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from decodetr.annotations.coco import read_annotated
+from decodetr.annotations.coco import CocoAnnotations, read_annotated
 from decodetr.modeling_decodetr import Vocabulary
 from decodetr.modeling_decodetr.text_encoder import fill_template
 from decodetr.pool_builder.batches import read_ahead
 from decodetr.pool_builder.crops import crop_region
+from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.proposals import annotated_boxes, propose_in
-from decodetr.pool_builder.shards import MANIFEST, StageFolder
+from decodetr.pool_builder.settings import PoolSettings
+from decodetr.pool_builder.shards import MANIFEST, Ranks, StageFolder
 from decodetr.utils.images import in_batches
 
 # Each stage, and the one it is made from.
@@ -37,7 +42,7 @@ _ASKED = ("prompt", "max_new_tokens", "captioner_dtype", "captioner_bits")
 _TEXTS_PER_SHARD = 16384  # a multiple of the batch of encode_texts: shards do not change a batch
 
 
-def finished_stages(output):
+def finished_stages(output: Path) -> dict[str, StageFolder]:
     """The finished stages in a folder that belong together, {stage: StageFolder}: each was made from what the stage
     before it holds now."""
     found = {}
@@ -54,18 +59,18 @@ def finished_stages(output):
     return found
 
 
-def stale_stages(output):
+def stale_stages(output: Path) -> list[str]:
     """Names of the stages in a folder that were made from what is no longer there, or are unfinished."""
     found = finished_stages(output)
     return [stage for stage in INPUTS if stage not in found and (output / stage / MANIFEST).is_file()]
 
 
-def problem_images(output):
+def problem_images(output: Path) -> list[dict[str, Any]]:
     """The images that could not be used: list of dict with "image_id", "file_name" and "problem"."""
     return StageFolder.open(output / "proposals", "proposals").totals["problems"]
 
 
-def open_stage(output, stage):
+def open_stage(output: Path, stage: str) -> StageFolder:
     """A finished stage to read from.
 
     Raises:
@@ -81,7 +86,14 @@ def open_stage(output, stage):
     return folder
 
 
-def propose_regions(coco, output, settings, proposer, ranks=None, overwrite=False):
+def propose_regions(
+    coco: CocoAnnotations,
+    output: Path,
+    settings: PoolSettings,
+    proposer: Model | None,
+    ranks: Ranks | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
     """OUTPUT/proposals: the regions of all images, annotated boxes first.
 
     Args:
@@ -147,7 +159,14 @@ def propose_regions(coco, output, settings, proposer, ranks=None, overwrite=Fals
     return totals
 
 
-def caption_regions(coco, output, settings, captioner, ranks=None, overwrite=False):
+def caption_regions(
+    coco: CocoAnnotations,
+    output: Path,
+    settings: PoolSettings,
+    captioner: Model,
+    ranks: Ranks | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
     """OUTPUT/captions: what the captioner says about every region.
 
     Args:
@@ -179,7 +198,14 @@ def caption_regions(coco, output, settings, captioner, ranks=None, overwrite=Fal
     return folder.finish()
 
 
-def embed_regions(coco, output, settings, clip, ranks=None, overwrite=False):
+def embed_regions(
+    coco: CocoAnnotations,
+    output: Path,
+    settings: PoolSettings,
+    clip: Model,
+    ranks: Ranks | None = None,
+    overwrite: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """OUTPUT/embeddings: CLIP's embeddings of the crops, float16; OUTPUT/texts: those of the distinct captions, and of
     the annotated names as [`name_prompt`] puts them.
 
@@ -221,12 +247,12 @@ def _embed_captions(regions, output, clip, ranks, overwrite):
     return embed_texts(folder, sorted(captions), clip)
 
 
-def text_shards(captions):
+def text_shards(captions: Collection[str]) -> int:
     """How many shards the embeddings of so many captions have."""
     return -(-len(captions) // _TEXTS_PER_SHARD)
 
 
-def embed_texts(folder, captions, clip, **columns):
+def embed_texts(folder: StageFolder, captions: list[str], clip: Model, **columns: list) -> dict[str, Any]:
     """Write CLIP's embeddings of captions, with further columns of theirs, into the shards of a stage; returns its
     totals.
 
@@ -244,17 +270,17 @@ def embed_texts(folder, captions, clip, **columns):
     return folder.finish()
 
 
-def name_prompt(name):
+def name_prompt(name: str) -> str:
     """The text that stands for an annotated name where the teacher's space is measured (space.py)."""
     return fill_template(Vocabulary.TEMPLATE, name)
 
 
-def embedding_array(embeddings):
+def embedding_array(embeddings: np.ndarray) -> pa.FixedSizeListArray:
     """(n, d) as a pyarrow array of n lists."""
     return pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
 
 
-def embedding_rows(column):
+def embedding_rows(column: pa.ChunkedArray) -> np.ndarray:
     """The (n, d) array of a column of lists."""
     lists = column.combine_chunks()
     return lists.flatten().to_numpy().reshape(len(lists), lists.type.list_size)
