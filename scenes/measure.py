@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def measure(
     image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
     coco: CocoAnnotations,
     vocabulary: Vocabulary,
-    novel_names: list[str],
+    novel_names: Collection[str],
     *,
     progress: bool = True,
 ) -> dict[str, float]:
@@ -108,7 +109,7 @@ def teacher_ceiling(
     image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
     coco: CocoAnnotations,
     vocabulary: Vocabulary,
-    novel_names: list[str],
+    novel_names: Collection[str],
     clip: ClipEmbedder,
     *,
     progress: bool = True,
