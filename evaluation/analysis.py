@@ -7,10 +7,18 @@ with one of another name), or "background". An object is "missed" if no detectio
 localization or classification error.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from decodetr.evaluation.coco_matching import mean_percent
 from decodetr.evaluation.matches import average_precision, match_detections, precision_at_recalls, rows_of
+
+if TYPE_CHECKING:
+    from decodetr.evaluation.detection_evaluator import DetectionEvaluator
 
 KINDS = ("localization", "classification", "both", "duplicate", "background")
 _FOUND, _TOUCHED = 0.5, 0.1
@@ -29,7 +37,7 @@ class Analysis:
         threshold (float): the score at which F1 over all detections is best; counts of mistakes refer to it.
     """
 
-    def __init__(self, evaluator):
+    def __init__(self, evaluator: DetectionEvaluator) -> None:
         self.evaluator = evaluator
         self.names, self.groups = evaluator.evaluated, {"all": set(evaluator.evaluated), **evaluator.groups}
         self.truth, self.found = evaluator.truth(), evaluator.found()
@@ -68,7 +76,7 @@ class Analysis:
         f1 = 2 * right / (np.arange(1, len(order) + 1) + max(self.objects.sum(), 1))
         return float(scores[order][f1.argmax()]) if hit.any() else 1.0
 
-    def errors(self):
+    def errors(self) -> dict[str, dict[str, float]]:
         """Kinds of errors: {kind: {"count": detections above the threshold (objects, if missed), "delta_AP50_<group>":
         what AP50 of the group would gain without them}}.
 
@@ -114,7 +122,7 @@ class Analysis:
     def _columns(self, group):
         return [column for column, name in enumerate(self.names) if name in self.groups[group]]
 
-    def curves(self, steps=(0, 5)):
+    def curves(self, steps: tuple[int, ...] = (0, 5)) -> dict[str, dict[str, list[float]]]:
         """{group: {"0.50": [101 precisions at recalls 0, 0.01 .. 1, mean over its names], "0.75": ...}}."""
         report = {group: {} for group in self.groups}
         for step in steps:
@@ -130,7 +138,7 @@ class Analysis:
                     report[group][f"{0.5 + 0.05 * step:.2f}"] = rows.mean(0).round(4).tolist()
         return report
 
-    def calibration(self):
+    def calibration(self) -> dict[str, dict]:
         """{group: {"bins": [{"score" (mean), "precision", "count"} of each tenth of 0..1 with detections], "error":
         expected calibration error in 0..1, weighted by count; "error_shown": that of scores from 0.1 on}}."""
         report = {}
@@ -141,7 +149,7 @@ class Analysis:
             report[group] = {"bins": bins, **errors}
         return report
 
-    def confusion(self, similarity=None, most=30):
+    def confusion(self, similarity: Callable[[str, str], float | None] | None = None, most: int = 30) -> list[dict]:
         """What objects are taken for: the best detection on each (IoU >= 0.5, whatever its name) has another name.
 
         Args:
@@ -167,17 +175,17 @@ class Analysis:
             rows.append(row | {"cosine": similarity(name, other) if similarity else None})
         return rows
 
-    def wrong(self):
+    def wrong(self) -> np.ndarray:
         """(D,) bool: detections above the threshold that found no object and count."""
         return (self.found["score"] >= self.threshold) & ~self.hit & self.counts
 
-    def reached(self):
+    def reached(self) -> np.ndarray:
         """(G,) bool: objects that a detection above the threshold found."""
         reached = np.zeros(len(self.truth["name"]), dtype=bool)
         reached[self.matches["object"][self.hit & (self.found["score"] >= self.threshold)]] = True
         return reached
 
-    def worst_images(self, most=12):
+    def worst_images(self, most: int = 12) -> list[dict[str, int]]:
         """Images with most mistakes at the threshold: list of {"image" (place among the sorted ids), "wrong",
         "not_found"}."""
         images = 1 + max(self.truth["image"].max(initial=-1), self.found["image"].max(initial=-1))
@@ -191,7 +199,7 @@ class Analysis:
         ]
 
 
-def calibration_bins(scores, hit):
+def calibration_bins(scores: np.ndarray, hit: np.ndarray) -> list[dict[str, float]]:
     """Of each tenth of 0..1 that has detections {"score" (mean), "precision", "count"}; scores (D,), hit (D,) bool."""
     tenth = np.minimum((scores * _BINS).astype(int), _BINS - 1)
     return [
@@ -204,7 +212,7 @@ def calibration_bins(scores, hit):
     ]
 
 
-def calibration_error(bins, least=0.0):
+def calibration_error(bins: list[dict[str, float]], least: float = 0.0) -> float:
     """Expected calibration error in 0..1: the difference of score and precision, weighted by count, over those of
     [`calibration_bins`] whose mean score is at least `least`; 0 without detections."""
     bins = [entry for entry in bins if entry["score"] >= least]

@@ -11,8 +11,12 @@ names of the vocabulary competing. Fitted are
   choose them.
 """
 
+from __future__ import annotations
+
 import contextlib
 import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import minimize
@@ -20,6 +24,10 @@ from scipy.special import expit
 
 from decodetr.evaluation.analysis import SHOWN, Analysis, calibration_bins, calibration_error
 from decodetr.modeling_decodetr.configuration_decodetr import DEFAULT_THRESHOLD, UNCALIBRATED
+
+if TYPE_CHECKING:
+    from decodetr.evaluation.detection_evaluator import DetectionEvaluator
+    from decodetr.modeling_decodetr.configuration_decodetr import DeCoDetrConfig
 
 LEAST_OBJECTS = 50  # fewer say little of two numbers and a threshold
 LEAST_OF_A_NAME = 40  # about 20 in each half of the images
@@ -32,7 +40,7 @@ class TooLittle(ValueError):
     """The images cannot calibrate a model; the message says why."""
 
 
-def fit_scores(evaluator):
+def fit_scores(evaluator: DetectionEvaluator) -> dict:
     """
     Args:
         evaluator ([`DetectionEvaluator`]): has seen its images, with scores that are not calibrated; the names of its
@@ -72,13 +80,13 @@ def fit_scores(evaluator):
     }
 
 
-def logit(scores):
+def logit(scores: np.ndarray) -> np.ndarray:
     """(D,) float64 logits of scores (D,); the model's own are between 1e-12 and 1 - 1e-6."""
     scores = np.clip(np.asarray(scores, dtype=np.float64), 1e-12, 1 - 1e-6)
     return np.log(scores) - np.log1p(-scores)
 
 
-def fit_line(logits, hit):
+def fit_line(logits: np.ndarray, hit: np.ndarray) -> tuple[float, float]:
     """
     Slope a and bias b of greatest likelihood for P(right) = sigmoid(a * logit + b).
 
@@ -105,7 +113,7 @@ def fit_line(logits, hit):
     return float(a / spread), float(b - a * centre / spread)
 
 
-def cut(logits, objects):
+def cut(logits: np.ndarray, objects: int) -> float:
     """The logit above which a tenth more detections (D,) are than objects, half-way to the next one. Below all of them
     where there are fewer; 0 where there are none."""
     if not len(logits):
@@ -155,7 +163,9 @@ def _rows(table, chosen):
     return {key: column[chosen] for key, column in table.items()}
 
 
-def of_group(analysis, scores, thresholds):
+def of_group(
+    analysis: Analysis, scores: np.ndarray, thresholds: Sequence[float]
+) -> dict[str, dict[str, float | None]]:
     """
     What scores are worth, for each group of names.
 
@@ -183,7 +193,7 @@ def of_group(analysis, scores, thresholds):
     return report
 
 
-def before_and_after(analysis, config):
+def before_and_after(analysis: Analysis, config: DeCoDetrConfig) -> dict[str, dict[str, dict[str, float | None]]]:
     """
     What the scores of a model are worth without its calibration and with it, at its own thresholds.
 
@@ -202,7 +212,7 @@ def before_and_after(analysis, config):
 
 
 @contextlib.contextmanager
-def uncalibrated(config):
+def uncalibrated(config: DeCoDetrConfig) -> Iterator[None]:
     """Inside, a DeCoDetrConfig gives the scores that calibration starts from."""
     before = {name: getattr(config, name) for name in UNCALIBRATED}
     try:
@@ -214,7 +224,7 @@ def uncalibrated(config):
             setattr(config, name, value)
 
 
-def set_calibration(config, fields, source):
+def set_calibration(config: DeCoDetrConfig, fields: dict, source: dict) -> None:
     """Put what [`fit_scores`] found into a DeCoDetrConfig. `source`: what the images were, for the record."""
     for name, value in fields.items():
         setattr(config, name, value)

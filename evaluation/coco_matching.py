@@ -5,19 +5,31 @@ pycocotools, so that parity is a matter of the engines alone. AP is read from th
 summaries ignore any maxDets but 100.
 """
 
+from __future__ import annotations
+
 import contextlib
 import gc
 import io
 import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from decodetr.evaluation.matches import rows_of
 
+if TYPE_CHECKING:
+    import torch
+
 _BLOCK = 16  # names that go through an engine together; from 8 to 40 the time is the same
 
 
-def compact_prediction(prediction, max_detections, num_names, image_id):
+def compact_prediction(
+    prediction: Mapping[str, torch.Tensor | np.ndarray | list],
+    max_detections: int | None,
+    num_names: int | None,
+    image_id: int | str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Check one image's predictions and keep the best of them as small numpy arrays.
 
     Args:
@@ -67,7 +79,14 @@ def compact_prediction(prediction, max_detections, num_names, image_id):
     return scores[best], labels[best].astype(np.int32), boxes[best]
 
 
-def coco_accumulate(truth, found, num_names, max_detections, engine, areas=4):
+def coco_accumulate(
+    truth: dict[str, np.ndarray],
+    found: dict[str, np.ndarray],
+    num_names: int,
+    max_detections: int,
+    engine: str,
+    areas: int = 4,
+) -> tuple[np.ndarray, np.ndarray]:
     """COCO's matching and accumulation, silent, a few names at a time.
 
     A name's numbers depend on its own boxes alone, and only the images that have a box of one of the names are looked
@@ -151,7 +170,7 @@ def _evaluate_rows(objects, detections, names, areas, max_detections, coco_class
     return np.where(precision < 0, np.nan, precision), np.where(recall < 0, np.nan, recall)
 
 
-def mean_percent(values):
+def mean_percent(values: np.ndarray) -> float:
     """Mean of the entries that exist, in percent; NaN where none does."""
     values = np.asarray(values)
     values = values[~np.isnan(values)]

@@ -161,13 +161,13 @@ def _read_report(folder):
     return report
 
 
-def expect_run(folder: str):
+def expect_run(folder: str) -> None:
     """Raise where a folder holds no run that [`compare`] can read."""
     _read_report(folder)
     expect_file("", Path(folder) / "detections.parquet")
 
 
-def write_comparison(result: dict, output: str | Path):
+def write_comparison(result: dict, output: str | Path) -> None:
     """Write what [`compare`] found as comparison.json and comparison.png into a folder."""
     with committed(output) as staging:
         write_json(staging / "comparison.json", result)

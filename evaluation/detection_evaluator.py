@@ -9,7 +9,11 @@ of results:
 - localization is reported beside it, all names collapsed to one (class-agnostic AP50, AR, recall of novel objects).
 """
 
+from __future__ import annotations
+
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,8 +22,15 @@ from decodetr.evaluation import ENGINES
 from decodetr.evaluation.coco_matching import coco_accumulate, compact_prediction, mean_percent
 from decodetr.evaluation.matches import match_detections
 
+if TYPE_CHECKING:
+    from types import SimpleNamespace
 
-def metric_names(max_detections, groups=(), class_agnostic=False):
+    import torch
+
+    from decodetr.annotations.coco import CocoAnnotations
+
+
+def metric_names(max_detections: int, groups: Iterable[str] = (), class_agnostic: bool = False) -> list[str]:
     """Names of the metrics that [`DetectionEvaluator.compute`] gives, in their order, known before any image.
 
     Args:
@@ -51,18 +62,18 @@ class DetectionEvaluator:
 
     def __init__(
         self,
-        coco,
-        names,
-        novel_names=None,
-        max_detections=100,
+        coco: CocoAnnotations | SimpleNamespace,
+        names: Sequence[str],
+        novel_names: Iterable[str] | None = None,
+        max_detections: int = 100,
         *,
-        base_names=None,
-        class_agnostic=False,
-        engine="faster-coco-eval",
-        allow_missing_names=False,
-        groups=None,
-        federated=False,
-    ):
+        base_names: Iterable[str] | None = None,
+        class_agnostic: bool = False,
+        engine: str = "faster-coco-eval",
+        allow_missing_names: bool = False,
+        groups: Mapping[str, Iterable[str]] | None = None,
+        federated: bool = False,
+    ) -> None:
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {ENGINES}, got {engine!r}")
         if max_detections < 1:
@@ -111,11 +122,15 @@ class DetectionEvaluator:
             self._name_of_category[:] = 0
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget all predictions."""
         self._predictions = {}
 
-    def update(self, image_ids, predictions):
+    def update(
+        self,
+        image_ids: Sequence[int | torch.Tensor],
+        predictions: Sequence[Mapping[str, torch.Tensor | np.ndarray | list]],
+    ) -> None:
         """Add a batch.
 
         Args:
@@ -142,11 +157,11 @@ class DetectionEvaluator:
                 prediction, self.max_detections, None if self.class_agnostic else len(self.names), image_id
             )
 
-    def state(self):
+    def state(self) -> list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
         """What was kept so far, picklable: a list of (image_id, scores, labels, boxes), for another `merge`."""
         return [(image_id, *kept) for image_id, kept in self._predictions.items()]
 
-    def merge(self, states):
+    def merge(self, states: Iterable[list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]]) -> None:
         """Take in the `state()` of several processes (its own may be among them). An image that is already there is
         dropped: samplers pad the last batch with images that another process has."""
         for state in states:
@@ -155,7 +170,7 @@ class DetectionEvaluator:
                     raise ValueError(f"image id {image_id!r} of a merged state is not in the annotation file")
                 self._predictions.setdefault(image_id, tuple(kept))
 
-    def compute(self, per_name=False, partial=False):
+    def compute(self, per_name: bool = False, partial: bool = False) -> dict:
         """Metrics in percent (0..100); NaN where there is no ground truth.
 
         Args:
@@ -204,11 +219,11 @@ class DetectionEvaluator:
             }
         return metrics
 
-    def truth_count(self):
+    def truth_count(self) -> int:
         """How many annotations the names that are evaluated have, crowds included."""
         return int((self._name_of_category[self._index.column("category")] >= 0).sum())
 
-    def truth(self):
+    def truth(self) -> dict[str, np.ndarray]:
         """The annotated boxes that count, of the images seen so far: a dict of arrays (G,).
 
         "image": 0.. in the order of image ids; "name": index into `evaluated` (class-agnostic: 0); "category": index
@@ -256,7 +271,7 @@ class DetectionEvaluator:
         numbers = np.array([self._image_numbers[image_id] for image_id in self._index], dtype=np.int64)
         return numbers[self._index.image_rows]
 
-    def found(self):
+    def found(self) -> dict[str, np.ndarray]:
         """The detections that count: a dict of arrays (D,), images in order, best first in each.
 
         "image" and "name" as in `truth`; "box" (D, 4) x, y, w, h in pixels; "score". In a federated file, those of

@@ -5,13 +5,24 @@ its own because its base class imports `evaluate` and `datasets`, while `eval.py
 `--help` to be instant. Nothing is downloaded: construct the class instead of calling `evaluate.load`.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import evaluate
 
 from decodetr.evaluation.coco_matching import compact_prediction
 from decodetr.evaluation.detection_evaluator import DetectionEvaluator
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction
+
+    from decodetr.processing.detection_dataset import DetectionDataset
+    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
 
 _INPUTS = """
 Args:
@@ -40,7 +51,9 @@ class DetectionMetric(evaluate.Metric):
     ```
     """
 
-    def __init__(self, names, novel_names=None, max_detections=100, **kwargs):
+    def __init__(
+        self, names: Sequence[str], novel_names: Sequence[str] | None = None, max_detections: int = 100, **kwargs: Any
+    ) -> None:
         self.names, self.novel_names, self.max_detections = list(names), novel_names, max_detections
         super().__init__(**kwargs)
 
@@ -66,18 +79,22 @@ class DetectionMetric(evaluate.Metric):
             ),
         )
 
-    def add_batch(self, *, predictions=None, references=None):
+    def add_batch(
+        self, *, predictions: Sequence[dict] | None = None, references: Sequence[dict] | None = None
+    ) -> None:
         """Check and add a batch; only the best `max_detections` predictions of an image are stored."""
         if len(predictions) != len(references):
             raise ValueError(f"got {len(predictions)} predictions and {len(references)} references; expected as many")
         rows = [self._encode(*pair) for pair in zip(predictions, references)]
         super().add_batch(predictions=[row[0] for row in rows], references=[row[1] for row in rows])
 
-    def add(self, *, prediction=None, reference=None):
+    def add(self, *, prediction: dict | None = None, reference: dict | None = None) -> None:
         """Add one image."""
         self.add_batch(predictions=[prediction], references=[reference])
 
-    def compute_metrics(self, image_processor, dataset):
+    def compute_metrics(
+        self, image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil, dataset: DetectionDataset
+    ) -> Callable[[EvalPrediction, bool], dict[str, float]]:
         """A `compute_metrics` for `transformers.Trainer` with `batch_eval_metrics=True`, on one process.
 
         Evaluate with `trainer.evaluate(ignore_keys=["loss_dict"])`: predictions are then the outputs from `logits` and

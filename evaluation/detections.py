@@ -5,10 +5,13 @@ that what other programs found goes through the same evaluation; and detections.
 images are found by their file names.
 """
 
+from __future__ import annotations
+
 import itertools
 import json
 import logging
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -19,13 +22,20 @@ from decodetr.utils.boxes import corners_of
 from decodetr.utils.documents import decoded, parse_json, read_json, short
 from decodetr.utils.files import reading, regular_file, replacing
 
+if TYPE_CHECKING:
+    from decodetr.annotations.coco import CocoAnnotations
+    from decodetr.evaluation.detection_evaluator import DetectionEvaluator
+    from decodetr.evaluation.output_evaluator import OutputEvaluator
+
 logger = logging.getLogger(__name__)
 
 _NAMES, _FACTS = "decodetr_names", "decodetr_facts"
 _COLUMNS = ("x0", "y0", "x1", "y1")
 
 
-def save_detections(file, evaluator, facts=None):
+def save_detections(
+    file: str | Path, evaluator: DetectionEvaluator, facts: dict[str, str | None] | None = None
+) -> None:
     """Write what a [`DetectionEvaluator`] has kept: image_id, name, score, x0, y0, x1, y1 in pixels, one row each.
     `facts`: what a report says of the model, {text: text}."""
     state = sorted(evaluator.state(), key=lambda row: row[0])
@@ -44,7 +54,7 @@ def save_detections(file, evaluator, facts=None):
         pq.write_table(pa.table(columns).replace_schema_metadata(metadata), partial)
 
 
-def load_facts(file):
+def load_facts(file: str | Path) -> dict[str, str | None]:
     """What [`save_detections`] was told of the model; empty for other files."""
     if Path(file).suffix == ".json":
         document = read_json(file)
@@ -56,7 +66,7 @@ def load_facts(file):
     return parse_json(decoded(stored, file), f"{file}: {_FACTS}", dict)
 
 
-def load_detections(file, coco):
+def load_detections(file: str | Path, coco: CocoAnnotations) -> tuple[list[str], dict[int, dict[str, np.ndarray]]]:
     """
     Detections of a file.
 
@@ -93,7 +103,9 @@ def load_detections(file, coco):
     return names, parts
 
 
-def feed_detections(evaluator, coco, found):
+def feed_detections(
+    evaluator: DetectionEvaluator | OutputEvaluator, coco: CocoAnnotations, found: dict[int, dict[str, np.ndarray]]
+) -> None:
     """Give an evaluator what [`load_detections`] found in the images of `coco`; in those without, nothing."""
     nothing = {"scores": [], "labels": [], "boxes": []}
     ids = [entry["image_id"] for entry in coco.images]

@@ -1,5 +1,8 @@
 """Pictures of a report: precision over recall, calibration, kinds of errors, and the worst images."""
 
+from pathlib import Path
+
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -12,7 +15,7 @@ from decodetr.utils.markup import figure_text
 _COLORS = ("#2f5d8c", "#d1495b", "#e08a4a", "#4a8c5d", "#7a5195", "#888888")
 
 
-def draw_curves(curves, file):
+def draw_curves(curves: dict[str, dict[str, list[float]]], file: str | Path) -> None:
     """Precision over recall of each group, whole line IoU 0.5, broken 0.75. `curves`: of [`Analysis.curves`]."""
     figure, axes = _figure(7, 4.5)
     for (group, lines), color in zip(curves.items(), _COLORS):
@@ -25,7 +28,7 @@ def draw_curves(curves, file):
     _save(figure, file)
 
 
-def draw_calibration(calibration, file):
+def draw_calibration(calibration: dict[str, dict], file: str | Path) -> None:
     """Precision over score of each group. `calibration`: of [`Analysis.calibration`]."""
     figure, axes = _figure(5.5, 4.5)
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
@@ -42,7 +45,7 @@ def draw_calibration(calibration, file):
     _save(figure, file)
 
 
-def draw_errors(errors, groups, file):
+def draw_errors(errors: dict[str, dict[str, float | None]], groups: list[str], file: str | Path) -> None:
     """What AP50 would gain without each kind of errors. `errors`: of [`Analysis.errors`]."""
     figure, axes = _figure(7, 4)
     height = 0.8 / len(groups)
@@ -58,7 +61,11 @@ def draw_errors(errors, groups, file):
     _save(figure, file)
 
 
-def comparison(entry, annotated, detected):
+def comparison(
+    entry: dict,
+    annotated: tuple[np.ndarray, list[str], list[float] | None, np.ndarray],
+    detected: tuple[np.ndarray, list[str], list[float] | None, np.ndarray],
+) -> Image.Image:
     """Draw an image twice: as annotated, and with its detections; green what was found and is right, red the rest.
 
     Args:
@@ -86,7 +93,7 @@ def comparison(entry, annotated, detected):
     return canvas
 
 
-def draw_differences(result, file):
+def draw_differences(result: dict[str, dict], file: str | Path) -> None:
     """Differences of two runs with their intervals. `result`: of [`compare`]."""
     rows = {key: row for key, row in result.items() if row["low"] is not None}
     figure, axes = _figure(7, 1 + 0.35 * len(rows))

@@ -1,7 +1,12 @@
 """Load what is evaluated: a predictor by folder or name, its names, and what reports say of it."""
 
-import hashlib
+from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 from transformers import (
     MODEL_FOR_OBJECT_DETECTION_MAPPING,
@@ -13,7 +18,7 @@ from transformers import (
 )
 
 from decodetr.evaluation.detections import load_detections, load_facts
-from decodetr.evaluation.peers import ClosedSetPeer, some
+from decodetr.evaluation.peers import ClosedSetPeer, Peer, some
 from decodetr.evaluation.predictors import BoxOracle, DeCoDetrPredictor, NameOracle, TeacherOracle
 from decodetr.evaluation.zero_shot_peers import ZERO_SHOT
 from decodetr.inference.loading import load_model
@@ -25,19 +30,23 @@ from decodetr.utils.markup import in_words
 from decodetr.utils.model_identity import model_identity
 from decodetr.utils.shipped import cannot_load, load_vocabulary, resolve
 
+if TYPE_CHECKING:
+    from decodetr.annotations.coco import CocoAnnotations
+    from decodetr.modeling_decodetr.vocabulary import Vocabulary
+
 
 def load_predictor(
-    source,
-    coco,
-    names,
-    device,
-    max_detections,
+    source: str,
+    coco: CocoAnnotations,
+    names: list[str],
+    device: str | torch.device,
+    max_detections: int,
     *,
-    vocabulary=None,
-    oracle=None,
-    clip=None,
-    allow_missing_names=False,
-):
+    vocabulary: str | None = None,
+    oracle: str | None = None,
+    clip: str | None = None,
+    allow_missing_names: bool = False,
+) -> tuple[DeCoDetrPredictor | TeacherOracle | Peer, list[str], Vocabulary | None, dict[str, str | None]]:
     """
     A detector by folder or name.
 
@@ -82,7 +91,9 @@ def load_predictor(
     return predictor, model.vocabulary.names, model.vocabulary, facts | predictor.describe()
 
 
-def teacher_alone(vocabulary, coco, device, max_detections, *, clip=None):
+def teacher_alone(
+    vocabulary: str, coco: CocoAnnotations, device: str | torch.device, max_detections: int, *, clip: str | None = None
+) -> tuple[TeacherOracle, list[str], Vocabulary, dict[str, str | None]]:
     """The same of a CLIP on annotated boxes, which needs no detector: its names are those of a `Vocabulary`, by folder
     or name."""
     names = load_vocabulary(vocabulary)
@@ -96,13 +107,21 @@ def teacher_alone(vocabulary, coco, device, max_detections, *, clip=None):
     return predictor, names.names, names, facts | predictor.describe()
 
 
-def saved_detections(file, coco):
+def saved_detections(
+    file: str | Path, coco: CocoAnnotations
+) -> tuple[dict[int, dict[str, np.ndarray]], list[str], None, dict[str, str | None]]:
     """The same of detections on disk: ({image_id: detections}, names, None, facts)."""
     names, found = load_detections(file, coco)
     return found, names, None, {"model": str(file), **load_facts(file), "detections": str(file)}
 
 
-def load_peer(source, names, device="cpu", max_detections=100, allow_missing_names=False):
+def load_peer(
+    source: str | Path,
+    names: list[str],
+    device: str | torch.device = "cpu",
+    max_detections: int = 100,
+    allow_missing_names: bool = False,
+) -> Peer:
     """The detector of a folder or of the Hub as a [`Peer`] that looks for names, in float32.
 
     Only safetensors are loaded, and no code of the Hub is run.

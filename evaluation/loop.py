@@ -1,31 +1,45 @@
 """The evaluation loop: a predictor over annotated images, into an evaluator."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from decodetr.annotations.coco import read_annotated
 from decodetr.evaluation import ENGINES
 from decodetr.evaluation.output_evaluator import OutputEvaluator, rules_of
-from decodetr.evaluation.predictors import DeCoDetrPredictor
+from decodetr.evaluation.predictors import DeCoDetrPredictor, TeacherOracle
 from decodetr.utils.images import in_batches
+
+if TYPE_CHECKING:
+    import torch
+
+    from decodetr.annotations.coco import CocoAnnotations
+    from decodetr.evaluation.peers import Peer
+    from decodetr.modeling_decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
 
 
 def evaluate_model(
-    model,
-    image_processor,
-    coco,
-    names,
-    novel_names=None,
-    batch_size=8,
-    max_detections=None,
-    device=None,
-    progress=True,
+    model: DeCoDetrForObjectDetection,
+    image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
+    coco: CocoAnnotations,
+    names: list[str],
+    novel_names: Iterable[str] | None = None,
+    batch_size: int = 8,
+    max_detections: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = True,
     *,
-    base_names=None,
-    allow_missing_names=False,
-    engine=ENGINES[0],
-    num_workers=0,
-):
+    base_names: Iterable[str] | None = None,
+    allow_missing_names: bool = False,
+    engine: str = ENGINES[0],
+    num_workers: int = 0,
+) -> dict:
     """Run a DeCo-DETR over an annotated set and return its metrics (one process).
 
     Args:
@@ -57,7 +71,16 @@ def evaluate_model(
     return evaluator.compute(per_name=True)
 
 
-def run_predictor(predictor, coco, evaluator, batch_size=8, num_workers=0, progress=True, rank=0, processes=1):
+def run_predictor(
+    predictor: DeCoDetrPredictor | TeacherOracle | Peer,
+    coco: CocoAnnotations,
+    evaluator: OutputEvaluator,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    progress: bool = True,
+    rank: int = 0,
+    processes: int = 1,
+) -> None:
     """Feed an `OutputEvaluator` with what a predictor finds in the images of `coco` whose turn it is: every
     `processes`-th from the `rank`-th on, so that no image goes to two processes."""
     entries = coco.images[rank::processes]

@@ -1,13 +1,19 @@
 """Which detection found which object: COCO's greedy matching, detection by detection, for what the engines do not give
 away: kinds of errors, confusions, calibration, intervals. Its AP equals theirs (tested)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
 
 
-def match_detections(truth, found, thresholds=IOU_THRESHOLDS):
+def match_detections(
+    truth: dict[str, np.ndarray],
+    found: dict[str, np.ndarray],
+    thresholds: np.ndarray | Sequence[float] = IOU_THRESHOLDS,
+) -> dict[str, np.ndarray]:
     """
     COCO's matching of the detections of each image to its objects of the same name, best score first.
 
@@ -68,14 +74,14 @@ def _match_image(truth, found, objects, rows, thresholds, result):
                 result["ignored"][rows[row], step] = True
 
 
-def rows_of(numbers, count, chosen=None):
+def rows_of(numbers: np.ndarray, count: int, chosen: np.ndarray | None = None) -> list[np.ndarray]:
     """Of each number 0..count-1 the rows that have it, in their order; with `chosen`, a mask, of those rows only."""
     rows = np.arange(len(numbers)) if chosen is None else np.flatnonzero(chosen)
     rows = rows[np.argsort(numbers[rows], kind="stable")]
     return np.split(rows, np.searchsorted(numbers[rows], np.arange(1, count)))
 
 
-def box_iou(boxes, others, crowd):
+def box_iou(boxes: np.ndarray, others: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     """(n, m) IoU of boxes (n, 4) and (m, 4), x, y, w, h; with a crowd (m,) the share of the box inside it."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, :2] + boxes[:, None, 2:], others[None, :, :2] + others[None, :, 2:])
@@ -85,7 +91,7 @@ def box_iou(boxes, others, crowd):
     return np.divide(inside, union, out=np.zeros_like(inside), where=union > 0)
 
 
-def average_precision(scores, hit, objects):
+def average_precision(scores: np.ndarray, hit: np.ndarray, objects: int) -> float:
     """
     COCO's AP of one name: mean of the precision at 101 recalls.
 
@@ -102,7 +108,7 @@ def average_precision(scores, hit, objects):
     return float(precision_at_recalls(hit, 1 - hit, objects).mean())
 
 
-def precision_at_recalls(right, wrong, objects):
+def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, objects: float) -> np.ndarray:
     """(101,) precision at recalls 0, 0.01 .. 1 of weights (D,) in descending order of the score; 0 beyond the last."""
     right, wrong = np.cumsum(right), np.cumsum(wrong)
     precision = right / np.maximum(right + wrong, np.spacing(1))

@@ -56,7 +56,7 @@ class EvalOptions:
     device: str = "auto"
     output: str | None = None
 
-    def check(self):
+    def check(self) -> None:
         """Raise, together, what can be known to be wrong before annotations and models are read.
 
         Raises:

@@ -1,14 +1,24 @@
 """Both evaluations of a DeCo-DETR: of the names, and of localization alone (one box per query, ranked by its
 objectness, whatever its name). The evaluation loop and the trainer share it."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from decodetr.evaluation.detection_evaluator import DetectionEvaluator, metric_names
+
+if TYPE_CHECKING:
+    from decodetr.annotations.coco import CocoAnnotations
+    from decodetr.modeling_decodetr.output_decodetr import DeCoDetrObjectDetectionOutput
+    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
 
 COCO_DETECTIONS, FEDERATED_DETECTIONS = 100, 300  # kept of an image, by COCO's and by LVIS' evaluation
 
 
-def rules_of(coco, max_detections=None):
+def rules_of(coco: CocoAnnotations | SimpleNamespace, max_detections: int | None = None) -> dict:
     """How a file is evaluated where nobody says: LVIS' rules and 300 detections an image, if its images have LVIS'
     lists of absent and not exhaustively annotated names; else COCO's and 100.
 
@@ -23,7 +33,12 @@ def rules_of(coco, max_detections=None):
     return {"federated": federated, "max_detections": usual if max_detections is None else max_detections}
 
 
-def results_of(outputs, image_processor, sizes, max_detections):
+def results_of(
+    outputs: DeCoDetrObjectDetectionOutput,
+    image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
+    sizes: list[tuple[int, int]],
+    max_detections: int,
+) -> list[dict]:
     """Detections of a batch by both rankings.
 
     Args:
@@ -48,7 +63,7 @@ def results_of(outputs, image_processor, sizes, max_detections):
     return [{**named, "localization": boxes} for named, boxes in zip(process(outputs.logits), localized)]
 
 
-def output_metric_names(max_detections, groups=(), novel=False):
+def output_metric_names(max_detections: int, groups: Iterable[str] = (), novel: bool = False) -> list[str]:
     """Names of the metrics that [`OutputEvaluator.compute`] gives of a DeCo-DETR, known before any image.
 
     Args:
@@ -71,8 +86,16 @@ class OutputEvaluator:
     """
 
     def __init__(
-        self, coco, names, novel_names, *, allow_missing_names=False, groups=None, federated=False, **options
-    ):
+        self,
+        coco: CocoAnnotations,
+        names: Sequence[str],
+        novel_names: Iterable[str] | None,
+        *,
+        allow_missing_names: bool = False,
+        groups: Mapping[str, Iterable[str]] | None = None,
+        federated: bool = False,
+        **options: Any,
+    ) -> None:
         self.by_name = DetectionEvaluator(
             coco,
             names,
@@ -85,7 +108,7 @@ class OutputEvaluator:
         self.localization = DetectionEvaluator(coco, names, novel_names, class_agnostic=True, **options)
         self._seen = set()
 
-    def update(self, image_ids, results):
+    def update(self, image_ids: Sequence[int], results: Sequence[Mapping]) -> None:
         """Add a batch. An image that was there before is dropped: samplers of several processes pad the last batch."""
         fresh = [i for i, image_id in enumerate(image_ids) if image_id not in self._seen]
         self._seen.update(image_ids)
@@ -94,13 +117,13 @@ class OutputEvaluator:
         located = [(image_ids[i], results[i]["localization"]) for i in fresh if "localization" in results[i]]
         self.localization.update([i for i, _ in located], [boxes for _, boxes in located])
 
-    def merge(self, gather):
+    def merge(self, gather: Callable[[list], list]) -> None:
         """Take in the other processes' detections; `gather` joins a list over processes (accelerate's
         gather_object)."""
         for evaluator in (self.by_name, self.localization):
             evaluator.merge([gather(evaluator.state())])
 
-    def compute(self, per_name=False):
+    def compute(self, per_name: bool = False) -> dict:
         """Metrics of `DetectionEvaluator.compute`, and, where boxes were ranked apart, localization as
         "class_agnostic_AP50", "class_agnostic_AR<max_detections>", "class_agnostic_AR50" (with novel names also
         "_novel" and "_base")."""

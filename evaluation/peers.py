@@ -6,12 +6,22 @@ zero_shot_peers.py, and loading.py loads both. Models, processors and boxes are 
 where it can serve.
 """
 
+from __future__ import annotations
+
 import inspect
 import re
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from types import SimpleNamespace
+
+    from transformers import BaseImageProcessor, PreTrainedModel
+    from transformers.utils.generic import ModelOutput
 
 # RT-DETR, D-FINE and others came to the Hub with four of COCO's classes under their names of Pascal VOC.
 _VOC_NAMES = {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"}
@@ -26,18 +36,20 @@ class Peer:
 
     prompt = score = None  # for the report
 
-    def __init__(self, model, image_processor, names, max_detections):
+    def __init__(
+        self, model: PreTrainedModel, image_processor: BaseImageProcessor, names: list[str], max_detections: int
+    ) -> None:
         self.model, self.image_processor = model, image_processor
         self.names, self.max_detections = list(names), max_detections
         self.prepare = partial(_prepare, image_processor)
         self.device, self.dtype = model.device, model.dtype
 
-    def describe(self):
+    def describe(self) -> dict[str, str | None]:
         """What a report says of it: class, prompt and score."""
         return {"class": type(self.model).__name__, "prompt": self.prompt, "score": self.score}
 
     @torch.inference_mode()
-    def __call__(self, prepared, entries):
+    def __call__(self, prepared: list[dict[str, torch.Tensor]], entries: list[dict]) -> list[dict[str, torch.Tensor]]:
         """Detections of images, each independent of the others.
 
         Args:
@@ -65,7 +77,13 @@ class Peer:
                 found[i] = {key: value[best] for key, value in merged.items()}
         return found
 
-    def best_pairs(self, scores, outputs, sizes, labels):
+    def best_pairs(
+        self,
+        scores: torch.Tensor,
+        outputs: ModelOutput | SimpleNamespace,
+        sizes: list[tuple[int, int]],
+        labels: torch.Tensor,
+    ) -> Iterator[dict[str, torch.Tensor]]:
         """The best pairs of box and name of every image, from scores (B, N, K) of the names of `labels` (K,)."""
         # Every score is above this threshold: all N boxes, in order, as the library undoes this processor's padding.
         located = self.image_processor.post_process_object_detection(outputs, threshold=-1.0, target_sizes=sizes)
@@ -91,7 +109,14 @@ class ClosedSetPeer(Peer):
 
     prompt = "none: its classes met the names by name"
 
-    def __init__(self, model, image_processor, names, max_detections, allow_missing_names=False):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        image_processor: BaseImageProcessor,
+        names: list[str],
+        max_detections: int,
+        allow_missing_names: bool = False,
+    ) -> None:
         super().__init__(model, image_processor, names, max_detections)
         classes, columns = model.config.id2label, match_names(names, model.config.id2label)
         self.renamed = {name: classes[i] for name, i in columns.items() if name != classes[i]}
@@ -109,7 +134,7 @@ class ClosedSetPeer(Peer):
         self.post_process = partial(post_process, threshold=0.0, **options)
         self.score = f"{type(image_processor).__name__}.post_process_object_detection of the names' logits"
 
-    def describe(self):
+    def describe(self) -> dict[str, str | None]:
         """As of every peer; also the class of each name that is not its name to the letter."""
         return {**super().describe(), "renamed": ", ".join(f"{a}: {b}" for a, b in self.renamed.items()) or "none"}
 
@@ -126,7 +151,7 @@ class ClosedSetPeer(Peer):
         yield [{**one, "labels": self.labels[one["labels"].cpu()]} for one in found]
 
 
-def match_names(names, id2label):
+def match_names(names: Sequence[str], id2label: dict[int, str]) -> dict[str, int]:
     """Which class each name is: {name: index of the class}, without the names that are none.
 
     First those equal to the letter; of the rest those equal but for case, spaces, hyphens and underscores; then those
@@ -151,6 +176,6 @@ def _folded(text):
     return re.sub(r"[\s_-]+", "", text.casefold())
 
 
-def some(names):
+def some(names: Sequence[str]) -> str:
     """The first ten, for messages."""
     return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

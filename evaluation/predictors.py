@@ -5,6 +5,10 @@ A predictor has `names` (its vocabulary), `prepare(image)`, which runs in the wo
 those of other people's detectors.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch.nn import functional as F
 from torchvision.ops import box_iou
@@ -14,6 +18,17 @@ from decodetr.inference.detection import forward
 from decodetr.pool_builder.crops import crop_region
 from decodetr.processing.detection_dataset import detection_collate
 from decodetr.utils.box_tensors import pixel_corners
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from decodetr.annotations.coco import CocoAnnotations
+    from decodetr.modeling_decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+    from decodetr.modeling_decodetr.output_decodetr import DeCoDetrObjectDetectionOutput
+    from decodetr.modeling_decodetr.vocabulary import Vocabulary
+    from decodetr.pool_builder.embedder import ClipEmbedder
+    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
 
 _SUPPRESSED = -25  # log objectness of what `nms_iou` takes out is -30
 
@@ -28,24 +43,29 @@ class DeCoDetrPredictor:
         max_detections (int): detections per image over all names.
     """
 
-    def __init__(self, model, image_processor, max_detections=100):
+    def __init__(
+        self,
+        model: DeCoDetrForObjectDetection,
+        image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
+        max_detections: int = 100,
+    ) -> None:
         self.model, self.image_processor, self.max_detections = model, image_processor, max_detections
 
     @property
-    def names(self):
+    def names(self) -> list[str]:
         """The vocabulary, list[str]."""
         return self.model.vocabulary.names
 
-    def describe(self):
+    def describe(self) -> dict[str, str]:
         """What the report says about it."""
         return {"class": type(self.model).__name__, "detector": self.model.config.detector_config.model_type}
 
-    def prepare(self, image):
+    def prepare(self, image: Image.Image) -> dict[str, torch.Tensor]:
         """Inputs of one PIL image: `pixel_values` (3, H, W) and, where the processor pads, `pixel_mask` (H, W)."""
         inputs = self.image_processor(images=image, return_tensors="pt")
         return {name: inputs[name][0] for name in ("pixel_values", "pixel_mask") if name in inputs}
 
-    def __call__(self, prepared, entries):
+    def __call__(self, prepared: list[dict[str, torch.Tensor]], entries: list[dict]) -> list[dict]:
         """
         Detections of a batch.
 
@@ -57,13 +77,13 @@ class DeCoDetrPredictor:
         """
         return self.results(self.forward(prepared), entries)
 
-    def forward(self, prepared):
+    def forward(self, prepared: list[dict[str, torch.Tensor]]) -> DeCoDetrObjectDetectionOutput:
         """Outputs of the model."""
         batch = detection_collate([{**inputs, "labels": None} for inputs in prepared])
         with torch.inference_mode():
             return forward(self.model, batch)
 
-    def results(self, outputs, entries):
+    def results(self, outputs: DeCoDetrObjectDetectionOutput, entries: list[dict]) -> list[dict]:
         """Detections of the outputs; oracles differ here."""
         sizes = [(entry["height"], entry["width"]) for entry in entries]
         return results_of(outputs, self.image_processor, sizes, self.max_detections)
@@ -72,13 +92,19 @@ class DeCoDetrPredictor:
 class _Oracle(DeCoDetrPredictor):
     """One of the two streams is told the truth: annotations of `coco` that are no crowds."""
 
-    def __init__(self, model, image_processor, coco, max_detections=100):
+    def __init__(
+        self,
+        model: DeCoDetrForObjectDetection,
+        image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
+        coco: CocoAnnotations,
+        max_detections: int = 100,
+    ) -> None:
         super().__init__(model, image_processor, max_detections)
         self.coco = coco
         labels = {name: label for label, name in enumerate(self.names)}
         self._label_of_category = torch.tensor([labels.get(name, -1) for name in coco.names])
 
-    def results(self, outputs, entries):
+    def results(self, outputs: DeCoDetrObjectDetectionOutput, entries: list[dict]) -> list[dict]:
         found = []
         for b, entry in enumerate(entries):
             boxes = pixel_corners(outputs.pred_boxes[b].float().cpu(), entry["width"], entry["height"])
@@ -93,7 +119,14 @@ class BoxOracle(_Oracle):
     """Annotated boxes, our names: each takes the name probabilities of the query whose box fits it best, of those that
     are not suppressed as duplicates."""
 
-    def one_image(self, boxes, log_objectness, log_scores, truth, labels):
+    def one_image(
+        self,
+        boxes: torch.Tensor,
+        log_objectness: torch.Tensor,
+        log_scores: torch.Tensor,
+        truth: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
         if not len(truth):
             return {"scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64), "boxes": truth}
         query = box_iou(truth, boxes).masked_fill(log_objectness < _SUPPRESSED, -1).argmax(1)
@@ -105,7 +138,14 @@ class NameOracle(_Oracle):
     """Our boxes, annotated names: a query that overlaps an object (IoU of at least 0.5) takes the name of the one that
     it fits best, others their own best one; the score is the objectness."""
 
-    def one_image(self, boxes, log_objectness, log_scores, truth, labels):
+    def one_image(
+        self,
+        boxes: torch.Tensor,
+        log_objectness: torch.Tensor,
+        log_scores: torch.Tensor,
+        truth: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
         chosen = log_scores.argmax(1)
         if len(truth):
             iou, nearest = box_iou(boxes, truth).max(1)
@@ -124,19 +164,21 @@ class TeacherOracle:
         clip: `pool_builder.embedder.ClipEmbedder`. vocabulary: `Vocabulary` of the same CLIP. coco: CocoAnnotations.
     """
 
-    def __init__(self, clip, vocabulary, coco, max_detections=100):
+    def __init__(
+        self, clip: ClipEmbedder, vocabulary: Vocabulary, coco: CocoAnnotations, max_detections: int = 100
+    ) -> None:
         self.clip, self.coco, self.max_detections = clip, coco, max_detections
         self.names, self.embeddings = vocabulary.names, vocabulary.embeddings.cpu()
 
-    def describe(self):
+    def describe(self) -> dict[str, str]:
         """What the report says about it."""
         return {"class": type(self.clip.model).__name__}
 
-    def prepare(self, image):
+    def prepare(self, image: Image.Image) -> Image.Image:
         """The picture itself: crops depend on its annotations."""
         return image
 
-    def __call__(self, prepared, entries):
+    def __call__(self, prepared: list[Image.Image], entries: list[dict]) -> list[dict[str, torch.Tensor]]:
         """Detections of a batch of pictures: (box, name) pairs."""
         found = []
         for image, entry in zip(prepared, entries):
@@ -148,7 +190,7 @@ class TeacherOracle:
         return found
 
 
-def annotated(coco, entry):
+def annotated(coco: CocoAnnotations, entry: dict) -> tuple[torch.Tensor, torch.Tensor]:
     """(boxes (n, 4) x0, y0, x1, y1 in pixels, categories (n,)) of an image's annotations that are no crowds."""
     index, image_id = coco.annotations_by_image, entry["image_id"]
     boxes = torch.from_numpy(index.corners(image_id, crowds=False)).float()
@@ -161,7 +203,9 @@ def _with_area(boxes, entry):
     return (inside[:, 2:] > inside[:, :2]).all(1)
 
 
-def teacher_probabilities(clip, picture, boxes, embeddings):
+def teacher_probabilities(
+    clip: ClipEmbedder, picture: Image.Image, boxes: torch.Tensor, embeddings: torch.Tensor
+) -> torch.Tensor:
     """CLIP's softmax over the names for each crop.
 
     Args:
@@ -177,7 +221,7 @@ def teacher_probabilities(clip, picture, boxes, embeddings):
     return (clip.model.logit_scale.exp().item() * similarity).softmax(-1)
 
 
-def best_pairs(probabilities, boxes, most):
+def best_pairs(probabilities: torch.Tensor, boxes: torch.Tensor, most: int) -> dict[str, torch.Tensor]:
     """The best (box, name) pairs of an image: "scores", "labels", "boxes", best first.
 
     Args:

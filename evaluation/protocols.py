@@ -6,10 +6,14 @@ A protocol is a JSON file; those of `protocols/` have names. `counts` are those 
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from decodetr.annotations.names_split import _check_apart, _names
 from decodetr.evaluation import PROTOCOLS
 from decodetr.utils.documents import read_json, short
+
+if TYPE_CHECKING:
+    from decodetr.annotations.coco import CocoAnnotations
 
 _FOLDER = Path(__file__).parent / "protocols"
 
@@ -45,7 +49,7 @@ class Protocol:
     headline: tuple = ()
 
     @classmethod
-    def load(cls, name):
+    def load(cls, name: str | Path) -> Self:
         """A protocol by its name (one of PROTOCOLS), or from a JSON file with the fields of this class.
 
         Raises:
@@ -73,7 +77,7 @@ class Protocol:
         _check_apart(file, *groups)
         return protocol
 
-    def split(self, coco):
+    def split(self, coco: "CocoAnnotations") -> dict:
         """The split of a file: {"base": names or None, "novel": names or None, "groups": {group: names}}.
 
         Raises:
@@ -100,7 +104,7 @@ class Protocol:
         base = [name for name, frequency in pairs if frequency not in self.novel_frequencies]
         return {"base": base, "novel": novel, "groups": groups}
 
-    def select_images(self, coco):
+    def select_images(self, coco: "CocoAnnotations") -> "CocoAnnotations":
         """The file with the images that count."""
         if self.images == "all":
             return coco
@@ -112,7 +116,7 @@ class Protocol:
         ids = list(index)
         return coco.select_images({ids[row] for row in set(rows)})
 
-    def differences(self, coco):
+    def differences(self, coco: "CocoAnnotations") -> list[str]:
         """Where a file, its images selected, departs from the published set: list of texts, empty if nowhere."""
         split = self.split(coco)
         base, novel = split["base"], split["novel"]

@@ -1,7 +1,10 @@
 """The report of an evaluation: report.json, report.md, report.html with pictures, detections.parquet."""
 
+from __future__ import annotations
+
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from decodetr.evaluation.analysis import KINDS
 from decodetr.evaluation.detections import save_detections
@@ -14,10 +17,14 @@ from decodetr.utils.html_page import links, paragraph, picture, table
 from decodetr.utils.html_page import write_report as write_page
 from decodetr.utils.tables import markdown_table
 
+if TYPE_CHECKING:
+    from decodetr.evaluation.analysis import Analysis
+    from decodetr.modeling_decodetr.vocabulary import Vocabulary
+
 _WORST = 12
 
 
-def markdown_report(report, with_names=False):
+def markdown_report(report: dict, with_names: bool = False) -> str:
     """The report as Markdown: protocol, metrics with the headline first, kinds of errors; on request every name."""
     # What has no title is text.
     blocks = [markdown_table(header, rows, 1 + header.count("")) for header, rows in _tables(report)]
@@ -65,12 +72,12 @@ def _scores_table(report):
     return header, rows
 
 
-def number(value):
+def number(value: float | None) -> str:
     """A percentage with one digit, "-" where there is none."""
     return "-" if value is None else f"{value:.1f}"
 
 
-def describe(analysis, vocabulary=None):
+def describe(analysis: Analysis, vocabulary: Vocabulary | None = None) -> dict:
     """The parts of a report that an [`Analysis`] gives: groups, threshold, errors, confusion, calibration, curves,
     worst_images. With a `Vocabulary`, confusions have the cosine between the names."""
     similarity = None
@@ -94,7 +101,7 @@ def describe(analysis, vocabulary=None):
     }
 
 
-def write_report(report, analysis, output, facts):
+def write_report(report: dict, analysis: Analysis, output: str | Path, facts: dict[str, str | None]) -> Path:
     """Write everything into a folder: all of it, or, if the process dies, nothing.
 
     Args:

@@ -1,15 +1,29 @@
 """What a model's card and a report say of its scores."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from decodetr.utils.documents import read_text
 from decodetr.utils.markup import front_matter, markdown_text
 from decodetr.utils.tables import markdown_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from decodetr.modeling_decodetr.configuration_decodetr import DeCoDetrConfig
 
 TITLE = "## Scores"
 HEADER = ["names", "precision, %", "recall, %", "calibration error", "of scores above 0.1"]
 _FACTS = {"images", "objects", "names", "data", "kept_aside", "before", "after"}
 
 
-def scores_section(config, reason=None, measured=None, best=None):
+def scores_section(
+    config: DeCoDetrConfig,
+    reason: str | None = None,
+    measured: dict[str, dict] | None = None,
+    best: float | None = None,
+) -> list[str]:
     """
     The section of a card.
 
@@ -57,12 +71,12 @@ def scores_section(config, reason=None, measured=None, best=None):
     return lines
 
 
-def of_one(measured, group):
+def of_one(measured: dict[str, dict], group: str) -> dict[str, dict]:
     """{"before", "after"} of a group out of what `before_and_after` gives."""
     return {when: groups[group] for when, groups in measured.items()}
 
 
-def score_rows(measured, what):
+def score_rows(measured: dict[str, dict], what: str) -> list[list[str]]:
     """Rows of a table: before calibration, if it was calibrated, and as it is."""
     return [
         [
@@ -78,7 +92,7 @@ def score_rows(measured, what):
     ]
 
 
-def with_scores(card, config, folder):
+def with_scores(card: Path, config: DeCoDetrConfig, folder: Path) -> str:
     """
     The text of a model's card with the section on its scores, in the place of an older one.
 

@@ -4,13 +4,19 @@ The library's post-processing of OWL and Grounding DINO gives a box one name (of
 wants the best pairs of box and name; boxes are the library's.
 """
 
+from __future__ import annotations
+
 import re
 from functools import partial
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import torch
 
 from decodetr.evaluation.peers import Peer, some
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
 
 
 def _spoken(name):
@@ -45,7 +51,9 @@ class GroundingDinoPeer(Peer):
     prompt = '"a. b. c.", as many names as fit; in lower case; underscores, full stops and question marks as spaces'
     score = "mean sigmoid of the name's tokens; best pairs of box and name over all prompts"
 
-    def __init__(self, model, processor, names, max_detections):
+    def __init__(
+        self, model: PreTrainedModel, processor: ProcessorMixin, names: list[str], max_detections: int
+    ) -> None:
         super().__init__(model, processor.image_processor, names, max_detections)
         tokenizer, limit = processor.tokenizer, model.config.max_text_len
         stop = tokenizer.convert_tokens_to_ids(".")  # ends a phrase, as "?" does: within a name it would cut it in two
@@ -74,7 +82,9 @@ class OwlPeer(Peer):
     prompt = f'"{template}", underscores as spaces'
     score = "sigmoid of the name's logit; best pairs of box and name"
 
-    def __init__(self, model, processor, names, max_detections):
+    def __init__(
+        self, model: PreTrainedModel, processor: ProcessorMixin, names: list[str], max_detections: int
+    ) -> None:
         super().__init__(model, processor.image_processor, names, max_detections)
         tokenizer, limit = processor.tokenizer, model.config.text_config.max_position_embeddings
         texts = [self.template.format(_spoken(name)) for name in names]
@@ -102,7 +112,9 @@ class OmDetTurboPeer(Peer):
     nms = 0.5  # IoU, the library's default
     score = f"sigmoid of the name's logit, after the library's NMS per name at {nms}"
 
-    def __init__(self, model, processor, names, max_detections):
+    def __init__(
+        self, model: PreTrainedModel, processor: ProcessorMixin, names: list[str], max_detections: int
+    ) -> None:
         super().__init__(model, processor.image_processor, names, max_detections)
         post_process = processor.post_process_grounded_object_detection
         self.post_process = partial(post_process, threshold=0.0, nms_threshold=self.nms)

@@ -4,9 +4,16 @@ The small CLIP and LLaVA learn from these. Their authors saw all names, as the w
 detector's training set is described here, because the teachers' pictures come from a stream of their own.
 """
 
-import re
+from __future__ import annotations
 
-from decodetr.scenes.world import NAMES
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from decodetr.scenes.world import NAMES, SceneName
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _PATTERN_WORDS = {"solid": {"solid", "plain"}, "striped": {"striped", "stripes"}, "dotted": {"dotted", "dots"}}
 _PATTERN_PHRASES = {"solid": "in plain colour", "striped": "with stripes", "dotted": "with dots"}
@@ -28,12 +35,12 @@ PROMPTS = (
 )
 
 
-def full_captions(name):
+def full_captions(name: SceneName) -> list[str]:
     """All captions that say everything of a `SceneName`, the name itself among them."""
     return [_fill(template, name) for template in _FULL]
 
 
-def clip_caption(name, rng, partial=0.1):
+def clip_caption(name: SceneName | None, rng: np.random.Generator, partial: float = 0.1) -> str:
     """A caption for the contrastive pairs: with probability `partial` one that leaves something out, as the web's do;
     `name` None is a region without an object."""
     if name is None:
@@ -41,12 +48,12 @@ def clip_caption(name, rng, partial=0.1):
     return _fill(str(rng.choice(_PARTIAL if rng.uniform() < partial else _FULL)), name)
 
 
-def answer(name, rng):
+def answer(name: SceneName | None, rng: np.random.Generator) -> str:
     """What the captioner should say: one of the full captions; `name` None is a region without an object."""
     return str(rng.choice(EMPTY)) if name is None else _fill(str(rng.choice(_FULL)), name)
 
 
-def mentioned_name(caption):
+def mentioned_name(caption: str) -> SceneName | None:
     """The `SceneName` that a text says everything of, in whatever words of this file; None if it leaves a part out."""
     words = set(re.findall(r"[a-z]+", caption.lower()))
     for name in NAMES:
@@ -66,7 +73,7 @@ class SceneTexts:
     clip_caption = staticmethod(clip_caption)
     answer = staticmethod(answer)
 
-    def every(self):
+    def every(self) -> list[str]:
         """All texts that can occur, sorted."""
         return every_caption(NAMES)
 
@@ -74,7 +81,7 @@ class SceneTexts:
 SCENE_TEXTS = SceneTexts()
 
 
-def every_caption(names):
+def every_caption(names: Iterable[SceneName]) -> list[str]:
     """All texts that can occur, sorted: what the tokenizers are trained on."""
     texts = {_fill(template, name) for name in names for template in (*_FULL, *_PARTIAL)}
     return sorted(texts | set(EMPTY) | set(PROMPTS))

@@ -25,17 +25,36 @@ text tells (left out unless it is asked for). After CLIP's normalisation the ord
 what it was: |W x| varies a little between inputs, and with it the share of the constant.
 """
 
+from __future__ import annotations
+
 import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
 from transformers import CLIPModel
 
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from transformers import CLIPProcessor
+
 _ROUNDS = 50
 _NOISE = 1e-2  # most relative error of the constant in float32
 
 
-def reshape(clip, processor, crops, captions, *, text_cosine=0.75, right=0.27, other=0.19, image_cosine=None):
+def reshape(
+    clip: CLIPModel,
+    processor: CLIPProcessor,
+    crops: Sequence[Image.Image] | np.ndarray,
+    captions: list[str],
+    *,
+    text_cosine: float = 0.75,
+    right: float = 0.27,
+    other: float = 0.19,
+    image_cosine: float | None = None,
+) -> tuple[CLIPModel, dict[str, dict[str, float]]]:
     """A copy of a trained CLIP whose embeddings have the cosines of a real one, and whose softmax says the same.
 
     Args:
@@ -88,7 +107,9 @@ def reshape(clip, processor, crops, captions, *, text_cosine=0.75, right=0.27, o
     return result, {"before": before, "after": after}
 
 
-def statistics(clip, processor, crops, captions):
+def statistics(
+    clip: CLIPModel, processor: CLIPProcessor, crops: Sequence[Image.Image] | np.ndarray, captions: list[str]
+) -> dict[str, float]:
     """What a CLIP's embeddings look like, on crops and the text of each (see [`reshape`]).
 
     Returns:

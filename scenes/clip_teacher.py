@@ -2,6 +2,8 @@
 with CLIP's own contrastive loss."""
 
 import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,18 +16,19 @@ from transformers import (
     CLIPModel,
     CLIPProcessor,
     CLIPTokenizer,
+    PreTrainedModel,
     Trainer,
     TrainingArguments,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from decodetr.scenes.captions import SCENE_TEXTS
+from decodetr.scenes.captions import SCENE_TEXTS, SceneTexts
 from decodetr.scenes.teacher_data import CROP_SIDE
 
 _TEXT_LENGTH = 24
 
 
-def clip_tokenizer(texts):
+def clip_tokenizer(texts: SceneTexts) -> CLIPTokenizer:
     """CLIP's own tokenizer class with a vocabulary for the captions of `SceneTexts`; any other text is spelled out."""
     bpe = CLIPTokenizer()._tokenizer
     trainer = trainers.BpeTrainer(
@@ -45,7 +48,7 @@ def _bytes():
     return ByteLevel.alphabet()
 
 
-def clip_processor(texts):
+def clip_processor(texts: SceneTexts) -> CLIPProcessor:
     """`CLIPProcessor` for crops of 48 x 48 pixels."""
     image_processor = CLIPImageProcessor(
         size={"shortest_edge": CROP_SIDE}, crop_size={"height": CROP_SIDE, "width": CROP_SIDE}
@@ -53,7 +56,7 @@ def clip_processor(texts):
     return CLIPProcessor(image_processor, clip_tokenizer(texts))
 
 
-def new_clip(tokenizer, embedding_dim=64):
+def new_clip(tokenizer: CLIPTokenizer, embedding_dim: int = 64) -> CLIPModel:
     """A `CLIPModel` of about 1.5 M parameters with random weights."""
     tower = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4}
     vision = {**tower, "num_hidden_layers": 5, "image_size": CROP_SIDE, "patch_size": 8}
@@ -77,31 +80,33 @@ class CaptionedCrops(Dataset):
             None for -1.
     """
 
-    def __init__(self, crops, names, things, write_caption, seed=0):
+    def __init__(
+        self, crops: np.ndarray, names: np.ndarray, things: Sequence, write_caption: Callable[..., str], seed: int = 0
+    ) -> None:
         self.crops, self.names, self.things, self.write_caption = crops, names, things, write_caption
         self.rng = np.random.default_rng(seed)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.crops)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> dict[str, np.ndarray | str]:
         thing = None if self.names[i] < 0 else self.things[self.names[i]]
         return {"image": self.crops[i], "caption": self.write_caption(thing, self.rng)}
 
 
 def train_clip(
-    output,
-    crops,
-    names,
+    output: Path,
+    crops: np.ndarray,
+    names: np.ndarray,
     *,
-    steps,
-    texts=SCENE_TEXTS,
-    embedding_dim=64,
-    start=None,
-    batch_size=128,
-    learning_rate=1e-3,
-    seed=0,
-):
+    steps: int,
+    texts: SceneTexts = SCENE_TEXTS,
+    embedding_dim: int = 64,
+    start: CLIPModel | None = None,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+) -> tuple[CLIPModel, CLIPProcessor]:
     """Train the small CLIP on (crop, caption) pairs and return it with its processor.
 
     Args:
@@ -138,7 +143,7 @@ def train_clip(
     return model, processor
 
 
-def begin_with(model, start):
+def begin_with(model: torch.nn.Module, start: torch.nn.Module | None) -> None:
     """Give `model` the weights of another one of its kind that have the same name and shape; None gives none."""
     if start is not None:
         shapes = {name: value.shape for name, value in model.state_dict().items()}
@@ -146,7 +151,16 @@ def begin_with(model, start):
         model.load_state_dict(given, strict=False)
 
 
-def run(output, model, dataset, collate, steps, batch_size, learning_rate, seed):
+def run(
+    output: Path,
+    model: PreTrainedModel,
+    dataset: Dataset,
+    collate: Callable[[list[dict]], dict],
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+) -> None:
     """One `transformers.Trainer` run, resumed from its last checkpoint if there is one."""
     arguments = TrainingArguments(
         output_dir=str(output),

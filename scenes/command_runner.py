@@ -4,6 +4,8 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import clear, is_unused, write_json
@@ -13,7 +15,7 @@ from decodetr.utils.shipped import resolve
 MARKER = "stages.json"
 
 
-def claim(folder, settings, overwrite=False, models=()):
+def claim(folder: Path, settings: dict, overwrite: bool = False, models: Iterable[str | Path] = ()) -> dict[str, dict]:
     """The record {"settings", "models", "seconds", "commands"} of a folder that is new, or holds a run of the same
     settings.
 
@@ -45,7 +47,13 @@ def claim(folder, settings, overwrite=False, models=()):
     return record
 
 
-def run_stages(folder, stages, count, record, run_command):
+def run_stages(
+    folder: Path,
+    stages: Iterable[tuple[Path, Sequence[object]]],
+    count: int,
+    record: dict[str, dict],
+    run_command: Callable[[list[str]], int],
+) -> tuple[int, list[str]]:
     """Run what is not done yet.
 
     Args:
@@ -92,7 +100,7 @@ def _placeless(words, folder):
             for word in words]  # fmt: skip
 
 
-def flat(options):
+def flat(options: Mapping[str, object]) -> list[object]:
     """{option: value} as words."""
     return [word for pair in options.items() for word in pair]
 

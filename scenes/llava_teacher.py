@@ -1,6 +1,12 @@
 """The small LLaVA of the embedded scenes: an ordinary `LlavaForConditionalGeneration` with its processor. Its vision
 tower is the small CLIP's, frozen, as in LLaVA; projector and language model learn captions of crops."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -12,9 +18,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from decodetr.scenes.captions import PROMPTS, SCENE_TEXTS
+from decodetr.scenes.captions import PROMPTS, SCENE_TEXTS, SceneTexts
 from decodetr.scenes.clip_teacher import CaptionedCrops, begin_with, run
 from decodetr.scenes.teacher_data import CROP_SIDE
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel
 
 _SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 _IMAGE = "<image>"
@@ -27,7 +36,7 @@ _CHAT_TEMPLATE = (
 )
 
 
-def llava_tokenizer(texts):
+def llava_tokenizer(texts: SceneTexts) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer for the captions of `SceneTexts`; any other text is spelled out."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -44,7 +53,7 @@ def llava_tokenizer(texts):
     )
 
 
-def llava_processor(patch_size, texts, class_token=False):
+def llava_processor(patch_size: int, texts: SceneTexts, class_token: bool = False) -> LlavaProcessor:
     """`LlavaProcessor` for crops of 48 x 48 pixels. class_token: as in [`train_llava`]."""
     side = {"height": CROP_SIDE, "width": CROP_SIDE}
     return LlavaProcessor(
@@ -57,7 +66,9 @@ def llava_processor(patch_size, texts, class_token=False):
     )
 
 
-def new_llava(clip, tokenizer, class_token=False):
+def new_llava(
+    clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, class_token: bool = False
+) -> LlavaForConditionalGeneration:
     """A `LlavaForConditionalGeneration` with the vision tower of `clip` and a language model of random weights.
     class_token: as in [`train_llava`]."""
     text = LlamaConfig(
@@ -90,7 +101,7 @@ def new_llava(clip, tokenizer, class_token=False):
     return model
 
 
-def user_prompt(processor, text):
+def user_prompt(processor: LlavaProcessor, text: str) -> str:
     """The conversation up to where the captioner answers."""
     content = [{"type": "image"}, {"type": "text", "text": text}]
     return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
@@ -99,11 +110,11 @@ def user_prompt(processor, text):
 class CaptionCollate:
     """Batches of `CaptionedCrops` for training: every prompt in turn, labels on the answers alone."""
 
-    def __init__(self, processor):
+    def __init__(self, processor: LlavaProcessor) -> None:
         self.processor = processor
         self.prompts = [user_prompt(processor, text) for text in PROMPTS]
 
-    def __call__(self, items):
+    def __call__(self, items: list[dict[str, np.ndarray | str]]) -> dict[str, torch.Tensor]:
         tokenizer = self.processor.tokenizer
         answers = [f" {item['caption']}{tokenizer.eos_token}" for item in items]
         texts = [self.prompts[i % len(self.prompts)] + said for i, said in enumerate(answers)]
@@ -118,19 +129,19 @@ class CaptionCollate:
 
 
 def train_llava(
-    output,
-    clip,
-    crops,
-    names,
+    output: Path,
+    clip: CLIPModel,
+    crops: np.ndarray,
+    names: np.ndarray,
     *,
-    steps,
-    texts=SCENE_TEXTS,
-    start=None,
-    class_token=False,
-    batch_size=64,
-    learning_rate=2e-3,
-    seed=0,
-):
+    steps: int,
+    texts: SceneTexts = SCENE_TEXTS,
+    start: LlavaForConditionalGeneration | None = None,
+    class_token: bool = False,
+    batch_size: int = 64,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """Train the small LLaVA to caption crops and return it with its processor. Arguments as in `train_clip`.
 
     Args:

@@ -6,9 +6,13 @@ scores above 0.5; and the ceiling, which is what the teacher itself, a CLIP, mak
 localization stream finds.
 """
 
+from __future__ import annotations
+
 import math
 import statistics
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import DataLoader
@@ -29,6 +33,12 @@ from decodetr.utils.box_tensors import pixel_corners
 from decodetr.utils.shipped import load_vocabulary, resolve
 from decodetr.utils.tables import markdown_table
 
+if TYPE_CHECKING:
+    from decodetr.modeling_decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+    from decodetr.modeling_decodetr.vocabulary import Vocabulary
+    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
+
 MAX_DETECTIONS = 100  # per image, over all names, in all of them
 SIZES = ("all", 12, 1)
 ABSENT_SCORE = 0.5
@@ -42,7 +52,15 @@ def _chosen(metrics):
     return chosen if math.isnan(never_boxed) else chosen | {"AP50_never_boxed": never_boxed}
 
 
-def measure(model, image_processor, coco, vocabulary, novel_names, *, progress=True):
+def measure(
+    model: DeCoDetrForObjectDetection,
+    image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
+    coco: CocoAnnotations,
+    vocabulary: Vocabulary,
+    novel_names: Collection[str],
+    *,
+    progress: bool = True,
+) -> dict[str, float]:
     """AP50 and false alarms by the size of the vocabulary.
 
     Args:
@@ -86,7 +104,16 @@ def measure(model, image_processor, coco, vocabulary, novel_names, *, progress=T
     return result
 
 
-def teacher_ceiling(model, image_processor, coco, vocabulary, novel_names, clip, *, progress=True):
+def teacher_ceiling(
+    model: DeCoDetrForObjectDetection,
+    image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
+    coco: CocoAnnotations,
+    vocabulary: Vocabulary,
+    novel_names: Collection[str],
+    clip: ClipEmbedder,
+    *,
+    progress: bool = True,
+) -> dict[str, float]:
     """AP50 of CLIP's names for the annotated boxes that the localization stream finds (IoU of at least 0.5).
 
     Args: as in `measure`; clip: `ClipEmbedder`. A box's scores are the softmax over all names at CLIP's temperature.
@@ -129,13 +156,13 @@ class QueryScores:
     """A model's scores for many vocabularies over the same queries: what does not depend on the names is computed
     once."""
 
-    def __init__(self, model, outputs):
+    def __init__(self, model: DeCoDetrForObjectDetection, outputs: dict[str, torch.Tensor]) -> None:
         self.model, self.objectness = model, outputs["objectness_logits"]
         with torch.inference_mode():
             embeds = outputs["semantic_embeds"].to(model.device)
             self.predicted = model.semantic_stream.predict(embeds, model.tables())
 
-    def of(self, vocabulary):
+    def of(self, vocabulary: Vocabulary) -> torch.Tensor:
         """(images, N, K) with `vocabulary` as all the names that there are, on the CPU."""
         self.model.set_vocabulary(vocabulary)
         with torch.inference_mode():
@@ -170,7 +197,7 @@ class _BestDetections:
         return evaluator.compute()
 
 
-def measured_table(measured, ceiling):
+def measured_table(measured: dict[str, float], ceiling: dict[str, float]) -> str:
     """What was measured, as Markdown."""
     header, rows = ["vocabulary", "AP50 novel", "AP50 base", "AP50", f"absent names above {ABSENT_SCORE}"], []
     for size, words in zip(SIZES, ("all names", "12 names", "one name")):

@@ -68,7 +68,9 @@ _COLUMNS = {
 }
 
 
-def variants(pool, silent, random):
+def variants(
+    pool: PrototypePool, silent: PrototypePool | None, random: PrototypePool
+) -> dict[str, tuple[PrototypePool | None, dict]]:
     """{key of VARIANTS: (pool, fields of the config that differ)}."""
     return {
         "captions": (pool, {}),
@@ -84,7 +86,13 @@ def variants(pool, silent, random):
     }
 
 
-def silent_pool(regions_folder, clip, pool, novel_names, say):
+def silent_pool(
+    regions_folder: str | Path,
+    clip: ClipEmbedder,
+    pool: PrototypePool,
+    novel_names: list[str],
+    say: Callable[[str], None],
+) -> PrototypePool:
     """The pool of the same regions without the captions that mention a novel name, in whatever words. `say`: is told
     how many captions that leaves."""
     counts = Counter()
@@ -109,7 +117,7 @@ def names_of(folder: str, base_names: int | None) -> tuple[list[str], list[str]]
     return kept, novel + [name for name in base if name not in kept]
 
 
-def mentions(caption, names):
+def mentions(caption: str, names: list[str]) -> bool:
     """Whether a caption has all words of one of the names in it, or is a paraphrase of one of the drawn world."""
     drawn, words = mentioned_name(caption), set(re.findall(r"[\w'-]+", caption.lower()))
     return (drawn is not None and drawn.name in names) or any(set(name.lower().split()) <= words for name in names)
@@ -122,7 +130,7 @@ class Comparison:
         options ([`ComparisonOptions`]).
     """
 
-    def __init__(self, options):
+    def __init__(self, options: ComparisonOptions) -> None:
         self.steps, self.data, self.built = options.steps, Path(options.folder), Path(options.built)
         base, self.novel = names_of(options.folder, options.base_names)
         self.names = load_vocabulary(options.vocabulary)
@@ -152,7 +160,7 @@ class Comparison:
                 )
 
     @property
-    def cache(self):
+    def cache(self) -> FeatureCache:
         """The detector's features of the training scenes, from its one run over them."""
         if self._cache is None:
             shifts = {"blur": SEMANTIC_TRAINING["--blur"], "noise": SEMANTIC_TRAINING["--noise"]}
@@ -167,13 +175,13 @@ class Comparison:
             self._cache = FeatureCache.build(self.model(self.pool, {}), dataset, detection_collate, **sizes)
         return self._cache
 
-    def random_pool(self):
+    def random_pool(self) -> PrototypePool:
         """Prototypes that say nothing, in the same space."""
         regions = RegionTable.load(self.built / "regions")
         ids = regions.image_ids[:400]
         return random_pool(self.pool, np.concatenate([regions.get(image)["image_embeds"] for image in ids]))
 
-    def model(self, pool, fields):
+    def model(self, pool: PrototypePool, fields: dict) -> DeCoDetrForObjectDetection:
         """The localization stream with a fresh semantic stream and the training names."""
         localized = self.localized.config
         config = localized.to_dict() | fields_of_space(localized) | UNCALIBRATED | fields
@@ -187,7 +195,7 @@ class Comparison:
         model.set_pool(pool, self.names.select(self.train_annotations.names))
         return model
 
-    def train(self, pool, fields, seed):
+    def train(self, pool: PrototypePool, fields: dict, seed: int) -> DeCoDetrForObjectDetection:
         """A model whose semantic stream was trained with this seed."""
         cache = self.cache  # before the seed is set: making it draws random weights
         set_seed(seed)
@@ -200,20 +208,20 @@ class Comparison:
             DeCoDetrTrainer(model, arguments, cache).train()
         return model
 
-    def measure(self, model):
+    def measure(self, model: DeCoDetrForObjectDetection) -> dict[str, dict[str, float]]:
         """{split: what `measure` says of the model}."""
         return {
             split: measure(model, self.processor, coco, self.names, self.novel, progress=False)
             for split, coco in self.splits.items()
         }
 
-    def ceiling(self, split):
+    def ceiling(self, split: str) -> dict[str, float]:
         """What the teacher itself reaches on a split."""
         teacher = (self.names, self.novel, self.clip)
         return teacher_ceiling(self.localized, self.processor, self.splits[split], *teacher)
 
 
-def tables(results):
+def tables(results: dict) -> list[tuple[str, list[str], list[list[str]]]]:
     """Make a table for each split with a row for each variant: mean and, in brackets, lowest and highest of the seeds.
     Where few names keep their boxes, "base" are those, and "novel" all the others.
 

@@ -72,7 +72,7 @@ class Scene:
     owner: np.ndarray
 
 
-def draw_scene(seed, split, index, image_size):
+def draw_scene(seed: int, split: str, index: int, image_size: int) -> Scene:
     """Draw scene number `index` of a split.
 
     Args:
@@ -179,7 +179,9 @@ def _outline(shape):
     return points * np.clip(math.sqrt(0.5 / area), 0.88, 1.18)
 
 
-def draw_object(rng, name, size, angle):
+def draw_object(
+    rng: np.random.Generator, name: SceneName, size: float, angle: float
+) -> tuple[Image.Image, Image.Image]:
     """Draw one object on a tile that fits it.
 
     Args:

@@ -22,7 +22,7 @@ _JITTERED = 2  # crops per object: its box, and a box as a proposal might fit it
 _EMPTY = 1  # empty regions per scene
 
 
-def teacher_crops(split, scenes, seed=0, workers=1):
+def teacher_crops(split: str, scenes: int, seed: int = 0, workers: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Crops of the objects of drawn scenes, each as its box and once more loosely, and regions without an object.
 
     Args:

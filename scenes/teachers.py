@@ -52,7 +52,16 @@ _GEOMETRY = {
 _EXACT = ("text_projection.weight", "visual_projection.weight", "logit_scale")  # rounding would move the constants
 
 
-def write_teachers(output, *, scenes, clip_steps, llava_steps, seed=0, geometry="clip", workers=1):
+def write_teachers(
+    output: str | Path,
+    *,
+    scenes: int,
+    clip_steps: int,
+    llava_steps: int,
+    seed: int = 0,
+    geometry: str = "clip",
+    workers: int = 1,
+) -> Path:
     """Train both teachers and write `output/scenes-clip` and `output/scenes-llava`, each with a card.
 
     Args:
@@ -105,7 +114,9 @@ def write_teachers(output, *, scenes, clip_steps, llava_steps, seed=0, geometry=
     return output
 
 
-def reshape_clip(source, folder, crops, names, **cosines):
+def reshape_clip(
+    source: str | Path, folder: str | Path, crops: np.ndarray, names: np.ndarray, **cosines: float
+) -> None:
     """Write the CLIP in `source` with the cosines of a real one into `folder`; its card says what it was and is.
 
     Args:
@@ -130,7 +141,7 @@ def reshape_clip(source, folder, crops, names, **cosines):
         write_text(staging / "README.md", "\n".join([card, "", *_geometry_section(found), ""]))
 
 
-def check_small_clip(folder):
+def check_small_clip(folder: str | Path) -> None:
     """Refuse what is no CLIPModel for crops of the drawn world in a folder with a card.
 
     Raises:
@@ -181,7 +192,7 @@ def _geometry(folder):
     return "clip" if _GEOMETRY_TITLE in read_text(card) else "drawn"
 
 
-def validation_crops(workers=1):
+def validation_crops(workers: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """(crops, names) of scenes that no picture, no detector and no training of a teacher has seen."""
     return teacher_crops("teachers-val", VALIDATION_SCENES, 0, workers)
 
@@ -220,7 +231,7 @@ def _weights(model):
     return {name: value if name in _EXACT else value.half() for name, value in model.state_dict().items()}
 
 
-def measure_clip(folder, crops, names):
+def measure_clip(folder: str | Path, crops: np.ndarray, names: np.ndarray) -> dict[str, float]:
     """What a saved CLIP makes of crops with objects.
 
     Returns:
@@ -242,7 +253,7 @@ def measure_clip(folder, crops, names):
     return result
 
 
-def measure_llava(folder, crops, names):
+def measure_llava(folder: str | Path, crops: np.ndarray, names: np.ndarray) -> dict[str, float]:
     """What a saved LLaVA says of crops.
 
     Returns:

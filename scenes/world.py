@@ -9,6 +9,7 @@ A name is colour x pattern x shape, such as "red striped star": 8 x 3 x 10 = 240
 The split is a property of the world, not of a seed: every folder ever written has the same names, ids and split.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 # Changes whenever the same settings would draw other pixels or other names: folders of different versions don't mix.
@@ -64,7 +65,7 @@ BASE_NAMES = tuple(name.name for name in NAMES if not name.novel)
 _FEW_SEED = 100
 
 
-def few_names(names, count):
+def few_names(names: Sequence[str], count: int) -> list[str]:
     """`count` of the names, in their order: always the same ones, and those of a smaller count are among them.
 
     Raises:
@@ -78,7 +79,7 @@ def few_names(names, count):
     return [names[i] for i in sorted(order[:count].tolist())]
 
 
-def names_document(base_names=None):
+def names_document(base_names: int | None = None) -> dict:
     """Content of `names.json`: `{"source": ..., "base": {"<category id>": name}, "novel": {...}}`.
 
     Args:
@@ -113,7 +114,7 @@ class SceneSettings:
     seed: int = 0
     base_names: int = len(BASE_NAMES)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # The upper limit of the seed keeps it one word of the generator's entropy, so no two splits share a stream.
         limits = {"image_size": (64, 1024), "seed": (0, 2**32 - 1), "base_names": (1, len(BASE_NAMES))}
         for field in fields(self):

@@ -45,7 +45,9 @@ _DESCRIPTIONS = {
 }
 
 
-def write_scenes(folder, settings=None, *, workers=1, overwrite=False):
+def write_scenes(
+    folder: str | Path, settings: SceneSettings | None = None, *, workers: int = 1, overwrite: bool = False
+) -> Path:
     """Write a world of scenes, or finish an interrupted one; a complete folder of the same settings is left alone.
 
     Args:
