@@ -34,7 +34,7 @@ from decodetr.training.metrics import check_evaluation
 from decodetr.training.pairs import CAPTIONS_NEED
 from decodetr.training.pictures import EvaluationPictures, write_sheet
 from decodetr.training.predictions import KeptPredictions
-from decodetr.training.streams import freeze_other, stream_of
+from decodetr.training.streams import freeze_other, parameter_groups, stream_of
 from decodetr.training.timm_backbone import freeze_backbone, keep_frozen
 
 if TYPE_CHECKING:
@@ -305,22 +305,7 @@ class DeCoDetrTrainer(Trainer):
             return self.optimizer
         model = self.model if model is None else model
         decayed = set(self.get_decay_parameter_names(model))
-        rates = {
-            "backbone": self.args.backbone_learning_rate,
-            "detector": None,
-            "semantic": self.args.semantic_learning_rate,
-        }
-        groups = []
-        for stream, rate in rates.items():
-            for decay in (True, False):
-                parameters = [
-                    p
-                    for name, p in model.named_parameters()
-                    if p.requires_grad and stream_of(name) == stream and (name in decayed) == decay
-                ]
-                if parameters:
-                    group = {"params": parameters, "weight_decay": self.args.weight_decay if decay else 0.0}
-                    groups.append(group if rate is None else {**group, "lr": rate})
+        groups = parameter_groups(model, decayed, self.args)
         cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
         self.optimizer = cls(groups, **kwargs)
         return self.optimizer
