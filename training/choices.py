@@ -61,7 +61,7 @@ def choose(situation: Situation, given: Set[str], training: "DeCoDetrTrainingArg
     Returns:
         dict: {field of DeCoDetrTrainingArguments: value}, without those that are given.
     """
-    found = {"per_device_train_batch_size": _batch(situation)}
+    found: dict[str, Any] = {"per_device_train_batch_size": _batch(situation)}
     if "learning_rate" not in given:  # which is also that of the groups that have none of their own
         found |= _rates(situation)
     if not {"max_steps", "num_train_epochs"} & given and situation.images:

@@ -91,7 +91,7 @@ def _check_loader(args):
 
 
 def _check_numbers(args):
-    least = {
+    least: dict[str, float] = {
         "per_device_train_batch_size": 1,
         "per_device_eval_batch_size": 1,
         "gradient_accumulation_steps": 1,

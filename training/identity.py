@@ -86,7 +86,7 @@ def dataset_identity(dataset: Any) -> dict[str, Any] | None:
     if not hasattr(dataset, "label_of_name"):
         return {"kind": type(dataset).__name__, "items": len(dataset) if hasattr(dataset, "__len__") else None}
     coco, stream = getattr(dataset, "coco", None), getattr(dataset, "stream", None)
-    found = {"names": digest(dataset.names)}
+    found: dict[str, Any] = {"names": digest(dataset.names)}
     if coco is not None:
         files = digest([[image["image_id"], image["file_name"]] for image in coco.images])
         found |= {"annotations": coco.digest(), "images": [len(coco.images), files]}

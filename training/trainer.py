@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from decodetr.annotations.coco import CocoAnnotations
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection, DeCoDetrObjectDetectionOutput, Vocabulary
+    from decodetr.training.ema import WeightAverage
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,10 @@ class DeCoDetrTrainer(Trainer):
     Raises:
         ValueError: arguments that mean nothing in detection, or do not go together.
     """
+
+    model: "DeCoDetrForObjectDetection"
+    args: DeCoDetrTrainingArguments
+    weight_average: "WeightAverage | None"
 
     def __init__(
         self,

@@ -43,9 +43,9 @@ class WeakLabels:
     """
 
     captions: "CaptionTable | None" = None
-    image_labels: dict | None = None
-    labelled: frozenset = frozenset()
-    exhaustive: frozenset = frozenset()
+    image_labels: dict[int, list[str]] | None = None
+    labelled: frozenset[str] = frozenset()
+    exhaustive: frozenset[str] = frozenset()
 
     def of_image(
         self, image_id: int, label_of_name: Mapping[str, int], crowded: Iterable[int] = ()
