@@ -25,9 +25,10 @@ common-suite: $(VENV)/installed-test
 coverage: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov
 
-style: $(VENV)/installed-test
+style: $(VENV)/installed-test $(VENV)/checked/decodetr
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --project $(VENV)/checked/decodetr --pythonpath $(BIN)/python
 
 format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
@@ -43,6 +44,11 @@ $(VENV)/installed: $(VENV)/bin/python setup.cfg pyproject.toml
 $(VENV)/installed-test: $(VENV)/bin/python setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@ $(VENV)/installed
+
+# The checkout under the name of the package, so that pyright finds what it imports of itself.
+$(VENV)/checked/decodetr: $(VENV)/bin/python
+	mkdir -p $(@D)
+	ln -sfn $(CURDIR) $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .coverage decodetr-quickstart

@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before the imports below, so that --help is instan
     sys.exit(run_command("train"))
 
 import logging
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from functools import partial
 
@@ -63,7 +64,13 @@ class TrainingRun:
         words (list[str]): of the command line, for the card.
     """
 
-    def __init__(self, options: TrainOptions, training: DeCoDetrTrainingArguments, given=frozenset(), words=()):
+    def __init__(
+        self,
+        options: TrainOptions,
+        training: DeCoDetrTrainingArguments,
+        given: Set[str] = frozenset(),
+        words: Sequence[str] = (),
+    ) -> None:
         self.options, self.training, self.given, self.words = options, training, given, words
 
     def run(self) -> int:

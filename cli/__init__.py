@@ -8,6 +8,8 @@ import argparse
 import importlib
 import io
 import sys
+from collections.abc import Iterable
+from types import ModuleType
 
 from decodetr.utils.arguments import extend_lists
 
@@ -38,7 +40,7 @@ def usage() -> str:
     return "\n".join([*lines, "", "decodetr COMMAND --help describes the arguments of a command.", ""])
 
 
-def command_parser(name):
+def command_parser(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
     """(module, `argparse.ArgumentParser`) of a command."""
     module_name, description = COMMANDS[name]
     module = importlib.import_module(module_name)
@@ -47,7 +49,7 @@ def command_parser(name):
     return module, extend_lists(parser)
 
 
-def main(argv=None) -> int:
+def main(argv: Iterable[str] | None = None) -> int:
     """Run a subcommand; returns its exit status. Errors that a user can cause are printed without a traceback."""
     argv = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):

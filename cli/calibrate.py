@@ -1,5 +1,6 @@
 """`decodetr calibrate`: the scores of a model that is there, on annotated images."""
 
+import argparse
 import sys
 
 from decodetr.annotations.formats import DATA_HELP, form_of
@@ -10,7 +11,7 @@ from decodetr.utils.shipped import expect, expect_file
 from decodetr.utils.tables import markdown_table
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `decodetr calibrate`."""
     add = parser.add_argument
     add("--model", required=True, help="folder or Hub name of a DeCo-DETR")
@@ -32,7 +33,7 @@ def add_arguments(parser):
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run `decodetr calibrate`; returns the exit status."""
     from decodetr.evaluation.model_calibration import CalibrationOptions, calibrate_model
     from decodetr.evaluation.score_card import HEADER, score_rows

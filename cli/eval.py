@@ -1,6 +1,7 @@
 """`decodetr eval`: evaluate a model; `prepare` writes a protocol's annotation files, `compare` sets two runs against
 each other."""
 
+import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from decodetr.utils.shipped import expect_file
 from decodetr.utils.tables import markdown_table
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `decodetr eval`."""
     commands = parser.add_subparsers(dest="eval_command", metavar="{prepare,compare}")
     for name, add_command_arguments, text in (
@@ -75,7 +76,7 @@ def _add_compare_arguments(parser):
     add("--output", metavar="DIR", help="write comparison.json and comparison.png here")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run `decodetr eval`; returns the exit status."""
     if args.eval_command == "prepare":
         return _prepare(args)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from decodetr.annotations.formats import BOX_FORMATS
@@ -61,7 +62,7 @@ class _Variable(argparse.Action):
 
 
 @contextmanager
-def own_variables():
+def own_variables() -> Iterator[None]:
     """At the end of a command, set the variables back that its options have set."""
     before = {name: os.environ.get(name) for name in (MAX_PIXELS_VARIABLE, OUTSIDE_VARIABLE)}
     try:

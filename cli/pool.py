@@ -4,6 +4,7 @@ stages are commands too; `inspect` and `map` look at a pool.
 Heavy imports are inside the functions, so that `decodetr pool --help` is instant.
 """
 
+import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -42,7 +43,7 @@ _HELP = {
 }
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the stages, `build` and `map` with their options to the parser of `decodetr pool`."""
     commands = parser.add_subparsers(dest="pool_command", required=True, metavar="{build,STAGE,inspect,map}")
     for stage, (images, models, settings) in _STAGES.items():
@@ -119,7 +120,7 @@ def _add_inspection(parser):
     add_picture_limit(parser)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     """Run `decodetr pool ...`; returns the exit status."""
     if args.pool_command == "map":
         _map(args)

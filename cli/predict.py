@@ -3,6 +3,7 @@
 Heavy imports are inside the functions, so that `decodetr predict --help` is instant.
 """
 
+import argparse
 import sys
 
 from decodetr.cli.options import add_picture_limit
@@ -19,7 +20,7 @@ from decodetr.utils.shipped import (
 )
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `decodetr predict`."""
     parser.add_argument("images", nargs="+", help="image files, folders or glob patterns")
     parser.add_argument(
@@ -45,7 +46,7 @@ def add_arguments(parser):
     add_picture_limit(parser)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     """Detect, draw, write. Returns 1 if some image could not be read (the others are done), else 0."""
     from decodetr.inference.picture_files import find_images
 

@@ -1,5 +1,6 @@
 """`decodetr quickstart`: write scenes, train, evaluate and draw, in a few minutes on a CPU."""
 
+import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `decodetr quickstart`."""
     for setting in fields(QuickstartOptions):
         option = "--" + setting.name.replace("_", "-")
@@ -22,7 +23,7 @@ def add_arguments(parser):
         parser.add_argument(option, type=setting.type, default=setting.default, help=text)
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run `decodetr quickstart`; returns the exit status."""
     options = QuickstartOptions(**{setting.name: getattr(args, setting.name) for setting in fields(QuickstartOptions)})
 

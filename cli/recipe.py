@@ -20,7 +20,7 @@ _OF_THE_START = (*START_KEYS, "reset_semantics", "set", "backbone")
 _OWN = tuple(option.name for option in fields(TrainOptions))
 
 
-def recipe_file(name) -> Path:
+def recipe_file(name: str | Path) -> Path:
     """The file of a recipe: a file, a folder with recipe.yaml, or the name of a recipe that decodetr ships."""
     path = Path(name)
     for file in (path, path / RECIPE, HUB_CARDS / str(name) / RECIPE):

@@ -47,7 +47,7 @@ _COSINES = {
 _MORE_VARIANTS = ("free", "both", "wide")  # only where they are asked for
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands with their options to the parser of `decodetr scenes`."""
     names = "{write,teachers,reshape,measure,compare,models}"
     commands = parser.add_subparsers(dest="scenes_command", required=True, metavar=names)
@@ -150,7 +150,7 @@ def _add_workers(parser):
     )
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run `decodetr scenes ...`; returns the exit status."""
     commands = {
         "write": _write,

@@ -7,7 +7,9 @@ accepted too and has its one default there.
 
 import argparse
 import typing
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import Field, fields
+from typing import TYPE_CHECKING, Any
 
 from decodetr.cli.options import add_form_arguments
 from decodetr.cli.recipe import read_recipe
@@ -19,6 +21,9 @@ from decodetr.utils.preflight import Findings, process_rank
 from decodetr.utils.shipped import resolve
 from decodetr.utils.spelling import closest
 
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
+
 EPILOG = """Steps, rates, batch and views are chosen from the data where they are not given (docs/training.md).
 Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is accepted too, for example
 --streams joint|localization|semantic  --cache_features true  --max_steps 1000  --learning_rate 4e-4
@@ -27,7 +32,7 @@ Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is a
 --resume_from_checkpoint last|auto (or a checkpoint folder)  --ema_decay 0.999  --report_to tensorboard"""
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `decodetr train`: of [`TrainOptions`], what is said alone, so that their defaults stand
     there; DeCoDetrTrainingArguments are parsed from what remains."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -42,7 +47,9 @@ def add_arguments(parser):
             add_option(start if "group" in option.metadata else parser, option, hints[option.name])
 
 
-def add_option(parser, option, hint):
+def add_option(
+    parser: argparse.ArgumentParser | argparse._MutuallyExclusiveGroup, option: Field, hint: object
+) -> None:
     """Add a field of a dataclass to a parser, by its type and metadata."""
     kinds = typing.get_args(hint) or (hint,)
     flags = option.metadata.get("flags", ("--" + option.name.replace("_", "-"),))
@@ -58,7 +65,7 @@ def add_option(parser, option, hint):
     parser.add_argument(*flags, default=argparse.SUPPRESS, **how)
 
 
-def read_options(given):
+def read_options(given: dict[str, Any]) -> tuple[TrainOptions, dict[str, Any]]:
     """TrainOptions, and what a recipe says of DeCoDetrTrainingArguments.
 
     Args:
@@ -78,7 +85,7 @@ def read_options(given):
     return TrainOptions(**{name: value for name, value in given.items() if name in own}), stored
 
 
-def training_parser():
+def training_parser() -> "HfArgumentParser":
     """The parser of DeCoDetrTrainingArguments, which gives the fields that are said."""
     import transformers
 
@@ -88,7 +95,7 @@ def training_parser():
     return only_given(extend_lists(parser))
 
 
-def read_fields(words):
+def read_fields(words: Sequence[str]) -> dict[str, Any]:
     """{field of DeCoDetrTrainingArguments: value} of the words that the command's own parser left over.
 
     Raises:
@@ -128,7 +135,7 @@ def _check_apart(options):
     apart("--output_dir", options.output_dir, read, written)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     """Train, evaluate, save.
 
     Args:

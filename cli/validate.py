@@ -4,6 +4,7 @@ A table of every problem with how often and where first, statistics of names, a 
 exit status on errors, and with `--repair` a copy of the annotation files without them.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from decodetr.utils.outputs import apart
 from decodetr.utils.tables import markdown_table
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `decodetr validate`."""
     add = parser.add_argument
     add("data", metavar="DATA", help=f"{DATA_HELP}, or a COCO annotation file")
@@ -35,7 +36,7 @@ def add_arguments(parser):
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     """Run `decodetr validate`; returns 1 if there are errors."""
     from decodetr.annotations.dataset_report import DatasetReport, ReportOptions, other_annotations
     from decodetr.annotations.names_split import names_split_file, read_split

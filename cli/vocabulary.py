@@ -3,6 +3,7 @@
 Heavy imports are inside the functions, so that `decodetr vocabulary build --help` is instant.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect, resolve
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `build` with its options to the parser of `decodetr vocabulary`."""
     commands = parser.add_subparsers(dest="vocabulary_command", required=True, metavar="{build}")
     build = commands.add_parser(
@@ -41,7 +42,7 @@ def add_arguments(parser):
     build.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     """Run `decodetr vocabulary build`: embed, write, say what was written. Returns the exit code."""
     if args.part and not args.names_split:
         raise ValueError("--part chooses from a --names-split, which is not given")

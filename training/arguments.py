@@ -89,7 +89,7 @@ class DeCoDetrTrainingArguments(TrainingArguments):
     # The pool and the vocabulary are buffers that every process updates alike; broadcasting them costs time.
     ddp_broadcast_buffers: bool | None = _field(False, "DDP's broadcast_buffers")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.metric_for_best_model is None and needs_metric(self):  # the library's default, "loss", is not measured
             self.metric_for_best_model = default_metric(self.streams)
         super().__post_init__()

@@ -5,6 +5,7 @@ Validation images are not used: they would then say too much good of the scores.
 
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,13 +15,19 @@ from decodetr.evaluation.calibrate import LEAST_OBJECTS, TooLittle, fit_scores, 
 from decodetr.processing import DetectionDataset
 from decodetr.utils.hub import recorded_place
 
+if TYPE_CHECKING:
+    from decodetr.annotations.stream import AnnotationStream
+    from decodetr.processing import DeCoDetrImageProcessor
+    from decodetr.training.options import TrainOptions
+    from decodetr.training.trainer import DeCoDetrTrainer
+
 logger = logging.getLogger(__name__)
 
 SHARE, MOST = 0.1, 500  # of the training images; two numbers do not get better with more than some thousand objects
 _OTHER_IMAGES = "`decodetr calibrate` does it on other images"
 
 
-def why_not(options, streams):
+def why_not(options: "TrainOptions", streams: str) -> str | None:
     """Why a run does not calibrate its scores, or None.
 
     Args:
@@ -37,7 +44,7 @@ def why_not(options, streams):
     return None
 
 
-def share_of(options):
+def share_of(options: "TrainOptions") -> float:
     """The share of the training images that is kept aside, if any."""
     return SHARE if options.calibration_share is None else options.calibration_share
 
@@ -58,7 +65,9 @@ class ScoreCalibration:
     reason: str | None = None
 
     @classmethod
-    def divide(cls, options, streams, coco):
+    def divide(
+        cls, options: "TrainOptions", streams: str, coco: "CocoAnnotations | AnnotationStream"
+    ) -> "tuple[ScoreCalibration, CocoAnnotations | AnnotationStream]":
         """Keep images aside, where scores can be calibrated on some.
 
         Args:
@@ -85,7 +94,7 @@ class ScoreCalibration:
         logger.warning("%d training images with %d objects are kept aside to calibrate scores", len(ids), objects)
         return cls(source, kept), coco.select_images({image["image_id"] for image in coco.images} - ids)
 
-    def fit(self, trainer, processor):
+    def fit(self, trainer: "DeCoDetrTrainer", processor: "DeCoDetrImageProcessor") -> None:
         """Calibrate the trained model of a DeCoDetrTrainer, whose config gets what was found; every process does the
         same. What cannot be fitted leaves it as it is, with a warning."""
         if self.kept is None:
@@ -113,7 +122,7 @@ def _detections(trainer, dataset):
     return trainer.evaluated
 
 
-def keep_aside(coco, share):
+def keep_aside(coco: CocoAnnotations, share: float) -> set[int]:
     """
     Image ids of a share of the images, at most 500, drawn by the seed 0 whatever the run's is, so that every stage of
     a training keeps the same ones. Every name keeps boxes in the others: an image that has the last one is not taken.

@@ -3,12 +3,20 @@
 import copy
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
 from decodetr.pool_builder.drift import pool_drift
 from decodetr.training import ema
 from decodetr.utils.files import write_json
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState
+
+    from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
+    from decodetr.training.trainer import DeCoDetrTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -17,21 +25,27 @@ class PoolMomentum(TrainerCallback):
     """The momentum step of the pool, after each optimizer step, over all micro-batches and processes of the step; and
     pool_drift.json at the end: how far it went."""
 
-    def __init__(self, trainer):
+    def __init__(self, trainer: "DeCoDetrTrainer") -> None:
         self.trainer = trainer
         self.start(trainer.model)
 
-    def start(self, model):
+    def start(self, model: "DeCoDetrForObjectDetection") -> None:
         """The pool of a model is what `pool_drift.json` compares with."""
         self.before = copy.deepcopy(model.prototype_pool)
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: "DeCoDetrTrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
         self.trainer.forget_sums()
 
-    def on_optimizer_step(self, args, state, control, **kwargs):
+    def on_optimizer_step(
+        self, args: "DeCoDetrTrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
         self.trainer.step_pool()
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: "DeCoDetrTrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
         model = self.trainer.model
         if not state.is_world_process_zero or model.config.pool_update == "frozen" or args.streams == "localization":
             return
@@ -41,10 +55,12 @@ class PoolMomentum(TrainerCallback):
 class WeightAveraging(TrainerCallback):
     """Keeps `trainer.weight_average`: from the weights a run starts with, or from the checkpoint it goes on from."""
 
-    def __init__(self, trainer):
+    def __init__(self, trainer: "DeCoDetrTrainer") -> None:
         self.trainer = trainer
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: "DeCoDetrTrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
         average = ema.WeightAverage(self.trainer.model, args.ema_decay)
         folder = self.trainer.resumed_from
         if folder is not None and (Path(folder) / ema.FILE).is_file():
@@ -53,6 +69,8 @@ class WeightAveraging(TrainerCallback):
             logger.warning("%s has no %s: the average starts from the weights of the checkpoint.", folder, ema.FILE)
         self.trainer.weight_average = average
 
-    def on_optimizer_step(self, args, state, control, **kwargs):
+    def on_optimizer_step(
+        self, args: "DeCoDetrTrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
         if not self.trainer.accelerator.optimizer_step_was_skipped:  # float16: the gradient had overflown
             self.trainer.weight_average.update()

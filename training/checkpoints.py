@@ -10,6 +10,7 @@ import functools
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -33,7 +34,7 @@ def _warn(text):
     logger.warning(text)
 
 
-def clear(folder):
+def clear(folder: str | Path) -> None:
     """Remove what an earlier run left in the folder of a checkpoint, its mark first: what is written anew must not
     pass for whole because the old one was."""
     folder = Path(folder)
@@ -41,7 +42,7 @@ def clear(folder):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def mark(folder):
+def mark(folder: str | Path) -> None:
     """List the files of a checkpoint, all of them but trainer_state.json, in its `complete.json`."""
     folder = Path(folder)
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
@@ -49,14 +50,14 @@ def mark(folder):
     write_json(folder / MARK, sizes)
 
 
-def begin(folder, run):
+def begin(folder: str | Path, run: dict[str, Any]) -> None:
     """Empty the folder of a checkpoint, and write what its run is (`training.identity`) into it, before all else."""
     clear(folder)
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_json(Path(folder) / RUN, run)
 
 
-def problem(folder) -> str | None:
+def problem(folder: str | Path) -> str | None:
     """Why one cannot go on from a checkpoint; None if it is complete."""
     folder = Path(folder)
     if not folder.is_dir():
@@ -80,12 +81,12 @@ def problem(folder) -> str | None:
     return None if isinstance(step, int) else f"{STATE} does not say its step (global_step)"
 
 
-def step_of(folder) -> int:
+def step_of(folder: str | Path) -> int:
     """The optimizer steps of a complete checkpoint."""
     return read_json(Path(folder) / STATE, dict)["global_step"]
 
 
-def strangeness(folder, run) -> str | None:
+def strangeness(folder: str | Path, run: dict[str, Any]) -> str | None:
     """Why a checkpoint is none of the run `run`; None if it is, however long either is."""
     return _differs(folder, {key: value for key, value in run.items() if key != LENGTH})
 
@@ -127,7 +128,9 @@ def _newest(output_dir, run):
     return None, strange
 
 
-def to_resume(word, output_dir, run=None, overwrite=False):
+def to_resume(
+    word: str | Path | bool | None, output_dir: str | Path, run: dict[str, Any] | None = None, overwrite: bool = False
+) -> str | None:
     """The checkpoint that a run goes on from, or None to start at the beginning.
 
     Args:
@@ -190,7 +193,7 @@ def _check_beginning(output_dir, run):
         )
 
 
-def remove_strange(output_dir, run):
+def remove_strange(output_dir: str | Path, run: dict[str, Any] | None) -> None:
     """Remove the checkpoints of other runs from a folder; of all, if `run` is None."""
     for folder in _checkpoints(output_dir):
         if run is None or strangeness(folder, run) is not None:

@@ -6,9 +6,14 @@ chosen.
 """
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from transformers.trainer_utils import SchedulerType
+
+if TYPE_CHECKING:
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
 
 NEW, PRETRAINED, TRAINED = "random", "pretrained", "trained"  # weights that a stream begins with
 BATCH, SMALL_BATCH = 8, 4  # images a step
@@ -47,7 +52,7 @@ class Situation:
     parts: int = 1
 
 
-def choose(situation, given, training):
+def choose(situation: Situation, given: Set[str], training: "DeCoDetrTrainingArguments") -> dict[str, Any]:
     """
     Args:
         situation (Situation). given (set[str]): fields that are not chosen.
@@ -56,7 +61,7 @@ def choose(situation, given, training):
     Returns:
         dict: {field of DeCoDetrTrainingArguments: value}, without those that are given.
     """
-    found = {"per_device_train_batch_size": _batch(situation)}
+    found: dict[str, Any] = {"per_device_train_batch_size": _batch(situation)}
     if "learning_rate" not in given:  # which is also that of the groups that have none of their own
         found |= _rates(situation)
     if not {"max_steps", "num_train_epochs"} & given and situation.images:
@@ -97,7 +102,7 @@ def _rates(situation):
     return found
 
 
-def steps(situation, batch):
+def steps(situation: Situation, batch: int) -> int:
     """Optimizer steps: the root of the number of images, so that few are seen often and many still often enough, and
     at least so many passes over all of them.
 

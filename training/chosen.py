@@ -1,7 +1,9 @@
 """The fields of a run that nobody gave: found out, set, said, recorded, and the same again when it goes on."""
 
 import logging
+from collections.abc import Set
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformers.trainer_utils import SchedulerType
 
@@ -11,6 +13,12 @@ from decodetr.training.choices import NEW, PRETRAINED, TRAINED, Situation, choos
 from decodetr.training.identity import settings_identity
 from decodetr.utils.documents import read_json
 
+if TYPE_CHECKING:
+    from decodetr.modeling_decodetr import DeCoDetrConfig
+    from decodetr.processing import DeCoDetrImageProcessor
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
+    from decodetr.training.options import TrainOptions
+
 _LOGS = 20  # lines of losses in a run
 CHOSEN = "chosen"  # the entry of config.training_info
 _BATCH = "per_device_train_batch_size"
@@ -19,7 +27,13 @@ _SEMANTICS = {NEW: "a new semantic stream", TRAINED: "a trained semantic stream"
 logger = logging.getLogger(__name__)
 
 
-def situation_of(options, training, images, config, processor):
+def situation_of(
+    options: "TrainOptions",
+    training: "DeCoDetrTrainingArguments",
+    images: int,
+    config: "DeCoDetrConfig",
+    processor: "DeCoDetrImageProcessor",
+) -> Situation:
     """The Situation of a run of `decodetr train`.
 
     Args:
@@ -42,7 +56,9 @@ def situation_of(options, training, images, config, processor):
     )
 
 
-def set_chosen(training, given, situation, start):
+def set_chosen(
+    training: "DeCoDetrTrainingArguments", given: Set[str], situation: Situation, start: dict[str, Any] | None
+) -> dict[str, Any]:
     """Set the fields of `training` that nobody gave, and say which and why. A run that goes on from one of its
     checkpoints has what was chosen when it began, however long it is now and whatever this version would choose.
 

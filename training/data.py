@@ -1,7 +1,9 @@
 """What a run learns from: annotations, regions and what is known of whole images, read and checked first."""
 
 import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,7 +107,7 @@ class TrainingData:
         limit = len(self.replay.images) if self.options.replay_images is None else self.options.replay_images
         return len(seen) + min(limit, len(self.replay.images))
 
-    def pseudo_boxes(self, streams, class_agnostic):
+    def pseudo_boxes(self, streams: str, class_agnostic: bool) -> dict[str, Any]:
         """Fields of [`TargetOptions`] for regions that may be objects: a dict, empty where nothing learns from
         them."""
         use, score = self.options.pseudo_boxes, self.options.pseudo_box_score
@@ -117,7 +119,7 @@ class TrainingData:
             "pseudo_box_score": PSEUDO_BOX_SCORE if score is None else score,
         }
 
-    def weak_labels(self, text_model, training_names):
+    def weak_labels(self, text_model: str | None, training_names: Sequence[str]) -> WeakLabels | None:
         """What is known of whole images, or None; captions are embedded by `text_model`."""
         captions, image_labels = self.options.captions, self.options.image_labels
         annotated, exhaustive = self.annotated_names or [], self.options.exhaustive
@@ -135,7 +137,7 @@ class TrainingData:
         table = CaptionTable.load(captions, text_model, self.options.output_dir, given) if captions else None
         return WeakLabels(table, labels, labelled, exhaustive)
 
-    def replay_weak_labels(self, training_names):
+    def replay_weak_labels(self, training_names: Sequence[str]) -> WeakLabels | None:
         """Names that are somewhere in the replayed images, or None."""
         file = self.options.replay_image_labels
         return WeakLabels(None, *_image_labels(file, training_names)) if file else None
@@ -196,7 +198,7 @@ def _annotated_names(coco):
     return [name for number, name in enumerate(coco.names) if number in used]
 
 
-def check_regions(regions, coco, base):
+def check_regions(regions: RegionTable, coco: CocoAnnotations, base: Iterable[str]) -> None:
     """ValueError where regions are boxes of annotations that are no base names, to the hundredth of a pixel.
 
     Args:

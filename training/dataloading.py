@@ -5,13 +5,23 @@ label dicts too, or have every process decode everything. Here every process rea
 (`StreamedDetectionDataset`), and a resumed run passes over what it has had without decoding it.
 """
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 from accelerate.data_loader import IterableDatasetShard
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader, Dataset
+    from transformers import TrainerControl, TrainerState
 
-def check_streamed(args, dataset):
+    from decodetr.processing.streamed_dataset import StreamedDetectionDataset
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
+
+
+def check_streamed(args: "DeCoDetrTrainingArguments", dataset: "Dataset | None") -> None:
     """Set `args.accelerator_config.dispatch_batches` to False if the training data are iterable.
 
     Raises:
@@ -34,10 +44,17 @@ def check_streamed(args, dataset):
 class StreamedTraining(TrainerCallback):
     """Gives a `StreamedDetectionDataset` the share of its process, and in a resumed run what it has had already."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: "StreamedDetectionDataset") -> None:
         self.dataset = dataset
 
-    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+    def on_train_begin(
+        self,
+        args: "DeCoDetrTrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        train_dataloader: "DataLoader | None" = None,
+        **kwargs: Any,
+    ) -> None:
         """Also keeps Accelerate from dividing that share between the processes once more."""
         dataset, shared_out = self.dataset, train_dataloader.dataset
         dataset.process_index, dataset.num_processes, dataset.endless = args.process_index, args.world_size, True
@@ -46,17 +63,19 @@ class StreamedTraining(TrainerCallback):
         if isinstance(shared_out, IterableDatasetShard):
             shared_out.num_processes, shared_out.process_index = 1, 0
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: "DeCoDetrTrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
         """The data set ends with its epoch again."""
         self.dataset.endless, self.dataset.skipped = False, (1, 0)
 
 
-def collate_or_skip(collate, items):
+def collate_or_skip(collate: Callable[[list], dict[str, Any]], items: list) -> dict[str, Any]:
     """The batch of `items`; an empty one for those that a resumed run passes over (None)."""
     return {} if items[0] is None else collate(items)
 
 
-def set_epoch(dataloader, epoch):
+def set_epoch(dataloader: "DataLoader", epoch: int) -> None:
     """Tell the data set and all samplers of a prepared loader which epoch begins.
 
     Accelerate's own `set_epoch` leaves some out: the data set if batches are divided between processes or a resumed

@@ -1,6 +1,7 @@
 """The moving average of the weights (EMA): smoother than the last step's, and usually a little better."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -24,18 +25,18 @@ class WeightAverage:
         decay (`float`): of `torch.optim.swa_utils.get_ema_multi_avg_fn`, between 0 and 1.
     """
 
-    def __init__(self, model, decay):
+    def __init__(self, model: torch.nn.Module, decay: float) -> None:
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.averages = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._average = get_ema_multi_avg_fn(decay)
 
     @torch.no_grad()
-    def update(self):
+    def update(self) -> None:
         """Move the averages towards the parameters; after each optimizer step."""
         self._average(list(self.averages.values()), [p.detach() for p in self._parameters.values()], None)
 
     @contextlib.contextmanager
-    def applied(self):
+    def applied(self) -> Iterator[None]:
         """Inside, the model has the averaged weights; afterwards its own ones, to the bit."""
         self._swap()
         try:
@@ -51,12 +52,12 @@ class WeightAverage:
             self.averages[name].copy_(own)
 
     @torch.no_grad()
-    def adopt(self):
+    def adopt(self) -> None:
         """Give the model the averaged weights for good."""
         for name, parameter in self._parameters.items():
             parameter.copy_(self.averages[name])
 
-    def save(self, folder, write=True):
+    def save(self, folder: str | Path, write: bool = True) -> None:
         """Write the averages to FOLDER/ema.safetensors, under the names of `model.named_parameters()`. With sharded
         parameters all processes must call it; only those with `write` write."""
         tensors = {name: whole(average).cpu().contiguous() for name, average in self.averages.items()}
@@ -65,7 +66,7 @@ class WeightAverage:
                 save_file(tensors, partial, metadata={"format": "pt"})
 
     @torch.no_grad()
-    def load(self, folder):
+    def load(self, folder: str | Path) -> None:
         """Read FOLDER/ema.safetensors.
 
         Raises:

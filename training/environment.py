@@ -4,7 +4,9 @@ import importlib.util
 import math
 import os
 import shutil
+from collections.abc import Callable, Container
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import get_token
@@ -12,6 +14,9 @@ from transformers import Trainer, get_scheduler
 
 from decodetr.training.checkpoints import to_resume
 from decodetr.utils.preflight import require_package
+
+if TYPE_CHECKING:
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
 
 # Integrations of --report_to: what is imported, words for pip.
 _REPORTERS = {
@@ -34,14 +39,14 @@ _REPORTERS = {
 _PACKAGES = {"deepspeed": "deepspeed"}
 
 
-def needs_package(given):
+def needs_package(given: Container[str]) -> None:
     """Raise ValueError where the package of a given field is missing, before the arguments are made."""
     for name, module in _PACKAGES.items():
         if name in given:
             require_package(module, f"--{name}", module)
 
 
-def check_environment(args):
+def check_environment(args: "DeCoDetrTrainingArguments") -> list[Callable[[], None]]:
     """List the checks (functions without arguments) of some DeCoDetrTrainingArguments."""
     checks = [partial(_check_reporter, name) for name in args.report_to]
     checks += [partial(check, args) for check in (_check_optimizer, _check_loader, _check_numbers, _check_precision)]
@@ -86,7 +91,7 @@ def _check_loader(args):
 
 
 def _check_numbers(args):
-    least = {
+    least: dict[str, float] = {
         "per_device_train_batch_size": 1,
         "per_device_eval_batch_size": 1,
         "gradient_accumulation_steps": 1,

@@ -8,12 +8,17 @@ ones, `views`, are augmented.
 import hashlib
 import json
 import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from decodetr.modeling_decodetr.loss_decodetr import SupervisedQueries
+
+if TYPE_CHECKING:
+    from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +35,11 @@ class FeatureCache(Dataset):
         source (dict or None): of what data they are, as the trainer that made the cache describes it.
     """
 
-    def __init__(self, items):
+    def __init__(self, items: list[dict[str, Any]]) -> None:
         self.items = items
         self.made_by = self.source = None
 
-    def check(self, model):
+    def check(self, model: "DeCoDetrForObjectDetection") -> None:
         """ValueError if the features are of another detector, of other names, or were taken in another way."""
         made_by = _maker(model) if self.made_by else {}
         if model.config.semantic_inputs == "query":  # reads no samples, however they were taken
@@ -45,10 +50,10 @@ class FeatureCache(Dataset):
                 "(FeatureCache.build), or give the data set itself with cache_features=True"
             )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return self.items[index]
 
     @property
@@ -59,7 +64,17 @@ class FeatureCache(Dataset):
 
     @classmethod
     @torch.no_grad()
-    def build(cls, model, dataset, collate, *, batch_size=16, num_workers=0, views=1, max_bytes=8 * 2**30):
+    def build(
+        cls,
+        model: "DeCoDetrForObjectDetection",
+        dataset: Dataset,
+        collate: Callable[[list], dict[str, Any]],
+        *,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        views: int = 1,
+        max_bytes: int = 8 * 2**30,
+    ) -> "FeatureCache":
         """Run the detector of `model` over `dataset` (a `DetectionDataset`, or any data set of such items if
         `views` is 1): once plain, then `views` - 1 times with its augmentation.
 
@@ -130,7 +145,7 @@ def _cached(item, label):
     }
 
 
-def feature_collate(items) -> dict:
+def feature_collate(items: list[dict[str, Any]]) -> dict:
     """Concatenate the supervised queries of several images into what `forward(semantic_features=...)` takes,
     float32."""
     supervised = SupervisedQueries.join([SupervisedQueries.of_features(item) for item in items])

@@ -5,6 +5,13 @@ Every field has one place here, so that none is accepted and ignored (docs/train
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
 
 # Another value makes another run: a checkpoint of the one is none of the other.
 DECIDES = frozenset(
@@ -68,7 +75,7 @@ _OTHER_GROUPS = ("galore", "apollo", "lomo")
 _LISTED = DECIDES | LENGTH | BATCH | RUNNING | WITHOUT_EFFECT | REFUSED.keys()
 
 
-def check_fields(args):
+def check_fields(args: "DeCoDetrTrainingArguments") -> None:
     """
     Args:
         args (DeCoDetrTrainingArguments).
@@ -104,7 +111,9 @@ _NO_CALLABLES = {
 }
 
 
-def check_arguments(model, model_init, kwargs):
+def check_arguments(
+    model: "nn.Module | None", model_init: "Callable[..., nn.Module] | None", kwargs: dict[str, Any]
+) -> None:
     """ValueError for arguments of `transformers.Trainer` that contradict each other, or that DeCoDetrTrainer could
     only ignore; kwargs: those that it hands on."""
     if (model is None) == (model_init is None):
@@ -116,12 +125,12 @@ def check_arguments(model, model_init, kwargs):
             raise ValueError(f"DeCoDetrTrainer has no {name}: {why}.")
 
 
-def default_of(field):
+def default_of(field: dataclasses.Field) -> Any:
     """The default of a dataclass field."""
     return field.default_factory() if field.default is dataclasses.MISSING else field.default
 
 
-def deciding(args):
+def deciding(args: "DeCoDetrTrainingArguments") -> dict[str, Any]:
     """{field: value} of the arguments that decide the result, as JSON has them; and "images a step". A field that a
     newer transformers adds counts as one that decides, once it has another value than its default."""
     stored, found = args.to_dict(), {}
@@ -132,6 +141,6 @@ def deciding(args):
     return found | {"images a step": images}
 
 
-def length(args):
+def length(args: "DeCoDetrTrainingArguments") -> dict[str, float]:
     """{field: value} of the arguments that say how long a run is."""
     return {name: getattr(args, name) for name in sorted(LENGTH)}

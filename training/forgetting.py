@@ -2,11 +2,16 @@
 
 import logging
 import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import write_json
 from decodetr.utils.tables import markdown_table
+
+if TYPE_CHECKING:
+    from decodetr.annotations.coco import CocoAnnotations
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +32,15 @@ class ForgettingReport:
         main (bool): this process writes the file; all of them measure.
     """
 
-    def __init__(self, output_dir, trained, data, start="", main=True):
+    def __init__(
+        self, output_dir: str | Path, trained: Iterable[str], data: str | Path, start: str = "", main: bool = True
+    ) -> None:
         self.main = main
         self.file, self.trained, self.data = Path(output_dir) / FILE, list(trained), str(data)
         self.key = {"trained_names": self.trained, "data": self.data, "start": start}
         self.content = {}
 
-    def groups(self, coco, names):
+    def groups(self, coco: "CocoAnnotations", names: Iterable[str]) -> dict[str, list[str]]:
         """{"trained": names, "held_out": names} of the categories of a file that are among `names`, a vocabulary."""
         trained, known = set(self.trained), set(names)
         found = [name for name in coco.names if name in known]
@@ -43,7 +50,9 @@ class ForgettingReport:
         }
         return {group: members for group, members in groups.items() if members}
 
-    def measured(self, metrics, held_out_metrics):
+    def measured(
+        self, metrics: dict[str, float] | None, held_out_metrics: dict[str, float] | None
+    ) -> dict[str, float]:
         """Take AP of trained and of held-out names, in percent, from metrics of the validation data and of the data of
         held-out names, each with its prefix, or None where there are no such data."""
         found = {key.partition("_")[2]: value for key, value in (metrics or {}).items()}
@@ -53,7 +62,7 @@ class ForgettingReport:
             found |= {key: value for key, value in held_out.items() if key.endswith("held_out")}
         return {key: value for key, value in found.items() if key.endswith(("_trained", "_held_out"))}
 
-    def before(self, measure):
+    def before(self, measure: Callable[[], dict[str, float]]) -> None:
         """Measure what the starting point reaches; a run that goes on after a stop has it already."""
         if self.file.is_file():
             try:
@@ -66,12 +75,12 @@ class ForgettingReport:
         self.content = {**self.key, "before": _finite(measure())}
         self._write()
 
-    def after(self, measure):
+    def after(self, measure: Callable[[], dict[str, float]]) -> None:
         """Measure what the trained model reaches."""
         self.content["after"] = _finite(measure())
         self._write()
 
-    def table(self):
+    def table(self) -> str:
         """Markdown: a row for each group of names and metric that both measurements have."""
         before, after = self.content["before"], self.content["after"]
         rows = []
@@ -84,13 +93,13 @@ class ForgettingReport:
                     rows.append([f"{metric}, {words}", *cells])
         return markdown_table(["AP, %", "before", "after", "change"], rows).rstrip()
 
-    def pairs(self):
+    def pairs(self) -> dict[str, tuple[float, float]]:
         """{group in words: (AP50 before, AP50 after)} of the groups that have both, in percent."""
         before, after = self.content["before"], self.content["after"]
         keys = {words: f"AP50_{group}" for group, words in GROUPS.items()}
         return {words: (before[key], after[key]) for words, key in keys.items() if key in before and key in after}
 
-    def has_held_out(self):
+    def has_held_out(self) -> bool:
         """Whether there were held-out names to measure."""
         return self.content.get("before", {}).get("AP50_held_out") is not None
 

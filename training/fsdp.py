@@ -1,12 +1,18 @@
 """Weights and gradients that FSDP has divided between processes (DTensor), and those it has not."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 from accelerate.utils import DistributedType
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
 
+if TYPE_CHECKING:
+    from decodetr.training.trainer import DeCoDetrTrainer
 
-def check_sharded(trainer):
+
+def check_sharded(trainer: "DeCoDetrTrainer") -> None:
     """Raises ValueError where Accelerate would leave FSDP out without a word, or divide in a way that does not train.
 
     Version 1 has one flat parameter for many, so streams cannot be clipped apart.
@@ -22,17 +28,17 @@ def check_sharded(trainer):
         raise ValueError("fsdp: this trainer needs version 2 (fsdp_config={'version': 2}), which is also the default.")
 
 
-def whole(tensor):
+def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor itself; of a divided one the whole, on every process (all of them must call it)."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def total_norm(norms):
+def total_norm(norms: Sequence[torch.Tensor]) -> torch.Tensor:
     """The norm (scalar) over groups of gradients from the norm of each; 0 without groups."""
     return torch.stack([whole(norm) for norm in norms]).norm() if norms else torch.tensor(0.0)
 
 
-def load_weights(model, weights):
+def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """`model.load_state_dict(weights)` from whole weights, into a model that may be divided."""
     if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, strict=True))
@@ -40,7 +46,7 @@ def load_weights(model, weights):
         model.load_state_dict(weights)
 
 
-def keep_class_name(model, original):
+def keep_class_name(model: torch.nn.Module, original: type) -> None:
     """FSDP makes a class of its own for a model; give it name and module of the original one, of which
     `save_pretrained` writes the name and copies the code."""
     if type(model) is not original:

@@ -6,6 +6,7 @@ goes, and how it is computed, watched and kept, may change (`training.fields`).
 
 import hashlib
 import json
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +15,10 @@ from decodetr.training import fields
 from decodetr.training.feature_cache import FeatureCache
 from decodetr.training.self_regions import OWN_REGIONS
 from decodetr.utils.model_identity import without_place
+
+if TYPE_CHECKING:
+    from decodetr.modeling_decodetr import DeCoDetrForObjectDetection, Vocabulary
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
 
 LENGTH = "length"  # the section that a run which goes on may change
 SKETCH = "embeddings"
@@ -27,7 +32,13 @@ _NOT_SETTINGS = frozenset(
 )
 
 
-def run_identity(args, model, dataset, start=None, names=None):
+def run_identity(
+    args: "DeCoDetrTrainingArguments",
+    model: "DeCoDetrForObjectDetection",
+    dataset: Any,
+    start: object = None,
+    names: "Vocabulary | None" = None,
+) -> dict[str, Any]:
     """
     What a run is, before its first step.
 
@@ -59,12 +70,12 @@ def run_identity(args, model, dataset, start=None, names=None):
     return json.loads(json.dumps(identity, default=str))
 
 
-def settings_identity(args):
+def settings_identity(args: "DeCoDetrTrainingArguments") -> dict[str, Any]:
     """The sections "settings" and "length" of a run."""
     return json.loads(json.dumps({"settings": fields.deciding(args), LENGTH: fields.length(args)}, default=str))
 
 
-def dataset_identity(dataset):
+def dataset_identity(dataset: Any) -> dict[str, Any] | None:
     """What a data set gives to learn, as a dict; of one that is not ours its kind and length."""
     if dataset is None:
         return None
@@ -75,7 +86,7 @@ def dataset_identity(dataset):
     if not hasattr(dataset, "label_of_name"):
         return {"kind": type(dataset).__name__, "items": len(dataset) if hasattr(dataset, "__len__") else None}
     coco, stream = getattr(dataset, "coco", None), getattr(dataset, "stream", None)
-    found = {"names": digest(dataset.names)}
+    found: dict[str, Any] = {"names": digest(dataset.names)}
     if coco is not None:
         files = digest([[image["image_id"], image["file_name"]] for image in coco.images])
         found |= {"annotations": coco.digest(), "images": [len(coco.images), files]}
@@ -100,7 +111,7 @@ def dataset_identity(dataset):
     return found
 
 
-def digest(*parts):
+def digest(*parts: object) -> str:
     """12 hexadecimal digits of a SHA-256 over JSON values, arrays and tensors."""
     total = hashlib.sha256()
     for part in parts:
@@ -113,7 +124,7 @@ def digest(*parts):
     return total.hexdigest()[:12]
 
 
-def differences(stored, asked):
+def differences(stored: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     """What tells two runs apart, a line each, in words: "  settings.learning_rate: 0.0001 there, 0.001 here". Only the
     sections of `asked` are compared."""
     there, here = (flat({key: run.get(key) for key in asked}) for run in (stored, asked))
@@ -126,7 +137,7 @@ def differences(stored, asked):
     return lines
 
 
-def flat(value, above=""):
+def flat(value: object, above: str = "") -> dict[str, Any]:
     """A nested dict as {"a.b": value}."""
     if not isinstance(value, dict) or not value:
         return {above: value}

@@ -2,6 +2,11 @@
 metrics."""
 
 import math
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from decodetr.training.choices import Situation
 
 _LAST = 3  # log entries whose mean is the end of a run
 _LEARNED = 0.7  # of the first loss: what a stream that began with random weights must be below in the end
@@ -13,7 +18,14 @@ _TERMS = {"loss_align": "names", "loss_distill": "prototypes", "loss_det": "boxe
 _CHOSEN = ("max_steps", "num_train_epochs", "learning_rate", "semantic_learning_rate")
 
 
-def doubts(history, metrics, situation, before_after=None, given=(), steps=0):
+def doubts(
+    history: list[dict[str, float]],
+    metrics: dict[str, float] | None,
+    situation: "Situation",
+    before_after: dict[str, tuple[float, float]] | None = None,
+    given: Collection[str] = (),
+    steps: int = 0,
+) -> list[str]:
     """
     List what speaks against a run (sentences); nothing where there is nothing to see.
 

@@ -3,6 +3,8 @@
 import contextlib
 import inspect
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -12,6 +14,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from decodetr.evaluation.output_evaluator import rules_of
 from decodetr.modeling_decodetr.detectors import DETECTOR_FAMILIES
 
+if TYPE_CHECKING:
+    from decodetr.training.trainer import DeCoDetrTrainer
+
 
 class OutOfMemory(torch.OutOfMemoryError, ValueError):
     """Memory ran out; the message names what to change. A ValueError too: the command prints it without a
@@ -19,7 +24,7 @@ class OutOfMemory(torch.OutOfMemoryError, ValueError):
 
 
 @contextlib.contextmanager
-def advice(trainer, phase):
+def advice(trainer: "DeCoDetrTrainer", phase: str) -> Iterator[None]:
     """Inside, running out of memory raises [`OutOfMemory`] with the knobs of the phase, "training" or "evaluation", in
     the order in which to turn them. `auto_find_batch_size` still sees the error of a training step."""
     try:
@@ -74,12 +79,12 @@ def _image_size(trainer):
     return f"a smaller --image-size{now}"
 
 
-def can_checkpoint(detector) -> bool:
+def can_checkpoint(detector: torch.nn.Module) -> bool:
     """Whether a detector has layers that can be computed again instead of kept."""
     return any(isinstance(module, GradientCheckpointingLayer) for module in detector.modules())
 
 
-def check_checkpointing(detector):
+def check_checkpointing(detector: torch.nn.Module) -> None:
     """Raises ValueError for a detector without layers for gradient checkpointing; names the families that have
     them."""
     if can_checkpoint(detector):
@@ -92,7 +97,7 @@ def check_checkpointing(detector):
     )
 
 
-def can_checkpoint_family(family) -> bool:
+def can_checkpoint_family(family: str) -> bool:
     """Whether the library's module of a family has layers for gradient checkpointing."""
     for config, model in AutoModelForObjectDetection._model_mapping.items():
         if config.model_type == family:

@@ -1,18 +1,24 @@
 """Which metric chooses the best checkpoint of a run: it must be one that an evaluation gives."""
 
 import difflib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from decodetr.evaluation.output_evaluator import COCO_DETECTIONS, FEDERATED_DETECTIONS, output_metric_names, rules_of
 
+if TYPE_CHECKING:
+    from decodetr.annotations.coco import CocoAnnotations
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
 
-def needs_metric(args) -> bool:
+
+def needs_metric(args: "DeCoDetrTrainingArguments") -> bool:
     """Whether a run reads a metric from its evaluations (DeCoDetrTrainingArguments): to choose a checkpoint, or a
     learning rate."""
     reads = args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy") or args.save_strategy == "best"
     return bool(args.load_best_model_at_end or reads)
 
 
-def default_metric(streams, novel=False) -> str:
+def default_metric(streams: str, novel: bool = False) -> str:
     """The metric of a run that names none: of localization alone where only that learns; with novel names AP50 of base
     names, because novel ones must not choose."""
     if streams == "localization":
@@ -20,7 +26,13 @@ def default_metric(streams, novel=False) -> str:
     return "eval_AP50_base" if novel else "eval_AP50"
 
 
-def check_metric(args, groups=(), novel=False, empty=(), max_detections=(COCO_DETECTIONS, FEDERATED_DETECTIONS)):
+def check_metric(
+    args: "DeCoDetrTrainingArguments",
+    groups: Sequence[str] = (),
+    novel: bool = False,
+    empty: Collection[str] = (),
+    max_detections: Iterable[int] = (COCO_DETECTIONS, FEDERATED_DETECTIONS),
+) -> None:
     """Check `metric_for_best_model` before the first step.
 
     Args:
@@ -58,7 +70,7 @@ def check_metric(args, groups=(), novel=False, empty=(), max_detections=(COCO_DE
         raise ValueError(f"--greater_is_better false: {given} is better the higher it is; leave it out")
 
 
-def check_names(coco, names):
+def check_names(coco: "CocoAnnotations", names: Collection[str]) -> set[str]:
     """Check that a model has every name with objects in its validation data.
 
     Args:
@@ -83,7 +95,13 @@ def check_names(coco, names):
     return used
 
 
-def check_evaluation(args, coco, names, novel_names=None, groups=None):
+def check_evaluation(
+    args: "DeCoDetrTrainingArguments",
+    coco: "CocoAnnotations",
+    names: Collection[str],
+    novel_names: Iterable[str] | None = None,
+    groups: Mapping[str, Iterable[str]] | None = None,
+) -> None:
     """Check, before the first step, that evaluations of a run can be made and give the metric that it reads.
 
     Args:

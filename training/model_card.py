@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +28,7 @@ class RunResult:
     What a run has made, for its card.
 
     Args:
-        output_dir (str): of the run. words (list[str]): of its command line.
+        output_dir (str): of the run. words (sequence of str): of its command line.
         start (str or None): the saved model, detector or backbone that it started from.
         config (DeCoDetrConfig): of the trained model. image_size (dict): of its image processor.
         names (list[str]): that the saved model detects. names_learned (bool): it knows them.
@@ -41,7 +42,7 @@ class RunResult:
     """
 
     output_dir: str
-    words: list[str]
+    words: Sequence[str]
     start: str | None
     config: DeCoDetrConfig
     image_size: dict

@@ -1,12 +1,19 @@
 """The names of a run: those it is trained on, and those that the saved model has."""
 
+from typing import TYPE_CHECKING
+
 from decodetr.inference.names import choose_names
 from decodetr.modeling_decodetr import Vocabulary
 from decodetr.utils.hub import recorded_place
 from decodetr.utils.shipped import cannot_load, load_vocabulary, resolve
 
+if TYPE_CHECKING:
+    from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+    from decodetr.training.data import TrainingData
+    from decodetr.training.options import TrainOptions
 
-def set_names(model, options, data):
+
+def set_names(model: "DeCoDetrForObjectDetection", options: "TrainOptions", data: "TrainingData") -> Vocabulary:
     """Give the model its training names; returns the deployment Vocabulary.
 
     Names that the model's vocabulary lacks are embedded by the text model that made it, so that one command goes from

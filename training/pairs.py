@@ -5,11 +5,15 @@ recipe that serves several runs.
 """
 
 import math
+from typing import TYPE_CHECKING
 
 from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
 from decodetr.modeling_decodetr.detectors import detector_family
 from decodetr.training.calibration import why_not
 from decodetr.training.memory import can_checkpoint_family
+
+if TYPE_CHECKING:
+    from decodetr.training.preflight import Facts
 
 CAPTIONS_NEED = (
     "captions move the pool, which stays as it is here; build them into it (decodetr pool build --image-captions "
@@ -19,7 +23,7 @@ _OF_THE_SEMANTICS = ("semantic_learning_rate", "semantic_max_grad_norm", "align_
 _OF_THE_DETECTOR = ("learning_rate", "backbone_learning_rate", "max_grad_norm", "freeze_backbone")
 
 
-def check_pairs(facts):
+def check_pairs(facts: "Facts") -> list[str]:
     """List the problems (str) of a run's options.
 
     Args:
@@ -199,7 +203,7 @@ def _config(facts):
         )
 
 
-def notes(facts):
+def notes(facts: "Facts") -> list[str]:
     """List what of a run's options has no effect (sentences)."""
     options, training, found = facts.options, facts.training, []
 

@@ -1,7 +1,9 @@
 """Pictures of an evaluation: annotations of the first images, and beside them what the model detects there."""
 
 import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.colors import TABLEAU_COLORS
@@ -12,6 +14,11 @@ from decodetr.annotations.coco import read_annotated
 from decodetr.utils.drawing import default_font, draw_detections, shrunk
 from decodetr.utils.files import replacing
 from decodetr.utils.markup import one_line
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+    from decodetr.annotations.coco import CocoAnnotations
 
 MIN_SCORE = 0.3  # detections below are not drawn
 MOST = 20  # drawn per image
@@ -27,23 +34,23 @@ class EvaluationPictures:
         coco ([`CocoAnnotations`]): of the evaluated images. count (`int`): how many images; 0 for none.
     """
 
-    def __init__(self, coco, count):
+    def __init__(self, coco: "CocoAnnotations", count: int) -> None:
         self.coco = coco
         self._entries = coco.images[:count]
         self._wanted = {entry["image_id"] for entry in self._entries}
         self._results = {}
 
-    def update(self, image_ids, results):
+    def update(self, image_ids: Iterable[int], results: Iterable[Mapping[str, Any]]) -> None:
         """Take in a batch: dicts with "scores", "labels", "boxes" (xyxy pixels), as `results_of` gives them."""
         for image_id, result in zip(image_ids, results):
             if image_id in self._wanted:
                 self._results[image_id] = {key: result[key].cpu() for key in ("scores", "labels", "boxes")}
 
-    def merge(self, gather):
+    def merge(self, gather: Callable[[list], list]) -> None:
         """Take in what other processes saw; `gather` joins a list over processes (accelerate's gather_object)."""
         self._results = dict(gather(list(self._results.items())))
 
-    def sheet(self, names):
+    def sheet(self, names: Sequence[str]) -> Image.Image | None:
         """A PIL image with two cells per validation image, annotations on the left and detections of at least
         MIN_SCORE on the right, two images in a row; None without images.
 
@@ -91,7 +98,9 @@ def _cell(image, boxes, names, scores, colors, text):
     return cell
 
 
-def write_sheet(sheet, output_dir, step, prefix, callbacks):
+def write_sheet(
+    sheet: Image.Image, output_dir: str | Path, step: int, prefix: str, callbacks: "Iterable[TrainerCallback]"
+) -> Path:
     """Write OUTPUT/pictures/step-N.jpg (step-N-NAME.jpg for the prefix eval_NAME), and log it to TensorBoard where a
     run reports to it. Returns the `Path`."""
     name = f"step-{step}{prefix.removeprefix('eval').replace('_', '-')}"

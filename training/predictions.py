@@ -1,13 +1,22 @@
 """What `DeCoDetrTrainer.predict` gives back: detections and annotations of all images, on the CPU."""
 
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
 
 class KeptPredictions:
     """Keeps what passes through an evaluation; [`EvaluationPictures`] does so for a few images."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._rows = {}
 
-    def update(self, ids, results, labels, names):
+    def update(
+        self,
+        ids: Iterable[int],
+        results: Iterable[Mapping[str, Any]],
+        labels: Iterable[Mapping[str, Any]],
+        names: list[str],
+    ) -> None:
         """
         Args:
             ids: image ids of a batch. results: dicts of `results_of`. labels: dicts of the data set.
@@ -19,11 +28,11 @@ class KeptPredictions:
             truth = {key: label[key].cpu() for key in ("class_labels", "boxes", "orig_size")}
             self._rows[image_id] = ({"image_id": image_id, **found, "names": names}, {"image_id": image_id, **truth})
 
-    def merge(self, gather):
+    def merge(self, gather: Callable[[list], list]) -> None:
         """Take in what other processes kept; `gather` joins a list over processes (accelerate's gather_object)."""
         self._rows = dict(gather(list(self._rows.items())))
 
-    def in_order(self, ids):
+    def in_order(self, ids: Iterable[int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """(predictions, annotations), lists in the order of `ids`."""
         rows = [self._rows[image_id] for image_id in ids]
         return [found for found, _ in rows], [truth for _, truth in rows]

@@ -6,7 +6,9 @@ metrics.py, trial.py.
 """
 
 import logging
+from collections.abc import Set
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from decodetr.annotations.names_ahead import names_ahead
 from decodetr.annotations.names_split import names_split_file, read_split
@@ -16,17 +18,23 @@ from decodetr.training.calibration import MOST, SHARE, why_not
 from decodetr.training.environment import check_environment, needs_package
 from decodetr.training.metrics import check_metric, check_names, default_metric, needs_metric
 from decodetr.training.pairs import check_pairs, notes
-from decodetr.training.provenance import choose_setting
+from decodetr.training.provenance import Setting, choose_setting
 from decodetr.training.space import check_space, stored_config
 from decodetr.training.starting_point import fields_of_space, starting_config
 from decodetr.utils.files import output_folder
 from decodetr.utils.preflight import Findings
 from decodetr.utils.shipped import expect, expect_file, load_pool, load_vocabulary
 
+if TYPE_CHECKING:
+    from decodetr.modeling_decodetr import DeCoDetrConfig, PrototypePool
+    from decodetr.training.options import TrainOptions
+
 logger = logging.getLogger(__name__)
 
 
-def check(options, arguments, findings=None):
+def check(
+    options: "TrainOptions", arguments: dict[str, Any] | None, findings: Findings | None = None
+) -> DeCoDetrTrainingArguments:
     """Check the options of a run, and say what is chosen by default.
 
     Args:
@@ -92,7 +100,15 @@ class Facts:
         has_regions (bool): the training images have regions, or get the model's own.
     """
 
-    def __init__(self, options, training, given, config, split, pool):
+    def __init__(
+        self,
+        options: "TrainOptions",
+        training: DeCoDetrTrainingArguments | None,
+        given: Set[str],
+        config: "DeCoDetrConfig | None",
+        split: tuple[list[str], list[str]] | None,
+        pool: "PrototypePool | None",
+    ) -> None:
         self.options, self.training, self.given = options, training, given
         self.config, self.pool, self.split = config, pool, split
         self.novel = list(split[1]) if split else []
@@ -101,7 +117,7 @@ class Facts:
         self.validates = bool(options.val_share) or self.has_validation
 
     @property
-    def pool_captions(self):
+    def pool_captions(self) -> int:
         """How many captions of whole images are in the pool of the run, if it has one that anything learns from."""
         if self.training is not None and self.training.streams == "localization":
             return 0
@@ -109,12 +125,12 @@ class Facts:
         return (info or {}).get("image_captions", 0)
 
     @property
-    def setting(self):
+    def setting(self) -> Setting | None:
         """The setting, or None where the one that is asked for cannot be."""
         return choose_setting(self.options.setting, self.novel) if self.novel or not self.options.setting else None
 
 
-def make_arguments(output_dir, given):
+def make_arguments(output_dir: str | None, given: dict[str, Any]) -> DeCoDetrTrainingArguments:
     """DeCoDetrTrainingArguments of some fields.
 
     Raises:

@@ -6,7 +6,9 @@ regions, and in what the detector, the backbone and the proposer had seen before
 backbone of another library had seen, is recorded as unknown, unless it is declared.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 PARTS = ("detector", "backbone", "proposer")
 # Entries of training_info that are of one run alone; what went before is in "seen".
@@ -33,7 +35,7 @@ class Setting:
     captions: bool = False
     image_labels: bool = False
 
-    def check(self, **given):
+    def check(self, **given: str | None) -> None:
         """ValueError for inputs (captions, image_labels, replay_image_labels: a file or None) that the setting
         forbids."""
         for name, file in given.items():
@@ -45,7 +47,7 @@ class Setting:
                     f"{option} {file}: {self.name} forbids it; leave it out, or give --setting {' or '.join(allowed)}"
                 )
 
-    def describe(self):
+    def describe(self) -> dict[str, bool]:
         """The switches as a dict, for the record."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "name"}
 
@@ -62,7 +64,7 @@ SETTINGS = {
 UNRESTRICTED = Setting("unrestricted", novel_names=True, captions=True, image_labels=True)
 
 
-def choose_setting(name, novel):
+def choose_setting(name: str | None, novel: Sequence[str] | None) -> Setting:
     """The setting of a run: the one that is asked for, V-OVD where a split has novel names, else no restriction.
 
     Raises:
@@ -77,7 +79,9 @@ def choose_setting(name, novel):
     return SETTINGS[name]
 
 
-def seen_before(training_info, pool_info, declared):
+def seen_before(
+    training_info: dict[str, Any] | None, pool_info: dict[str, Any] | None, declared: dict[str, list[str]]
+) -> dict[str, list[str] | None]:
     """What the parts of a run had learned boxes of: {part: list of names, or None where that is unknown}.
 
     Args:
@@ -108,7 +112,9 @@ def _boxed_names(info):
     return sorted(set().union(*known)) if known else None
 
 
-def check_seen(seen, novel, setting, allowed):
+def check_seen(
+    seen: dict[str, list[str] | None], novel: Sequence[str], setting: Setting, allowed: bool
+) -> dict[str, list[str]]:
     """The novel names that each part had seen, {part: names}.
 
     Raises:
@@ -138,7 +144,9 @@ def _plain(name):
     return " ".join(name.replace("_", " ").casefold().split())
 
 
-def record(setting, seen, novel_seen, **used):
+def record(
+    setting: Setting, seen: dict[str, list[str] | None], novel_seen: dict[str, list[str]], **used: Any
+) -> dict[str, Any]:
     """What goes into `config.training_info` and the card: the setting, its switches, what was seen, what was used."""
     info = {"setting": setting.name, "allowed": setting.describe()}
     info["seen"] = {part: "unknown" if names is None else names for part, names in seen.items()}

@@ -4,10 +4,18 @@ What it had learned there comes back through regions: their embeddings teach nam
 are objects to the localization stream. Annotations are not needed; those whose names are trained on are used.
 """
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 from torch.utils.data import ConcatDataset
 
 from decodetr.processing.detection_dataset import DetectionDataset
+
+if TYPE_CHECKING:
+    from decodetr.annotations.coco import CocoAnnotations
+    from decodetr.processing import DeCoDetrImageProcessor
+    from decodetr.processing.detection_dataset import TargetOptions
 
 
 class ReplayedDataset(ConcatDataset):
@@ -18,25 +26,33 @@ class ReplayedDataset(ConcatDataset):
         dataset, replay (DetectionDataset): both see the epochs, and the same augmentation.
     """
 
-    def __init__(self, dataset, replay):
+    def __init__(self, dataset: DetectionDataset, replay: DetectionDataset) -> None:
         super().__init__([dataset, replay])
 
     @property
-    def targets(self):
+    def targets(self) -> "TargetOptions":
         """The options of the first; those of the other have the same augmentation."""
         return self.datasets[0].targets
 
-    def without_augmentation(self):
+    def without_augmentation(self) -> "ReplayedDataset":
         """Return the same data set with all images as they are."""
         return ReplayedDataset(*(dataset.without_augmentation() for dataset in self.datasets))
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         """Epoch of the augmentations. transformers' Trainer calls it."""
         for dataset in self.datasets:
             dataset.set_epoch(epoch)
 
 
-def replay_dataset(coco, image_processor, names, targets, *, images=None, seed=0):
+def replay_dataset(
+    coco: "CocoAnnotations",
+    image_processor: "DeCoDetrImageProcessor",
+    names: Sequence[str],
+    targets: "TargetOptions",
+    *,
+    images: int | None = None,
+    seed: int = 0,
+) -> DetectionDataset:
     """
     The data set that is replayed.
 

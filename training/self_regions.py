@@ -7,6 +7,8 @@ are such that a teacher says of them what the model says, and the prototype that
 CLIP is not needed. (Learning without forgetting; not in the paper.)
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from accelerate.utils import gather_object
@@ -20,12 +22,27 @@ from decodetr.pool_builder.settings import PoolSettings
 from decodetr.processing import DetectionDataset, RegionTable, detection_collate
 from decodetr.utils.box_tensors import pixel_corners
 
+if TYPE_CHECKING:
+    from decodetr.annotations.coco import CocoAnnotations
+    from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+    from decodetr.processing import DeCoDetrImageProcessor
+
 OWN_REGIONS = "the model's own regions"  # the source of such a table
 _LIMITS = ("min_objectness", "min_side", "nms_iou", "max_proposals")
 
 
 @torch.no_grad()
-def self_regions(model, coco, image_processor, *, device="cpu", batch_size=8, num_workers=0, rank=0, processes=1):
+def self_regions(
+    model: "DeCoDetrForObjectDetection",
+    coco: "CocoAnnotations",
+    image_processor: "DeCoDetrImageProcessor",
+    *,
+    device: str | torch.device = "cpu",
+    batch_size: int = 8,
+    num_workers: int = 0,
+    rank: int = 0,
+    processes: int = 1,
+) -> RegionTable:
     """
     Args:
         model (DeCoDetrForObjectDetection): the starting point; its modes are restored.

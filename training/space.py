@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,8 +12,13 @@ from decodetr.modeling_decodetr.text_encoder import encode_texts, encoder_info, 
 from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
 from decodetr.utils.shipped import cannot_load, load_pool, load_vocabulary, resolve
 
+if TYPE_CHECKING:
+    from decodetr.modeling_decodetr import PrototypePool, Vocabulary
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
+    from decodetr.training.options import TrainOptions
 
-def asked_space(options):
+
+def asked_space(options: "TrainOptions") -> tuple[int, dict[str, Any]] | None:
     """The space of what the options name: its pool, else its vocabulary, else, where the starting point has no
     names of its own, its text model.
 
@@ -34,7 +40,7 @@ def asked_space(options):
 
 
 @cache
-def text_space(name):
+def text_space(name: str) -> tuple[int, dict[str, Any]]:
     """(width d, info) of a CLIP-like text model, by folder, Hub or shipped name. Loads it, once."""
     try:
         model, tokenizer = load_text_model(resolve(name))
@@ -43,7 +49,7 @@ def text_space(name):
     return encode_texts([""], model, tokenizer).shape[1], encoder_info(model)
 
 
-def is_foreign(space, config) -> bool:
+def is_foreign(space: tuple[int, dict[str, Any]] | None, config: DeCoDetrConfig) -> bool:
     """Whether a space (of `asked_space`) is not that of a DeCoDetrConfig's own pool and names."""
     if space is None:
         return False
@@ -52,7 +58,14 @@ def is_foreign(space, config) -> bool:
     return width != config.embedding_dim or not all(same_encoder(info, other) for other in own)
 
 
-def check_space(options, config, training, pool, vocabulary, deployed):
+def check_space(
+    options: "TrainOptions",
+    config: DeCoDetrConfig,
+    training: "DeCoDetrTrainingArguments | None",
+    pool: "PrototypePool | None",
+    vocabulary: "Vocabulary | None",
+    deployed: "Vocabulary | None",
+) -> None:
     """Check that all tables of a run are of one space.
 
     Args:
@@ -108,7 +121,7 @@ def check_space(options, config, training, pool, vocabulary, deployed):
         )
 
 
-def region_width(folder):
+def region_width(folder: str | Path) -> int | None:
     """Width of the embeddings of a regions data set, from the first shard's schema; None where it does not say."""
     files = sorted(Path(folder).glob("*.parquet")) if Path(folder).is_dir() else [Path(folder)]
     try:
@@ -118,7 +131,7 @@ def region_width(folder):
     return kind.list_size if pa.types.is_fixed_size_list(kind) else None
 
 
-def stored_config(options):
+def stored_config(options: "TrainOptions") -> DeCoDetrConfig:
     """The DeCoDetrConfig of --model, as it is stored."""
     return DeCoDetrConfig.from_pretrained(resolve(options.model))
 

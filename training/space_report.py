@@ -6,7 +6,9 @@ pool falls into one point. A run says so before its first step, with the field t
 the figures). The same functions judge any config; one that works passes without a word.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
@@ -15,6 +17,12 @@ from torchvision.ops import box_iou
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.modeling_decodetr.embedding_space import Scales, log_assignment
 from decodetr.modeling_decodetr.loss_decodetr import teacher_targets
+
+if TYPE_CHECKING:
+    from decodetr.annotations.coco import CocoAnnotations
+    from decodetr.annotations.stream import AnnotationStream
+    from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+    from decodetr.processing import RegionTable
 
 CLIP_TEMPERATURE = 0.01  # of CLIP's own softmax, if its space does not say another: its logit scale is 100
 _REGIONS, _NAMES = 512, 32  # as many as are looked at
@@ -57,7 +65,7 @@ class SpaceReport:
     moved: float | None = None
     steps: int = _STEPS
 
-    def problems(self):
+    def problems(self) -> list[str]:
         """What cannot work, one line each, with the fields that mend it."""
         found = []
         if self.right is not None and self.right < _LEAST_OF_OWN * self.own:
@@ -98,7 +106,7 @@ class SpaceReport:
 
 
 @torch.no_grad()
-def effective_number(log_weights):
+def effective_number(log_weights: torch.Tensor) -> float:
     """Effective number of entries that distributions use: the mean of exp(entropy).
 
     Args:
@@ -109,12 +117,14 @@ def effective_number(log_weights):
 
 
 @torch.no_grad()
-def own_shares(embeds, names, temperature=CLIP_TEMPERATURE):
+def own_shares(embeds: torch.Tensor, names: torch.Tensor, temperature: float = CLIP_TEMPERATURE) -> torch.Tensor:
     """CLIP's own softmax of image embeddings (n, d) over name embeddings (K, d), unit rows: (n, K)."""
     return (embeds @ names.T / temperature).softmax(-1)
 
 
-def best_scores(log_probs, start, steps=60):
+def best_scores(
+    log_probs: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, steps: int = 60
+) -> torch.Tensor:
     """The best probability that any embedding can have for each of K names.
 
     Args:
@@ -140,7 +150,15 @@ def best_scores(log_probs, start, steps=60):
 
 
 @torch.no_grad()
-def literal_drift(pool, texts, temperature, momentum, steps=_STEPS, batch=_BATCH, seed=0):
+def literal_drift(
+    pool: PrototypePool,
+    texts: torch.Tensor,
+    temperature: float,
+    momentum: float,
+    steps: int = _STEPS,
+    batch: int = _BATCH,
+    seed: int = 0,
+) -> float:
     """Mean cosine between prototypes after literal momentum (paper 3.5) over batches drawn from `texts` (n, d);
     the pool stays as it is."""
     moved, generator = PrototypePool(pool.prototypes), torch.Generator().manual_seed(seed)
@@ -150,7 +168,9 @@ def literal_drift(pool, texts, temperature, momentum, steps=_STEPS, batch=_BATCH
     return moved.mean_cosine()
 
 
-def describe_space(model, embeds, names, texts) -> SpaceReport:
+def describe_space(
+    model: "DeCoDetrForObjectDetection", embeds: torch.Tensor, names: torch.Tensor, texts: torch.Tensor
+) -> SpaceReport:
     """
     Args:
         model (DeCoDetrForObjectDetection): with its pool and training names.
@@ -202,7 +222,13 @@ def _best(model, tables):
     return best_scores(log_probs, tables.names[chosen]).mean().item()
 
 
-def sample_regions(coco, regions, names, limit=_REGIONS, seed=0):
+def sample_regions(
+    coco: "CocoAnnotations | AnnotationStream",
+    regions: "RegionTable",
+    names: Sequence[str],
+    limit: int = _REGIONS,
+    seed: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     Some regions of a data set, and what annotated boxes say that they show.
 

@@ -3,6 +3,8 @@
 import contextlib
 import inspect
 import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig
@@ -18,8 +20,13 @@ from decodetr.utils.model_identity import folder_digest, model_identity
 from decodetr.utils.shipped import cannot_load, expect, load_pool, load_vocabulary, resolve
 from decodetr.utils.spelling import closest
 
+if TYPE_CHECKING:
+    from decodetr.training.options import TrainOptions
 
-def start_model(options, names=()):
+
+def start_model(
+    options: "TrainOptions", names: Sequence[str] | None = ()
+) -> tuple[DeCoDetrForObjectDetection, DeCoDetrImageProcessor]:
     """Return model and image processor of the starting point that the options name. `names` are those of the training
     annotations, None where they do not say: the classes of a detector whose config has none.
 
@@ -80,7 +87,7 @@ def _resize(config, processor, side):
     config.preprocessing = {**stored, "size": {"height": side, "width": side}}
 
 
-def start_identity(options):
+def start_identity(options: "TrainOptions") -> dict[str, Any] | None:
     """What tells one starting point from another, as JSON: the contents of a saved model, a pretrained backbone, or
     random weights, which the seed and the config decide."""
     if not (options.model or options.detector):
@@ -105,7 +112,7 @@ _OF_SPACE = (
 ).split()
 
 
-def fields_of_space(config):
+def fields_of_space(config: DeCoDetrConfig) -> dict[str, Any]:
     """{field: its default} of the fields of a DeCoDetrConfig that were chosen for the cosines of one pool and CLIP,
     where they differ from it: others say themselves what suits them."""
     defaults = {name: type(config).__dataclass_fields__[name].default for name in _OF_SPACE}
@@ -117,7 +124,7 @@ def fields_of_space(config):
 _OF_NAMES = ("id2label", "label2id")  # fields whose texts are names: `off` is no truth value
 
 
-def starting_config(options, names=()):
+def starting_config(options: "TrainOptions", names: Sequence[str] | None = ()) -> DeCoDetrConfig:
     """The DeCoDetrConfig that a run starts with, without weights: of the starting point, with the fields of --set, and
     `names` as the classes of a detector whose config has none.
 
@@ -249,7 +256,7 @@ def _same_shapes(options):
         ) from error
 
 
-def make_config(fields, where, check=True):
+def make_config(fields: dict[str, Any], where: str, check: bool = True) -> DeCoDetrConfig:
     """A DeCoDetrConfig from a mapping in which every key means something, those of nested configs too.
 
     Raises:
@@ -292,7 +299,7 @@ def _load_backbone(model, name):
         check_timm_backbone(model)
 
 
-def config_fields(words):
+def config_fields(words: Iterable[str]) -> dict[str, Any]:
     """{field: value} of "FIELD=VALUE" words, values read as YAML; FIELD.INNER=VALUE makes a mapping in a field.
 
     Raises:

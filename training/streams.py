@@ -1,16 +1,49 @@
 """The two streams of a model: which parameters are whose, and which learn."""
 
+from collections.abc import Container
+from typing import TYPE_CHECKING, Any
 
-def stream_of(parameter_name) -> str:
+if TYPE_CHECKING:
+    from torch import nn
+
+    from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
+
+
+def stream_of(parameter_name: str) -> str:
     """Whose a parameter of the model is: "semantic", or of the localization stream "backbone" or "detector"."""
     if not parameter_name.removeprefix("module.").startswith("detector."):
         return "semantic"
     return "backbone" if "backbone" in parameter_name else "detector"
 
 
-def freeze_other(model, streams):
+def freeze_other(model: "DeCoDetrForObjectDetection", streams: str) -> None:
     """Freeze the stream that a run does not train; `streams` as of [`DeCoDetrTrainingArguments`]."""
     if streams == "semantic":
         model.detector.requires_grad_(False)
     if streams == "localization":
         model.semantic_stream.requires_grad_(False)
+
+
+def parameter_groups(
+    model: "nn.Module", decayed: Container[str], args: "DeCoDetrTrainingArguments"
+) -> list[dict[str, Any]]:
+    """The groups of an optimizer: backbone, rest of the detector and semantic stream, each with its rate, the
+    parameters `decayed` apart from those without weight decay."""
+    rates = {
+        "backbone": args.backbone_learning_rate,
+        "detector": None,
+        "semantic": args.semantic_learning_rate,
+    }
+    groups = []
+    for stream, rate in rates.items():
+        for decay in (True, False):
+            parameters = [
+                p
+                for name, p in model.named_parameters()
+                if p.requires_grad and stream_of(name) == stream and (name in decayed) == decay
+            ]
+            if parameters:
+                group = {"params": parameters, "weight_decay": args.weight_decay if decay else 0.0}
+                groups.append(group if rate is None else {**group, "lr": rate})
+    return groups

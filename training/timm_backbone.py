@@ -5,6 +5,7 @@ run. Files are safetensors in timm's own naming, which is what timm's repositori
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import timm
 from huggingface_hub import hf_hub_download
@@ -16,13 +17,16 @@ from decodetr.modeling_decodetr.detectors import backbone_module
 from decodetr.utils.documents import read_json
 from decodetr.utils.spelling import closest
 
+if TYPE_CHECKING:
+    from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+
 WEIGHTS = "model.safetensors"
 PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".tar")
 _TRACKED = "num_batches_tracked"  # a counter of batch norm that frozen ones do not have
 _SAID = "architecture tag num_classes description license origin_url paper_name hf_hub_id".split()
 
 
-def timm_backbone(model):
+def timm_backbone(model: "DeCoDetrForObjectDetection") -> tuple[nn.Module, str] | tuple[None, None]:
     """(timm's feature extractor inside the detector, the name that the config gives it), or (None, None).
 
     Args:
@@ -35,7 +39,7 @@ def timm_backbone(model):
     return getattr(module, "_backbone", module), config.backbone  # some families unwrap it themselves
 
 
-def check_timm_backbone(model):
+def check_timm_backbone(model: "DeCoDetrForObjectDetection") -> None:
     """Refuse a detector whose timm backbone is not what timm would compute.
 
     The detectors of transformers freeze batch norms by replacing them, and with those of timm that hold the activation
@@ -61,7 +65,7 @@ def check_timm_backbone(model):
             )
 
 
-def load_timm_weights(model, name):
+def load_timm_weights(model: "DeCoDetrForObjectDetection", name: str | Path) -> None:
     """Load pretrained weights into the detector's timm backbone, and take their mean and std as preprocessing.
 
     What was loaded is written to `config.training_info`: `pretrained_backbone`, the name, and
@@ -110,12 +114,12 @@ def load_timm_weights(model, name):
     }
 
 
-def freeze_backbone(detector):
+def freeze_backbone(detector: nn.Module) -> None:
     """No gradient for the backbone's weights; [`keep_frozen`] does the rest."""
     backbone_module(detector).requires_grad_(False)
 
 
-def keep_frozen(detector):
+def keep_frozen(detector: nn.Module) -> None:
     """The backbone in eval mode, so that batch norm statistics stay and nothing is dropped; `model.train()` undoes
     it."""
     module = backbone_module(detector)

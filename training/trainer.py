@@ -8,7 +8,9 @@ streaming evaluation, and the swap between training names and deployment names.
 import contextlib
 import logging
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -16,7 +18,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import Trainer, set_seed
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOutput
 
 from decodetr.evaluation.output_evaluator import OutputEvaluator, results_of, rules_of
 from decodetr.processing import detection_collate
@@ -32,8 +34,15 @@ from decodetr.training.metrics import check_evaluation
 from decodetr.training.pairs import CAPTIONS_NEED
 from decodetr.training.pictures import EvaluationPictures, write_sheet
 from decodetr.training.predictions import KeptPredictions
-from decodetr.training.streams import freeze_other, stream_of
+from decodetr.training.streams import freeze_other, parameter_groups, stream_of
 from decodetr.training.timm_backbone import freeze_backbone, keep_frozen
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader, Dataset
+
+    from decodetr.annotations.coco import CocoAnnotations
+    from decodetr.modeling_decodetr import DeCoDetrForObjectDetection, DeCoDetrObjectDetectionOutput, Vocabulary
+    from decodetr.training.ema import WeightAverage
 
 logger = logging.getLogger(__name__)
 
@@ -64,21 +73,25 @@ class DeCoDetrTrainer(Trainer):
         ValueError: arguments that mean nothing in detection, or do not go together.
     """
 
+    model: "DeCoDetrForObjectDetection"
+    args: DeCoDetrTrainingArguments
+    weight_average: "WeightAverage | None"
+
     def __init__(
         self,
-        model=None,
-        args=None,
-        train_dataset=None,
+        model: "DeCoDetrForObjectDetection | None" = None,
+        args: DeCoDetrTrainingArguments | None = None,
+        train_dataset: "Dataset | None" = None,
         *,
-        model_init=None,
-        start=None,
-        names_learned=True,
-        deployment_vocabulary=None,
-        novel_names=None,
-        groups=None,
-        data_collator=None,
-        **kwargs,
-    ):
+        model_init: "Callable[..., DeCoDetrForObjectDetection] | None" = None,
+        start: object = None,
+        names_learned: bool = True,
+        deployment_vocabulary: "Vocabulary | None" = None,
+        novel_names: list[str] | None = None,
+        groups: "Callable[[CocoAnnotations, list[str]], dict[str, list[str]]] | None" = None,
+        data_collator: Callable[[list], dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         args = DeCoDetrTrainingArguments(output_dir="tmp_trainer") if args is None else args
         fields.check_arguments(model, model_init, kwargs)
         check_streamed(args, train_dataset)
@@ -139,7 +152,7 @@ class DeCoDetrTrainer(Trainer):
         if args.freeze_backbone:
             freeze_backbone(model.detector)
 
-    def call_model_init(self, trial=None):
+    def call_model_init(self, trial: Any = None) -> "DeCoDetrForObjectDetection":
         """A new model by `model_init`, with the names and frozen parts of this run."""
         model = super().call_model_init(trial)
         self._prepare(model)
@@ -149,7 +162,7 @@ class DeCoDetrTrainer(Trainer):
         self._pool_momentum.start(model)
         return model
 
-    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train. Afterwards the model has the averaged weights, if there is an average.
 
         Args:
@@ -184,11 +197,11 @@ class DeCoDetrTrainer(Trainer):
             self.weight_average = None
         return result
 
-    def identity(self):
+    def identity(self) -> dict[str, Any]:
         """What tells this run from another (`training.identity`), with the arguments as they are now."""
         return self._identity | settings_identity(self.args)
 
-    def checkpoint_to_resume(self, word):
+    def checkpoint_to_resume(self, word: str | bool | None) -> str | None:
         """The checkpoint folder that "last", "auto", a folder or None stands for, None for the beginning; see
         `training.checkpoints.to_resume`. Checkpoints of other runs are removed with `overwrite_output_dir`."""
         args, run = self.args, self.identity()
@@ -208,7 +221,7 @@ class DeCoDetrTrainer(Trainer):
 
     # Data
 
-    def get_train_dataloader(self):
+    def get_train_dataloader(self) -> "DataLoader":
         """The train loader; cached features have a collate of their own."""
         eval_collate, self.data_collator = self.data_collator, self._train_collate
         try:
@@ -217,7 +230,9 @@ class DeCoDetrTrainer(Trainer):
             self.data_collator = eval_collate
 
     @contextlib.contextmanager
-    def other_data(self, groups=None):
+    def other_data(
+        self, groups: "Callable[[CocoAnnotations, list[str]], dict[str, list[str]]] | None" = None
+    ) -> Iterator[None]:
         """Inside, data that are not the run's own are evaluated: without its novel names, by other `groups`."""
         before = self.novel_names, self.groups
         self.novel_names, self.groups = None, groups
@@ -242,7 +257,13 @@ class DeCoDetrTrainer(Trainer):
         progress = min(self.state.global_step / max(self.state.max_steps - 1, 1), 1.0)
         return end + (start - end) * ALIGN_SHAPES[self.args.align_weight_shape](progress)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> "torch.Tensor | tuple[torch.Tensor, DeCoDetrObjectDetectionOutput]":
         """L_det + lambda_KL L_distill + lambda_align(t) L_align of the chosen streams (paper 3.1)."""
         bare = self.model  # what `model` wraps on several processes
         if self.args.streams == "semantic":
@@ -265,7 +286,7 @@ class DeCoDetrTrainer(Trainer):
             self._term_counts[name] += 1
         return (loss, outputs) if return_outputs else loss
 
-    def log(self, logs, start_time=None):
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of every loss term since the last log, lambda_align and the pool's mean cosine."""
         if "loss" in logs and self._term_sums:
             names = sorted(self._term_sums)
@@ -282,29 +303,14 @@ class DeCoDetrTrainer(Trainer):
 
     # Optimizer
 
-    def create_optimizer(self, model=None):
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with groups for backbone, rest of the detector and semantic stream, each with and without weight
         decay."""
         if self.optimizer is not None:
             return self.optimizer
         model = self.model if model is None else model
         decayed = set(self.get_decay_parameter_names(model))
-        rates = {
-            "backbone": self.args.backbone_learning_rate,
-            "detector": None,
-            "semantic": self.args.semantic_learning_rate,
-        }
-        groups = []
-        for stream, rate in rates.items():
-            for decay in (True, False):
-                parameters = [
-                    p
-                    for name, p in model.named_parameters()
-                    if p.requires_grad and stream_of(name) == stream and (name in decayed) == decay
-                ]
-                if parameters:
-                    group = {"params": parameters, "weight_decay": self.args.weight_decay if decay else 0.0}
-                    groups.append(group if rate is None else {**group, "lr": rate})
+        groups = parameter_groups(model, decayed, self.args)
         cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
         self.optimizer = cls(groups, **kwargs)
         return self.optimizer
@@ -339,13 +345,13 @@ class DeCoDetrTrainer(Trainer):
         sums = model.prototype_pool.assignment_sums(embeds, model.update_temperature)
         self._pool_sums = sums if self._pool_sums is None else tuple(a + b for a, b in zip(self._pool_sums, sums))
 
-    def forget_sums(self):
+    def forget_sums(self) -> None:
         """Forget what a step that failed has collected: `auto_find_batch_size` starts again after it."""
         self._pool_sums = self._parameters = None
         self._term_sums.clear()
         self._term_counts.clear()
 
-    def step_pool(self):
+    def step_pool(self) -> None:
         """Apply the momentum step to what was collected since the last one; all processes end with the same pool."""
         if self._pool_sums is None:
             return
@@ -359,7 +365,7 @@ class DeCoDetrTrainer(Trainer):
     # Vocabulary life cycle: training names in training, deployment names in evaluation and in everything that is saved
 
     @contextlib.contextmanager
-    def deployed(self):
+    def deployed(self) -> "Iterator[DeCoDetrForObjectDetection]":
         """Inside, the model has the deployment names."""
         model = self.model
         if self.deployment_vocabulary is None:
@@ -373,11 +379,11 @@ class DeCoDetrTrainer(Trainer):
 
     # Saving and loading
 
-    def averaged(self):
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Inside, the model has its averaged weights, if there is an average."""
         return self.weight_average.applied() if self.weight_average is not None else contextlib.nullcontext()
 
-    def save_model(self, output_dir=None, _internal_call=False):
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model with its deployment names and, but in a checkpoint, its averaged weights."""
         checkpoint = _internal_call and output_dir is not None
         if checkpoint:
@@ -413,7 +419,7 @@ class DeCoDetrTrainer(Trainer):
 
     # Evaluation
 
-    def predict(self, test_dataset, *args, **kwargs):
+    def predict(self, test_dataset: "Dataset", *args: Any, **kwargs: Any) -> PredictionOutput:
         """
         Detect in a data set, and measure.
 
@@ -434,8 +440,13 @@ class DeCoDetrTrainer(Trainer):
             self._predicted = None
 
     def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
-    ):
+        self,
+        dataloader: "DataLoader",
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
         """AP of the deployment names, streamed: only the best detections of each image are kept, on the CPU."""
         dataset = dataloader.dataset
         if getattr(dataset, "coco", None) is None or self.processing_class is None:

@@ -1,16 +1,24 @@
 """One small step before a long run: what the model cannot do at all is known in seconds."""
 
 import contextlib
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 
 from decodetr.utils.preflight import in_units, require_room, written
 
+if TYPE_CHECKING:
+    from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+    from decodetr.processing import DeCoDetrImageProcessor
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
+
 _NUMBERS = 4  # bytes of a float32
 
 
-def try_step(model, image_processor, args):
+def try_step(
+    model: "DeCoDetrForObjectDetection", image_processor: "DeCoDetrImageProcessor", args: "DeCoDetrTrainingArguments"
+) -> None:
     """Run forward and backward over grey pictures, as the training will over images; nothing of it stays.
 
     Running out of memory is left to the training, which says what to change.
@@ -82,7 +90,7 @@ def _describe(model):
     return f"{config.model_type} with the backbone {name}"
 
 
-def check_room(model, args, images):
+def check_room(model: "DeCoDetrForObjectDetection", args: "DeCoDetrTrainingArguments", images: int | None) -> None:
     """Check that the disk of `output_dir` has room for what the run writes at least: the checkpoints that are kept,
     and the model at the end.
 

@@ -8,6 +8,7 @@ what CLIP may take a region for (paper 2.8).
 
 import hashlib
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +43,13 @@ class WeakLabels:
     """
 
     captions: "CaptionTable | None" = None
-    image_labels: dict | None = None
-    labelled: frozenset = frozenset()
-    exhaustive: frozenset = frozenset()
+    image_labels: dict[int, list[str]] | None = None
+    labelled: frozenset[str] = frozenset()
+    exhaustive: frozenset[str] = frozenset()
 
-    def of_image(self, image_id, label_of_name, crowded=()):
+    def of_image(
+        self, image_id: int, label_of_name: Mapping[str, int], crowded: Iterable[int] = ()
+    ) -> dict[str, torch.Tensor]:
         """Label entries: `caption_embeds` (c, d) and `absent_labels` (L,) int64, what no region without a box is, as
         indices into the vocabulary; each only where something is known. Objects of `crowded` labels have no boxes of
         their own."""
@@ -62,7 +65,7 @@ class WeakLabels:
         return entries | {"absent_labels": torch.tensor(sorted(absent), dtype=torch.int64)}
 
 
-def read_image_labels(file):
+def read_image_labels(file: str | Path) -> tuple[dict[int, list[str]], frozenset[str]]:
     """
     Names that are somewhere in an image.
 
@@ -100,18 +103,20 @@ class CaptionTable:
         embeddings (np.ndarray of shape (n, d)): unit rows. rows (dict): image_id -> rows of its captions.
     """
 
-    def __init__(self, embeddings, rows):
+    def __init__(self, embeddings: np.ndarray, rows: dict[int, list[int]]) -> None:
         self.embeddings, self._rows = embeddings, rows
 
-    def __len__(self):
+    def __len__(self) -> int:
         return sum(map(len, self._rows.values()))
 
-    def get(self, image_id):
+    def get(self, image_id: int) -> np.ndarray:
         """(c, d) float32; c is 0 for an image without captions."""
         return self.embeddings[self._rows.get(image_id, [])].astype(np.float32)
 
     @classmethod
-    def load(cls, file, text_model, folder=None, given=True):
+    def load(
+        cls, file: str | Path, text_model: str, folder: str | Path | None = None, given: bool = True
+    ) -> "CaptionTable":
         """
         Read and embed captions.
 
