@@ -28,7 +28,7 @@ coverage: $(VENV)/installed-test
 style: $(VENV)/installed-test $(VENV)/checked/decodetr
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --project $(VENV)/checked/decodetr --pythonpath $(BIN)/python
+	cd $(VENV)/checked && ../bin/mypy --config-file decodetr/pyproject.toml --package decodetr
 
 format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
@@ -45,7 +45,7 @@ $(VENV)/installed-test: $(VENV)/bin/python setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@ $(VENV)/installed
 
-# The checkout under the name of the package, so that pyright finds what it imports of itself.
+# The checkout under the name of the package, so that mypy finds what it imports of itself.
 $(VENV)/checked/decodetr: $(VENV)/bin/python
 	mkdir -p $(@D)
 	ln -sfn $(CURDIR) $@
