@@ -5,7 +5,16 @@ imports what it needs, and makes the model known to the Auto classes of transfor
 pytest imports the checkout folder as a package too and relative ones would build every class twice.
 """
 
-from decodetr.utils.lazy import lazy_names
+from decodetr.utils.lazy import TYPE_CHECKING, lazy_names
+
+if TYPE_CHECKING:  # what a type checker sees; "as" says that the names are public
+    from decodetr.modeling_decodetr import DeCoDetrConfig as DeCoDetrConfig
+    from decodetr.modeling_decodetr import DeCoDetrForObjectDetection as DeCoDetrForObjectDetection
+    from decodetr.modeling_decodetr import PrototypePool as PrototypePool
+    from decodetr.modeling_decodetr import Vocabulary as Vocabulary
+    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor as DeCoDetrImageProcessor
+    from decodetr.training.arguments import DeCoDetrTrainingArguments as DeCoDetrTrainingArguments
+    from decodetr.training.trainer import DeCoDetrTrainer as DeCoDetrTrainer
 
 __version__ = "0.1.0"
 
@@ -22,7 +31,7 @@ _PUBLIC_NAMES = {
 __all__ = ["__version__", *_PUBLIC_NAMES]
 
 
-def _register_image_processor():
+def _register_image_processor() -> None:
     """Tell AutoImageProcessor which image processors belong to the model (here, because it joins two rooms), and
     AutoVideoProcessor that there is none: it would guess one, and ask whether to run the code beside the weights."""
     from transformers import AutoImageProcessor

@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before the imports below, so that --help is instan
 import os
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -106,7 +107,7 @@ def _protocol_and_annotations(options: EvalOptions) -> tuple[Protocol, CocoAnnot
     protocol = Protocol.load(options.protocol)
     if options.max_detections is not None:
         protocol = replace(protocol, max_detections=options.max_detections)
-    split_file = options.names_split
+    split_file: str | Path | None = options.names_split
     if protocol.name == "custom" and options.data and not options.novel_names:
         split_file = names_split_file(options.data, options.names_split)
     if (split_file or options.novel_names) and protocol.name != "custom":
@@ -118,8 +119,8 @@ def _protocol_and_annotations(options: EvalOptions) -> tuple[Protocol, CocoAnnot
     if split_file and split_file != "none":
         base, novel = (dict(enumerate(group)) for group in read_split(split_file))
         protocol = replace(protocol, base=base, novel=novel)
-    elif options.novel_names:
-        protocol = replace(protocol, novel=dict(enumerate(read_names(options.novel_names))))
+    elif novel_names := read_names(options.novel_names or None):
+        protocol = replace(protocol, novel=dict(enumerate(novel_names)))
     coco = load_annotations(
         options.data,
         "val",

@@ -20,6 +20,7 @@ from functools import partial
 import torch
 import transformers
 
+from decodetr.annotations.stream import AnnotationStream
 from decodetr.evaluation.analysis import Analysis
 from decodetr.evaluation.calibrate import before_and_after
 from decodetr.modeling_decodetr import Vocabulary
@@ -105,7 +106,7 @@ class TrainingRun:
         if data.val is not None:
             groups = forgetting.groups(data.val, deployed.names) if forgetting else None
             check_evaluation(training, data.val, deployed.names, data.novel, groups)
-        check_room(model, training, None if options.streaming else len(data.coco))
+        check_room(model, training, None if isinstance(data.coco, AnnotationStream) else len(data.coco))
         try_step(model, processor, training)
         if options.uses_own_regions:
             data = replace(data, regions=self._own_regions(model, processor, data))

@@ -5,14 +5,17 @@ from pathlib import Path
 from decodetr.utils.documents import read_json, short
 
 
-def names_split_file(data: str | Path, names_split: str | Path | None = None) -> Path | None:
+def names_split_file(data: str | Path | None, names_split: str | Path | None = None) -> Path | None:
     """The names split of a command: `names_split` if given, else DATA/names.json; None without one or for "none"."""
     if names_split == "none":
         return None
-    file = Path(names_split or Path(data) / "names.json")
-    if names_split and not file.is_file():
-        raise FileNotFoundError(f"--names-split {file}: no such file; give the JSON file of base and novel names")
-    return file if file.is_file() else None
+    if names_split:
+        file = Path(names_split)
+        if not file.is_file():
+            raise FileNotFoundError(f"--names-split {file}: no such file; give the JSON file of base and novel names")
+        return file
+    beside = Path(data) / "names.json" if data else None
+    return beside if beside is not None and beside.is_file() else None
 
 
 def read_split(path: str | Path) -> tuple[list[str], list[str]]:

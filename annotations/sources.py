@@ -34,7 +34,7 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 
 
 def load_annotations(
-    data: str | Path,
+    data: str | Path | None,
     part: str,
     file: str | Path | None = None,
     images: str | Path | None = None,
@@ -49,7 +49,7 @@ def load_annotations(
 
     Args:
         data: a folder in COCO's form (annotations/PART.json), a YOLO folder or its data.yaml, a folder that `datasets`
-            can read, or a data set on the Hub, "NAME" or "NAME:CONFIG".
+            can read, or a data set on the Hub, "NAME" or "NAME:CONFIG"; None where `file` is given.
         part (str): "train", "val" or "test".
         file: a COCO annotation file, wherever it lies; `data` is not looked at then. images: its image folder.
         class_names, box_format: see [`read_dataset`], which alone needs them.

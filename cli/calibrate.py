@@ -58,21 +58,16 @@ def run(args: argparse.Namespace) -> int:
             if (value := getattr(args, name)) < least:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
 
-    def data():
-        if not (args.data or args.annotations):
-            raise ValueError("give --data DIR or --annotations FILE: annotated images, best those of no training")
-
     run_checks(
         numbers,
-        data,
+        options.source,
         lambda: expect("model", args.model, "config.json"),
         lambda: expect_file("--annotations", args.annotations),
         lambda: expect_file("--names-split", None if args.names_split == "none" else args.names_split),
         options.place,
         lambda: pick_device(args.device),
     )
-    config = calibrate_model(options)
-    info = config.calibration_info
+    config, info = calibrate_model(options)
     sys.stdout.write(markdown_table(HEADER, score_rows(info, "these images")))
     own = len(config.name_thresholds or ())
     sys.stdout.write(

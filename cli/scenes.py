@@ -92,8 +92,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "clip", metavar="CLIP", help="folder or shipped name of a CLIP of `decodetr scenes teachers`"
     )
     reshaped.add_argument("output", metavar="OUT", help="folder to write")
-    for name, (default, text) in _COSINES.items():
-        reshaped.add_argument("--" + name.replace("_", "-"), type=float, default=default, metavar="X", help=text)
+    for name, (cosine, text) in _COSINES.items():
+        reshaped.add_argument("--" + name.replace("_", "-"), type=float, default=cosine, metavar="X", help=text)
     _add_workers(reshaped)
     models = commands.add_parser(
         "models",

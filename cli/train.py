@@ -155,4 +155,4 @@ def run(args: argparse.Namespace) -> int:
     arguments = None if said is None else stored | said
     training = check(options, arguments, findings)
     with claim(training.output_dir if process_rank() == 0 else None, "decodetr train"):
-        return TrainingRun(options, training, given=frozenset(arguments), words=words).run()
+        return TrainingRun(options, training, given=frozenset(arguments or ()), words=words).run()

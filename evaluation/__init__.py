@@ -19,7 +19,13 @@ compare.py                  two runs
 The package is lazy, and the names below cost nothing, because commands need them for `--help`.
 """
 
-from decodetr.utils.lazy import lazy_names
+from decodetr.utils.lazy import TYPE_CHECKING, lazy_names
+
+if TYPE_CHECKING:  # as in decodetr itself
+    from decodetr.evaluation.detection_evaluator import DetectionEvaluator as DetectionEvaluator
+    from decodetr.evaluation.detection_metric import DetectionMetric as DetectionMetric
+    from decodetr.evaluation.output_evaluator import OutputEvaluator as OutputEvaluator
+    from decodetr.evaluation.protocols import Protocol as Protocol
 
 ENGINES = ("faster-coco-eval", "pycocotools")
 ORACLES = ("boxes", "names", "teacher")

@@ -224,8 +224,11 @@ def uncalibrated(config: DeCoDetrConfig) -> Iterator[None]:
             setattr(config, name, value)
 
 
-def set_calibration(config: DeCoDetrConfig, fields: dict, source: dict) -> None:
-    """Put what [`fit_scores`] found into a DeCoDetrConfig. `source`: what the images were, for the record."""
+def set_calibration(config: DeCoDetrConfig, fields: dict, source: dict) -> dict:
+    """Put what [`fit_scores`] found into a DeCoDetrConfig. `source`: what the images were, for the record. Returns
+    the record, which the config has as `calibration_info`."""
     for name, value in fields.items():
         setattr(config, name, value)
-    config.calibration_info = {**fields["calibration_info"], **source}
+    info = {**fields["calibration_info"], **source}
+    config.calibration_info = info
+    return info

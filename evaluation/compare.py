@@ -61,12 +61,12 @@ def compare(
     runs = [_Run(folder, report, annotations) for folder, report in zip((first, second), reports)]
     whole = np.ones(runs[0].images)
     points = [run.metrics(whole) for run in runs]
-    rng, drawn = np.random.default_rng(seed), []
+    rng, samples = np.random.default_rng(seed), []
     for _ in tqdm(range(resamples), desc="resamples", disable=not progress):
         weights = np.bincount(rng.integers(runs[0].images, size=runs[0].images), minlength=runs[0].images)
         metrics = [run.metrics(weights) for run in runs]
-        drawn.append([metrics[1][key] - metrics[0][key] for key in points[0]])
-    drawn, result = np.array(drawn), {}
+        samples.append([metrics[1][key] - metrics[0][key] for key in points[0]])
+    drawn, result = np.array(samples), {}
     for column, key in enumerate(points[0]):
         differences = drawn[:, column][~np.isnan(drawn[:, column])]
         low, high = np.quantile(differences, [0.025, 0.975]) if len(differences) else (np.nan, np.nan)

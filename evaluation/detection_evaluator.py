@@ -82,12 +82,13 @@ class DetectionEvaluator:
             raise ValueError(f"the annotation file has several categories called {twice[:5]}; names must be unique")
         self.coco, self.names, self.max_detections = coco, list(names), max_detections
         self.engine, self.class_agnostic = engine, class_agnostic
-        if federated and getattr(coco, "federation", None) is None:
+        federation = getattr(coco, "federation", None)
+        if federated and federation is None:
             raise ValueError(
                 "federated evaluation needs neg_category_ids and not_exhaustive_category_ids on every image, as LVIS "
                 "has them; the annotation file has none"
             )
-        self.federated = federated
+        self.federated, self._federation = federated, federation if federated else None
         # Equal scores are ranked by image id, as COCO's tools do.
         self.image_ids = sorted(image["image_id"] for image in coco.images)
         self._image_numbers = {image_id: number for number, image_id in enumerate(self.image_ids)}
@@ -208,16 +209,17 @@ class DetectionEvaluator:
             else:
                 metrics[f"AP_{group}"] = mean_percent(precision[:, :, columns, 0])
                 metrics[f"AP50_{group}"] = mean_percent(precision[0][:, columns, 0])
-        if per_name and not self.class_agnostic:
-            metrics["per_name"] = {
-                name: {
-                    "AP": mean_percent(precision[:, :, column, 0]),
-                    "AP50": mean_percent(precision[0, :, column, 0]),
-                    "support": self.support[name],
-                }
-                for column, name in enumerate(self.evaluated)
+        if not per_name or self.class_agnostic:
+            return metrics
+        rows = {
+            name: {
+                "AP": mean_percent(precision[:, :, column, 0]),
+                "AP50": mean_percent(precision[0, :, column, 0]),
+                "support": self.support[name],
             }
-        return metrics
+            for column, name in enumerate(self.evaluated)
+        }
+        return {**metrics, "per_name": rows}
 
     def truth_count(self) -> int:
         """How many annotations the names that are evaluated have, crowds included."""
@@ -244,12 +246,12 @@ class DetectionEvaluator:
         }
         kept = seen[index.image_rows] & (table["name"] >= 0)
         table = {key: column[kept] for key, column in table.items()}
-        if not self.federated:
+        if self._federation is None:
             return table
         pairs = np.array(
             [
                 (self._image_numbers[image_id], category)
-                for image_id, (_, not_exhaustive) in self.coco.federation.items()
+                for image_id, (_, not_exhaustive) in self._federation.items()
                 if image_id in self._predictions
                 for category in not_exhaustive
             ],
@@ -292,8 +294,8 @@ class DetectionEvaluator:
             "score": scores,
         }
         counts = names >= 0
-        if self.federated:
-            absent = [(self._image_numbers[i], c) for i, (absent, _) in self.coco.federation.items() for c in absent]
+        if self._federation is not None:
+            absent = [(self._image_numbers[i], c) for i, (absent, _) in self._federation.items() for c in absent]
             present = np.stack([self._annotated_images(), self._index.column("category")], axis=1)
             known = np.concatenate([present, np.array(absent, dtype=np.int64).reshape(-1, 2)])
             name, num_names = self._name_of_category[known[:, 1]], len(self.evaluated)

@@ -79,16 +79,14 @@ class DetectionMetric(evaluate.Metric):
             ),
         )
 
-    def add_batch(
-        self, *, predictions: Sequence[dict] | None = None, references: Sequence[dict] | None = None
-    ) -> None:
+    def add_batch(self, *, predictions: Sequence[dict], references: Sequence[dict]) -> None:
         """Check and add a batch; only the best `max_detections` predictions of an image are stored."""
         if len(predictions) != len(references):
             raise ValueError(f"got {len(predictions)} predictions and {len(references)} references; expected as many")
         rows = [self._encode(*pair) for pair in zip(predictions, references)]
         super().add_batch(predictions=[row[0] for row in rows], references=[row[1] for row in rows])
 
-    def add(self, *, prediction: dict | None = None, reference: dict | None = None) -> None:
+    def add(self, *, prediction: dict, reference: dict) -> None:
         """Add one image."""
         self.add_batch(predictions=[prediction], references=[reference])
 

@@ -67,28 +67,29 @@ def load_predictor(
             identity = model_identity(folder)
     except (OSError, ValueError) as error:  # transformers raises both for a folder that holds no model
         raise cannot_load("model", source, error) from error
-    facts = {"model": source, "revision": identity["revision"] or f"weights {identity['weights'][:12]}"}
+    weights = f"weights {(identity['weights'] or 'not known')[:12]}"
+    facts = {"model": source, "revision": identity["revision"] or weights}
     if config.model_type != "decodetr":
         if oracle or vocabulary:
             raise ValueError(f"--oracle and --vocabulary need a DeCo-DETR, {source} is a {config.model_type}")
         peer = load_peer(folder, names, device, max_detections, allow_missing_names)
         return peer, names, None, facts | _where(peer) | peer.describe()
     model, image_processor = load_model(source, vocabulary=vocabulary, device=device)
-    names, pool = model.vocabulary, model.prototype_pool
+    own, pool = model.vocabulary, model.prototype_pool
     facts |= _where(model) | {
-        "vocabulary": f"{vocabulary or 'stored in the model'}, {_digest(names.names, names.embeddings)}",
+        "vocabulary": f"{vocabulary or 'stored in the model'}, {_digest(own.names, own.embeddings)}",
         "pool": f"{len(pool)} prototypes, {_digest(pool.captions, pool.prototypes)}",
         "training_used": in_words(model.config.training_info or "not recorded"),
     }
     if oracle == "teacher":
-        predictor = _teacher(model.vocabulary, coco, clip, device, max_detections)
+        predictor = _teacher(own, coco, clip, device, max_detections)
     elif oracle:
         predictor = {"boxes": BoxOracle, "names": NameOracle}[oracle](model, image_processor, coco, max_detections)
     else:
         predictor = DeCoDetrPredictor(model, image_processor, max_detections)
     if oracle:
         facts["oracle"] = oracle
-    return predictor, model.vocabulary.names, model.vocabulary, facts | predictor.describe()
+    return predictor, own.names, own, facts | predictor.describe()
 
 
 def teacher_alone(

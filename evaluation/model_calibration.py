@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,6 +51,16 @@ class CalibrationOptions:
     num_workers: int = 0
     device: str = "auto"
 
+    def source(self) -> str:
+        """What the images and boxes are read from: the annotation file, else the data set.
+
+        Raises:
+            ValueError: neither is given.
+        """
+        if not (source := self.annotations or self.data):
+            raise ValueError("give --data DIR or --annotations FILE: annotated images, best those of no training")
+        return source
+
     def place(self) -> Path:
         """The folder that is written.
 
@@ -69,12 +80,12 @@ class CalibrationOptions:
         return output
 
 
-def calibrate_model(options: CalibrationOptions) -> DeCoDetrConfig:
+def calibrate_model(options: CalibrationOptions) -> tuple[DeCoDetrConfig, dict[str, Any]]:
     """
     Calibrate a model and write config.json and the card into `options.place()`.
 
     Returns:
-        The calibrated config.
+        (the calibrated config, its `calibration_info`).
 
     Raises:
         ValueError: the images have none of the model's names, or cannot calibrate it.
@@ -97,10 +108,9 @@ def calibrate_model(options: CalibrationOptions) -> DeCoDetrConfig:
             raise ValueError(
                 f"{coco.file}: {len(coco)} images: {error}; give others, or a model that finds more"
             ) from error
-        data = recorded_place(options.annotations or options.data)
-        set_calibration(model.config, fields, {"data": data, "kept_aside": False})
+        info = set_calibration(model.config, fields, {"data": recorded_place(options.source()), "kept_aside": False})
         _write(options, model, image_processor)
-        return model.config
+        return model.config, info
 
 
 def _annotated(options: CalibrationOptions) -> CocoAnnotations:
@@ -113,8 +123,7 @@ def _annotated(options: CalibrationOptions) -> CocoAnnotations:
         class_names=options.class_names,
         box_format=options.box_format,
     )
-    split = names_split_file(options.data, options.names_split) if options.data or options.names_split else None
-    if split:
+    if split := names_split_file(options.data, options.names_split):
         coco = coco.select(read_split(split)[0])
     order = torch.randperm(len(coco), generator=torch.Generator().manual_seed(0)).tolist()
     return coco.select_images({coco.images[place]["image_id"] for place in order[: options.most]})

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from decodetr.evaluation.detection_evaluator import DetectionEvaluator, metric_names
 
 if TYPE_CHECKING:
+    import torch
+
     from decodetr.annotations.coco import CocoAnnotations
     from decodetr.modeling_decodetr.output_decodetr import DeCoDetrObjectDetectionOutput
     from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
@@ -33,6 +35,18 @@ def rules_of(coco: CocoAnnotations | SimpleNamespace, max_detections: int | None
     return {"federated": federated, "max_detections": usual if max_detections is None else max_detections}
 
 
+def ranked_boxes(outputs: DeCoDetrObjectDetectionOutput) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(boxes, logits of their names, logits of their objectness) of a model's outputs.
+
+    Raises:
+        ValueError: they were not computed, as with `losses_only`.
+    """
+    boxes, logits, objectness = outputs.pred_boxes, outputs.logits, outputs.objectness_logits
+    if boxes is None or logits is None or objectness is None:
+        raise ValueError("the outputs have no boxes or no names: those of a forward for losses cannot be evaluated")
+    return boxes, logits, objectness
+
+
 def results_of(
     outputs: DeCoDetrObjectDetectionOutput,
     image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
@@ -51,16 +65,18 @@ def results_of(
         "localization", the same of the boxes alone, all labels 0.
     """
 
+    boxes, logits, objectness = ranked_boxes(outputs)
+
     def process(logits):
         return image_processor.post_process_object_detection(
-            SimpleNamespace(logits=logits, pred_boxes=outputs.pred_boxes),
+            SimpleNamespace(logits=logits, pred_boxes=boxes),
             threshold=0.0,
             target_sizes=sizes,
             top_k=max_detections,
         )
 
-    localized = process(outputs.objectness_logits[..., None])
-    return [{**named, "localization": boxes} for named, boxes in zip(process(outputs.logits), localized)]
+    localized = process(objectness[..., None])
+    return [{**named, "localization": alone} for named, alone in zip(process(logits), localized)]
 
 
 def output_metric_names(max_detections: int, groups: Iterable[str] = (), novel: bool = False) -> list[str]:

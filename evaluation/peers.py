@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,8 @@ class Peer:
     the model. Sub-classes have `_detect(batch, sizes)`: for each group of names, the detections of every image.
     """
 
-    prompt = score = None  # for the report
+    prompt: str | None = None  # for the report, as the score
+    score: str | None = None
 
     def __init__(
         self, model: PreTrainedModel, image_processor: BaseImageProcessor, names: list[str], max_detections: int
@@ -65,7 +66,7 @@ class Peer:
         groups = defaultdict(list)
         for i, one in enumerate(prepared):
             groups[one["pixel_values"].shape].append(i)
-        found = [None] * len(prepared)
+        found = {}
         for members in groups.values():
             keys = prepared[members[0]]
             batch = {key: torch.cat([prepared[i][key] for i in members]).to(self.device) for key in keys}
@@ -75,7 +76,12 @@ class Peer:
                 merged = {key: torch.cat([part[key].cpu() for part in parts]) for key in ("scores", "labels", "boxes")}
                 best = merged["scores"].argsort(descending=True, stable=True)[: self.max_detections]
                 found[i] = {key: value[best] for key, value in merged.items()}
-        return found
+        return [found[i] for i in range(len(prepared))]
+
+    def _detect(
+        self, batch: dict[str, torch.Tensor], sizes: list[tuple[int, int]]
+    ) -> Iterator[Iterable[dict[str, torch.Tensor]]]:
+        raise NotImplementedError
 
     def best_pairs(
         self,

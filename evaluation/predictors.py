@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
-from decodetr.evaluation.output_evaluator import results_of
+from decodetr.evaluation.output_evaluator import ranked_boxes, results_of
 from decodetr.inference.detection import forward
 from decodetr.pool_builder.crops import crop_region
 from decodetr.processing.detection_dataset import detection_collate
@@ -106,13 +106,30 @@ class _Oracle(DeCoDetrPredictor):
 
     def results(self, outputs: DeCoDetrObjectDetectionOutput, entries: list[dict]) -> list[dict]:
         found = []
+        relative, logits, objectness = ranked_boxes(outputs)
         for b, entry in enumerate(entries):
-            boxes = pixel_corners(outputs.pred_boxes[b].float().cpu(), entry["width"], entry["height"])
+            boxes = pixel_corners(relative[b].float().cpu(), entry["width"], entry["height"])
             truth, labels = annotated(self.coco, entry)
-            log_objectness = F.logsigmoid(outputs.objectness_logits[b].float().cpu())
-            log_scores = F.logsigmoid(self.model.config.uncalibrated(outputs.logits[b].float().cpu()))
+            log_objectness = F.logsigmoid(objectness[b].float().cpu())
+            log_scores = F.logsigmoid(self.model.config.uncalibrated(logits[b].float().cpu()))
             found.append(self.one_image(boxes, log_objectness, log_scores, truth, self._label_of_category[labels]))
         return found
+
+    def one_image(
+        self,
+        boxes: torch.Tensor,
+        log_objectness: torch.Tensor,
+        log_scores: torch.Tensor,
+        truth: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Detections of an image.
+
+        Args:
+            boxes: (N, 4) x0, y0, x1, y1 in pixels. log_objectness: (N,). log_scores: (N, K), of its product with the
+                names. truth: (n, 4), annotated boxes. labels: (n,), their names in the vocabulary, or -1.
+        """
+        raise NotImplementedError
 
 
 class BoxOracle(_Oracle):

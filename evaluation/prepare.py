@@ -62,17 +62,17 @@ def prepare(
             "file, or give --any-counts to write it all the same (reports will say so)"
         )
     ids = dict(zip(official.names, official.category_ids))
-    parts = {
-        "val": {"names": {*split["base"], *split["novel"]}, "images": {image["image_id"] for image in chosen.images}},
-        "train": {"names": set(split["base"]), "images": None},
+    parts = {  # names and images
+        "val": ({*split["base"], *split["novel"]}, {image["image_id"] for image in chosen.images}),
+        "train": (set(split["base"]), None),
     }
     written = {}
     with committed(output) as staging:
-        for part, kept in parts.items():
+        for part, (kept, image_ids) in parts.items():
             source, target = files[part], Path("annotations") / f"{part}.json"
             sys.stderr.write(f"{source} -> {output / target}\n")
             images = link_pictures(output, part, image_folders.get(part, coco))
-            document = _filter(source, {ids[n] for n in kept["names"]}, kept["images"], protocol.images == "annotated")
+            document = _filter(source, {ids[n] for n in kept}, image_ids, protocol.images == "annotated")
             document["info"] = {**(document.get("info") or {}), "image_folder": images, "protocol": name, "part": part}
             write_json(staging / target, document, indent=None)
             written[part] = {key: len(document[key]) for key in ("images", "annotations", "categories")}

@@ -84,9 +84,10 @@ class Protocol:
             ValueError: the file lacks names or frequencies of the protocol.
         """
         base, novel = (None if group is None else list(group.values()) for group in (self.base, self.novel))
-        if missing := set((base or []) + (novel or [])) - set(coco.names) if self.counts else set():
+        listed = [*(base or ()), *(novel or ())]
+        if self.counts and (missing := set(listed) - set(coco.names)):
             raise ValueError(
-                f"{coco.file}: expected the {len(base) + len(novel)} names of {self.name}, got none called "
+                f"{coco.file}: expected the {len(listed)} names of {self.name}, got none called "
                 f"{sorted(missing)[:5]}; give the annotation file of that data set"
             )
         if base is not None and novel is None:

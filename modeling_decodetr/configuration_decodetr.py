@@ -7,7 +7,7 @@ value, the comment says it; where it gives none, the comment says what we chose 
 
 import math
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, overload
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -277,6 +277,18 @@ class DeCoDetrConfig(PreTrainedConfig):
                 "DeCo-DETR of a detector by DeCoDetrForObjectDetection.from_detector."
             )
         return {**fields, "name_or_path": str(pretrained_model_name_or_path)}, kwargs
+
+    @overload
+    @classmethod
+    def from_dict(
+        cls, config_dict: dict[str, Any], *, return_unused_kwargs: Literal[False] = False, **kwargs: Any
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_dict(
+        cls, config_dict: dict[str, Any], *, return_unused_kwargs: Literal[True], **kwargs: Any
+    ) -> tuple[Self, dict[str, Any]]: ...
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:

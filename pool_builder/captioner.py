@@ -17,6 +17,8 @@ from decodetr.pool_builder.batches import ShrinkingBatches
 from decodetr.pool_builder.crops import processor_size
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
     from transformers import BatchFeature
 
@@ -27,7 +29,7 @@ class Captioner:
     Attributes: `size`, side in pixels of the crops that it takes, or None if it takes them as they are.
 
     Args:
-        name_or_path (`str`): folder or Hub name.
+        name_or_path (`str` or `Path`): folder or Hub name.
         prompt (`str`): what it is asked about every crop.
         max_new_tokens (`int`): longest caption in tokens.
         device: where it runs.
@@ -42,7 +44,7 @@ class Captioner:
 
     def __init__(
         self,
-        name_or_path: str,
+        name_or_path: str | Path,
         *,
         prompt: str,
         max_new_tokens: int,

@@ -13,7 +13,21 @@
 Names are looked up when they are used, so that importing this package costs neither numpy nor Pillow.
 """
 
-from decodetr.utils.lazy import lazy_names
+from decodetr.utils.lazy import TYPE_CHECKING, lazy_names
+
+if TYPE_CHECKING:  # as in decodetr itself
+    from decodetr.scenes.rendering import Scene as Scene
+    from decodetr.scenes.rendering import SceneObject as SceneObject
+    from decodetr.scenes.rendering import draw_scene as draw_scene
+    from decodetr.scenes.world import COLOURS as COLOURS
+    from decodetr.scenes.world import HELD_OUT_SHAPE as HELD_OUT_SHAPE
+    from decodetr.scenes.world import NAMES as NAMES
+    from decodetr.scenes.world import PATTERNS as PATTERNS
+    from decodetr.scenes.world import SHAPES as SHAPES
+    from decodetr.scenes.world import SceneName as SceneName
+    from decodetr.scenes.world import SceneSettings as SceneSettings
+    from decodetr.scenes.world import names_document as names_document
+    from decodetr.scenes.write import write_scenes as write_scenes
 
 _HOMES = {
     "COLOURS": "decodetr.scenes.world",

@@ -70,8 +70,8 @@ def run_stages(
         ValueError: what is there was made by another command, as of another version.
     """
     commands = []
-    for number, (result, words) in enumerate(stages, start=1):
-        words = [str(word) for word in words]
+    for number, (result, command) in enumerate(stages, start=1):
+        words = [str(word) for word in command]
         commands.append(f"decodetr {shlex.join(words)}")
         said = f"decodetr {shlex.join(_placeless(words, folder))}"
         if result.exists() and record["commands"].get(str(number), said) != said:

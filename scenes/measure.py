@@ -87,7 +87,7 @@ def measure(
     order = torch.randperm(len(column), generator=torch.Generator().manual_seed(0)).tolist()
     result = {}
     for size in SIZES:
-        count = len(column) if size == "all" else size
+        count = size if isinstance(size, int) else len(column)  # all of them
         groups = [order[start : start + count] for start in range(0, len(order), count)]
         best = torch.zeros(len(coco.images), len(column))
         kept = _BestDetections(outputs["pred_boxes"], coco.images)

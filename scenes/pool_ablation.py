@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
@@ -70,11 +71,11 @@ _COLUMNS = {
 
 def variants(
     pool: PrototypePool, silent: PrototypePool | None, random: PrototypePool
-) -> dict[str, tuple[PrototypePool | None, dict]]:
-    """{key of VARIANTS: (pool, fields of the config that differ)}."""
+) -> dict[str, tuple[PrototypePool, dict]]:
+    """{key of VARIANTS: (pool, fields of the config that differ)}; "silent" where there is such a pool."""
     return {
         "captions": (pool, {}),
-        "silent": (silent, {}),
+        **({} if silent is None else {"silent": (silent, {})}),
         "random": (random, {}),
         "background": (pool, {"pool_use": "background", **_NO_LOOKUP}),
         "none": (pool, {"pool_use": "none", **_NO_LOOKUP}),
@@ -139,12 +140,11 @@ class Comparison:
         self.clip = ClipEmbedder(resolve(options.clip, "CLIP"))
         self.pool = PrototypePool.from_pretrained(self.built / "pool")
         self._check_space(options)
-        stages = [open_stage(self.built, stage) for stage in ("regions", "texts")]
-        self.pool.info["space"] = measure_space(*stages, self.pool, among=base)  # by the names that have boxes here
+        regions, texts = open_stage(self.built, "regions"), open_stage(self.built, "texts")
+        self.pool.info["space"] = measure_space(regions, texts, self.pool, among=base)  # names that have boxes here
         annotations = self.data / "annotations"
         self.splits = {split: CocoAnnotations.load(annotations / f"{split}.json") for split in options.splits}
         self.train_annotations = CocoAnnotations.load(annotations / "train.json").select(base)
-        self._cache = None
 
     def _check_space(self, options):
         """Pool, names and teacher are of one CLIP; the model's own may be another one."""
@@ -159,21 +159,19 @@ class Comparison:
                     "`decodetr vocabulary build --text-model` or `decodetr pool build --clip`"
                 )
 
-    @property
+    @cached_property
     def cache(self) -> FeatureCache:
         """The detector's features of the training scenes, from its one run over them."""
-        if self._cache is None:
-            shifts = {"blur": SEMANTIC_TRAINING["--blur"], "noise": SEMANTIC_TRAINING["--noise"]}
-            dataset = DetectionDataset(
-                self.train_annotations,
-                self.processor,
-                self.train_annotations.names,
-                regions=RegionTable.load(self.built / "regions"),
-                augmentation=DetectionAugmentation(0, **shifts),
-            )
-            sizes = {"batch_size": SEMANTIC_TRAINING["--per_device_eval_batch_size"], "views": CACHE_VIEWS}
-            self._cache = FeatureCache.build(self.model(self.pool, {}), dataset, detection_collate, **sizes)
-        return self._cache
+        shifts = {"blur": SEMANTIC_TRAINING["--blur"], "noise": SEMANTIC_TRAINING["--noise"]}
+        dataset = DetectionDataset(
+            self.train_annotations,
+            self.processor,
+            self.train_annotations.names,
+            regions=RegionTable.load(self.built / "regions"),
+            augmentation=DetectionAugmentation(0, **shifts),
+        )
+        sizes = {"batch_size": SEMANTIC_TRAINING["--per_device_eval_batch_size"], "views": CACHE_VIEWS}
+        return FeatureCache.build(self.model(self.pool, {}), dataset, detection_collate, **sizes)
 
     def random_pool(self) -> PrototypePool:
         """Prototypes that say nothing, in the same space."""
@@ -202,8 +200,8 @@ class Comparison:
         model = self.model(pool, fields)
         parser = HfArgumentParser(DeCoDetrTrainingArguments)
         with tempfile.TemporaryDirectory() as folder:
-            words = SEMANTIC_TRAINING | {"--max_steps": self.steps, "--seed": seed, "--output_dir": folder}
-            words = [str(word) for word in flat(words)]  # those of the command alone, as --blur, are left over
+            options = SEMANTIC_TRAINING | {"--max_steps": self.steps, "--seed": seed, "--output_dir": folder}
+            words = [str(word) for word in flat(options)]  # those of the command alone, as --blur, are left over
             arguments, _ = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
             DeCoDetrTrainer(model, arguments, cache).train()
         return model

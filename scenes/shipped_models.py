@@ -25,13 +25,13 @@ CONFIG = HUB_CARDS / "scenes-decodetr" / "training_config.yaml"
 def make_models(folder: str, run_command: Callable[[list[str]], int]) -> int:
     """Run all stages in `folder` and write the folders of hub_cards/. `run_command`: see [`run_stages`]. Returns the
     exit status."""
-    folder = Path(folder)
-    with hold(folder, "decodetr scenes models"):
-        record = claim(folder, {"made by": "decodetr scenes models"})
-        status, commands = run_stages(folder, _stages(folder), STAGES, record, run_command)
+    work = Path(folder)
+    with hold(work, "decodetr scenes models"):
+        record = claim(work, {"made by": "decodetr scenes models"})
+        status, commands = run_stages(work, _stages(work), STAGES, record, run_command)
         if status == 0:
-            shown = [command.replace(f"{folder}/", "").replace(f"{HUB_CARDS}/", "") for command in commands]
-            _write_cards(folder, shown)
+            shown = [command.replace(f"{work}/", "").replace(f"{HUB_CARDS}/", "") for command in commands]
+            _write_cards(work, shown)
         return status
 
 

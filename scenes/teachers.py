@@ -239,17 +239,17 @@ def measure_clip(folder: str | Path, crops: np.ndarray, names: np.ndarray) -> di
         `shape` of that name; `name_to_image`, the nearest of 1,000 crops to a name is one of it.
     """
     clip = ClipEmbedder(folder)
-    crops, names = crops[names >= 0], torch.from_numpy(names[names >= 0])
+    crops, right = crops[names >= 0], torch.from_numpy(names[names >= 0])
     images = torch.cat([torch.from_numpy(clip.embed_images(list(part))) for part in _batches(crops)])
     texts = encode_texts([name.name for name in NAMES], clip.model, clip.tokenizer)
     predicted = (images @ texts.T).argmax(1)
-    pairs = [(NAMES[a], NAMES[b]) for a, b in zip(predicted.tolist(), names.tolist())]
-    result = {"image_to_name": (predicted == names).float().mean().item()}
+    pairs = [(NAMES[a], NAMES[b]) for a, b in zip(predicted.tolist(), right.tolist())]
+    result = {"image_to_name": (predicted == right).float().mean().item()}
     for part in ("colour", "pattern", "shape"):
         result[part] = float(np.mean([getattr(a, part) == getattr(b, part) for a, b in pairs]))
-    present = names[:1000].unique()
+    present = right[:1000].unique()
     nearest = (texts[present] @ images[:1000].T).argmax(1)
-    result["name_to_image"] = (names[nearest] == present).float().mean().item()
+    result["name_to_image"] = (right[nearest] == present).float().mean().item()
     return result
 
 

@@ -91,7 +91,7 @@ class DeCoDetrTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         if self.metric_for_best_model is None and needs_metric(self):  # the library's default, "loss", is not measured
-            self.metric_for_best_model = default_metric(self.streams)
+            self.metric_for_best_model: str | None = default_metric(self.streams)
         super().__post_init__()
         if self.streams not in STREAMS:
             raise ValueError(f"streams must be one of {', '.join(STREAMS)}, got {self.streams!r}.")

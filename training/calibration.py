@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from decodetr.annotations.coco import CocoAnnotations
+from decodetr.annotations.stream import AnnotationStream
 from decodetr.evaluation.calibrate import LEAST_OBJECTS, TooLittle, fit_scores, set_calibration, uncalibrated
 from decodetr.processing import DetectionDataset
 from decodetr.utils.hub import recorded_place
 
 if TYPE_CHECKING:
-    from decodetr.annotations.stream import AnnotationStream
     from decodetr.processing import DeCoDetrImageProcessor
     from decodetr.training.options import TrainOptions
     from decodetr.training.trainer import DeCoDetrTrainer
@@ -66,7 +66,7 @@ class ScoreCalibration:
 
     @classmethod
     def divide(
-        cls, options: "TrainOptions", streams: str, coco: "CocoAnnotations | AnnotationStream"
+        cls, options: "TrainOptions", streams: str, coco: CocoAnnotations | AnnotationStream
     ) -> "tuple[ScoreCalibration, CocoAnnotations | AnnotationStream]":
         """Keep images aside, where scores can be calibrated on some.
 
@@ -77,7 +77,8 @@ class ScoreCalibration:
             (ScoreCalibration, annotations of the images that are left).
         """
         source = recorded_place(options.data)
-        if (reason := why_not(options, streams)) is not None:
+        reason = why_not(options, streams)
+        if reason is not None or isinstance(coco, AnnotationStream):
             return cls(source, reason=reason), coco
         share = share_of(options)
         ids = keep_aside(coco, share)

@@ -61,6 +61,8 @@ class WeightAveraging(TrainerCallback):
     def on_train_begin(
         self, args: "DeCoDetrTrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
     ) -> None:
+        if args.ema_decay is None:
+            return
         average = ema.WeightAverage(self.trainer.model, args.ema_decay)
         folder = self.trainer.resumed_from
         if folder is not None and (Path(folder) / ema.FILE).is_file():
@@ -72,5 +74,6 @@ class WeightAveraging(TrainerCallback):
     def on_optimizer_step(
         self, args: "DeCoDetrTrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
     ) -> None:
-        if not self.trainer.accelerator.optimizer_step_was_skipped:  # float16: the gradient had overflown
-            self.trainer.weight_average.update()
+        average, skipped = self.trainer.weight_average, self.trainer.accelerator.optimizer_step_was_skipped
+        if average is not None and not skipped:  # float16: the gradient had overflown
+            average.update()

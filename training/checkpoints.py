@@ -143,11 +143,11 @@ def to_resume(
         FileNotFoundError: "last", and there is none. ValueError: the folder is no complete checkpoint, or of another
         run; or a run would begin beside the checkpoints of another.
     """
-    if word in (None, False, "", "false", "False"):
+    if word is None or word in (False, "", "false", "False"):
         if run is not None and not overwrite:
             _check_beginning(output_dir, run)
         return None
-    if word in (True, "last", "true", "True", "auto"):
+    if isinstance(word, bool) or word in ("last", "true", "True", "auto"):
         folder, strange = _newest(output_dir, run)
         if folder is not None:
             return str(folder)

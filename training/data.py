@@ -92,7 +92,7 @@ class TrainingData:
     def images_with_something(self) -> int:
         """Images that have a box or a region, replayed ones with their regions too; 0 of a stream, whose length is not
         known. A starting point that looks itself sees something in all of them."""
-        if self.options.streaming:
+        if isinstance(self.coco, AnnotationStream):
             return 0
         if self.options.uses_own_regions:
             seen = {image["image_id"] for image in self.coco.images}
@@ -127,15 +127,16 @@ class TrainingData:
             # Of a split, other regions are to be taken for base names: there are no others. LVIS is not exhaustive.
             federated = getattr(self.coco, "federation", None) is not None
             exhaustive = self.novel is None and not federated and set(annotated) < set(training_names)
-        exhaustive = frozenset(annotated if exhaustive else ())
-        if not captions and not image_labels and not exhaustive:
+        complete = frozenset(annotated if exhaustive else ())
+        if not captions and not image_labels and not complete:
             return None
         if captions and not text_model:
             raise ValueError("--captions: the pool does not say which text model made it; give --text-model NAME")
         labels, labelled = _image_labels(image_labels, training_names) if image_labels else (None, frozenset())
-        given = bool(self.options.text_model)
-        table = CaptionTable.load(captions, text_model, self.options.output_dir, given) if captions else None
-        return WeakLabels(table, labels, labelled, exhaustive)
+        table, given = None, bool(self.options.text_model)
+        if captions and text_model:
+            table = CaptionTable.load(captions, text_model, self.options.output_dir, given)
+        return WeakLabels(table, labels, labelled, complete)
 
     def replay_weak_labels(self, training_names: Sequence[str]) -> WeakLabels | None:
         """Names that are somewhere in the replayed images, or None."""

@@ -52,7 +52,7 @@ class StreamedTraining(TrainerCallback):
         args: "DeCoDetrTrainingArguments",
         state: "TrainerState",
         control: "TrainerControl",
-        train_dataloader: "DataLoader | None" = None,
+        train_dataloader: "DataLoader",
         **kwargs: Any,
     ) -> None:
         """Also keeps Accelerate from dividing that share between the processes once more."""

@@ -48,7 +48,7 @@ def needs_package(given: Container[str]) -> None:
 
 def check_environment(args: "DeCoDetrTrainingArguments") -> list[Callable[[], None]]:
     """List the checks (functions without arguments) of some DeCoDetrTrainingArguments."""
-    checks = [partial(_check_reporter, name) for name in args.report_to]
+    checks: list[Callable[[], None]] = [partial(_check_reporter, name) for name in args.report_to]
     checks += [partial(check, args) for check in (_check_optimizer, _check_loader, _check_numbers, _check_precision)]
     if args.torch_compile:
         checks.append(partial(_check_compiler, args))
@@ -91,7 +91,7 @@ def _check_loader(args):
 
 
 def _check_numbers(args):
-    least: dict[str, float] = {
+    least = {
         "per_device_train_batch_size": 1,
         "per_device_eval_batch_size": 1,
         "gradient_accumulation_steps": 1,

@@ -37,14 +37,16 @@ class FeatureCache(Dataset):
 
     def __init__(self, items: list[dict[str, Any]]) -> None:
         self.items = items
-        self.made_by = self.source = None
+        self.made_by: dict[str, Any] | None = None
+        self.source: dict[str, Any] | None = None
 
     def check(self, model: "DeCoDetrForObjectDetection") -> None:
         """ValueError if the features are of another detector, of other names, or were taken in another way."""
-        made_by = _maker(model) if self.made_by else {}
+        own = self.made_by or {}
+        made_by = _maker(model) if own else {}
         if model.config.semantic_inputs == "query":  # reads no samples, however they were taken
             made_by = {key: value for key, value in made_by.items() if key not in _OF_SAMPLES}
-        if wrong := [key for key, value in made_by.items() if value != self.made_by[key]]:
+        if wrong := [key for key, value in made_by.items() if value != own[key]]:
             raise ValueError(
                 f"cached features of another model: they differ in {', '.join(wrong)}; build the cache again "
                 "(FeatureCache.build), or give the data set itself with cache_features=True"

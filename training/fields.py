@@ -127,7 +127,7 @@ def check_arguments(
 
 def default_of(field: dataclasses.Field) -> Any:
     """The default of a dataclass field."""
-    return field.default_factory() if field.default is dataclasses.MISSING else field.default
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def deciding(args: "DeCoDetrTrainingArguments") -> dict[str, Any]:

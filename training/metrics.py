@@ -51,7 +51,7 @@ def check_metric(
     known = list(dict.fromkeys(known))
     if args.streams == "localization":  # the names are those of a stream that does not learn
         known = [name for name in known if name.startswith("eval_class_agnostic_")]
-    name = given if str(given).startswith("eval_") else f"eval_{given}"
+    name = given if given and given.startswith("eval_") else f"eval_{given}"
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"give one of {', '.join(known)}"

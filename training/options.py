@@ -34,7 +34,7 @@ class TrainOptions:
         "win",
         metavar="NAME",
     )
-    data: str | None = _option(None, DATA_HELP + " (required, here or in the recipe)")
+    data: str = _option("", DATA_HELP + " (required, here or in the recipe)")
     train_annotations: str | None = _option(None, "annotation file (default DATA/annotations/train.json)")
     val_annotations: str | None = _option(
         None, "annotation file, or none (default DATA/annotations/val.json, if it exists)"
@@ -48,7 +48,7 @@ class TrainOptions:
         "training; 0 for none (default: 0.1)",
         metavar="S",
     )
-    output_dir: str | None = _option(None, "checkpoints and the trained model", flags=("--output_dir", "--output-dir"))
+    output_dir: str = _option("", "checkpoints and the trained model", flags=("--output_dir", "--output-dir"))
     model: str | None = _option(None, "start from a saved DeCo-DETR", group="start")
     detector: str | None = _option(None, "start from a saved DETR-family detector", group="start")
     config: str | dict | None = _option(

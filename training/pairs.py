@@ -13,6 +13,7 @@ from decodetr.training.calibration import why_not
 from decodetr.training.memory import can_checkpoint_family
 
 if TYPE_CHECKING:
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
     from decodetr.training.preflight import Facts
 
 CAPTIONS_NEED = (
@@ -203,9 +204,9 @@ def _config(facts):
         )
 
 
-def notes(facts: "Facts") -> list[str]:
+def notes(facts: "Facts", training: "DeCoDetrTrainingArguments") -> list[str]:
     """List what of a run's options has no effect (sentences)."""
-    options, training, found = facts.options, facts.training, []
+    options, found = facts.options, []
 
     def idle(options, why):
         found.extend(f"--{option} has no effect: {why}" for option in options)

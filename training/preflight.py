@@ -76,7 +76,9 @@ def check(
     if not findings.errors:
         findings.call(_check_names, facts, vocabulary, deployed)
     findings.tell()
-    for note in notes(facts):
+    if training is None:
+        raise ValueError("expected fields of DeCoDetrTrainingArguments, got None; findings have to say why there are none")
+    for note in notes(facts, training):
         logger.warning(note)
     logger.warning("Chosen by default: %s", "; ".join(_chosen(facts)))
     return training
@@ -130,7 +132,7 @@ class Facts:
         return choose_setting(self.options.setting, self.novel) if self.novel or not self.options.setting else None
 
 
-def make_arguments(output_dir: str | None, given: dict[str, Any]) -> DeCoDetrTrainingArguments:
+def make_arguments(output_dir: str, given: dict[str, Any]) -> DeCoDetrTrainingArguments:
     """DeCoDetrTrainingArguments of some fields.
 
     Raises:
@@ -255,7 +257,7 @@ def _chosen(facts):
     if options.setting is None and facts.novel:
         yield f"setting {facts.setting.name}"
     if options.reset_semantics:
-        stored = stored_config(options)
+        stored = stored_config(options.model)
         for name, value in fields_of_space(stored).items():
             if name not in options.replaced_fields:
                 yield f"{name} {value} (the model's {getattr(stored, name)} was for its own pool; --set keeps it)"

@@ -62,9 +62,11 @@ def replay_dataset(
         images (int, *optional*): so many of the images that have regions, drawn at random by `seed`; default: all.
 
     Raises:
-        ValueError: no image has regions.
+        ValueError: there are no regions, or no image has any.
     """
     regions = targets.regions
+    if regions is None:
+        raise ValueError(f"{coco.file}: replayed images teach by their regions: expected regions in targets, got none")
     known = [image["image_id"] for image in coco.images if image["image_id"] in regions]
     if not known:
         raise ValueError(

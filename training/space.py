@@ -77,23 +77,23 @@ def check_space(
         ValueError: they are not; names the options and what mends it. FileNotFoundError: no such text model.
     """
     tables = {"--pool": pool, "--vocabulary": vocabulary, "--deploy-vocabulary": deployed}
-    tables = {option: (table.embedding_dim, table.info) for option, table in tables.items() if table is not None}
-    given = tables and next(iter(tables.items()))
-    if not given and (space := asked_space(options)) is not None:
-        given = ("--text-model", space)
-    if not given:
+    spaces = {option: (table.embedding_dim, table.info) for option, table in tables.items() if table is not None}
+    if spaces:
+        first, (width, info) = next(iter(spaces.items()))
+    elif (space := asked_space(options)) is not None:
+        first, (width, info) = "--text-model", space
+    else:
         return
-    first, (width, info) = given
-    for option, other in tables.items():
+    for option, other in spaces.items():
         if not _same((width, info), other):
             raise ValueError(
                 f"{first} is of {_describe(width, info)}, {option} of {_describe(*other)}: build both with the same "
                 "CLIP (decodetr vocabulary build --text-model NAME, decodetr pool build --clip NAME)"
             )
-    if options.regions_folder and (dim := region_width(options.regions)) not in (None, width):
+    regions = options.regions_folder
+    if regions and (dim := region_width(regions)) not in (None, width):
         raise ValueError(
-            f"--regions {options.regions} has embeddings of width {dim}, {first} of width {width}: give what one CLIP "
-            "made"
+            f"--regions {regions} has embeddings of width {dim}, {first} of width {width}: give what one CLIP made"
         )
     if width != config.embedding_dim:
         mend = "--reset-semantics, which begins anew with another CLIP"
@@ -106,16 +106,17 @@ def check_space(
     own = config.vocabulary_info if pool is not None else config.pool_info
     both = pool is not None and vocabulary is not None  # they are swapped together
     if options.goes_on and not both and not _same((width, info), (width, own)):
-        other = "--vocabulary NAMES" if pool is not None else "--pool POOL"
+        new = "--vocabulary NAMES" if pool is not None else "--pool POOL"
         raise ValueError(
             f"{first} is of {_describe(width, info)}, --model {options.model} of {_describe(width, own)}: give what "
-            f"the same CLIP made, {other} of the new one as well, or --reset-semantics to begin the semantic stream "
+            f"the same CLIP made, {new} of the new one as well, or --reset-semantics to begin the semantic stream "
             "anew"
         )
     semantic = training is None or training.streams != "localization"
-    if options.reset_semantics and pool is None and semantic and is_foreign((width, info), stored_config(options)):
+    kept = options.model if options.reset_semantics and pool is None and semantic else None
+    if kept and is_foreign((width, info), stored_config(kept)):
         raise ValueError(
-            f"{first} is of {_describe(width, info)}, and the pool of --model {options.model} of another CLIP: give "
+            f"{first} is of {_describe(width, info)}, and the pool of --model {kept} of another CLIP: give "
             "--pool POOL, made with that one (decodetr pool build --clip NAME), or --streams localization, which "
             "needs none"
         )
@@ -131,9 +132,9 @@ def region_width(folder: str | Path) -> int | None:
     return kind.list_size if pa.types.is_fixed_size_list(kind) else None
 
 
-def stored_config(options: "TrainOptions") -> DeCoDetrConfig:
+def stored_config(model: str) -> DeCoDetrConfig:
     """The DeCoDetrConfig of --model, as it is stored."""
-    return DeCoDetrConfig.from_pretrained(resolve(options.model))
+    return DeCoDetrConfig.from_pretrained(resolve(model))
 
 
 def _same(one, other):

@@ -68,7 +68,7 @@ class SpaceReport:
     def problems(self) -> list[str]:
         """What cannot work, one line each, with the fields that mend it."""
         found = []
-        if self.right is not None and self.right < _LEAST_OF_OWN * self.own:
+        if self.right is not None and self.own is not None and self.right < _LEAST_OF_OWN * self.own:
             what = "right" if self.named else "most likely"
             found.append(
                 f"teacher_name_temperature={self.scales.teacher_name_temperature:g}: the teacher gives the {what} "
@@ -89,7 +89,7 @@ class SpaceReport:
                 f"{self.best:.2f} on average, so that hardly a detection passes a threshold of {_LEAST_SCORE}; "
                 f"{self._mend('name_temperature')}"
             )
-        if self.moved is not None and 1 - self.moved < (1 - self.cosine) / 2:
+        if self.moved is not None and self.cosine is not None and 1 - self.moved < (1 - self.cosine) / 2:
             found.append(
                 f"pool_update=literal: {self.steps} steps over these captions bring the mean cosine between prototypes"
                 f" from {self.cosine:.3f} to {self.moved:.3f} (1: all are one point); --set pool_update=frozen"

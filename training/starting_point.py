@@ -90,13 +90,13 @@ def _resize(config, processor, side):
 def start_identity(options: "TrainOptions") -> dict[str, Any] | None:
     """What tells one starting point from another, as JSON: the contents of a saved model, a pretrained backbone, or
     random weights, which the seed and the config decide."""
-    if not (options.model or options.detector):
+    if not (name := options.model or options.detector):
         return {
             "weights": "random",
             "backbone": options.backbone and (folder_digest(options.backbone) or options.backbone),
         }
     try:
-        found = model_identity(resolve(options.model or options.detector))
+        found: dict[str, Any] = model_identity(resolve(name))
     except OSError:
         return None  # the loader says what is wrong
     if found["weights"]:  # a folder may be moved and renamed
@@ -135,16 +135,19 @@ def starting_config(options: "TrainOptions", names: Sequence[str] | None = ()) -
     """
     fields = config_fields(options.set)
     if options.config:
-        inline = isinstance(options.config, dict)
-        stored = options.config if inline else read_yaml(options.config, dict)
-        where = f"{options.recipe}: config" if inline else options.config
+        if isinstance(options.config, dict):
+            stored, where = options.config, f"{options.recipe}: config"
+        else:
+            stored, where = read_yaml(options.config, dict), options.config
         _check_keys(stored, DeCoDetrConfig, where)
         if "embedding_dim" not in stored and (space := asked_space(options)) is not None:
             stored = {**stored, "embedding_dim": space[0]}
         base = make_config({"detector_config": stored.get("detector_config"), "class_agnostic": False}, where)
         _check_fields(fields, base)
         return make_config(_with_classes(_merged(stored, fields, base), names, where), where)
-    name, what = (options.model, "model") if options.model else (options.detector, "detector")
+    name, what = options.model or options.detector, "model" if options.model else "detector"
+    if not name:
+        raise ValueError("give a starting point: --model, --detector or --config")
     expect(what, name, "config.json")
     try:
         with local_only(resolve(name)):
@@ -163,7 +166,8 @@ def starting_config(options: "TrainOptions", names: Sequence[str] | None = ()) -
     stored = config.to_dict()
     if options.reset_semantics:  # its scores were those of another stream, its temperatures of another pool
         stored |= UNCALIBRATED | fields_of_space(config)
-    if (options.detector or options.reset_semantics) and is_foreign(space := asked_space(options), config):
+    space = asked_space(options) if options.detector or options.reset_semantics else None
+    if space is not None and is_foreign(space, config):
         stored |= dict.fromkeys(("pool_info", "vocabulary_info", "prototype_captions"))
         stored["embedding_dim"] = space[0]
         if config.semantic_hidden_dim == config.embedding_dim:  # its default

@@ -26,15 +26,15 @@ _TRACKED = "num_batches_tracked"  # a counter of batch norm that frozen ones do 
 _SAID = "architecture tag num_classes description license origin_url paper_name hf_hub_id".split()
 
 
-def timm_backbone(model: "DeCoDetrForObjectDetection") -> tuple[nn.Module, str] | tuple[None, None]:
-    """(timm's feature extractor inside the detector, the name that the config gives it), or (None, None).
+def timm_backbone(model: "DeCoDetrForObjectDetection") -> tuple[nn.Module, str] | None:
+    """(timm's feature extractor inside the detector, the name that the config gives it), or None.
 
     Args:
         model ([`DeCoDetrForObjectDetection`]).
     """
     config = getattr(model.config.detector_config, "backbone_config", None)
-    if getattr(config, "model_type", None) != "timm_backbone":
-        return None, None
+    if config is None or getattr(config, "model_type", None) != "timm_backbone":
+        return None
     module = backbone_module(model.detector)
     return getattr(module, "_backbone", module), config.backbone  # some families unwrap it themselves
 
@@ -48,16 +48,17 @@ def check_timm_backbone(model: "DeCoDetrForObjectDetection") -> None:
     Raises:
         ValueError: with the field that keeps them.
     """
-    features, name = timm_backbone(model)
-    if features is None:
+    found = timm_backbone(model)
+    if found is None:
         return
+    features, name = found
     here = {_flat(key): module for key, module in features.named_modules()}
     for key, norm in timm.create_model(name).named_modules():
-        found = here.get(_flat(key))
-        if not isinstance(norm, nn.BatchNorm2d) or found is None:
+        same = here.get(_flat(key))
+        if not isinstance(norm, nn.BatchNorm2d) or same is None:
             continue
         active = not isinstance(getattr(norm, "act", nn.Identity()), nn.Identity)
-        if (active and not hasattr(found, "act")) or getattr(found, "eps", 1e-5) != norm.eps:
+        if (active and not hasattr(same, "act")) or getattr(same, "eps", 1e-5) != norm.eps:
             raise ValueError(
                 f"the {model.config.detector_config.model_type} detector replaces the batch norms of {name} and loses "
                 f"their activation or eps (first: {key}): set freeze_batch_norm_2d: true in its backbone_config, so "
@@ -80,12 +81,13 @@ def load_timm_weights(model: "DeCoDetrForObjectDetection", name: str | Path) -> 
         ValueError: no timm backbone, another architecture, unknown names, pickles, keys that are missing, unexpected
             or of another shape, a preprocessing that contradicts. OSError: no such weights, or no way to them.
     """
-    features, built = timm_backbone(model)
-    if features is None:
+    found = timm_backbone(model)
+    if found is None:
         raise ValueError(
             f"--backbone {name}: the config's detector has no timm backbone; give it backbone_config: "
             '{"model_type": "timm_backbone", "backbone": NAME, "out_indices": [...]}.'
         )
+    features, built = found
     check_timm_backbone(model)
     architecture = built.partition(".")[0]
     file, facts = _find(str(name), architecture)

@@ -75,7 +75,10 @@ class DeCoDetrTrainer(Trainer):
 
     model: "DeCoDetrForObjectDetection"
     args: DeCoDetrTrainingArguments
+    data_collator: Callable[[list], dict[str, Any]]
+    resumed_from: str | None
     weight_average: "WeightAverage | None"
+    _predicted: KeptPredictions | None
 
     def __init__(
         self,
@@ -107,6 +110,7 @@ class DeCoDetrTrainer(Trainer):
         self._model_class = type(model)  # FSDP changes it
         self._prepare(model)
         self._identity = run_identity(args, model, train_dataset, start, deployment_vocabulary)
+        collate = self._train_collate = data_collator or detection_collate
         if args.cache_features and train_dataset is not None:
             if isinstance(train_dataset, FeatureCache):
                 train_dataset.check(model)
@@ -115,20 +119,16 @@ class DeCoDetrTrainer(Trainer):
                 train_dataset = FeatureCache.build(
                     model,
                     train_dataset,
-                    data_collator or detection_collate,
+                    collate,
                     batch_size=args.per_device_eval_batch_size,
                     num_workers=args.dataloader_num_workers,
                     views=args.cache_views,
                 )
                 train_dataset.source = self._identity["data"]
             self._train_collate = feature_collate
-        else:
-            self._train_collate = data_collator or detection_collate
         if isinstance(train_dataset, StreamedDetectionDataset):
             self._train_collate = partial(collate_or_skip, self._train_collate)
-        super().__init__(
-            model, args, data_collator=data_collator or detection_collate, train_dataset=train_dataset, **kwargs
-        )
+        super().__init__(model, args, data_collator=collate, train_dataset=train_dataset, **kwargs)
         check_sharded(self)
         # forward takes **kwargs for the detector, not a batch-wide item count: let the Trainer average micro-batches.
         self.model_accepts_loss_kwargs = False
@@ -243,7 +243,7 @@ class DeCoDetrTrainer(Trainer):
             self.novel_names, self.groups = before
             self.forget_eval_loader()
 
-    def forget_eval_loader(self):
+    def forget_eval_loader(self) -> None:
         """With persistent workers the Trainer keeps one loader for whatever data set is evaluated."""
         getattr(self, "_eval_dataloaders", {}).pop("eval", None)
 
@@ -312,7 +312,7 @@ class DeCoDetrTrainer(Trainer):
         decayed = set(self.get_decay_parameter_names(model))
         groups = parameter_groups(model, decayed, self.args)
         cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
-        self.optimizer = cls(groups, **kwargs)
+        self.optimizer: torch.optim.Optimizer | None = cls(groups, **kwargs)
         return self.optimizer
 
     def _clip_grad_norm(self, model):
@@ -385,16 +385,16 @@ class DeCoDetrTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model with its deployment names and, but in a checkpoint, its averaged weights."""
-        checkpoint = _internal_call and output_dir is not None
-        if checkpoint:
+        checkpoint = output_dir if _internal_call else None
+        if checkpoint is not None:
             if self.args.should_save:
-                checkpoints.begin(output_dir, self.identity())
+                checkpoints.begin(checkpoint, self.identity())
             self.accelerator.wait_for_everyone()
         keep_class_name(self.model, self._model_class)
-        with self.deployed(), contextlib.nullcontext() if checkpoint else self.averaged():
+        with self.deployed(), self.averaged() if checkpoint is None else contextlib.nullcontext():
             super().save_model(output_dir, _internal_call)
-        if checkpoint and self.weight_average is not None:
-            self.weight_average.save(output_dir, write=self.args.should_save)
+        if checkpoint is not None and self.weight_average is not None:
+            self.weight_average.save(checkpoint, write=self.args.should_save)
 
     def _save_rng_state(self, output_dir):
         # The last files of a checkpoint before trainer_state.json; every process writes one.

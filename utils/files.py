@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from decodetr.utils.model_room import load
 
@@ -72,7 +73,7 @@ def json_text(value: object, indent: int | None = 1) -> str:
         return json.dumps(finite(value), **options) + "\n"
 
 
-def finite(value: object) -> object:
+def finite(value: Any) -> Any:
     """The same with None for what is not finite, which JSON has no word for."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
