@@ -42,4 +42,5 @@ _PUBLIC_NAMES = {
 
 __all__ = ["CALIBRATION_IMAGES", "ENGINES", "ORACLES", "PREPARED", "PROTOCOLS", *_PUBLIC_NAMES]
 
-__getattr__, __dir__ = lazy_names(__name__, _PUBLIC_NAMES, ["ENGINES", "ORACLES", "PROTOCOLS"])
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(__name__, _PUBLIC_NAMES, ["ENGINES", "ORACLES", "PROTOCOLS"])

@@ -46,4 +46,5 @@ _HOMES = {
 
 __all__ = list(_HOMES)
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(__name__, _HOMES)

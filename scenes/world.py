@@ -60,7 +60,7 @@ def _all_names():
     return tuple(names)
 
 
-NAMES = _all_names()
+NAMES: tuple[SceneName, ...] = _all_names()
 BASE_NAMES = tuple(name.name for name in NAMES if not name.novel)
 _FEW_SEED = 100
 

@@ -77,7 +77,9 @@ def check(
         findings.call(_check_names, facts, vocabulary, deployed)
     findings.tell()
     if training is None:
-        raise ValueError("expected fields of DeCoDetrTrainingArguments, got None; findings have to say why there are none")
+        raise ValueError(
+            "expected fields of DeCoDetrTrainingArguments, got None; findings have to say why there are none"
+        )
     for note in notes(facts, training):
         logger.warning(note)
     logger.warning("Chosen by default: %s", "; ".join(_chosen(facts)))
