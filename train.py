@@ -28,7 +28,7 @@ from decodetr.processing import DetectionAugmentation, DetectionDataset
 from decodetr.processing.detection_dataset import TargetOptions
 from decodetr.processing.streamed_dataset import SHUFFLE_BUFFER, StreamedDetectionDataset
 from decodetr.training.arguments import DeCoDetrTrainingArguments
-from decodetr.training.calibration import ScoreCalibration
+from decodetr.training.calibration import KeptImages
 from decodetr.training.checkpoints import to_resume
 from decodetr.training.chosen import CHOSEN, set_chosen, situation_of
 from decodetr.training.data import TrainingData
@@ -86,8 +86,8 @@ class TrainingRun:
 
         # Data
         data = TrainingData.read(options)
-        calibration, kept = ScoreCalibration.divide(options, training.streams, data.coco)
-        data = replace(data, coco=kept)
+        kept, coco = KeptImages.divide(options, training.streams, data.coco)
+        data = replace(data, coco=coco)
 
         # Model
         model, processor = start_model(options, data.coco.names)
@@ -127,7 +127,7 @@ class TrainingRun:
         except KeyboardInterrupt:
             self._say_how_to_go_on(trainer.state.global_step)
             raise
-        calibration.fit(trainer, processor)
+        kept.fit(options, trainer, processor)
         trainer.save_model()
         trainer.save_state()
         _save_metrics(trainer, "train", trained.metrics)
@@ -154,7 +154,7 @@ class TrainingRun:
                     max_detections=training.eval_max_detections,
                     metrics=metrics,
                     scores=scores,
-                    not_calibrated=calibration.reason,
+                    not_calibrated=kept.reason,
                     doubts=self._doubts(trainer.state, metrics, situation, forgetting),
                     forgetting=forgetting,
                 )
@@ -371,7 +371,7 @@ def _evaluate(trainer):
     """Evaluate the trained model on its validation data: (metrics, what its scores are worth or None)."""
     metrics, scores = trainer.evaluate(), None
     if trainer.names_learned:
-        analysis = Analysis(trainer.evaluated)
+        analysis = Analysis(trainer.evaluated.by_name)
         metrics["eval_best_threshold"] = analysis.threshold
         scores = before_and_after(analysis, trainer.model.config)
     _save_metrics(trainer, "eval", metrics)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
 from decodetr.modeling_decodetr.detectors import detector_family
-from decodetr.training.calibration import why_not
+from decodetr.training.calibration import why_none_kept, why_not
 from decodetr.training.memory import can_checkpoint_family
 
 if TYPE_CHECKING:
@@ -127,8 +127,8 @@ def _calibration(facts):
         yield f"--calibration-share must lie between 0 and 1, got {share}"
         return
     reason = why_not(options, facts.training.streams)
-    if share and reason:
-        yield f"--calibration-share {share}: {reason}; leave it out"
+    if share and why_none_kept(options):
+        yield f"--calibration-share {share}: {why_none_kept(options)}; leave it out"
     if reason is None and (set_too := sorted(options.replaced_fields & UNCALIBRATED.keys())):
         yield f"--set {set_too[0]}: this run calibrates its scores itself; give --calibration-share 0 to set them"
 

@@ -14,7 +14,7 @@ from decodetr.annotations.names_ahead import names_ahead
 from decodetr.annotations.names_split import names_split_file, read_split
 from decodetr.annotations.sources import coco_file, has_part, kind_of, load_annotations
 from decodetr.training.arguments import DeCoDetrTrainingArguments
-from decodetr.training.calibration import MOST, SHARE, why_not
+from decodetr.training.calibration import MOST, SHARE, why_none_kept, why_not
 from decodetr.training.environment import check_environment, needs_package
 from decodetr.training.metrics import check_metric, check_names, default_metric, needs_metric
 from decodetr.training.pairs import check_pairs, notes
@@ -266,9 +266,10 @@ def _chosen(facts):
     if needs_metric(training) and "metric_for_best_model" not in facts.given:
         yield f"the best checkpoint by {training.metric_for_best_model}"
     if options.calibration_share is None:
-        reason = why_not(options, training.streams)
-        kept = f"{100 * SHARE:g} % of the training images, at most {MOST}, kept aside to calibrate scores"
-        yield f"scores not calibrated ({reason})" if reason else kept
+        if why_none_kept(options) is None:
+            yield f"{100 * SHARE:g} % of the training images, at most {MOST}, kept aside"
+        if (reason := why_not(options, training.streams)) is not None:
+            yield f"scores not calibrated ({reason})"
     if options.captions and not options.text_model and facts.pool is not None:
         yield f"captions embedded by {facts.pool.info.get('encoder')}"
     length = ""

@@ -488,7 +488,7 @@ class DeCoDetrTrainer(Trainer):
             step, callbacks = self.state.global_step, self.callback_handler.callbacks
             write_sheet(sheet, self.args.output_dir, step, metric_key_prefix, callbacks)
         measured = evaluator.compute()
-        self.evaluated = None if self.is_in_train else evaluator.by_name  # for who wants to know more than metrics
+        self.evaluated = None if self.is_in_train else evaluator  # for who wants to know more than metrics
         if not self.names_learned:
             measured = {name: value for name, value in measured.items() if name.startswith("class_agnostic_")}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
