@@ -15,7 +15,7 @@ import numpy as np
 from decodetr.utils.documents import short
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeGuard
 
     from decodetr.annotations.findings import Findings
 
@@ -63,11 +63,9 @@ def find_style(
     Returns:
         BoxStyle, or None where the boxes are not COCO's and could be of two forms.
     """
-    pairs = [(entry.get("bbox"), images.get(entry.get("image_id"))) for entry in entries]
+    pairs = [(entry.get("bbox"), images[entry["image_id"]]) for entry in entries if entry.get("image_id") in images]
     # Boxes without area say nothing: four zeros would be relative.
-    boxes = [
-        (box, image["width"], image["height"]) for box, image in pairs if image and is_box(box) and box[2] and box[3]
-    ]
+    boxes = [(box, image["width"], image["height"]) for box, image in pairs if is_box(box) and box[2] and box[3]]
     relative = bool(boxes) and all(max(box) <= 1 and min(width, height) > 4 for box, width, height in boxes)
     if declared is not None:
         style = BoxStyle(declared, relative)
@@ -127,7 +125,7 @@ def _share(corners, total):
     return f"boxes seem to be two corners: {share}"
 
 
-def is_box(box: object) -> bool:
+def is_box(box: object) -> TypeGuard[list[float]]:
     """Whether a value is a list of four finite numbers."""
     return (
         isinstance(box, list)

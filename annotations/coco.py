@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,14 +140,14 @@ class AnnotationIndex(Mapping):
         column = self._columns[name]
         return column if crowds else column[self._columns["iscrowd"] == 0]
 
-    def __getitem__(self, image_id):
+    def __getitem__(self, image_id: int) -> list[dict[str, Any]]:
         columns = [column.tolist() for column in self.arrays(image_id).values()]
         return [dict(zip(self._columns, values)) for values in zip(*columns)]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         return iter(self._rows)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._rows)
 
 
@@ -190,10 +190,10 @@ class CocoAnnotations:
         self.frequencies = frequencies
         self.left_over = {}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"CocoAnnotations({str(self.file)!r}, {len(self.images)} images, "
             f"{len(self.annotations_by_image.column('id'))} annotations, {len(self.names)} names)"

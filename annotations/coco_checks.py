@@ -16,7 +16,7 @@ from decodetr.annotations.findings import FirstError
 from decodetr.utils.documents import read_json, short
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeGuard
 
     from decodetr.annotations.findings import Findings
 
@@ -184,7 +184,7 @@ def read_frequencies(file: str | Path, entries: list[dict[str, Any]], category_i
     return [frequency[category_id] for category_id in category_ids]
 
 
-def is_size(value: Any) -> bool:
+def is_size(value: Any) -> TypeGuard[float]:
     """Whether a value is a whole number of pixels, at least 1."""
     return type(value) in (int, float) and value >= 1 and value == value // 1
 
@@ -215,10 +215,10 @@ def read_annotations(
             f"category_id {category_of[row]} ({(~known).sum()} such annotations); add the category or remove them"
         )
 
-    areas = [entry.get("area") for entry in entries]
-    if not all(type(area) in (int, float) for area in areas):  # optional; COCO's own is that of the mask
-        areas = [area if type(area) in (int, float) else box[2] * box[3] for area, box in zip(areas, boxes.tolist())]
-    areas = np.array(areas, dtype=np.float64)
+    given = [entry.get("area") for entry in entries]
+    if not all(type(area) in (int, float) for area in given):  # optional; COCO's own is that of the mask
+        given = [area if type(area) in (int, float) else box[2] * box[3] for area, box in zip(given, boxes.tolist())]
+    areas = np.array(given, dtype=np.float64)
     bad = ~(np.isfinite(areas) & (areas >= 0))
     if bad.any():
         row = int(bad.argmax())

@@ -49,7 +49,7 @@ class StoredImage:
         """Bytes, or the path of a file."""
         return image_source(self.dataset[self.row]["image"], self, self.folders)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.name}, row {self.row}"
 
 
@@ -166,8 +166,8 @@ class RowReader:
                 the first is a ValueError.
         """
         told = FirstError() if findings is None else findings
-        objects = _columns(objects, where, told)
-        boxes, labels = objects.get("bbox") or [], objects.get(self._key) or []
+        columns = _columns(objects, where, told)
+        boxes, labels = columns.get("bbox") or [], columns.get(self._key) or []
         if len(labels) != len(boxes):
             message = f"{where}: expected a {self._key} for each of the {len(boxes)} boxes, got {len(labels)}"
             told.add("error", "rows with more or fewer categories than boxes", message, "their objects are left out")
@@ -183,8 +183,8 @@ class RowReader:
         return {
             "bbox": boxes[kept],
             "names": [labels[place] if self._name_of is None else self._name_of[labels[place]] for place in kept],
-            "area": _areas(objects.get("area"), boxes, kept, where, told),
-            "iscrowd": _crowds(objects.get("iscrowd"), len(boxes), kept, where, told),
+            "area": _areas(columns.get("area"), boxes, kept, where, told),
+            "iscrowd": _crowds(columns.get("iscrowd"), len(boxes), kept, where, told),
         }
 
 

@@ -104,23 +104,23 @@ def load_stream(
             f"{data}: expected a data set of `datasets` to stream, got a {kind.upper()} folder, whose images are read "
             "from disk one by one anyway; leave out --streaming"
         )
-    return AnnotationStream(*_load_split(data, part, streaming=True), class_names, box_format, _folders(data))
+    dataset, name = _load_split(data, part, streaming=True)
+    return AnnotationStream(dataset, name, class_names, box_format, _folders(data))
 
 
 def has_part(data: str | Path, part: str) -> bool:
     """Whether a data set has a part."""
-    kind = kind_of(data)
-    if kind == "coco":
+    if (file := yolo_file(data)) is not None:
+        return bool(read_data_yaml(file).get(part))
+    if kind_of(data) == "coco":
         return coco_file(data, part).is_file()
-    if kind == "yolo":
-        return bool(read_data_yaml(yolo_file(data)).get(part))
     return _split_of(_dataset(data)[0], part) is not None
 
 
 def part_names(data: str | Path, parts: Collection[str]) -> list[str]:
     """What a YOLO or `datasets` data set has beside some parts: names of folders of images, or of splits."""
-    if kind_of(data) == "yolo":
-        config = read_data_yaml(yolo_file(data))
+    if (file := yolo_file(data)) is not None:
+        config = read_data_yaml(file)
         return [key for key in ("train", "val", "test", "valid", "validation") if config.get(key) and key not in parts]
     splits = _dataset(data)[0]
     return [split for split in splits if split not in {_split_of(splits, part) for part in parts}]

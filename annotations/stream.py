@@ -61,7 +61,7 @@ class AnnotationStream:
         parts = [(number, dataset.shard(count, number) if count > 1 else dataset) for number in range(count)]
         # As a generator, because only within one shard is the place of a row the same for all readers.
         self._rows = datasets.IterableDataset.from_generator(_numbered_rows, gen_kwargs={"parts": parts})
-        self._kept = None
+        self._kept: set[str] | None = None
 
     def select(self, names: Collection[str]) -> AnnotationStream:
         """
@@ -140,15 +140,15 @@ def _numbered_rows(parts):
 class _StreamedImage:
     """An image in a row; `source()` gives its bytes or its path, as that of `StoredImage` does."""
 
-    def __init__(self, value, where, folders):
+    def __init__(self, value: Any, where: str, folders: Sequence[str | Path] | None) -> None:
         self.value, self.where, self.folders = value, where, folders
 
-    def source(self):
+    def source(self) -> bytes | str:
         """Bytes, which are read once, or the path of a file."""
         found = image_source(self.value, self.where, self.folders)
         if isinstance(found, bytes):
             self.value = {"bytes": found}
         return found
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.where

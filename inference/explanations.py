@@ -58,14 +58,20 @@ def explain_detections(
         "name_probability", floats in 0..1 whose product is the score before its calibration, and "prototypes", lists
         of {"index" (row of the pool), "caption" (None if the pool has none), "weight" (share of the lookup, 0..1),
         "level" ("coarse" or "fine")}.
+
+    Raises:
+        ValueError: the outputs lack names or prototype weights.
     """
+    logits, weights, objectness = outputs.logits, outputs.prototype_weights, outputs.objectness_logits
+    if logits is None or weights is None or objectness is None:
+        raise ValueError("outputs must have names and prototype weights: give output_prototype_weights=True")
     level = pool.level.tolist()
     explained = []
-    for b, (queries, names) in enumerate(queries_of_detections(outputs.logits, threshold, top_k)):
-        log_objectness = F.logsigmoid(outputs.objectness_logits[b, queries].float())
-        logits = outputs.logits[b, queries, names].float()
-        log_score = F.logsigmoid(logits if config is None else config.uncalibrated(logits))
-        heaviest = outputs.prototype_weights[b, queries].topk(min(num_prototypes, len(pool)), dim=-1)
+    for b, (queries, names) in enumerate(queries_of_detections(logits, threshold, top_k)):
+        log_objectness = F.logsigmoid(objectness[b, queries].float())
+        logit = logits[b, queries, names].float()
+        log_score = F.logsigmoid(logit if config is None else config.uncalibrated(logit))
+        heaviest = weights[b, queries].topk(min(num_prototypes, len(pool)), dim=-1)
         explained.append(
             {
                 "objectness": log_objectness.exp().tolist(),
@@ -75,12 +81,12 @@ def explain_detections(
                         {
                             "index": index,
                             "caption": pool.captions[index] if pool.captions else None,
-                            "weight": weight,
+                            "weight": share,
                             "level": _LEVELS[level[index]],
                         }
-                        for index, weight in zip(indices, weights)
+                        for index, share in zip(indices, shares)
                     ]
-                    for indices, weights in zip(heaviest.indices.tolist(), heaviest.values.tolist())
+                    for indices, shares in zip(heaviest.indices.tolist(), heaviest.values.tolist())
                 ],
             }
         )

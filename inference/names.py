@@ -34,8 +34,8 @@ def embed_names(
     """
     with loading("text model", text_model) as source:
         model, tokenizer = load_text_model(source, device=pick_device(device))
-    options = {} if templates is None else {"templates": templates}
-    vocabulary = Vocabulary.from_text_model(names, model, tokenizer=tokenizer, progress=True, **options)
+    templates = (Vocabulary.TEMPLATE,) if templates is None else templates
+    vocabulary = Vocabulary.from_text_model(names, model, templates, tokenizer=tokenizer, progress=True)
     # A shipped model goes by its name, not by where it lies here.
     vocabulary.info["encoder"] = recorded_place(text_model)
     return vocabulary

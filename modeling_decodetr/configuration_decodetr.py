@@ -175,7 +175,7 @@ class DeCoDetrConfig(PreTrainedConfig):
     preprocessing: dict[str, Any] | None = None
     table_digests: dict[str, str] | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if unknown := _unknown(kwargs):
             raise ValueError(f"DeCoDetrConfig has no field {', '.join(map(repr, unknown))}; check the spelling.")
         if self.detector_config is None:
@@ -298,7 +298,8 @@ class DeCoDetrConfig(PreTrainedConfig):
             ValueError: a field of a wrong type or outside its range; the message says which folder has it.
         """
         folder = kwargs.get("name_or_path") or config_dict.get("name_or_path")
-        if unfinished(folder):  # AutoConfig has read the file by itself: again, as a save was interrupted
+        # AutoConfig has read the file by itself: again, as a save was interrupted.
+        if folder is not None and unfinished(folder):
             config_dict, _ = cls.get_config_dict(folder)
         known = {*cls.__dataclass_fields__, *_LIBRARY_KEYS}
         given = {key: kwargs.pop(key) for key in list(kwargs) if key in cls.__dataclass_fields__ and key != "dtype"}

@@ -6,7 +6,7 @@ tests, which train, save and reload every family.
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,27 +66,27 @@ class DetectorFamily:
     loss: str = "averaged_twice"
 
 
-_RT = {"real_queries": "last", "size_divisor": lambda config: 32, "uses_pixel_mask": False, "loss": "per_process"}
-_GROUPED = {"real_queries": "first", "loss": "global"}
+_RT = DetectorFamily(real_queries="last", size_divisor=lambda config: 32, uses_pixel_mask=False, loss="per_process")
+_GROUPED = DetectorFamily(real_queries="first", loss="global")
 
 DETECTOR_FAMILIES = {
     "detr": DetectorFamily(no_object=True),
     "conditional_detr": DetectorFamily(),
     "deformable_detr": DetectorFamily(),
     "dab-detr": DetectorFamily(feature_module="backbone.conv_encoder"),
-    "rt_detr": DetectorFamily(**_RT),
-    "rt_detr_v2": DetectorFamily(**_RT),
-    "d_fine": DetectorFamily(**_RT),
-    "deimv2": DetectorFamily(feature_module="conv_encoder", channels=_deimv2_channels, **_RT),
-    "lw_detr": DetectorFamily(
+    "rt_detr": _RT,
+    "rt_detr_v2": _RT,
+    "d_fine": _RT,
+    "deimv2": replace(_RT, feature_module="conv_encoder", channels=_deimv2_channels),
+    "lw_detr": replace(
+        _GROUPED,
         channels=_lw_detr_channels,
         size_divisor=lambda config: config.backbone_config.patch_size * config.backbone_config.num_windows_side,
-        **_GROUPED,
     ),
-    "rf_detr": DetectorFamily(
+    "rf_detr": replace(
+        _GROUPED,
         channels=_rf_detr_channels,
         size_divisor=lambda config: config.backbone_config.patch_size * config.backbone_config.num_windows,
-        **_GROUPED,
     ),
 }
 
@@ -120,7 +120,7 @@ def feature_channels(detector: nn.Module) -> list[int]:
 class _Seen(threading.local):
     """Where the feature maps of a call in this thread are put; None outside of a call."""
 
-    outputs = None
+    outputs: list[Any] | None = None
 
 
 _SEEN = _Seen()
@@ -145,11 +145,11 @@ def run_detector(
     The maps belong to the call, not to the model: other threads do not see them, and nothing is kept when the
     detector fails or is called by itself.
     """
-    _SEEN.outputs = []
+    seen = _SEEN.outputs = []
     try:
         with safe_sampling(pixel_values):
             output = detector(pixel_values, return_dict=True, **kwargs)
-        return output, _feature_maps(_SEEN.outputs[-1])
+        return output, _feature_maps(seen[-1])
     finally:
         _SEEN.outputs = None
 
@@ -252,6 +252,11 @@ def _suppress_once(kept, before, beaten):
     return ((kept[:, None] @ beaten)[:, 0] == 0).to(kept.dtype), kept.clone(), beaten.clone()
 
 
+def _class_numbers(config: PreTrainedConfig) -> dict[str, int]:
+    """{name: number} of the classes of a detector."""
+    return {name: number for number, name in config.id2label.items()}
+
+
 def class_labels_of_detector(labels: list[dict], config: "DeCoDetrConfig", names: list[str]) -> list[dict]:
     """Labels as the detector wants them: every object is class 0, or (the paper's variant) the class of its name.
 
@@ -274,7 +279,7 @@ def class_labels_of_detector(labels: list[dict], config: "DeCoDetrConfig", names
         ]
     if any("pseudo_boxes" in label for label in labels):
         raise ValueError("pseudo_boxes need class_agnostic=True: they have no name, and so no class of the detector.")
-    classes = {name: i for i, name in config.detector_config.id2label.items()}
+    classes = _class_numbers(config.detector_config)
     used = torch.cat([label["class_labels"] for label in labels]).unique().tolist()
     if foreign := sorted({names[i] for i in used} - set(classes)):
         raise ValueError(

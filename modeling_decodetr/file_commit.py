@@ -21,7 +21,9 @@ from safetensors import SafetensorError
 try:
     import fcntl
 except ImportError:  # Windows: single files are still replaced whole; two processes at once are not kept apart
-    fcntl = None
+    _HAS_LOCKS = False
+else:
+    _HAS_LOCKS = True
 
 STAGING, COMMITTED = ".decodetr-staging-", ".decodetr-commit"
 _MANIFEST = ".manifest.json"
@@ -92,9 +94,9 @@ def reading(folder: str | Path) -> Iterator[None]:
         yield
 
 
-def unfinished(folder: str | Path | None) -> bool:
-    """Whether a folder holds a commit whose files have not all moved; [`reading`] finishes it. False for None."""
-    return folder is not None and (Path(folder) / COMMITTED).is_dir()
+def unfinished(folder: str | Path) -> bool:
+    """Whether a folder holds a commit whose files have not all moved; [`reading`] finishes it."""
+    return (Path(folder) / COMMITTED).is_dir()
 
 
 def _commit(folder, staging, remove):
@@ -152,7 +154,7 @@ def _finish(folder):
 
 def _sweep(folder):
     """Remove what killed writers left unfinished: hidden folders that nobody holds a lock on."""
-    if fcntl is None:
+    if not _HAS_LOCKS:
         return
     for staging in folder.glob(f"{STAGING}*"):
         try:
@@ -172,7 +174,7 @@ def _sweep(folder):
 def _locked(folder, shared=False):
     """Wait for the lock of a folder, which needs no file of its own."""
     descriptor = None
-    if fcntl is not None:
+    if _HAS_LOCKS:
         try:
             descriptor = os.open(folder, os.O_RDONLY)
             fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)

@@ -220,8 +220,12 @@ def teacher_targets(
             names[annotated_names.clamp(min=0)],
         )
         level, margin = scales.of_texts()
-        of_image = (scales.teacher_temperature, scales.teacher_name_temperature)
-        of_image += (scales.background_level, scales.background_margin)
+        of_image = (
+            scales.teacher_temperature,
+            scales.teacher_name_temperature,
+            scales.background_level,
+            scales.background_margin,
+        )
         of_text = (scales.assignment_temperature, scales.name_temperature, level, margin)
         tau, temperature, level, margin = (torch.where(has_region, *pair) for pair in zip(of_image, of_text))
         similarity = z @ tables.prototypes.T

@@ -163,18 +163,17 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             ValueError: neither or both of pixels and features, `losses_only` without labels, wrong image size, labels
                 outside the vocabulary.
         """
-        if (pixel_values is None) == (semantic_features is None):
-            raise ValueError("give exactly one of pixel_values and semantic_features.")
-        if losses_only and labels is None and semantic_features is None:
-            raise ValueError("losses_only=True needs labels.")
         tables = self.tables() if tables is None else tables
-        if semantic_features is not None:
+        if pixel_values is None and semantic_features is not None:
             check_cached(semantic_features, len(tables.vocabulary))
-            supervised = SupervisedQueries.of_features(semantic_features)
             inputs = self.semantic_stream.gather_cached(semantic_features)
-            losses = self._semantic_losses(inputs, supervised, tables)
+            losses = self._semantic_losses(inputs, SupervisedQueries.of_features(semantic_features), tables)
             return DeCoDetrObjectDetectionOutput(loss=self._total(losses), loss_dict=losses)
 
+        if pixel_values is None or semantic_features is not None:
+            raise ValueError("give exactly one of pixel_values and semantic_features.")
+        if losses_only and labels is None:
+            raise ValueError("losses_only=True needs labels.")
         if labels is not None:
             check_labels(labels, len(pixel_values), len(tables.vocabulary))
         found, maps = self._localize(pixel_values, pixel_mask, labels, tables.vocabulary.names, **kwargs)
@@ -187,7 +186,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             losses = found["losses"]
             return DeCoDetrObjectDetectionOutput(loss=losses.get("loss_det"), loss_dict=losses or None, **where)
         supervised = None if labels is None else self._supervision(boxes, objectness, labels, tables.vocabulary)
-        if losses_only:
+        if losses_only and supervised is not None:
             inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask, supervised.row)
             losses = {**found["losses"], **self._semantic_losses(inputs, supervised, tables)}
             return DeCoDetrObjectDetectionOutput(loss=self._total(losses), loss_dict=losses, **where)
@@ -196,11 +195,11 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         name_log_probs, background = self.semantic_stream.name_log_probs(embeds, tables)
 
         loss, losses = None, None
-        if labels is not None:
+        if supervised is not None:
             row = supervised.row
             log_probs = torch.cat([name_log_probs, background[..., None]], -1).flatten(0, 1)[row]
-            students = [part.flatten(0, 1)[row] for part in (log_weights, embeds)]
-            losses = {**found["losses"], **self._losses(*students, log_probs, supervised, tables)}
+            student, embed = (part.flatten(0, 1)[row] for part in (log_weights, embeds))
+            losses = {**found["losses"], **self._losses(student, embed, log_probs, supervised, tables)}
             loss = self._total(losses)
         return DeCoDetrObjectDetectionOutput(
             loss=loss,
@@ -451,7 +450,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             check_requested(cls.config_class, where, config, kwargs)
             model, info = super().from_pretrained(where, *args, config=config, **kwargs)
         check_loaded(model, info, where)
-        return (model, info) if with_info else model
+        return (model, info) if with_info else model  # type: ignore[return-value]  # the library says Self of both
 
     @classmethod
     def from_detector(

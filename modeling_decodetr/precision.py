@@ -12,7 +12,7 @@ deepcopy, pickling, `torch.compile` and `torch.export`, and names of weights sta
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -69,7 +69,7 @@ class Float32Loss:
     def __init__(self, loss_function: Callable) -> None:
         self.loss_function = loss_function
 
-    def __call__(self, logits, *args, **kwargs):
+    def __call__(self, logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not torch.is_autocast_enabled(logits.device.type):
             return self.loss_function(logits, *args, **kwargs)
         with torch.autocast(logits.device.type, enabled=False):
@@ -98,7 +98,9 @@ def safe_sampling(pixel_values: torch.Tensor) -> contextlib.AbstractContextManag
 class SamplingInFloat32(TorchFunctionMode):
     """Inside, in this thread alone, `grid_sample` computes in float32; its result has the type of the map."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func is not F.grid_sample:
             return func(*args, **kwargs)

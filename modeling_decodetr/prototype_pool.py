@@ -145,10 +145,11 @@ class PrototypePool(EmbeddingArtifact):
         return self.captions
 
     def extra_repr(self) -> str:
-        fine = self.num_fine if self.level.device.type != "meta" else "?"
-        coarse = len(self) - fine if fine != "?" else "?"
+        counts = "? coarse and ? fine"
+        if self.level.device.type != "meta":
+            counts = f"{len(self) - self.num_fine} coarse and {self.num_fine} fine"
         encoder = self.info.get("encoder") or "unknown"
-        return f"{coarse} coarse and {fine} fine prototypes of width {self.embedding_dim}, encoder {encoder}"
+        return f"{counts} prototypes of width {self.embedding_dim}, encoder {encoder}"
 
     def _metadata(self):
         return {**self.info, "captions": self.captions}

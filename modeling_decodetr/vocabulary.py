@@ -69,7 +69,7 @@ class Vocabulary(EmbeddingArtifact):
     @classmethod
     def from_text_model(
         cls,
-        names: list[str],
+        names: Sequence[str],
         model: str | Path | PreTrainedModel,
         templates: str | Sequence[str] = (TEMPLATE,),
         *,
@@ -151,7 +151,7 @@ class Vocabulary(EmbeddingArtifact):
         """d."""
         return self.embeddings.shape[1]
 
-    def select(self, names: list[str]) -> Vocabulary:
+    def select(self, names: Sequence[str]) -> Vocabulary:
         """The vocabulary of some of the names, in the order given.
 
         Raises:

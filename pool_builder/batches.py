@@ -62,9 +62,10 @@ class ShrinkingBatches:
     """
 
     def __init__(self, prepare: Callable[[list], Any], function: Callable[[Any], list]) -> None:
-        self.prepare, self.function, self.limit = prepare, function, None
+        self.prepare, self.function = prepare, function
+        self.limit: int | None = None
 
-    def __call__(self, items, prepared=None):
+    def __call__(self, items: list, prepared: Any = None) -> list:
         """The results of n items: a list.
 
         Args:

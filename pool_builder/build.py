@@ -1,6 +1,7 @@
 """All stages of paper 1 in their order, each of which goes on where an earlier run stopped: build_pool."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
@@ -123,7 +124,7 @@ def write_report(output: Path) -> None:
     left out."""
     folders = finished_stages(output)
     totals = {stage: folder.totals for stage, folder in folders.items()}
-    report = {stage: {"rows": found["rows"], **found["counts"]} for stage, found in totals.items()}
+    report: dict[str, Any] = {stage: {"rows": found["rows"], **found["counts"]} for stage, found in totals.items()}
     if "clusters" in folders:
         asked, clusters = folders["clusters"].identity, report["clusters"]
         for level, number, what in (("coarse", "M1", "distinct embeddings"), ("fine", "M2", "clusters at any eps")):

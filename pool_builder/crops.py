@@ -39,14 +39,14 @@ def crop_region(
     """
     x0, y0, x1, y1 = (float(value) for value in box)
     more = ((x1 - x0) * context, (y1 - y0) * context)
-    corners = (max(math.floor(x0 - more[0]), 0), max(math.floor(y0 - more[1]), 0))
-    corners += (min(math.ceil(x1 + more[0]), image.width), min(math.ceil(y1 + more[1]), image.height))
-    if corners[0] >= corners[2] or corners[1] >= corners[3]:
+    left, top = max(math.floor(x0 - more[0]), 0), max(math.floor(y0 - more[1]), 0)
+    right, bottom = min(math.ceil(x1 + more[0]), image.width), min(math.ceil(y1 + more[1]), image.height)
+    if left >= right or top >= bottom:
         raise ValueError(f"box {[x0, y0, x1, y1]} has no pixel in the image of {image.width} x {image.height}.")
     image = image if image.mode == "RGB" else to_rgb(image)
     if size is not None:
-        return image.resize((size, size), Image.Resampling.BICUBIC, box=corners)
-    crop = image.crop(corners)
+        return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
+    crop = image.crop((left, top, right, bottom))
     crop.thumbnail((_MOST, _MOST))
     return crop
 

@@ -18,12 +18,12 @@ def other_scores(images: np.ndarray, text_embeds: np.ndarray, said: np.ndarray, 
     Args:
         images (n, d). text_embeds (k, d). said (n,): row of each region's caption. spoken (n,): whether it has one.
     """
-    rng, found = np.random.default_rng(0), []
+    rng, parts = np.random.default_rng(0), []
     for _ in range(OTHERS):
         order = rng.permutation(len(said))
         differ = (said != said[order]) & spoken[order]
-        found.append((images[differ] * text_embeds[said[order[differ]]].astype(np.float32)).sum(1))
-    found = np.concatenate(found)
+        parts.append((images[differ] * text_embeds[said[order[differ]]].astype(np.float32)).sum(1))
+    found = np.concatenate(parts)
     return found[np.isfinite(found)]
 
 

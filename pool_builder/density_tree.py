@@ -84,7 +84,7 @@ def density_forest(embeddings: np.ndarray, counts: np.ndarray, group: np.ndarray
         DensityForest.
     """
     core = np.where(counts >= min_samples, 0.0, np.inf)
-    edges, heights = [np.zeros((0, 2), dtype=np.int64)], [np.zeros(0)]
+    trees, lengths = [np.zeros((0, 2), dtype=np.int64)], [np.zeros(0)]
     for rows in tqdm(_members(group), desc="fine clusters", unit="coarse"):
         points = _unit(embeddings[rows])
         if min_samples > 2:  # up to 2, the nearest caption makes a caption core, and the tree has it
@@ -92,9 +92,9 @@ def density_forest(embeddings: np.ndarray, counts: np.ndarray, group: np.ndarray
         tree, length = (_tree if len(rows) <= _MATRIX else _grown_tree)(
             points, core[rows] if min_samples > 2 else np.zeros(len(rows))
         )
-        edges.append(rows[tree])
-        heights.append(length)
-    edges, heights = np.concatenate(edges), np.concatenate(heights)
+        trees.append(rows[tree])
+        lengths.append(length)
+    edges, heights = np.concatenate(trees), np.concatenate(lengths)
     if min_samples == 2:
         for end in edges.T:
             np.minimum.at(core, end, heights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +29,7 @@ def pool_drift(before: PrototypePool, after: PrototypePool) -> dict[str, Any]:
                 prototype which it is closest to now.
     """
     old, new = (F.normalize(pool.prototypes.double().cpu(), dim=-1) for pool in (before, after))
-    captions = before.captions or [None] * len(before)
+    captions: Sequence[str | None] = before.captions or [None] * len(before)
     cosine = (old * new).sum(-1)
     nearest = torch.cat([(rows @ old.T).argmax(-1) for rows in new.split(1024)])
     order = cosine.argsort(stable=True)[:_LISTED].tolist()

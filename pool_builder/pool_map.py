@@ -83,7 +83,7 @@ def draw_pool_map(pool: PrototypePool, file: str | Path) -> dict[int, list[float
         ValueError: a suffix that matplotlib cannot write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.collections import LineCollection
+    from matplotlib.collections import LineCollection, PathCollection
     from matplotlib.figure import Figure
 
     file = Path(file)
@@ -102,12 +102,13 @@ def draw_pool_map(pool: PrototypePool, file: str | Path) -> dict[int, list[float
     axes = figure.add_axes((0.02, 0.05, 0.96, 0.89))
     fine, coarse = np.flatnonzero(level == 1), np.flatnonzero(level == 0)
     stems = np.stack([places[fine], places[parent[fine]]], 1)
-    axes.add_collection(LineCollection(stems, colors="#7f9cbb", linewidths=0.6, zorder=1))
+    axes.add_collection(LineCollection(list(stems), colors="#7f9cbb", linewidths=0.6, zorder=1))
+    x, y = places.T
     axes.scatter(
-        *places[fine].T, s=dot * (0.02 + 0.1 * share[fine]), c="#2f5d8c", linewidths=0, zorder=4, label="fine"
+        x[fine], y[fine], s=dot * (0.02 + 0.1 * share[fine]), c="#2f5d8c", linewidths=0, zorder=4, label="fine"
     )
     areas = dot * (0.1 + 0.9 * share[coarse])
-    axes.scatter(*places[coarse].T, s=areas, c="#e08a4a", alpha=0.8, linewidths=0, zorder=3, label="coarse")
+    axes.scatter(x[coarse], y[coarse], s=areas, c="#e08a4a", alpha=0.8, linewidths=0, zorder=3, label="coarse")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.margins(0.06, 0.04)
@@ -116,7 +117,8 @@ def draw_pool_map(pool: PrototypePool, file: str | Path) -> dict[int, list[float
     figure.text(0.02, 0.015, note, fontsize=10, color="#555555")
     legend = axes.legend(loc="lower right", bbox_to_anchor=(1, -0.055), ncols=2, frameon=False)
     for handle in legend.legend_handles:
-        handle.set_sizes([60])
+        if isinstance(handle, PathCollection):  # of the dots
+            handle.set_sizes([60])
     radii = dict(zip(coarse.tolist(), np.sqrt(areas / np.pi) * _DPI / 72))
     labelled = _label(axes, pool.captions, places, count, radii) if pool.captions else {}
     with replacing(file) as partial:

@@ -20,8 +20,6 @@ from decodetr.utils.devices import pick_device
 from decodetr.utils.hub import local_only
 from decodetr.utils.shipped import loading
 
-_HEAVY = {"proposals": propose_regions, "captions": caption_regions, "embeddings": embed_regions}
-
 
 def run_stage(task: PoolTask) -> PrototypePool | None:
     """Do a stage, or all of them.
@@ -40,6 +38,8 @@ def run_stage(task: PoolTask) -> PrototypePool | None:
         filter_regions(output, settings, task.overwrite)
     elif task.stage == "cluster":
         pool = cluster_regions(output, settings, task.overwrite, task.join_image_captions)
+    elif task.data is None:
+        raise ValueError(f"the stage {task.stage!r} looks at images, got no data")
     else:
         models, coco = load_models(task), training_images(task.data)
         if task.stage == "build":
@@ -50,16 +50,19 @@ def run_stage(task: PoolTask) -> PrototypePool | None:
                 settings,
                 models["clip"],
                 models["captioner"],
-                models["detector"],
+                models.get("detector"),
                 ranks=ranks,
                 overwrite=task.overwrite,
                 image_captions=task.image_captions,
             )
+        elif task.stage == "proposals":
+            propose_regions(coco, output, settings, models.get("detector"), ranks, task.overwrite)
+        elif task.stage == "captions":
+            caption_regions(coco, output, settings, models["captioner"], ranks, task.overwrite)
         else:
-            (model,) = models.values()
-            _HEAVY[task.stage](coco, output, settings, model, ranks, task.overwrite)
+            embed_regions(coco, output, settings, models["clip"], ranks, task.overwrite)
             if task.image_captions:
-                embed_image_captions(coco, task.image_captions, output, model, ranks, task.overwrite)
+                embed_image_captions(coco, task.image_captions, output, models["clip"], ranks, task.overwrite)
     if task.stage != "build" and ranks.rank == 0:
         refresh_report(output)
     return pool
@@ -76,8 +79,8 @@ def training_images(data: PoolData) -> CocoAnnotations:
     return coco if split is None else coco.select(read_split(split)[0])
 
 
-def load_models(task: PoolTask) -> dict[str, Model | None]:
-    """{name in `task.models`: its [`Model`], or None}.
+def load_models(task: PoolTask) -> dict[str, Model]:
+    """{name in `task.models`: its [`Model`]}, without those that are None there.
 
     Raises:
         FileNotFoundError: there is no such model. ValueError: it is of another kind.
@@ -90,9 +93,8 @@ def load_models(task: PoolTask) -> dict[str, Model | None]:
     }
     models = {}
     for option, make in makers.items():
-        if option in task.models:
-            name, what = task.models[option], "CLIP" if option == "clip" else option
-            models[option] = None if name is None else _load(what, name, make)
+        if (name := task.models.get(option)) is not None:
+            models[option] = _load("CLIP" if option == "clip" else option, name, make)
     return models
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ def check(task: PoolTask) -> None:
     read = {"--data": data.folder, "--images": data.images, "--annotations": data.annotations} if data else {}
     read |= {f"--{option}": name for option, name in task.models.items()} | {"--image-captions": task.image_captions}
     apart("--output", task.output, read, ())
-    checks = [partial(output_folder, task.output, "--output")]
+    checks: list[Callable[[], object]] = [partial(output_folder, task.output, "--output")]
     if data is not None:
         checks.append(partial(_check_data, data))
     checks.append(partial(expect_file, "--image-captions", task.image_captions))

@@ -22,6 +22,7 @@ from decodetr.utils.box_tensors import pixel_corners
 from decodetr.utils.model_identity import model_identity, without_place
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torchvision.models import WeightsEnum
     from torchvision.models.detection import FasterRCNN
     from transformers import PreTrainedModel
@@ -51,11 +52,11 @@ def proposer_model(name: str, device: str | torch.device) -> Model:
         return _model({"name": GRID}, None, GridProposer)
     if name.startswith(TORCHVISION):
         weights = _torchvision_weights(name.removeprefix(TORCHVISION))
-        seen = {
-            "pretrained_detector_names": [c for c in weights.meta["categories"] if c not in ("__background__", "N/A")]
-        }
+        categories = [c for c in weights.meta["categories"] if c not in ("__background__", "N/A")]
         return _model(
-            {"name": name, "weights": str(weights)}, seen, lambda: RpnProposer.from_torchvision(weights, device)
+            {"name": name, "weights": str(weights)},
+            {"pretrained_detector_names": categories},
+            lambda: RpnProposer.from_torchvision(weights, device),
         )
     config = AutoConfig.from_pretrained(name)
     found = model_identity(name)
@@ -82,11 +83,11 @@ class DecodetrProposer:
         self.detector, self.image_processor = detector, image_processor
 
     @torch.inference_mode()
-    def __call__(self, images):
+    def __call__(self, images: list[Image.Image]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         batch = self.image_processor(images=images, return_tensors="pt")
         outputs = forward(self.detector, batch, localization_only=True)
-        objectness = outputs.objectness_logits.float().sigmoid().cpu()
-        found = zip(images, outputs.pred_boxes.float().cpu(), objectness)
+        objectness = outputs["objectness_logits"].float().sigmoid().cpu()
+        found = zip(images, outputs["pred_boxes"].float().cpu(), objectness)
         return [(pixel_corners(boxes, image.width, image.height), scores) for image, boxes, scores in found]
 
 
@@ -107,7 +108,7 @@ class DetectorProposer:
         return cls(detector, AutoImageProcessor.from_pretrained(name))
 
     @torch.inference_mode()
-    def __call__(self, images):
+    def __call__(self, images: list[Image.Image]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         inputs = self.image_processor(images=images, return_tensors="pt").to(self.detector.device)
         outputs = self.detector(**inputs)
         sizes = [(image.height, image.width) for image in images]
@@ -123,7 +124,8 @@ class RpnProposer:
     """
 
     def __init__(self, detector: FasterRCNN) -> None:
-        self.detector, self._found = detector, None
+        self.detector = detector
+        self._found: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])  # boxes and scores of each picture
         # The RPN gives its boxes away without their scores; this is where both are known.
         self._select, detector.rpn.filter_proposals = detector.rpn.filter_proposals, self._keep
 
@@ -140,7 +142,7 @@ class RpnProposer:
         return self._found
 
     @torch.inference_mode()
-    def __call__(self, images):
+    def __call__(self, images: list[Image.Image]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         device = next(self.detector.parameters()).device
         batch, _ = self.detector.transform([to_tensor(image).to(device) for image in images])
         self.detector.rpn(batch, self.detector.backbone(batch.tensors))
@@ -155,7 +157,7 @@ class GridProposer:
     """Windows of three sizes and three shapes, half a window apart: without a model, and with as little knowledge. The
     larger ones come first."""
 
-    def __call__(self, images):
+    def __call__(self, images: list[Image.Image]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [self._windows(image.width, image.height) for image in images]
 
     def _windows(self, width, height):

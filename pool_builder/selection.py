@@ -41,18 +41,18 @@ def filter_regions(output: Path, settings: PoolSettings, overwrite: bool = False
     """
     before = open_stage(output, "embeddings")
     row_of, text_embeds = _texts(open_stage(output, "texts"))
-    text_rows, scores, sample = [], [], []
-    step = -(-before.totals["rows"] // SAMPLE)
+    text_rows, scored, sample = [], [], []
+    step, first = -(-before.totals["rows"] // SAMPLE), 0
     for shard in range(before.count):
         table = before.read(shard, ["caption", "image_embed"])
-        first = sum(map(len, scores))
         text_rows.append(np.array([row_of[caption] for caption in table["caption"].to_pylist()], dtype=np.int64))
         images = embedding_rows(table["image_embed"]).astype(np.float32)
-        scores.append((images * text_embeds[text_rows[-1]].astype(np.float32)).sum(1))
+        scored.append((images * text_embeds[text_rows[-1]].astype(np.float32)).sum(1))
         sample.append(images[-first % step :: step])
-    ends = np.cumsum([0, *map(len, scores)])
+        first += len(images)
+    ends = np.cumsum([0, *map(len, scored)])
     said = np.concatenate(text_rows)
-    scores, spoken = np.concatenate(scores), said != row_of.get("", -1)
+    scores, spoken = np.concatenate(scored), said != row_of.get("", -1)
     finite = np.isfinite(scores)
     scores[~finite] = -1.0
     usable = spoken & finite
@@ -151,7 +151,7 @@ def cluster_regions(
     folder.finish()
     table = folder.read(0)
     embeddings = embedding_rows(table["text_embed"])
-    columns = [table[name].to_numpy() for name in ("count", "coarse", "fine")]
+    counts, coarse, fine = (table[name].to_numpy() for name in ("count", "coarse", "fine"))
     eps = table.schema.metadata[b"eps"].decode()
     info = {**provenance(output), **settings.of(*names), "eps": None if eps == "None" else float(eps)}
     info |= {
@@ -160,7 +160,7 @@ def cluster_regions(
         "distinct_captions": len(table),
         **({"image_captions": joined.totals["rows"]} if joined is not None else {}),
     }
-    pool = pool_of_clusters(embeddings, table["caption"].to_pylist(), *columns, info)
+    pool = pool_of_clusters(embeddings, table["caption"].to_pylist(), counts, coarse, fine, info)
     pool.info["space"] = measure_space(before, open_stage(output, "texts"), pool)
     (output / REPORT).unlink(missing_ok=True)  # that of another pool
     with committed(output / "pool") as staging:

@@ -57,7 +57,7 @@ class PoolSettings:
     shard_groups: int = _setting(32, "a shard holds the regions of so many times --batch-size images")
     seed: int = _setting(0, "start of K-Means")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", prompt_text(self.prompt))
         least = {"max_new_tokens": 1, "num_coarse": 1, "num_fine": 0, "min_samples": 1, "max_proposals": 0}
         least |= {"batch_size": 1, "shard_groups": 1, "seed": 0}

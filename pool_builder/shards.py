@@ -59,7 +59,13 @@ class StageFolder:
 
     Raises:
         ValueError: the folder holds shards of another identity (the message lists what differs), or other files.
+
+    Attributes:
+        totals (dict), digest (str): of a finished stage that was opened by [`StageFolder.open`]; see `finish`.
     """
+
+    totals: dict[str, Any]
+    digest: str
 
     def __init__(
         self,

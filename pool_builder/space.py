@@ -116,7 +116,7 @@ def choose_scales(
     for threshold in _THRESHOLDS:
         if before is None or ((closest < threshold) != (closest < before)).any():
             asked = _questions(z, labels, n, p, threshold)
-            fits[threshold] = (_fit(*asked, own), asked)
+            fits[threshold] = (_fit(asked, own), asked)
         else:  # the same background
             fits[threshold] = fits[before]
         before = threshold
@@ -223,9 +223,9 @@ def _surprise(x, similarity, right, rest, background, without):
     return torch.logaddexp(names, masses[0]) - right / temperature, *nameless
 
 
-def _fit(similarity, right, rest, background, without, own):
-    """The minimum over (log temperature, level, margin)."""
-    asked = (similarity, right, rest, background, without)
+def _fit(asked, own):
+    """The minimum over (log temperature, level, margin), of what `_questions` gives."""
+    _, right, rest, *_ = asked
     spread = max((right - rest.amax(-1)).std().item(), 1e-3)
 
     def loss(x):

@@ -75,7 +75,9 @@ class DetectionAugmentation:
         self.noise = noise
         self.min_visible = min_visible
 
-    def __call__(self, image, boxes, *, epoch, image_id):
+    def __call__(
+        self, image: Image.Image, boxes: dict[str, torch.Tensor], *, epoch: int, image_id: int
+    ) -> tuple[Image.Image, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """
         Args:
             image (PIL.Image): RGB.

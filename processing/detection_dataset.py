@@ -7,7 +7,7 @@ padding (image_processing_pil_decodetr.py), so one place serves objects and regi
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,11 +23,21 @@ from decodetr.utils.boxes import corners_of
 from decodetr.utils.drawing import shrunk
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     import numpy as np
     import PIL.Image
 
     from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
     from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
+
+    class ImageLabels(Protocol):
+        """What is known of whole images: label entries of one of them."""
+
+        def of_image(
+            self, image_id: int, label_of_name: Mapping[str, int], crowded: Iterable[int] = ()
+        ) -> dict[str, torch.Tensor]: ...
+
 
 # What regions that may be objects are to the localization stream, and the key of the label that holds them.
 PSEUDO_BOXES = {"objects": "pseudo_boxes", "ignore": "ignore_boxes"}
@@ -60,9 +70,9 @@ class TargetOptions:
     skip_unknown_names: bool = False
     pseudo_box_score: float | None = None
     pseudo_boxes: str = "objects"
-    weak_labels: object | None = None
+    weak_labels: ImageLabels | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         score = self.pseudo_box_score
         if self.pseudo_boxes not in PSEUDO_BOXES:
             raise ValueError(f"pseudo_boxes must be one of {', '.join(PSEUDO_BOXES)}, got {self.pseudo_boxes!r}")
@@ -219,10 +229,10 @@ class DetectionDataset(TargetMaker, Dataset):
                 "build the regions from the same annotation file"
             )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.coco.images)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict[str, Any]:
         entry = self.coco.images[index]
         image = read_annotated(entry, self.coco.file)
         annotations = self.coco.annotations_by_image.arrays(entry["image_id"])

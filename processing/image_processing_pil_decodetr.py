@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_transforms import center_to_corners_format
 from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
 
@@ -26,7 +27,7 @@ from .picture_modes import to_eight_bits, to_rgb
 _MAX_PIXELS = 1 << 26  # of a resized picture; as many as are read of one
 
 
-class DeCoDetrProcessingMixin:
+class DeCoDetrProcessingMixin(BaseImageProcessor):
     """Defaults, padding rule and post-processing of both backends; comes before the library's class in the bases."""
 
     do_normalize = True

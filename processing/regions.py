@@ -58,10 +58,10 @@ class RegionTable:
         }
         self._spans = dict(zip(ids.tolist(), zip(starts.tolist(), ends.tolist())))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._columns["box"])
 
-    def __contains__(self, image_id):
+    def __contains__(self, image_id: int) -> bool:
         return int(image_id) in self._spans
 
     @property

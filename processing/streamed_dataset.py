@@ -8,7 +8,7 @@ keeps every n-th row. Both ways a row is one reader's only. Rows wait in the shu
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,7 @@ class StreamedDetectionDataset(TargetMaker, IterableDataset):
     def _check_names(self, where, names):
         check_known(where, [name for name in names if name not in self.label_of_name], self.names)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[dict[str, Any] | None]:
         worker = get_worker_info()
         workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
         reader, readers = self.process_index * workers + number, self.num_processes * workers

@@ -1,16 +1,22 @@
 """Options of a command: which there are, which are given, and those that take several values."""
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 
 class Extend(argparse.Action):
     """`--x a b --x c` is a, b, c. The default is what holds where nothing is said, and no part of the list then, as it
     would be with argparse's own "extend"."""
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[object] | None,
+        option_string: str | None = None,
+    ) -> None:
         so_far = getattr(namespace, self.dest, None)
-        setattr(namespace, self.dest, _Said([*(so_far if isinstance(so_far, _Said) else ()), *values]))
+        setattr(namespace, self.dest, _Said([*(so_far if isinstance(so_far, _Said) else ()), *(values or ())]))
 
 
 class _Said(list):

@@ -29,11 +29,11 @@ def pick_device(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
         chosen = None
-        reason = error
+        reason = str(error)
     else:
         reason = "there is none on this machine"
     kinds = {"cpu": 1} | ({there.type: count} if there else {})
     if chosen is None or chosen.type not in kinds or (chosen.index or 0) >= kinds[chosen.type]:
         known = ", ".join(["auto", *kinds, *(f"{there.type}:{i}" for i in range(count))])
-        raise ValueError(f"--device {device}: expected one of {known}, got {device!r} ({str(reason).splitlines()[0]})")
+        raise ValueError(f"--device {device}: expected one of {known}, got {device!r} ({reason.splitlines()[0]})")
     return chosen

@@ -28,8 +28,13 @@ _MAX_DEPTH = 100  # of lists in lists; a config has 6
 _NESTED = frozenset((dict, list))
 _DIGITS = 300  # of a number; beyond, no float holds it
 _YAML_NODES = 200_000  # of a YAML file once its aliases are unfolded; data.yaml of 10,000 names has 20,000
-_BYTE_ORDER_MARKS = ((b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"))
-_BYTE_ORDER_MARKS += ((b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"))
+_BYTE_ORDER_MARKS = (
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+)
 
 
 def read_text(file: str | Path, most: int = TEXT_BYTES) -> str:
@@ -167,10 +172,10 @@ def parse_yaml(text: str, where: str | Path, shape: type | None = None, texts: b
         if "nesting depth" in str(error):  # LibYAML's own limit, 1,000
             raise ValueError(f"{where}: {_TOO_DEEP}") from error
         mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
+        place = f"line {mark.line + 1}: " if mark else ""
         ours = isinstance(error, yaml.constructor.ConstructorError | yaml.composer.ComposerError)
         expected = "" if ours else "expected YAML, got: "
-        raise ValueError(f"{where}: {line}{expected}{getattr(error, 'problem', None) or error}") from error
+        raise ValueError(f"{where}: {place}{expected}{getattr(error, 'problem', None) or error}") from error
     except ValueError as error:  # a number in another base that no float holds
         raise ValueError(f"{where}: {error}") from error
     return _shaped(value, shape, where)

@@ -66,11 +66,11 @@ def write_text(file: str | Path, text: str) -> Path:
 def json_text(value: object, indent: int | None = 1) -> str:
     """A JSON document as it stands in our files: readable names, null for NaN and infinity, a line break at its
     end."""
-    options = {"indent": indent, "ensure_ascii": False, "allow_nan": False}
+    encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, indent=indent)
     try:
-        return json.dumps(value, **options) + "\n"
+        return encoder.encode(value) + "\n"
     except ValueError:
-        return json.dumps(finite(value), **options) + "\n"
+        return encoder.encode(finite(value)) + "\n"
 
 
 def finite(value: Any) -> Any:

@@ -27,7 +27,7 @@ def lazy_names(
     """
     public = sorted([*plain, *homes])
 
-    def find(name):
+    def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}; its public names are {public}")
         if before is not None:
@@ -36,7 +36,7 @@ def lazy_names(
         setattr(sys.modules[package], name, value)
         return value
 
-    def names():
+    def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *public})
 
     return find, names

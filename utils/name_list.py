@@ -14,13 +14,11 @@ def read_names(text: str | None = None, file: str | Path | None = None) -> list[
     Raises:
         ValueError: both given, or no name in them.
     """
-    if text is None and file is None:
-        return None
     if text is not None and file is not None:
         raise ValueError("give --names or --names-file, not both")
     if file is not None:
         names = read_text(file).splitlines()
-    else:
+    elif text is not None:
         try:
             names = [name for row in csv.reader([text], skipinitialspace=True, strict=True) for name in row]
         except csv.Error as error:
@@ -28,6 +26,8 @@ def read_names(text: str | None = None, file: str | Path | None = None) -> list[
                 f"--names {text!r}: expected names with commas between them, and double quotes around a name with a "
                 f"comma, such as 'cat,\"salt, pepper\"'; got: {error}"
             ) from error
+    else:
+        return None
     names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not names:
         raise ValueError(f"no names in {f'{file}' if file is not None else f'--names {text!r}'}")

@@ -19,7 +19,7 @@ def run_command(name: str, argv: list[str] | None = None) -> int:
     try:
         runpy.run_module("decodetr", run_name="__main__")
     except SystemExit as stop:
-        return stop.code or 0
+        return int(stop.code or 0)
     finally:
         sys.argv = before
     return 0
