@@ -1,5 +1,6 @@
 """The rooms stand on floors (docs/architecture.md): a module imports from its own floor or from lower ones, and never
-in a circle. All imports count: relative ones, those inside functions, and those for types alone."""
+in a circle. All imports count: relative ones, those inside functions, and those for types alone; only a circle may
+have one of these, as a callback has a trainer, and a trainer callbacks."""
 
 import ast
 import re
@@ -21,6 +22,7 @@ class Import(NamedTuple):
     of: str
     inside: bool  # a function
     sibling: bool  # from .x import y
+    types: bool  # under `if TYPE_CHECKING`
 
     def __str__(self):
         return f"{self.by}, line {self.line}: {self.of}"
@@ -86,24 +88,30 @@ def imports():
     use its names, which count as imports of the modules that make them."""
     found = []
 
-    def visit(module, node, inside):
+    def visit(module, node, inside, types):
         for child in ast.iter_child_nodes(node):
             homes, level = [], 0
             if isinstance(child, ast.Import):
                 homes = [a.name.removeprefix("decodetr.") for a in child.names if a.name.startswith("decodetr.")]
             elif isinstance(child, ast.ImportFrom) and _source(module, child) is not None:
                 homes, level = [_home(_source(module, child), alias.name) for alias in child.names], child.level
-            found.extend(Import(module, child.lineno, home, inside, level == 1) for home in dict.fromkeys(homes))
-            visit(module, child, inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+            found.extend(
+                Import(module, child.lineno, home, inside, level == 1, types) for home in dict.fromkeys(homes)
+            )
+            called = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            checked = isinstance(child, ast.If) and getattr(child.test, "id", None) == "TYPE_CHECKING"
+            visit(module, child, inside or called, types or checked)
 
     for module, (_, tree) in modules().items():
-        visit(module, tree, False)
+        visit(module, tree, False, False)
     return [one for one in found if one.by and one.of and one.by != one.of]
 
 
 def circles():
     """Groups of modules of which each leads to all others, by Tarjan's algorithm."""
-    leads = {module: sorted({one.of for one in imports() if one.by == module}) for module in modules()}
+    leads = {
+        module: sorted({one.of for one in imports() if one.by == module and not one.types}) for module in modules()
+    }
     order, low, stack, found = {}, {}, [], []
 
     def visit(module):
