@@ -11,6 +11,7 @@ from PIL import Image
 from decodetr import DeCoDetrImageProcessor, PrototypePool
 from decodetr.inference.detection import detect
 from decodetr.inference.explanations import explain_detections, queries_of_detections
+from decodetr.modeling_decodetr import DeCoDetrObjectDetectionOutput
 from decodetr.utils.drawing import MOST_EXPLAINED, draw_detections, draw_explanations
 
 CAPTIONS = [f"caption {i}" for i in range(12)]
@@ -85,6 +86,12 @@ def test_small_pools_and_pools_without_captions(outputs):
         assert {row["caption"] for row in rows} == {None} and {row["level"] for row in rows} == {"coarse"}
     none = explain_detections(outputs, pool, threshold=1.0)
     assert none == [{"objectness": [], "name_probability": [], "prototypes": []}] * 3
+
+
+def test_outputs_without_weights_cannot_be_explained(outputs):
+    bare = DeCoDetrObjectDetectionOutput(logits=outputs.logits, objectness_logits=outputs.objectness_logits)
+    with pytest.raises(ValueError, match="output_prototype_weights=True"):
+        explain_detections(bare, PrototypePool(torch.eye(16)[:12]))
 
 
 def test_detect_explains_without_changing_detections(model):
