@@ -209,7 +209,10 @@ def _inspect(args):
     pool = load_pool(args.pool)
     vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else None
     queries = embed_queries(pool, args.text, args.image, args.clip) if args.text or args.image else None
-    found = inspect_pool(pool, vocabulary, queries)
+    try:
+        found = inspect_pool(pool, vocabulary, queries)
+    except ValueError as error:
+        raise ValueError(f"--vocabulary {args.vocabulary}: {error}") from error
     sys.stdout.write(summary(found))
     if args.output:
         write_inspection(pool, found, args.output)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoTokenizer
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,6 +36,12 @@ def load_text_model(
         ValueError: the model has no text features of CLIP's kind.
     """
     name_or_path = str(name_or_path)
+    config = AutoConfig.from_pretrained(name_or_path, revision=revision, token=token)
+    if type(config) not in MODEL_MAPPING:  # such as a DeCo-DETR; the library would list all that it knows
+        raise ValueError(
+            f"{name_or_path} holds a model of type {config.model_type!r}, expected a model with text features such as "
+            "CLIPModel."
+        )
     model = AutoModel.from_pretrained(name_or_path, revision=revision, token=token, dtype=torch.float32)
     if not hasattr(model, "get_text_features"):
         raise ValueError(

@@ -43,7 +43,7 @@ def inspect_pool(
             names: with a vocabulary, list of {"name", "cosine", "row", "caption"}, the worst covered first.
 
     Raises:
-        ValueError: pool and vocabulary come from different encoders.
+        ValueError: pool and vocabulary come from different encoders, or have embeddings of different widths.
     """
     rows = pool.prototypes.double().cpu().numpy()
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -65,6 +65,11 @@ def inspect_pool(
             raise ValueError(
                 f"the pool was made with encoder {describe_encoder(pool.info)}, the vocabulary with "
                 f"{describe_encoder(vocabulary.info)}: build both with the same one."
+            )
+        if vocabulary.embedding_dim != rows.shape[1]:
+            raise ValueError(
+                f"expected embeddings of width {rows.shape[1]}, as those of the pool, got {vocabulary.embedding_dim}; "
+                "make it again with the pool's CLIP: decodetr vocabulary build --text-model CLIP"
             )
         cosine = vocabulary.embeddings.double().cpu().numpy() @ rows.T
         best = cosine.argmax(1)
@@ -159,6 +164,11 @@ def embed_queries(
         raise ValueError(
             f"--clip is {describe_encoder(embedder.info)}, but the pool was made with {describe_encoder(pool.info)}; "
             "give that one"
+        )
+    if embedder.dim != pool.embedding_dim:
+        raise ValueError(
+            f"{name}: expected a CLIP with embeddings of width {pool.embedding_dim}, as those of the pool, got "
+            f"{embedder.dim}; give the one that made the pool with --clip"
         )
     queries = dict(zip(texts, embedder.embed_texts(texts))) if texts else {}
     for file in files:

@@ -30,6 +30,8 @@ from decodetr.utils.files import committed, is_unused, reading, write_json
 logger = logging.getLogger(__name__)
 
 MANIFEST, FORMAT_VERSION = "manifest.json", 2
+# The command that makes a stage, where it has another name.
+COMMANDS = {"texts": "embeddings", "image_texts": "embeddings", "regions": "filter", "clusters": "cluster"}
 _POLL = 0.2  # seconds between two looks at what other processes do
 
 
@@ -93,7 +95,7 @@ class StageFolder:
             got = "an unfinished one" if manifest else "none"
             raise ValueError(
                 f"{self.folder}: expected the finished stage {stage!r}, got {got}; "
-                f"run `decodetr pool {stage}` with the same --output first"
+                f"run `decodetr pool {COMMANDS.get(stage, stage)}` with the same --output first"
             )
         self.identity, self.count, self.totals = manifest["identity"], manifest["shards"], manifest["totals"]
         self.digest = self.totals["digest"]

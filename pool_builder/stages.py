@@ -25,7 +25,7 @@ from decodetr.pool_builder.crops import crop_region
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.proposals import annotated_boxes, propose_in
 from decodetr.pool_builder.settings import PoolSettings
-from decodetr.pool_builder.shards import MANIFEST, Ranks, StageFolder
+from decodetr.pool_builder.shards import COMMANDS, MANIFEST, Ranks, StageFolder
 from decodetr.utils.images import in_batches
 
 # Each stage, and the one it is made from.
@@ -78,10 +78,9 @@ def open_stage(output: Path, stage: str) -> StageFolder:
     """
     folder, before = StageFolder.open(output / stage, stage), INPUTS[stage]
     if before is not None and folder.identity["input"] != open_stage(output, before).digest:
-        made = "embeddings" if stage == "texts" else {"regions": "filter", "clusters": "cluster"}.get(stage, stage)
         raise ValueError(
             f"{output / stage} was made from other {before} than {output / before} holds now; run "
-            f"`decodetr pool {made}` with --overwrite"
+            f"`decodetr pool {COMMANDS.get(stage, stage)}` with --overwrite"
         )
     return folder
 

@@ -166,13 +166,18 @@ def _check_data(options):
 
 
 def _check_part(option, data, part):
-    if kind_of(data) == "coco":
+    try:
+        kind = kind_of(data)
+        found = kind == "coco" or has_part(data, part)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{option} {error}") from error
+    if kind == "coco":
         file = coco_file(data, part)
         if not Path(data).is_dir():
             raise ValueError(f"{option} {data}: expected a folder, got a file")
         if not file.is_file():
             raise FileNotFoundError(f"{option} {data}: no such file: {file}; docs/data.md has the forms of data")
-    elif not has_part(data, part):
+    elif not found:
         raise ValueError(f"{option} {data}: it has no part {part!r}")
 
 

@@ -3,10 +3,17 @@ model that is asked for now."""
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from decodetr.utils.documents import read_json
+
+# Configs, tables and tokenizers. Other JSON files say how a run went (train_results.json), and differ from run to run.
+_TABLES = re.compile(
+    r".*config\.json|.*\.index\.json|pool\.json|vocabulary\.json|tokenizer\.json|vocab\.json|added_tokens\.json|"
+    r"special_tokens_map\.json|chat_template\.json"
+)
 
 
 def model_identity(name_or_path: str | Path, revision: str | None = None) -> dict[str, str | None]:
@@ -39,8 +46,8 @@ def folder_digest(folder: str | Path) -> str | None:
         return None
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
-        if file.suffix == ".json":  # as a whole: indentation and order of keys do not matter
-            content = read_json(file)
+        if file.suffix == ".json" and (_TABLES.fullmatch(file.name) or file == folder):
+            content = read_json(file)  # as a whole: indentation and order of keys do not matter
             digest.update(file.name.encode() + json.dumps(content, sort_keys=True).encode())
         elif file.suffix in (".safetensors", ".jinja", ".txt", ".model"):
             with open(file, "rb") as stream:

@@ -48,6 +48,7 @@ def resolve(name: str | Path, what: str | None = None) -> str:
 
 
 _TABLES = ("pool", "vocabulary")
+_OF_TEXTS = ("text model", "CLIP")
 # What tells the kinds of folders that commands write or take, what they are called, and what they are good for.
 _KINDS = {
     "pool.json": ("pool", "give it with --pool"),
@@ -148,7 +149,8 @@ def expect(what: str, name: str | Path | None, *files: str) -> None:
         files (`str`): glob patterns, one of which must be found in a folder.
 
     Raises:
-        FileNotFoundError: it is not there. ValueError: a JSON file of the folder cannot be read.
+        FileNotFoundError: it is not there. ValueError: a JSON file of the folder cannot be read, or the folder holds a
+            detector where a text model is expected.
     """
     if name is None:
         return
@@ -158,6 +160,9 @@ def expect(what: str, name: str | Path | None, *files: str) -> None:
             raise cannot_load(what, str(name), f"the folder has no {' or '.join(files)}")
         for file in sorted(folder.glob("*.json")):  # the library reads them with fewer words, or a traceback
             read_json(file)
+        kind = read_json(folder / "config.json", dict).get("model_type") if "config.json" in files else None
+        if what in _OF_TEXTS and kind == "decodetr":
+            raise ValueError(f"expected a {what}, {str(name)!r} is a detector; give a CLIP, such as scenes-clip")
     elif folder.exists():
         raise cannot_load(what, str(name), "it is a file, expected a folder")
     elif not _HUB_NAME.fullmatch(str(name)):

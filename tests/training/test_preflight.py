@@ -126,7 +126,8 @@ def test_what_this_machine_or_the_library_cannot_do_is_refused(refused, monkeypa
         (["--text-model", "./nowhere"], "the text model './nowhere' cannot be loaded"),
         (["--regions", "nowhere"], "--regions nowhere: expected a folder with regions-*.parquet"),
         (["--captions", "nowhere.json"], "--captions nowhere.json: no such file"),
-        (["--held-out-data", "nowhere/at/all"], "nowhere/at/all: no such folder"),
+        (["--held-out-data", "nowhere/at/all"], "--held-out-data nowhere/at/all: no such folder"),
+        (["--replay-data", "nowhere/at/all"], "--replay-data nowhere/at/all: no such folder"),
     ],
 )  # fmt: skip
 def test_a_mistyped_place_is_told_at_once(refused, more, words):
