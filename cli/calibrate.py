@@ -14,22 +14,35 @@ from decodetr.utils.tables import markdown_table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `decodetr calibrate`."""
     add = parser.add_argument
-    add("--model", required=True, help="folder or Hub name of a DeCo-DETR")
-    add("--data", metavar="DIR", help=f"{DATA_HELP}; its training images are taken")
-    add("--annotations", metavar="FILE", help="COCO or LVIS annotation file, instead")
-    add("--images", metavar="DIR", help="image folder; default: beside annotations/, named like the annotation file")
+    add("--model", required=True, help="folder, Hub name or shipped name of a DeCo-DETR; required")
+    add("--data", metavar="DIR", help=f"calibrate on training images of this data set: {DATA_HELP}")
+    add("--annotations", metavar="FILE", help="calibrate on the images of this COCO or LVIS annotation file instead")
+    add(
+        "--images",
+        metavar="DIR",
+        help="image folder of --annotations (default: next to annotations/, with the name of the annotation file)",
+    )
     add_form_arguments(parser)
-    add("--names-split", metavar="FILE", help="names.json whose base names are annotated (default: that of --data)")
-    add("--output", metavar="DIR", help="a copy of the model with its calibration (default: in the model's folder)")
+    add(
+        "--names-split",
+        metavar="FILE",
+        help="JSON file of base and novel names; only base names are annotated. none: no split (default: names.json "
+        "of --data)",
+    )
+    add(
+        "--output",
+        metavar="DIR",
+        help="write a calibrated copy of the model into this folder (default: change the folder of the model)",
+    )
     add(
         "--most",
         type=int,
         default=CALIBRATION_IMAGES,
         metavar="N",
-        help=f"images, drawn at random (default: {CALIBRATION_IMAGES})",
+        help=f"use at most this many images, drawn at random (default: {CALIBRATION_IMAGES})",
     )
-    add("--batch-size", type=int, default=8)
-    add("--num-workers", type=int, default=0, help="processes that read images (default: 0, this one)")
+    add("--batch-size", type=int, default=8, help="images per batch (default: 8)")
+    add("--num-workers", type=int, default=0, help="processes that read images; 0: the main process (default: 0)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
 
 

@@ -24,12 +24,13 @@ from decodetr.utils.spelling import closest
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
 
-EPILOG = """Steps, rates, batch and views are chosen from the data where they are not given (docs/training.md).
-Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is accepted too, for example
---streams joint|localization|semantic  --cache_features true  --max_steps 1000  --learning_rate 4e-4
---semantic_learning_rate 1e-3  --align_weight_start 0  --align_weight_end 1  --per_device_train_batch_size 16
---eval_strategy steps --eval_steps 500 --metric_for_best_model eval_AP50_base --load_best_model_at_end true
---resume_from_checkpoint last|auto (or a checkpoint folder)  --ema_decay 0.999  --report_to tensorboard"""
+EPILOG = """Steps, learning rates, batch size and cached views are chosen from the data if you do not give them.
+Every field of DeCoDetrTrainingArguments (docs/training.md) and of transformers.TrainingArguments is an option too,
+with dashes or underscores, for example:
+  --streams joint|localization|semantic  --cache-features true  --max-steps 1000  --learning-rate 4e-4
+  --semantic-learning-rate 1e-3  --align-weight-start 0  --align-weight-end 1  --per-device-train-batch-size 16
+  --eval-strategy steps  --eval-steps 500  --metric-for-best-model eval_AP50_base  --load-best-model-at-end true
+  --resume-from-checkpoint last|auto|FOLDER  --ema-decay 0.999  --report-to tensorboard"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
