@@ -6,7 +6,7 @@ from decodetr.utils.documents import read_json, short
 
 
 def names_split_file(data: str | Path, names_split: str | Path | None = None) -> Path | None:
-    """The names split of a command: `names_split` if given, else DATA/names.json; None without one or for "none"."""
+    """The names split of a command: `names_split` if given, else DATA/names.json. None without one or for "none"."""
     if names_split == "none":
         return None
     file = Path(names_split or Path(data) / "names.json")
@@ -19,7 +19,7 @@ def read_split(path: str | Path) -> tuple[list[str], list[str]]:
     """(base names, novel names) of a file {"base": {"<category id>": "name"}, "novel": {...}}.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or another form; the message names the file.
+        FileNotFoundError, ValueError: no such file, or another form. The message names the file.
     """
     split = read_json(path, unique=True)
     if not isinstance(split, dict) or not {"base", "novel"} <= set(split):

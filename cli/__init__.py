@@ -1,6 +1,6 @@
 """The `decodetr` command: names the subcommands and imports each only when it is called, so that --help is instant.
 
-One file a command, which parses, calls and prints; nothing outside this folder imports it. options.py has what several
+One file a command, which parses, calls and prints. Nothing outside this folder imports it. options.py has what several
 commands share, recipe.py the recipes of `decodetr train`.
 """
 
@@ -53,7 +53,7 @@ def command_parser(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
 
 
 def main(argv: Iterable[str] | None = None) -> int:
-    """Run a subcommand; returns its exit status. Errors that a user can cause are printed without a traceback."""
+    """Run a subcommand. Returns its exit status. Errors that a user can cause are printed without a traceback."""
     argv = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console of another encoding, a file name that is no UTF-8

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `decodetr calibrate`; returns the exit status."""
+    """Run `decodetr calibrate`. Returns the exit status."""
     from decodetr.evaluation.model_calibration import CalibrationOptions, calibrate_model
     from decodetr.evaluation.score_card import HEADER, score_rows
     from decodetr.utils.devices import pick_device

@@ -1,4 +1,4 @@
-"""`decodetr eval`: evaluate a model; `prepare` writes a protocol's annotation files, `compare` sets two runs against
+"""`decodetr eval`: evaluate a model. `prepare` writes a protocol's annotation files, `compare` sets two runs against
 each other."""
 
 import argparse
@@ -138,7 +138,7 @@ def _add_compare_arguments(parser):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `decodetr eval`; returns the exit status."""
+    """Run `decodetr eval`. Returns the exit status."""
     if args.eval_command == "prepare":
         return _prepare(args)
     if args.eval_command == "compare":

@@ -1,5 +1,5 @@
 """`decodetr pool`: `build` makes regions and a pool from a COCO-format folder and two teachers (docs/pools.md), its
-stages are commands too; `inspect` and `map` look at a pool.
+stages are commands too. `inspect` and `map` look at a pool.
 
 Heavy imports are inside the functions, so that `decodetr pool --help` is instant.
 """
@@ -17,7 +17,7 @@ from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import process_rank
 from decodetr.utils.shipped import load_pool, load_vocabulary, resolve
 
-# What each stage needs beside --output: (whether it looks at images, its models, its settings).
+# What each stage needs besides --output: (whether it looks at images, its models, its settings).
 _MODELS = {
     "detector": "what proposes regions: folder, Hub name or shipped name of a DeCo-DETR or of any detector of "
     "transformers; torchvision:fasterrcnn_resnet50_fpn_v2, whose RPN is used; or grid, for a fixed grid of boxes "
@@ -145,7 +145,7 @@ def _add_inspection(parser):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `decodetr pool ...`; returns the exit status."""
+    """Run `decodetr pool ...`. Returns the exit status."""
     if args.pool_command == "map":
         _map(args)
     elif args.pool_command == "inspect":
@@ -170,7 +170,7 @@ def _stage(args):
 
 
 def _task(args):
-    """The arguments of a stage; each stage has its own, so others may be missing."""
+    """The arguments of a stage. Each stage has its own, so others may be missing."""
     settings = {setting.name: getattr(args, setting.name, setting.default) for setting in fields(PoolSettings)}
     images, models, _ = _STAGES[args.pool_command]
     captions = getattr(args, "image_captions", None)

@@ -191,7 +191,7 @@ def _add_workers(parser):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `decodetr scenes ...`; returns the exit status."""
+    """Run `decodetr scenes ...`. Returns the exit status."""
     commands = {
         "write": _write,
         "teachers": _teachers,

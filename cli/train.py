@@ -1,8 +1,8 @@
 """`decodetr train`: from a data set to a trained, evaluated, saved and described model.
 
 Apart from train.py, because a Trainer subclass must import torch and transformers at the top, and `--help` must not.
-Own arguments have dashes; every field of `DeCoDetrTrainingArguments` (and so of `transformers.TrainingArguments`) is
-accepted too and has its one default there.
+The options of TrainOptions have dashes. Every field of `DeCoDetrTrainingArguments` (and so of
+`transformers.TrainingArguments`) is accepted too and has its one default there.
 """
 
 import argparse
@@ -35,7 +35,7 @@ with dashes or underscores, for example:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `decodetr train`: of [`TrainOptions`], what is said alone, so that their defaults stand
-    there; DeCoDetrTrainingArguments are parsed from what remains."""
+    there. DeCoDetrTrainingArguments are parsed from what remains."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.argument_default = argparse.SUPPRESS
@@ -140,8 +140,8 @@ def run(args: argparse.Namespace) -> int:
     """Train, evaluate, save.
 
     Args:
-        args: the options that are given; `training_arguments`, the words of the command line that are left for
-            DeCoDetrTrainingArguments; `words`, all of them.
+        args: the options that are given. Also `training_arguments`, the words of the command line that are left for
+            DeCoDetrTrainingArguments, and `words`, all of them.
     """
     given = vars(args)
     left, words = given.pop("training_arguments"), given.pop("words")

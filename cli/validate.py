@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `decodetr validate`; returns 1 if there are errors."""
+    """Run `decodetr validate`. Returns 1 if there are errors."""
     from decodetr.annotations.dataset_report import DatasetReport, ReportOptions, other_annotations
     from decodetr.annotations.names_split import names_split_file, read_split
     from decodetr.utils.shipped import load_vocabulary

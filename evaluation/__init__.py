@@ -24,7 +24,7 @@ from decodetr.utils.lazy import lazy_names
 ENGINES = ("faster-coco-eval", "pycocotools")
 ORACLES = ("boxes", "names", "teacher")
 PROTOCOLS = ("custom", "coco", "ov-coco", "ov-lvis")
-CALIBRATION_IMAGES = 500  # that calibrate a model; more make the two numbers no better
+CALIBRATION_IMAGES = 500  # that calibrate a model. More make the two numbers no better
 PREPARED = ("ov-coco", "ov-lvis")  # protocols that `decodetr eval prepare` writes
 
 _PUBLIC_NAMES = {

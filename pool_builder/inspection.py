@@ -35,9 +35,9 @@ def inspect_pool(
 
     Returns:
         dict:
-            coarse, fine: numbers of prototypes; regions: that the coarse ones stand for.
+            coarse, fine: numbers of prototypes. regions: that the coarse ones stand for.
             count: of a coarse prototype, its regions: minimum, median, maximum.
-            in_fine: share of the regions that a fine prototype stands for; mean_cosine: between prototypes.
+            in_fine: share of the regions that a fine prototype stands for. mean_cosine: between prototypes.
             duplicates: list of {"rows", "cosine", "captions"}, the closest first.
             nearest: {query: list of {"row", "caption", "cosine", "count"}}.
             names: with a vocabulary, list of {"name", "cosine", "row", "caption"}, the worst covered first.
@@ -146,7 +146,7 @@ def embed_queries(
 
     Args:
         pool (PrototypePool). texts (list of str), files (list of str): of pictures.
-        clip (str, optional): folder, Hub or shipped name of the encoder; default: as the pool says.
+        clip (str, optional): folder, Hub or shipped name of the encoder. Default: as the pool says.
 
     Returns:
         dict: {text or file: unit embedding (d,)}.

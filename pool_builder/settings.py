@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# What captioners are asked about a crop. The paper gives no prompt; these are ours. Any other text serves as well.
+# What captioners are asked about a crop. The paper gives no prompt. These are ours. Any other text serves as well.
 PROMPTS = {
     # The default: the name of the thing with what strikes the eye, about the length of the names to be found.
     "short": "Describe the object in this image in a few words.",
@@ -16,7 +16,7 @@ PROMPTS = {
 
 
 def prompt_text(prompt: str) -> str:
-    """The prompt of a name of `PROMPTS`; any other text as it is."""
+    """The prompt of a name of `PROMPTS`. Any other text as it is."""
     return PROMPTS.get(prompt, prompt)
 
 
@@ -26,7 +26,7 @@ def _setting(default, text):
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """What decides a pool beside data and models; every field is an option of `decodetr pool build`.
+    """What decides a pool besides data and models. Every field is an option of `decodetr pool build`.
 
     Raises:
         ValueError: a value out of its range.
@@ -101,7 +101,7 @@ class PoolData:
 
     Args:
         folder (str): the data set. annotations, images (str, optional): its annotation file and image folder.
-        names_split (str, optional): file of base and novel names, or "none"; default: that of the data set.
+        names_split (str, optional): file of base and novel names, or "none". Default: that of the data set.
         form (dict): see [`form_of`].
     """
 

@@ -1,4 +1,4 @@
-"""A stage's output on disk: numbered Parquet shards, a record beside each, and a manifest that says what they are.
+"""A stage's output on disk: numbered Parquet shards, a record for each, and a manifest that says what they are.
 
     captions/
       manifest.json                      stage, settings and input that the shards belong to; totals once all are there
@@ -37,7 +37,7 @@ _POLL = 0.2  # seconds between two looks at what other processes do
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is; `accelerate launch` and `torchrun` say so by environment variables."""
+    """Which of how many processes this is. `accelerate launch` and `torchrun` say so by environment variables."""
 
     rank: int = 0
     count: int = 1
@@ -52,7 +52,7 @@ class StageFolder:
     The shards of one stage.
 
     Args:
-        folder: OUT/<stage>; made if missing.
+        folder: OUT/<stage>, made if missing.
         stage (str): its name, and the beginning of the names of its files.
         identity (dict): everything that decides the rows, JSON. A folder of another identity is refused.
         shards (int): how many there will be.
@@ -82,7 +82,7 @@ class StageFolder:
 
     @classmethod
     def open(cls, folder: str | Path, stage: str) -> Self:
-        """A finished stage, to read from; `digest` is that of its totals.
+        """A finished stage, to read from. `digest` is that of its totals.
 
         Raises:
             ValueError: the stage is not finished.
@@ -133,7 +133,7 @@ class StageFolder:
         return self.folder / f"{self.stage}-{shard:05d}-of-{self.count:05d}.parquet"
 
     def pending(self) -> list[int]:
-        """Numbers of the shards of this rank that are not finished, ascending; damaged ones are named in a warning."""
+        """Numbers of the shards of this rank that are not finished, ascending. Damaged ones are named in a warning."""
         mine = range(self.ranks.rank, self.count, self.ranks.count)
         with reading(self.folder):
             return [shard for shard in mine if not self._finished(shard)]
@@ -187,7 +187,7 @@ class StageFolder:
             ) from error
 
     def finish(self) -> dict[str, Any]:
-        """Wait until all ranks have finished their shards; then the totals are in the manifest.
+        """Wait until all ranks have finished their shards. Then the totals are in the manifest.
 
         Returns:
             dict: "rows", "counts" (summed), "problems" (of all shards, in order) and "digest", SHA-256 over the

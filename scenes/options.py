@@ -27,7 +27,7 @@ class ComparisonOptions:
         model: DeCo-DETR with a trained localization stream. vocabulary: of all names. clip: the teacher.
         variants: keys of VARIANTS. seeds: of the semantic stream. splits: keys of SPLITS.
         steps: of the semantic stream.
-        base_names: so many of the base names keep their boxes; the others are novel. None: all.
+        base_names: so many of the base names keep their boxes. The others are novel. None: all.
         trained: a trained model that counts as seed 0 of captions.
         output: folder for runs.json and table.md.
     """

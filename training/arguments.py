@@ -95,7 +95,7 @@ class DeCoDetrTrainingArguments(TrainingArguments):
     weight_decay: float = _field(1e-4, "weight decay of AdamW")
     # Columns are dropped by signature otherwise, and label dicts of streamed data would be sliced.
     remove_unused_columns: bool = _field(False, "must stay false for detection")
-    # The pool and the vocabulary are buffers that every process updates alike; broadcasting them costs time.
+    # The pool and the vocabulary are buffers that every process updates alike. Broadcasting them costs time.
     ddp_broadcast_buffers: bool | None = _field(
         False, "broadcast buffers between processes; not needed, because all processes update them alike"
     )
@@ -139,7 +139,7 @@ class DeCoDetrTrainingArguments(TrainingArguments):
             )
 
     def _metric_of_boxes(self):
-        """The metric that chooses the best checkpoint; where only boxes are trained, one of names is replaced."""
+        """The metric that chooses the best checkpoint. Where only boxes are trained, one of names is replaced."""
         metric = self.metric_for_best_model
         if self.streams != "localization" or metric is None or "class_agnostic" in metric:
             return metric

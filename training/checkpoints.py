@@ -35,7 +35,7 @@ def _warn(text):
 
 
 def clear(folder: str | Path) -> None:
-    """Remove what an earlier run left in the folder of a checkpoint, its mark first: what is written anew must not
+    """Remove what an earlier run left in the folder of a checkpoint, its mark first: what is written again must not
     pass for whole because the old one was."""
     folder = Path(folder)
     (folder / MARK).unlink(missing_ok=True)
@@ -58,7 +58,7 @@ def begin(folder: str | Path, run: dict[str, Any]) -> None:
 
 
 def problem(folder: str | Path) -> str | None:
-    """Why one cannot go on from a checkpoint; None if it is complete."""
+    """Why one cannot go on from a checkpoint. None if it is complete."""
     folder = Path(folder)
     if not folder.is_dir():
         return "there is no such folder"
@@ -87,7 +87,7 @@ def step_of(folder: str | Path) -> int:
 
 
 def strangeness(folder: str | Path, run: dict[str, Any]) -> str | None:
-    """Why a checkpoint is none of the run `run`; None if it is, however long either is."""
+    """Why a checkpoint is none of the run `run`. None if it is, however long either is."""
     return _differs(folder, {key: value for key, value in run.items() if key != LENGTH})
 
 
@@ -134,14 +134,14 @@ def to_resume(
     """The checkpoint that a run goes on from, or None to start at the beginning.
 
     Args:
-        word: a folder; "last" (or True), the newest complete checkpoint of `output_dir`; "auto", the same, or the
-            beginning if there is none; None or False, the beginning.
-        run (dict, *optional*): of `training.identity.run_identity`; a checkpoint of another run is refused.
+        word: a folder. "last" (or True), the newest complete checkpoint of `output_dir`. "auto", the same, or the
+            beginning if there is none. None or False, the beginning.
+        run (dict, *optional*): of `training.identity.run_identity`. A checkpoint of another run is refused.
         overwrite (bool): the checkpoints of other runs in `output_dir` will be removed.
 
     Raises:
         FileNotFoundError: "last", and there is none. ValueError: the folder is no complete checkpoint, or of another
-        run; or a run would begin beside the checkpoints of another.
+        run, or a run would begin in a folder with checkpoints of another run.
     """
     if word in (None, False, "", "false", "False"):
         if run is not None and not overwrite:
@@ -176,8 +176,8 @@ def to_resume(
 
 
 def _check_beginning(output_dir, run):
-    """ValueError if a run that begins would leave its checkpoints beside those of another one, or of a longer or
-    shorter one; a warning if they are its own."""
+    """ValueError if a run that begins would leave its checkpoints among those of another one, or of a longer or
+    shorter one. A warning if they are its own."""
     folders = [folder for folder in _checkpoints(output_dir) if any(folder.iterdir())]
     for folder in folders:
         if (why := _differs(folder, run)) is not None:
@@ -194,7 +194,7 @@ def _check_beginning(output_dir, run):
 
 
 def remove_strange(output_dir: str | Path, run: dict[str, Any] | None) -> None:
-    """Remove the checkpoints of other runs from a folder; of all, if `run` is None."""
+    """Remove the checkpoints of other runs from a folder. Of all, if `run` is None."""
     for folder in _checkpoints(output_dir):
         if run is None or strangeness(folder, run) is not None:
             logger.warning("%s is removed (--overwrite_output_dir)", folder)

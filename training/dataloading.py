@@ -71,7 +71,7 @@ class StreamedTraining(TrainerCallback):
 
 
 def collate_or_skip(collate: Callable[[list], dict[str, Any]], items: list) -> dict[str, Any]:
-    """The batch of `items`; an empty one for those that a resumed run passes over (None)."""
+    """The batch of `items`. An empty one for those that a resumed run passes over (None)."""
     return {} if items[0] is None else collate(items)
 
 

@@ -69,7 +69,7 @@ def _check_reporter(name):
 
 
 def _check_optimizer(args):
-    """The library makes optimizer and schedule at the first step; here they are made for one number."""
+    """The library makes optimizer and schedule at the first step. Here they are made for one number."""
     name = getattr(args.optim, "value", args.optim)
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args)

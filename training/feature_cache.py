@@ -1,7 +1,7 @@
 """Cached features of a frozen detector, so that the semantic stream can be trained without running it.
 
 Only queries that something supervises are kept, detached and before any trainable layer: their states and the raw
-samples of the feature maps in their boxes, in float16, in memory. The first pass over the images is plain; further
+samples of the feature maps in their boxes, in float16, in memory. The first pass over the images is plain. Further
 ones, `views`, are augmented.
 """
 

@@ -27,7 +27,7 @@ def doubts(
     steps: int = 0,
 ) -> list[str]:
     """
-    List what speaks against a run (sentences); nothing where there is nothing to see.
+    List what speaks against a run (sentences). Nothing where there is nothing to see.
 
     Args:
         history: `log_history` of the Trainer, with the loss terms. metrics (dict or None): of the final evaluation.

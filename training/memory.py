@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class OutOfMemory(torch.OutOfMemoryError, ValueError):
-    """Memory ran out; the message names what to change. A ValueError too: the command prints it without a
+    """Memory ran out. The message names what to change. A ValueError too: the command prints it without a
     traceback."""
 
 
@@ -85,8 +85,8 @@ def can_checkpoint(detector: torch.nn.Module) -> bool:
 
 
 def check_checkpointing(detector: torch.nn.Module) -> None:
-    """Raises ValueError for a detector without layers for gradient checkpointing; names the families that have
-    them."""
+    """Raises ValueError for a detector without layers for gradient checkpointing. The message names the families that
+    have them."""
     if can_checkpoint(detector):
         return
     able = [family for family in DETECTOR_FAMILIES if can_checkpoint_family(family)]

@@ -19,7 +19,7 @@ def needs_metric(args: "DeCoDetrTrainingArguments") -> bool:
 
 
 def default_metric(streams: str, novel: bool = False) -> str:
-    """The metric of a run that names none: of localization alone where only that learns; with novel names AP50 of base
+    """The metric of a run that names none: of localization alone where only that learns. With novel names AP50 of base
     names, because novel ones must not choose."""
     if streams == "localization":
         return "eval_class_agnostic_AP50"
@@ -36,7 +36,7 @@ def check_metric(
     """Check `metric_for_best_model` before the first step.
 
     Args:
-        args (DeCoDetrTrainingArguments). groups: names of the groups of names beside novel and base.
+        args (DeCoDetrTrainingArguments). groups: names of the groups of names besides novel and base.
         novel (bool): names are split into novel and base. empty: groups whose names have no object.
         max_detections: what may be kept per image, where the arguments do not say it.
 
@@ -80,7 +80,7 @@ def check_names(coco: "CocoAnnotations", names: Collection[str]) -> set[str]:
         set[str]: the names with objects.
 
     Raises:
-        ValueError: it has not; says which, and the options that mend it.
+        ValueError: it has not. Says which, and the options that mend it.
     """
     index = coco.annotations_by_image
     numbers = set(index.column("category", crowds=False).tolist())
@@ -106,7 +106,7 @@ def check_evaluation(
 
     Args:
         args (DeCoDetrTrainingArguments). coco: annotations of the evaluation. names (list[str]): of the model then.
-        novel_names: of the split, or None. groups: {group: names} beside novel and base, or None.
+        novel_names: of the split, or None. groups: {group: names} besides novel and base, or None.
 
     Raises:
         ValueError: names with objects that the model lacks, or see [`check_metric`].

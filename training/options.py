@@ -1,4 +1,4 @@
-"""The options of a training run: what `decodetr train` takes beside the fields of DeCoDetrTrainingArguments.
+"""The options of a training run: what `decodetr train` takes besides the fields of DeCoDetrTrainingArguments.
 
 The command makes its options of these fields (cli/train.py), a recipe its keys (cli/recipe.py), and docs/training.md
 its table, so a text has its one home here. Nothing heavy is imported: `decodetr train --help` reads this file.
@@ -22,7 +22,7 @@ def _option(default, text, **more):
 @dataclass
 class TrainOptions:
     """
-    What a run starts from, learns from and may use; every field is an option of `decodetr train`.
+    What a run starts from, learns from and may use. Every field is an option of `decodetr train`.
 
     `config` is a file, or the mapping that a recipe holds. `box_format` and `class_names` are shared with other
     commands, which describe them.

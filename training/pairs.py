@@ -1,6 +1,6 @@
 """Options of `decodetr train` that are right one by one and wrong, or of no use, together.
 
-`check_pairs` lists what is refused, with the flag that mends it; `notes` what has no effect but does no harm, as in a
+`check_pairs` lists what is refused, with the flag that mends it. `notes` what has no effect but does no harm, as in a
 recipe that serves several runs.
 """
 
@@ -151,7 +151,7 @@ def _streaming(facts):
 
 
 def _useless(facts):
-    """Options that would do nothing beside the others."""
+    """Options that have no effect together with the others."""
     options, training = facts.options, facts.training
     shifted = options.blur or options.noise
     if options.shuffle_buffer is not None and not options.streaming:
@@ -182,7 +182,7 @@ def _useless(facts):
 
 
 def _config(facts):
-    """What the starting point's config does not go with; --set has its word in it already."""
+    """What the starting point's config does not go with. --set has its word in it already."""
     options, config, training = facts.options, facts.config, facts.training
     if not config.class_agnostic and options.pseudo_boxes == "objects":
         yield "--pseudo-boxes objects: only a class-agnostic detector learns what has no name; give ignore instead"

@@ -39,14 +39,14 @@ def check(
 
     Args:
         options (TrainOptions).
-        arguments (dict or None): the given fields of DeCoDetrTrainingArguments; None where they cannot be read.
+        arguments (dict or None): the given fields of DeCoDetrTrainingArguments. None where they cannot be read.
         findings ([`Findings`], *optional*): what was found before.
 
     Returns:
         DeCoDetrTrainingArguments.
 
     Raises:
-        ValueError, OSError: what cannot be run, with what mends it; several problems as one ValueError.
+        ValueError, OSError: what cannot be run, with what mends it. Several problems as one ValueError.
     """
     findings = findings or Findings()
     findings.call(output_folder, options.output_dir, "--output_dir")
@@ -89,7 +89,7 @@ class Facts:
     Args:
         options (TrainOptions). training (DeCoDetrTrainingArguments or None): None where they cannot be read.
         given: fields of DeCoDetrTrainingArguments that the command line or the recipe gives.
-        config (DeCoDetrConfig or None): of the starting point, with the fields of --set; None where it is not known.
+        config (DeCoDetrConfig or None): of the starting point, with the fields of --set. None where it is not known.
         split: (base, novel) names, or None. pool (PrototypePool or None): of --pool.
 
     Attributes:

@@ -74,7 +74,8 @@ def check_space(
         pool, vocabulary, deployed: of --pool, --vocabulary and --deploy-vocabulary, or None.
 
     Raises:
-        ValueError: they are not; names the options and what mends it. FileNotFoundError: no such text model.
+        ValueError: they are not. The message names the options and what mends it. FileNotFoundError: no such text
+            model.
     """
     tables = {"--pool": pool, "--vocabulary": vocabulary, "--deploy-vocabulary": deployed}
     tables = {option: (table.embedding_dim, table.info) for option, table in tables.items() if table is not None}
@@ -122,7 +123,7 @@ def check_space(
 
 
 def region_width(folder: str | Path) -> int | None:
-    """Width of the embeddings of a regions data set, from the first shard's schema; None where it does not say."""
+    """Width of the embeddings of a regions data set, from the first shard's schema. None where it does not say."""
     files = sorted(Path(folder).glob("*.parquet")) if Path(folder).is_dir() else [Path(folder)]
     try:
         kind = pq.read_schema(files[0]).field("image_embed").type

@@ -27,8 +27,8 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?")
 def resolve(name: str | Path, what: str | None = None) -> str:
     """Where to load a model or table from.
 
-    An existing folder stays as it is; else NAME, or a path that ends in hub_cards/NAME (as provenance written on
-    another machine has it), becomes the folder of that name in the package, if there is one; anything else stays too:
+    An existing folder stays as it is. Else NAME, or a path that ends in hub_cards/NAME (as provenance written on
+    another machine has it), becomes the folder of that name in the package, if there is one. Anything else stays too:
     a Hub name.
 
     Args:
@@ -89,11 +89,11 @@ def cannot_load(what: str, name: str | Path, error: Exception | str) -> FileNotF
 
 @contextmanager
 def loading(what: str, name: str | Path, asked_by: str | None = None) -> Iterator[str]:
-    """Yield the folder or Hub name to load from; inside, only names that the user gave are asked of the Hub.
+    """Yield the folder or Hub name to load from. Inside, only names that the user gave are asked of the Hub.
 
     Args:
         what (`str`), name (`str` or `Path`): see [`resolve`].
-        asked_by (`str`, *optional*): who names it, if not the user; see [`local_only`].
+        asked_by (`str`, *optional*): who names it, if not the user. See [`local_only`].
 
     Raises:
         FileNotFoundError: for an OSError inside. ValueError: the folder holds something else, or what would have to be
@@ -170,7 +170,7 @@ def expect(what: str, name: str | Path | None, *files: str) -> None:
 
 
 def expect_file(option: str, file: str | Path | None) -> None:
-    """Check that the file of an option is there; None passes.
+    """Check that the file of an option is there. None passes.
 
     Raises:
         FileNotFoundError: it is not. ValueError: it is no regular file.
