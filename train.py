@@ -310,7 +310,7 @@ class TrainingRun:
         """One line of an interrupted run: which checkpoint there is, and what goes on from it."""
         newest = to_resume("auto", self.training.output_dir)
         if newest is None:
-            text = f"{self.training.output_dir} has no complete checkpoint yet: the same command begins anew"
+            text = f"{self.training.output_dir} has no complete checkpoint yet: the same command starts again"
         else:
             text = f"the same command with --resume_from_checkpoint auto goes on from {newest}"
         if self.training.process_index == 0:

@@ -260,7 +260,7 @@ def _annotations(entries, images, listed, new_id, shift, style, findings):
             continue
         numbered = entry.get("id") is not None and entry["id"] not in ids
         if not numbered:
-            findings.add("error", "annotation ids that repeat or are no integers", where, "numbered anew")
+            findings.add("error", "annotation ids that repeat or are no integers", where, "given new ids")
         key = (entry["image_id"], category, *box)
         if key in seen:
             findings.add("warning", "annotations that repeat", f"{where}: {box}", "left out")

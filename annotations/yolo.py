@@ -157,7 +157,7 @@ def _image_paths(file, config, part, findings):
             )
         if place not in places[:2]:
             what, text = "`path` that leads to nothing", f"{file}: path: {above!r} has no {entry!r}"
-            findings.add("warning", what, text, f"{place}, beside data.yaml")
+            findings.add("warning", what, text, f"{place}, next to data.yaml")
         place = Path(inside([top], place, f"{file}: {part}"))
         if place.is_dir():
             pictures, rest = pictures_below(place)

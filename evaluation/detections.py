@@ -231,7 +231,7 @@ def _read_results(file, rows, coco):
             raise ValueError(
                 f"{file}: row {place}: expected image_id, a category_id of {coco.file} "
                 f"({coco.category_ids[0]} to {coco.category_ids[-1]}), bbox [x, y, width, height] and score, got "
-                f"{short(row)}; are the categories numbered from 0, or anew?"
+                f"{short(row)}; are the categories numbered from 0, or renumbered?"
             ) from error
     size_of = {entry["image_id"]: (entry["width"], entry["height"]) for entry in coco.images}
     known = [place for place, image in enumerate(images) if image in size_of]

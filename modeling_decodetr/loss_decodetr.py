@@ -90,10 +90,10 @@ class SupervisedQueries:
 
     Args:
         name_index (n,) int64: name of the annotated box, as index into the vocabulary, or -1 where no box is
-        annotated.
+            annotated.
         region_embeds (n, d): CLIP's embedding of the region. Zero rows where there is none.
         image (n,) int64: of which image, in ascending order.
-        absent (B, K) bool, *optional*: names that no region without a box is in each image.
+        absent (B, K) bool, *optional*: names known to be absent from the unannotated regions of each image.
         row (n,) int64, *optional*: into the B * N queries, of images that were just looked at.
     """
 
@@ -146,7 +146,7 @@ def supervise_batch(
     """Supervised queries of a batch as flat rows.
 
     Args:
-        pred_boxes (B, N, 4), objectness_logits (B, N), labels: list of B dicts. See [`supervise_queries`]. Beside the
+        pred_boxes (B, N, 4), objectness_logits (B, N), labels: list of B dicts. See [`supervise_queries`]. Besides the
             boxes a label has `class_labels` (n,) and may have `region_embeds` (R, d) and `absent_labels` (L,).
         num_names: K, of the vocabulary.
 
@@ -178,8 +178,8 @@ def supervise_batch(
 
 
 def absent_names(labels: list[dict], num_names: int, device: torch.device) -> torch.Tensor | None:
-    """(B, num_names) bool, what no region without a box is in each image: its `absent_labels` (L,) int64. None where
-    no label has any (paper 5, WS-OVD)."""
+    """(B, num_names) bool, names known to be absent from the unannotated regions of each image: its `absent_labels`
+    (L,) int64. None where no label has any (paper 5, WS-OVD)."""
     if not any("absent_labels" in label for label in labels):
         return None
     absent = torch.zeros(len(labels), num_names, dtype=torch.bool, device=device)

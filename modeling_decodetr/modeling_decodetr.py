@@ -146,7 +146,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
                 `boxes` (n, 4) float (cx, cy, w, h) in 0..1; with a teacher also `region_boxes` (R, 4) likewise and
                 `region_embeds` (R, d), CLIP image embeddings; `pseudo_boxes` (P, 4) are objects without a name and
                 `ignore_boxes` (P, 4) maybe objects, for the localization stream alone; `absent_labels` (L,) int64,
-                names that no region without a box is. Other keys are ignored.
+                names known to be absent from unannotated regions. Other keys are ignored.
             semantic_features (`dict`, *optional*): detached features from [`extract_semantic_features`] instead of
                 pixels: only `loss`, `loss_distill` and `loss_align` are computed.
             output_prototype_weights (`bool`): return w (B, N, M).

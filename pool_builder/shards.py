@@ -183,7 +183,7 @@ class StageFolder:
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
                 f"{file}: expected a whole Parquet shard, got {type(error).__name__}: {error}; start the same command "
-                "again: the shard will be made anew"
+                "again: the shard will be replaced"
             ) from error
 
     def finish(self) -> dict[str, Any]:

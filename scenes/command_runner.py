@@ -77,7 +77,7 @@ def run_stages(
         if result.exists() and record["commands"].get(str(number), said) != said:
             raise ValueError(
                 f"{result} was made by another command:\n  {record['commands'][str(number)]}\nnow\n  {said}\n"
-                "remove it and what was made after it, or begin anew (--overwrite, or another folder)"
+                "remove it and what was made after it, or start from the beginning (--overwrite, or another folder)"
             )
         done = "done before: " if result.exists() else ""
         sys.stdout.write(f"\n[{number}/{count}] {done}decodetr {_shown(words)}\n")

@@ -155,7 +155,7 @@ class Comparison:
             if not same_encoder(self.pool.info, info):
                 raise ValueError(
                     f"{option} {given} is of another CLIP than the pool of --built {options.built} "
-                    f"({self.pool.info.get('encoder')}); give that of the pool, or make the other one anew with "
+                    f"({self.pool.info.get('encoder')}); give that of the pool, or make the other one again with "
                     "`decodetr vocabulary build --text-model` or `decodetr pool build --clip`"
                 )
 

@@ -217,7 +217,7 @@ def _write_report(output, staging, record, commands):
         ],
         "Names that were never boxed": [
             paragraph(
-                f"Only the novel names are looked for; detections above {THRESHOLD}. Beside each picture are the "
+                f"Only novel names are detected, above a score of {THRESHOLD}. Next to each picture are the "
                 "prototypes that a detection looked up, with their captions and their share of the lookup."
             ),
             *explained,

@@ -97,7 +97,7 @@ def check_space(
             "made"
         )
     if width != config.embedding_dim:
-        mend = "--reset-semantics, which begins anew with another CLIP"
+        mend = "--reset-semantics, which starts the semantic stream from random weights"
         if options.config:
             mend = f"--set embedding_dim={width}"
         raise ValueError(
@@ -110,8 +110,8 @@ def check_space(
         other = "--vocabulary NAMES" if pool is not None else "--pool POOL"
         raise ValueError(
             f"{first} is of {_describe(width, info)}, --model {options.model} of {_describe(width, own)}: give what "
-            f"the same CLIP made, {other} of the new one as well, or --reset-semantics to begin the semantic stream "
-            "anew"
+            f"the same CLIP made, {other} of the new one as well, or --reset-semantics to start the semantic "
+            "stream from random weights"
         )
     semantic = training is None or training.streams != "localization"
     if options.reset_semantics and pool is None and semantic and is_foreign((width, info), stored_config(options)):
