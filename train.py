@@ -312,7 +312,7 @@ class TrainingRun:
         if newest is None:
             text = f"{self.training.output_dir} has no complete checkpoint yet: the same command starts again"
         else:
-            text = f"the same command with --resume_from_checkpoint auto goes on from {newest}"
+            text = f"the same command with --resume-from-checkpoint auto goes on from {newest}"
         if self.training.process_index == 0:
             logger.warning("Stopped after %d steps; %s", step, text)
 

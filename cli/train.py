@@ -117,7 +117,7 @@ def read_fields(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_required(options):
-    absent = [f"--{name}" for name in ("data", "output_dir") if not getattr(options, name)]
+    absent = [f"--{name.replace('_', '-')}" for name in ("data", "output_dir") if not getattr(options, name)]
     if not (options.model or options.detector or options.config):
         absent.append("a starting point (--model, --detector or --config)")
     if absent:
@@ -133,7 +133,7 @@ def _check_apart(options):
     inputs |= {name: resolve(getattr(options, name)) for name in models if getattr(options, name)}
     read = {f"--{name.replace('_', '-')}": path for name, path in inputs.items() if isinstance(path, str)}
     written = ("config.json", "README.md", "training_config.yaml", "forgetting.json", "captions.safetensors")
-    apart("--output_dir", options.output_dir, read, written)
+    apart("--output-dir", options.output_dir, read, written)
 
 
 def run(args: argparse.Namespace) -> int:

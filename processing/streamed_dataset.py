@@ -93,7 +93,7 @@ class StreamedDetectionDataset(TargetMaker, IterableDataset):
             if seen == before:
                 raise ValueError(
                     f"{self.stream.name}: expected rows for each of {readers} readers (workers of all processes), got "
-                    "none for one; use fewer --dataloader_num_workers, or train without streaming"
+                    "none for one; use fewer --dataloader-num-workers, or train without streaming"
                 )
 
     def _item(self, row, epoch):

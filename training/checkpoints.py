@@ -22,8 +22,8 @@ MARK = "complete.json"
 RUN = "run.json"  # what the run is that wrote it
 STATE = "trainer_state.json"  # transformers' TRAINER_STATE_NAME
 _REMEDY = (
-    "Go on with the settings, data and start of that run; or begin another one, in another --output_dir (--model "
-    "CHECKPOINT starts from its weights), or here with --overwrite_output_dir true, which removes them."
+    "Go on with the settings, data and start of that run; or begin another one, in another --output-dir (--model "
+    "CHECKPOINT starts from its weights), or here with --overwrite-output-dir true, which removes them."
 )
 logger = logging.getLogger(__name__)
 
@@ -153,25 +153,25 @@ def to_resume(
             return str(folder)
         if strange is not None and not (overwrite and word == "auto"):
             raise ValueError(
-                f"--resume_from_checkpoint {word}: the checkpoints of {output_dir} are of another run. {strange}\n"
+                f"--resume-from-checkpoint {word}: the checkpoints of {output_dir} are of another run. {strange}\n"
                 f"{_REMEDY}"
             )
         if word == "auto" and run is not None and not overwrite:
             _check_beginning(output_dir, {key: value for key, value in run.items() if key != LENGTH})
         if word != "auto":
             raise FileNotFoundError(
-                f"--resume_from_checkpoint last: {output_dir} has no complete checkpoint-* folder; to start at the "
+                f"--resume-from-checkpoint last: {output_dir} has no complete checkpoint-* folder; to start at the "
                 "beginning in that case, give auto."
             )
         return None
     why = problem(word)
     if why is not None:
         raise ValueError(
-            f"--resume_from_checkpoint {word}: {why}; give another checkpoint-* folder, or last for the newest "
+            f"--resume-from-checkpoint {word}: {why}; give another checkpoint-* folder, or last for the newest "
             "complete one."
         )
     if run is not None and (why := strangeness(word, run)) is not None:
-        raise ValueError(f"--resume_from_checkpoint {word}: it is of another run:\n{why}\n{_REMEDY}")
+        raise ValueError(f"--resume-from-checkpoint {word}: it is of another run:\n{why}\n{_REMEDY}")
     return str(word)
 
 
@@ -183,13 +183,13 @@ def _check_beginning(output_dir, run):
         if (why := _differs(folder, run)) is not None:
             raise ValueError(
                 f"{output_dir} has checkpoints of another run, and a new one would mix with them. {folder}:\n{why}\n"
-                "Give another --output_dir, or --overwrite_output_dir true to remove them; to go on from them, give "
-                "--resume_from_checkpoint last and the settings that they were made with."
+                "Give another --output-dir, or --overwrite-output-dir true to remove them; to go on from them, give "
+                "--resume-from-checkpoint last and the settings that they were made with."
             )
     if LENGTH in run and folders:
         _warn(
             f"{output_dir} has checkpoints of this very run, the newest {folders[0].name}, which starts from the "
-            "beginning now; --resume_from_checkpoint auto goes on from them."
+            "beginning now; --resume-from-checkpoint auto goes on from them."
         )
 
 
@@ -197,5 +197,5 @@ def remove_strange(output_dir: str | Path, run: dict[str, Any] | None) -> None:
     """Remove the checkpoints of other runs from a folder. Of all, if `run` is None."""
     for folder in _checkpoints(output_dir):
         if run is None or strangeness(folder, run) is not None:
-            logger.warning("%s is removed (--overwrite_output_dir)", folder)
+            logger.warning("%s is removed (--overwrite-output-dir)", folder)
             clear(folder)

@@ -83,7 +83,7 @@ def set_chosen(
             chosen = kept
     _set(training, chosen)
     _set_logging(training, given)
-    words = " ".join(f"--{name} {_word(value)}" for name, value in chosen.items())
+    words = " ".join(f"--{name.replace('_', '-')} {_word(value)}" for name, value in chosen.items())
     if words:
         logger.warning(
             "Chosen for %s (give one of them and it is obeyed; docs/training.md says why): %s",

@@ -107,8 +107,8 @@ class FeatureCache(Dataset):
                 if held > max_bytes:
                     raise ValueError(
                         f"cached features outgrow {max_bytes / 2**30:.0f} GB in view {view + 1} of {views}, after "
-                        f"{len(cache)} of {views * len(dataset)} images; train without --cache_features, with fewer "
-                        "--cache_views, or set a smaller region_grid."
+                        f"{len(cache)} of {views * len(dataset)} images; train without --cache-features, with fewer "
+                        "--cache-views, or set a smaller region_grid."
                     )
         model.train(training)
         cache.made_by = _maker(model)

@@ -57,17 +57,17 @@ def check_metric(
         hint = f"did you mean {' or '.join(close)}?" if close else f"give one of {', '.join(known)}"
         why = "; there are no novel names to tell apart" if name.endswith(("_novel", "_base")) and not novel else ""
         raise ValueError(
-            f"--metric_for_best_model {given}: no metric of an evaluation during training{why}; {hint}"
+            f"--metric-for-best-model {given}: no metric of an evaluation during training{why}; {hint}"
             if given
-            else f"give --metric_for_best_model, one of {', '.join(known)}"
+            else f"give --metric-for-best-model, one of {', '.join(known)}"
         )
     if (group := name.rpartition("_")[2]) in empty:
         raise ValueError(
-            f"--metric_for_best_model {given}: the validation data have no object of {group} names, so it has no "
+            f"--metric-for-best-model {given}: the validation data have no object of {group} names, so it has no "
             f"value; {default_metric(args.streams)} has one"
         )
     if args.greater_is_better is False:
-        raise ValueError(f"--greater_is_better false: {given} is better the higher it is; leave it out")
+        raise ValueError(f"--greater-is-better false: {given} is better the higher it is; leave it out")
 
 
 def check_names(coco: "CocoAnnotations", names: Collection[str]) -> set[str]:

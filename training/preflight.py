@@ -49,7 +49,7 @@ def check(
         ValueError, OSError: what cannot be run, with what mends it. Several problems as one ValueError.
     """
     findings = findings or Findings()
-    findings.call(output_folder, options.output_dir, "--output_dir")
+    findings.call(output_folder, options.output_dir, "--output-dir")
     findings.call(_check_data, options)
     split = findings.call(_read_split, options)
     pool = findings.call(load_pool, options.pool) if options.pool else None
@@ -210,7 +210,7 @@ def _check_metric(facts):
     training, groups = facts.training, ()
     if needs_metric(training) and not facts.validates:
         raise ValueError(
-            "--load_best_model_at_end, --save_strategy best and a learning rate that follows a metric need validation "
+            "--load-best-model-at-end, --save-strategy best and a learning rate that follows a metric need validation "
             "data: give --val-annotations or --val-share 0.1, or leave them out"
         )
     if facts.options.goes_on:

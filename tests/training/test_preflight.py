@@ -152,7 +152,7 @@ def test_a_mistyped_starting_point_is_told_at_once(refused, option, what):
         (["--setting", "G-OVD"], "expected novel names to hold back, got none"),
         (["--captions", "CAPTIONS", "--set", "pool_update=frozen"], "captions move the pool, which stays as it is"),
         (["--no-augmentation", "--streams", "semantic", "--cache_features", "true", "--cache_views", "2"],
-         "--cache_views 2 needs augmentation"),
+         "--cache-views 2 needs augmentation"),
         (["--gradient_checkpointing", "true"], "rt_detr_v2 has none in transformers"),
         (["--image-size", "65"], "needs a multiple of 32; give 64 or 96"),
         (["--backbone", "resnet18"], "--backbone needs --config"),
@@ -173,7 +173,7 @@ def test_options_that_do_not_go_together_are_refused(two_clips, refused, more, w
 def test_all_problems_are_told_together(refused):
     error = refused("--report_to", "nope", "--pool", "./nowhere", "--image-size", "65", "--backbone", "resnet18")
     assert "4 problems, found before any work was done:" in error
-    for words in ("--report_to nope", "the pool './nowhere'", "--image-size 65", "--backbone needs --config"):
+    for words in ("--report-to nope", "the pool './nowhere'", "--image-size 65", "--backbone needs --config"):
         assert f"- {words}" in error
 
 
@@ -250,7 +250,7 @@ def test_a_disk_without_room_is_refused_with_the_numbers(two_clips, tmp_path, mo
     more = ["--save_strategy", "steps", "--save_steps", "1", "--max_steps", "3"]
     assert _train(two_clips, tmp_path, *more) == 1
     error = capsys.readouterr().err
-    assert "and 3 checkpoints of" in error and "1.0 kB are free there" in error and "--save_total_limit 1" in error
+    assert "and 3 checkpoints of" in error and "1.0 kB are free there" in error and "--save-total-limit 1" in error
 
 
 # The step

@@ -142,7 +142,7 @@ def test_captions_are_refused_where_the_pool_stays(tmp_path):
         (["--blur", "1", "--no-augmentation"], "leave out --no-augmentation"),
         (
             ["--noise", "1", "--streams", "semantic", "--cache_features", "true", "--cache_views", "1"],
-            "give --cache_views 2",
+            "give --cache-views 2",
         ),
         (["--replay-images", "5"], "--replay-images is a part of --replay-data"),
         (["--held-out-data", "d"], "--held-out-data shows what a --model forgets"),
