@@ -88,18 +88,18 @@ def test_with_novel_names_the_best_model_is_chosen_by_the_others(two_clips, refu
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--report_to", "wandb"], "--report_to wandb needs wandb, which is not installed: pip install wandb"),
-        (["--report_to", "nope"], "--report_to nope: expected none, all or one of azure_ml"),
+        (["--report_to", "wandb"], "--report-to wandb needs wandb, which is not installed: pip install wandb"),
+        (["--report_to", "nope"], "--report-to nope: expected none, all or one of azure_ml"),
         (["--deepspeed", "ds.json"], "--deepspeed needs deepspeed, which is not installed: pip install deepspeed"),
         (["--optim", "adamw_bnb_8bit"], "pip install -U bitsandbytes"),
         (["--optim", "adamx"], "--optim: invalid choice: 'adamx'"),
         (["--fp16", "true"], "--fp16 true needs a GPU"),
-        (["--torch_compile_backend", "nope"], "--torch_compile_backend nope: expected one of"),
-        (["--lr_scheduler_type", "cosine_with_min_lr"], "--lr_scheduler_type cosine_with_min_lr"),
-        (["--dataloader_persistent_workers", "true"], "needs --dataloader_num_workers of at least 1"),
-        (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size must be at least 1, got 0"),
-        (["--learning_rate", "nan"], "--learning_rate must be at least 0, got nan"),
-        (["--semantic_learning_rate", "inf"], "--semantic_learning_rate must be at least 0, got inf"),
+        (["--torch_compile_backend", "nope"], "--torch-compile-backend nope: expected one of"),
+        (["--lr_scheduler_type", "cosine_with_min_lr"], "--lr-scheduler-type cosine_with_min_lr"),
+        (["--dataloader_persistent_workers", "true"], "needs --dataloader-num-workers of at least 1"),
+        (["--per_device_train_batch_size", "0"], "--per-device-train-batch-size must be at least 1, got 0"),
+        (["--learning_rate", "nan"], "--learning-rate must be at least 0, got nan"),
+        (["--semantic_learning_rate", "inf"], "--semantic-learning-rate must be at least 0, got inf"),
         (["--blur", "nan"], "--blur must be at least 0, got nan"),
         (["--max_steps", "0", "--num_train_epochs", "0"], "trains nothing"),
         (["--resume_from_checkpoint", "nowhere"], "there is no such folder"),
@@ -355,5 +355,5 @@ def test_a_refusal_does_not_read_a_large_file(two_clips, tmp_path, refused):
         file.write('{"images": [' + ",".join(image.format(i) for i in range(100_000)) + '], "annotations": [')
         file.write(",".join(box.format(i) for i in range(100_000)) + '], "categories": [{"id": 1, "name": "cat"}]}')
     started = time.perf_counter()
-    assert "--report_to nope" in refused("--train-annotations", large, "--report_to", "nope")
+    assert "--report-to nope" in refused("--train-annotations", large, "--report_to", "nope")
     assert time.perf_counter() - started < 5
