@@ -216,7 +216,7 @@ def read_annotations(
         )
 
     areas = [entry.get("area") for entry in entries]
-    if not all(type(area) in (int, float) for area in areas):  # optional. COCO's own is that of the mask
+    if not all(type(area) in (int, float) for area in areas):  # optional; COCO's own is that of the mask
         areas = [area if type(area) in (int, float) else box[2] * box[3] for area, box in zip(areas, boxes.tolist())]
     areas = np.array(areas, dtype=np.float64)
     bad = ~(np.isfinite(areas) & (areas >= 0))

@@ -6,7 +6,7 @@ from decodetr.utils.documents import read_json, short
 
 
 def names_split_file(data: str | Path, names_split: str | Path | None = None) -> Path | None:
-    """The names split of a command: `names_split` if given, else DATA/names.json. None without one or for "none"."""
+    """The names split of a command: `names_split` if given, else DATA/names.json; None without one or for "none"."""
     if names_split == "none":
         return None
     file = Path(names_split or Path(data) / "names.json")

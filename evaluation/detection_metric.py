@@ -82,7 +82,7 @@ class DetectionMetric(evaluate.Metric):
     def add_batch(
         self, *, predictions: Sequence[dict] | None = None, references: Sequence[dict] | None = None
     ) -> None:
-        """Check and add a batch. Only the best `max_detections` predictions of an image are stored."""
+        """Check and add a batch; only the best `max_detections` predictions of an image are stored."""
         if len(predictions) != len(references):
             raise ValueError(f"got {len(predictions)} predictions and {len(references)} references; expected as many")
         rows = [self._encode(*pair) for pair in zip(predictions, references)]

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 try:
     import fcntl
-except ImportError:  # Windows: single files are still replaced whole. Two processes at once are not kept apart
+except ImportError:  # Windows: single files are still replaced whole; two processes at once are not kept apart
     fcntl = None
 
 STAGING, COMMITTED = ".decodetr-staging-", ".decodetr-commit"
@@ -93,7 +93,7 @@ def reading(folder: str | Path) -> Iterator[None]:
 
 
 def unfinished(folder: str | Path | None) -> bool:
-    """Whether a folder holds a commit whose files have not all moved. [`reading`] finishes it. False for None."""
+    """Whether a folder holds a commit whose files have not all moved; [`reading`] finishes it. False for None."""
     return folder is not None and (Path(folder) / COMMITTED).is_dir()
 
 

@@ -124,7 +124,7 @@ class RpnProposer:
 
     def __init__(self, detector: FasterRCNN) -> None:
         self.detector, self._found = detector, None
-        # The RPN gives its boxes away without their scores. This is where both are known.
+        # The RPN gives its boxes away without their scores; this is where both are known.
         self._select, detector.rpn.filter_proposals = detector.rpn.filter_proposals, self._keep
 
     @classmethod

@@ -27,7 +27,7 @@ _MAX_PIXELS = 1 << 26  # of a resized picture. As many as are read of one
 
 
 class DeCoDetrProcessingMixin:
-    """Defaults, padding rule and post-processing of both backends. Comes before the library's class in the bases."""
+    """Defaults, padding rule and post-processing of both backends; comes before the library's class in the bases."""
 
     do_normalize = True
     do_convert_rgb = True

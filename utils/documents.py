@@ -26,8 +26,8 @@ TEXT_BYTES = 64 << 20  # of a list of names, a label file
 YAML_BYTES = 4 << 20  # data.yaml of 40,000 names has 1 MB
 _MAX_DEPTH = 100  # of lists in lists. A config has 6
 _NESTED = frozenset((dict, list))
-_DIGITS = 300  # of a number. Beyond, no float holds it
-_YAML_NODES = 200_000  # of a YAML file once its aliases are unfolded. data.yaml of 10,000 names has 20,000
+_DIGITS = 300  # of a number; beyond, no float holds it
+_YAML_NODES = 200_000  # of a YAML file once its aliases are unfolded; data.yaml of 10,000 names has 20,000
 _BYTE_ORDER_MARKS = ((b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"))
 _BYTE_ORDER_MARKS += ((b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"))
 

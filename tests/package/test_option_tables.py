@@ -23,11 +23,11 @@ def _table(kind):
 
 def _row(entry, kind):
     text = entry.metadata["help"].replace("|", "\\|")
+    option = "--" + entry.name.replace("_", "-")
     if kind is TrainOptions:
-        option = entry.metadata.get("flags", ("--" + entry.name.replace("_", "-"),))[0]
         return f"| `{option}` | {text} |"
     value = str(entry.default).lower() if entry.default is None or isinstance(entry.default, bool) else entry.default
-    return f"| `--{entry.name.replace('_', '-')}` | {entry.metadata.get('default', value)} | {text} |"
+    return f"| `{option}` | {entry.metadata.get('default', value)} | {text} |"
 
 
 def _pattern(kind):
