@@ -79,14 +79,14 @@ def _integers(file, key, entries, field, remedy):
 
 
 def _unique_ids(file, key, entries):
-    ids = _integers(file, key, entries, "id", "give every entry an integer id of its own")
+    ids = _integers(file, key, entries, "id", "give every entry a different integer id")
     unique, first = np.unique(ids, return_index=True)
     if len(unique) < len(ids):
         repeated = np.ones(len(ids), dtype=bool)
         repeated[first] = False
         row = int(repeated.argmax())
         raise ValueError(
-            f"{file}: {key}[{row}]: expected an id of its own, got {ids[row]} again ({repeated.sum()} repeated); "
+            f"{file}: {key}[{row}]: expected a unique id, got {ids[row]} again ({repeated.sum()} repeated); "
             "renumber the ids"
         )
     return ids
@@ -106,7 +106,7 @@ def read_categories(file: str | Path, entries: list[dict[str, Any]]) -> tuple[li
             )
         if name in row_of_name:
             raise ValueError(
-                f"{_where(file, 'categories', row, entries[row])}: expected a name of its own, got {name!r}, which is "
+                f"{_where(file, 'categories', row, entries[row])}: expected a unique name, got {name!r}, which is "
                 f"also categories[{row_of_name[name]}]; rename one or merge the two, labels are matched by name"
             )
         row_of_name[name] = row

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.write(
         f"Calibrated on {info['images']} images with {info['objects']} objects of {info['names']} names; the default "
         f"threshold is {config.common_threshold:g}"
-        + (f", {own} names have their own" if own else "")
+        + (f", {own} names have a separate one" if own else "")
         + f": {options.place()}\n"
     )
     return 0

@@ -146,7 +146,7 @@ class PredictRun:
         }
 
     def _thresholds(self):
-        """What decides which scores are shown: the common threshold, and those of names that have their own."""
+        """What decides which scores are shown: the common threshold, and the separate ones of names."""
         config, names = self.model.config, self.model.vocabulary.names
         common = config.common_threshold if self.options.threshold is None else self.options.threshold
         own = dict(zip(names, config.thresholds(names, self.options.threshold)))

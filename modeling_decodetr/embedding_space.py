@@ -161,10 +161,10 @@ def look_up(queries: torch.Tensor, tables: Tables) -> tuple[torch.Tensor, torch.
 
 
 def as_images(embeddings: torch.Tensor, tables: Tables) -> torch.Tensor:
-    """Embeddings of images of which a teacher would say what a model says of its own embeddings.
+    """Image embeddings that a teacher would score as the model scores `embeddings`.
 
-    Off all texts, in the direction in which these differ least, they have what an image has besides its text, so that
-    their cosines to texts are `image_cosine` times those of `embeddings`.
+    They get an additional component, along the direction in which texts differ least. It stands for what an image has
+    besides its text, and makes their cosines to texts `image_cosine` times those of `embeddings`.
 
     Args:
         embeddings (n, d): what is compared with names, any length.

@@ -27,8 +27,8 @@ _OF_SAMPLES = ("semantic_inputs", "region_grid", "region_pixels")  # fields of t
 
 class FeatureCache(Dataset):
     """One item per image that has supervised queries: the dict of
-    `DeCoDetrForObjectDetection.extract_semantic_features` plus `region_text_embeds` (R, d), of its regions' captions
-    and of its own, which the pool's momentum step reads.
+    `DeCoDetrForObjectDetection.extract_semantic_features` plus `region_text_embeds` (R, d), the embeddings of the
+    captions of its regions and of the whole image, which the momentum step of the pool reads.
 
     Attributes:
         made_by (dict or None): what the features depend on: detector, names and settings of the model, by digest.

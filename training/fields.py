@@ -47,7 +47,7 @@ RUNNING = frozenset(
 # A run of `decodetr train` always trains, evaluates where there are validation data, and predicts nothing.
 # transformers sets do_eval itself. What is averaged over devices are counts of text tokens.
 WITHOUT_EFFECT = frozenset("do_train do_eval do_predict average_tokens_across_devices length_column_name".split())
-_METRICS = "evaluation is streamed and has metrics of its own (decodetr.evaluation)"
+_METRICS = "evaluation is streamed and computes its metrics itself (decodetr.evaluation)"
 _TEXT = "it is for models of texts"
 # Any value but the library's default is an error, with this reason.
 REFUSED = {
@@ -91,7 +91,7 @@ def check_fields(args: "DeCoDetrTrainingArguments") -> None:
             raise ValueError(f"{field.name}={value!r} has no meaning here: {REFUSED[field.name]}; leave it out.")
     if (optimizer := getattr(args.optim, "value", args.optim)) and any(word in optimizer for word in _OTHER_GROUPS):
         raise ValueError(
-            f"optim={optimizer} makes parameter groups of its own, and here they are those of the two streams; "
+            f"optim={optimizer} makes new parameter groups, but training needs those of the two streams; "
             "expected another, such as adamw_torch_fused, sgd or adafactor."
         )
     if args.train_sampling_strategy not in ("random", "sequential"):
@@ -105,8 +105,8 @@ def check_fields(args: "DeCoDetrTrainingArguments") -> None:
 _NO_CALLABLES = {
     "compute_loss_func": "the losses are those of the model; weigh them by its config (distill_weight, align_weight), "
     "or override DeCoDetrTrainer.compute_loss",
-    "compute_metrics": "evaluation is streamed and has metrics of its own (decodetr.evaluation); compute others from "
-    "what trainer.predict(dataset).predictions holds",
+    "compute_metrics": "evaluation is streamed and computes its metrics itself (decodetr.evaluation); compute others "
+    "from what trainer.predict(dataset).predictions holds",
     "preprocess_logits_for_metrics": "evaluation is streamed; trainer.predict(dataset).predictions holds detections",
 }
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def asked_space(options: "TrainOptions") -> tuple[int, dict[str, Any]] | None:
-    """The space of what the options name: its pool, else its vocabulary, else, where the starting point has no
-    names of its own, its text model.
+    """The space of what the options name: the pool, else the vocabulary, else the text model, if the starting
+    point has no names that are kept.
 
     Returns:
         (width d, info with "encoder" and "encoder_fingerprint"), or None.

@@ -38,8 +38,8 @@ class WeakLabels:
         image_labels (`dict`, *optional*): image_id -> names, of `read_image_labels`. Images that are not in it can
             show anything.
         labelled (names): that `image_labels` decide on. Others can be anywhere.
-        exhaustive (names, *optional*): all objects of these names have a box, so a region without one is none of them;
-            crowds excepted.
+        exhaustive (names, *optional*): all objects of these names have a box, so a region without a box is none of
+            them. Crowds are excepted.
     """
 
     captions: "CaptionTable | None" = None
@@ -51,8 +51,8 @@ class WeakLabels:
         self, image_id: int, label_of_name: Mapping[str, int], crowded: Iterable[int] = ()
     ) -> dict[str, torch.Tensor]:
         """Label entries: `caption_embeds` (c, d) and `absent_labels` (L,) int64, the classes that no unannotated
-        region shows, as indices into the vocabulary. Each only where something is known. Objects of `crowded` labels
-        have no boxes of their own."""
+        region shows, as indices into the vocabulary. Each entry is there only if something is known. Objects of
+        `crowded` labels have no separate boxes."""
         entries = {}
         if self.captions is not None:
             entries["caption_embeds"] = torch.from_numpy(self.captions.get(image_id))

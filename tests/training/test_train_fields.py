@@ -69,7 +69,7 @@ def test_a_field_without_an_effect_is_documented(name):
     [
         ({"label_smoothing_factor": 0.3}, "no classes to smooth"),
         ({"train_sampling_strategy": "group_by_length"}, "images have no length"),
-        ({"optim": "lomo"}, "parameter groups of its own"),
+        ({"optim": "lomo"}, "makes new parameter groups"),
         ({"cache_views": 2}, "needs cache_features=True"),
     ],
 )
