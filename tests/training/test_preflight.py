@@ -143,7 +143,7 @@ def test_a_mistyped_starting_point_is_told_at_once(refused, option, what):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--streaming", "--max_steps", "-1"], "give the number of steps, --max_steps N"),
+        (["--streaming", "--max_steps", "-1"], "give the number of steps, --max-steps N"),
         (["--streaming", "--streams", "semantic", "--cache_features", "true"], "leave one out"),
         (["--streaming", "--val-share", "0.1"], "or leave out --streaming"),
         (["--streaming", "--regions", "self"], "--regions self needs a trained starting point"),
@@ -189,7 +189,7 @@ def test_an_output_that_is_a_file_is_refused(two_clips, tmp_path, capsys):
 def test_options_without_effect_are_said(two_clips, tmp_path, caplog):
     more = ["--freeze_backbone", "true", "--backbone_learning_rate", "1e-5"]
     assert _train(two_clips, tmp_path, *more, "--streams", "localization", "--semantic_learning_rate", "1e-3") == 0
-    for option in ("backbone_learning_rate", "semantic_learning_rate"):
+    for option in ("backbone-learning-rate", "semantic-learning-rate"):
         assert f"--{option} has no effect" in caplog.text
     assert "Chosen by default: " in caplog.text and "1 steps on cpu" in caplog.text
 
