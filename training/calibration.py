@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SHARE, MOST = 0.1, 500  # of the training images. Two numbers do not get better with more than some thousand objects
+SHARE, MOST = 0.1, 500  # of the training images; two numbers do not get better with more than some thousand objects
 _OTHER_IMAGES = "`decodetr calibrate` does it on other images"
 
 
@@ -95,7 +95,7 @@ class ScoreCalibration:
         return cls(source, kept), coco.select_images({image["image_id"] for image in coco.images} - ids)
 
     def fit(self, trainer: "DeCoDetrTrainer", processor: "DeCoDetrImageProcessor") -> None:
-        """Calibrate the trained model of a DeCoDetrTrainer, whose config gets what was found. Every process does the
+        """Calibrate the trained model of a DeCoDetrTrainer, whose config gets what was found; every process does the
         same. What cannot be fitted leaves it as it is, with a warning."""
         if self.kept is None:
             return
@@ -115,7 +115,7 @@ class ScoreCalibration:
 
 
 def _detections(trainer, dataset):
-    """A [`DetectionEvaluator`] that has seen what the trained model finds. No callback is told of it."""
+    """A [`DetectionEvaluator`] that has seen what the trained model finds; no callback is told of it."""
     with trainer.other_data():
         loader = trainer.get_eval_dataloader(dataset)
         trainer.evaluation_loop(loader, "Calibration", metric_key_prefix="calibration")
