@@ -33,7 +33,7 @@ __all__ = ["__version__", *_PUBLIC_NAMES]
 
 def _register_image_processor() -> None:
     """Tell AutoImageProcessor which image processors belong to the model (here, because it joins two rooms), and
-    AutoVideoProcessor that there is none: it would guess one, and ask whether to run the code beside the weights."""
+    AutoVideoProcessor that there is none: it would guess one, and ask whether to run the code next to the weights."""
     from transformers import AutoImageProcessor
     from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 

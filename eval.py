@@ -1,6 +1,6 @@
 """Evaluate a detector on annotated images: what `decodetr eval`, `python eval.py` and `accelerate launch eval.py` do.
 
-`evaluate` is the program, and what it calls stands below it in order; the parts are in `evaluation/`, the arguments of
+`evaluate` is the program, and what it calls stands below it in order. The parts are in `evaluation/`, the arguments of
 the command in `cli/eval.py`.
 """
 
@@ -46,7 +46,7 @@ def evaluate(options: EvalOptions) -> dict | None:
 
     Returns:
         The report: "title", "protocol" (what a reader must know before comparing numbers), "headline", "metrics" (in
-        percent), "max_detections", "source" and "images"; with an output also what [`write_report`] needs. None in all
+        percent), "max_detections", "source" and "images". With an output also what [`write_report`] needs. None in all
         processes but the first.
 
     Raises:
@@ -136,7 +136,7 @@ def _protocol_and_annotations(options: EvalOptions) -> tuple[Protocol, CocoAnnot
 
 
 def _process(device):
-    """(rank, number of processes, device) of this process; `torchrun` and `accelerate launch` start several."""
+    """(rank, number of processes, device) of this process. `torchrun` and `accelerate launch` start several."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return 0, 1, pick_device(device)
     state = PartialState(cpu=str(device) == "cpu")
@@ -209,7 +209,7 @@ def _source(options):
 
 
 def _scores(predictor, analysis):
-    """What the scores of a DeCo-DETR are worth at its own thresholds; nothing of others, which have none."""
+    """What the scores of a DeCo-DETR are worth at its own thresholds. Nothing of others, which have none."""
     if type(predictor) is not DeCoDetrPredictor:
         return {}
     config = predictor.model.config

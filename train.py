@@ -61,7 +61,7 @@ class TrainingRun:
 
     Args:
         options (TrainOptions). training (DeCoDetrTrainingArguments): what `training.preflight.check` made of them.
-        given (set[str]): fields of `training` that the user gave; the others may be chosen.
+        given (set[str]): fields of `training` that the user gave. The others may be chosen.
         words (list[str]): of the command line, for the card.
     """
 
@@ -78,7 +78,7 @@ class TrainingRun:
         """Read, check, train, evaluate, save, describe. Returns the exit status.
 
         Raises:
-            OSError, ValueError: what the user gave does not go together; said before any step is trained.
+            OSError, ValueError: what the user gave does not go together. Said before any step is trained.
         """
         options, training = self.options, self.training
         transformers.set_seed(training.seed)
@@ -173,7 +173,7 @@ class TrainingRun:
             model.set_vocabulary(load_vocabulary(options.vocabulary))
 
     def _random_tables(self, model, started_from):
-        """{"pool" or "vocabulary": "random"} of the tables that nothing made, for the record; a warning if the
+        """{"pool" or "vocabulary": "random"} of the tables that nothing made, for the record. A warning if the
         semantic stream learns from them."""
         options, config = self.options, model.config
         found = {}
@@ -282,7 +282,7 @@ class TrainingRun:
         return {**earlier, **random_tables, **record(data.setting, seen, novel_seen, **used)}
 
     def _captions(self, config):
-        """Where captions of whole images came in: the file of --captions, or the pool that was built of them; None."""
+        """Where captions of whole images came in: the file of --captions, or the pool that was built of them. None."""
         if self.options.captions:
             return recorded_place(self.options.captions)
         count = (config.pool_info or {}).get("image_captions")
@@ -311,9 +311,9 @@ class TrainingRun:
         """One line of an interrupted run: which checkpoint there is, and what goes on from it."""
         newest = to_resume("auto", self.training.output_dir)
         if newest is None:
-            text = f"{self.training.output_dir} has no complete checkpoint yet: the same command begins anew"
+            text = f"{self.training.output_dir} has no complete checkpoint yet: the same command starts again"
         else:
-            text = f"the same command with --resume_from_checkpoint auto goes on from {newest}"
+            text = f"the same command with --resume-from-checkpoint auto goes on from {newest}"
         if self.training.process_index == 0:
             logger.warning("Stopped after %d steps; %s", step, text)
 
@@ -357,7 +357,7 @@ def _held_out(data: TrainingData, processor, deployed: Vocabulary):
 
 
 def _measure(trainer, forgetting, held_out, prefix, metrics=None):
-    """AP of trained and of held-out names, in percent; `metrics` of the validation data, if they are known."""
+    """AP of trained and of held-out names, in percent. `metrics` of the validation data, if they are known."""
     if trainer.eval_dataset is not None and metrics is None:
         metrics = trainer.evaluate(metric_key_prefix=prefix)
     of_held_out = None

@@ -98,7 +98,7 @@ def _relative_style(boxes, findings):
 
 
 def doubts(boxes: np.ndarray, sizes: np.ndarray) -> str:
-    """What speaks against boxes that are read as x, y, w, h in pixels; empty where nothing does.
+    """What speaks against boxes that are read as x, y, w, h in pixels. Empty where nothing does.
 
     Args:
         boxes (np.ndarray of shape (n, 4)). sizes (np.ndarray of shape (n, 2)): width and height of their images.
@@ -116,7 +116,7 @@ def doubts(boxes: np.ndarray, sizes: np.ndarray) -> str:
 
 
 def _seem_corners(corners, beyond, total):
-    """Boxes of two corners leave the image when read as x, y, w, h; not all, where they lie at the top left."""
+    """Boxes of two corners leave the image when read as x, y, w, h. Not all, where they lie at the top left."""
     return corners > 0.2 * total and corners >= 0.9 * beyond
 
 
@@ -135,7 +135,7 @@ def is_box(box: object) -> TypeGuard[list[float]]:
 
 
 def polygon_points(segmentation: object) -> list[float]:
-    """All coordinates x, y, x, y, ... of COCO's polygons; empty where there are none."""
+    """All coordinates x, y, x, y, ... of COCO's polygons. Empty where there are none."""
     if not isinstance(segmentation, list):
         return []
     points = [value for part in segmentation if isinstance(part, list) for value in part]

@@ -10,7 +10,7 @@ def read_captions(file: str | Path) -> tuple[dict[int, list[int]], dict[str, int
     captions}, {caption: its number}).
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or not of this form; names file and row.
+        FileNotFoundError, ValueError: no such file, or not of this form. The message names file and row.
     """
     document = read_json(file)
     if not isinstance(document, dict) or not isinstance(document.get("annotations"), list):

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from decodetr.annotations.findings import Findings
 
     class ImageOfDataset(Protocol):
-        """An image that is a row of a data set and no file; `str` of it is its place."""
+        """An image that is a row of a data set and no file. `str` of it is its place."""
 
         def source(self) -> str | Path | bytes: ...
 
@@ -58,7 +58,7 @@ class AnnotationIndex(Mapping):
     image_id -> list of annotations, a mapping over flat arrays.
 
     `index[image_id]` makes a list of dicts `{"id", "category" (index into the names), "bbox" [x, y, w, h] in pixels,
-    "area", "iscrowd"}`; `index.arrays(image_id)` gives the same as arrays, without making dicts. Arguments: image ids
+    "area", "iscrowd"}`. `index.arrays(image_id)` gives the same as arrays, without making dicts. Arguments: image ids
     in file order, and for each annotation the row of its image, its id, category index, bbox, area and iscrowd.
 
     Attributes:
@@ -111,7 +111,7 @@ class AnnotationIndex(Mapping):
         """Arrays of one image: id, category, iscrowd (n,) int64, area (n,), bbox (n, 4) float64, xywh pixels.
 
         Args:
-            crowds: with the crowds; without them the arrays are copies.
+            crowds: with the crowds. Without them the arrays are copies.
         """
         row = self._rows[image_id]
         start, end = self._offsets[row], self._offsets[row + 1]
@@ -126,7 +126,7 @@ class AnnotationIndex(Mapping):
         return corners_of(self.arrays(image_id, crowds)["bbox"])
 
     def take(self, rows: np.ndarray, image_ids: Sequence[int]) -> AnnotationIndex:
-        """A new index of the annotations `rows` (positions in `column`); their images are among `image_ids`."""
+        """A new index of the annotations `rows` (positions in `column`). Their images are among `image_ids`."""
         row_of_image = {image_id: row for row, image_id in enumerate(image_ids)}
         new_row = np.array([row_of_image.get(image_id, -1) for image_id in self], dtype=np.int64)
         columns = {name: column[rows] for name, column in self._columns.items()}
@@ -162,11 +162,11 @@ class CocoAnnotations:
         images (list[dict]): "image_id" (int), "file_name", "width", "height" (pixels), "path" (str; of a data set
             of `datasets` a `StoredImage`), in file order; "size_declared" is False where the annotations have no size.
         annotations_by_image: image_id -> list of {"id", "category" (index into `names`), "bbox" [x, y, w, h] pixels,
-            "area", "iscrowd" (0 or 1)}; an empty list for images without objects. See AnnotationIndex.
+            "area", "iscrowd" (0 or 1)}. An empty list for images without objects. See AnnotationIndex.
         federation: where the file is federated, as LVIS is, image_id -> (categories verified to be absent, categories
-            whose objects are not all annotated), each an int64 array of indices into `names`; else None.
-        frequencies (list[str]): LVIS' "r", "c" or "f" of each name; None where the file does not say.
-        left_over (dict): what is wrong with files that nothing uses -> their paths; see `left_over`.
+            whose objects are not all annotated), each an int64 array of indices into `names`, else None.
+        frequencies (list[str]): LVIS' "r", "c" or "f" of each name. None where the file does not say.
+        left_over (dict): what is wrong with files that nothing uses -> their paths. See `left_over`.
     """
 
     def __init__(
@@ -206,14 +206,14 @@ class CocoAnnotations:
         """
         Read and check `annotation_file`.
 
-        Images are looked for in `image_folder` if given; else, with DIR the folder above `annotations/` (or the file's
+        Images are looked for in `image_folder` if given. Else, with DIR the folder above `annotations/` (or the file's
         own folder), in DIR/<`info.image_folder` of the file>, else DIR/<name of the file without .json and a leading
-        "instances_">, else DIR. Each folder is listed once; `check_images=False` leaves that out. What has only one
-        meaning is mended (coco_mending.py), with a warning; images without a size are opened for it.
+        "instances_">, else DIR. Each folder is listed once. `check_images=False` leaves that out. What has only one
+        meaning is mended (coco_mending.py), with a warning. Images without a size are opened for it.
 
         Raises:
             FileNotFoundError: the file, the image folder or an image is missing.
-            ValueError: anything else; the message names the file and the row.
+            ValueError: anything else. The message names the file and the row.
         """
         file, told = Path(annotation_file), FirstError()
         with no_collection():
@@ -253,7 +253,7 @@ class CocoAnnotations:
 
     def select(self, names: Collection[str]) -> CocoAnnotations:
         """
-        A new CocoAnnotations with the categories `names` and their annotations only; all images stay.
+        A new CocoAnnotations with the categories `names` and their annotations only. All images stay.
 
         Names come in the order of `names`, so that what follows depends on neither the ids nor the presence of the
         others. Names that the file lacks are left out.
@@ -318,7 +318,7 @@ class CocoAnnotations:
         A `datasets.Dataset` with columns image (datasets.Image, decoded when read), image_id, file_name, width, height
         and objects {"id", "bbox" xywh pixels, "category" (ClassLabel), "area", "iscrowd"}, each a list.
 
-        `datasets` turns pictures as EXIF says when it decodes; where boxes are of the pixels as stored, and for 16-bit
+        `datasets` turns pictures as EXIF says when it decodes. Where boxes are of the pixels as stored, and for 16-bit
         pictures, read them by [`read_image`] (`cast_column("image", datasets.Image(decode=False))`).
         """
         import datasets
@@ -362,7 +362,7 @@ def read_image(
     Args:
         path: a path, or the image of a data set (`hub_dataset.StoredImage`).
         image_id (int, optional): for messages.
-        size (tuple, optional): (width, height) that annotations declare; if that of the pixels as stored and not of
+        size (tuple, optional): (width, height) that annotations declare. If that of the pixels as stored and not of
             the picture as turned, it is not turned (`utils.images.annotated_frame`).
 
     Raises:
@@ -398,7 +398,7 @@ def locate_images(file: Path, folder: Path, images: list[dict[str, Any]]) -> Non
 
 
 def find_image_folder(file: Path, data: dict[str, Any], image_folder: str | Path | None, check: bool) -> Path:
-    """Where the images of a COCO file are; see `CocoAnnotations.load`. `check`: it must be there."""
+    """Where the images of a COCO file are. See `CocoAnnotations.load`. `check`: it must be there."""
     root = data_folder(file)
     info = data.get("info")
     named = info.get("image_folder") if isinstance(info, dict) else None

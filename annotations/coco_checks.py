@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 def read_document(file: Path, findings: Findings | None = None) -> dict[str, Any]:
-    """A COCO file's JSON object, with lists of objects under images, annotations and categories; see `coco_mending`.
+    """A COCO file's JSON object, with lists of objects under images, annotations and categories. See `coco_mending`.
 
     Args:
-        file (Path). findings (Findings, optional): is told of what was mended; default: the log.
+        file (Path). findings (Findings, optional): is told of what was mended. Default: the log.
     """
     try:
         document = read_json(file)
@@ -61,7 +61,7 @@ def _where(file, key, row, entry):
 
 
 def _integers(file, key, entries, field, remedy):
-    """(n,) int64 of `field` over entries; a ValueError names the first row where it isn't an integer."""
+    """(n,) int64 of `field` over entries. A ValueError names the first row where it isn't an integer."""
     values = [entry.get(field) for entry in entries]
     if not all(type(value) is int for value in values):
         row = next(row for row, value in enumerate(values) if type(value) is not int)
@@ -79,14 +79,14 @@ def _integers(file, key, entries, field, remedy):
 
 
 def _unique_ids(file, key, entries):
-    ids = _integers(file, key, entries, "id", "give every entry an integer id of its own")
+    ids = _integers(file, key, entries, "id", "give every entry a different integer id")
     unique, first = np.unique(ids, return_index=True)
     if len(unique) < len(ids):
         repeated = np.ones(len(ids), dtype=bool)
         repeated[first] = False
         row = int(repeated.argmax())
         raise ValueError(
-            f"{file}: {key}[{row}]: expected an id of its own, got {ids[row]} again ({repeated.sum()} repeated); "
+            f"{file}: {key}[{row}]: expected a unique id, got {ids[row]} again ({repeated.sum()} repeated); "
             "renumber the ids"
         )
     return ids
@@ -106,7 +106,7 @@ def read_categories(file: str | Path, entries: list[dict[str, Any]]) -> tuple[li
             )
         if name in row_of_name:
             raise ValueError(
-                f"{_where(file, 'categories', row, entries[row])}: expected a name of its own, got {name!r}, which is "
+                f"{_where(file, 'categories', row, entries[row])}: expected a unique name, got {name!r}, which is "
                 f"also categories[{row_of_name[name]}]; rename one or merge the two, labels are matched by name"
             )
         row_of_name[name] = row
@@ -141,7 +141,7 @@ def read_images(file: str | Path, entries: list[dict[str, Any]]) -> list[dict[st
 def read_federation(
     file: str | Path, entries: list[dict[str, Any]], category_ids: list[int]
 ) -> dict[int, tuple[np.ndarray, np.ndarray]] | None:
-    """image id -> (absent, not exhaustive), indices of categories as int64 arrays, of LVIS' lists; None without them.
+    """image id -> (absent, not exhaustive), indices of categories as int64 arrays, of LVIS' lists. None without them.
 
     An image without the lists in a file that has them is an error: it would count as nothing verified.
     """
@@ -171,7 +171,7 @@ def read_federation(
 
 
 def read_frequencies(file: str | Path, entries: list[dict[str, Any]], category_ids: list[int]) -> list[str] | None:
-    """LVIS' "r", "c" or "f" of each category, ordered by id; None if no category has one."""
+    """LVIS' "r", "c" or "f" of each category, ordered by id. None if no category has one."""
     if not any("frequency" in entry for entry in entries):
         return None
     for row, entry in enumerate(entries):

@@ -40,7 +40,7 @@ def mend(document: dict[str, Any], findings: Findings) -> dict[str, Any]:
 
 
 def file_name_of(entry: dict[str, Any]) -> str | None:
-    """The file of an image's entry; of LVIS, which has none, the end of its URL: train2017/000000000001.jpg. None
+    """The file of an image's entry. Of LVIS, which has none, the end of its URL: train2017/000000000001.jpg. None
     without either."""
     file_name = entry.get("file_name")
     if file_name is None and isinstance(entry.get("coco_url"), str):

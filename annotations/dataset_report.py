@@ -33,10 +33,10 @@ class ReportOptions:
 
     Args:
         data: as of `load_annotations`, or a COCO annotation file.
-        images: image folder of a COCO file; default: see `CocoAnnotations.load`.
-        class_names, box_format: as of `form_of`; the format is also that of a COCO file's boxes, by default what they
+        images: image folder of a COCO file. Default: see `CocoAnnotations.load`.
+        class_names, box_format: as of `form_of`. The format is also that of a COCO file's boxes, by default what they
             tell.
-        decode: decode all pictures; else only their headers are read.
+        decode: decode all pictures, else only their headers are read.
         split: base and novel names.
         vocabulary: names that the annotations must have.
     """
@@ -63,7 +63,7 @@ class PartReport:
 
     Args:
         findings: all problems.
-        statistics: numbers of images, annotations and names; empty where nothing can be used.
+        statistics: numbers of images, annotations and names. Empty where nothing can be used.
         coco: what can be used, or None.
         document: the same repaired, in COCO's form, or None.
     """
@@ -82,7 +82,7 @@ class DatasetReport:
         self._seen = {}  # content of a picture: (part, where)
 
     def parts(self) -> list[str]:
-        """Names of the parts that are there; of a file its own."""
+        """Names of the parts that are there. Of a file its own."""
         if self.options.file is not None:
             return [self.options.file.stem]
         return [part for part in PARTS if has_part(self.options.data, part)]

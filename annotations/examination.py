@@ -1,6 +1,6 @@
 """What is wrong with a COCO annotation file, all of it at once, and a repaired copy.
 
-[`CocoAnnotations.load`] stops at the first error; `examine` goes on, says how often each thing happens and where
+[`CocoAnnotations.load`] stops at the first error. `examine` goes on, says how often each thing happens and where
 first, and what a repair does about it: boxes put right where that is known, rows left out where it is not.
 """
 
@@ -43,8 +43,8 @@ def examine(
     Args:
         document: what the JSON file holds, or `readable` made of it.
         pictures: {image id: Picture}, as far as they were looked at.
-        findings (Findings, optional): what was found before; it goes on.
-        box_format (str, optional): how the boxes are written, one of BOX_FORMATS; default: what they tell.
+        findings (Findings, optional): what was found before. It goes on.
+        box_format (str, optional): how the boxes are written, one of BOX_FORMATS. Default: what they tell.
 
     Returns:
         (Findings, repaired document, or None where it is no COCO document at all or could mean two things).
@@ -260,7 +260,7 @@ def _annotations(entries, images, listed, new_id, shift, style, findings):
             continue
         numbered = entry.get("id") is not None and entry["id"] not in ids
         if not numbered:
-            findings.add("error", "annotation ids that repeat or are no integers", where, "numbered anew")
+            findings.add("error", "annotation ids that repeat or are no integers", where, "given new ids")
         key = (entry["image_id"], category, *box)
         if key in seen:
             findings.add("warning", "annotations that repeat", f"{where}: {box}", "left out")

@@ -1,6 +1,6 @@
 """What readers find wrong with data: listed by kind, or the first error raised.
 
-A reader says everything it finds to a `Findings`. Training gives it a `FirstError`, which raises; `decodetr validate`
+A reader says everything it finds to a `Findings`. Training gives it a `FirstError`, which raises. `decodetr validate`
 a `Findings`, which goes on, so that both see the same rows with the same eyes.
 """
 

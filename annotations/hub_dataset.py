@@ -38,7 +38,7 @@ _CATEGORY = ("category", "categories", "category_id", "label", "labels")
 
 
 class StoredImage:
-    """An image of a data set: `source()` gives its bytes or its path; the text is its place."""
+    """An image of a data set: `source()` gives its bytes or its path. The text is its place."""
 
     def __init__(
         self, dataset: datasets.Dataset, row: int, name: str, folders: Sequence[str | Path] | None = None
@@ -67,19 +67,19 @@ def read_dataset(
     Args:
         dataset: with the columns `image` and `objects`, and optionally `image_id` (integers), `width`, `height`.
         name (str): for messages.
-        names (list[str], optional): of the categories, where the column is no `ClassLabel` but integers; text
+        names (list[str], optional): of the categories, where the column is no `ClassLabel` but integers. Text
             categories need none.
         box_format (str): one of BOX_FORMATS.
         findings (Findings, optional): is told of what cannot be used, which is left out then. Default: the first such
             thing is an error, and warnings are logged.
-        folders (list, optional): paths of images must lead into one of these; of a data set that Python made, they may
+        folders (list, optional): paths of images must lead into one of these. Of a data set that Python made, they may
             lead anywhere.
 
     Returns:
         CocoAnnotations: category ids are the class numbers. Image ids are `image_id`, or the row's number from 1.
 
     Raises:
-        ValueError: a column is missing or holds something else; the message names data set and row.
+        ValueError: a column is missing or holds something else. The message names data set and row.
     """
     told = FirstError() if findings is None else findings
     reader = RowReader(dataset, name, names, box_format)
@@ -120,11 +120,11 @@ def read_dataset(
 
 class RowReader:
     """
-    The form of a data set, checked, and what reads the objects of its rows. Arguments as of [`read_dataset`]; the data
+    The form of a data set, checked, and what reads the objects of its rows. Arguments as of [`read_dataset`]. The data
     set may also be a `datasets.IterableDataset`.
 
     Attributes:
-        names (list[str]): of the categories; None where they are texts and no names were given.
+        names (list[str]): of the categories. None where they are texts and no names were given.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class RowReader:
         The objects of one row: bbox (n, 4) float64 x, y, w, h in pixels, and the lists names, area and iscrowd.
 
         Args:
-            objects: the column's value; a row without objects may have none. width, height (int): of the image.
+            objects: the column's value. A row without objects may have none. width, height (int): of the image.
             where (str): the row, for messages.
             findings (Findings, optional): is told of objects that cannot be used, which are left out then. Default:
                 the first is a ValueError.
@@ -237,7 +237,7 @@ def _read_url(url, where, folders):
 
 
 def _categories(objects, name, names):
-    """(key in objects, names, {value: name}) of the feature `objects`; the last two None for texts without names."""
+    """(key in objects, names, {value: name}) of the feature `objects`. The last two None for texts without names."""
     import datasets
 
     fields = objects if isinstance(objects, dict) else getattr(objects, "feature", None)
@@ -280,7 +280,7 @@ def _image_ids(dataset, name, findings):
 
 
 def _columns(objects, where, findings):
-    """{key: list} of objects stored either way: a dict of lists, or a list of dicts; empty where there are none."""
+    """{key: list} of objects stored either way: a dict of lists, or a list of dicts. Empty where there are none."""
     if objects is None:
         return {}
     if isinstance(objects, list):

@@ -20,7 +20,7 @@ UNNAMED = "pictures that the annotation file does not name"
 
 
 def pictures_below(folder: str | Path) -> tuple[list[Path], list[Path]]:
-    """(pictures, other files) of a folder and the folders in it, sorted `Path`s; links are followed. Hidden files and
+    """(pictures, other files) of a folder and the folders in it, sorted `Path`s. Links are followed. Hidden files and
     the usual companions of data are left out."""
     return sort_out(map(Path, files_below(folder)))
 
@@ -51,7 +51,7 @@ def unused_labels(pictures: Collection[Path], label_file: Callable[[Path], Path]
         pictures (list[Path]): of one part. label_file: function that gives the `Path` of a picture's label file.
 
     Returns:
-        dict: NO_LABELS -> pictures without a label file; NO_IMAGE -> label files in the same folders that are of no
+        dict: NO_LABELS -> pictures without a label file. NO_IMAGE -> label files in the same folders that are of no
         picture there, of whatever part.
     """
     labels = {picture: label_file(picture) for picture in pictures}
@@ -79,11 +79,11 @@ def unnamed_pictures(image_folder: str | Path, paths: Iterable[str], whole: bool
 
     Args:
         image_folder (Path). paths (list[str]): of the pictures that the file names.
-        whole (bool): look through all of the image folder; else only where named pictures lie, as other parts of the
+        whole (bool): look through all of the image folder, else only where named pictures lie, as other parts of the
             data set are in it too.
 
     Returns:
-        dict: UNNAMED -> pictures; NO_PICTURE -> files with another suffix.
+        dict: UNNAMED -> pictures. NO_PICTURE -> files with another suffix.
     """
     named = {os.path.normpath(path) for path in paths}
     if whole:
@@ -96,7 +96,7 @@ def unnamed_pictures(image_folder: str | Path, paths: Iterable[str], whole: bool
 
 
 def in_a_line(left_over: Mapping[str, Sequence[Path]], shown: int = 3) -> str:
-    """What is left over as a text; empty where nothing is."""
+    """What is left over as a text. Empty where nothing is."""
     parts = []
     for what, paths in left_over.items():
         if paths:

@@ -12,7 +12,7 @@ _MOST = 64 << 20  # bytes of the list
 
 
 def names_ahead(file: str | Path) -> list[str] | None:
-    """The names in a file's one list of categories; None where that cannot be told without reading the file.
+    """The names in a file's one list of categories. None where that cannot be told without reading the file.
 
     Args:
         file (`str` or `Path`): a COCO annotation file.

@@ -22,7 +22,7 @@ def read_split(path: str | Path) -> tuple[list[str], list[str]]:
     """(base names, novel names) of a file {"base": {"<category id>": "name"}, "novel": {...}}.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or another form; the message names the file.
+        FileNotFoundError, ValueError: no such file, or another form. The message names the file.
     """
     split = read_json(path, unique=True)
     if not isinstance(split, dict) or not {"base", "novel"} <= set(split):

@@ -22,7 +22,7 @@ def write_repaired(
         part (str): the name of the file.
         document (dict): COCO's, repaired.
         coco (CocoAnnotations): what it was made of. Pictures that are inside a data set, not in files, are written
-            beside the annotations, DIR/PART/; others stay where they are, and DIR/PART is a link to them.
+            next to the annotations, DIR/PART/. Others stay where they are, and DIR/PART is a link to them.
         source (str): what was repaired, for the mark.
 
     Returns:

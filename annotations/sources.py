@@ -1,4 +1,4 @@
-"""Where annotations come from: a COCO-format folder, a YOLO folder, or a data set of `datasets`; one form for all.
+"""Where annotations come from: a COCO-format folder, a YOLO folder, or a data set of `datasets`. One form for all.
 
 `datasets` takes seconds to import, and only its own data sets need it: it is imported where one is opened.
 """
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 # What the parts are called in data sets of the Hub.
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid"), "test": ("test",)}
-_SHARDS = 64  # of a saved data set that is streamed; the same whatever the number of processes
+_SHARDS = 64  # of a saved data set that is streamed. The same whatever the number of processes
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 
 
@@ -51,7 +51,7 @@ def load_annotations(
         data: a folder in COCO's form (annotations/PART.json), a YOLO folder or its data.yaml, a folder that `datasets`
             can read, or a data set on the Hub, "NAME" or "NAME:CONFIG"; None where `file` is given.
         part (str): "train", "val" or "test".
-        file: a COCO annotation file, wherever it lies; `data` is not looked at then. images: its image folder.
+        file: a COCO annotation file, wherever it lies. `data` is not looked at then. images: its image folder.
         class_names, box_format: see [`read_dataset`], which alone needs them.
         findings (Findings, optional): of a YOLO or `datasets` data set: is told of what cannot be used, which is left
             out then. Default: the first such thing is an error.
@@ -118,7 +118,7 @@ def has_part(data: str | Path, part: str) -> bool:
 
 
 def part_names(data: str | Path, parts: Collection[str]) -> list[str]:
-    """What a YOLO or `datasets` data set has beside some parts: names of folders of images, or of splits."""
+    """What a YOLO or `datasets` data set has besides some parts: names of folders of images, or of splits."""
     if (file := yolo_file(data)) is not None:
         config = read_data_yaml(file)
         return [key for key in ("train", "val", "test", "valid", "validation") if config.get(key) and key not in parts]

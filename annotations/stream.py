@@ -24,13 +24,13 @@ class AnnotationStream:
     A `datasets.IterableDataset` as a stream of annotated images: what `CocoAnnotations` is to data read whole.
 
     Args:
-        dataset: with the columns of [`read_dataset`]. Without the column `image_id`, ids are the rows' numbers from 1;
-            every reader must then go through all shards to count them.
+        dataset: with the columns of [`read_dataset`]. Without the column `image_id`, ids are the rows' numbers from 1.
+            Every reader must then go through all shards to count them.
         name (str): for messages.
         class_names, box_format, folders: as `names`, `box_format` and `folders` of [`read_dataset`].
 
     Attributes:
-        names (list[str]): of the categories; None where they are texts that nothing declares.
+        names (list[str]): of the categories. None where they are texts that nothing declares.
 
     Raises:
         ValueError: a column is missing or holds something else.
@@ -65,7 +65,7 @@ class AnnotationStream:
 
     def select(self, names: Collection[str]) -> AnnotationStream:
         """
-        A stream with the annotations of `names` only; all images stay. As `CocoAnnotations.select`.
+        A stream with the annotations of `names` only. All images stay. As `CocoAnnotations.select`.
 
         Raises:
             ValueError: names are declared, and these are not among them.
@@ -86,8 +86,8 @@ class AnnotationStream:
         Rows of one epoch that are `reader`'s out of `readers`, for `read`.
 
         Args:
-            order (list[int]): seed of the shuffle; the same for all readers.
-            shuffle_buffer (int): rows to draw from; 0 leaves rows and shards in their order.
+            order (list[int]): seed of the shuffle. The same for all readers.
+            shuffle_buffer (int): rows to draw from. 0 leaves rows and shards in their order.
         """
         from datasets.distributed import split_dataset_by_node
 
@@ -111,7 +111,7 @@ class AnnotationStream:
         "iscrowd": (n,) int64}).
 
         Raises:
-            ValueError, FileNotFoundError: what is wrong with the row; the message names it.
+            ValueError, FileNotFoundError: what is wrong with the row. The message names it.
         """
         values, place = row["values"], self.place(row)
         image_id = values["image_id"] if self._has_ids else row["row"] + 1
@@ -138,7 +138,7 @@ def _numbered_rows(parts):
 
 
 class _StreamedImage:
-    """An image in a row; `source()` gives its bytes or its path, as that of `StoredImage` does."""
+    """An image in a row. `source()` gives its bytes or its path, as that of `StoredImage` does."""
 
     def __init__(self, value: Any, where: str, folders: Sequence[str | Path] | None) -> None:
         self.value, self.where, self.folders = value, where, folders

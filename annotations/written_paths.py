@@ -19,7 +19,7 @@ def find_written(folder: str | Path, names: Iterable[str]) -> dict[str, str]:
     The files that names mean which are written in another spelling.
 
     Args:
-        folder (str or Path): where they should be; its sub-folders are looked through too.
+        folder (str or Path): where they should be. Its sub-folders are looked through too.
         names (iterable of str): all names of one annotation file or list.
 
     Returns:

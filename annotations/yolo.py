@@ -1,4 +1,4 @@
-"""YOLO data sets: data.yaml, images, and a text file of boxes beside each, read into `CocoAnnotations`.
+"""YOLO data sets: data.yaml, images, and a text file of boxes for each, read into `CocoAnnotations`.
 
 A row is `class cx cy w h`, or a polygon or a pose, whose box is taken (yolo_labels.py). An image without a text file
 has no objects.
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def yolo_file(data: str | Path) -> Path | None:
-    """The data.yaml of a folder, or the file itself; None where there is none."""
+    """The data.yaml of a folder, or the file itself. None where there is none."""
     data = Path(data)
     if data.suffix in (".yaml", ".yml"):
         return data
@@ -47,7 +47,7 @@ def read_yolo(file: str | Path, part: str, findings: Findings | None = None) -> 
 
     Args:
         file: data.yaml, with `names` (list, or {number: name}) and for each part a folder of images, a list of such,
-            or a text file with a path in each line; relative to `path`, if given, else to the file.
+            or a text file with a path in each line. Relative to `path`, if given, else to the file.
         part (str): "train", "val" or "test".
         findings (Findings, optional): is told of what cannot be used, which is left out then. Default: the first such
             thing is an error, and warnings are logged.
@@ -57,7 +57,7 @@ def read_yolo(file: str | Path, part: str, findings: Findings | None = None) -> 
         annotations in the order of their lines.
 
     Raises:
-        FileNotFoundError: no such file or folder. ValueError: anything else; the message names file and line.
+        FileNotFoundError: no such file or folder. ValueError: anything else. The message names file and line.
     """
     file, told = Path(file), FirstError() if findings is None else findings
     config = read_data_yaml(file)
@@ -100,7 +100,7 @@ def read_yolo(file: str | Path, part: str, findings: Findings | None = None) -> 
 
 
 def read_data_yaml(file: str | Path) -> dict[str, Any]:
-    """What a data.yaml holds, a dict with `names`; every value is the text that stands in the file."""
+    """What a data.yaml holds, a dict with `names`. Every value is the text that stands in the file."""
     try:
         config = read_yaml(file, texts=True)
     except FileNotFoundError as error:
@@ -157,7 +157,7 @@ def _image_paths(file, config, part, findings):
             )
         if place not in places[:2]:
             what, text = "`path` that leads to nothing", f"{file}: path: {above!r} has no {entry!r}"
-            findings.add("warning", what, text, f"{place}, beside data.yaml")
+            findings.add("warning", what, text, f"{place}, next to data.yaml")
         place = Path(inside([top], place, f"{file}: {part}"))
         if place.is_dir():
             pictures, rest = pictures_below(place)
@@ -183,7 +183,7 @@ def _listed(file, top, findings):
 
 
 def _label_file(image):
-    """images/ -> labels/ (the last such folder), the suffix -> .txt; beside the image if it is only there."""
+    """images/ -> labels/ (the last such folder), the suffix -> .txt. Next to the image if it is only there."""
     beside, parts = image.with_suffix(".txt"), list(image.parts)
     for place in range(len(parts) - 2, -1, -1):
         if parts[place] == "images":

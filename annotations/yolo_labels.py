@@ -56,7 +56,7 @@ def declared_format(file: str | Path, config: dict[str, Any]) -> str | tuple[int
     """What a data.yaml says of its label rows: a word of `FORMATS`, (keypoints, numbers of each), or None.
 
     Raises:
-        ValueError: it says something else; the message names the file.
+        ValueError: it says something else. The message names the file.
     """
     shape, word = config.get("kpt_shape"), config.get("label_format")
     if shape is not None:
@@ -80,10 +80,10 @@ def read_label_files(
     The boxes of the label files of one part.
 
     Args:
-        files (list[Path]): of each image; those that are not there have no rows.
+        files (list[Path]): of each image. Those that are not there have no rows.
         num_classes (int): of data.yaml, `source`.
         declared: of `declared_format`.
-        findings (Findings): is told of rows that cannot be used; they are left out.
+        findings (Findings): is told of rows that cannot be used. They are left out.
 
     Returns:
         (rows of `files` (n,), classes (n,), boxes (n, 4) x, y, w, h in 0..1), in the order of files and lines.

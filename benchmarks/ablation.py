@@ -4,7 +4,7 @@
     python benchmarks/ablation.py scenes --pool built/pool --regions built/regions --vocabulary scenes-vocabulary \
         --output ladder --config hub_cards/scenes-decodetr/training_config.yaml --steps 2500 -- --blur 0.8
 
-Each row is `decodetr train --streams joint` from the same starting point; words after -- are added to all. Finished
+Each row is `decodetr train --streams joint` from the same starting point. Words after -- are added to all. Finished
 runs in the output folder are kept, so that an interrupted ladder goes on. Prints mean and, in brackets, lowest and
 highest of the seeds.
 """
@@ -18,7 +18,7 @@ from decodetr.utils.arguments import extend_lists
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import write_text
 
-# Words of each row; the config's fields are joined with those of --set after --.
+# Words of each row. The config's fields are joined with those of --set after --.
 _CONSTANT, _MIXED = ["--align_weight_shape", "constant"], ["--set", "gradient_isolation=false"]
 ROWS = {
     "no pool": [*_CONSTANT, *_MIXED, "--set", "pool_use=none", "distill_weight=0"],

@@ -9,7 +9,7 @@ captions that are far from every name, as things without one. Prints a row for e
 
 from decodetr.utils.arguments import extend_lists
 
-EACH, NAMELESS, FAR = 20, 65, 0.85  # images of a base name; things without a name, and their cosine to every name
+EACH, NAMELESS, FAR = 20, 65, 0.85  # images of a base name. Things without a name, and their cosine to every name
 
 
 def figures_of(names, base, captions, seed):

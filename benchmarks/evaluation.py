@@ -6,7 +6,7 @@
 
 Annotation files and detections are drawn, with the counts of the published sets: OV-COCO has 4,836 images of 65 names
 with 100 detections each, LVIS 19,809 images of 1,203 names with 244,707 objects, federated, with 300. Half of the
-detections lie near an object. Every engine runs in a process of its own, so that its peak memory is its own; the
+detections lie near an object. Every engine runs in a separate process, so that its peak memory is measured alone. The
 detections are in memory before the clock starts. "default" and "pycocotools" take a few names at a time, as `decodetr
 eval` has them; "pycocotools at once" is the same boxes in one call, as that package is used; "lvis" is LVIS' own
 package, which gets all detections.
@@ -34,7 +34,7 @@ SIZES = {
 
 
 def write_set(folder, images, names, objects, detections, seed=0):
-    """annotations.json and detections.parquet of a drawn set in a folder; federated if there are LVIS' many names."""
+    """annotations.json and detections.parquet of a drawn set in a folder. Federated if there are LVIS' many names."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -15,7 +15,7 @@ import torch
 
 
 def synchronize(device):
-    """Wait until the device has done what it was given; CPUs always have."""
+    """Wait until the device has done what it was given. CPUs always have."""
     if torch.device(device).type != "cpu":
         torch.accelerator.synchronize(device)
 
@@ -33,7 +33,7 @@ def in_turn(functions, *, device="cpu", warmup=3, runs=20, calls=1, lead=0):
         functions (`dict[str, Callable]`): called without arguments.
         warmup (`int`): untimed rounds. runs (`int`): timed rounds, in which every function has one turn.
         calls (`int`): timed calls per turn. lead (`int`): untimed calls before them: after something large, what is
-            small no longer finds its weights in the processor's caches, as it would in a run of its own.
+            small no longer finds its weights in the processor's caches, as it would in a separate run.
 
     Returns:
         `dict[str, list[float]]`: seconds per call, one value per round.
@@ -78,7 +78,7 @@ def show(summary, scale=1.0, digits=2) -> str:
 
 
 def environment(device, **settings) -> dict:
-    """Machine, versions and settings: everything that a number needs beside it."""
+    """Machine, versions and settings: everything that a reader must know with a number."""
     import psutil
     import transformers
 
@@ -129,7 +129,7 @@ def used_bytes(device) -> int:
 
 
 def reset_peak(device):
-    """Start the peak anew. On CPU this needs Linux; elsewhere the peak stays that of the whole process."""
+    """Reset the peak. On CPU this needs Linux. Elsewhere the peak stays that of the whole process."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():
@@ -137,7 +137,7 @@ def reset_peak(device):
 
 
 def peak_bytes(device) -> int:
-    """The most memory since [`reset_peak`]; see [`used_bytes`]."""
+    """The most memory since [`reset_peak`]. See [`used_bytes`]."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return int(peak_gb() * 2**30)

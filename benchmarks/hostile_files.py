@@ -2,8 +2,8 @@
 
     python benchmarks/hostile_files.py [--only WORDS] [--output FILE]
 
-Every file is made in a temporary folder, and every command is a process of its own. A row is bad where the process
-took more than 20 s or 2 GB, printed a traceback, or was killed; then the exit status is 1.
+Every file is made in a temporary folder, and every command runs in a separate process. A row is bad where the process
+took more than 20 s or 2 GB, printed a traceback, or was killed. Then the exit status is 1.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def _picture(folder, name="a.png", size=(96, 64)):
 
 
 def _coco(folder, **changes):
-    """A data set of one picture; `changes` replace what its annotation file has at the top."""
+    """A data set of one picture. `changes` replace what its annotation file has at the top."""
     _picture(folder, "val/a.png")
     document = {
         "images": [{"id": 1, "file_name": "a.png", "width": 96, "height": 64}],
@@ -319,7 +319,7 @@ def main():
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--output", metavar="FILE", help="write the rows as JSON")
     args = parser.parse_args()
-    if args.one:  # a process of its own for each case, so that ru_maxrss of its children is the case's alone
+    if args.one:  # a separate process for each case, so that ru_maxrss of its children is the case's alone
         status, seconds, text = measure(args.one)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         say(json.dumps({"case": args.one, "status": status, "seconds": seconds, "bytes": peak, "text": text}))

@@ -4,11 +4,11 @@
     python benchmarks/overhead.py --models my_config.yaml --device cuda --dtype bfloat16 --output overhead.json
 
 Weights are random, which changes none of the numbers: shapes decide them, not values. The bare detector is the model's
-own `detector`, class-agnostic, called alone; the full model is the same detector and the semantic stream.
+own `detector`, class-agnostic, called alone. The full model is the same detector and the semantic stream.
 
 FLOPs are those of `torch.utils.flop_counter`: two for every multiply-add of matrix products, convolutions and
 attention. Nothing else counts: no normalisation, activation or softmax, and no `grid_sample`, of which deformable
-decoders and the region pooling are made; its multiply-adds are given apart.
+decoders and the region pooling are made. Its multiply-adds are given apart.
 """
 
 import argparse
@@ -163,7 +163,7 @@ def _linear_flops(mlp) -> int:
 
 
 def latency(model, pixel_values, args) -> dict:
-    """Seconds of the bare detector and the full model in turn, each after an untimed call of its own, their ratio, and
+    """Seconds of the bare detector and the full model in turn, each after an untimed call, their ratio, and
     the median seconds of every part."""
     import torch
     from harness import clock, in_turn, ratios, spread

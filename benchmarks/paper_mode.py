@@ -24,7 +24,7 @@ PAPER = {
     "residual_weight": None,
     "pool_update": "literal",
 }
-# A detector has to be there; it does not run.
+# A detector has to be there. It does not run.
 _DETECTOR = {
     "model_type": "detr",
     "backbone_config": {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8] * 4, "depths": [1] * 4},
@@ -33,7 +33,7 @@ _DETECTOR = {
 
 
 def images_of(texts, among, generator):
-    """Image embeddings (n, d + 1) of things with the text embeddings (n, d) among others (M, d); both get a column of
+    """Image embeddings (n, d + 1) of things with the text embeddings (n, d) among others (M, d). Both get a column of
     zeros, along which images lie off all texts."""
     import torch
     from torch.nn import functional as F
@@ -84,7 +84,7 @@ def parser():
 
 
 def load(args):
-    """(names (K, d), captions (M, d)) of the arguments: distinct unit rows; with --draw drawn ones."""
+    """(names (K, d), captions (M, d)) of the arguments: distinct unit rows. With --draw drawn ones."""
     import numpy as np
     import torch
     from torch.nn import functional as F

@@ -59,7 +59,7 @@ def parse(words=None):
 
 
 def main(words=None):
-    """Run a command; returns the exit status."""
+    """Run a command. Returns the exit status."""
     from dataclasses import fields
 
     from photos.write import PhotoSettings

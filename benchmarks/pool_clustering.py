@@ -4,10 +4,10 @@
     python benchmarks/pool_clustering.py --sizes 20000 --methods lloyd faiss
 
 Captions are unit vectors of 512 dimensions in float16: 20,000 concepts in 600 families, their sizes falling as in a
-list of words, in a cone as CLIP's texts lie in one. Every method runs in a process of its own, so that its peak memory
-is its own; processes follow one another. `plain` is the same work as one would write it with scikit-learn: KMeans on
-all threads, DBSCAN in each cluster at the eps that ours chose. Beside the times stands the arithmetic: the operations
-that no method of this kind can do without, at the speed at which this machine multiplies matrices.
+list of words, in a cone as CLIP's texts lie in one. Every method runs in a separate process, so that its peak memory
+is measured alone. Processes follow one another. `plain` is the same work as one would write it with scikit-learn:
+KMeans on all threads, DBSCAN in each cluster at the eps that ours chose. The table also has the arithmetic: the
+operations that no method of this kind can do without, at the speed at which this machine multiplies matrices.
 """
 
 import argparse

@@ -47,7 +47,7 @@ class Captions:
         self.model, self.run_stage, self.batches = self.identity.load(), caption_regions, []
 
     def record(self):
-        """Keep what `generate` is called with from now on; returns a function that stops it."""
+        """Keep what `generate` is called with from now on. Returns a function that stops it."""
         generate = self.model.model.generate
 
         def kept(**inputs):

@@ -28,7 +28,7 @@ def write_standin(data, output, *, dim=64, fine_per_name=2, noise=0.25, seed=0):
         output (`str` or `Path`): gets `regions/`, `pool/`, `vocabulary-base/` and `vocabulary/` (all names).
         dim: d. fine_per_name: fine prototypes per base name. noise: length of the noise that a region's "image
             embedding"
-            and a fine prototype have beside the unit code of the name (cosine to the code about 1 / sqrt(1 +
+            and a fine prototype have besides the unit code of the name (cosine to the code about 1 / sqrt(1 +
             noise^2)).
         seed: of the noise.
     """

@@ -7,7 +7,7 @@ from overhead import MODELS
 
 
 def prepare(folder, args):
-    """Scenes, stand-in teacher, model and data sets; what is in the folder already is read. Returns (model, augmented
+    """Scenes, stand-in teacher, model and data sets. What is in the folder already is read. Returns (model, augmented
     data set, plain data set)."""
     import torch
     from standin import write_standin
@@ -65,7 +65,7 @@ def training_arguments(cls, folder, args, **fields):
 
 
 def make_trainer(model, dataset, folder, args, data_collator=None, **fields):
-    """A DeCoDetrTrainer that is ready to step, with weights of its own."""
+    """A DeCoDetrTrainer that is ready to step, with its weights not shared."""
     from decodetr import DeCoDetrTrainer, DeCoDetrTrainingArguments
 
     arguments = training_arguments(DeCoDetrTrainingArguments, folder, args, align_weight_start=1.0, **fields)
@@ -82,7 +82,7 @@ def make_bare_trainer(model, folder, args):
     ours = training_arguments(DeCoDetrTrainingArguments, folder, args)
     same = ("learning_rate", "weight_decay", "max_grad_norm", "optim", "remove_unused_columns")
     arguments = training_arguments(TrainingArguments, folder, args, **{name: getattr(ours, name) for name in same})
-    # Built anew: the hook in the model's own detector would keep its feature maps alive.
+    # Built again: the hook in the model's own detector would keep its feature maps alive.
     detector = AutoModelForObjectDetection.from_config(copy.deepcopy(model.config.detector_config))
     detector.load_state_dict(model.detector.state_dict())
     return _ready(Trainer(detector, arguments))

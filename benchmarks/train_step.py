@@ -8,7 +8,7 @@ Four trainers start from the same weights and take turns of a few steps in one p
 the detector of transformers under transformers' own `Trainer` with the same arguments; `joint`; `semantic` over a
 frozen detector; and `cached`, the semantic stream over cached features. A step is all that a trainer
 does between two batches: forward, losses, backward, clipping, AdamW, and the momentum step of the pool. Making a batch
-is timed apart, because a training run has it in worker processes; how long a run waits for them is measured over the
+is timed apart, because a training run has it in worker processes. How long a run waits for them is measured over the
 Trainer's own loader. At the end `Trainer.train` over the cache checks the times of the steps.
 
 Memory is the peak of a training step, with weights, gradients and the optimizer's state, without what the process held
@@ -154,7 +154,7 @@ def measure_loading(model, dataset, folder, args, workers) -> dict:
 
 
 def measure_memory(mode, folder, args) -> dict:
-    """Bytes that training in one mode takes at its peak, and how many of them one step adds; in a fresh process."""
+    """Bytes that training in one mode takes at its peak, and how many of them one step adds. In a fresh process."""
     import torch
     from harness import peak_bytes, reset_peak, used_bytes
     from torch.utils.data import Subset

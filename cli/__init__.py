@@ -1,6 +1,6 @@
 """The `decodetr` command: names the subcommands and imports each only when it is called, so that --help is instant.
 
-One file a command, which parses, calls and prints; nothing outside this folder imports it. options.py has what several
+One file a command, which parses, calls and prints. Nothing outside this folder imports it. options.py has what several
 commands share, recipe.py the recipes of `decodetr train`.
 """
 
@@ -15,14 +15,17 @@ from decodetr.utils.arguments import extend_lists
 
 # name: module with add_arguments(parser) and run(args), what it does
 COMMANDS = {
-    "quickstart": ("decodetr.cli.quickstart", "write scenes, train, evaluate and draw, in a few minutes on a CPU"),
-    "scenes": ("decodetr.cli.scenes", "write the embedded world of scenes as COCO-format folders"),
-    "vocabulary": ("decodetr.cli.vocabulary", "embed names with the text encoder of a CLIP-like model"),
-    "pool": ("decodetr.cli.pool", "build the prototype pool from proposals, captions and CLIP"),
-    "validate": ("decodetr.cli.validate", "find what is wrong with a data set, before hours are spent on it"),
-    "train": ("decodetr.cli.train", "train, or fine-tune a model, on boxes of one's own"),
-    "eval": ("decodetr.cli.eval", "evaluate a model on annotated data"),
-    "calibrate": ("decodetr.cli.calibrate", "make a model's scores say how often they are right"),
+    "quickstart": (
+        "decodetr.cli.quickstart",
+        "draw a small data set, train on it, evaluate and detect, in a few minutes on a CPU",
+    ),
+    "scenes": ("decodetr.cli.scenes", "make the drawn scenes, their small CLIP and LLaVA, and measure models on them"),
+    "vocabulary": ("decodetr.cli.vocabulary", "embed class names with the text encoder of a CLIP-like model"),
+    "pool": ("decodetr.cli.pool", "build a prototype pool from region proposals, captions and CLIP; inspect one"),
+    "validate": ("decodetr.cli.validate", "find errors in a data set before training, and repair a copy"),
+    "train": ("decodetr.cli.train", "train or fine-tune a model on annotated images"),
+    "eval": ("decodetr.cli.eval", "evaluate a model on annotated images"),
+    "calibrate": ("decodetr.cli.calibrate", "calibrate the scores of a model on annotated images"),
     "predict": ("decodetr.cli.predict", "detect objects in images"),
 }
 
@@ -37,7 +40,7 @@ def usage() -> str:
         "commands:",
     ]
     lines += [f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join([*lines, "", "decodetr COMMAND --help describes the arguments of a command.", ""])
+    return "\n".join([*lines, "", "`decodetr COMMAND --help` describes the arguments of a command.", ""])
 
 
 def command_parser(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
@@ -50,7 +53,7 @@ def command_parser(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
 
 
 def main(argv: Iterable[str] | None = None) -> int:
-    """Run a subcommand; returns its exit status. Errors that a user can cause are printed without a traceback."""
+    """Run a subcommand. Returns its exit status. Errors that a user can cause are printed without a traceback."""
     argv = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console of another encoding, a file name that is no UTF-8

@@ -14,27 +14,40 @@ from decodetr.utils.tables import markdown_table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `decodetr calibrate`."""
     add = parser.add_argument
-    add("--model", required=True, help="folder or Hub name of a DeCo-DETR")
-    add("--data", metavar="DIR", help=f"{DATA_HELP}; its training images are taken")
-    add("--annotations", metavar="FILE", help="COCO or LVIS annotation file, instead")
-    add("--images", metavar="DIR", help="image folder; default: beside annotations/, named like the annotation file")
+    add("--model", required=True, help="folder, Hub name or shipped name of a DeCo-DETR; required")
+    add("--data", metavar="DIR", help=f"calibrate on training images of this data set: {DATA_HELP}")
+    add("--annotations", metavar="FILE", help="calibrate on the images of this COCO or LVIS annotation file instead")
+    add(
+        "--images",
+        metavar="DIR",
+        help="image folder of --annotations (default: next to annotations/, with the name of the annotation file)",
+    )
     add_form_arguments(parser)
-    add("--names-split", metavar="FILE", help="names.json whose base names are annotated (default: that of --data)")
-    add("--output", metavar="DIR", help="a copy of the model with its calibration (default: in the model's folder)")
+    add(
+        "--names-split",
+        metavar="FILE",
+        help="JSON file of base and novel names; only base names are annotated. none: no split (default: names.json "
+        "of --data)",
+    )
+    add(
+        "--output",
+        metavar="DIR",
+        help="write a calibrated copy of the model into this folder (default: change the folder of the model)",
+    )
     add(
         "--most",
         type=int,
         default=CALIBRATION_IMAGES,
         metavar="N",
-        help=f"images, drawn at random (default: {CALIBRATION_IMAGES})",
+        help=f"use at most this many images, drawn at random (default: {CALIBRATION_IMAGES})",
     )
-    add("--batch-size", type=int, default=8)
-    add("--num-workers", type=int, default=0, help="processes that read images (default: 0, this one)")
+    add("--batch-size", type=int, default=8, help="images per batch (default: 8)")
+    add("--num-workers", type=int, default=0, help="processes that read images; 0: the main process (default: 0)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `decodetr calibrate`; returns the exit status."""
+    """Run `decodetr calibrate`. Returns the exit status."""
     from decodetr.evaluation.model_calibration import CalibrationOptions, calibrate_model
     from decodetr.evaluation.score_card import HEADER, score_rows
     from decodetr.utils.devices import pick_device
@@ -73,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.write(
         f"Calibrated on {info['images']} images with {info['objects']} objects of {info['names']} names; the default "
         f"threshold is {config.common_threshold:g}"
-        + (f", {own} names have their own" if own else "")
+        + (f", {own} names have a separate one" if own else "")
         + f": {options.place()}\n"
     )
     return 0

@@ -1,4 +1,4 @@
-"""`decodetr eval`: evaluate a model; `prepare` writes a protocol's annotation files, `compare` sets two runs against
+"""`decodetr eval`: evaluate a model. `prepare` writes a protocol's annotation files, `compare` sets two runs against
 each other."""
 
 import argparse
@@ -21,63 +21,124 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `decodetr eval`."""
     commands = parser.add_subparsers(dest="eval_command", metavar="{prepare,compare}")
     for name, add_command_arguments, text in (
-        ("prepare", _add_prepare_arguments, "write the annotation files of a protocol from the official ones"),
-        ("compare", _add_compare_arguments, "two evaluations of the same images, with intervals"),
+        ("prepare", _add_prepare_arguments, "write the annotation files of a protocol from the official files"),
+        ("compare", _add_compare_arguments, "compare two evaluations of the same images, with confidence intervals"),
     ):
         add_command_arguments(commands.add_parser(name, help=text, description=text, allow_abbrev=False))
     add = parser.add_argument
-    add("--model", help="folder or Hub name: a DeCo-DETR, any object detector of transformers, any zero-shot one")
     add(
-        "--detections", metavar="FILE", help="instead of a model: detections.parquet of a run, or COCO results (.json)"
+        "--model",
+        help="folder, Hub name or shipped name of a DeCo-DETR, or folder or Hub name of any detector or zero-shot "
+        "detector of transformers",
     )
-    add("--data", metavar="DIR", help=f"{DATA_HELP}, with names.json or not")
-    add("--annotations", metavar="FILE", help="COCO or LVIS annotation file; default: annotations/val.json of --data")
-    add("--images", metavar="DIR", help="image folder; default: beside annotations/, named like the annotation file")
-    add("--protocol", default="custom", help=f"one of {', '.join(PROTOCOLS)}, or a JSON file (default: custom)")
+    add(
+        "--detections",
+        metavar="FILE",
+        help="evaluate stored detections instead of a model: detections.parquet of an earlier evaluation, or a COCO "
+        "results file (.json)",
+    )
+    add("--data", metavar="DIR", help=f"evaluate on the validation images of this data set: {DATA_HELP}")
+    add(
+        "--annotations",
+        metavar="FILE",
+        help="evaluate on the images of this COCO or LVIS annotation file (default: annotations/val.json of --data)",
+    )
+    add(
+        "--images",
+        metavar="DIR",
+        help="image folder (default: next to annotations/, with the name of the annotation file)",
+    )
+    add(
+        "--protocol",
+        default="custom",
+        help=f"evaluation protocol: {', '.join(PROTOCOLS)}, or a JSON file (default: custom)",
+    )
     add_form_arguments(parser)
-    add("--names-split", metavar="FILE", help="names.json with base and novel names; default: that of --data; or none")
-    add("--novel-names", metavar="NAMES", help="""instead: novel names, 'cat,"salt, pepper"'; all others are base""")
-    add("--vocabulary", metavar="NAME", help="folder of a Vocabulary that replaces the stored one")
-    add("--allow-missing-names", action="store_true", help="names the vocabulary lacks count as AP 0")
+    add(
+        "--names-split",
+        metavar="FILE",
+        help="JSON file of base and novel names; none: no split (default: names.json of --data, if it exists)",
+    )
+    add(
+        "--novel-names",
+        metavar="NAMES",
+        help="""list the novel names here instead: 'cat,"salt, pepper"'; all others are base names""",
+    )
+    add(
+        "--vocabulary",
+        metavar="NAME",
+        help="vocabulary that replaces that of the model: folder, Hub name or shipped name",
+    )
+    add(
+        "--allow-missing-names",
+        action="store_true",
+        help="count annotated names that the model lacks as AP 0 (default: an error)",
+    )
     add(
         "--oracle",
         choices=ORACLES,
-        help="annotated boxes with our names, our boxes with annotated names, or CLIP alone",
+        help="measure an upper limit. boxes: annotated boxes, names of the model. names: boxes of the model, "
+        "annotated names. teacher: annotated boxes, names of CLIP alone",
     )
-    add("--clip", metavar="NAME", help="the CLIP of --oracle teacher (default: the one of the vocabulary)")
-    add("--batch-size", type=int, default=8)
-    add("--max-detections", type=int, help="per image, over all names (default: the protocol's)")
-    add("--num-workers", type=int, default=0, help="processes that read images (default: 0, this one)")
-    add("--engine", choices=ENGINES, default=ENGINES[0])
+    add("--clip", metavar="NAME", help="CLIP of --oracle teacher (default: the CLIP that made the vocabulary)")
+    add("--batch-size", type=int, default=8, help="images per batch (default: 8)")
+    add(
+        "--max-detections",
+        type=int,
+        help="detections to keep per image, over all names (default: that of the protocol)",
+    )
+    add("--num-workers", type=int, default=0, help="processes that read images; 0: the main process (default: 0)")
+    add("--engine", choices=ENGINES, default=ENGINES[0], help=f"library that computes AP (default: {ENGINES[0]})")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
-    add("--output", metavar="DIR", help="write report.html, report.md, report.json and detections.parquet here")
+    add(
+        "--output",
+        metavar="DIR",
+        help="write report.html, report.md, report.json and detections.parquet into this folder (default: print only)",
+    )
 
 
 def _add_prepare_arguments(parser):
     add = parser.add_argument
-    add("protocol", choices=PREPARED)
-    add("--coco", required=True, metavar="DIR", help="folder with train2017, val2017, annotations")
+    add("protocol", choices=PREPARED, help="protocol whose files are written")
+    add(
+        "--coco",
+        required=True,
+        metavar="DIR",
+        help="folder of COCO, with train2017, val2017 and annotations; required",
+    )
     add(
         "--official",
         metavar="DIR",
-        help="folder of the official annotation files (default: DIR/annotations of --coco)",
+        help="folder of the official annotation files (default: annotations/ in the folder of --coco)",
     )
-    add("--output", required=True, metavar="DIR", help="folder for annotations/ and names.json")
-    add("--any-counts", action="store_true", help="also if it is only a part of the published set")
+    add("--output", required=True, metavar="DIR", help="write annotations/ and names.json into this folder; required")
+    add(
+        "--any-counts",
+        action="store_true",
+        help="accept files with fewer images or objects than the published ones (default: an error)",
+    )
 
 
 def _add_compare_arguments(parser):
     add = parser.add_argument
-    add("first", metavar="DIR", help="what `decodetr eval --output` wrote")
-    add("second", metavar="DIR", help="the same of another model")
-    add("--annotations", metavar="FILE", help="the annotation file, if it was moved")
-    add("--resamples", type=int, default=1000)
-    add("--seed", type=int, default=0)
-    add("--output", metavar="DIR", help="write comparison.json and comparison.png here")
+    add("first", metavar="DIR", help="first evaluation: a folder that `decodetr eval --output` wrote")
+    add("second", metavar="DIR", help="second evaluation: the folder of another model on the same images")
+    add(
+        "--annotations",
+        metavar="FILE",
+        help="annotation file of both (default: the path that the evaluations recorded)",
+    )
+    add("--resamples", type=int, default=1000, help="bootstrap resamples of the images (default: 1000)")
+    add("--seed", type=int, default=0, help="seed of the resamples (default: 0)")
+    add(
+        "--output",
+        metavar="DIR",
+        help="write comparison.json and comparison.png into this folder (default: print only)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `decodetr eval`; returns the exit status."""
+    """Run `decodetr eval`. Returns the exit status."""
     if args.eval_command == "prepare":
         return _prepare(args)
     if args.eval_command == "compare":

@@ -12,11 +12,16 @@ from decodetr.utils.limits import MAX_PIXELS, MAX_PIXELS_VARIABLE, OUTSIDE_VARIA
 def add_form_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what a command that reads a data set must be told of a `datasets` data set, and its limits."""
     add = parser.add_argument
-    add("--class-names", metavar="NAMES", help="names of a `datasets` data set whose categories are bare numbers")
+    add(
+        "--class-names",
+        metavar="NAMES",
+        help="""name the categories 0, 1, ... of a `datasets` data set that has numbers only: 'cat,"salt, pepper"'""",
+    )
     add(
         "--box-format",
         choices=BOX_FORMATS,
-        help="of a `datasets` data set, or of what validate repairs (default: coco)",
+        help="format of the boxes of a `datasets` data set. coco: x, y, width, height in pixels. pascal_voc: x0, y0, "
+        "x1, y1 in pixels. yolo: centre x, centre y, width, height from 0 to 1 (default: coco)",
     )
     add_limits(parser)
 
@@ -29,7 +34,7 @@ def add_picture_limit(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         variable=MAX_PIXELS_VARIABLE,
-        help=f"open pictures of up to so many pixels (default: {MAX_PIXELS:,})",
+        help=f"refuse images of more than this many pixels (default: {MAX_PIXELS:,})",
     )
 
 
@@ -42,8 +47,15 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         nargs=0,
         const=1,
         variable=OUTSIDE_VARIABLE,
-        help="read pictures that the data set's files name outside of its folder (default: an error)",
+        help="also read images outside the folder of the data set, if its files name them (default: an error)",
     )
+
+
+class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to a help text, except None and False, which the text says in words."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 class _Variable(argparse.Action):

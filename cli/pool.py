@@ -1,5 +1,5 @@
 """`decodetr pool`: `build` makes regions and a pool from a COCO-format folder and two teachers (docs/pools.md), its
-stages are commands too; `inspect` and `map` look at a pool.
+stages are commands too. `inspect` and `map` look at a pool.
 
 Heavy imports are inside the functions, so that `decodetr pool --help` is instant.
 """
@@ -17,13 +17,14 @@ from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import process_rank
 from decodetr.utils.shipped import load_pool, load_vocabulary, resolve
 
-# What each stage needs beside --output: (whether it looks at images, its models, its settings).
+# What each stage needs besides --output: (whether it looks at images, its models, its settings).
 _MODELS = {
-    "detector": "who proposes regions: folder, Hub or shipped name of a DeCo-DETR or of any detector of transformers; "
-    "torchvision:fasterrcnn_resnet50_fpn_v2 (its RPN); grid (default: annotated boxes only)",
-    "captioner": "folder, Hub or shipped name of a LLaVA or another image-text-to-text model; or MODEL@URL on a "
-    "server of chat completions, such as vLLM",
-    "clip": "folder, Hub or shipped name of a CLIP",
+    "detector": "what proposes regions: folder, Hub name or shipped name of a DeCo-DETR or of any detector of "
+    "transformers; torchvision:fasterrcnn_resnet50_fpn_v2, whose RPN is used; or grid, for a fixed grid of boxes "
+    "(default: annotated boxes only)",
+    "captioner": "folder, Hub name or shipped name of a LLaVA or another image-text-to-text model; or MODEL@URL of a "
+    "chat completion server, such as vLLM; required",
+    "clip": "folder, Hub name or shipped name of a CLIP; required",
 }
 _STAGES = {
     "proposals": (True, ("detector",), "min_objectness min_side nms_iou max_proposals batch_size shard_groups"),
@@ -34,12 +35,12 @@ _STAGES = {
     "build": (True, tuple(_MODELS), " ".join(setting.name for setting in fields(PoolSettings))),
 }
 _HELP = {
-    "proposals": "boxes of every image: OUT/proposals",
-    "captions": "what the captioner says about every box: OUT/captions",
-    "embeddings": "CLIP's embeddings of crops and captions: OUT/embeddings, OUT/texts",
-    "filter": "which regions are kept: OUT/regions",
-    "cluster": "clusters of their captions: OUT/clusters, OUT/pool",
-    "build": "all stages, one after another",
+    "proposals": "propose regions in every image; write OUT/proposals",
+    "captions": "caption every region; write OUT/captions",
+    "embeddings": "embed crops and captions with CLIP; write OUT/embeddings and OUT/texts",
+    "filter": "drop regions whose caption does not match; write OUT/regions",
+    "cluster": "cluster the captions of the kept regions; write OUT/clusters and OUT/pool",
+    "build": "run all stages, one after another",
 }
 
 
@@ -50,78 +51,101 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         command = commands.add_parser(
             stage,
             help=_HELP[stage],
-            description=f"{_HELP[stage][0].upper()}{_HELP[stage][1:]}. What an earlier run of the same settings "
-            "finished is kept.",
+            description=f"{_HELP[stage][0].upper()}{_HELP[stage][1:]}. Shards that an earlier run "
+            "with the same settings finished are not made again.",
         )
         if images:
             _add_data(command)
         for name in models:
             command.add_argument(f"--{name}", required=name != "detector", metavar="NAME", help=_MODELS[name])
-        command.add_argument("--output", required=True, metavar="OUT", help="folder of all stages")
+        command.add_argument("--output", required=True, metavar="OUT", help="folder of all stages; required")
         for setting in (setting for setting in fields(PoolSettings) if setting.name in settings.split()):
             option = "--" + setting.name.replace("_", "-")
-            text = f"{setting.metadata['help']} (default: %(default)s)"
+            text = setting.metadata["help"] + ("" if setting.default is None else " (default: %(default)s)")
             command.add_argument(option, type=setting.type, default=setting.default, help=text)
         if stage in ("embeddings", "build"):
             command.add_argument(
                 "--image-captions",
                 metavar="FILE",
-                help="captions of whole training images, as COCO has them, which join those of regions: C-OVD, WS-OVD",
+                help="also cluster the captions of whole training images in this COCO caption file (default: none); "
+                "C-OVD and WS-OVD allow it",
             )
         if stage == "cluster":
-            text = "the captions that `pool embeddings --image-captions` has embedded join those of regions"
+            text = "also cluster the captions that `decodetr pool embeddings --image-captions` embedded"
             command.add_argument("--image-captions", action="store_true", help=text)
         if models:
             if "captioner" in models:
-                text = "auto spreads the captioner over all devices (default: it is on one)"
+                text = "auto: spread the captioner over all devices (default: one device)"
                 command.add_argument("--device-map", metavar="MAP", help=text)
             command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-        command.add_argument("--overwrite", action="store_true", help="make stages of other settings in OUT again")
+        command.add_argument(
+            "--overwrite",
+            action="store_true",
+            help="replace stages in OUT that were made with other settings (default: an error)",
+        )
     inspected = commands.add_parser(
         "inspect",
-        help="say what a pool holds and what it covers",
-        description="Sizes, duplicates, nearest captions to texts and pictures, how well names are covered, and a map "
-        "that can be searched.",
+        help="describe a pool: sizes, duplicates, nearest captions, coverage of names",
+        description="Print sizes and duplicates of a pool, the captions nearest to texts and images, and how well it "
+        "covers the names of a vocabulary. Write a map that can be searched.",
     )
     _add_inspection(inspected)
     drawn = commands.add_parser(
         "map",
         help="draw a pool in two dimensions",
-        description="Draw a pool in two dimensions: its coarse prototypes with captions, the fine ones around them.",
+        description="Draw a pool in two dimensions: coarse prototypes with captions, and fine prototypes around them.",
     )
-    drawn.add_argument("pool", metavar="POOL", help="folder, Hub or shipped name of a prototype pool")
-    drawn.add_argument("--output", required=True, metavar="FILE", help="picture to write, such as map.png")
+    drawn.add_argument("pool", metavar="POOL", help="folder, Hub name or shipped name of a prototype pool")
+    drawn.add_argument(
+        "--output", required=True, metavar="FILE", help="image file to write, such as map.png; required"
+    )
 
 
 def _add_data(command):
-    command.add_argument("--data", required=True, metavar="DIR", help=DATA_HELP)
+    command.add_argument("--data", required=True, metavar="DIR", help=f"{DATA_HELP}; required")
     add_form_arguments(command)
-    command.add_argument("--annotations", metavar="FILE", help="annotation file (default: DIR/annotations/train.json)")
-    command.add_argument("--images", metavar="DIR", help="image folder (default: found beside the annotations)")
+    command.add_argument(
+        "--annotations", metavar="FILE", help="COCO annotation file (default: DIR/annotations/train.json)"
+    )
+    command.add_argument(
+        "--images",
+        metavar="DIR",
+        help="image folder (default: next to annotations/, with the name of the annotation file)",
+    )
     command.add_argument(
         "--names-split",
         metavar="FILE",
-        help="JSON with base and novel names, or none (default: DIR/names.json, if it is there); only annotations of "
-        "base names are used",
+        help="JSON file of base and novel names; only annotations of base names are used. none: use all (default: "
+        "DIR/names.json, if it exists)",
     )
 
 
 def _add_inspection(parser):
-    parser.add_argument("pool", metavar="POOL", help="folder, Hub or shipped name of a prototype pool")
-    parser.add_argument("--vocabulary", metavar="NAME", help="say which of its names the pool covers well and badly")
-    parser.add_argument("--text", nargs="+", default=[], metavar="TEXT", help="nearest captions to these texts")
-    parser.add_argument("--image", nargs="+", default=[], metavar="FILE", help="nearest captions to these pictures")
+    parser.add_argument("pool", metavar="POOL", help="folder, Hub name or shipped name of a prototype pool")
     parser.add_argument(
-        "--clip", metavar="NAME", help="the pool's encoder, for --text and --image (default: as it says)"
+        "--vocabulary",
+        metavar="NAME",
+        help="list which names of this vocabulary the pool covers worst: folder, Hub name or shipped name",
     )
     parser.add_argument(
-        "--output", metavar="DIR", help="write map.png, map.html, which can be searched, and pool.json"
+        "--text", nargs="+", default=[], metavar="TEXT", help="print the captions nearest to these texts"
+    )
+    parser.add_argument(
+        "--image", nargs="+", default=[], metavar="FILE", help="print the captions nearest to these images"
+    )
+    parser.add_argument(
+        "--clip", metavar="NAME", help="CLIP that made the pool, for --text and --image (default: as the pool records)"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="write map.png, map.html and pool.json into this folder; map.html can be searched (default: print only)",
     )
     add_picture_limit(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `decodetr pool ...`; returns the exit status."""
+    """Run `decodetr pool ...`. Returns the exit status."""
     if args.pool_command == "map":
         _map(args)
     elif args.pool_command == "inspect":
@@ -146,7 +170,7 @@ def _stage(args):
 
 
 def _task(args):
-    """The arguments of a stage; each stage has its own, so others may be missing."""
+    """The arguments of a stage. Each stage has its own, so others may be missing."""
     settings = {setting.name: getattr(args, setting.name, setting.default) for setting in fields(PoolSettings)}
     images, models, _ = _STAGES[args.pool_command]
     captions = getattr(args, "image_captions", None)
@@ -209,7 +233,10 @@ def _inspect(args):
     pool = load_pool(args.pool)
     vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else None
     queries = embed_queries(pool, args.text, args.image, args.clip) if args.text or args.image else None
-    found = inspect_pool(pool, vocabulary, queries)
+    try:
+        found = inspect_pool(pool, vocabulary, queries)
+    except ValueError as error:
+        raise ValueError(f"--vocabulary {args.vocabulary}: {error}") from error
     sys.stdout.write(summary(found))
     if args.output:
         write_inspection(pool, found, args.output)

@@ -22,26 +22,42 @@ from decodetr.utils.shipped import (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `decodetr predict`."""
-    parser.add_argument("images", nargs="+", help="image files, folders or glob patterns")
+    parser.add_argument("images", nargs="+", help="images: files, folders or glob patterns")
     parser.add_argument(
-        "--model", default=DEFAULT_MODEL, help=f"folder or Hub name of a DeCo-DETR (default: {DEFAULT_MODEL}, shipped)"
+        "--model",
+        default=DEFAULT_MODEL,
+        help="folder, Hub name or shipped name of a DeCo-DETR "
+        f"(default: {DEFAULT_MODEL}, which knows drawn scenes only)",
     )
-    parser.add_argument("--output", required=True, help="folder for detections.json and the annotated pictures")
-    parser.add_argument("--names", help="""names to look for, e.g. 'cat,"salt, pepper"'; default: all stored names""")
-    parser.add_argument("--names-file", help="the same from a file, one name a line")
-    parser.add_argument("--vocabulary", help="folder or Hub name of a Vocabulary that replaces the stored one")
-    parser.add_argument("--text-model", help="where the text model is that embeds new names; default: as stored")
+    parser.add_argument(
+        "--output", required=True, help="write detections.json and annotated images into this folder; required"
+    )
+    parser.add_argument(
+        "--names", help="""detect these names: 'cat,"salt, pepper"' (default: all names of the model)"""
+    )
+    parser.add_argument("--names-file", help="detect the names in this file, one per line")
+    parser.add_argument(
+        "--vocabulary",
+        help="vocabulary that replaces that of the model: folder, Hub name or shipped name",
+    )
+    parser.add_argument(
+        "--text-model",
+        help="text model that embeds names which the model lacks (default: the one that the model records)",
+    )
     parser.add_argument(
         "--threshold",
         type=float,
-        help="least score, 0 to 1 (default: what the calibration of the model says; 0.3 where there is none)",
+        help="drop detections with a lower score, 0 to 1 (default: from the calibration of the model; 0.3 if it has "
+        "none)",
     )
-    parser.add_argument("--top-k", type=int, default=100, help="most detections per image (default: 100)")
+    parser.add_argument("--top-k", type=int, default=100, help="detections to keep per image (default: 100)")
     parser.add_argument(
-        "--explain", action="store_true", help="also the prototypes that each detection looked up, with captions"
+        "--explain", action="store_true", help="also write which prototypes each detection used, with their captions"
     )
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--font", help="TrueType file for the labels, for scripts that DejaVu Sans lacks")
+    parser.add_argument("--batch-size", type=int, default=4, help="images per batch (default: 4)")
+    parser.add_argument(
+        "--font", help="TrueType font of the labels, for scripts that the default lacks (default: DejaVu Sans)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
     add_picture_limit(parser)
 

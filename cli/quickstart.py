@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `decodetr quickstart`; returns the exit status."""
+    """Run `decodetr quickstart`. Returns the exit status."""
     options = QuickstartOptions(**{setting.name: getattr(args, setting.name) for setting in fields(QuickstartOptions)})
 
     def numbers():

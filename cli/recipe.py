@@ -39,11 +39,11 @@ def read_recipe(given: dict, own: argparse.ArgumentParser, training: argparse.Ar
         own: of the command. training: of DeCoDetrTrainingArguments.
 
     Returns:
-        ({field of TrainOptions: value}, {field of DeCoDetrTrainingArguments: value}), of the types of these fields;
+        ({field of TrainOptions: value}, {field of DeCoDetrTrainingArguments: value}), of the types of these fields.
         `config` is a path or the mapping that the recipe holds.
 
     Raises:
-        ValueError, OSError: no such recipe; an unknown key, or one that is there twice; a value of a wrong type. The
+        ValueError, OSError: no such recipe, an unknown key, a key that is there twice, or a value of a wrong type. The
         message names the file and the key.
     """
     file = recipe_file(given["recipe"])
@@ -86,7 +86,7 @@ def _with_underscores(recipe, file):
 
 
 def _config(value, file):
-    """The recipe's `config`: a mapping as it is, a file by its path, looked for beside the recipe first."""
+    """The recipe's `config`: a mapping as it is, a file by its path, looked for next to the recipe first."""
     if isinstance(value, str):
         beside = file.parent / value
         return str(beside if beside.is_file() else value)
@@ -106,7 +106,7 @@ def _fields_of_mappings(training):
 
 
 def _value(action, value, takes_mapping, where):
-    """A key's value in the type of its option; ValueError if it has another one, or is none of the choices."""
+    """A key's value in the type of its option. ValueError if it has another one, or is none of the choices."""
     if isinstance(value, dict) and takes_mapping:
         return value
     if action.nargs == "+":

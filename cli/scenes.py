@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from decodetr.cli import main
+from decodetr.cli.options import DefaultsFormatter
 from decodetr.scenes.options import SPLITS, VARIANTS, ComparisonOptions
 from decodetr.scenes.recipes import SEMANTIC_STEPS
 from decodetr.scenes.world import SceneSettings
@@ -19,19 +20,19 @@ from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect, expect_file, resolve
 
 _HELP = {
-    "train": "training images (base names annotated)",
-    "val": "validation images (all names annotated)",
-    "test": "test images (all names annotated, shifted rendering)",
-    "image_size": "side of the square images in pixels",
-    "seed": "an image depends on (seed, split, index) only",
-    "base_names": "how many of the 180 base names have boxes in training; the others count as novel",
+    "train": "number of training images; base names are annotated",
+    "val": "number of validation images; all names are annotated",
+    "test": "number of test images; all names are annotated, and the rendering is shifted",
+    "image_size": "side of the square images, in pixels",
+    "seed": "seed of the images; each depends only on seed, split, index and size",
+    "base_names": "base names that have boxes in training; the others of the 180 count as novel",
 }
 
 _TEACHERS = {
-    "scenes": (14000, "scenes to draw crops from"),
-    "clip_steps": (1100, "optimizer steps of the CLIP"),
-    "llava_steps": (1000, "optimizer steps of the LLaVA"),
-    "seed": (0, "of scenes, weights and batches"),
+    "scenes": (14000, "number of scenes to take crops from"),
+    "clip_steps": (1100, "training steps of the CLIP"),
+    "llava_steps": (1000, "training steps of the LLaVA"),
+    "seed": (0, "seed of scenes, weights and batches"),
 }
 
 _COSINES = {
@@ -40,7 +41,7 @@ _COSINES = {
     "other": (0.19, "mean cosine of a crop and another name"),
     "image_cosine": (
         None,
-        "mean cosine of two crops; if not given, what no name tells is one gap, about 0.97",
+        "mean cosine of two crops (default: about 0.97, which needs the fewest dimensions)",
     ),
 }
 
@@ -53,43 +54,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="scenes_command", required=True, metavar=names)
     write = commands.add_parser(
         "write",
-        help="write drawn scenes as COCO-format folders",
-        description="Write drawn scenes as COCO-format folders: DIR/{train,val,test}/, DIR/annotations/*.json, "
-        "DIR/names.json, and DIR/preview.png to look at.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        help="draw scenes and write them in COCO format",
+        description="Draw scenes and write them in COCO format: DIR/{train,val,test}/, DIR/annotations/*.json, "
+        "DIR/names.json, and DIR/preview.png, a sheet of examples.",
+        formatter_class=DefaultsFormatter,
     )
-    write.add_argument("folder", metavar="DIR", help="folder to write; new, empty, or written with the same settings")
+    write.add_argument(
+        "folder", metavar="DIR", help="folder to write: new, empty, or written earlier with the same settings"
+    )
     for field in fields(SceneSettings):
         option = "--" + field.name.replace("_", "-")
         write.add_argument(option, type=int, default=field.default, metavar="N", help=_HELP[field.name])
     _add_workers(write)
-    write.add_argument("--overwrite", action="store_true", help="replace scenes of other settings in DIR")
+    write.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace scenes in DIR that were drawn with other settings (default: an error)",
+    )
     teachers = commands.add_parser(
         "teachers",
         help="train the small CLIP and the small LLaVA",
-        description="Train the small CLIP on (crop, caption) pairs and the small LLaVA on captions of crops, measure "
-        "both, and write DIR/scenes-clip and DIR/scenes-llava. The same command goes on with what was interrupted.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Train the small CLIP on pairs of crop and caption, and the small LLaVA on captions of crops. "
+        "Measure both, and write DIR/scenes-clip and DIR/scenes-llava. Run the command again to continue after an "
+        "interruption.",
+        formatter_class=DefaultsFormatter,
     )
-    teachers.add_argument("folder", metavar="DIR", help="where to write")
+    teachers.add_argument("folder", metavar="DIR", help="folder to write")
     for name, (default, text) in _TEACHERS.items():
         teachers.add_argument("--" + name.replace("_", "-"), type=int, default=default, metavar="N", help=text)
     teachers.add_argument(
         "--geometry",
         choices=("clip", "drawn"),
         default="clip",
-        help="the CLIP's cosines: those of a real one, or what training made",
+        help="cosines of the CLIP. clip: change them to those of a real CLIP. drawn: keep those of training",
     )
     _add_workers(teachers)
     reshaped = commands.add_parser(
         "reshape",
-        help="give a small CLIP the cosines of a real one, without training",
-        description="Replace the projections and the logit scale of a CLIPModel so that its cosines are those of a "
-        "real CLIP and its softmax says the same, measured on drawn crops; OUT/README.md says what it was and is.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        help="give the small CLIP the cosines of a real CLIP, without training",
+        description="Replace the projections and the logit scale of a CLIPModel, so that its cosines become those of "
+        "a real CLIP and its softmax stays the same. Both are measured on drawn crops; OUT/README.md has the "
+        "numbers.",
+        formatter_class=DefaultsFormatter,
     )
     reshaped.add_argument(
-        "clip", metavar="CLIP", help="folder or shipped name of a CLIP of `decodetr scenes teachers`"
+        "clip", metavar="CLIP", help="CLIP that `decodetr scenes teachers` made: folder or shipped name"
     )
     reshaped.add_argument("output", metavar="OUT", help="folder to write")
     for name, (cosine, text) in _COSINES.items():
@@ -97,61 +106,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_workers(reshaped)
     models = commands.add_parser(
         "models",
-        help="make the shipped models again (hours, in a checkout)",
-        description="Run every command that made the shipped models, in DIR, and write them into the package's "
-        "hub_cards/. The same command goes on with what was interrupted.",
+        help="rebuild the shipped models; takes hours, and needs a checkout of the repository",
+        description="Run every command that made the shipped models in DIR, and write the models into hub_cards/ of "
+        "the package. Run the command again to continue after an interruption.",
     )
     models.add_argument("folder", metavar="DIR", help="folder for scenes, checkpoints and results")
     measured = commands.add_parser(
         "measure",
-        help="AP50 of novel and base names, with one, twelve and all names, beside the teacher's",
+        help="measure AP50 of novel and base names, with small and large vocabularies, and that of the teacher",
         description="Measure a model on a split of DIR: AP50 of novel and base names with all, twelve and one name in "
-        "the vocabulary, how often absent names score above 0.5, and what the teacher itself reaches.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "the vocabulary, how often absent names score above 0.5, and the AP50 of the teacher.",
+        formatter_class=DefaultsFormatter,
     )
     measured.add_argument("folder", metavar="DIR", help="COCO-format folder, as `decodetr scenes write` makes it")
-    measured.add_argument("--model", default="scenes-decodetr", help="folder or name of a DeCo-DETR")
-    measured.add_argument("--vocabulary", help="folder of all names (default: the model's names)")
-    measured.add_argument("--clip", default="scenes-clip", help="the teacher")
-    measured.add_argument("--split", default="val", choices=("val", "test"), help="test is the shifted split")
-    measured.add_argument("--output", help="write what was measured as JSON here")
+    measured.add_argument("--model", default="scenes-decodetr", help="DeCo-DETR: folder, Hub name or shipped name")
+    measured.add_argument(
+        "--vocabulary", help="vocabulary of all names: folder or shipped name (default: the names of the model)"
+    )
+    measured.add_argument("--clip", default="scenes-clip", help="CLIP that is the teacher: folder or shipped name")
+    measured.add_argument(
+        "--split", default="val", choices=("val", "test"), help="split to measure on; test has shifted rendering"
+    )
+    measured.add_argument("--output", help="write the results to this JSON file (default: print only)")
 
     compared = commands.add_parser(
         "compare",
-        help="the same with other pools and without one, over several seeds",
-        description="Train the semantic stream anew for each variant of the pool and each seed, over features of one "
-        "detector that are computed once, and measure all. The same command goes on with what was interrupted.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        help="train and measure with other pools and without a pool, over several seeds",
+        description="Train the semantic stream from random weights for each variant of the pool and each seed, and "
+        "measure each. The features of the detector are computed once. Run the command again to continue after an "
+        "interruption.",
+        formatter_class=DefaultsFormatter,
     )
     _add_comparison(compared)
 
 
 def _add_comparison(parser):
     add = parser.add_argument
-    add("folder", metavar="DIR", help="folder of `decodetr scenes write`")
-    add("--model", default="scenes-decodetr", help="DeCo-DETR with a trained localization stream")
-    add("--built", required=True, help="output of `decodetr pool build`")
-    add("--vocabulary", default="scenes-vocabulary", help="folder of all names")
-    add("--clip", default="scenes-clip", help="the teacher")
+    add("folder", metavar="DIR", help="folder that `decodetr scenes write` made")
+    add("--model", default="scenes-decodetr", help="DeCo-DETR whose trained detector is used: folder or shipped name")
+    add("--built", required=True, help="folder that `decodetr pool build` wrote; required")
+    add("--vocabulary", default="scenes-vocabulary", help="vocabulary of all names: folder or shipped name")
+    add("--clip", default="scenes-clip", help="CLIP that is the teacher: folder or shipped name")
     usual = [name for name in VARIANTS if name not in _MORE_VARIANTS]
-    add("--variants", nargs="+", choices=VARIANTS, default=usual, help="only these")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the semantic stream")
-    add("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="test is the shifted split")
-    add("--steps", type=int, default=SEMANTIC_STEPS, metavar="N", help="of the semantic stream")
-    add("--base-names", type=int, metavar="N", help="so many of the base names keep their boxes; the others are novel")
-    add("--trained", metavar="MODEL", help="a trained model that counts as seed 0 of captions")
-    add("--output", required=True, help="folder for runs.json and table.md")
+    add("--variants", nargs="+", choices=VARIANTS, default=usual, help="variants of the pool to train")
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
+        metavar="N",
+        help="seeds of the semantic stream; one run each",
+    )
+    add(
+        "--splits",
+        nargs="+",
+        choices=SPLITS,
+        default=list(SPLITS),
+        help="splits to measure on; test has shifted rendering",
+    )
+    add("--steps", type=int, default=SEMANTIC_STEPS, metavar="N", help="training steps of each run")
+    add(
+        "--base-names",
+        type=int,
+        metavar="N",
+        help="keep the boxes of this many base names, and treat the others as novel (default: all)",
+    )
+    add(
+        "--trained",
+        metavar="MODEL",
+        help="use this trained model as the run of captions with seed 0 (default: train it)",
+    )
+    add("--output", required=True, help="write runs.json and table.md into this folder; required")
 
 
 def _add_workers(parser):
     cores = min(8, os.cpu_count() or 1)
     parser.add_argument(
-        "--workers", type=int, default=cores, metavar="N", help="processes that draw; the result is the same"
+        "--workers",
+        type=int,
+        default=cores,
+        metavar="N",
+        help="processes that draw; the number does not change the result",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `decodetr scenes ...`; returns the exit status."""
+    """Run `decodetr scenes ...`. Returns the exit status."""
     commands = {
         "write": _write,
         "teachers": _teachers,

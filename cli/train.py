@@ -1,8 +1,8 @@
 """`decodetr train`: from a data set to a trained, evaluated, saved and described model.
 
 Apart from train.py, because a Trainer subclass must import torch and transformers at the top, and `--help` must not.
-Own arguments have dashes; every field of `DeCoDetrTrainingArguments` (and so of `transformers.TrainingArguments`) is
-accepted too and has its one default there.
+The options of TrainOptions have dashes. Every field of `DeCoDetrTrainingArguments` (and so of
+`transformers.TrainingArguments`) is accepted too and has its one default there.
 """
 
 import argparse
@@ -24,17 +24,18 @@ from decodetr.utils.spelling import closest
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
 
-EPILOG = """Steps, rates, batch and views are chosen from the data where they are not given (docs/training.md).
-Every field of DeCoDetrTrainingArguments and transformers.TrainingArguments is accepted too, for example
---streams joint|localization|semantic  --cache_features true  --max_steps 1000  --learning_rate 4e-4
---semantic_learning_rate 1e-3  --align_weight_start 0  --align_weight_end 1  --per_device_train_batch_size 16
---eval_strategy steps --eval_steps 500 --metric_for_best_model eval_AP50_base --load_best_model_at_end true
---resume_from_checkpoint last|auto (or a checkpoint folder)  --ema_decay 0.999  --report_to tensorboard"""
+EPILOG = """Steps, learning rates, batch size and cached views are chosen from the data if you do not give them.
+Every field of DeCoDetrTrainingArguments (docs/training.md) and of transformers.TrainingArguments is an option too,
+with dashes or underscores, for example:
+  --streams joint|localization|semantic  --cache-features true  --max-steps 1000  --learning-rate 4e-4
+  --semantic-learning-rate 1e-3  --align-weight-start 0  --align-weight-end 1  --per-device-train-batch-size 16
+  --eval-strategy steps  --eval-steps 500  --metric-for-best-model eval_AP50_base  --load-best-model-at-end true
+  --resume-from-checkpoint last|auto|FOLDER  --ema-decay 0.999  --report-to tensorboard"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `decodetr train`: of [`TrainOptions`], what is said alone, so that their defaults stand
-    there; DeCoDetrTrainingArguments are parsed from what remains."""
+    there. DeCoDetrTrainingArguments are parsed from what remains."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.argument_default = argparse.SUPPRESS
@@ -116,7 +117,7 @@ def read_fields(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_required(options):
-    absent = [f"--{name}" for name in ("data", "output_dir") if not getattr(options, name)]
+    absent = [f"--{name.replace('_', '-')}" for name in ("data", "output_dir") if not getattr(options, name)]
     if not (options.model or options.detector or options.config):
         absent.append("a starting point (--model, --detector or --config)")
     if absent:
@@ -132,15 +133,15 @@ def _check_apart(options):
     inputs |= {name: resolve(getattr(options, name)) for name in models if getattr(options, name)}
     read = {f"--{name.replace('_', '-')}": path for name, path in inputs.items() if isinstance(path, str)}
     written = ("config.json", "README.md", "training_config.yaml", "forgetting.json", "captions.safetensors")
-    apart("--output_dir", options.output_dir, read, written)
+    apart("--output-dir", options.output_dir, read, written)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, save.
 
     Args:
-        args: the options that are given; `training_arguments`, the words of the command line that are left for
-            DeCoDetrTrainingArguments; `words`, all of them.
+        args: the options that are given. Also `training_arguments`, the words of the command line that are left for
+            DeCoDetrTrainingArguments, and `words`, all of them.
     """
     given = vars(args)
     left, words = given.pop("training_arguments"), given.pop("words")

@@ -18,26 +18,39 @@ from decodetr.utils.tables import markdown_table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `decodetr validate`."""
     add = parser.add_argument
-    add("data", metavar="DATA", help=f"{DATA_HELP}, or a COCO annotation file")
-    add("--parts", nargs="+", choices=PARTS, help="which parts (default: those that are there)")
-    add("--images", metavar="DIR", help="image folder of a COCO file")
-    add("--names-split", metavar="FILE", help="base and novel names (default: DATA/names.json, if any; none: without)")
+    add("data", metavar="DATA", help=f"data set to check: {DATA_HELP}, or a COCO annotation file")
+    add("--parts", nargs="+", choices=PARTS, help="parts to check (default: all that exist)")
+    add("--images", metavar="DIR", help="image folder of a COCO annotation file (default: next to annotations/)")
     add(
-        "--vocabulary", metavar="NAME", help="folder or Hub name of a Vocabulary whose names the annotations must have"
+        "--names-split",
+        metavar="FILE",
+        help="JSON file of base and novel names; none: no split (default: DATA/names.json, if it exists)",
+    )
+    add(
+        "--vocabulary",
+        metavar="NAME",
+        help="check that this vocabulary has all annotated names: folder, Hub name or shipped name",
     )
     add_form_arguments(parser)
-    add("--no-pixels", action="store_true", help="look at headers of images only, do not decode them")
-    add("--output", metavar="DIR", help="write validation.json and a sheet of pictures per part here")
+    add(
+        "--no-pixels", action="store_true", help="read only the headers of images; faster, but finds no damaged pixels"
+    )
+    add(
+        "--output",
+        metavar="DIR",
+        help="write validation.json and a sheet of annotated images per part into this folder",
+    )
     add(
         "--repair",
         metavar="DIR",
-        help="write a repaired copy here, another folder: DIR/annotations/PART.json (COCO's form, whatever DATA has); "
-        "images stay in their place, those of a `datasets` data set are written too",
+        help="write a repaired copy in COCO format into this other folder: DIR/annotations/PART.json. Images are not "
+        "copied, except those of a `datasets` data set. --box-format then also says how a COCO file writes its boxes "
+        "(default: found from the boxes)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `decodetr validate`; returns 1 if there are errors."""
+    """Run `decodetr validate`. Returns 1 if there are errors."""
     from decodetr.annotations.dataset_report import DatasetReport, ReportOptions, other_annotations
     from decodetr.annotations.names_split import names_split_file, read_split
     from decodetr.utils.shipped import load_vocabulary

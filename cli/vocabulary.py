@@ -20,25 +20,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="vocabulary_command", required=True, metavar="{build}")
     build = commands.add_parser(
         "build",
-        help="embed names and write a Vocabulary folder",
-        description="Embed names with the text encoder of a CLIP-like model and write them as a Vocabulary folder, "
-        "for --vocabulary of the other commands.",
+        help="embed class names and write a vocabulary folder",
+        description="Embed class names with the text encoder of a CLIP-like model. Write a vocabulary folder, for "
+        "--vocabulary of the other commands.",
     )
     source = build.add_mutually_exclusive_group(required=True)
-    source.add_argument("--names", help="""e.g. 'cat,"salt, pepper"'""")
-    source.add_argument("--names-file", help="the same from a file, one name a line")
-    source.add_argument("--names-split", help='names.json with {"base": {id: name}, "novel": {...}}')
-    source.add_argument("--annotations", help="COCO annotation file: the names of its categories")
-    build.add_argument("--part", choices=("base", "novel", "all"), help="of --names-split (default: all)")
-    build.add_argument("--text-model", required=True, help="folder or Hub name of a CLIP-like model")
+    source.add_argument("--names", help="""embed these names: 'cat,"salt, pepper"'""")
+    source.add_argument("--names-file", help="embed the names in this file, one per line")
+    source.add_argument(
+        "--names-split", help='embed the names of this JSON file: {"base": {id: name}, "novel": {...}}'
+    )
+    source.add_argument("--annotations", help="embed the category names of this COCO file")
+    build.add_argument(
+        "--part", choices=("base", "novel", "all"), help="names of --names-split to embed (default: all)"
+    )
+    build.add_argument(
+        "--text-model",
+        required=True,
+        help="CLIP-like model that embeds: folder, Hub name or shipped name, such as scenes-clip; required",
+    )
     templates = build.add_mutually_exclusive_group()
     templates.add_argument(
         "--template",
         action="append",
-        help="prompt with {} for the name; repeat it for several (default: Vocabulary.from_text_model's)",
+        help="prompt with {} in place of the name; repeat the option to average several (default: 'a photo of a {}.')",
     )
-    templates.add_argument("--templates-file", help="the same from a file, one template a line")
-    build.add_argument("--output", required=True, help="folder to write")
+    templates.add_argument("--templates-file", help="read prompts from this file, one per line")
+    build.add_argument("--output", required=True, help="write the vocabulary into this folder; required")
     build.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # as in decodetr itself
 ENGINES = ("faster-coco-eval", "pycocotools")
 ORACLES = ("boxes", "names", "teacher")
 PROTOCOLS = ("custom", "coco", "ov-coco", "ov-lvis")
-CALIBRATION_IMAGES = 500  # that calibrate a model; more make the two numbers no better
+CALIBRATION_IMAGES = 500  # that calibrate a model. More make the two numbers no better
 PREPARED = ("ov-coco", "ov-lvis")  # protocols that `decodetr eval prepare` writes
 
 _PUBLIC_NAMES = {

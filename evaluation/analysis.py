@@ -1,4 +1,4 @@
-"""What lies behind an AP: kinds of errors, confusions, calibration, curves, the worst images; all at an IoU of 0.5.
+"""What lies behind an AP: kinds of errors, confusions, calibration, curves, the worst images. All at an IoU of 0.5.
 
 Kinds of errors follow TIDE (Bolya et al., ECCV 2020). A detection that found no object is, in this order, a
 "duplicate" (IoU >= 0.5 with an object of its name, which a better one found), a "classification" error (IoU >= 0.5
@@ -31,10 +31,10 @@ class Analysis:
     Of a [`DetectionEvaluator`] that has seen its images.
 
     Attributes:
-        evaluator; truth, found: its arrays. matches: of [`match_detections`].
+        evaluator. truth, found: its arrays. matches: of [`match_detections`].
         kind (D,) int: of each detection the place in KINDS, -1 where it found an object or does not count.
         missed (G,) bool: which objects are missed.
-        threshold (float): the score at which F1 over all detections is best; counts of mistakes refer to it.
+        threshold (float): the score at which F1 over all detections is best. Counts of mistakes refer to it.
     """
 
     def __init__(self, evaluator: DetectionEvaluator) -> None:
@@ -90,7 +90,7 @@ class Analysis:
             after = self._group_ap(*self._without(kind, rows))
             report[kind] = {"count": int((rows & above).sum()), **_gains(before, after)}
         objects = self.objects - np.bincount(self.truth["name"][self.missed], minlength=len(self.names))
-        # A name of which every object is missed would have no AP; it keeps its 0.
+        # A name of which every object is missed would have no AP. It keeps its 0.
         after = self._group_ap(objects=np.where((objects == 0) & (self.objects > 0), self.objects, objects))
         return report | {"missed": {"count": int(self.missed.sum()), **_gains(before, after)}}
 
@@ -200,7 +200,8 @@ class Analysis:
 
 
 def calibration_bins(scores: np.ndarray, hit: np.ndarray) -> list[dict[str, float]]:
-    """Of each tenth of 0..1 that has detections {"score" (mean), "precision", "count"}; scores (D,), hit (D,) bool."""
+    """Of each tenth of 0..1 that has detections {"score" (mean), "precision", "count"}. Takes scores (D,) and hit (D,)
+    bool."""
     tenth = np.minimum((scores * _BINS).astype(int), _BINS - 1)
     return [
         {
@@ -214,7 +215,7 @@ def calibration_bins(scores: np.ndarray, hit: np.ndarray) -> list[dict[str, floa
 
 def calibration_error(bins: list[dict[str, float]], least: float = 0.0) -> float:
     """Expected calibration error in 0..1: the difference of score and precision, weighted by count, over those of
-    [`calibration_bins`] whose mean score is at least `least`; 0 without detections."""
+    [`calibration_bins`] whose mean score is at least `least`. 0 without detections."""
     bins = [entry for entry in bins if entry["score"] >= least]
     error = sum(entry["count"] * abs(entry["score"] - entry["precision"]) for entry in bins)
     return error / max(sum(entry["count"] for entry in bins), 1)

@@ -37,13 +37,13 @@ _DIGITS = 4
 
 
 class TooLittle(ValueError):
-    """The images cannot calibrate a model; the message says why."""
+    """The images cannot calibrate a model. The message says why."""
 
 
 def fit_scores(evaluator: DetectionEvaluator) -> dict:
     """
     Args:
-        evaluator ([`DetectionEvaluator`]): has seen its images, with scores that are not calibrated; the names of its
+        evaluator ([`DetectionEvaluator`]): has seen its images, with scores that are not calibrated. The names of its
             file are annotated exhaustively, or by LVIS' lists.
 
     Returns:
@@ -81,7 +81,7 @@ def fit_scores(evaluator: DetectionEvaluator) -> dict:
 
 
 def logit(scores: np.ndarray) -> np.ndarray:
-    """(D,) float64 logits of scores (D,); the model's own are between 1e-12 and 1 - 1e-6."""
+    """(D,) float64 logits of scores (D,). The model's own are between 1e-12 and 1 - 1e-6."""
     scores = np.clip(np.asarray(scores, dtype=np.float64), 1e-12, 1 - 1e-6)
     return np.log(scores) - np.log1p(-scores)
 
@@ -115,7 +115,7 @@ def fit_line(logits: np.ndarray, hit: np.ndarray) -> tuple[float, float]:
 
 def cut(logits: np.ndarray, objects: int) -> float:
     """The logit above which a tenth more detections (D,) are than objects, half-way to the next one. Below all of them
-    where there are fewer; 0 where there are none."""
+    where there are fewer. 0 where there are none."""
     if not len(logits):
         return 0.0
     ordered, shown = np.sort(logits)[::-1], round(_SHOWN * objects)
@@ -131,7 +131,7 @@ def _score(value, scale, bias):
 
 def _name_thresholds(analysis):
     """{name: logit} for names with enough objects, if such thresholds, chosen on one half of the images, have a better
-    F1 on the other than one for all of them; else nothing."""
+    F1 on the other than one for all of them, else nothing."""
     counts, real = analysis.counts, ~analysis.truth["crowd"]
     found = {key: analysis.found[key][counts] for key in ("image", "name")}
     found |= {"logit": logit(analysis.found["score"][counts]), "hit": analysis.hit[counts]}

@@ -21,7 +21,7 @@ from decodetr.evaluation.matches import rows_of
 if TYPE_CHECKING:
     import torch
 
-_BLOCK = 16  # names that go through an engine together; from 8 to 40 the time is the same
+_BLOCK = 16  # names that go through an engine together. From 8 to 40 the time is the same
 
 
 def compact_prediction(
@@ -33,10 +33,10 @@ def compact_prediction(
     """Check one image's predictions and keep the best of them as small numpy arrays.
 
     Args:
-        prediction: dict with "scores" (n,), "labels" (n,) and "boxes" (n, 4) xyxy pixels; tensors of any dtype and
+        prediction: dict with "scores" (n,), "labels" (n,) and "boxes" (n, 4) xyxy pixels. Tensors of any dtype and
             device, arrays or lists.
         max_detections: how many to keep, best scores first (ties: the order given).
-        num_names: size of the vocabulary; labels must be in 0..num_names-1, and are not checked where it is None.
+        num_names: size of the vocabulary. Labels must be in 0..num_names-1, and are not checked where it is None.
         image_id: only for error messages.
 
     Returns:
@@ -48,7 +48,7 @@ def compact_prediction(
 
     def to_numpy(key, dtype):
         value = prediction[key]
-        if hasattr(value, "detach"):  # a tensor; bfloat16 has no numpy counterpart
+        if hasattr(value, "detach"):  # a tensor. bfloat16 has no numpy counterpart
             value = value.detach().cpu()
             value = (value.float() if value.is_floating_point() else value).numpy()
         return np.asarray(value, dtype=dtype)
@@ -139,7 +139,7 @@ def _engine_classes(engine):
 
 
 def _coco_rows(table, rows):
-    """COCO dicts of the rows of a table; ids from 1, as 0 means "unmatched" to the engines."""
+    """COCO dicts of the rows of a table. Ids from 1, as 0 means "unmatched" to the engines."""
     names = {"image": "image_id", "name": "category_id", "box": "bbox", "area": "area", "crowd": "iscrowd"}
     names |= {"score": "score"} if "score" in table else {}
     columns = [table[key][rows].tolist() for key in names]
@@ -171,7 +171,7 @@ def _evaluate_rows(objects, detections, names, areas, max_detections, coco_class
 
 
 def mean_percent(values: np.ndarray) -> float:
-    """Mean of the entries that exist, in percent; NaN where none does."""
+    """Mean of the entries that exist, in percent. NaN where none does."""
     values = np.asarray(values)
     values = values[~np.isnan(values)]
     return float(100 * values.mean()) if values.size else math.nan

@@ -1,6 +1,6 @@
 """Compare two runs: is one better than the other, or were the images kind to it?
 
-Both runs are scored on the same resampled images (paired bootstrap), a thousand times; the interval of the difference
+Both runs are scored on the same resampled images (paired bootstrap), a thousand times. The interval of the difference
 says what another draw of images could have shown. It says nothing about other seeds of a training.
 """
 

@@ -6,7 +6,7 @@ of results:
   memory does not grow with queries x names. COCO tools cap per image and category, and their summary ignores any cap
   but 100;
 - predictions meet categories by name, never by position: label index -> name -> category;
-- localization is reported beside it, all names collapsed to one (class-agnostic AP50, AR, recall of novel objects).
+- localization is reported too, all names collapsed to one (class-agnostic AP50, AR, recall of novel objects).
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class DetectionEvaluator:
 
     Args:
         coco: `annotations.coco.CocoAnnotations`, or anything with its `names`, `images` and `annotations_by_image`.
-        names: the vocabulary; a predicted label is an index into it. Names that the file lacks are ignored in all
+        names: the vocabulary. A predicted label is an index into it. Names that the file lacks are ignored in all
             means (but their predictions take part in the choice of the `max_detections` best).
         novel_names: adds groups "novel" and "base". Novel names absent from the file are ignored.
         max_detections: predictions kept per image, over all names.
-        base_names: base names of the protocol; by default every name of the file that is not novel. Where given,
+        base_names: base names of the protocol. By default every name of the file that is not novel. Where given,
             names of the file that are neither base nor novel are left out of everything but class-agnostic metrics.
-        class_agnostic: collapse all names to one: localization only; adds AR50_novel and AR50_base instead of APs.
+        class_agnostic: collapse all names to one: localization only. Adds AR50_novel and AR50_base instead of APs.
         engine: "faster-coco-eval", or "pycocotools" for parity.
         allow_missing_names: names of the file that the vocabulary lacks count as AP 0 instead of being an error.
         groups: {"rare": names, ...}: further groups of names, whose means are reported as AP_<group>, AP50_<group>.
@@ -172,11 +172,11 @@ class DetectionEvaluator:
                 self._predictions.setdefault(image_id, tuple(kept))
 
     def compute(self, per_name: bool = False, partial: bool = False) -> dict:
-        """Metrics in percent (0..100); NaN where there is no ground truth.
+        """Metrics in percent (0..100). NaN where there is no ground truth.
 
         Args:
             per_name: add "per_name": {name: {"AP", "AP50", "support"}} (support: annotations that are not crowds).
-            partial: evaluate the images seen so far; otherwise images without an update are an error.
+            partial: evaluate the images seen so far. Otherwise images without an update are an error.
 
         Returns:
             AP, AP50, AP75, AP_small, AP_medium, AP_large, AR<max_detections>, AR50, and for each group AP_<group>,

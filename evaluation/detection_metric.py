@@ -1,6 +1,6 @@
 """`DetectionMetric`: open-vocabulary AP as an `evaluate.Metric`, for code that speaks that library's interface.
 
-The numbers come from `DetectionEvaluator`; here only references become ground truth. It is a file of
+The numbers come from `DetectionEvaluator`. Here only references become ground truth. It is a file of
 its own because its base class imports `evaluate` and `datasets`, while `eval.py` must import nothing heavy for
 `--help` to be instant. Nothing is downloaded: construct the class instead of calling `evaluate.load`.
 """
@@ -39,7 +39,7 @@ class DetectionMetric(evaluate.Metric):
     """COCO AP over a vocabulary.
 
     Args:
-        names: the vocabulary; labels of predictions and references are indices into it.
+        names: the vocabulary. Labels of predictions and references are indices into it.
         novel_names: names whose AP is also reported apart.
         max_detections: predictions kept per image, dropped before they are stored.
         kwargs: those of `evaluate.Metric` (`cache_dir`, `keep_in_memory`, `num_process`, `experiment_id`, ...).
@@ -96,7 +96,7 @@ class DetectionMetric(evaluate.Metric):
         """A `compute_metrics` for `transformers.Trainer` with `batch_eval_metrics=True`, on one process.
 
         Evaluate with `trainer.evaluate(ignore_keys=["loss_dict"])`: predictions are then the outputs from `logits` and
-        `pred_boxes` on. `DeCoDetrTrainer` has an evaluation of its own, also on several processes.
+        `pred_boxes` on. `DeCoDetrTrainer` evaluates by itself, also on several processes.
 
         Args:
             image_processor: the model's. dataset: the evaluated `DetectionDataset`. Objects are looked up in it

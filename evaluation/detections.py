@@ -1,7 +1,7 @@
 """Detections on disk: what a run found, to be evaluated again, by another engine or protocol, or compared.
 
-Ours are Parquet; COCO's results format (a JSON list of {"image_id", "category_id", "bbox", "score"}) is read too, so
-that what other programs found goes through the same evaluation; and detections.json of `decodetr predict`, whose
+Ours are Parquet. COCO's results format (a JSON list of {"image_id", "category_id", "bbox", "score"}) is read too, so
+that what other programs found goes through the same evaluation. So is detections.json of `decodetr predict`, whose
 images are found by their file names.
 """
 
@@ -55,7 +55,7 @@ def save_detections(
 
 
 def load_facts(file: str | Path) -> dict[str, str | None]:
-    """What [`save_detections`] was told of the model; empty for other files."""
+    """What [`save_detections`] was told of the model. Empty for other files."""
     if Path(file).suffix == ".json":
         document = read_json(file)
         if not isinstance(document, dict):
@@ -75,11 +75,11 @@ def load_detections(file: str | Path, coco: CocoAnnotations) -> tuple[list[str],
         coco: `CocoAnnotations` that they belong to.
 
     Returns:
-        (names, {image_id: {"scores", "labels" (indices into names), "boxes" (n, 4) x0, y0, x1, y1 pixels}}); an image
+        (names, {image_id: {"scores", "labels" (indices into names), "boxes" (n, 4) x0, y0, x1, y1 pixels}}). An image
         without detections is left out.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: another format, or images or categories that `coco` lacks; the
+        FileNotFoundError: no such file. ValueError: another format, or images or categories that `coco` lacks. The
             message names the row.
     """
     file = Path(file)
@@ -106,7 +106,7 @@ def load_detections(file: str | Path, coco: CocoAnnotations) -> tuple[list[str],
 def feed_detections(
     evaluator: DetectionEvaluator | OutputEvaluator, coco: CocoAnnotations, found: dict[int, dict[str, np.ndarray]]
 ) -> None:
-    """Give an evaluator what [`load_detections`] found in the images of `coco`; in those without, nothing."""
+    """Give an evaluator what [`load_detections`] found in the images of `coco`. In those without, nothing."""
     nothing = {"scores": [], "labels": [], "boxes": []}
     ids = [entry["image_id"] for entry in coco.images]
     evaluator.update(ids, [found.get(image_id, nothing) for image_id in ids])
@@ -161,7 +161,7 @@ def _read_json(file, coco):
 
 
 def _read_predictions(file, document, coco):
-    """What `decodetr predict` found, for every image of `coco`; other images do not count."""
+    """What `decodetr predict` found, for every image of `coco`. Other images do not count."""
     if missing := document.get("missing"):
         raise ValueError(
             f"{file}: {len(missing)} images are missing; run the same `decodetr predict` again to its end"
@@ -231,7 +231,7 @@ def _read_results(file, rows, coco):
             raise ValueError(
                 f"{file}: row {place}: expected image_id, a category_id of {coco.file} "
                 f"({coco.category_ids[0]} to {coco.category_ids[-1]}), bbox [x, y, width, height] and score, got "
-                f"{short(row)}; are the categories numbered from 0, or anew?"
+                f"{short(row)}; are the categories numbered from 0, or renumbered?"
             ) from error
     size_of = {entry["image_id"]: (entry["width"], entry["height"]) for entry in coco.images}
     known = [place for place, image in enumerate(images) if image in size_of]

@@ -66,7 +66,7 @@ def comparison(
     annotated: tuple[np.ndarray, list[str], list[float] | None, np.ndarray],
     detected: tuple[np.ndarray, list[str], list[float] | None, np.ndarray],
 ) -> Image.Image:
-    """Draw an image twice: as annotated, and with its detections; green what was found and is right, red the rest.
+    """Draw an image twice: as annotated, and with its detections. Green what was found and is right, red the rest.
 
     Args:
         entry: of `CocoAnnotations.images`.

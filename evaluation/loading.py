@@ -53,9 +53,9 @@ def load_predictor(
     Args:
         source: a DeCo-DETR, or any object detector of transformers.
         coco: the annotated images, for oracles.
-        names: what other people's detectors are asked for; a DeCo-DETR has its vocabulary.
+        names: what other people's detectors are asked for. A DeCo-DETR has its vocabulary.
         vocabulary: folder or name of a `Vocabulary` that replaces a DeCo-DETR's own.
-        oracle: one of ORACLES. clip: the CLIP of "teacher"; default: the one of the vocabulary.
+        oracle: one of ORACLES. clip: the CLIP of "teacher". Default: the one of the vocabulary.
 
     Returns:
         (predictor, its names, `Vocabulary` or None, facts for the report).
@@ -135,7 +135,7 @@ def load_peer(
 
     Raises:
         FileNotFoundError: it cannot be loaded.
-        ValueError: not a detector of a supported kind; names that it lacks or cannot read, repeated ones, or none.
+        ValueError: not a detector of a supported kind. Names that it lacks or cannot read, repeated ones, or none.
     """
     if not names or len(set(names)) < len(names) or max_detections < 1:
         raise ValueError(

@@ -43,14 +43,14 @@ def evaluate_model(
     """Run a DeCo-DETR over an annotated set and return its metrics (one process).
 
     Args:
-        model: DeCoDetrForObjectDetection; the modes (train or eval) of its modules are restored.
+        model: DeCoDetrForObjectDetection. The modes (train or eval) of its modules are restored.
         image_processor: its image processor.
         coco: `annotations.coco.CocoAnnotations`.
         names: the model's vocabulary in the order of its labels.
-        device: where to run; by default where the model is. The model is moved there.
-        progress: a progress bar on stderr.
+        device: where to run. By default where the model is. The model is moved there.
+        progress: show a progress bar on stderr.
         novel_names, base_names, allow_missing_names, engine: see `DetectionEvaluator`.
-        max_detections: kept per image; default 100, and 300 of a file that is federated as LVIS is. Such a file is
+        max_detections: kept per image. Default 100, and 300 of a file that is federated as LVIS is. Such a file is
             evaluated by LVIS' rules.
 
     Returns:

@@ -75,14 +75,14 @@ def _match_image(truth, found, objects, rows, thresholds, result):
 
 
 def rows_of(numbers: np.ndarray, count: int, chosen: np.ndarray | None = None) -> list[np.ndarray]:
-    """Of each number 0..count-1 the rows that have it, in their order; with `chosen`, a mask, of those rows only."""
+    """Of each number 0..count-1 the rows that have it, in their order. With `chosen`, a mask, of those rows only."""
     rows = np.arange(len(numbers)) if chosen is None else np.flatnonzero(chosen)
     rows = rows[np.argsort(numbers[rows], kind="stable")]
     return np.split(rows, np.searchsorted(numbers[rows], np.arange(1, count)))
 
 
 def box_iou(boxes: np.ndarray, others: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """(n, m) IoU of boxes (n, 4) and (m, 4), x, y, w, h; with a crowd (m,) the share of the box inside it."""
+    """(n, m) IoU of boxes (n, 4) and (m, 4), x, y, w, h. With a crowd (m,) the share of the box inside it."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, :2] + boxes[:, None, 2:], others[None, :, :2] + others[None, :, 2:])
     inside = (high - low).clip(min=0).prod(-1)
@@ -100,7 +100,7 @@ def average_precision(scores: np.ndarray, hit: np.ndarray, objects: int) -> floa
         objects (int): how many there are.
 
     Returns:
-        float in 0..1; NaN without objects.
+        float in 0..1. NaN without objects.
     """
     if objects == 0:
         return float("nan")
@@ -109,7 +109,7 @@ def average_precision(scores: np.ndarray, hit: np.ndarray, objects: int) -> floa
 
 
 def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, objects: float) -> np.ndarray:
-    """(101,) precision at recalls 0, 0.01 .. 1 of weights (D,) in descending order of the score; 0 beyond the last."""
+    """(101,) precision at recalls 0, 0.01 .. 1 of weights (D,) in descending order of the score. 0 beyond the last."""
     right, wrong = np.cumsum(right), np.cumsum(wrong)
     precision = right / np.maximum(right + wrong, np.spacing(1))
     precision = np.maximum.accumulate(precision[::-1])[::-1]

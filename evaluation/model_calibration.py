@@ -30,11 +30,11 @@ class CalibrationOptions:
 
     Args:
         model: folder or name of a DeCo-DETR.
-        data: a data set, as [`load_annotations`] takes it; its training images count. annotations: instead, or of it:
+        data: a data set, as [`load_annotations`] takes it. Its training images count. annotations: instead, or of it:
             a COCO or LVIS file. images: folder of its images.
         class_names, box_format: of a `datasets` data set, as [`load_annotations`] takes them.
-        names_split: names.json whose base names are annotated, or "none"; default: that of `data`.
-        output: folder for a copy; None calibrates the model in its folder.
+        names_split: names.json whose base names are annotated, or "none". Default: that of `data`.
+        output: folder for a copy. None calibrates the model in its folder.
         most: images, drawn at random.
     """
 

@@ -30,9 +30,9 @@ class EvalOptions:
         names_split: names.json with base and novel names, or "none". novel_names: instead, with commas between them.
         vocabulary: folder or name of a `Vocabulary` that replaces the stored one.
         allow_missing_names: names that the vocabulary lacks count as AP 0.
-        oracle: one of ORACLES. clip: the CLIP of "teacher"; default: the one of the vocabulary.
-        max_detections: per image, over all names; default: the protocol's.
-        output: folder for the report; None writes none.
+        oracle: one of ORACLES. clip: the CLIP of "teacher". Default: the one of the vocabulary.
+        max_detections: per image, over all names. Default: the protocol's.
+        output: folder for the report. None writes none.
     """
 
     model: str | None = None

@@ -22,7 +22,7 @@ COCO_DETECTIONS, FEDERATED_DETECTIONS = 100, 300  # kept of an image, by COCO's 
 
 def rules_of(coco: CocoAnnotations | SimpleNamespace, max_detections: int | None = None) -> dict:
     """How a file is evaluated where nobody says: LVIS' rules and 300 detections an image, if its images have LVIS'
-    lists of absent and not exhaustively annotated names; else COCO's and 100.
+    lists of absent and not exhaustively annotated names, else COCO's and 100.
 
     Args:
         coco (CocoAnnotations). max_detections (int, *optional*): instead of these numbers.
@@ -134,7 +134,7 @@ class OutputEvaluator:
         self.localization.update([i for i, _ in located], [boxes for _, boxes in located])
 
     def merge(self, gather: Callable[[list], list]) -> None:
-        """Take in the other processes' detections; `gather` joins a list over processes (accelerate's
+        """Take in the other processes' detections. `gather` joins a list over processes (accelerate's
         gather_object)."""
         for evaluator in (self.by_name, self.localization):
             evaluator.merge([gather(evaluator.state())])

@@ -30,7 +30,7 @@ _VOC_NAMES = {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike
 class Peer:
     """A detector of transformers that looks for `names`, at most `max_detections` per image, the best over all names.
 
-    `prepare(image)` turns an RGB PIL image into the model's input, a dict of CPU tensors (1, ...); it pickles without
+    `prepare(image)` turns an RGB PIL image into the model's input, a dict of CPU tensors (1, ...). It pickles without
     the model. Sub-classes have `_detect(batch, sizes)`: for each group of names, the detections of every image.
     """
 
@@ -58,7 +58,7 @@ class Peer:
 
         Returns:
             One dict per image, best first, on the CPU: "scores" (n,) in 0..1, "labels" (n,) int64 indices into the
-            names, "boxes" (n, 4) x0, y0, x1, y1 in pixels of the image; n <= max_detections.
+            names, "boxes" (n, 4) x0, y0, x1, y1 in pixels of the image, with n <= max_detections.
         """
         # Only images of one shape share a forward: YOLOS takes no mask of padding, and in the others padding leaks
         # through the backbone, so that an image's detections would depend on its neighbours.
@@ -106,11 +106,11 @@ def _prepare(image_processor, image):
 class ClosedSetPeer(Peer):
     """DETR, RT-DETRv2, D-FINE, YOLOS, ...: the names are found among its classes, by `match_names`.
 
-    Classes outside of the names are dropped before the best detections are chosen, so that they take no places; the
+    Classes outside of the names are dropped before the best detections are chosen, so that they take no places. The
     scores of the others stay what they were.
 
     Raises:
-        ValueError: it has no class for some name; with `allow_missing_names`, for none at all.
+        ValueError: it has no class for some name. With `allow_missing_names`, for none at all.
     """
 
     prompt = "none: its classes met the names by name"
@@ -135,13 +135,13 @@ class ClosedSetPeer(Peer):
         self.columns = list(columns.values())
         self.labels = torch.tensor([self.names.index(name) for name in columns])
         post_process = image_processor.post_process_object_detection
-        # Some cut at 100 unless told; the others give as many detections as the detector has queries.
+        # Some cut at 100 unless told. The others give as many detections as the detector has queries.
         options = {"top_k": max_detections} if "top_k" in inspect.signature(post_process).parameters else {}
         self.post_process = partial(post_process, threshold=0.0, **options)
         self.score = f"{type(image_processor).__name__}.post_process_object_detection of the names' logits"
 
     def describe(self) -> dict[str, str | None]:
-        """As of every peer; also the class of each name that is not its name to the letter."""
+        """As of every peer. Also the class of each name that is not its name to the letter."""
         return {**super().describe(), "renamed": ", ".join(f"{a}: {b}" for a, b in self.renamed.items()) or "none"}
 
     def _detect(self, batch, sizes):
@@ -160,7 +160,7 @@ class ClosedSetPeer(Peer):
 def match_names(names: Sequence[str], id2label: dict[int, str]) -> dict[str, int]:
     """Which class each name is: {name: index of the class}, without the names that are none.
 
-    First those equal to the letter; of the rest those equal but for case, spaces, hyphens and underscores; then those
+    First those equal to the letter. Of the rest those equal but for case, spaces, hyphens and underscores. Then those
     that Pascal VOC calls differently ("couch", "sofa"). Each time one name with one class, never a choice.
     """
     columns = {}

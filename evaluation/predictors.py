@@ -1,7 +1,7 @@
 """What `decodetr eval` runs over the images: a DeCo-DETR, or an oracle made of one.
 
 A predictor has `names` (its vocabulary), `prepare(image)`, which runs in the workers of a DataLoader, and
-`predictor(prepared, entries)`, which gives the detections of a batch; `describe()` is for the report. `peers.py` has
+`predictor(prepared, entries)`, which gives the detections of a batch. `describe()` is for the report. `peers.py` has
 those of other people's detectors.
 """
 
@@ -84,7 +84,7 @@ class DeCoDetrPredictor:
             return forward(self.model, batch)
 
     def results(self, outputs: DeCoDetrObjectDetectionOutput, entries: list[dict]) -> list[dict]:
-        """Detections of the outputs; oracles differ here."""
+        """Detections of the outputs. Oracles differ here."""
         sizes = [(entry["height"], entry["width"]) for entry in entries]
         return results_of(outputs, self.image_processor, sizes, self.max_detections)
 
@@ -153,7 +153,7 @@ class BoxOracle(_Oracle):
 
 class NameOracle(_Oracle):
     """Our boxes, annotated names: a query that overlaps an object (IoU of at least 0.5) takes the name of the one that
-    it fits best, others their own best one; the score is the objectness."""
+    it fits best, others their own best one. The score is the objectness."""
 
     def one_image(
         self,

@@ -30,9 +30,9 @@ def prepare(
 
     Args:
         name: one of PREPARED.
-        output: a folder, made if missing; files that are there are replaced.
+        output: a folder, made if missing. Files that are there are replaced.
         coco: COCO's folder, with train2017/, val2017/ and annotations/.
-        annotations: where the official files lie; default: COCO's annotations/.
+        annotations: where the official files lie. Default: COCO's annotations/.
         any_counts: write a part of the published set too.
 
     Returns:
@@ -88,7 +88,7 @@ def official_files(name: str, coco: str | Path, annotations: str | Path | None =
 
 
 def _check_ids(protocol, coco):
-    """The file's ids must be those of the protocol: a file numbered anew is not the official one."""
+    """The file's ids must be those of the protocol: a file with new numbers is not the official one."""
     ids = {str(number): name for number, name in zip(coco.category_ids, coco.names)}
     wrong = [
         (number, name)

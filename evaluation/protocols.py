@@ -1,6 +1,6 @@
 """Protocols of evaluation, as data: which names are base and novel, which images count, how many detections.
 
-A protocol is a JSON file; those of `protocols/` have names. `counts` are those of the published set:
+A protocol is a JSON file. Those of `protocols/` have names. `counts` are those of the published set:
 `Protocol.differences` says where a file departs from them, so that a report never calls a part of a set the whole.
 """
 
@@ -31,7 +31,7 @@ class Protocol:
         federated (bool): LVIS' rules (paper 6).
         images (str): "all", or "annotated": only images with an annotation of one of the names.
         base, novel (dict or None): category id as text -> name. None: every name of the file that the other lacks.
-        novel_frequencies (str): instead of `novel`, the names of these LVIS frequencies ("r"); others are base.
+        novel_frequencies (str): instead of `novel`, the names of these LVIS frequencies ("r"). Others are base.
         counts (dict): "names", "base", "novel", "images" of the published validation set.
         headline (list): the metrics that papers quote, best known first.
     """
@@ -53,7 +53,7 @@ class Protocol:
         """A protocol by its name (one of PROTOCOLS), or from a JSON file with the fields of this class.
 
         Raises:
-            FileNotFoundError: neither. ValueError: unknown or wrong fields; the message names the file.
+            FileNotFoundError: neither. ValueError: unknown or wrong fields. The message names the file.
         """
         file = _FOLDER / f"{name}.json" if name in PROTOCOLS else Path(name)
         try:

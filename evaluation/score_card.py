@@ -55,7 +55,7 @@ def scores_section(
         lines += [
             "",
             f"`decodetr predict` shows scores above {config.common_threshold:g}"
-            + (f" ({own} names have thresholds of their own)" if own else "")
+            + (f" ({own} names have separate thresholds)" if own else "")
             + f"; give other programs the same: `pipeline(...)(image, threshold={config.common_threshold:g})`.",
         ]
     rows = [] if info is None else score_rows(info, "images kept aside" if info["kept_aside"] else "these images")

@@ -1,7 +1,7 @@
 """Zero-shot detectors of transformers as peers: Grounding DINO, OWL-ViT and OWLv2, OmDet-Turbo.
 
 The library's post-processing of OWL and Grounding DINO gives a box one name (of Grounding DINO a phrase), where AP
-wants the best pairs of box and name; boxes are the library's.
+wants the best pairs of box and name. Boxes are the library's.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _groups(names, lengths, limit):
 
 
 class GroundingDinoPeer(Peer):
-    """Grounding DINO and MM-Grounding-DINO, scored as in the authors' COCO evaluation; a forward per prompt."""
+    """Grounding DINO and MM-Grounding-DINO, scored as in the authors' COCO evaluation. A forward per prompt."""
 
     prompt = '"a. b. c.", as many names as fit; in lower case; underscores, full stops and question marks as spaces'
     score = "mean sigmoid of the name's tokens; best pairs of box and name over all prompts"
@@ -106,7 +106,7 @@ class OwlPeer(Peer):
 
 
 class OmDetTurboPeer(Peer):
-    """OmDet-Turbo: the names in groups that its task, which lists them, has tokens for; a forward per group."""
+    """OmDet-Turbo: the names in groups that its task, which lists them, has tokens for. A forward per group."""
 
     prompt = 'the name; the task is "Detect a, b, c." with as many names as fit; underscores as spaces'
     nms = 0.5  # IoU, the library's default
@@ -129,7 +129,7 @@ class OmDetTurboPeer(Peer):
             inputs = {f"classes_{key}": classes[key].to(self.device) for key in ("input_ids", "attention_mask")}
             inputs |= {f"tasks_{key}": task[key].to(self.device) for key in ("input_ids", "attention_mask")}
             self.prompts.append((inputs, torch.tensor(group)))
-        # The model remembers the embeddings of 100 texts; with more names it would make all of them every time.
+        # The model remembers the embeddings of 100 texts. With more names it would make all of them every time.
         model.language_cache_class.capacity, model.language_cache_prompt.capacity = len(names), len(self.prompts)
 
     def _detect(self, batch, sizes):

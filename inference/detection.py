@@ -29,7 +29,7 @@ def forward(
     Args:
         model (DeCoDetrForObjectDetection).
         batch (mapping): `pixel_values` (B, 3, H, W) and, where the image processor pads, `pixel_mask` (B, H, W), as it
-            or `detection_collate` gives them; what else is in it is passed over.
+            or `detection_collate` gives them. What else is in it is passed over.
         options: of the model's forward.
 
     Returns:
@@ -53,13 +53,13 @@ def detect(
     Args:
         images: of any mode, as they are to be seen: their EXIF orientation is not applied. 16-bit and float ones are
             scaled, see [`open_image`].
-        threshold (float, *optional*): only scores above it; default: what the model's config says, for each name.
+        threshold (float, *optional*): only scores above it. Default: what the model's config says, for each name.
         top_k (int): at most so many an image, chosen before the threshold.
         explain: with k > 0, also what each detection is made of, with the k prototypes that its query looked up most.
 
     Returns:
         One dict per image, best first: "names" (list of n strings, the vocabulary's own), "scores" (n floats) and
-        "boxes" (n lists of x0, y0, x1, y1 in pixels of the image, not clipped to it); with `explain` also the lists
+        "boxes" (n lists of x0, y0, x1, y1 in pixels of the image, not clipped to it). With `explain` also the lists
         "objectness", "name_probability" and "prototypes" of `explain_detections`.
     """
     images = [to_rgb(image) for image in images]

@@ -51,7 +51,7 @@ def explain_detections(
         pool: the model's `PrototypePool`.
         threshold, top_k: as given to `post_process_object_detection`.
         num_prototypes: how many prototypes at most, heaviest first.
-        config: the model's `DeCoDetrConfig`, whose calibration is undone; None: the scores are not calibrated.
+        config: the model's `DeCoDetrConfig`, whose calibration is undone. None: the scores are not calibrated.
 
     Returns:
         One dict per image with lists of length n, in the order of the detections: "objectness" and

@@ -38,7 +38,7 @@ class Journal:
         for line in lines:
             try:
                 rows.append(parse_json(decoded(line, self._file), self._file))
-            except ValueError:  # cut off by a kill; what follows is of a later run
+            except ValueError:  # cut off by a kill. What follows is of a later run
                 continue
         if not rows or rows[0] != self._first:
             return {}
@@ -49,7 +49,7 @@ class Journal:
         return results
 
     def get(self, path: str | Path) -> dict[str, Any] | None:
-        """The result of an image that is as it was then, whose picture is there; else None."""
+        """The result of an image that is as it was then, whose picture is there, else None."""
         row = self._results.get(str(path))
         if row is None or row["source"] != _state(path) or not (self.output / row["result"]["picture"]).is_file():
             return None
@@ -62,12 +62,12 @@ class Journal:
         self._results |= {row["result"]["file"]: row for row in rows}
         text = "".join(f"{json.dumps(row)}\n" for row in ([self._first] if new else []) + rows)  # ASCII
         with open(self._file, "wb" if new else "ab") as file:
-            # A line of its own, also after one that was cut off.
+            # On a new line, also after one that was cut off.
             file.write(("" if new else "\n").encode() + text.encode("ascii"))
 
 
 def _state(path):
-    """Size and time of the last change of a file, by which a changed one is known; None if it is gone."""
+    """Size and time of the last change of a file, by which a changed one is known. None if it is gone."""
     try:
         found = Path(path).stat()
     except OSError:

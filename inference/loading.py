@@ -35,10 +35,10 @@ def load_model(
         names: look for these names, in this order. Those without an embedding in `vocabulary` (or in the stored one)
             are embedded by the text model that made the others.
         device: "auto" takes an accelerator if there is one.
-        text_model: folder, Hub name or shipped name of that text model; default: the one which the vocabulary says.
+        text_model: folder, Hub name or shipped name of that text model. Default: the one which the vocabulary says.
 
     Returns:
-        (DeCoDetrForObjectDetection, image processor); the names are `model.vocabulary.names`.
+        (DeCoDetrForObjectDetection, image processor). The names are `model.vocabulary.names`.
 
     Raises:
         FileNotFoundError: no such model or vocabulary.

@@ -25,8 +25,8 @@ def embed_names(
 
     Args:
         names (list[str]).
-        text_model: folder, Hub name or shipped name of a CLIP-like model; the vocabulary records it.
-        templates (list[str], *optional*): see [`Vocabulary.from_text_model`]; None takes its own.
+        text_model: folder, Hub name or shipped name of a CLIP-like model. The vocabulary records it.
+        templates (list[str], *optional*): see [`Vocabulary.from_text_model`]. None takes its own.
         device: see [`pick_device`].
 
     Raises:
@@ -42,13 +42,13 @@ def embed_names(
 
 
 def choose_names(vocabulary: Vocabulary, names: Sequence[str], text_model: str | Path | None = None) -> Vocabulary:
-    """A vocabulary of `names` alone, in this order; those that are not stored get embedded by the text model and
+    """A vocabulary of `names` alone, in this order. Those that are not stored get embedded by the text model and
     templates that made the others.
 
     Args:
         vocabulary: a `Vocabulary`.
         names (list[str]).
-        text_model: folder, Hub name or shipped name; default: the vocabulary's own record of it.
+        text_model: folder, Hub name or shipped name. Default: the vocabulary's own record of it.
 
     Raises:
         ValueError: some names are not stored, and the text model is unknown, cannot be loaded, or is not the one that

@@ -15,10 +15,10 @@ SIGNATURE = "decodetr predict"  # in the header of its pictures
 
 
 def find_images(sources: Iterable[str | Path]) -> list[Path]:
-    """Image files of files, folders (not their sub-folders) and glob patterns (** too); each file once, in that order.
+    """Image files of files, folders (not their sub-folders) and glob patterns (** too). Each file once, in that order.
 
-    Files that are given by name are taken whatever they are called, of the others those with the suffix of a picture;
-    a warning says which are passed over.
+    Files that are given by name are taken whatever they are called, of the others those with the suffix of a picture.
+    A warning says which are passed over.
 
     Raises:
         FileNotFoundError: a source that does not exist, or holds no images.
@@ -45,7 +45,7 @@ def find_images(sources: Iterable[str | Path]) -> list[Path]:
 
 
 def picture_paths(images: Sequence[Path], output: str | Path, taken: Iterable[str | Path] = ()) -> list[Path]:
-    """A different output file for every image, also for equal names from different folders; never an image, a file of
+    """A different output file for every image, also for equal names from different folders. Never an image, a file of
     `taken`, or one that is there and is not a picture of this command.
 
     Compared without case, because some file systems do.

@@ -34,12 +34,12 @@ EXPLAINING_PROTOTYPES = 5  # of each detection
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What decides the results of a run beside the model and the pictures.
+    """What decides the results of a run besides the model and the pictures.
 
     Args:
         output (str): folder for detections.json and the annotated pictures.
         model (str), vocabulary (str, optional): where the model, and the vocabulary that replaces its own, are from.
-        threshold (float, optional): least score; default: what the model's config says.
+        threshold (float, optional): least score. Default: what the model's config says.
         top_k (int): most detections of a picture.
         explain (bool): also the prototypes that each detection looked up.
         batch_size (int): pictures at once.
@@ -146,7 +146,7 @@ class PredictRun:
         }
 
     def _thresholds(self):
-        """What decides which scores are shown: the common threshold, and those of names that have their own."""
+        """What decides which scores are shown: the common threshold, and the separate ones of names."""
         config, names = self.model.config, self.model.vocabulary.names
         common = config.common_threshold if self.options.threshold is None else self.options.threshold
         own = dict(zip(names, config.thresholds(names, self.options.threshold)))
@@ -210,7 +210,7 @@ def _scores(config):
 
 
 def _best_threshold(name):
-    """The score at which F1 was best in the evaluation after training, which lies beside a trained model, or None."""
+    """The score at which F1 was best in the evaluation after training, which lies next to a trained model, or None."""
     file = Path(resolve(name)) / "eval_results.json"
     if not file.is_file():
         return None
@@ -225,7 +225,7 @@ def _learned(model):
     if not names:
         return "The model does not say what it was trained on."
     some = ", ".join(map(one_line, names[:5])) + (", ..." if len(names) > 5 else "")
-    earlier = (info.get("seen") or {}).get("detector")  # of a fine-tune; a list, or "unknown"
+    earlier = (info.get("seen") or {}).get("detector")  # of a fine-tune. A list, or "unknown"
     others = len(set(earlier) - set(names)) if isinstance(earlier, list) else 0
     before = f", after boxes of {others} other names" if others else ""
     return f"The model was trained on boxes of {len(names)} names{before}: {some}."

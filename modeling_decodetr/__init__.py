@@ -1,4 +1,4 @@
-"""The model. The files of this folder are copied beside the weights by `save_pretrained`, so they import only each
+"""The model. The files of this folder are copied next to the weights by `save_pretrained`, so they import only each
 other."""
 
 from transformers import AutoConfig, AutoModelForObjectDetection

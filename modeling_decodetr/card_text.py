@@ -28,7 +28,7 @@ def one_line(text: object) -> str:
 
 
 def markdown_text(text: object) -> str:
-    """One line of Markdown that shows the text as it is, also in a cell of a table; HTML in it is text too."""
+    """One line of Markdown that shows the text as it is, also in a cell of a table. HTML in it is text too."""
     text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKUP.sub(lambda found: "\\" + found[0], text)
 
@@ -36,8 +36,8 @@ def markdown_text(text: object) -> str:
 def markdown_table(
     header: Sequence[object], rows: Iterable[Iterable[object]], left: int = 1, escape: bool = True
 ) -> str:
-    """A table in Markdown, a line break at its end; the first `left` columns are set to the left, the others to the
-    right. Cells are anything that `str` takes, and are shown as text; for a terminal, from which a path is copied,
+    """A table in Markdown, a line break at its end. The first `left` columns are set to the left, the others to the
+    right. Cells are anything that `str` takes, and are shown as text. For a terminal, from which a path is copied,
     without escapes."""
     rule = ["---" if column < left else "---:" for column in range(len(header))]
     lines = [[(markdown_text if escape else one_line)(cell) for cell in line] for line in (header, *rows)]
@@ -45,7 +45,7 @@ def markdown_table(
 
 
 def code_block(text: str, language: str = "") -> str:
-    """A fenced block of Markdown; its fence is longer than any in the text."""
+    """A fenced block of Markdown. Its fence is longer than any in the text."""
     runs = re.findall("`+", text)
     fence = "`" * max(3, 1 + max(map(len, runs), default=0))
     return f"{fence}{language}\n{visible(text)}\n{fence}"

@@ -2,7 +2,7 @@
 
 `detector_config` is the localization stream: the config of a detector of transformers, any that `detectors.py` has in
 its table. All other fields describe the semantic stream (paper 1, 2 and 3; docs/paper.md). Where the paper gives a
-value, the comment says it; where it gives none, the comment says what we chose and why.
+value, the comment says it. Where it gives none, the comment says what we chose and why.
 """
 
 import math
@@ -28,7 +28,7 @@ UNCALIBRATED = {
     "calibration_info": None,
 }
 
-# What PreTrainedConfig itself understands beside its declared fields; anything else that is no field is a typo.
+# What PreTrainedConfig itself understands besides its declared fields. Anything else that is no field is a typo.
 _LIBRARY_KEYS = {
     "attn_implementation",
     "auto_map",
@@ -50,51 +50,51 @@ class DeCoDetrConfig(PreTrainedConfig):
 
     Args:
         detector_config (`PreTrainedConfig` or `dict`, *optional*):
-            Config of the localization stream; a dict must hold `model_type`. Default: the paper's DETR-R50 (6 + 6
+            Config of the localization stream. A dict must hold `model_type`. Default: the paper's DETR-R50 (6 + 6
             layers, 8 heads, 300 queries, auxiliary losses).
         class_agnostic (`bool`, defaults to `True`):
             The detector learns one class, "object". `False` is the paper's variant: the detector classifies the
             training names, which must then be `detector_config.id2label`.
         nms_iou (`float`, *optional*): at inference, greedy non-maximum suppression of boxes, whatever their names: a
             query whose box overlaps that of a more certain one, which was kept, by more than this IoU scores 0. None,
-            the default: as the detector finds them, since a DETR that was trained to the end leaves no duplicates; a
+            the default: as the detector finds them, since a DETR that was trained to the end leaves no duplicates. A
             small one trained for an hour does (docs/scenes.md has the measurement).
         embedding_dim (`int`, defaults to 512): d, the width of CLIP's projection space.
         num_coarse_prototypes (`int`, defaults to 1203): M1 (paper 1.5).
         num_fine_prototypes (`int`, defaults to 4800): M2 (paper 1.6). M = M1 + M2 prototypes must be at least 1.
         centred (`bool`, defaults to `True`): texts and images are compared after the means that the pool's space
-            names were taken off; `False` is the paper's way.
-        assignment_temperature (`float`, *optional*): alpha of paper 2.3; the paper gives none. None, the default of
-            this and of the following: what the pool's space says, which was chosen from data (`embedding_space.py`);
+            names were taken off. `False` is the paper's way.
+        assignment_temperature (`float`, *optional*): alpha of paper 2.3. The paper gives none. None, the default of
+            this and of the following: what the pool's space says, which was chosen from data (`embedding_space.py`).
             0.07, the paper's tau, where it says nothing.
         teacher_temperature (`float`, *optional*): tau of paper 2.5.
         teacher_name_temperature (`float`, *optional*): tau of paper 2.8, of the teacher's softmax over the names.
         name_temperature (`float`, *optional*): temperature of the predictor's softmax (paper 2.7), not given there.
-        residual_weight (`float`, *optional*, defaults to 0.5): beta of r_n = unit(lookup) + beta unit(MLP(q^)); None
+        residual_weight (`float`, *optional*, defaults to 0.5): beta of r_n = unit(lookup) + beta unit(MLP(q^)). None
             is paper 2.4, lookup + MLP(q^), where the MLP by-passes the lookup (docs/model.md has the measurement).
         pool_use (`str`, defaults to `"lookup+background"`): what the pool is for. "lookup+background": the enhanced
-            query looks its meaning up in it (paper 2.4), and the predictor's softmax uses it as background;
-            "background": r_n = MLP(q^); "none": neither. The last two are ablations, without L_distill.
+            query looks its meaning up in it (paper 2.4), and the predictor's softmax uses it as background.
+            "background": r_n = MLP(q^). "none": neither. The last two are ablations, without L_distill.
         pool_update (`str`, defaults to `"frozen"`): "frozen", "stable" or "literal" (paper 3.5 to the letter).
         pool_momentum (`float`, defaults to 0.99): gamma of paper 3.5 (the paper's value), in [0, 1].
         pool_temperature (`float`, defaults to 0.01): temperature of the soft assignment of "stable" (tau collapses
-            a CLIP-like pool); "literal" uses `teacher_temperature`, as the paper does.
+            a CLIP-like pool). "literal" uses `teacher_temperature`, as the paper does.
         distill_weight (`float`, defaults to 1.0): lambda_KL of paper 3.1, not given there.
         distill_at (`str`, *optional*): what L_distill teaches to resemble the region: "query" (q^, paper 2.6),
             "embedding" (what is compared with names) or "both", the sum of the two. None, the default: both where the
             training names are fewer than the directions that the pool's prototypes spread over, so that names alone
-            leave embeddings free in most of them; else the query (docs/model.md has the measurement).
+            leave embeddings free in most of them, else the query (docs/model.md has the measurement).
         align_weight (`float`, defaults to 1.0): final lambda_align of paper 3.1, used by the model's own `loss`.
-        annotation_weight (`float`, defaults to 1.0): share of the one-hot name in the target of an annotated query;
-            the rest is CLIP's distribution. In [0, 1].
+        annotation_weight (`float`, defaults to 1.0): share of the one-hot name in the target of an annotated query.
+            The rest is CLIP's distribution. In [0, 1].
         region_iou_threshold (`float`, defaults to 0.5): IoU from which a query is supervised by a region.
         ignore_weight (`float`, defaults to 0.0): weight of the detector's class loss for unmatched queries that lie
             on `ignore_boxes` of the labels, by `region_iou_threshold`: 0 to learn nothing there, 1 for background. In
             [0, 1].
         background_threshold (`float`, *optional*): a prototype whose (centred) cosine to every name is below it stands
-            for none of the names and is background; -1 for none. None: the space's, else 0.9.
+            for none of the names and is background. -1: none. None: the space's, else 0.9.
         background_level (`float`, *optional*): cosine that the image of something must have to a name to be rather
-            that than nothing, also where no caption of the pool describes it; -1: no such entry. None: the space's.
+            that than nothing, also where no caption of the pool describes it. -1: no such entry. None: the space's.
         background_margin (`float`, *optional*): by how much a prototype of the background must resemble an image more
             than a name does to be as likely. None: the space's, else 0.
         gradient_isolation (`bool`, defaults to `True`): paper 2.1. `False` is for ablations.
@@ -104,11 +104,11 @@ class DeCoDetrConfig(PreTrainedConfig):
         region_grid (`int`, defaults to 4): a box is sampled at region_grid x region_grid points of each map.
         region_pixels (`int`, defaults to 0): with P > 0 a P x P thumbnail of the box is sampled from the image too,
             for detectors whose maps leave out what names are about (docs/model.md has the measurement).
-        semantic_hidden_dim (`int`, *optional*): hidden width of the semantic stream's MLPs; default `embedding_dim`.
+        semantic_hidden_dim (`int`, *optional*): hidden width of the semantic stream's MLPs. Default `embedding_dim`.
         score_scale (`float`, defaults to 1.0), score_bias (`float`, defaults to 0.0): calibration of the scores: the
             logit z of objectness times name probability becomes score_scale * z + score_bias in `logits`, so that a
             score says how often such a detection is right. score_scale is positive, so the ranking stays.
-        score_threshold (`float`, *optional*): detections above this score are shown where nobody says another; None:
+        score_threshold (`float`, *optional*): detections above this score are shown where nobody says another. None:
             0.3. In [0, 1]. Chosen with the calibration (docs/inference.md).
         name_thresholds (`dict[str, float]`, *optional*): the same for some names, by their text.
         calibration_info (`dict`, *optional*): what the four fields above were fitted on, and what they reached there.
@@ -118,14 +118,14 @@ class DeCoDetrConfig(PreTrainedConfig):
         training_info (`dict`, *optional*): what training was allowed to know, including what the pretrained detector
             had seen (paper 5).
         preprocessing (`dict`, *optional*): keyword arguments of [`DeCoDetrImageProcessor`] that repeat what the
-            pretrained detector was trained with; `from_detector` fills it.
+            pretrained detector was trained with. `from_detector` fills it.
         table_digests (`dict`, *optional*): SHA-256 of the pool and of the vocabulary with the texts that their rows
             stand for, written by `save_pretrained` and checked at loading.
 
-    `id2label` names the rows of the vocabulary, 0 to K - 1; `label2id` follows from it.
+    `id2label` names the rows of the vocabulary, 0 to K - 1. `label2id` follows from it.
 
     Raises:
-        ValueError: for an unknown field or a value outside its range; the message says what it must be. A stored
+        ValueError: for an unknown field or a value outside its range. The message says what it must be. A stored
             config with unknown fields, as another version may have written it, is loaded with a warning.
     """
 
@@ -200,7 +200,7 @@ class DeCoDetrConfig(PreTrainedConfig):
         self._check_ranges()
 
     def _check_names(self):
-        """Every index from 0 to K - 1 must have a name; the library takes gaps, and any `label2id`."""
+        """Every index from 0 to K - 1 must have a name. The library takes gaps, and any `label2id`."""
         if self.num_labels < 1:
             raise ValueError("id2label must name at least one class, got none.")
         if missing := [i for i in range(self.num_labels) if i not in self.id2label]:
@@ -292,10 +292,10 @@ class DeCoDetrConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:
-        """As the library's; fields among `kwargs` are checked together with the stored ones.
+        """As the library's. Fields among `kwargs` are checked together with the stored ones.
 
         Raises:
-            ValueError: a field of a wrong type or outside its range; the message says which folder has it.
+            ValueError: a field of a wrong type or outside its range. The message says which folder has it.
         """
         folder = kwargs.get("name_or_path") or config_dict.get("name_or_path")
         # AutoConfig has read the file by itself: again, as a save was interrupted.
@@ -332,7 +332,7 @@ class DeCoDetrConfig(PreTrainedConfig):
 
     @property
     def common_threshold(self) -> float:
-        """The score from which names are shown that have no threshold of their own."""
+        """The score from which names are shown that have no separate threshold."""
         return DEFAULT_THRESHOLD if self.score_threshold is None else self.score_threshold
 
     def calibrated(self, logits: Any) -> Any:

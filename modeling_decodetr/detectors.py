@@ -53,7 +53,7 @@ class DetectorFamily:
             queries or query groups are added, the "last" or the "first" N.
         no_object: the class head has an extra no-object column (softmax), else it is sigmoid.
         size_divisor: function of the detector config: H and W must be multiples of it.
-        uses_pixel_mask: padding is honoured; otherwise images must have one fixed size.
+        uses_pixel_mask: padding is honoured. Otherwise images must have one fixed size.
         loss: how the library normalises the loss over processes, a key of `loss_normalisation`.
     """
 
@@ -118,7 +118,7 @@ def feature_channels(detector: nn.Module) -> list[int]:
 
 
 class _Seen(threading.local):
-    """Where the feature maps of a call in this thread are put; None outside of a call."""
+    """Where the feature maps of a call in this thread are put. None outside of a call."""
 
     outputs: list[Any] | None = None
 
@@ -163,7 +163,7 @@ def _feature_maps(seen) -> list[torch.Tensor]:
 
 def inner_outputs(output: ModelOutput, asked: bool | list[int] | tuple[int, ...] | None) -> dict:
     """`hidden_states`, `attentions` and `cross_attentions` of [`DeCoDetrObjectDetectionOutput`], out of a detector's
-    output; None where nobody asked for them. `asked`: the forward's `output_hidden_states`, a bool or a list."""
+    output. None where nobody asked for them. `asked`: the forward's `output_hidden_states`, a bool or a list."""
     states = getattr(output, "decoder_hidden_states", None)
     if states is not None and isinstance(asked, list | tuple):
         kept = {place % len(states) for place in asked}
@@ -189,7 +189,7 @@ def num_queries(config: PreTrainedConfig) -> int:
 
 
 def real_queries(tensor: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
-    """The N inference queries of a (B, N + extra, ...) decoder tensor; denoising queries and extra groups are cut
+    """The N inference queries of a (B, N + extra, ...) decoder tensor. Denoising queries and extra groups are cut
     off."""
     n = num_queries(config)
     which = detector_family(config).real_queries
@@ -218,7 +218,7 @@ def suppress_duplicates(objectness_logits: torch.Tensor, boxes: torch.Tensor, io
     once, again and again, ends with the greedy answer: after as many rounds as the longest chain of overlaps is long.
 
     Args:
-        objectness_logits (B, N); boxes (B, N, 4), (cx, cy, w, h).
+        objectness_logits (B, N) and boxes (B, N, 4), (cx, cy, w, h).
     """
     boxes = boxes.detach().float()
     low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2

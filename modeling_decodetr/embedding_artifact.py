@@ -23,7 +23,7 @@ from .precision import Float32Buffers
 
 
 class EmbeddingArtifact(Float32Buffers):
-    """Base of [`PrototypePool`] and [`Vocabulary`]; subclasses set `stem`, `info`, `_metadata`, `_card_lines`
+    """Base of [`PrototypePool`] and [`Vocabulary`]. Subclasses set `stem`, `info`, `_metadata`, `_card_lines`
     and `_from_parts`."""
 
     stem = ""
@@ -34,7 +34,7 @@ class EmbeddingArtifact(Float32Buffers):
         raise TypeError(f"{type(self).__name__} must define texts().")
 
     def digest(self) -> str | None:
-        """SHA-256 of the rows and what they stand for; None where the tensors are not there (meta device)."""
+        """SHA-256 of the rows and what they stand for. None where the tensors are not there (meta device)."""
         return table_digest(self.texts(), dict(self.named_buffers(recurse=False)))
 
     def _metadata(self) -> dict:
@@ -51,7 +51,7 @@ class EmbeddingArtifact(Float32Buffers):
         """Write `<stem>.safetensors` and `<stem>.json` into a folder: both of them, or after any failure none.
 
         Args:
-            save_directory (`str` or `Path`): folder; made if missing.
+            save_directory (`str` or `Path`): folder, made if missing.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
@@ -77,7 +77,7 @@ class EmbeddingArtifact(Float32Buffers):
 
         Raises:
             FileNotFoundError: a local folder lacks one of the two files.
-            ValueError: foreign, damaged or inconsistent content; the message names the file and what to do.
+            ValueError: foreign, damaged or inconsistent content. The message names the file and what to do.
         """
         folder = Path(name_or_path)
         files = [f"{cls.stem}.safetensors", f"{cls.stem}.json"]
@@ -165,7 +165,7 @@ def table_digest(texts: list[str] | None, tensors: dict[str, torch.Tensor]) -> s
     """SHA-256 that ties what the rows of a table stand for to its tensors.
 
     Args:
-        texts (`list[str]` or None). tensors (`dict[str, torch.Tensor]`): of [`EmbeddingArtifact`]; floats are taken as
+        texts (`list[str]` or None). tensors (`dict[str, torch.Tensor]`): of [`EmbeddingArtifact`]. Floats are taken as
             float32, as they are stored.
 
     Returns:
@@ -198,9 +198,9 @@ def check_embeddings(tensor: torch.Tensor, what: str) -> torch.Tensor:
 
 
 def unit_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """Rows (..., d) of length 1, whatever length they have in float32; zero rows stay zero.
+    """Rows (..., d) of length 1, whatever length they have in float32. Zero rows stay zero.
 
-    The square of a value above 1e19 is infinite in float32, that of one below 1e-23 is zero; such rows are scaled
+    The square of a value above 1e19 is infinite in float32, that of one below 1e-23 is zero. Such rows are scaled
     first, the others are normalised as `F.normalize` does, to the bit.
     """
     largest = tensor.abs().amax(-1, keepdim=True)

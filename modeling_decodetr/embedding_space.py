@@ -38,7 +38,7 @@ class Scales(NamedTuple):
         name_temperature: of the predictor's softmax (paper 2.7). teacher_name_temperature: of the teacher's (paper
             2.8).
         background_threshold: a prototype whose cosine to every name is below it stands for none of them.
-        background_level: cosine of an image to a name from which it rather has that name than none; -1: no such level.
+        background_level: cosine of an image to a name from which it rather has that name than none. -1: no such level.
         background_margin: by how much a prototype of the background must resemble an image more than a name does.
         image_cosine: of an image to the right text, where 1 is a text to itself. Level and margin of what is compared
             with names in training, a text in all but name, are those of images divided by it.
@@ -161,10 +161,10 @@ def look_up(queries: torch.Tensor, tables: Tables) -> tuple[torch.Tensor, torch.
 
 
 def as_images(embeddings: torch.Tensor, tables: Tables) -> torch.Tensor:
-    """Embeddings of images of which a teacher would say what a model says of its own embeddings.
+    """Image embeddings that a teacher would score as the model scores `embeddings`.
 
-    Off all texts, in the direction in which these differ least, they have what an image has beside its text, so that
-    their cosines to texts are `image_cosine` times those of `embeddings`.
+    They get an additional component, along the direction in which texts differ least. It stands for what an image has
+    besides its text, and makes their cosines to texts `image_cosine` times those of `embeddings`.
 
     Args:
         embeddings (n, d): what is compared with names, any length.
@@ -196,10 +196,10 @@ def background_mass(
 
     Args:
         similarity (..., M): cosines to the prototypes, float32. background (M,): bool, those that count.
-        temperature: a number, or a tensor (..., 1). level, margin: likewise; a level of -1 is none.
+        temperature: a number, or a tensor (..., 1). level, margin: likewise. A level of -1 is none.
 
     Returns:
-        float32 (...,); -inf where there is neither.
+        float32 (...,), or -inf where there is neither.
     """
     level = torch.as_tensor(level, dtype=similarity.dtype, device=similarity.device)
     entry = torch.where(level > -1, level, -torch.inf).expand(*similarity.shape[:-1], 1)

@@ -1,8 +1,8 @@
 """Several files of a folder change together, or not at all, whatever happens in between.
 
-The new files are written into a hidden folder beside the old ones. When all of them are on the disk, that folder is
+The new files are written into a hidden folder next to the old ones. When all of them are on the disk, that folder is
 renamed: this is the commit. Then the files move to their places. A process that dies before the commit has changed
-nothing; after it, whoever reads or writes the folder next finishes the move. Standard library and safetensors alone,
+nothing. After it, whoever reads or writes the folder next finishes the move. Standard library and safetensors alone,
 because this file travels to the Hub with the model.
 """
 
@@ -32,7 +32,7 @@ _LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what was written
 
 @contextmanager
 def committed(folder: str | Path, remove: Iterable[str] | Callable[[set[str]], Iterable[str]] = ()) -> Iterator[Path]:
-    """Yield an empty folder; the files that stand in it at the end become files of `folder`, all of them or none.
+    """Yield an empty folder. The files that stand in it at the end become files of `folder`, all of them or none.
 
     Args:
         folder (`str` or `Path`): made if missing. Files of other names in it stay. What is written into the folder of
@@ -41,13 +41,13 @@ def committed(folder: str | Path, remove: Iterable[str] | Callable[[set[str]], I
             that go in the same commit, unless they are written again.
 
     Raises:
-        OSError: the disk is full, the folder cannot be written, or one of the names is a folder or a device there; the
+        OSError: the disk is full, the folder cannot be written, or one of the names is a folder or a device there. The
             old files are all there.
     """
     folder = Path(folder).absolute()  # whoever writes may change the working directory
     folder.mkdir(parents=True, exist_ok=True)
     if any(part.startswith(STAGING) for part in folder.parts):
-        yield folder  # inside another commit, which these files join; waiting for its lock would be for ever
+        yield folder  # inside another commit, which these files join. Waiting for its lock would be for ever
         return
     with ExitStack() as kept, _named_when_full(folder):
         with _locked(folder):
@@ -81,7 +81,7 @@ def reading(folder: str | Path) -> Iterator[None]:
     A folder that does not exist, or on which no lock can be had, is read as it is.
 
     Raises:
-        OSError: a commit is unfinished and this process may not write; the message says what to do.
+        OSError: a commit is unfinished and this process may not write. The message says what to do.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -108,7 +108,7 @@ def _commit(folder, staging, remove):
     remove = sorted(set(remove(set(files)) if callable(remove) else remove) - set(files))
     manifest = staging / _MANIFEST
     manifest.write_text(json.dumps({"files": files, "remove": remove}), encoding="utf-8")
-    mode = manifest.stat().st_mode & 0o777  # that of a file which open() makes; some writers make theirs private
+    mode = manifest.stat().st_mode & 0o777  # that of a file which open() makes. Some writers make theirs private
     for name in (*files, _MANIFEST):
         os.chmod(staging / name, mode)
         _to_disk(staging / name)
@@ -130,7 +130,7 @@ def _check_place(folder, name):
 
 
 def _finish(folder):
-    """Move the files of a commit to their places; may be repeated after a kill at any moment."""
+    """Move the files of a commit to their places. May be repeated after a kill at any moment."""
     ready = folder / COMMITTED
     if not ready.is_dir():
         return
@@ -172,7 +172,7 @@ def _sweep(folder):
 
 @contextmanager
 def _locked(folder, shared=False):
-    """Wait for the lock of a folder, which needs no file of its own."""
+    """Wait for the lock of a folder, which needs no extra file."""
     descriptor = None
     if _HAS_LOCKS:
         try:

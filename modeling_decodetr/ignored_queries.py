@@ -25,7 +25,7 @@ def weighted_background(labels: list[dict] | None, weight: float, iou_threshold:
     divided by the sum of its class weights, in which these queries still count.
 
     Args:
-        labels (`list[dict]`): what the detector is given; `ignore_boxes` (P, 4), (cx, cy, w, h) in 0..1, *optional*.
+        labels (`list[dict]`): what the detector is given. `ignore_boxes` (P, 4), (cx, cy, w, h) in 0..1, *optional*.
         weight (`float`): 0, no lesson, to 1, the full one.
         iou_threshold (`float`): IoU from which a query lies on a box.
     """
@@ -36,7 +36,7 @@ def weighted_background(labels: list[dict] | None, weight: float, iou_threshold:
     thread = threading.get_ident()
 
     def watch(module, args, matches):
-        # The hook sees the modules of all models and threads; the calls of other threads are not its business.
+        # The hook sees the modules of all models and threads. The calls of other threads are not its business.
         if threading.get_ident() == thread and type(module).__name__.endswith("Matcher"):
             outputs, targets = args[:2]
             if outputs["logits"].requires_grad:

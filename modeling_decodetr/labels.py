@@ -1,4 +1,4 @@
-"""Checks of what training is given: every index is in its table, every list as long as the one beside it.
+"""Checks of what training is given: every index is in its table, lists that belong together are equally long.
 
 Without them a negative index takes a row from the end, and a missing embedding that of another region.
 """

@@ -1,7 +1,7 @@
 """The losses of the semantic stream and what they supervise, as pure functions of tensors.
 
-Formulas: paper 2.5, 2.6 and 2.8 (docs/paper.md); who is supervised by what: docs/architecture.md. The paper writes
-sums over queries and does not say which; ours run over the queries that lie on an annotated box or a region, and are
+Formulas: paper 2.5, 2.6 and 2.8 (docs/paper.md). Who is supervised by what: docs/architecture.md. The paper writes
+sums over queries and does not say which. Ours run over the queries that lie on an annotated box or a region, and are
 divided by their number over all processes, so that the value depends neither on N nor on how a batch is split.
 
 Deviation: teacher and student distributions run over the names *and* the background prototypes, the same set over
@@ -50,11 +50,11 @@ def supervise_queries(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What supervises each query of one image.
 
-    A query matched to an annotated box gets that box; any other gets the box it overlaps most, an annotated one or a
-    region, if the IoU reaches the threshold; else nothing.
+    A query matched to an annotated box gets that box. Any other gets the box it overlaps most, an annotated one or a
+    region, if the IoU reaches the threshold, else nothing.
 
     Args:
-        pred_boxes (N, 4) in (cx, cy, w, h), 0..1; objectness_logits (N,).
+        pred_boxes (N, 4) in (cx, cy, w, h), 0..1. objectness_logits (N,).
         label (`dict`): `boxes` (n, 4), and optionally `region_boxes` (R, 4).
 
     Returns:
@@ -86,13 +86,14 @@ def supervise_queries(
 
 @dataclass
 class SupervisedQueries:
-    """The n queries of B images that something supervises, and what does; cached features keep it as it is.
+    """The n queries of B images that something supervises, and what does. Cached features keep it as it is.
 
     Args:
-        name_index (n,) int64: name of the annotated box, as index into the vocabulary; -1 where no box is annotated.
-        region_embeds (n, d): CLIP's embedding of the region; zero rows where there is none.
+        name_index (n,) int64: name of the annotated box, as index into the vocabulary, or -1 where no box is
+            annotated.
+        region_embeds (n, d): CLIP's embedding of the region. Zero rows where there is none.
         image (n,) int64: of which image, in ascending order.
-        absent (B, K) bool, *optional*: names that no region without a box is in each image.
+        absent (B, K) bool, *optional*: names known to be absent from the unannotated regions of each image.
         row (n,) int64, *optional*: into the B * N queries, of images that were just looked at.
     """
 
@@ -116,7 +117,7 @@ class SupervisedQueries:
 
     @classmethod
     def of_features(cls, features: dict) -> Self:
-        """Return what `features` has given; without `image` all are of one."""
+        """Return what `features` has given. Without `image` all are of one."""
         names = features["name_index"]
         image = features.get("image", torch.zeros_like(names))
         return cls(names, features["region_embeds"], image, features.get("absent"))
@@ -145,7 +146,7 @@ def supervise_batch(
     """Supervised queries of a batch as flat rows.
 
     Args:
-        pred_boxes (B, N, 4), objectness_logits (B, N), labels: list of B dicts; see [`supervise_queries`]. Beside the
+        pred_boxes (B, N, 4), objectness_logits (B, N), labels: list of B dicts. See [`supervise_queries`]. Besides the
             boxes a label has `class_labels` (n,) and may have `region_embeds` (R, d) and `absent_labels` (L,).
         num_names: K, of the vocabulary.
 
@@ -177,8 +178,8 @@ def supervise_batch(
 
 
 def absent_names(labels: list[dict], num_names: int, device: torch.device) -> torch.Tensor | None:
-    """(B, num_names) bool, what no region without a box is in each image: its `absent_labels` (L,) int64. None where
-    no label has any (paper 5, WS-OVD)."""
+    """(B, num_names) bool, names known to be absent from the unannotated regions of each image: its `absent_labels`
+    (L,) int64. None where no label has any (paper 5, WS-OVD)."""
     if not any("absent_labels" in label for label in labels):
         return None
     absent = torch.zeros(len(labels), num_names, dtype=torch.bool, device=device)
@@ -200,15 +201,15 @@ def teacher_targets(
 
     Args:
         annotated_names (n,) int64: name of the annotated box of each query, -1 where it has only a region.
-        region_embeds (n, d): z, CLIP's image embedding of the query's region; zero rows where there is none, for
+        region_embeds (n, d): z, CLIP's image embedding of the query's region. Zero rows where there is none, for
             which the embedding of the annotated name stands in, compared at the temperatures of texts.
         tables ([`Tables`]): of the model, with the training names.
         annotation_weight: share of the one-hot name where a box is annotated and has a region.
-        absent (n, K) bool, *optional*: names that no region of the query's image is; CLIP's distribution of a query
+        absent (n, K) bool, *optional*: names that no region of the query's image is. CLIP's distribution of a query
             without an annotated box leaves them out.
 
     Returns:
-        (prototype_targets (n, M), name_targets (n, K + 1)), rows summing to 1, float32; the last column of the second
+        (prototype_targets (n, M), name_targets (n, K + 1)), rows summing to 1, float32. The last column of the second
         is the whole background.
     """
     with torch.autocast(region_embeds.device.type, enabled=False):  # the targets of a bf16 run are exact all the same

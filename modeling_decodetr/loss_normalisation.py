@@ -6,7 +6,7 @@ transformers 5 do that in three ways (checked in their sources and by a two-proc
 per process); "per_process", which divides by the local count. `normalised_detector_loss` puts the last two right from
 what a process can see, without touching the library. Denoising terms of the RT-DETR family are scaled like the
 others, although the library groups them by the fullest image of each process, so with denoising two splits of a batch
-still differ a little; so do the union matches of DEIMv2.
+still differ a little. So do the union matches of DEIMv2.
 """
 
 import torch
@@ -44,7 +44,7 @@ def normalised_detector_loss(
         config: the detector's config.
 
     Returns:
-        (loss, loss_dict); the average over processes of the gradients of `loss` is the gradient of the global loss.
+        (loss, loss_dict). The average over processes of the gradients of `loss` is the gradient of the global loss.
     """
     loss, terms = outputs.loss, dict(outputs.loss_dict)
     kind = detector_family(config).loss
@@ -63,7 +63,7 @@ def normalised_detector_loss(
         if any("loss_ddf" in name for name in terms):
             terms.update(_global_ddf(outputs, labels, config, terms))
         return sum(terms.values()), terms
-    # averaged_twice happens where Accelerate's state exists; without it (plain torch DDP) the count is the local one.
+    # averaged_twice happens where Accelerate's state exists. Without it (plain torch DDP) the count is the local one.
     divisor = (right / world_size()).clamp(min=1) if PartialState._shared_state else max(boxes, 1)
     factor = divisor / right
     class_factor = _class_weight_factor(labels, config, device) if detector_family(config).no_object else factor
@@ -75,7 +75,7 @@ def normalised_detector_loss(
 
 
 def _class_weight_factor(labels, config, device):
-    """DETR's cross-entropy is divided by the sum of the class weights of its own process; this makes it the global
+    """DETR's cross-entropy is divided by the sum of the class weights in each process. This makes it the global
     mean."""
     n = num_queries(config)
     matched = sum(min(n, len(label["class_labels"])) for label in labels)
@@ -89,7 +89,7 @@ def _global_ddf(outputs, labels, config, terms):
     """D-FINE's DDF term mixes two means by the roots of their counts, so it has no common factor: compute it again.
 
     The library's own `loss_local` on the matched queries alone is the mean over them, and with no match the mean over
-    all, so the two parts are found without repeating its formula; then they are mixed by the global counts.
+    all, so the two parts are found without repeating its formula. Then they are mixed by the global counts.
     """
     criterion = DFineLoss(config).to(outputs.loss.device)
     corrected = {}

@@ -1,6 +1,6 @@
 """What a folder of a saved DeCo-DETR must hold, and which fields of its config may differ from the stored ones.
 
-The library fills what is missing or of another shape with random values and a warning; random name embeddings or
+The library fills what is missing or of another shape with random values and a warning. Random name embeddings or
 prototypes are wrong answers.
 """
 

@@ -1,8 +1,8 @@
 """DeCo-DETR: a detector of transformers as localization stream, and a semantic stream that reads its detached queries.
 
-Implements paper 2 and 3.1 (docs/paper.md); docs/architecture.md has the contracts. The order below is that in which an
-image meets it: the detector finds boxes and queries; both, cut off from the gradient, enter the semantic stream, which
-looks their meaning up in the prototype pool and scores it against the stored names; objectness and name probability
+Implements paper 2 and 3.1 (docs/paper.md). docs/architecture.md has the contracts. The order below is that in which an
+image meets it: the detector finds boxes and queries. Both, cut off from the gradient, enter the semantic stream, which
+looks their meaning up in the prototype pool and scores it against the stored names. Objectness and name probability
 are fused into `logits`.
 """
 
@@ -45,7 +45,7 @@ from .prototype_pool import PrototypePool
 from .semantic_stream import SemanticStream, boxes_on_canvas, derive, fuse_scores
 from .vocabulary import Vocabulary, check_space
 
-# Held for the moment in which tables are swapped or taken; here, because a lock on a model could not be copied.
+# Held for the moment in which tables are swapped or taken. Here, because a lock on a model could not be copied.
 _SWAPPING = threading.RLock()
 
 
@@ -91,7 +91,7 @@ class DeCoDetrPreTrainedModel(PreTrainedModel):
             for name, value in derive(self.prototype_pool, self.vocabulary, self.config.centred).items():
                 init.copy_(getattr(module, name), value)
             if self.config.pool_use == "lookup+background" and self.config.residual_weight is not None:
-                # A lookup is in the space of names already; an identity keeps it there in all directions that the
+                # A lookup is in the space of names already. An identity keeps it there in all directions that the
                 # names of training say nothing about.
                 init.eye_(module.predictor.weight)
 
@@ -99,7 +99,7 @@ class DeCoDetrPreTrainedModel(PreTrainedModel):
 class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
     """
     Open-vocabulary detector. `detector` is the localization stream, `semantic_stream` the other one, `prototype_pool`
-    and `vocabulary` the tables that both training and inference read; no text encoder is part of it.
+    and `vocabulary` the tables that both training and inference read. No text encoder is part of it.
 
     A model made from a config alone has a random pool and random name embeddings, always the same ones.
     """
@@ -141,20 +141,20 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape (B, 3, H, W)): normalised by the model's image processor. H and
                 W are multiples of what the detector's family needs (`detectors.py`).
             pixel_mask (`torch.LongTensor` of shape (B, H, W), *optional*): 1 for pixels, 0 for padding on the right
-                and at the bottom; only for families that honour it.
+                and at the bottom. Only for families that honour it.
             labels (`list[dict]` of length B, *optional*): `class_labels` (n,) int64, indices into the vocabulary;
                 `boxes` (n, 4) float (cx, cy, w, h) in 0..1; with a teacher also `region_boxes` (R, 4) likewise and
                 `region_embeds` (R, d), CLIP image embeddings; `pseudo_boxes` (P, 4) are objects without a name and
                 `ignore_boxes` (P, 4) maybe objects, for the localization stream alone; `absent_labels` (L,) int64,
-                names that no region without a box is. Other keys are ignored.
+                names known to be absent from unannotated regions. Other keys are ignored.
             semantic_features (`dict`, *optional*): detached features from [`extract_semantic_features`] instead of
                 pixels: only `loss`, `loss_distill` and `loss_align` are computed.
             output_prototype_weights (`bool`): return w (B, N, M).
             localization_only (`bool`): leave the semantic stream out: only `pred_boxes`, `objectness_logits` and the
                 detector's losses, with `loss` = loss_det.
             losses_only (`bool`): with `labels`: run the semantic stream over the supervised queries alone, which is
-                all that its losses need; names, embeddings and prototype weights are None.
-            tables ([`Tables`], *optional*): of [`tables`], for who must know what is scored; default: taken now.
+                all that its losses need. Names, embeddings and prototype weights are None.
+            tables ([`Tables`], *optional*): of [`tables`], for who must know what is scored. Default: taken now.
 
         Returns:
             [`DeCoDetrObjectDetectionOutput`].
@@ -334,7 +334,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
     # Tables
 
     def set_vocabulary(self, vocabulary: Vocabulary | list[str]) -> None:
-        """Swap the names in place; kept by `save_pretrained`. A call in another thread has the old names or the new
+        """Swap the names in place. Kept by `save_pretrained`. A call in another thread has the old names or the new
         ones (docs/model.md, "Threads").
 
         Args:
@@ -342,7 +342,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
         Raises:
             ValueError: the embeddings have another width than the model's embedding space, or come from another
-                encoder than the pool; a list has names without a stored embedding.
+                encoder than the pool. A list has names without a stored embedding.
         """
         if isinstance(vocabulary, str | list | tuple):
             vocabulary = self.vocabulary.select(vocabulary)
@@ -350,12 +350,12 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         self._swap(self.prototype_pool, vocabulary)
 
     def set_pool(self, pool: PrototypePool, vocabulary: Vocabulary | None = None) -> None:
-        """Swap the prototype pool in place, and the names with it when both come from a new encoder; kept by
+        """Swap the prototype pool in place, and the names with it when both come from a new encoder. Kept by
         `save_pretrained`. The semantic stream should then be trained again.
 
         Raises:
             ValueError: the prototypes have another width than the model's embedding space, or pool and vocabulary
-                come from different encoders; the model is then as it was.
+                come from different encoders. The model is then as it was.
         """
         vocabulary = vocabulary or self.vocabulary
         check_space("pool", pool, self.config.embedding_dim, vocabulary.info)
@@ -387,7 +387,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
 
     @torch.no_grad()
     def update_prototypes(self, sums: torch.Tensor, mass: torch.Tensor) -> None:
-        """Momentum step of the pool (paper 3.5) by the config's mode; "frozen" does nothing. See
+        """Momentum step of the pool (paper 3.5) by the config's mode. "frozen" does nothing. See
         [`PrototypePool.update`]."""
         if self.config.pool_update == "frozen":
             return
@@ -406,7 +406,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
     def save_pretrained(
         self, save_directory: str | Path, is_main_process: bool = True, state_dict: dict | None = None, **kwargs: Any
     ) -> None:
-        """As the library's, but the folder has the old model or the new one, whole, whatever happens; the config ties
+        """As the library's, but the folder has the old model or the new one, whole, whatever happens. The config ties
         names and captions to the tables by a digest.
 
         Args: as of `PreTrainedModel.save_pretrained`.
@@ -433,7 +433,7 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         fit it: no weight is left random.
 
         Raises:
-            ValueError: names and embeddings, or captions and prototypes, do not belong together; tensors are missing,
+            ValueError: names and embeddings, or captions and prototypes, do not belong together. Tensors are missing,
                 damaged or have other shapes than the config says. The message names folder, tensor and remedy.
             OSError: from the library, where there is no such model.
         """
@@ -457,13 +457,13 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         cls, name_or_path: str | Path, *, pool: PrototypePool | None = None, vocabulary: Vocabulary | None = None,
         revision: str | None = None, token: str | bool | None = None, **config_fields: Any,
     ) -> Self:  # fmt: skip
-        """Start from any saved detector of a supported family; its class head is replaced by one for "object".
+        """Start from any saved detector of a supported family. Its class head is replaced by one for "object".
 
         Args:
             name_or_path (`str`): folder or Hub name of a detector (`AutoModelForObjectDetection`).
-            pool ([`PrototypePool`]), vocabulary ([`Vocabulary`]): *optional*; random ones otherwise.
+            pool ([`PrototypePool`]), vocabulary ([`Vocabulary`]): *optional*. Random ones otherwise.
             revision, token: for the Hub.
-            config_fields: fields of [`DeCoDetrConfig`]; with `class_agnostic=False` the detector's classes are kept.
+            config_fields: fields of [`DeCoDetrConfig`]. With `class_agnostic=False` the detector's classes are kept.
 
         Returns:
             The model. `DeCoDetrImageProcessor(**model.config.preprocessing)` repeats the detector's preprocessing.

@@ -2,7 +2,7 @@
 
 In bfloat16 a coordinate near 1 is a multiple of 1/256: on an image of 1,000 pixels boxes are off by up to two, and the
 matcher and the box losses see steps instead of slopes. The heads that give boxes, their reference points and logits
-are small, so they leave autocast; so does the loss with its matcher. Without autocast nothing changes.
+are small, so they leave autocast. So does the loss with its matcher. Without autocast nothing changes.
 
 On the CPU, torch's `grid_sample` reads wrong values, and memory that is not its own, from half-precision maps that are
 not contiguous, as deformable attention has them. A model in half precision samples in float32 there.
@@ -30,7 +30,7 @@ _HEADS = {
     "pre_bbox_head",
     "integral",  # D-FINE, DEIMv2: from distributions to distances
     "reference_points",  # Deformable DETR
-    "ref_point_head",  # Conditional DETR: centres; in other families it embeds positions, and is as small
+    "ref_point_head",  # Conditional DETR: centres. In other families it embeds positions, and is as small
     "class_labels_classifier",
     "class_embed",
     "enc_score_head",
@@ -42,7 +42,7 @@ _PROPOSALS = "gen_encoder_output_proposals"
 
 
 def keep_boxes_in_float32(detector: nn.Module) -> nn.Module:
-    """Let the heads and the loss of a detector of transformers leave autocast, in place; returns the detector."""
+    """Let the heads and the loss of a detector of transformers leave autocast, in place. Returns the detector."""
     for name, module in detector.named_modules():
         last = [part for part in name.split(".") if not part.isdigit()][-1:]
         if last and last[0] in _HEADS and not isinstance(module, nn.ModuleList):
@@ -96,7 +96,7 @@ def safe_sampling(pixel_values: torch.Tensor) -> contextlib.AbstractContextManag
 
 
 class SamplingInFloat32(TorchFunctionMode):
-    """Inside, in this thread alone, `grid_sample` computes in float32; its result has the type of the map."""
+    """Inside, in this thread alone, `grid_sample` computes in float32. Its result has the type of the map."""
 
     def __torch_function__(
         self, func: Callable, types: Iterable[type], args: tuple = (), kwargs: dict[str, Any] | None = None

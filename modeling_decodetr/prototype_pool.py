@@ -1,9 +1,9 @@
 """The Dynamic Hierarchical Concept Pool at run time: a table of prototypes (paper 1.7) and its momentum update
-(paper 3.4, 3.5). How a pool is filled is `pool_builder/`; how it is looked up, `semantic_stream.py`.
+(paper 3.4, 3.5). How a pool is filled is `pool_builder/`. How it is looked up, `semantic_stream.py`.
 
 Deviation: the paper's momentum rule taken literally collapses a pool of real CLIP's texts within an epoch
 (docs/model.md), so a pool is frozen by default. "stable" has its own temperature, keeps prototypes at unit length and
-moves each one only as far as mass was assigned to it; "literal" is the paper's rule.
+moves each one only as far as mass was assigned to it. "literal" is the paper's rule.
 """
 
 from typing import Self
@@ -20,7 +20,7 @@ class PrototypePool(EmbeddingArtifact):
     """M = M1 + M2 prototypes in the embedding space of the teacher.
 
     Args:
-        prototypes (`torch.Tensor` of shape (M, d)): A of paper 1.7; unit rows.
+        prototypes (`torch.Tensor` of shape (M, d)): A of paper 1.7. Unit rows.
         level (`torch.Tensor` of shape (M,), *optional*): 0 coarse, 1 fine. Default: all coarse.
         parent (`torch.Tensor` of shape (M,), *optional*): row of the coarse parent of a fine prototype, -1 for a
             coarse one.
@@ -118,7 +118,7 @@ class PrototypePool(EmbeddingArtifact):
 
     @torch.no_grad()
     def mean_cosine(self) -> float:
-        """Mean cosine between two different prototypes in [-1, 1]; near 1 the pool has collapsed. NaN when M = 1."""
+        """Mean cosine between two different prototypes in [-1, 1]. Near 1 the pool has collapsed. NaN when M = 1."""
         unit = F.normalize(self.prototypes, dim=-1)
         m = len(self)
         return ((unit.sum(0).square().sum() - m) / (m * (m - 1))).item() if m > 1 else float("nan")
@@ -127,7 +127,7 @@ class PrototypePool(EmbeddingArtifact):
     def random(
         cls, num_coarse: int, num_fine: int, embedding_dim: int, generator: torch.Generator | None = None
     ) -> Self:
-        """A pool of random unit prototypes, as a model made from a config alone has it; without a generator the same
+        """A pool of random unit prototypes, as a model made from a config alone has it. Without a generator the same
         ones every time."""
         m = num_coarse + num_fine
         level = torch.arange(m) >= num_coarse
@@ -138,7 +138,7 @@ class PrototypePool(EmbeddingArtifact):
 
     @property
     def num_fine(self) -> int:
-        """M2, the number of fine prototypes; the others are coarse."""
+        """M2, the number of fine prototypes. The others are coarse."""
         return int((self.level == 1).sum())
 
     def texts(self) -> list[str] | None:

@@ -2,7 +2,7 @@
 
 Deviations: the stream also reads detached features of the query's region and, with `region_pixels`, a thumbnail of it,
 because queries and maps of a detector that learned boxes alone need not tell what names are about (docs/model.md has
-the measurements); the predictor scores against stored name embeddings and uses the pool as the vocabulary of the
+the measurements). The predictor scores against stored name embeddings and uses the pool as the vocabulary of the
 background. Everything that decides a score is computed in float32.
 """
 
@@ -19,7 +19,7 @@ from .vocabulary import Vocabulary
 
 class RegionPooling(nn.Module):
     """Features of boxes: every map is projected 1 x 1 to a few channels, then sampled bilinearly on a grid in each
-    box; with `pixel_grid`, the image itself is sampled too, and these thumbnails go through three convolutions."""
+    box. With `pixel_grid`, the image itself is sampled too, and these thumbnails go through three convolutions."""
 
     def __init__(self, channels: list[int], out_channels: int, grid: int, pixel_grid: int = 0) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class RegionPooling(nn.Module):
         boxes: torch.Tensor,
         row: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(B, N, out_features) for maps (B, C_l, H_l, W_l), the image (B, 3, H, W) and boxes (B, N, 4); with `row`
+        """(B, N, out_features) for maps (B, C_l, H_l, W_l), the image (B, 3, H, W) and boxes (B, N, 4). With `row`
         (n,), indices into the B * N boxes, those alone: (n, out_features)."""
         pooled = [_sample(project(m), boxes, self.grid) for project, m in zip(self.projections, feature_maps)]
         if self.pixel_grid:
@@ -87,7 +87,7 @@ def _sample(feature_map, boxes, grid):
 
 
 def boxes_on_canvas(boxes: torch.Tensor, pixel_mask: torch.Tensor | None) -> torch.Tensor:
-    """Boxes are relative to the image; with padding the feature maps cover the whole canvas. (B, N, 4) in 0..1."""
+    """Boxes are relative to the image. With padding the feature maps cover the whole canvas. (B, N, 4) in 0..1."""
     if pixel_mask is None:
         return boxes
     share = torch.stack([pixel_mask[:, 0].float().mean(-1), pixel_mask[:, :, 0].float().mean(-1)], -1)  # (B, 2): x, y
@@ -101,7 +101,7 @@ def pad_boxes(boxes: torch.Tensor, row: torch.Tensor) -> tuple[torch.Tensor, tor
         boxes (B, N, 4). row (n,): indices into the B * N boxes, ascending.
 
     Returns:
-        boxes (B, P, 4), those of each image first, then zeros, with P the most that an image has, at least 1; slot
+        boxes (B, P, 4), those of each image first, then zeros, with P the most that an image has, at least 1. Slot
         (n,), where the rows are among the B * P.
     """
     batch, queries = boxes.shape[:2]
@@ -115,7 +115,7 @@ def pad_boxes(boxes: torch.Tensor, row: torch.Tensor) -> tuple[torch.Tensor, tor
 
 
 class SemanticStream(Float32Buffers):
-    """h_theta, prototype lookup, residual MLP and g_phi; trained by the distillation and alignment losses alone.
+    """h_theta, prototype lookup, residual MLP and g_phi. Trained by the distillation and alignment losses alone.
 
     Temperatures and what is background are read from the config, or from the pool's space, in every call, so that a
     change there is obeyed.
@@ -134,7 +134,7 @@ class SemanticStream(Float32Buffers):
         self.input_projection = _mlp(query_dim, hidden, d)  # h_theta
         self.residual = _mlp(d, hidden, d)
         self.predictor = nn.Linear(d, d)  # g_phi
-        # What follows from pool and vocabulary, so it is not saved; `refresh` computes it. Prototypes and names are
+        # What follows from pool and vocabulary, so it is not saved. `refresh` computes it. Prototypes and names are
         # centred unit rows, `closest` is the cosine of each prototype to the name that is closest to it.
         rows = {"prototypes": (config.num_prototypes, d), "names": (config.num_labels, d), "image_mean": (d,)}
         for name, shape in {**rows, "lengths": rows["prototypes"][:1], "closest": rows["prototypes"][:1]}.items():
@@ -192,7 +192,7 @@ class SemanticStream(Float32Buffers):
 
         Returns:
             log_weights (..., M) float32: log w of paper 2.3.
-            semantic_embeds (..., d): r_n; the residual alone where the pool is not for lookup.
+            semantic_embeds (..., d): r_n. The residual alone where the pool is not for lookup.
         """
         projected = self.input_projection(inputs)
         log_weights, looked_up = look_up(projected, tables)
@@ -259,7 +259,7 @@ class SemanticStream(Float32Buffers):
 @torch.no_grad()
 def derive(pool: PrototypePool, vocabulary: Vocabulary, centre: bool = True) -> dict[str, torch.Tensor]:
     """{"prototypes" (M, d), "names" (K, d), "lengths" (M,), "closest" (M,), "image_mean" (d,)} of a pool and names,
-    see [`Tables`]; without `centre` nothing is taken off."""
+    see [`Tables`]. Without `centre` nothing is taken off."""
     space = pool.info.get("space") if centre else None
     mean = mean_of(space, "text_mean", pool.prototypes)
     offset = pool.prototypes - mean

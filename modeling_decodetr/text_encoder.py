@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoTokenizer
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,6 +36,12 @@ def load_text_model(
         ValueError: the model has no text features of CLIP's kind.
     """
     name_or_path = str(name_or_path)
+    config = AutoConfig.from_pretrained(name_or_path, revision=revision, token=token)
+    if type(config) not in MODEL_MAPPING:  # such as a DeCo-DETR. The library would list all that it knows
+        raise ValueError(
+            f"{name_or_path} holds a model of type {config.model_type!r}, expected a model with text features such as "
+            "CLIPModel."
+        )
     model = AutoModel.from_pretrained(name_or_path, revision=revision, token=token, dtype=torch.float32)
     if not hasattr(model, "get_text_features"):
         raise ValueError(
@@ -60,7 +66,7 @@ def encode_texts(
     """Unit embeddings (n, d) of n texts, float32 on the CPU. Texts beyond the model's length are cut off.
 
     Equal texts get equal embeddings to the bit: each distinct one is encoded once, and padded to the model's full
-    length, so that a row does not depend on the texts beside it.
+    length, so that a row does not depend on the other texts.
     """
     distinct = list(dict.fromkeys(texts))
     length = text_length(model, tokenizer)
@@ -114,8 +120,8 @@ def encoder_info(model: PreTrainedModel) -> dict:
     Returns:
         dict of `encoder` (Hub name, or whole path of a folder), `encoder_revision` (the Hub's commit, or None) and
         `encoder_fingerprint`: SHA-256 of CLIP's two projections, or of the head of SigLIP's text tower, the same
-        wherever the files lie and whatever they are called; None for a model that has neither. Also `logit_scale` and
-        `logit_bias`: the model's own softmax is over logit_scale * cos + logit_bias; None where it has none.
+        wherever the files lie and whatever they are called. None for a model that has neither. Also `logit_scale` and
+        `logit_bias`: the model's own softmax is over logit_scale * cos + logit_bias. None where it has none.
     """
     heads = [getattr(model, name, None) for name in ("text_projection", "visual_projection")]
     if None in heads:  # SigLIP has no projections, but a head on its text tower

@@ -1,7 +1,7 @@
 """Vocabulary: the swappable table of name embeddings against which the predictor scores (paper 2.7).
 
-The paper's fixed R^d -> R^K head would need the novel names at training time; stored embeddings do not, and swapping
-names is a copy of a tensor. No text encoder is loaded to use one; `Vocabulary.from_text_model` loads one to make one.
+The paper's fixed R^d -> R^K head would need the novel names at training time. Stored embeddings do not, and swapping
+names is a copy of a tensor. No text encoder is loaded to use one. `Vocabulary.from_text_model` loads one to make one.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Vocabulary(EmbeddingArtifact):
     """K names with their embeddings.
 
     Args:
-        names (`list[str]` of length K): exactly the strings that detections will carry; any characters, duplicates
+        names (`list[str]` of length K): exactly the strings that detections will carry. Any characters, duplicates
             allowed.
         embeddings (`torch.Tensor` of shape (K, d)): normalised to unit rows here.
         info (`dict`, *optional*): provenance (encoder, encoder_revision, encoder_fingerprint, templates).
 
     Rows that are equal, as those of duplicate names are, share one place in the softmax, so that a name does not lose
-    score by being listed twice; each duplicate gets the full score.
+    score by being listed twice. Each duplicate gets the full score.
 
     Raises:
         ValueError: no names, names that are not strings or are empty, a count that does not fit, NaN or zero rows.
@@ -88,10 +88,10 @@ class Vocabulary(EmbeddingArtifact):
             templates (`list[str]` or `str`): prompts with `{}` where the name goes.
             revision, token: for the Hub.
             batch_size (`int`): prompts encoded at a time.
-            progress (`bool`): show a bar.
+            progress (`bool`): show a progress bar.
 
         Returns:
-            [`Vocabulary`] with embeddings (K, d), d the model's projection width; `info` says which encoder (name,
+            [`Vocabulary`] with embeddings (K, d), d the model's projection width. `info` says which encoder (name,
             revision, fingerprint) and templates made it.
 
         Raises:
@@ -130,7 +130,7 @@ class Vocabulary(EmbeddingArtifact):
 
     @classmethod
     def random(cls, names: list[str], embedding_dim: int, info: dict | None = None) -> Vocabulary:
-        """Names with random embeddings, as a model made from a config alone has them; the same ones every time."""
+        """Names with random embeddings, as a model made from a config alone has them. The same ones every time."""
         return cls(names, random_rows(len(names), embedding_dim, seed=1), info)  # other rows than a pool's
 
     def __len__(self) -> int:
@@ -192,7 +192,7 @@ class Vocabulary(EmbeddingArtifact):
 def same_encoder(info: dict | None, other: dict | None) -> bool:
     """Whether two tables with this provenance (dicts or None) can come from one embedding space.
 
-    Fingerprints decide where both have one, because the same encoder may be a path here and a Hub name there; else the
+    Fingerprints decide where both have one, because the same encoder may be a path here and a Hub name there, else the
     encoders' names do. Unknown provenance fits everything.
     """
     info, other = info or {}, other or {}

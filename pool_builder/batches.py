@@ -14,7 +14,7 @@ _Item = TypeVar("_Item")
 
 
 def read_ahead(items: Iterable[_Item], size: int = 2) -> Iterator[_Item]:
-    """What an iterable gives, made in a thread up to `size` items ahead of whoever takes it; its errors come where the
+    """What an iterable gives, made in a thread up to `size` items ahead of whoever takes it. Its errors come where the
     item would have come."""
     waiting, stop, end = queue.Queue(size), threading.Event(), object()
 

@@ -24,7 +24,7 @@ from decodetr.utils.model_identity import model_identity, without_place
 def captioner_model(
     name: str, settings: PoolSettings, device: str | torch.device, device_map: str | None = None
 ) -> Model:
-    """The captioner in a folder, on the Hub, or on a server ("MODEL@URL"); it is on `device`, or by `device_map` on
+    """The captioner in a folder, on the Hub, or on a server ("MODEL@URL"). It is on `device`, or by `device_map` on
     several.
 
     Raises:
@@ -62,7 +62,7 @@ def captioner_model(
 
 
 def clip_model(name: str, device: str | torch.device) -> Model:
-    """The CLIP in a folder or on the Hub; it is loaded at once, for its embedding space is part of its identity."""
+    """The CLIP in a folder or on the Hub. It is loaded at once, for its embedding space is part of its identity."""
     embedder = ClipEmbedder(name, device)
     identity = {key: without_place(value) for key, value in embedder.info.items()}
     return Model({**identity, "encoder_model": model_identity(name)["weights"]}, lambda: embedder)
@@ -85,11 +85,11 @@ def build_pool(
 
     Args:
         coco (CocoAnnotations): training annotations of base names only.
-        output: the folder OUT; made if missing. What an earlier, interrupted or finished run of the same settings made
-            there is kept; with `overwrite`, stages of other settings are made again.
+        output: the folder OUT, made if missing. What an earlier, interrupted or finished run of the same settings made
+            there is kept. With `overwrite`, stages of other settings are made again.
         settings (PoolSettings).
         clip, captioner, proposer ([`Model`]): without a proposer there are annotated boxes only.
-        ranks (Ranks): which of how many processes this is; by default what the environment says.
+        ranks (Ranks): which of how many processes this is. By default what the environment says.
         image_captions: file of captions of the training images, which join those of regions (OUT/image_texts).
 
     Returns:

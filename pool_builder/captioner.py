@@ -1,6 +1,6 @@
 """Captions of crops (paper 1.2): greedy, in left-padded batches, through the model's own chat template.
 
-Any model of `AutoModelForImageTextToText` with a chat template will do; LLaVA-1.5, LLaVA-NeXT and Qwen2.5-VL are
+Any model of `AutoModelForImageTextToText` with a chat template will do. LLaVA-1.5, LLaVA-NeXT and Qwen2.5-VL are
 tested.
 """
 
@@ -34,7 +34,7 @@ class Captioner:
         max_new_tokens (`int`): longest caption in tokens.
         device: where it runs.
         dtype (`str`): "auto" (that of its weights), "float32", "bfloat16" or "float16".
-        bits (`int`): 4 or 8 loads it quantized by bitsandbytes; 0 as it is.
+        bits (`int`): 4 or 8 loads it quantized by bitsandbytes. 0 as it is.
         device_map (`str`, *optional*): spread it over devices by accelerate ("auto"), instead of `device`.
 
     Raises:
@@ -76,7 +76,7 @@ class Captioner:
         return self.describe(crops)[0]
 
     def describe(self, crops: list[Image.Image], prepared: BatchFeature | None = None) -> tuple[list[str], list[bool]]:
-        """Captions of n PIL crops, of `size` x `size` if it has one, white space tidied; "" where the model says
+        """Captions of n PIL crops, of `size` x `size` if it has one, white space tidied, or "" where the model says
         nothing. A batch that does not fit into memory is halved.
 
         Args:

@@ -3,7 +3,7 @@
 Rows are *distinct* captions, n unit embeddings u (n, d) with the number of regions that got each one (`counts`).
 
 DBSCAN takes no cluster count, so how M2 fine prototypes come about is ours: one eps serves all coarse clusters, chosen
-from a fixed grid as the one with the fewest clusters among those that reach the budget; what exceeds it is cut by
+from a fixed grid as the one with the fewest clusters among those that reach the budget. What exceeds it is cut by
 count. What DBSCAN finds at every eps is read from one tree (density_tree.py). Equal input gives equal bytes.
 """
 
@@ -32,7 +32,7 @@ def coarse_clusters(
         counts (np.ndarray of shape (n,)): integers of at least 1.
         num_coarse (int): M1. With no more distinct embeddings than that, each is a cluster (fewer: a warning).
         seed (int): of the start, the only random thing here.
-        algorithm (str): "lloyd" and "minibatch" are scikit-learn's, "faiss" needs `pip install 'decodetr[faiss]'`;
+        algorithm (str): "lloyd" and "minibatch" are scikit-learn's, "faiss" needs `pip install 'decodetr[faiss]'`.
             "auto" is the first for up to 50,000 captions and then the second. docs/benchmarks.md compares them.
 
     Returns:
@@ -49,7 +49,7 @@ def coarse_clusters(
 
 
 def _few_distinct(embeddings, most):
-    """Labels by embedding if there are at most `most` distinct ones, in their order as rows; else None."""
+    """Labels by embedding if there are at most `most` distinct ones, in their order as rows, else None."""
     seen = set()
     for row in embeddings:
         seen.add(row.tobytes())
@@ -105,13 +105,13 @@ def fine_clusters(
     The grid of eps has 32 quantiles of the distances at which clusters of a coarse cluster join (DBSCAN's clusters
     change at no other eps, but for captions that become core), and half the smallest one, where nothing is joined. Of
     the eps with at least `budget` clusters the one with the fewest is taken and its clusters of the largest count are
-    kept; if none has, the one with most clusters, with a warning. Ties go to the larger eps: fewer captions are left
+    kept. If none has, the one with most clusters, with a warning. Ties go to the larger eps: fewer captions are left
     out.
 
     Args:
         embeddings (n, d), counts (n,): as in [`coarse_clusters`].
         coarse_label (np.ndarray of shape (n,)): 0..k-1.
-        budget (int): M2; 0 makes no fine clusters.
+        budget (int): M2. 0 makes no fine clusters.
         min_samples (int): least count in the eps-neighbourhood of a core caption, its own included.
 
     Returns:
@@ -142,7 +142,7 @@ def _eps_grid(heights):
 
 
 def _largest(labels, counts, budget):
-    """Labels with only the `budget` clusters of the largest count, renumbered in their order; the rest is -1."""
+    """Labels with only the `budget` clusters of the largest count, renumbered in their order. The rest is -1."""
     rows = labels >= 0
     sizes = np.bincount(labels[rows], weights=counts[rows])
     kept = np.sort(np.argsort(-sizes, kind="stable")[:budget])
@@ -158,7 +158,7 @@ def cluster_prototypes(
     The centroid of every cluster at unit length: unit( sum of count * u over its captions ).
 
     Returns:
-        (np.ndarray (k, d) float32, np.ndarray (k,) int64 summed counts); captions with label -1 have no part.
+        (np.ndarray (k, d) float32, np.ndarray (k,) int64 summed counts). Captions with label -1 have no part.
     """
     from scipy.sparse import csr_array
 
@@ -177,7 +177,7 @@ def representatives(
     embeddings: np.ndarray, counts: np.ndarray, captions: list[str], labels: np.ndarray, prototypes: np.ndarray
 ) -> list[str]:
     """
-    The caption of each cluster that is closest to its prototype; of equally close ones (to 1e-6 in cosine) that with
+    The caption of each cluster that is closest to its prototype. Of equally close ones (to 1e-6 in cosine) that with
     the larger count, then the first in the alphabet.
 
     Returns:

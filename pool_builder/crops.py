@@ -26,8 +26,8 @@ def crop_region(
 
     Args:
         image: PIL image.
-        box: x0, y0, x1, y1 in pixels; rounded outward to whole pixels and clipped to the image.
-        size (`int`, *optional*): the crop becomes a square of that side; by default it keeps its shape, and its size
+        box: x0, y0, x1, y1 in pixels. Rounded outward to whole pixels and clipped to the image.
+        size (`int`, *optional*): the crop becomes a square of that side. By default it keeps its shape, and its size
             up to 2,048 pixels a side.
         context (`float`): enlarge the box by this share of its width and height on each side.
 
@@ -52,7 +52,7 @@ def crop_region(
 
 
 def processor_size(image_processor: BaseImageProcessor) -> int | None:
-    """Side in pixels of the square that an image processor of CLIP's kind makes of a picture; None for one that tiles
+    """Side in pixels of the square that an image processor of CLIP's kind makes of a picture. None for one that tiles
     a picture or keeps its shape (LLaVA-NeXT, Qwen2.5-VL).
 
     Raises:

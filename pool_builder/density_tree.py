@@ -1,11 +1,11 @@
 """What DBSCAN finds at every eps, from one tree: the minimum spanning tree of the mutual reachability distances.
 
-The core distance of a caption is the least eps at which its neighbourhood has `min_samples`; two captions reach each
+The core distance of a caption is the least eps at which its neighbourhood has `min_samples`. Two captions reach each
 other at the largest of their core distances and the distance between them. At any eps, DBSCAN's clusters of core
 captions are the parts that are left of this tree without its longer edges (Campello, Moulavi and Sander 2013, the
 basis of HDBSCAN), so that 33 eps cost no more than one.
 
-Memory: the distances of up to 4,096 captions are one matrix (128 MB); larger coarse clusters are done row by row.
+Memory: the distances of up to 4,096 captions are one matrix (128 MB). Larger coarse clusters are done row by row.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ class DensityForest:
     """
     The trees of all coarse clusters. Made by `density_forest`.
 
-    Attributes: edges (e, 2) and heights (e,), the least eps of each edge; core (n,), core distances.
+    Attributes: edges (e, 2) and heights (e,), the least eps of each edge. core (n,), core distances.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class DensityForest:
         return len(np.unique(self._parts(eps)[self.core <= eps]))
 
     def labels(self, eps: float) -> np.ndarray:
-        """(n,) int64: DBSCAN's cluster of each caption, in the order of the coarse clusters and of their captions; -1
-        for noise. A caption that is not core itself belongs to the nearest core caption within eps."""
+        """(n,) int64: DBSCAN's cluster of each caption, in the order of the coarse clusters and of their captions, or
+        -1 for noise. A caption that is not core itself belongs to the nearest core caption within eps."""
         part, core = self._parts(eps), self.core <= eps
         rows = np.flatnonzero(core)
         rows = rows[np.argsort(self.group[rows], kind="stable")]
@@ -77,7 +77,7 @@ def density_forest(embeddings: np.ndarray, counts: np.ndarray, group: np.ndarray
     """
     Args:
         embeddings (n, d): unit rows. counts (n,): regions of each caption, at least 1.
-        group (n,): coarse cluster, 0..k-1; captions of two never share a cluster.
+        group (n,): coarse cluster, 0..k-1. Captions of two never share a cluster.
         min_samples (int): least count in the neighbourhood of a core caption, its own included.
 
     Returns:
@@ -146,7 +146,7 @@ def _tree(points, core):
     np.maximum(reach, core, out=reach)
     np.fill_diagonal(reach, 0)
     finite = np.isfinite(reach)
-    reach[~finite] = 4.0  # farther than any two unit vectors; never within an eps
+    reach[~finite] = 4.0  # farther than any two unit vectors. Never within an eps
     merged = linkage(squareform(reach, checks=False), "single")
     leaf = np.arange(2 * n - 1)  # one caption of each node
     for i, one in enumerate(merged[:, 0].astype(np.int64).tolist()):

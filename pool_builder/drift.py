@@ -23,7 +23,7 @@ def pool_drift(before: PrototypePool, after: PrototypePool) -> dict[str, Any]:
     Returns:
         dict:
             mean_cosine, least_cosine: of a prototype to what it was.
-            mean_cosine_between: two prototypes, before and after; near 1 the pool has collapsed.
+            mean_cosine_between: two prototypes, before and after. Near 1 the pool has collapsed.
             renamed: how many are now closer to another prototype's former place than to their own.
             farthest: up to 20 of {"row", "cosine", "caption", "now"}, the caption that it had and that of the former
                 prototype which it is closest to now.

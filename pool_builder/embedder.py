@@ -1,5 +1,5 @@
-"""CLIP as the teacher: v of a crop and u of a caption (paper 1.3). The paper does not name its CLIP; any model with
-image and text features of one width serves; CLIP and SigLIP are tested."""
+"""CLIP as the teacher: v of a crop and u of a caption (paper 1.3). The paper does not name its CLIP. Any model with
+image and text features of one width serves. CLIP and SigLIP are tested."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class ClipEmbedder:
     """A CLIP-like model in float32.
 
-    Attributes: `size`, side in pixels of the crops that it takes; `info`, see text_encoder.encoder_info.
+    Attributes: `size`, side in pixels of the crops that it takes. `info`, see text_encoder.encoder_info.
 
     Args:
         name_or_path (`str`): folder or Hub name.
@@ -64,7 +64,7 @@ class ClipEmbedder:
         return list(F.normalize(features.float(), dim=-1).cpu().numpy())
 
     def embed_texts(self, texts: list[str], progress: bool = False) -> np.ndarray:
-        """Unit embeddings (n, d), float32 numpy, of n texts; equal texts get equal ones."""
+        """Unit embeddings (n, d), float32 numpy, of n texts. Equal texts get equal ones."""
         return encode_texts(texts, self.model, self.tokenizer, progress=progress).numpy()
 
     def count_truncated(self, texts: list[str]) -> int:

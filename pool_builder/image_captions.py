@@ -36,7 +36,7 @@ def embed_image_captions(
         dict: totals.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or not of this form; no caption of a training image.
+        FileNotFoundError, ValueError: no such file, or not of this form. No caption of a training image.
     """
     rows, numbers = read_captions(file)
     texts = list(numbers)

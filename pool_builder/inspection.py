@@ -35,15 +35,15 @@ def inspect_pool(
 
     Returns:
         dict:
-            coarse, fine: numbers of prototypes; regions: that the coarse ones stand for.
+            coarse, fine: numbers of prototypes. regions: that the coarse ones stand for.
             count: of a coarse prototype, its regions: minimum, median, maximum.
-            in_fine: share of the regions that a fine prototype stands for; mean_cosine: between prototypes.
+            in_fine: share of the regions that a fine prototype stands for. mean_cosine: between prototypes.
             duplicates: list of {"rows", "cosine", "captions"}, the closest first.
             nearest: {query: list of {"row", "caption", "cosine", "count"}}.
             names: with a vocabulary, list of {"name", "cosine", "row", "caption"}, the worst covered first.
 
     Raises:
-        ValueError: pool and vocabulary come from different encoders.
+        ValueError: pool and vocabulary come from different encoders, or have embeddings of different widths.
     """
     rows = pool.prototypes.double().cpu().numpy()
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -65,6 +65,11 @@ def inspect_pool(
             raise ValueError(
                 f"the pool was made with encoder {describe_encoder(pool.info)}, the vocabulary with "
                 f"{describe_encoder(vocabulary.info)}: build both with the same one."
+            )
+        if vocabulary.embedding_dim != rows.shape[1]:
+            raise ValueError(
+                f"expected embeddings of width {rows.shape[1]}, as those of the pool, got {vocabulary.embedding_dim}; "
+                "make it again with the pool's CLIP: decodetr vocabulary build --text-model CLIP"
             )
         cosine = vocabulary.embeddings.double().cpu().numpy() @ rows.T
         best = cosine.argmax(1)
@@ -141,7 +146,7 @@ def embed_queries(
 
     Args:
         pool (PrototypePool). texts (list of str), files (list of str): of pictures.
-        clip (str, optional): folder, Hub or shipped name of the encoder; default: as the pool says.
+        clip (str, optional): folder, Hub or shipped name of the encoder. Default: as the pool says.
 
     Returns:
         dict: {text or file: unit embedding (d,)}.
@@ -159,6 +164,11 @@ def embed_queries(
         raise ValueError(
             f"--clip is {describe_encoder(embedder.info)}, but the pool was made with {describe_encoder(pool.info)}; "
             "give that one"
+        )
+    if embedder.dim != pool.embedding_dim:
+        raise ValueError(
+            f"{name}: expected a CLIP with embeddings of width {pool.embedding_dim}, as those of the pool, got "
+            f"{embedder.dim}; give the one that made the pool with --clip"
         )
     queries = dict(zip(texts, embedder.embed_texts(texts))) if texts else {}
     for file in files:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SIZE = (1600, 1200)  # pixels
 MOST_LABELS = 40
-_TSNE = range(8, 2001)  # numbers of coarse prototypes; t-SNE of more takes minutes
+_TSNE = range(8, 2001)  # numbers of coarse prototypes. t-SNE of more takes minutes
 _LONGEST_LABEL = 34  # letters
 _DPI = 100
 
@@ -67,17 +67,17 @@ def layout(prototypes: np.ndarray, level: np.ndarray, parent: np.ndarray) -> np.
 def draw_pool_map(pool: PrototypePool, file: str | Path) -> dict[int, list[float]]:
     """Draw a `PrototypePool` as a picture of SIZE pixels.
 
-    Large dots are coarse prototypes, small ones fine, joined to their parent by a thin line; their areas grow with the
+    Large dots are coarse prototypes, small ones fine, joined to their parent by a thin line. Their areas grow with the
     number of captions that a prototype stands for. The largest coarse prototypes are labelled with their caption, at
-    most MOST_LABELS of them; one whose label would cover another label is passed over.
+    most MOST_LABELS of them. One whose label would cover another label is passed over.
 
     Args:
         pool: with or without captions.
-        file: picture to write; its folder is made if missing.
+        file: picture to write. Its folder is made if missing.
 
     Returns:
         dict: {row of the pool that got a label: (x0, y0, x1, y1) of the label in pixels from the lower left corner},
-        largest prototype first; empty if the pool has no captions.
+        largest prototype first. Empty if the pool has no captions.
 
     Raises:
         ValueError: a suffix that matplotlib cannot write.
@@ -127,7 +127,7 @@ def draw_pool_map(pool: PrototypePool, file: str | Path) -> dict[int, list[float
 
 
 def _label(axes, captions, places, count, radii):
-    """Write captions beside coarse prototypes, {row: radius in pixels}, where there is room; returns their boxes."""
+    """Write captions next to coarse prototypes, {row: radius in pixels}, where there is room. Returns their boxes."""
     from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
@@ -172,7 +172,7 @@ def _label(axes, captions, places, count, radii):
 
 
 def _principal_plane(points):
-    """(n, 2) float64: the two principal components of points (n, d), largest spread 1; zeros for what is not there."""
+    """(n, 2) float64: the two principal components of points (n, d), largest spread 1. Zeros for what is not there."""
     centred = points.astype(np.float64) - points.mean(0, dtype=np.float64)
     _, vectors = np.linalg.eigh(centred.T @ centred)
     axes = vectors[:, ::-1][:, :2]
@@ -219,7 +219,7 @@ def _apart(places, rounds=40):
 
 
 def _distance_to_next(places):
-    """(n,) distance of each place to the nearest other one; infinite if there is no other."""
+    """(n,) distance of each place to the nearest other one. Infinite if there is no other."""
     from scipy.spatial import cKDTree
 
     if len(places) < 2:

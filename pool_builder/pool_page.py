@@ -23,7 +23,7 @@ def write_pool_page(pool: PrototypePool, file: str | Path) -> None:
     """Write the page.
 
     Args:
-        pool (PrototypePool). file: .html to write; its folder is made if missing.
+        pool (PrototypePool). file: .html to write. Its folder is made if missing.
     """
     prototypes, level, parent, count = (
         getattr(pool, name).detach().cpu().numpy() for name in ("prototypes", "level", "parent", "count")

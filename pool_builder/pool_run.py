@@ -28,10 +28,10 @@ def run_stage(task: PoolTask) -> PrototypePool | None:
         task (PoolTask).
 
     Returns:
-        PrototypePool that was made; None of a stage that makes none, and in a process that is not the first.
+        PrototypePool that was made. None of a stage that makes none, and in a process that is not the first.
 
     Raises:
-        FileNotFoundError, ValueError: a model or data cannot be loaded; otherwise as the stages.
+        FileNotFoundError, ValueError: a model or data cannot be loaded. Otherwise as the stages.
     """
     output, settings, ranks, pool = task.output, task.settings, Ranks.from_environment(), None
     if task.stage == "filter":

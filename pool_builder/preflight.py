@@ -31,7 +31,7 @@ def check(task: PoolTask) -> None:
         task ([`PoolTask`]).
 
     Raises:
-        ValueError, OSError: what does not go together or is not there; several problems as one ValueError.
+        ValueError, OSError: what does not go together or is not there. Several problems as one ValueError.
     """
     data, settings = task.data, task.settings
     read = {"--data": data.folder, "--images": data.images, "--annotations": data.annotations} if data else {}
@@ -64,7 +64,7 @@ def check_room(coco: CocoAnnotations, width: int, output: Path) -> None:
         coco (CocoAnnotations). width (int): d of the CLIP. output (Path): OUT.
 
     Raises:
-        ValueError: it has not; with the numbers.
+        ValueError: it has not. With the numbers.
     """
     boxes = len(coco.annotations_by_image.column("id", crowds=False))
     needed = 3 * 2 * width * boxes - written(output)
@@ -81,7 +81,7 @@ def _check_data(data):
 
 
 def _check_server(task):
-    """A server of captions is asked once; what it costs is one caption of a grey square."""
+    """A server of captions is asked once. What it costs is one caption of a grey square."""
     settings, address = task.settings, task.models["captioner"]
     if settings.captioner_bits or settings.captioner_dtype != "auto" or task.device_map:
         raise ValueError(

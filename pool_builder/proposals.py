@@ -1,6 +1,6 @@
-"""Regions of training images (paper 1.1): annotated boxes of base names, and what is proposed beside them.
+"""Regions of training images (paper 1.1): annotated boxes of base names, and proposals besides them.
 
-The paper's proposals are "RPN regions"; who proposes here is chosen in proposers.py. Annotations of other names must
+The paper's proposals are "RPN regions". Who proposes here is chosen in proposers.py. Annotations of other names must
 not be in `coco` (`CocoAnnotations.select`), so that what they say cannot change a proposal.
 """
 
@@ -36,7 +36,7 @@ def propose_in(
 
     Args:
         coco (CocoAnnotations): with base names only.
-        entries (list of dict): of `coco.images`; pictures: their PIL images.
+        entries (list of dict): of `coco.images`. pictures: their PIL images.
         proposer: one of proposers.py, or None for annotated boxes alone.
         settings (PoolSettings): min_objectness, min_side, nms_iou and max_proposals, see [`select_proposals`].
 
@@ -86,10 +86,10 @@ def select_proposals(
     The proposals that become regions, best first.
 
     Args:
-        boxes (torch.Tensor of shape (N, 4)): x0, y0, x1, y1 in pixels; clipped to the image here.
-        scores (torch.Tensor of shape (N,)): objectness in 0..1; less than `min_objectness` is dropped.
-        annotated (torch.Tensor of shape (A, 4)): annotated boxes; a proposal with IoU >= 0.5 with one is dropped.
-        width, height (int): of the image; boxes whose part in it is thinner than `min_side` pixels are dropped.
+        boxes (torch.Tensor of shape (N, 4)): x0, y0, x1, y1 in pixels. Clipped to the image here.
+        scores (torch.Tensor of shape (N,)): objectness in 0..1. Less than `min_objectness` is dropped.
+        annotated (torch.Tensor of shape (A, 4)): annotated boxes. A proposal with IoU >= 0.5 with one is dropped.
+        width, height (int): of the image. Boxes whose part in it is thinner than `min_side` pixels are dropped.
         nms_iou (float): of two proposals with a greater IoU the better one stays.
         max_proposals (int): at most that many.
 

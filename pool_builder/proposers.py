@@ -1,7 +1,7 @@
 """Who proposes regions: a DeCo-DETR, any detector of transformers, the RPN of torchvision's Faster R-CNN, or a grid.
 
 A proposer is called with PIL images and gives of each its boxes (N, 4), x0, y0, x1, y1 in pixels, and their scores
-(N,) in 0..1, float32 on the CPU; proposals.py selects among them. What a proposer has seen in training is part of the
+(N,) in 0..1, float32 on the CPU. proposals.py selects among them. What a proposer has seen in training is part of the
 pool's provenance: one that learned boxes of 80 classes of COCO has seen the novel names of OV-COCO.
 """
 
@@ -38,12 +38,12 @@ def proposer_model(name: str, device: str | torch.device) -> Model:
     """The proposer called `name`.
 
     Args:
-        name: "grid"; "torchvision:NAME", a Faster R-CNN of torchvision such as fasterrcnn_resnet50_fpn_v2; else folder
-            or Hub name of a DeCo-DETR or of any model of `AutoModelForObjectDetection`.
+        name: "grid", or "torchvision:NAME", a Faster R-CNN of torchvision such as fasterrcnn_resnet50_fpn_v2, else
+            folder or Hub name of a DeCo-DETR or of any model of `AutoModelForObjectDetection`.
         device: where it runs.
 
     Returns:
-        [`Model`]; its identity says what it has seen in training.
+        [`Model`]. Its identity says what it has seen in training.
 
     Raises:
         ValueError: torchvision has no such Faster R-CNN. OSError: there is no such model.

@@ -27,7 +27,7 @@ def filter_regions(output: Path, settings: PoolSettings, overwrite: bool = False
     """OUTPUT/regions: all regions, `kept` where cos(image, caption) is above delta, or among the best share.
 
     Args:
-        output (Path): OUTPUT. settings (PoolSettings): delta, or keep_share instead of it; without either, delta is
+        output (Path): OUTPUT. settings (PoolSettings): delta, or keep_share instead of it. Without either, delta is
             chosen by [`choose_delta`].
 
     Returns:
@@ -36,7 +36,7 @@ def filter_regions(output: Path, settings: PoolSettings, overwrite: bool = False
         scores.png, the distribution of the scores with the cut.
 
     Raises:
-        ValueError: no region is kept, or captions fit their regions no better than others; the message gives the
+        ValueError: no region is kept, or captions fit their regions no better than others. The message gives the
             distribution of the scores.
     """
     before = open_stage(output, "embeddings")
@@ -129,7 +129,7 @@ def cluster_regions(
 
     Returns:
         PrototypePool, coarse prototypes first. `info` has provenance, settings and the numbers of regions, of kept
-        ones and of distinct captions among them; it holds no dates, no places of files and nothing of shards, so that
+        ones and of distinct captions among them. It holds no dates, no places of files and nothing of shards, so that
         equal input gives equal files.
     """
     before = open_stage(output, REGIONS)
@@ -176,10 +176,10 @@ def measure_space(
 
     Args:
         regions, texts: finished [`StageFolder`]s. pool (PrototypePool): its `info` has `logit_scale` and `logit_bias`.
-        among: only these names may choose; default: all that are annotated.
+        among: only these names may choose. Default: all that are annotated.
 
     Returns:
-        dict; its `asked` says what the temperatures were chosen by: the numbers of names and of their annotated
+        dict. Its `asked` says what the temperatures were chosen by: the numbers of names and of their annotated
         regions, or of coarse prototypes, where fewer than two names or too few regions are annotated.
     """
     tables = [regions.read(shard, ["name", "kept", "image_embed", "text_embed"]) for shard in range(regions.count)]
@@ -257,7 +257,7 @@ def pool_of_clusters(
 
     Args:
         embeddings (n, d): unit rows. captions: n strings. counts (n,): regions of each caption.
-        coarse (n,), fine (n,): labels; a caption in no fine cluster has -1.
+        coarse (n,), fine (n,): labels. A caption in no fine cluster has -1.
         info (dict): the pool's provenance.
 
     Returns:

@@ -1,5 +1,5 @@
 """Captions from a server that speaks OpenAI's chat completions, such as `vllm serve MODEL`: the same as `Captioner`,
-with the model in an environment, and on machines, of its own."""
+with the model in another environment, and on other machines."""
 
 from __future__ import annotations
 

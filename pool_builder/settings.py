@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# What captioners are asked about a crop. The paper gives no prompt; these are ours. Any other text serves as well.
+# What captioners are asked about a crop. The paper gives no prompt. These are ours. Any other text serves as well.
 PROMPTS = {
     # The default: the name of the thing with what strikes the eye, about the length of the names to be found.
     "short": "Describe the object in this image in a few words.",
@@ -16,7 +16,7 @@ PROMPTS = {
 
 
 def prompt_text(prompt: str) -> str:
-    """The prompt of a name of `PROMPTS`; any other text as it is."""
+    """The prompt of a name of `PROMPTS`. Any other text as it is."""
     return PROMPTS.get(prompt, prompt)
 
 
@@ -26,36 +26,44 @@ def _setting(default, text):
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """What decides a pool beside data and models; every field is an option of `decodetr pool build`.
+    """What decides a pool besides data and models. Every field is an option of `decodetr pool build`.
 
     Raises:
         ValueError: a value out of its range.
     """
 
-    prompt: str = _setting(PROMPTS["short"], f"what the captioner is asked: {', '.join(PROMPTS)}, or a text")
-    max_new_tokens: int = _setting(32, "longest caption in tokens")
+    prompt: str = _setting(PROMPTS["short"], f"question to the captioner: {', '.join(PROMPTS)}, or any text")
+    max_new_tokens: int = _setting(32, "longest caption, in tokens")
     captioner_dtype: str = _setting("auto", "precision of the captioner: auto, float32, bfloat16 or float16")
-    captioner_bits: int = _setting(0, "4 or 8: load the captioner quantized by bitsandbytes")
+    captioner_bits: int = _setting(
+        0, "load the captioner with 4 or 8 bits per weight, by bitsandbytes; 0: do not quantize"
+    )
     delta: float = _setting(
         None,
-        "a region is kept if cos(image, caption) of CLIP is above this; None chooses it from the data: a caption of "
-        "another region would be above it once in 100",
+        "keep a region if the cosine of its crop and its caption in CLIP is above this, -1 to 1 (default: the "
+        "value that the caption of another region exceeds once in 100)",
     )
-    keep_share: float = _setting(None, "keep this share of the regions, those that agree best, whatever delta is")
-    num_coarse: int = _setting(1203, "M1: coarse prototypes (K-Means)")
+    keep_share: float = _setting(
+        None,
+        "keep this share of the regions instead, those whose crop and caption agree best, 0 to 1 (default: --delta "
+        "decides)",
+    )
+    num_coarse: int = _setting(1203, "number of coarse prototypes, M1, by K-Means")
     kmeans: str = _setting(
-        "auto", "auto, lloyd, minibatch or faiss; auto: lloyd up to 50,000 captions, then minibatch"
+        "auto", "K-Means algorithm: lloyd, minibatch, faiss, or auto: lloyd up to 50,000 captions, minibatch above"
     )
-    num_fine: int = _setting(4800, "M2: at most so many fine prototypes (DBSCAN in each coarse cluster)")
-    min_samples: int = _setting(2, "DBSCAN: least number of regions around a core caption")
-    min_objectness: float = _setting(0.05, "least objectness of a proposal, 0 to 1")
-    min_side: float = _setting(2.0, "least width and height of a proposal in pixels")
-    nms_iou: float = _setting(0.7, "of two proposals that overlap more than this the better one stays")
-    context: float = _setting(0.0, "a crop is larger than its box by this share of it on every side")
-    max_proposals: int = _setting(20, "most proposals per image, beside the annotated boxes")
-    batch_size: int = _setting(32, "images (detector) and crops (captioner, CLIP) at once")
-    shard_groups: int = _setting(32, "a shard holds the regions of so many times --batch-size images")
-    seed: int = _setting(0, "start of K-Means")
+    num_fine: int = _setting(4800, "largest number of fine prototypes, M2, by DBSCAN in each coarse cluster")
+    min_samples: int = _setting(2, "DBSCAN: least number of regions in the neighbourhood of a core caption")
+    min_objectness: float = _setting(0.05, "drop proposals with a lower objectness, 0 to 1")
+    min_side: float = _setting(2.0, "drop proposals with a smaller width or height, in pixels")
+    nms_iou: float = _setting(
+        0.7, "of two proposals that overlap more than this IoU, keep the one with the higher objectness"
+    )
+    context: float = _setting(0.0, "enlarge a crop on every side by this share of its box")
+    max_proposals: int = _setting(20, "largest number of proposals per image; annotated boxes do not count")
+    batch_size: int = _setting(32, "images of the detector, and crops of captioner and CLIP, per batch")
+    shard_groups: int = _setting(32, "a shard file holds the regions of this many batches of images")
+    seed: int = _setting(0, "seed of K-Means")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", prompt_text(self.prompt))
@@ -93,7 +101,7 @@ class PoolData:
 
     Args:
         folder (str): the data set. annotations, images (str, optional): its annotation file and image folder.
-        names_split (str, optional): file of base and novel names, or "none"; default: that of the data set.
+        names_split (str, optional): file of base and novel names, or "none". Default: that of the data set.
         form (dict): see [`form_of`].
     """
 

@@ -1,4 +1,4 @@
-"""A stage's output on disk: numbered Parquet shards, a record beside each, and a manifest that says what they are.
+"""A stage's output on disk: numbered Parquet shards, a record for each, and a manifest that says what they are.
 
     captions/
       manifest.json                      stage, settings and input that the shards belong to; totals once all are there
@@ -30,12 +30,14 @@ from decodetr.utils.files import committed, is_unused, reading, write_json
 logger = logging.getLogger(__name__)
 
 MANIFEST, FORMAT_VERSION = "manifest.json", 2
+# The command that makes a stage, where it has another name.
+COMMANDS = {"texts": "embeddings", "image_texts": "embeddings", "regions": "filter", "clusters": "cluster"}
 _POLL = 0.2  # seconds between two looks at what other processes do
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is; `accelerate launch` and `torchrun` say so by environment variables."""
+    """Which of how many processes this is. `accelerate launch` and `torchrun` say so by environment variables."""
 
     rank: int = 0
     count: int = 1
@@ -50,7 +52,7 @@ class StageFolder:
     The shards of one stage.
 
     Args:
-        folder: OUT/<stage>; made if missing.
+        folder: OUT/<stage>, made if missing.
         stage (str): its name, and the beginning of the names of its files.
         identity (dict): everything that decides the rows, JSON. A folder of another identity is refused.
         shards (int): how many there will be.
@@ -86,7 +88,7 @@ class StageFolder:
 
     @classmethod
     def open(cls, folder: str | Path, stage: str) -> Self:
-        """A finished stage, to read from; `digest` is that of its totals.
+        """A finished stage, to read from. `digest` is that of its totals.
 
         Raises:
             ValueError: the stage is not finished.
@@ -99,7 +101,7 @@ class StageFolder:
             got = "an unfinished one" if manifest else "none"
             raise ValueError(
                 f"{self.folder}: expected the finished stage {stage!r}, got {got}; "
-                f"run `decodetr pool {stage}` with the same --output first"
+                f"run `decodetr pool {COMMANDS.get(stage, stage)}` with the same --output first"
             )
         self.identity, self.count, self.totals = manifest["identity"], manifest["shards"], manifest["totals"]
         self.digest = self.totals["digest"]
@@ -137,7 +139,7 @@ class StageFolder:
         return self.folder / f"{self.stage}-{shard:05d}-of-{self.count:05d}.parquet"
 
     def pending(self) -> list[int]:
-        """Numbers of the shards of this rank that are not finished, ascending; damaged ones are named in a warning."""
+        """Numbers of the shards of this rank that are not finished, ascending. Damaged ones are named in a warning."""
         mine = range(self.ranks.rank, self.count, self.ranks.count)
         with reading(self.folder):
             return [shard for shard in mine if not self._finished(shard)]
@@ -187,11 +189,11 @@ class StageFolder:
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
                 f"{file}: expected a whole Parquet shard, got {type(error).__name__}: {error}; start the same command "
-                "again: the shard will be made anew"
+                "again: the shard will be replaced"
             ) from error
 
     def finish(self) -> dict[str, Any]:
-        """Wait until all ranks have finished their shards; then the totals are in the manifest.
+        """Wait until all ranks have finished their shards. Then the totals are in the manifest.
 
         Returns:
             dict: "rows", "counts" (summed), "problems" (of all shards, in order) and "digest", SHA-256 over the

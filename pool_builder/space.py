@@ -1,7 +1,7 @@
 """A teacher's embedding space, measured on the regions of a pool, and the temperatures and the background that fit it.
 
 Whatever a CLIP's cosines look like, these are chosen from what it says about annotated regions. Each of them is asked
-three times: with all names, when its own name is right; and with its own name left out, when the background is, once
+three times: with all names, when its own name is right, and with its own name left out, when the background is, once
 with the captions that speak of it and once as if there were none. The three numbers of the teacher's softmax
 (temperature, level, margin) and the threshold of what is background are those that make these answers most likely. So
 the level is where right names part from the best wrong ones, and the captions of the pool count for as much
@@ -25,7 +25,7 @@ FEWEST = 50  # annotated regions below which captions stand in for names
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 # A little worse is as good: of such thresholds the highest is taken, which leaves more captions in the background.
 _TOLERANCE = 0.02
-_UNSPOKEN = 0.25  # weight of things without a name that no caption speaks of; there are fewer of them
+_UNSPOKEN = 0.25  # weight of things without a name that no caption speaks of. There are fewer of them
 _NONE = -9.0  # a cosine of nothing; -inf has no gradient
 # How much a temperature far from CLIP's own is held against it: few names fit any small temperature equally well.
 _PRIOR = 0.03
@@ -43,7 +43,7 @@ def describe_space(
 
     Args:
         image_embeds (R, d): unit rows of regions. text_embeds (R, d): of their captions.
-        prototypes (M1, d): coarse prototypes; each counts the same, so that a frequent thing does not pull the mean
+        prototypes (M1, d): coarse prototypes. Each counts the same, so that a frequent thing does not pull the mean
             of the texts.
         logit_scale, logit_bias (`float`, *optional*): the teacher's own, see `encoder_info`.
 
@@ -126,7 +126,7 @@ def choose_scales(
     log_temperature, level, margin = map(float, fit.x)
     temperature = math.exp(log_temperature)
     right, _, none = (torch.exp(-x).mean().item() for x in _surprise(torch.tensor(fit.x).float(), *asked))
-    # A CLIP whose right name does not stand out has no cosine to speak of; its space is not blown up for it.
+    # A CLIP whose right name does not stand out has no cosine to speak of. Its space is not blown up for it.
     image_cosine = min(max(asked[1].median().item(), 0.05), 1.0)
     tau, looked_up = lookup_temperature(z, p)
     return {

@@ -25,7 +25,7 @@ from decodetr.pool_builder.crops import crop_region
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.proposals import annotated_boxes, propose_in
 from decodetr.pool_builder.settings import PoolSettings
-from decodetr.pool_builder.shards import MANIFEST, Ranks, StageFolder
+from decodetr.pool_builder.shards import COMMANDS, MANIFEST, Ranks, StageFolder
 from decodetr.utils.images import in_batches
 
 # Each stage, and the one it is made from.
@@ -78,10 +78,9 @@ def open_stage(output: Path, stage: str) -> StageFolder:
     """
     folder, before = StageFolder.open(output / stage, stage), INPUTS[stage]
     if before is not None and folder.identity["input"] != open_stage(output, before).digest:
-        made = "embeddings" if stage == "texts" else {"regions": "filter", "clusters": "cluster"}.get(stage, stage)
         raise ValueError(
             f"{output / stage} was made from other {before} than {output / before} holds now; run "
-            f"`decodetr pool {made}` with --overwrite"
+            f"`decodetr pool {COMMANDS.get(stage, stage)}` with --overwrite"
         )
     return folder
 
@@ -99,11 +98,11 @@ def propose_regions(
     Args:
         coco (CocoAnnotations): with base names only.
         output (Path): OUTPUT. settings (PoolSettings).
-        proposer: has `identity` (dict) and `load()`, which gives what `proposals.propose_in` takes; or None.
+        proposer: has `identity` (dict) and `load()`, which gives what `proposals.propose_in` takes, or None.
 
     Returns:
         dict: the totals of [`StageFolder.finish`]. Counts: images, annotated, unusable_boxes (annotated ones without
-        area in the image), proposed; problems: images that cannot be read.
+        area in the image), proposed. problems: images that cannot be read.
 
     Raises:
         ValueError: there is no region at all, or the folder holds something else.
@@ -206,7 +205,7 @@ def embed_regions(
     ranks: Ranks | None = None,
     overwrite: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """OUTPUT/embeddings: CLIP's embeddings of the crops, float16; OUTPUT/texts: those of the distinct captions, and of
+    """OUTPUT/embeddings: CLIP's embeddings of the crops, float16. OUTPUT/texts: those of the distinct captions, and of
     the annotated names as [`name_prompt`] puts them.
 
     Texts are embedded once each, in alphabetical order, so that equal ones have equal embeddings, whichever region,
@@ -253,7 +252,7 @@ def text_shards(captions: Collection[str]) -> int:
 
 
 def embed_texts(folder: StageFolder, captions: list[str], clip: Model, **columns: list) -> dict[str, Any]:
-    """Write CLIP's embeddings of captions, with further columns of theirs, into the shards of a stage; returns its
+    """Write CLIP's embeddings of captions, with further columns of theirs, into the shards of a stage. Returns its
     totals.
 
     Args:
@@ -290,7 +289,7 @@ def _map(folder, shard, firsts, make, features, total, unit):
     """The rows that `make` gives for each entry of `firsts`, by `datasets`: pyarrow.Table.
 
     Args:
-        total (int), unit (str): what the progress bar counts; a call of `make` stands for its share of them.
+        total (int), unit (str): what the progress bar counts. A call of `make` stands for its share of them.
     """
     import datasets
 
@@ -326,7 +325,7 @@ def _map(folder, shard, firsts, make, features, total, unit):
 
 @contextlib.contextmanager
 def _without_bars():
-    """Inside, `datasets` shows no bars of its own, which would count groups of images as examples."""
+    """Inside, `datasets` shows no progress bars, which would count groups of images as examples."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     hidden = are_progress_bars_disabled()
@@ -380,7 +379,7 @@ def _map_crops(folder, shard, coco, regions, settings, model, describe, features
 
 
 def _crops(entries, boxes, size, context):
-    """The crop of each region; rows come image by image, and each image is read once."""
+    """The crop of each region. Rows come image by image, and each image is read once."""
     shown, picture = None, None
     for entry, box in zip(entries, boxes):
         if entry is not shown:

@@ -1,7 +1,7 @@
-"""Augmentations of training images: flip, scale, crop, colour, blur, noise; object and region boxes move together.
+"""Augmentations of training images: flip, scale, crop, colour, blur, noise. Object and region boxes move together.
 
 Flip mirrors left to right. Scale and crop choose one window of the image, in one step: a scale above 1 looks at a part
-of the image, below 1 the image lies on a larger grey canvas; a crop then takes a part of that. Nothing is resampled
+of the image, below 1 the image lies on a larger grey canvas. A crop then takes a part of that. Nothing is resampled
 here, as the image processor resizes once. Colour changes brightness, contrast and saturation, and never hue: names
 contain colours.
 
@@ -30,12 +30,12 @@ class DetectionAugmentation:
     Args:
         seed (int): not negative.
         flip (float): probability of mirroring.
-        scale (tuple[float, float]): range of the zoom, log-uniform; (1, 1) for none.
+        scale (tuple[float, float]): range of the zoom, log-uniform. (1, 1) for none.
         crop (float): probability of a crop.
         crop_area (tuple[float, float]): range of the crop's share of the area.
-        colour (float): brightness, contrast and saturation are scaled by up to 1 -+ colour; 0 for none.
-        blur (float): Gaussian blur of a radius up to this, in pixels; 0 for none.
-        noise (float): Gaussian noise of a standard deviation up to this, of 0..255; 0 for none.
+        colour (float): brightness, contrast and saturation are scaled by up to 1 -+ colour. 0 for none.
+        blur (float): Gaussian blur of a radius up to this, in pixels. 0 for none.
+        noise (float): Gaussian noise of a standard deviation up to this, of 0..255. 0 for none.
         min_visible (float): share of a box's area that must stay visible for the box to be kept, above 0 up to 1.
     """
 
@@ -81,8 +81,8 @@ class DetectionAugmentation:
         """
         Args:
             image (PIL.Image): RGB.
-            boxes (dict[str, tensor]): (n, 4) float32 x0, y0, x1, y1 pixels, within the image; "boxes" are the objects.
-            epoch (int), image_id (int): what the random numbers depend on, beside the seed.
+            boxes (dict[str, tensor]): (n, 4) float32 x0, y0, x1, y1 pixels, within the image. "boxes" are the objects.
+            epoch (int), image_id (int): what the random numbers depend on, besides the seed.
 
         Returns:
             (image, boxes, keep): the changed image; the boxes that are left, clipped to it, (sum of keep, 4); and for
@@ -131,7 +131,7 @@ class DetectionAugmentation:
         return x0, y0, x0 + max(1, round(window_width)), y0 + max(1, round(window_height))
 
     def _visible(self, boxes, window):
-        """(n,) bool: enough of the box is in the window; boxes without area never are."""
+        """(n,) bool: enough of the box is in the window. Boxes without area never are."""
         clipped = _clip(boxes, window)
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         left = (clipped[:, 2] - clipped[:, 0]) * (clipped[:, 3] - clipped[:, 1])

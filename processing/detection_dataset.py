@@ -48,18 +48,18 @@ _ANNOTATED_IOU = 0.5  # a box that overlaps an annotated one this much is that o
 @dataclass(frozen=True)
 class TargetOptions:
     """
-    What the targets of an image are made of, beside its annotations.
+    What the targets of an image are made of, besides its annotations.
 
     Args:
         regions (RegionTable, optional): joined by image id.
         augmentation (DetectionAugmentation, optional): called with `set_epoch`'s epoch and the image's id.
-        skip_unknown_names (bool): leave out annotations whose name is not in the vocabulary; otherwise they are an
+        skip_unknown_names (bool): leave out annotations whose name is not in the vocabulary. Otherwise they are an
             error.
         pseudo_box_score (float, optional): regions with at least this proposal score that lie on no annotated box
             (IoU below 0.5; crowds count, annotations that are left out do not) are objects to the localization stream;
             needs `regions`.
         pseudo_boxes (str): "objects", or "ignore": they are neither objects nor background (`ignore_weight`).
-        weak_labels ([`WeakLabels`], optional): captions and names of whole images; anything with `of_image`.
+        weak_labels ([`WeakLabels`], optional): captions and names of whole images. Anything with `of_image`.
 
     Raises:
         ValueError: values that do not go together, or out of their range.
@@ -111,7 +111,7 @@ class TargetMaker:
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Epoch of the augmentations; also reaches running workers. transformers' Trainer calls it."""
+        """Epoch of the augmentations. Also reaches running workers. transformers' Trainer calls it."""
         self._epoch.fill_(int(epoch))
 
     def without_augmentation(self) -> Self:
@@ -133,7 +133,7 @@ class TargetMaker:
 
         Args:
             image (PIL.Image): RGB. image_id (int): of its regions and its augmentation.
-            class_labels (tensor): (n,) int64; annotations of label -1 are left out.
+            class_labels (tensor): (n,) int64. Annotations of label -1 are left out.
             annotations (dict): arrays bbox (n, 4) float64, xywh pixels, and iscrowd (n,), as `AnnotationIndex.arrays`
                 gives them.
             epoch (int): of the augmentation.
@@ -190,15 +190,15 @@ class DetectionDataset(TargetMaker, Dataset):
     Args:
         coco (CocoAnnotations).
         image_processor: DeCoDetrImageProcessor or its PIL twin.
-        names (list[str]): the vocabulary; `class_labels` index it. Category names are matched to it exactly.
+        names (list[str]): the vocabulary. `class_labels` index it. Category names are matched to it exactly.
         targets (TargetOptions, optional). fields: of TargetOptions, as keywords: `regions`, `augmentation`,
             `skip_unknown_names`, `pseudo_box_score`, `pseudo_boxes`, `weak_labels`.
 
-    Items are dicts: `pixel_values` (3, H, W) float; `pixel_mask` (H, W) int64 where the processor pads; `labels`, with
-        class_labels (n,) int64, boxes (n, 4) float32 (cx, cy, w, h) in 0..1, image_id (1,) int64, orig_size (2,) int64
-        (height, width) of the image that went into the processor (the file's, unless augmented); and with regions
-        region_boxes (R, 4) likewise, region_embeds (R, d), and of those whose caption was kept region_text_embeds
-        (R', d), float32, unit rows; and with
+    Items are dicts: `pixel_values` (3, H, W) float, `pixel_mask` (H, W) int64 where the processor pads, and `labels`,
+        with class_labels (n,) int64, boxes (n, 4) float32 (cx, cy, w, h) in 0..1, image_id (1,) int64, orig_size (2,)
+        int64 (height, width) of the image that went into the processor (the file's, unless augmented); and with
+        regions region_boxes (R, 4) likewise, region_embeds (R, d), and of those whose caption was kept
+        region_text_embeds (R', d), float32, unit rows; and with
         pseudo_box_score pseudo_boxes or ignore_boxes (P, 4) likewise; and with weak_labels caption_embeds (c, d) and
         absent_labels (L,) int64.
     Images without objects stay, with n = 0. Crowd annotations and boxes without area in the image are left out.
@@ -253,7 +253,7 @@ def check_known(where: object, unknown: list[str], names: Collection[str]) -> No
 def detection_collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """
     Batch of DetectionDataset's items: `pixel_values` (B, 3, H, W), `labels` (list of B dicts) and `pixel_mask`
-    (B, H, W) if the items have it. Items with a mask are padded at the bottom and right to the largest; without one,
+    (B, H, W) if the items have it. Items with a mask are padded at the bottom and right to the largest. Without one,
     all must be of one size (ValueError).
     """
     sizes = [tuple(item["pixel_values"].shape[-2:]) for item in items]

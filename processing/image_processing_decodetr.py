@@ -1,7 +1,7 @@
 """The image processor on the torchvision backend (the default one).
 
-Defaults, padding rule and post-processing are those of image_processing_pil_decodetr.py; the library's RT-DETR image
-processor does the rest. This file is copied to the Hub beside the modeling files, so it imports only transformers and
+Defaults, padding rule and post-processing are those of image_processing_pil_decodetr.py. The library's RT-DETR image
+processor does the rest. This file is copied to the Hub with the modeling files, so it imports only transformers and
 siblings.
 """
 

@@ -1,6 +1,6 @@
 """The image processor on the PIL backend, and what both backends share.
 
-The library's RT-DETR image processor does the work; different here:
+The library's RT-DETR image processor does the work. Different here:
 - defaults: a fixed 640 x 640 without padding (some detector families ignore `pixel_mask`), ImageNet mean and std, RGB;
 - boxes of padded images stay relative to the image, not to the padded canvas. That is what the families that honour
   `pixel_mask` predict (their positions and reference points are normalised by the mask), and what makes
@@ -8,7 +8,7 @@ The library's RT-DETR image processor does the work; different here:
 - the score of a (query, name) pair is final, so post-processing keeps the best pairs over queries x names;
 - pictures of 16 bits and floats are scaled, not clipped, and transparency is dropped, as of pictures in files.
 
-This file is copied to the Hub beside the modeling files, so it imports only transformers, torch and siblings.
+This file is copied to the Hub with the modeling files, so it imports only transformers, torch and siblings.
 """
 
 import math
@@ -24,7 +24,7 @@ from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImage
 
 from .picture_modes import to_eight_bits, to_rgb
 
-_MAX_PIXELS = 1 << 26  # of a resized picture; as many as are read of one
+_MAX_PIXELS = 1 << 26  # of a resized picture. As many as are read of one
 
 
 class DeCoDetrProcessingMixin(BaseImageProcessor):
@@ -81,13 +81,13 @@ class DeCoDetrProcessingMixin(BaseImageProcessor):
             outputs: the model's outputs, or any mapping or object with `logits` (B, N, K), any float dtype, whose
                 sigmoid is the final score, and `pred_boxes` (B, N, 4), (cx, cy, w, h) in 0..1 of the image.
             threshold (float): only scores above it are returned.
-            target_sizes: (B, 2) tensor or list of (height, width) in pixels; None leaves boxes in 0..1.
+            target_sizes: (B, 2) tensor or list of (height, width) in pixels. None leaves boxes in 0..1.
             top_k (int): at most so many (query, name) pairs per image, chosen before the threshold. A query can
                 appear with several names.
 
         Returns:
             list of B dicts: `scores` (n,) float32 descending, `labels` (n,) int64 (index of the name), `boxes` (n, 4)
-            float32 (x0, y0, x1, y1), in pixels if `target_sizes` is given; not clipped to the image.
+            float32 (x0, y0, x1, y1), in pixels if `target_sizes` is given. Not clipped to the image.
 
         Raises:
             ValueError: on shapes that don't fit, `top_k` below 1, or scores that are NaN.
@@ -102,7 +102,7 @@ class DeCoDetrProcessingMixin(BaseImageProcessor):
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         batch_size, num_queries, num_names = logits.shape
 
-        # The sigmoid rises with the logit, so the best pairs are chosen on the logits as they are; only k are upcast.
+        # The sigmoid rises with the logit, so the best pairs are chosen on the logits as they are. Only k are upcast.
         top_k = min(top_k, num_queries * num_names)
         top_logits, pair_index = logits.flatten(1).topk(top_k, dim=1)  # (B, k)
         scores = top_logits.float().sigmoid()
@@ -146,7 +146,7 @@ def _sizes(target_sizes, batch_size, device):
 
 
 class DeCoDetrImageProcessorPil(DeCoDetrProcessingMixin, RTDetrImageProcessorPil):
-    """Image processor of DeCo-DETR on PIL and numpy; same arguments and results as `DeCoDetrImageProcessor`."""
+    """Image processor of DeCo-DETR on PIL and numpy. Same arguments and results as `DeCoDetrImageProcessor`."""
 
 
 DeCoDetrImageProcessorPil.register_for_auto_class("AutoImageProcessor")

@@ -1,7 +1,7 @@
 """Pictures of any mode as 8-bit RGB, the one way for files, PIL images, arrays and tensors.
 
 `convert("RGB")` clips what an 8-bit picture cannot hold: a 16-bit one turns white. Here values are scaled by what
-their kind holds. This file is copied to the Hub beside the image processors, so it imports only PIL, numpy and torch.
+their kind holds. This file is copied to the Hub with the image processors, so it imports only PIL, numpy and torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _STRIP = 1 << 22  # pixels that are converted at once
 
 
 def to_rgb(image: Image.Image, full: int | None = None) -> Image.Image:
-    """A PIL image of any mode as 8-bit RGB, itself if it is; transparency is dropped.
+    """A PIL image of any mode as 8-bit RGB, itself if it is. Transparency is dropped.
 
     Args:
         image (`PIL.Image.Image`).
@@ -38,7 +38,7 @@ def to_rgb(image: Image.Image, full: int | None = None) -> Image.Image:
 
 
 def to_rgba(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode as 8-bit RGBA; one without transparency is opaque.
+    """A PIL image of any mode as 8-bit RGBA. One without transparency is opaque.
 
     Raises:
         ValueError: as [`to_rgb`].
@@ -54,7 +54,7 @@ def to_rgba(image: Image.Image) -> Image.Image:
 def to_eight_bits(image: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
     """A numpy array or torch tensor as one of 8 bits, for an image processor that scales by 1/255.
 
-    Values of 0 to 255 stay, of whatever type they are; booleans, whole numbers of 16 bits and floats of 0 to 1 are
+    Values of 0 to 255 stay, of whatever type they are. Booleans, whole numbers of 16 bits and floats of 0 to 1 are
     scaled.
 
     Raises:

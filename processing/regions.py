@@ -105,12 +105,13 @@ class RegionTable:
         Read all shards of a folder, or one file.
 
         Args:
-            unkept (bool): with the regions whose caption failed the filter, if they have an image embedding; their
+            unkept (bool): with the regions whose caption failed the filter, if they have an image embedding. Their
                 text embeddings are zeros.
 
         Raises:
             FileNotFoundError: nothing there, or a shard of the `-of-` number is missing.
-            ValueError: a shard cannot be read, or has wrong columns, boxes or embeddings; names the shard and the row.
+            ValueError: a shard cannot be read, or has wrong columns, boxes or embeddings. The message names shard and
+                row.
         """
         source = Path(folder_or_file)
         with reading(source):
@@ -262,7 +263,7 @@ def _find_shards(source):
 
 
 def _read_shard(file, unkept):
-    """Checked columns of the kept rows of one shard, as numpy arrays; with `unkept` of the others after them."""
+    """Checked columns of the kept rows of one shard, as numpy arrays. With `unkept` of the others after them."""
     try:
         with pq.ParquetFile(file) as parquet:
             names = parquet.schema_arrow.names
@@ -339,7 +340,7 @@ def _to_numpy(file, name, column, rows):
 
 
 def _check_rows(where, columns, rows):
-    """Values of some rows; `rows` are their numbers in the file."""
+    """Values of some rows. `rows` are their numbers in the file."""
     for name in (name for name in ("box", "proposal_score", "clip_score") if name in columns):
         finite = np.isfinite(columns[name])
         _raise_first(

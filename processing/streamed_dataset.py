@@ -1,8 +1,8 @@
 """Training items of a data set of `datasets` that is streamed: read row by row, never held or listed whole.
 
-A stream has no length and no order that one can index. Its shards (files, mostly) are dealt out anew in every epoch to
-all readers, which are the workers of all processes; with fewer shards than readers, every reader reads everything and
-keeps every n-th row. Both ways a row is one reader's only. Rows wait in the shuffle buffer undecoded.
+A stream has no length and no order that one can index. Its shards (files, mostly) are distributed again in every epoch
+to all readers, which are the workers of all processes. With fewer shards than readers, every reader reads everything
+and keeps every n-th row. Both ways a row is one reader's only. Rows wait in the shuffle buffer undecoded.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class StreamedDetectionDataset(TargetMaker, IterableDataset):
         stream (AnnotationStream).
         image_processor, names, targets, fields: as of `DetectionDataset`. Names that the stream declares are checked
             at once, others when a row has them.
-        shuffle_buffer (int): undecoded rows that each reader holds and draws from; 0 for the stored order.
+        shuffle_buffer (int): undecoded rows that each reader holds and draws from. 0 for the stored order.
         seed (int): of the shuffle.
 
     Attributes:
         process_index, num_processes (int): whose share of the rows it yields. [`DeCoDetrTrainer`] sets these and
-        endless (bool): go on with the next epoch at the end of one, as processes do not end theirs together; and
+        endless (bool): go on with the next epoch at the end of one, as processes do not end theirs together, and
         skipped (int, int): batch size, and number of batches that a resumed run has had: None is yielded for each of
             their items, which are not decoded.
 
     Raises:
-        ValueError: as `DetectionDataset`; rows that are wrong raise when they are reached.
+        ValueError: as `DetectionDataset`. Rows that are wrong raise when they are reached.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class StreamedDetectionDataset(TargetMaker, IterableDataset):
         self.seed = seed
         self.process_index, self.num_processes = 0, 1
         self.endless, self.skipped = False, (1, 0)
-        # Images so far; None without regions, and once there was an image with some.
+        # Images so far. None without regions, and once there was an image with some.
         self._without_regions = 0 if len(self.targets.regions or ()) else None
         if not self.targets.skip_unknown_names:
             self._check_names(stream.name, stream.names or [])
@@ -93,7 +93,7 @@ class StreamedDetectionDataset(TargetMaker, IterableDataset):
             if seen == before:
                 raise ValueError(
                     f"{self.stream.name}: expected rows for each of {readers} readers (workers of all processes), got "
-                    "none for one; use fewer --dataloader_num_workers, or train without streaming"
+                    "none for one; use fewer --dataloader-num-workers, or train without streaming"
                 )
 
     def _item(self, row, epoch):

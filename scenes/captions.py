@@ -1,7 +1,7 @@
 """What people would write about a drawn object: paraphrases of its name, and captions of regions without an object.
 
-The small CLIP and LLaVA learn from these. Their authors saw all names, as the web did; no box of a
-detector's training set is described here, because the teachers' pictures come from a stream of their own.
+The small CLIP and LLaVA learn from these. Their authors saw all names, as the web did. No box of a
+detector's training set is described here, because the teachers' pictures come from separate splits.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def full_captions(name: SceneName) -> list[str]:
 
 
 def clip_caption(name: SceneName | None, rng: np.random.Generator, partial: float = 0.1) -> str:
-    """A caption for the contrastive pairs: with probability `partial` one that leaves something out, as the web's do;
+    """A caption for the contrastive pairs: with probability `partial` one that leaves something out, as the web's do.
     `name` None is a region without an object."""
     if name is None:
         return str(rng.choice(EMPTY))
@@ -49,12 +49,12 @@ def clip_caption(name: SceneName | None, rng: np.random.Generator, partial: floa
 
 
 def answer(name: SceneName | None, rng: np.random.Generator) -> str:
-    """What the captioner should say: one of the full captions; `name` None is a region without an object."""
+    """What the captioner should say: one of the full captions. `name` None is a region without an object."""
     return str(rng.choice(EMPTY)) if name is None else _fill(str(rng.choice(_FULL)), name)
 
 
 def mentioned_name(caption: str) -> SceneName | None:
-    """The `SceneName` that a text says everything of, in whatever words of this file; None if it leaves a part out."""
+    """The `SceneName` that a text says everything of, in whatever words of this file. None if it leaves a part out."""
     words = set(re.findall(r"[a-z]+", caption.lower()))
     for name in NAMES:
         if {name.colour, name.shape} <= words and words & _PATTERN_WORDS[name.pattern]:
@@ -69,7 +69,7 @@ class SceneTexts:
     """
 
     things = NAMES
-    merges = 200  # of the CLIP's tokenizer; as many as its words need
+    merges = 200  # of the CLIP's tokenizer. As many as its words need
     clip_caption = staticmethod(clip_caption)
     answer = staticmethod(answer)
 

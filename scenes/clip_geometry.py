@@ -59,15 +59,15 @@ def reshape(
 
     Args:
         clip (CLIPModel): trained. processor: its `CLIPProcessor`.
-        crops: n pictures of the model's size, each with an object; PIL or (S, S, 3) uint8.
-        captions (list of n str): the text of each crop; equal texts are one thing. Names do.
+        crops: n pictures of the model's size, each with an object. PIL or (S, S, 3) uint8.
+        captions (list of n str): the text of each crop. Equal texts are one thing. Names do.
         text_cosine: mean cosine of two different texts.
         right, other: mean cosine of an image to its text and to the other texts.
-        image_cosine: mean cosine of two images; None puts all of an image that no text has into the modality gap,
+        image_cosine: mean cosine of two images. None puts all of an image that no text has into the modality gap,
             which takes two more dimensions only, and gives about 0.97.
 
     Returns:
-        (CLIPModel, {"before": ..., "after": ...}): it has the width d + 2, or more with `image_cosine`; what
+        (CLIPModel, {"before": ..., "after": ...}): it has the width d + 2, or more with `image_cosine`. What
         [`statistics`] says of the old and of the new one, on these crops and captions.
 
     Raises:
@@ -89,7 +89,7 @@ def reshape(
     if image_cosine is not None:
         wanted["image"] = image_cosine
     result, aim = copy.deepcopy(clip), dict(wanted)
-    for _ in range(_ROUNDS):  # |W x| varies, so what comes out is a little beside what was aimed at
+    for _ in range(_ROUNDS):  # |W x| varies, so what comes out differs a little from the aim
         rows = _projections(clip, texts, images, ones, unseen, aim, before)
         for projection, weight in zip((result.text_projection, result.visual_projection), rows):
             projection.weight, projection.out_features = torch.nn.Parameter(weight), len(weight)
@@ -125,7 +125,7 @@ def statistics(
 
 @torch.no_grad()
 def _pooled(clip, processor, crops, captions):
-    """Before projection: features (k, D) of the distinct captions, (n, D') of the crops; caption of each crop (n,)."""
+    """Before projection: features (k, D) of the distinct captions, (n, D') of the crops. Caption of each crop (n,)."""
     distinct = list(dict.fromkeys(captions))
     row = {caption: i for i, caption in enumerate(distinct)}
     texts, images = [], []
@@ -187,7 +187,7 @@ def _constant(norm, features):
 
 @torch.no_grad()
 def _unseen(projection, images, one):
-    """(D' - d, D'): directions that the projection does not look at; features there have the mean 0 and, on average,
+    """(D' - d, D'): directions that the projection does not look at. Features there have the mean 0 and, on average,
     the length 1."""
     *_, directions = torch.linalg.svd(projection.float(), full_matrices=True)
     rows = directions[len(projection) :]
@@ -200,7 +200,7 @@ def _unseen(projection, images, one):
 
 @torch.no_grad()
 def _projections(clip, texts, images, ones, unseen, aim, raw):
-    """Weights of both projections for embeddings with the cosines of `aim`, were |W x| the same for all inputs; `raw`
+    """Weights of both projections for embeddings with the cosines of `aim`, were |W x| the same for all inputs. `raw`
     has the cosines of the old embeddings."""
     cone = (aim["text"] - raw["text"]) / (1 - raw["text"])  # the square of the constant in a text
     if not 0 < cone < 1:

@@ -29,7 +29,7 @@ _TEXT_LENGTH = 24
 
 
 def clip_tokenizer(texts: SceneTexts) -> CLIPTokenizer:
-    """CLIP's own tokenizer class with a vocabulary for the captions of `SceneTexts`; any other text is spelled out."""
+    """CLIP's own tokenizer class with a vocabulary for the captions of `SceneTexts`. Any other text is spelled out."""
     bpe = CLIPTokenizer()._tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=512 + texts.merges, end_of_word_suffix="</w>", initial_alphabet=_bytes(), show_progress=False
@@ -76,7 +76,7 @@ class CaptionedCrops(Dataset):
     """Items of crops (n, S, S, 3) uint8 with a fresh caption each time: `image`, `caption`.
 
     Args:
-        things, write_caption: names[i] is a place in `things`, or -1; the caption is write_caption(thing, rng), of
+        things, write_caption: names[i] is a place in `things`, or -1. The caption is write_caption(thing, rng), of
             None for -1.
     """
 
@@ -110,10 +110,10 @@ def train_clip(
     """Train the small CLIP on (crop, caption) pairs and return it with its processor.
 
     Args:
-        output: folder of the trainer's checkpoints; a run that was stopped goes on from the last one.
+        output: folder of the trainer's checkpoints. A run that was stopped goes on from the last one.
         crops (n, 48, 48, 3) uint8, names (n,): of [`teacher_crops`].
         texts: `SceneTexts`, or those of another world.
-        start (CLIPModel, *optional*): one of other words or width; what of it has the same shape is begun with.
+        start (CLIPModel, *optional*): one of other words or width. What of it has the same shape is begun with.
     """
     torch.manual_seed(seed)
     processor = clip_processor(texts)
@@ -144,7 +144,7 @@ def train_clip(
 
 
 def begin_with(model: torch.nn.Module, start: torch.nn.Module | None) -> None:
-    """Give `model` the weights of another one of its kind that have the same name and shape; None gives none."""
+    """Give `model` the weights of another one of its kind that have the same name and shape. None gives none."""
     if start is not None:
         shapes = {name: value.shape for name, value in model.state_dict().items()}
         given = {name: value for name, value in start.state_dict().items() if value.shape == shapes.get(name)}

@@ -57,10 +57,10 @@ def run_stages(
     """Run what is not done yet.
 
     Args:
-        stages: (file that tells that a stage is finished, words of its command) in order; may be a generator, for
+        stages: (file that tells that a stage is finished, words of its command) in order. May be a generator, for
             later stages may look at files.
         count: how many there are.
-        record: of `claim`; seconds are added and written after each stage.
+        record: of `claim`. Seconds are added and written after each stage.
         run_command: runs a command, given its words, and returns its exit status: `decodetr.cli.main`.
 
     Returns:
@@ -77,7 +77,7 @@ def run_stages(
         if result.exists() and record["commands"].get(str(number), said) != said:
             raise ValueError(
                 f"{result} was made by another command:\n  {record['commands'][str(number)]}\nnow\n  {said}\n"
-                "remove it and what was made after it, or begin anew (--overwrite, or another folder)"
+                "remove it and what was made after it, or start from the beginning (--overwrite, or another folder)"
             )
         done = "done before: " if result.exists() else ""
         sys.stdout.write(f"\n[{number}/{count}] {done}decodetr {_shown(words)}\n")
@@ -106,7 +106,7 @@ def flat(options: Mapping[str, object]) -> list[object]:
 
 
 def _title(words):
-    """The command and its subcommand, if it has one: "pool build"; of predict what it looks for."""
+    """The command and its subcommand, if it has one: "pool build". Of predict what it looks for."""
     if words[0] == "predict":
         return "predict, novel names" if "--names-file" in words else "predict, all names"
     return " ".join(words[:1] if words[1].startswith("-") else words[:2])

@@ -1,5 +1,5 @@
 """The small LLaVA of the embedded scenes: an ordinary `LlavaForConditionalGeneration` with its processor. Its vision
-tower is the small CLIP's, frozen, as in LLaVA; projector and language model learn captions of crops."""
+tower is the small CLIP's, frozen, as in LLaVA. Projector and language model learn captions of crops."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CHAT_TEMPLATE = (
 
 
 def llava_tokenizer(texts: SceneTexts) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer for the captions of `SceneTexts`; any other text is spelled out."""
+    """A byte-level BPE tokenizer for the captions of `SceneTexts`. Any other text is spelled out."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

@@ -1,8 +1,8 @@
 """Measure a model on the scenes: does it find what its names never had a box for?
 
-On a split of a scenes folder: AP50 of novel and base names with all names in the vocabulary; the same AP50 when the
-vocabulary holds twelve names or one, pooled over all such vocabularies; how often a name that is absent from an image
-scores above 0.5; and the ceiling, which is what the teacher itself, a CLIP, makes of the annotated boxes that the
+On a split of a scenes folder: AP50 of novel and base names with all names in the vocabulary. The same AP50 when the
+vocabulary holds twelve names or one, pooled over all such vocabularies. How often a name that is absent from an image
+scores above 0.5. And the ceiling, which is what the teacher itself, a CLIP, makes of the annotated boxes that the
 localization stream finds.
 """
 
@@ -46,7 +46,7 @@ _NEVER_BOXED = {name.name for name in NAMES if name.shape == HELD_OUT_SHAPE}
 
 
 def _chosen(metrics):
-    """What is reported of an evaluator's metrics; `AP50_never_boxed` where there are such objects."""
+    """What is reported of an evaluator's metrics. `AP50_never_boxed` where there are such objects."""
     chosen = {key: metrics[key] for key in ("AP50", "AP50_novel", "AP50_base")}
     never_boxed = metrics["AP50_never_boxed"]
     return chosen if math.isnan(never_boxed) else chosen | {"AP50_never_boxed": never_boxed}
@@ -64,7 +64,7 @@ def measure(
     """AP50 and false alarms by the size of the vocabulary.
 
     Args:
-        model: DeCoDetrForObjectDetection; keeps the names it has.
+        model: DeCoDetrForObjectDetection. Keeps the names it has.
         coco: `CocoAnnotations` of the split, all names.
         vocabulary: `Vocabulary` of all names.
         novel_names: those that had no box in training.
@@ -116,7 +116,7 @@ def teacher_ceiling(
 ) -> dict[str, float]:
     """AP50 of CLIP's names for the annotated boxes that the localization stream finds (IoU of at least 0.5).
 
-    Args: as in `measure`; clip: `ClipEmbedder`. A box's scores are the softmax over all names at CLIP's temperature.
+    Args: as in `measure`. clip: `ClipEmbedder`. A box's scores are the softmax over all names at CLIP's temperature.
 
     Returns:
         dict, in percent: AP50, AP50_novel, AP50_base, AP50_never_boxed, and recall_novel and recall_base of the
@@ -225,7 +225,7 @@ def measure_model(
 
     Args:
         folder: in COCO's form, as `decodetr scenes write` makes it. split: "val", or "test", the shifted one.
-        model: folder or name of a DeCo-DETR. vocabulary: of all names; default: the model's own. clip: the teacher.
+        model: folder or name of a DeCo-DETR. vocabulary: of all names. Default: the model's own. clip: the teacher.
 
     Returns:
         {"measured": what [`measure`] gives, "ceiling": what [`teacher_ceiling`] gives}.

@@ -27,7 +27,7 @@ class ComparisonOptions:
         model: DeCo-DETR with a trained localization stream. vocabulary: of all names. clip: the teacher.
         variants: keys of VARIANTS. seeds: of the semantic stream. splits: keys of SPLITS.
         steps: of the semantic stream.
-        base_names: so many of the base names keep their boxes; the others are novel. None: all.
+        base_names: so many of the base names keep their boxes. The others are novel. None: all.
         trained: a trained model that counts as seed 0 of captions.
         output: folder for runs.json and table.md.
     """
@@ -59,14 +59,14 @@ def _setting(default, text):
 class QuickstartOptions:
     """What the quickstart makes, and where."""
 
-    output: str = _setting("decodetr-quickstart", "folder for everything")
-    train_images: int = _setting(640, "scenes to propose regions in and to train on")
-    val_images: int = _setting(128, "scenes to evaluate on")
-    semantic_steps: int = _setting(640, "optimizer steps of the semantic stream over cached features")
-    model: str = _setting("scenes-decodetr", "folder or name of the DeCo-DETR whose detector is used")
-    clip: str = _setting("scenes-clip", "folder or name of the CLIP that teaches")
-    captioner: str = _setting("scenes-llava", "folder or name of the LLaVA that captions")
-    overwrite: bool = _setting(False, "delete an earlier quickstart in the folder first")
+    output: str = _setting("decodetr-quickstart", "write everything into this folder")
+    train_images: int = _setting(640, "number of training images to draw")
+    val_images: int = _setting(128, "number of validation images to draw")
+    semantic_steps: int = _setting(640, "training steps of the semantic stream")
+    model: str = _setting("scenes-decodetr", "DeCo-DETR whose detector is used: folder or shipped name")
+    clip: str = _setting("scenes-clip", "CLIP that is the teacher: folder or shipped name")
+    captioner: str = _setting("scenes-llava", "LLaVA that captions regions: folder or shipped name")
+    overwrite: bool = _setting(False, "delete an earlier quickstart in the folder first (default: continue it)")
 
     def settings(self) -> dict:
         """What decides the result, for the record."""

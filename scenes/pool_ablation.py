@@ -1,8 +1,8 @@
 """Compare variants of the pool: what it does for names that never had a box, and what seeds do.
 
-The detector of a model runs once over the training scenes; over these cached features the semantic stream is trained
-anew for every variant and seed, as the shipped one was, and each is measured as `decodetr scenes measure` does it.
-Runs that OUTPUT/runs.json has already are not repeated; processes with different variants may share a folder. With
+The detector of a model runs once over the training scenes. Over these cached features the semantic stream is trained
+again for every variant and seed, as the shipped one was, and each is measured as `decodetr scenes measure` does it.
+Runs that OUTPUT/runs.json has already are not repeated. Processes with different variants may share a folder. With
 --base-names, few names keep their boxes, and those of the others are regions without a name.
 """
 
@@ -110,7 +110,7 @@ def silent_pool(
 
 
 def names_of(folder: str, base_names: int | None) -> tuple[list[str], list[str]]:
-    """(base names, novel names) of a folder; with fewer base names, the others count as novel."""
+    """(base names, novel names) of a folder. With fewer base names, the others count as novel."""
     base, novel = read_split(Path(folder) / "names.json")
     if base_names is None:
         return base, novel
@@ -147,7 +147,7 @@ class Comparison:
         self.train_annotations = CocoAnnotations.load(annotations / "train.json").select(base)
 
     def _check_space(self, options):
-        """Pool, names and teacher are of one CLIP; the model's own may be another one."""
+        """Pool, names and teacher are of one CLIP. The model's own may be another one."""
         for option, given, info in (
             ("--vocabulary", options.vocabulary, self.names.info),
             ("--clip", options.clip, self.clip.info),
@@ -155,7 +155,7 @@ class Comparison:
             if not same_encoder(self.pool.info, info):
                 raise ValueError(
                     f"{option} {given} is of another CLIP than the pool of --built {options.built} "
-                    f"({self.pool.info.get('encoder')}); give that of the pool, or make the other one anew with "
+                    f"({self.pool.info.get('encoder')}); give that of the pool, or make the other one again with "
                     "`decodetr vocabulary build --text-model` or `decodetr pool build --clip`"
                 )
 
@@ -260,7 +260,7 @@ def _cell(values):
 
 
 def _in_a_line(name, seed, measured):
-    """What a run reached with all names in the vocabulary; the tables have the rest."""
+    """What a run reached with all names in the vocabulary. The tables have the rest."""
     keys = {"novel": "AP50_novel, all", "base": "AP50_base, all", "all": "AP50, all"}
     splits = (
         f"{split} AP50 " + ", ".join(f"{word} {found[key]:.1f}" for word, key in keys.items())
@@ -270,7 +270,7 @@ def _in_a_line(name, seed, measured):
 
 
 def _contents(options):
-    """{name: digest} of what decides the results, beside the settings that name it."""
+    """{name: digest} of what decides the results, besides the settings that name it."""
     given = {name: getattr(options, name) for name in ("model", "vocabulary", "clip", "trained")}
     folders = {name: resolve(folder) for name, folder in given.items() if folder}
     folders |= {name: Path(options.built) / name for name in ("pool", "regions")}
@@ -279,7 +279,7 @@ def _contents(options):
 
 
 class _Results:
-    """runs.json: settings, ceilings and runs; written after each run, together with what other processes added.
+    """runs.json: settings, ceilings and runs. Written after each run, together with what other processes added.
 
     Raises:
         ValueError: the file has runs of other settings.

@@ -3,7 +3,7 @@
 It only runs commands that a user could type, and shows each one: write scenes, embed names, build a pool with the
 shipped detector, CLIP and LLaVA, train the semantic stream on it, compare it with other pools and with none, detect
 names that were never boxed. Then it draws pictures and writes README.md and report.html. Finished stages are skipped
-when it is started again; `--overwrite` begins anew.
+when it is started again. `--overwrite` starts from the beginning.
 """
 
 import platform
@@ -66,7 +66,7 @@ def quickstart(options: QuickstartOptions, run_command: Callable[[list[str]], in
 
 
 def _stages(output, options):
-    """(file that tells that a stage is finished, its command) in order; a generator, for later stages look at
+    """(file that tells that a stage is finished, its command) in order. A generator, for later stages look at
     files."""
     data, base, names = output / "scenes", output / "vocabulary-base", output / "vocabulary"
     concepts, model = output / "concepts", output / "model"
@@ -217,7 +217,7 @@ def _write_report(output, staging, record, commands):
         ],
         "Names that were never boxed": [
             paragraph(
-                f"Only the novel names are looked for; detections above {THRESHOLD}. Beside each picture are the "
+                f"Only novel names are detected, above a score of {THRESHOLD}. Next to each picture are the "
                 "prototypes that a detection looked up, with their captions and their share of the lookup."
             ),
             *explained,

@@ -1,4 +1,4 @@
-"""What was chosen for the drawn world, for its shipped models and the quickstart; docs/scenes.md says why. Everything
+"""What was chosen for the drawn world, for its shipped models and the quickstart. docs/scenes.md says why. Everything
 else is a command's default. Plain Python, because `--help` shows some of it."""
 
 TRAIN_SCENES, SEMANTIC_STEPS, CACHE_VIEWS = 4000, 2400, 2

@@ -1,7 +1,7 @@
 """Draws one object, one background, one scene.
 
 A scene is a cluttered background, then 1 to 8 objects, later ones over earlier ones. Each pixel belongs to the last
-object that covers at least half of it; an object's box is the extent of the pixels that belong to it (its *visible*
+object that covers at least half of it. An object's box is the extent of the pixels that belong to it (its *visible*
 extent, as in COCO), and its area is their number. Every object lies inside the image and keeps at least `MIN_VISIBLE`
 of its pixels.
 
@@ -77,7 +77,7 @@ def draw_scene(seed: int, split: str, index: int, image_size: int) -> Scene:
 
     Args:
         seed: int, 0 to 2**32 - 1.
-        split: name of the split; "test" is rendered with the shifted look.
+        split: name of the split. "test" is rendered with the shifted look.
         index: int, from 0.
         image_size: side in pixels.
 
@@ -95,7 +95,7 @@ def draw_scene(seed: int, split: str, index: int, image_size: int) -> Scene:
         tile, alpha = draw_object(rng, name, size, rng.uniform(-look.rotation, look.rotation))
         mask = np.asarray(alpha) >= 128
         place = _find_place(rng, owner, mask, full)
-        if place is None:  # the scene is crowded; the first object always finds a place
+        if place is None:  # the scene is crowded. The first object always finds a place
             continue
         x, y = place
         names.append(name)
@@ -162,7 +162,7 @@ def _outline(shape):
     elif shape == "arrow":
         a, b = 0.4, 0.9
         points = np.array([(0, -1), (b, 0), (a, 0), (a, 1), (-a, 1), (-a, 0), (-b, 0)])
-    elif shape == "crescent":  # a disc less a smaller one; the two arcs meet in the tips
+    elif shape == "crescent":  # a disc less a smaller one. The two arcs meet in the tips
         bite, shift = 0.4, 0.28
         tip_x = (0.25 - bite**2 + shift**2) / (2 * shift)
         outer, inner = math.degrees(math.acos(tip_x / 0.5)), math.degrees(math.acos((tip_x - shift) / bite))
@@ -187,13 +187,13 @@ def draw_object(
     Args:
         rng: numpy Generator for what the name leaves open: shade, and orientation and phase of the pattern.
         name: `SceneName`.
-        size: pixels; the longer side before rotation is 0.88 (square) to 1.18 (slender shapes) times that.
+        size: pixels. The longer side before rotation is 0.88 (square) to 1.18 (slender shapes) times that.
         angle: rotation in degrees.
 
     Returns:
-        (tile, alpha): an RGB and an "L" image of one size; the pixels with alpha >= 128 touch all four sides.
+        (tile, alpha): an RGB and an "L" image of one size. The pixels with alpha >= 128 touch all four sides.
     """
-    # Supersampling is for the edges; large objects need less of it, and cost more.
+    # Supersampling is for the edges. Large objects need less of it, and cost more.
     scale = 4 if size < 32 else 2
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     turn = np.array([(cos, sin), (-sin, cos)])
@@ -212,7 +212,7 @@ def draw_object(
     tile = Image.new("RGB", (side, side), _rgb(main))
     if pattern is not None:
         tile.paste(_rgb(_second_tone(main)), (0, 0), Image.fromarray(pattern))
-    # A dark rim keeps the shape readable on any background and between overlapping objects; clipped by the mask.
+    # A dark rim keeps the shape readable on any background and between overlapping objects. Clipped by the mask.
     rim = round(2 * scale * max(0.8, size * 0.035))
     pen = ImageDraw.Draw(tile)
     for polygon in (points, *holes):
@@ -277,7 +277,7 @@ def _ramp(rng, side):
 
 
 def _wave(rng, side, waves):
-    """A sine of a random direction, -1..1; `waves` (low, high) are the periods that fit the image."""
+    """A sine of a random direction, -1..1. `waves` (low, high) are the periods that fit the image."""
     return np.sin((2 * math.pi * rng.uniform(*waves)) * _ramp(rng, side) + np.float32(rng.uniform(0, 2 * math.pi)))
 
 

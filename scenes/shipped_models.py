@@ -1,8 +1,8 @@
 """Make everything in hub_cards/ again, by commands that a user could type.
 
-Small CLIP and LLaVA, name embeddings, localization stream and pool, twice, semantic stream, measurements; then the
+Small CLIP and LLaVA, name embeddings, localization stream and pool, twice, semantic stream, measurements. Then the
 folders of hub_cards/, with weights in half precision and with cards that say how each was made and what was measured.
-It takes hours on two cores; an interrupted run goes on where it stopped. For a checkout: it writes into the package.
+It takes hours on two cores. An interrupted run goes on where it stopped. For a checkout: it writes into the package.
 """
 
 import shutil
@@ -37,7 +37,7 @@ def make_models(folder: str, run_command: Callable[[list[str]], int]) -> int:
 
 def _stages(folder):
     """(file that tells that a stage is finished, its command), in order. What is made is shipped before the next
-    command, so that what the cards say was measured on what they lie beside."""
+    command, so that what the cards say was measured on the weights in their folder."""
     data, teachers, names = folder / "scenes", folder / "teachers", folder / "scenes-vocabulary"
     yield data / "names.json", ["scenes", "write", data, "--train", TRAIN_SCENES]
     yield teachers / TEACHERS[-1] / "README.md", ["scenes", "teachers", teachers]
@@ -84,14 +84,14 @@ def _stages(folder):
 
 
 def _ship(folder, built):
-    """Model, pool and vocabulary into hub_cards/; `built` is the output of `pool build`."""
+    """Model, pool and vocabulary into hub_cards/. `built` is the output of `pool build`."""
     tables = {"scenes-vocabulary": Vocabulary.from_pretrained(folder / "scenes-vocabulary")}
     tables["scenes-pool"] = PrototypePool.from_pretrained(built / "pool")
     for name, table in tables.items():
         with committed(HUB_CARDS / name) as staging:
             table.save_pretrained(staging)
     model = DeCoDetrForObjectDetection.from_pretrained(folder / "model")
-    # Half the size; they load as float32, as the config says. The tables stay exact.
+    # Half the size. They load as float32, as the config says. The tables stay exact.
     weights = model.state_dict()
     for name, value in weights.items():
         if value.is_floating_point() and not name.startswith(("prototype_pool", "vocabulary")):
@@ -114,7 +114,7 @@ def _write_cards(folder, commands):
 
 
 def _without_code(staging):
-    """The package itself is the code of a shipped model: no copies of it beside the weights."""
+    """The package itself is the code of a shipped model: no copies of it next to the weights."""
     for file in staging.glob("*.py"):
         file.unlink()
     for file in (staging / "config.json", staging / "preprocessor_config.json"):

@@ -1,7 +1,7 @@
 """Crops to train and test the small teachers on: objects of scenes that nothing else uses, and empty regions.
 
-The scenes come from splits of their own ("teachers", "teachers-val"): no picture of a written folder is among them.
-They vary more than the scenes of a detector do, as web pictures vary more than one's own.
+The scenes come from separate splits ("teachers", "teachers-val"): no picture of a written folder is among them.
+They vary more than the scenes of a detector do, as web pictures vary more than one data set.
 """
 
 from concurrent.futures import ProcessPoolExecutor

@@ -65,13 +65,13 @@ def write_teachers(
     """Train both teachers and write `output/scenes-clip` and `output/scenes-llava`, each with a card.
 
     Args:
-        output: folder; `output/work` holds the drawn crops and checkpoints, and may be deleted afterwards.
+        output: folder. `output/work` holds the drawn crops and checkpoints, and may be deleted afterwards.
         scenes: scenes to draw crops from.
         clip_steps, llava_steps: optimizer steps.
         seed: of scenes, weights and batches.
         geometry: "clip" gives the CLIP the cosines of a real one, "drawn" leaves what training made. The other one can
             be had later without training again, as long as `output/work` is there.
-        workers: processes that draw; more than one needs a `__main__` guard.
+        workers: processes that draw. More than one needs a `__main__` guard.
 
     Returns:
         `output` as a `Path`.
@@ -117,11 +117,11 @@ def write_teachers(
 def reshape_clip(
     source: str | Path, folder: str | Path, crops: np.ndarray, names: np.ndarray, **cosines: float
 ) -> None:
-    """Write the CLIP in `source` with the cosines of a real one into `folder`; its card says what it was and is.
+    """Write the CLIP in `source` with the cosines of a real one into `folder`. Its card says what it was and is.
 
     Args:
         source, folder: folders.
-        crops, names: of `teacher_crops`, to measure on; regions without an object are left out.
+        crops, names: of `teacher_crops`, to measure on. Regions without an object are left out.
         cosines: of [`clip_geometry.reshape`].
 
     Raises:
@@ -158,7 +158,7 @@ def check_small_clip(folder: str | Path) -> None:
 
 
 def _geometry_section(found):
-    """Lines of a card; found: {"before": statistics and retrieval, "after": the same}."""
+    """Lines of a card. found: {"before": statistics and retrieval, "after": the same}."""
     before, after = found["before"], found["after"]
     rows = [(words, key, "{:.3f}" if key == "right_std" else "{:.2f}") for key, words in _GEOMETRY.items()]
     rows += [("logit scale", "scale", "{:.1f}"), ("CLIP's softmax over all names: the right one", "share", "{:.3f}")]
@@ -185,7 +185,7 @@ _GEOMETRY_TITLE = "## Geometry"
 
 
 def _geometry(folder):
-    """ "clip" or "drawn": what a finished CLIP's card says; None if there is none."""
+    """ "clip" or "drawn": what a finished CLIP's card says. None if there is none."""
     card = folder / "README.md"
     if not card.is_file():
         return None
@@ -226,7 +226,7 @@ def _save(model, processor, folder):
 
 
 def _weights(model):
-    """Half precision, which halves the folder; they load as float32, as the config says. What gives a CLIP its
+    """Half precision, which halves the folder. They load as float32, as the config says. What gives a CLIP its
     geometry stays exact."""
     return {name: value if name in _EXACT else value.half() for name, value in model.state_dict().items()}
 
@@ -258,7 +258,7 @@ def measure_llava(folder: str | Path, crops: np.ndarray, names: np.ndarray) -> d
 
     Returns:
         dict of shares in 0..1: `object`, of crops with an object, that the caption says colour, pattern and shape of
-        it; `empty`, of crops without one, that the caption names no object.
+        it. `empty`, of crops without one, that the caption names no object.
     """
     captioner = Captioner(folder, prompt=PoolSettings().prompt, max_new_tokens=24)
     captions = [text for part in _batches(crops[:2000]) for text in captioner.caption(list(part))]

@@ -83,7 +83,7 @@ def names_document(base_names: int | None = None) -> dict:
     """Content of `names.json`: `{"source": ..., "base": {"<category id>": name}, "novel": {...}}`.
 
     Args:
-        base_names: how many of the base names stay so; the others count as novel. None: all.
+        base_names: how many of the base names stay so. The others count as novel. None: all.
     """
     base = set(BASE_NAMES if base_names in (None, len(BASE_NAMES)) else few_names(BASE_NAMES, base_names))
     return {
@@ -101,7 +101,7 @@ class SceneSettings:
         train, val, test: images per split, at least 1. `test` is the shifted split.
         image_size: side of the square images in pixels, 64 to 1024. Objects grow with it.
         seed: 0 to 2**32 - 1. An image depends on (seed, split, index, image_size) only.
-        base_names: how many of the 180 base names have boxes in training; the others count as novel.
+        base_names: how many of the 180 base names have boxes in training. The others count as novel.
 
     Raises:
         ValueError: a value is no integer or out of its range.

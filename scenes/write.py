@@ -48,11 +48,11 @@ _DESCRIPTIONS = {
 def write_scenes(
     folder: str | Path, settings: SceneSettings | None = None, *, workers: int = 1, overwrite: bool = False
 ) -> Path:
-    """Write a world of scenes, or finish an interrupted one; a complete folder of the same settings is left alone.
+    """Write a world of scenes, or finish an interrupted one. A complete folder of the same settings is left alone.
 
     Args:
-        folder: where to; made if it is missing.
-        settings: `SceneSettings`; its defaults if None.
+        folder: where to. Made if it is missing.
+        settings: `SceneSettings`. Its defaults if None.
         workers: processes that draw, at least 1. The written bytes do not depend on it. More than one needs an
             `if __name__ == "__main__"` guard in the calling script, because processes are spawned.
         overwrite: replace what an earlier call with other settings wrote here. Files that are not ours stay.
@@ -103,7 +103,7 @@ def _parameters(settings):
 
 
 def _found_parameters(folder):
-    """What `scenes.json` says; None if there is none."""
+    """What `scenes.json` says. None if there is none."""
     file = folder / _SETTINGS_FILE
     if not file.is_file():
         return None
@@ -180,7 +180,7 @@ def _draw_one(staging, seed, image_size, task):
 
 
 def _coco_document(title, split, settings, rows):
-    """The COCO document of one annotation file; an object has the same annotation id in train and train_full."""
+    """The COCO document of one annotation file. An object has the same annotation id in train and train_full."""
     kept = {name.id for name in NAMES}
     if title == "train":
         kept = {int(number) for number in names_document(settings.base_names)["base"]}
@@ -218,7 +218,7 @@ _BASE_INK, _NOVEL_INK = (255, 255, 255), (255, 240, 90)
 
 
 def _write_preview(staging, documents, novel):
-    """Contact sheet: rows of validation scenes, then of the shifted split; novel names, by their ids, are marked."""
+    """Contact sheet: rows of validation scenes, then of the shifted split. Novel names, by their ids, are marked."""
     cells = []
     for split, rows in _PREVIEW_ROWS.items():
         chosen = documents[split]["images"][: rows * _PREVIEW_COLUMNS]
@@ -255,7 +255,7 @@ def _write_preview(staging, documents, novel):
 
 
 def _free_label(text_box, box, cell, taken):
-    """Where a label goes: above its box, or the first place from there that no other label has; inside the cell."""
+    """Where a label goes: above its box, or the first place from there that no other label has. Inside the cell."""
     width, height = text_box[2] + 6, text_box[3] + 4
     (x, y, _, h), (left, top, side) = box, cell
     x = min(x, left + side - width)

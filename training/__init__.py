@@ -1,4 +1,4 @@
-"""What a training run is made of; train.py is the run itself.
+"""What a training run is made of. train.py is the run itself.
 
 options.py, arguments.py, fields.py   TrainOptions, DeCoDetrTrainingArguments, and what each field is to a run
 preflight.py, pairs.py, environment.py, space.py, trial.py, metrics.py   checks before the first step

@@ -39,14 +39,16 @@ class DeCoDetrTrainingArguments(TrainingArguments):
 
     streams: str = _field(
         "joint",
-        "joint; localization, which freezes the semantic stream and leaves it out of the forward; or semantic, which "
-        "freezes the detector",
+        "which streams learn. joint: both. localization: the detector; the semantic stream is frozen and not "
+        "computed. semantic: the semantic stream; the detector is frozen",
     )
     cache_features: bool = _field(
-        False, "with --streams semantic: run the detector once, then train over its features"
+        False, "with `--streams semantic`: compute the features of the detector once, and train on them"
     )
     cache_views: int = _field(
-        1, "passes over the images when features are cached; all but the first are augmented", "chosen: 1 or 2"
+        1,
+        "with `--cache-features`: views of each image to compute; all but the first are augmented",
+        "chosen: 1 or 2",
     )
     align_weight_start: float = _field(0.0, "lambda_align(t) at the first step", "chosen: 0 or 1")
     align_weight_end: float | None = _field(
@@ -54,40 +56,49 @@ class DeCoDetrTrainingArguments(TrainingArguments):
     )
     align_weight_shape: str = _field(
         "cosine",
-        "how lambda_align(t) goes from start to end: cosine (half a cosine, the paper's), linear, or constant, at the "
-        "end point",
+        "how lambda_align(t) changes from the start to the end value. cosine: half a cosine, as in the paper. linear: "
+        "a straight line. constant: the end value at every step",
     )
     semantic_learning_rate: float | None = _field(
-        None, "of the semantic stream", "chosen; `--learning_rate` where that is given"
+        None, "learning rate of the semantic stream", "chosen; `--learning-rate` if that is given"
     )
     backbone_learning_rate: float | None = _field(
-        None, "of the detector's backbone", "chosen; `--learning_rate` where that is given"
+        None, "learning rate of the detector's backbone", "chosen; `--learning-rate` if that is given"
     )
     freeze_backbone: bool = _field(
-        False, "the detector's backbone learns nothing and keeps its batch norm statistics", "chosen"
+        False, "freeze the weights and the batch norm statistics of the detector's backbone", "chosen"
     )
     max_grad_norm: float = _field(
-        0.1, "clips the localization stream, apart from the other; 0 switches all clipping off"
+        0.1,
+        "clip the gradient of the localization stream to this norm, separately from the semantic stream. 0: clip "
+        "neither stream",
     )
-    semantic_max_grad_norm: float = _field(1.0, "clips the semantic stream, apart from the other")
+    semantic_max_grad_norm: float = _field(
+        1.0, "clip the gradient of the semantic stream to this norm, separately from the localization stream"
+    )
     ema_decay: float | None = _field(
-        None, "such as 0.999: evaluation and the saved model use a moving average of the trained weights"
+        None,
+        "keep a moving average of the trained weights with this decay, such as 0.999; evaluate and save the average",
     )
-    eval_pictures: int = _field(8, "validation images that are drawn at each evaluation of a run; 0 for none")
+    eval_pictures: int = _field(8, "draw this many validation images with detections at each evaluation; 0: none")
     eval_max_detections: int | None = _field(
-        None, "detections kept per image in evaluation", "100; 300 of a file that is federated as LVIS is"
+        None, "detections to keep per image in evaluation", "100; 300 if the data are federated as LVIS is"
     )
     overwrite_output_dir: bool = _field(
         False,
-        "a run that begins removes the checkpoints of other runs from the output folder; otherwise it does not begin "
-        "beside them",
+        "remove the checkpoints of other runs from the output folder when a run starts; if false, such checkpoints "
+        "are an error",
     )
-    learning_rate: float = _field(1e-4, "of the localization stream, and of what has no rate of its own", "chosen")
-    weight_decay: float = _field(1e-4, "AdamW's weight decay")
+    learning_rate: float = _field(
+        1e-4, "learning rate of the localization stream, and of the parts that have no rate given", "chosen"
+    )
+    weight_decay: float = _field(1e-4, "weight decay of AdamW")
     # Columns are dropped by signature otherwise, and label dicts of streamed data would be sliced.
     remove_unused_columns: bool = _field(False, "must stay false for detection")
-    # The pool and the vocabulary are buffers that every process updates alike; broadcasting them costs time.
-    ddp_broadcast_buffers: bool | None = _field(False, "DDP's broadcast_buffers")
+    # The pool and the vocabulary are buffers that every process updates alike. Broadcasting them costs time.
+    ddp_broadcast_buffers: bool | None = _field(
+        False, "broadcast buffers between processes; not needed, because all processes update them alike"
+    )
 
     def __post_init__(self) -> None:
         if self.metric_for_best_model is None and needs_metric(self):  # the library's default, "loss", is not measured
@@ -128,7 +139,7 @@ class DeCoDetrTrainingArguments(TrainingArguments):
             )
 
     def _metric_of_boxes(self):
-        """The metric that chooses the best checkpoint; where only boxes are trained, one of names is replaced."""
+        """The metric that chooses the best checkpoint. Where only boxes are trained, one of names is replaced."""
         metric = self.metric_for_best_model
         if self.streams != "localization" or metric is None or "class_agnostic" in metric:
             return metric

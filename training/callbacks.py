@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training run."""
+"""Callbacks of a training run: the momentum step of the pool, and its drift."""
 
 import copy
 import logging
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class PoolMomentum(TrainerCallback):
-    """The momentum step of the pool, after each optimizer step, over all micro-batches and processes of the step; and
+    """The momentum step of the pool, after each optimizer step, over all micro-batches and processes of the step, and
     pool_drift.json at the end: how far it went."""
 
     def __init__(self, trainer: "DeCoDetrTrainer") -> None:

@@ -22,8 +22,8 @@ MARK = "complete.json"
 RUN = "run.json"  # what the run is that wrote it
 STATE = "trainer_state.json"  # transformers' TRAINER_STATE_NAME
 _REMEDY = (
-    "Go on with the settings, data and start of that run; or begin another one, in another --output_dir (--model "
-    "CHECKPOINT starts from its weights), or here with --overwrite_output_dir true, which removes them."
+    "Go on with the settings, data and start of that run; or begin another one, in another --output-dir (--model "
+    "CHECKPOINT starts from its weights), or here with --overwrite-output-dir true, which removes them."
 )
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def _warn(text):
 
 
 def clear(folder: str | Path) -> None:
-    """Remove what an earlier run left in the folder of a checkpoint, its mark first: what is written anew must not
+    """Remove what an earlier run left in the folder of a checkpoint, its mark first: what is written again must not
     pass for whole because the old one was."""
     folder = Path(folder)
     (folder / MARK).unlink(missing_ok=True)
@@ -58,7 +58,7 @@ def begin(folder: str | Path, run: dict[str, Any]) -> None:
 
 
 def problem(folder: str | Path) -> str | None:
-    """Why one cannot go on from a checkpoint; None if it is complete."""
+    """Why one cannot go on from a checkpoint. None if it is complete."""
     folder = Path(folder)
     if not folder.is_dir():
         return "there is no such folder"
@@ -87,7 +87,7 @@ def step_of(folder: str | Path) -> int:
 
 
 def strangeness(folder: str | Path, run: dict[str, Any]) -> str | None:
-    """Why a checkpoint is none of the run `run`; None if it is, however long either is."""
+    """Why a checkpoint is none of the run `run`. None if it is, however long either is."""
     return _differs(folder, {key: value for key, value in run.items() if key != LENGTH})
 
 
@@ -134,14 +134,14 @@ def to_resume(
     """The checkpoint that a run goes on from, or None to start at the beginning.
 
     Args:
-        word: a folder; "last" (or True), the newest complete checkpoint of `output_dir`; "auto", the same, or the
-            beginning if there is none; None or False, the beginning.
-        run (dict, *optional*): of `training.identity.run_identity`; a checkpoint of another run is refused.
+        word: a folder. "last" (or True), the newest complete checkpoint of `output_dir`. "auto", the same, or the
+            beginning if there is none. None or False, the beginning.
+        run (dict, *optional*): of `training.identity.run_identity`. A checkpoint of another run is refused.
         overwrite (bool): the checkpoints of other runs in `output_dir` will be removed.
 
     Raises:
         FileNotFoundError: "last", and there is none. ValueError: the folder is no complete checkpoint, or of another
-        run; or a run would begin beside the checkpoints of another.
+        run, or a run would begin in a folder with checkpoints of another run.
     """
     if word is None or word in (False, "", "false", "False"):
         if run is not None and not overwrite:
@@ -153,49 +153,49 @@ def to_resume(
             return str(folder)
         if strange is not None and not (overwrite and word == "auto"):
             raise ValueError(
-                f"--resume_from_checkpoint {word}: the checkpoints of {output_dir} are of another run. {strange}\n"
+                f"--resume-from-checkpoint {word}: the checkpoints of {output_dir} are of another run. {strange}\n"
                 f"{_REMEDY}"
             )
         if word == "auto" and run is not None and not overwrite:
             _check_beginning(output_dir, {key: value for key, value in run.items() if key != LENGTH})
         if word != "auto":
             raise FileNotFoundError(
-                f"--resume_from_checkpoint last: {output_dir} has no complete checkpoint-* folder; to start at the "
+                f"--resume-from-checkpoint last: {output_dir} has no complete checkpoint-* folder; to start at the "
                 "beginning in that case, give auto."
             )
         return None
     why = problem(word)
     if why is not None:
         raise ValueError(
-            f"--resume_from_checkpoint {word}: {why}; give another checkpoint-* folder, or last for the newest "
+            f"--resume-from-checkpoint {word}: {why}; give another checkpoint-* folder, or last for the newest "
             "complete one."
         )
     if run is not None and (why := strangeness(word, run)) is not None:
-        raise ValueError(f"--resume_from_checkpoint {word}: it is of another run:\n{why}\n{_REMEDY}")
+        raise ValueError(f"--resume-from-checkpoint {word}: it is of another run:\n{why}\n{_REMEDY}")
     return str(word)
 
 
 def _check_beginning(output_dir, run):
-    """ValueError if a run that begins would leave its checkpoints beside those of another one, or of a longer or
-    shorter one; a warning if they are its own."""
+    """ValueError if a run that begins would leave its checkpoints among those of another one, or of a longer or
+    shorter one. A warning if they are its own."""
     folders = [folder for folder in _checkpoints(output_dir) if any(folder.iterdir())]
     for folder in folders:
         if (why := _differs(folder, run)) is not None:
             raise ValueError(
                 f"{output_dir} has checkpoints of another run, and a new one would mix with them. {folder}:\n{why}\n"
-                "Give another --output_dir, or --overwrite_output_dir true to remove them; to go on from them, give "
-                "--resume_from_checkpoint last and the settings that they were made with."
+                "Give another --output-dir, or --overwrite-output-dir true to remove them; to go on from them, give "
+                "--resume-from-checkpoint last and the settings that they were made with."
             )
     if LENGTH in run and folders:
         _warn(
             f"{output_dir} has checkpoints of this very run, the newest {folders[0].name}, which starts from the "
-            "beginning now; --resume_from_checkpoint auto goes on from them."
+            "beginning now; --resume-from-checkpoint auto goes on from them."
         )
 
 
 def remove_strange(output_dir: str | Path, run: dict[str, Any] | None) -> None:
-    """Remove the checkpoints of other runs from a folder; of all, if `run` is None."""
+    """Remove the checkpoints of other runs from a folder. Of all, if `run` is None."""
     for folder in _checkpoints(output_dir):
         if run is None or strangeness(folder, run) is not None:
-            logger.warning("%s is removed (--overwrite_output_dir)", folder)
+            logger.warning("%s is removed (--overwrite-output-dir)", folder)
             clear(folder)

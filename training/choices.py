@@ -20,7 +20,7 @@ BATCH, SMALL_BATCH = 8, 4  # images a step
 _LARGE_SIDE = 800  # pixels: from here on, images of a detector that learns are memory
 _LARGE_WIDTH = 200  # of the detector's queries: published detectors, of 256 and more, are trained with 1e-4
 _MOST_CACHED = 10_000  # images that are cached twice
-_ENOUGH = 600  # images of a fine-tune with full rates; with fewer they are lower, by the root
+_ENOUGH = 600  # images of a fine-tune with full rates. With fewer they are lower, by the root
 _FEW = 1_000  # images of a fine-tune that leaves the backbone as it is
 
 
@@ -33,7 +33,7 @@ class Situation:
         streams (str): as of [`DeCoDetrTrainingArguments`].
         detector, semantics (str): what the weights of each stream are at first: "random", "pretrained" (of another
             run or another task), or "trained" (of the run that this one goes on from).
-        images (int): that are trained on; 0 where that is not known (streamed data).
+        images (int): that are trained on. 0 where that is not known (streamed data).
         width (int): of the detector's queries. side (int): the longest that an image becomes, in pixels.
         pretrained_backbone (bool): its weights are not random.
         cached (bool): features are cached. augmented (bool): images may be changed.
@@ -62,7 +62,7 @@ def choose(situation: Situation, given: Set[str], training: "DeCoDetrTrainingArg
         dict: {field of DeCoDetrTrainingArguments: value}, without those that are given.
     """
     found: dict[str, Any] = {"per_device_train_batch_size": _batch(situation)}
-    if "learning_rate" not in given:  # which is also that of the groups that have none of their own
+    if "learning_rate" not in given:  # which is also that of the groups without a given rate
         found |= _rates(situation)
     if not {"max_steps", "num_train_epochs"} & given and situation.images:
         batch = found | {name: getattr(training, name) for name in given & found.keys()}

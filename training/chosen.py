@@ -76,14 +76,14 @@ def set_chosen(
     checkpoint = to_resume(training.resume_from_checkpoint, training.output_dir)
     if checkpoint is not None:
         stored = (read_json(Path(checkpoint, "config.json"), dict).get("training_info") or {}).get(CHOSEN) or {}
-        # The batch is divided anew: there may be other processes now.
+        # The batch is divided again: there may be other processes now.
         kept = chosen | {name: stored[name] for name in chosen.keys() & stored.keys() - {_BATCH}}
         _set(training, kept)
         if strangeness(checkpoint, {"start": start, **settings_identity(training)}) is None:
             chosen = kept
     _set(training, chosen)
     _set_logging(training, given)
-    words = " ".join(f"--{name} {_word(value)}" for name, value in chosen.items())
+    words = " ".join(f"--{name.replace('_', '-')} {_word(value)}" for name, value in chosen.items())
     if words:
         logger.warning(
             "Chosen for %s (give one of them and it is obeyed; docs/training.md says why): %s",

@@ -20,8 +20,8 @@ from decodetr.training.weak_labels import CaptionTable, WeakLabels, read_image_l
 
 logger = logging.getLogger(__name__)
 
-PSEUDO_BOX_SCORE = 0.4  # of a DeCo-DETR's own proposals; docs/scenes.md has the measurement
-_BOX_TOLERANCE = 0.01  # pixels, the rounding of float32; a proposer does not hit all four sides so well
+PSEUDO_BOX_SCORE = 0.4  # of a DeCo-DETR's own proposals. docs/scenes.md has the measurement
+_BOX_TOLERANCE = 0.01  # pixels, the rounding of float32. A proposer does not hit all four sides so well
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class TrainingData:
         options (TrainOptions).
         coco (CocoAnnotations or AnnotationStream): annotations that are trained on: of base names, where names are
             split.
-        annotated_names (list[str] or None): names that have a box in it; of a stream those that it declares, if it
+        annotated_names (list[str] or None): names that have a box in it. Of a stream those that it declares, if it
             does.
         setting (Setting): what may be used.
         base, novel (list[str] or None): of the names split.
         val (CocoAnnotations or None): of the evaluation.
         regions, replay_regions (RegionTable or None): of the training images and of those that are replayed. The
             model's own are none of them: they need the model and come later.
-        replay, held_out (CocoAnnotations or None): replayed images; data of held-out names.
+        replay, held_out (CocoAnnotations or None): replayed images. Data of held-out names.
     """
 
     options: TrainOptions
@@ -90,7 +90,7 @@ class TrainingData:
         )
 
     def images_with_something(self) -> int:
-        """Images that have a box or a region, replayed ones with their regions too; 0 of a stream, whose length is not
+        """Images that have a box or a region, replayed ones with their regions too. 0 of a stream, whose length is not
         known. A starting point that looks itself sees something in all of them."""
         if isinstance(self.coco, AnnotationStream):
             return 0
@@ -120,7 +120,7 @@ class TrainingData:
         }
 
     def weak_labels(self, text_model: str | None, training_names: Sequence[str]) -> WeakLabels | None:
-        """What is known of whole images, or None; captions are embedded by `text_model`."""
+        """What is known of whole images, or None. Captions are embedded by `text_model`."""
         captions, image_labels = self.options.captions, self.options.image_labels
         annotated, exhaustive = self.annotated_names or [], self.options.exhaustive
         if exhaustive is None:
@@ -168,7 +168,7 @@ def _load_regions(folder, options):
 
 
 def _split_off(coco, whole, share):
-    """(training, validation) annotations: a part of the images, drawn by the seed 0 whatever the run's is; for
+    """(training, validation) annotations: a part of the images, drawn by the seed 0 whatever the run's is. For
     validation with the annotations of all names, `whole`."""
     ids = [image["image_id"] for image in coco.images]
     count = min(max(round(share * len(ids)), 1), len(ids) - 1)

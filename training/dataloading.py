@@ -35,7 +35,7 @@ def check_streamed(args: "DeCoDetrTrainingArguments", dataset: "Dataset | None")
             "data are cut in slices between processes; leave it out"
         )
     if args.max_steps <= 0 and not has_length(dataset):
-        raise ValueError("streamed training data have no length: give the number of steps, --max_steps N")
+        raise ValueError("streamed training data have no length: give the number of steps, --max-steps N")
     if args.cache_features:
         raise ValueError("cache_features keeps all images in memory, and streamed data have no end: leave one out")
     args.accelerator_config.dispatch_batches = False
@@ -71,7 +71,7 @@ class StreamedTraining(TrainerCallback):
 
 
 def collate_or_skip(collate: Callable[[list], dict[str, Any]], items: list) -> dict[str, Any]:
-    """The batch of `items`; an empty one for those that a resumed run passes over (None)."""
+    """The batch of `items`. An empty one for those that a resumed run passes over (None)."""
     return {} if items[0] is None else collate(items)
 
 

@@ -17,7 +17,7 @@ FILE = "ema.safetensors"
 
 class WeightAverage:
     """
-    Averages of the trainable parameters of a model, held beside it; everything else (frozen weights, batch norm
+    Averages of the trainable parameters of a model, stored next to it. Everything else (frozen weights, batch norm
     statistics, pool, vocabulary) has no average.
 
     Args:
@@ -32,12 +32,12 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the averages towards the parameters; after each optimizer step."""
+        """Move the averages towards the parameters. After each optimizer step."""
         self._average(list(self.averages.values()), [p.detach() for p in self._parameters.values()], None)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the model has the averaged weights; afterwards its own ones, to the bit."""
+        """Inside, the model has the averaged weights. Afterwards its own ones, to the bit."""
         self._swap()
         try:
             yield
@@ -59,7 +59,7 @@ class WeightAverage:
 
     def save(self, folder: str | Path, write: bool = True) -> None:
         """Write the averages to FOLDER/ema.safetensors, under the names of `model.named_parameters()`. With sharded
-        parameters all processes must call it; only those with `write` write."""
+        parameters all processes must call it. Only those with `write` write."""
         tensors = {name: whole(average).cpu().contiguous() for name, average in self.averages.items()}
         if write:
             with replacing(Path(folder) / FILE) as partial:

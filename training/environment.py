@@ -18,7 +18,7 @@ from decodetr.utils.preflight import require_package
 if TYPE_CHECKING:
     from decodetr.training.arguments import DeCoDetrTrainingArguments
 
-# Integrations of --report_to: what is imported, words for pip.
+# Integrations of --report-to: what is imported, words for pip.
 _REPORTERS = {
     "azure_ml": ("azureml", "azureml-sdk"),
     "clearml": ("clearml", "clearml"),
@@ -43,7 +43,7 @@ def needs_package(given: Container[str]) -> None:
     """Raise ValueError where the package of a given field is missing, before the arguments are made."""
     for name, module in _PACKAGES.items():
         if name in given:
-            require_package(module, f"--{name}", module)
+            require_package(module, f"--{name.replace('_', '-')}", module)
 
 
 def check_environment(args: "DeCoDetrTrainingArguments") -> list[Callable[[], None]]:
@@ -61,15 +61,15 @@ def check_environment(args: "DeCoDetrTrainingArguments") -> list[Callable[[], No
 
 def _check_reporter(name):
     if name not in _REPORTERS:
-        raise ValueError(f"--report_to {name}: expected none, all or one of {', '.join(_REPORTERS)}")
+        raise ValueError(f"--report-to {name}: expected none, all or one of {', '.join(_REPORTERS)}")
     module, install = _REPORTERS[name]
     if name == "tensorboard" and importlib.util.find_spec("tensorboardX") is not None:
         return
-    require_package(module, f"--report_to {name}", install)
+    require_package(module, f"--report-to {name}", install)
 
 
 def _check_optimizer(args):
-    """The library makes optimizer and schedule at the first step; here they are made for one number."""
+    """The library makes optimizer and schedule at the first step. Here they are made for one number."""
     name = getattr(args.optim, "value", args.optim)
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
@@ -82,12 +82,12 @@ def _check_optimizer(args):
     try:
         get_scheduler(schedule, optimizer, 1, steps, args.lr_scheduler_kwargs)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"--lr_scheduler_type {schedule}: {error}; see --lr_scheduler_kwargs") from error
+        raise ValueError(f"--lr-scheduler-type {schedule}: {error}; see --lr-scheduler-kwargs") from error
 
 
 def _check_loader(args):
     if args.dataloader_persistent_workers and not args.dataloader_num_workers:
-        raise ValueError("--dataloader_persistent_workers true needs --dataloader_num_workers of at least 1")
+        raise ValueError("--dataloader-persistent-workers true needs --dataloader-num-workers of at least 1")
 
 
 def _check_numbers(args):
@@ -109,12 +109,12 @@ def _check_numbers(args):
     for name, limit in least.items():
         if (value := getattr(args, name)) is not None and not limit <= value < math.inf:
             words = "above 0" if 0 < limit < 1 else f"at least {limit}"
-            raise ValueError(f"--{name} must be {words}, got {value}")
+            raise ValueError(f"--{name.replace('_', '-')} must be {words}, got {value}")
     if args.seed >= 2**32:
         raise ValueError(f"--seed must be below 2**32, got {args.seed}")
     if args.max_steps <= 0 and args.num_train_epochs <= 0:
         raise ValueError(
-            f"--num_train_epochs {args.num_train_epochs:g} trains nothing: give --max_steps or more epochs"
+            f"--num-train-epochs {args.num_train_epochs:g} trains nothing: give --max-steps or more epochs"
         )
 
 
@@ -123,7 +123,8 @@ def _check_precision(args):
     for name in ("fp16", "fp16_full_eval"):
         if getattr(args, name) and device == "cpu":
             raise ValueError(
-                f"--{name} true needs a GPU, and this run is on the CPU; leave it out, or give --bf16 true"
+                f"--{name.replace('_', '-')} true needs a GPU, and this run is on the CPU; leave it out, or give "
+                "--bf16 true"
             )
 
 
@@ -131,23 +132,23 @@ def _check_compiler(args):
     backends = torch._dynamo.list_backends(None)
     if args.torch_compile_backend not in backends:
         raise ValueError(
-            f"--torch_compile_backend {args.torch_compile_backend}: expected one of {', '.join(backends)}"
+            f"--torch-compile-backend {args.torch_compile_backend}: expected one of {', '.join(backends)}"
         )
     if args.torch_compile_backend != "inductor":
         return
     if args.device.type == "cuda":
-        require_package("triton", "--torch_compile true on a GPU", "triton")
+        require_package("triton", "--torch-compile true on a GPU", "triton")
     compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++", "clang++", "cl"]
     if args.device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise ValueError(
-            f"--torch_compile true on the CPU needs a C++ compiler, and there is none of {', '.join(compilers)}: "
+            f"--torch-compile true on the CPU needs a C++ compiler, and there is none of {', '.join(compilers)}: "
             "install one (apt-get install g++), or leave it out"
         )
 
 
 def _check_token(args):
     if not (args.hub_token or get_token()):
-        raise ValueError("--push_to_hub true needs a token of the Hub: run `hf auth login`, or give --hub_token")
+        raise ValueError("--push-to-hub true needs a token of the Hub: run `hf auth login`, or give --hub-token")
 
 
 def _check_resume(args):

@@ -1,7 +1,7 @@
 """Cached features of a frozen detector, so that the semantic stream can be trained without running it.
 
 Only queries that something supervises are kept, detached and before any trainable layer: their states and the raw
-samples of the feature maps in their boxes, in float16, in memory. The first pass over the images is plain; further
+samples of the feature maps in their boxes, in float16, in memory. The first pass over the images is plain. Further
 ones, `views`, are augmented.
 """
 
@@ -27,8 +27,8 @@ _OF_SAMPLES = ("semantic_inputs", "region_grid", "region_pixels")  # fields of t
 
 class FeatureCache(Dataset):
     """One item per image that has supervised queries: the dict of
-    `DeCoDetrForObjectDetection.extract_semantic_features` plus `region_text_embeds` (R, d), of its regions' captions
-    and of its own, which the pool's momentum step reads.
+    `DeCoDetrForObjectDetection.extract_semantic_features` plus `region_text_embeds` (R, d), the embeddings of the
+    captions of its regions and of the whole image, which the momentum step of the pool reads.
 
     Attributes:
         made_by (dict or None): what the features depend on: detector, names and settings of the model, by digest.
@@ -109,8 +109,8 @@ class FeatureCache(Dataset):
                 if held > max_bytes:
                     raise ValueError(
                         f"cached features outgrow {max_bytes / 2**30:.0f} GB in view {view + 1} of {views}, after "
-                        f"{len(cache)} of {views * len(dataset)} images; train without --cache_features, with fewer "
-                        "--cache_views, or set a smaller region_grid."
+                        f"{len(cache)} of {views * len(dataset)} images; train without --cache-features, with fewer "
+                        "--cache-views, or set a smaller region_grid."
                     )
         model.train(training)
         cache.made_by = _maker(model)

@@ -1,5 +1,5 @@
 """What each field of the training arguments is to a run: it decides the result, its length, or only how the run is
-done; or it means nothing in detection and is refused.
+done. Or it means nothing in detection and is refused.
 
 Every field has one place here, so that none is accepted and ignored (docs/training.md has the words for users).
 """
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from decodetr.training.arguments import DeCoDetrTrainingArguments
 
-# Another value makes another run: a checkpoint of the one is none of the other.
+# Another value makes another run: a checkpoint of one is not a checkpoint of the other.
 DECIDES = frozenset(
     """
     learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args weight_decay adam_beta1
@@ -44,10 +44,10 @@ RUNNING = frozenset(
     ddp_timeout fsdp fsdp_config deepspeed
     """.split()
 )
-# A run of `decodetr train` always trains, evaluates where there are validation data, and predicts nothing;
+# A run of `decodetr train` always trains, evaluates where there are validation data, and predicts nothing.
 # transformers sets do_eval itself. What is averaged over devices are counts of text tokens.
 WITHOUT_EFFECT = frozenset("do_train do_eval do_predict average_tokens_across_devices length_column_name".split())
-_METRICS = "evaluation is streamed and has metrics of its own (decodetr.evaluation)"
+_METRICS = "evaluation is streamed and computes its metrics itself (decodetr.evaluation)"
 _TEXT = "it is for models of texts"
 # Any value but the library's default is an error, with this reason.
 REFUSED = {
@@ -81,7 +81,7 @@ def check_fields(args: "DeCoDetrTrainingArguments") -> None:
         args (DeCoDetrTrainingArguments).
 
     Raises:
-        ValueError: a field that means nothing here has another value than its default; the message says why.
+        ValueError: a field that means nothing here has another value than its default. The message says why.
     """
     for field in dataclasses.fields(args):
         if field.name not in REFUSED:
@@ -91,7 +91,7 @@ def check_fields(args: "DeCoDetrTrainingArguments") -> None:
             raise ValueError(f"{field.name}={value!r} has no meaning here: {REFUSED[field.name]}; leave it out.")
     if (optimizer := getattr(args.optim, "value", args.optim)) and any(word in optimizer for word in _OTHER_GROUPS):
         raise ValueError(
-            f"optim={optimizer} makes parameter groups of its own, and here they are those of the two streams; "
+            f"optim={optimizer} makes new parameter groups, but training needs those of the two streams; "
             "expected another, such as adamw_torch_fused, sgd or adafactor."
         )
     if args.train_sampling_strategy not in ("random", "sequential"):
@@ -105,8 +105,8 @@ def check_fields(args: "DeCoDetrTrainingArguments") -> None:
 _NO_CALLABLES = {
     "compute_loss_func": "the losses are those of the model; weigh them by its config (distill_weight, align_weight), "
     "or override DeCoDetrTrainer.compute_loss",
-    "compute_metrics": "evaluation is streamed and has metrics of its own (decodetr.evaluation); compute others from "
-    "what trainer.predict(dataset).predictions holds",
+    "compute_metrics": "evaluation is streamed and computes its metrics itself (decodetr.evaluation); compute others "
+    "from what trainer.predict(dataset).predictions holds",
     "preprocess_logits_for_metrics": "evaluation is streamed; trainer.predict(dataset).predictions holds detections",
 }
 
@@ -115,7 +115,7 @@ def check_arguments(
     model: "nn.Module | None", model_init: "Callable[..., nn.Module] | None", kwargs: dict[str, Any]
 ) -> None:
     """ValueError for arguments of `transformers.Trainer` that contradict each other, or that DeCoDetrTrainer could
-    only ignore; kwargs: those that it hands on."""
+    only ignore. kwargs: those that it hands on."""
     if (model is None) == (model_init is None):
         raise ValueError("give either model or model_init, got " + ("neither" if model is None else "both"))
     if model_init is not None and any(part is not None for part in kwargs.get("optimizers") or ()):
@@ -131,7 +131,7 @@ def default_of(field: dataclasses.Field) -> Any:
 
 
 def deciding(args: "DeCoDetrTrainingArguments") -> dict[str, Any]:
-    """{field: value} of the arguments that decide the result, as JSON has them; and "images a step". A field that a
+    """{field: value} of the arguments that decide the result, as JSON has them, and "images a step". A field that a
     newer transformers adds counts as one that decides, once it has another value than its default."""
     stored, found = args.to_dict(), {}
     for field in dataclasses.fields(args):

@@ -29,7 +29,7 @@ class ForgettingReport:
         trained (list[str]): names that have annotations in training.
         data: of the held-out names, for the report.
         start (str): what else "before" belongs to.
-        main (bool): this process writes the file; all of them measure.
+        main (bool): this process writes the file. All of them measure.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ForgettingReport:
         return {key: value for key, value in found.items() if key.endswith(("_trained", "_held_out"))}
 
     def before(self, measure: Callable[[], dict[str, float]]) -> None:
-        """Measure what the starting point reaches; a run that goes on after a stop has it already."""
+        """Measure what the starting point reaches. A run that goes on after a stop has it already."""
         if self.file.is_file():
             try:
                 self.content = read_json(self.file, dict)

@@ -29,12 +29,12 @@ def check_sharded(trainer: "DeCoDetrTrainer") -> None:
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself; of a divided one the whole, on every process (all of them must call it)."""
+    """The tensor itself. Of a divided one the whole, on every process (all of them must call it)."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def total_norm(norms: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The norm (scalar) over groups of gradients from the norm of each; 0 without groups."""
+    """The norm (scalar) over groups of gradients from the norm of each. 0 without groups."""
     return torch.stack([whole(norm) for norm in norms]).norm() if norms else torch.tensor(0.0)
 
 
@@ -47,7 +47,7 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> No
 
 
 def keep_class_name(model: torch.nn.Module, original: type) -> None:
-    """FSDP makes a class of its own for a model; give it name and module of the original one, of which
+    """FSDP makes a new class for a model. Give it name and module of the original one, of which
     `save_pretrained` writes the name and copies the code."""
     if type(model) is not original:
         type(model).__name__, type(model).__module__ = original.__name__, original.__module__

@@ -1,4 +1,4 @@
-"""What tells one training run from another: all that decides its result, as JSON, beside each of its checkpoints.
+"""What tells one training run from another: all that decides its result, as JSON, in each of its checkpoints.
 
 A checkpoint may only be gone on with by the run that wrote it: the same start, data, names and settings. How long it
 goes, and how it is computed, watched and kept, may change (`training.fields`).
@@ -46,7 +46,7 @@ def run_identity(
         args (DeCoDetrTrainingArguments).
         model (DeCoDetrForObjectDetection): with the training names.
         dataset: of training, before its features are cached.
-        start: what the model's weights are, as JSON; None where that is not known.
+        start: what the model's weights are, as JSON. None where that is not known.
         names (Vocabulary, *optional*): of deployment, which the checkpoints have.
 
     Returns:
@@ -76,7 +76,7 @@ def settings_identity(args: "DeCoDetrTrainingArguments") -> dict[str, Any]:
 
 
 def dataset_identity(dataset: Any) -> dict[str, Any] | None:
-    """What a data set gives to learn, as a dict; of one that is not ours its kind and length."""
+    """What a data set gives to learn, as a dict. Of one that is not ours its kind and length."""
     if dataset is None:
         return None
     if isinstance(dataset, FeatureCache):
@@ -97,7 +97,7 @@ def dataset_identity(dataset: Any) -> dict[str, Any] | None:
         found |= {"stream": name, "annotated names": stream.names and digest(stream.names), **order}
     targets = dataset.targets
     if targets.regions is not None:
-        own = targets.regions.source == OWN_REGIONS  # of "start"; computed anew, they may differ in the last digits
+        own = targets.regions.source == OWN_REGIONS  # of "start". Computed again, they may differ in the last digits
         found["regions"] = OWN_REGIONS if own else targets.regions.digest()
     if targets.pseudo_box_score is not None:
         found |= {"pseudo_boxes": targets.pseudo_boxes, "pseudo_box_score": targets.pseudo_box_score}

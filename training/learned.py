@@ -27,7 +27,7 @@ def doubts(
     steps: int = 0,
 ) -> list[str]:
     """
-    List what speaks against a run (sentences); nothing where there is nothing to see.
+    List what speaks against a run (sentences). Nothing where there is nothing to see.
 
     Args:
         history: `log_history` of the Trainer, with the loss terms. metrics (dict or None): of the final evaluation.
@@ -84,12 +84,12 @@ def _worse(before_after):
         if after < before - _WORSE:
             yield (
                 f"AP50 of {group} was {before:.1f} % and is {after:.1f} %: the starting point is better; give more "
-                "images, lower rates (--learning_rate 1e-5 --semantic_learning_rate 1e-4), or --streams semantic"
+                "images, lower rates (--learning-rate 1e-5 --semantic-learning-rate 1e-4), or --streams semantic"
             )
 
 
 def _cure(given, steps):
-    shortened = [f"--{name}" for name in _CHOSEN if name in given]
+    shortened = [f"--{name.replace('_', '-')}" for name in _CHOSEN if name in given]
     if shortened:
         return f"leave out {', '.join(shortened)}, which are chosen from the data then, or give more"
-    return f"look for what is wrong with the data (decodetr validate), or give more steps (--max_steps {3 * steps})"
+    return f"look for what is wrong with the data (decodetr validate), or give more steps (--max-steps {3 * steps})"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class OutOfMemory(torch.OutOfMemoryError, ValueError):
-    """Memory ran out; the message names what to change. A ValueError too: the command prints it without a
+    """Memory ran out. The message names what to change. A ValueError too: the command prints it without a
     traceback."""
 
 
@@ -47,17 +47,17 @@ def _training_knobs(trainer):
     batch, accumulated = args.per_device_train_batch_size, args.gradient_accumulation_steps
     if batch > 1:
         knobs.append(
-            f"--per_device_train_batch_size {batch // 2} --gradient_accumulation_steps {accumulated * 2} (now {batch} "
+            f"--per-device-train-batch-size {batch // 2} --gradient-accumulation-steps {accumulated * 2} (now {batch} "
             f"and {accumulated})"
         )
     if not (args.bf16 or args.fp16):
         knobs.append("--bf16 true (now float32)")
     if not args.gradient_checkpointing and can_checkpoint(model.detector) and args.streams != "semantic":
-        knobs.append("--gradient_checkpointing true (now false)")
+        knobs.append("--gradient-checkpointing true (now false)")
     knobs.append(_image_size(trainer))
     if not args.cache_features:
         knobs.append(
-            f"--streams semantic --cache_features true, if the detector is good enough already (now --streams "
+            f"--streams semantic --cache-features true, if the detector is good enough already (now --streams "
             f"{args.streams})"
         )
     return knobs
@@ -67,9 +67,9 @@ def _evaluation_knobs(trainer):
     args, knobs = trainer.args, []
     batch = args.per_device_eval_batch_size
     if batch > 1:
-        knobs.append(f"--per_device_eval_batch_size {batch // 2} (now {batch})")
+        knobs.append(f"--per-device-eval-batch-size {batch // 2} (now {batch})")
     kept = rules_of(getattr(trainer.eval_dataset, "coco", None), args.eval_max_detections)["max_detections"]
-    knobs.append(f"--eval_max_detections {max(1, kept // 2)} (now {kept})")
+    knobs.append(f"--eval-max-detections {max(1, kept // 2)} (now {kept})")
     return [*knobs, _image_size(trainer)]
 
 
@@ -85,8 +85,8 @@ def can_checkpoint(detector: torch.nn.Module) -> bool:
 
 
 def check_checkpointing(detector: torch.nn.Module) -> None:
-    """Raises ValueError for a detector without layers for gradient checkpointing; names the families that have
-    them."""
+    """Raises ValueError for a detector without layers for gradient checkpointing. The message names the families that
+    have them."""
     if can_checkpoint(detector):
         return
     able = [family for family in DETECTOR_FAMILIES if can_checkpoint_family(family)]

@@ -19,7 +19,7 @@ def needs_metric(args: "DeCoDetrTrainingArguments") -> bool:
 
 
 def default_metric(streams: str, novel: bool = False) -> str:
-    """The metric of a run that names none: of localization alone where only that learns; with novel names AP50 of base
+    """The metric of a run that names none: of localization alone where only that learns. With novel names AP50 of base
     names, because novel ones must not choose."""
     if streams == "localization":
         return "eval_class_agnostic_AP50"
@@ -36,7 +36,7 @@ def check_metric(
     """Check `metric_for_best_model` before the first step.
 
     Args:
-        args (DeCoDetrTrainingArguments). groups: names of the groups of names beside novel and base.
+        args (DeCoDetrTrainingArguments). groups: names of the groups of names besides novel and base.
         novel (bool): names are split into novel and base. empty: groups whose names have no object.
         max_detections: what may be kept per image, where the arguments do not say it.
 
@@ -57,17 +57,17 @@ def check_metric(
         hint = f"did you mean {' or '.join(close)}?" if close else f"give one of {', '.join(known)}"
         why = "; there are no novel names to tell apart" if name.endswith(("_novel", "_base")) and not novel else ""
         raise ValueError(
-            f"--metric_for_best_model {given}: no metric of an evaluation during training{why}; {hint}"
+            f"--metric-for-best-model {given}: no metric of an evaluation during training{why}; {hint}"
             if given
-            else f"give --metric_for_best_model, one of {', '.join(known)}"
+            else f"give --metric-for-best-model, one of {', '.join(known)}"
         )
     if (group := name.rpartition("_")[2]) in empty:
         raise ValueError(
-            f"--metric_for_best_model {given}: the validation data have no object of {group} names, so it has no "
+            f"--metric-for-best-model {given}: the validation data have no object of {group} names, so it has no "
             f"value; {default_metric(args.streams)} has one"
         )
     if args.greater_is_better is False:
-        raise ValueError(f"--greater_is_better false: {given} is better the higher it is; leave it out")
+        raise ValueError(f"--greater-is-better false: {given} is better the higher it is; leave it out")
 
 
 def check_names(coco: "CocoAnnotations", names: Collection[str]) -> set[str]:
@@ -80,7 +80,7 @@ def check_names(coco: "CocoAnnotations", names: Collection[str]) -> set[str]:
         set[str]: the names with objects.
 
     Raises:
-        ValueError: it has not; says which, and the options that mend it.
+        ValueError: it has not. Says which, and the options that mend it.
     """
     index = coco.annotations_by_image
     numbers = set(index.column("category", crowds=False).tolist())
@@ -106,7 +106,7 @@ def check_evaluation(
 
     Args:
         args (DeCoDetrTrainingArguments). coco: annotations of the evaluation. names (list[str]): of the model then.
-        novel_names: of the split, or None. groups: {group: names} beside novel and base, or None.
+        novel_names: of the split, or None. groups: {group: names} besides novel and base, or None.
 
     Raises:
         ValueError: names with objects that the model lacks, or see [`check_metric`].

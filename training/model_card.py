@@ -60,7 +60,7 @@ class RunResult:
 
 
 def write_card(result: RunResult) -> Path:
-    """Write OUTPUT/README.md; returns its path."""
+    """Write OUTPUT/README.md. Returns its path."""
     start, folder = result.start, Path(result.output_dir)
     front = {"library_name": "decodetr", "pipeline_tag": "object-detection"}
     if start and resolve(start) == start and not Path(start).exists():  # of the Hub

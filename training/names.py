@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def set_names(model: "DeCoDetrForObjectDetection", options: "TrainOptions", data: "TrainingData") -> Vocabulary:
-    """Give the model its training names; returns the deployment Vocabulary.
+    """Give the model its training names. Returns the deployment Vocabulary.
 
     Names that the model's vocabulary lacks are embedded by the text model that made it, so that one command goes from
-    new data to a trained model; the names that it had stay. Training names are those of the training annotations,
+    new data to a trained model. The names that it had stay. Training names are those of the training annotations,
     where the setting allows them the novel names too, and in a fine-tune every name of the vocabulary
     (docs/training.md has the measurement).
 

@@ -1,4 +1,4 @@
-"""The options of a training run: what `decodetr train` takes beside the fields of DeCoDetrTrainingArguments.
+"""The options of a training run: what `decodetr train` takes besides the fields of DeCoDetrTrainingArguments.
 
 The command makes its options of these fields (cli/train.py), a recipe its keys (cli/recipe.py), and docs/training.md
 its table, so a text has its one home here. Nothing heavy is imported: `decodetr train --help` reads this file.
@@ -22,7 +22,7 @@ def _option(default, text, **more):
 @dataclass
 class TrainOptions:
     """
-    What a run starts from, learns from and may use; every field is an option of `decodetr train`.
+    What a run starts from, learns from and may use. Every field is an option of `decodetr train`.
 
     `config` is a file, or the mapping that a recipe holds. `box_format` and `class_names` are shared with other
     commands, which describe them.
@@ -30,84 +30,121 @@ class TrainOptions:
 
     recipe: str | None = _option(
         None,
-        "YAML file of these arguments, or the name of a shipped one such as decodetr-r50; words on the command line "
-        "win",
+        "read options from this YAML file, or from a shipped recipe such as decodetr-r50; options on the command line "
+        "win (default: no recipe)",
         metavar="NAME",
     )
-    data: str = _option("", DATA_HELP + " (required, here or in the recipe)")
-    train_annotations: str | None = _option(None, "annotation file (default DATA/annotations/train.json)")
+    data: str = _option("", f"train on this data set: {DATA_HELP}; required, here or in the recipe")
+    train_annotations: str | None = _option(
+        None, "read the training annotations from this COCO file (default: DATA/annotations/train.json)"
+    )
     val_annotations: str | None = _option(
-        None, "annotation file, or none (default DATA/annotations/val.json, if it exists)"
+        None,
+        "read the validation annotations from this COCO file; none: do not validate (default: "
+        "DATA/annotations/val.json, if it exists)",
     )
     val_share: float | None = _option(
-        None, "without validation data: so much of the training images, as 0.1", metavar="S"
+        None,
+        "hold back this share of the training images for validation, such as 0.1, if there are no validation data "
+        "(default: do not validate then)",
+        metavar="S",
     )
     calibration_share: float | None = _option(
         None,
-        "so much of the training images, at most 500, are kept aside; on them the scores are calibrated after "
-        "training; 0 for none (default: 0.1)",
+        "hold back this share of the training images, at most 500. On them a run calibrates the scores and finds out "
+        "whether overlapping boxes are duplicates (default: 0.1; 0: neither)",
         metavar="S",
     )
-    output_dir: str = _option("", "checkpoints and the trained model", flags=("--output_dir", "--output-dir"))
-    model: str | None = _option(None, "start from a saved DeCo-DETR", group="start")
-    detector: str | None = _option(None, "start from a saved DETR-family detector", group="start")
+    output_dir: str = _option(
+        "",
+        "write checkpoints and the trained model into this folder; required, here or in the recipe",
+        flags=("--output-dir", "--output_dir"),
+    )
+    model: str | None = _option(
+        None, "start from this DeCo-DETR: folder, Hub name or shipped name; continues its training", group="start"
+    )
+    detector: str | None = _option(
+        None, "start from this detector of the DETR family: folder or Hub name", group="start"
+    )
     config: str | dict | None = _option(
-        None, "start from a DeCoDetrConfig in JSON or YAML, random weights", group="start"
+        None, "start from random weights of this DeCoDetrConfig, a JSON or YAML file", group="start"
     )
     backbone: str | None = _option(
         None,
-        "with --config: pretrained weights of its timm backbone: a timm name such as resnet50.tv_in1k, "
-        "hf-hub:OWNER/NAME, or a safetensors file or folder; see also --freeze_backbone",
+        "with --config: load pretrained weights into its timm backbone. Give a timm name such as resnet50.tv_in1k, "
+        "hf-hub:OWNER/NAME, or a safetensors file or folder (default: random weights). See also --freeze-backbone",
         metavar="NAME",
     )
     reset_semantics: bool = _option(
         False,
-        "with --model: keep its detector and start the semantic stream anew, for another pool or teacher",
+        "with --model: keep the detector, and start the semantic stream from random weights. Use it to change the "
+        "pool or the teacher",
     )
     set: list[str] = _option(
         [],
-        "fields of the DeCoDetrConfig that differ from the starting point's, such as background_level=0.3; with "
-        "--reset-semantics also those that change shapes of the semantic stream",
+        "set these fields of the DeCoDetrConfig, such as background_level=0.3. Fields that change shapes of the "
+        "semantic stream need --reset-semantics with --model (default: the values of the starting point)",
         metavar="FIELD=VALUE",
     )
 
     # What the run may use, and what its parts had seen
     names_split: str | None = _option(
         None,
-        'JSON {"base": {id: name}, "novel": {...}}, or none (default DATA/names.json, if any): only annotations of '
-        "base names are trained on, and evaluation reports both groups",
+        'read base and novel names from this JSON file, {"base": {id: name}, "novel": {...}}. Train on annotations of '
+        "base names only, and report both groups in evaluation. none: no split (default: DATA/names.json, if it "
+        "exists)",
     )
     setting: str | None = _option(
-        None, "with a names split: what may be used (default: V-OVD)", choices=tuple(SETTINGS)
+        None,
+        "with a names split: what training may use. V-OVD: boxes of base names. C-OVD: also captions. G-OVD: also the "
+        "list of novel names. WS-OVD: all three, and image-level labels (default: V-OVD)",
+        choices=tuple(SETTINGS),
     )
     captions: str | None = _option(
-        None, "captions of the training images, as COCO has them: C-OVD, WS-OVD", metavar="FILE"
+        None,
+        "read captions of the training images from this COCO caption file (default: none); C-OVD and WS-OVD allow it",
+        metavar="FILE",
     )
     image_labels: str | None = _option(
         None,
-        "COCO file whose boxes are not read: names that are somewhere in an image: WS-OVD",
+        "read from this COCO file which names occur in which training image; its boxes are ignored (default: none). "
+        "WS-OVD allows it",
         metavar="FILE",
     )
     seen: list[str] = _option(
         [],
-        "names whose boxes the detector, the backbone or the proposer had learned, if that is not recorded, such as "
-        "'proposer=cat,\"salt, pepper\"' or backbone=none",
+        "declare the names whose boxes a part was trained on earlier, if its folder does not record them. PART is "
+        "detector, backbone or proposer: 'proposer=cat,\"salt, pepper\"', or backbone=none",
         metavar="PART=NAMES",
     )
-    allow_seen_novel: bool = _option(False, "go on although some of them are novel; it is recorded")
+    allow_seen_novel: bool = _option(
+        False, "train even if a part has seen boxes of novel names; the model records it (default: an error)"
+    )
 
     # What keeps a fine-tune from forgetting, and shows whether it did
     held_out_data: str | None = _option(
-        None, "validation data of names that are not trained on (default: --data)", metavar="DATA"
+        None,
+        "with --model: measure forgetting on the validation images of this data set, over names that are not trained "
+        "on (default: --data)",
+        metavar="DATA",
     )
-    replay_data: str | None = _option(None, "images of an earlier data set that are trained on too", metavar="DATA")
-    replay_regions: str | None = _option(None, "their regions data set", metavar="DIR")
+    replay_data: str | None = _option(
+        None,
+        "also train on images of this earlier data set, so that its names are not forgotten; needs --replay-regions "
+        "(default: none)",
+        metavar="DATA",
+    )
+    replay_regions: str | None = _option(
+        None, "regions data set of the images of --replay-data (default: none)", metavar="DIR"
+    )
     replay_image_labels: str | None = _option(
         None,
-        "names that are somewhere in them, as --image-labels has them: images without boxes that teach in WS-OVD",
+        "as --image-labels, for the images of --replay-data: these then teach without boxes (default: none)",
         metavar="FILE",
     )
-    replay_images: int | None = _option(None, "so many of them, drawn at random (default: all)", metavar="N")
+    replay_images: int | None = _option(
+        None, "draw this many images of --replay-data at random (default: all)", metavar="N"
+    )
 
     # Of the form of the data, as in other commands
     class_names: str | None = None
@@ -115,58 +152,81 @@ class TrainOptions:
 
     streaming: bool = _option(
         False,
-        "read the training images of a `datasets` data set while training, without downloading it first; needs "
-        "--max_steps",
+        "read the training images of a `datasets` data set during training, without downloading it first; needs "
+        "--max-steps",
     )
     shuffle_buffer: int | None = _option(
         None,
-        "with --streaming: draw from this many rows that each worker holds undecoded; 0 for the stored order "
-        "(default: 1000)",
+        "with --streaming: each worker keeps this many undecoded rows and draws from them at random; 0: keep the "
+        "stored order (default: 1000)",
         metavar="N",
     )
     regions: str | None = _option(
         None,
-        "regions data set (Parquet shards) of the training images; self: what the starting point finds in them, so "
-        "that it is not unlearned; none (default: self with --model, unless its semantics are reset)",
+        "regions data set of the training images, a folder of Parquet files that `decodetr pool build` writes. self: "
+        "let the starting point propose regions, so that training does not erase what it finds now. none: use no "
+        "regions (default: self with --model, unless --reset-semantics or --streaming is given; else none)",
     )
     unkept_regions: str | None = _option(
         None,
-        "regions whose caption failed the pool's filter: CLIP's view of them teaches all the same, or they are left "
-        "out (default: ignore)",
+        "regions whose caption failed the filter of the pool. ignore: leave them out. teach: learn CLIP's scores of "
+        "them (default: ignore)",
         choices=("ignore", "teach"),
     )
     exhaustive: bool | None = _option(
         None,
-        "all objects of the annotated names have a box, as in COCO, so a region without one is none of them (default: "
-        "where other names compete and there is no names split)",
+        "all objects of the annotated names have boxes, as in COCO. A region without a box is then taught to be none "
+        "of these names (default: yes, if other names compete in training, there is no names split, and the data are "
+        "not federated as LVIS is)",
     )
     pseudo_boxes: str | None = _option(
         None,
-        "what certain regions that lie on no annotated box are to the localization stream, so that it does not learn "
-        "unnamed objects as background: objects, neither (see ignore_weight of the config), or background (default: "
-        "objects; ignore where the detector is not class-agnostic)",
+        "regions with a high proposal score that overlap no annotated box. objects: the localization stream learns "
+        "them as objects. ignore: they are neither objects nor background, see ignore_weight of the config. none: "
+        "they are background (default: objects; ignore if the detector is not class-agnostic)",
         choices=("objects", "ignore", "none"),
     )
-    pseudo_box_score: float | None = _option(None, "proposal score of certain regions (default: 0.4)", metavar="T")
-    pool: str | None = _option(None, "prototype pool folder")
-    vocabulary: str | None = _option(None, "vocabulary folder with the training names (default: the model's names)")
-    deploy_vocabulary: str | None = _option(None, "vocabulary folder of evaluation and of the saved model")
+    pseudo_box_score: float | None = _option(
+        None, "least proposal score of the regions that --pseudo-boxes is about, 0 to 1 (default: 0.4)", metavar="T"
+    )
+    pool: str | None = _option(
+        None,
+        "prototype pool: folder, Hub name or shipped name (default: the pool of the starting point, random if it has "
+        "none)",
+    )
+    vocabulary: str | None = _option(
+        None,
+        "take the name embeddings of training from this vocabulary: folder, Hub name or shipped name (default: those "
+        "of the starting point)",
+    )
+    deploy_vocabulary: str | None = _option(
+        None,
+        "evaluate with this vocabulary, and store it in the saved model (default: that of training)",
+    )
     text_model: str | None = _option(
         None,
-        "CLIP that embeds --captions, and names of the data set that the vocabulary lacks (default: the one that made "
-        "the vocabulary)",
+        "embed --captions, and names that the vocabulary lacks, with this CLIP: folder, Hub name or shipped name "
+        "(default: the CLIP that made the vocabulary)",
         metavar="NAME",
     )
     training_names: str | None = _option(
         None,
-        "names that compete in training: of the training annotations, or of the whole vocabulary (default: all with "
-        "--model and no names split, else annotated)",
+        "names that compete in training. annotated: those of the training annotations. all: the whole vocabulary "
+        "(default: all with --model and no names split, else annotated)",
         choices=("annotated", "all"),
     )
-    image_size: int | None = _option(None, "train on squares of this side in pixels")
-    no_augmentation: bool = _option(False, "no flip, scale, crop or colour changes")
-    blur: float = _option(0.0, "augment by Gaussian blur of a radius up to this")
-    noise: float = _option(0.0, "augment by Gaussian noise up to this (of 0..255)")
+    image_size: int | None = _option(
+        None, "resize images to squares of this side in pixels (default: the size of the starting point)"
+    )
+    no_augmentation: bool = _option(False, "do not augment: no flip, scale, crop or colour changes")
+    blur: float = _option(
+        0.0, "augment by Gaussian blur with a random radius of up to this many pixels (default: 0, no blur)"
+    )
+    noise: float = _option(
+        0.0,
+        "augment by Gaussian noise with a random standard deviation of up to this, in grey levels of 0 to 255 "
+        "(default: 0, no noise)",
+    )
 
     @property
     def goes_on(self) -> bool:

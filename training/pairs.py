@@ -1,6 +1,6 @@
 """Options of `decodetr train` that are right one by one and wrong, or of no use, together.
 
-`check_pairs` lists what is refused, with the flag that mends it; `notes` what has no effect but does no harm, as in a
+`check_pairs` lists what is refused, with the flag that mends it. `notes` what has no effect but does no harm, as in a
 recipe that serves several runs.
 """
 
@@ -111,12 +111,12 @@ def _streams(facts):
     augments = not options.no_augmentation
     if training.cache_features and training.cache_views > 1 and not augments:
         yield (
-            f"--cache_views {training.cache_views} needs augmentation, for further views would equal the first: leave "
-            "out --no-augmentation, or --cache_views"
+            f"--cache-views {training.cache_views} needs augmentation, for further views would equal the first: leave "
+            "out --no-augmentation, or --cache-views"
         )
     if training.eval_strategy != "no" and not facts.validates:
         yield (
-            f"--eval_strategy {training.eval_strategy.value} needs validation data: give --val-annotations or "
+            f"--eval-strategy {training.eval_strategy.value} needs validation data: give --val-annotations or "
             "--val-share 0.1, or leave it out"
         )
 
@@ -144,7 +144,7 @@ def _streaming(facts):
     if options.val_share:
         yield "--val-share needs data that are not streamed: give --val-annotations, or leave out --streaming"
     if training.max_steps <= 0:
-        yield "streamed training data have no length: give the number of steps, --max_steps N"
+        yield "streamed training data have no length: give the number of steps, --max-steps N"
     if training.cache_features:
         yield "cache_features keeps all images in memory, and streamed data have no end: leave one out"
     if training.accelerator_config.dispatch_batches:
@@ -152,7 +152,7 @@ def _streaming(facts):
 
 
 def _useless(facts):
-    """Options that would do nothing beside the others."""
+    """Options that have no effect together with the others."""
     options, training = facts.options, facts.training
     shifted = options.blur or options.noise
     if options.shuffle_buffer is not None and not options.streaming:
@@ -160,7 +160,7 @@ def _useless(facts):
     if shifted and options.no_augmentation:
         yield "--blur and --noise are augmentations: leave out --no-augmentation"
     elif shifted and training.cache_features and training.cache_views == 1 and "cache_views" in facts.given:
-        yield "--blur and --noise change cached images but the first view: give --cache_views 2"
+        yield "--blur and --noise change cached images but the first view: give --cache-views 2"
     if options.replay_images is not None and not options.replay_data:
         yield "--replay-images is a part of --replay-data"
     if options.replay_image_labels and not options.replay_data:
@@ -183,7 +183,7 @@ def _useless(facts):
 
 
 def _config(facts):
-    """What the starting point's config does not go with; --set has its word in it already."""
+    """What the starting point's config does not go with. --set has its word in it already."""
     options, config, training = facts.options, facts.config, facts.training
     if not config.class_agnostic and options.pseudo_boxes == "objects":
         yield "--pseudo-boxes objects: only a class-agnostic detector learns what has no name; give ignore instead"
@@ -199,7 +199,7 @@ def _config(facts):
         )
     if training is not None and training.gradient_checkpointing and not can_checkpoint_family(kind.model_type):
         yield (
-            f"--gradient_checkpointing true: {kind.model_type} has none in transformers; leave it out, and save "
+            f"--gradient-checkpointing true: {kind.model_type} has none in transformers; leave it out, and save "
             "memory by a smaller batch or image size, or bf16"
         )
 
@@ -209,7 +209,7 @@ def notes(facts: "Facts", training: "DeCoDetrTrainingArguments") -> list[str]:
     options, found = facts.options, []
 
     def idle(options, why):
-        found.extend(f"--{option} has no effect: {why}" for option in options)
+        found.extend(f"--{option.replace('_', '-')} has no effect: {why}" for option in options)
 
     if training.streams == "localization":
         idle([name for name in _OF_THE_SEMANTICS if name in facts.given], "--streams localization")
@@ -218,7 +218,7 @@ def notes(facts: "Facts", training: "DeCoDetrTrainingArguments") -> list[str]:
     if training.streams == "semantic":
         idle([name for name in _OF_THE_DETECTOR if name in facts.given - {"learning_rate"}], "--streams semantic")
     if training.freeze_backbone and "backbone_learning_rate" in facts.given:
-        idle(["backbone_learning_rate"], "--freeze_backbone true")
+        idle(["backbone_learning_rate"], "--freeze-backbone true")
     has_table = options.regions_folder or options.replay_regions
     if options.unkept_regions == "teach" and training.streams != "localization" and not has_table:
         idle(["unkept-regions"], "without --regions there is none")

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: annotations of the first images, and beside them what the model detects there."""
+"""Pictures of an evaluation: annotations of the first images, and to their right what the model detects."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ class EvaluationPictures:
     Keeps the detections of the first images of an evaluation as they pass, and draws them.
 
     Args:
-        coco ([`CocoAnnotations`]): of the evaluated images. count (`int`): how many images; 0 for none.
+        coco ([`CocoAnnotations`]): of the evaluated images. count (`int`): how many images. 0 for none.
     """
 
     def __init__(self, coco: "CocoAnnotations", count: int) -> None:
@@ -47,12 +47,12 @@ class EvaluationPictures:
                 self._results[image_id] = {key: result[key].cpu() for key in ("scores", "labels", "boxes")}
 
     def merge(self, gather: Callable[[list], list]) -> None:
-        """Take in what other processes saw; `gather` joins a list over processes (accelerate's gather_object)."""
+        """Take in what other processes saw. `gather` joins a list over processes (accelerate's gather_object)."""
         self._results = dict(gather(list(self._results.items())))
 
     def sheet(self, names: Sequence[str]) -> Image.Image | None:
         """A PIL image with two cells per validation image, annotations on the left and detections of at least
-        MIN_SCORE on the right, two images in a row; None without images.
+        MIN_SCORE on the right, two images in a row. None without images.
 
         Args:
             names: of the labels of the detections.

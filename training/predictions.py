@@ -5,7 +5,7 @@ from typing import Any
 
 
 class KeptPredictions:
-    """Keeps what passes through an evaluation; [`EvaluationPictures`] does so for a few images."""
+    """Keeps what passes through an evaluation. [`EvaluationPictures`] does so for a few images."""
 
     def __init__(self) -> None:
         self._rows = {}
@@ -29,7 +29,7 @@ class KeptPredictions:
             self._rows[image_id] = ({"image_id": image_id, **found, "names": names}, {"image_id": image_id, **truth})
 
     def merge(self, gather: Callable[[list], list]) -> None:
-        """Take in what other processes kept; `gather` joins a list over processes (accelerate's gather_object)."""
+        """Take in what other processes kept. `gather` joins a list over processes (accelerate's gather_object)."""
         self._rows = dict(gather(list(self._rows.items())))
 
     def in_order(self, ids: Iterable[int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -39,17 +39,17 @@ def check(
 
     Args:
         options (TrainOptions).
-        arguments (dict or None): the given fields of DeCoDetrTrainingArguments; None where they cannot be read.
+        arguments (dict or None): the given fields of DeCoDetrTrainingArguments. None where they cannot be read.
         findings ([`Findings`], *optional*): what was found before.
 
     Returns:
         DeCoDetrTrainingArguments.
 
     Raises:
-        ValueError, OSError: what cannot be run, with what mends it; several problems as one ValueError.
+        ValueError, OSError: what cannot be run, with what mends it. Several problems as one ValueError.
     """
     findings = findings or Findings()
-    findings.call(output_folder, options.output_dir, "--output_dir")
+    findings.call(output_folder, options.output_dir, "--output-dir")
     findings.call(_check_data, options)
     split = findings.call(_read_split, options)
     pool = findings.call(load_pool, options.pool) if options.pool else None
@@ -93,7 +93,7 @@ class Facts:
     Args:
         options (TrainOptions). training (DeCoDetrTrainingArguments or None): None where they cannot be read.
         given: fields of DeCoDetrTrainingArguments that the command line or the recipe gives.
-        config (DeCoDetrConfig or None): of the starting point, with the fields of --set; None where it is not known.
+        config (DeCoDetrConfig or None): of the starting point, with the fields of --set. None where it is not known.
         split: (base, novel) names, or None. pool (PrototypePool or None): of --pool.
 
     Attributes:
@@ -170,13 +170,18 @@ def _check_data(options):
 
 
 def _check_part(option, data, part):
-    if kind_of(data) == "coco":
+    try:
+        kind = kind_of(data)
+        found = kind == "coco" or has_part(data, part)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{option} {error}") from error
+    if kind == "coco":
         file = coco_file(data, part)
         if not Path(data).is_dir():
             raise ValueError(f"{option} {data}: expected a folder, got a file")
         if not file.is_file():
             raise FileNotFoundError(f"{option} {data}: no such file: {file}; docs/data.md has the forms of data")
-    elif not has_part(data, part):
+    elif not found:
         raise ValueError(f"{option} {data}: it has no part {part!r}")
 
 
@@ -209,7 +214,7 @@ def _check_metric(facts):
     training, groups = facts.training, ()
     if needs_metric(training) and not facts.validates:
         raise ValueError(
-            "--load_best_model_at_end, --save_strategy best and a learning rate that follows a metric need validation "
+            "--load-best-model-at-end, --save-strategy best and a learning rate that follows a metric need validation "
             "data: give --val-annotations or --val-share 0.1, or leave them out"
         )
     if facts.options.goes_on:

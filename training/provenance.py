@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 PARTS = ("detector", "backbone", "proposer")
-# Entries of training_info that are of one run alone; what went before is in "seen".
+# Entries of training_info that are of one run alone. What went before is in "seen".
 OF_A_RUN = (
     "setting allowed novel_names_seen annotated_names training_names data regions captions image_labels replay_data "
     "replay_image_labels pseudo_boxes pseudo_box_score pool vocabulary chosen"
@@ -25,7 +25,7 @@ class Setting:
 
     Args:
         name (str).
-        novel_names (bool): the teacher scores novel names too in training; else base names alone.
+        novel_names (bool): the teacher scores novel names too in training, else base names alone.
         captions (bool): captions that people wrote for whole images may be in the pool, or move it.
         image_labels (bool): names known to be somewhere in an image may narrow what its regions can be.
     """
@@ -101,7 +101,7 @@ def seen_before(
 
 
 def _boxed_names(info):
-    """Names that a model had boxes of, by its training_info; None where that says nothing."""
+    """Names that a model had boxes of, by its training_info. None where that says nothing."""
     keys = ("pretrained_detector_names", "annotated_names" if "annotated_names" in info else "training_names")
     known = [info[key] for key in keys if info.get(key) is not None]  # an empty list says that it had none
     # Before the run that made it: its own detector, and the proposer of its regions, which could be pseudo boxes.

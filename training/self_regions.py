@@ -45,8 +45,8 @@ def self_regions(
 ) -> RegionTable:
     """
     Args:
-        model (DeCoDetrForObjectDetection): the starting point; its modes are restored.
-        coco (CocoAnnotations): boxes on its annotated ones are left out; limits are those of `pool build`.
+        model (DeCoDetrForObjectDetection): the starting point. Its modes are restored.
+        coco (CocoAnnotations): boxes on its annotated ones are left out. Limits are those of `pool build`.
         image_processor: of the model.
         rank, processes: every process looks at its share of the images, and has all regions in the end.
 

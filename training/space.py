@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def asked_space(options: "TrainOptions") -> tuple[int, dict[str, Any]] | None:
-    """The space of what the options name: its pool, else its vocabulary, else, where the starting point has no
-    names of its own, its text model.
+    """The space of what the options name: the pool, else the vocabulary, else the text model, if the starting
+    point has no names that are kept.
 
     Returns:
         (width d, info with "encoder" and "encoder_fingerprint"), or None.
@@ -74,7 +74,8 @@ def check_space(
         pool, vocabulary, deployed: of --pool, --vocabulary and --deploy-vocabulary, or None.
 
     Raises:
-        ValueError: they are not; names the options and what mends it. FileNotFoundError: no such text model.
+        ValueError: they are not. The message names the options and what mends it. FileNotFoundError: no such text
+            model.
     """
     tables = {"--pool": pool, "--vocabulary": vocabulary, "--deploy-vocabulary": deployed}
     spaces = {option: (table.embedding_dim, table.info) for option, table in tables.items() if table is not None}
@@ -96,7 +97,7 @@ def check_space(
             f"--regions {regions} has embeddings of width {dim}, {first} of width {width}: give what one CLIP made"
         )
     if width != config.embedding_dim:
-        mend = "--reset-semantics, which begins anew with another CLIP"
+        mend = "--reset-semantics, which starts the semantic stream from random weights"
         if options.config:
             mend = f"--set embedding_dim={width}"
         raise ValueError(
@@ -109,8 +110,8 @@ def check_space(
         new = "--vocabulary NAMES" if pool is not None else "--pool POOL"
         raise ValueError(
             f"{first} is of {_describe(width, info)}, --model {options.model} of {_describe(width, own)}: give what "
-            f"the same CLIP made, {new} of the new one as well, or --reset-semantics to begin the semantic stream "
-            "anew"
+            f"the same CLIP made, {new} of the new one as well, or --reset-semantics to start the semantic "
+            "stream from random weights"
         )
     semantic = training is None or training.streams != "localization"
     kept = options.model if options.reset_semantics and pool is None and semantic else None
@@ -123,7 +124,7 @@ def check_space(
 
 
 def region_width(folder: str | Path) -> int | None:
-    """Width of the embeddings of a regions data set, from the first shard's schema; None where it does not say."""
+    """Width of the embeddings of a regions data set, from the first shard's schema. None where it does not say."""
     files = sorted(Path(folder).glob("*.parquet")) if Path(folder).is_dir() else [Path(folder)]
     try:
         kind = pq.read_schema(files[0]).field("image_embed").type

@@ -3,7 +3,7 @@
 The paper's values (tau = 0.07, literal momentum: paper 2.5, 3.4, 3.5) cannot work with the embeddings of a real
 CLIP, whose texts lie in a narrow cone: the teacher then says nothing of names, every query looks up the same, and the
 pool falls into one point. A run says so before its first step, with the field that mends it (docs/paper_mode.md has
-the figures). The same functions judge any config; one that works passes without a word.
+the figures). The same functions judge any config. One that works passes without a word.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ _MOST_OF_POOL = 0.25  # effective number of prototypes in a lookup, as a part of
 @dataclass
 class SpaceReport:
     """
-    Figures of a space; None where there was nothing to measure.
+    Figures of a space. None where there was nothing to measure.
 
     Attributes:
         scales (Scales): temperatures and background of the model. measured (bool): the pool describes its space, and
@@ -97,7 +97,7 @@ class SpaceReport:
         return found
 
     def _mend(self, *fields):
-        """Flags that take fields from the pool's space; of a pool without one, what makes it have one."""
+        """Flags that take fields from the pool's space. Of a pool without one, what makes it have one."""
         if self.measured:
             centred = [] if self.centred else ["centred=true"]
             return f"--set {' '.join([*centred, *(f'{field}=null' for field in fields)])}"
@@ -159,8 +159,8 @@ def literal_drift(
     batch: int = _BATCH,
     seed: int = 0,
 ) -> float:
-    """Mean cosine between prototypes after literal momentum (paper 3.5) over batches drawn from `texts` (n, d);
-    the pool stays as it is."""
+    """Mean cosine between prototypes after literal momentum (paper 3.5) over batches drawn from `texts` (n, d).
+    The pool stays as it is."""
     moved, generator = PrototypePool(pool.prototypes), torch.Generator().manual_seed(seed)
     for _ in range(steps):
         rows = torch.randint(len(texts), (batch,), generator=generator)
@@ -174,8 +174,8 @@ def describe_space(
     """
     Args:
         model (DeCoDetrForObjectDetection): with its pool and training names.
-        embeds (n, d): image embeddings of regions, unit rows; n may be 0. names (n,) int64: what they show, -1 where
-            that is not known. texts (t, d): text embeddings of regions' captions, which move the pool; t may be 0.
+        embeds (n, d): image embeddings of regions, unit rows. n may be 0. names (n,) int64: what they show, -1 where
+            that is not known. texts (t, d): text embeddings of regions' captions, which move the pool. t may be 0.
     """
     config, tables = model.config, model.tables()
     space = tables.pool.info.get("space") or {}
@@ -237,8 +237,8 @@ def sample_regions(
         names (list of str): of the vocabulary.
 
     Returns:
-        (embeds (n, d), names (n,) int64, texts (t, d)): at most `limit` regions of drawn images; those on annotated
-        boxes alone, if there are any; names index the vocabulary, -1 for others. Texts are of kept captions.
+        (embeds (n, d), names (n,) int64, texts (t, d)): at most `limit` regions of drawn images, those on annotated
+        boxes alone, if there are any. names index the vocabulary, -1 for others. Texts are of kept captions.
     """
     label_of = {name: label for label, name in enumerate(names)}
     index = getattr(coco, "annotations_by_image", {})
@@ -265,7 +265,7 @@ def sample_regions(
 
 
 def _categories(index, image_id, boxes):
-    """(R,) int64: the category of the annotated box that each box (R, 4) is, by an IoU of 0.5; -1 for none."""
+    """(R,) int64: the category of the annotated box that each box (R, 4) is, by an IoU of 0.5, or -1 for none."""
     annotations, corners = index.arrays(image_id), torch.from_numpy(index.corners(image_id)).float()
     if not len(corners):
         return torch.full((len(boxes),), -1)

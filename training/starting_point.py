@@ -129,7 +129,7 @@ def starting_config(options: "TrainOptions", names: Sequence[str] | None = ()) -
     `names` as the classes of a detector whose config has none.
 
     Raises:
-        ValueError: a field that does not exist, with the nearest one, or a value that it cannot have; no classes for
+        ValueError: a field that does not exist, with the nearest one, or a value that it cannot have. No classes for
             a detector that has to have some (`names` is None).
         FileNotFoundError: there is no such starting point.
     """
@@ -264,7 +264,7 @@ def make_config(fields: dict[str, Any], where: str, check: bool = True) -> DeCoD
     """A DeCoDetrConfig from a mapping in which every key means something, those of nested configs too.
 
     Raises:
-        ValueError: an unknown key, or a value of a wrong type or range; the message starts with `where`.
+        ValueError: an unknown key, or a value of a wrong type or range. The message starts with `where`.
     """
     if check:
         _check_keys(fields, DeCoDetrConfig, where)
@@ -279,7 +279,7 @@ def make_config(fields: dict[str, Any], where: str, check: bool = True) -> DeCoD
 
 
 def _check_keys(fields, config_class, where, usual=None):
-    """Configs of transformers take any key; a misspelled one would change nothing without a word."""
+    """Configs of transformers take any key. A misspelled one would change nothing without a word."""
     default = config_class()
     known = {*inspect.signature(config_class.__init__).parameters, *config_class.attribute_map, *vars(default)}
     known |= {*default.to_dict(), "auto_map", "use_timm_backbone", "use_pretrained_backbone"}
@@ -304,7 +304,7 @@ def _load_backbone(model, name):
 
 
 def config_fields(words: Iterable[str]) -> dict[str, Any]:
-    """{field: value} of "FIELD=VALUE" words, values read as YAML; FIELD.INNER=VALUE makes a mapping in a field.
+    """{field: value} of "FIELD=VALUE" words, values read as YAML. FIELD.INNER=VALUE makes a mapping in a field.
 
     Raises:
         ValueError: a word of another form.

@@ -18,7 +18,7 @@ def stream_of(parameter_name: str) -> str:
 
 
 def freeze_other(model: "DeCoDetrForObjectDetection", streams: str) -> None:
-    """Freeze the stream that a run does not train; `streams` as of [`DeCoDetrTrainingArguments`]."""
+    """Freeze the stream that a run does not train. `streams` as of [`DeCoDetrTrainingArguments`]."""
     if streams == "semantic":
         model.detector.requires_grad_(False)
     if streams == "localization":

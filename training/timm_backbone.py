@@ -43,7 +43,7 @@ def check_timm_backbone(model: "DeCoDetrForObjectDetection") -> None:
     """Refuse a detector whose timm backbone is not what timm would compute.
 
     The detectors of transformers freeze batch norms by replacing them, and with those of timm that hold the activation
-    too (CLIP's ResNets, EfficientNets, ...) the activations are gone without a word; so is an eps that is not 1e-5.
+    too (CLIP's ResNets, EfficientNets, ...) the activations are gone without a word. So is an eps that is not 1e-5.
 
     Raises:
         ValueError: with the field that keeps them.
@@ -75,7 +75,7 @@ def load_timm_weights(model: "DeCoDetrForObjectDetection", name: str | Path) -> 
     Args:
         model ([`DeCoDetrForObjectDetection`]): its `backbone_config` is a `timm_backbone`.
         name (`str`): a timm name ("resnet50_clip.openai"), "hf-hub:OWNER/NAME[@REVISION]", or a safetensors file or a
-            folder with one; config.json beside it says what the weights are.
+            folder with one. config.json next to it says what the weights are.
 
     Raises:
         ValueError: no timm backbone, another architecture, unknown names, pickles, keys that are missing, unexpected
@@ -117,12 +117,12 @@ def load_timm_weights(model: "DeCoDetrForObjectDetection", name: str | Path) -> 
 
 
 def freeze_backbone(detector: nn.Module) -> None:
-    """No gradient for the backbone's weights; [`keep_frozen`] does the rest."""
+    """No gradient for the backbone's weights. [`keep_frozen`] does the rest."""
     backbone_module(detector).requires_grad_(False)
 
 
 def keep_frozen(detector: nn.Module) -> None:
-    """The backbone in eval mode, so that batch norm statistics stay and nothing is dropped; `model.train()` undoes
+    """The backbone in eval mode, so that batch norm statistics stay and nothing is dropped. `model.train()` undoes
     it."""
     module = backbone_module(detector)
     if module.training:
@@ -144,7 +144,7 @@ def _facts(name):
 
 
 def _find(name, architecture):
-    """(safetensors file, what is known of the weights or None) of a name; the architecture is checked before anything
+    """(safetensors file, what is known of the weights or None) of a name. The architecture is checked before anything
     is downloaded."""
     path = Path(name)
     if name.startswith(("hf-hub:", "hf_hub:")):
@@ -222,7 +222,7 @@ def _download(repository, file, revision, name):
 
 
 def _copy(weights, features, architecture, name):
-    """Copy a file's tensors into timm's feature extractor; the head and whatever else it leaves out may be there."""
+    """Copy a file's tensors into timm's feature extractor. The head and whatever else it leaves out may be there."""
     whole = {_flat(key) for key in timm.create_model(architecture).state_dict()}
     given = {_flat(key): value for key, value in weights.items()}
     wanted = features.state_dict()

@@ -1,4 +1,4 @@
-"""DeCoDetrTrainer: `transformers.Trainer`, and what training DeCo-DETR needs beside it (docs/architecture.md).
+"""DeCoDetrTrainer: `transformers.Trainer`, and what training DeCo-DETR needs besides (docs/architecture.md).
 
 It adds lambda_align(t) (paper 3.2), parameter groups and gradient clipping per stream, so that isolation is exact,
 the momentum step of the pool after each optimizer step (paper 3.4, 3.5), every loss term in the log,
@@ -58,7 +58,7 @@ class DeCoDetrTrainer(Trainer):
             With `cache_features`, `train_dataset` may also be a [`FeatureCache`] of the same detector and names.
         processing_class ([`DeCoDetrImageProcessor`]): post-processes detections in evaluation and is saved with
             the model.
-        deployment_vocabulary ([`Vocabulary`], *optional*): the names of evaluation and of the saved model; default:
+        deployment_vocabulary ([`Vocabulary`], *optional*): the names of evaluation and of the saved model. Default:
             the training names.
         novel_names (`list[str]`, *optional*): splits the evaluation into novel and base.
         groups (*optional*): function of annotations and the model's names that gives the `groups` of the evaluator.
@@ -166,16 +166,16 @@ class DeCoDetrTrainer(Trainer):
         """Train. Afterwards the model has the averaged weights, if there is an average.
 
         Args:
-            resume_from_checkpoint: a folder, "last", "auto" or None (what the arguments say); see
+            resume_from_checkpoint: a folder, "last", "auto" or None (what the arguments say). See
                 `training.checkpoints.to_resume`.
             args, kwargs: of `transformers.Trainer.train`.
 
         Raises:
-            OutOfMemory: with advice. ValueError: the checkpoint, or what `output_dir` has, is of another run; an
+            OutOfMemory: with advice. ValueError: the checkpoint, or what `output_dir` has, is of another run. An
                 evaluation lacks names or the metric that is asked for.
         """
         coco = getattr(self.eval_dataset, "coco", None)
-        # What an evaluation cannot give is known before the first step; of one that somebody changed they know it.
+        # What an evaluation cannot give is known before the first step. Of one that somebody changed they know it.
         if coco is not None and getattr(self.evaluate, "__func__", None) is Trainer.evaluate:
             names = (self.deployment_vocabulary or self.training_vocabulary).names
             groups = self.groups(coco, names) if self.groups else None
@@ -202,7 +202,7 @@ class DeCoDetrTrainer(Trainer):
         return self._identity | settings_identity(self.args)
 
     def checkpoint_to_resume(self, word: str | bool | None) -> str | None:
-        """The checkpoint folder that "last", "auto", a folder or None stands for, None for the beginning; see
+        """The checkpoint folder that "last", "auto", a folder or None stands for, None for the beginning. See
         `training.checkpoints.to_resume`. Checkpoints of other runs are removed with `overwrite_output_dir`."""
         args, run = self.args, self.identity()
         folder = checkpoints.to_resume(word, args.output_dir, run, args.overwrite_output_dir)
@@ -222,7 +222,7 @@ class DeCoDetrTrainer(Trainer):
     # Data
 
     def get_train_dataloader(self) -> "DataLoader":
-        """The train loader; cached features have a collate of their own."""
+        """The train loader. Cached features have a separate collate function."""
         eval_collate, self.data_collator = self.data_collator, self._train_collate
         try:
             return super().get_train_dataloader()
@@ -268,7 +268,7 @@ class DeCoDetrTrainer(Trainer):
         bare = self.model  # what `model` wraps on several processes
         if self.args.streams == "semantic":
             if bare.detector.training and "labels" in inputs:
-                bare.detector.eval()  # Trainer calls model.train(); what is frozen keeps its statistics
+                bare.detector.eval()  # Trainer calls model.train(). What is frozen keeps its statistics
         elif self.args.freeze_backbone:
             keep_frozen(bare.detector)
         localization_only = self.args.streams == "localization"
@@ -352,7 +352,7 @@ class DeCoDetrTrainer(Trainer):
         self._term_counts.clear()
 
     def step_pool(self) -> None:
-        """Apply the momentum step to what was collected since the last one; all processes end with the same pool."""
+        """Apply the momentum step to what was collected since the last one. All processes end with the same pool."""
         if self._pool_sums is None:
             return
         sums, mass = self._pool_sums
@@ -397,7 +397,7 @@ class DeCoDetrTrainer(Trainer):
             self.weight_average.save(checkpoint, write=self.args.should_save)
 
     def _save_rng_state(self, output_dir):
-        # The last files of a checkpoint before trainer_state.json; every process writes one.
+        # The last files of a checkpoint before trainer_state.json. Every process writes one.
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
@@ -431,7 +431,7 @@ class DeCoDetrTrainer(Trainer):
             "image_id", "scores" (n,), "labels" (n,), which index `names`, "boxes" (n, 4) xyxy in pixels of the
             original image, "localization" (the same of the boxes alone, whatever their name), tensors on the CPU, and
             "names" of the deployment vocabulary; `label_ids`, as many dicts with "image_id", "class_labels", "boxes"
-            (relative cx, cy, w, h) and "orig_size"; `metrics`, as of `evaluate`.
+            (relative cx, cy, w, h) and "orig_size", and `metrics`, as of `evaluate`.
         """
         self._predicted = KeptPredictions()
         try:

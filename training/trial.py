@@ -19,16 +19,16 @@ _NUMBERS = 4  # bytes of a float32
 def try_step(
     model: "DeCoDetrForObjectDetection", image_processor: "DeCoDetrImageProcessor", args: "DeCoDetrTrainingArguments"
 ) -> None:
-    """Run forward and backward over grey pictures, as the training will over images; nothing of it stays.
+    """Run forward and backward over grey pictures, as the training will over images. Nothing of it stays.
 
     Running out of memory is left to the training, which says what to change.
 
     Args:
-        model (DeCoDetrForObjectDetection): with its training names; its modes, buffers and gradients are restored.
+        model (DeCoDetrForObjectDetection): with its training names. Its modes, buffers and gradients are restored.
         image_processor ([`DeCoDetrImageProcessor`]). args (DeCoDetrTrainingArguments).
 
     Raises:
-        ValueError: the model cannot make the step; names detector, backbone and image size.
+        ValueError: the model cannot make the step. The message names detector, backbone and image size.
     """
     picture, count = Image.new("RGB", (96, 64), (127, 127, 127)), min(args.per_device_train_batch_size, 2)
     modes = {module: module.training for module in model.modules()}
@@ -95,10 +95,10 @@ def check_room(model: "DeCoDetrForObjectDetection", args: "DeCoDetrTrainingArgum
     and the model at the end.
 
     Args:
-        model: of the run. args (DeCoDetrTrainingArguments). images (int or None): of training; None where unknown.
+        model: of the run. args (DeCoDetrTrainingArguments). images (int or None): of training. None where unknown.
 
     Raises:
-        ValueError: it has not; with the numbers and the options.
+        ValueError: it has not. With the numbers and the options.
     """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     checkpoint, kept = weights, _kept_checkpoints(args, images)
@@ -113,7 +113,7 @@ def check_room(model: "DeCoDetrForObjectDetection", args: "DeCoDetrTrainingArgum
         args.output_dir,
         needed,
         f"the model ({in_units(weights)}) and {kept} checkpoints of {in_units(checkpoint)}",
-        "choose another --output_dir, or give --save_total_limit 1, --save_only_model true or --save_strategy no",
+        "choose another --output-dir, or give --save-total-limit 1, --save-only-model true or --save-strategy no",
     )
 
 

@@ -37,9 +37,9 @@ class WeakLabels:
         captions (`CaptionTable`, *optional*).
         image_labels (`dict`, *optional*): image_id -> names, of `read_image_labels`. Images that are not in it can
             show anything.
-        labelled (names): that `image_labels` decide on; others can be anywhere.
-        exhaustive (names, *optional*): all objects of these names have a box, so a region without one is none of them;
-            but for crowds.
+        labelled (names): that `image_labels` decide on. Others can be anywhere.
+        exhaustive (names, *optional*): all objects of these names have a box, so a region without a box is none of
+            them. Crowds are excepted.
     """
 
     captions: "CaptionTable | None" = None
@@ -50,9 +50,9 @@ class WeakLabels:
     def of_image(
         self, image_id: int, label_of_name: Mapping[str, int], crowded: Iterable[int] = ()
     ) -> dict[str, torch.Tensor]:
-        """Label entries: `caption_embeds` (c, d) and `absent_labels` (L,) int64, what no region without a box is, as
-        indices into the vocabulary; each only where something is known. Objects of `crowded` labels have no boxes of
-        their own."""
+        """Label entries: `caption_embeds` (c, d) and `absent_labels` (L,) int64, the classes that no unannotated
+        region shows, as indices into the vocabulary. Each entry is there only if something is known. Objects of
+        `crowded` labels have no separate boxes."""
         entries = {}
         if self.captions is not None:
             entries["caption_embeds"] = torch.from_numpy(self.captions.get(image_id))
@@ -75,10 +75,10 @@ def read_image_labels(file: str | Path) -> tuple[dict[int, list[str]], frozenset
 
     Returns:
         (dict, frozenset): image_id -> list of names, each once, empty for an image without annotation, where none of
-        the file's names is; and the file's names.
+        the file's names is, and the file's names.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or not of this form; names file and row.
+        FileNotFoundError, ValueError: no such file, or not of this form. The message names file and row.
     """
     file = Path(file)
     document = read_document(file)
@@ -110,7 +110,7 @@ class CaptionTable:
         return sum(map(len, self._rows.values()))
 
     def get(self, image_id: int) -> np.ndarray:
-        """(c, d) float32; c is 0 for an image without captions."""
+        """(c, d) float32, with c = 0 for an image without captions."""
         return self.embeddings[self._rows.get(image_id, [])].astype(np.float32)
 
     @classmethod
@@ -123,11 +123,11 @@ class CaptionTable:
         Args:
             file: JSON with `annotations` [{"image_id", "caption"}], as COCO has its captions.
             text_model: folder, Hub or shipped name of the CLIP that made the pool.
-            given (bool): the user named it; else what the pool says, which is looked for on this machine alone.
+            given (bool): the user named it, else what the pool says, which is looked for on this machine alone.
             folder: where the embeddings are kept, captions.safetensors, so that a resumed run has them at once.
 
         Raises:
-            FileNotFoundError, ValueError: no such file or model, or not of this form; names file and row.
+            FileNotFoundError, ValueError: no such file or model, or not of this form. The message names file and row.
         """
         rows, numbers = read_captions(Path(file))
         made_by = folder_digest(resolve(text_model)) or text_model  # a folder by what it holds

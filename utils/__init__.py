@@ -1,5 +1,5 @@
 """Ground floor: what two rooms or more need, and what imports nothing of ours but files that travel to the Hub.
-Each file is named after a thing; what one room alone uses lies in that room.
+Each file is named after a thing. What one room alone uses lies in that room.
 
 arguments.py       options that take several values
 boxes.py           the forms of boxes in annotation files

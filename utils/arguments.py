@@ -24,7 +24,7 @@ class _Said(list):
 
 
 def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """{name: its first `argparse.Action`} of the options of a parser; --help is left out."""
+    """{name: its first `argparse.Action`} of the options of a parser. --help is left out."""
     found = {}
     for action in parser._actions:
         if action.option_strings and not isinstance(action, argparse._HelpAction):
@@ -44,7 +44,7 @@ def extend_lists(parser: argparse.ArgumentParser, but: Collection[str] = ()) -> 
 
     Args:
         parser (argparse.ArgumentParser): with all its options.
-        but: options whose values are one thing, such as height and width; the last of them counts.
+        but: options whose values are one thing, such as height and width. The last of them counts.
 
     Returns:
         The parser.

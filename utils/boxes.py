@@ -1,6 +1,6 @@
 """Forms of boxes in annotation files, as arrays of NumPy (..., 4): x, y, w, h in pixels, and corners x0, y0, x1, y1.
 
-Tensors are left to torchvision's `box_convert` (`box_tensors.py`), which takes no arrays; reading annotations must not
+Tensors are left to torchvision's `box_convert` (`box_tensors.py`), which takes no arrays. Reading annotations must not
 cost an import of torch. All functions return new arrays.
 """
 

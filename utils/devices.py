@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """The torch.device of a `--device` argument; "auto" is the accelerator if there is one, else the CPU; of several
+    """The torch.device of a `--device` argument. "auto" is the accelerator if there is one, else the CPU. Of several
     processes on a machine each takes its own.
 
     Raises:
-        ValueError: no device of that name, or none on this machine; the message names those that there are.
+        ValueError: no device of that name, or none on this machine. The message names those that there are.
     """
     import torch
 

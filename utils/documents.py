@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TEXT_BYTES = 64 << 20  # of a list of names, a label file
 YAML_BYTES = 4 << 20  # data.yaml of 40,000 names has 1 MB
-_MAX_DEPTH = 100  # of lists in lists; a config has 6
+_MAX_DEPTH = 100  # of lists in lists. A config has 6
 _NESTED = frozenset((dict, list))
 _DIGITS = 300  # of a number; beyond, no float holds it
 _YAML_NODES = 200_000  # of a YAML file once its aliases are unfolded; data.yaml of 10,000 names has 20,000
@@ -41,14 +41,14 @@ def read_text(file: str | Path, most: int = TEXT_BYTES) -> str:
     """Return the text of a UTF-8 file, or of a UTF-16 or UTF-32 one that begins with a byte order mark.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: no regular file, too large, or another encoding; the message names
+        FileNotFoundError: no such file. ValueError: no regular file, too large, or another encoding. The message names
             file and line.
     """
     return decoded(regular_file(file, most).read_bytes(), file)
 
 
 def decoded(content: bytes, where: str | Path) -> str:
-    """The text of a file's bytes; `where` names the file in the message. Raises ValueError for another encoding."""
+    """The text of a file's bytes. `where` names the file in the message. Raises ValueError for another encoding."""
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
@@ -73,18 +73,18 @@ def read_json(file: str | Path, shape: type | None = None, most: int | None = No
     Args:
         file (`str` or `Path`).
         shape (`type`, *optional*): what the top must be, `dict` or `list`.
-        most (`int`, *optional*): bytes; default [`decodetr.utils.files.max_bytes`].
+        most (`int`, *optional*): bytes. Default [`decodetr.utils.files.max_bytes`].
         unique (`bool`): refuse a key that is in one object twice. For files whose keys are ids.
 
     Raises:
         FileNotFoundError: no such file. ValueError: no regular file, too large, no JSON, nested more than 100 deep, a
-            key that is there twice, or another shape; the message names the file.
+            key that is there twice, or another shape. The message names the file.
     """
     return parse_json(decoded(regular_file(file, most).read_bytes(), file), file, shape, unique)
 
 
 def parse_json(text: str, where: str | Path, shape: type | None = None, unique: bool = False) -> Any:
-    """The value of a JSON text; as [`read_json`]."""
+    """The value of a JSON text. As [`read_json`]."""
     try:
         with no_collection():
             value = json.loads(text, parse_int=_whole, object_pairs_hook=_unique_keys if unique else None)
@@ -149,14 +149,14 @@ def read_yaml(file: str | Path, shape: type | None = None, texts: bool = False) 
 
     Raises:
         FileNotFoundError: no such file. ValueError: no regular file, too large, no YAML, nested too deep, aliases that
-            refer to themselves or unfold into too much, a key that is there twice, or another shape; the message names
+            refer to themselves or unfold into too much, a key that is there twice, or another shape. The message names
             file and line.
     """
     return parse_yaml(read_text(file, YAML_BYTES), file, shape, texts)
 
 
 def parse_yaml(text: str, where: str | Path, shape: type | None = None, texts: bool = False) -> Any:
-    """The value of a YAML text; as [`read_yaml`]."""
+    """The value of a YAML text. As [`read_yaml`]."""
     if found := yaml.reader.Reader.NON_PRINTABLE.search(text):
         line = text.count("\n", 0, found.start()) + 1
         raise ValueError(f"{where}: line {line}: expected YAML, got the character {found.group()!r}")
@@ -225,10 +225,10 @@ def _check_nodes(root):
 
 
 class _Loader(yaml.composer.Composer, CParser, yaml.constructor.SafeConstructor, yaml.resolver.Resolver):
-    """YAML with the values of JSON: floats as in YAML 1.2, dates are texts, no tags but `!!str`; keys are distinct
+    """YAML with the values of JSON: floats as in YAML 1.2, dates are texts, no tags but `!!str`. Keys are distinct
     texts or whole numbers.
 
-    LibYAML parses, which is ten times as fast as PyYAML's own parser; nodes are made here, where they are counted.
+    LibYAML parses, which is ten times as fast as PyYAML's own parser. Nodes are made here, where they are counted.
     """
 
     def __init__(self, text):

@@ -1,6 +1,6 @@
 """Annotated pictures: boxes and readable names, drawn with supervision's annotators, and a panel that explains them.
 
-Small images are enlarged first, because a label of legible size would otherwise cover the object; the font is DejaVu
+Small images are enlarged first, because a label of legible size would otherwise cover the object. The font is DejaVu
 Sans, which comes with matplotlib and has accents, Greek and Cyrillic (for other scripts give a font file).
 """
 
@@ -35,14 +35,14 @@ def draw_detections(
         image: PIL image, any mode.
         boxes: (n, 4) xyxy pixels of `image`.
         names: n strings.
-        scores: n floats in 0..1; None writes names alone, as for annotations.
-        font_path: TrueType file; default DejaVu Sans.
+        scores: n floats in 0..1. None writes names alone, as for annotations.
+        font_path: TrueType file. Default DejaVu Sans.
         numbered: put the number of the detection, from 1, before its name.
         colors: n colours such as "#d1495b", instead of one per name.
 
     Returns:
         PIL RGB image, a whole multiple of the size of `image`, or of at most LARGE pixels a side. Equal names have
-        equal colours within a picture; the best detections are drawn last, on top.
+        equal colours within a picture. The best detections are drawn last, on top.
     """
     sv = _supervision()
     canvas, factor = shrunk(to_rgb(image), LARGE)
@@ -104,10 +104,10 @@ def draw_explanations(
         font_path: as for `draw_detections`.
 
     Returns:
-        PIL RGB image: the picture at the top left, unchanged, and beside it (below it, if it is much wider than high)
-        one block per detection, in one or two columns, with a bar, weight and caption for each prototype. Bars are
-        relative to the heaviest prototype shown; captions are cut to fit. At most MOST_EXPLAINED detections; a line
-        says how many more there are. Without detections the picture alone.
+        PIL RGB image: the picture at the top left, unchanged, and to its right (below it, if it is much wider than
+        high) one block per detection, in one or two columns, with a bar, weight and caption for each prototype. Bars
+        are relative to the heaviest prototype shown. Captions are cut to fit. At most MOST_EXPLAINED detections. A
+        line says how many more there are. Without detections the picture alone.
     """
     if not names:
         return picture.copy()

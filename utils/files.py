@@ -1,4 +1,4 @@
-"""Results are written whole or not at all, and never by two runs at once; what is read is a regular file."""
+"""Results are written whole or not at all, and never by two runs at once. What is read is a regular file."""
 
 import json
 import math
@@ -33,13 +33,13 @@ STAGING, committed, reading = _commit.STAGING, _commit.committed, _commit.readin
 
 LOCK = ".decodetr.lock"
 _held = set()  # (folder, name of the lock) that this process holds
-MAX_BYTES = 4 << 30  # of one file that is read into memory; LVIS' training annotations are 1.1 GB
+MAX_BYTES = 4 << 30  # of one file that is read into memory. LVIS' training annotations are 1.1 GB
 _MAX_BYTES_VARIABLE = "DECODETR_MAX_FILE_BYTES"
 
 
 @contextmanager
 def replacing(file: str | Path) -> Iterator[Path]:
-    """Yield a path to write to; at the end its content becomes `file`, whole, and the old one is gone.
+    """Yield a path to write to. At the end its content becomes `file`, whole, and the old one is gone.
 
     Args:
         file (`str` or `Path`): its folder is made if missing.
@@ -55,7 +55,7 @@ def write_text(file: str | Path, text: str) -> Path:
     Names of files that are no UTF-8, which Python reads with surrogates, become \\udcXX, which JSON reads back.
 
     Raises:
-        OSError: the disk is full; the old file is there.
+        OSError: the disk is full. The old file is there.
     """
     content = text.encode("utf-8", errors="backslashreplace")
     with replacing(file) as partial:
@@ -99,7 +99,7 @@ def claim(folder: str | Path | None, what: str, part: str = "") -> Iterator[None
     """Hold a folder for one run: a second one is refused at once. Inside a run that holds it, nothing happens.
 
     Args:
-        folder (`str`, `Path` or None): made if missing; a file `.decodetr.lock` marks it meanwhile. Whether it is
+        folder (`str`, `Path` or None): made if missing. A file `.decodetr.lock` marks it meanwhile. Whether it is
             held, the system knows: the file that a killed run leaves holds nobody off. None: nothing is held.
         what (`str`): who holds it, for the message, such as "decodetr train".
         part (`str`): of runs that share a folder on purpose, what this one alone writes, such as its rank.
@@ -207,7 +207,7 @@ def regular_file(path: str | Path, most: int | None = None) -> Path:
 
     Args:
         path (`str` or `Path`).
-        most (`int`, *optional*): bytes; default [`max_bytes`].
+        most (`int`, *optional*): bytes. Default [`max_bytes`].
 
     Raises:
         FileNotFoundError: nothing is there. ValueError: a folder, a device, a pipe, or more bytes than the limit.

@@ -1,6 +1,6 @@
 """One HTML file that shows what a run made: no scripts, nothing from the net, pictures inside, light and dark.
 
-Plain functions make blocks, strings of HTML in which every text they were given is escaped; `write_report` puts blocks
+Plain functions make blocks, strings of HTML in which every text they were given is escaped. `write_report` puts blocks
 under headings. What the page says comes from its caller: nothing is measured or read here but the pictures.
 """
 
@@ -47,7 +47,7 @@ def table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
 
     Args:
         header: column titles.
-        rows: sequences of as many cells, each anything that `str` takes; all but the first are set to the right.
+        rows: sequences of as many cells, each anything that `str` takes. All but the first are set to the right.
     """
     head = "".join(f'<th scope="col">{html_text(cell)}</th>' for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html_text(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
@@ -91,7 +91,7 @@ def write_report(file: str | Path, title: str, introduction: str, sections: Mapp
     """Write the page, whole or not at all.
 
     Args:
-        file: the HTML file to write; its folder is made if missing.
+        file: the HTML file to write. Its folder is made if missing.
         title: heading and name of the page.
         introduction: text of the paragraph below it.
         sections: {heading: list of blocks}, in order. Titles, headings and introduction are plain text.

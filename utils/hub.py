@@ -14,15 +14,15 @@ def local_only(source: str | Path, asked_by: str | None = None) -> Iterator[None
     """Inside, nothing is asked of the Hub, unless `source` is a name of the Hub that the user gave.
 
     The configs of a folder can name backbones and tokenizers of the Hub, and tables can name their text model. What is
-    in the Hub's cache on this machine is used; nothing is sent.
+    in the Hub's cache on this machine is used. Nothing is sent.
 
     Args:
         source (`str` or `Path`): what is loaded inside.
-        asked_by (`str`, *optional*): the file or table that names `source`, if the user did not; and what to do, for
+        asked_by (`str`, *optional*): the file or table that names `source`, if the user did not, and what to do, for
             the message.
 
     Raises:
-        ValueError: something would have to be asked of the Hub; the message says what, and who wants it.
+        ValueError: something would have to be asked of the Hub. The message says what, and who wants it.
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled

@@ -59,13 +59,13 @@ def open_image(
     """The picture of a file as 8-bit RGB, turned as its EXIF orientation says.
 
     16-bit and float pictures are scaled to 8 bits by what their mode can hold: 0 to 65,535, or 0 to 1. Of several
-    frames the first is taken; transparency is dropped.
+    frames the first is taken. Transparency is dropped.
 
     Args:
         source (`str`, `Path`, `bytes` or binary file).
-        where (`str`, *optional*): the file's name for messages; default `source`.
+        where (`str`, *optional*): the file's name for messages. Default `source`.
         size (`tuple`, *optional*): (width, height) that annotations of the picture declare, which can tell that they
-            are of the pixels as stored, so that they must not be turned; see [`annotated_frame`].
+            are of the pixels as stored, so that they must not be turned. See [`annotated_frame`].
 
     Returns:
         `PIL.Image.Image` of mode RGB. Its `info` has "orientation" and "stored_size" if EXIF turns it, nothing else.
@@ -155,7 +155,7 @@ def _says_more(stream):
 
 
 def pixel_count(source: str | Path | bytes | BinaryIO) -> int:
-    """Width times height, from a picture's header; 0 for what cannot be opened, which opening it will say."""
+    """Width times height, from a picture's header. 0 for what cannot be opened, which opening it will say."""
     try:
         with _opened(source, source) as image:
             return image.width * image.height
@@ -164,7 +164,7 @@ def pixel_count(source: str | Path | bytes | BinaryIO) -> int:
 
 
 def in_batches(items: Iterable[Item], batch_size: int, pixels: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Yield lists of at most `batch_size` items whose pictures have at most BATCH_PIXELS together; larger ones alone.
+    """Yield lists of at most `batch_size` items whose pictures have at most BATCH_PIXELS together. Larger ones alone.
 
     Args:
         items (sequence). batch_size (`int`).
@@ -223,7 +223,7 @@ def _orientation(image):
 
 
 def _opened(source, where):
-    """A PIL image whose header is read and allowed; pixels are not."""
+    """A PIL image whose header is read and allowed. Pixels are not."""
     from PIL import Image
 
     if isinstance(source, bytes):

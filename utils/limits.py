@@ -3,6 +3,6 @@
 Variables, because the worker processes that read pictures inherit them. cli/options.py has the options that set them.
 """
 
-MAX_PIXELS = 1 << 26  # 67 megapixels: a process with a model stays below 2 GB; of JPEG 2000 half as many
+MAX_PIXELS = 1 << 26  # 67 megapixels: a process with a model stays below 2 GB. Of JPEG 2000 half as many
 MAX_PIXELS_VARIABLE = "DECODETR_MAX_IMAGE_PIXELS"
 OUTSIDE_VARIABLE = "DECODETR_ALLOW_OUTSIDE"

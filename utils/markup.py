@@ -1,4 +1,4 @@
-"""The one place where names, captions and paths become Markdown, HTML or text of a figure; what they hold is shown,
+"""The one place where names, captions and paths become Markdown, HTML or text of a figure. What they hold is shown,
 never obeyed."""
 
 import html
@@ -28,7 +28,7 @@ one_line, visible = _cards.one_line, _cards.visible
 
 
 def html_text(text: object) -> str:
-    """Any text inside of an element or an attribute of HTML; line breaks stay."""
+    """Any text inside of an element or an attribute of HTML. Line breaks stay."""
     return html.escape(visible(text))
 
 

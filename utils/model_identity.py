@@ -3,10 +3,17 @@ model that is asked for now."""
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from decodetr.utils.documents import read_json
+
+# Configs, tables and tokenizers. Other JSON files say how a run went (train_results.json), and differ from run to run.
+_TABLES = re.compile(
+    r".*config\.json|.*\.index\.json|pool\.json|vocabulary\.json|tokenizer\.json|vocab\.json|added_tokens\.json|"
+    r"special_tokens_map\.json|chat_template\.json"
+)
 
 
 def model_identity(name_or_path: str | Path, revision: str | None = None) -> dict[str, str | None]:
@@ -17,7 +24,7 @@ def model_identity(name_or_path: str | Path, revision: str | None = None) -> dic
     Returns:
         dict: "name" (of a folder its last part, so that a moved folder is the same model), "revision" (the Hub's
         commit, or None) and "weights": for a folder a SHA-256 over the contents of its weights, config and
-        preprocessing files; None for a Hub name, which the commit tells.
+        preprocessing files. None for a Hub name, which the commit tells.
 
     Raises:
         OSError: from transformers, when there is no such model.
@@ -33,14 +40,14 @@ def model_identity(name_or_path: str | Path, revision: str | None = None) -> dic
 
 def folder_digest(folder: str | Path) -> str | None:
     """SHA-256 over the contents of the weights, configs and tables of a folder of a model, a pool or a vocabulary, or
-    of one such file; None where there is neither, as of a Hub name."""
+    of one such file. None where there is neither, as of a Hub name."""
     folder = Path(folder)
     if not folder.exists():
         return None
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
-        if file.suffix == ".json":  # as a whole: indentation and order of keys do not matter
-            content = read_json(file)
+        if file.suffix == ".json" and (_TABLES.fullmatch(file.name) or file == folder):
+            content = read_json(file)  # as a whole: indentation and order of keys do not matter
             digest.update(file.name.encode() + json.dumps(content, sort_keys=True).encode())
         elif file.suffix in (".safetensors", ".jinja", ".txt", ".model"):
             with open(file, "rb") as stream:
@@ -49,7 +56,7 @@ def folder_digest(folder: str | Path) -> str | None:
 
 
 def without_place(value: Any) -> Any:
-    """Names of local folders without the folders above them, also inside a dict; anything else as it is."""
+    """Names of local folders without the folders above them, also inside a dict. Anything else as it is."""
     if isinstance(value, dict):
         return {key: without_place(item) for key, item in value.items()}
     if isinstance(value, str) and value and (Path(value).is_absolute() or Path(value).is_dir()):

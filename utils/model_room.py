@@ -1,6 +1,6 @@
 """Files of modeling_decodetr/ that the ground floor needs too.
 
-They lie there because they travel to the Hub with the model. They are loaded without the model beside them: that
+They lie there because they travel to the Hub with the model. They are loaded without the model: that
 imports torch, and who only asks a command for its help need not wait for it.
 """
 

@@ -18,7 +18,7 @@ def apart(
         output (`str`, `Path` or None): folder or file that will be written.
         inputs (`dict`): what names an input -> its path or list of paths. Those that are None, or no local file or
             folder, cannot be overwritten.
-        written (collection of `str`, *optional*): names of the files that are written into the folder `output`; an
+        written (collection of `str`, *optional*): names of the files that are written into the folder `output`. An
             input file in it is refused if it is one of them. Default: any name can be written.
 
     Raises:

@@ -62,7 +62,7 @@ def link_pictures(folder: str | Path, part: str, images: str | Path) -> str:
 
     Returns:
         What `info.image_folder` of the annotations has to be: `part`, or where no link could be made (something else
-        is there, or the system does not let everyone), the whole path, which is read with --allow-outside alone; a
+        is there, or the system does not let everyone), the whole path, which is read with --allow-outside alone. A
         message says so.
     """
     place, images = os.path.join(folder, part), os.path.abspath(images)
@@ -78,7 +78,7 @@ def link_pictures(folder: str | Path, part: str, images: str | Path) -> str:
 
 
 def file_names(folder: str | Path) -> set[str]:
-    """Return the set of names in a folder that are no folders; empty if there is no such folder."""
+    """Return the set of names in a folder that are no folders. Empty if there is no such folder."""
     if "\0" in os.fspath(folder) or not os.path.isdir(folder):
         return set()
     with os.scandir(folder) as entries:

@@ -26,7 +26,7 @@ class Findings:
         self.errors = {}  # by their text, so that each is told once
 
     def call(self, check: Callable[..., Result], *args: Any) -> Result | None:
-        """Return what a check returns; None where it raises ImportError, OSError or ValueError, which is kept."""
+        """Return what a check returns. None where it raises ImportError, OSError or ValueError, which is kept."""
         try:
             return check(*args)
         except (ImportError, OSError, ValueError) as error:
@@ -90,7 +90,7 @@ def require_room(folder: str | Path, needed: int, what: str, remedy: str) -> Non
 
 
 def written(folder: str | Path) -> int:
-    """Bytes that earlier runs have written into a folder, which a new one replaces or goes on with; files that another
+    """Bytes that earlier runs have written into a folder, which a new one replaces or goes on with. Files that another
     process moves meanwhile may be left out."""
     total = 0
     for place, _, names in os.walk(folder):
@@ -112,5 +112,5 @@ def in_units(count: float) -> str:
 
 
 def process_rank() -> int:
-    """Rank of this process, by what `accelerate launch` and `torchrun` put into the environment; 0 without them."""
+    """Rank of this process, by what `accelerate launch` and `torchrun` put into the environment. 0 without them."""
     return int(os.environ.get("RANK", 0))

@@ -9,7 +9,7 @@ def run_command(name: str, argv: list[str] | None = None) -> int:
     Run a command as `python -m decodetr` does. No import of the command line, which stands on all other floors.
 
     Args:
-        name: of the command, such as "eval". argv: its words; default: those of this process.
+        name: of the command, such as "eval". argv: its words. Default: those of this process.
 
     Returns:
         The exit status.

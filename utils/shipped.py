@@ -27,8 +27,8 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?")
 def resolve(name: str | Path, what: str | None = None) -> str:
     """Where to load a model or table from.
 
-    An existing folder stays as it is; else NAME, or a path that ends in hub_cards/NAME (as provenance written on
-    another machine has it), becomes the folder of that name in the package, if there is one; anything else stays too:
+    An existing folder stays as it is. Else NAME, or a path that ends in hub_cards/NAME (as provenance written on
+    another machine has it), becomes the folder of that name in the package, if there is one. Anything else stays too:
     a Hub name.
 
     Args:
@@ -48,6 +48,7 @@ def resolve(name: str | Path, what: str | None = None) -> str:
 
 
 _TABLES = ("pool", "vocabulary")
+_OF_TEXTS = ("text model", "CLIP")
 # What tells the kinds of folders that commands write or take, what they are called, and what they are good for.
 _KINDS = {
     "pool.json": ("pool", "give it with --pool"),
@@ -88,11 +89,11 @@ def cannot_load(what: str, name: str | Path, error: Exception | str) -> FileNotF
 
 @contextmanager
 def loading(what: str, name: str | Path, asked_by: str | None = None) -> Iterator[str]:
-    """Yield the folder or Hub name to load from; inside, only names that the user gave are asked of the Hub.
+    """Yield the folder or Hub name to load from. Inside, only names that the user gave are asked of the Hub.
 
     Args:
         what (`str`), name (`str` or `Path`): see [`resolve`].
-        asked_by (`str`, *optional*): who names it, if not the user; see [`local_only`].
+        asked_by (`str`, *optional*): who names it, if not the user. See [`local_only`].
 
     Raises:
         FileNotFoundError: for an OSError inside. ValueError: the folder holds something else, or what would have to be
@@ -148,7 +149,8 @@ def expect(what: str, name: str | Path | None, *files: str) -> None:
         files (`str`): glob patterns, one of which must be found in a folder.
 
     Raises:
-        FileNotFoundError: it is not there. ValueError: a JSON file of the folder cannot be read.
+        FileNotFoundError: it is not there. ValueError: a JSON file of the folder cannot be read, or the folder holds a
+            detector where a text model is expected.
     """
     if name is None:
         return
@@ -158,6 +160,9 @@ def expect(what: str, name: str | Path | None, *files: str) -> None:
             raise cannot_load(what, str(name), f"the folder has no {' or '.join(files)}")
         for file in sorted(folder.glob("*.json")):  # the library reads them with fewer words, or a traceback
             read_json(file)
+        kind = read_json(folder / "config.json", dict).get("model_type") if "config.json" in files else None
+        if what in _OF_TEXTS and kind == "decodetr":
+            raise ValueError(f"expected a {what}, {str(name)!r} is a detector; give a CLIP, such as scenes-clip")
     elif folder.exists():
         raise cannot_load(what, str(name), "it is a file, expected a folder")
     elif not _HUB_NAME.fullmatch(str(name)):
@@ -165,7 +170,7 @@ def expect(what: str, name: str | Path | None, *files: str) -> None:
 
 
 def expect_file(option: str, file: str | Path | None) -> None:
-    """Check that the file of an option is there; None passes.
+    """Check that the file of an option is there. None passes.
 
     Raises:
         FileNotFoundError: it is not. ValueError: it is no regular file.

@@ -1,4 +1,4 @@
-"""Tables as data, a header and rows of cells, written as Markdown; utils/html_page.py writes them as HTML."""
+"""Tables as data, a header and rows of cells, written as Markdown. utils/html_page.py writes them as HTML."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +10,7 @@ markdown_table = load("card_text").markdown_table
 
 
 def markdown_tables(tables: Iterable[tuple[str, Sequence[object], Iterable[Sequence[object]]]]) -> str:
-    """Tables in Markdown, each under its title; cells are shown without escapes, as for a terminal.
+    """Tables in Markdown, each under its title. Cells are shown without escapes, as for a terminal.
 
     Args:
         tables: list of (title, header, rows).

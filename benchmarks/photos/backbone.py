@@ -13,7 +13,7 @@ ARCHITECTURE = "tf_efficientnet_lite0"
 
 
 def write_backbone(folder):
-    """`folder/model.safetensors` with timm's names, and config.json beside it.
+    """`folder/model.safetensors` with timm's names, and config.json next to it.
 
     The file of the package is a pickle: it is read with weights_only=True, which runs nothing of it.
 

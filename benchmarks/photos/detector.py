@@ -1,7 +1,7 @@
 """The detector that the photo world starts from: transformer layers that have seen the drawn scenes, over a backbone
 that has seen ImageNet. No part of it has seen a photograph of the world, or a name.
 
-It stands for the published detector that one starts from on one's own data; from random weights a CPU would need
+It stands for the published detector that users start from on their data. From random weights a CPU would need
 hours.
 """
 

@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "teachers", "teachers-val")  # a picture depends on (s
 _SIZES = (0.13, 0.6)  # longer side of an object as a share of the picture's, log-uniform
 _OBJECTS = (3, 9)  # tried in a picture
 _UNNAMED = 0.15  # share of objects without a name
-_TAIL = {"train": 0.8}  # weight of the r-th most frequent name: r ** -tail; in val all names are as frequent
+_TAIL = {"train": 0.8}  # weight of the r-th most frequent name: r ** -tail. In val all names are as frequent
 _OTHER_TAIL = 0.3
 _VISIBLE = 0.4  # of each object at least so much can be seen
 _SMALLEST_SIDE = 7  # pixels of a visible extent
@@ -127,7 +127,7 @@ def _thing(stamp, visible):
 
 @lru_cache(maxsize=512)
 def load_stamp(root, stamp):
-    """`load_cutout`; what was loaded last is kept."""
+    """`load_cutout`. What was loaded last is kept."""
     return load_cutout(root, stamp)
 
 

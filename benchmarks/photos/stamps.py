@@ -1,8 +1,8 @@
 """The photographs of Debian's package `tuxpaint-stamps-default`: what each shows, by its own English description.
 
-A stamp is a cut-out (PNG with a transparent background) beside a text file, in a folder of a taxonomy:
+A stamp is a cut-out (PNG with a transparent background) next to a text file, in a folder of a taxonomy:
 animals/birds/pink_flamingo.png and "A pink flamingo.". Drawings among them are left out. A description that is a
-short noun phrase gives a name ("flamingo"); stamps with others are things without a name.
+short noun phrase gives a name ("flamingo"). Stamps with others are things without a name.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ class Stamp:
         path: relative to the stamps' folder, without suffix.
         folder: its branch of the taxonomy, such as "animals/birds".
         phrase: what the description says, without article, such as "pink flamingo".
-        name: in short, such as "flamingo"; None for a thing without a name.
+        name: in short, such as "flamingo". None for a thing without a name.
         aliases: other words that the description has for it, as in "An albino peahen (a female peafowl)".
     """
 
@@ -129,7 +129,7 @@ def load_cutout(root, stamp):
 
 
 def short_name(description):
-    """(phrase, name) of a description in English; (None, None) where it is no short noun phrase.
+    """(phrase, name) of a description in English. (None, None) where it is no short noun phrase.
 
     "A pair of cherries." -> ("cherries", "cherries"), "A 'Fuji' apple." -> ("apple", "apple"), "A ripe, red tomato!"
     -> ("ripe red tomato", "tomato"), "Eat your broccoli!" -> (None, None).
@@ -236,7 +236,7 @@ def _split(stamps):
     """(base names, novel names, novel branches).
 
     Of the folders with several names every sixth is novel as a whole, where its part of the taxonomy has others. In
-    each other folder every fourth name is novel, so that a novel name has base names beside it.
+    each other folder every fourth name is novel, so that a novel name has base names in its folder.
     """
     world = World(Path(), tuple(stamps), (), (), (), "")
     folders = defaultdict(list)

@@ -1,4 +1,4 @@
-"""The small CLIP and LLaVA of the photo world: trained as those of the drawn scenes are, on pictures of their own.
+"""The small CLIP and LLaVA of the photo world: trained as those of the drawn scenes are, on separate pictures.
 
 They see crops of composed pictures that no folder holds, of all names, base and novel, as the web shows a real CLIP.
 Of a name with several photographs they see those of training alone. The CLIP gets the cosines of a real one afterwards
@@ -34,10 +34,10 @@ _EMPTY_SIDES = (0.1, 0.45)  # of regions without an object, as shares of the pic
 def write_teachers(output, settings, *, scenes, clip_steps, llava_steps, workers=1):
     """Train both and write `output/photo-clip`, `output/photo-clip-unshaped` and `output/photo-llava`.
 
-    What is finished is not made again; an interrupted training goes on from its last checkpoint.
+    What is finished is not made again. An interrupted training goes on from its last checkpoint.
 
     Args:
-        output: folder; `output/work` holds crops and checkpoints, and may be deleted afterwards.
+        output: folder. `output/work` holds crops and checkpoints, and may be deleted afterwards.
         settings: `PhotoSettings`.
         scenes: pictures to take crops from.
         clip_steps, llava_steps: optimizer steps.
@@ -162,7 +162,7 @@ def _save(model, processor, folder):
 
 
 def measure_clip(folder, texts, crops, stamps):
-    """Shares in 0..1 of crops of named things: `right`, the nearest of all names is theirs; `right_of_five`, one
+    """Shares in 0..1 of crops of named things: `right`, the nearest of all names is theirs. `right_of_five`, one
     of the five nearest."""
     import torch
 
@@ -180,7 +180,7 @@ def measure_clip(folder, texts, crops, stamps):
 
 
 def measure_llava(folder, texts, crops, stamps, most=1000):
-    """Shares in 0..1: `object`, of crops with an object, that the caption names it, in whatever words; `empty`, of
+    """Shares in 0..1: `object`, of crops with an object, that the caption names it, in whatever words. `empty`, of
     crops without one, that the caption names none."""
     from decodetr.pool_builder.captioner import Captioner
     from decodetr.pool_builder.settings import PoolSettings

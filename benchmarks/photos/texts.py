@@ -103,7 +103,7 @@ _OTHER_WORDS = 0.3  # share of captions with a near-synonym, where there is one
 
 
 class Texts:
-    """Captions of the stamps of a world, and of regions without an object (None); see `SceneTexts`.
+    """Captions of the stamps of a world, and of regions without an object (None). See `SceneTexts`.
 
     Args:
         world: `World`.

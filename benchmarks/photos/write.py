@@ -60,12 +60,12 @@ class PhotoSettings:
 
 
 def write_world(folder, settings=None, *, workers=1, overwrite=False):
-    """Write the world, or finish an interrupted one; a complete folder of the same settings is left alone.
+    """Write the world, or finish an interrupted one. A complete folder of the same settings is left alone.
 
     Args:
         folder: new, empty, or of an earlier call.
         settings: `PhotoSettings`.
-        workers: processes that draw, at least 1; the result is the same.
+        workers: processes that draw, at least 1. The result is the same.
         overwrite: remove what an earlier call with other settings left.
 
     Returns:
@@ -160,7 +160,7 @@ def _names_document(world):
 
 
 def _coco(title, split, settings, world, rows):
-    """The COCO document of one file; an object has the same id in train and train_full."""
+    """The COCO document of one file. An object has the same id in train and train_full."""
     category = {name: i for i, name in enumerate(world.names, start=1)}
     kept = set(world.base if title == "train" else world.names)
     ids = count(1)
@@ -195,7 +195,7 @@ _BASE_INK, _NOVEL_INK = (255, 255, 255), (255, 240, 90)
 
 
 def _write_preview(staging, document, world):
-    """Validation pictures with boxes and names; novel names are yellow, with a star."""
+    """Validation pictures with boxes and names. Novel names are yellow, with a star."""
     images = document["images"][: _COLUMNS * _ROWS]
     lines = -(-len(images) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * _CELL, lines * _CELL), (24, 24, 24))

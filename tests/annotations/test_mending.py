@@ -47,7 +47,7 @@ def test_ids_that_are_texts_are_numbers(tmp_path, caplog, write_id):
 def test_ids_that_are_one_as_numbers_are_refused(tmp_path):
     document = good()
     document["images"][0]["id"], document["images"][1]["id"] = "1", "01"
-    with pytest.raises(ValueError, match=r"images\[1\]: expected an id of its own, got 1 again"):
+    with pytest.raises(ValueError, match=r"images\[1\]: expected a unique id, got 1 again"):
         load(tmp_path, document)
 
 

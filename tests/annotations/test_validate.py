@@ -85,7 +85,7 @@ def test_statistics_and_rows_that_stay(tmp_path, capsys):
     status, printed = validate(capsys, folder, "--repair", tmp_path / "repaired", "--output", tmp_path / "out")
     assert status == 1
     assert (
-        "| error | annotation ids that repeat or are no integers | 1 | annotations[1] (id 2) | numbered anew |"
+        "| error | annotation ids that repeat or are no integers | 1 | annotations[1] (id 2) | given new ids |"
         in printed
     )
     assert "annotations[2] (id 3): [90, 60, 20, 20] in 96 x 64 | clipped |" in printed

@@ -201,7 +201,7 @@ def test_what_a_run_needs_may_come_from_either(tmp_path, capsys, monkeypatch):
     assert main(["train", "--recipe", file, "--output_dir", "x"]) == 1
     assert "give a starting point (--model, --detector or --config), on the command" in capsys.readouterr().err
     assert main(["train"]) == 1
-    assert "give --data and --output_dir and a starting point" in capsys.readouterr().err
+    assert "give --data and --output-dir and a starting point" in capsys.readouterr().err
     assert main(["train", "--recipe", "decodetr-r51"]) == 1
     assert "--recipe decodetr-r51: no such file; give one, or one of decodetr-" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)

@@ -107,6 +107,14 @@ def test_a_missing_text_model(tmp_path, capsys):
     assert not (tmp_path / "v").exists()
 
 
+def test_a_detector_as_text_model(tmp_path, capsys):
+    arguments = ["vocabulary", "build", "--names", "cat", "--output", str(tmp_path / "v"), "--text-model"]
+    assert main([*arguments, "scenes-decodetr"]) == 1
+    error = capsys.readouterr().err
+    assert "'scenes-decodetr' is a detector; give a CLIP, such as scenes-clip" in error and error.count("\n") == 1
+    assert not (tmp_path / "v").exists()
+
+
 def test_a_shipped_text_model_goes_by_its_name(tmp_path, monkeypatch):
     from decodetr.utils import shipped
 

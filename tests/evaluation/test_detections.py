@@ -70,7 +70,7 @@ def test_results_of_other_programs(coco, tmp_path, capsys):
 ROTTEN = {
     "unknown image": ([row(), row(image_id=77)], "row 1: expected an image of", "got image_id 77 (1 such rows)"),
     "unknown category": ([row(category_id=4)], "row 0: expected image_id, a category_id of", "(3 to 13)"),
-    "categories from 0": ([row(category_id=0)], "are the categories numbered from 0, or anew?", "row 0"),
+    "categories from 0": ([row(category_id=0)], "are the categories numbered from 0, or renumbered?", "row 0"),
     "NaN score": ([row(score=float("nan"))], "image 5: NaN or infinite scores or boxes", ""),
     "an id that is no integer": ([row(image_id=5.9)], "row 0: expected image_id", ""),
     "no score": ([{k: v for k, v in row().items() if k != "score"}], "row 0: expected image_id", "bbox [x, y"),

@@ -98,6 +98,11 @@ def test_a_model_without_text_features_is_refused(tmp_path):
         Vocabulary.from_text_model(["cat"], tmp_path)
 
 
+def test_a_detector_is_no_text_model(tiny_detector_folder):
+    with pytest.raises(ValueError, match="holds a model of type 'decodetr', expected a model with text features"):
+        Vocabulary.from_text_model(["cat"], tiny_detector_folder)
+
+
 def test_a_stored_vocabulary_needs_no_text_model(clip_folder, tmp_path, monkeypatch):
     built = Vocabulary.from_text_model(STRANGE, clip_folder)
     built.save_pretrained(tmp_path)

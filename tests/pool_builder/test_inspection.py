@@ -57,6 +57,19 @@ def test_a_pool_of_another_encoder_is_refused():
         inspect_pool(_pool(encoder="a", encoder_fingerprint="1" * 16), names)
 
 
+def test_a_vocabulary_of_another_width_is_refused(tmp_path, capsys):
+    _pool().save_pretrained(tmp_path / "pool")
+    Vocabulary(["cat"], torch.eye(3)[:1]).save_pretrained(tmp_path / "names")
+    assert main(["pool", "inspect", str(tmp_path / "pool"), "--vocabulary", str(tmp_path / "names")]) == 1
+    error = capsys.readouterr().err
+    assert f"--vocabulary {tmp_path / 'names'}: expected embeddings of width 2, as those of the pool, got 3" in error
+    assert "decodetr vocabulary build --text-model CLIP" in error
+    clip = write_tiny_clip(tmp_path / "clip")
+    words = ["pool", "inspect", str(tmp_path / "pool"), "--text", "a dog", "--clip", str(clip)]
+    assert main(words) == 1
+    assert "expected a CLIP with embeddings of width 2, as those of the pool, got" in capsys.readouterr().err
+
+
 def test_the_page_holds_every_prototype_and_no_caption_can_break_it(tmp_path):
     write_pool_page(_pool(), tmp_path / "map.html")
     page = (tmp_path / "map.html").read_text()

@@ -160,6 +160,8 @@ def test_stages_one_by_one_are_the_build(sharded, models, tmp_path, capsys):
     say = ["--captioner", str(models / "llava"), "--max-new-tokens", "4"]
     assert main(["pool", "captions", *data, *say, *size, *cpu, *out]) == 0
     assert main(["pool", "embeddings", *data, "--clip", str(models / "clip"), *size, *cpu, *out]) == 0
+    assert main(["pool", "cluster", *out]) == 1
+    assert "run `decodetr pool filter` with the same --output first" in capsys.readouterr().err
     assert main(["pool", "filter", "--delta", "-0.25", *out]) == 0
     capsys.readouterr()
     assert main(["pool", "cluster", "--num-coarse", "5", "--num-fine", "3", *out]) == 0

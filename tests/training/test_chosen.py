@@ -46,7 +46,7 @@ def test_what_is_chosen_is_used_said_and_recorded(two_clips, tmp_path, caplog):
         assert getattr(used, name) == value, name
     assert _state(tmp_path)["global_step"] == found["max_steps"] > 10
     (said,) = [record.message for record in caplog.records if record.message.startswith("Chosen for ")]
-    assert f"--max_steps {found['max_steps']} " in said and "a trained semantic stream over cached features" in said
+    assert f"--max-steps {found['max_steps']} " in said and "a trained semantic stream over cached features" in said
     assert f"max steps: {found['max_steps']}" in (tmp_path / "README.md").read_text()
     lines = [entry["step"] for entry in _state(tmp_path)["log_history"] if "loss_align" in entry]
     assert lines[0] == 1 and len(lines) >= 20  # a short run has a curve too
@@ -109,7 +109,7 @@ def test_a_run_that_has_not_learned_says_so_and_its_card_too(two_clips, tmp_path
     more = ["--reset-semantics", "--semantic_learning_rate", "1e-9", "--max_steps", "8", "--cache_views", "1"]
     assert main(_words(two_clips, tmp_path, *more)) == 0
     warned = [record.message for record in caplog.records if "has not learned" in record.message]
-    assert any("loss_align (names)" in text for text in warned) and "--semantic_learning_rate" in warned[0]
+    assert any("loss_align (names)" in text for text in warned) and "--semantic-learning-rate" in warned[0]
     assert "## Not learned" in (tmp_path / "README.md").read_text()
 
 

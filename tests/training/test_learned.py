@@ -15,7 +15,7 @@ def _history(first, last, term="loss_align", lines=8):
 def test_a_loss_that_stays_where_it_was_is_said():
     (text,) = doubts(_history(5.0, 4.5), None, SEMANTIC, steps=40)
     assert text.startswith("loss_align (names) is 4.57 at the end and was 5 at first")
-    assert "--max_steps 120" in text and "decodetr validate" in text
+    assert "--max-steps 120" in text and "decodetr validate" in text
     assert doubts(_history(5.0, 1.0), None, SEMANTIC) == []
     (text,) = doubts(_history(40.0, 39.0, "loss_det"), None, LOCALIZATION, steps=40)
     assert "loss_det (boxes)" in text
@@ -23,7 +23,7 @@ def test_a_loss_that_stays_where_it_was_is_said():
 
 def test_what_was_given_is_what_is_to_be_left_out():
     (text,) = doubts(_history(5.0, 5.0), None, SEMANTIC, given={"max_steps", "semantic_learning_rate", "seed"})
-    assert "leave out --max_steps, --semantic_learning_rate, which are chosen from the data" in text
+    assert "leave out --max-steps, --semantic-learning-rate, which are chosen from the data" in text
 
 
 def test_streams_that_had_learned_before_need_not_fall():
@@ -49,7 +49,7 @@ def test_boxes_or_names_that_are_not_found_are_said():
     (text,) = doubts([], {"eval_class_agnostic_AP50": 0.4, "eval_AP50": 0.1}, SEMANTIC)
     assert "class-agnostic AP50 is 0.4 %" in text and "--streams localization" in text
     (text,) = doubts([], {"eval_class_agnostic_AP50": 0.4}, LOCALIZATION, steps=10)
-    assert "--max_steps 30" in text
+    assert "--max-steps 30" in text
 
 
 def test_a_fine_tune_that_ends_below_its_start_is_said():

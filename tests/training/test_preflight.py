@@ -88,18 +88,18 @@ def test_with_novel_names_the_best_model_is_chosen_by_the_others(two_clips, refu
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--report_to", "wandb"], "--report_to wandb needs wandb, which is not installed: pip install wandb"),
-        (["--report_to", "nope"], "--report_to nope: expected none, all or one of azure_ml"),
+        (["--report_to", "wandb"], "--report-to wandb needs wandb, which is not installed: pip install wandb"),
+        (["--report_to", "nope"], "--report-to nope: expected none, all or one of azure_ml"),
         (["--deepspeed", "ds.json"], "--deepspeed needs deepspeed, which is not installed: pip install deepspeed"),
         (["--optim", "adamw_bnb_8bit"], "pip install -U bitsandbytes"),
         (["--optim", "adamx"], "--optim: invalid choice: 'adamx'"),
         (["--fp16", "true"], "--fp16 true needs a GPU"),
-        (["--torch_compile_backend", "nope"], "--torch_compile_backend nope: expected one of"),
-        (["--lr_scheduler_type", "cosine_with_min_lr"], "--lr_scheduler_type cosine_with_min_lr"),
-        (["--dataloader_persistent_workers", "true"], "needs --dataloader_num_workers of at least 1"),
-        (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size must be at least 1, got 0"),
-        (["--learning_rate", "nan"], "--learning_rate must be at least 0, got nan"),
-        (["--semantic_learning_rate", "inf"], "--semantic_learning_rate must be at least 0, got inf"),
+        (["--torch_compile_backend", "nope"], "--torch-compile-backend nope: expected one of"),
+        (["--lr_scheduler_type", "cosine_with_min_lr"], "--lr-scheduler-type cosine_with_min_lr"),
+        (["--dataloader_persistent_workers", "true"], "needs --dataloader-num-workers of at least 1"),
+        (["--per_device_train_batch_size", "0"], "--per-device-train-batch-size must be at least 1, got 0"),
+        (["--learning_rate", "nan"], "--learning-rate must be at least 0, got nan"),
+        (["--semantic_learning_rate", "inf"], "--semantic-learning-rate must be at least 0, got inf"),
         (["--blur", "nan"], "--blur must be at least 0, got nan"),
         (["--max_steps", "0", "--num_train_epochs", "0"], "trains nothing"),
         (["--resume_from_checkpoint", "nowhere"], "there is no such folder"),
@@ -126,7 +126,8 @@ def test_what_this_machine_or_the_library_cannot_do_is_refused(refused, monkeypa
         (["--text-model", "./nowhere"], "the text model './nowhere' cannot be loaded"),
         (["--regions", "nowhere"], "--regions nowhere: expected a folder with regions-*.parquet"),
         (["--captions", "nowhere.json"], "--captions nowhere.json: no such file"),
-        (["--held-out-data", "nowhere/at/all"], "nowhere/at/all: no such folder"),
+        (["--held-out-data", "nowhere/at/all"], "--held-out-data nowhere/at/all: no such folder"),
+        (["--replay-data", "nowhere/at/all"], "--replay-data nowhere/at/all: no such folder"),
     ],
 )  # fmt: skip
 def test_a_mistyped_place_is_told_at_once(refused, more, words):
@@ -142,7 +143,7 @@ def test_a_mistyped_starting_point_is_told_at_once(refused, option, what):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--streaming", "--max_steps", "-1"], "give the number of steps, --max_steps N"),
+        (["--streaming", "--max_steps", "-1"], "give the number of steps, --max-steps N"),
         (["--streaming", "--streams", "semantic", "--cache_features", "true"], "leave one out"),
         (["--streaming", "--val-share", "0.1"], "or leave out --streaming"),
         (["--streaming", "--regions", "self"], "--regions self needs a trained starting point"),
@@ -151,7 +152,7 @@ def test_a_mistyped_starting_point_is_told_at_once(refused, option, what):
         (["--setting", "G-OVD"], "expected novel names to hold back, got none"),
         (["--captions", "CAPTIONS", "--set", "pool_update=frozen"], "captions move the pool, which stays as it is"),
         (["--no-augmentation", "--streams", "semantic", "--cache_features", "true", "--cache_views", "2"],
-         "--cache_views 2 needs augmentation"),
+         "--cache-views 2 needs augmentation"),
         (["--gradient_checkpointing", "true"], "rt_detr_v2 has none in transformers"),
         (["--image-size", "65"], "needs a multiple of 32; give 64 or 96"),
         (["--backbone", "resnet18"], "--backbone needs --config"),
@@ -172,7 +173,7 @@ def test_options_that_do_not_go_together_are_refused(two_clips, refused, more, w
 def test_all_problems_are_told_together(refused):
     error = refused("--report_to", "nope", "--pool", "./nowhere", "--image-size", "65", "--backbone", "resnet18")
     assert "4 problems, found before any work was done:" in error
-    for words in ("--report_to nope", "the pool './nowhere'", "--image-size 65", "--backbone needs --config"):
+    for words in ("--report-to nope", "the pool './nowhere'", "--image-size 65", "--backbone needs --config"):
         assert f"- {words}" in error
 
 
@@ -188,7 +189,7 @@ def test_an_output_that_is_a_file_is_refused(two_clips, tmp_path, capsys):
 def test_options_without_effect_are_said(two_clips, tmp_path, caplog):
     more = ["--freeze_backbone", "true", "--backbone_learning_rate", "1e-5"]
     assert _train(two_clips, tmp_path, *more, "--streams", "localization", "--semantic_learning_rate", "1e-3") == 0
-    for option in ("backbone_learning_rate", "semantic_learning_rate"):
+    for option in ("backbone-learning-rate", "semantic-learning-rate"):
         assert f"--{option} has no effect" in caplog.text
     assert "Chosen by default: " in caplog.text and "1 steps on cpu" in caplog.text
 
@@ -249,7 +250,7 @@ def test_a_disk_without_room_is_refused_with_the_numbers(two_clips, tmp_path, mo
     more = ["--save_strategy", "steps", "--save_steps", "1", "--max_steps", "3"]
     assert _train(two_clips, tmp_path, *more) == 1
     error = capsys.readouterr().err
-    assert "and 3 checkpoints of" in error and "1.0 kB are free there" in error and "--save_total_limit 1" in error
+    assert "and 3 checkpoints of" in error and "1.0 kB are free there" in error and "--save-total-limit 1" in error
 
 
 # The step
@@ -354,5 +355,5 @@ def test_a_refusal_does_not_read_a_large_file(two_clips, tmp_path, refused):
         file.write('{"images": [' + ",".join(image.format(i) for i in range(100_000)) + '], "annotations": [')
         file.write(",".join(box.format(i) for i in range(100_000)) + '], "categories": [{"id": 1, "name": "cat"}]}')
     started = time.perf_counter()
-    assert "--report_to nope" in refused("--train-annotations", large, "--report_to", "nope")
+    assert "--report-to nope" in refused("--train-annotations", large, "--report_to", "nope")
     assert time.perf_counter() - started < 5

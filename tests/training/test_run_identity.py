@@ -48,7 +48,7 @@ def test_a_folder_of_another_run_alone_is_refused_with_what_differs(tmp_path, wo
     with pytest.raises(ValueError, match="are of another run") as error:
         to_resume(word, tmp_path, other)
     assert 'start.weights: "a" there, "b" here' in str(error.value) and "learning_rate: 0.0001" in str(error.value)
-    assert "seed" not in str(error.value) and "--overwrite_output_dir true" in str(error.value)
+    assert "seed" not in str(error.value) and "--overwrite-output-dir true" in str(error.value)
 
 
 def test_a_longer_run_is_the_same_run_but_does_not_begin_beside_a_shorter_one(tmp_path, caplog):
@@ -197,7 +197,7 @@ def test_an_interrupted_run_says_what_goes_on_from_where(scenes, tmp_path, monke
     assert f"Stopped after 0 steps; {output} has no complete checkpoint yet" in caplog.text
     stop_at = 2
     assert main([*words, "--max_steps", "4"]) == 130
-    said = "Stopped after 2 steps; the same command with --resume_from_checkpoint auto goes on from"
+    said = "Stopped after 2 steps; the same command with --resume-from-checkpoint auto goes on from"
     assert f"{said} {output / 'checkpoint-2'}" in caplog.text and "interrupted" in capsys.readouterr().err
     stop_at = None
     assert main([*words, "--max_steps", "4", "--resume_from_checkpoint", "auto"]) == 0

@@ -25,7 +25,7 @@ from decodetr.processing import DetectionAugmentation, DetectionDataset
     "args, message",
     [
         ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches=True would give images the labels of"),
-        ({"max_steps": -1}, "streamed training data have no length: give the number of steps, --max_steps"),
+        ({"max_steps": -1}, "streamed training data have no length: give the number of steps, --max-steps"),
         ({"streams": "semantic", "cache_features": True}, "cache_features keeps all images in memory"),
     ],
 )
@@ -126,7 +126,7 @@ def test_command_trains_on_a_stream(tmp_path, capsys):
     assert model.vocabulary.names == NAMES and model.config.training_info["training_names"] == NAMES[:1]
     capsys.readouterr()
     assert main(words) == 1
-    assert "--max_steps N" in capsys.readouterr().err
+    assert "--max-steps N" in capsys.readouterr().err
     for more in (["--train-annotations", "x.json"], ["--replay-data", "x", "--replay-regions", "y"]):
         assert main([*words, "--max_steps", "2", *more]) == 1
         assert "leave out --streaming" in capsys.readouterr().err

@@ -62,7 +62,7 @@ def test_evaluation_in_training_follows_the_file(tmp_path, monkeypatch, federate
     assert metrics["eval_AP50_novel"] == pytest.approx(100.0 if federated else 50.0)
     found = evaluate_model(model, processor, coco, ["cat", "dog"], progress=False)
     assert found["AP50"] == pytest.approx(ap) and f"AR{kept}" in found
-    assert f"--eval_max_detections {kept // 2} (now {kept})" in " ".join(_evaluation_knobs(trainer))
+    assert f"--eval-max-detections {kept // 2} (now {kept})" in " ".join(_evaluation_knobs(trainer))
 
 
 def test_the_rules_are_those_of_the_file_unless_somebody_says_how_many(tmp_path):

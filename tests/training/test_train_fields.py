@@ -69,7 +69,7 @@ def test_a_field_without_an_effect_is_documented(name):
     [
         ({"label_smoothing_factor": 0.3}, "no classes to smooth"),
         ({"train_sampling_strategy": "group_by_length"}, "images have no length"),
-        ({"optim": "lomo"}, "parameter groups of its own"),
+        ({"optim": "lomo"}, "makes new parameter groups"),
         ({"cache_views": 2}, "needs cache_features=True"),
     ],
 )
@@ -142,7 +142,7 @@ def test_captions_are_refused_where_the_pool_stays(tmp_path):
         (["--blur", "1", "--no-augmentation"], "leave out --no-augmentation"),
         (
             ["--noise", "1", "--streams", "semantic", "--cache_features", "true", "--cache_views", "1"],
-            "give --cache_views 2",
+            "give --cache-views 2",
         ),
         (["--replay-images", "5"], "--replay-images is a part of --replay-data"),
         (["--held-out-data", "d"], "--held-out-data shows what a --model forgets"),

@@ -37,10 +37,10 @@ def test_training_advice_has_the_knobs_in_order(scenes, tmp_path, little_memory)
     lines = str(caught.value).split("\n")
     assert lines[0].startswith("memory ran out in training. Tried to allocate 20.00 MiB")
     starts = (
-        "1. --per_device_train_batch_size 2 --gradient_accumulation_steps 6 (now 4 and 3)",
+        "1. --per-device-train-batch-size 2 --gradient-accumulation-steps 6 (now 4 and 3)",
         "2. --bf16 true (now float32)",  # RT-DETR v2 has no gradient checkpointing
         "3. a smaller --image-size (now 64 x 64)",
-        "4. --streams semantic --cache_features true",
+        "4. --streams semantic --cache-features true",
     )
     assert all(line.startswith(start) for line, start in zip(lines[2:], starts, strict=True))
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
@@ -60,8 +60,8 @@ def test_evaluation_has_knobs_of_its_own(scenes, tmp_path, little_memory):
     with pytest.raises(OutOfMemory) as caught:
         trainer.train()
     assert "memory ran out in evaluation" in str(caught.value)
-    assert "1. --per_device_eval_batch_size 2 (now 4)" in str(caught.value)
-    assert "2. --eval_max_detections 50 (now 100)" in str(caught.value)
+    assert "1. --per-device-eval-batch-size 2 (now 4)" in str(caught.value)
+    assert "2. --eval-max-detections 50 (now 100)" in str(caught.value)
     assert "train_batch_size" not in str(caught.value)
 
 
