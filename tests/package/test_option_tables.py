@@ -23,11 +23,11 @@ def _table(kind):
 
 def _row(entry, kind):
     text = entry.metadata["help"].replace("|", "\\|")
+    option = "--" + entry.name.replace("_", "-")
     if kind is TrainOptions:
-        option = entry.metadata.get("flags", ("--" + entry.name.replace("_", "-"),))[0]
         return f"| `{option}` | {text} |"
     value = str(entry.default).lower() if entry.default is None or isinstance(entry.default, bool) else entry.default
-    return f"| `--{entry.name}` | {entry.metadata.get('default', value)} | {text} |"
+    return f"| `{option}` | {entry.metadata.get('default', value)} | {text} |"
 
 
 def _pattern(kind):
@@ -37,7 +37,7 @@ def _pattern(kind):
 @pytest.mark.parametrize("kind", TABLES)
 def test_the_page_has_the_texts_of_the_fields(kind):
     found = _pattern(kind).search(PAGE.read_text(encoding="utf-8"))
-    assert found and found[0].rstrip("\n") == _table(kind), f"python {Path(__file__).name} writes it anew"
+    assert found and found[0].rstrip("\n") == _table(kind), f"python {Path(__file__).name} writes it again"
 
 
 def test_every_option_has_a_text():
