@@ -58,10 +58,10 @@ class DeCoDetrTrainingArguments(TrainingArguments):
         "end point",
     )
     semantic_learning_rate: float | None = _field(
-        None, "of the semantic stream", "chosen; `--learning_rate` where that is given"
+        None, "of the semantic stream", "chosen; `--learning-rate` where that is given"
     )
     backbone_learning_rate: float | None = _field(
-        None, "of the detector's backbone", "chosen; `--learning_rate` where that is given"
+        None, "of the detector's backbone", "chosen; `--learning-rate` where that is given"
     )
     freeze_backbone: bool = _field(
         False, "the detector's backbone learns nothing and keeps its batch norm statistics", "chosen"
@@ -80,7 +80,7 @@ class DeCoDetrTrainingArguments(TrainingArguments):
     overwrite_output_dir: bool = _field(
         False,
         "a run that begins removes the checkpoints of other runs from the output folder; otherwise it does not begin "
-        "beside them",
+        "where they are",
     )
     learning_rate: float = _field(1e-4, "of the localization stream, and of what has no rate of its own", "chosen")
     weight_decay: float = _field(1e-4, "AdamW's weight decay")

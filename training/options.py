@@ -57,12 +57,12 @@ class TrainOptions:
     backbone: str | None = _option(
         None,
         "with --config: pretrained weights of its timm backbone: a timm name such as resnet50.tv_in1k, "
-        "hf-hub:OWNER/NAME, or a safetensors file or folder; see also --freeze_backbone",
+        "hf-hub:OWNER/NAME, or a safetensors file or folder; see also --freeze-backbone",
         metavar="NAME",
     )
     reset_semantics: bool = _option(
         False,
-        "with --model: keep its detector and start the semantic stream anew, for another pool or teacher",
+        "with --model: keep its detector and start with a new semantic stream, for another pool or teacher",
     )
     set: list[str] = _option(
         [],
@@ -116,7 +116,7 @@ class TrainOptions:
     streaming: bool = _option(
         False,
         "read the training images of a `datasets` data set while training, without downloading it first; needs "
-        "--max_steps",
+        "--max-steps",
     )
     shuffle_buffer: int | None = _option(
         None,
@@ -126,8 +126,8 @@ class TrainOptions:
     )
     regions: str | None = _option(
         None,
-        "regions data set (Parquet shards) of the training images; self: what the starting point finds in them, so "
-        "that it is not unlearned; none (default: self with --model, unless its semantics are reset)",
+        "regions data set (Parquet shards) of the training images; self: the starting point's own detections, so that "
+        "training does not unlearn them; none (default: self with --model, unless its semantics are reset)",
     )
     unkept_regions: str | None = _option(
         None,
