@@ -10,7 +10,22 @@ streamed_dataset.py     StreamedDetectionDataset: the same items from a data set
 The package is lazy: importing `decodetr.processing` imports none of torch, transformers, pyarrow.
 """
 
-from decodetr.utils.lazy import lazy_names
+from decodetr.utils.lazy import TYPE_CHECKING, lazy_names
+
+if TYPE_CHECKING:  # as in decodetr itself
+    from decodetr.annotations.coco import CocoAnnotations as CocoAnnotations
+    from decodetr.annotations.coco import read_image as read_image
+    from decodetr.annotations.stream import AnnotationStream as AnnotationStream
+    from decodetr.processing.augmentations import DetectionAugmentation as DetectionAugmentation
+    from decodetr.processing.detection_dataset import DetectionDataset as DetectionDataset
+    from decodetr.processing.detection_dataset import detection_collate as detection_collate
+    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor as DeCoDetrImageProcessor
+    from decodetr.processing.image_processing_pil_decodetr import (
+        DeCoDetrImageProcessorPil as DeCoDetrImageProcessorPil,
+    )
+    from decodetr.processing.regions import RegionTable as RegionTable
+    from decodetr.processing.regions import write_regions as write_regions
+    from decodetr.processing.streamed_dataset import StreamedDetectionDataset as StreamedDetectionDataset
 
 _PUBLIC_NAMES = {
     "AnnotationStream": "decodetr.annotations.stream",
@@ -28,4 +43,5 @@ _PUBLIC_NAMES = {
 
 __all__ = list(_PUBLIC_NAMES)
 
-__getattr__, __dir__ = lazy_names(__name__, _PUBLIC_NAMES)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(__name__, _PUBLIC_NAMES)

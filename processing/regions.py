@@ -44,7 +44,7 @@ class RegionTable:
     `len(table)` is the number of its regions, `image_id in table` says if an image has any, `embedding_dim` is d.
     """
 
-    def __init__(self, source: Path, columns: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, source: str | Path, columns: Mapping[str, np.ndarray]) -> None:
         columns = {"kept": np.ones(len(columns["box"]), dtype=bool), **columns}
         order = np.argsort(columns["image_id"], kind="stable")
         ids, starts = np.unique(columns["image_id"][order], return_index=True)

@@ -162,13 +162,14 @@ class Comparison:
     @cached_property
     def cache(self) -> FeatureCache:
         """The detector's features of the training scenes, from its one run over them."""
-        shifts = {"blur": SEMANTIC_TRAINING["--blur"], "noise": SEMANTIC_TRAINING["--noise"]}
         dataset = DetectionDataset(
             self.train_annotations,
             self.processor,
             self.train_annotations.names,
             regions=RegionTable.load(self.built / "regions"),
-            augmentation=DetectionAugmentation(0, **shifts),
+            augmentation=DetectionAugmentation(
+                0, blur=SEMANTIC_TRAINING["--blur"], noise=SEMANTIC_TRAINING["--noise"]
+            ),
         )
         sizes = {"batch_size": SEMANTIC_TRAINING["--per_device_eval_batch_size"], "views": CACHE_VIEWS}
         return FeatureCache.build(self.model(self.pool, {}), dataset, detection_collate, **sizes)

@@ -1,6 +1,8 @@
 """What was chosen for the drawn world, for its shipped models and the quickstart. docs/scenes.md says why. Everything
 else is a command's default. Plain Python, because `--help` shows some of it."""
 
+from typing import Any
+
 TRAIN_SCENES, SEMANTIC_STEPS, CACHE_VIEWS = 4000, 2400, 2
 # Two cycles of the learning rate, (peak, warm-up, steps). In the second one, certain proposals of the first are
 # objects too: what has no annotation because its name is novel is not learned as background.
@@ -19,7 +21,7 @@ SEMANTIC = {
     "--val-annotations": "none",
 }
 # Of runs that are compared, and of the quickstart, which is to be short.
-SEMANTIC_TRAINING = {
+SEMANTIC_TRAINING: dict[str, Any] = {
     **SEMANTIC,
     "--semantic_learning_rate": 4e-3,
     "--align_weight_start": 1,
