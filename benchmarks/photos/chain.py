@@ -42,12 +42,12 @@ def stages(folder):
     names, boxes, built, model, report = (chain / name for name in ("names", "boxes", "built", "model", "report"))
     embed = {"--names-split": data / "names.json", "--text-model": clip, "--output": names}
     yield names / "vocabulary.json", ["vocabulary", "build", *flat(embed)]
-    localize = {"--data": data, "--detector": folder / "detector", "--freeze_backbone": "true", "--vocabulary": names}
-    localize |= {"--streams": "localization", "--output_dir": boxes}
+    localize = {"--data": data, "--detector": folder / "detector", "--freeze-backbone": "true", "--vocabulary": names}
+    localize |= {"--streams": "localization", "--output-dir": boxes}
     yield boxes / "train_results.json", ["train", *flat(localize)]
     build = {"--data": data, "--detector": boxes, "--clip": clip, "--captioner": captioner, "--output": built}
     yield built / "pool" / "pool.json", ["pool", "build", *flat(build)]
-    learn = {"--data": data, "--model": boxes, "--streams": "semantic", "--cache_features": "true"}
-    learn |= {"--vocabulary": names, "--pool": built / "pool", "--regions": built / "regions", "--output_dir": model}
+    learn = {"--data": data, "--model": boxes, "--streams": "semantic", "--cache-features": "true"}
+    learn |= {"--vocabulary": names, "--pool": built / "pool", "--regions": built / "regions", "--output-dir": model}
     yield model / "train_results.json", ["train", "--reset-semantics", *flat(learn)]
     yield report / "report.html", ["eval", *flat({"--model": model, "--data": data, "--output": report})]
