@@ -1,7 +1,9 @@
 """Settings of every test run: nothing is looked up on the Hub, so a mistyped folder fails at once. And fixtures of
 several rooms. What is made once for a whole session is read, never changed."""
 
+import gc
 import os
+import re
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -17,6 +19,14 @@ def pytest_configure(config):
     """Markers of the common tests of transformers, because unknown ones are an error."""
     for name in common_suite.markers():
         config.addinivalue_line("markers", f"{name}: of transformers")
+
+
+def pytest_collection_finish():
+    """Two things that take a fifth of the time otherwise. Accelerate collects garbage at each start of a training, and
+    what all tests have imported is never any. A load of weights compiles more patterns than `re` keeps, by default."""
+    gc.collect()
+    gc.freeze()
+    re._MAXCACHE = 100_000
 
 
 @pytest.fixture(scope="session")
