@@ -16,10 +16,10 @@ from decodetr.annotations.stream import AnnotationStream
 from decodetr.evaluation.calibrate import LEAST_OBJECTS, TooLittle, fit_scores, set_calibration, uncalibrated
 from decodetr.evaluation.duplicates import choose_nms_iou
 from decodetr.processing import DetectionDataset
+from decodetr.training.starting_point import said_fields
 from decodetr.utils.hub import recorded_place
 
 if TYPE_CHECKING:
-    from decodetr.modeling_decodetr import DeCoDetrConfig
     from decodetr.processing import DeCoDetrImageProcessor
     from decodetr.training.options import TrainOptions
     from decodetr.training.trainer import DeCoDetrTrainer
@@ -31,31 +31,32 @@ _WHAT_FOR = "for what is set after training: scores, and whether overlapping box
 _OTHER_IMAGES = "`decodetr calibrate` does it on other images"
 
 
-def why_none_kept(options: "TrainOptions") -> str | None:
-    """Why a run keeps no images aside, or None."""
+def why_none_kept(options: "TrainOptions", streams: str) -> str | None:
+    """Why a run keeps no images aside, or None.
+
+    Args:
+        options (TrainOptions). streams (str): that it trains.
+    """
     if options.calibration_share == 0:
         return "--calibration-share 0"
     if options.streaming:
         return f"streamed images cannot be kept aside; {_OTHER_IMAGES}"
     if options.exhaustive is False:
         return "--no-exhaustive: whether a detection without a box is wrong is not known"
+    if _names_are_new(options, streams) and "nms_iou" in said_fields(options):
+        return "names are not trained yet, and nms_iou is given"
     return None
 
 
 def why_not(options: "TrainOptions", streams: str) -> str | None:
-    """Why a run does not calibrate its scores, or None.
-
-    Args:
-        options (TrainOptions). streams (str): that it trains.
-    """
-    if streams == "localization" and not options.goes_on:
+    """Why a run does not calibrate its scores, or None. Args: as [`why_none_kept`]."""
+    if _names_are_new(options, streams):
         return "names are not trained yet"
-    return why_none_kept(options)
+    return why_none_kept(options, streams)
 
 
-def chooses_nms_iou(options: "TrainOptions", config: "DeCoDetrConfig") -> bool:
-    """Whether a run decides what a duplicate is: not where --config, --set or the starting point say it."""
-    return not options.config and config.nms_iou is None and "nms_iou" not in options.replaced_fields
+def _names_are_new(options, streams):
+    return streams == "localization" and not options.goes_on
 
 
 def share_of(options: "TrainOptions") -> float:
@@ -91,7 +92,7 @@ class KeptImages:
             (KeptImages, annotations of the images that are left).
         """
         source, reason = recorded_place(options.data), why_not(options, streams)
-        if why_none_kept(options) is not None or not isinstance(coco, CocoAnnotations):
+        if why_none_kept(options, streams) is not None or not isinstance(coco, CocoAnnotations):
             return cls(source, reason=reason), coco
         share = share_of(options)
         ids = keep_aside(coco, share)
@@ -122,7 +123,8 @@ class KeptImages:
         dataset = DetectionDataset(coco, processor, names, skip_unknown_names=True)
         with uncalibrated(config):
             found = _detections(trainer, dataset)
-            if chooses_nms_iou(options, config) and _choose_nms_iou(config, found.localization):
+            asked = config.nms_iou is None and "nms_iou" not in said_fields(options)
+            if asked and _choose_nms_iou(config, found.localization):
                 found = _detections(trainer, dataset)
         if self.reason is not None:
             return

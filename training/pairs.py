@@ -126,10 +126,10 @@ def _calibration(facts):
     if share is not None and not 0 <= share < 1:
         yield f"--calibration-share must lie between 0 and 1, got {share}"
         return
-    reason = why_not(options, facts.training.streams)
-    if share and why_none_kept(options):
-        yield f"--calibration-share {share}: {why_none_kept(options)}; leave it out"
-    if reason is None and (set_too := sorted(options.replaced_fields & UNCALIBRATED.keys())):
+    streams = facts.training.streams
+    if share and (reason := why_none_kept(options, streams)):
+        yield f"--calibration-share {share}: {reason}; leave it out"
+    if why_not(options, streams) is None and (set_too := sorted(options.replaced_fields & UNCALIBRATED.keys())):
         yield f"--set {set_too[0]}: this run calibrates its scores itself; give --calibration-share 0 to set them"
 
 

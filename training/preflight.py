@@ -271,7 +271,7 @@ def _chosen(facts):
     if needs_metric(training) and "metric_for_best_model" not in facts.given:
         yield f"the best checkpoint by {training.metric_for_best_model}"
     if options.calibration_share is None:
-        if why_none_kept(options) is None:
+        if why_none_kept(options, training.streams) is None:
             yield f"{100 * SHARE:g} % of the training images, at most {MOST}, kept aside"
         if (reason := why_not(options, training.streams)) is not None:
             yield f"scores not calibrated ({reason})"

@@ -121,6 +121,14 @@ def fields_of_space(config: DeCoDetrConfig) -> dict[str, Any]:
     return {name: value for name, value in defaults.items() if getattr(config, name) != value}
 
 
+def said_fields(options: "TrainOptions") -> frozenset[str]:
+    """The fields of the DeCoDetrConfig that --set or the file of --config names, whatever their values."""
+    if not options.config:
+        return options.replaced_fields
+    stored = options.config if isinstance(options.config, dict) else read_yaml(options.config, dict)
+    return options.replaced_fields | stored.keys()
+
+
 _OF_NAMES = ("id2label", "label2id")  # fields whose texts are names: `off` is no truth value
 
 

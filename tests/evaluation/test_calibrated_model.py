@@ -15,7 +15,8 @@ from decodetr.inference.detection import detect
 from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
 from decodetr.processing import CocoAnnotations
-from decodetr.training.calibration import keep_aside
+from decodetr.training.calibration import keep_aside, why_none_kept
+from decodetr.training.options import TrainOptions
 
 IMAGES, SIDE = 60, 64
 
@@ -227,6 +228,21 @@ def test_a_run_that_finds_objects_twice_suppresses_the_duplicates(crowded, tmp_p
     assert DeCoDetrConfig.from_pretrained(tmp_path / "kept").nms_iou == chosen
     assert _train(crowded, tmp_path / "said", *options, "--set", "nms_iou=null") == 0
     assert DeCoDetrConfig.from_pretrained(tmp_path / "said").nms_iou is None
+
+
+@pytest.mark.parametrize(
+    "fields, streams, kept",
+    [
+        ({}, "localization", True),
+        ({"set": ["nms_iou=null"]}, "localization", False),
+        ({"set": ["nms_iou=null"]}, "semantic", True),
+        ({"config": {"nms_iou": None}}, "localization", False),
+        ({"config": {"align_weight": 2.0}}, "localization", True),
+        ({"model": "somewhere", "set": ["nms_iou=0.6"]}, "localization", True),  # its names are known: its scores
+    ],
+)
+def test_images_are_kept_aside_where_something_is_found_on_them(fields, streams, kept):
+    assert (why_none_kept(TrainOptions(**fields), streams) is None) == kept
 
 
 def test_a_run_without_duplicates_suppresses_nothing(world, tmp_path):
