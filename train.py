@@ -127,7 +127,7 @@ class TrainingRun:
         except KeyboardInterrupt:
             self._say_how_to_go_on(trainer.state.global_step)
             raise
-        kept.fit(options, trainer, processor)
+        kept.fit(trainer, processor)
         trainer.save_model()
         trainer.save_state()
         _save_metrics(trainer, "train", trained.metrics)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _VOC_NAMES = {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"}
 
 
-class Peer:
+class Peer(ABC):
     """A detector of transformers that looks for `names`, at most `max_detections` per image, the best over all names.
 
     `prepare(image)` turns an RGB PIL image into the model's input, a dict of CPU tensors (1, ...). It pickles without
@@ -78,10 +79,11 @@ class Peer:
                 found[i] = {key: value[best] for key, value in merged.items()}
         return [found[i] for i in range(len(prepared))]
 
+    @abstractmethod
     def _detect(
         self, batch: dict[str, torch.Tensor], sizes: list[tuple[int, int]]
     ) -> Iterator[Iterable[dict[str, torch.Tensor]]]:
-        raise NotImplementedError
+        """Chunks of detections, a dict for each image in each."""
 
     def best_pairs(
         self,

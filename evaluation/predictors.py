@@ -7,7 +7,8 @@ those of other people's detectors.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -89,7 +90,17 @@ class DeCoDetrPredictor:
         return results_of(outputs, self.image_processor, sizes, self.max_detections)
 
 
-class _Oracle(DeCoDetrPredictor):
+class _Image(NamedTuple):
+    """What an oracle is told of an image: the queries, and the annotated objects."""
+
+    boxes: torch.Tensor  # (N, 4) x0, y0, x1, y1 in pixels
+    log_objectness: torch.Tensor  # (N,)
+    log_scores: torch.Tensor  # (N, K), of objectness times name probability
+    truth: torch.Tensor  # (n, 4), as `boxes`
+    labels: torch.Tensor  # (n,), the names of `truth` in the vocabulary, or -1
+
+
+class _Oracle(DeCoDetrPredictor, ABC):
     """One of the two streams is told the truth: annotations of `coco` that are no crowds."""
 
     def __init__(
@@ -112,38 +123,21 @@ class _Oracle(DeCoDetrPredictor):
             truth, labels = annotated(self.coco, entry)
             log_objectness = F.logsigmoid(objectness[b].float().cpu())
             log_scores = F.logsigmoid(self.model.config.uncalibrated(logits[b].float().cpu()))
-            found.append(self.one_image(boxes, log_objectness, log_scores, truth, self._label_of_category[labels]))
+            image = _Image(boxes, log_objectness, log_scores, truth, self._label_of_category[labels])
+            found.append(self.one_image(image))
         return found
 
-    def one_image(
-        self,
-        boxes: torch.Tensor,
-        log_objectness: torch.Tensor,
-        log_scores: torch.Tensor,
-        truth: torch.Tensor,
-        labels: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
-        """Detections of an image.
-
-        Args:
-            boxes: (N, 4) x0, y0, x1, y1 in pixels. log_objectness: (N,). log_scores: (N, K), of its product with the
-                names. truth: (n, 4), annotated boxes. labels: (n,), their names in the vocabulary, or -1.
-        """
-        raise NotImplementedError
+    @abstractmethod
+    def one_image(self, image: _Image) -> dict[str, torch.Tensor]:
+        """Detections of an image: "scores", "labels", "boxes", best first."""
 
 
 class BoxOracle(_Oracle):
     """Annotated boxes, our names: each takes the name probabilities of the query whose box fits it best, of those that
     are not suppressed as duplicates."""
 
-    def one_image(
-        self,
-        boxes: torch.Tensor,
-        log_objectness: torch.Tensor,
-        log_scores: torch.Tensor,
-        truth: torch.Tensor,
-        labels: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
+    def one_image(self, image: _Image) -> dict[str, torch.Tensor]:
+        boxes, log_objectness, log_scores, truth, _ = image
         if not len(truth):
             return {"scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64), "boxes": truth}
         query = box_iou(truth, boxes).masked_fill(log_objectness < _SUPPRESSED, -1).argmax(1)
@@ -155,14 +149,8 @@ class NameOracle(_Oracle):
     """Our boxes, annotated names: a query that overlaps an object (IoU of at least 0.5) takes the name of the one that
     it fits best, others their own best one. The score is the objectness."""
 
-    def one_image(
-        self,
-        boxes: torch.Tensor,
-        log_objectness: torch.Tensor,
-        log_scores: torch.Tensor,
-        truth: torch.Tensor,
-        labels: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
+    def one_image(self, image: _Image) -> dict[str, torch.Tensor]:
+        boxes, log_objectness, log_scores, truth, labels = image
         chosen = log_scores.argmax(1)
         if len(truth):
             iou, nearest = box_iou(boxes, truth).max(1)

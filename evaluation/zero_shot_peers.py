@@ -7,6 +7,7 @@ wants the best pairs of box and name. Boxes are the library's.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -141,7 +142,7 @@ class OmDetTurboPeer(Peer):
             yield [{**one, "labels": group[one["labels"].cpu()]} for one in found]
 
 
-ZERO_SHOT = {
+ZERO_SHOT: dict[str, Callable[..., Peer]] = {
     "grounding-dino": GroundingDinoPeer,
     "mm-grounding-dino": GroundingDinoPeer,
     "omdet-turbo": OmDetTurboPeer,

@@ -22,7 +22,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
-    """Two things that take a fifth of the time otherwise. Accelerate collects garbage at each start of a training, and
+    """Two things that cost every test time otherwise. Accelerate collects garbage at each start of a training, and
     what all tests have imported is never any. A load of weights compiles more patterns than `re` keeps, by default."""
     gc.collect()
     gc.freeze()

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHARE, MOST = 0.1, 500  # of the training images; two numbers do not get better with more than some thousand objects
-_WHAT_FOR = "for what is set after training: scores, and whether overlapping boxes are duplicates"
 _OTHER_IMAGES = "`decodetr calibrate` does it on other images"
 
 
@@ -73,11 +72,13 @@ class KeptImages:
         source (str): where the images are from, for the record.
         kept (CocoAnnotations or None): the images.
         reason (str or None): why scores are not calibrated.
+        chooses_nms_iou (bool): the user did not say what a duplicate is; the starting point still may.
     """
 
     source: str
     kept: CocoAnnotations | None = None
     reason: str | None = None
+    chooses_nms_iou: bool = False
 
     @classmethod
     def divide(
@@ -109,10 +110,13 @@ class KeptImages:
             else:
                 logger.warning("Whether overlapping boxes are duplicates is not found out: %s", few)
             return cls(source, reason=reason), coco
-        logger.warning("%d training images with %d objects are kept aside %s", len(ids), objects, _WHAT_FOR)
-        return cls(source, kept, reason), coco.select_images({image["image_id"] for image in coco.images} - ids)
+        logger.warning(
+            "%d training images with %d objects are kept aside, for what is set after training", len(ids), objects
+        )
+        asked = "nms_iou" not in said_fields(options)
+        return cls(source, kept, reason, asked), coco.select_images({image["image_id"] for image in coco.images} - ids)
 
-    def fit(self, options: "TrainOptions", trainer: "DeCoDetrTrainer", processor: "DeCoDetrImageProcessor") -> None:
+    def fit(self, trainer: "DeCoDetrTrainer", processor: "DeCoDetrImageProcessor") -> None:
         """Choose `nms_iou` and calibrate the trained model of a DeCoDetrTrainer, whose config gets what was found;
         every process does the same. What cannot be fitted leaves it as it is, with a warning."""
         if self.kept is None:
@@ -123,7 +127,7 @@ class KeptImages:
         dataset = DetectionDataset(coco, processor, names, skip_unknown_names=True)
         with uncalibrated(config):
             found = _detections(trainer, dataset)
-            asked = config.nms_iou is None and "nms_iou" not in said_fields(options)
+            asked = self.chooses_nms_iou and config.nms_iou is None
             if asked and _choose_nms_iou(config, found.localization):
                 found = _detections(trainer, dataset)
         if self.reason is not None:

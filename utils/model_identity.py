@@ -9,11 +9,8 @@ from typing import Any
 
 from decodetr.utils.documents import read_json
 
-# Configs, tables and tokenizers. Other JSON files say how a run went (train_results.json), and differ from run to run.
-_TABLES = re.compile(
-    r".*config\.json|.*\.index\.json|pool\.json|vocabulary\.json|tokenizer\.json|vocab\.json|added_tokens\.json|"
-    r"special_tokens_map\.json|chat_template\.json"
-)
+# What training writes next to a model: how it went, which differs from run to run.
+_OF_A_RUN = re.compile(r".*_results\.json|trainer_state\.json|(forgetting|pool_drift|run|complete)\.json")
 
 
 def model_identity(name_or_path: str | Path, revision: str | None = None) -> dict[str, str | None]:
@@ -39,14 +36,16 @@ def model_identity(name_or_path: str | Path, revision: str | None = None) -> dic
 
 
 def folder_digest(folder: str | Path) -> str | None:
-    """SHA-256 over the contents of the weights, configs and tables of a folder of a model, a pool or a vocabulary, or
-    of one such file. None where there is neither, as of a Hub name."""
+    """SHA-256 over the contents of the weights, configs and tables of a folder, or of one such file, without what a
+    training records of itself. None where there is neither, as of a Hub name."""
     folder = Path(folder)
     if not folder.exists():
         return None
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
-        if file.suffix == ".json" and (_TABLES.fullmatch(file.name) or file == folder):
+        if file != folder and _OF_A_RUN.fullmatch(file.name):
+            continue
+        if file.suffix == ".json":
             content = read_json(file)  # as a whole: indentation and order of keys do not matter
             digest.update(file.name.encode() + json.dumps(content, sort_keys=True).encode())
         elif file.suffix in (".safetensors", ".jinja", ".txt", ".model"):

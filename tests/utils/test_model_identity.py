@@ -1,4 +1,4 @@
-"""What tells one model from another: its weights, configs and tables, not what a run wrote beside them."""
+"""What tells one model from another: its weights, configs and tables, not what a run wrote next to them."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def test_results_of_a_run_do_not_count(model):
     assert model_identity(model)["weights"] == before
 
 
-@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "tokenizer.json", "vocab.json"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "vocab.json", "manifest.json", "train.json"])
 def test_configs_and_tables_count(model, name):
     before = folder_digest(model)
     content = json.loads((model / name).read_text()) if (model / name).is_file() else {}
