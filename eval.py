@@ -13,7 +13,6 @@ if __name__ == "__main__":  # before the imports below, so that --help is instan
 
 import os
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 from accelerate import PartialState
@@ -36,6 +35,7 @@ from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, finite
 from decodetr.utils.name_list import read_names
 from decodetr.utils.preflight import process_rank
+from decodetr.utils.versions import package_versions
 
 __all__ = ["EvalOptions", "evaluate", "evaluate_model", "main"]
 
@@ -183,7 +183,7 @@ def _facts(options, protocol, coco, evaluator, names):
         "score_threshold": 0,
         "boxes": "box AP, IoU 0.5 to 0.95",
         "vocabulary_size": len(names),
-        "versions": ", ".join(f"{package} {version(package)}" for package in packages),
+        "versions": ", ".join(map(" ".join, package_versions(packages).items())),
     }
 
 

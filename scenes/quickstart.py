@@ -8,14 +8,12 @@ when it is started again. `--overwrite` starts from the beginning.
 
 import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-from decodetr import __version__
 from decodetr.scenes.command_runner import claim, flat, run_stages
 from decodetr.scenes.options import QuickstartOptions
 from decodetr.scenes.pool_ablation import tables
@@ -29,6 +27,7 @@ from decodetr.utils.html_page import code, links, paragraph, picture, table, wri
 from decodetr.utils.images import open_image
 from decodetr.utils.paths import inside
 from decodetr.utils.tables import markdown_table, markdown_tables
+from decodetr.utils.versions import package_versions
 
 STAGES = 9
 POOL = {**SHIPPED_POOL, "--max-proposals": 8}  # fewer than the shipped pool's: captions take most of the time
@@ -203,8 +202,8 @@ def _write_report(output, staging, record, commands):
         caption = f"{Path(entry['file']).name}: {found or 'nothing above the threshold'}"
         explained.append(picture(output / "novel" / entry["picture"], caption))
     pool = read_json(output / "concepts" / "pool" / "pool.json", dict)
-    versions = [("python", platform.python_version()), ("decodetr", __version__)]
-    versions += [(name, version(name)) for name in ("torch", "transformers", "datasets", "scikit-learn")]
+    packages = ("decodetr", "torch", "transformers", "datasets", "scikit-learn")
+    versions = [("python", platform.python_version()), *package_versions(packages).items()]
     sections = {
         "What was measured": [
             *(block for title, *cells in measured(output) for block in (paragraph(f"{title}:"), table(*cells))),

@@ -4,7 +4,6 @@ import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 from decodetr.annotations.coco import CocoAnnotations
@@ -16,6 +15,7 @@ from decodetr.utils.files import write_text
 from decodetr.utils.markup import code_block, front_matter, in_words, markdown_text
 from decodetr.utils.shipped import resolve
 from decodetr.utils.tables import markdown_table
+from decodetr.utils.versions import package_versions
 
 _HEADLINE = ("AP50_novel", "AP50_base", "AP50", "AP", "AP75", "class_agnostic_AP50")
 _PACKAGES = ("decodetr", "torch", "transformers", "accelerate")
@@ -168,6 +168,6 @@ def _training(result):
         code_block(f"decodetr train {words}"),
         "",
         f"{result.steps} steps, {result.train_metrics.get('train_runtime', 0):.0f} s; "
-        + ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
+        + ", ".join(map(" ".join, package_versions(_PACKAGES).items()))
         + ".",
     ]

@@ -178,6 +178,7 @@ def describe_space(
             that is not known. texts (t, d): text embeddings of regions' captions, which move the pool. t may be 0.
     """
     config, tables = model.config, model.tables()
+    embeds, names, texts = (rows.to(model.device) for rows in (embeds, names, texts))
     space = tables.pool.info.get("space") or {}
     report = SpaceReport(tables.scales, "teacher_temperature" in space, config.centred, prototypes=len(tables.pool))
     if len(embeds):
@@ -195,7 +196,7 @@ def describe_space(
 
 @torch.no_grad()
 def _describe_teacher(report, model, tables, embeds, names):
-    unknown = torch.full((len(embeds),), -1)
+    unknown = torch.full_like(names[: len(embeds)], -1)
     lookups, targets = teacher_targets(unknown, embeds, tables, annotation_weight=0.0)
     scale = (tables.pool.info.get("space") or {}).get("logit_scale") or 1 / CLIP_TEMPERATURE
     own = own_shares(embeds, tables.vocabulary.embeddings, 1 / scale)

@@ -5,6 +5,9 @@ import torch
 from helpers.trainings import make_trainer, state_of
 
 from decodetr import DeCoDetrForObjectDetection
+from decodetr.cli import main
+from decodetr.scenes.world import SceneSettings
+from decodetr.scenes.write import write_scenes
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,3 +32,25 @@ def test_a_run_learns_evaluates_and_is_saved(scenes, tmp_path, streams, bf16):
     trainer.save_model(tmp_path / "model")
     loaded = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "model").detector.state_dict()
     assert all(torch.equal(value, after[f"detector.{name}"]) for name, value in loaded.items())
+
+
+@pytest.mark.parametrize("cached", ["true", "false"])
+def test_the_commands_from_a_detector_to_a_report(tmp_path, cached):
+    data, built, model = tmp_path / "data", tmp_path / "built", tmp_path / "model"
+    write_scenes(data, SceneSettings(train=100, val=4, test=1, seed=1))
+    start = ["--data", data, "--model", "scenes-decodetr"]
+    teachers = ["--clip", "scenes-clip", "--captioner", "scenes-llava"]
+    tables = ["--vocabulary", "scenes-vocabulary", "--pool", built / "pool", "--regions", built / "regions"]
+    short = ["--max-steps", 4, "--report-to", "none", "--calibration-share", 0.4]
+    semantic = ["--streams", "semantic", "--reset-semantics", "--cache-features", cached, *tables, *short]
+    for command in (
+        ["pool", "build", "--data", data, "--detector", "scenes-decodetr", *teachers, "--output", built],
+        ["train", *start, "--streams", "localization", "--output-dir", tmp_path / "boxes", *short],
+        ["train", *start, *semantic, "--output-dir", model],
+        ["calibrate", "--model", "scenes-decodetr", "--data", data, "--output", tmp_path / "calibrated"],
+        ["eval", "--model", model, "--data", data, "--output", tmp_path / "report"],
+        ["eval", "--model", model, "--data", data, "--oracle", "teacher", "--clip", "scenes-clip"]
+        + ["--output", tmp_path / "ceiling"],
+        ["predict", data / "val", "--model", model, "--output", tmp_path / "found"],
+    ):
+        assert main([str(word) for word in command]) == 0, command
