@@ -105,6 +105,8 @@ class DeCoDetrConfig(PreTrainedConfig):
         region_pixels (`int`, defaults to 0): with P > 0 a P x P thumbnail of the box is sampled from the image too,
             for detectors whose maps leave out what names are about (docs/model.md has the measurement).
         semantic_hidden_dim (`int`, *optional*): hidden width of the semantic stream's MLPs. Default `embedding_dim`.
+        semantic_dropout (`float`, defaults to 0.0): share of h_theta's inputs and of its hidden units that is left out
+            in training, so that names are not learned by heart. In [0, 1).
         score_scale (`float`, defaults to 1.0), score_bias (`float`, defaults to 0.0): calibration of the scores: the
             logit z of objectness times name probability becomes score_scale * z + score_bias in `logits`, so that a
             score says how often such a detection is right. score_scale is positive, so the ranking stays.
@@ -163,6 +165,7 @@ class DeCoDetrConfig(PreTrainedConfig):
     region_grid: int = 4
     region_pixels: int = 0
     semantic_hidden_dim: int | None = None
+    semantic_dropout: float | int = 0.0
     score_scale: float | int = 1.0
     score_bias: float | int = 0.0
     score_threshold: float | int | None = None
@@ -226,6 +229,8 @@ class DeCoDetrConfig(PreTrainedConfig):
         for name in ("pool_momentum", "annotation_weight", "region_iou_threshold", "ignore_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if not 0 <= self.semantic_dropout < 1:
+            raise ValueError(f"semantic_dropout must lie in [0, 1), got {self.semantic_dropout}.")
         if self.nms_iou is not None and not 0 < self.nms_iou <= 1:
             raise ValueError(f"nms_iou must lie in (0, 1] or be None, got {self.nms_iou}.")
         for name in ("background_threshold", "background_level"):

@@ -131,8 +131,8 @@ class SemanticStream(Float32Buffers):
                 map_channels, config.region_channels, config.region_grid, config.region_pixels
             )
             query_dim = query_dim + self.region_pooling.out_features
-        self.input_projection = _mlp(query_dim, hidden, d)  # h_theta
-        self.residual = _mlp(d, hidden, d)
+        self.input_projection = _MLP(query_dim, hidden, d)  # h_theta
+        self.residual = _MLP(d, hidden, d)
         self.predictor = nn.Linear(d, d)  # g_phi
         # What follows from pool and vocabulary, so it is not saved. `refresh` computes it. Prototypes and names are
         # centred unit rows, `closest` is the cosine of each prototype to the name that is closest to it.
@@ -194,7 +194,7 @@ class SemanticStream(Float32Buffers):
             log_weights (..., M) float32: log w of paper 2.3.
             semantic_embeds (..., d): r_n. The residual alone where the pool is not for lookup.
         """
-        projected = self.input_projection(inputs)
+        projected = self.input_projection(inputs, self.config.semantic_dropout)
         log_weights, looked_up = look_up(projected, tables)
         residual = self.residual(projected)
         if self.config.pool_use != "lookup+background":
@@ -288,8 +288,16 @@ def fuse_scores(objectness_logits: torch.Tensor, log_probs: torch.Tensor) -> tor
     return log_score - torch.log(-torch.expm1(log_score))
 
 
-def _mlp(in_features, hidden, out_features):
+class _MLP(nn.Sequential):
     """LayerNorm first: queries and feature maps of the families differ in scale by orders of magnitude."""
-    return nn.Sequential(
-        nn.LayerNorm(in_features), nn.Linear(in_features, hidden), nn.GELU(), nn.Linear(hidden, out_features)
-    )
+
+    def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
+        super().__init__(
+            nn.LayerNorm(in_features), nn.Linear(in_features, hidden), nn.GELU(), nn.Linear(hidden, out_features)
+        )
+
+    def forward(self, inputs: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
+        """`dropout`: of what both linear layers read, in training."""
+        norm, first, activation, last = self
+        inside = activation(first(F.dropout(norm(inputs), dropout, self.training)))
+        return last(F.dropout(inside, dropout, self.training))
