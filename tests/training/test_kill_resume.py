@@ -1,17 +1,14 @@
 """A run that is killed at any moment and goes on ends, to the bit, where the uninterrupted one ends."""
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader, skip_first_batches
+from helpers.processes import kill, run_command, start
 from helpers.trainings import train_command
 from safetensors.torch import load_file
 
@@ -39,29 +36,13 @@ def _options(scenes, output, *more):
     return command
 
 
-def _start(command):
-    """`decodetr ...` as a process of its own session, so that its workers die with it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "decodetr", *command],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-
-
-def _kill(process):
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
 def _wait_for(path, process, seconds=60):
-    """Until there is `path`, looking all the time, or until the process has ended."""
+    """Until there is `path`, looking often, or until the process has ended."""
     end = time.time() + seconds
-    while not path.exists() and process.poll() is None:
+    while not path.exists() and process.is_alive():
         assert time.time() < end, f"{path} was not written"
-    return process.poll() is None
+        time.sleep(0.0002)
+    return process.is_alive()
 
 
 def _equal(a, b):
@@ -107,9 +88,9 @@ def whole(scenes, tmp_path_factory):
 def test_killed_while_a_checkpoint_is_written(scenes, whole, tmp_path, capsys, caplog):
     output = tmp_path / "run"
     command = _options(scenes, output, "--resume_from_checkpoint", "auto")
-    process = _start(command)
+    process = start(run_command, command)
     assert _wait_for(output / "checkpoint-6" / "optimizer.pt", process)
-    _kill(process)  # an epoch has 3 steps: the next attempt begins in the middle of the second one
+    kill(process)  # an epoch has 3 steps: the next attempt begins in the middle of the second one
     # Whatever moment that was: the next attempt finds a checkpoint that is half there.
     (output / "checkpoint-6").mkdir(exist_ok=True)
     (output / "checkpoint-6" / "trainer_state.json").unlink(missing_ok=True)
@@ -124,7 +105,7 @@ def test_killed_at_many_moments(scenes, whole, tmp_path):
     command = _options(scenes, output, "--resume_from_checkpoint", "auto")
     kills, reached = 0, set()
     while True:
-        process = _start(command)
+        process = start(run_command, command)
         step = max([int(f.name.split("-")[1]) for f in output.glob("checkpoint-*")], default=0)
         # In the start, in a step, or in the writing of the next checkpoint or of the final model.
         files = ("model.safetensors", "ema.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", MARK)
@@ -132,17 +113,17 @@ def test_killed_at_many_moments(scenes, whole, tmp_path):
         if step < STEPS:
             file = output / f"checkpoint-{step + 1}" / moments.choice(files)
         if kills % 8 == 0:
-            alive, pause = True, moments.uniform(0, 3)
+            alive, pause = True, moments.uniform(0, 1)
         elif file.exists():
             alive, pause = False, 0
         else:
             alive, pause = _wait_for(file, process), moments.choice((0, 0.002, 0.05, 0.3))
         time.sleep(pause)
-        if not alive or process.poll() is not None:
-            error = process.communicate()[1].decode()
-            assert process.returncode == 0, error
+        if not alive or not process.is_alive():
+            process.join()
+            assert process.exitcode == 0
             break
-        _kill(process)
+        kill(process)
         kills += 1
         reached.add(step)
         assert kills < 60
