@@ -16,18 +16,16 @@ from decodetr.cli import main
 from decodetr.training.checkpoints import MARK, mark, problem, to_resume
 from decodetr.training.dataloading import set_epoch
 
-STEPS = 8
 # Denoising is on in the tiny model; every step ends in a checkpoint.
 OPTIONS = [
-    "--max_steps", str(STEPS), "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2",
+    "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2",
     "--dataloader_num_workers", "2", "--ema_decay", "0.9", "--save_steps", "1", "--save_total_limit", "2",
     "--disable_tqdm", "true", "--learning_rate", "1e-3", "--val-annotations", "none", "--logging_steps", "100",
 ]  # fmt: skip
-LAST = f"checkpoint-{STEPS}"
 
 
-def _options(scenes, output, *more):
-    command = train_command(scenes, output, *OPTIONS, *more)
+def _options(scenes, output, steps, *more):
+    command = train_command(scenes, output, *OPTIONS, "--max_steps", str(steps), *more)
     # The last of two equal words counts for argparse, so the batch size above is that of OPTIONS.
     file = command[command.index("--config") + 1]
     text = Path(file).read_text(encoding="utf-8")
@@ -55,12 +53,13 @@ def _equal(a, b):
     return a == b
 
 
-def _assert_same(one, other):
+def _assert_same(one, other, steps):
     """Final weights and pool, and weights, averages, optimizer and schedule of the last checkpoint, bit for bit."""
-    for file in ("model.safetensors", f"{LAST}/model.safetensors", f"{LAST}/ema.safetensors"):
+    last = f"checkpoint-{steps}"
+    for file in ("model.safetensors", f"{last}/model.safetensors", f"{last}/ema.safetensors"):
         assert (one / file).read_bytes() == (other / file).read_bytes(), file
     for file in ("optimizer.pt", "scheduler.pt"):
-        states = [torch.load(folder / LAST / file, weights_only=True) for folder in (one, other)]
+        states = [torch.load(folder / last / file, weights_only=True) for folder in (one, other)]
         assert _equal(*states), file
     assert "prototype_pool.prototypes" in load_file(one / "model.safetensors")
 
@@ -76,33 +75,39 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def whole(scenes, tmp_path_factory):
-    """The uninterrupted run."""
-    output = tmp_path_factory.mktemp("whole") / "run"
-    assert main(_options(scenes, output)) == 0
-    states = [load_file(output / file) for file in ("model.safetensors", f"{LAST}/model.safetensors")]
-    weight = "detector.model.enc_bbox_head.layers.0.weight"
-    assert not torch.equal(states[0][weight], states[1][weight])  # averaged, and the step's own
-    return output
+    """A function: the folder of the uninterrupted run of some steps, which has a checkpoint of the last one alone."""
+    folders = {}
+
+    def run(steps):
+        if steps not in folders:
+            folders[steps] = output = tmp_path_factory.mktemp("whole") / "run"
+            assert main(_options(scenes, output, steps, "--save_steps", str(steps))) == 0
+            states = [load_file(folder / "model.safetensors") for folder in (output, output / f"checkpoint-{steps}")]
+            weight = "detector.model.enc_bbox_head.layers.0.weight"
+            assert not torch.equal(states[0][weight], states[1][weight])  # averaged, and the step's own
+        return folders[steps]
+
+    return run
 
 
 def test_killed_while_a_checkpoint_is_written(scenes, whole, tmp_path, capsys, caplog):
     output = tmp_path / "run"
-    command = _options(scenes, output, "--resume_from_checkpoint", "auto")
+    command = _options(scenes, output, 6, "--resume_from_checkpoint", "auto")
     process = start(run_command, command)
-    assert _wait_for(output / "checkpoint-6" / "optimizer.pt", process)
+    assert _wait_for(output / "checkpoint-5" / "optimizer.pt", process)
     kill(process)  # an epoch has 3 steps: the next attempt begins in the middle of the second one
     # Whatever moment that was: the next attempt finds a checkpoint that is half there.
-    (output / "checkpoint-6").mkdir(exist_ok=True)
-    (output / "checkpoint-6" / "trainer_state.json").unlink(missing_ok=True)
+    (output / "checkpoint-5").mkdir(exist_ok=True)
+    (output / "checkpoint-5" / "trainer_state.json").unlink(missing_ok=True)
     assert main(command) == 0
-    assert "checkpoint-6 is left out" in caplog.text
-    _assert_same(whole, output)
+    assert "checkpoint-5 is left out" in caplog.text
+    _assert_same(whole(6), output, 6)
 
 
 @pytest.mark.slow
 def test_killed_at_many_moments(scenes, whole, tmp_path):
-    output, moments = tmp_path / "run", random.Random(0)
-    command = _options(scenes, output, "--resume_from_checkpoint", "auto")
+    steps, output, moments = 8, tmp_path / "run", random.Random(0)
+    command = _options(scenes, output, steps, "--resume_from_checkpoint", "auto")
     kills, reached = 0, set()
     while True:
         process = start(run_command, command)
@@ -110,7 +115,7 @@ def test_killed_at_many_moments(scenes, whole, tmp_path):
         # In the start, in a step, or in the writing of the next checkpoint or of the final model.
         files = ("model.safetensors", "ema.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", MARK)
         file = output / "model.safetensors"
-        if step < STEPS:
+        if step < steps:
             file = output / f"checkpoint-{step + 1}" / moments.choice(files)
         if kills % 8 == 0:
             alive, pause = True, moments.uniform(0, 1)
@@ -127,8 +132,8 @@ def test_killed_at_many_moments(scenes, whole, tmp_path):
         kills += 1
         reached.add(step)
         assert kills < 60
-    assert kills >= STEPS and len(reached) >= STEPS - 1
-    _assert_same(whole, output)
+    assert kills >= steps and len(reached) >= steps - 1
+    _assert_same(whole(steps), output, steps)
 
 
 @pytest.mark.parametrize("processes, skipped", [(1, 0), (1, 1), (2, 0), (2, 1)])
