@@ -16,7 +16,10 @@ from decodetr.processing import DeCoDetrImageProcessorPil
 
 PROCESSORS = [DeCoDetrImageProcessor, DeCoDetrImageProcessorPil]
 _ELSEWHERE = """
+import gc
 import sys
+
+gc.disable()  # it would look for garbage in all that is imported
 
 class Hidden:
     def find_spec(self, name, path=None, target=None):
