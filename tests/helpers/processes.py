@@ -32,7 +32,7 @@ def start(function, *args):
     arguments = (begun.set, os.devnull, torch.get_num_threads(), function, args)
     process = context.Process(target=_begin, args=arguments)
     process.start()
-    assert begun.wait(timeout=60)
+    assert begun.wait(timeout=300)
     return process
 
 
