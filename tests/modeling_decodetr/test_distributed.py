@@ -14,6 +14,8 @@ from helpers.processes import run_pair
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two_processes")
+    for family in FAMILIES:  # first, so that copies of this process need not import its modules again
+        _reference(family, "nothing")
     run_pair(run_process, str(folder))
     return folder
 

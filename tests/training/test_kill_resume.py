@@ -91,7 +91,7 @@ def whole(scenes, tmp_path_factory):
 
 
 def test_killed_while_a_checkpoint_is_written(scenes, whole, tmp_path, capsys, caplog):
-    output = tmp_path / "run"
+    expected, output = whole(6), tmp_path / "run"
     command = _options(scenes, output, 6, "--resume_from_checkpoint", "auto")
     process = start(run_command, command)
     assert _wait_for(output / "checkpoint-5" / "optimizer.pt", process)
@@ -101,7 +101,7 @@ def test_killed_while_a_checkpoint_is_written(scenes, whole, tmp_path, capsys, c
     (output / "checkpoint-5" / "trainer_state.json").unlink(missing_ok=True)
     assert main(command) == 0
     assert "checkpoint-5 is left out" in caplog.text
-    _assert_same(whole(6), output, 6)
+    _assert_same(expected, output, 6)
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from decodetr import DeCoDetrForObjectDetection
 
 
 @pytest.fixture(scope="module", params=["here", pytest.param("torchrun", marks=pytest.mark.slow)])
-def two_processes(request, scenes, tmp_path_factory):
+def two_processes(request, scenes, one_process, tmp_path_factory):
+    """After one process has trained, because copies of it need not import again what a training imports."""
     folder = tmp_path_factory.mktemp("two_processes")
     if request.param == "here":
         run_pair(main, scenes, folder)
