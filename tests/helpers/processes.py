@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -71,7 +72,15 @@ def run_pair(function, *args):
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory() as folder:
         arguments = (folder, store.port, torch.get_num_threads(), function, args)
-        torch.multiprocessing.start_processes(_one_of_two, arguments, nprocs=2, start_method=_METHOD)
+        pair = torch.multiprocessing.start_processes(
+            _one_of_two, arguments, nprocs=2, join=False, start_method=_METHOD
+        )
+        end = time.monotonic() + 600
+        while not pair.join(timeout=10):
+            if time.monotonic() > end:
+                for process in pair.processes:
+                    process.kill()
+                raise TimeoutError("the two processes wait for each other")
         return [(Path(folder) / str(rank)).read_text(encoding="utf-8") for rank in (0, 1)]
 
 
