@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from decodetr.annotations.coco import read_annotated
@@ -113,6 +111,9 @@ def _save(figure, file):
 
 
 def _figure(width, height):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, because it takes its time
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure, figure.subplots()

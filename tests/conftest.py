@@ -6,6 +6,8 @@ import os
 import re
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if gc.isenabled():  # on again where all is imported: pytest_collection_finish
+    gc.disable()
 
 import pytest
 from helpers import common_suite
@@ -23,9 +25,11 @@ def pytest_configure(config):
 
 def pytest_collection_finish():
     """Two things that cost every test time otherwise. Accelerate collects garbage at each start of a training, and
-    what all tests have imported is never any. A load of weights compiles more patterns than `re` keeps, by default."""
+    what all tests have imported is never any: a quarter of the time of the imports would be the search for it. A load
+    of weights compiles more patterns than `re` keeps, by default."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     re._MAXCACHE = 100_000
 
 

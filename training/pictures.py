@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.colors import TABLEAU_COLORS
 from PIL import Image, ImageDraw, ImageFont
 from transformers.integrations import TensorBoardCallback
 
@@ -71,6 +70,8 @@ class EvaluationPictures:
 
     def _cells(self, entry, names):
         """Annotations and detections of an image, two pictures with a line of text above each."""
+        from matplotlib.colors import TABLEAU_COLORS  # here, because it takes its time and most runs do without it
+
         image, scale = shrunk(read_annotated(entry), 2 * _CELL)
         index = self.coco.annotations_by_image
         boxes = index.corners(entry["image_id"])

@@ -2,12 +2,13 @@
 
 Configs build random weights and nothing else, so weights are loaded here, at the starting point of a
 run. Files are safetensors in timm's own naming, which is what timm's repositories on the Hub hold.
+
+timm is imported where it is used: it takes its time, and most runs have no backbone of its.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import timm
 from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -51,6 +52,8 @@ def check_timm_backbone(model: "DeCoDetrForObjectDetection") -> None:
     found = timm_backbone(model)
     if found is None:
         return
+    import timm
+
     features, name = found
     here = {_flat(key): module for key, module in features.named_modules()}
     for key, norm in timm.create_model(name).named_modules():
@@ -136,6 +139,8 @@ def _flat(key):
 
 def _facts(name):
     """What timm has registered for a name with or without tag, or None."""
+    import timm
+
     try:
         config = timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError:
@@ -164,6 +169,8 @@ def _find(name, architecture):
         raise FileNotFoundError(
             f"--backbone {name}: no such file or folder; of the Hub, write hf-hub:OWNER/NAME or the timm name."
         )
+    import timm
+
     plain = name.partition(".")[0]
     if not timm.is_model(plain):
         raise ValueError(f"--backbone {name}: timm has no {plain!r}{closest(plain, timm.list_models())}")
@@ -223,6 +230,8 @@ def _download(repository, file, revision, name):
 
 def _copy(weights, features, architecture, name):
     """Copy a file's tensors into timm's feature extractor. The head and whatever else it leaves out may be there."""
+    import timm
+
     whole = {_flat(key) for key in timm.create_model(architecture).state_dict()}
     given = {_flat(key): value for key, value in weights.items()}
     wanted = features.state_dict()

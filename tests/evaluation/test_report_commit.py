@@ -6,13 +6,11 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-from helpers.paths import TESTS
-from helpers.report_writer import make_report
+from helpers.processes import kill, start
+from helpers.report_writer import make_report, write_in_turn
 
 from decodetr.evaluation.detections import load_facts
 from decodetr.evaluation.report import write_report
@@ -65,11 +63,11 @@ def test_a_full_disk_leaves_the_old_report(tmp_path):
 @pytest.mark.parametrize("kills", [2, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_kill_leaves_the_old_or_the_new_report(tmp_path, kills):
     random.seed(kills)
-    script = TESTS / "helpers" / "report_writer.py"
+    report, analysis, facts = make_report("A")
+    write_report(report, analysis, tmp_path, facts)
     for _ in range(kills):
-        writer = subprocess.Popen([sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE)
-        assert writer.stdout.readline() == b"go\n"
+        writer = start(write_in_turn, tmp_path)
         time.sleep(random.uniform(0, 1.5))
-        writer.kill()
-        writer.wait()
+        assert writer.is_alive()
+        kill(writer)
         assert run_of(tmp_path) in "AB"

@@ -1,8 +1,5 @@
 """A step on a whole batch, and on half of it in each of two gloo processes."""
 
-import os
-import sys
-
 import torch
 
 from helpers.tiny_models import REQUIRED, tiny_model
@@ -98,16 +95,14 @@ def take_step(model, batch):
     }
 
 
-def run_process(rank, folder):
-    """What each of the two processes does."""
+def run_process(folder):
+    """What each of the two processes does (torch sets them up itself: Accelerate does not know of them at first)."""
     import torch.distributed as dist
     from accelerate import PartialState
 
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500", OMP_NUM_THREADS="1")
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     assert not PartialState._shared_state
     for with_accelerate in (False, True):
         if with_accelerate:
@@ -117,10 +112,12 @@ def run_process(rank, folder):
             model = deterministic_model(family)
             for case in BATCHES:
                 found = take_step(model, half_of(make_batch(case), rank))
-                for gradient in found["gradient"].values():  # what DistributedDataParallel does
-                    dist.all_reduce(gradient)
-                    gradient /= 2
+                together = torch.cat([gradient.flatten() for gradient in found["gradient"].values()])
+                dist.all_reduce(together)  # what DistributedDataParallel does
+                for gradient, mean in zip(
+                    found["gradient"].values(), together.split([g.numel() for g in found["gradient"].values()])
+                ):
+                    gradient.copy_(mean.view_as(gradient) / 2)
                 if rank:  # now the same on both
                     del found["gradient"]
                 torch.save(found, f"{folder}/{family} {case} {with_accelerate} {rank}.pt")
-    dist.destroy_process_group()

@@ -1,18 +1,17 @@
-"""Writes the reports of two runs in turn into one folder, until it is killed; see evaluation/test_report_commit.py."""
+"""Reports of two runs, for evaluation/test_report_commit.py."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from decodetr.annotations.coco import CocoAnnotations
+from decodetr.evaluation.analysis import Analysis
+from decodetr.evaluation.detection_evaluator import DetectionEvaluator
+from decodetr.evaluation.report import describe, write_report
+
 
 def make_report(run):
     """(report, Analysis, facts) of an evaluation of two drawn detections, whose scores tell the runs apart."""
-    from decodetr.annotations.coco import CocoAnnotations
-    from decodetr.evaluation.analysis import Analysis
-    from decodetr.evaluation.detection_evaluator import DetectionEvaluator
-    from decodetr.evaluation.report import describe
-
     box = {"category_id": 1, "bbox": [2, 2, 20, 20], "area": 400, "iscrowd": 0}
     document = {
         "images": [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 40} for i in (1, 2)],
@@ -36,13 +35,9 @@ def make_report(run):
     return report, analysis, {"run": run}
 
 
-if __name__ == "__main__":
-    from decodetr.evaluation.report import write_report
-
-    runs = [make_report(run) for run in "AB"]
-    write_report(runs[0][0], runs[0][1], sys.argv[1], runs[0][2])
-    sys.stdout.write("go\n")
-    sys.stdout.flush()
+def write_in_turn(folder):
+    """Write two reports into a folder, for ever."""
+    runs = [make_report(run) for run in "BA"]
     while True:
         for report, analysis, facts in runs:
-            write_report(report, analysis, sys.argv[1], facts)
+            write_report(report, analysis, folder, facts)

@@ -1,5 +1,5 @@
-"""What each of two processes does in training/test_train_distributed.py, started by torchrun: RUNS of the trainer, in
-turn, and what came out into a folder. The tests do the same in one process with twice the batch.
+"""What each of two processes does in training/test_train_distributed.py: RUNS of the trainer, in turn, and what came
+out into a folder. The tests do the same in one process with twice the batch.
 
 Weights are compared, so Adam has a large epsilon (else it makes a whole step of any rounding of a gradient that should
 be zero), dropout is off, and the family has no batch norm that learns.
@@ -101,9 +101,9 @@ def run(scenes, output, name, batch, single=False):
     return trained, metrics
 
 
-def main(scenes, folder):
+def main(scenes, folder, *names):
     torch.set_num_threads(1)
-    for name in RUNS if len(sys.argv) < 4 else sys.argv[3:]:
+    for name in names or RUNS:
         output = Path(folder) / name
         trained, metrics = run(Path(scenes), output, name, batch=2)
         assert trained.accelerator.num_processes == 2
@@ -123,4 +123,4 @@ def main(scenes, folder):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:])

@@ -4,11 +4,10 @@ replace anything else."""
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 from helpers.pictures import write_image
+from helpers.processes import predict_killed_at, start
 from PIL import Image
 
 from decodetr.cli import main
@@ -87,21 +86,9 @@ def test_changed_images_and_settings_are_done_again(command, stop_at, tmp_path):
 
 
 def test_a_killed_run_goes_on(command, stop_at, tmp_path):
-    script = """
-import os, signal, sys
-from decodetr.cli import main
-from decodetr.inference import detection as predict, picture_run as predict_run
-calls = []
-def detect(*args, **kwargs):
-    calls.append(args)
-    if len(calls) == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return predict.detect(*args, **kwargs)
-predict_run.detect = detect
-main(sys.argv[1:])
-"""
-    result = subprocess.run([sys.executable, "-c", script, *command], capture_output=True)
-    assert result.returncode == -signal.SIGKILL
+    process = start(predict_killed_at, 4, command)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (tmp_path / "out" / "detections.json").exists()
     with open(tmp_path / "out" / ".decodetr-predict.jsonl", "ab") as file:
         file.write(b'{"source": [1, 2], "resu')  # a line that was cut off

@@ -1,6 +1,6 @@
 """Two gloo processes with half a batch each have the gradient of one process with the whole batch.
 
-One spawn of two processes goes through all families and batches and writes what it found into a folder; the reference
+One pair of processes goes through all families and batches and writes what it found into a folder; the reference
 is computed here, in one process. Dropout and denoising are off and batch norm is frozen: they alone depend on the
 split.
 """
@@ -8,12 +8,15 @@ split.
 import pytest
 import torch
 from helpers.half_batches import BATCHES, FAMILIES, deterministic_model, make_batch, run_process, take_step
+from helpers.processes import run_pair
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two_processes")
-    torch.multiprocessing.spawn(run_process, args=(str(folder),), nprocs=2)
+    for family in FAMILIES:  # first, so that copies of this process need not import its modules again
+        _reference(family, "nothing")
+    run_pair(run_process, str(folder))
     return folder
 
 

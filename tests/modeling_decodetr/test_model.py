@@ -1,16 +1,13 @@
 """The composite model: every family trains, saves, loads and runs in the pipeline; streams are isolated."""
 
 import copy
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from helpers.tiny_models import NAMES, TINY_DETECTORS, tiny_batch, tiny_config, tiny_model
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
+from transformers import AutoModelForObjectDetection, pipeline
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.detectors import class_labels_of_detector
@@ -321,47 +318,3 @@ def test_wrong_inputs_are_named():
         model()
     with pytest.raises(ValueError, match="must be one of"):
         DeCoDetrForObjectDetection(DeCoDetrConfig(detector_config={"model_type": "yolos", "num_labels": 1}))
-
-
-REMOTE = """
-import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "decodetr":
-            raise ModuleNotFoundError("No module named 'decodetr'")
-sys.meta_path.insert(0, Block())
-import torch
-from transformers import AutoImageProcessor, AutoModelForObjectDetection
-folder = sys.argv[1]
-model = AutoModelForObjectDetection.from_pretrained(folder, trust_remote_code=True).eval()
-processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
-pixels = torch.load(sys.argv[2])
-with torch.no_grad():
-    outputs = model(pixels)
-found = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=[(40, 60)] * len(pixels))
-torch.save({"logits": outputs.logits, "boxes": found[0]["boxes"]}, sys.argv[3])
-assert "decodetr" not in sys.modules
-"""
-
-
-def test_loads_with_remote_code_where_decodetr_is_not_installed(tmp_path):
-    model = tiny_model().eval()
-    folder = tmp_path / "model"
-    model.save_pretrained(folder)
-    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
-    pixels = tiny_batch()["pixel_values"]
-    torch.save(pixels, tmp_path / "pixels.pt")
-    (tmp_path / "script.py").write_text(REMOTE)
-    command = [sys.executable, tmp_path / "script.py", folder, tmp_path / "pixels.pt", tmp_path / "out.pt"]
-    result = subprocess.run(
-        command,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HOME": str(tmp_path / "hf")},
-    )
-    assert result.returncode == 0, result.stderr
-    out = torch.load(tmp_path / "out.pt")
-    with torch.no_grad():
-        assert torch.equal(out["logits"], model(pixels).logits)
-    assert isinstance(AutoImageProcessor.from_pretrained(folder), DeCoDetrImageProcessor)

@@ -148,9 +148,10 @@ def test_novel_annotations_change_no_byte_of_the_real_chain(tmp_path):
     assert made["present"] == made["deleted"] and made["scrambled"] == made["deleted"]
 
 
-def test_the_python_of_the_cards_runs(tmp_path):
+@pytest.mark.parametrize("new", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_python_of_the_cards_runs(tmp_path, new):
     cards = {file.parent.name: file.read_text(encoding="utf-8") for file in HUB_CARDS.glob("*/README.md")}
-    printed = {name: run_snippets(card, tmp_path) for name, card in cards.items()}
+    printed = {name: run_snippets(card, tmp_path, new) for name, card in cards.items()}
     assert {name for name, texts in printed.items() if texts} == {"scenes-decodetr"}
     assert ast.literal_eval(printed["scenes-decodetr"][0]) == [{"names": [], "scores": [], "boxes": []}]
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from helpers.pool_builds import FILES, build_command, bytes_of_files, read_regions
 from helpers.pool_data import write_data
+from helpers.processes import run_command, run_pair
 from PIL import Image
 
 from decodetr.cli import main
@@ -32,10 +33,10 @@ def sharded(tmp_path_factory, models):
     return folder
 
 
-def _launch(command, launcher=("-m",)):
+def _launch(command):
     # The interpreter of the tests, whatever is first on the path; quiet, as it may be killed in the middle.
-    words = [sys.executable, *launcher, "decodetr", *command]
-    # torchrun would set one thread, and sums in another number of threads round otherwise.
+    words = [sys.executable, "-m", "decodetr", *command]
+    # Sums in another number of threads round otherwise.
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -125,10 +126,7 @@ def test_a_damaged_shard_is_made_again(sharded, models, tmp_path, caplog, damage
 
 
 def test_two_processes_build_the_same_pool(sharded, models, tmp_path):
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    process = _launch(build_command(sharded / "data", models, tmp_path / "out", *SHARDS), torchrun)
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
+    run_pair(run_command, build_command(sharded / "data", models, tmp_path / "out", *SHARDS))
     assert bytes_of_files(tmp_path / "out") == bytes_of_files(sharded / "out")
 
 

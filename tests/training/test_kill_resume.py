@@ -1,17 +1,14 @@
 """A run that is killed at any moment and goes on ends, to the bit, where the uninterrupted one ends."""
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader, skip_first_batches
+from helpers.processes import kill, run_command, start
 from helpers.trainings import train_command
 from safetensors.torch import load_file
 
@@ -19,18 +16,16 @@ from decodetr.cli import main
 from decodetr.training.checkpoints import MARK, mark, problem, to_resume
 from decodetr.training.dataloading import set_epoch
 
-STEPS = 8
 # Denoising is on in the tiny model; every step ends in a checkpoint.
 OPTIONS = [
-    "--max_steps", str(STEPS), "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2",
+    "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2",
     "--dataloader_num_workers", "2", "--ema_decay", "0.9", "--save_steps", "1", "--save_total_limit", "2",
     "--disable_tqdm", "true", "--learning_rate", "1e-3", "--val-annotations", "none", "--logging_steps", "100",
 ]  # fmt: skip
-LAST = f"checkpoint-{STEPS}"
 
 
-def _options(scenes, output, *more):
-    command = train_command(scenes, output, *OPTIONS, *more)
+def _options(scenes, output, steps, *more):
+    command = train_command(scenes, output, *OPTIONS, "--max_steps", str(steps), *more)
     # The last of two equal words counts for argparse, so the batch size above is that of OPTIONS.
     file = command[command.index("--config") + 1]
     text = Path(file).read_text(encoding="utf-8")
@@ -39,29 +34,13 @@ def _options(scenes, output, *more):
     return command
 
 
-def _start(command):
-    """`decodetr ...` as a process of its own session, so that its workers die with it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "decodetr", *command],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-
-
-def _kill(process):
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
 def _wait_for(path, process, seconds=60):
-    """Until there is `path`, looking all the time, or until the process has ended."""
+    """Until there is `path`, looking often, or until the process has ended."""
     end = time.time() + seconds
-    while not path.exists() and process.poll() is None:
+    while not path.exists() and process.is_alive():
         assert time.time() < end, f"{path} was not written"
-    return process.poll() is None
+        time.sleep(0.0002)
+    return process.is_alive()
 
 
 def _equal(a, b):
@@ -74,12 +53,13 @@ def _equal(a, b):
     return a == b
 
 
-def _assert_same(one, other):
+def _assert_same(one, other, steps):
     """Final weights and pool, and weights, averages, optimizer and schedule of the last checkpoint, bit for bit."""
-    for file in ("model.safetensors", f"{LAST}/model.safetensors", f"{LAST}/ema.safetensors"):
+    last = f"checkpoint-{steps}"
+    for file in ("model.safetensors", f"{last}/model.safetensors", f"{last}/ema.safetensors"):
         assert (one / file).read_bytes() == (other / file).read_bytes(), file
     for file in ("optimizer.pt", "scheduler.pt"):
-        states = [torch.load(folder / LAST / file, weights_only=True) for folder in (one, other)]
+        states = [torch.load(folder / last / file, weights_only=True) for folder in (one, other)]
         assert _equal(*states), file
     assert "prototype_pool.prototypes" in load_file(one / "model.safetensors")
 
@@ -95,59 +75,65 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def whole(scenes, tmp_path_factory):
-    """The uninterrupted run."""
-    output = tmp_path_factory.mktemp("whole") / "run"
-    assert main(_options(scenes, output)) == 0
-    states = [load_file(output / file) for file in ("model.safetensors", f"{LAST}/model.safetensors")]
-    weight = "detector.model.enc_bbox_head.layers.0.weight"
-    assert not torch.equal(states[0][weight], states[1][weight])  # averaged, and the step's own
-    return output
+    """A function: the folder of the uninterrupted run of some steps, which has a checkpoint of the last one alone."""
+    folders = {}
+
+    def run(steps):
+        if steps not in folders:
+            folders[steps] = output = tmp_path_factory.mktemp("whole") / "run"
+            assert main(_options(scenes, output, steps, "--save_steps", str(steps))) == 0
+            states = [load_file(folder / "model.safetensors") for folder in (output, output / f"checkpoint-{steps}")]
+            weight = "detector.model.enc_bbox_head.layers.0.weight"
+            assert not torch.equal(states[0][weight], states[1][weight])  # averaged, and the step's own
+        return folders[steps]
+
+    return run
 
 
 def test_killed_while_a_checkpoint_is_written(scenes, whole, tmp_path, capsys, caplog):
-    output = tmp_path / "run"
-    command = _options(scenes, output, "--resume_from_checkpoint", "auto")
-    process = _start(command)
-    assert _wait_for(output / "checkpoint-6" / "optimizer.pt", process)
-    _kill(process)  # an epoch has 3 steps: the next attempt begins in the middle of the second one
+    expected, output = whole(6), tmp_path / "run"
+    command = _options(scenes, output, 6, "--resume_from_checkpoint", "auto")
+    process = start(run_command, command)
+    assert _wait_for(output / "checkpoint-5" / "optimizer.pt", process)
+    kill(process)  # an epoch has 3 steps: the next attempt begins in the middle of the second one
     # Whatever moment that was: the next attempt finds a checkpoint that is half there.
-    (output / "checkpoint-6").mkdir(exist_ok=True)
-    (output / "checkpoint-6" / "trainer_state.json").unlink(missing_ok=True)
+    (output / "checkpoint-5").mkdir(exist_ok=True)
+    (output / "checkpoint-5" / "trainer_state.json").unlink(missing_ok=True)
     assert main(command) == 0
-    assert "checkpoint-6 is left out" in caplog.text
-    _assert_same(whole, output)
+    assert "checkpoint-5 is left out" in caplog.text
+    _assert_same(expected, output, 6)
 
 
 @pytest.mark.slow
 def test_killed_at_many_moments(scenes, whole, tmp_path):
-    output, moments = tmp_path / "run", random.Random(0)
-    command = _options(scenes, output, "--resume_from_checkpoint", "auto")
+    steps, output, moments = 8, tmp_path / "run", random.Random(0)
+    command = _options(scenes, output, steps, "--resume_from_checkpoint", "auto")
     kills, reached = 0, set()
     while True:
-        process = _start(command)
+        process = start(run_command, command)
         step = max([int(f.name.split("-")[1]) for f in output.glob("checkpoint-*")], default=0)
         # In the start, in a step, or in the writing of the next checkpoint or of the final model.
         files = ("model.safetensors", "ema.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", MARK)
         file = output / "model.safetensors"
-        if step < STEPS:
+        if step < steps:
             file = output / f"checkpoint-{step + 1}" / moments.choice(files)
         if kills % 8 == 0:
-            alive, pause = True, moments.uniform(0, 3)
+            alive, pause = True, moments.uniform(0, 1)
         elif file.exists():
             alive, pause = False, 0
         else:
             alive, pause = _wait_for(file, process), moments.choice((0, 0.002, 0.05, 0.3))
         time.sleep(pause)
-        if not alive or process.poll() is not None:
-            error = process.communicate()[1].decode()
-            assert process.returncode == 0, error
+        if not alive or not process.is_alive():
+            process.join()
+            assert process.exitcode == 0
             break
-        _kill(process)
+        kill(process)
         kills += 1
         reached.add(step)
         assert kills < 60
-    assert kills >= STEPS and len(reached) >= STEPS - 1
-    _assert_same(whole, output)
+    assert kills >= steps and len(reached) >= steps - 1
+    _assert_same(whole(steps), output, steps)
 
 
 @pytest.mark.parametrize("processes, skipped", [(1, 0), (1, 1), (2, 0), (2, 1)])

@@ -56,8 +56,9 @@ def test_from_data_to_a_model_with_a_card(trained, form):
     assert "The starting point and the trained model.\n" in card and "There were no held-out names to measure" in card
 
 
-def test_the_python_of_the_card_runs_in_a_fresh_process(trained, tmp_path):
-    (printed,) = run_snippets((trained / "my coco" / "README.md").read_text(), tmp_path)
+@pytest.mark.parametrize("new", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_python_of_the_card_runs(trained, tmp_path, new):
+    (printed,) = run_snippets((trained / "my coco" / "README.md").read_text(), tmp_path, new)
     assert isinstance(ast.literal_eval(printed), list)
 
 

@@ -1,17 +1,14 @@
 """DeCoDetrTrainer and `decodetr train` on streamed data: resumed, on two processes, and what is refused."""
 
 import json
-import os
-import subprocess
-import sys
 
 import datasets
 import pytest
 import torch
 from helpers.data_forms import NAMES
-from helpers.paths import TESTS
+from helpers.processes import run_pair
 from helpers.streamed_data import PROCESSOR, data_of, rows_of, stream_of, streamed
-from helpers.streamed_training import record_batches, trainer_of
+from helpers.streamed_training import record_batches, train_one_of_two, trainer_of
 from helpers.tiny_models import tiny_model
 from torch.utils.data import IterableDataset
 
@@ -86,18 +83,7 @@ def test_resume_ends_where_the_uninterrupted_run_ends(tmp_path, stopped, steps, 
 
 
 def test_two_processes_see_every_image_once_with_its_own_labels(tmp_path):
-    call = f"from helpers.streamed_training import train_one_of_two; train_one_of_two({str(tmp_path)!r})"
-    (tmp_path / "two.py").write_text(f"if __name__ == '__main__':\n    {call}\n")
-    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*torchrun, str(tmp_path / "two.py")],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    run_pair(train_one_of_two, tmp_path)
     whole = DetectionDataset(read_dataset(data_of(rows_of(8)), "mine"), PROCESSOR, NAMES)
     expected = {
         100 + i: [100 + i, whole[i]["labels"]["boxes"].tolist(), whole[i]["pixel_values"].double().sum().item()]

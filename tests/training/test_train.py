@@ -2,6 +2,7 @@
 
 import json
 import math
+import runpy
 import subprocess
 import sys
 
@@ -281,17 +282,20 @@ def test_command_records_pseudo_boxes_and_refuses_them_where_they_do_nothing(sce
     assert "--pseudo-box-score need --regions" in capsys.readouterr().err
 
 
-def test_arguments_pickle_by_their_importable_name(scenes, tmp_path):
-    from pathlib import Path
-
+@pytest.mark.parametrize("started", ["here", pytest.param("process", marks=pytest.mark.slow)])
+def test_arguments_pickle_by_their_importable_name(scenes, tmp_path, monkeypatch, started):
+    """Those of `python train.py`, whose own name is __main__."""
     import decodetr.train
 
-    command = [
-        sys.executable,
-        str(Path(decodetr.train.__file__)),
-        *train_command(scenes, tmp_path / "run", "--max_steps", "1")[1:],
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    file = decodetr.train.__file__
+    words = train_command(scenes, tmp_path / "run", "--max_steps", "1", "--val-annotations", "none")[1:]
+    if started == "here":
+        monkeypatch.setattr(sys, "argv", [file, *words])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(file, run_name="__main__")
+        assert end.value.code == 0
+    else:
+        result = subprocess.run([sys.executable, file, *words], capture_output=True, text=True, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
     args = torch.load(tmp_path / "run/training_args.bin", weights_only=False)
     assert type(args).__module__ == "decodetr.training.arguments"

@@ -1,33 +1,28 @@
 """Two gloo processes train, evaluate and save what one process with twice the batch does: DDP, and FSDP 2.
 
-One torchrun goes through the runs of helpers/two_process_runs.py; the reference is computed here.
+One pair of processes goes through the runs of helpers/two_process_runs.py; the reference is computed here.
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from helpers.paths import BENCHMARKS, TESTS
-from helpers.two_process_runs import RUNS, run
+from helpers.paths import TESTS
+from helpers.processes import run_pair, torchrun
+from helpers.two_process_runs import RUNS, main, run
 from safetensors.torch import load_file
 
 from decodetr import DeCoDetrForObjectDetection
 
 
-@pytest.fixture(scope="module")
-def two_processes(scenes, tmp_path_factory):
+@pytest.fixture(scope="module", params=["here", pytest.param("torchrun", marks=pytest.mark.slow)])
+def two_processes(request, scenes, one_process, tmp_path_factory):
+    """After one process has trained, because copies of it need not import again what a training imports."""
     folder = tmp_path_factory.mktemp("two_processes")
-    paths = [str(TESTS), str(BENCHMARKS), os.environ.get("PYTHONPATH", "")]
-    loopback = "lo0" if sys.platform == "darwin" else "lo"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    environment |= {"GLOO_SOCKET_IFNAME": loopback, "HF_HUB_OFFLINE": "1"}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*torchrun, str(TESTS / "helpers" / "two_process_runs.py"), str(scenes), str(folder)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-4000:]
+    if request.param == "here":
+        run_pair(main, scenes, folder)
+    else:
+        torchrun(TESTS / "helpers" / "two_process_runs.py", scenes, folder)
     return folder
 
 
