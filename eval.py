@@ -209,7 +209,7 @@ def _source(options):
 
 
 def _scores(predictor, analysis):
-    """What the scores of a DeCo-DETR are worth at its own thresholds. Nothing of others, which have none."""
+    """What the scores of a DeCo-DETR are worth at its own thresholds. Empty for other models, which have none."""
     if type(predictor) is not DeCoDetrPredictor:
         return {}
     config = predictor.model.config

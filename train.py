@@ -78,7 +78,7 @@ class TrainingRun:
         """Read, check, train, evaluate, save, describe. Returns the exit status.
 
         Raises:
-            OSError, ValueError: what the user gave does not go together. Said before any step is trained.
+            OSError, ValueError: what the user gave does not go together; raised before any step is trained.
         """
         options, training = self.options, self.training
         transformers.set_seed(training.seed)

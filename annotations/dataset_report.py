@@ -82,7 +82,7 @@ class DatasetReport:
         self._seen = {}  # content of a picture: (part, where)
 
     def parts(self) -> list[str]:
-        """Names of the parts that are there. Of a file its own."""
+        """Names of the parts that are there. A single file is one part, with its own name."""
         if self.options.file is not None:
             return [self.options.file.stem]
         return [part for part in PARTS if has_part(self.options.data, part)]

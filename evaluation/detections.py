@@ -106,7 +106,7 @@ def load_detections(file: str | Path, coco: CocoAnnotations) -> tuple[list[str],
 def feed_detections(
     evaluator: DetectionEvaluator | OutputEvaluator, coco: CocoAnnotations, found: dict[int, dict[str, np.ndarray]]
 ) -> None:
-    """Give an evaluator what [`load_detections`] found in the images of `coco`. In those without, nothing."""
+    """Give an evaluator what [`load_detections`] found in the images of `coco`. An image without entry has none."""
     nothing = {"scores": [], "labels": [], "boxes": []}
     ids = [entry["image_id"] for entry in coco.images]
     evaluator.update(ids, [found.get(image_id, nothing) for image_id in ids])

@@ -112,7 +112,7 @@ class ClosedSetPeer(Peer):
     scores of the others stay what they were.
 
     Raises:
-        ValueError: it has no class for some name. With `allow_missing_names`, for none at all.
+        ValueError: it has no class for some name (with `allow_missing_names`: for any name at all).
     """
 
     prompt = "none: its classes met the names by name"
@@ -143,7 +143,7 @@ class ClosedSetPeer(Peer):
         self.score = f"{type(image_processor).__name__}.post_process_object_detection of the names' logits"
 
     def describe(self) -> dict[str, str | None]:
-        """As of every peer. Also the class of each name that is not its name to the letter."""
+        """What every peer says of itself, and which class stands for a name that is spelled in another way."""
         return {**super().describe(), "renamed": ", ".join(f"{a}: {b}" for a, b in self.renamed.items()) or "none"}
 
     def _detect(self, batch, sizes):

@@ -1,6 +1,6 @@
 """Protocols of evaluation, as data: which names are base and novel, which images count, how many detections.
 
-A protocol is a JSON file. Those of `protocols/` have names. `counts` are those of the published set:
+A protocol is a JSON file. Those in `protocols/` are known by name. `counts` are those of the published set:
 `Protocol.differences` says where a file departs from them, so that a report never calls a part of a set the whole.
 """
 

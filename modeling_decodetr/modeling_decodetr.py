@@ -66,7 +66,7 @@ class DeCoDetrPreTrainedModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^semantic_stream\.background$"]  # saved by version 0.1
 
     def get_input_embeddings(self) -> None:
-        """None: there are no tokens. Without an answer Accelerate's FSDP fails."""
+        """None, because there are no tokens. Accelerate's FSDP calls this."""
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -144,7 +144,7 @@ def train_clip(
 
 
 def begin_with(model: torch.nn.Module, start: torch.nn.Module | None) -> None:
-    """Give `model` the weights of another one of its kind that have the same name and shape. None gives none."""
+    """Give `model` the weights of another one of its kind that have the same name and shape, if there is one."""
     if start is not None:
         shapes = {name: value.shape for name, value in model.state_dict().items()}
         given = {name: value for name, value in start.state_dict().items() if value.shape == shapes.get(name)}

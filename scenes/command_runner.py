@@ -106,7 +106,7 @@ def flat(options: Mapping[str, object]) -> list[object]:
 
 
 def _title(words):
-    """The command and its subcommand, if it has one: "pool build". Of predict what it looks for."""
+    """The command and its subcommand, if it has one: "pool build". For predict, also what it looks for."""
     if words[0] == "predict":
         return "predict, novel names" if "--names-file" in words else "predict, all names"
     return " ".join(words[:1] if words[1].startswith("-") else words[:2])

@@ -87,7 +87,7 @@ def step_of(folder: str | Path) -> int:
 
 
 def strangeness(folder: str | Path, run: dict[str, Any]) -> str | None:
-    """Why a checkpoint is none of the run `run`. None if it is, however long either is."""
+    """Why a checkpoint is not of the run `run`. None if it is; their lengths may differ."""
     return _differs(folder, {key: value for key, value in run.items() if key != LENGTH})
 
 
@@ -194,7 +194,7 @@ def _check_beginning(output_dir, run):
 
 
 def remove_strange(output_dir: str | Path, run: dict[str, Any] | None) -> None:
-    """Remove the checkpoints of other runs from a folder. Of all, if `run` is None."""
+    """Remove the checkpoints of other runs from a folder; those of all runs, if `run` is None."""
     for folder in _checkpoints(output_dir):
         if run is None or strangeness(folder, run) is not None:
             logger.warning("%s is removed (--overwrite-output-dir)", folder)

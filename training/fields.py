@@ -1,5 +1,5 @@
 """What each field of the training arguments is to a run: it decides the result, its length, or only how the run is
-done. Or it means nothing in detection and is refused.
+done; or it means nothing in detection and is refused.
 
 Every field has one place here, so that none is accepted and ignored (docs/training.md has the words for users).
 """

@@ -1,7 +1,7 @@
 """Replay: images of an earlier data set among the new ones, so that a fine-tune does not forget.
 
 What it had learned there comes back through regions: their embeddings teach names and prototypes, and the certain ones
-are objects to the localization stream. Annotations are not needed. Those whose names are trained on are used.
+are objects to the localization stream. Annotations are not needed, but those of trained names are used.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class ReplayedDataset(ConcatDataset):
 
     @property
     def targets(self) -> "TargetOptions":
-        """The options of the first. Those of the other have the same augmentation."""
+        """The options of the first data set. The other one has the same augmentation."""
         return self.datasets[0].targets
 
     def without_augmentation(self) -> "ReplayedDataset":

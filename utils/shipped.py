@@ -145,7 +145,7 @@ def expect(what: str, name: str | Path | None, *files: str) -> None:
     Whether a Hub name exists is left to loading it.
 
     Args:
-        what (`str`): such as "model" or "CLIP". name (`str` or None): None passes.
+        what (`str`): such as "model" or "CLIP". name (`str` or None): None is accepted.
         files (`str`): glob patterns, one of which must be found in a folder.
 
     Raises:
@@ -170,7 +170,7 @@ def expect(what: str, name: str | Path | None, *files: str) -> None:
 
 
 def expect_file(option: str, file: str | Path | None) -> None:
-    """Check that the file of an option is there. None passes.
+    """Check that the file of an option is there. None is accepted.
 
     Raises:
         FileNotFoundError: it is not. ValueError: it is no regular file.
