@@ -25,7 +25,7 @@ _WORST = 12
 
 
 def markdown_report(report: dict, with_names: bool = False) -> str:
-    """The report as Markdown: protocol, metrics with the headline first, kinds of errors; with `with_names` all names."""
+    """The report as Markdown: protocol, metrics (the headline first), errors, and all names if `with_names`."""
     # What has no title is text.
     blocks = [markdown_table(header, rows, 1 + header.count("")) for header, rows in _tables(report)]
     if report.get("threshold", 1) < 1:  # 1: nothing was found
