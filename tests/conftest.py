@@ -4,13 +4,16 @@ several rooms. What is made once for a whole session is read, never changed."""
 import gc
 import os
 import re
+from types import SimpleNamespace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+from accelerate.utils import memory
 from helpers import common_suite
 from helpers.tiny_models import tiny_model
 from helpers.tiny_teachers import write_byte_clip
+from transformers import PreTrainedConfig
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool, Vocabulary
 
@@ -22,11 +25,15 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
-    """Two things that cost every test time otherwise. Accelerate collects garbage at each start of a training, and
-    what all tests have imported is never any. A load of weights compiles more patterns than `re` keeps, by default."""
+    """Things that cost every test time, and of which no test is. What all tests have imported is never garbage, and
+    Accelerate need not look for any at each start of a training. A load of weights compiles more patterns than `re`
+    keeps, by default. Configs are written out as JSON for messages that nobody sees. And no test pulls the plug."""
     gc.collect()
     gc.freeze()
+    memory.gc = SimpleNamespace(collect=lambda: 0)
     re._MAXCACHE = 100_000
+    PreTrainedConfig.__repr__ = object.__repr__
+    os.fsync = lambda descriptor: None
 
 
 @pytest.fixture(scope="session")
