@@ -13,6 +13,7 @@ from accelerate.utils import memory
 from helpers import common_suite
 from helpers.tiny_models import tiny_model
 from helpers.tiny_teachers import write_byte_clip
+from PIL import Image
 from transformers import PreTrainedConfig
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool, Vocabulary
@@ -27,13 +28,23 @@ def pytest_configure(config):
 def pytest_collection_finish():
     """Things that cost every test time, and of which no test is. What all tests have imported is never garbage, and
     Accelerate need not look for any at each start of a training. A load of weights compiles more patterns than `re`
-    keeps, by default. Configs are written out as JSON for messages that nobody sees. And no test pulls the plug."""
+    keeps, by default. Configs are written out as JSON for messages that nobody sees. Pictures need not be small on
+    the disk. And no test pulls the plug."""
     gc.collect()
     gc.freeze()
     memory.gc = SimpleNamespace(collect=lambda: 0)
     re._MAXCACHE = 100_000
     PreTrainedConfig.__repr__ = object.__repr__
+    Image.init()
+    write_png = Image.SAVE["PNG"]
+    Image.register_save("PNG", lambda image, *rest: write_png(_quickly(image), *rest))
     os.fsync = lambda descriptor: None
+
+
+def _quickly(image):
+    """An image that is about to be written as PNG, compressed little unless it says how much."""
+    image.encoderinfo.setdefault("compress_level", 1)
+    return image
 
 
 @pytest.fixture(scope="session")
