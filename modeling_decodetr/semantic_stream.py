@@ -6,6 +6,8 @@ the measurements). The predictor scores against stored name embeddings and uses 
 background. Everything that decides a score is computed in float32.
 """
 
+import copy
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -152,6 +154,15 @@ class SemanticStream(Float32Buffers):
         background = (self.closest < scales.background_threshold) & (self.config.pool_use != "none")
         derived = (self.prototypes, self.names, self.lengths, background, self.image_mean)
         return Tables(pool, vocabulary, *derived, scales)
+
+    def tables_with(self, tables: Tables, vocabulary: Vocabulary) -> Tables:
+        """The same tables as if these were the names, which the model does not take over."""
+        device = tables.prototypes.device
+        if vocabulary.embeddings.device != device:
+            vocabulary = copy.deepcopy(vocabulary).to(device)
+        derived = derive(tables.pool, vocabulary, self.config.centred)
+        background = (derived["closest"] < tables.scales.background_threshold) & (self.config.pool_use != "none")
+        return tables._replace(vocabulary=vocabulary, names=derived["names"], background=background)
 
     def gather(
         self,

@@ -26,6 +26,7 @@ from decodetr.evaluation.predictors import best_pairs, teacher_probabilities
 from decodetr.inference.detection import forward
 from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr.semantic_stream import fuse_scores
+from decodetr.modeling_decodetr.vocabulary import check_space
 from decodetr.pool_builder.embedder import ClipEmbedder
 from decodetr.processing import CocoAnnotations, DetectionDataset, detection_collate
 from decodetr.scenes.world import HELD_OUT_SHAPE, NAMES
@@ -75,7 +76,6 @@ def measure(
         <size>" those of novel names; "AP50_never_boxed, <size>": of the drawn world's shape that no base name has, if
         there is one.
     """
-    kept_names = model.vocabulary
     outputs = _outputs(model, image_processor, coco, vocabulary.names)
     column = {name: i for i, name in enumerate(vocabulary.names)}
     present = torch.zeros(len(coco.images), len(column), dtype=torch.bool)
@@ -100,7 +100,6 @@ def measure(
         alarms = best > ABSENT_SCORE
         result[f"absent, {size}"] = 100 * alarms[~present].float().mean().item()
         result[f"absent_novel, {size}"] = 100 * alarms[~present & novel].float().mean().item()
-    model.set_vocabulary(kept_names)
     return result
 
 
@@ -154,20 +153,22 @@ def _outputs(model, image_processor, coco, names):
 
 class QueryScores:
     """A model's scores for many vocabularies over the same queries: what does not depend on the names is computed
-    once."""
+    once, and the model keeps its names."""
 
     def __init__(self, model: DeCoDetrForObjectDetection, outputs: dict[str, torch.Tensor]) -> None:
-        self.model, self.objectness = model, outputs["objectness_logits"]
+        self.model, self.objectness, self.tables = model, outputs["objectness_logits"], model.tables()
         with torch.inference_mode():
             embeds = outputs["semantic_embeds"].to(model.device)
-            self.predicted = model.semantic_stream.predict(embeds, model.tables())
+            self.predicted = model.semantic_stream.predict(embeds, self.tables)
 
     def of(self, vocabulary: Vocabulary) -> torch.Tensor:
         """(images, N, K) with `vocabulary` as all the names that there are, on the CPU."""
-        self.model.set_vocabulary(vocabulary)
+        config = self.model.config
+        check_space("vocabulary", vocabulary, config.embedding_dim, config.pool_info)
         with torch.inference_mode():
-            log_probs, _ = self.model.semantic_stream.compare(*self.predicted, self.model.tables())
-            return self.model.config.calibrated(fuse_scores(self.objectness, log_probs.cpu())).sigmoid()
+            tables = self.model.semantic_stream.tables_with(self.tables, vocabulary)
+            log_probs, _ = self.model.semantic_stream.compare(*self.predicted, tables)
+            return config.calibrated(fuse_scores(self.objectness, log_probs.cpu())).sigmoid()
 
 
 class _BestDetections:

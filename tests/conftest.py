@@ -4,15 +4,21 @@ several rooms. What is made once for a whole session is read, never changed."""
 import gc
 import os
 import re
+from types import SimpleNamespace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Threads that read weights cost tiny models more than they save.
+os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
 if gc.isenabled():  # on again where all is imported: pytest_collection_finish
     gc.disable()
 
 import pytest
+from accelerate.utils import memory
 from helpers import common_suite
 from helpers.tiny_models import tiny_model
 from helpers.tiny_teachers import write_byte_clip
+from PIL import Image
+from transformers import PreTrainedConfig
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool, Vocabulary
 
@@ -24,13 +30,26 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
-    """Two things that cost every test time otherwise. Accelerate collects garbage at each start of a training, and
-    what all tests have imported is never any: a quarter of the time of the imports would be the search for it. A load
-    of weights compiles more patterns than `re` keeps, by default."""
+    """Things that cost every test time, and of which no test is. What all tests have imported is never garbage, and
+    Accelerate need not look for any at each start of a training: a quarter of the time of the imports would be the
+    search for it. A load of weights compiles more patterns than `re` keeps, by default. Configs are written out as
+    JSON for messages that nobody sees. Pictures need not be small on the disk. And no test pulls the plug."""
     gc.collect()
     gc.freeze()
     gc.enable()
+    memory.gc = SimpleNamespace(collect=lambda: 0)
     re._MAXCACHE = 100_000
+    PreTrainedConfig.__repr__ = object.__repr__
+    Image.init()
+    write_png = Image.SAVE["PNG"]
+    Image.register_save("PNG", lambda image, *rest: write_png(_quickly(image), *rest))
+    os.fsync = lambda descriptor: None
+
+
+def _quickly(image):
+    """An image that is about to be written as PNG, compressed little unless it says how much."""
+    image.encoderinfo.setdefault("compress_level", 1)
+    return image
 
 
 @pytest.fixture(scope="session")

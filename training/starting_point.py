@@ -1,6 +1,7 @@
 """Where a training run starts: a saved DeCo-DETR, a saved detector, or a config, with a pretrained backbone or not."""
 
 import contextlib
+import functools
 import inspect
 import json
 from collections.abc import Iterable, Sequence
@@ -288,12 +289,7 @@ def make_config(fields: dict[str, Any], where: str, check: bool = True) -> DeCoD
 
 def _check_keys(fields, config_class, where, usual=None):
     """Configs of transformers take any key. A misspelled one would change nothing without a word."""
-    default = config_class()
-    known = {*inspect.signature(config_class.__init__).parameters, *config_class.attribute_map, *vars(default)}
-    known |= {*default.to_dict(), "auto_map", "use_timm_backbone", "use_pretrained_backbone"}
-    known |= set(usual.to_dict() if usual else ())
-    known |= {name for name in dir(config_class) if isinstance(getattr(config_class, name), property)}
-    known -= {"self", "kwargs"}
+    known = _known_keys(config_class) | set(usual.to_dict() if usual else ())
     for key, value in fields.items():
         if key not in known and not str(key).startswith("_"):
             raise ValueError(f"{where}: {config_class.__name__} has no field {key!r}{closest(str(key), known)}")
@@ -301,7 +297,23 @@ def _check_keys(fields, config_class, where, usual=None):
             kind = value.get("model_type")
             if kind not in CONFIG_MAPPING:
                 raise ValueError(f"{where}: {key}: model_type must be one of transformers' models, got {kind!r}")
-            _check_keys(value, CONFIG_MAPPING[kind], f"{where}: {key}", getattr(default, key, None))
+            inner = getattr(_default_config(config_class), key, None)
+            _check_keys(value, CONFIG_MAPPING[kind], f"{where}: {key}", inner)
+
+
+@functools.cache
+def _default_config(config_class):
+    return config_class()
+
+
+@functools.cache
+def _known_keys(config_class):
+    """All that a config of a class has, in files and as attributes."""
+    default = _default_config(config_class)
+    known = {*inspect.signature(config_class.__init__).parameters, *config_class.attribute_map, *vars(default)}
+    known |= {*default.to_dict(), "auto_map", "use_timm_backbone", "use_pretrained_backbone"}
+    known |= {name for name in dir(config_class) if isinstance(getattr(config_class, name), property)}
+    return frozenset(known - {"self", "kwargs"})
 
 
 def _load_backbone(model, name):

@@ -73,6 +73,7 @@ def test_evaluate_model_with_an_oracle(coco_file):
     assert result["per_name"]["dog"]["support"] == 2
 
 
+@pytest.mark.usefixtures("without_pages")
 def test_the_report_says_where_the_split_is_from(coco_file, tmp_path, tiny_detector_folder):
     def names_split(*words):
         folder = tmp_path / "out"

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from functools import cache
 
 import pytest
 import torch
@@ -27,11 +28,17 @@ def detect(peer, images=IMAGES):
     )
 
 
-def library(family, image, classes=GAPS, **text):
-    """The library's processor, and the outputs of its model for one image."""
+@cache
+def loaded(family, classes):
+    """The library's processor and model."""
     auto = AutoModelForObjectDetection if family in CLOSED else AutoModelForZeroShotObjectDetection
     processor = (AutoImageProcessor if family in CLOSED else AutoProcessor).from_pretrained(folder(family, classes))
-    model = auto.from_pretrained(folder(family, classes)).eval()
+    return processor, auto.from_pretrained(folder(family, classes)).eval()
+
+
+def library(family, image, classes=GAPS, **text):
+    """The library's processor, and the outputs of its model for one image."""
+    processor, model = loaded(family, classes)
     with torch.inference_mode():
         return processor, model(**processor(images=image, **text, return_tensors="pt"))
 

@@ -22,5 +22,6 @@ def two_steps(world, output, *more):
     return main([
         "train", "--data", str(world / "data"), "--model", str(world / "model"), "--output_dir", str(output),
         "--max_steps", "2", "--per_device_train_batch_size", "4", "--report_to", "none", "--save_strategy", "no",
-        "--val-annotations", "none", "--dataloader_pin_memory", "false", "--disable_tqdm", "true", *more,
+        "--val-annotations", "none", "--dataloader_pin_memory", "false", "--disable_tqdm", "true",
+        "--eval_pictures", "1", *more,
     ])  # fmt: skip

@@ -54,6 +54,7 @@ def make_trainer(scenes, output, augment=True, config=None, **args):
         "use_cpu": True,
         "logging_steps": 2,
         "dataloader_pin_memory": False,
+        "eval_pictures": 1,
     }
     return DeCoDetrTrainer(
         model,
@@ -90,5 +91,5 @@ def train_command(scenes, output, *more):
         "--pool", str(standin / "pool"), "--vocabulary", str(standin / "vocabulary-base"),
         "--deploy-vocabulary", str(standin / "vocabulary"), "--regions", str(standin / "regions"),
         "--per_device_train_batch_size", "4", "--report_to", "none",
-        "--use_cpu", "true", "--dataloader_pin_memory", "false", *more,
+        "--use_cpu", "true", "--dataloader_pin_memory", "false", "--eval_pictures", "1", *more,
     ]  # fmt: skip

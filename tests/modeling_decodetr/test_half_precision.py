@@ -5,8 +5,10 @@ import torch
 from helpers.tiny_models import TINY_DETECTORS, tiny_model
 from torch.nn import functional as F
 
+from decodetr import DeCoDetrForObjectDetection
 from decodetr.modeling_decodetr.precision import SamplingInFloat32
 from decodetr.modeling_decodetr.semantic_stream import _sample
+from decodetr.utils.shipped import resolve
 
 HALF = [torch.bfloat16, torch.float16]
 # DAB-DETR of transformers mixes float32 into its decoder, so its weights must be float32; autocast works.
@@ -63,18 +65,23 @@ def test_every_call_is_finite(family, dtype):
     assert set(seen) == {torch.float32}  # never in half precision, where the CPU reads what is not there
 
 
-@pytest.mark.parametrize("dtype", HALF)
-def test_the_shipped_model_finds_the_same_in_half_precision(dtype):
-    from decodetr import DeCoDetrForObjectDetection
-    from decodetr.utils.shipped import resolve
-
+@pytest.fixture(scope="module")
+def exact():
+    """(folder of the shipped model, six pictures, its outputs for each in float32)."""
     folder = resolve("scenes-decodetr")
-    exact = DeCoDetrForObjectDetection.from_pretrained(folder).eval()
+    model = DeCoDetrForObjectDetection.from_pretrained(folder).eval()
+    pictures = [torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(seed)) for seed in range(6)]
+    with torch.inference_mode():
+        return folder, pictures, [model(pixels) for pixels in pictures]
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_the_shipped_model_finds_the_same_in_half_precision(exact, dtype):
+    folder, pictures, outputs = exact
     half = DeCoDetrForObjectDetection.from_pretrained(folder, dtype=dtype).eval()
     with torch.inference_mode():
-        for seed in range(6):
-            pixels = torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(seed))
-            mine, other = half(pixels.to(dtype)), exact(pixels)
+        for pixels, other in zip(pictures, outputs):
+            mine = half(pixels.to(dtype))
             assert mine.logits.isfinite().all() and mine.pred_boxes.isfinite().all()
             # The best box; of which of the weaker proposals are taken, a rounding decides.
             best = other.objectness_logits.argmax()

@@ -57,7 +57,8 @@ def test_threads_get_the_answers_of_a_single_thread(family):
 
     alone = [answer(pixels) for pixels in pictures]
     assert not torch.allclose(alone[0], alone[1], atol=1e-3)
-    assert _wrong_answers(answer, pictures, alone) == 0
+    calls = 60 if family == "detr" else 24  # what a call keeps is kept in the same place for every family
+    assert _wrong_answers(answer, pictures, alone, calls) == 0
 
 
 @pytest.mark.parametrize("warm", [True, pytest.param(False, marks=pytest.mark.slow)])
@@ -223,7 +224,7 @@ def test_names_swapped_during_inference_give_old_or_new_answers():
     sys.setswitchinterval(1e-5)
     try:
         with torch.inference_mode():
-            for _ in range(150):
+            for _ in range(80):
                 logits = model(pixels).logits
                 same = [other for other in expected if other.shape == logits.shape]
                 assert any(torch.allclose(logits, other, atol=1e-5) for other in same)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,7 +112,7 @@ def test_a_run_that_stopped_is_finished_without_making_shards_again(sharded, mod
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no record"])
 def test_a_damaged_shard_is_made_again(sharded, models, tmp_path, caplog, damage):
     command = build_command(sharded / "data", models, tmp_path / "out", *SHARDS)
-    assert main(command) == 0
+    shutil.copytree(sharded / "out", tmp_path / "out")  # what was built says nothing of its place
     shard = tmp_path / "out" / "embeddings" / "embeddings-00001-of-00003.parquet"
     content = shard.read_bytes()
     if damage == "cut":

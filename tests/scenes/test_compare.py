@@ -34,7 +34,26 @@ def built(tmp_path_factory):
     write_tiny_llava(folder / "llava")
     tiny_model(embedding_dim=8).save_pretrained(detector)
     DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(detector)
-    assert main(["scenes", "write", scenes, "--train", "4", "--val", "4", "--test", "4", "--workers", "1"]) == 0
+    assert (
+        main(
+            [
+                "scenes",
+                "write",
+                scenes,
+                "--train",
+                "4",
+                "--val",
+                "4",
+                "--test",
+                "4",
+                "--image-size",
+                "96",
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
+    )
     names = ["--names-split", f"{scenes}/names.json", "--text-model", clip, "--output", str(folder / "names")]
     assert main(["vocabulary", "build", *names]) == 0
     teachers = ["--detector", detector, "--clip", clip, "--captioner", str(folder / "llava")]
@@ -57,13 +76,13 @@ def _comparison(built, output, *more):
 
 
 def test_runs_once_and_keeps_what_it_measured(built, tmp_path, capsys):
-    words = _words(built, tmp_path, "--variants", "captions", "none", "query", "--seeds", "0", "1")
+    words = _words(built, tmp_path, "--variants", "captions", "query", "--seeds", "0", "1")
     assert main(words) == 0
     printed = capsys.readouterr().out
     file, page = tmp_path / "runs.json", tmp_path / "table.md"
     results = json.loads(file.read_text())
     assert {name: list(seeds) for name, seeds in results["runs"].items()} == {
-        name: ["0", "1"] for name in ("captions", "none", "query")
+        name: ["0", "1"] for name in ("captions", "query")
     }
     comparison = _comparison(built, tmp_path / "again")
     one, other = (comparison.train(comparison.pool, {}, seed).semantic_stream for seed in (0, 1))

@@ -25,7 +25,8 @@ CONFIG = {"architecture": "test_resnet", "pretrained_cfg": {"tag": "in9k", "num_
 
 def _fields(family, backbone="test_resnet", **backbone_fields):
     """A tiny DeCoDetrConfig with a timm backbone, as fields."""
-    stages = [2, 3, 4] if len(TINY_DETECTORS[family]["backbone_config"].get("out_features", [1, 2, 3])) == 3 else [4]
+    tiny = TINY_DETECTORS[family]["backbone_config"]
+    stages = [2, 3, 4][-len(tiny.get("out_features") or tiny["out_indices"]) :]
     known = {"model_type": "timm_backbone", "backbone": backbone, "out_indices": stages, **backbone_fields}
     detector = {"model_type": family, **TINY_DETECTORS[family], "backbone_config": known}
     if family in ("rt_detr", "rt_detr_v2", "d_fine"):

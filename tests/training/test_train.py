@@ -23,7 +23,7 @@ from decodetr.training.feature_cache import FeatureCache, feature_collate
 def test_detector_is_bit_equal_whatever_align_weight_is(scenes, tmp_path):
     states = {}
     for weight in (0.0, 1.0):
-        trainer = make_trainer(scenes, tmp_path, max_steps=20, align_weight_start=weight, align_weight_end=weight)
+        trainer = make_trainer(scenes, tmp_path, max_steps=10, align_weight_start=weight, align_weight_end=weight)
         trainer.train()
         states[weight] = state_of(trainer.model.detector), state_of(trainer.model.semantic_stream)
     assert same_state(states[0.0][0], states[1.0][0])

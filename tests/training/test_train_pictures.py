@@ -54,7 +54,7 @@ def test_they_come_from_the_evaluation_loop(scenes, tmp_path, monkeypatch):
 
     monkeypatch.setattr(DeCoDetrForObjectDetection, "forward", count)
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
-    trainer = make_trainer(scenes, tmp_path, report_to="tensorboard", **EVALUATING)
+    trainer = make_trainer(scenes, tmp_path, report_to="tensorboard", eval_pictures=8, **EVALUATING)
     trainer.train()
     assert counted.count(False) == 4  # 6 images in batches of 4, twice
     assert sorted(file.name for file in (tmp_path / "pictures").iterdir()) == ["step-2.jpg", "step-4.jpg"]
