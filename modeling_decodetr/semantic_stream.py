@@ -145,13 +145,12 @@ class SemanticStream(Float32Buffers):
     @property
     def background(self) -> torch.Tensor:
         """(M,) bool: the prototypes that stand for none of the names."""
-        threshold = scales_of(self.config, (self.config.pool_info or {}).get("space")).background_threshold
-        return (self.closest < threshold) & (self.config.pool_use != "none")
+        return self._is_background(self.closest, scales_of(self.config, (self.config.pool_info or {}).get("space")))
 
     def tables(self, pool: PrototypePool, vocabulary: Vocabulary) -> Tables:
         """The tables of a call, with what [`SemanticStream.refresh`] derived from this pool and these names."""
         scales = scales_of(self.config, pool.info.get("space"))
-        background = (self.closest < scales.background_threshold) & (self.config.pool_use != "none")
+        background = self._is_background(self.closest, scales)
         derived = (self.prototypes, self.names, self.lengths, background, self.image_mean)
         return Tables(pool, vocabulary, *derived, scales)
 
@@ -161,8 +160,11 @@ class SemanticStream(Float32Buffers):
         if vocabulary.embeddings.device != device:
             vocabulary = copy.deepcopy(vocabulary).to(device)
         derived = derive(tables.pool, vocabulary, self.config.centred)
-        background = (derived["closest"] < tables.scales.background_threshold) & (self.config.pool_use != "none")
+        background = self._is_background(derived["closest"], tables.scales)
         return tables._replace(vocabulary=vocabulary, names=derived["names"], background=background)
+
+    def _is_background(self, closest, scales):
+        return (closest < scales.background_threshold) & (self.config.pool_use != "none")
 
     def gather(
         self,

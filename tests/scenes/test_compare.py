@@ -34,26 +34,8 @@ def built(tmp_path_factory):
     write_tiny_llava(folder / "llava")
     tiny_model(embedding_dim=8).save_pretrained(detector)
     DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(detector)
-    assert (
-        main(
-            [
-                "scenes",
-                "write",
-                scenes,
-                "--train",
-                "4",
-                "--val",
-                "4",
-                "--test",
-                "4",
-                "--image-size",
-                "96",
-                "--workers",
-                "1",
-            ]
-        )
-        == 0
-    )
+    sizes = "--train 4 --val 4 --test 4 --image-size 96 --workers 1".split()
+    assert main(["scenes", "write", scenes, *sizes]) == 0
     names = ["--names-split", f"{scenes}/names.json", "--text-model", clip, "--output", str(folder / "names")]
     assert main(["vocabulary", "build", *names]) == 0
     teachers = ["--detector", detector, "--clip", clip, "--captioner", str(folder / "llava")]
