@@ -19,6 +19,7 @@ from .file_commit import reading, unfinished
 logger = logging.get_logger(__name__)
 
 DEFAULT_THRESHOLD = 0.3  # of a model whose scores are not calibrated
+LEAST_HIDDEN = 512  # units of the semantic stream's MLPs, also where a small CLIP has short embeddings
 # The fields that calibration sets, as they are without it.
 UNCALIBRATED = {
     "score_scale": 1.0,
@@ -100,12 +101,14 @@ class DeCoDetrConfig(PreTrainedConfig):
         gradient_isolation (`bool`, defaults to `True`): paper 2.1. `False` is for ablations.
         semantic_inputs (`str`, defaults to `"query+region"`): "query" (the paper) or "query+region" (docs/model.md has
             the measurement).
-        region_channels (`int`, defaults to 32): channels to which each feature map is projected before pooling.
+        region_channels (`int`, defaults to 96): channels to which each feature map is projected before pooling
+            (docs/model.md has the measurement).
         region_grid (`int`, defaults to 4): a box is sampled at region_grid x region_grid points of each map.
         region_pixels (`int`, defaults to 0): with P > 0 a P x P thumbnail of the box is sampled from the image too,
             for detectors whose maps leave out what names are about (docs/model.md has the measurement).
-        semantic_hidden_dim (`int`, *optional*): hidden width of the semantic stream's MLPs. Default `embedding_dim`.
-        semantic_dropout (`float`, defaults to 0.0): share of h_theta's inputs and of its hidden units that is left out
+        semantic_hidden_dim (`int`, *optional*): hidden width of the semantic stream's MLPs. Default `embedding_dim`,
+            at least 512.
+        semantic_dropout (`float`, defaults to 0.3): share of h_theta's inputs and of its hidden units that is left out
             in training, so that names are not learned by heart. In [0, 1).
         score_scale (`float`, defaults to 1.0), score_bias (`float`, defaults to 0.0): calibration of the scores: the
             logit z of objectness times name probability becomes score_scale * z + score_bias in `logits`, so that a
@@ -161,11 +164,11 @@ class DeCoDetrConfig(PreTrainedConfig):
     background_margin: float | int | None = None
     gradient_isolation: bool = True
     semantic_inputs: Literal["query", "query+region"] = "query+region"
-    region_channels: int = 32
+    region_channels: int = 96
     region_grid: int = 4
     region_pixels: int = 0
     semantic_hidden_dim: int | None = None
-    semantic_dropout: float | int = 0.0
+    semantic_dropout: float | int = 0.3
     score_scale: float | int = 1.0
     score_bias: float | int = 0.0
     score_threshold: float | int | None = None
@@ -197,7 +200,7 @@ class DeCoDetrConfig(PreTrainedConfig):
             _check_backbone(detector)
             self.detector_config = AutoConfig.for_model(detector.pop("model_type"), **detector)
         if self.semantic_hidden_dim is None:
-            self.semantic_hidden_dim = self.embedding_dim
+            self.semantic_hidden_dim = max(self.embedding_dim, LEAST_HIDDEN)
         super().__post_init__(**kwargs)
         self._check_names()
         self._check_ranges()

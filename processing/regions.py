@@ -289,19 +289,29 @@ def _read_shard(file, unkept):
     columns["kept"] = np.ones(len(columns["box"]), dtype=bool)
     if not unkept:
         return columns
-    parts = [columns, _unkept(file, table, kept)]
+    parts = [columns, _unkept(file, table, kept, columns["image_embed"].shape[1])]
     parts = [part for part in parts if len(part["box"])] or parts[:1]  # an empty list has no width
     return {name: np.concatenate([part[name] for part in parts]) for name in columns}
 
 
-def _unkept(file, table, kept):
-    """Columns of the rows that are not kept and have an image embedding, which may be null or not finite there."""
-    there = pc.and_(pc.invert(kept), pc.is_valid(table["image_embed"]).combine_chunks())
-    rows, table = np.flatnonzero(np.asarray(there)), table.filter(there)
-    embeds = _to_numpy(file, "image_embed", table["image_embed"], rows)
-    usable = np.abs(np.linalg.norm(embeds.astype(np.float32), axis=1) - 1) < _UNIT_TOLERANCE
+def _unkept(file, table, kept, width):
+    """Columns of the rows that are not kept and can be used all the same: with a box, a score and an image embedding
+    of `width` numbers (0: as many as the first has). The others are left out, as those who marked them wanted."""
     names = ("image_id", "box", "proposal_score", "image_embed")
-    columns = _columns_of_shard(file, table.filter(usable), rows[usable], names)
+    there = pc.invert(kept)
+    for name in names:
+        there = pc.and_(there, pc.is_valid(table[name]).combine_chunks())
+    for name, length in (("box", 4), ("image_embed", width)):
+        lengths = pc.fill_null(pc.list_value_length(table[name]).combine_chunks(), 0)
+        length = length or next(iter(pc.filter(lengths, there).to_pylist()), 0)
+        there = pc.and_(there, pc.equal(lengths, length))
+    rows, table = np.flatnonzero(np.asarray(there)), table.filter(there)
+    columns = {name: _to_numpy(file, name, table[name], rows) for name in names}
+    box, norm = columns["box"], np.linalg.norm(columns["image_embed"].astype(np.float32), axis=1)
+    usable = np.isfinite(box).all(axis=1) & (box[:, :2] < box[:, 2:]).all(axis=1)
+    usable &= np.isfinite(columns["proposal_score"]) & (np.abs(norm - 1) < _UNIT_TOLERANCE)
+    columns = {name: values[usable] for name, values in columns.items()}
+    columns["image_id"] = columns["image_id"].astype(np.int64)
     return columns | {
         "text_embed": np.zeros_like(columns["image_embed"]),
         "clip_score": np.zeros(len(columns["box"]), dtype=np.float32),

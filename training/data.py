@@ -164,7 +164,7 @@ def _load_validation(options, form):
 
 
 def _load_regions(folder, options):
-    return RegionTable.load(folder, unkept=options.unkept_regions == "teach") if folder else None
+    return RegionTable.load(folder, unkept=options.unkept_regions != "ignore") if folder else None
 
 
 def _split_off(coco, whole, share):

@@ -66,6 +66,8 @@ def _metrics(metrics, situation, cure):
         if situation.streams == "semantic":
             cure = "train the localization stream first (--streams localization), or start from a detector that does"
         yield f"class-agnostic AP50 is {boxes:.1f} %: next to no object is found; {cure}"
+    elif situation.streams == "localization":
+        return  # names are those of the stream that it started with
     elif names < _NAMED * boxes:
         yield (
             f"boxes are found (class-agnostic AP50 {boxes:.1f} %), their names are not (AP50 {names:.1f} %); "

@@ -169,9 +169,9 @@ class TrainOptions:
     )
     unkept_regions: str | None = _option(
         None,
-        "regions whose caption failed the filter of the pool. ignore: leave them out. teach: learn CLIP's scores of "
-        "them (default: ignore)",
-        choices=("ignore", "teach"),
+        "regions whose caption failed the filter of the pool. teach: learn CLIP's scores of them, which do not depend "
+        "on the caption. ignore: leave them out (default: teach)",
+        choices=("teach", "ignore"),
     )
     exhaustive: bool | None = _option(
         None,

@@ -220,7 +220,7 @@ def notes(facts: "Facts", training: "DeCoDetrTrainingArguments") -> list[str]:
     if training.freeze_backbone and "backbone_learning_rate" in facts.given:
         idle(["backbone_learning_rate"], "--freeze-backbone true")
     has_table = options.regions_folder or options.replay_regions
-    if options.unkept_regions == "teach" and training.streams != "localization" and not has_table:
+    if options.unkept_regions and training.streams != "localization" and not has_table:
         idle(["unkept-regions"], "without --regions there is none")
     if options.image_labels and training.streams != "localization" and not facts.has_regions:
         idle(["image-labels"], "without regions there is nothing that they narrow")

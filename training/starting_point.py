@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
-from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
+from decodetr.modeling_decodetr.configuration_decodetr import LEAST_HIDDEN, UNCALIBRATED
 from decodetr.modeling_decodetr.detectors import detector_family
 from decodetr.training.space import asked_space, is_foreign
 from decodetr.training.timm_backbone import check_timm_backbone, load_timm_weights
@@ -179,7 +179,7 @@ def starting_config(options: "TrainOptions", names: Sequence[str] | None = ()) -
     if space is not None and is_foreign(space, config):
         stored |= dict.fromkeys(("pool_info", "vocabulary_info", "prototype_captions"))
         stored["embedding_dim"] = space[0]
-        if config.semantic_hidden_dim == config.embedding_dim:  # its default
+        if config.semantic_hidden_dim == max(config.embedding_dim, LEAST_HIDDEN):  # its default
             stored["semantic_hidden_dim"] = None
     _check_fields(fields, config)
     return make_config(_merged(stored, fields, config), "--set", check=False)

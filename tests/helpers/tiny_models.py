@@ -112,7 +112,8 @@ NAMES = ["cat", "salt, pepper", "crème brûlée"]
 
 def tiny_config(family="rt_detr_v2", names=NAMES, detector=None, **fields):
     """A DeCoDetrConfig with d = 16, M = 5 + 7 and 12 queries; images are 64 x 64."""
-    fields = {"embedding_dim": 16, "num_coarse_prototypes": 5, "num_fine_prototypes": 7, **fields}
+    small = {"embedding_dim": 16, "semantic_hidden_dim": 16, "region_channels": 16, "semantic_dropout": 0}
+    fields = {**small, "num_coarse_prototypes": 5, "num_fine_prototypes": 7, **fields}
     return DeCoDetrConfig(
         detector_config={"model_type": family, **TINY_DETECTORS[family], **(detector or {})},
         id2label=dict(enumerate(names)),

@@ -105,6 +105,28 @@ def test_regions_whose_caption_failed_teach_if_they_are_asked_for(tmp_path, shar
     assert RegionTable.load(tmp_path).kept(20).tolist() == [True, True] and table.kept(99).shape == (0,)
 
 
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("box", [5.0, 5.0, 1.0, 9.0]),
+        ("box", [0.0, 0.0, float("nan"), 9.0]),
+        ("box", None),
+        ("box", [1.0, 2.0]),
+        ("proposal_score", None),
+        ("image_embed", [1.0, 0.0]),
+        ("image_embed", [3.0, 0.0, 0.0]),
+    ],
+)
+def test_rows_that_somebody_marked_because_they_are_wrong_are_left_out(tmp_path, field, value):
+    (file,) = write_regions(tmp_path, [*ROWS, _row(40, [0, 0, 1, 1], kept=False)], 100, "float32")
+    rows = pq.read_table(file).to_pylist()
+    (wrong,) = (row for row in rows if row["image_id"] == 40)
+    wrong[field] = value
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    table = RegionTable.load(tmp_path, unkept=True)
+    assert len(table) == 5 and table.image_ids == [10, 20, 30]
+
+
 def test_existing_shards_are_kept_unless_told(tmp_path):
     write_regions(tmp_path, ROWS, 1)
     with pytest.raises(FileExistsError, match="expected no regions, got 5 shards"):

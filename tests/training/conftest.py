@@ -36,7 +36,7 @@ def one_step(tmp_path_factory):
     write_scenes(data, SceneSettings(train=8, val=1, test=1, image_size=64, seed=1))
     write_standin(data, data / "standin", dim=16)
     fields = tiny_config().to_dict()
-    kept = ("detector_config", "embedding_dim", "region_channels", "region_grid")
+    kept = ("detector_config", "embedding_dim", "semantic_hidden_dim", "region_channels", "region_grid")
     config = {**{name: fields[name] for name in kept}, "preprocessing": {"size": {"height": 64, "width": 64}}}
     (data / "config.yaml").write_text(yaml.safe_dump(config))
     options = {

@@ -43,6 +43,7 @@ def test_boxes_or_names_that_are_not_found_are_said():
     metrics = {"eval_class_agnostic_AP50": 84.0, "eval_AP50_base": 18.4, "eval_AP50": 16.1}
     (text,) = doubts([], metrics, SEMANTIC)
     assert "boxes are found (class-agnostic AP50 84.0 %), their names are not (AP50 18.4 %)" in text
+    assert doubts([], metrics, LOCALIZATION) == []  # names were not its task
     assert doubts([], {**metrics, "eval_AP50_base": 69.0, "eval_AP50_novel": 58.0}, SEMANTIC) == []
     (text,) = doubts([], {**metrics, "eval_AP50_base": 76.9, "eval_AP50_novel": 7.9}, SEMANTIC)
     assert "names without a box are hardly found (AP50 7.9 %, of base names 76.9 %)" in text and "--regions" in text
