@@ -7,6 +7,7 @@ background. Everything that decides a score is computed in float32.
 """
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -126,6 +127,7 @@ class SemanticStream(Float32Buffers):
     def __init__(self, config: DeCoDetrConfig, query_dim: int, map_channels: list[int]) -> None:
         super().__init__()
         self.config = config
+        self.dropout_seed = 0
         d, hidden = config.embedding_dim, config.semantic_hidden_dim
         self.region_pooling = None
         if config.semantic_inputs == "query+region":
@@ -207,7 +209,8 @@ class SemanticStream(Float32Buffers):
             log_weights (..., M) float32: log w of paper 2.3.
             semantic_embeds (..., d): r_n. The residual alone where the pool is not for lookup.
         """
-        projected = self.input_projection(inputs, self.config.semantic_dropout)
+        drop = self._drop if self.training and self.config.semantic_dropout else None
+        projected = self.input_projection(inputs, drop)
         log_weights, looked_up = look_up(projected, tables)
         residual = self.residual(projected)
         if self.config.pool_use != "lookup+background":
@@ -255,6 +258,16 @@ class SemanticStream(Float32Buffers):
             mass = background_mass(similarity, tables.background, scales.name_temperature, *scales.of_texts())
             total = torch.logaddexp(tables.vocabulary.log_normaliser(names), mass)
         return names - total[..., None], mass - total
+
+    @torch.compiler.disable
+    def _drop(self, values):
+        """Dropout whose random numbers are the stream's own: those of the detector stay what they are without it, and
+        so do its boxes. `dropout_seed` may be set before a step."""
+        share = self.config.semantic_dropout
+        generator = torch.Generator(values.device).manual_seed(self.dropout_seed)
+        self.dropout_seed += 1
+        kept = torch.rand(values.shape, generator=generator, device=values.device) >= share
+        return values * kept / (1 - share)
 
     @torch.no_grad()
     def refresh(self, pool: PrototypePool, vocabulary: Vocabulary) -> None:
@@ -309,8 +322,10 @@ class _MLP(nn.Sequential):
             nn.LayerNorm(in_features), nn.Linear(in_features, hidden), nn.GELU(), nn.Linear(hidden, out_features)
         )
 
-    def forward(self, inputs: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
-        """`dropout`: of what both linear layers read, in training."""
+    def forward(
+        self, inputs: torch.Tensor, drop: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """`drop`: dropout of what both linear layers read."""
         norm, first, activation, last = self
-        inside = activation(first(F.dropout(norm(inputs), dropout, self.training)))
-        return last(F.dropout(inside, dropout, self.training))
+        drop = drop or nn.Identity()
+        return last(drop(activation(first(drop(norm(inputs))))))

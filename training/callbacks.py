@@ -1,10 +1,12 @@
-"""Callbacks of a training run: the momentum step of the pool, and its drift."""
+"""Callbacks of a training run: dropout of the semantic stream, the momentum step of the pool and its drift, averaged
+weights."""
 
 import copy
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from transformers import TrainerCallback
 
 from decodetr.pool_builder.drift import pool_drift
@@ -19,6 +21,20 @@ if TYPE_CHECKING:
     from decodetr.training.trainer import DeCoDetrTrainer
 
 logger = logging.getLogger(__name__)
+
+
+class DropoutSeeds(TrainerCallback):
+    """What the semantic stream drops in a step depends on seed, step and process alone, so that a run that goes on
+    from a checkpoint drops what it would have dropped."""
+
+    def __init__(self, trainer: "DeCoDetrTrainer") -> None:
+        self.trainer = trainer
+
+    def on_step_begin(
+        self, args: "DeCoDetrTrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
+        place = np.random.SeedSequence([args.seed, state.global_step, args.process_index])
+        self.trainer.model.semantic_stream.dropout_seed = int(place.generate_state(1)[0])
 
 
 class PoolMomentum(TrainerCallback):

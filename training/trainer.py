@@ -25,7 +25,7 @@ from decodetr.processing import detection_collate
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.training import checkpoints, fields, memory
 from decodetr.training.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
-from decodetr.training.callbacks import PoolMomentum, WeightAveraging
+from decodetr.training.callbacks import DropoutSeeds, PoolMomentum, WeightAveraging
 from decodetr.training.dataloading import StreamedTraining, check_streamed, collate_or_skip, set_epoch
 from decodetr.training.feature_cache import FeatureCache, feature_collate
 from decodetr.training.fsdp import check_sharded, keep_class_name, load_weights, total_norm
@@ -136,6 +136,7 @@ class DeCoDetrTrainer(Trainer):
         self._pool_sums = self._parameters = None
         self._pool_momentum = PoolMomentum(self)
         self.add_callback(self._pool_momentum)
+        self.add_callback(DropoutSeeds(self))
         if args.ema_decay is not None:
             self.add_callback(WeightAveraging(self))
         if isinstance(train_dataset, StreamedDetectionDataset):

@@ -332,3 +332,27 @@ def test_probabilities_are_float32_inside_autocast():
     # The predictor may round r_n to bfloat16, the cosines may not be rounded after that.
     rounded = _probabilities(stream, embeds.bfloat16().float(), pool, vocabulary)[0]
     assert torch.allclose(names.exp(), rounded, atol=1e-4) and torch.allclose(names.exp(), expected, atol=0.05)
+
+
+def test_dropout_is_of_training_alone_and_leaves_the_global_random_numbers_alone():
+    stream = tiny_model(semantic_dropout=0.25).semantic_stream.train()
+    values = torch.ones(200, 50)
+    state = torch.get_rng_state()
+    first, second = stream._drop(values), stream._drop(values)
+    stream.dropout_seed = 0
+    assert torch.equal(stream._drop(values), first) and not torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert (first == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+
+
+def test_dropout_is_in_front_of_both_layers_of_h_theta():
+    model = tiny_model(semantic_dropout=0.5)
+    stream, seen = model.semantic_stream, []
+    inputs = _randn(4, stream.input_projection[1].in_features)
+    stream._drop = lambda values: seen.append(values.shape[-1]) or torch.zeros_like(values)
+    found = {mode: stream.train(mode)(inputs, model.tables()) for mode in (True, False)}
+    assert seen == [inputs.shape[-1], stream.input_projection[3].in_features]
+    # Everything is dropped: every row is the bias of the last layer.
+    assert torch.equal(found[True][1], found[True][1][:1].expand(4, -1))
+    assert not torch.equal(found[False][1], found[False][1][:1].expand(4, -1))

@@ -20,10 +20,12 @@ from decodetr.cli import main
 from decodetr.training.feature_cache import FeatureCache, feature_collate
 
 
-def test_detector_is_bit_equal_whatever_align_weight_is(scenes, tmp_path):
+def test_detector_is_bit_equal_whatever_the_semantic_stream_does(scenes, tmp_path):
     states = {}
     for weight in (0.0, 1.0):
-        trainer = make_trainer(scenes, tmp_path, max_steps=10, align_weight_start=weight, align_weight_end=weight)
+        weights = {"align_weight_start": weight, "align_weight_end": weight}
+        dropout = {"semantic_dropout": weight / 2}
+        trainer = make_trainer(scenes, tmp_path, config=dropout, max_steps=10, **weights)
         trainer.train()
         states[weight] = state_of(trainer.model.detector), state_of(trainer.model.semantic_stream)
     assert same_state(states[0.0][0], states[1.0][0])
@@ -197,7 +199,7 @@ def test_logs_every_term_averaged(scenes, tmp_path):
 
 
 def test_resume_ends_where_the_uninterrupted_run_ends(scenes, tmp_path):
-    args = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+    args = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "config": {"semantic_dropout": 0.5}}
     whole = make_trainer(scenes, tmp_path / "whole", **args)
     whole.train()
     resumed = make_trainer(scenes, tmp_path / "other", **args)
