@@ -32,10 +32,10 @@ RECIPES = sorted(file.parent.name for file in HUB_CARDS.glob("*/recipe.yaml"))
 # Millions of parameters: detector from, to; and all up to. Their papers give DETR-R50 41, Deformable DETR-R50 40 and
 # RT-DETRv2-R50 42; the semantic stream adds 1 to 2.
 SIZES = {
-    "decodetr-r50": (41, 42, 44),
+    "decodetr-r50": (41, 42, 47),
     "decodetr-r50-paper": (41, 42, 43),
-    "decodetr-fast": (42, 43, 46),
-    "decodetr-clip-r50": (40, 41, 44),
+    "decodetr-fast": (42, 43, 47),
+    "decodetr-clip-r50": (40, 41, 45),
 }
 
 
