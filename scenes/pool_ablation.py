@@ -24,7 +24,6 @@ from transformers import HfArgumentParser, set_seed
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool
 from decodetr.annotations.names_split import read_split
 from decodetr.inference.loading import load_model
-from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
 from decodetr.modeling_decodetr.vocabulary import same_encoder
 from decodetr.pool_builder.embedder import ClipEmbedder
 from decodetr.pool_builder.selection import cluster, measure_space, pool_of_clusters
@@ -46,7 +45,7 @@ from decodetr.scenes.recipes import CACHE_VIEWS, SEMANTIC_TRAINING
 from decodetr.scenes.world import few_names
 from decodetr.training.arguments import DeCoDetrTrainingArguments
 from decodetr.training.feature_cache import FeatureCache
-from decodetr.training.starting_point import fields_of_space
+from decodetr.training.starting_point import fields_of_new_stream
 from decodetr.training.trainer import DeCoDetrTrainer
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import LOCK, claim, write_json, write_text
@@ -166,7 +165,7 @@ class Comparison:
             self.train_annotations,
             self.processor,
             self.train_annotations.names,
-            regions=RegionTable.load(self.built / "regions"),
+            regions=RegionTable.load(self.built / "regions", unkept=True),
             augmentation=DetectionAugmentation(
                 0, blur=SEMANTIC_TRAINING["--blur"], noise=SEMANTIC_TRAINING["--noise"]
             ),
@@ -183,7 +182,7 @@ class Comparison:
     def model(self, pool: PrototypePool, fields: dict) -> DeCoDetrForObjectDetection:
         """The localization stream with a fresh semantic stream and the training names."""
         localized = self.localized.config
-        config = localized.to_dict() | fields_of_space(localized) | UNCALIBRATED | fields
+        config = localized.to_dict() | fields_of_new_stream(localized) | fields
         for key in ("prototype_captions", "pool_info", "vocabulary_info", "id2label", "label2id", "architectures"):
             config.pop(key, None)
         fine = pool.num_fine

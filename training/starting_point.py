@@ -111,6 +111,7 @@ _OF_SPACE = (
     "centred assignment_temperature teacher_temperature teacher_name_temperature name_temperature pool_temperature "
     "background_threshold background_level background_margin distill_weight distill_at residual_weight pool_update"
 ).split()
+_WIDTHS = ("region_channels", "semantic_hidden_dim", "semantic_dropout")
 
 
 def fields_of_space(config: DeCoDetrConfig) -> dict[str, Any]:
@@ -120,6 +121,13 @@ def fields_of_space(config: DeCoDetrConfig) -> dict[str, Any]:
     if config.pool_use != "lookup+background":  # nothing is distilled, whatever the CLIP
         del defaults["distill_weight"]
     return {name: value for name, value in defaults.items() if getattr(config, name) != value}
+
+
+def fields_of_new_stream(config: DeCoDetrConfig) -> dict[str, Any]:
+    """{field: value} of a DeCoDetrConfig with which its semantic stream begins again: not calibrated, of the default
+    widths, and without what was chosen for another pool."""
+    widths = {name: type(config).__dataclass_fields__[name].default for name in _WIDTHS}
+    return UNCALIBRATED | fields_of_space(config) | widths
 
 
 def said_fields(options: "TrainOptions") -> frozenset[str]:
@@ -174,7 +182,7 @@ def starting_config(options: "TrainOptions", names: Sequence[str] | None = ()) -
         config = DeCoDetrConfig(detector_config=config)
     stored = config.to_dict()
     if options.reset_semantics:  # its scores were those of another stream, its temperatures of another pool
-        stored |= UNCALIBRATED | fields_of_space(config)
+        stored |= fields_of_new_stream(config)
     space = asked_space(options) if options.detector or options.reset_semantics else None
     if space is not None and is_foreign(space, config):
         stored |= dict.fromkeys(("pool_info", "vocabulary_info", "prototype_captions"))
