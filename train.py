@@ -85,7 +85,7 @@ class TrainingRun:
         start = start_identity(options)
 
         # Data
-        data = TrainingData.read(options)
+        data = TrainingData.read(options, self.training.streams)
         kept, coco = KeptImages.divide(options, training.streams, data.coco)
         data = replace(data, coco=coco)
 

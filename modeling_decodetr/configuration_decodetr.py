@@ -315,6 +315,8 @@ class DeCoDetrConfig(PreTrainedConfig):
             kwargs[key] = given.pop(key)  # the library changes the stored sub-config by it
         if "transformers_version" in config_dict and "residual_weight" not in config_dict:
             config_dict = _of_version_0_2(config_dict)
+        if "transformers_version" in config_dict:  # a model that was saved before there was dropout
+            config_dict = {"semantic_dropout": 0.0, **config_dict}
         fields = {**config_dict, **given}
         if unknown := _unknown({key: value for key, value in fields.items() if key not in known}):
             logger.warning(

@@ -327,5 +327,6 @@ class _MLP(nn.Sequential):
     ) -> torch.Tensor:
         """`drop`: dropout of what both linear layers read."""
         norm, first, activation, last = self
-        drop = drop or nn.Identity()
+        if drop is None:
+            return last(activation(first(norm(inputs))))
         return last(drop(activation(first(drop(norm(inputs))))))

@@ -5,9 +5,10 @@ Numbered Parquet shards, `regions-00000-of-00003.parquet`, one row a region (doc
     image_id int64, file_name string, box [x0, y0, x1, y1] pixels, proposal_score float, caption string,
     image_embed (d) and text_embed (d), unit length, float16 or float32, clip_score float, kept bool
 
-Only kept rows are used, unless the others are asked for: a caption that failed the filter says nothing against CLIP's
-view of the region itself (paper 1.4 filters what is clustered alone). Columns stay flat, and embeddings in the
-precision of the file until an image is asked for. Embeddings describe the region of the un-augmented image.
+Kept rows are used, and of the others, where they are asked for, box and image embedding: a caption that failed the
+filter says nothing against CLIP's view of the region itself (paper 1.4 filters what is clustered alone). Columns stay
+flat, and embeddings in the precision of the file until an image is asked for. Embeddings describe the region of the
+un-augmented image.
 """
 
 import hashlib
@@ -105,8 +106,8 @@ class RegionTable:
         Read all shards of a folder, or one file.
 
         Args:
-            unkept (bool): with the regions whose caption failed the filter, if they have an image embedding. Their
-                text embeddings are zeros.
+            unkept (bool): with the regions whose caption failed the filter, if they have a box, a score and an image
+                embedding. Their text embeddings are zeros.
 
         Raises:
             FileNotFoundError: nothing there, or a shard of the `-of-` number is missing.
@@ -289,16 +290,16 @@ def _read_shard(file, unkept):
     columns["kept"] = np.ones(len(columns["box"]), dtype=bool)
     if not unkept:
         return columns
-    parts = [columns, _unkept(file, table, kept, columns["image_embed"].shape[1])]
+    parts = [columns, _unkept(file, table, columns["image_embed"].shape[1])]
     parts = [part for part in parts if len(part["box"])] or parts[:1]  # an empty list has no width
     return {name: np.concatenate([part[name] for part in parts]) for name in columns}
 
 
-def _unkept(file, table, kept, width):
+def _unkept(file, table, width):
     """Columns of the rows that are not kept and can be used all the same: with a box, a score and an image embedding
     of `width` numbers (0: as many as the first has). The others are left out, as those who marked them wanted."""
     names = ("image_id", "box", "proposal_score", "image_embed")
-    there = pc.invert(kept)
+    there = pc.fill_null(pc.invert(table["kept"].combine_chunks()), False)
     for name in names:
         there = pc.and_(there, pc.is_valid(table[name]).combine_chunks())
     for name, length in (("box", 4), ("image_embed", width)):
@@ -307,7 +308,7 @@ def _unkept(file, table, kept, width):
         there = pc.and_(there, pc.equal(lengths, length))
     rows, table = np.flatnonzero(np.asarray(there)), table.filter(there)
     columns = {name: _to_numpy(file, name, table[name], rows) for name in names}
-    box, norm = columns["box"], np.linalg.norm(columns["image_embed"].astype(np.float32), axis=1)
+    box, norm = columns["box"], _norms(columns["image_embed"])
     usable = np.isfinite(box).all(axis=1) & (box[:, :2] < box[:, 2:]).all(axis=1)
     usable &= np.isfinite(columns["proposal_score"]) & (np.abs(norm - 1) < _UNIT_TOLERANCE)
     columns = {name: values[usable] for name, values in columns.items()}
@@ -346,7 +347,7 @@ def _to_numpy(file, name, column, rows):
     if (lengths != length).any():
         i = int((lengths != length).argmax())
         raise ValueError(f"{file}: row {rows[i]}: expected a {name} of {length} numbers, got {lengths[i]}")
-    return pc.list_flatten(column).to_numpy().reshape(-1, length)
+    return pc.list_flatten(column).to_numpy().reshape(len(lengths), length)
 
 
 def _check_rows(where, columns, rows):
@@ -360,11 +361,15 @@ def _check_rows(where, columns, rows):
     swapped = (box[:, 0] >= box[:, 2]) | (box[:, 1] >= box[:, 3])
     _raise_first(where, swapped, columns, rows, "box", "x0 < x1 and y0 < y1 (corners in pixels, not x, y, w, h)")
     for name in (name for name in ("image_embed", "text_embed") if name in columns):
-        for start in range(0, len(rows), _CHECKED_ROWS):
-            chunk = columns[name][start : start + _CHECKED_ROWS].astype(np.float32)
-            bad = np.zeros(len(rows), dtype=bool)
-            bad[start : start + len(chunk)] = ~(np.abs(np.linalg.norm(chunk, axis=1) - 1) < _UNIT_TOLERANCE)
-            _raise_first(where, bad, columns, rows, name, "finite numbers of unit length")
+        bad = ~(np.abs(_norms(columns[name]) - 1) < _UNIT_TOLERANCE)
+        _raise_first(where, bad, columns, rows, name, "finite numbers of unit length")
+
+
+def _norms(embeds):
+    """(n,) lengths of rows (n, d), of a part of them at a time: as float32 they take twice the memory."""
+    parts = (embeds[start : start + _CHECKED_ROWS] for start in range(0, len(embeds), _CHECKED_ROWS))
+    norms = [np.linalg.norm(part.astype(np.float32), axis=1) for part in parts]
+    return np.concatenate([np.zeros(0, dtype=np.float32), *norms])
 
 
 def _raise_first(where, bad, columns, rows, name, expected):

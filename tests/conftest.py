@@ -9,7 +9,7 @@ from types import SimpleNamespace
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Threads that read weights cost tiny models more than they save.
 os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
-if gc.isenabled():  # on again where all is imported: pytest_collection_finish
+if gc.isenabled():  # on again where all is imported: pytest_collection_finish. (A bare call may not be among imports.)
     gc.disable()
 
 import pytest

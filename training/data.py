@@ -56,8 +56,8 @@ class TrainingData:
     held_out: CocoAnnotations | None = None
 
     @classmethod
-    def read(cls, options: TrainOptions) -> "TrainingData":
-        """Read what the options name.
+    def read(cls, options: TrainOptions, streams: str) -> "TrainingData":
+        """Read what the options name, for a run of these streams.
 
         Raises:
             FileNotFoundError, ValueError: what the readers refuse, and what the setting forbids.
@@ -69,7 +69,7 @@ class TrainingData:
         whole = _load_training(options, form)
         coco = whole if base is None else whole.select(base)
         annotated_names = _annotated_names(coco)
-        regions = _load_regions(options.regions_folder, options)
+        regions = _load_regions(options.regions_folder, options, streams)
         if base is not None and regions is not None and not options.streaming:
             check_regions(regions, whole, base)
         val = _load_validation(options, form)
@@ -80,7 +80,7 @@ class TrainingData:
             why = "--val-annotations none" if none else f"{options.data} has no validation images"
             logger.warning("%s, so nothing is evaluated; --val-share 0.1 holds some training images back", why)
         replay = load_annotations(options.replay_data, "train") if options.replay_data else None
-        replay_regions = _load_regions(options.replay_regions, options)
+        replay_regions = _load_regions(options.replay_regions, options, streams)
         if replay is not None and base is not None:
             check_regions(replay_regions, replay, base)
             replay = replay.select(base)
@@ -163,8 +163,10 @@ def _load_validation(options, form):
     return None
 
 
-def _load_regions(folder, options):
-    return RegionTable.load(folder, unkept=options.unkept_regions != "ignore") if folder else None
+def _load_regions(folder, options, streams):
+    """Regions whose caption failed teach the semantic stream alone."""
+    unkept = streams != "localization" and options.unkept_regions != "ignore"
+    return RegionTable.load(folder, unkept=unkept) if folder else None
 
 
 def _split_off(coco, whole, share):

@@ -196,7 +196,7 @@ def describe_space(
 
 @torch.no_grad()
 def _describe_teacher(report, model, tables, embeds, names):
-    unknown = torch.full_like(names[: len(embeds)], -1)
+    unknown = torch.full_like(names, -1)
     lookups, targets = teacher_targets(unknown, embeds, tables, annotation_weight=0.0)
     scale = (tables.pool.info.get("space") or {}).get("logit_scale") or 1 / CLIP_TEMPERATURE
     own = own_shares(embeds, tables.vocabulary.embeddings, 1 / scale)

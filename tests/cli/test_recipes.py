@@ -30,7 +30,7 @@ from decodetr.utils.shipped import HUB_CARDS
 
 RECIPES = sorted(file.parent.name for file in HUB_CARDS.glob("*/recipe.yaml"))
 # Millions of parameters: detector from, to; and all up to. Their papers give DETR-R50 41, Deformable DETR-R50 40 and
-# RT-DETRv2-R50 42; the semantic stream adds 1 to 2.
+# RT-DETRv2-R50 42; the semantic stream adds 1 (which reads the query alone) to 5.
 SIZES = {
     "decodetr-r50": (41, 42, 47),
     "decodetr-r50-paper": (41, 42, 43),

@@ -371,3 +371,14 @@ def test_a_swap_that_is_refused_changes_nothing():
     with pytest.raises(ValueError, match="width 8"):
         model.set_pool(PrototypePool(torch.eye(16)[:4]), Vocabulary(["a"], torch.ones(1, 8)))
     assert model.prototype_pool is before and model.vocabulary.names == NAMES
+
+
+def test_a_model_that_was_saved_before_there_was_dropout_has_none(tmp_path):
+    tiny_model(semantic_dropout=0.3).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    stored = json.loads(file.read_text())
+    assert stored.pop("semantic_dropout") == 0.3
+    assert DeCoDetrConfig.from_pretrained(tmp_path).semantic_dropout == 0.3
+    file.write_text(json.dumps(stored))
+    assert DeCoDetrConfig.from_pretrained(tmp_path).semantic_dropout == 0
+    assert DeCoDetrConfig().semantic_dropout == 0.3

@@ -127,6 +127,19 @@ def test_rows_that_somebody_marked_because_they_are_wrong_are_left_out(tmp_path,
     assert len(table) == 5 and table.image_ids == [10, 20, 30]
 
 
+@pytest.mark.parametrize("unkept", [False, True])
+def test_lists_of_any_length_may_have_no_row_that_is_used(tmp_path, unkept):
+    """As other writers have them: all rows are kept, or those that are not have no embedding, or nobody says."""
+    (file,) = write_regions(tmp_path, ROWS, 100, "float32")
+    rows = pq.read_table(file).to_pylist()
+    kept = [row for row in rows if row["kept"]]
+    for kind in (kept, [*kept, {**kept[0], "kept": False, "image_embed": None}], [*kept, {**kept[0], "kept": None}]):
+        pq.write_table(pa.Table.from_pylist(kind), file)
+        assert len(RegionTable.load(tmp_path, unkept=unkept)) == len(kept)
+    pq.write_table(pa.Table.from_pylist([{**row, "kept": False} for row in kept]), file)
+    assert len(RegionTable.load(tmp_path, unkept=unkept)) == (len(kept) if unkept else 0)
+
+
 def test_existing_shards_are_kept_unless_told(tmp_path):
     write_regions(tmp_path, ROWS, 1)
     with pytest.raises(FileExistsError, match="expected no regions, got 5 shards"):

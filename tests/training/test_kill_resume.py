@@ -29,13 +29,16 @@ def _options(scenes, output, steps, *more):
     # The last of two equal words counts for argparse, so the batch size above is that of OPTIONS.
     file = command[command.index("--config") + 1]
     text = Path(file).read_text(encoding="utf-8")
-    assert "num_denoising: 4" in text and "dropout: 0.0" in text
-    Path(file).write_text(text.replace("dropout: 0.0", "dropout: 0.1"), encoding="utf-8")
+    assert "num_denoising: 4" in text
+    for none, some in (("dropout: 0.0", "dropout: 0.1"), ("semantic_dropout: 0\n", "semantic_dropout: 0.3\n")):
+        assert none in text
+        text = text.replace(none, some)
+    Path(file).write_text(text, encoding="utf-8")
     return command
 
 
 def _wait_for(path, process, seconds=60):
-    """Until there is `path`, looking often, or until the process has ended."""
+    """Wait for `path`, or for the end of the process. Says whether the process goes on."""
     end = time.time() + seconds
     while not path.exists() and process.is_alive():
         assert time.time() < end, f"{path} was not written"

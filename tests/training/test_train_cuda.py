@@ -18,9 +18,8 @@ pytestmark = [
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("streams", ["joint", "localization", "semantic"])
 def test_a_run_learns_evaluates_and_is_saved(scenes, tmp_path, streams, bf16):
-    trainer = make_trainer(
-        scenes, tmp_path / "run", streams=streams, bf16=bf16, use_cpu=False, cache_features=streams == "semantic"
-    )
+    settings = {"streams": streams, "bf16": bf16, "use_cpu": False, "cache_features": streams == "semantic"}
+    trainer = make_trainer(scenes, tmp_path / "run", config={"semantic_dropout": 0.3}, **settings)
     before = state_of(trainer.model)
     trainer.train()
     assert trainer.model.device.type == "cuda"

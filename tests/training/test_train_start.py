@@ -5,6 +5,7 @@ import torch
 
 from decodetr import DeCoDetrForObjectDetection
 from decodetr.cli import main
+from decodetr.training.starting_point import fields_of_new_stream
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +38,17 @@ def test_a_saved_model_goes_on_with_changed_fields(one_step, first, tmp_path):
 
 
 def test_reset_semantics_keeps_the_detector_alone(one_step, first, tmp_path):
-    """Also where the new semantic stream has other shapes."""
-    start = ["--model", str(first), "--reset-semantics", "--set", "semantic_hidden_dim=24", "--streams", "semantic"]
+    """The new semantic stream has the default widths, unless --set gives others."""
+    widths = ["--set", "semantic_hidden_dim=24", "region_channels=16"]
+    start = ["--model", str(first), "--reset-semantics", *widths, "--streams", "semantic"]
     assert main([*one_step, *start, "--semantic_learning_rate", "1e-9", "--output_dir", str(tmp_path)]) == 0
     old, new = _load(first), _load(tmp_path)
     assert _equal(old.detector, new.detector) and new.config.nms_iou == 0.7
     assert new.semantic_stream.residual[1].weight.shape[0] == 24
     old, new = (model.semantic_stream.region_pooling.projections[0].weight for model in (old, new))
     assert (old - new).abs().mean() > 0.01  # far more than a step of 1e-9 moves
+    fields = fields_of_new_stream(_load(first).config)
+    assert (fields["region_channels"], fields["semantic_hidden_dim"], fields["semantic_dropout"]) == (96, None, 0.3)
 
 
 @pytest.mark.parametrize(
