@@ -7,7 +7,6 @@ background. Everything that decides a score is computed in float32.
 """
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -317,14 +316,12 @@ def fuse_scores(objectness_logits: torch.Tensor, log_probs: torch.Tensor) -> tor
 class _MLP(nn.Sequential):
     """LayerNorm first: queries and feature maps of the families differ in scale by orders of magnitude."""
 
-    def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
+    def __init__(self, in_features, hidden, out_features):
         super().__init__(
             nn.LayerNorm(in_features), nn.Linear(in_features, hidden), nn.GELU(), nn.Linear(hidden, out_features)
         )
 
-    def forward(
-        self, inputs: torch.Tensor, drop: Callable[[torch.Tensor], torch.Tensor] | None = None
-    ) -> torch.Tensor:
+    def forward(self, inputs, drop=None):
         """`drop`: dropout of what both linear layers read."""
         norm, first, activation, last = self
         if drop is None:
