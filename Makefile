@@ -12,7 +12,7 @@ quickstart: $(VENV)/installed
 
 # One process a core, and one thread a process; the tests of a file stay together, because they share what it makes.
 test: $(VENV)/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: common-suite
 	$(BIN)/python -m pytest -m slow
@@ -23,7 +23,7 @@ common-suite: $(VENV)/installed-test
 
 # The tests of `make test`, and for each file how many of its lines they run.
 coverage: $(VENV)/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov
 
 style: $(VENV)/installed-test $(VENV)/checked/decodetr
 	$(BIN)/ruff check .
