@@ -292,7 +292,8 @@ def test_timm_backbone_inside_detector_config():
     assert model(torch.randn(1, 3, 64, 64)).logits.isfinite().all()
 
 
-@pytest.mark.parametrize("family, nms_iou", [("detr", None), pytest.param("rt_detr_v2", 0.5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family, nms_iou", [("detr", None), ("rt_detr_v2", 0.5)])
 def test_deepcopy_and_compile_fullgraph(family, nms_iou):
     """The graph without suppression is part of the one with it, so that the cheaper detector does for it."""
     model = tiny_model(family, nms_iou=nms_iou).eval()

@@ -1,6 +1,7 @@
 """What is saved loads with its own code where decodetr is not installed. One process does all of it, since a new one
 takes six seconds to import what it needs."""
 
+import ast
 import json
 import os
 import subprocess
@@ -80,6 +81,20 @@ def elsewhere(saved, tmp_path_factory):
     return folder, done.stdout.splitlines()
 
 
+def test_a_saved_model_has_every_file_that_its_code_imports(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    DeCoDetrImageProcessor().save_pretrained(tmp_path)
+    files = {file.stem: ast.parse(file.read_text(encoding="utf-8")) for file in tmp_path.glob("*.py")}
+    assert "modeling_decodetr" in files
+    for tree in files.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1 and node.module in files, node.module
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                assert "decodetr" not in ast.unparse(node).split("import")[0]
+
+
+@pytest.mark.slow
 def test_a_model_loads(saved, elsewhere):
     folder, _ = elsewhere
     out = torch.load(folder / "out.pt")
@@ -88,6 +103,7 @@ def test_a_model_loads(saved, elsewhere):
     assert isinstance(AutoImageProcessor.from_pretrained(folder / "model"), DeCoDetrImageProcessor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processor_class", PROCESSORS)
 def test_an_image_processor_loads(elsewhere, processor_class):
     folder, printed = elsewhere

@@ -93,6 +93,7 @@ def whole(scenes, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_killed_while_a_checkpoint_is_written(scenes, whole, tmp_path, capsys, caplog):
     expected, output = whole(6), tmp_path / "run"
     command = _options(scenes, output, 6, "--resume_from_checkpoint", "auto")

@@ -14,15 +14,18 @@ from safetensors.torch import load_file
 
 from decodetr import DeCoDetrForObjectDetection
 
+SHORT = ("ddp", "ddp, nothing on rank 1")  # of RUNS. The others take longer than everything else in `make test`
+ALL = ("here", "torchrun")  # ways to start all RUNS
 
-@pytest.fixture(scope="module", params=["here", pytest.param("torchrun", marks=pytest.mark.slow)])
+
+@pytest.fixture(scope="module")
 def two_processes(request, scenes, one_process, tmp_path_factory):
     """After one process has trained, because copies of it need not import again what a training imports."""
     folder = tmp_path_factory.mktemp("two_processes")
-    if request.param == "here":
-        run_pair(main, scenes, folder)
-    else:
+    if request.param == "torchrun":
         torchrun(TESTS / "helpers" / "two_process_runs.py", scenes, folder)
+    else:
+        run_pair(main, scenes, folder, *(RUNS if request.param == "here" else SHORT))
     return folder
 
 
@@ -50,7 +53,14 @@ def _assert_close(found, expected, atol=1e-5):
         assert torch.allclose(found[name], tensor, atol=atol, rtol=0), (name, (found[name] - tensor).abs().max())
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "two_processes, name",
+    [
+        *(("short", name) for name in SHORT),
+        *(pytest.param(way, name, marks=pytest.mark.slow) for way in ALL for name in RUNS),
+    ],
+    indirect=["two_processes"],
+)
 def test_two_processes_train_as_one(two_processes, one_process, name):
     reference = name if name in one_process else "ddp"
     folder, metrics, logs = one_process[reference]
@@ -70,6 +80,8 @@ def test_two_processes_train_as_one(two_processes, one_process, name):
                 assert entry[key] == pytest.approx(expected[key], rel=1e-3), key
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("two_processes", ALL, indirect=True)
 def test_divided_weights_are_saved_whole_and_resumed(two_processes):
     folder = two_processes / "fsdp"
     config = json.loads((folder / "config.json").read_text())
@@ -84,6 +96,8 @@ def test_divided_weights_are_saved_whole_and_resumed(two_processes):
     assert (folder / "pictures/step-4.jpg").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("two_processes", ALL, indirect=True)
 def test_fsdp_is_refused_where_accelerate_would_leave_it_out(two_processes):
     found = torch.load(two_processes / "fsdp 0.pt", weights_only=False)
     assert "Accelerate has FSDP for several GPU processes alone" in found["refused"]
