@@ -6,25 +6,20 @@ import os
 import re
 from types import SimpleNamespace
 
+import pytest
+
+# The process that only deals out the tests reads this file as well, and waits for what it imports: the heavy imports
+# are inside.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Threads that read weights cost tiny models more than they save.
 os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
-if gc.isenabled():  # on again where all is imported: pytest_collection_finish. (A bare call may not be among imports.)
-    gc.disable()
-
-import pytest
-from accelerate.utils import memory
-from helpers import common_suite
-from helpers.tiny_models import tiny_model
-from helpers.tiny_teachers import write_byte_clip
-from PIL import Image
-from transformers import PreTrainedConfig
-
-from decodetr import DeCoDetrImageProcessor, PrototypePool, Vocabulary
+gc.disable()  # on again where all is imported: pytest_collection_finish
 
 
 def pytest_configure(config):
     """Markers of the common tests of transformers, because unknown ones are an error."""
+    from helpers import common_suite
+
     for name in common_suite.markers():
         config.addinivalue_line("markers", f"{name}: of transformers")
 
@@ -34,6 +29,10 @@ def pytest_collection_finish():
     Accelerate need not look for any at each start of a training: a quarter of the time of the imports would be the
     search for it. A load of weights compiles more patterns than `re` keeps, by default. Configs are written out as
     JSON for messages that nobody sees. Pictures need not be small on the disk. And no test pulls the plug."""
+    from accelerate.utils import memory
+    from PIL import Image
+    from transformers import PreTrainedConfig
+
     gc.collect()
     gc.freeze()
     gc.enable()
@@ -55,6 +54,10 @@ def _quickly(image):
 @pytest.fixture(scope="session")
 def tiny_detector_folder(tmp_path_factory):
     """A DeCo-DETR of random weights that knows three names."""
+    from helpers.tiny_models import tiny_model
+
+    from decodetr import DeCoDetrImageProcessor
+
     folder = tmp_path_factory.mktemp("detector")
     tiny_model(names=["cat", "dog", "salt, pepper"]).save_pretrained(folder)
     DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
@@ -64,6 +67,11 @@ def tiny_detector_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def text_detector(tmp_path_factory):
     """(folder of a detector whose names and pool a tiny CLIP made, folder of that CLIP)."""
+    from helpers.tiny_models import tiny_model
+    from helpers.tiny_teachers import write_byte_clip
+
+    from decodetr import DeCoDetrImageProcessor, PrototypePool, Vocabulary
+
     folder = tmp_path_factory.mktemp("text")
     clip = write_byte_clip(folder / "clip")
     vocabulary = Vocabulary.from_text_model(["cat", "dog"], clip, ["{}", "one {}"])

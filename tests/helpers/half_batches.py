@@ -17,6 +17,9 @@ BATCHES = {
 }
 
 
+OF_LIBRARY = ("unequal", "no box on rank 1")  # in which the library's own loss is looked at
+
+
 def _without_dropout(config):
     for name in vars(config):
         if "drop" in name and isinstance(getattr(config, name), float):
@@ -75,8 +78,8 @@ def half_of(batch, rank):
     return {"pixel_values": batch["pixel_values"][part], "labels": batch["labels"][part]}
 
 
-def take_step(model, batch):
-    """Loss terms, those of the library alone, and the gradient of the loss."""
+def take_step(model, batch, with_library=True):
+    """Loss terms, the gradient of the loss, and the terms of the library alone."""
     model.zero_grad(set_to_none=True)
     outputs = model(**batch)
     outputs.loss.backward()
@@ -85,14 +88,17 @@ def take_step(model, batch):
         for name, p in model.named_parameters()
         if p.requires_grad
     }
-    labels = [{**label, "class_labels": torch.zeros_like(label["class_labels"])} for label in batch["labels"]]
-    with torch.no_grad():
-        library = model.detector(batch["pixel_values"], labels=labels)
-    return {
-        "terms": {name: term.item() for name, term in {**outputs.loss_dict, "loss": outputs.loss}.items()},
-        "library": {name: term.item() for name, term in {**library.loss_dict, "loss_det": library.loss}.items()},
-        "gradient": gradient,
-    }
+    found = {"terms": _items({**outputs.loss_dict, "loss": outputs.loss}), "library": {}, "gradient": gradient}
+    if with_library:
+        labels = [{**label, "class_labels": torch.zeros_like(label["class_labels"])} for label in batch["labels"]]
+        with torch.no_grad():
+            library = model.detector(batch["pixel_values"], labels=labels)
+        found["library"] = _items({**library.loss_dict, "loss_det": library.loss})
+    return found
+
+
+def _items(terms):
+    return {name: term.item() for name, term in terms.items()}
 
 
 def run_process(folder):
@@ -111,7 +117,7 @@ def run_process(folder):
         for family in FAMILIES if with_accelerate else FAMILIES[:1]:
             model = deterministic_model(family)
             for case in BATCHES:
-                found = take_step(model, half_of(make_batch(case), rank))
+                found = take_step(model, half_of(make_batch(case), rank), case in OF_LIBRARY)
                 together = torch.cat([gradient.flatten() for gradient in found["gradient"].values()])
                 dist.all_reduce(together)  # what DistributedDataParallel does
                 for gradient, mean in zip(
