@@ -1,7 +1,8 @@
 """Compare variants of the pool: what it does for names that never had a box, and what seeds do.
 
 The detector of a model runs once over the training scenes. Over these cached features the semantic stream is trained
-again for every variant and seed, as the shipped one was, and each is measured as `decodetr scenes measure` does it.
+again for every variant and seed, with the defaults of a new one, and each is measured as `decodetr scenes measure`
+does it.
 Runs that OUTPUT/runs.json has already are not repeated. Processes with different variants may share a folder. With
 --base-names, few names keep their boxes, and those of the others are regions without a name.
 """

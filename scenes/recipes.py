@@ -20,6 +20,9 @@ SEMANTIC = {
     "--dataloader_pin_memory": "false",
     "--val-annotations": "none",
 }
+# The shipped model was trained before these were other defaults (docs/model.md).
+WIDTHS = ("region_channels=32", "semantic_dropout=0")
+KEPT_REGIONS = {"--unkept-regions": "ignore"}
 # Of runs that are compared, and of the quickstart, which is to be short.
 SEMANTIC_TRAINING: dict[str, Any] = {
     **SEMANTIC,

@@ -12,7 +12,16 @@ from pathlib import Path
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
 from decodetr.scenes.command_runner import claim, flat, run_stages
 from decodetr.scenes.measure import measured_table
-from decodetr.scenes.recipes import LOCALIZATION, POOL, PSEUDO_BOX_SCORE, SEMANTIC, SHIFTS, TRAIN_SCENES
+from decodetr.scenes.recipes import (
+    KEPT_REGIONS,
+    LOCALIZATION,
+    POOL,
+    PSEUDO_BOX_SCORE,
+    SEMANTIC,
+    SHIFTS,
+    TRAIN_SCENES,
+    WIDTHS,
+)
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim as hold
 from decodetr.utils.files import committed, write_json, write_text
@@ -74,8 +83,8 @@ def _stages(folder):
         build = ["pool", "build", *flat(teach), "--output", built]
         yield built / "pool" / "pool.json", build
     tables = {"--vocabulary": names, "--pool": built / "pool", "--regions": built / "regions"}
-    semantic = {"--model": localized, "--data": data, **tables, **SEMANTIC, "--output_dir": model}
-    yield model / "train_results.json", ["train", "--reset-semantics", *flat(semantic)]
+    semantic = {"--model": localized, "--data": data, **tables, **SEMANTIC, **KEPT_REGIONS, "--output_dir": model}
+    yield model / "train_results.json", ["train", "--reset-semantics", "--set", *WIDTHS, *flat(semantic)]
     _ship(folder, built)
     for split in ("val", "test"):
         measured = folder / f"measured-{split}.json"

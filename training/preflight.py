@@ -20,7 +20,7 @@ from decodetr.training.metrics import check_metric, check_names, default_metric,
 from decodetr.training.pairs import check_pairs, notes
 from decodetr.training.provenance import Setting, choose_setting
 from decodetr.training.space import check_space, stored_config
-from decodetr.training.starting_point import default_widths, fields_of_space, starting_config
+from decodetr.training.starting_point import WIDTHS, fields_of_space, starting_config
 from decodetr.utils.files import output_folder
 from decodetr.utils.preflight import Findings
 from decodetr.utils.shipped import expect, expect_file, load_pool, load_vocabulary
@@ -268,9 +268,9 @@ def _chosen(facts):
         for name, value in fields_of_space(stored).items():
             if name not in options.replaced_fields:
                 yield f"{name} {value} (the model's {getattr(stored, name)} was for its own pool; --set keeps it)"
-        for name, value in default_widths(stored).items():
-            if name not in options.replaced_fields and getattr(stored, name) != value:
-                yield f"{name} {value} (the model's semantic stream has {getattr(stored, name)}; --set keeps it)"
+        for name in WIDTHS if facts.config is not None else ():
+            if name not in options.replaced_fields and getattr(stored, name) != (new := getattr(facts.config, name)):
+                yield f"{name} {new} (the model's semantic stream has {getattr(stored, name)}; --set keeps it)"
     if needs_metric(training) and "metric_for_best_model" not in facts.given:
         yield f"the best checkpoint by {training.metric_for_best_model}"
     if options.calibration_share is None:

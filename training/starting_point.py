@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
-from decodetr.modeling_decodetr.configuration_decodetr import LEAST_HIDDEN, UNCALIBRATED
+from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
 from decodetr.modeling_decodetr.detectors import detector_family
 from decodetr.training.space import asked_space, is_foreign
 from decodetr.training.timm_backbone import check_timm_backbone, load_timm_weights
@@ -111,7 +111,7 @@ _OF_SPACE = (
     "centred assignment_temperature teacher_temperature teacher_name_temperature name_temperature pool_temperature "
     "background_threshold background_level background_margin distill_weight distill_at residual_weight pool_update"
 ).split()
-_WIDTHS = ("region_channels", "semantic_dropout")
+WIDTHS = ("region_channels", "semantic_hidden_dim", "semantic_dropout")
 
 
 def fields_of_space(config: DeCoDetrConfig) -> dict[str, Any]:
@@ -126,14 +126,8 @@ def fields_of_space(config: DeCoDetrConfig) -> dict[str, Any]:
 def fields_of_new_stream(config: DeCoDetrConfig) -> dict[str, Any]:
     """{field: value} of a DeCoDetrConfig with which its semantic stream begins again: not calibrated, of the default
     widths, and without what was chosen for another pool."""
-    # The hidden width follows from that of the embeddings, which may be others.
-    return UNCALIBRATED | fields_of_space(config) | default_widths(config) | {"semantic_hidden_dim": None}
-
-
-def default_widths(config: DeCoDetrConfig) -> dict[str, Any]:
-    """{field: value} of a new semantic stream for embeddings as long as those of the config."""
-    widths = {name: type(config).__dataclass_fields__[name].default for name in _WIDTHS}
-    return widths | {"semantic_hidden_dim": max(config.embedding_dim, LEAST_HIDDEN)}
+    widths = {name: type(config).__dataclass_fields__[name].default for name in WIDTHS}
+    return UNCALIBRATED | fields_of_space(config) | widths
 
 
 def said_fields(options: "TrainOptions") -> frozenset[str]:
@@ -192,9 +186,7 @@ def starting_config(options: "TrainOptions", names: Sequence[str] | None = ()) -
     space = asked_space(options) if options.detector or options.reset_semantics else None
     if space is not None and is_foreign(space, config):
         stored |= dict.fromkeys(("pool_info", "vocabulary_info", "prototype_captions"))
-        stored["embedding_dim"] = space[0]
-        if config.semantic_hidden_dim == max(config.embedding_dim, LEAST_HIDDEN):  # the default for its width
-            stored["semantic_hidden_dim"] = None
+        stored |= {"embedding_dim": space[0], "semantic_hidden_dim": None}  # which follows from it
     _check_fields(fields, config)
     return make_config(_merged(stored, fields, config), "--set", check=False)
 

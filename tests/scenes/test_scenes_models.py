@@ -11,7 +11,7 @@ from helpers.tiny_models import tiny_model
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
+from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
 from decodetr.cli import COMMANDS, main
 from decodetr.scenes import shipped_models as models
 from decodetr.scenes.world import NAMES
@@ -21,6 +21,7 @@ MEASURED = {
     **{f"{key}, {size}": 61.9 for key in ("AP50", "AP50_novel", "AP50_base") for size in ("all", 12, 1)},
     **{f"absent, {size}": 0.12 for size in ("all", 12, 1)},
 }
+SHIPPED = shipped.resolve("scenes-decodetr")  # before a test puts its own in the place
 CEILING = {"AP50": 80.0, "AP50_novel": 82.0, "AP50_base": 79.0, "recall_novel": 99.0, "recall_base": 98.0}
 
 
@@ -101,6 +102,16 @@ def test_every_command_of_the_recipe_parses(finished):
             HfArgumentParser(DeCoDetrTrainingArguments).parse_args_into_dataclasses(fields)
         else:
             assert rest == []
+
+
+def test_the_recipe_makes_a_stream_like_the_shipped_one(finished):
+    """Its widths are no defaults any more."""
+    config = DeCoDetrConfig.from_pretrained(SHIPPED)
+    run, _, _ = finished
+    (words,) = (words for _, words in models._stages(run) if "--reset-semantics" in words)
+    said = {name: float(value) for name, value in (word.split("=") for word in map(str, words) if "=" in word)}
+    assert said == {"region_channels": config.region_channels, "semantic_dropout": config.semantic_dropout}
+    assert config.semantic_hidden_dim == DeCoDetrConfig(embedding_dim=config.embedding_dim).semantic_hidden_dim
 
 
 @pytest.mark.slow

@@ -141,6 +141,9 @@ def test_another_clip_takes_the_old_ones_temperatures_with_it(two_clips, tmp_pat
             in caplog.text
         )
     assert "distill_weight" not in caplog.text
+    for name, value in {"region_channels": 96, "semantic_hidden_dim": 512, "semantic_dropout": 0.3}.items():
+        assert getattr(config, name) == value
+        assert f"{name} {value} (the model's semantic stream has {getattr(model.config, name)}; " in caplog.text
     assert set(DeCoDetrForObjectDetection.from_pretrained(tmp_path / "run").vocabulary.names) == set(WHOLE)
 
 
