@@ -100,7 +100,7 @@ class TrainingRun:
         self._set_tables(model)
 
         # Names
-        deployed = set_names(model, options, data)
+        deployed = set_names(model, options, data, unused=training.streams == "localization")
         random_tables = self._random_tables(model, started_from)
         forgetting = self._forgetting_report(start, data, model, processor, deployed)
         if data.val is not None:

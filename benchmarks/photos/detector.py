@@ -1,16 +1,58 @@
 """The detector that the photo world starts from: transformer layers that have seen the drawn scenes, over a backbone
-that has seen ImageNet. No part of it has seen a photograph of the world, or a name.
+that has seen ImageNet, trained to find drawings on photographs. No part of it has seen a thing of the world, or a
+name.
 
-It stands for the published detector that users start from on their data. From random weights a CPU would need
-hours.
+It stands for the published detector that users start from on their data, which finds things in general.
 """
 
+from dataclasses import replace
+
+from decodetr.cli import main
+from decodetr.scenes.command_runner import flat
 from decodetr.utils.files import committed
 
-from .backbone import ARCHITECTURE
+from .backbone import ARCHITECTURE, write_backbone
+from .write import write_world
 
 START = "scenes-decodetr"
+PICTURES = 4000  # of drawings
+STEPS = 2000
 _CHANNELS = [40, 112, 320]  # of the backbone's maps with strides 8, 16, 32
+
+
+def train_detector(folder, settings, *, steps=STEPS, workers=1):
+    """DIR/detector, a bare detector that finds things, and what it is made of: DIR/backbone, DIR/drawings,
+    DIR/untrained, DIR/pretrained. What is done is not done again.
+
+    Args:
+        folder: `Path`. settings: `PhotoSettings` of the world. steps: of localization. workers: processes that draw.
+
+    Returns:
+        Exit status of the training.
+    """
+    untrained, drawings, pretrained = (folder / name for name in ("untrained", "drawings", "pretrained"))
+    if (folder / "detector" / "config.json").is_file():
+        return 0
+    write_world(drawings, replace(settings, train=PICTURES, val=100, drawings=True), workers=workers)
+    if not (untrained / "config.json").is_file():
+        write_detector(untrained, write_backbone(folder / "backbone"), settings.image_size)
+    if not (pretrained / "train_results.json").is_file():
+        learn = {"--data": drawings, "--detector": untrained, "--freeze-backbone": "true", "--streams": "localization"}
+        learn |= {"--max-steps": steps, "--output-dir": pretrained}
+        if status := main(["train", *map(str, flat(learn))]):
+            return status
+    _save_bare(pretrained, folder / "detector")
+    return 0
+
+
+def _save_bare(model, folder):
+    """The detector of a trained model, with its image processor."""
+    from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
+
+    trained = DeCoDetrForObjectDetection.from_pretrained(model)
+    with committed(folder) as staging:
+        trained.detector.save_pretrained(staging)
+        DeCoDetrImageProcessor(**trained.config.preprocessing).save_pretrained(staging)
 
 
 def write_detector(folder, backbone, side):

@@ -21,6 +21,7 @@ STAMPS = Path("/usr/share/tuxpaint/stamps")
 BACKGROUNDS = Path("/usr/share/tuxpaint/templates")
 PACKAGES = "apt-get install -y --no-install-recommends tuxpaint-stamps-default tuxpaint-data"
 
+DRAWING = "thing"  # the name of every picture of `read_drawings`
 _DRAWN_FOLDERS = {"cartoon", "toys", "symbols", "flags", "roadsigns", "easter", "hanukkah", "newyears"}
 _UNNAMED_FOLDERS = {"medical", "military"}  # things that nobody names
 _FLAT_SHARE = 0.5  # a photograph has fewer pixels than that whose left neighbour has the very same colour
@@ -122,6 +123,26 @@ def read_world(root=STAMPS):
     return World(root, tuple(stamps), *_split(stamps), digest.hexdigest())
 
 
+def read_drawings(root=STAMPS):
+    """The pictures of the package that `read_world` leaves out: drawings, symbols, flags. All are a "thing".
+
+    Raises:
+        FileNotFoundError: it is not installed.
+    """
+    world = read_world(root)
+    known = {regular_file(world.root / f"{stamp.path}.png").read_bytes() for stamp in world.stamps}
+    stamps, digest = [], hashlib.sha256()
+    for file in sorted(world.root.rglob("*.png")):
+        content = regular_file(file).read_bytes()
+        if content in known or file.stem.endswith("_mirror") or not _is_large_enough(open_cutout(file)):
+            continue
+        relative = file.relative_to(world.root).with_suffix("").as_posix()
+        stamps.append(Stamp(relative, str(Path(relative).parent), DRAWING, DRAWING))
+        known.add(content)
+        digest.update(relative.encode() + content)
+    return World(world.root, tuple(stamps), (DRAWING,), (), (), digest.hexdigest())
+
+
 def load_cutout(root, stamp):
     """A stamp as PIL RGBA, cropped to what can be seen of it."""
     image = open_cutout(Path(root) / f"{stamp.path}.png")
@@ -203,13 +224,22 @@ def _read_stamp(root, file):
 
 def _is_photograph(image):
     """Whether a cut-out is large enough, and not made of flat areas as drawings are."""
-    pixels = np.asarray(image).astype(np.int16)
-    opaque = pixels[..., 3] > 250
-    pairs = opaque[:, 1:] & opaque[:, :-1]
-    if max(image.size) < _SMALLEST or pairs.sum() < 200:
+    if not _is_large_enough(image):
         return False
+    pixels = np.asarray(image).astype(np.int16)
+    pairs = _opaque_pairs(pixels)
     same = (pixels[:, 1:, :3] == pixels[:, :-1, :3]).all(-1)
     return same[pairs].mean() < _FLAT_SHARE
+
+
+def _is_large_enough(image):
+    return max(image.size) >= _SMALLEST and _opaque_pairs(np.asarray(image)).sum() >= 200
+
+
+def _opaque_pairs(pixels):
+    """(H, W - 1): a pixel and its right neighbour are opaque."""
+    opaque = pixels[..., 3] > 250
+    return opaque[:, 1:] & opaque[:, :-1]
 
 
 def _merge_kinds(stamps):

@@ -25,7 +25,7 @@ from decodetr.utils.files import clear, committed, is_unused, write_json
 from decodetr.utils.images import open_image
 
 from .scene import draw_scene, photographs
-from .stamps import BACKGROUNDS, STAMPS, read_world
+from .stamps import BACKGROUNDS, STAMPS, read_drawings, read_world
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ WRITTEN = ("train", "val")
 
 @dataclass(frozen=True)
 class PhotoSettings:
-    """train, val: pictures; image_size: side in pixels; seed; stamps, backgrounds: folders of photographs.
+    """train, val: pictures; image_size: side in pixels; seed; stamps, backgrounds: folders of photographs; drawings:
+    compose what `read_drawings` gives instead of the world's things.
 
     Raises:
         ValueError: a number out of its range.
@@ -48,6 +49,7 @@ class PhotoSettings:
     seed: int = 0
     stamps: str = str(STAMPS)
     backgrounds: str = str(BACKGROUNDS)
+    drawings: bool = False
 
     def __post_init__(self):
         limits = {"train": (1, 999_999), "val": (1, 999_999), "image_size": (64, 1024), "seed": (0, 2**32 - 1)}
@@ -56,7 +58,7 @@ class PhotoSettings:
                 raise ValueError(f"{name} must be an integer from {low} to {high}, got {getattr(self, name)}")
 
     def photographs(self):
-        return photographs(read_world(self.stamps), self.backgrounds)
+        return photographs((read_drawings if self.drawings else read_world)(self.stamps), self.backgrounds)
 
 
 def write_world(folder, settings=None, *, workers=1, overwrite=False):

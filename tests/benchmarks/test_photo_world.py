@@ -100,6 +100,18 @@ def test_drawings_mirrors_and_what_has_no_description_are_left_out(package):
     )  # fmt: skip
 
 
+def test_a_detector_learns_from_the_drawings_that_the_world_leaves_out(package, tmp_path):
+    others = stamps.read_drawings(package[0])
+    left_out = {"food/fruit/plum", "food/fruit/cartoon/fig", "animals/birds/wren"}
+    assert {stamp.path for stamp in others.stamps} == left_out, "and no mirrored picture"
+    assert {stamp.name for stamp in others.stamps} == {"thing"}
+    folder = write_world(tmp_path / "drawings", _settings(package, drawings=True))
+    train = json.loads((folder / "annotations/train.json").read_text())
+    assert [category["name"] for category in train["categories"]] == ["thing"] and len(train["annotations"]) > 12
+    with pytest.raises(ValueError, match="other drawings"):
+        write_world(folder, _settings(package))
+
+
 def test_a_kind_is_named_in_short_where_its_part_of_the_taxonomy_has_the_short_name(tmp_path):
     rng = np.random.default_rng(0)
     for place, description in {

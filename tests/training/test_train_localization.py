@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
+from helpers.tiny_models import tiny_config
 from helpers.trainings import make_trainer, train_command
 
-from decodetr import DeCoDetrTrainingArguments
+from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, DeCoDetrTrainingArguments
 from decodetr.cli import main
 
 
@@ -60,3 +62,17 @@ def test_a_proposer_reports_boxes_and_no_names(scenes, tmp_path):
     assert main(train_command(scenes, tmp_path / "joint", *more)) == 0
     assert "eval_AP50_novel" in json.loads((tmp_path / "joint" / "eval_results.json").read_text())
     assert "knows no names yet" not in (tmp_path / "joint" / "README.md").read_text()
+
+
+def test_boxes_are_learned_without_an_embedding_of_any_name(scenes, tmp_path):
+    """A bare detector and boxes are enough: neither vocabulary nor text model is asked for."""
+    torch.manual_seed(0)
+    bare = DeCoDetrForObjectDetection(tiny_config()).detector
+    bare.save_pretrained(tmp_path / "bare")
+    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "bare")
+    command = ["train", "--detector", str(tmp_path / "bare"), "--data", str(scenes), "--streams", "localization"]
+    command += ["--max-steps", "1", "--save-strategy", "no", "--use-cpu", "true", "--output-dir"]
+    assert main([*command, str(tmp_path / "run")]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["training_info"]["vocabulary"] == "random"
+    assert main([*command, str(tmp_path / "joint"), "--streams", "joint"]) == 1, "names need embeddings"
