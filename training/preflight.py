@@ -230,6 +230,9 @@ def _check_names(facts, vocabulary, deployed):
     options = facts.options
     if not facts.has_validation:
         return
+    made = options.goes_on or options.text_model or facts.pool or vocabulary or deployed
+    if facts.training.streams == "localization" and not made:
+        return  # all names get random embeddings, which nothing reads (`set_names`)
     if not options.val_annotations or not options.train_annotations:
         if kind_of(options.data) != "coco":
             return
