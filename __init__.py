@@ -8,6 +8,7 @@ pytest imports the checkout folder as a package too and relative ones would buil
 from decodetr.utils.lazy import TYPE_CHECKING, lazy_names
 
 if TYPE_CHECKING:  # what a type checker sees; "as" says that the names are public
+    from decodetr.building.build_run import build as build
     from decodetr.modeling_decodetr import DeCoDetrConfig as DeCoDetrConfig
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection as DeCoDetrForObjectDetection
     from decodetr.modeling_decodetr import PrototypePool as PrototypePool
@@ -26,6 +27,7 @@ _PUBLIC_NAMES = {
     "DeCoDetrImageProcessor": "decodetr.processing",
     "DeCoDetrTrainer": "decodetr.training.trainer",
     "DeCoDetrTrainingArguments": "decodetr.training.arguments",
+    "build": "decodetr.building.build_run",
 }
 
 __all__ = ["__version__", *_PUBLIC_NAMES]

@@ -24,6 +24,7 @@ from decodetr.annotations.stream import AnnotationStream
 from decodetr.evaluation.analysis import Analysis
 from decodetr.evaluation.calibrate import before_and_after
 from decodetr.modeling_decodetr import Vocabulary
+from decodetr.pool_builder.space import describe
 from decodetr.processing import DetectionAugmentation, DetectionDataset
 from decodetr.processing.detection_dataset import TargetOptions
 from decodetr.processing.streamed_dataset import SHUFFLE_BUFFER, StreamedDetectionDataset
@@ -42,6 +43,7 @@ from decodetr.training.options import TrainOptions
 from decodetr.training.provenance import OF_A_RUN, PARTS, check_seen, record, seen_before
 from decodetr.training.replay import ReplayedDataset, replay_dataset
 from decodetr.training.self_regions import self_regions
+from decodetr.training.space_fit import fit_space
 from decodetr.training.space_report import describe_space, sample_regions
 from decodetr.training.starting_point import start_identity, start_model
 from decodetr.training.trainer import DeCoDetrTrainer
@@ -101,6 +103,7 @@ class TrainingRun:
 
         # Names
         deployed = set_names(model, options, data, unused=training.streams == "localization")
+        self._fit_space(model)
         random_tables = self._random_tables(model, started_from)
         forgetting = self._forgetting_report(start, data, model, processor, deployed)
         if data.val is not None:
@@ -194,6 +197,19 @@ class TrainingRun:
                     table,
                 )
         return found
+
+    def _fit_space(self, model):
+        """Choose temperatures and background for the training names, where captions had to stand in for names."""
+        if self.training.streams == "localization" or not self.options.pool or not self.options.regions_folder:
+            return
+        fitted = fit_space(model.prototype_pool, model.vocabulary, self.options.regions_folder)
+        if fitted is None:
+            return
+        model.set_pool(fitted, model.vocabulary)
+        if self.training.process_index == 0:
+            logger.warning(
+                "For the training names, temperatures were %s", describe(fitted.info["space"]).split("\n")[1]
+            )
 
     def _tell_space(self, model, data):
         """Warn, with figures, where teacher, lookup, names or momentum cannot work in the space of pool and names."""

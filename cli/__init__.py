@@ -19,6 +19,7 @@ COMMANDS = {
         "decodetr.cli.quickstart",
         "draw a small data set, train on it, evaluate and detect, in a few minutes on a CPU",
     ),
+    "build": ("decodetr.cli.build", "make any detector open-vocabulary, from photos, in one command"),
     "scenes": ("decodetr.cli.scenes", "make the drawn scenes, their small CLIP and LLaVA, and measure models on them"),
     "vocabulary": ("decodetr.cli.vocabulary", "embed class names with the text encoder of a CLIP-like model"),
     "pool": ("decodetr.cli.pool", "build a prototype pool from region proposals, captions and CLIP; inspect one"),

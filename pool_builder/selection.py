@@ -198,11 +198,17 @@ def measure_space(
     if len(known) > 1 and annotated.sum() >= FEWEST:
         row_of, embeds = _texts(texts)
         embeds = embeds[[row_of[name_prompt(name)] for name in known]].astype(np.float32)
-        return space | choose_scales(space, pool.prototypes, images[annotated], labels, embeds)
+        return space | _by("annotations", choose_scales(space, pool.prototypes, images[annotated], labels, embeds))
     if len(coarse) < 2:
         return space
     labels = (captions[kept] @ coarse.T).argmax(1)
-    return space | choose_scales(space, pool.prototypes, images[kept], labels, coarse)
+    return space | _by("captions", choose_scales(space, pool.prototypes, images[kept], labels, coarse))
+
+
+def _by(what, scales):
+    """Scales that say what they were chosen by. Captions stand in for names badly: several say the same, and so
+    compete."""
+    return {**scales, "asked": {**scales["asked"], "by": what}}
 
 
 def provenance(output: Path) -> dict[str, Any]:

@@ -137,6 +137,29 @@ class RegionTable:
         return cls(source, columns)
 
 
+def captioned_regions(folder: str | Path, most: int) -> dict[str, Any]:
+    """Kept regions of a folder with the words of their captions, which a `RegionTable` does not hold.
+
+    Args:
+        folder: of shards. most (int): at most so many, evenly drawn.
+
+    Returns:
+        dict: "image_embeds" and "text_embeds" (R, d) numpy float32, "captions" (list of R strings).
+    """
+    files = _find_shards(Path(folder))
+    rows = [np.flatnonzero(pq.read_table(file, columns=["kept"])["kept"].to_numpy()) for file in files]
+    step = max(-(-sum(map(len, rows)) // most), 1)
+    found, first = {"image_embeds": [], "text_embeds": [], "captions": []}, 0
+    for file, kept in zip(files, rows):
+        mine, first = kept[-first % step :: step], first + len(kept)
+        table = pq.read_table(file, columns=["image_embed", "text_embed", "caption"]).take(mine)
+        for key, name in (("image_embeds", "image_embed"), ("text_embeds", "text_embed")):
+            values = pc.list_flatten(table[name]).to_numpy().astype(np.float32)
+            found[key].append(values.reshape(len(table), -1))
+        found["captions"] += table["caption"].to_pylist()
+    return {key: values if key == "captions" else np.concatenate(values) for key, values in found.items()}
+
+
 def write_regions(
     folder: str | Path,
     rows: Iterable[Mapping[str, Any]] | dict[str, Sequence[Any] | np.ndarray],

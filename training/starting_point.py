@@ -177,9 +177,10 @@ def starting_config(options: "TrainOptions", names: Sequence[str] | None = ()) -
         if isinstance(config, DeCoDetrConfig):
             raise ValueError(f"--detector {name} is a DeCo-DETR; give --model {name}")
         detector_family(config)
-        if fields.get("class_agnostic", True):
+        class_agnostic = fields.get("class_agnostic", True) is not False
+        if class_agnostic:
             config.num_labels = 1
-        config = DeCoDetrConfig(detector_config=config)
+        config = DeCoDetrConfig(detector_config=config, class_agnostic=class_agnostic)
     stored = config.to_dict()
     if options.reset_semantics:  # its scores were those of another stream, its temperatures of another pool
         stored |= fields_of_new_stream(config)

@@ -1,0 +1,325 @@
+"""`decodetr build`, and `decodetr.build` in Python: each stage once, whatever ended the run before."""
+
+import hashlib
+import logging
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from decodetr.annotations.sources import has_part, load_annotations
+from decodetr.building.commands import Start, command_of, has_report
+from decodetr.building.coverage import ENOUGH, coverage, coverage_text
+from decodetr.building.options import STAGES, BuildOptions
+from decodetr.building.photos import KEPT, coco_document, find_photos, has_boxes, photos_of, write_photos
+from decodetr.building.plan import measure
+from decodetr.building.pool_names import pool_names
+from decodetr.building.result import how_to_go_on, write_result
+from decodetr.building.teacher_boxes import all_regions, teacher_boxes
+from decodetr.evaluation.calibrate import LEAST_OBJECTS
+from decodetr.inference.loading import load_model
+from decodetr.modeling_decodetr import DeCoDetrConfig
+from decodetr.modeling_decodetr.detectors import detector_family
+from decodetr.utils.devices import pick_device
+from decodetr.utils.documents import read_json
+from decodetr.utils.files import claim, is_unused, output_folder, write_json, write_text
+from decodetr.utils.hub import local_only
+from decodetr.utils.model_identity import model_identity
+from decodetr.utils.outputs import apart
+from decodetr.utils.preflight import run_checks
+from decodetr.utils.program import run_command
+from decodetr.utils.shipped import expect, loading, resolve
+
+logger = logging.getLogger(__name__)
+
+RECORD = "build.json"
+SHOWN = 12  # photos whose detections are drawn
+# What each stage writes into OUT, where that is not called as the stage is.
+_WRITTEN = {
+    "photos": ("data",),
+    "first-pool": ("first",),
+    "pool": ("built",),
+    "names": ("names", "names.txt"),
+    "scores": (),
+}
+
+
+def build(
+    detector: str, images: str | Path, clip: str, captioner: str, output: str | Path, *,
+    names: Sequence[str] | None = None, localize: bool = False, prompt: str | None = None, steps: int | None = None,
+    device: str = "auto", seed: int = 0, overwrite: str | None = None,
+) -> Path:  # fmt: skip
+    """From a detector that is there and photos, to a model that finds any name, as `decodetr build` makes it.
+
+    Args:
+        detector, images, clip, captioner, output, names, localize, prompt, steps, device, seed: see [`BuildOptions`].
+        overwrite (str, *optional*): a stage of `decodetr.building.options.STAGES`, which is made again with all that
+            come after it. Default: what is there is kept, and what is missing is made.
+
+    Returns:
+        Path: the folder of the model, for `DeCoDetrForObjectDetection.from_pretrained`.
+
+    Raises:
+        OSError, ValueError: what cannot be built, before anything long. RuntimeError: a stage failed, and said why.
+    """
+    options = BuildOptions(
+        detector=str(detector), images=str(images), clip=str(clip), captioner=str(captioner), output=Path(output),
+        names=None if names is None else tuple(names), localize=localize, prompt=prompt, steps=steps, device=device,
+        seed=seed,
+    )  # fmt: skip
+    run = BuildRun(options, overwrite)
+    if run.run():
+        raise RuntimeError(f"the stage {run.stage!r} of the build in {output} failed; its message is above")
+    return options.output / "model"
+
+
+class BuildRun:
+    """
+    A build in a folder. What is finished there stays, if the same command made it.
+
+    Args:
+        options (BuildOptions). overwrite (str or None): first stage that is made again. plan_only: say what it would
+            cost, and stop.
+
+    Attributes:
+        stage (str): the one that is being done.
+    """
+
+    def __init__(self, options: BuildOptions, overwrite: str | None = None, plan_only: bool = False) -> None:
+        self.options, self.plan_only = options, plan_only
+        self.stage = options.stages[0]
+        if overwrite is not None and overwrite not in options.stages:
+            raise ValueError(f"--overwrite {overwrite}: expected one of {', '.join(options.stages)}")
+        self.overwrite = overwrite
+        self.start = _check(options)
+        self.record: dict[str, Any] = {}
+
+    def run(self) -> int:
+        """Returns the exit status: of the first stage that failed, or 0."""
+        options = self.options
+        pictures = [] if self.start.boxed else find_photos(options.images)
+        with claim(options.output, "decodetr build"):
+            self.record = self._read_record()
+            words = {stage: self._words(stage, pictures) for stage in options.stages}
+            self._remove_overwritten()
+            self._check_same(words)
+            left = [stage for stage in options.stages if stage not in self.record["done"]]
+            if left and (self.plan_only or "pool" in left or "first-pool" in left):
+                files = pictures or self._pictures_of_data()
+                sys.stdout.write(measure(options, self.start, files, left).text())
+            if self.plan_only:
+                return 0
+            for number, stage in enumerate(options.stages, start=1):
+                self.stage = stage
+                if status := self._do(stage, words[stage], f"[{number}/{len(options.stages)}] "):
+                    return status
+            sys.stdout.write("\n" + write_result(options, self.start, self.record["found"]))
+            sys.stdout.write(how_to_go_on(options.output))
+        return 0
+
+    # Stages
+
+    def _do(self, stage, words, place):
+        line = f"decodetr {shlex.join(words)}"
+        if stage in self.record["done"]:
+            sys.stdout.write(f"{place}done before: {line}\n")
+            return 0
+        sys.stdout.write(f"\n{place}{line}\n")
+        sys.stdout.flush()
+        started = time.perf_counter()
+        own = {"photos": self._photos, "scores": self._scores, "names": self._names, "report": self._report}
+        status = own.get(stage, self._command)(stage, words)
+        if status:
+            return status
+        self.record["done"][stage] = {"command": line, "seconds": round(time.perf_counter() - started, 1)}
+        self._write_record()
+        return 0
+
+    def _command(self, stage, words):
+        return run_command(words[0], words[1:])
+
+    def _photos(self, stage, words):
+        if not self.start.boxed:
+            found = write_photos(self.options.images, self.options.output / "data", self.options.names or ())
+            self.record["found"] |= found
+        return 0
+
+    def _names(self, stage, words):
+        options = self.options
+        if (names := self._names_to_learn()) is None:
+            model_names = pool_names(options.output / "built" / "pool")
+            model_names.save_pretrained(options.output / "names")
+            names = model_names.names
+            logger.warning("names are what the captions say: %s", ", ".join(names[:10]))
+            return 0
+        write_text(options.output / "names.txt", "".join(f"{name}\n" for name in names))
+        return self._command(stage, words)
+
+    def _names_to_learn(self):
+        """The names of the vocabulary: those of the user after those that have boxes. None: those of the pool."""
+        if not self.start.boxed:
+            return self.options.names
+        boxed = load_annotations(self.options.images, "train", check_images=False).names
+        return list(dict.fromkeys([*boxed, *(self.options.names or ())]))
+
+    def _scores(self, stage, words):
+        """With boxes, training has calibrated. Without, the teacher says what is in the photos kept aside."""
+        options, found = self.options, self.record["found"]
+        found.pop("not_calibrated", None)
+        model, _ = load_model(options.output / "model", device=options.device)
+        self._tell_coverage(model)
+        if self.start.boxed:
+            return 0
+        images = photos_of(options.output / "data", KEPT)
+        rows = teacher_boxes(model, all_regions(options.output / "built" / "regions"), [one["id"] for one in images])
+        found["teacher_boxes"] = len(rows)
+        document = coco_document(images, model.vocabulary.names, rows)
+        write_json(options.output / "data" / "annotations" / KEPT, document, indent=None)
+        if len(rows) < LEAST_OBJECTS:
+            found["not_calibrated"] = (
+                f"CLIP named {len(rows)} boxes in the {len(images)} photos that are kept aside, and {LEAST_OBJECTS} "
+                "are needed; give more photos, or boxes to `decodetr calibrate`"
+            )
+        elif self._command(stage, words):
+            found["not_calibrated"] = "the model finds too little of what CLIP named in the photos kept aside"
+        if "not_calibrated" in found:
+            logger.warning("Scores are not calibrated: %s", found["not_calibrated"])
+        return 0
+
+    def _report(self, stage, words):
+        if not has_report(self.options, self.start) or self.record["found"].get("teacher_boxes") == 0:
+            logger.warning("There is nothing to evaluate on")
+            return 0
+        return self._command(stage, words)
+
+    def _tell_coverage(self, model):
+        out, found = self.options.output, self.record["found"]
+        grid = out / "coverage" / "regions"
+        if self.options.localize:
+            found["coverage_before"] = coverage(model, grid, out / "first" / "regions")
+        found["coverage"] = coverage(model, grid, out / "built" / "regions")
+        text = coverage_text(found["coverage"])
+        if not self.options.localize and (found["coverage"]["share"] or 1.0) < ENOUGH:
+            text += " --localize trains a class-agnostic localization stream on the regions that are certain."
+        logger.warning(text)
+
+    # What is there
+
+    def _words(self, stage, pictures):
+        """The words of a stage. Those of the photos tell other photos from the same ones."""
+        if stage == "photos":
+            known = [(str(path), path.stat().st_size) for path in pictures if path.exists()]
+            names = self.options.names or ()
+            digest = hashlib.sha256(repr((known, names)).encode()).hexdigest()[:12]
+            return ["photos", self.options.images, *([digest] if pictures else [])]
+        if stage == "names" and self.options.names:
+            return [*command_of(stage, self.options, self.start)]
+        if stage == "pictures":
+            shown = [str(path) for path in self._shown()]
+            return ["predict", *shown, "--model", str(self.options.output / "model"), "--output",
+                    str(self.options.output / "pictures"), "--device", self.options.device]  # fmt: skip
+        return command_of(stage, self.options, self.start)
+
+    def _read_record(self):
+        file, models = self.options.output / RECORD, self._models()
+        if is_unused(self.options.output):
+            return {"models": models, "done": {}, "found": {}}
+        if not file.is_file():
+            raise ValueError(
+                f"--output {self.options.output}: expected an empty or new folder, or one of an earlier build; choose "
+                "another"
+            )
+        record = read_json(file, dict)
+        if not {"models", "done", "found"} <= record.keys():
+            raise ValueError(f"{file}: expected what `decodetr build` writes; choose another --output")
+        changed = [name for name, now in models.items() if record["models"].get(name) != now]
+        if changed and self.overwrite != STAGES[0]:
+            raise ValueError(
+                f"--output {self.options.output} was built with another {' and '.join(changed)}; give another "
+                f"--output, or --overwrite {STAGES[0]} to build it again"
+            )
+        return record | {"models": models}
+
+    def _models(self):
+        options = self.options
+        names = {"detector": options.detector, "clip": options.clip, "captioner": options.captioner}
+        found = {}
+        for what, name in names.items():
+            identity = {} if "@http" in name else model_identity(resolve(name))
+            found[what] = identity.get("weights") or name
+        return found
+
+    def _remove_overwritten(self):
+        """Drop a stage, and all that were made from it."""
+        if self.overwrite is None:
+            return
+        for stage in STAGES[STAGES.index(self.overwrite) :]:
+            if self.plan_only:
+                self.record["done"].pop(stage, None)
+                continue
+            for name in _WRITTEN.get(stage, (stage,)):
+                path = self.options.output / name
+                if path.is_dir():
+                    shutil.rmtree(path)
+                path.unlink(missing_ok=True)
+            self.record["done"].pop(stage, None)
+        if not self.plan_only:
+            self._write_record()
+
+    def _check_same(self, words):
+        """What is done was done by the command that would do it now."""
+        for stage in self.options.stages:
+            before = self.record["done"].get(stage, {}).get("command")
+            now = f"decodetr {shlex.join(words[stage])}"
+            if before is not None and before != now and stage != "pictures":
+                raise ValueError(
+                    f"{self.options.output}: the stage {stage} was made by another command:\n  {before}\nnow\n"
+                    f"  {now}\ngive --overwrite {stage} to make it, and what comes after it, again; or another "
+                    "--output"
+                )
+
+    def _write_record(self):
+        write_json(self.options.output / RECORD, self.record)
+
+    def _pictures_of_data(self):
+        return [Path(image["path"]) for image in load_annotations(self.options.images, "train").images]
+
+    def _shown(self):
+        """Photos to draw: of those that were not learned from."""
+        options = self.options
+        if not self.start.boxed:
+            if not (options.output / "data" / "annotations" / KEPT).is_file():
+                return []
+            kept = photos_of(options.output / "data", KEPT)[:SHOWN]
+            return [Path(options.images) / entry["file_name"] for entry in kept]
+        part = "val" if has_part(options.images, "val") else "train"
+        return [Path(image["path"]) for image in load_annotations(options.images, part).images[:SHOWN]]
+
+
+def _check(options):
+    """The [`Start`] of a build, after everything that can be wrong was looked at."""
+    apart("--output", options.output, {"--images": options.images, "DETECTOR": resolve(options.detector)}, ())
+    boxed, *_, start = run_checks(
+        lambda: has_boxes(options.images),
+        lambda: output_folder(options.output, "--output"),
+        lambda: expect("CLIP", options.clip, "config.json"),
+        lambda: None if "@http" in options.captioner else expect("captioner", options.captioner, "config.json"),
+        lambda: pick_device(options.device),
+        lambda: _start_of(options),
+    )
+    return Start(start.is_decodetr, start.classes, boxed)
+
+
+def _start_of(options):
+    expect("detector", options.detector, "config.json")
+    with loading("detector", options.detector) as folder, local_only(folder):
+        config = AutoConfig.from_pretrained(folder)
+    if isinstance(config, DeCoDetrConfig):
+        return Start(True, config.detector_config.num_labels, False)
+    detector_family(config)
+    return Start(False, config.num_labels, False)

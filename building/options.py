@@ -1,0 +1,52 @@
+"""What `decodetr build` is told, and which stages follow from it. Nothing heavy is imported."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+# The stages in their order. Those of --localize are left out without it.
+STAGES = ("photos", "coverage", "first-pool", "boxes", "pool", "names", "model", "scores", "report", "pictures")
+_OF_LOCALIZE = ("first-pool", "boxes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """
+    What is built of what. Messages call the fields by the options of `decodetr build`.
+
+    Args:
+        detector (str): folder or Hub name of a DETR of any supported family, class-agnostic or with classes, or
+            folder, Hub name or shipped name of a DeCo-DETR.
+        images (str): folder of photos, with its sub-folders, or a data set as `load_annotations` takes it. Boxes are
+            used where there are some.
+        clip, captioner (str): folder, Hub name or shipped name of a CLIP and of an image-text-to-text model.
+        output (Path): folder of all stages.
+        names (tuple of str or None): names to look for. None: what the captions of the pool say.
+        localize (bool): first train a class-agnostic localization stream on the regions that are certain.
+        prompt (str or None): question to the captioner, as of `decodetr pool build`.
+        steps (int or None): of the semantic stream. None: chosen from the data.
+        device (str): auto, cpu, cuda, ...
+        seed (int): of training and clusters.
+    """
+
+    detector: str
+    images: str
+    clip: str
+    captioner: str
+    output: Path
+    names: tuple[str, ...] | None = None
+    localize: bool = False
+    prompt: str | None = None
+    steps: int | None = None
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"--steps must be at least 1, got {self.steps}")
+        if self.seed < 0:
+            raise ValueError(f"--seed must be at least 0, got {self.seed}")
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of this build, in their order."""
+        return tuple(stage for stage in STAGES if self.localize or stage not in _OF_LOCALIZE)

@@ -1,0 +1,133 @@
+"""The photos that are built from: those of a plain folder, listed in a COCO file without boxes, or a data set."""
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from decodetr.annotations.left_over import pictures_below
+from decodetr.annotations.sources import has_part, load_annotations
+from decodetr.utils.documents import read_json
+from decodetr.utils.files import committed, write_json
+from decodetr.utils.images import IMAGE_SUFFIXES, open_image
+from decodetr.utils.markup import one_line
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "photos"  # in OUT/data: a link to the folder of the user
+LEARNED, KEPT, SAMPLE, UNREADABLE = "learned.json", "kept.json", "sample.json", "unreadable.json"
+KEPT_SHARE, MOST_KEPT = 0.1, 200  # photos that are kept aside, to calibrate the scores on
+MOST_SAMPLED = 60  # photos whose captions say how much the detector finds
+_OBJECT = "object"  # the one category of photos whose names are not known yet
+
+
+def has_boxes(images: str | Path) -> bool:
+    """Whether `images` is a data set with annotated training images, and not a folder of photos.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not has_part(images, "train"):
+        if not Path(images).is_dir():
+            raise FileNotFoundError(f"--images {images}: no such folder, and no data set (docs/data.md)")
+        return False
+    coco = load_annotations(images, "train", check_images=False)
+    return bool(len(coco.annotations_by_image.column("id", crowds=False)))
+
+
+def find_photos(images: str | Path) -> list[Path]:
+    """The pictures below a folder, sorted.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    pictures, others = pictures_below(images)
+    if not pictures:
+        some = ", ".join(sorted(path.name for path in others)[:5]) or "nothing else"
+        raise FileNotFoundError(
+            f"--images {images}: expected pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) in it or its sub-folders, "
+            f"got none (there is {some})"
+        )
+    return pictures
+
+
+def write_photos(images: str | Path, folder: Path, names: Sequence[str]) -> dict[str, int]:
+    """List the photos of a folder, in FOLDER/annotations: train.json all that can be read, learned.json those that
+    are learned from, kept.json the others, sample.json some of all. unreadable.json says what cannot be read, and why.
+
+    Args:
+        images: folder of photos. folder (Path): OUT/data. names: categories of the files, or none.
+
+    Returns:
+        dict: counts of "photos", "kept" and "unreadable".
+
+    Raises:
+        FileNotFoundError: no pictures. ValueError: fewer than two can be read, or links cannot be made.
+    """
+    root, entries, unreadable = Path(images).resolve(), [], []
+    for path in tqdm(find_photos(images), desc="reading the photos", unit="photo"):
+        try:
+            picture = open_image(path)
+        except (OSError, ValueError) as error:
+            unreadable.append({"file": str(path), "error": str(error)})
+            continue
+        place = Path(os.path.abspath(path)).relative_to(os.path.abspath(images)).as_posix()
+        entries.append({"id": len(entries) + 1, "file_name": place, "width": picture.width, "height": picture.height})
+    for problem in unreadable[:5]:
+        logger.warning("left out: %s", problem["error"])
+    if len(unreadable) > 5:
+        logger.warning("%d photos are left out; %s names all", len(unreadable), one_line(folder / UNREADABLE))
+    if len(entries) < 2:
+        raise ValueError(f"--images {images}: expected at least two pictures that can be read, got {len(entries)}")
+    order = torch.randperm(len(entries), generator=torch.Generator().manual_seed(0)).tolist()
+    kept = set(order[: min(max(round(KEPT_SHARE * len(entries)), 1), MOST_KEPT)])
+    parts = {
+        "train.json": entries,
+        LEARNED: [entry for number, entry in enumerate(entries) if number not in kept],
+        KEPT: [entry for number, entry in enumerate(entries) if number in kept],
+        SAMPLE: [entries[number] for number in sorted(order[:MOST_SAMPLED])],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _link(folder / FOLDER, root)
+    with committed(folder) as staging:
+        for name, some in parts.items():
+            write_json(staging / "annotations" / name, coco_document(some, names or (_OBJECT,)), indent=None)
+        write_json(staging / UNREADABLE, unreadable)
+    return {"photos": len(entries), "kept": len(kept), "unreadable": len(unreadable)}
+
+
+def coco_document(
+    images: Iterable[dict[str, Any]], names: Sequence[str], annotations: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """A COCO document over the photos of OUT/data.
+
+    Args:
+        images: its entries. names: of the categories 1, 2, ... annotations: its rows.
+    """
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    return {
+        "info": {"description": "photos of decodetr build", "image_folder": FOLDER},
+        "images": list(images),
+        "annotations": list(annotations),
+        "categories": categories,
+    }
+
+
+def photos_of(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The image entries of OUT/data/annotations/NAME."""
+    return read_json(folder / "annotations" / name, dict)["images"]
+
+
+def _link(place, root):
+    """A data set names no files outside of its folder; what a link in it leads to counts as inside."""
+    try:
+        place.unlink(missing_ok=True)
+        place.symlink_to(root, target_is_directory=True)
+    except OSError as error:
+        raise ValueError(
+            f"{place}: a link to {root} cannot be made here ({error}); give an --output on a file system with links"
+        ) from error

@@ -1,0 +1,194 @@
+"""What a build will cost: each stage tried on a few photos, and extrapolated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from decodetr.building.commands import GRID_WINDOWS
+from decodetr.building.photos import MOST_KEPT, MOST_SAMPLED
+from decodetr.pool_builder.crops import crop_region
+from decodetr.pool_builder.pool_run import load_models
+from decodetr.pool_builder.proposals import select_proposals
+from decodetr.pool_builder.settings import PoolSettings, PoolTask
+from decodetr.training.arguments import DeCoDetrTrainingArguments
+from decodetr.training.choices import NEW, PRETRAINED, Situation, choose
+from decodetr.training.feature_cache import feature_collate
+from decodetr.training.options import TrainOptions
+from decodetr.training.starting_point import start_model
+from decodetr.utils.devices import pick_device
+from decodetr.utils.images import open_image
+from decodetr.utils.preflight import in_units
+from decodetr.utils.tables import markdown_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from decodetr.building.commands import Start
+    from decodetr.building.options import BuildOptions
+
+TRIED = 4  # photos, and crops, of a sample
+_ROW_BYTES = 400  # of a region besides its embeddings: boxes, scores, caption
+
+
+@dataclass
+class Plan:
+    """
+    Args:
+        photos (int): that will be learned from. regions (float): of a photo, as found on the sample.
+        seconds (dict): {stage: seconds}, of those that are tried. notes (dict): {stage: what is counted}.
+        disk, memory (float): bytes that stages write, and that the cached features take.
+    """
+
+    photos: int
+    regions: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    disk: float = 0.0
+    memory: float = 0.0
+
+    def text(self) -> str:
+        """A table for people."""
+        rows = [[stage, _duration(value), self.notes.get(stage, "")] for stage, value in self.seconds.items()]
+        rows.append(["together", _duration(sum(self.seconds.values())), ""])
+        return (
+            f"Plan for {self.photos:,} photos, from {TRIED} of them:\n"
+            f"{markdown_table(['stage', 'takes about', 'for'], rows)}\n"
+            f"disk {in_units(self.disk)}; memory for cached features {in_units(self.memory)}\n"
+        )
+
+
+def measure(options: BuildOptions, start: Start, pictures: Sequence[Path], stages: Sequence[str]) -> Plan:
+    """Try the stages that are still to be done on the first few photos.
+
+    Args:
+        options (BuildOptions). start (Start). pictures: the files of the photos. stages: that are to be done.
+
+    Returns:
+        Plan. Loading the models is not in it; a stage that takes less than a second is not tried.
+    """
+    plan = Plan(len(pictures))
+    images = [image for path in pictures[: 4 * TRIED] if (image := _opened(path)) is not None][:TRIED]
+    if not images:
+        return plan
+    settings = PoolSettings() if options.prompt is None else PoolSettings(prompt=options.prompt)
+    names = {"detector": options.detector, "clip": options.clip, "captioner": options.captioner}
+    models = {
+        name: model.load()
+        for name, model in load_models(
+            PoolTask("build", options.output, settings, models=names, device=options.device)
+        ).items()
+    }
+    transformers_logging.disable_progress_bar()
+    look, found = _timed(lambda: models["detector"](images))
+    look /= len(images)
+    limits = settings.of("min_objectness", "min_side", "nms_iou", "max_proposals")
+    none = torch.zeros(0, 4)
+    boxes = [select_proposals(*one, none, image.width, image.height, **limits)[0] for image, one in zip(images, found)]
+    plan.regions = sum(map(len, boxes)) / len(images)
+    pairs = [(image, box) for image, some in zip(images, boxes) for box in some.tolist()][:TRIED]
+    pairs = pairs or [(image, (0, 0, image.width, image.height)) for image in images]
+    embed, captioner = models["clip"], models["captioner"]
+    say = _timed(lambda: captioner.describe([crop_region(*pair, getattr(captioner, "size", None)) for pair in pairs]))[
+        0
+    ] / len(pairs)
+    show = _timed(lambda: embed.embed_images([crop_region(*pair, embed.size) for pair in pairs]))[0] / len(pairs)
+    regions = plan.regions * plan.photos
+    pool = f"{plan.photos:,} photos x ({_duration(look)} + {plan.regions:.0f} regions x {_duration(say + show)})"
+    for stage in stages:
+        if stage == "coverage":
+            windows = min(MOST_SAMPLED, plan.photos) * GRID_WINDOWS
+            plan.seconds[stage] = windows * (say + show)
+            plan.notes[stage] = f"{windows:,} windows x {_duration(say + show)}"
+        elif stage in ("first-pool", "pool"):
+            plan.seconds[stage] = plan.photos * look + regions * (say + show)
+            plan.notes[stage] = pool
+            plan.disk += regions * (6 * embed.dim + _ROW_BYTES)
+        elif stage == "model":
+            _semantic(plan, options, start, embed.dim, images[0], look)
+        elif stage == "report":
+            plan.seconds[stage] = look * min(MOST_KEPT, plan.photos / 10)
+    return plan
+
+
+def _semantic(plan, options, start, width, image, look):
+    """The semantic stream: two views of cached features, and steps over them."""
+    words = ["--set", "class_agnostic=false"] if start.classes > 1 and not options.localize else []
+    place = (
+        {"model": options.detector, "reset_semantics": True} if start.is_decodetr else {"detector": options.detector}
+    )
+    model, processor = start_model(TrainOptions(data=".", **place, set=words[1:]), ["object"])
+    device = pick_device(options.device)
+    model.to(device).train()
+    count = max(round(plan.regions), 1)
+    queries, samples = _one(model, processor, image, count, device)
+    plan.memory = 2 * plan.photos * sum(part.numel() * 2 for part in (queries, *samples))
+    item = {
+        "queries": queries,
+        "samples": samples,
+        "name_index": torch.full((count,), -1, device=device),
+        "region_embeds": torch.randn(count, model.config.embedding_dim, device=device),
+        "image": torch.zeros(count, dtype=torch.int64, device=device),
+        "region_text_embeds": torch.zeros(0, model.config.embedding_dim, device=device),
+    }
+    batch = feature_collate([item] * 8)
+
+    def step():
+        model(**batch).loss.backward()
+        model.zero_grad()
+
+    one = _timed(step)[0]
+    arguments = DeCoDetrTrainingArguments(output_dir=str(options.output / "model"), streams="semantic", use_cpu=True)
+    side = max(side or 0 for side in dict(processor.size).values())
+    situation = Situation("semantic", PRETRAINED, NEW, plan.photos, queries.shape[1], side, True, True, True)
+    steps = options.steps or choose(situation, frozenset(), arguments)["max_steps"]
+    plan.seconds["model"] = 2 * plan.photos * look + steps * one
+    plan.notes["model"] = f"2 views of {plan.photos:,} photos x {_duration(look)}, {steps:,} steps x {_duration(one)}"
+    plan.disk += 3 * sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+def _one(model, processor, image, count, device):
+    """(queries (count, C), samples) of a photo, as they are cached."""
+    inputs = processor(images=[image], return_tensors="pt").to(device)
+    boxes = torch.full((count, 4), 0.5, device=device)
+    label = {
+        "class_labels": torch.zeros(0, dtype=torch.int64, device=device),
+        "boxes": torch.zeros(0, 4, device=device),
+        "region_boxes": boxes,
+        "region_embeds": torch.randn(count, model.config.embedding_dim, device=device),
+    }
+    with torch.no_grad():
+        (found,) = model.eval().extract_semantic_features(inputs["pixel_values"], [label], inputs.get("pixel_mask"))
+    model.train()
+    channels = found["queries"].shape[1]
+    return torch.randn(count, channels, device=device), [
+        torch.randn(count, *samples.shape[1:], device=device) for samples in found["samples"]
+    ]
+
+
+def _timed(work: Callable[[], object]):
+    """(seconds of the second of two calls, what it returned): the first one warms up."""
+    work()
+    started = time.perf_counter()
+    found = work()
+    return time.perf_counter() - started, found
+
+
+def _opened(path):
+    try:
+        return open_image(path)
+    except (OSError, ValueError):
+        return None
+
+
+def _duration(seconds):
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
