@@ -16,7 +16,7 @@ from decodetr.annotations.sources import has_part, load_annotations
 from decodetr.building.commands import Start, command_of, has_report
 from decodetr.building.coverage import ENOUGH, coverage, coverage_text
 from decodetr.building.options import STAGES, BuildOptions
-from decodetr.building.photos import KEPT, coco_document, find_photos, has_boxes, photos_of, write_photos
+from decodetr.building.photos import KEPT, LEARNED, coco_document, find_photos, has_boxes, photos_of, write_photos
 from decodetr.building.plan import measure
 from decodetr.building.pool_names import pool_names
 from decodetr.building.result import how_to_go_on, write_result
@@ -51,13 +51,15 @@ _WRITTEN = {
 
 def build(
     detector: str, images: str | Path, clip: str, captioner: str, output: str | Path, *,
-    names: Sequence[str] | None = None, localize: bool = False, prompt: str | None = None, steps: int | None = None,
-    device: str = "auto", seed: int = 0, overwrite: str | None = None,
+    names: Sequence[str] | None = None, localize: bool = False, prompt: str | None = None,
+    keep_share: float | None = None, steps: int | None = None, device: str = "auto", seed: int = 0,
+    overwrite: str | None = None,
 ) -> Path:  # fmt: skip
     """From a detector that is there and photos, to a model that finds any name, as `decodetr build` makes it.
 
     Args:
-        detector, images, clip, captioner, output, names, localize, prompt, steps, device, seed: see [`BuildOptions`].
+        detector, images, clip, captioner, output, names, localize, prompt, keep_share, steps, device, seed:
+            see [`BuildOptions`].
         overwrite (str, *optional*): a stage of `decodetr.building.options.STAGES`, which is made again with all that
             come after it. Default: what is there is kept, and what is missing is made.
 
@@ -69,8 +71,8 @@ def build(
     """
     options = BuildOptions(
         detector=str(detector), images=str(images), clip=str(clip), captioner=str(captioner), output=Path(output),
-        names=None if names is None else tuple(names), localize=localize, prompt=prompt, steps=steps, device=device,
-        seed=seed,
+        names=None if names is None else tuple(names), localize=localize, prompt=prompt, keep_share=keep_share,
+        steps=steps, device=device, seed=seed,
     )  # fmt: skip
     run = BuildRun(options, overwrite)
     if run.run():
@@ -105,9 +107,8 @@ class BuildRun:
         pictures = [] if self.start.boxed else find_photos(options.images)
         with claim(options.output, "decodetr build"):
             self.record = self._read_record()
-            words = {stage: self._words(stage, pictures) for stage in options.stages}
             self._remove_overwritten()
-            self._check_same(words)
+            self._check_same(pictures)
             left = [stage for stage in options.stages if stage not in self.record["done"]]
             if left and (self.plan_only or "pool" in left or "first-pool" in left):
                 files = pictures or self._pictures_of_data()
@@ -116,7 +117,7 @@ class BuildRun:
                 return 0
             for number, stage in enumerate(options.stages, start=1):
                 self.stage = stage
-                if status := self._do(stage, words[stage], f"[{number}/{len(options.stages)}] "):
+                if status := self._do(stage, pictures, f"[{number}/{len(options.stages)}] "):
                     return status
             sys.stdout.write("\n" + write_result(options, self.start, self.record["found"]))
             sys.stdout.write(how_to_go_on(options.output))
@@ -124,7 +125,8 @@ class BuildRun:
 
     # Stages
 
-    def _do(self, stage, words, place):
+    def _do(self, stage, pictures, place):
+        words = self._words(stage)
         line = f"decodetr {shlex.join(words)}"
         if stage in self.record["done"]:
             sys.stdout.write(f"{place}done before: {line}\n")
@@ -132,11 +134,18 @@ class BuildRun:
         sys.stdout.write(f"\n{place}{line}\n")
         sys.stdout.flush()
         started = time.perf_counter()
-        own = {"photos": self._photos, "scores": self._scores, "names": self._names, "report": self._report}
+        own = {
+            "photos": self._photos,
+            "coverage": self._coverage,
+            "names": self._names,
+            "scores": self._scores,
+            "report": self._report,
+        }
         status = own.get(stage, self._command)(stage, words)
         if status:
             return status
-        self.record["done"][stage] = {"command": line, "seconds": round(time.perf_counter() - started, 1)}
+        made_by = self._made_by(stage, pictures)
+        self.record["done"][stage] = {"command": made_by, "seconds": round(time.perf_counter() - started, 1)}
         self._write_record()
         return 0
 
@@ -145,20 +154,30 @@ class BuildRun:
 
     def _photos(self, stage, words):
         if not self.start.boxed:
-            found = write_photos(self.options.images, self.options.output / "data", self.options.names or ())
-            self.record["found"] |= found
+            self.record["found"] |= write_photos(self.options.images, self.options.output / "data")
+        return 0
+
+    def _coverage(self, stage, words):
+        """What windows show is good to know. A build does not fail for it."""
+        if self._command(stage, words):
+            logger.warning("How much the detector finds is not measured: the captions of windows say too little")
+            (self.options.output / "coverage").mkdir(parents=True, exist_ok=True)
         return 0
 
     def _names(self, stage, words):
-        options = self.options
-        if (names := self._names_to_learn()) is None:
-            model_names = pool_names(options.output / "built" / "pool")
-            model_names.save_pretrained(options.output / "names")
-            names = model_names.names
-            logger.warning("names are what the captions say: %s", ", ".join(names[:10]))
-            return 0
-        write_text(options.output / "names.txt", "".join(f"{name}\n" for name in names))
-        return self._command(stage, words)
+        output, names, status = self.options.output, self._names_to_learn(), 0
+        if names is None:
+            found = pool_names(output / "built" / "pool")
+            found.save_pretrained(output / "names")
+            names = found.names
+            logger.warning("Names are what the captions say: %s", ", ".join(names[:10]))
+        else:
+            write_text(output / "names.txt", "".join(f"{name}\n" for name in names))
+            status = self._command(stage, words)
+        if not self.start.boxed:
+            document = coco_document(photos_of(output / "data", LEARNED), names)
+            write_json(output / "data" / "annotations" / LEARNED, document, indent=None)
+        return status
 
     def _names_to_learn(self):
         """The names of the vocabulary: those of the user after those that have boxes. None: those of the pool."""
@@ -200,6 +219,8 @@ class BuildRun:
     def _tell_coverage(self, model):
         out, found = self.options.output, self.record["found"]
         grid = out / "coverage" / "regions"
+        if not grid.is_dir():
+            return
         if self.options.localize:
             found["coverage_before"] = coverage(model, grid, out / "first" / "regions")
         found["coverage"] = coverage(model, grid, out / "built" / "regions")
@@ -210,20 +231,29 @@ class BuildRun:
 
     # What is there
 
-    def _words(self, stage, pictures):
-        """The words of a stage. Those of the photos tell other photos from the same ones."""
+    def _words(self, stage):
+        """The words of a stage's command."""
+        options = self.options
         if stage == "photos":
-            known = [(str(path), path.stat().st_size) for path in pictures if path.exists()]
-            names = self.options.names or ()
-            digest = hashlib.sha256(repr((known, names)).encode()).hexdigest()[:12]
-            return ["photos", self.options.images, *([digest] if pictures else [])]
-        if stage == "names" and self.options.names:
-            return [*command_of(stage, self.options, self.start)]
+            return ["photos", options.images]
+        if stage == "names" and self._names_to_learn() is None:
+            return ["names", str(options.output / "built" / "pool")]
         if stage == "pictures":
             shown = [str(path) for path in self._shown()]
-            return ["predict", *shown, "--model", str(self.options.output / "model"), "--output",
-                    str(self.options.output / "pictures"), "--device", self.options.device]  # fmt: skip
-        return command_of(stage, self.options, self.start)
+            model, place = str(options.output / "model"), str(options.output / "pictures")
+            return ["predict", *shown, "--model", model, "--output", place, "--device", options.device]
+        return command_of(stage, options, self.start)
+
+    def _made_by(self, stage, pictures):
+        """What tells a stage from one of other words, photos or names, wherever OUT lies."""
+        output = str(self.options.output)
+        words = [word.replace(output, "OUT", 1) if word.startswith(output) else word for word in self._words(stage)]
+        more = {
+            "photos": [(str(path), path.stat().st_size) for path in pictures if path.exists()],
+            "names": self.options.names,
+        }.get(stage)
+        digest = f" # {hashlib.sha256(repr(more).encode()).hexdigest()[:12]}" if more else ""
+        return f"decodetr {shlex.join(words)}{digest}"
 
     def _read_record(self):
         file, models = self.options.output / RECORD, self._models()
@@ -271,12 +301,14 @@ class BuildRun:
         if not self.plan_only:
             self._write_record()
 
-    def _check_same(self, words):
+    def _check_same(self, pictures):
         """What is done was done by the command that would do it now."""
         for stage in self.options.stages:
-            before = self.record["done"].get(stage, {}).get("command")
-            now = f"decodetr {shlex.join(words[stage])}"
-            if before is not None and before != now and stage != "pictures":
+            if stage not in self.record["done"]:
+                continue
+            before = self.record["done"][stage]["command"]
+            now = self._made_by(stage, pictures)
+            if before != now:
                 raise ValueError(
                     f"{self.options.output}: the stage {stage} was made by another command:\n  {before}\nnow\n"
                     f"  {now}\ngive --overwrite {stage} to make it, and what comes after it, again; or another "
@@ -293,8 +325,6 @@ class BuildRun:
         """Photos to draw: of those that were not learned from."""
         options = self.options
         if not self.start.boxed:
-            if not (options.output / "data" / "annotations" / KEPT).is_file():
-                return []
             kept = photos_of(options.output / "data", KEPT)[:SHOWN]
             return [Path(options.images) / entry["file_name"] for entry in kept]
         part = "val" if has_part(options.images, "val") else "train"

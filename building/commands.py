@@ -50,6 +50,7 @@ def command_of(stage: str, options: BuildOptions, start: Start) -> list[str]:
     device = ["--device", options.device]
     teachers = {"--clip": options.clip, "--captioner": options.captioner}
     asked = ["--prompt", options.prompt] if options.prompt else []
+    asked += [] if options.keep_share is None else ["--keep-share", str(options.keep_share)]
     seed = ["--seed", str(options.seed)]
     if stage == "coverage":
         given = data | {"--annotations": out / "data" / "annotations" / SAMPLE, "--detector": "grid"}

@@ -23,6 +23,7 @@ class BuildOptions:
         names (tuple of str or None): names to look for. None: what the captions of the pool say.
         localize (bool): first train a class-agnostic localization stream on the regions that are certain.
         prompt (str or None): question to the captioner, as of `decodetr pool build`.
+        keep_share (float or None): share of the regions whose captions make the pool, as of `decodetr pool build`.
         steps (int or None): of the semantic stream. None: chosen from the data.
         device (str): auto, cpu, cuda, ...
         seed (int): of training and clusters.
@@ -36,6 +37,7 @@ class BuildOptions:
     names: tuple[str, ...] | None = None
     localize: bool = False
     prompt: str | None = None
+    keep_share: float | None = None
     steps: int | None = None
     device: str = "auto"
     seed: int = 0
@@ -43,6 +45,8 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"--steps must be at least 1, got {self.steps}")
+        if self.keep_share is not None and not 0 < self.keep_share <= 1:
+            raise ValueError(f"--keep-share must be above 0 and at most 1, got {self.keep_share}")
         if self.seed < 0:
             raise ValueError(f"--seed must be at least 0, got {self.seed}")
 

@@ -22,7 +22,7 @@ FOLDER = "photos"  # in OUT/data: a link to the folder of the user
 LEARNED, KEPT, SAMPLE, UNREADABLE = "learned.json", "kept.json", "sample.json", "unreadable.json"
 KEPT_SHARE, MOST_KEPT = 0.1, 200  # photos that are kept aside, to calibrate the scores on
 MOST_SAMPLED = 60  # photos whose captions say how much the detector finds
-_OBJECT = "object"  # the one category of photos whose names are not known yet
+_OBJECT = "object"  # the one category as long as names are not known
 
 
 def has_boxes(images: str | Path) -> bool:
@@ -55,12 +55,12 @@ def find_photos(images: str | Path) -> list[Path]:
     return pictures
 
 
-def write_photos(images: str | Path, folder: Path, names: Sequence[str]) -> dict[str, int]:
+def write_photos(images: str | Path, folder: Path) -> dict[str, int]:
     """List the photos of a folder, in FOLDER/annotations: train.json all that can be read, learned.json those that
     are learned from, kept.json the others, sample.json some of all. unreadable.json says what cannot be read, and why.
 
     Args:
-        images: folder of photos. folder (Path): OUT/data. names: categories of the files, or none.
+        images: folder of photos. folder (Path): OUT/data.
 
     Returns:
         dict: counts of "photos", "kept" and "unreadable".
@@ -95,7 +95,7 @@ def write_photos(images: str | Path, folder: Path, names: Sequence[str]) -> dict
     _link(folder / FOLDER, root)
     with committed(folder) as staging:
         for name, some in parts.items():
-            write_json(staging / "annotations" / name, coco_document(some, names or (_OBJECT,)), indent=None)
+            write_json(staging / "annotations" / name, coco_document(some, (_OBJECT,)), indent=None)
         write_json(staging / UNREADABLE, unreadable)
     return {"photos": len(entries), "kept": len(kept), "unreadable": len(unreadable)}
 

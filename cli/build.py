@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "misses too much of what captions speak of (default: boxes stay those of the detector, to the bit)",
     )
     add("--prompt", metavar="PROMPT", help="question to the captioner, as of `decodetr pool build` (default: short)")
+    add(
+        "--keep-share",
+        type=float,
+        metavar="S",
+        help="make the pool of the captions of this share of the regions, as of `decodetr pool build` (default: those "
+        "that CLIP finds to fit)",
+    )
     add("--steps", type=int, metavar="N", help="training steps of the semantic stream (default: from the photos)")
     add("--seed", type=int, default=0, metavar="N", help="seed of training and clusters (default: 0)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
@@ -75,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         names=_names(args.names),
         localize=args.localize,
         prompt=args.prompt,
+        keep_share=args.keep_share,
         steps=args.steps,
         device=args.device,
         seed=args.seed,

@@ -1,0 +1,170 @@
+"""`decodetr build` over a tiny detector with classes, tiny teachers and a folder of photos without boxes."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny_models import TINY_DETECTORS
+from helpers.tiny_teachers import write_tiny_clip, write_tiny_llava
+from PIL import Image
+from transformers import AutoModelForObjectDetection, RTDetrV2Config
+
+import decodetr
+from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
+from decodetr.building import build_run, commands
+from decodetr.building.options import BuildOptions
+from decodetr.building.photos import KEPT, LEARNED, photos_of
+from decodetr.cli import main
+from decodetr.utils.files import write_json
+
+NAMES = ["red dotted star", "salt, pepper", "cup"]
+PHOTOS = 14
+SAME = ("model/model.safetensors", "built/pool/pool.safetensors", "names/vocabulary.safetensors")
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """Folders: a detector of three classes, its teachers, and photos in sub-folders, of which one is broken."""
+    folder, rng = tmp_path_factory.mktemp("given"), np.random.default_rng(0)
+    torch.manual_seed(0)
+    config = RTDetrV2Config(**{**TINY_DETECTORS["rt_detr_v2"], "decoder_n_levels": 2, "num_labels": 3})
+    AutoModelForObjectDetection.from_config(config).save_pretrained(folder / "detector")
+    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "detector")
+    write_tiny_clip(folder / "clip")
+    write_tiny_llava(folder / "llava")
+    for number in range(PHOTOS):
+        place = folder / "photos" / ("", "of a, b", "crème")[number % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        size = (80, 64) if number % 2 else (64, 96)
+        picture = Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+        picture.save(place / f"{number}{'.JPG' if number % 4 else '.png'}")
+    (folder / "photos" / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    (folder / "photos" / "notes.docx").write_text("no picture either")
+    return folder
+
+
+def _build(given, output, **more):
+    how = {"names": NAMES, "steps": 3, "device": "cpu", "keep_share": 0.9, **more}
+    return decodetr.build(
+        given / "detector", given / "photos", given / "clip", given / "llava", output, **how
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_windows():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commands, "GRID_WINDOWS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def built(given, tmp_path_factory):
+    output = tmp_path_factory.mktemp("built") / "out"
+    assert _build(given, output) == output / "model"
+    return output
+
+
+def test_boxes_and_objectness_stay_those_of_the_detector(given, built):
+    bare = AutoModelForObjectDetection.from_pretrained(given / "detector").eval()
+    model = DeCoDetrForObjectDetection.from_pretrained(built / "model").eval()
+    assert all(torch.equal(tensor, model.detector.state_dict()[name]) for name, tensor in bare.state_dict().items())
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        own, before = model(pixels), bare(pixels)
+    assert torch.equal(own.pred_boxes, before.pred_boxes)
+    assert torch.equal(own.objectness_logits, before.logits.amax(-1)), "the best of its classes"
+    assert model.vocabulary.names == NAMES and not model.config.class_agnostic
+
+
+def test_photos_are_listed_and_those_that_cannot_be_read_are_named(given, built):
+    learned, kept = (photos_of(built / "data", name) for name in (LEARNED, KEPT))
+    assert len(learned) == PHOTOS - 1 and len(kept) == 1 and not {p["id"] for p in learned} & {p["id"] for p in kept}
+    places = {entry["file_name"] for entry in (*learned, *kept)}
+    assert {"of a, b/1.JPG", "crème/2.JPG", "0.png"} <= places and "broken.jpg" not in places
+    (problem,) = json.loads((built / "data/unreadable.json").read_text())
+    assert problem["file"].endswith("broken.jpg") and "readable image" in problem["error"]
+    card = (built / "model/README.md").read_text()
+    assert f"Of {PHOTOS} photos without a box (1 could not be read)" in card and "No name was ever boxed" in card
+
+
+def test_what_is_done_is_not_done_again_and_another_wish_names_the_stage(given, built, capsys):
+    before = {name: (built / name).read_bytes() for name in (*SAME, "model/README.md", "build.json")}
+    assert _build(given, built) == built / "model"
+    assert {name: (built / name).read_bytes() for name in before} == before
+    assert capsys.readouterr().out.count("done before") == 8
+    with pytest.raises(ValueError, match="stage names(.|\n)*--overwrite names"):
+        _build(given, built, names=NAMES[:2])
+    with pytest.raises(ValueError, match="stage model was made by another command(.|\n)*--overwrite model"):
+        _build(given, built, steps=4)
+
+
+@pytest.mark.parametrize("ended_in", ["pool", "train"])
+def test_a_build_that_was_ended_goes_on_to_the_same_bytes(given, built, tmp_path, monkeypatch, ended_in):
+    output, run_command = tmp_path / "out", build_run.run_command
+    shutil.copytree(built, output, symlinks=True)
+
+    def ended(name, words):
+        if name != ended_in:
+            return run_command(name, words)
+        if name == "pool":  # after its first stage
+            kept = ("--data", "--detector", "--output", "--device")
+            run_command(name, ["proposals", *(w for p in zip(words[1::2], words[2::2]) for w in p if p[0] in kept)])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(build_run, "run_command", ended)
+        _build(given, output, overwrite={"pool": "pool", "train": "model"}[ended_in])
+    assert not (output / "model").exists()
+    _build(given, output)
+    for name in SAME:
+        assert (output / name).read_bytes() == (built / name).read_bytes(), name
+
+
+def test_without_names_they_are_what_the_captions_say(given, built, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(built, output, symlinks=True)
+    model = _build(given, output, names=None, overwrite="names")
+    captions = json.loads((output / "built/pool/pool.json").read_text())["captions"]
+    found = DeCoDetrForObjectDetection.from_pretrained(model).vocabulary.names
+    assert found and set(found) <= set(captions)
+
+
+def test_what_cannot_be_built_is_said_before_any_work(given, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    common = ["--clip", str(given / "clip"), "--captioner", str(given / "llava"), "--output", str(tmp_path / "out")]
+
+    def error(detector, images, *more):
+        assert main(["build", str(detector), "--images", str(images), *common, *more]) == 1
+        return capsys.readouterr().err
+
+    assert "expected pictures (" in error(given / "detector", tmp_path / "empty")
+    assert "no such folder" in error(given / "detector", tmp_path / "nowhere")
+    assert "--steps must be at least 1" in error(given / "detector", given / "photos", "--steps", "0")
+    assert "detector" in error(tmp_path / "nowhere", given / "photos")
+    found = error(given / "clip", given / "photos")
+    assert "clip" in found, "no detector"
+    (tmp_path / "out").mkdir()
+    write_json(tmp_path / "out" / "mine.json", {})
+    assert "expected an empty or new folder" in error(given / "detector", given / "photos")
+    assert json.loads((tmp_path / "out" / "mine.json").read_text()) == {}
+
+
+def test_the_plan_says_what_each_stage_costs_and_makes_nothing(given, tmp_path, capsys):
+    output = tmp_path / "out"
+    command = ["build", str(given / "detector"), "--images", str(given / "photos"), "--clip", str(given / "clip")]
+    command += ["--captioner", str(given / "llava"), "--output", str(output), "--plan", "--device", "cpu"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert f"Plan for {PHOTOS + 1} photos" in out and "memory for cached features" in out
+    rows = {line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| ")}
+    assert {"coverage", "pool", "model", "report", "together"} <= rows
+    assert not [path for path in output.rglob("*") if path.is_file() and not path.name.startswith(".")]
+
+
+def test_stages_of_localize_only_with_it():
+    given = {"detector": "d", "images": "i", "clip": "c", "captioner": "l", "output": "o"}
+    assert "boxes" not in BuildOptions(**given).stages
+    stages = BuildOptions(**given, localize=True).stages
+    assert stages.index("first-pool") < stages.index("boxes") < stages.index("pool")
