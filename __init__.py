@@ -1,13 +1,18 @@
 """decodetr: DeCo-DETR, an open-vocabulary detector on transformers that needs no text encoder at inference.
 
 The root is lazy: `import decodetr` and `decodetr --help` cost a bare Python start. The first public name that is used
-imports what it needs, and makes the model known to the Auto classes of transformers. Imports are absolute, because
-pytest imports the checkout folder as a package too and relative ones would build every class twice.
+imports what it needs, and makes the model known to the Auto classes of transformers. So does the first use of these
+classes or of the pipelines themselves. Imports are absolute, because pytest imports the checkout folder as a package
+too and relative ones would build every class twice.
 """
 
+import sys
+
+from decodetr.utils.after_import import after_import
 from decodetr.utils.lazy import TYPE_CHECKING, lazy_names
 
 if TYPE_CHECKING:  # what a type checker sees; "as" says that the names are public
+    from decodetr.inference.one_call import detect as detect
     from decodetr.modeling_decodetr import DeCoDetrConfig as DeCoDetrConfig
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection as DeCoDetrForObjectDetection
     from decodetr.modeling_decodetr import PrototypePool as PrototypePool
@@ -26,9 +31,12 @@ _PUBLIC_NAMES = {
     "DeCoDetrImageProcessor": "decodetr.processing",
     "DeCoDetrTrainer": "decodetr.training.trainer",
     "DeCoDetrTrainingArguments": "decodetr.training.arguments",
+    "detect": "decodetr.inference.one_call",
 }
 
 __all__ = ["__version__", *_PUBLIC_NAMES]
+
+_PIPELINES = {"object-detection": "AnyDetector", "zero-shot-object-detection": "AnyZeroShotDetector"}
 
 
 def _register_image_processor() -> None:
@@ -48,5 +56,22 @@ def _register_image_processor() -> None:
     VIDEO_PROCESSOR_MAPPING.register(DeCoDetrConfig, {"torchvision": None}, exist_ok=True)
 
 
+def _register_model() -> None:
+    """Tell the Auto classes of the model, unless its own import is doing so at this moment."""
+    if "decodetr.modeling_decodetr" not in sys.modules:
+        _register_image_processor()
+
+
+def _register_pipelines() -> None:
+    """Tell transformers which pipelines detect with a DeCo-DETR. They are imported when one is made."""
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    _register_model()
+    for task, pipeline in _PIPELINES.items():
+        PIPELINE_REGISTRY.supported_tasks[task]["impl"] = f"decodetr.inference.pipelines.{pipeline}"
+
+
 if not TYPE_CHECKING:  # which would take any name for one of the package
     __getattr__, __dir__ = lazy_names(__name__, _PUBLIC_NAMES, ["__version__"], before=_register_image_processor)
+    after_import("transformers.models.auto.modeling_auto", _register_model)
+    after_import("transformers.pipelines", _register_pipelines)
