@@ -47,7 +47,7 @@ def detect(
     Detect in one picture or in several.
 
     Args:
-        model: folder, Hub name or shipped name of a DeCo-DETR, which stays loaded for the next call, or a loaded model.
+        model: folder, Hub name or shipped name of a DeCo-DETR, which stays loaded, or a loaded model.
         images: a picture, or a list or tuple of them: a file, a PIL image, an array (H, W, 3) or (H, W) of RGB or grey
             values, or a tensor (3, H, W) or (1, H, W).
         names (list[str], *optional*): look for these alone, in this call alone. Names that the model lacks are
@@ -106,7 +106,7 @@ def as_picture(picture: Picture, allow_urls: bool = False) -> PIL.Image.Image:
     if not isinstance(picture, np.ndarray) or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (1,), (3,)):
         got = f"an array of shape {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
         raise ValueError(
-            f"expected a picture: a file, a PIL image, an array (H, W, 3) of RGB values or a tensor (3, H, W), got {got}"
+            f"expected a picture: a file, a PIL image, an array (H, W, 3) of RGB or a tensor (3, H, W), got {got}"
         )
     picture = picture[..., 0] if picture.shape[2:] == (1,) else picture
     if picture.dtype != np.uint8:
