@@ -208,7 +208,7 @@ def _write_yolo(staging, results):
             file.write("".join(f"{line}\n" for line in lines))
     names = "".join(f"  {number}: {_line(name)}\n" for number, name in enumerate(results.names))  # YAML holds JSON
     with open(staging / "data.yaml", "w", encoding="utf-8") as file:
-        file.write(f"train: images\nval: images\nnames:\n{names}")
+        file.write(f"train: images\nnames:\n{names}")
 
 
 def _write_voc(staging, results):

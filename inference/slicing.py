@@ -64,7 +64,7 @@ def detect_in_tiles(
             batch_size=max(2, batch_size),
         )
         found = slicer(np.asarray(image))
-        edges = np.asarray(found.data.pop(_EDGES, np.zeros((0, 4)))).reshape(-1, 4)
+        edges = np.asarray(found.data.pop(_EDGES, ()), dtype=bool).reshape(-1, 4)
         found.data[_IS_CUT] = (edges & _is_inner(found.xyxy, width, height)).any(axis=1)
         found = sv.Detections.merge([whole, found])
     merged = _merge(found)
@@ -87,7 +87,9 @@ def _merge(found):
         covered = _share_inside(pieces.xyxy, whole.xyxy)
         covered[pieces.class_id[:, None] != whole.class_id[None]] = 0
         pieces = pieces[covered.max(axis=1) < _SAME]
-    if len(pieces):
+    before = 0
+    while len(pieces) != before:  # joined pieces touch others
+        before = len(pieces)
         pieces = pieces.with_nmm(_PIECES, class_agnostic=False, overlap_metric=sv.OverlapMetric.IOS)
     return sv.Detections.merge([whole, pieces])
 
