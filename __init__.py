@@ -36,8 +36,6 @@ _PUBLIC_NAMES = {
 
 __all__ = ["__version__", *_PUBLIC_NAMES]
 
-_PIPELINES = {"object-detection": "AnyDetector", "zero-shot-object-detection": "AnyZeroShotDetector"}
-
 
 def _register_image_processor() -> None:
     """Tell AutoImageProcessor which image processors belong to the model (here, because it joins two rooms), and
@@ -57,18 +55,19 @@ def _register_image_processor() -> None:
 
 
 def _register_model() -> None:
-    """Tell the Auto classes of the model, unless its own import is doing so at this moment."""
-    if "decodetr.modeling_decodetr" not in sys.modules:
+    """Tell the Auto classes of the model, unless modules of ours are being imported, whose names are not there yet:
+    they, or the first public name, do it."""
+    ours = (module for name, module in list(sys.modules.items()) if name.startswith("decodetr."))
+    if not any(getattr(getattr(module, "__spec__", None), "_initializing", False) for module in ours):
         _register_image_processor()
 
 
 def _register_pipelines() -> None:
-    """Tell transformers which pipelines detect with a DeCo-DETR. They are imported when one is made."""
-    from transformers.pipelines import PIPELINE_REGISTRY
+    """Tell transformers which pipelines detect with a DeCo-DETR."""
+    from decodetr.inference.pipeline_choice import register
 
     _register_model()
-    for task, pipeline in _PIPELINES.items():
-        PIPELINE_REGISTRY.supported_tasks[task]["impl"] = f"decodetr.inference.pipelines.{pipeline}"
+    register()
 
 
 if not TYPE_CHECKING:  # which would take any name for one of the package

@@ -1,11 +1,8 @@
 """The pipelines of transformers for a DeCo-DETR: `pipeline("object-detection")` and
 `pipeline("zero-shot-object-detection")`.
 
-transformers chooses a pipeline by the task alone, so `AnyDetector` and `AnyZeroShotDetector` stand where it looks, and
-make the library's own pipeline for every other model.
-
-Ours differ in this: pictures in files are opened by `open_image`, the default threshold is that of the model, and all
-candidate labels are scored in one pass, as names of this call alone.
+They differ from the library's in this: pictures in files are opened by `open_image`, the default threshold is that of
+the model, and all candidate labels are scored in one pass, as names of this call alone.
 """
 
 from __future__ import annotations
@@ -15,14 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoTokenizer
 from transformers.image_utils import load_image
 from transformers.pipelines.object_detection import ObjectDetectionPipeline
 from transformers.pipelines.zero_shot_object_detection import ZeroShotObjectDetectionPipeline
 
 from decodetr.inference.candidates import CandidateLabels
 from decodetr.inference.detection import forward
-from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
 from decodetr.processing.picture_modes import to_rgb
 from decodetr.utils.images import open_image
 
@@ -151,27 +146,6 @@ class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
 
 _OUT, _TEXTS = ("logits", "pred_boxes"), ("labels", "names")
 _MOST = 100  # as of post_process_object_detection
-
-
-class AnyDetector(ObjectDetectionPipeline):
-    """Makes the pipeline that a model's kind needs: ours or the library's."""
-
-    def __new__(cls, model: Any, *args: Any, **kwargs: Any) -> ObjectDetectionPipeline:  # type: ignore[misc]
-        is_ours = isinstance(model, DeCoDetrForObjectDetection)
-        return (DeCoDetrDetector if is_ours else ObjectDetectionPipeline)(model, *args, **kwargs)
-
-
-class AnyZeroShotDetector(ZeroShotObjectDetectionPipeline):
-    """The same. Only the library's needs a tokenizer, so that its absence is said here, not by `pipeline`."""
-
-    _load_tokenizer = None
-
-    def __new__(cls, model: Any, *args: Any, **kwargs: Any) -> ZeroShotObjectDetectionPipeline:  # type: ignore[misc]
-        if isinstance(model, DeCoDetrForObjectDetection):
-            return DeCoDetrZeroShotDetector(*args, model=model, **kwargs)
-        if kwargs.get("tokenizer") is None and model.name_or_path:
-            kwargs["tokenizer"] = AutoTokenizer.from_pretrained(model.name_or_path)
-        return ZeroShotObjectDetectionPipeline(*args, model=model, **kwargs)
 
 
 def _picture(image, timeout):
