@@ -125,6 +125,45 @@ class DeCoDetrProcessingMixin(BaseImageProcessor):
             for i in range(batch_size)
         ]
 
+    def post_process_grounded_object_detection(
+        self,
+        outputs: object,
+        threshold: float = 0.3,
+        target_sizes: torch.Tensor | Sequence[Sequence[float]] | None = None,
+        text_labels: Sequence[Sequence[str]] | None = None,
+        top_k: int = 100,
+    ) -> list[dict[str, Any]]:
+        """
+        Detections of each image with their names, as the processors of OWLv2 and Grounding DINO give them.
+
+        Args:
+            outputs, threshold, target_sizes, top_k: as of `post_process_object_detection`.
+            text_labels (`list[list[str]]`): for each image the K names that were scored, in their order, such as
+                `[model.vocabulary.names] * B`. None: no names.
+
+        Returns:
+            list of B dicts: `scores`, `labels` and `boxes` of `post_process_object_detection`, and `text_labels`, n
+            names or None.
+
+        Raises:
+            ValueError: as `post_process_object_detection`, and on names that do not fit the logits.
+        """
+        batch_size, _, num_names = _output(outputs, "logits").shape
+        if text_labels is not None and (
+            len(text_labels) != batch_size
+            or any(isinstance(names, str) or len(names) != num_names for names in text_labels)
+        ):
+            got = [names if isinstance(names, str) else len(names) for names in text_labels]
+            raise ValueError(
+                f"text_labels must have {num_names} names for each of the {batch_size} images, got {got}; give "
+                "[model.vocabulary.names] * B, or the names that were scored"
+            )
+        results = self.post_process_object_detection(outputs, threshold, target_sizes, top_k)
+        for i, result in enumerate(results):
+            labels = result["labels"].tolist()
+            result["text_labels"] = None if text_labels is None else [text_labels[i][label] for label in labels]
+        return results
+
 
 def _output(outputs, name):
     value = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
