@@ -9,7 +9,7 @@ import sys
 from decodetr.cli.options import add_picture_limit
 from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, output_folder
-from decodetr.utils.name_list import read_names
+from decodetr.utils.name_list import read_prompts
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import (
     DEFAULT_MODEL,
@@ -33,9 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, help="write detections.json and annotated images into this folder; required"
     )
     parser.add_argument(
-        "--names", help="""detect these names: 'cat,"salt, pepper"' (default: all names of the model)"""
+        "--names",
+        help="""detect these names: 'cat,"salt, pepper"'. pool: all that the pool of the model speaks of (default: all
+        names of the model)""",
     )
-    parser.add_argument("--names-file", help="detect the names in this file, one per line")
+    parser.add_argument(
+        "--names-file",
+        help="detect the names in this file, one per line; 'name: prompt; prompt' embeds the prompts for a name",
+    )
     parser.add_argument(
         "--vocabulary",
         help="vocabulary that replaces that of the model: folder, Hub name or shipped name",
@@ -72,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.threshold}, {args.top_k}, {args.batch_size}"
         )
     names, paths, *_ = run_checks(
-        lambda: read_names(args.names, args.names_file),
+        lambda: _names(args),
         lambda: find_images(args.images),
         lambda: output_folder(args.output, "--output"),
         lambda: expect("model", args.model, "config.json"),
@@ -83,6 +88,11 @@ def run(args: argparse.Namespace) -> int:
     )
     with claim(args.output, "decodetr predict"):
         return _predict(args, names, paths)
+
+
+def _names(args):
+    """What `load_model` takes as names."""
+    return "pool" if args.names == "pool" and not args.names_file else read_prompts(args.names, args.names_file)
 
 
 def _predict(args, names, paths):

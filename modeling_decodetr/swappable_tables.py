@@ -1,25 +1,17 @@
 """The tables of a model, pool and names. They are swapped in place, as a whole: a call in another thread has the old
 ones or the new ones."""
 
-from __future__ import annotations
-
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 
-from .name_choice import choose_names
+from .configuration_decodetr import DeCoDetrConfig
+from .embedding_space import Tables
+from .name_choice import Names, choose_names
 from .prototype_pool import PrototypePool
-from .semantic_stream import derive
+from .semantic_stream import SemanticStream, derive
 from .vocabulary import Vocabulary, check_space, same_encoder
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from .configuration_decodetr import DeCoDetrConfig
-    from .embedding_space import Tables
-    from .name_choice import Names
-    from .semantic_stream import SemanticStream
 
 # Held for the moment in which tables are swapped or taken. Here, because a lock on a model could not be copied.
 _SWAPPING = threading.RLock()
