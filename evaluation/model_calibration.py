@@ -37,7 +37,7 @@ class CalibrationOptions:
         names_split: names.json whose base names are annotated, or "none". Default: that of `data`.
         output: folder for a copy. None calibrates the model in its folder.
         most: images, drawn at random.
-        thresholds: instead of images, thresholds.json of an evaluation: the model takes them over, and its scores stay.
+        thresholds: instead of images, thresholds.json of an evaluation. The model takes them over, its scores stay.
     """
 
     model: str
@@ -66,7 +66,8 @@ class CalibrationOptions:
             return self.thresholds
         if not (source := self.annotations or self.data):
             raise ValueError(
-                "give --data DIR or --annotations FILE: annotated images, best those of no training. Or --thresholds FILE"
+                "give --data DIR or --annotations FILE: annotated images, best those of no training. Or give "
+                "--thresholds FILE"
             )
         return source
 

@@ -1,4 +1,5 @@
-"""The report of an evaluation: report.json, report.md, report.html with pictures, thresholds.json, detections.parquet."""
+"""The report of an evaluation: report.json, report.md, report.html with pictures, thresholds.json and
+detections.parquet."""
 
 from __future__ import annotations
 
@@ -175,7 +176,7 @@ def _write_page(report, analysis, output, digest):
                 {
                     "report.json": f"all of this, as numbers; SHA-256 {digest}",
                     "report.md": "the tables",
-                    THRESHOLDS: "the score of best F1 of each name; decodetr calibrate --thresholds gives it to a model",
+                    THRESHOLDS: "score of best F1 of each name; decodetr calibrate --thresholds gives it to a model",
                     "detections.parquet": "every detection that counted; decodetr eval --detections reads it again",
                 }
             )
