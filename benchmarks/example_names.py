@@ -5,8 +5,9 @@
     python benchmarks/example_names.py --data DIR/scenes --examples DIR/examples
 
 Examples are annotated boxes of other pictures, cut out. "as they are" puts CLIP's embeddings of them where the
-embeddings of names are. "moved" puts them where a text lies, by the means that the pool has measured
-(`Vocabulary.from_images`). All names of the data set compete. Prints a row for each vocabulary (docs/inference.md).
+embeddings of names are. "moved by the means" puts them where a text lies, by the means that the pool has measured, and
+"moved" half-way on to what they look up in the pool (`Vocabulary.from_images`). All names of the data set compete.
+Prints a row for each vocabulary (docs/inference.md).
 """
 
 import argparse
@@ -23,6 +24,7 @@ def vocabularies(model, examples, clip, counts, draws):
     import random
 
     from decodetr import Vocabulary
+    from decodetr.modeling_decodetr.embedding_space import as_texts
     from decodetr.modeling_decodetr.image_encoder import load_image_model
     from decodetr.utils.shipped import resolve
 
@@ -31,15 +33,20 @@ def vocabularies(model, examples, clip, counts, draws):
     for k in counts:
         for draw in range(draws):
             some = {name: random.Random(f"{draw} {name}").sample(crops, k) for name, crops in examples.items()}
-            for words, space in (("as they are", {}), ("moved", model.prototype_pool)):
-                names = Vocabulary.from_images(some, image_model, space, image_processor=image_processor)
+            plain, moved = (
+                Vocabulary.from_images(some, image_model, pool, image_processor=image_processor)
+                for pool in (None, model.prototype_pool)
+            )
+            means = as_texts(plain.embeddings, model.prototype_pool.info["space"])
+            by_means = Vocabulary(plain.names, means, plain.info)
+            for words, names in (("as they are", plain), ("moved by the means", by_means), ("moved", moved)):
                 made.setdefault((words, k), []).append(names)
     return made
 
 
 def figures(model, processor, coco, vocabulary, novel, own):
-    """[AP50 of base names, of novel names, recall at the model's threshold in %, median score of the right name, median
-    cosine to the embedding of the words, both of centred rows]."""
+    """[AP50 of base names, of novel names, recall at the model's threshold in %, median score of the detection that
+    found an object, median cosine to the embedding of the words], the last one of centred rows."""
     import numpy as np
     import torch
 
@@ -60,7 +67,8 @@ def figures(model, processor, coco, vocabulary, novel, own):
     np.maximum.at(scores, found, analysis.found["score"][analysis.hit])
     recall = 100 * (scores > model.config.common_threshold).mean()
     space = model.prototype_pool.info["space"]
-    rows = [centred(v, mean_of(space, "text_mean", v)) for v in (vocabulary.embeddings, own.select(vocabulary.names).embeddings)]
+    pair = (vocabulary.embeddings, own.select(vocabulary.names).embeddings)
+    rows = [centred(part, mean_of(space, "text_mean", part)) for part in pair]
     cosine = torch.median((rows[0] * rows[1]).sum(-1)).item()
     return [metrics["AP50_base"], metrics["AP50_novel"], recall, float(np.median(scores)), cosine]
 

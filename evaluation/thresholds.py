@@ -75,8 +75,6 @@ def read_thresholds(file: str | Path) -> tuple[float, dict[str, float]]:
     numbers = {"threshold": common, **own} if isinstance(own, dict) else {"name_thresholds": own}
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise ValueError(
-                f'{file}: expected {{"threshold": 0..1, "name_thresholds": {{name: 0..1}}}}, as `decodetr eval` writes '
-                f"it, got {value!r} for {name!r}"
-            )
+            expected = '{"threshold": 0..1, "name_thresholds": {name: 0..1}}'
+            raise ValueError(f"{file}: expected {expected}, as `decodetr eval` writes it, got {value!r} for {name!r}")
     return float(numbers.pop("threshold")), {name: float(value) for name, value in own.items()}

@@ -65,10 +65,11 @@ def recorded_place(name: str | Path) -> str:
     return os.path.abspath(name) if os.path.isdir(name) or os.path.isfile(name) else str(name)
 
 
-def packaged(name: str | Path) -> str:
+def packaged(name: str | Path, cards: Path | None = None) -> str:
     """Where to load a model or table from: an existing folder as it is; else of NAME, or of a path that ends in
-    hub_cards/NAME, the folder of that name in the package, if there is one; else what was given, a Hub name."""
-    path = Path(name)
-    shipped = HUB_CARDS / path.name
-    named = str(name) == path.name or path.parent.name == HUB_CARDS.name
+    hub_cards/NAME, the folder of that name in the package (in `cards`), if there is one; else what was given, a Hub
+    name."""
+    path, cards = Path(name), cards or HUB_CARDS
+    shipped = cards / path.name
+    named = str(name) == path.name or path.parent.name == cards.name
     return str(shipped) if path.name and named and not path.is_dir() and shipped.is_dir() else str(name)

@@ -161,7 +161,7 @@ class Vocabulary(EmbeddingArtifact):
         cls,
         examples: Mapping[str, Sequence[Example]],
         model: str | Path | PreTrainedModel,
-        space: Mapping[str, Any] | PrototypePool,
+        pool: PrototypePool | None,
         *,
         image_processor: Any = None,
         revision: str | None = None,
@@ -171,17 +171,17 @@ class Vocabulary(EmbeddingArtifact):
     ) -> Vocabulary:
         """Names that stand for what example images show, for things that no text describes well.
 
-        A CLIP's images lie apart from its texts, with which the detector compares. So the mean of the images of a
-        teacher is taken off the mean embedding of a name's examples, and that of its texts put on instead
-        ([`as_texts`]).
+        A CLIP's images lie apart from its texts, with which the detector compares. So the mean embedding of a name's
+        examples is moved to where a text that says the same would lie, by the means that the pool has measured and by
+        its captions ([`as_texts`]).
 
         Args:
             examples (`dict`): for each name the images that show it, `{"my mug": [image, (image, box), ...]}`. An
                 image is a PIL image, or a uint8 array (H, W, 3) in RGB; a box is x0, y0, x1, y1 in pixels of it.
             model: CLIP-like model that made the tables of the detector: folder or Hub name, or a loaded model in
                 evaluation mode, together with its `image_processor`.
-            space (`dict` or [`PrototypePool`]): where the model's texts and images lie: the pool of the detector, such
-                as `detector.prototype_pool`, or its `info["space"]`. `{}` leaves the images where they are.
+            pool ([`PrototypePool`] or None): that of the detector, such as `detector.prototype_pool`. With None the
+                embeddings stay where images lie, and scores are low.
             revision, token: for the Hub.
             batch_size (`int`): crops embedded at a time. progress (`bool`): show a progress bar.
 
@@ -191,7 +191,7 @@ class Vocabulary(EmbeddingArtifact):
 
         Raises:
             ValueError: no examples, a picture or box that cannot be used (with the name and its place), a model
-                without image features, or one that did not make the pool; a space without measured means.
+                without image features, or one that did not make the pool; a pool without measured means.
             OSError: from transformers, when there is no such model.
         """
         from .image_encoder import encode_examples, load_image_model
@@ -205,22 +205,21 @@ class Vocabulary(EmbeddingArtifact):
         else:
             model, image_processor = load_image_model(model, revision=revision, token=token)
         info = encoder_info(model)
-        pool_info = {} if isinstance(space, Mapping) else space.info
-        if not same_encoder(info, pool_info):
+        if pool is not None and not same_encoder(info, pool.info):
             raise ValueError(
                 f"the examples would be embedded by {describe_encoder(info)}, the pool was made with "
-                f"{describe_encoder(pool_info)}: give that model."
+                f"{describe_encoder(pool.info)}: give that model."
             )
-        measured = space if isinstance(space, Mapping) else (space.info.get("space") or {})
-        if not isinstance(space, Mapping) and not {"text_mean", "image_mean"} <= measured.keys():
+        space = {} if pool is None else (pool.info.get("space") or {})
+        if pool is not None and not {"text_mean", "image_mean"} <= space.keys():
             raise ValueError(
                 "the pool does not say where images and texts of its teacher lie, as pools of `decodetr pool build` "
-                "do; give one that does, or space={} to leave the images where they are, with low scores."
+                "do; give one that does, or pool=None to leave the images where they are, with low scores."
             )
         rows = encode_examples(examples, model, image_processor, batch_size, progress)
         means = torch.stack([F.normalize(part.mean(0), dim=-1) for part in rows])
         info |= {"examples": {name: len(part) for name, part in zip(names, rows)}}
-        return cls(names, as_texts(means, measured), info)
+        return cls(names, as_texts(means, space, None if pool is None else pool.prototypes.detach().cpu()), info)
 
     @classmethod
     def from_pool(cls, pool: PrototypePool, threshold: float | None = None) -> Vocabulary:
@@ -232,7 +231,7 @@ class Vocabulary(EmbeddingArtifact):
         Args:
             pool ([`PrototypePool`]): with captions.
             threshold (`float`, *optional*): by default `background_threshold` of the pool's space, which was measured
-                as the cosine from which a prototype means a name. So no prototype is left for the background.
+                as the cosine from which a prototype means a name. So next to none is left for the background.
 
         Returns:
             [`Vocabulary`] of at most M names, the largest first.

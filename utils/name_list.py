@@ -74,6 +74,8 @@ def read_prompts(text: str | None = None, file: str | Path | None = None) -> dic
 
 def _of_json(file):
     content = read_json(file)
+    if not isinstance(content, dict | list | None):
+        raise ValueError(f"{file}: expected a list of names, or {{name: prompt or list of prompts}}, got {content!r}")
     pairs = content.items() if isinstance(content, dict) else [(name, name) for name in content or ()]
     found = {}
     for name, given in pairs:

@@ -40,7 +40,7 @@ def resolve(name: str | Path, what: str | None = None) -> str:
     Raises:
         ValueError: the folder holds something else.
     """
-    folder: str = _rule.packaged(name)
+    folder: str = _rule.packaged(name, HUB_CARDS)
     if what is not None and (other := _other_kind(folder, what)):
         raise ValueError(f"expected a {what}, {str(name)!r} is a {other[0]}; {other[1].format(name)}")
     return folder
