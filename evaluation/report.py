@@ -121,7 +121,7 @@ def write_report(report: dict, analysis: Analysis, output: str | Path, facts: di
     with committed(output, remove=_pictures_of(output)) as staging:
         save_detections(staging / "detections.parquet", analysis.evaluator, facts)
         write_text(staging / "report.json", text)
-        write_json(staging / THRESHOLDS, {"model": facts["model"], **best_thresholds(analysis)})
+        write_json(staging / THRESHOLDS, {"model": facts.get("model"), **best_thresholds(analysis)})
         tied = f"\nreport.json of this page: SHA-256 {digest}\n"
         write_text(staging / "report.md", markdown_report(report, with_names=True) + tied)
         _write_page(report, analysis, staging, digest)

@@ -3,10 +3,10 @@ ones or the new ones."""
 
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .configuration_decodetr import DeCoDetrConfig
 from .embedding_space import Tables
 from .name_choice import Names, choose_names
 from .prototype_pool import PrototypePool
@@ -20,10 +20,11 @@ _SWAPPING = threading.RLock()
 class SwappableTables:
     """What [`DeCoDetrForObjectDetection`] does with its pool and its names."""
 
-    config: DeCoDetrConfig
     prototype_pool: PrototypePool
     vocabulary: Vocabulary
     semantic_stream: SemanticStream
+    if TYPE_CHECKING:  # the library reads an annotation of this name
+        config: Any
 
     def set_vocabulary(self, vocabulary: Vocabulary | list[str]) -> None:
         """Swap the names in place. Kept by `save_pretrained`. A call in another thread has the old names or the new

@@ -140,11 +140,11 @@ class Vocabulary(EmbeddingArtifact):
         for texts in filled:
             check_lengths(labels, texts, model, tokenizer)
         several = len(filled) > 1  # then one bar over the templates, else one over the names
-        total = 0
+        rows = torch.zeros(())
         for texts in tqdm(filled, desc="templates", disable=not (progress and several)):
             texts = same_texts(texts, model, tokenizer)
-            total = total + encode_texts(texts, model, tokenizer, batch_size, progress=progress and not several)
-        sums = torch.stack([rows.sum(0) for rows in total.split([len(texts) for texts in prompts])])
+            rows = rows + encode_texts(texts, model, tokenizer, batch_size, progress=progress and not several)
+        sums = torch.stack([own.sum(0) for own in rows.split([len(texts) for texts in prompts])])
         embeddings = F.normalize(sums, dim=-1)
         info = {**encoder_info(model), "templates": templates}
         info |= {"text_cosine": text_cosine(embeddings)} if len(names) > 1 else {}
@@ -297,7 +297,7 @@ class Vocabulary(EmbeddingArtifact):
             return self.embeddings[self.names.index(key)]
         if isinstance(key, slice):
             return Vocabulary(self.names[key], self.embeddings[key], self.info)
-        return self.select(key) if isinstance(key, list | tuple) else self.names[key]
+        return self.select(key) if isinstance(key, Sequence) else self.names[key]
 
     def extra_repr(self) -> str:
         encoder = self.info.get("encoder")

@@ -104,3 +104,17 @@ def test_post_processing_takes_a_threshold_for_each_name():
     assert one["labels"].tolist() == [0, 1]
     with pytest.raises(ValueError, match="one for each of the 2 names"):
         processor.post_process_object_detection(outputs, [0.1, 0.2, 0.3])
+
+
+def test_a_pipeline_takes_the_thresholds_of_the_model():
+    from PIL import Image
+    from transformers import pipeline
+
+    model, image = tiny_model().eval(), Image.new("RGB", (64, 64), (90, 120, 90))
+    processor = DeCoDetrImageProcessor(size={"height": 64, "width": 64})
+    detector = pipeline("object-detection", model=model, image_processor=processor)
+    everything = detector(image, threshold=0.0)
+    cut = sorted(row["score"] for row in everything if row["label"] == NAMES[0])[-3]
+    model.config.score_threshold, model.config.name_thresholds = 1.0, {NAMES[0]: cut}
+    shown = detector(image, threshold=model.config.thresholds())
+    assert len(shown) == 2 and {row["label"] for row in shown} == {NAMES[0]}

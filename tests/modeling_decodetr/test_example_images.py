@@ -74,10 +74,11 @@ def test_in_a_space_like_clips_examples_come_near_their_text():
         similarity = centred(moved, torch.tensor(space["text_mean"])) @ rows.T
         own = similarity.diag()
         cosines[kind] = own[:40].mean().item(), own[40:].mean().item()
-        if kind != "raw":
-            assert (similarity.argmax(-1) == torch.arange(70)).float().mean() > 0.9
-    assert cosines["raw"][0] < 0.25 and cosines["means"][0] > 0.5 and cosines["moved"][0] > 0.85
-    assert cosines["moved"][1] > cosines["raw"][1] + 0.2
+        assert (similarity.argmax(-1) == torch.arange(70))[:40].all()
+    # docs/inference.md has these figures: what captions speak of, and what they do not.
+    assert cosines["raw"] == pytest.approx((0.14, 0.14), abs=0.01)
+    assert cosines["means"] == pytest.approx((0.60, 0.59), abs=0.01)
+    assert cosines["moved"] == pytest.approx((0.89, 0.50), abs=0.01)
 
 
 @pytest.mark.parametrize(
