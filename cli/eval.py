@@ -93,7 +93,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--output",
         metavar="DIR",
-        help="write report.html, report.md, report.json and detections.parquet into this folder (default: print only)",
+        help="write report.html, report.md, report.json, thresholds.json and detections.parquet into this folder "
+        "(default: print only)",
     )
 
 

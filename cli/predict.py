@@ -9,7 +9,7 @@ import sys
 from decodetr.cli.options import add_picture_limit
 from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, output_folder
-from decodetr.utils.name_list import read_names
+from decodetr.utils.name_list import read_prompts
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import (
     DEFAULT_MODEL,
@@ -49,9 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save-crops", action="store_true", help="also write what is in the boxes, as crops/NAME/*.png"
     )
     parser.add_argument(
-        "--names", help="""detect these names: 'cat,"salt, pepper"' (default: all names of the model)"""
+        "--names",
+        help="""detect these names: 'cat,"salt, pepper"'. pool: all that the pool of the model speaks of (default: all
+        names of the model)""",
     )
-    parser.add_argument("--names-file", help="detect the names in this file, one per line")
+    parser.add_argument(
+        "--names-file",
+        help="detect the names in this file, one per line; 'name: prompt; prompt' embeds the prompts for a name",
+    )
     parser.add_argument(
         "--vocabulary",
         help="vocabulary that replaces that of the model: folder, Hub name or shipped name",
@@ -115,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--explain shows what the queries of one image read; leave out --slice or --explain")
     args.formats = [name.strip() for names in args.formats or ["json"] for name in names.split(",")]
     names, sources, formats, *_ = run_checks(
-        lambda: read_names(args.names, args.names_file),
+        lambda: _names(args),
         lambda: find_sources(args.images, args.output, args.allow_urls),
         lambda: check_formats(args.formats, args.output),
         lambda: require_trackers() if args.track else None,
@@ -137,6 +142,11 @@ def _whole_numbers(args):
     """(option, what is given, its least value)."""
     named = {"top-k": 1, "batch-size": 1, "workers": 0, "slice": 32, "frame-stride": 1, "max-frames": 1}
     return [(name, getattr(args, name.replace("-", "_")), least) for name, least in named.items()]
+
+
+def _names(args):
+    """What `load_model` takes as names."""
+    return "pool" if args.names == "pool" and not args.names_file else read_prompts(args.names, args.names_file)
 
 
 def _predict(args, names, sources):

@@ -1,7 +1,8 @@
 """Load a model, give it names, detect, and explain what was detected.
 
 loading.py        load_model: a saved model and its image processor
-names.py          choose_names: another vocabulary, embedded where it is not stored
+names.py          embed_names, embed_examples: vocabularies of a text model that goes by a name
+examples.py       example images of names, in folders or as annotated boxes
 candidates.py     labels of one call as names, with what prompts have around them
 detection.py      detect; forward, for prepared images
 one_call.py       decodetr.detect: any picture in, supervision.Detections out
