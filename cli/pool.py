@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from decodetr.annotations.formats import DATA_HELP, form_of
-from decodetr.cli.options import add_form_arguments, add_picture_limit
+from decodetr.cli.options import add_clip, add_device, add_form_arguments, add_output, add_picture_limit
 from decodetr.pool_builder.settings import PoolData, PoolSettings, PoolTask
 from decodetr.utils.files import claim
 from decodetr.utils.outputs import apart
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             _add_data(command)
         for name in models:
             command.add_argument(f"--{name}", required=name != "detector", metavar="NAME", help=_MODELS[name])
-        command.add_argument("--output", required=True, metavar="OUT", help="folder of all stages; required")
+        add_output(command, "folder of all stages", "OUT", required=True)
         for setting in (setting for setting in fields(PoolSettings) if setting.name in settings.split()):
             option = "--" + setting.name.replace("_", "-")
             text = setting.metadata["help"] + ("" if setting.default is None else " (default: %(default)s)")
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             if "captioner" in models:
                 text = "auto: spread the captioner over all devices (default: one device)"
                 command.add_argument("--device-map", metavar="MAP", help=text)
-            command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+            add_device(command)
         command.add_argument(
             "--overwrite",
             action="store_true",
@@ -96,9 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Draw a pool in two dimensions: coarse prototypes with captions, and fine prototypes around them.",
     )
     drawn.add_argument("pool", metavar="POOL", help="folder, Hub name or shipped name of a prototype pool")
-    drawn.add_argument(
-        "--output", required=True, metavar="FILE", help="image file to write, such as map.png; required"
-    )
+    add_output(drawn, "image file to write, such as map.png", "FILE", required=True)
 
 
 def _add_data(command):
@@ -133,13 +131,10 @@ def _add_inspection(parser):
     parser.add_argument(
         "--image", nargs="+", default=[], metavar="FILE", help="print the captions nearest to these images"
     )
-    parser.add_argument(
-        "--clip", metavar="NAME", help="CLIP that made the pool, for --text and --image (default: as the pool records)"
-    )
-    parser.add_argument(
-        "--output",
-        metavar="DIR",
-        help="write map.png, map.html and pool.json into this folder; map.html can be searched (default: print only)",
+    add_clip(parser, "CLIP that made the pool, for --text and --image (default: as the pool records)")
+    add_output(
+        parser,
+        "write map.png, map.html and pool.json into this folder; map.html can be searched (default: print only)",
     )
     add_picture_limit(parser)
 

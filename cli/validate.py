@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from decodetr.annotations.formats import DATA_HELP, PARTS
-from decodetr.cli.options import add_form_arguments
+from decodetr.cli.options import add_form_arguments, add_output
 from decodetr.utils.files import is_unused, write_json
 from decodetr.utils.outputs import apart
 from decodetr.utils.tables import markdown_table
@@ -35,11 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--no-pixels", action="store_true", help="read only the headers of images; faster, but finds no damaged pixels"
     )
-    add(
-        "--output",
-        metavar="DIR",
-        help="write validation.json and a sheet of annotated images per part into this folder",
-    )
+    add_output(parser, "write validation.json and a sheet of annotated images per part into this folder")
     add(
         "--repair",
         metavar="DIR",

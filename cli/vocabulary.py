@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from decodetr.cli.options import add_clip, add_device, add_output
 from decodetr.utils.documents import read_text
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.name_list import read_names
@@ -34,10 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--part", choices=("base", "novel", "all"), help="names of --names-split to embed (default: all)"
     )
-    build.add_argument(
-        "--text-model",
-        required=True,
-        help="CLIP-like model that embeds: folder, Hub name or shipped name, such as scenes-clip; required",
+    add_clip(
+        build, "CLIP-like model that embeds: folder, Hub name or shipped name, such as scenes-clip", required=True
     )
     templates = build.add_mutually_exclusive_group()
     templates.add_argument(
@@ -46,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="prompt with {} in place of the name; repeat the option to average several (default: 'a photo of a {}.')",
     )
     templates.add_argument("--templates-file", help="read prompts from this file, one per line")
-    build.add_argument("--output", required=True, help="write the vocabulary into this folder; required")
-    build.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
+    add_output(build, "write the vocabulary into this folder", required=True)
+    add_device(build)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,13 +54,13 @@ def run(args: argparse.Namespace) -> int:
     if args.part and not args.names_split:
         raise ValueError("--part chooses from a --names-split, which is not given")
     inputs = {"--names-file": args.names_file, "--names-split": args.names_split, "--annotations": args.annotations}
-    inputs |= {"--text-model": resolve(args.text_model), "--templates-file": args.templates_file}
+    inputs |= {"--clip": resolve(args.clip), "--templates-file": args.templates_file}
     written = ("vocabulary.json", "vocabulary.safetensors", "README.md")
     names, *_ = run_checks(
         lambda: _names(args),
         lambda: output_folder(args.output, "--output"),
         lambda: apart("--output", args.output, inputs, written),
-        lambda: expect("text model", args.text_model, "config.json"),
+        lambda: expect("text model", args.clip, "config.json"),
     )
     with claim(args.output, "decodetr vocabulary build"):
         return _build(args, names)
@@ -72,7 +71,7 @@ def _build(args, names):
     from decodetr.modeling_decodetr.vocabulary import describe_encoder
 
     templates = _lines(args.templates_file) if args.templates_file else args.template
-    vocabulary = embed_names(names, args.text_model, templates, args.device)
+    vocabulary = embed_names(names, args.clip, templates, args.device)
     vocabulary.save_pretrained(args.output)
     sys.stdout.write(
         f"{args.output}: {len(vocabulary)} names, d = {vocabulary.embedding_dim}, encoder "
