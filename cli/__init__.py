@@ -1,7 +1,8 @@
 """The `decodetr` command: names the subcommands and imports each only when it is called, so that --help is instant.
 
 One file a command, which parses, calls and prints. Nothing outside this folder imports it. options.py has what several
-commands share, parser.py what all of them understand, loudness.py -q and -v, recipe.py the recipes of `decodetr train`.
+commands share, parser.py what all of them understand, loudness.py -q and -v; recipe.py and train_help.py belong to
+`decodetr train`.
 """
 
 import importlib
@@ -56,6 +57,7 @@ def command_parser(name: str) -> tuple[ModuleType, CommandParser]:
     module = importlib.import_module(module_name)
     parser = CommandParser(prog=f"decodetr {name}", description=description)
     module.add_arguments(parser)
+    parser.more_help = getattr(module, "more_help", None)
     complete(parser)
     return module, parser
 

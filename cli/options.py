@@ -134,7 +134,8 @@ class _Variable(argparse.Action):
 @contextmanager
 def own_variables() -> Iterator[None]:
     """At the end of a command, set the variables back that its options have set."""
-    before = {name: os.environ.get(name) for name in (MAX_PIXELS_VARIABLE, OUTSIDE_VARIABLE)}
+    names = (MAX_PIXELS_VARIABLE, OUTSIDE_VARIABLE, "CUDA_VISIBLE_DEVICES")  # the last by --device of train
+    before = {name: os.environ.get(name) for name in names}
     try:
         yield
     finally:

@@ -1,13 +1,13 @@
 """The parser of all commands: one word for one thing, earlier spellings of it, and words that nobody knows.
 
 A command names its options once, by the words of ours, with dashes. What is added here holds for all of them: earlier
-words (`ALSO`) and underscores mean the same, a list that is said twice is one list, and -q and -v set how much is said.
+words (`ALSO`) and underscores mean the same, a list that is said twice is one list, -q and -v set how much is said.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from decodetr.utils.arguments import Joined, SaysOnce, extend_lists
@@ -46,8 +46,14 @@ class CommandParser(argparse.ArgumentParser):
     """As argparse's, without abbreviations, with `_` in an option for `-`, and with the nearest known word where one
     is unknown. Its subcommands are of the same kind."""
 
+    more_help: Callable[[], str] | None = None  # what --help says after the options
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False} | kwargs)
+
+    def format_help(self) -> str:
+        """As argparse's, with `more_help`."""
+        return super().format_help() + (self.more_help() if self.more_help else "")
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

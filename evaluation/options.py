@@ -92,9 +92,8 @@ class EvalOptions:
     def _check_numbers(self):
         for name, least in {"batch_size": 1, "max_detections": 1, "num_workers": 0}.items():
             if (value := getattr(self, name)) is not None and value < least:
-                raise ValueError(
-                    f"--{name.removeprefix('num_').replace('_', '-')} must be at least {least}, got {value}"
-                )
+                option = name.removeprefix("num_").replace("_", "-")
+                raise ValueError(f"--{option} must be at least {least}, got {value}")
 
     def _check_model(self):
         alone = self.oracle == "teacher" and self.vocabulary and not (self.model or self.detections)

@@ -64,7 +64,7 @@ def choose_names(vocabulary: Vocabulary, names: Sequence[str], text_model: str |
         fresh = _embed_names(new, vocabulary.info, text_model)
     except (FileNotFoundError, ImportError, ValueError) as error:
         raise ValueError(
-            f"{not_stored} They could not be embedded either: {str(error).rstrip('.')}. Give --text-model NAME if the "
+            f"{not_stored} They could not be embedded either: {str(error).rstrip('.')}. Give --clip NAME if the "
             "text model that made the stored embeddings lies elsewhere, or --vocabulary DIR with all names, as "
             "`decodetr vocabulary build` makes it."
         ) from error
@@ -79,7 +79,7 @@ def _embed_names(names, info, text_model):
     source, revision = (text_model, None) if text_model else (info.get("encoder"), info.get("encoder_revision"))
     if not source:
         raise ValueError("the vocabulary does not say where its text model is")
-    asked_by = None if text_model else f"the vocabulary says that it made the names; --text-model {source} fetches it"
+    asked_by = None if text_model else f"the vocabulary says that it made the names; --clip {source} fetches it"
     options = {"templates": info["templates"]} if info.get("templates") else {}
     with loading("text model", source, asked_by) as folder:
         fresh = Vocabulary.from_text_model(names, folder, revision=revision, **options)

@@ -73,7 +73,7 @@ def _stages(output, options):
     images = {"--train": options.train_images, "--val": options.val_images, "--test": 1}
     yield data / "names.json", ["scenes", "write", data, *flat(images)]
     for part, folder in (("base", base), ("all", names)):
-        embed = {"--names-split": data / "names.json", "--part": part, "--text-model": options.clip}
+        embed = {"--names-split": data / "names.json", "--part": part, "--clip": options.clip}
         yield folder / "vocabulary.json", ["vocabulary", "build", *flat(embed), "--output", folder]
     models = {"--detector": options.model, "--clip": options.clip, "--captioner": options.captioner}
     build = ["--data", data, *flat(models), *flat(POOL), "--output", concepts]

@@ -30,12 +30,13 @@ class Joined(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        if values.count('"') % 2:  # joined to another, it would take the comma between them for one of a name
-            raise argparse.ArgumentError(
-                self, f"{values!r} has a double quote without its pair; write 'cat,\"salt, pepper\"'"
-            )
         so_far = getattr(namespace, self.dest, None)
-        setattr(namespace, self.dest, values if so_far in (None, self.default) else f"{so_far},{values}")
+        if so_far is None or so_far == self.default:
+            setattr(namespace, self.dest, values)
+            return
+        if so_far.count('"') % 2 or values.count('"') % 2:  # it would take the comma between the two for one of a name
+            raise argparse.ArgumentError(self, f"{so_far!r} and {values!r}: a double quote lacks its pair")
+        setattr(namespace, self.dest, f"{so_far},{values}")
 
 
 class SaysOnce(argparse.Action):

@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from decodetr import __version__
 
 # What decides how detection, training and evaluation behave.
-_PACKAGES = (
-    "torch torchvision transformers accelerate datasets supervision safetensors tokenizers numpy pillow".split()
-)
+_PACKAGES = """
+torch torchvision transformers accelerate datasets supervision safetensors tokenizers numpy pillow
+"""
 
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:
@@ -31,7 +31,7 @@ def environment() -> str:
         "decodetr": f"{__version__} ({os.path.dirname(os.path.dirname(os.path.abspath(__file__)))})",
         "python": f"{platform.python_version()} ({sys.executable})",
         "platform": platform.platform(),
-        **{package: _version_or_none(package) for package in _PACKAGES},
+        **{package: _version_or_none(package) for package in _PACKAGES.split()},
         "cpu": f"{_cores()} of {os.cpu_count()} cores",
         "accelerators": _accelerators(),
     }
