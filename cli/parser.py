@@ -32,14 +32,14 @@ NAME_LISTS = ("--names", "--class-names", "--novel-names")  # with commas in one
 
 
 class Said(argparse.Namespace):
-    """What a command line says. `words` has, for each option with several spellings, the one that was used and its
+    """What a command line says. `spelled` has, for each option with several spellings, the one that was used and its
     value; it is no entry of `vars`."""
 
-    __slots__ = ("words",)
+    __slots__ = ("spelled",)
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
-        self.words = {}
+        self.spelled = {}
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import decodetr
-from decodetr.training.own_arguments import OwnArguments
+from decodetr.training.own_arguments import GROUPS, OwnArguments, option_of
 from decodetr.utils.documents import read_text
 
 # The word for what transformers calls otherwise: (field, what it is).
@@ -46,14 +46,13 @@ def more_help() -> str:
             _add(usual, word, f"{text}; also --{field.replace('_', '-')}")
     for word, text in _USUAL.items():
         _add(usual, word, text)
-    groups = {}
-    for entry in fields(OwnArguments):
-        name = entry.metadata["group"]
-        if name not in groups:
-            groups[name] = parser.add_argument_group(f"fields of DeCoDetrTrainingArguments: {name}")
-        word = entry.metadata.get("flags", ["--" + entry.name.replace("_", "-")])[0]
-        shown = entry.metadata.get("default", str(entry.default).lower())
-        _add(groups[name], word, f"{entry.metadata['help']} (default: {shown})".replace("`", ""))
+    texts = {entry.name: entry for entry in fields(OwnArguments)}
+    for title, names in GROUPS.items():
+        group = parser.add_argument_group(f"fields of DeCoDetrTrainingArguments: {title}")
+        for name in names.split():
+            entry = texts[name]
+            shown = entry.metadata.get("default", str(entry.default).lower())
+            _add(group, option_of(name), f"{entry.metadata['help']} (default: {shown})".replace("`", ""))
     config = parser.add_argument_group(
         "fields of the config, for --set FIELD=VALUE",
         "Fields of the detector are detector_config.FIELD, such as detector_config.num_queries.",

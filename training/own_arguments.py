@@ -6,14 +6,24 @@ has them as a table.
 
 from dataclasses import dataclass, field
 
-# Of metadata["group"]: where --help shows a field.
-STREAMS, LEARNING, EVALUATION, RUN = "streams", "rates, weights and clipping", "evaluation", "the run"
+# Which of them belong together. HfArgumentParser hands metadata on to argparse, so this has no place there.
+GROUPS = {
+    "streams": "streams cache_features cache_views freeze_backbone",
+    "rates, weights and clipping": "learning_rate semantic_learning_rate backbone_learning_rate align_weight_start "
+    "align_weight_end align_weight_shape weight_decay max_grad_norm semantic_max_grad_norm ema_decay",
+    "evaluation": "eval_pictures eval_max_detections",
+    "the run": "overwrite_output_dir remove_unused_columns ddp_broadcast_buffers",
+}
 
 
-def _field(default, text, shown=None, group=RUN, **more):
-    """A field with its help, its group, and the default that is shown where the value does not say it."""
-    metadata = {"help": text, "group": group, **more} | ({"default": shown} if shown else {})
-    return field(default=default, metadata=metadata)
+def _field(default, text, shown=None):
+    """A field with its help, and the default that is shown where the value does not say it."""
+    return field(default=default, metadata={"help": text} | ({"default": shown} if shown else {}))
+
+
+def option_of(name: str) -> str:
+    """The option of a field: `--overwrite` for overwrite_output_dir, else its name with dashes."""
+    return "--overwrite" if name == "overwrite_output_dir" else "--" + name.replace("_", "-")
 
 
 @dataclass
@@ -24,74 +34,63 @@ class OwnArguments:
         "joint",
         "which streams learn. joint: both. localization: the detector; the semantic stream is frozen and not "
         "computed. semantic: the semantic stream; the detector is frozen",
-        group=STREAMS,
     )
     cache_features: bool = _field(
-        False, "with `--streams semantic`: compute the features of the detector once, and train on them", group=STREAMS
+        False, "with `--streams semantic`: compute the features of the detector once, and train on them"
     )
     cache_views: int = _field(
         1,
         "with `--cache-features`: views of each image to compute; all but the first are augmented",
         "chosen: 1 or 2",
-        group=STREAMS,
     )
-    align_weight_start: float = _field(0.0, "lambda_align(t) at the first step", "chosen: 0 or 1", group=LEARNING)
+    align_weight_start: float = _field(0.0, "lambda_align(t) at the first step", "chosen: 0 or 1")
     align_weight_end: float | None = _field(
-        None, "lambda_align(t) at the last step", "the `align_weight` of the config", group=LEARNING
+        None, "lambda_align(t) at the last step", "the `align_weight` of the config"
     )
     align_weight_shape: str = _field(
         "cosine",
         "how lambda_align(t) changes from the start to the end value. cosine: half a cosine, as in the paper. linear: "
         "a straight line. constant: the end value at every step",
-        group=LEARNING,
     )
     semantic_learning_rate: float | None = _field(
-        None, "learning rate of the semantic stream", "chosen; `--learning-rate` if that is given", group=LEARNING
+        None, "learning rate of the semantic stream", "chosen; `--learning-rate` if that is given"
     )
     backbone_learning_rate: float | None = _field(
-        None, "learning rate of the detector's backbone", "chosen; `--learning-rate` if that is given", group=LEARNING
+        None, "learning rate of the detector's backbone", "chosen; `--learning-rate` if that is given"
     )
     freeze_backbone: bool = _field(
-        False, "freeze the weights and the batch norm statistics of the detector's backbone", "chosen", group=STREAMS
+        False, "freeze the weights and the batch norm statistics of the detector's backbone", "chosen"
     )
     max_grad_norm: float = _field(
         0.1,
         "clip the gradient of the localization stream to this norm, separately from the semantic stream. 0: clip "
         "neither stream",
-        group=LEARNING,
     )
     semantic_max_grad_norm: float = _field(
         1.0,
         "clip the gradient of the semantic stream to this norm, separately from the localization stream",
-        group=LEARNING,
     )
     ema_decay: float | None = _field(
         None,
         "keep a moving average of the trained weights with this decay, such as 0.999; evaluate and save the average",
-        group=LEARNING,
     )
-    eval_pictures: int = _field(
-        8, "draw this many validation images with detections at each evaluation; 0: none", group=EVALUATION
-    )
+    eval_pictures: int = _field(8, "draw this many validation images with detections at each evaluation; 0: none")
     eval_max_detections: int | None = _field(
         None,
         "detections to keep per image in evaluation",
         "100; 300 if the data are federated as LVIS is",
-        group=EVALUATION,
     )
     overwrite_output_dir: bool = _field(
         False,
         "remove the checkpoints of other runs from the output folder when a run starts; if false, such checkpoints "
         "are an error",
-        flags=("--overwrite",),
     )
     learning_rate: float = _field(
         1e-4,
         "learning rate of the localization stream, and of the parts that have no rate given",
         "chosen",
-        group=LEARNING,
     )
-    weight_decay: float = _field(1e-4, "weight decay of AdamW", group=LEARNING)
+    weight_decay: float = _field(1e-4, "weight decay of AdamW")
     # Columns are dropped by signature otherwise, and label dicts of streamed data would be sliced.
     remove_unused_columns: bool = _field(False, "must stay false for detection")
     # The pool and the vocabulary are buffers that every process updates alike. Broadcasting them costs time.

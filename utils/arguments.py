@@ -51,13 +51,13 @@ class SaysOnce(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         word = (option_string or "").replace("_", "-")
-        words = getattr(namespace, "words", {})
-        earlier, value = words.setdefault(self.dest, (word, values))
+        spelled = getattr(namespace, "spelled", {})
+        earlier, value = spelled.setdefault(self.dest, (word, values))
         if earlier != word and value != values:
             raise argparse.ArgumentError(
                 None, f"{earlier} {value} and {word} {values} are two words for one thing; give one of them"
             )
-        words[self.dest] = (word, values)
+        spelled[self.dest] = (word, values)
         setattr(namespace, self.dest, values)
 
 

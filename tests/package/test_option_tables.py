@@ -8,7 +8,7 @@ import pytest
 
 from decodetr.training.arguments import DeCoDetrTrainingArguments
 from decodetr.training.options import TrainOptions
-from decodetr.training.own_arguments import OwnArguments
+from decodetr.training.own_arguments import GROUPS, OwnArguments, option_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 OWN = {entry.name for entry in dataclasses.fields(OwnArguments)}
@@ -25,7 +25,7 @@ def _table(kind):
 
 def _row(entry, kind):
     text = entry.metadata["help"].replace("|", "\\|")
-    option = entry.metadata.get("flags", ["--" + entry.name.replace("_", "-")])[0]
+    option = entry.metadata.get("flags", [option_of(entry.name)])[0]
     if kind is TrainOptions:
         return f"| `{option}` | {text} |"
     value = str(entry.default).lower() if entry.default is None or isinstance(entry.default, bool) else entry.default
@@ -45,6 +45,7 @@ def test_the_page_has_the_texts_of_the_fields(kind):
 def test_every_option_has_a_text():
     fields = [entry for entry in dataclasses.fields(TrainOptions) if "help" not in entry.metadata]
     assert [entry.name for entry in fields] == ["class_names", "box_format"]  # described where they are shared
+    assert sorted(OWN) == sorted(name for names in GROUPS.values() for name in names.split())
     assert OWN and all(entry.metadata.get("help") for entry in dataclasses.fields(OwnArguments))
 
 
