@@ -7,4 +7,5 @@ picture_files.py  which pictures, and the files that the annotated ones are writ
 picture_run.py    detect in many pictures, draw and write, and lose nothing when interrupted
 journal.py        what an unfinished run has done
 explanations.py   what a detection is made of
+model_facts.py    what a model is, knows and learned from, and how fast it is
 """
