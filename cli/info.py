@@ -66,27 +66,40 @@ def _other_rows(facts):
 
 def _model_rows(facts):
     detector, parameters, pool = facts["detector"], facts["parameters"], facts["pool"]
-    yield "detector", (
-        f"{detector['family']}, {detector['queries']} queries, "
-        f"{'class-agnostic' if detector['class_agnostic'] else 'with classes'}"
-        + (f", overlapping boxes dropped from IoU {detector['nms_iou']:g}" if detector["nms_iou"] else "")
+    yield (
+        "detector",
+        (
+            f"{detector['family']}, {detector['queries']} queries, "
+            f"{'class-agnostic' if detector['class_agnostic'] else 'with classes'}"
+            + (f", overlapping boxes dropped from IoU {detector['nms_iou']:g}" if detector["nms_iou"] else "")
+        ),
     )
-    yield "parameters", (
-        f"{parameters['all']:,} ({parameters['detector']:,} detector, {parameters['semantic_stream']:,} semantic stream)"
+    yield (
+        "parameters",
+        (
+            f"{parameters['all']:,} ({parameters['detector']:,} detector, "
+            f"{parameters['semantic_stream']:,} semantic stream)"
+        ),
     )
     yield "image size", in_words(facts["image_size"])
     embedding = facts["embedding"]
     made = embedding["encoder"] or embedding["encoder_of_the_pool"] or "nothing that is recorded"
     yield "embedding", f"{embedding['width']} wide, of {made}{', centred' if embedding['centred'] else ''}"
-    yield "pool", (
-        f"{pool['coarse']} coarse and {pool['fine']} fine prototypes, of {pool['made_of']}"
-        + (f", captions of {pool['captioner']}" if pool["captioner"] else "")
-        + f"; used for {pool['use'].replace('+', ' and ')}"
+    yield (
+        "pool",
+        (
+            f"{pool['coarse']} coarse and {pool['fine']} fine prototypes, of {pool['made_of']}"
+            + (f", captions of {pool['captioner']}" if pool["captioner"] else "")
+            + f"; used for {pool['use'].replace('+', ' and ')}"
+        ),
     )
     background = facts["background"]
-    yield "background", (
-        f"prototypes below cosine {background['threshold']:.3f} to all names"
-        + (f"; level {background['level']:.3f}" if background["level"] > -1 else "; no level")
+    yield (
+        "background",
+        (
+            f"prototypes below cosine {background['threshold']:.3f} to all names"
+            + (f"; level {background['level']:.3f}" if background["level"] > -1 else "; no level")
+        ),
     )
     names = facts["names"]
     yield "names", _some(names["all"])
@@ -97,17 +110,23 @@ def _model_rows(facts):
     if not facts["training"]:
         yield "training", "not recorded"
     scores = facts["scores"]
-    yield "threshold", f"{scores['threshold']:g}" + (
-        f", and {len(scores['name_thresholds'])} names have their own" if scores["name_thresholds"] else ""
+    yield (
+        "threshold",
+        f"{scores['threshold']:g}"
+        + (f", and {len(scores['name_thresholds'])} names have their own" if scores["name_thresholds"] else ""),
     )
     calibration = scores["calibration"]
     yield "calibration", in_words(_rounded(calibration)) if calibration else "none; `decodetr calibrate` makes one"
     if speed := facts.get("speed"):
         height, width = speed["pixels"]
-        yield "speed", (
-            f"{speed['milliseconds']:.1f} ms an image ({speed['images_per_second']:.1f} images/s) at {height} x {width} "
-            f"on {speed['device']} with {speed['threads']} threads; median of {speed['runs']} forwards, slowest "
-            f"{speed['slowest']:.1f} ms"
+        yield (
+            "speed",
+            (
+                f"{speed['milliseconds']:.1f} ms an image ({speed['images_per_second']:.1f} images/s) at "
+                f"{height} x {width} "
+                f"on {speed['device']} with {speed['threads']} threads; median of {speed['runs']} forwards, slowest "
+                f"{speed['slowest']:.1f} ms"
+            ),
         )
 
 

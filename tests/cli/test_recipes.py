@@ -203,7 +203,10 @@ def test_what_a_run_needs_may_come_from_either(tmp_path, capsys, monkeypatch):
     assert main(["train"]) == 1
     assert "give --data and --output and a starting point" in capsys.readouterr().err
     assert main(["train", "--recipe", "decodetr-r51"]) == 1
-    assert "--recipe decodetr-r51: no such file; give one, or one of decodetr-" in capsys.readouterr().err
+    assert (
+        "--recipe decodetr-r51: no such file; did you mean 'decodetr-r50'?; give one, or one of decodetr-"
+        in capsys.readouterr().err
+    )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "decodetr-r50").mkdir()  # an output folder of that name hides nothing
     assert recipe_file("decodetr-r50") == HUB_CARDS / "decodetr-r50" / "recipe.yaml"
