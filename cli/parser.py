@@ -50,6 +50,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False} | kwargs)
+        self.given: list[str] | None = None
 
     def format_help(self) -> str:
         """As argparse's, with `more_help`."""
@@ -59,8 +60,8 @@ class CommandParser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse's, in a [`Said`]."""
-        words = None if args is None else self._with_dashes(args)
-        return super().parse_known_args(words, Said() if namespace is None else namespace)
+        self.given = None if args is None else self._with_dashes(args)
+        return super().parse_known_args(self.given, Said() if namespace is None else namespace)
 
     def _with_dashes(self, words):
         known, found = self._option_string_actions, list(words)
@@ -77,6 +78,10 @@ class CommandParser(argparse.ArgumentParser):
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
+            unknown = [word for word in self.given or () if word.startswith("--") and self._unknown(word)]
+            if isinstance(action, argparse._SubParsersAction) and unknown and not action.required:
+                # The value of an option that nobody knows was taken for a subcommand.
+                raise argparse.ArgumentError(None, self._about(unknown)) from error
             near = closest(str(value), map(str, action.choices or ()))
             raise argparse.ArgumentError(action, f"{error.message}{near}") from error
 
@@ -85,9 +90,15 @@ class CommandParser(argparse.ArgumentParser):
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction) and (name := getattr(said, action.dest, None)):
                 return action.choices[name].refuse(unknown, said)
+        return self.error(self._about(unknown))
+
+    def _unknown(self, word):
+        return word.partition("=")[0] not in self._option_string_actions
+
+    def _about(self, unknown):
         option = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
         near = closest(option.replace("_", "-"), self._option_string_actions) if option else ""
-        return self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        return f"unrecognized arguments: {' '.join(unknown)}{near}"
 
 
 def complete(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

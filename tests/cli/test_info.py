@@ -17,7 +17,7 @@ def saved(tmp_path):
     model.config.training_info = {"annotated_names": [model.config.id2label[0]], "setting": "V-OVD", "data": "x"}
     model.config.score_threshold, model.config.name_thresholds = 0.25, {model.config.id2label[1]: 0.5}
     model.save_pretrained(tmp_path / "model")
-    DeCoDetrImageProcessor(size={"height": 32, "width": 64}).save_pretrained(tmp_path / "model")
+    DeCoDetrImageProcessor(size={"height": 64, "width": 96}).save_pretrained(tmp_path / "model")
     return model, tmp_path / "model"
 
 
@@ -30,7 +30,7 @@ def test_facts_of_a_model_are_those_of_its_weights_and_config(saved, capsys):
     total = sum(weight.numel() for weight in loaded.parameters())
     assert facts["kind"] == "DeCo-DETR" and facts["detector"]["family"] == "rt_detr_v2"
     assert facts["parameters"] == {"all": total, "detector": detector, "semantic_stream": total - detector}
-    assert facts["image_size"] == {"height": 32, "width": 64}
+    assert facts["image_size"] == {"height": 64, "width": 96}
     assert facts["names"] == {"all": model.vocabulary.names, "boxed": model.vocabulary.names[:1]}
     assert facts["pool"]["coarse"] + facts["pool"]["fine"] == len(loaded.prototype_pool)
     assert facts["scores"]["threshold"] == 0.25
@@ -44,7 +44,7 @@ def test_the_text_says_the_same_and_speed_on_request(saved, capsys):
     text = capsys.readouterr().out
     assert text.startswith(f"{folder}: DeCo-DETR\n") and "0.25, and 1 names have their own" in text
     assert "setting" in text and "V-OVD" in text and "none; `decodetr calibrate` makes one" in text
-    assert "ms an image" in text and " at 32 x 64 on cpu" in text and "median of " in text
+    assert "ms an image" in text and " at 64 x 96 on cpu" in text and "median of " in text
     assert main(["info", str(folder), "--speed", "--device", "nonsense"]) == 1
 
 

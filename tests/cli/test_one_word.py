@@ -218,7 +218,7 @@ def test_loudness_is_set_and_set_back(capsys):
 
 def test_a_folder_to_write_is_a_word_of_its_own_or_output(capsys, tmp_path):
     place = str(tmp_path / "scenes")
-    few = ["--train", "1", "--val", "1", "--test", "1", "--image-size", "32", "--workers", "1"]
+    few = ["--train", "1", "--val", "1", "--test", "1", "--image-size", "64", "--workers", "1"]
     assert main(["scenes", "write", "--output", place, *few]) == 0
     assert (tmp_path / "scenes" / "names.json").is_file()
     assert main(["scenes", "write", *few]) == 1
