@@ -4,8 +4,18 @@ import argparse
 import sys
 
 from decodetr.annotations.formats import DATA_HELP, form_of
-from decodetr.cli.options import add_batch_size, add_device, add_form_arguments, add_output, add_workers, at_least
+from decodetr.cli.options import (
+    add_batch_size,
+    add_device,
+    add_form_arguments,
+    add_output,
+    add_overwrite,
+    add_workers,
+    at_least,
+)
 from decodetr.evaluation import CALIBRATION_IMAGES
+from decodetr.utils.documents import read_json
+from decodetr.utils.outputs import unwritten
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect, expect_file
 from decodetr.utils.tables import markdown_table
@@ -32,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(
         parser, "write a calibrated copy of the model into this folder (default: change the folder of the model)"
     )
+    add_overwrite(parser)
     add(
         "--most",
         type=int,
@@ -71,6 +82,9 @@ def run(args: argparse.Namespace) -> int:
         lambda: expect_file("--annotations", args.annotations),
         lambda: expect_file("--names-split", None if args.names_split == "none" else args.names_split),
         options.place,
+        lambda: unwritten(
+            "--output", args.output, ("config.json",), "decodetr calibrate", args.overwrite, _is_calibrated
+        ),
         lambda: pick_device(args.device),
     )
     config, info = calibrate_model(options)
@@ -83,3 +97,8 @@ def run(args: argparse.Namespace) -> int:
         + f": {options.place()}\n"
     )
     return 0
+
+
+def _is_calibrated(file):
+    """Whether a config is of a calibrated DeCo-DETR."""
+    return file.is_file() and bool(read_json(file, dict).get("calibration_info"))

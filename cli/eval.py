@@ -7,14 +7,28 @@ from functools import partial
 from pathlib import Path
 
 from decodetr.annotations.formats import DATA_HELP, form_of
-from decodetr.cli.options import add_batch_size, add_clip, add_device, add_form_arguments, add_output, add_workers
+from decodetr.cli.options import (
+    add_batch_size,
+    add_clip,
+    add_device,
+    add_form_arguments,
+    add_output,
+    add_overwrite,
+    add_workers,
+)
 from decodetr.evaluation import ENGINES, ORACLES, PREPARED, PROTOCOLS
+from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim, finite, output_folder
 from decodetr.utils.markup import one_line
-from decodetr.utils.outputs import apart
+from decodetr.utils.outputs import apart, unwritten
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect_file
 from decodetr.utils.tables import markdown_table
+
+# What each writes, see `unwritten`.
+_REPORT = ("report.json", "report.html", "report.md", "detections.parquet")
+_PREPARED = ("names.json", "annotations/train.json", "annotations/val.json")
+_COMPARISON = ("comparison.json", "comparison.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "write report.html, report.md, report.json and detections.parquet into this folder (default: print only)",
     )
+    add_overwrite(parser)
 
 
 def _add_prepare_arguments(parser):
@@ -111,6 +126,7 @@ def _add_prepare_arguments(parser):
         help="folder of the official annotation files (default: annotations/ in the folder of --coco)",
     )
     add_output(parser, "write annotations/ and names.json into this folder", required=True)
+    add_overwrite(parser)
     add(
         "--any-counts",
         action="store_true",
@@ -130,6 +146,7 @@ def _add_compare_arguments(parser):
     add("--resamples", type=int, default=1000, help="bootstrap resamples of the images (default: 1000)")
     add("--seed", type=int, default=0, help="seed of the resamples (default: 0)")
     add_output(parser, "write comparison.json and comparison.png into this folder (default: print only)")
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -141,6 +158,7 @@ def run(args: argparse.Namespace) -> int:
     from decodetr.eval import EvalOptions, evaluate
     from decodetr.evaluation.report import markdown_report
 
+    unwritten("--output", args.output, _REPORT, "decodetr eval", args.overwrite, _is_report)
     report = evaluate(
         EvalOptions(
             model=args.model,
@@ -174,6 +192,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _is_report(file):
+    """Whether report.json is of an evaluation. A pool has a file of that name too."""
+    return file.is_file() and "protocol" in read_json(file, dict)
+
+
+def _is_prepared(file):
+    return all(Path(file.parent, name).is_file() for name in _PREPARED)
+
+
 def _prepare(args):
     from decodetr.evaluation.prepare import official_files, prepare
 
@@ -182,6 +209,7 @@ def _prepare(args):
     run_checks(
         lambda: output_folder(args.output, "--output"),
         lambda: apart("--output", args.output, {"--coco": args.coco, "--official": args.official}),
+        lambda: unwritten("--output", args.output, _PREPARED, "decodetr eval prepare", args.overwrite, _is_prepared),
         *(partial(expect_file, option, file) for file in files),
     )
     with claim(args.output, "decodetr eval prepare"):
@@ -205,6 +233,7 @@ def _compare(args):
     run_checks(
         numbers,
         lambda: args.output and output_folder(args.output, "--output"),
+        lambda: unwritten("--output", args.output, _COMPARISON, "decodetr eval compare", args.overwrite),
         lambda: expect_file("--annotations", args.annotations),
         *(partial(expect_run, folder) for folder in (args.first, args.second)),
     )

@@ -14,6 +14,15 @@ def add_output(parser: argparse.ArgumentParser, text: str, metavar: str = "DIR",
     parser.add_argument("--output", required=required, metavar=metavar, help=text + ("; required" if required else ""))
 
 
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add --overwrite to a command that refuses a finished output (docs/data.md, "Outputs")."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace what an earlier run of this command wrote (default: an error)",
+    )
+
+
 def add_written_folder(parser: argparse.ArgumentParser, text: str, metavar: str = "DIR") -> None:
     """Add the folder that a command writes, as a word of its own or as --output. [`written_folder`] reads it."""
     parser.add_argument("folder", nargs="?", metavar=metavar, help=f"{text}; or --output {metavar}")

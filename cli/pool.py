@@ -10,10 +10,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from decodetr.annotations.formats import DATA_HELP, form_of
-from decodetr.cli.options import add_clip, add_device, add_form_arguments, add_output, add_picture_limit
+from decodetr.cli.options import add_clip, add_device, add_form_arguments, add_output, add_overwrite, add_picture_limit
 from decodetr.pool_builder.settings import PoolData, PoolSettings, PoolTask
 from decodetr.utils.files import claim
-from decodetr.utils.outputs import apart
+from decodetr.utils.outputs import apart, unwritten, unwritten_file
 from decodetr.utils.preflight import process_rank
 from decodetr.utils.shipped import load_pool, load_vocabulary, resolve
 
@@ -34,6 +34,7 @@ _STAGES = {
     "cluster": (False, (), "num_coarse kmeans num_fine min_samples seed"),
     "build": (True, tuple(_MODELS), " ".join(setting.name for setting in fields(PoolSettings))),
 }
+_INSPECTION = ("map.html", "map.png", "pool.json")
 _HELP = {
     "proposals": "propose regions in every image; write OUT/proposals",
     "captions": "caption every region; write OUT/captions",
@@ -97,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     drawn.add_argument("pool", metavar="POOL", help="folder, Hub name or shipped name of a prototype pool")
     add_output(drawn, "image file to write, such as map.png", "FILE", required=True)
+    add_overwrite(drawn)
 
 
 def _add_data(command):
@@ -136,6 +138,7 @@ def _add_inspection(parser):
         parser,
         "write map.png, map.html and pool.json into this folder; map.html can be searched (default: print only)",
     )
+    add_overwrite(parser)
     add_picture_limit(parser)
 
 
@@ -224,7 +227,8 @@ def _inspect(args):
     from decodetr.pool_builder.inspection import embed_queries, inspect_pool, summary, write_inspection
 
     inputs = {"POOL": resolve(args.pool), "--image": args.image, "--vocabulary": args.vocabulary}
-    apart("--output", args.output, inputs, ("map.png", "map.html", "pool.json"))
+    apart("--output", args.output, inputs, _INSPECTION)
+    unwritten("--output", args.output, _INSPECTION, "decodetr pool inspect", args.overwrite)
     pool = load_pool(args.pool)
     vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else None
     queries = embed_queries(pool, args.text, args.image, args.clip) if args.text or args.image else None
@@ -242,6 +246,7 @@ def _map(args):
     from decodetr.pool_builder.pool_map import draw_pool_map
 
     apart("--output", args.output, {"POOL": list(Path(resolve(args.pool)).glob("pool.*"))})
+    unwritten_file("--output", args.output, args.overwrite)
     pool = load_pool(args.pool)
     labelled = draw_pool_map(pool, args.output)
     sys.stdout.write(f"{args.output}: {len(pool)} prototypes, {len(labelled)} of them labelled\n")

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from decodetr.cli import main
-from decodetr.cli.options import DefaultsFormatter, add_output, add_written_folder, written_folder
+from decodetr.cli.options import DefaultsFormatter, add_output, add_overwrite, add_written_folder, written_folder
 from decodetr.scenes.options import SPLITS, VARIANTS, ComparisonOptions
 from decodetr.scenes.recipes import SEMANTIC_STEPS
 from decodetr.scenes.world import SceneSettings
 from decodetr.utils.files import claim, output_folder, write_json
-from decodetr.utils.outputs import apart
+from decodetr.utils.outputs import apart, unwritten_file
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect, expect_file, resolve
 
@@ -126,6 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split", default="val", choices=("val", "test"), help="split to measure on; test has shifted rendering"
     )
     add_output(measured, "write the results to this JSON file (default: print only)", "FILE")
+    add_overwrite(measured)
 
     compared = commands.add_parser(
         "compare",
@@ -258,6 +259,7 @@ def _measure(args):
         lambda: expect_file("", data / "annotations" / f"{args.split}.json"),
         lambda: apart("--output", args.output, {"DIR": [data / "names.json", *data.glob("annotations/*")]}),
         lambda: args.output and output_folder(Path(args.output).parent, "--output"),
+        lambda: unwritten_file("--output", args.output, args.overwrite),
         lambda: expect("model", args.model, "config.json"),
         lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
         lambda: expect("CLIP", args.clip, "config.json"),

@@ -7,11 +7,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from decodetr.cli.options import add_clip, add_device, add_output
+from decodetr.cli.options import add_clip, add_device, add_output, add_overwrite
 from decodetr.utils.documents import read_text
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.name_list import read_names
-from decodetr.utils.outputs import apart
+from decodetr.utils.outputs import apart, unwritten
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect, resolve
 
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     templates.add_argument("--templates-file", help="read prompts from this file, one per line")
     add_output(build, "write the vocabulary into this folder", required=True)
+    add_overwrite(build)
     add_device(build)
 
 
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         lambda: _names(args),
         lambda: output_folder(args.output, "--output"),
         lambda: apart("--output", args.output, inputs, written),
+        lambda: unwritten("--output", args.output, written, "decodetr vocabulary build", args.overwrite),
         lambda: expect("text model", args.clip, "config.json"),
     )
     with claim(args.output, "decodetr vocabulary build"):
