@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from decodetr.annotations.formats import BOX_FORMATS
 from decodetr.utils.limits import MAX_PIXELS, MAX_PIXELS_VARIABLE, OUTSIDE_VARIABLE
+from decodetr.utils.model_room import load
+
+DEFAULT_THRESHOLD = load("default_threshold").DEFAULT_THRESHOLD
 
 
 def add_output(parser: argparse.ArgumentParser, text: str, metavar: str = "DIR", required: bool = False) -> None:
@@ -19,7 +22,7 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace what an earlier run of this command wrote (default: an error)",
+        help="replace what an earlier run of the command wrote (default: an error)",
     )
 
 
@@ -50,6 +53,16 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_batch_size(parser: argparse.ArgumentParser, default: int) -> None:
     """Add --batch-size: images that go through a model at once."""
     parser.add_argument("--batch-size", type=int, default=default, help=f"images per batch (default: {default})")
+
+
+def add_threshold(parser: argparse.ArgumentParser) -> None:
+    """Add --threshold: the least score of what is shown."""
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="drop detections with a lower score, 0 to 1 (default: from the calibration of the model; "
+        f"{DEFAULT_THRESHOLD} if it has none)",
+    )
 
 
 def add_workers(parser: argparse.ArgumentParser, default: int = 0) -> None:

@@ -6,7 +6,7 @@ Heavy imports are inside the functions, so that `decodetr predict --help` is ins
 import argparse
 import sys
 
-from decodetr.cli.options import add_clip, add_picture_limit
+from decodetr.cli.options import add_clip, add_picture_limit, add_threshold
 from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.name_list import read_names
@@ -41,12 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="vocabulary that replaces that of the model: folder, Hub name or shipped name",
     )
     add_clip(parser, "CLIP that embeds names which the model lacks (default: the one that the model records)")
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        help="drop detections with a lower score, 0 to 1 (default: from the calibration of the model; 0.3 if it has "
-        "none)",
-    )
+    add_threshold(parser)
     parser.add_argument("--top-k", type=int, default=100, help="detections to keep per image (default: 100)")
     parser.add_argument(
         "--explain", action="store_true", help="also write which prototypes each detection used, with their captions"
