@@ -18,7 +18,7 @@ def add_output(parser: argparse.ArgumentParser, text: str, metavar: str = "DIR",
 
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
-    """Add --overwrite to a command that refuses a finished output (docs/data.md, "Outputs")."""
+    """Add --overwrite to a command that refuses a finished output (docs/command_line.md, "Outputs")."""
     parser.add_argument(
         "--overwrite",
         action="store_true",

@@ -15,7 +15,7 @@ from decodetr.scenes.options import SPLITS, VARIANTS, ComparisonOptions
 from decodetr.scenes.recipes import SEMANTIC_STEPS
 from decodetr.scenes.world import SceneSettings
 from decodetr.utils.files import claim, output_folder, write_json
-from decodetr.utils.outputs import apart, unwritten_file
+from decodetr.utils.outputs import apart, unwritten, unwritten_file
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect, expect_file, resolve
 
@@ -99,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "clip", metavar="CLIP", help="CLIP that `decodetr scenes teachers` made: folder or shipped name"
     )
     add_written_folder(reshaped, "folder to write", "OUT")
+    add_overwrite(reshaped)
     for name, (cosine, text) in _COSINES.items():
         reshaped.add_argument("--" + name.replace("_", "-"), type=float, default=cosine, metavar="X", help=text)
     _add_workers(reshaped)
@@ -236,6 +237,7 @@ def _reshape(args):
         lambda: check_small_clip(resolve(args.clip, "CLIP")),
         lambda: apart("OUT", output, {"CLIP": [resolve(args.clip, "CLIP")]}),
         lambda: output_folder(output, "OUT"),
+        lambda: unwritten("OUT", output, ("README.md", "config.json"), "decodetr scenes reshape", args.overwrite),
     )
     cosines = {name: getattr(args, name) for name in _COSINES}
     with claim(output, "decodetr scenes reshape"):

@@ -149,11 +149,14 @@ def run(args: argparse.Namespace) -> int:
     _check_required(options)
     _check_apart(options)
     from decodetr.training.device import device_fields
+    from decodetr.training.output import output_fields
 
     findings = Findings()
     said = findings.call(read_fields, left)
     arguments = None if said is None else stored | said
     if arguments is not None and (found := findings.call(device_fields, options.device, arguments)):
+        arguments |= found
+    if arguments is not None and (found := findings.call(output_fields, options.output_dir, arguments)):
         arguments |= found
     from decodetr.train import TrainingRun
     from decodetr.training.preflight import check

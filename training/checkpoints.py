@@ -152,10 +152,8 @@ def to_resume(
         if folder is not None:
             return str(folder)
         if strange is not None and not (overwrite and word == "auto"):
-            raise ValueError(
-                f"--resume-from-checkpoint {word}: the checkpoints of {output_dir} are of another run. {strange}\n"
-                f"{_REMEDY}"
-            )
+            asked = "" if word == "auto" else f"--resume-from-checkpoint {word}: "
+            raise ValueError(f"{asked}the checkpoints of {output_dir} are of another run. {strange}\n{_REMEDY}")
         if word == "auto" and run is not None and not overwrite:
             _check_beginning(output_dir, {key: value for key, value in run.items() if key != LENGTH})
         if word != "auto":

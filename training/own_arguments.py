@@ -82,8 +82,8 @@ class OwnArguments:
     )
     overwrite_output_dir: bool = _field(
         False,
-        "remove the checkpoints of other runs from the output folder when a run starts; if false, such checkpoints "
-        "are an error",
+        "replace what an earlier run wrote into the output folder, and remove its checkpoints. If false, an "
+        "unfinished run goes on, and a finished one or another is an error",
     )
     learning_rate: float = _field(
         1e-4,
