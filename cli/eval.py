@@ -17,7 +17,6 @@ from decodetr.cli.options import (
     add_workers,
 )
 from decodetr.evaluation import ENGINES, ORACLES, PREPARED, PROTOCOLS
-from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim, finite, output_folder
 from decodetr.utils.markup import one_line
 from decodetr.utils.outputs import apart, unwritten
@@ -26,7 +25,6 @@ from decodetr.utils.shipped import expect_file
 from decodetr.utils.tables import markdown_table
 
 # What each writes, see `unwritten`.
-_REPORT = ("report.json", "report.html", "report.md", "detections.parquet")
 _PREPARED = ("names.json", "annotations/train.json", "annotations/val.json")
 _COMPARISON = ("comparison.json", "comparison.png")
 
@@ -158,7 +156,6 @@ def run(args: argparse.Namespace) -> int:
     from decodetr.eval import EvalOptions, evaluate
     from decodetr.evaluation.report import markdown_report
 
-    unwritten("--output", args.output, _REPORT, "decodetr eval", args.overwrite, _is_report)
     report = evaluate(
         EvalOptions(
             model=args.model,
@@ -179,6 +176,7 @@ def run(args: argparse.Namespace) -> int:
             engine=args.engine,
             device=args.device,
             output=args.output,
+            overwrite=args.overwrite,
             **form_of(args.class_names, args.box_format),
         )
     )
@@ -190,11 +188,6 @@ def run(args: argparse.Namespace) -> int:
     if not args.output:
         sys.stderr.write("--output DIR also finds the score at which F1 is best, for --threshold of predict.\n")
     return 0
-
-
-def _is_report(file):
-    """Whether report.json is of an evaluation. A pool has a file of that name too."""
-    return file.is_file() and "protocol" in read_json(file, dict)
 
 
 def _is_prepared(file):
