@@ -40,6 +40,7 @@ from decodetr.training.metrics import check_evaluation
 from decodetr.training.model_card import RunResult, write_card
 from decodetr.training.names import set_names
 from decodetr.training.options import TrainOptions
+from decodetr.training.output import begin
 from decodetr.training.provenance import OF_A_RUN, PARTS, check_seen, record, seen_before
 from decodetr.training.replay import ReplayedDataset, replay_dataset
 from decodetr.training.self_regions import self_regions
@@ -127,6 +128,8 @@ class TrainingRun:
             measure = partial(_measure, trainer, forgetting, _held_out(data, processor, deployed))
             forgetting.before(partial(measure, "before"))
             transformers.set_seed(training.seed)  # a run that starts again has measured before
+        if trainer.is_world_process_zero():
+            begin(training.output_dir)
         try:
             trained = trainer.train()
         except KeyboardInterrupt:
@@ -331,7 +334,8 @@ class TrainingRun:
         if newest is None:
             text = f"{self.training.output_dir} has no complete checkpoint yet: the same command starts again"
         else:
-            text = f"the same command with --resume-from-checkpoint auto goes on from {newest}"
+            how = " without --overwrite" if self.training.overwrite_output_dir else ""
+            text = f"the same command{how} goes on from {newest}"
         if self.training.process_index == 0:
             logger.warning("Stopped after %d steps; %s", step, text)
 

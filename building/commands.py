@@ -62,18 +62,18 @@ def command_of(stage: str, options: BuildOptions, start: Start) -> list[str]:
         given |= {"--output": out / ("first" if stage == "first-pool" else "built")}
         return ["pool", "build", *_flat(given), *asked, *seed, *device]
     if stage == "boxes":
-        given = data | {"--regions": out / "first" / "regions", "--output-dir": out / "boxes", "--seed": options.seed}
+        given = data | {"--regions": out / "first" / "regions", "--output": out / "boxes", "--seed": options.seed}
         begin = ["--model" if start.is_decodetr else "--detector", options.detector]
         if start.is_decodetr:
             begin += ["--pool", str(out / "first" / "pool")]
         begin += ["--streams", "localization", "--pseudo-boxes", "objects", *_RESUMED]
         return ["train", *begin, *_flat(given), *_without_boxes(start), *_train_device(options)]
     if stage == "names":
-        given = {"--names-file": out / "names.txt", "--text-model": options.clip, "--output": out / "names"}
-        return ["vocabulary", "build", *_flat(given), *device]
+        given = {"--names-file": out / "names.txt", "--clip": options.clip, "--output": out / "names"}
+        return ["vocabulary", "build", *_flat(given), "--overwrite", *device]
     if stage == "model":
         given = data | {"--vocabulary": out / "names", "--pool": out / "built" / "pool"}
-        given |= {"--regions": out / "built" / "regions", "--output-dir": out / "model", "--seed": options.seed}
+        given |= {"--regions": out / "built" / "regions", "--output": out / "model", "--seed": options.seed}
         if not start.boxed:
             given["--train-annotations"] = out / "data" / "annotations" / LEARNED
         if options.steps is not None:
@@ -84,7 +84,7 @@ def command_of(stage: str, options: BuildOptions, start: Start) -> list[str]:
     given = {"--model": out / "model", **judged}
     if stage == "scores":
         return ["calibrate", *_flat(given), *device]
-    return ["eval", *_flat(given | {"--output": out / "report"}), *device]
+    return ["eval", *_flat(given | {"--output": out / "report"}), "--overwrite", *device]
 
 
 _RESUMED = ("--resume-from-checkpoint", "auto")

@@ -1,17 +1,18 @@
 """The `decodetr` command: names the subcommands and imports each only when it is called, so that --help is instant.
 
 One file a command, which parses, calls and prints. Nothing outside this folder imports it. options.py has what several
-commands share, recipe.py the recipes of `decodetr train`.
+commands share, parser.py what all of them understand, loudness.py -q and -v; recipe.py and train_help.py belong to
+`decodetr train`.
 """
 
-import argparse
 import importlib
 import io
 import sys
 from collections.abc import Iterable
 from types import ModuleType
 
-from decodetr.utils.arguments import extend_lists
+from decodetr.cli.parser import CommandParser, complete
+from decodetr.utils.spelling import closest
 
 # name: module with add_arguments(parser) and run(args), what it does
 COMMANDS = {
@@ -28,7 +29,14 @@ COMMANDS = {
     "eval": ("decodetr.cli.eval", "evaluate a model on annotated images"),
     "calibrate": ("decodetr.cli.calibrate", "calibrate the scores of a model on annotated images"),
     "predict": ("decodetr.cli.predict", "detect objects in images"),
+    "info": ("decodetr.cli.info", "say what a model is, knows and learned from, and how fast it is here"),
 }
+
+
+_AFTER = (
+    "`decodetr COMMAND --help` describes the arguments of a command.",
+    "`decodetr --version --verbose` prints what a bug report needs.",
+)
 
 
 def usage() -> str:
@@ -41,16 +49,29 @@ def usage() -> str:
         "commands:",
     ]
     lines += [f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join([*lines, "", "`decodetr COMMAND --help` describes the arguments of a command.", ""])
+    return "\n".join([*lines, "", *_AFTER, ""])
 
 
-def command_parser(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
-    """(module, `argparse.ArgumentParser`) of a command."""
+def command_parser(name: str) -> tuple[ModuleType, CommandParser]:
+    """(module, [`CommandParser`]) of a command."""
     module_name, description = COMMANDS[name]
     module = importlib.import_module(module_name)
-    parser = argparse.ArgumentParser(prog=f"decodetr {name}", description=description, allow_abbrev=False)
+    parser = CommandParser(prog=f"decodetr {name}", description=description)
     module.add_arguments(parser)
-    return module, extend_lists(parser)
+    parser.more_help = getattr(module, "more_help", None)
+    complete(parser)
+    return module, parser
+
+
+def _version(words):
+    """`decodetr --version`, and with --verbose what a bug report needs."""
+    if unknown := [word for word in words if word not in ("--verbose", "-v")]:
+        sys.stderr.write(f"decodetr --version: expected --verbose or nothing, got {' '.join(unknown)}\n")
+        return 2
+    from decodetr.utils.versions import environment, version_line
+
+    sys.stdout.write(environment() if words else version_line())
+    return 0
 
 
 def main(argv: Iterable[str] | None = None) -> int:
@@ -63,13 +84,12 @@ def main(argv: Iterable[str] | None = None) -> int:
         sys.stdout.write(usage())
         return 0 if argv else 2
     if argv[0] == "--version":
-        from decodetr import __version__
-
-        sys.stdout.write(f"decodetr {__version__}\n")
-        return 0
+        return _version(argv[1:])
     if argv[0] not in COMMANDS:
-        sys.stderr.write(f"decodetr: unknown command {argv[0]!r}\n\n{usage()}")
+        near = closest(argv[0], [*COMMANDS, "--help", "--version"])
+        sys.stderr.write(f"decodetr: unknown command {argv[0]!r}{near}\n\n{usage()}")
         return 2
+    from decodetr.cli.loudness import loudness
     from decodetr.cli.options import own_variables
 
     module, parser = command_parser(argv[0])
@@ -79,8 +99,10 @@ def main(argv: Iterable[str] | None = None) -> int:
             if argv[0] == "train":  # the rest are fields of TrainingArguments
                 args.training_arguments, args.words = rest, argv[1:]
             elif rest:
-                parser.error(f"unrecognized arguments: {' '.join(rest)}")
-            return module.run(args) or 0
+                parser.refuse(rest, args)
+            said = vars(args)
+            with loudness(said.pop("quiet", False), said.pop("verbose", False)):
+                return module.run(args) or 0
     except (OSError, ValueError) as error:
         from decodetr.utils.markup import visible
 

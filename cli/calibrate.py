@@ -4,8 +4,18 @@ import argparse
 import sys
 
 from decodetr.annotations.formats import DATA_HELP, form_of
-from decodetr.cli.options import add_form_arguments
+from decodetr.cli.options import (
+    add_batch_size,
+    add_device,
+    add_form_arguments,
+    add_output,
+    add_overwrite,
+    add_workers,
+    at_least,
+)
 from decodetr.evaluation import CALIBRATION_IMAGES
+from decodetr.utils.documents import read_json
+from decodetr.utils.outputs import unwritten
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect, expect_file
 from decodetr.utils.tables import markdown_table
@@ -34,11 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="JSON file of base and novel names; only base names are annotated. none: no split (default: names.json "
         "of --data)",
     )
-    add(
-        "--output",
-        metavar="DIR",
-        help="write a calibrated copy of the model into this folder (default: change the folder of the model)",
+    add_output(
+        parser, "write a calibrated copy of the model into this folder (default: change the folder of the model)"
     )
+    add_overwrite(parser)
     add(
         "--most",
         type=int,
@@ -46,9 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"use at most this many images, drawn at random (default: {CALIBRATION_IMAGES})",
     )
-    add("--batch-size", type=int, default=8, help="images per batch (default: 8)")
-    add("--num-workers", type=int, default=0, help="processes that read images; 0: the main process (default: 0)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
+    add_batch_size(parser, default=8)
+    add_workers(parser)
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,24 +77,22 @@ def run(args: argparse.Namespace) -> int:
         most=args.most,
         thresholds=args.thresholds,
         batch_size=args.batch_size,
-        num_workers=args.num_workers,
+        num_workers=args.workers,
         device=args.device,
         **form_of(args.class_names, args.box_format),
     )
 
-    def numbers():
-        for name, least in {"most": 1, "batch_size": 1, "num_workers": 0}.items():
-            if (value := getattr(args, name)) < least:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
-
     run_checks(
-        numbers,
+        lambda: at_least(args, most=1, batch_size=1, workers=0),
         options.source,
         lambda: expect("model", args.model, "config.json"),
         lambda: expect_file("--annotations", args.annotations),
         lambda: args.thresholds and read_thresholds(args.thresholds),
         lambda: expect_file("--names-split", None if args.names_split == "none" else args.names_split),
         options.place,
+        lambda: unwritten(
+            "--output", args.output, ("config.json",), "decodetr calibrate", args.overwrite, _is_calibrated
+        ),
         lambda: pick_device(args.device),
     )
     config, info = calibrate_model(options)
@@ -101,3 +108,8 @@ def run(args: argparse.Namespace) -> int:
         + f": {options.place()}\n"
     )
     return 0
+
+
+def _is_calibrated(file):
+    """Whether a config is of a calibrated DeCo-DETR."""
+    return file.is_file() and bool(read_json(file, dict).get("calibration_info"))

@@ -7,14 +7,26 @@ from functools import partial
 from pathlib import Path
 
 from decodetr.annotations.formats import DATA_HELP, form_of
-from decodetr.cli.options import add_form_arguments
+from decodetr.cli.options import (
+    add_batch_size,
+    add_clip,
+    add_device,
+    add_form_arguments,
+    add_output,
+    add_overwrite,
+    add_workers,
+)
 from decodetr.evaluation import ENGINES, ORACLES, PREPARED, PROTOCOLS
 from decodetr.utils.files import claim, finite, output_folder
 from decodetr.utils.markup import one_line
-from decodetr.utils.outputs import apart
+from decodetr.utils.outputs import apart, unwritten
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect_file
 from decodetr.utils.tables import markdown_table
+
+# What each writes, see `unwritten`.
+_PREPARED = ("names.json", "annotations/train.json", "annotations/val.json")
+_COMPARISON = ("comparison.json", "comparison.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,22 +92,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure an upper limit. boxes: annotated boxes, names of the model. names: boxes of the model, "
         "annotated names. teacher: annotated boxes, names of CLIP alone",
     )
-    add("--clip", metavar="NAME", help="CLIP of --oracle teacher (default: the CLIP that made the vocabulary)")
-    add("--batch-size", type=int, default=8, help="images per batch (default: 8)")
+    add_clip(parser, "CLIP of --oracle teacher (default: the CLIP that made the vocabulary)")
+    add_batch_size(parser, default=8)
     add(
         "--max-detections",
         type=int,
         help="detections to keep per image, over all names (default: that of the protocol)",
     )
-    add("--num-workers", type=int, default=0, help="processes that read images; 0: the main process (default: 0)")
+    add_workers(parser)
     add("--engine", choices=ENGINES, default=ENGINES[0], help=f"library that computes AP (default: {ENGINES[0]})")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
-    add(
-        "--output",
-        metavar="DIR",
-        help="write report.html, report.md, report.json, thresholds.json and detections.parquet into this folder "
-        "(default: print only)",
+    add_device(parser)
+    add_output(
+        parser,
+        "write report.html, report.md, report.json, thresholds.json and detections.parquet into this folder (default: "
+        "print only)",
     )
+    add_overwrite(parser)
 
 
 def _add_prepare_arguments(parser):
@@ -112,7 +124,8 @@ def _add_prepare_arguments(parser):
         metavar="DIR",
         help="folder of the official annotation files (default: annotations/ in the folder of --coco)",
     )
-    add("--output", required=True, metavar="DIR", help="write annotations/ and names.json into this folder; required")
+    add_output(parser, "write annotations/ and names.json into this folder", required=True)
+    add_overwrite(parser)
     add(
         "--any-counts",
         action="store_true",
@@ -131,11 +144,8 @@ def _add_compare_arguments(parser):
     )
     add("--resamples", type=int, default=1000, help="bootstrap resamples of the images (default: 1000)")
     add("--seed", type=int, default=0, help="seed of the resamples (default: 0)")
-    add(
-        "--output",
-        metavar="DIR",
-        help="write comparison.json and comparison.png into this folder (default: print only)",
-    )
+    add_output(parser, "write comparison.json and comparison.png into this folder (default: print only)")
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -163,10 +173,11 @@ def run(args: argparse.Namespace) -> int:
             clip=args.clip,
             batch_size=args.batch_size,
             max_detections=args.max_detections,
-            num_workers=args.num_workers,
+            num_workers=args.workers,
             engine=args.engine,
             device=args.device,
             output=args.output,
+            overwrite=args.overwrite,
             **form_of(args.class_names, args.box_format),
         )
     )
@@ -180,6 +191,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _is_prepared(file):
+    return all(Path(file.parent, name).is_file() for name in _PREPARED)
+
+
 def _prepare(args):
     from decodetr.evaluation.prepare import official_files, prepare
 
@@ -188,6 +203,7 @@ def _prepare(args):
     run_checks(
         lambda: output_folder(args.output, "--output"),
         lambda: apart("--output", args.output, {"--coco": args.coco, "--official": args.official}),
+        lambda: unwritten("--output", args.output, _PREPARED, "decodetr eval prepare", args.overwrite, _is_prepared),
         *(partial(expect_file, option, file) for file in files),
     )
     with claim(args.output, "decodetr eval prepare"):
@@ -211,6 +227,7 @@ def _compare(args):
     run_checks(
         numbers,
         lambda: args.output and output_folder(args.output, "--output"),
+        lambda: unwritten("--output", args.output, _COMPARISON, "decodetr eval compare", args.overwrite),
         lambda: expect_file("--annotations", args.annotations),
         *(partial(expect_run, folder) for folder in (args.first, args.second)),
     )

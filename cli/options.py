@@ -7,6 +7,86 @@ from contextlib import contextmanager
 
 from decodetr.annotations.formats import BOX_FORMATS
 from decodetr.utils.limits import MAX_PIXELS, MAX_PIXELS_VARIABLE, OUTSIDE_VARIABLE
+from decodetr.utils.model_room import load
+
+DEFAULT_THRESHOLD = load("default_threshold").DEFAULT_THRESHOLD
+
+
+def add_output(parser: argparse.ArgumentParser, text: str, metavar: str = "DIR", required: bool = False) -> None:
+    """Add --output: what a command writes, and where. `text` says what."""
+    parser.add_argument("--output", required=required, metavar=metavar, help=text + ("; required" if required else ""))
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add --overwrite to a command that refuses a finished output (docs/command_line.md, "Outputs")."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace what an earlier run of the command wrote (default: an error)",
+    )
+
+
+def add_written_folder(parser: argparse.ArgumentParser, text: str, metavar: str = "DIR") -> None:
+    """Add the folder that a command writes, as a word of its own or as --output. [`written_folder`] reads it."""
+    parser.add_argument("folder", nargs="?", metavar=metavar, help=f"{text}; or --output {metavar}")
+    parser.add_argument("--output", metavar=metavar, help=argparse.SUPPRESS)
+
+
+def written_folder(args: argparse.Namespace) -> str:
+    """The folder of [`add_written_folder`].
+
+    Raises:
+        ValueError: none is given, or two.
+    """
+    given = {place for place in (args.folder, args.output) if place is not None}
+    if len(given) != 1:
+        got = " and ".join(sorted(given)) or "none"
+        raise ValueError(f"give one folder to write, as a word of its own or by --output; got {got}")
+    return given.pop()
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device: where models run."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
+
+
+def add_batch_size(parser: argparse.ArgumentParser, default: int) -> None:
+    """Add --batch-size: images that go through a model at once."""
+    parser.add_argument("--batch-size", type=int, default=default, help=f"images per batch (default: {default})")
+
+
+def add_threshold(parser: argparse.ArgumentParser) -> None:
+    """Add --threshold: the least score of what is shown."""
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="drop detections with a lower score, 0 to 1 (default: from the calibration of the model; "
+        f"{DEFAULT_THRESHOLD} if it has none)",
+    )
+
+
+def add_workers(parser: argparse.ArgumentParser, default: int = 0) -> None:
+    """Add --workers: processes that read images."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=default,
+        metavar="N",
+        help=f"processes that read images; 0: the main process (default: {default})",
+    )
+
+
+def add_clip(parser: argparse.ArgumentParser, text: str, required: bool = False, dest: str = "clip") -> None:
+    """Add --clip: a CLIP or another model that embeds texts in its space. `text` says what for."""
+    add = parser.add_argument
+    add("--clip", dest=dest, required=required, metavar="NAME", help=text + ("; required" if required else ""))
+
+
+def at_least(args: argparse.Namespace, **least: int) -> None:
+    """Raise ValueError where an option, if given, is less than it must be."""
+    for name, number in least.items():
+        if (value := getattr(args, name)) is not None and value < number:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {number}, got {value}")
 
 
 def add_form_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +156,8 @@ class _Variable(argparse.Action):
 @contextmanager
 def own_variables() -> Iterator[None]:
     """At the end of a command, set the variables back that its options have set."""
-    before = {name: os.environ.get(name) for name in (MAX_PIXELS_VARIABLE, OUTSIDE_VARIABLE)}
+    names = (MAX_PIXELS_VARIABLE, OUTSIDE_VARIABLE, "CUDA_VISIBLE_DEVICES")  # the last by --device of train
+    before = {name: os.environ.get(name) for name in names}
     try:
         yield
     finally:

@@ -10,10 +10,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from decodetr.annotations.formats import DATA_HELP, form_of
-from decodetr.cli.options import add_form_arguments, add_picture_limit
+from decodetr.cli.options import add_clip, add_device, add_form_arguments, add_output, add_overwrite, add_picture_limit
 from decodetr.pool_builder.settings import PoolData, PoolSettings, PoolTask
 from decodetr.utils.files import claim
-from decodetr.utils.outputs import apart
+from decodetr.utils.outputs import apart, unwritten, unwritten_file
 from decodetr.utils.preflight import process_rank
 from decodetr.utils.shipped import load_pool, load_vocabulary, resolve
 
@@ -34,6 +34,7 @@ _STAGES = {
     "cluster": (False, (), "num_coarse kmeans num_fine min_samples seed"),
     "build": (True, tuple(_MODELS), " ".join(setting.name for setting in fields(PoolSettings))),
 }
+_INSPECTION = ("map.html", "map.png", "pool.json")
 _HELP = {
     "proposals": "propose regions in every image; write OUT/proposals",
     "captions": "caption every region; write OUT/captions",
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             _add_data(command)
         for name in models:
             command.add_argument(f"--{name}", required=name != "detector", metavar="NAME", help=_MODELS[name])
-        command.add_argument("--output", required=True, metavar="OUT", help="folder of all stages; required")
+        add_output(command, "folder of all stages", "OUT", required=True)
         for setting in (setting for setting in fields(PoolSettings) if setting.name in settings.split()):
             option = "--" + setting.name.replace("_", "-")
             text = setting.metadata["help"] + ("" if setting.default is None else " (default: %(default)s)")
@@ -77,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             if "captioner" in models:
                 text = "auto: spread the captioner over all devices (default: one device)"
                 command.add_argument("--device-map", metavar="MAP", help=text)
-            command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+            add_device(command)
         command.add_argument(
             "--overwrite",
             action="store_true",
@@ -96,9 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Draw a pool in two dimensions: coarse prototypes with captions, and fine prototypes around them.",
     )
     drawn.add_argument("pool", metavar="POOL", help="folder, Hub name or shipped name of a prototype pool")
-    drawn.add_argument(
-        "--output", required=True, metavar="FILE", help="image file to write, such as map.png; required"
-    )
+    add_output(drawn, "image file to write, such as map.png", "FILE", required=True)
+    add_overwrite(drawn)
 
 
 def _add_data(command):
@@ -133,14 +133,12 @@ def _add_inspection(parser):
     parser.add_argument(
         "--image", nargs="+", default=[], metavar="FILE", help="print the captions nearest to these images"
     )
-    parser.add_argument(
-        "--clip", metavar="NAME", help="CLIP that made the pool, for --text and --image (default: as the pool records)"
+    add_clip(parser, "CLIP that made the pool, for --text and --image (default: as the pool records)")
+    add_output(
+        parser,
+        "write map.png, map.html and pool.json into this folder; map.html can be searched (default: print only)",
     )
-    parser.add_argument(
-        "--output",
-        metavar="DIR",
-        help="write map.png, map.html and pool.json into this folder; map.html can be searched (default: print only)",
-    )
+    add_overwrite(parser)
     add_picture_limit(parser)
 
 
@@ -229,7 +227,8 @@ def _inspect(args):
     from decodetr.pool_builder.inspection import embed_queries, inspect_pool, summary, write_inspection
 
     inputs = {"POOL": resolve(args.pool), "--image": args.image, "--vocabulary": args.vocabulary}
-    apart("--output", args.output, inputs, ("map.png", "map.html", "pool.json"))
+    apart("--output", args.output, inputs, _INSPECTION)
+    unwritten("--output", args.output, _INSPECTION, "decodetr pool inspect", args.overwrite)
     pool = load_pool(args.pool)
     vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else None
     queries = embed_queries(pool, args.text, args.image, args.clip) if args.text or args.image else None
@@ -247,6 +246,7 @@ def _map(args):
     from decodetr.pool_builder.pool_map import draw_pool_map
 
     apart("--output", args.output, {"POOL": list(Path(resolve(args.pool)).glob("pool.*"))})
+    unwritten_file("--output", args.output, args.overwrite)
     pool = load_pool(args.pool)
     labelled = draw_pool_map(pool, args.output)
     sys.stdout.write(f"{args.output}: {len(pool)} prototypes, {len(labelled)} of them labelled\n")

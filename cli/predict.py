@@ -6,7 +6,7 @@ Heavy imports are inside the functions, so that `decodetr predict --help` is ins
 import argparse
 import sys
 
-from decodetr.cli.options import add_picture_limit
+from decodetr.cli.options import add_clip, add_picture_limit, add_threshold
 from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.name_list import read_prompts
@@ -61,16 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vocabulary",
         help="vocabulary that replaces that of the model: folder, Hub name or shipped name",
     )
-    parser.add_argument(
-        "--text-model",
-        help="text model that embeds names which the model lacks (default: the one that the model records)",
-    )
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        help="drop detections with a lower score, 0 to 1 (default: from the calibration of the model; 0.3 if it has "
-        "none)",
-    )
+    add_clip(parser, "CLIP that embeds names which the model lacks (default: the one that the model records)")
+    add_threshold(parser)
     parser.add_argument("--top-k", type=int, default=100, help="detections to keep per image (default: 100)")
     parser.add_argument(
         "--explain", action="store_true", help="also write which prototypes each detection used, with their captions"
@@ -127,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         lambda: output_folder(args.output, "--output"),
         lambda: expect("model", args.model, "config.json"),
         lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
-        lambda: expect("text model", args.text_model, "config.json"),
+        lambda: expect("text model", args.clip, "config.json"),
         lambda: expect_file("--font", args.font),
         lambda: pick_device(args.device),
     )
@@ -158,7 +150,7 @@ def _predict(args, names, sources):
             f"{DEFAULT_MODEL} knows small drawn scenes and nothing of the real world; for photos train a model "
             "(docs/training.md) and give it with --model\n"
         )
-    model, image_processor = load_model(args.model, args.vocabulary, names, args.device, args.text_model)
+    model, image_processor = load_model(args.model, args.vocabulary, names, args.device, args.clip)
     if args.explain and model.config.pool_use != "lookup+background":
         raise ValueError(
             f"--explain shows what the queries looked up in the pool, but {args.model} was trained with pool_use="

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from decodetr.cli import main
+from decodetr.cli.options import at_least
 from decodetr.scenes.options import QuickstartOptions
 from decodetr.utils.files import output_folder
 from decodetr.utils.preflight import run_checks
@@ -27,13 +28,8 @@ def run(args: argparse.Namespace) -> int:
     """Run `decodetr quickstart`. Returns the exit status."""
     options = QuickstartOptions(**{setting.name: getattr(args, setting.name) for setting in fields(QuickstartOptions)})
 
-    def numbers():
-        for name in ("train_images", "val_images", "semantic_steps"):
-            if (value := getattr(options, name)) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-
     run_checks(
-        numbers,
+        lambda: at_least(args, train_images=1, val_images=1, semantic_steps=1),
         lambda: output_folder(options.output, "--output"),
         lambda: expect("model", options.model, "config.json"),
         lambda: expect("CLIP", options.clip, "config.json"),

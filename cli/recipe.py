@@ -6,6 +6,7 @@ import typing
 from dataclasses import fields
 from pathlib import Path
 
+from decodetr.cli.parser import ALSO
 from decodetr.training.options import TrainOptions
 from decodetr.utils.arguments import options_of
 from decodetr.utils.documents import read_yaml, short
@@ -27,7 +28,8 @@ def recipe_file(name: str | Path) -> Path:
         if file.is_file():
             return file
     shipped = sorted(file.parent.name for file in HUB_CARDS.glob(f"*/{RECIPE}"))
-    raise FileNotFoundError(f"--recipe {name}: no such file; give one, or one of {', '.join(shipped)}")
+    near = closest(str(name), shipped)
+    raise FileNotFoundError(f"--recipe {name}: no such file{near}; give one, or one of {', '.join(shipped)}")
 
 
 def read_recipe(given: dict, own: argparse.ArgumentParser, training: argparse.ArgumentParser) -> tuple[dict, dict]:
@@ -47,7 +49,7 @@ def read_recipe(given: dict, own: argparse.ArgumentParser, training: argparse.Ar
         message names the file and the key.
     """
     file = recipe_file(given["recipe"])
-    recipe = _with_underscores(read_yaml(file, dict), file)
+    recipe = _by_fields(read_yaml(file, dict), _other_words(own, training), file)
     if any(given.get(key) for key in START_KEYS):
         recipe = {key: value for key, value in recipe.items() if key not in _OF_THE_START}
     if len(starts := [key for key in START_KEYS if recipe.get(key) is not None]) > 1:
@@ -75,12 +77,23 @@ def read_recipe(given: dict, own: argparse.ArgumentParser, training: argparse.Ar
     return options, arguments
 
 
-def _with_underscores(recipe, file):
+def _other_words(*parsers):
+    """{word of an option that has several: its field}, with underscores."""
+    found = {}
+    for parser in parsers:
+        for option in (option for word, others in ALSO.items() for option in (word, *others)):
+            if (action := parser._option_string_actions.get(option)) is not None:
+                found.setdefault(option.removeprefix("--").replace("-", "_"), action.dest)
+    return found
+
+
+def _by_fields(recipe, words, file):
     renamed = {}
     for key, value in recipe.items():
         name = str(key).replace("-", "_")
+        name = words.get(name, name)
         if name in renamed:
-            raise ValueError(f"{file}: the key {name!r} is there twice, with a dash and with an underscore")
+            raise ValueError(f"{file}: the key {name!r} is there twice, in two spellings; leave one of them out")
         renamed[name] = value
     return renamed
 

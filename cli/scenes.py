@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from decodetr.cli import main
-from decodetr.cli.options import DefaultsFormatter
+from decodetr.cli.options import DefaultsFormatter, add_output, add_overwrite, add_written_folder, written_folder
 from decodetr.scenes.options import SPLITS, VARIANTS, ComparisonOptions
 from decodetr.scenes.recipes import SEMANTIC_STEPS
 from decodetr.scenes.world import SceneSettings
 from decodetr.utils.files import claim, output_folder, write_json
-from decodetr.utils.outputs import apart
+from decodetr.utils.outputs import apart, unwritten, unwritten_file
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect, expect_file, resolve
 
@@ -59,9 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "DIR/names.json, and DIR/preview.png, a sheet of examples.",
         formatter_class=DefaultsFormatter,
     )
-    write.add_argument(
-        "folder", metavar="DIR", help="folder to write: new, empty, or written earlier with the same settings"
-    )
+    add_written_folder(write, "folder to write: new, empty, or written earlier with the same settings")
     for field in fields(SceneSettings):
         option = "--" + field.name.replace("_", "-")
         write.add_argument(option, type=int, default=field.default, metavar="N", help=_HELP[field.name])
@@ -79,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "interruption.",
         formatter_class=DefaultsFormatter,
     )
-    teachers.add_argument("folder", metavar="DIR", help="folder to write")
+    add_written_folder(teachers, "folder to write")
     for name, (default, text) in _TEACHERS.items():
         teachers.add_argument("--" + name.replace("_", "-"), type=int, default=default, metavar="N", help=text)
     teachers.add_argument(
@@ -100,7 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reshaped.add_argument(
         "clip", metavar="CLIP", help="CLIP that `decodetr scenes teachers` made: folder or shipped name"
     )
-    reshaped.add_argument("output", metavar="OUT", help="folder to write")
+    add_written_folder(reshaped, "folder to write", "OUT")
+    add_overwrite(reshaped)
     for name, (cosine, text) in _COSINES.items():
         reshaped.add_argument("--" + name.replace("_", "-"), type=float, default=cosine, metavar="X", help=text)
     _add_workers(reshaped)
@@ -110,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Run every command that made the shipped models in DIR, and write the models into hub_cards/ of "
         "the package. Run the command again to continue after an interruption.",
     )
-    models.add_argument("folder", metavar="DIR", help="folder for scenes, checkpoints and results")
+    add_written_folder(models, "folder for scenes, checkpoints and results")
     measured = commands.add_parser(
         "measure",
         help="measure AP50 of novel and base names, with small and large vocabularies, and that of the teacher",
@@ -127,7 +126,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     measured.add_argument(
         "--split", default="val", choices=("val", "test"), help="split to measure on; test has shifted rendering"
     )
-    measured.add_argument("--output", help="write the results to this JSON file (default: print only)")
+    add_output(measured, "write the results to this JSON file (default: print only)", "FILE")
+    add_overwrite(measured)
 
     compared = commands.add_parser(
         "compare",
@@ -176,7 +176,7 @@ def _add_comparison(parser):
         metavar="MODEL",
         help="use this trained model as the run of captions with seed 0 (default: train it)",
     )
-    add("--output", required=True, help="write runs.json and table.md into this folder; required")
+    add_output(parser, "write runs.json and table.md into this folder", required=True)
 
 
 def _add_workers(parser):
@@ -208,8 +208,9 @@ def _write(args):
 
     settings = SceneSettings(**{field.name: getattr(args, field.name) for field in fields(SceneSettings)})
     start = time.perf_counter()
-    with claim(args.folder, "decodetr scenes write"):
-        folder = write_scenes(args.folder, settings, workers=args.workers, overwrite=args.overwrite)
+    place = written_folder(args)
+    with claim(place, "decodetr scenes write"):
+        folder = write_scenes(place, settings, workers=args.workers, overwrite=args.overwrite)
     images = settings.train + settings.val + settings.test
     sys.stdout.write(
         f"{folder}: {images} images, {time.perf_counter() - start:.1f} s; look at {folder / 'preview.png'}\n"
@@ -221,8 +222,9 @@ def _teachers(args):
     from decodetr.scenes.teachers import write_teachers
 
     settings = {name: getattr(args, name) for name in (*_TEACHERS, "geometry")}
-    with claim(args.folder, "decodetr scenes teachers"):
-        folder = write_teachers(args.folder, workers=args.workers, **settings)
+    place = written_folder(args)
+    with claim(place, "decodetr scenes teachers"):
+        folder = write_teachers(place, workers=args.workers, **settings)
     sys.stdout.write(f"{folder / 'scenes-clip'} and {folder / 'scenes-llava'}: see their README.md\n")
     return 0
 
@@ -230,22 +232,24 @@ def _teachers(args):
 def _reshape(args):
     from decodetr.scenes.teachers import check_small_clip, reshape_clip, validation_crops
 
+    output = written_folder(args)
     run_checks(
         lambda: check_small_clip(resolve(args.clip, "CLIP")),
-        lambda: apart("OUT", args.output, {"CLIP": [resolve(args.clip, "CLIP")]}),
-        lambda: output_folder(args.output, "OUT"),
+        lambda: apart("OUT", output, {"CLIP": [resolve(args.clip, "CLIP")]}),
+        lambda: output_folder(output, "OUT"),
+        lambda: unwritten("OUT", output, ("README.md", "config.json"), "decodetr scenes reshape", args.overwrite),
     )
     cosines = {name: getattr(args, name) for name in _COSINES}
-    with claim(args.output, "decodetr scenes reshape"):
-        reshape_clip(resolve(args.clip, "CLIP"), args.output, *validation_crops(args.workers), **cosines)
-    sys.stdout.write(f"{args.output}: see its README.md\n")
+    with claim(output, "decodetr scenes reshape"):
+        reshape_clip(resolve(args.clip, "CLIP"), output, *validation_crops(args.workers), **cosines)
+    sys.stdout.write(f"{output}: see its README.md\n")
     return 0
 
 
 def _models(args):
     from decodetr.scenes.shipped_models import make_models
 
-    return make_models(args.folder, main)
+    return make_models(written_folder(args), main)
 
 
 def _measure(args):
@@ -257,6 +261,7 @@ def _measure(args):
         lambda: expect_file("", data / "annotations" / f"{args.split}.json"),
         lambda: apart("--output", args.output, {"DIR": [data / "names.json", *data.glob("annotations/*")]}),
         lambda: args.output and output_folder(Path(args.output).parent, "--output"),
+        lambda: unwritten_file("--output", args.output, args.overwrite),
         lambda: expect("model", args.model, "config.json"),
         lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
         lambda: expect("CLIP", args.clip, "config.json"),

@@ -12,7 +12,9 @@ from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any
 
 from decodetr.cli.options import add_form_arguments
+from decodetr.cli.parser import CommandParser, Said, also_spelled
 from decodetr.cli.recipe import read_recipe
+from decodetr.cli.train_help import more_help
 from decodetr.training.options import TrainOptions
 from decodetr.utils.arguments import extend_lists, only_given
 from decodetr.utils.files import claim
@@ -25,18 +27,13 @@ if TYPE_CHECKING:
     from transformers import HfArgumentParser
 
 EPILOG = """Steps, learning rates, batch size and cached views are chosen from the data if you do not give them.
-Every field of DeCoDetrTrainingArguments (docs/training.md) and of transformers.TrainingArguments is an option too,
-with dashes or underscores, for example:
-  --streams joint|localization|semantic  --cache-features true  --max-steps 1000  --learning-rate 4e-4
-  --semantic-learning-rate 1e-3  --align-weight-start 0  --align-weight-end 1  --per-device-train-batch-size 16
-  --eval-strategy steps  --eval-steps 500  --metric-for-best-model eval_AP50_base  --load-best-model-at-end true
-  --resume-from-checkpoint last|auto|FOLDER  --ema-decay 0.999  --report-to tensorboard"""
+docs/training.md explains all of this."""
+__all__ = ["add_arguments", "more_help", "read_fields", "read_options", "run", "training_parser"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `decodetr train`: of [`TrainOptions`], what is said alone, so that their defaults stand
     there. DeCoDetrTrainingArguments are parsed from what remains."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.argument_default = argparse.SUPPRESS
     start = parser.add_mutually_exclusive_group()
@@ -63,7 +60,7 @@ def add_option(
         how["nargs"] = "+"
     elif kinds[0] is not str:
         how["type"] = kinds[0]
-    parser.add_argument(*flags, default=argparse.SUPPRESS, **how)
+    parser.add_argument(*flags, dest=option.name, default=argparse.SUPPRESS, **how)
 
 
 def read_options(given: dict[str, Any]) -> tuple[TrainOptions, dict[str, Any]]:
@@ -78,9 +75,9 @@ def read_options(given: dict[str, Any]) -> tuple[TrainOptions, dict[str, Any]]:
     """
     stored = {}
     if given.get("recipe"):
-        parser = argparse.ArgumentParser(allow_abbrev=False)
+        parser = CommandParser()
         add_arguments(parser)
-        recipe, stored = read_recipe(given, extend_lists(parser), training_parser())
+        recipe, stored = read_recipe(given, also_spelled(extend_lists(parser)), training_parser())
         given = recipe | given | {"set": [*recipe.get("set", []), *given.get("set", [])]}
     own = {option.name for option in fields(TrainOptions)}  # limits of pictures hold already
     return TrainOptions(**{name: value for name, value in given.items() if name in own}), stored
@@ -93,7 +90,7 @@ def training_parser() -> "HfArgumentParser":
     from decodetr.training.arguments import DeCoDetrTrainingArguments
 
     parser = transformers.HfArgumentParser(DeCoDetrTrainingArguments, exit_on_error=False, allow_abbrev=False)
-    return only_given(extend_lists(parser))
+    return also_spelled(only_given(extend_lists(parser)), but=())
 
 
 def read_fields(words: Sequence[str]) -> dict[str, Any]:
@@ -104,7 +101,7 @@ def read_fields(words: Sequence[str]) -> dict[str, Any]:
     """
     parser = training_parser()
     try:
-        found, unknown = parser.parse_known_args(words)
+        found, unknown = parser.parse_known_args(words, Said())
     except argparse.ArgumentError as error:
         raise ValueError(str(error).replace("argument ", "", 1)) from error
     if unknown:
@@ -117,7 +114,9 @@ def read_fields(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_required(options):
-    absent = [f"--{name.replace('_', '-')}" for name in ("data", "output_dir") if not getattr(options, name)]
+    absent = [
+        option for name, option in (("data", "--data"), ("output_dir", "--output")) if not getattr(options, name)
+    ]
     if not (options.model or options.detector or options.config):
         absent.append("a starting point (--model, --detector or --config)")
     if absent:
@@ -131,9 +130,10 @@ def _check_apart(options):
     inputs = {name: getattr(options, name) for name in places}
     models = ("model", "detector", "pool", "vocabulary", "deploy_vocabulary", "text_model")
     inputs |= {name: resolve(getattr(options, name)) for name in models if getattr(options, name)}
+    inputs["clip"] = inputs.pop("text_model", None)
     read = {f"--{name.replace('_', '-')}": path for name, path in inputs.items() if isinstance(path, str)}
     written = ("config.json", "README.md", "training_config.yaml", "forgetting.json", "captions.safetensors")
-    apart("--output-dir", options.output_dir, read, written)
+    apart("--output", options.output_dir, read, written)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -148,12 +148,19 @@ def run(args: argparse.Namespace) -> int:
     options, stored = read_options(given)
     _check_required(options)
     _check_apart(options)
-    from decodetr.train import TrainingRun
-    from decodetr.training.preflight import check
+    from decodetr.training.device import device_fields
+    from decodetr.training.output import output_fields
 
     findings = Findings()
     said = findings.call(read_fields, left)
     arguments = None if said is None else stored | said
+    if arguments is not None and (found := findings.call(device_fields, options.device, arguments)):
+        arguments |= found
+    if arguments is not None and (found := findings.call(output_fields, options.output_dir, arguments)):
+        arguments |= found
+    from decodetr.train import TrainingRun
+    from decodetr.training.preflight import check
+
     training = check(options, arguments, findings)
     with claim(training.output_dir if process_rank() == 0 else None, "decodetr train"):
         return TrainingRun(options, training, given=frozenset(arguments or ()), words=words).run()

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from decodetr.annotations.formats import DATA_HELP, PARTS
-from decodetr.cli.options import add_form_arguments
+from decodetr.cli.options import add_form_arguments, add_output, add_overwrite
 from decodetr.utils.files import is_unused, write_json
-from decodetr.utils.outputs import apart
+from decodetr.utils.outputs import apart, unwritten
 from decodetr.utils.tables import markdown_table
 
 
@@ -35,11 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--no-pixels", action="store_true", help="read only the headers of images; faster, but finds no damaged pixels"
     )
-    add(
-        "--output",
-        metavar="DIR",
-        help="write validation.json and a sheet of annotated images per part into this folder",
-    )
+    add_output(parser, "write validation.json and a sheet of annotated images per part into this folder")
+    add_overwrite(parser)
     add(
         "--repair",
         metavar="DIR",
@@ -118,12 +115,15 @@ def _check_outputs(args, source):
     data = source.parent if source.suffix in (".yaml", ".yml") else source
     inputs = {"DATA": [data, source], "--images": args.images, "--vocabulary": args.vocabulary}
     apart("--output", args.output, inputs, ("validation.json",))
+    files = ("validation.json", *(f"{part}.jpg" for part in PARTS))
+    unwritten("--output", args.output, files, "decodetr validate", args.overwrite)
     if not args.repair:
         return
     repaired = Path(args.repair)
     apart("--repair", repaired, inputs)
     apart("--repair", repaired / "annotations", inputs)
     if (repaired / REPAIRED).is_file():
+        unwritten("--repair", repaired, (REPAIRED,), "decodetr validate", args.overwrite)
         return
     for place in (repaired / "annotations", *(repaired / part for part in PARTS)):
         if place.exists() and not is_unused(place):

@@ -7,10 +7,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from decodetr.cli.options import add_clip, add_device, add_output, add_overwrite
 from decodetr.utils.documents import read_text
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.name_list import read_prompts
-from decodetr.utils.outputs import apart
+from decodetr.utils.outputs import apart, unwritten
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect, resolve
 
@@ -66,10 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--part", choices=("base", "novel", "all"), help="names of --names-split to embed (default: all)"
     )
-    build.add_argument(
-        "--text-model",
-        required=True,
-        help="CLIP-like model that embeds: folder, Hub name or shipped name, such as scenes-clip; required",
+    add_clip(
+        build, "CLIP-like model that embeds: folder, Hub name or shipped name, such as scenes-clip", required=True
     )
     templates = build.add_mutually_exclusive_group()
     templates.add_argument(
@@ -78,8 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="prompt with {} in place of the name; repeat the option to average several (default: 'a photo of a {}.')",
     )
     templates.add_argument("--templates-file", help="read prompts from this file, one per line")
-    build.add_argument("--output", required=True, help="write the vocabulary into this folder; required")
-    build.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
+    add_output(build, "write the vocabulary into this folder", required=True)
+    add_overwrite(build)
+    add_device(build)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,14 +87,15 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     inputs = {"--names-file": args.names_file, "--names-split": args.names_split, "--annotations": args.annotations}
     inputs |= {"--images": args.images, "--templates-file": args.templates_file}
-    inputs |= {"--text-model": resolve(args.text_model)}
+    inputs |= {"--clip": resolve(args.clip)}
     inputs |= {option: resolve(name) for option, name in (("--pool", args.pool), ("--model", args.model)) if name}
     written = ("vocabulary.json", "vocabulary.safetensors", "README.md")
     names, *_ = run_checks(
         lambda: _names(args),
         lambda: output_folder(args.output, "--output"),
         lambda: apart("--output", args.output, inputs, written),
-        lambda: expect("text model", args.text_model, "config.json"),
+        lambda: unwritten("--output", args.output, written, "decodetr vocabulary build", args.overwrite),
+        lambda: expect("text model", args.clip, "config.json"),
         lambda: expect("pool", args.pool, "pool.json"),
         lambda: expect("model", args.model, "config.json"),
     )
@@ -129,7 +130,7 @@ def _build(args, names):
 
     templates, vocabulary, said = _lines(args.templates_file) if args.templates_file else args.template, None, []
     if names:
-        vocabulary = embed_names(names, args.text_model, templates, args.device, not args.keep_underscores)
+        vocabulary = embed_names(names, args.clip, templates, args.device, not args.keep_underscores)
         if own := vocabulary.info.get("prompts"):
             some = ", ".join(f"{name!r} as {' and '.join(map(repr, texts))}" for name, texts in list(own.items())[:3])
             said.append(f"{len(own)} of them by other texts: {some}" + (", ..." if len(own) > 3 else ""))
@@ -159,7 +160,7 @@ def _embed_examples(args):
         examples = examples_of_boxes(load_annotations(None, "val", args.annotations, args.images), args.most)
     else:
         examples = examples_of_folders(args.images, args.most)
-    return embed_examples(examples, args.text_model, pool, args.device)
+    return embed_examples(examples, args.clip, pool, args.device)
 
 
 def _names(args):

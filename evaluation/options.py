@@ -6,13 +6,14 @@ from pathlib import Path
 from decodetr.annotations.sources import kind_of
 from decodetr.evaluation import ENGINES
 from decodetr.evaluation.protocols import Protocol
+from decodetr.utils.documents import read_json
 from decodetr.utils.files import output_folder
-from decodetr.utils.outputs import apart
+from decodetr.utils.outputs import apart, unwritten
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect, expect_file, resolve
 
 _INPUTS = ("data", "images", "annotations", "vocabulary", "detections", "protocol", "names_split")
-_WRITTEN = ("report.html", "report.md", "report.json", "detections.parquet")
+_WRITTEN = ("report.json", "report.html", "report.md", "detections.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class EvalOptions:
         allow_missing_names: names that the vocabulary lacks count as AP 0.
         oracle: one of ORACLES. clip: the CLIP of "teacher". Default: the one of the vocabulary.
         max_detections: per image, over all names. Default: the protocol's.
-        output: folder for the report. None writes none.
+        output: folder for the report. None writes none. overwrite: replace an earlier report there.
     """
 
     model: str | None = None
@@ -55,6 +56,7 @@ class EvalOptions:
     engine: str = ENGINES[0]
     device: str = "auto"
     output: str | None = None
+    overwrite: bool = True
 
     def check(self) -> None:
         """Raise, together, what can be known to be wrong before annotations and models are read.
@@ -88,11 +90,13 @@ class EvalOptions:
         inputs = {f"--{name.replace('_', '-')}": getattr(self, name) for name in _INPUTS}
         inputs |= {"--model": self.model and resolve(self.model)}
         apart("--output", self.output, inputs, _WRITTEN)
+        unwritten("--output", self.output, _WRITTEN, "decodetr eval", self.overwrite, _is_report)
 
     def _check_numbers(self):
         for name, least in {"batch_size": 1, "max_detections": 1, "num_workers": 0}.items():
             if (value := getattr(self, name)) is not None and value < least:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+                option = name.removeprefix("num_").replace("_", "-")
+                raise ValueError(f"--{option} must be at least {least}, got {value}")
 
     def _check_model(self):
         alone = self.oracle == "teacher" and self.vocabulary and not (self.model or self.detections)
@@ -110,3 +114,8 @@ class EvalOptions:
             raise ValueError("give --data DIR or --annotations FILE: what the model is evaluated on")
         if not self.annotations:
             kind_of(self.data)
+
+
+def _is_report(file):
+    """Whether report.json is of an evaluation. A pool has a file of that name too."""
+    return file.is_file() and "protocol" in read_json(file, dict)

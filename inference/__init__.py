@@ -18,4 +18,5 @@ video_run.py      one video of the command
 picture_run.py    detect in many pictures, draw and write, and lose nothing when interrupted
 journal.py        what an unfinished run has done
 explanations.py   what a detection is made of
+model_facts.py    what a model is, knows and learned from, and how fast it is
 """

@@ -14,11 +14,11 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
+from .default_threshold import DEFAULT_THRESHOLD
 from .file_commit import reading, unfinished
 
 logger = logging.get_logger(__name__)
 
-DEFAULT_THRESHOLD = 0.3  # of a model whose scores are not calibrated
 LEAST_HIDDEN = 512  # units of the semantic stream's MLPs, also where a small CLIP has short embeddings
 # The fields that calibration sets, as they are without it.
 UNCALIBRATED = {

@@ -44,7 +44,7 @@ def choose_names(vocabulary: Vocabulary, names: Names, text_model: str | Path | 
         except ValueError as of_names:
             not_stored = str(of_names)
         raise ValueError(
-            f"{not_stored} They could not be embedded either: {str(error).rstrip('.')}. Give --text-model NAME "
+            f"{not_stored} They could not be embedded either: {str(error).rstrip('.')}. Give --clip NAME "
             "(text_model=NAME in Python) if the text model that made the stored embeddings lies elsewhere, or "
             "--vocabulary DIR with all names, as `decodetr vocabulary build` makes it."
         ) from error
@@ -69,7 +69,7 @@ def _embed(prompts, info, text_model):
     source, revision = (text_model, None) if text_model else (info.get("encoder"), info.get("encoder_revision"))
     if not source:
         raise ValueError("the vocabulary does not say where its text model is")
-    asked_by = None if text_model else f"the vocabulary says that it made the names; --text-model {source} fetches it"
+    asked_by = None if text_model else f"the vocabulary says that it made the names; --clip {source} fetches it"
     options = {"templates": info["templates"]} if info.get("templates") else {}
     folder = packaged(source)
     try:

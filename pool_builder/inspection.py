@@ -69,7 +69,7 @@ def inspect_pool(
         if vocabulary.embedding_dim != rows.shape[1]:
             raise ValueError(
                 f"expected embeddings of width {rows.shape[1]}, as those of the pool, got {vocabulary.embedding_dim}; "
-                "make it again with the pool's CLIP: decodetr vocabulary build --text-model CLIP"
+                "make it again with the pool's CLIP: decodetr vocabulary build --clip CLIP"
             )
         cosine = vocabulary.embeddings.double().cpu().numpy() @ rows.T
         best = cosine.argmax(1)

@@ -156,7 +156,7 @@ class Comparison:
                 raise ValueError(
                     f"{option} {given} is of another CLIP than the pool of --built {options.built} "
                     f"({self.pool.info.get('encoder')}); give that of the pool, or make the other one again with "
-                    "`decodetr vocabulary build --text-model` or `decodetr pool build --clip`"
+                    "`decodetr vocabulary build --clip` or `decodetr pool build --clip`"
                 )
 
     @cached_property

@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
+from decodetr.modeling_decodetr.configuration_decodetr import DEFAULT_THRESHOLD
 from decodetr.scenes.command_runner import claim, flat, run_stages
 from decodetr.scenes.options import QuickstartOptions
 from decodetr.scenes.pool_ablation import tables
@@ -32,7 +33,6 @@ from decodetr.utils.versions import package_versions
 STAGES = 9
 POOL = {**SHIPPED_POOL, "--max-proposals": 8}  # fewer than the shipped pool's: captions take most of the time
 COMPARED = ("captions", "random", "background", "none")  # variants of `decodetr scenes compare`
-THRESHOLD = 0.3  # least score of the detections in the pictures
 EXPLAINED_PICTURES = 6
 PICTURES = 12
 
@@ -73,7 +73,7 @@ def _stages(output, options):
     images = {"--train": options.train_images, "--val": options.val_images, "--test": 1}
     yield data / "names.json", ["scenes", "write", data, *flat(images)]
     for part, folder in (("base", base), ("all", names)):
-        embed = {"--names-split": data / "names.json", "--part": part, "--text-model": options.clip}
+        embed = {"--names-split": data / "names.json", "--part": part, "--clip": options.clip}
         yield folder / "vocabulary.json", ["vocabulary", "build", *flat(embed), "--output", folder]
     models = {"--detector": options.model, "--clip": options.clip, "--captioner": options.captioner}
     build = ["--data", data, *flat(models), *flat(POOL), "--output", concepts]
@@ -103,7 +103,7 @@ def _stages(output, options):
     novel, everything = output / "novel", output / "all"
     names_file = output / "novel-names.txt"
     write_text(names_file, "\n".join(_names(output)["novel"].values()) + "\n")
-    shown = ["--model", model, "--threshold", THRESHOLD]
+    shown = ["--model", model, "--threshold", DEFAULT_THRESHOLD]
     explained = [*pictures[:EXPLAINED_PICTURES], *shown, "--names-file", names_file, "--explain"]
     yield novel / "detections.json", ["predict", *explained, "--output", novel]
     yield everything / "detections.json", ["predict", *pictures, *shown, "--output", everything]
@@ -216,13 +216,13 @@ def _write_report(output, staging, record, commands):
         ],
         "Names that were never boxed": [
             paragraph(
-                f"Only novel names are detected, above a score of {THRESHOLD}. Next to each picture are the "
+                f"Only novel names are detected, above a score of {DEFAULT_THRESHOLD}. Next to each picture are the "
                 "prototypes that a detection looked up, with their captions and their share of the lookup."
             ),
             *explained,
         ],
         "All names": [
-            picture(staging / "all-names.jpg", f"Base and novel names at once, detections above {THRESHOLD}.")
+            picture(staging / "all-names.jpg", f"Base and novel names at once, detections above {DEFAULT_THRESHOLD}.")
         ],
         "The pool": [
             picture(

@@ -54,7 +54,7 @@ def _stages(folder):
         with committed(HUB_CARDS / name) as staging:
             shutil.copytree(teachers / name, staging, dirs_exist_ok=True)
     clip, llava = TEACHERS
-    embed = {"--names-split": data / "names.json", "--text-model": clip, "--output": names}
+    embed = {"--names-split": data / "names.json", "--clip": clip, "--output": names}
     yield names / "vocabulary.json", ["vocabulary", "build", *flat(embed)]
     model, localized, built = folder / "model", None, None
     for cycle, (rate, warmup, steps) in enumerate(LOCALIZATION, start=1):

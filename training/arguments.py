@@ -3,12 +3,13 @@
 import logging
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from transformers import TrainingArguments
 
 from decodetr.training.fields import check_fields
 from decodetr.training.metrics import default_metric, needs_metric
+from decodetr.training.own_arguments import OwnArguments
 
 logger = logging.getLogger(__name__)
 
@@ -22,83 +23,14 @@ ALIGN_SHAPES = {
 }
 
 
-def _field(default, text, shown=None):
-    """A field with its help, and the default that a table shows where the value does not say it."""
-    return field(default=default, metadata={"help": text} | ({"default": shown} if shown else {}))
-
-
 @dataclass
-class DeCoDetrTrainingArguments(TrainingArguments):
+class DeCoDetrTrainingArguments(OwnArguments, TrainingArguments):
     """
-    `transformers.TrainingArguments` with the defaults that detection needs, and with the fields below, whose `help`
-    docs/training.md has as a table.
+    `transformers.TrainingArguments` with the defaults that detection needs, and with the fields of [`OwnArguments`].
 
     A `metric_for_best_model` of names is replaced by the class-agnostic AP50 where `streams` is "localization": the
     names would be those of a stream that does not learn, at first one of random weights.
     """
-
-    streams: str = _field(
-        "joint",
-        "which streams learn. joint: both. localization: the detector; the semantic stream is frozen and not "
-        "computed. semantic: the semantic stream; the detector is frozen",
-    )
-    cache_features: bool = _field(
-        False, "with `--streams semantic`: compute the features of the detector once, and train on them"
-    )
-    cache_views: int = _field(
-        1,
-        "with `--cache-features`: views of each image to compute; all but the first are augmented",
-        "chosen: 1 or 2",
-    )
-    align_weight_start: float = _field(0.0, "lambda_align(t) at the first step", "chosen: 0 or 1")
-    align_weight_end: float | None = _field(
-        None, "lambda_align(t) at the last step", "the `align_weight` of the config"
-    )
-    align_weight_shape: str = _field(
-        "cosine",
-        "how lambda_align(t) changes from the start to the end value. cosine: half a cosine, as in the paper. linear: "
-        "a straight line. constant: the end value at every step",
-    )
-    semantic_learning_rate: float | None = _field(
-        None, "learning rate of the semantic stream", "chosen; `--learning-rate` if that is given"
-    )
-    backbone_learning_rate: float | None = _field(
-        None, "learning rate of the detector's backbone", "chosen; `--learning-rate` if that is given"
-    )
-    freeze_backbone: bool = _field(
-        False, "freeze the weights and the batch norm statistics of the detector's backbone", "chosen"
-    )
-    max_grad_norm: float = _field(
-        0.1,
-        "clip the gradient of the localization stream to this norm, separately from the semantic stream. 0: clip "
-        "neither stream",
-    )
-    semantic_max_grad_norm: float = _field(
-        1.0, "clip the gradient of the semantic stream to this norm, separately from the localization stream"
-    )
-    ema_decay: float | None = _field(
-        None,
-        "keep a moving average of the trained weights with this decay, such as 0.999; evaluate and save the average",
-    )
-    eval_pictures: int = _field(8, "draw this many validation images with detections at each evaluation; 0: none")
-    eval_max_detections: int | None = _field(
-        None, "detections to keep per image in evaluation", "100; 300 if the data are federated as LVIS is"
-    )
-    overwrite_output_dir: bool = _field(
-        False,
-        "remove the checkpoints of other runs from the output folder when a run starts; if false, such checkpoints "
-        "are an error",
-    )
-    learning_rate: float = _field(
-        1e-4, "learning rate of the localization stream, and of the parts that have no rate given", "chosen"
-    )
-    weight_decay: float = _field(1e-4, "weight decay of AdamW")
-    # Columns are dropped by signature otherwise, and label dicts of streamed data would be sliced.
-    remove_unused_columns: bool = _field(False, "must stay false for detection")
-    # The pool and the vocabulary are buffers that every process updates alike. Broadcasting them costs time.
-    ddp_broadcast_buffers: bool | None = _field(
-        False, "broadcast buffers between processes; not needed, because all processes update them alike"
-    )
 
     def __post_init__(self) -> None:
         if self.metric_for_best_model is None and needs_metric(self):  # the library's default, "loss", is not measured

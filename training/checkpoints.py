@@ -22,8 +22,8 @@ MARK = "complete.json"
 RUN = "run.json"  # what the run is that wrote it
 STATE = "trainer_state.json"  # transformers' TRAINER_STATE_NAME
 _REMEDY = (
-    "Go on with the settings, data and start of that run; or begin another one, in another --output-dir (--model "
-    "CHECKPOINT starts from its weights), or here with --overwrite-output-dir true, which removes them."
+    "Go on with the settings, data and start of that run; or begin another one, in another --output (--model "
+    "CHECKPOINT starts from its weights), or here with --overwrite, which removes them."
 )
 logger = logging.getLogger(__name__)
 
@@ -152,10 +152,8 @@ def to_resume(
         if folder is not None:
             return str(folder)
         if strange is not None and not (overwrite and word == "auto"):
-            raise ValueError(
-                f"--resume-from-checkpoint {word}: the checkpoints of {output_dir} are of another run. {strange}\n"
-                f"{_REMEDY}"
-            )
+            asked = "" if word == "auto" else f"--resume-from-checkpoint {word}: "
+            raise ValueError(f"{asked}the checkpoints of {output_dir} are of another run. {strange}\n{_REMEDY}")
         if word == "auto" and run is not None and not overwrite:
             _check_beginning(output_dir, {key: value for key, value in run.items() if key != LENGTH})
         if word != "auto":
@@ -183,7 +181,7 @@ def _check_beginning(output_dir, run):
         if (why := _differs(folder, run)) is not None:
             raise ValueError(
                 f"{output_dir} has checkpoints of another run, and a new one would mix with them. {folder}:\n{why}\n"
-                "Give another --output-dir, or --overwrite-output-dir true to remove them; to go on from them, give "
+                "Give another --output, or --overwrite to remove them; to go on from them, give "
                 "--resume-from-checkpoint last and the settings that they were made with."
             )
     if LENGTH in run and folders:
@@ -197,5 +195,5 @@ def remove_strange(output_dir: str | Path, run: dict[str, Any] | None) -> None:
     """Remove the checkpoints of other runs from a folder; those of all runs, if `run` is None."""
     for folder in _checkpoints(output_dir):
         if run is None or strangeness(folder, run) is not None:
-            logger.warning("%s is removed (--overwrite-output-dir)", folder)
+            logger.warning("%s is removed (--overwrite)", folder)
             clear(folder)

@@ -131,7 +131,7 @@ class TrainingData:
         if not captions and not image_labels and not complete:
             return None
         if captions and not text_model:
-            raise ValueError("--captions: the pool does not say which text model made it; give --text-model NAME")
+            raise ValueError("--captions: the pool does not say which text model made it; give --clip NAME")
         labels, labelled = _image_labels(image_labels, training_names) if image_labels else (None, frozenset())
         table, given = None, bool(self.options.text_model)
         if captions and text_model:

@@ -58,7 +58,7 @@ class TrainOptions:
     output_dir: str = _option(
         "",
         "write checkpoints and the trained model into this folder; required, here or in the recipe",
-        flags=("--output-dir", "--output_dir"),
+        flags=("--output",),
     )
     model: str | None = _option(
         None, "start from this DeCo-DETR: folder, Hub name or shipped name; continues its training", group="start"
@@ -208,6 +208,7 @@ class TrainOptions:
         "embed --captions, and names that the vocabulary lacks, with this CLIP: folder, Hub name or shipped name "
         "(default: the CLIP that made the vocabulary)",
         metavar="NAME",
+        flags=("--clip",),
     )
     training_names: str | None = _option(
         None,
@@ -221,6 +222,9 @@ class TrainOptions:
     no_augmentation: bool = _option(False, "do not augment: no flip, scale, crop or colour changes")
     blur: float = _option(
         0.0, "augment by Gaussian blur with a random radius of up to this many pixels (default: 0, no blur)"
+    )
+    device: str | None = _option(
+        None, "auto, cpu, cuda, cuda:1, mps, ... (default: auto; several processes take one each)"
     )
     noise: float = _option(
         0.0,

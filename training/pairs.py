@@ -103,7 +103,7 @@ def _regions(facts):
     encoder = facts.pool.info if facts.pool is not None else getattr(facts.config, "pool_info", None) or {}
     known = facts.config is not None or facts.pool is not None
     if options.captions and not options.text_model and known and not encoder.get("encoder"):
-        yield "--captions: the pool does not say which text model made it; give --text-model NAME"
+        yield "--captions: the pool does not say which text model made it; give --clip NAME"
 
 
 def _streams(facts):

@@ -49,7 +49,7 @@ def check(
         ValueError, OSError: what cannot be run, with what mends it. Several problems as one ValueError.
     """
     findings = findings or Findings()
-    findings.call(output_folder, options.output_dir, "--output-dir")
+    findings.call(output_folder, options.output_dir, "--output")
     findings.call(_check_data, options)
     split = findings.call(_read_split, options)
     pool = findings.call(load_pool, options.pool) if options.pool else None

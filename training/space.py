@@ -82,14 +82,14 @@ def check_space(
     if spaces:
         first, (width, info) = next(iter(spaces.items()))
     elif (space := asked_space(options)) is not None:
-        first, (width, info) = "--text-model", space
+        first, (width, info) = "--clip", space
     else:
         return
     for option, other in spaces.items():
         if not _same((width, info), other):
             raise ValueError(
                 f"{first} is of {_describe(width, info)}, {option} of {_describe(*other)}: build both with the same "
-                "CLIP (decodetr vocabulary build --text-model NAME, decodetr pool build --clip NAME)"
+                "CLIP (decodetr vocabulary build --clip NAME, decodetr pool build --clip NAME)"
             )
     regions = options.regions_folder
     if regions and (dim := region_width(regions)) not in (None, width):

@@ -113,7 +113,7 @@ def check_room(model: "DeCoDetrForObjectDetection", args: "DeCoDetrTrainingArgum
         args.output_dir,
         needed,
         f"the model ({in_units(weights)}) and {kept} checkpoints of {in_units(checkpoint)}",
-        "choose another --output-dir, or give --save-total-limit 1, --save-only-model true or --save-strategy no",
+        "choose another --output, or give --save-total-limit 1, --save-only-model true or --save-strategy no",
     )
 
 

@@ -148,7 +148,7 @@ class CaptionTable:
 
 
 def _embed(texts, text_model, given):
-    asked_by = None if given else f"the pool says that it was made with it; --text-model {text_model} fetches it"
+    asked_by = None if given else f"the pool says that it was made with it; --clip {text_model} fetches it"
     folder = resolve(text_model, "text model")
     try:
         with local_only(folder, asked_by):

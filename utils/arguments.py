@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Collection, Sequence
+from typing import Any
 
 
 class Extend(argparse.Action):
@@ -17,6 +18,47 @@ class Extend(argparse.Action):
     ) -> None:
         so_far = getattr(namespace, self.dest, None)
         setattr(namespace, self.dest, _Said([*(so_far if isinstance(so_far, _Said) else ()), *(values or ())]))
+
+
+class Joined(argparse.Action):
+    """`--names a,b --names c` is "a,b,c": lists of names with commas in one value."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        so_far = getattr(namespace, self.dest, None)
+        if so_far is None or so_far == self.default:
+            setattr(namespace, self.dest, values)
+            return
+        if so_far.count('"') % 2 or values.count('"') % 2:  # it would take the comma between the two for one of a name
+            raise argparse.ArgumentError(self, f"{so_far!r} and {values!r}: a double quote lacks its pair")
+        setattr(namespace, self.dest, f"{so_far},{values}")
+
+
+class SaysOnce(argparse.Action):
+    """An option with several spellings: two of them with different values are an error. Of one spelling the last
+    counts, as everywhere."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        word = (option_string or "").replace("_", "-")
+        spelled = getattr(namespace, "spelled", {})
+        earlier, value = spelled.setdefault(self.dest, (word, values))
+        if earlier != word and value != values:
+            raise argparse.ArgumentError(
+                None, f"{earlier} {value} and {word} {values} are two words for one thing; give one of them"
+            )
+        spelled[self.dest] = (word, values)
+        setattr(namespace, self.dest, values)
 
 
 class _Said(list):

@@ -14,6 +14,7 @@ from decodetr.utils.documents import read_json
 from decodetr.utils.files import regular_file
 from decodetr.utils.hub import local_only
 from decodetr.utils.model_room import load
+from decodetr.utils.spelling import closest
 
 TYPE_CHECKING = False  # as that of typing, which takes its time to import
 if TYPE_CHECKING:
@@ -80,9 +81,10 @@ def cannot_load(what: str, name: str | Path, error: Exception | str) -> FileNotF
     if other := _other_kind(resolve(name), what):
         error = f"it is a {other[0]}; {other[1].format(name)}"
     shipped = sorted({file.parent.name for file in HUB_CARDS.glob("*/*.safetensors")})
+    near = closest(str(name), sorted(path.name for path in HUB_CARDS.iterdir() if path.is_dir()))
     return FileNotFoundError(
-        f"the {what} {name!r} cannot be loaded: {error}\nGive a folder, a Hub name, or a name shipped with decodetr "
-        f"({', '.join(shipped) or 'none in this copy'})."
+        f"the {what} {name!r} cannot be loaded: {error}{near}\nGive a folder, a Hub name, or a name shipped with "
+        f"decodetr ({', '.join(shipped) or 'none in this copy'})."
     )
 
 

@@ -40,14 +40,14 @@ def stages(folder):
     data, clip, captioner = folder / "world", folder / "teachers" / CLIP, folder / "teachers" / LLAVA
     chain = folder / "chain"
     names, boxes, built, model, report = (chain / name for name in ("names", "boxes", "built", "model", "report"))
-    embed = {"--names-split": data / "names.json", "--text-model": clip, "--output": names}
+    embed = {"--names-split": data / "names.json", "--clip": clip, "--output": names}
     yield names / "vocabulary.json", ["vocabulary", "build", *flat(embed)]
     localize = {"--data": data, "--detector": folder / "detector", "--freeze-backbone": "true", "--vocabulary": names}
-    localize |= {"--streams": "localization", "--output-dir": boxes}
+    localize |= {"--streams": "localization", "--output": boxes}
     yield boxes / "train_results.json", ["train", *flat(localize)]
     build = {"--data": data, "--detector": boxes, "--clip": clip, "--captioner": captioner, "--output": built}
     yield built / "pool" / "pool.json", ["pool", "build", *flat(build)]
     learn = {"--data": data, "--model": boxes, "--streams": "semantic", "--cache-features": "true"}
-    learn |= {"--vocabulary": names, "--pool": built / "pool", "--regions": built / "regions", "--output-dir": model}
+    learn |= {"--vocabulary": names, "--pool": built / "pool", "--regions": built / "regions", "--output": model}
     yield model / "train_results.json", ["train", "--reset-semantics", *flat(learn)]
     yield report / "report.html", ["eval", *flat({"--model": model, "--data": data, "--output": report})]

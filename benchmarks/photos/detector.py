@@ -38,7 +38,7 @@ def train_detector(folder, settings, *, steps=STEPS, workers=1):
         write_detector(untrained, write_backbone(folder / "backbone"), settings.image_size)
     if not (pretrained / "train_results.json").is_file():
         learn = {"--data": drawings, "--detector": untrained, "--freeze-backbone": "true", "--streams": "localization"}
-        learn |= {"--max-steps": steps, "--output-dir": pretrained}
+        learn |= {"--max-steps": steps, "--output": pretrained}
         if status := main(["train", *map(str, flat(learn))]):
             return status
     _save_bare(pretrained, folder / "detector")

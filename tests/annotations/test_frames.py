@@ -114,7 +114,7 @@ def test_a_frame_that_the_size_cannot_tell_is_a_finding_and_a_warning(tmp_path, 
 def test_annotations_of_turned_pictures_without_a_size_are_a_finding_too(tmp_path, capsys):
     _items(tmp_path, 6)
     for kind, count in (("coco", 0), ("yolo", 1), ("saved", 1)):
-        assert main(["validate", str(tmp_path / kind), "--output", str(tmp_path / "out")]) == 0
+        assert main(["validate", str(tmp_path / kind), "--output", str(tmp_path / f"out-{kind}")]) == 0
         assert (UNKNOWN_FRAME in capsys.readouterr().out) == bool(count), kind
     assert main(["validate", str(tmp_path / "yolo"), "--repair", str(tmp_path / "repaired")]) == 0
     repaired = json.loads((tmp_path / "repaired" / "annotations" / "train.json").read_text())

@@ -206,8 +206,11 @@ def test_annotations_of_another_data_set_are_not_replaced(tmp_path, capsys):
     assert main(["validate", str(folder), "--repair", str(other)]) == 1
     assert f"no repair wrote {other / 'annotations'}" in capsys.readouterr().err
     assert json.loads((other / "annotations" / "train.json").read_text()) == good()
-    for _ in range(2):  # its own it replaces
-        assert main(["validate", str(folder), "--repair", str(tmp_path / "repaired")]) == 0
+    words = ["validate", str(folder), "--repair", str(tmp_path / "repaired")]
+    assert main(words) == 0 and main(words) == 1
+    assert "give --overwrite to replace it, or another --repair" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    assert main(["validate", str(folder), "--repair", str(other), "--overwrite"]) == 1
 
 
 def test_pictures_of_another_data_set_are_not_replaced(tmp_path, capsys):
@@ -220,7 +223,7 @@ def test_pictures_of_another_data_set_are_not_replaced(tmp_path, capsys):
     assert main(["validate", str(tmp_path / "saved"), "--repair", str(mine.parent)]) == 1
     assert f"no repair wrote {mine}" in capsys.readouterr().err
     for data in ("theirs", "saved"):  # the first one makes a link to its pictures
-        main(["validate", str(tmp_path / data), "--repair", str(tmp_path / "repaired")])
+        main(["validate", str(tmp_path / data), "--repair", str(tmp_path / "repaired"), "--overwrite"])
     assert all(file.read_bytes() == b"old" for file in (*mine.iterdir(), *theirs.glob("000001.*")))
     assert len(load_annotations(tmp_path / "repaired", "train").images) == len(hub_dataset())
 

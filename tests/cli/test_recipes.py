@@ -142,7 +142,7 @@ def test_a_config_file_lies_beside_its_recipe(tmp_path):
         ("max_step: 3", "unknown key 'max_step'; did you mean 'max_steps'?"),
         ("confg: {}", "unknown key 'confg'; did you mean 'config'?"),
         ("recipe: other", "unknown key 'recipe'"),
-        ("image-size: 3\nimage_size: 4", "the key 'image_size' is there twice, with a dash and with an underscore"),
+        ("image-size: 3\nimage_size: 4", "the key 'image_size' is there twice, in two spellings"),
         ("max_steps: 1.5", "max_steps: expected a whole number, got 1.5"),
         ("max_steps: true", "max_steps: expected a whole number, got True"),
         ("learning_rate: fast", "learning_rate: expected a number, got 'fast'"),
@@ -201,9 +201,12 @@ def test_what_a_run_needs_may_come_from_either(tmp_path, capsys, monkeypatch):
     assert main(["train", "--recipe", file, "--output_dir", "x"]) == 1
     assert "give a starting point (--model, --detector or --config), on the command" in capsys.readouterr().err
     assert main(["train"]) == 1
-    assert "give --data and --output-dir and a starting point" in capsys.readouterr().err
+    assert "give --data and --output and a starting point" in capsys.readouterr().err
     assert main(["train", "--recipe", "decodetr-r51"]) == 1
-    assert "--recipe decodetr-r51: no such file; give one, or one of decodetr-" in capsys.readouterr().err
+    assert (
+        "--recipe decodetr-r51: no such file; did you mean 'decodetr-r50'?; give one, or one of decodetr-"
+        in capsys.readouterr().err
+    )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "decodetr-r50").mkdir()  # an output folder of that name hides nothing
     assert recipe_file("decodetr-r50") == HUB_CARDS / "decodetr-r50" / "recipe.yaml"

@@ -36,7 +36,7 @@ def test_help_imports_nothing_heavy():
         [sys.executable, "-c", PROBE, "vocabulary", "build", "--help"], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    assert "--text-model" in result.stdout and "--names-split" in result.stdout
+    assert "--clip" in result.stdout and "--names-split" in result.stdout
 
 
 def test_names_of_the_command_line(build, clip_folder, tmp_path, capsys):

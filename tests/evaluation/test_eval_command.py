@@ -77,7 +77,7 @@ def test_evaluate_model_with_an_oracle(coco_file):
 def test_the_report_says_where_the_split_is_from(coco_file, tmp_path, tiny_detector_folder):
     def names_split(*words):
         folder = tmp_path / "out"
-        assert run_eval("--model", tiny_detector_folder, "--output", folder, *words) == 0
+        assert run_eval("--model", tiny_detector_folder, "--output", folder, "--overwrite", *words) == 0
         return json.loads((folder / "report.json").read_text())["protocol"]["names_split"]
 
     data = tmp_path / "data"
@@ -140,7 +140,7 @@ def test_novel_names_and_other_caps(coco_file, tmp_path, capsys, tiny_detector_f
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert "AR7" in report["metrics"] and report["metrics"]["AP50_novel"] is not None
     assert report["protocol"]["max_detections"] == "7 per image over all names"
-    assert run_eval(*words, "--novel-names", "dgo") == 1
+    assert run_eval(*words, "--overwrite", "--novel-names", "dgo") == 1
     assert "none of the 1 novel names" in capsys.readouterr().err
 
 

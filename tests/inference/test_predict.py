@@ -192,7 +192,7 @@ def test_a_text_model_elsewhere(text_detector, tmp_path):
     )
     with pytest.raises(ValueError, match="no-such-clip") as error:
         load_model(tmp_path / "detector", names=["cta"], device="cpu")
-    for part in ("'cta' (close: cat)", "--text-model", "--vocabulary"):
+    for part in ("'cta' (close: cat)", "--clip", "--vocabulary"):
         assert part in str(error.value)
     model, _ = load_model(tmp_path / "detector", names=["cta"], device="cpu", text_model=clip)
     assert model.vocabulary.names == ["cta"]

@@ -8,14 +8,16 @@ import pytest
 
 from decodetr.training.arguments import DeCoDetrTrainingArguments
 from decodetr.training.options import TrainOptions
+from decodetr.training.own_arguments import GROUPS, OwnArguments, option_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
+OWN = {entry.name for entry in dataclasses.fields(OwnArguments)}
 TABLES = (DeCoDetrTrainingArguments, TrainOptions)
 
 
 def _table(kind):
     """A row for each field that the class itself describes."""
-    described = (entry for entry in dataclasses.fields(kind) if entry.name in kind.__annotations__)
+    described = (entry for entry in dataclasses.fields(kind) if kind is TrainOptions or entry.name in OWN)
     rows = [_row(entry, kind) for entry in described if "help" in entry.metadata]
     head = "| option | default | |\n|---|---|---|" if kind is DeCoDetrTrainingArguments else "| option | |\n|---|---|"
     return "\n".join([head, *rows])
@@ -23,7 +25,7 @@ def _table(kind):
 
 def _row(entry, kind):
     text = entry.metadata["help"].replace("|", "\\|")
-    option = "--" + entry.name.replace("_", "-")
+    option = entry.metadata.get("flags", [option_of(entry.name)])[0]
     if kind is TrainOptions:
         return f"| `{option}` | {text} |"
     value = str(entry.default).lower() if entry.default is None or isinstance(entry.default, bool) else entry.default
@@ -43,10 +45,8 @@ def test_the_page_has_the_texts_of_the_fields(kind):
 def test_every_option_has_a_text():
     fields = [entry for entry in dataclasses.fields(TrainOptions) if "help" not in entry.metadata]
     assert [entry.name for entry in fields] == ["class_names", "box_format"]  # described where they are shared
-    own = DeCoDetrTrainingArguments.__annotations__
-    assert all(
-        entry.metadata.get("help") for entry in dataclasses.fields(DeCoDetrTrainingArguments) if entry.name in own
-    )
+    assert sorted(OWN) == sorted(name for names in GROUPS.values() for name in names.split())
+    assert OWN and all(entry.metadata.get("help") for entry in dataclasses.fields(OwnArguments))
 
 
 if __name__ == "__main__":

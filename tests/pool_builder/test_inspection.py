@@ -63,7 +63,7 @@ def test_a_vocabulary_of_another_width_is_refused(tmp_path, capsys):
     assert main(["pool", "inspect", str(tmp_path / "pool"), "--vocabulary", str(tmp_path / "names")]) == 1
     error = capsys.readouterr().err
     assert f"--vocabulary {tmp_path / 'names'}: expected embeddings of width 2, as those of the pool, got 3" in error
-    assert "decodetr vocabulary build --text-model CLIP" in error
+    assert "decodetr vocabulary build --clip CLIP" in error
     clip = write_tiny_clip(tmp_path / "clip")
     words = ["pool", "inspect", str(tmp_path / "pool"), "--text", "a dog", "--clip", str(clip)]
     assert main(words) == 1

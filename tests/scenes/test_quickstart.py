@@ -32,7 +32,7 @@ def models(tmp_path_factory):
 def command(models, tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, "POOL", {"--num-coarse": 5, "--num-fine": 3, "--delta": -1, "--max-proposals": 2})
     monkeypatch.setattr(quickstart, "COMPARED", quickstart.COMPARED[:2])
-    for name, value in {"THRESHOLD": 1e-6, "PICTURES": 3, "EXPLAINED_PICTURES": 2}.items():
+    for name, value in {"DEFAULT_THRESHOLD": 1e-6, "PICTURES": 3, "EXPLAINED_PICTURES": 2}.items():
         monkeypatch.setattr(quickstart, name, value)  # random weights find nothing above a higher threshold
     sizes = ["--train-images", "8", "--val-images", "4", "--semantic-steps", "2"]
     chosen = [f"--{name}={models / folder}" for name, folder in _MODELS.items()]

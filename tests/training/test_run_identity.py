@@ -48,7 +48,7 @@ def test_a_folder_of_another_run_alone_is_refused_with_what_differs(tmp_path, wo
     with pytest.raises(ValueError, match="are of another run") as error:
         to_resume(word, tmp_path, other)
     assert 'start.weights: "a" there, "b" here' in str(error.value) and "learning_rate: 0.0001" in str(error.value)
-    assert "seed" not in str(error.value) and "--overwrite-output-dir true" in str(error.value)
+    assert "seed" not in str(error.value) and "--overwrite" in str(error.value)
 
 
 def test_a_longer_run_is_the_same_run_but_does_not_begin_beside_a_shorter_one(tmp_path, caplog):
@@ -168,7 +168,7 @@ def test_the_command_refuses_the_checkpoints_of_other_settings_and_says_when_no_
     before = (output / "checkpoint-2" / "model.safetensors").read_bytes()
     capsys.readouterr()
     assert main(train_command(scenes, output, *more, *other, "--max_steps", "1")) == 1
-    assert "checkpoints of another run" in capsys.readouterr().err
+    assert "has a finished run; give another --output, --overwrite to replace it" in capsys.readouterr().err
     assert (
         main(train_command(scenes, output, *more, *other, "--max_steps", "4", "--resume_from_checkpoint", "last")) == 1
     )
@@ -197,11 +197,19 @@ def test_an_interrupted_run_says_what_goes_on_from_where(scenes, tmp_path, monke
     assert f"Stopped after 0 steps; {output} has no complete checkpoint yet" in caplog.text
     stop_at = 2
     assert main([*words, "--max_steps", "4"]) == 130
-    said = "Stopped after 2 steps; the same command with --resume-from-checkpoint auto goes on from"
+    said = "Stopped after 2 steps; the same command goes on from"
     assert f"{said} {output / 'checkpoint-2'}" in caplog.text and "interrupted" in capsys.readouterr().err
     stop_at = None
-    assert main([*words, "--max_steps", "4", "--resume_from_checkpoint", "auto"]) == 0
-    assert (output / "checkpoint-4").is_dir()
+    again, trained = [], DeCoDetrTrainer.training_step
+    monkeypatch.setattr(
+        DeCoDetrTrainer, "training_step", lambda self, *a, **k: again.append(0) or trained(self, *a, **k)
+    )
+    assert main([*words, "--max_steps", "4"]) == 0
+    assert len(again) == 2 and (output / "checkpoint-4").is_dir() and (output / "README.md").is_file()
+    assert main([*words, "--max_steps", "4"]) == 1 and len(again) == 2
+    (output / "training_args.bin").unlink()
+    assert main([*words, "--max_steps", "4", "--overwrite"]) == 1
+    assert "has a model that no run of `decodetr train` wrote there" in capsys.readouterr().err
 
 
 def test_cached_features_of_another_detector_or_other_names_are_refused(scenes, tmp_path):

@@ -68,7 +68,7 @@ def test_a_vocabulary_does_not_fetch_its_text_model(asked, text_detector, tmp_pa
     command += ["--vocabulary", str(tmp_path / "v"), "--output", str(tmp_path / "out"), "--names", "gnu"]
     assert main(command) == 1
     error = capsys.readouterr().err
-    assert "evil/clip is not on this machine" in error and "--text-model evil/clip fetches it" in error and not asked
+    assert "evil/clip is not on this machine" in error and "--clip evil/clip fetches it" in error and not asked
     assert main([*command, "--text-model", "evil/clip"]) == 1
     assert set(asked) == {"huggingface.co"} and "'evil/clip' cannot be loaded" in capsys.readouterr().err
 
