@@ -95,7 +95,8 @@ def _tasks(file, rows, told):
     for row, task in enumerate(rows):
         where = f"{file}: [{row}]"
         if not isinstance(task, dict):
-            told.add("error", "tasks that are no objects", f"{where}: {short(task)}", "left out")
+            message = f"{where}: expected a task, got {short(task)}; export the project again"
+            told.add("error", "tasks that are no objects", message, "left out")
             continue
         where += f" (id {short(task.get('id'))})"
         if isinstance(task.get("data"), dict):
@@ -156,7 +157,8 @@ def _regions(annotation, path, where, told):
         place = f"{where}: result[{number}]"
         value = region.get("value") if isinstance(region, dict) else None
         if not isinstance(value, dict):
-            told.add("error", "regions without a value", f"{place}: {short(region)}", "left out")
+            message = f"{place}: expected a region with a value, got {short(value)}; export the project again"
+            told.add("error", "regions without a value", message, "left out")
             continue
         key = next((key for key in (*_LABELS, *_NO_BOX) if isinstance(value.get(key), list)), None)
         if key is None and not ("width" in value and _is_alone(region, annotation["result"])):

@@ -99,7 +99,8 @@ def _shapes(rows, file, told):
     for row, entry in enumerate(rows):
         where = f"{file}: shapes[{row}]"
         if not isinstance(entry, dict):
-            told.add("error", "shapes that are no objects", f"{where}: {short(entry)}", "left out")
+            message = f"{where}: expected a shape with label and points, got {short(entry)}; take it out"
+            told.add("error", "shapes that are no objects", message, "left out")
             continue
         kind = entry.get("shape_type") or "polygon"  # which LabelMe did not write at first
         if kind not in _AREAS and kind != "circle":
