@@ -412,8 +412,8 @@ def find_image_folder(file: Path, data: dict[str, Any], image_folder: str | Path
         source = "the image folder that info.image_folder names"
     else:
         stems = (file.stem, file.stem.removeprefix("instances_"))
-        folder = next((root / stem for stem in stems if (root / stem).is_dir()), None)
-        folder = folder or _folder_of_exports(root, stems, data) or root
+        own = next((root / stem for stem in stems if (root / stem).is_dir()), None)
+        folder = own or _folder_of_exports(root, stems, data) or root
         source = "the image folder"
     if check and not folder.is_dir():
         raise FileNotFoundError(f"{file}: {source}, {folder}, does not exist; give the folder that holds the images")

@@ -26,6 +26,8 @@ from decodetr.utils.images import image_header, upright_size
 from decodetr.utils.paths import inside
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from decodetr.annotations.findings import Findings
 
 logger = logging.getLogger(__name__)
@@ -166,7 +168,10 @@ def exported_annotations(
     Raises:
         ValueError: what cannot be used, where `findings` is None.
     """
-    entries, rows, labels, boxes = [], [], [], []
+    entries: list[dict[str, Any]] = []
+    rows: list[int] = []
+    labels: list[str] = []
+    boxes: list[list[float]] = []
     for image in images:
         entry = _entry(image, len(entries) + 1, folder, told)
         if entry is None:
@@ -174,7 +179,7 @@ def exported_annotations(
         for shape in image.shapes:
             if (box := _box(shape, told)) is not None:
                 rows.append(len(entries))
-                labels.append(shape.label)
+                labels.append(str(shape.label))
                 boxes.append(box)
                 if findings is None and 0 in box[2:]:
                     told.add("warning", "boxes without area", f"{shape.where}: {box}", "not trained on")

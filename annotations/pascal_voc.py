@@ -22,7 +22,7 @@ from decodetr.annotations.exported import (
     number_in,
     told_to,
 )
-from decodetr.utils.documents import read_text
+from decodetr.utils.documents import TEXT_BYTES, read_text
 from decodetr.utils.xml_documents import read_xml
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _listed(listed, files, folder):
 def _image(file, finder, same, told):
     """The ExportedImage of an annotation file, or None where it cannot be read. `same`: pictures of its name."""
     try:
-        root = read_xml(file, ROOT)
+        root = read_xml(file, ROOT, TEXT_BYTES)
     except (OSError, ValueError) as error:
         told.add("error", "annotation files that cannot be read", str(error), "left out")
         return None

@@ -74,9 +74,13 @@ def load_annotations(
         FileNotFoundError: nothing of the kind. ValueError: what the reader refuses.
     """
     coco = _load(data, part, file, images, class_names, box_format, check_images, findings)
-    bare = file is None and not coco.names and kind_of(data) == "images"
-    if bare and boxes and findings is None:
-        raise ValueError(without_boxes(data))
+    bare = False
+    if file is None and data is not None and not coco.names:
+        bare = kind_of(data) == "images"
+        if bare and boxes and findings is None:
+            raise ValueError(without_boxes(data))
+        if bare and findings is None and (inner := annotated_below(data)):
+            logger.warning("%s: pictures without boxes%s", data, _are_data_sets(inner))
     for what, found in (("images", coco.images), ("names", coco.names or bare)):
         if not found:
             raise ValueError(f"{coco.file}: expected {what}, got none; is it the right file?")
@@ -157,11 +161,18 @@ def _place(data, layout, part):
 
 def without_boxes(data: str | Path) -> str:
     """The message where a folder of pictures is given and boxes are needed."""
-    inner = "".join(f"; {path} is {KINDS[kind]}: is it meant?" for path, kind in annotated_below(data))
+    labels = any(path.is_dir() for place in ("labels", "*/labels") for path in Path(data).glob(place))
+    yolo = "; there are labels as YOLO has them, but no data.yaml with their names" if labels else ""
     return (
-        f"{data}: expected annotated images, got pictures without boxes ({found_parts(data)}){inner}. Annotate them, "
-        "or take `decodetr pool build` or `decodetr predict`, which need no boxes"
+        f"{data}: expected annotated images, got pictures without boxes ({found_parts(data)}){yolo}"
+        f"{_are_data_sets(annotated_below(data))}. Annotate them, or take `decodetr pool build` or `predict`: "
+        "they need no boxes"
     )
+
+
+def _are_data_sets(folders):
+    """That folders in the folder are data sets themselves."""
+    return "".join(f"; {path} is {KINDS[kind]}: is it meant?" for path, kind in folders)
 
 
 def load_stream(

@@ -216,7 +216,7 @@ def test_lists_of_pascal_voc(tmp_path):
         load_annotations(folder, "train")
 
 
-def test_what_is_not_recognised_is_listed(tmp_path):
+def test_what_is_not_recognised_is_listed(tmp_path, caplog):
     folder = tmp_path / "data"
     (folder / "inner").mkdir(parents=True)
     (folder / "table.csv").write_text("file,label\n")
@@ -228,3 +228,9 @@ def test_what_is_not_recognised_is_listed(tmp_path):
     write_coco(folder / "wrapped")
     with pytest.raises(ValueError, match=r"got pictures without boxes.*wrapped is a COCO folder: is it meant\?"):
         load_annotations(folder, "train")
+    assert len(load_annotations(folder, "train", boxes=False)) == 3
+    assert "wrapped is a COCO folder: is it meant?" in caplog.text
+    yolo = write_yolo(tmp_path / "yolo")
+    (yolo / "data.yaml").unlink()
+    with pytest.raises(ValueError, match="there are labels as YOLO has them, but no data.yaml with their names"):
+        load_annotations(yolo, "train")
