@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,15 @@ from decodetr.building.coverage import ENOUGH, coverage, coverage_text
 from decodetr.building.options import STAGES, BuildOptions
 from decodetr.building.photos import KEPT, LEARNED, coco_document, find_photos, has_boxes, photos_of, write_photos
 from decodetr.building.plan import measure
-from decodetr.building.pool_names import pool_names
 from decodetr.building.result import how_to_go_on, write_result
 from decodetr.building.teacher_boxes import all_regions, teacher_boxes
 from decodetr.evaluation.calibrate import LEAST_OBJECTS
 from decodetr.inference.loading import load_model
-from decodetr.modeling_decodetr import DeCoDetrConfig
+from decodetr.modeling_decodetr import DeCoDetrConfig, PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.detectors import detector_family
 from decodetr.utils.devices import pick_device
 from decodetr.utils.documents import read_json
-from decodetr.utils.files import claim, committed, is_unused, output_folder, write_json, write_text
+from decodetr.utils.files import claim, committed, is_unused, output_folder, write_json
 from decodetr.utils.hub import local_only
 from decodetr.utils.model_identity import model_identity
 from decodetr.utils.outputs import apart
@@ -44,14 +43,15 @@ _WRITTEN = {
     "photos": ("data",),
     "first-pool": ("first",),
     "pool": ("built",),
-    "names": ("names", "names.txt"),
+    "names": ("names", "names.json"),
     "scores": (),
 }
 
 
 def build(
     detector: str, images: str | Path, clip: str, captioner: str, output: str | Path, *,
-    names: Sequence[str] | None = None, localize: bool = False, prompt: str | None = None,
+    names: Sequence[str] | Mapping[str, str | list[str]] | None = None, localize: bool = False,
+    prompt: str | None = None,
     keep_share: float | None = None, steps: int | None = None, device: str = "auto", seed: int = 0,
     overwrite: str | None = None,
 ) -> Path:  # fmt: skip
@@ -71,7 +71,7 @@ def build(
     """
     options = BuildOptions(
         detector=str(detector), images=str(images), clip=str(clip), captioner=str(captioner), output=Path(output),
-        names=None if names is None else tuple(names), localize=localize, prompt=prompt, keep_share=keep_share,
+        names=_with_texts(names), localize=localize, prompt=prompt, keep_share=keep_share,
         steps=steps, device=device, seed=seed,
     )  # fmt: skip
     run = BuildRun(options, overwrite)
@@ -150,6 +150,13 @@ class BuildRun:
         return 0
 
     def _command(self, stage, words):
+        """Run it. What an earlier run left behind when it was ended is gone on with, or made again."""
+        output = self.options.output
+        if stage in ("boxes", "model"):  # a training that was ended after its card was written is done
+            if all((output / stage / name).is_file() for name in ("train_results.json", "README.md")):
+                return 0
+        elif stage in ("names", "report"):
+            shutil.rmtree(output / stage, ignore_errors=True)
         return run_command(words[0], words[1:])
 
     def _photos(self, stage, words):
@@ -167,25 +174,25 @@ class BuildRun:
     def _names(self, stage, words):
         output, names, status = self.options.output, self._names_to_learn(), 0
         if names is None:
-            found = pool_names(output / "built" / "pool")
+            found = Vocabulary.from_pool(PrototypePool.from_pretrained(output / "built" / "pool"))
             with committed(output / "names") as staging:
                 found.save_pretrained(staging)
             names = found.names
             logger.warning("Names are what the captions say: %s", ", ".join(names[:10]))
         else:
-            write_text(output / "names.txt", "".join(f"{name}\n" for name in names))
+            write_json(output / "names.json", names)
             status = self._command(stage, words)
         if not self.start.boxed:
-            document = coco_document(photos_of(output / "data", LEARNED), names)
+            document = coco_document(photos_of(output / "data", LEARNED), list(names))
             write_json(output / "data" / "annotations" / LEARNED, document, indent=None)
         return status
 
     def _names_to_learn(self):
-        """The names of the vocabulary: those of the user after those that have boxes. None: those of the pool."""
+        """{name: texts} of the vocabulary: those of the user after those that have boxes. None: those of the pool."""
         if not self.start.boxed:
             return self.options.names
         boxed = load_annotations(self.options.images, "train", check_images=False).names
-        return list(dict.fromkeys([*boxed, *(self.options.names or ())]))
+        return {name: [name] for name in boxed} | (self.options.names or {})
 
     def _scores(self, stage, words):
         """With boxes, training has calibrated. Without, the teacher says what is in the photos kept aside."""
@@ -330,6 +337,12 @@ class BuildRun:
             return [Path(options.images) / entry["file_name"] for entry in kept]
         part = "val" if has_part(options.images, "val") else "train"
         return [Path(image["path"]) for image in load_annotations(options.images, part).images[:SHOWN]]
+
+
+def _with_texts(names):
+    if names is None or isinstance(names, Mapping):
+        return names and {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in names.items()}
+    return {name: [name] for name in names}
 
 
 def _check(options):

@@ -4,7 +4,7 @@ OUT/data         photos without boxes, as a COCO folder
 OUT/coverage     a pool of windows of some photos: what captions speak of, whatever the detector finds
 OUT/first, boxes with --localize: a pool of the first detector's regions, and the class-agnostic detector
 OUT/built        regions and pool
-OUT/names.txt, names
+OUT/names.json, names
 OUT/model, report, pictures
 """
 
