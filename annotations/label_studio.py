@@ -70,10 +70,8 @@ def read_label_studio(
     for where, task in _tasks(file, read_json(file, list), told):
         written = _image_of(task["data"])
         if written is None:
-            message = (
-                f"{where}: expected the place of an image under data, got {short(task['data'])}; is it a project "
-            )
-            told.add("error", "tasks without an image", message + "of images?", "left out")
+            message = f"{where}: expected the place of an image under data, got {short(task['data'])}"
+            told.add("error", "tasks without an image", f"{message}; export a project of images", "left out")
             continue
         annotation = _chosen(task["annotations"], where, told)
         path = _locate(written, where, finder, told)

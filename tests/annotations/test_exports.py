@@ -3,7 +3,9 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+import supervision
 from helpers.data_forms import BOXES, NAMES, SIZES, assert_same, items, picture, write_coco, write_yolo
 from helpers.exported_forms import (
     coco_document,
@@ -127,7 +129,7 @@ def _assert_read(coco):
         rows = coco.annotations_by_image[image["image_id"]]
         assert [coco.names[row["category"]] for row in rows] == [NAMES[label] for label, _ in boxes]
         for row, (_, box) in zip(rows, boxes):
-            assert row["bbox"] == pytest.approx(box)
+            assert row["bbox"] == pytest.approx(box, abs=1e-3)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -234,3 +236,35 @@ def test_what_is_not_recognised_is_listed(tmp_path, caplog):
     (yolo / "data.yaml").unlink()
     with pytest.raises(ValueError, match="there are labels as YOLO has them, but no data.yaml with their names"):
         load_annotations(yolo, "train")
+
+
+@pytest.mark.parametrize(
+    "form, kind", [("pascal_voc", "voc"), ("labelme", "labelme"), ("yolo", "yolo"), ("coco", "coco")]
+)
+def test_what_supervision_writes(tmp_path, form, kind):
+    """The files of another library, which also reads them."""
+    pytest.importorskip("cv2", reason="supervision needs it to write pictures")
+    for name in BOXES:
+        save_picture(tmp_path / "source", name)
+    paths = {name: str(tmp_path / "source" / f"{name}.png") for name in BOXES}
+    found = {}
+    for name, boxes in BOXES.items():
+        corners = np.array([[x, y, x + w, y + h] for _, (x, y, w, h) in boxes], dtype=np.float32).reshape(-1, 4)
+        labels = np.array([label for label, _ in boxes], dtype=int)
+        found[paths[name]] = supervision.Detections(xyxy=corners, class_id=labels)
+    dataset = supervision.DetectionDataset(classes=NAMES, images=list(paths.values()), annotations=found)
+    folder = tmp_path / "data"
+    places = {"images_directory_path": str(folder / "images")}
+    if form == "coco":
+        (folder / "annotations").mkdir(parents=True)
+        dataset.as_coco(**places, annotations_path=str(folder / "annotations" / "instances.json"))
+    elif form == "yolo":
+        labels = {"annotations_directory_path": str(folder / "labels"), "data_yaml_path": str(folder / "cakes.yaml")}
+        dataset.as_yolo(**places, **labels)
+        (folder / "cakes.yaml").write_text(
+            (folder / "cakes.yaml").read_text(encoding="utf-8") + "train: images\n", encoding="utf-8"
+        )
+    else:
+        getattr(dataset, f"as_{form}")(**places, annotations_directory_path=str(folder / "Annotations"))
+    assert kind_of(folder) == kind
+    _assert_read(load_annotations(folder, "train"))
