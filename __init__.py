@@ -1,14 +1,19 @@
 """decodetr: DeCo-DETR, an open-vocabulary detector on transformers that needs no text encoder at inference.
 
 The root is lazy: `import decodetr` and `decodetr --help` cost a bare Python start. The first public name that is used
-imports what it needs, and makes the model known to the Auto classes of transformers. Imports are absolute, because
-pytest imports the checkout folder as a package too and relative ones would build every class twice.
+imports what it needs, and makes the model known to the Auto classes of transformers. So does the first use of these
+classes or of the pipelines themselves. Imports are absolute, because pytest imports the checkout folder as a package
+too and relative ones would build every class twice.
 """
 
+import sys
+
+from decodetr.utils.after_import import after_import
 from decodetr.utils.lazy import TYPE_CHECKING, lazy_names
 
 if TYPE_CHECKING:  # what a type checker sees; "as" says that the names are public
     from decodetr.building.build_run import build as build
+    from decodetr.inference.one_call import detect as detect
     from decodetr.modeling_decodetr import DeCoDetrConfig as DeCoDetrConfig
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection as DeCoDetrForObjectDetection
     from decodetr.modeling_decodetr import PrototypePool as PrototypePool
@@ -28,6 +33,7 @@ _PUBLIC_NAMES = {
     "DeCoDetrTrainer": "decodetr.training.trainer",
     "DeCoDetrTrainingArguments": "decodetr.training.arguments",
     "build": "decodetr.building.build_run",
+    "detect": "decodetr.inference.one_call",
 }
 
 __all__ = ["__version__", *_PUBLIC_NAMES]
@@ -50,5 +56,23 @@ def _register_image_processor() -> None:
     VIDEO_PROCESSOR_MAPPING.register(DeCoDetrConfig, {"torchvision": None}, exist_ok=True)
 
 
+def _register_model() -> None:
+    """Tell the Auto classes of the model, unless modules of ours are being imported, whose names are not there yet:
+    they, or the first public name, do it."""
+    ours = (module for name, module in list(sys.modules.items()) if name.startswith("decodetr."))
+    if not any(getattr(getattr(module, "__spec__", None), "_initializing", False) for module in ours):
+        _register_image_processor()
+
+
+def _register_pipelines() -> None:
+    """Tell transformers which pipelines detect with a DeCo-DETR."""
+    from decodetr.inference.pipeline_choice import register
+
+    _register_model()
+    register()
+
+
 if not TYPE_CHECKING:  # which would take any name for one of the package
     __getattr__, __dir__ = lazy_names(__name__, _PUBLIC_NAMES, ["__version__"], before=_register_image_processor)
+    after_import("transformers.models.auto.modeling_auto", _register_model)
+    after_import("transformers.pipelines", _register_pipelines)

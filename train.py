@@ -47,6 +47,7 @@ from decodetr.training.self_regions import self_regions
 from decodetr.training.space_fit import fit_space
 from decodetr.training.space_report import describe_space, sample_regions
 from decodetr.training.starting_point import start_identity, start_model
+from decodetr.training.thumbnails import choose_thumbnails
 from decodetr.training.trainer import DeCoDetrTrainer
 from decodetr.training.trial import check_room, try_step
 from decodetr.utils.hub import recorded_place
@@ -93,6 +94,7 @@ class TrainingRun:
         data = replace(data, coco=coco)
 
         # Model
+        options = self.options = choose_thumbnails(options, training, data)
         model, processor = start_model(options, data.coco.names)
         situation = situation_of(options, training, data.images_with_something(), model.config, processor)
         chosen = set_chosen(training, self.given, situation, start)

@@ -27,7 +27,7 @@ from decodetr.modeling_decodetr import DeCoDetrConfig
 from decodetr.modeling_decodetr.detectors import detector_family
 from decodetr.utils.devices import pick_device
 from decodetr.utils.documents import read_json
-from decodetr.utils.files import claim, is_unused, output_folder, write_json, write_text
+from decodetr.utils.files import claim, committed, is_unused, output_folder, write_json, write_text
 from decodetr.utils.hub import local_only
 from decodetr.utils.model_identity import model_identity
 from decodetr.utils.outputs import apart
@@ -168,7 +168,8 @@ class BuildRun:
         output, names, status = self.options.output, self._names_to_learn(), 0
         if names is None:
             found = pool_names(output / "built" / "pool")
-            found.save_pretrained(output / "names")
+            with committed(output / "names") as staging:
+                found.save_pretrained(staging)
             names = found.names
             logger.warning("Names are what the captions say: %s", ", ".join(names[:10]))
         else:

@@ -16,7 +16,7 @@ from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
 from decodetr.modeling_decodetr.loss_decodetr import teacher_targets
 from decodetr.processing import RegionTable
 
-LEAST_OBJECTNESS = 0.3  # of a region that is taken for an object
+_SURE = 0.5  # share of what a detector gives its best region of a photo (median) from which a region is an object
 _SAME = 0.5  # IoU of two regions that are one object
 
 
@@ -33,12 +33,14 @@ def teacher_boxes(
     Returns:
         list of dict: id, image_id, category_id (the place of the name, from 1), bbox [x, y, w, h] in pixels, area.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    best = [regions.get(image_id)["proposal_scores"].max() for image_id in regions.image_ids]
+    least = _SURE * float(np.median(best)) if best else 0.0  # detectors differ in how sure they are
     for image_id in image_ids:
         found = regions.get(image_id)
         boxes, scores = torch.from_numpy(found["boxes"]), torch.from_numpy(found["proposal_scores"])
         name, share = teacher_names(model, found["image_embeds"])
-        sure = (scores >= LEAST_OBJECTNESS) & (share > 0.5)
+        sure = (scores >= least) & (share > 0.5)
         boxes, scores, name = boxes[sure], (scores * share)[sure], name[sure]
         for place in nms(boxes, scores, _SAME).tolist():
             x0, y0, x1, y1 = boxes[place].tolist()

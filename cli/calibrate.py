@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="DIR", help=f"calibrate on training images of this data set: {DATA_HELP}")
     add("--annotations", metavar="FILE", help="calibrate on the images of this COCO or LVIS annotation file instead")
     add(
+        "--thresholds",
+        metavar="FILE",
+        help="no images: give the model the thresholds of this file, thresholds.json of `decodetr eval --output`",
+    )
+    add(
         "--images",
         metavar="DIR",
         help="image folder of --annotations (default: next to annotations/, with the name of the annotation file)",
@@ -59,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     """Run `decodetr calibrate`. Returns the exit status."""
     from decodetr.evaluation.model_calibration import CalibrationOptions, calibrate_model
     from decodetr.evaluation.score_card import HEADER, score_rows
+    from decodetr.evaluation.thresholds import read_thresholds
     from decodetr.utils.devices import pick_device
 
     options = CalibrationOptions(
@@ -69,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         names_split=args.names_split,
         output=args.output,
         most=args.most,
+        thresholds=args.thresholds,
         batch_size=args.batch_size,
         num_workers=args.workers,
         device=args.device,
@@ -80,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         options.source,
         lambda: expect("model", args.model, "config.json"),
         lambda: expect_file("--annotations", args.annotations),
+        lambda: args.thresholds and read_thresholds(args.thresholds),
         lambda: expect_file("--names-split", None if args.names_split == "none" else args.names_split),
         options.place,
         lambda: unwritten(
@@ -88,11 +96,14 @@ def run(args: argparse.Namespace) -> int:
         lambda: pick_device(args.device),
     )
     config, info = calibrate_model(options)
-    sys.stdout.write(markdown_table(HEADER, score_rows(info, "these images")))
+    if args.thresholds:
+        done = f"The thresholds of {args.thresholds}: the"
+    else:
+        sys.stdout.write(markdown_table(HEADER, score_rows(info, "these images")))
+        done = f"Calibrated on {info['images']} images with {info['objects']} objects of {info['names']} names; the"
     own = len(config.name_thresholds or ())
     sys.stdout.write(
-        f"Calibrated on {info['images']} images with {info['objects']} objects of {info['names']} names; the default "
-        f"threshold is {config.common_threshold:g}"
+        f"{done} default threshold is {config.common_threshold:g}"
         + (f", {own} names have a separate one" if own else "")
         + f": {options.place()}\n"
     )

@@ -1,4 +1,4 @@
-"""The command `decodetr predict`: images in, annotated pictures and detections.json out.
+"""The command `decodetr predict`: images and videos in, annotated pictures and files of detections out.
 
 Heavy imports are inside the functions, so that `decodetr predict --help` is instant.
 """
@@ -9,7 +9,7 @@ import sys
 from decodetr.cli.options import add_clip, add_picture_limit, add_threshold
 from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, output_folder
-from decodetr.utils.name_list import read_names
+from decodetr.utils.name_list import read_prompts
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import (
     DEFAULT_MODEL,
@@ -22,7 +22,12 @@ from decodetr.utils.shipped import (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `decodetr predict`."""
-    parser.add_argument("images", nargs="+", help="images: files, folders or glob patterns")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        help="images and videos: files, folders with their sub-folders, glob patterns, .txt files with one of these a "
+        "line, camera:0; with --allow-urls also http(s):// and rtsp:// addresses",
+    )
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
@@ -30,12 +35,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"(default: {DEFAULT_MODEL}, which knows drawn scenes only)",
     )
     parser.add_argument(
-        "--output", required=True, help="write detections.json and annotated images into this folder; required"
+        "--output", required=True, help="write detections and annotated images into this folder; required"
     )
     parser.add_argument(
-        "--names", help="""detect these names: 'cat,"salt, pepper"' (default: all names of the model)"""
+        "--format",
+        dest="formats",
+        action="append",
+        metavar="FORMS",
+        help="write detections as json, jsonl, coco, yolo, voc, csv, parquet; repeat it or use commas (default: json)",
     )
-    parser.add_argument("--names-file", help="detect the names in this file, one per line")
+    parser.add_argument("--no-pictures", action="store_true", help="write no annotated images and videos")
+    parser.add_argument(
+        "--save-crops", action="store_true", help="also write what is in the boxes, as crops/NAME/*.png"
+    )
+    parser.add_argument(
+        "--names",
+        help="""detect these names: 'cat,"salt, pepper"'. pool: all that the pool of the model speaks of (default: all
+        names of the model)""",
+    )
+    parser.add_argument(
+        "--names-file",
+        help="detect the names in this file, one per line; 'name: prompt; prompt' embeds the prompts for a name",
+    )
     parser.add_argument(
         "--vocabulary",
         help="vocabulary that replaces that of the model: folder, Hub name or shipped name",
@@ -46,7 +67,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain", action="store_true", help="also write which prototypes each detection used, with their captions"
     )
+    parser.add_argument(
+        "--slice",
+        type=int,
+        metavar="PIXELS",
+        help="also detect in overlapping tiles of this side, for small objects in large images (default: no tiles)",
+    )
+    parser.add_argument(
+        "--slice-overlap", type=float, default=0.2, help="share of a tile that the next one has too (default: 0.2)"
+    )
+    parser.add_argument(
+        "--track", action="store_true", help="number the objects of videos; needs `pip install 'decodetr[track]'`"
+    )
+    parser.add_argument("--frame-stride", type=int, default=1, help="use every so many frames of a video (default: 1)")
+    parser.add_argument("--max-frames", type=int, help="stop after so many frames of a video (default: at its end)")
+    parser.add_argument(
+        "--allow-urls", action="store_true", help="fetch images and videos from addresses (default: an error)"
+    )
     parser.add_argument("--batch-size", type=int, default=4, help="images per batch (default: 4)")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="threads that read images ahead, 0 for none (default: 2)"
+    )
     parser.add_argument(
         "--font", help="TrueType font of the labels, for scripts that the default lacks (default: DejaVu Sans)"
     )
@@ -56,16 +97,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Detect, draw, write. Returns 1 if some image could not be read (the others are done), else 0."""
-    from decodetr.inference.picture_files import find_images
+    from decodetr.inference.result_files import check_formats
+    from decodetr.inference.sources import find_sources
+    from decodetr.inference.tracking import require_trackers
 
-    if (args.threshold is not None and not 0 <= args.threshold <= 1) or args.top_k < 1 or args.batch_size < 1:
-        raise ValueError(
-            "--threshold must be in 0..1, --top-k and --batch-size at least 1, got "
-            f"{args.threshold}, {args.top_k}, {args.batch_size}"
-        )
-    names, paths, *_ = run_checks(
-        lambda: read_names(args.names, args.names_file),
-        lambda: find_images(args.images),
+    for name, given, least in _whole_numbers(args):
+        if given is not None and given < least:
+            raise ValueError(f"--{name} must be at least {least}, got {given}")
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise ValueError(f"--threshold must be in 0..1, got {args.threshold}")
+    if not 0 <= args.slice_overlap < 1:
+        raise ValueError(f"--slice-overlap must be at least 0 and below 1, got {args.slice_overlap}")
+    if args.slice is not None and args.explain:
+        raise ValueError("--explain shows what the queries of one image read; leave out --slice or --explain")
+    args.formats = [name.strip() for names in args.formats or ["json"] for name in names.split(",")]
+    names, sources, formats, *_ = run_checks(
+        lambda: _names(args),
+        lambda: find_sources(args.images, args.output, args.allow_urls),
+        lambda: check_formats(args.formats, args.output),
+        lambda: require_trackers() if args.track else None,
         lambda: output_folder(args.output, "--output"),
         lambda: expect("model", args.model, "config.json"),
         lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
@@ -73,11 +123,25 @@ def run(args: argparse.Namespace) -> int:
         lambda: expect_file("--font", args.font),
         lambda: pick_device(args.device),
     )
+    if args.track and not sources.videos:
+        raise ValueError("--track numbers the objects of videos, and no video is given; leave it out")
+    args.formats = formats
     with claim(args.output, "decodetr predict"):
-        return _predict(args, names, paths)
+        return _predict(args, names, sources)
 
 
-def _predict(args, names, paths):
+def _whole_numbers(args):
+    """(option, what is given, its least value)."""
+    named = {"top-k": 1, "batch-size": 1, "workers": 0, "slice": 32, "frame-stride": 1, "max-frames": 1}
+    return [(name, getattr(args, name.replace("-", "_")), least) for name, least in named.items()]
+
+
+def _names(args):
+    """What `load_model` takes as names."""
+    return "pool" if args.names == "pool" and not args.names_file else read_prompts(args.names, args.names_file)
+
+
+def _predict(args, names, sources):
     from decodetr.inference.loading import load_model
     from decodetr.inference.picture_run import PredictOptions, PredictRun
 
@@ -101,5 +165,14 @@ def _predict(args, names, paths):
         explain=args.explain,
         batch_size=args.batch_size,
         font=args.font,
+        formats=args.formats,
+        pictures=not args.no_pictures,
+        crops=args.save_crops,
+        workers=args.workers,
+        slice=args.slice,
+        slice_overlap=args.slice_overlap,
+        track=args.track,
+        frame_stride=args.frame_stride,
+        max_frames=args.max_frames,
     )
-    return PredictRun(options, model, image_processor, paths).run()
+    return PredictRun(options, model, image_processor, sources).run()

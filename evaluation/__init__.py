@@ -13,6 +13,7 @@ loading.py                  the one of these that a command names
 detections.py               detections on disk
 matches.py, analysis.py     which detection found what, and what lies behind an AP
 calibrate.py, model_calibration.py, score_card.py   scores that say how often they are right
+thresholds.py               the score of best F1 of each name, in thresholds.json
 duplicates.py               whether overlapping boxes are duplicates
 report.py, figures.py       the report
 compare.py                  two runs

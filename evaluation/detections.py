@@ -1,8 +1,8 @@
 """Detections on disk: what a run found, to be evaluated again, by another engine or protocol, or compared.
 
 Ours are Parquet. COCO's results format (a JSON list of {"image_id", "category_id", "bbox", "score"}) is read too, so
-that what other programs found goes through the same evaluation. So is detections.json of `decodetr predict`, whose
-images are found by their file names.
+that what other programs found goes through the same evaluation. So is what `decodetr predict` writes: detections.json,
+and coco/annotations/train.json of `--format coco`. Their images are found by their file names.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ def load_facts(file: str | Path) -> dict[str, str | None]:
         document = read_json(file)
         if not isinstance(document, dict):
             return {}
+        if "annotations" in document:  # a data set
+            return {"model": str((document.get("info") or {}).get("description"))}
         least = document.get("threshold")
         return {"model": str(document.get("model")), "score_threshold": f"{least}, of predict: what is below is lost"}
     stored = (pq.read_schema(regular_file(file)).metadata or {}).get(_FACTS.encode(), b"{}")
@@ -71,7 +73,7 @@ def load_detections(file: str | Path, coco: CocoAnnotations) -> tuple[list[str],
     Detections of a file.
 
     Args:
-        file: Parquet, as [`save_detections`] writes it, COCO's results as JSON, or detections.json of `predict`.
+        file: Parquet, as [`save_detections`] writes it, COCO's results as JSON, or JSON of `predict`.
         coco: `CocoAnnotations` that they belong to.
 
     Returns:
@@ -152,12 +154,36 @@ def _read_json(file, coco):
     document = read_json(file)
     if isinstance(document, list):
         return _read_results(file, document, coco)
+    if isinstance(document, dict) and {"images", "annotations", "categories"} <= set(document):
+        document = _as_predictions(file, document)
     if not isinstance(document, dict) or not {"images", "vocabulary", "box_format"} <= set(document):
         raise ValueError(
             f"{file}: expected a list of detections (COCO's results format) or detections.json of `decodetr predict`, "
             f"got {short(document)}"
         )
     return _read_predictions(file, document, coco)
+
+
+def _as_predictions(file, document):
+    """A data set of `decodetr predict --format coco` as its detections.json."""
+    try:
+        name_of = {row["id"]: row["name"] for row in document["categories"]}
+        found = {row["id"]: [] for row in document["images"]}
+        for row in document["annotations"]:
+            x, y, width, height = row["bbox"]
+            box = [x, y, x + width, y + height]
+            found[row["image_id"]].append({"name": name_of[row["category_id"]], "score": row["score"], "box": box})
+        images = [
+            {"file": row["source"], "width": row["width"], "height": row["height"], "turned": False}
+            | {"detections": found[row["id"]]}
+            for row in document["images"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file}: expected a data set of `decodetr predict --format coco`, whose annotations have a score and "
+            f"whose images have a source, got {error!r}; COCO's results format, a list, is read too"
+        ) from error
+    return {"vocabulary": {"names": list(name_of.values())}, "images": images, "box_format": None}
 
 
 def _read_predictions(file, document, coco):

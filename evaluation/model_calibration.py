@@ -15,6 +15,7 @@ from decodetr.evaluation.loop import run_predictor
 from decodetr.evaluation.output_evaluator import OutputEvaluator, rules_of
 from decodetr.evaluation.predictors import DeCoDetrPredictor
 from decodetr.evaluation.score_card import with_scores
+from decodetr.evaluation.thresholds import read_thresholds
 from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr import DeCoDetrConfig
 from decodetr.utils.documents import read_text
@@ -36,6 +37,7 @@ class CalibrationOptions:
         names_split: names.json whose base names are annotated, or "none". Default: that of `data`.
         output: folder for a copy. None calibrates the model in its folder.
         most: images, drawn at random.
+        thresholds: instead of images, thresholds.json of an evaluation. The model takes them over, its scores stay.
     """
 
     model: str
@@ -47,18 +49,26 @@ class CalibrationOptions:
     names_split: str | None = None
     output: str | None = None
     most: int = CALIBRATION_IMAGES
+    thresholds: str | None = None
     batch_size: int = 8
     num_workers: int = 0
     device: str = "auto"
 
     def source(self) -> str:
-        """What the images and boxes are read from: the annotation file, else the data set.
+        """What the images and boxes are read from: the annotation file, else the data set. Or the thresholds.
 
         Raises:
-            ValueError: neither is given.
+            ValueError: neither is given, or thresholds besides.
         """
+        if self.thresholds:
+            if self.annotations or self.data:
+                raise ValueError("--thresholds FILE needs no --data and no --annotations; leave them out")
+            return self.thresholds
         if not (source := self.annotations or self.data):
-            raise ValueError("give --data DIR or --annotations FILE: annotated images, best those of no training")
+            raise ValueError(
+                "give --data DIR or --annotations FILE: annotated images, best those of no training. Or give "
+                "--thresholds FILE"
+            )
         return source
 
     def place(self) -> Path:
@@ -91,6 +101,8 @@ def calibrate_model(options: CalibrationOptions) -> tuple[DeCoDetrConfig, dict[s
         ValueError: the images have none of the model's names, or cannot calibrate it.
     """
     with claim(options.place(), "decodetr calibrate"):
+        if options.thresholds:
+            return _take_over(options)
         coco = _annotated(options)
         model, image_processor = load_model(options.model, device=options.device)
         known = set(model.vocabulary.names)
@@ -111,6 +123,24 @@ def calibrate_model(options: CalibrationOptions) -> tuple[DeCoDetrConfig, dict[s
         info = set_calibration(model.config, fields, {"data": recorded_place(options.source()), "kept_aside": False})
         _write(options, model, image_processor)
         return model.config, info
+
+
+def _take_over(options):
+    """Thresholds of a file instead of those of a calibration. Slope and bias of the scores stay."""
+    common, own = read_thresholds(options.thresholds)
+    model, image_processor = load_model(options.model, device="cpu")
+    config, known = model.config, set(model.vocabulary.names)
+    if own and not (known & own.keys()):
+        raise ValueError(
+            f"{options.thresholds}: none of its {len(own)} names, such as {list(own)[:3]}, is one of the model's "
+            f"{len(known)}, such as {model.vocabulary.names[:3]}; names must be equal to the letter"
+        )
+    config.score_threshold, config.name_thresholds = common, own or None
+    # What the calibration reached was measured with other thresholds.
+    earlier = {key: value for key, value in (config.calibration_info or {}).items() if key not in ("before", "after")}
+    config.calibration_info = {**earlier, "thresholds_of": recorded_place(options.thresholds)}
+    _write(options, model, image_processor)
+    return config, config.calibration_info
 
 
 def _annotated(options: CalibrationOptions) -> CocoAnnotations:

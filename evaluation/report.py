@@ -1,4 +1,5 @@
-"""The report of an evaluation: report.json, report.md, report.html with pictures, detections.parquet."""
+"""The report of an evaluation: report.json, report.md, report.html with pictures, thresholds.json and
+detections.parquet."""
 
 from __future__ import annotations
 
@@ -10,9 +11,11 @@ from decodetr.evaluation.analysis import KINDS
 from decodetr.evaluation.detections import save_detections
 from decodetr.evaluation.figures import comparison, draw_calibration, draw_curves, draw_errors
 from decodetr.evaluation.score_card import HEADER, of_one, score_rows
+from decodetr.evaluation.thresholds import FILE as THRESHOLDS
+from decodetr.evaluation.thresholds import best_thresholds
 from decodetr.utils.boxes import corners_of
 from decodetr.utils.documents import read_json
-from decodetr.utils.files import committed, json_text, replacing, write_text
+from decodetr.utils.files import committed, json_text, replacing, write_json, write_text
 from decodetr.utils.html_page import links, paragraph, picture, table
 from decodetr.utils.html_page import write_report as write_page
 from decodetr.utils.tables import markdown_table
@@ -118,6 +121,7 @@ def write_report(report: dict, analysis: Analysis, output: str | Path, facts: di
     with committed(output, remove=_pictures_of(output)) as staging:
         save_detections(staging / "detections.parquet", analysis.evaluator, facts)
         write_text(staging / "report.json", text)
+        write_json(staging / THRESHOLDS, {"model": facts.get("model"), **best_thresholds(analysis)})
         tied = f"\nreport.json of this page: SHA-256 {digest}\n"
         write_text(staging / "report.md", markdown_report(report, with_names=True) + tied)
         _write_page(report, analysis, staging, digest)
@@ -172,6 +176,7 @@ def _write_page(report, analysis, output, digest):
                 {
                     "report.json": f"all of this, as numbers; SHA-256 {digest}",
                     "report.md": "the tables",
+                    THRESHOLDS: "score of best F1 of each name; decodetr calibrate --thresholds gives it to a model",
                     "detections.parquet": "every detection that counted; decodetr eval --detections reads it again",
                 }
             )

@@ -35,6 +35,7 @@ def scores_section(
         list of lines.
     """
     info, lines = config.calibration_info, ["", TITLE]
+    taken = (info or {}).get("thresholds_of")
     if info is not None and not _FACTS <= info.keys():  # written by somebody else
         info = None
     if reason is not None:
@@ -58,6 +59,13 @@ def scores_section(
             + (f" ({own} names have separate thresholds)" if own else "")
             + f"; give other programs the same: `pipeline(...)(image, threshold={config.common_threshold:g})`.",
         ]
+    if taken:
+        own = len(config.name_thresholds or ())
+        lines.append(
+            f"`decodetr predict` shows scores above {config.common_threshold:g}"
+            + (f" ({own} names have separate thresholds)" if own else "")
+            + f", where F1 was best in an evaluation ({markdown_text(taken)})."
+        )
     rows = [] if info is None else score_rows(info, "images kept aside" if info["kept_aside"] else "these images")
     if measured is not None:
         rows += [

@@ -1,9 +1,20 @@
 """Load a model, give it names, detect, and explain what was detected.
 
 loading.py        load_model: a saved model and its image processor
-names.py          choose_names: another vocabulary, embedded where it is not stored
+names.py          embed_names, embed_examples: vocabularies of a text model that goes by a name
+examples.py       example images of names, in folders or as annotated boxes
+candidates.py     labels of one call as names, with what prompts have around them
 detection.py      detect; forward, for prepared images
+one_call.py       decodetr.detect: any picture in, supervision.Detections out
+pipelines.py      the pipelines of transformers for a DeCo-DETR
+pipeline_choice   which pipeline a model gets, these or the library's
+slicing.py        large pictures in tiles
+sources.py        what the command reads
+videos.py         frames of videos, streams and cameras
+tracking.py       which detections of frames are one object
 picture_files.py  which pictures, and the files that the annotated ones are written to
+result_files.py   the forms of results
+video_run.py      one video of the command
 picture_run.py    detect in many pictures, draw and write, and lose nothing when interrupted
 journal.py        what an unfinished run has done
 explanations.py   what a detection is made of

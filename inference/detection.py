@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
     from decodetr.modeling_decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection
+    from decodetr.modeling_decodetr.embedding_space import Tables
     from decodetr.modeling_decodetr.output_decodetr import DeCoDetrObjectDetectionOutput
     from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
     from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
@@ -47,6 +48,7 @@ def detect(
     threshold: float | None = None,
     top_k: int = 100,
     explain: int = 0,
+    tables: Tables | None = None,
 ) -> list[dict[str, list]]:
     """Detections of a batch of PIL images.
 
@@ -55,6 +57,7 @@ def detect(
             scaled, see [`open_image`].
         threshold (float, *optional*): only scores above it. Default: what the model's config says, for each name.
         top_k (int): at most so many an image, chosen before the threshold.
+        tables ([`Tables`], *optional*): what is scored, of this call alone. Default: the model's own.
         explain: with k > 0, also what each detection is made of, with the k prototypes that its query looked up most.
 
     Returns:
@@ -64,7 +67,7 @@ def detect(
     """
     images = [to_rgb(image) for image in images]
     batch = image_processor(images=images, return_tensors="pt")
-    tables = model.tables()  # another thread may swap the names meanwhile
+    tables = model.tables() if tables is None else tables  # another thread may swap the names meanwhile
     with torch.inference_mode():
         outputs = forward(model, batch, output_prototype_weights=explain > 0, tables=tables)
     sizes = [(image.height, image.width) for image in images]

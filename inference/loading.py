@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from transformers import AutoConfig, AutoImageProcessor
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection  # also tells the Auto classes of it
-from decodetr.inference.names import choose_names
 from decodetr.processing.image_processing_pil_decodetr import DeCoDetrProcessingMixin
 from decodetr.utils.devices import pick_device
 from decodetr.utils.shipped import load_vocabulary, loading
@@ -16,6 +15,7 @@ from decodetr.utils.shipped import load_vocabulary, loading
 if TYPE_CHECKING:
     import torch
 
+    from decodetr.modeling_decodetr.name_choice import Names
     from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
     from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def load_model(
     model: str | Path,
     vocabulary: str | Path | None = None,
-    names: list[str] | None = None,
+    names: Names | Literal["pool"] | None = None,
     device: str | torch.device = "auto",
     text_model: str | Path | None = None,
 ) -> tuple[DeCoDetrForObjectDetection, DeCoDetrImageProcessor | DeCoDetrImageProcessorPil]:
@@ -33,7 +33,8 @@ def load_model(
         model: folder, Hub name or name of a shipped model (`resolve`).
         vocabulary: the same for a `Vocabulary` that replaces the stored one.
         names: look for these names, in this order. Those without an embedding in `vocabulary` (or in the stored one)
-            are embedded by the text model that made the others.
+            are embedded by the text model that made the others. See `DeCoDetrForObjectDetection.set_names`, also for a
+            dict and "pool".
         device: "auto" takes an accelerator if there is one.
         text_model: folder, Hub name or shipped name of that text model. Default: the one which the vocabulary says.
 
@@ -58,11 +59,8 @@ def load_model(
                 f"{model}: preprocessor_config.json is of {type(image_processor).__name__}, expected a "
                 "DeCoDetrImageProcessor; copy or download the file again"
             )
-    chosen = detector.vocabulary
     if vocabulary is not None:
-        chosen = load_vocabulary(vocabulary)
+        detector.set_vocabulary(load_vocabulary(vocabulary))
     if names is not None:
-        chosen = choose_names(chosen, names, text_model)
-    if chosen is not detector.vocabulary:
-        detector.set_vocabulary(chosen)
+        detector.set_names(names, text_model)
     return detector.to(pick_device(device)).eval(), image_processor

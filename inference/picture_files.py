@@ -3,37 +3,47 @@
 import glob
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from decodetr.annotations.left_over import NO_PICTURE, in_a_line, sort_out
-from decodetr.utils.images import IMAGE_SUFFIXES
+from decodetr.utils.images import IMAGE_SUFFIXES, is_image
+from decodetr.utils.paths import files_below
 
 logger = logging.getLogger(__name__)
 
 SIGNATURE = "decodetr predict"  # in the header of its pictures
 
 
-def find_images(sources: Iterable[str | Path]) -> list[Path]:
-    """Image files of files, folders (not their sub-folders) and glob patterns (** too). Each file once, in that order.
+def find_images(
+    sources: Iterable[str | Path], output: str | Path | None = None, videos: Collection[str] = ()
+) -> list[Path]:
+    """Image files of files, folders and glob patterns (** too). Each file once, in that order, and those of a folder
+    and its sub-folders by path. Hidden folders are left out.
 
-    Files that are given by name are taken whatever they are called, of the others those with the suffix of a picture.
-    A warning says which are passed over.
+    Files that are given by name are taken whatever they are called, of the others those with the suffix of a picture
+    or video. A warning says which are passed over.
+
+    Args:
+        output (*optional*): a folder of results, which is left out below another folder.
+        videos: suffixes of videos, in small letters, which are taken too.
 
     Raises:
-        FileNotFoundError: a source that does not exist, or holds no images.
+        FileNotFoundError: a source that does not exist, or holds nothing of the kind.
     """
-    paths, left_over = [], {NO_PICTURE: [], "sub-folders, for whose pictures give a pattern such as 'DIR/**/*'": []}
+    paths, left_over = [], {NO_PICTURE: []}
     for source in map(str, sources):
         path = Path(source)
         if os.path.lexists(path) and not path.is_dir():
             paths.append(path)
             continue
-        entries = sorted(path.iterdir() if path.is_dir() else map(Path, glob.glob(source, recursive=True)))
-        folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-        found, others = sort_out(entry for entry in entries if not entry.is_dir())
-        for what, more in zip(left_over, (others, folders if path.is_dir() else [])):
-            left_over[what] += more
+        if path.is_dir():
+            entries = [Path(file) for file in files_below(path) if _is_meant(path, file, output)]
+        else:
+            entries = sorted(file for file in map(Path, glob.glob(source, recursive=True)) if not file.is_dir())
+        others = set(sort_out(entry for entry in entries if entry.suffix.lower() not in videos)[1])
+        found = [entry for entry in entries if is_image(entry) or entry.suffix.lower() in videos]
+        left_over[NO_PICTURE] += [entry for entry in entries if entry in others]
         if not found:
             kind = "has no images" if path.is_dir() else "is no file, no folder and matches no image"
             rest = f"; passed over: {line}" if (line := in_a_line(left_over)) else ""
@@ -44,6 +54,17 @@ def find_images(sources: Iterable[str | Path]) -> list[Path]:
     return list({os.path.realpath(path): path for path in paths}.values())
 
 
+def _is_meant(folder, file, output):
+    """Whether a file below a folder is not in a hidden folder, nor among the results."""
+    inner = Path(file).relative_to(folder).parts[:-1]
+    if any(part.startswith(".") for part in inner):
+        return False
+    if output is None:
+        return True
+    results, top = os.path.realpath(output), os.path.realpath(folder)
+    return not results.startswith(top + os.sep) or not os.path.realpath(file).startswith(results + os.sep)
+
+
 def picture_paths(images: Sequence[Path], output: str | Path, taken: Iterable[str | Path] = ()) -> list[Path]:
     """A different output file for every image, also for equal names from different folders. Never an image, a file of
     `taken`, or one that is there and is not a picture of this command.
@@ -51,10 +72,10 @@ def picture_paths(images: Sequence[Path], output: str | Path, taken: Iterable[st
     Compared without case, because some file systems do.
     """
     taken = {os.path.realpath(path).lower() for path in (*images, *taken)}
-    result = []
+    result, tried = [], {}
     for image in images:
         stems = [image.stem, f"{Path(os.path.realpath(image)).parent.name}_{image.stem}"]
-        number = 1
+        number = tried.get(stems[1], 1)  # of that folder and name: a thousand such would be tried a thousand times
         while True:
             stem = stems[number - 1] if number <= 2 else f"{stems[1]}_{number - 1}"
             path = Path(output) / f"{stem}.png"
@@ -62,9 +83,22 @@ def picture_paths(images: Sequence[Path], output: str | Path, taken: Iterable[st
             if (key := os.path.realpath(path).lower()) not in taken and free:
                 break
             number += 1
+        tried[stems[1]] = number
         taken.add(key)
         result.append(path)
     return result
+
+
+def unique_names(files: Iterable[str | Path]) -> Iterator[str]:
+    """A name for every file, its own where no earlier one has its stem, in any case."""
+    taken, tried = set(), {}
+    for file in map(Path, files):
+        stem, number = file.stem, tried.get(file.stem.lower(), 1)
+        while (name := stem if number == 1 else f"{stem}_{number}").lower() in taken:
+            number += 1
+        tried[stem.lower()] = number + 1
+        taken.add(name.lower())
+        yield f"{name}{file.suffix}"
 
 
 def _is_ours(path):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +20,33 @@ import decodetr
 from decodetr.inference.detection import above, detect
 from decodetr.inference.journal import FILE as JOURNAL
 from decodetr.inference.journal import Journal
+from decodetr.inference.one_call import to_supervision
 from decodetr.inference.picture_files import SIGNATURE, picture_paths
+from decodetr.inference.result_files import (
+    CROPS,
+    DATA_SETS,
+    MARK,
+    Results,
+    inside_picture,
+    marked,
+    rows_of,
+    write_results,
+)
+from decodetr.inference.slicing import detect_in_tiles
+from decodetr.inference.sources import Sources, download
+from decodetr.inference.video_run import detect_video, video_names
 from decodetr.utils.documents import read_json
 from decodetr.utils.drawing import draw_detections, draw_explanations
-from decodetr.utils.files import committed, write_json
+from decodetr.utils.files import clear, committed
 from decodetr.utils.images import in_batches, open_image, pixel_count
 from decodetr.utils.markup import one_line
 from decodetr.utils.shipped import resolve
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    import PIL.Image
+
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
     from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
     from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
@@ -37,13 +59,17 @@ class PredictOptions:
     """What decides the results of a run besides the model and the pictures.
 
     Args:
-        output (str): folder for detections.json and the annotated pictures.
+        output (str): folder for the results and the annotated pictures.
         model (str), vocabulary (str, optional): where the model, and the vocabulary that replaces its own, are from.
         threshold (float, optional): least score. Default: what the model's config says.
         top_k (int): most detections of a picture.
         explain (bool): also the prototypes that each detection looked up.
-        batch_size (int): pictures at once.
+        batch_size (int): pictures at once. workers (int): threads that read pictures meanwhile.
         font (str, optional): TrueType file for the labels.
+        formats (list[str]): of `result_files.FORMATS`. pictures, crops (bool): also annotated pictures, cut-out boxes.
+        slice (int, optional): side of tiles in pixels. slice_overlap (float): share of it that neighbours share.
+        track (bool): number the objects of videos. frame_stride (int): every so many frames of a video. max_frames
+            (int, optional): of these at most so many.
     """
 
     output: str
@@ -54,15 +80,29 @@ class PredictOptions:
     explain: bool = False
     batch_size: int = 4
     font: str | None = None
+    formats: list[str] = field(default_factory=lambda: ["json"])
+    pictures: bool = True
+    crops: bool = False
+    workers: int = 2
+    slice: int | None = None
+    slice_overlap: float = 0.2
+    track: bool = False
+    frame_stride: int = 1
+    max_frames: int | None = None
+
+    @property
+    def needs_frames(self) -> bool:
+        """Whether frames of videos are kept as pictures."""
+        return bool(set(self.formats) & set(DATA_SETS))
 
 
 class PredictRun:
     """
-    One run of the command. Whatever ends it, detections.json then has what was done and names what is missing, and the
-    same command goes on from there.
+    One run of the command. Whatever ends it, its files then have what was done and name what is missing, and the same
+    command goes on from there.
 
     Args:
-        options (PredictOptions). model, image_processor: of [`load_model`]. paths: list of `Path`.
+        options (PredictOptions). model, image_processor: of [`load_model`]. sources ([`Sources`]).
     """
 
     def __init__(
@@ -70,65 +110,131 @@ class PredictRun:
         options: PredictOptions,
         model: DeCoDetrForObjectDetection,
         image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
-        paths: list[Path],
+        sources: Sources,
     ) -> None:
-        self.options, self.model, self.image_processor, self.paths = options, model, image_processor, paths
+        self.options, self.model, self.image_processor = options, model, image_processor
+        self.addresses, self.videos = sources.addresses, sources.videos
         self.output = Path(options.output)
         self.output.mkdir(parents=True, exist_ok=True)
+        self.failed = {str(file): error for file, error in download(sources.addresses).items()}
+        self.paths = [path for path in sources.pictures if str(path) not in self.failed]
         key = {"model": _fingerprint(model), "scores": _scores(model.config), "font": options.font}
+        key |= {name: getattr(options, name) for name in _DECIDES}
         self.journal = Journal(self.output, {**self._made_with(), **key})
-        self.done = {path: entry for path in paths if (entry := self.journal.get(path)) is not None}
-        rest = [path for path in paths if path not in self.done]
-        taken = {self.output / entry["picture"] for entry in self.done.values()}
-        self.pictures = dict(zip(rest, picture_paths(rest, self.output, [*paths, *taken])))
-        self.failed = {}
+        self.done = {str(path) for path in self.paths if self.journal.has(path)}
+        self.done |= {video for video in self.videos if self.journal.has_video(video)}
+        rest = [path for path in self.paths if str(path) not in self.done]
+        names = (self.journal.picture(path) for path in self.paths if str(path) in self.done)
+        taken = {self.output / name for name in names if name}
+        self.video_names = video_names(self.videos)
+        self.pictures = dict(zip(rest, picture_paths(rest, self.output, [*self.paths, *taken])))
+        if options.crops and not self.done and (self.output / CROPS / MARK).exists():
+            clear(self.output / CROPS)
 
     def run(self) -> int:
         """Returns the exit status."""
         try:
-            with tqdm(total=len(self.paths), initial=len(self.done), desc="predict", unit="image") as progress:
-                for paths in in_batches(list(self.pictures), self.options.batch_size, pixel_count):
-                    self._do(paths, progress)
+            done = sum(str(path) in self.done for path in self.paths)
+            with tqdm(total=len(self.paths), initial=done, desc="predict", unit="image") as progress:
+                for paths, images in self._read():
+                    self._do(paths, images, progress)
+            for video in self.videos:
+                if video not in self.done:
+                    detect_video(self, video)
         finally:
-            missing = [path for path in self.paths if path not in self.done and path not in self.failed]
+            sources = [*map(str, self.paths), *self.videos]
+            missing = [name for name in sources if name not in self.done and name not in self.failed]
             self._write(missing)
             sys.stdout.write(self._summary(missing))
         return 1 if self.failed else 0
 
-    def _do(self, paths, progress):
-        """A batch: read, detect, draw, write."""
+    def _read(self) -> Iterator[tuple[list[Path], list[PIL.Image.Image | Exception]]]:
+        """Batches of pictures, or of what was wrong with them, that threads open ahead."""
+        batches, ahead = in_batches(list(self.pictures), self.options.batch_size, pixel_count), deque()
+        with ThreadPoolExecutor(max(1, self.options.workers)) as pool:
+            for paths in batches:
+                ahead.append((paths, [pool.submit(_opened, path) for path in paths]))
+                if len(ahead) > 1 or not self.options.workers:
+                    paths, futures = ahead.popleft()
+                    yield paths, [future.result() for future in futures]
+            for paths, futures in ahead:
+                yield paths, [future.result() for future in futures]
+
+    def _do(self, paths, opened, progress):
+        """A batch: detect, draw, write."""
         images = {}
-        for path in paths:
-            try:
-                images[path] = open_image(path)
-            except (OSError, ValueError) as error:
-                self.failed[path] = str(error)
-                progress.write(str(error), file=sys.stderr)
+        for path, image in zip(paths, opened):
+            if isinstance(image, Exception):
+                self.failed[str(path)] = str(image)
+                progress.write(str(image), file=sys.stderr)
+            else:
+                images[path] = image
         entries = []
         if images:
-            # All scores, of which those above the threshold are kept: the best one is known then, whatever it is.
-            explain = EXPLAINING_PROTOTYPES if self.options.explain else 0
-            found = detect(self.model, self.image_processor, list(images.values()), 0.0, self.options.top_k, explain)
             with committed(self.output) as staging:
-                for (path, image), result in zip(images.items(), found):
-                    best = max(result["scores"], default=0.0)
-                    result = above(result, self.model.config, self.options.threshold)
+                for (path, image), (result, best) in zip(images.items(), self.find(list(images.values()))):
                     name = self.pictures[path].name
-                    self._draw(image, result).save(staging / name, pnginfo=_signature())
-                    size = {"width": image.width, "height": image.height, "turned": "orientation" in image.info}
-                    entries.append(
-                        {"file": str(path), "picture": name, **size, "best_score": best, "detections": _rows(result)}
-                    )
+                    entry = {"file": str(path)}
+                    if path in self.addresses:
+                        entry["address"] = self.addresses[path]
+                    if self.options.pictures:
+                        self.draw(image, result).save(staging / name, pnginfo=_signature())
+                        entry["picture"] = name
+                    entry |= {"width": image.width, "height": image.height, "turned": "orientation" in image.info}
+                    entry |= {"best_score": best, "detections": rows_of(result)}
+                    self.write_crops(staging, Path(name).stem, image, entry)
+                    entries.append(entry)
             self.journal.add(entries)
-            self.done |= dict(zip(images, entries))
+            self.done |= {str(path) for path in images}
         progress.update(len(paths))
 
-    def _draw(self, image, result):
+    def find(self, images: list[PIL.Image.Image]) -> list[tuple[dict[str, list], float]]:
+        """For each picture what is shown of it, as [`detect`] gives it, and its best score, shown or not."""
+        options = self.options
+        if options.slice is not None:
+            return [self._find_in_tiles(image) for image in images]
+        # All scores, of which those above the threshold are kept: the best one is known then, whatever it is.
+        explain = EXPLAINING_PROTOTYPES if options.explain else 0
+        found = detect(self.model, self.image_processor, images, 0.0, options.top_k, explain)
+        best = [max(result["scores"], default=0.0) for result in found]
+        return [(above(result, self.model.config, options.threshold), score) for result, score in zip(found, best)]
+
+    def _find_in_tiles(self, image):
+        options, names, best = self.options, self.model.vocabulary.names, [0.0]
+        row = {name: place for place, name in reversed(list(enumerate(names)))}
+
+        def detector(tiles):
+            results = detect(self.model, self.image_processor, tiles, 0.0, options.top_k)
+            best.extend(score for result in results for score in result["scores"])
+            return [to_supervision(above(result, self.model.config, options.threshold), row) for result in results]
+
+        found = detect_in_tiles(image, detector, options.slice, options.slice_overlap, options.batch_size)
+        found = found[: options.top_k]
+        result = {"names": [names[label] for label in found.class_id] if len(found) else []}
+        scores = found.confidence.tolist() if len(found) else []
+        return {**result, "scores": scores, "boxes": found.xyxy.tolist()}, max(best)
+
+    def draw(self, image: PIL.Image.Image, result: dict[str, list]) -> PIL.Image.Image:
+        """The annotated picture."""
         boxes, names, scores = result["boxes"], result["names"], result["scores"]
+        if any(track is not None for track in result.get("tracks", ())):
+            names = [f"{name} #{track}" if track is not None else name for name, track in zip(names, result["tracks"])]
         drawn = draw_detections(image, boxes, names, scores, self.options.font, numbered=self.options.explain)
         if self.options.explain:
             drawn = draw_explanations(drawn, names, scores, result["prototypes"], self.options.font)
         return drawn
+
+    def write_crops(self, staging: Path, stem: str, image: PIL.Image.Image, entry: dict[str, Any]) -> None:
+        """Write what lies in the boxes of a result to crops/NAME/, as PNG."""
+        if not self.options.crops:
+            return
+        marked(staging, CROPS)
+        for number, (row, box) in enumerate(inside_picture(entry), 1):
+            folder = staging / CROPS / (re.sub(r"[^\w.-]+", "_", row["name"]).strip(".") or "_")
+            folder.mkdir(exist_ok=True)
+            left, top, right, bottom = (round(side) for side in box)
+            crop = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+            crop.save(staging / CROPS / folder.name / f"{stem}_{number}.png")
 
     def _made_with(self):
         vocabulary = self.model.vocabulary
@@ -153,32 +259,42 @@ class PredictRun:
         own = {name: value for name, value in own.items() if value != common}
         return {"threshold": common} | ({"name_thresholds": own} if own else {})
 
+    def _keys(self):
+        """Of all results, in the order of the sources."""
+        keys = [str(path) for path in self.paths if str(path) in self.done]
+        for video in self.videos:
+            keys += self.journal.frames(video)
+        return keys
+
     def _write(self, missing):
-        report = self._made_with() | {
-            "box_format": "x0, y0, x1, y1 in pixels of the upright image",
-            "images": [self.done[path] for path in self.paths if path in self.done],
-            "failed": [{"file": str(path), "error": error} for path, error in self.failed.items()],
-            "missing": list(map(str, missing)),
-        }
-        with committed(self.output, remove=() if missing else (JOURNAL,)) as staging:
-            write_json(staging / "detections.json", report)
+        head = self._made_with() | {"box_format": "x0, y0, x1, y1 in pixels of the upright image"}
+        failed = [{"file": file, "error": error} for file, error in self.failed.items()]
+        keys = self._keys()
+        names = self.model.vocabulary.names
+        results = Results(head, {"failed": failed, "missing": missing}, names, lambda: self.journal.read(keys))
+        gone = [] if missing else [JOURNAL]
+        with committed(self.output, remove=gone) as staging:
+            gone += write_results(self.options.formats, self.output, staging, results)
 
     def _summary(self, missing):
         """What was found, for people."""
-        count = sum(len(entry["detections"]) for entry in self.done.values())
-        text = f"{count} detections in {len(self.done)} images"
+        keys = self._keys()
+        found = [self.journal.found(key) for key in keys]
+        count = sum(number for number, _ in found)
+        text = f"{count} detections in {len(keys)} images"
         if self.failed:
             text += f", {len(self.failed)} unreadable (see the messages above)"
-        text += f": {one_line(self.output / 'detections.json')}\n"
+        text += f": {one_line(self.output / _SHOWN.get(self.options.formats[0], self.options.formats[0]))}\n"
         if missing:
-            text += f"{len(missing)} of {len(self.paths)} images are missing, the first is {one_line(missing[0])}; "
+            total = len(self.paths) + len(self.videos)
+            text += f"{len(missing)} of {total} images are missing, the first is {one_line(missing[0])}; "
             text += "the same command goes on with them\n"
-        if self.done and not count:
-            best = max(self.done.values(), key=lambda entry: entry["best_score"])
+        if keys and not count:
+            file, (_, best) = max(zip(keys, found), key=lambda pair: pair[1][1])
             common = self._thresholds()["threshold"]
             text += (
-                f"No score is above --threshold {common}; the best one is {best['best_score']:.3f}, in "
-                f"{one_line(best['file'])}. {_learned(self.model)}\n"
+                f"No score is above --threshold {common}; the best one is {best:.3f}, in "
+                f"{one_line(file)}. {_learned(self.model)}\n"
             )
         if (least := self.model.config.score_threshold) is not None:
             if self.options.threshold is None:
@@ -186,6 +302,19 @@ class PredictRun:
         elif (best := _best_threshold(self.options.model)) is not None:
             text += f"On the model's validation images F1 was best at --threshold {best:.3f}\n"
         return text
+
+
+# Fields of the options that decide what is written of a picture, besides what detections.json says.
+_DECIDES = ("pictures", "crops", "slice", "slice_overlap", "track", "frame_stride", "max_frames", "needs_frames")
+_SHOWN = {name: f"detections.{name}" for name in ("json", "jsonl", "csv", "parquet")}
+
+
+def _opened(path):
+    """A picture, or what is wrong with it."""
+    try:
+        return open_image(path)
+    except (OSError, ValueError) as error:
+        return error
 
 
 def _signature():
@@ -229,10 +358,3 @@ def _learned(model):
     others = len(set(earlier) - set(names)) if isinstance(earlier, list) else 0
     before = f", after boxes of {others} other names" if others else ""
     return f"The model was trained on boxes of {len(names)} names{before}: {some}."
-
-
-def _rows(result):
-    """The dict of lists of one image as a list of dicts, one per detection."""
-    singular = {"names": "name", "scores": "score", "boxes": "box"}
-    keys = [singular.get(key, key) for key in result]
-    return [dict(zip(keys, values)) for values in zip(*result.values())]

@@ -353,9 +353,10 @@ class DeCoDetrConfig(PreTrainedConfig):
         """Logits of objectness times name probability, of any shape, from the model's `logits`."""
         return (logits - self.score_bias) / self.score_scale
 
-    def thresholds(self, names: list[str], threshold: float | None = None) -> list[float]:
+    def thresholds(self, names: list[str] | None = None, threshold: float | None = None) -> list[float]:
         """The score from which each of some names is shown: `threshold` where one is given, else the name's own, else
-        that of the model."""
+        that of the model. Default: the names of the model, in the order of its labels."""
+        names = [self.id2label[i] for i in range(self.num_labels)] if names is None else names
         if threshold is not None:
             return [threshold] * len(names)
         own = self.name_thresholds or {}

@@ -178,10 +178,41 @@ def as_images(embeddings: torch.Tensor, tables: Tables) -> torch.Tensor:
     if cosine < 1:
         along = cosine * (along - (along @ gap)[:, None] * gap)
         along = along + (1 - along.square().sum(-1, keepdim=True)).sqrt() * gap
-    # The length t at which mean + t * along is a unit vector: such is an image before its mean is taken off.
-    inner = along @ tables.image_mean
-    length = -inner + (inner.square() + 1 - tables.image_mean.square().sum()).sqrt()
-    return F.normalize(tables.image_mean + length[:, None] * along, dim=-1)
+    return _around(tables.image_mean, along)
+
+
+def as_texts(images: torch.Tensor, space: dict | None, prototypes: torch.Tensor | None = None) -> torch.Tensor:
+    """Where a text lies that says what an image shows: off the mean of the texts, in the direction in which the image
+    is off the mean of the images.
+
+    What an image has besides its text is still in that direction. With `prototypes` it is halved: the direction is
+    that between the image and what a lookup of it finds among the captions of the pool, at the temperature at which
+    the teacher tells names apart (docs/inference.md has the measurement).
+
+    Args:
+        images (n, d): a teacher's embeddings of images, of any length.
+        space: of its pool (a dict, or None). Without means nothing is moved.
+        prototypes (M, d), *optional*: of that pool.
+
+    Returns:
+        (n, d) float32 unit rows.
+    """
+    image_mean, text_mean = (mean_of(space, kind, images.float()) for kind in ("image_mean", "text_mean"))
+    along = centred(images, image_mean)
+    if prototypes is not None:
+        temperature = float((space or {}).get("teacher_name_temperature", DEFAULTS["teacher_name_temperature"]))
+        rows = centred(prototypes.to(along), text_mean)
+        found = F.normalize(log_assignment(along, rows, temperature).exp() @ rows, dim=-1)
+        along = F.normalize(along + found, dim=-1)
+    return _around(text_mean, along)
+
+
+def _around(mean, along):
+    """Unit rows (n, d) in the directions `along`, unit rows (n, d), from a mean (d,): such are embeddings before their
+    mean is taken off."""
+    inner = along @ mean
+    length = -inner + (inner.square() + 1 - mean.square().sum()).sqrt()  # at which mean + length * along has length 1
+    return F.normalize(mean + length[:, None] * along, dim=-1)
 
 
 def background_mass(

@@ -6,7 +6,6 @@ looks their meaning up in the prototype pool and scores it against the stored na
 are fused into `logits`.
 """
 
-import threading
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,10 +42,8 @@ from .output_decodetr import DeCoDetrObjectDetectionOutput
 from .precision import keep_boxes_in_float32
 from .prototype_pool import PrototypePool
 from .semantic_stream import SemanticStream, boxes_on_canvas, derive, fuse_scores
-from .vocabulary import Vocabulary, check_space
-
-# Held for the moment in which tables are swapped or taken. Here, because a lock on a model could not be copied.
-_SWAPPING = threading.RLock()
+from .swappable_tables import SwappableTables
+from .vocabulary import Vocabulary
 
 
 class DeCoDetrPreTrainedModel(PreTrainedModel):
@@ -96,7 +93,7 @@ class DeCoDetrPreTrainedModel(PreTrainedModel):
                 init.eye_(module.predictor.weight)
 
 
-class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
+class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
     """
     Open-vocabulary detector. `detector` is the localization stream, `semantic_stream` the other one, `prototype_pool`
     and `vocabulary` the tables that both training and inference read. No text encoder is part of it.
@@ -330,76 +327,6 @@ class DeCoDetrForObjectDetection(DeCoDetrPreTrainedModel):
         log_weights, embeds = self.semantic_stream(inputs, tables)
         names, background = self.semantic_stream.name_log_probs(embeds, tables)
         return self._losses(log_weights, embeds, torch.cat([names, background[:, None]], -1), supervised, tables)
-
-    # Tables
-
-    def set_vocabulary(self, vocabulary: Vocabulary | list[str]) -> None:
-        """Swap the names in place. Kept by `save_pretrained`. A call in another thread has the old names or the new
-        ones (docs/model.md, "Threads").
-
-        Args:
-            vocabulary ([`Vocabulary`] or `list[str]`): new names with their embeddings, or some of the present names.
-
-        Raises:
-            ValueError: the embeddings have another width than the model's embedding space, or come from another
-                encoder than the pool. A list has names without a stored embedding.
-        """
-        if isinstance(vocabulary, str | list | tuple):
-            vocabulary = self.vocabulary.select(vocabulary)
-        check_space("vocabulary", vocabulary, self.config.embedding_dim, self.config.pool_info)
-        self._swap(self.prototype_pool, vocabulary)
-
-    def set_pool(self, pool: PrototypePool, vocabulary: Vocabulary | None = None) -> None:
-        """Swap the prototype pool in place, and the names with it when both come from a new encoder. Kept by
-        `save_pretrained`. The semantic stream should then be trained again.
-
-        Raises:
-            ValueError: the prototypes have another width than the model's embedding space, or pool and vocabulary
-                come from different encoders. The model is then as it was.
-        """
-        vocabulary = vocabulary or self.vocabulary
-        check_space("pool", pool, self.config.embedding_dim, vocabulary.info)
-        check_space("vocabulary", vocabulary, self.config.embedding_dim, pool.info)
-        copy = PrototypePool(pool.prototypes, pool.level, pool.parent, pool.count, pool.captions, pool.info)
-        self._swap(copy.to(self.prototype_pool.prototypes.device), vocabulary)
-
-    def _swap(self, pool, vocabulary):
-        """Put tables that fit the model in, with everything that follows from them."""
-        vocabulary = Vocabulary(vocabulary.names, vocabulary.embeddings.to(pool.prototypes.device), vocabulary.info)
-        derived, names = derive(pool, vocabulary, self.config.centred), vocabulary.names
-        fine = pool.num_fine
-        with _SWAPPING:
-            self.prototype_pool, self.vocabulary = pool, vocabulary
-            for name, value in derived.items():
-                setattr(self.semantic_stream, name, value)
-            self.config.num_coarse_prototypes, self.config.num_fine_prototypes = len(pool) - fine, fine
-            self.config.prototype_captions, self.config.pool_info = pool.captions, dict(pool.info) or None
-            self.config.id2label = dict(enumerate(names))
-            self.config.label2id = {name: i for i, name in reversed(list(enumerate(names)))}
-            self.config.vocabulary_info = dict(vocabulary.info) or None
-
-    def tables(self) -> Tables:
-        """Return the tables that a call uses from its beginning to its end."""
-        if torch.compiler.is_compiling():  # a lock cannot be compiled
-            return self.semantic_stream.tables(self.prototype_pool, self.vocabulary)
-        with _SWAPPING:
-            return self.semantic_stream.tables(self.prototype_pool, self.vocabulary)
-
-    @torch.no_grad()
-    def update_prototypes(self, sums: torch.Tensor, mass: torch.Tensor) -> None:
-        """Momentum step of the pool (paper 3.5) by the config's mode. "frozen" does nothing. See
-        [`PrototypePool.update`]."""
-        if self.config.pool_update == "frozen":
-            return
-        literal = self.config.pool_update == "literal"
-        self.prototype_pool.update(sums, mass, self.config.pool_momentum, literal=literal)
-        self.semantic_stream.refresh(self.prototype_pool, self.vocabulary)
-
-    @property
-    def update_temperature(self) -> float:
-        """Temperature of the soft assignment of the momentum step: the paper's tau only in "literal"."""
-        literal = self.config.pool_update == "literal"
-        return self.tables().scales.teacher_temperature if literal else self.config.pool_temperature
 
     # Folders
 

@@ -82,6 +82,15 @@ def encode_texts(
     return torch.cat(parts)[[row[text] for text in texts]]
 
 
+def same_texts(texts: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts (n), each replaced by the first one that is the same to the model, as "Cat" is to one that lowers all
+    letters. So their embeddings are equal to the bit, in whatever batch they are encoded."""
+    length = text_length(model, tokenizer)
+    first: dict[tuple, str] = {}
+    ids = tokenizer(texts, truncation=True, max_length=length, verbose=False)["input_ids"]
+    return [first.setdefault(tuple(row), text) for row, text in zip(ids, texts)]
+
+
 def check_lengths(
     names: list[str], prompts: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:

@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoImageProcessor
 
+from decodetr.modeling_decodetr.image_encoder import check_image_model, prepare_crops, processor_size
 from decodetr.modeling_decodetr.text_encoder import encode_texts, encoder_info, load_text_model, text_length
 from decodetr.pool_builder.batches import ShrinkingBatches
-from decodetr.pool_builder.crops import processor_size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,11 +37,7 @@ class ClipEmbedder:
         self, name_or_path: str | Path, device: str | torch.device = "cpu", revision: str | None = None
     ) -> None:
         self.model, self.tokenizer = load_text_model(name_or_path, revision=revision, device=device)
-        if not hasattr(self.model, "get_image_features"):
-            raise ValueError(
-                f"{name_or_path} holds a {type(self.model).__name__}, expected a model with image features such as "
-                "CLIPModel"
-            )
+        check_image_model(self.model, name_or_path)
         self.image_processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision)
         self.size = processor_size(self.image_processor)
         self.info = encoder_info(self.model)
@@ -55,8 +51,7 @@ class ClipEmbedder:
 
     def prepare(self, crops: list[Image.Image]) -> BatchFeature:
         """The image tower's inputs for a batch of crops, on the CPU."""
-        # The crops have their size already: some CLIPs resize to more than they crop, which would cut their edges.
-        return self.image_processor(images=crops, do_resize=False, do_center_crop=False, return_tensors="pt")
+        return prepare_crops(crops, self.image_processor)
 
     @torch.inference_mode()
     def _embed_images(self, inputs):

@@ -70,7 +70,7 @@ class DeCoDetrProcessingMixin(BaseImageProcessor):
     def post_process_object_detection(
         self,
         outputs: object,
-        threshold: float = 0.5,
+        threshold: float | Sequence[float] = 0.5,
         target_sizes: torch.Tensor | Sequence[Sequence[float]] | None = None,
         top_k: int = 100,
     ) -> list[dict[str, torch.Tensor]]:
@@ -80,7 +80,8 @@ class DeCoDetrProcessingMixin(BaseImageProcessor):
         Args:
             outputs: the model's outputs, or any mapping or object with `logits` (B, N, K), any float dtype, whose
                 sigmoid is the final score, and `pred_boxes` (B, N, 4), (cx, cy, w, h) in 0..1 of the image.
-            threshold (float): only scores above it are returned.
+            threshold (float or K floats): only scores above it are returned. K of them are one for each name, as
+                `model.config.thresholds()` gives those that are saved with the model. Pipelines pass them on.
             target_sizes: (B, 2) tensor or list of (height, width) in pixels. None leaves boxes in 0..1.
             top_k (int): at most so many (query, name) pairs per image, chosen before the threshold. A query can
                 appear with several names.
@@ -90,7 +91,8 @@ class DeCoDetrProcessingMixin(BaseImageProcessor):
             float32 (x0, y0, x1, y1), in pixels if `target_sizes` is given. Not clipped to the image.
 
         Raises:
-            ValueError: on shapes that don't fit, `top_k` below 1, or scores that are NaN.
+            ValueError: on shapes that don't fit, `top_k` below 1, a number of thresholds that is not that of the
+                names, or scores that are NaN.
         """
         logits, pred_boxes = _output(outputs, "logits"), _output(outputs, "pred_boxes")
         if logits.ndim != 3 or pred_boxes.shape != (*logits.shape[:2], 4):
@@ -101,6 +103,11 @@ class DeCoDetrProcessingMixin(BaseImageProcessor):
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         batch_size, num_queries, num_names = logits.shape
+        least = torch.as_tensor(threshold, dtype=torch.float32, device=logits.device)
+        if least.ndim and least.shape != (num_names,):
+            raise ValueError(
+                f"threshold must be a number, or one for each of the {num_names} names, got {tuple(least.shape)}"
+            )
 
         # The sigmoid rises with the logit, so the best pairs are chosen on the logits as they are. Only k are upcast.
         top_k = min(top_k, num_queries * num_names)
@@ -119,11 +126,50 @@ class DeCoDetrProcessingMixin(BaseImageProcessor):
         if target_sizes is not None:
             sizes = _sizes(target_sizes, batch_size, boxes.device)
             boxes = boxes * sizes.flip(1).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height
-        keep = scores > threshold
+        keep = scores > (least if least.ndim == 0 else least[labels])
         return [
             {"scores": scores[i][keep[i]], "labels": labels[i][keep[i]], "boxes": boxes[i][keep[i]]}
             for i in range(batch_size)
         ]
+
+    def post_process_grounded_object_detection(
+        self,
+        outputs: object,
+        threshold: float = 0.3,
+        target_sizes: torch.Tensor | Sequence[Sequence[float]] | None = None,
+        text_labels: Sequence[Sequence[str]] | None = None,
+        top_k: int = 100,
+    ) -> list[dict[str, Any]]:
+        """
+        Detections of each image with their names, as the processors of OWLv2 and Grounding DINO give them.
+
+        Args:
+            outputs, threshold, target_sizes, top_k: as of `post_process_object_detection`.
+            text_labels (`list[list[str]]`): for each image the K names that were scored, in their order, such as
+                `[model.vocabulary.names] * B`. None: no names.
+
+        Returns:
+            list of B dicts: `scores`, `labels` and `boxes` of `post_process_object_detection`, and `text_labels`, n
+            names or None.
+
+        Raises:
+            ValueError: as `post_process_object_detection`, and on names that do not fit the logits.
+        """
+        batch_size, _, num_names = _output(outputs, "logits").shape
+        if text_labels is not None and (
+            len(text_labels) != batch_size
+            or any(isinstance(names, str) or len(names) != num_names for names in text_labels)
+        ):
+            got = [names if isinstance(names, str) else len(names) for names in text_labels]
+            raise ValueError(
+                f"text_labels must have {num_names} names for each of the {batch_size} images, got {got}; give "
+                "[model.vocabulary.names] * B, or the names that were scored"
+            )
+        results = self.post_process_object_detection(outputs, threshold, target_sizes, top_k)
+        for i, result in enumerate(results):
+            labels = result["labels"].tolist()
+            result["text_labels"] = None if text_labels is None else [text_labels[i][label] for label in labels]
+        return results
 
 
 def _output(outputs, name):

@@ -69,7 +69,7 @@ def named_by_captions(
     words = [_words(name) for name in names]
     said = np.array([words[name] <= _words(caption) for name, caption in zip(nearest, found["captions"])])
     sample = cosines[said] if said.sum() >= _FEWEST_SAID else cosines
-    rows = np.flatnonzero(cosines >= np.quantile(sample, _SURE))
+    rows = np.flatnonzero(cosines >= np.quantile(sample, _SURE) - 1e-4)  # equal captions stay together
     return rows, nearest[rows]
 
 

@@ -1,9 +1,12 @@
 """Names as a user writes them, on a command line or in a file."""
 
 import csv
+import re
 from pathlib import Path
 
-from decodetr.utils.documents import read_text
+from decodetr.utils.documents import read_json, read_text
+
+_PROMPTS = re.compile(r":\s+|:$")  # between a name and its prompts
 
 
 def read_names(text: str | None = None, file: str | Path | None = None) -> list[str] | None:
@@ -32,3 +35,57 @@ def read_names(text: str | None = None, file: str | Path | None = None) -> list[
     if not names:
         raise ValueError(f"no names in {f'{file}' if file is not None else f'--names {text!r}'}")
     return names
+
+
+def read_prompts(text: str | None = None, file: str | Path | None = None) -> dict[str, list[str]] | None:
+    """Names and what is embedded for each of them, which is the name itself where nothing else is said.
+
+    Args:
+        text: of `--names`, see [`read_names`].
+        file: of `--names-file`. One name a line, or `name: prompt; prompt`; or a .json file with a list of names, or
+            {name: prompt or list of prompts}.
+
+    Returns:
+        {name: texts}, or None where neither is given. A name that is there twice has its first place and texts.
+
+    Raises:
+        ValueError: both given, no name in them, or a name without texts. The message has the file and line.
+    """
+    if file is None or text is not None:
+        names = read_names(text, file)
+        return None if names is None else {name: [name] for name in names}
+    if Path(file).suffix.lower() == ".json":
+        return _of_json(file)
+    found: dict[str, list[str]] = {}
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        name, *rest = _PROMPTS.split(line.strip(), maxsplit=1)
+        prompts = [prompt.strip() for prompt in rest[0].split(";") if prompt.strip()] if rest else [name]
+        if rest and not (name and prompts):
+            raise ValueError(
+                f"{file}, line {number}: expected a name, or 'name: prompt; prompt', got {line.strip()!r}; a name "
+                "with a colon goes into a .json file"
+            )
+        if name:
+            found.setdefault(name, prompts)
+    if not found:
+        raise ValueError(f"no names in {file}")
+    return found
+
+
+def _of_json(file):
+    content = read_json(file)
+    if not isinstance(content, dict | list | None):
+        raise ValueError(f"{file}: expected a list of names, or {{name: prompt or list of prompts}}, got {content!r}")
+    pairs = content.items() if isinstance(content, dict) else [(name, name) for name in content or ()]
+    found = {}
+    for name, given in pairs:
+        texts = [given] if isinstance(given, str) else given
+        fits = isinstance(texts, list) and texts and all(isinstance(text, str) and text.strip() for text in texts)
+        if not (isinstance(name, str) and name.strip() and fits):
+            raise ValueError(
+                f"{file}: expected a list of names, or {{name: prompt or list of prompts}}, got {given!r} for {name!r}"
+            )
+        found.setdefault(name.strip(), [text.strip() for text in texts])
+    if not found:
+        raise ValueError(f"no names in {file}")
+    return found

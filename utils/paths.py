@@ -1,10 +1,12 @@
 """Paths that somebody else's files name, and what lies below a folder."""
 
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from decodetr.utils.files import replacing
 from decodetr.utils.limits import OUTSIDE_VARIABLE
 
 
@@ -75,6 +77,25 @@ def link_pictures(folder: str | Path, part: str, images: str | Path) -> str:
         sys.stderr.write(f"no link to {images} could be made: read {folder} with --allow-outside\n")
         return images
     return part
+
+
+def link_files(folder: str | Path, files: Mapping[str, str | Path]) -> None:
+    """Make links in a folder to files elsewhere, or copies where links cannot be made. What is there under these
+    names is replaced.
+
+    Args:
+        folder (`str` or `Path`): made if missing. files (`dict`): name in the folder -> file.
+    """
+    os.makedirs(folder, exist_ok=True)
+    for name, file in files.items():
+        place = os.path.join(folder, name)
+        if os.path.lexists(place):
+            os.unlink(place)
+        try:
+            os.symlink(os.path.realpath(file), place)
+        except (OSError, NotImplementedError):
+            with replacing(place) as partial:
+                shutil.copyfile(file, partial)
 
 
 def file_names(folder: str | Path) -> set[str]:

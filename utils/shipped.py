@@ -13,13 +13,15 @@ from pathlib import Path
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import regular_file
 from decodetr.utils.hub import local_only
+from decodetr.utils.model_room import load
 from decodetr.utils.spelling import closest
 
 TYPE_CHECKING = False  # as that of typing, which takes its time to import
 if TYPE_CHECKING:
     from decodetr.modeling_decodetr import PrototypePool, Vocabulary
 
-HUB_CARDS = Path(__file__).resolve().parent.parent / "hub_cards"
+_rule = load("hub_rule")
+HUB_CARDS: Path = _rule.HUB_CARDS
 DEFAULT_MODEL = "scenes-decodetr"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?")
@@ -39,10 +41,7 @@ def resolve(name: str | Path, what: str | None = None) -> str:
     Raises:
         ValueError: the folder holds something else.
     """
-    path = Path(name)
-    shipped = HUB_CARDS / path.name
-    named = str(name) == path.name or path.parent.name == HUB_CARDS.name
-    folder = str(shipped) if path.name and named and not path.is_dir() and shipped.is_dir() else str(name)
+    folder: str = _rule.packaged(name, HUB_CARDS)
     if what is not None and (other := _other_kind(folder, what)):
         raise ValueError(f"expected a {what}, {str(name)!r} is a {other[0]}; {other[1].format(name)}")
     return folder

@@ -37,9 +37,14 @@ def test_find_images(tmp_path):
     b, a = write_image(tmp_path / "one" / "b.PNG"), write_image(tmp_path / "one" / "a.jpg")
     c = write_image(tmp_path / "one" / "deep" / "c.png")
     (tmp_path / "one" / "notes.txt").write_text("no image")
-    assert find_images([tmp_path / "one"]) == [a, b]
-    assert find_images([b, tmp_path / "one", b]) == [b, a]
-    assert find_images([f"{tmp_path}/one/**/*.png"]) == [c]
+    write_image(tmp_path / "one" / ".thumbnails" / "a.jpg")
+    write_image(tmp_path / "one" / "found" / "a.png")
+    (tmp_path / "one" / "film.mp4").touch()
+    assert find_images([tmp_path / "one"], tmp_path / "one" / "found") == [a, b, c]
+    assert find_images([b, tmp_path / "one", b], tmp_path / "one" / "found") == [b, a, c]
+    films = find_images([tmp_path / "one"], tmp_path / "one" / "found", {".mp4"})
+    assert films == [a, b, c, tmp_path / "one" / "film.mp4"]
+    assert find_images([f"{tmp_path}/one/deep/**/*.png"]) == [c]
     with pytest.raises(FileNotFoundError, match="missing.png is no file, no folder"):
         find_images([tmp_path / "missing.png"])
     (tmp_path / "empty").mkdir()

@@ -102,3 +102,37 @@ def test_places_are_recorded_so_that_they_are_found_from_elsewhere(text_detector
     assert main(["vocabulary", "build", "--names", "cat", "--text-model", "clip", "--output", str(output)]) == 0
     assert Vocabulary.from_pretrained(output).info["encoder"] == str(clip)
     assert Vocabulary.from_text_model(["cat"], "clip").info["encoder"] == str(clip)
+
+
+def test_setting_names_asks_the_hub_only_for_a_text_model_that_is_given(asked, text_detector):
+    from decodetr import DeCoDetrForObjectDetection
+
+    model = DeCoDetrForObjectDetection.from_pretrained(text_detector[0])
+    stored = model.vocabulary
+    model.set_vocabulary(Vocabulary(stored.names, stored.embeddings, {**stored.info, "encoder": "evil/clip"}))
+    with pytest.raises(ValueError, match="evil/clip is not on this machine"):
+        model.set_names(["gnu"])
+    assert not asked
+    with pytest.raises(ValueError, match="'given/clip' cannot be loaded"):
+        model.set_names(["gnu"], text_model="given/clip")
+    assert set(asked) == {"huggingface.co"} and model.vocabulary.names == stored.names
+
+
+def test_the_gates_of_the_model_and_of_the_commands_share_a_lock(tmp_path):
+    """The library's switch is one for all: a second thread waits, whichever of the two it goes through."""
+    import threading
+
+    from decodetr.modeling_decodetr.hub_rule import local_only as of_model
+
+    entered = threading.Event()
+
+    def other():
+        with of_model(tmp_path):
+            entered.set()
+
+    with local_only(tmp_path):
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert not entered.wait(0.2)
+    thread.join(5)
+    assert entered.is_set()

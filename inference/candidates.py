@@ -1,0 +1,75 @@
+"""Candidate labels: names of one call, which leave the model's own as they are."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from decodetr.inference.names import choose_names
+from decodetr.modeling_decodetr.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+_ARTICLE = re.compile(r"(a|an|the)\s+", re.IGNORECASE)
+
+
+class CandidateLabels:
+    """Vocabularies of labels that callers give, as texts. What has been embedded once is kept.
+
+    Args:
+        text_model: folder, Hub name or shipped name of the text model of names that the model lacks. Default: the one
+            that the model records.
+    """
+
+    def __init__(self, text_model: str | Path | None = None) -> None:
+        self.text_model = text_model
+        self._rows: dict[tuple[str, str], torch.Tensor] = {}
+        self._embedding = threading.Lock()
+
+    def vocabulary(self, stored: Vocabulary, labels: Sequence[str]) -> tuple[Vocabulary, list[str]]:
+        """The vocabulary of some labels, in their order.
+
+        Args:
+            stored ([`Vocabulary`]): of the model. labels (list[str]): see [`name_of`].
+
+        Returns:
+            ([`Vocabulary`] whose names are the labels as they were given, list[str] of the names that they stand for).
+
+        Raises:
+            ValueError: no labels, or names without embedding that cannot get one.
+        """
+        labels = list(labels)
+        if not labels or not all(isinstance(label, str) and label.strip() for label in labels):
+            raise ValueError(f"candidate_labels must be texts, at least one, got {labels!r}")
+        place = {name: row for row, name in reversed(list(enumerate(stored.names)))}
+        names = [name_of(label, place) for label in labels]
+        space = repr(sorted(stored.info.items(), key=lambda item: item[0]))
+        with self._embedding:
+            missing = [name for name in names if name not in place and (space, name) not in self._rows]
+            if missing := list(dict.fromkeys(missing)):
+                fresh = choose_names(stored, missing, self.text_model)
+                self._rows |= {(space, name): row for name, row in zip(missing, fresh.embeddings.cpu())}
+        embeddings = stored.embeddings
+        rows = [
+            embeddings[place[name]] if name in place else self._rows[space, name].to(embeddings.device)
+            for name in names
+        ]
+        return Vocabulary(labels, torch.stack(rows), stored.info), names
+
+
+def name_of(label: str, known: Sequence[str] | dict[str, int]) -> str:
+    """The name that a label stands for: itself if it is known, else without the article and full stop that prompts of
+    other detectors have ("a cat."), in the spelling that is known.
+
+    Args:
+        label (str). known: names with an embedding.
+    """
+    bare = label.strip().rstrip(".").rstrip() or label
+    short = _ARTICLE.sub("", bare, count=1) if _ARTICLE.match(bare) else bare
+    forms = (label, bare, short, short.lower())
+    return next((form for form in forms if form in known), short)

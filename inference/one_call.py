@@ -1,0 +1,161 @@
+"""`decodetr.detect`: pictures of any kind in, `supervision.Detections` out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL.Image
+import supervision as sv
+import torch
+from transformers import AutoImageProcessor
+
+from decodetr.inference.candidates import CandidateLabels
+from decodetr.inference.detection import detect as detect_batch
+from decodetr.inference.loading import load_model
+from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
+from decodetr.utils.download import is_url, open_url
+from decodetr.utils.images import in_batches, open_image, pixel_count
+from decodetr.utils.shipped import resolve
+
+if TYPE_CHECKING:
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
+
+    Picture = str | os.PathLike[str] | PIL.Image.Image | np.ndarray | torch.Tensor
+
+_CANDIDATES = CandidateLabels()  # keeps what was embedded
+
+
+def detect(
+    model: str | os.PathLike[str] | DeCoDetrForObjectDetection,
+    images: Picture | Sequence[Picture],
+    names: Sequence[str] | None = None,
+    threshold: float | None = None,
+    *,
+    top_k: int = 100,
+    batch_size: int = 4,
+    image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil | None = None,
+    device: str | torch.device = "auto",
+    allow_urls: bool = False,
+) -> sv.Detections | list[sv.Detections]:
+    """
+    Detect in one picture or in several.
+
+    Args:
+        model: folder, Hub name or shipped name of a DeCo-DETR, which stays loaded, or a loaded model.
+        images: a picture, or a list or tuple of them: a file, a PIL image, an array (H, W, 3) or (H, W) of RGB or grey
+            values, or a tensor (3, H, W) or (1, H, W).
+        names (list[str], *optional*): look for these alone, in this call alone. Names that the model lacks are
+            embedded by the text model that it records. Default: all names of the model.
+        threshold (float, *optional*): only scores above it, 0 to 1. Default: that of the model, for each name.
+        top_k (int): at most so many detections of a picture.
+        batch_size (int): pictures at once.
+        image_processor (*optional*): of a loaded model. Default: that of the folder it is from.
+        device: for a model that is loaded here: auto, cpu, cuda, ...
+        allow_urls (bool): also fetch http(s):// addresses.
+
+    Returns:
+        `supervision.Detections`, or a list of them for a list of pictures. `xyxy` in pixels of the upright picture,
+        `confidence` 0 to 1, best first, `class_id` the row of `names` (or of the model's names), and
+        `data["class_name"]`.
+
+    Raises:
+        FileNotFoundError: no such model or picture. ValueError: a picture that cannot be read, an address without
+            `allow_urls`, or names without embedding.
+    """
+    several = isinstance(images, list | tuple)
+    pictures = list(images) if several else [images]
+    if isinstance(model, DeCoDetrForObjectDetection):
+        detector, processor = model, image_processor or processor_of(model)
+    else:
+        detector, loaded = _loaded(str(model), _state(str(model)), str(device))
+        processor = image_processor or loaded
+    tables = detector.tables()
+    known = stands_for = tables.vocabulary.names
+    if names is not None:
+        vocabulary, stands_for = _CANDIDATES.vocabulary(tables.vocabulary, names)
+        tables, known = detector.semantic_stream.tables_with(tables, vocabulary), vocabulary.names
+    row = {name: place for place, name in reversed(list(enumerate(known)))}
+    least = dict(zip(known, detector.config.thresholds(stands_for, threshold)))
+    found = []
+    for batch in in_batches(pictures, batch_size, _pixels):
+        opened = [as_picture(picture, allow_urls) for picture in batch]
+        results = detect_batch(detector, processor, opened, min(least.values()), top_k, tables=tables)
+        found += [to_supervision(result, row, least) for result in results]
+    return found if several else found[0]
+
+
+def as_picture(picture: Picture, allow_urls: bool = False) -> PIL.Image.Image:
+    """A PIL image of what [`detect`] takes for a picture."""
+    if isinstance(picture, PIL.Image.Image):
+        return picture
+    if isinstance(picture, str | os.PathLike):
+        if is_url(picture):
+            if not allow_urls:
+                raise ValueError(f"{picture}: pictures are fetched only with allow_urls=True")
+            return open_url(str(picture))
+        return open_image(os.fspath(picture))
+    if isinstance(picture, torch.Tensor):
+        picture = picture.detach().cpu().numpy()
+        picture = np.moveaxis(picture, 0, -1) if picture.ndim == 3 else picture
+    if not isinstance(picture, np.ndarray) or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (1,), (3,)):
+        got = f"an array of shape {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+        raise ValueError(
+            f"expected a picture: a file, a PIL image, an array (H, W, 3) of RGB or a tensor (3, H, W), got {got}"
+        )
+    picture = picture[..., 0] if picture.shape[2:] == (1,) else picture
+    if picture.dtype != np.uint8:
+        if picture.dtype.kind != "f" or not (0 <= picture.min() and picture.max() <= 1):
+            raise ValueError(
+                f"expected an array of uint8, or of floats from 0 to 1, got {picture.dtype} from {picture.min()} to "
+                f"{picture.max()}; convert it"
+            )
+        picture = (picture * 255).round().astype(np.uint8)
+    return PIL.Image.fromarray(np.ascontiguousarray(picture))
+
+
+def to_supervision(
+    result: dict[str, list], row: dict[str, int], least: dict[str, float] | None = None
+) -> sv.Detections:
+    """`supervision.Detections` of a picture of [`decodetr.inference.detection.detect`].
+
+    Args:
+        row: {name: its class_id}. least (*optional*): {name: the score that it must exceed}.
+    """
+    kept = [i for i, name in enumerate(result["names"]) if least is None or result["scores"][i] > least[name]]
+    names = [result["names"][i] for i in kept]
+    return sv.Detections(
+        xyxy=np.array([result["boxes"][i] for i in kept], dtype=np.float32).reshape(-1, 4),
+        confidence=np.array([result["scores"][i] for i in kept], dtype=np.float32),
+        class_id=np.array([row[name] for name in names], dtype=int),
+        data={"class_name": np.array(names, dtype=str)},
+    )
+
+
+def processor_of(model: DeCoDetrForObjectDetection) -> DeCoDetrImageProcessor | DeCoDetrImageProcessorPil:
+    """The image processor of a loaded model: of the folder that it is from, else what its detector came with."""
+    if model.name_or_path:
+        return AutoImageProcessor.from_pretrained(model.name_or_path)
+    return DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
+
+
+@lru_cache(maxsize=2)
+def _loaded(model, state, device):
+    return load_model(model, device=device)
+
+
+def _state(model):
+    """What tells that a folder has another model than before."""
+    files = sorted(Path(resolve(model)).glob("*.safetensors")) + [Path(resolve(model)) / "config.json"]
+    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file())
+
+
+def _pixels(picture):
+    if isinstance(picture, str | os.PathLike):
+        return 0 if is_url(picture) else pixel_count(os.fspath(picture))
+    return picture.width * picture.height if isinstance(picture, PIL.Image.Image) else np.prod(np.shape(picture)[:2])

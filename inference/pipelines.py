@@ -1,0 +1,156 @@
+"""The pipelines of transformers for a DeCo-DETR: `pipeline("object-detection")` and
+`pipeline("zero-shot-object-detection")`.
+
+They differ from the library's in this: pictures in files are opened by `open_image`, the default threshold is that of
+the model, and all candidate labels are scored in one pass, as names of this call alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers.image_utils import load_image
+from transformers.pipelines.object_detection import ObjectDetectionPipeline
+from transformers.pipelines.zero_shot_object_detection import ZeroShotObjectDetectionPipeline
+
+from decodetr.inference.candidates import CandidateLabels
+from decodetr.inference.detection import forward
+from decodetr.processing.picture_modes import to_rgb
+from decodetr.utils.images import open_image
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import PIL.Image
+
+
+class DeCoDetrDetector(ObjectDetectionPipeline):
+    """`pipeline("object-detection")` of a DeCo-DETR. `threshold`: default that of the model, for each name."""
+
+    def preprocess(self, image: str | Path | PIL.Image.Image, timeout: float | None = None) -> dict[str, Any]:
+        """A picture: a file, a URL or a PIL image."""
+        return super().preprocess(_picture(image, timeout))
+
+    def postprocess(self, model_outputs: dict[str, Any], threshold: float | None = None) -> list[dict[str, Any]]:
+        """Detections as [{"score", "label", "box": {"xmin", "ymin", "xmax", "ymax"}}], best first."""
+        config, names = self.model.config, self.model.vocabulary.names
+        least = min(config.thresholds(names, threshold))
+        found = super().postprocess(model_outputs, least)
+        needed = config.thresholds([row["label"] for row in found], threshold)
+        return [row for row, score in zip(found, needed) if row["score"] > score]
+
+
+class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
+    """
+    `pipeline("zero-shot-object-detection")` of a DeCo-DETR.
+
+    Args:
+        text_model: folder, Hub name or shipped name of the text model that embeds labels which the model does not
+            know. Default: the one that the model records. It is loaded at the first such label.
+    """
+
+    _load_tokenizer = False
+
+    def __init__(self, *args: Any, text_model: str | Path | None = None, **kwargs: Any) -> None:
+        self._candidates = CandidateLabels(text_model)
+        super().__init__(*args, **kwargs)
+
+    def __call__(
+        self,
+        image: str | Path | PIL.Image.Image | Sequence[Any],
+        candidate_labels: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
+        **kwargs: Any,
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """As the library's, also for lists of files.
+
+        Args:
+            image: file, URL, PIL image, a list of such, or dicts {"image", "candidate_labels"}.
+            candidate_labels: names, or one text of them with commas. Default: the names of the model.
+            threshold (float, *optional*): only scores above it. Default: that of the model, for each name.
+            top_k (int, *optional*): at most so many detections of an image.
+
+        Returns:
+            [{"score", "label" (as given), "box": {"xmin", "ymin", "xmax", "ymax"}}], best first, in a list for a list.
+
+        Raises:
+            ValueError: labels that have no embedding and cannot get one.
+        """
+        image = str(image) if isinstance(image, Path) else image
+        if isinstance(image, list | tuple) and image and all(isinstance(one, str | Path) for one in image):
+            several = [] if candidate_labels is None or isinstance(candidate_labels, str) else list(candidate_labels)
+            each = bool(several) and not any(isinstance(labels, str) for labels in several)
+            if each and len(several) != len(image):
+                raise ValueError(
+                    f"{len(image)} images but {len(several)} lists of candidate_labels; give one for each"
+                )
+            labels = several if each else [candidate_labels] * len(image)
+            image = [{"image": one, "candidate_labels": wanted} for one, wanted in zip(image, labels)]
+        return super().__call__(image, candidate_labels=candidate_labels, **kwargs)
+
+    def preprocess(self, inputs: dict[str, Any], timeout: float | None = None) -> Iterator[dict[str, Any]]:
+        """A picture and its labels, as one chunk."""
+        picture, labels = _picture(inputs["image"], timeout), inputs.get("candidate_labels")
+        if isinstance(labels, str):
+            labels = [label for part in labels.split(",") if (label := part.strip())]
+        features = self.image_processor(images=[picture], return_tensors="pt")
+        size = torch.tensor([[picture.height, picture.width]])
+        yield {"is_last": True, "target_size": size, "candidate_labels": labels, **features}
+
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        """One pass over all labels of the images that have the same ones. The model keeps its names."""
+        labels = model_inputs.pop("candidate_labels")
+        count = len(model_inputs["pixel_values"])
+        batched = isinstance(labels, list) and labels and not isinstance(labels[0], str)
+        labels = labels if batched else [labels] * count
+        groups: dict[tuple | None, list[int]] = {}
+        for row, wanted in enumerate(labels):
+            groups.setdefault(None if wanted is None else tuple(wanted), []).append(row)
+        tables, found = self.model.tables(), {}
+        for wanted, rows in groups.items():
+            if wanted is None:
+                chosen, names = tables, tables.vocabulary.names
+            else:
+                vocabulary, names = self._candidates.vocabulary(tables.vocabulary, wanted)
+                chosen = self.model.semantic_stream.tables_with(tables, vocabulary)
+            images = {key: model_inputs[key][rows] for key in ("pixel_values", "pixel_mask") if key in model_inputs}
+            outputs = forward(self.model, images, tables=chosen)
+            for row, logits, boxes in zip(rows, outputs.logits, outputs.pred_boxes):
+                found[row] = {"logits": logits, "pred_boxes": boxes, "labels": chosen.vocabulary.names, "names": names}
+        rows = [found[row] for row in range(count)]
+        outputs = {key: [row[key] for row in rows] for key in rows[0]}
+        if len(groups) == 1:
+            outputs |= {key: torch.stack(outputs[key]) for key in ("logits", "pred_boxes")}
+        return {"is_last": model_inputs["is_last"], "target_size": model_inputs["target_size"], **outputs}
+
+    def postprocess(
+        self, model_outputs: list[dict[str, Any]], threshold: float | None = None, top_k: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Detections of one image, best first."""
+        (outputs,) = model_outputs
+        logits, boxes = (outputs[key] if isinstance(outputs[key], torch.Tensor) else outputs[key][0] for key in _OUT)
+        labels, names = (value if isinstance(value[0], str) else value[0] for value in map(outputs.get, _TEXTS))
+        outputs = {"logits": logits.reshape(1, -1, len(labels)), "pred_boxes": boxes.reshape(1, -1, 4)}
+        least = self.model.config.thresholds(names, threshold)
+        (found,) = self.image_processor.post_process_object_detection(
+            outputs, min(least), model_outputs[0]["target_size"].reshape(1, 2), top_k=top_k or _MOST
+        )
+        return [
+            {"score": score, "label": labels[label], "box": self._get_bounding_box(box)}
+            for score, label, box in zip(found["scores"].tolist(), found["labels"].tolist(), found["boxes"])
+            if score > least[label]
+        ]
+
+
+_OUT, _TEXTS = ("logits", "pred_boxes"), ("labels", "names")
+_MOST = 100  # as of post_process_object_detection
+
+
+def _picture(image, timeout):
+    """A PIL image in 8-bit RGB, of a file as `open_image` gives it."""
+    if isinstance(image, str | Path) and not str(image).startswith(("http://", "https://", "data:")):
+        if Path(image).is_file() or isinstance(image, Path):
+            return open_image(image)
+    return to_rgb(load_image(image, timeout=timeout))

@@ -1,0 +1,252 @@
+"""The files that `decodetr predict` writes its detections to, a form each. Results come one by one, and go to the file
+one by one.
+
+json and jsonl are ours. coco, yolo and voc are data sets with pictures, for `validate`, `train --data` and other
+programs. csv is written by supervision, parquet by pyarrow.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import supervision as sv
+from supervision.dataset.formats.pascal_voc import detections_to_pascal_voc
+
+from decodetr.inference.picture_files import unique_names
+from decodetr.utils.files import json_text
+from decodetr.utils.paths import link_files
+
+if TYPE_CHECKING:
+    from typing import Any
+
+DATA_SETS = {"coco": "images", "yolo": "images", "voc": "JPEGImages"}  # form: its folder of pictures
+FORMATS = ("json", "jsonl", *DATA_SETS, "csv", "parquet")
+CROPS, FRAMES, VIDEOS = "crops", "frames", "videos"
+MARK = ".decodetr-predict"  # in folders that this command made: what is in them may be replaced
+_ROWS = 4096  # of a row group
+_SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),
+        ("frame", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("name", pa.string()),
+        ("score", pa.float32()),
+        *((name, pa.float32()) for name in ("x0", "y0", "x1", "y1")),
+        ("track", pa.int64()),
+    ]
+)
+
+
+@dataclass
+class Results:
+    """
+    What is written.
+
+    Args:
+        head (dict): what made the detections, and what is said of the boxes. tail (dict): what failed and is missing.
+        names (list[str]): of the vocabulary.
+        entries (function): gives the results of images in their order, as often as it is called.
+    """
+
+    head: dict[str, Any]
+    tail: dict[str, Any]
+    names: list[str]
+    entries: Callable[[], Iterator[dict[str, Any]]]
+
+
+def check_formats(formats: list[str], output: str | Path) -> list[str]:
+    """The forms without doubles, if what they write replaces nothing of others.
+
+    Raises:
+        ValueError: a form that there is not, or a folder that this command writes into and did not make.
+    """
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise ValueError(f"--format {unknown[0]}: expected some of {', '.join(FORMATS)}")
+    for folder in (Path(output) / name for name in (*DATA_SETS, CROPS, FRAMES, VIDEOS)):
+        written = folder.name not in DATA_SETS or folder.name in formats
+        if written and folder.exists() and not (folder / MARK).exists():
+            raise ValueError(f"{folder} is there and not of `decodetr predict`; give another --output")
+    return list(dict.fromkeys(formats))
+
+
+def marked(staging: Path, name: str) -> Path:
+    """A folder of `staging` that says that this command made it."""
+    folder = staging / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (staging / name / MARK).touch()
+    return folder
+
+
+def rows_of(result: Mapping[str, list]) -> list[dict[str, Any]]:
+    """The dict of lists of one image as a list of dicts, one per detection."""
+    singular = {"names": "name", "scores": "score", "boxes": "box", "tracks": "track"}
+    keys = [singular.get(key, key) for key in result]
+    return [dict(zip(keys, values)) for values in zip(*result.values())]
+
+
+def write_results(formats: list[str], output: Path, staging: Path, results: Results) -> list[str]:
+    """Write all forms into `staging`, which becomes a part of `output`. Pictures of data sets are linked there.
+
+    Returns:
+        Names of files of earlier data sets that are to go, relative to `output`.
+    """
+    gone = []
+    for name in formats:
+        if name not in DATA_SETS:
+            _PLAIN[name](staging, results)
+            continue
+        folder = output / name
+        old = [file for file in folder.rglob("*") if file.is_file() or file.is_symlink()]
+        gone += [str(file.relative_to(output)) for file in old if file.name != MARK]
+        marked(staging, name)
+        links = dict(_pictures(results))
+        link_files(folder / DATA_SETS[name], links)
+        gone = [file for file in gone if file not in {os.path.join(name, DATA_SETS[name], link) for link in links}]
+        _SETS[name](staging / name, results)
+    return gone
+
+
+def _pictures(results):
+    """(name in a data set, file) of every image of which there is a picture."""
+    files = [picture for entry in results.entries() if (picture := picture_of(entry))]
+    return zip(unique_names(files), files)
+
+
+def picture_of(entry: Mapping[str, Any]) -> str | None:
+    """The file with the pixels of a result, where there is one."""
+    return entry.get("frame_file") if "frame" in entry else entry["file"]
+
+
+def _named(results):
+    """(name of the picture in a data set, result) of every image of which there is a picture."""
+    names = (name for name, _ in _pictures(results))
+    yield from zip(names, (entry for entry in results.entries() if picture_of(entry)))
+
+
+def _write_json(staging, results):
+    text = json_text({**results.head, "images": [], **results.tail})
+    before, after = text.split('"images": []', 1)
+    with open(staging / "detections.json", "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f'{before}"images": [')
+        for number, entry in enumerate(results.entries()):
+            file.write(",\n" if number else "\n")
+            file.write(json_text(entry, None).rstrip("\n"))
+        file.write(f"]{after}")
+
+
+def _write_jsonl(staging, results):
+    with open(staging / "detections.jsonl", "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(json_text(entry, None) for entry in results.entries())
+
+
+def _write_csv(staging, results):
+    with sv.CSVSink(str(staging / "detections.csv")) as sink:
+        for entry in results.entries():
+            found = _supervision(entry, results.names)
+            found.data["class_name"] = np.array([row["name"] for row in entry["detections"]], dtype=str)
+            said = {"file": entry["file"], "frame": entry.get("frame", "")}
+            sink.append(found, {**said, "width": entry["width"], "height": entry["height"]})
+
+
+def _write_parquet(staging, results):
+    rows = []
+    with pq.ParquetWriter(staging / "detections.parquet", _SCHEMA) as writer:
+        for entry in results.entries():
+            same = {"file": entry["file"], "frame": entry.get("frame")}
+            same |= {"width": entry["width"], "height": entry["height"]}
+            for row in entry["detections"]:
+                box = dict(zip(("x0", "y0", "x1", "y1"), row["box"]))
+                rows.append({**same, "name": row["name"], "score": row["score"], **box, "track": row.get("track")})
+            if len(rows) >= _ROWS:
+                writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
+                rows = []
+        writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
+
+
+def _write_coco(staging, results):
+    """annotations/train.json and images/. Annotations have their score besides COCO's fields."""
+    number_of = {name: number for number, name in reversed(list(enumerate(results.names, 1)))}
+    head = {"info": {"description": f"detections of {results.head['model']}", "image_folder": "images"}}
+    (staging / "annotations").mkdir()
+    with open(staging / "annotations" / "train.json", "w", encoding="utf-8", errors="backslashreplace") as stream:
+        stream.write(json_text(head, None).rstrip("}\n") + '},\n"images": [')
+        for number, (name, entry) in enumerate(_named(results), 1):
+            image = {"id": number, "file_name": name, "width": entry["width"], "height": entry["height"]}
+            stream.write((",\n" if number > 1 else "\n") + _line(image | {"source": entry["file"]}))
+        stream.write('],\n"annotations": [')
+        count = 0
+        for number, (_, entry) in enumerate(_named(results), 1):
+            for row, (x0, y0, x1, y1) in inside_picture(entry):
+                count += 1
+                annotation = {"id": count, "image_id": number, "category_id": number_of[row["name"]]}
+                annotation |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": 0}
+                annotation |= {key: row[key] for key in ("score", "track") if row.get(key) is not None}
+                stream.write((",\n" if count > 1 else "\n") + _line(annotation))
+        categories = [{"id": number, "name": name} for name, number in number_of.items()]
+        stream.write(f'],\n"categories": {_line(sorted(categories, key=lambda one: one["id"]))}}}\n')
+
+
+def _write_yolo(staging, results):
+    """data.yaml, images/ and labels/."""
+    number_of = {name: number for number, name in reversed(list(enumerate(results.names)))}
+    (staging / "labels").mkdir()
+    for name, entry in _named(results):
+        width, height = entry["width"], entry["height"]
+        lines = []
+        for row, (x0, y0, x1, y1) in inside_picture(entry):
+            numbers = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
+            lines.append(" ".join([str(number_of[row["name"]]), *(f"{number:.8g}" for number in numbers)]))
+        with open(staging / "labels" / f"{Path(name).stem}.txt", "w", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+    names = "".join(f"  {number}: {_line(name)}\n" for number, name in enumerate(results.names))  # YAML holds JSON
+    with open(staging / "data.yaml", "w", encoding="utf-8") as file:
+        file.write(f"train: images\nnames:\n{names}")
+
+
+def _write_voc(staging, results):
+    """Annotations/ and JPEGImages/, by supervision: whole pixels from 1."""
+    (staging / "Annotations").mkdir()
+    for name, entry in _named(results):
+        kept = [(row, box) for row, box in inside_picture(entry)]
+        found = _supervision({"detections": [{**row, "box": box} for row, box in kept]}, results.names)
+        shape = (entry["height"], entry["width"], 3)
+        with open(staging / "Annotations" / f"{Path(name).stem}.xml", "w", encoding="utf-8") as file:
+            file.write(detections_to_pascal_voc(found, results.names, name, shape))
+
+
+def inside_picture(entry: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], tuple[float, float, float, float]]]:
+    """Detections of a result with what of their boxes lies in the picture: (x0, y0, x1, y1). Those of which nothing
+    does are left out."""
+    width, height = entry["width"], entry["height"]
+    for row in entry["detections"]:
+        x0, y0, x1, y1 = row["box"]
+        box = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
+        if box[2] > box[0] and box[3] > box[1]:
+            yield row, box
+
+
+def _supervision(entry, names):
+    rows, place = entry["detections"], {name: number for number, name in reversed(list(enumerate(names)))}
+    tracks = [-1 if row.get("track") is None else row["track"] for row in rows]
+    return sv.Detections(
+        xyxy=np.array([row["box"] for row in rows], dtype=np.float32).reshape(-1, 4),
+        confidence=np.array([row["score"] for row in rows], dtype=np.float32),
+        class_id=np.array([place[row["name"]] for row in rows], dtype=int),
+        tracker_id=np.array(tracks, dtype=int),
+    )
+
+
+def _line(value):
+    return json_text(value, None).rstrip("\n")
+
+
+_PLAIN = {"json": _write_json, "jsonl": _write_jsonl, "csv": _write_csv, "parquet": _write_parquet}
+_SETS = {"coco": _write_coco, "yolo": _write_yolo, "voc": _write_voc}

@@ -1,0 +1,130 @@
+"""A video of `decodetr predict`: its frames detected one batch after the other, an annotated video, and tracks."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import supervision as sv
+from tqdm.auto import tqdm
+
+from decodetr.inference.one_call import to_supervision
+from decodetr.inference.picture_files import unique_names
+from decodetr.inference.result_files import FRAMES, VIDEOS, marked, rows_of
+from decodetr.inference.tracking import Tracks
+from decodetr.inference.videos import Video, is_live
+from decodetr.utils.files import committed
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import PIL.Image
+
+    from decodetr.inference.picture_run import PredictRun
+
+
+def video_names(sources: list[str]) -> dict[str, str]:
+    """A name for the files of each video, its own where no earlier one has it."""
+    stems = [os.path.splitext(os.path.basename(source))[0] for source in sources]
+    safe = [re.sub(r"[^\w-]+", "_", stem).strip("_") or "video" for stem in stems]
+    return dict(zip(sources, unique_names(safe)))
+
+
+def detect_video(run: PredictRun, source: str) -> None:
+    """Detect in the frames of a video and write what is asked for.
+
+    A live source ends with --max-frames, or when it is interrupted: what there is then is kept. So are the frames of a
+    damaged file up to where it can be read.
+
+    Args:
+        run ([`PredictRun`]): its options, its model and its journal, which gets the results.
+    """
+    options, name, stopped = run.options, run.video_names[source], None
+    try:
+        video = Video(source)
+    except (OSError, ValueError) as error:
+        return _failed(run, source, error)
+    with video, committed(run.output) as staging:
+        rate = video.rate / options.frame_stride
+        least = min(run.model.config.thresholds(run.model.vocabulary.names, options.threshold))
+        tracks = Tracks(least, rate) if options.track else None
+        expected = [count for count in (options.max_frames, video.frames // options.frame_stride) if count]
+        frames = video.read(options.frame_stride, options.max_frames)
+        file = marked(staging, VIDEOS) / f"{name}.mp4" if options.pictures else None
+        with _sink(file, rate) as show, tqdm(total=min(expected, default=None), desc=name, unit="frame") as progress:
+            try:
+                while batch := list(itertools.islice(frames, options.batch_size)):
+                    _do(run, source, name, batch, tracks, show, staging)
+                    progress.update(len(batch))
+            except (KeyboardInterrupt, ValueError) as error:  # after which the video so far is written
+                stopped = error
+    if isinstance(stopped, ValueError):
+        return _failed(run, source, stopped)
+    if stopped is None or is_live(source):
+        run.journal.end(source)
+        run.done.add(source)
+    if stopped is not None:
+        raise stopped
+    return None
+
+
+def _failed(run, source, error):
+    run.failed[source] = str(error)
+    sys.stderr.write(f"{error}\n")
+
+
+def _do(run, source, name, batch, tracks, show, staging):
+    row = {text: place for place, text in reversed(list(enumerate(run.model.vocabulary.names)))}
+    entries = []
+    for frame, (result, best) in zip(batch, run.find([frame.picture for frame in batch])):
+        if tracks is not None:
+            result = _one_name_a_box(result)
+            result["tracks"] = tracks.update(to_supervision(result, row))
+        entry: dict[str, Any] = {"file": source, "frame": frame.number, "seconds": round(frame.seconds, 4)}
+        if run.options.needs_frames:
+            file = f"{name}_{frame.number:06d}.png"
+            frame.picture.save(marked(staging, FRAMES) / file)
+            entry["frame_file"] = str(run.output / FRAMES / file)
+        entry |= {"width": frame.picture.width, "height": frame.picture.height, "best_score": best}
+        entry["detections"] = rows_of(result)
+        run.write_crops(staging, f"{name}_{frame.number:06d}", frame.picture, entry)
+        if show is not None:
+            show(run.draw(frame.picture, result))
+        entries.append(entry)
+    run.journal.add(entries)
+
+
+def _one_name_a_box(result):
+    """What is left of the detections if each box has its best name alone: a track has one."""
+    first = {tuple(box): row for row, box in reversed(list(enumerate(result["boxes"])))}
+    kept = sorted(first.values())
+    return {key: [values[row] for row in kept] for key, values in result.items()}
+
+
+@contextmanager
+def _sink(file: Path | None, rate: float) -> Iterator[Any]:
+    """A function that appends a picture to a video, or None where there is none."""
+    if file is None:
+        yield None
+        return
+    sinks: list[sv.VideoSink] = []
+
+    def show(picture: PIL.Image.Image) -> None:
+        width, height = picture.width // 2 * 2, picture.height // 2 * 2  # codecs want even sides
+        if not sinks:
+            info = sv.VideoInfo(width=width, height=height, fps=max(1, round(rate)), total_frames=None)
+            sinks.append(sv.VideoSink(str(file), info).__enter__())
+        sinks[0].write_frame(np.ascontiguousarray(np.asarray(picture)[:height, :width, ::-1]))
+
+    try:
+        yield show
+    finally:
+        for sink in sinks:
+            sink.__exit__(None, None, None)

@@ -1,0 +1,117 @@
+"""Frames of videos, streams and cameras, by PyAV."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import av
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import PIL.Image
+
+# What FFmpeg may take a file for. Play lists, which name other files and addresses, are not among them.
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,m4v,h264,hevc"
+VIDEO_SUFFIXES = frozenset(
+    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".flv", ".ogv", ".wmv", ".3gp")
+)
+_STREAMS = ("rtsp://", "rtsps://", "rtmp://", "srt://", "udp://")
+_CAMERA = "camera:"
+_PROTOCOLS = {"file": "file", "http": "http,https,tcp,tls", "live": "rtsp,rtsps,rtp,srtp,rtmp,srt,udp,tcp,tls"}
+_CAMERAS = {"Linux": ("v4l2", "/dev/video{}"), "Darwin": ("avfoundation", "{}"), "Windows": ("dshow", "video={}")}
+_SECONDS = 30.0  # of waiting for a stream
+
+
+class Frame(NamedTuple):
+    """A frame of a video: its number from 0, its time in seconds, and its picture, as a player shows it."""
+
+    number: int
+    seconds: float
+    picture: PIL.Image.Image
+
+
+def is_video(source: str | Path) -> bool:
+    """Whether a file's suffix is that of a video."""
+    return os.path.splitext(os.fspath(source))[1].lower() in VIDEO_SUFFIXES
+
+
+def is_live(source: str) -> bool:
+    """Whether a source is a stream or a camera ("camera:0"), which has no end."""
+    return source.lower().startswith((*_STREAMS, _CAMERA))
+
+
+class Video:
+    """
+    A video, stream or camera that is open.
+
+    Args:
+        source (str): a file, an http(s):// or stream address, or "camera:N".
+
+    Attributes:
+        rate (float): frames a second. frames (int): as the file says, 0 where it does not.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: nothing of a known format, or without pictures.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        try:
+            self._container = av.open(*_how(source)[0], **_how(source)[1])
+            self._stream = self._container.streams.video[0]
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{source}: no such file") from None
+        except (OSError, ValueError, IndexError) as error:
+            raise ValueError(f"{source}: expected a video, got: {error or 'no pictures in it'}") from error
+        self._stream.thread_type = "AUTO"
+        self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 25)
+        self.frames = self._stream.frames or 0
+
+    def read(self, stride: int = 1, most: int | None = None) -> Iterator[Frame]:
+        """Yield every `stride`-th frame, at most `most`.
+
+        Raises:
+            ValueError: the file is damaged from here on.
+        """
+        given = 0
+        try:
+            for number, frame in enumerate(self._container.decode(self._stream)):
+                if number % stride:
+                    continue
+                picture = frame.to_image()
+                if turn := getattr(frame, "rotation", 0):
+                    picture = picture.rotate(turn, expand=True)
+                yield Frame(number, float(frame.time if frame.time is not None else number / self.rate), picture)
+                given += 1
+                if given == most:
+                    return
+        except av.FFmpegError as error:
+            raise ValueError(f"{self.source}: damaged after {given} frames: {error}") from error
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._container.close()
+
+
+def _how(source):
+    """Arguments of `av.open`."""
+    options: dict[str, Any] = {"timeout": _SECONDS}
+    if source.startswith(_CAMERA):
+        kind, pattern = _CAMERAS.get(platform.system(), _CAMERAS["Linux"])
+        return (pattern.format(source.removeprefix(_CAMERA)),), {"format": kind}
+    if is_live(source):
+        return (source,), options | {"options": {"protocol_whitelist": _PROTOCOLS["live"]}}
+    if source.lower().startswith(("http://", "https://")):
+        white = {"protocol_whitelist": _PROTOCOLS["http"], "format_whitelist": _FORMATS}
+        return (source,), options | {"options": white}
+    file = Path(source).absolute()
+    if not file.is_file():
+        raise FileNotFoundError(source)
+    return (str(file),), {"options": {"protocol_whitelist": _PROTOCOLS["file"], "format_whitelist": _FORMATS}}

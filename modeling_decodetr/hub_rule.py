@@ -1,0 +1,75 @@
+"""Who may ask the Hub: a name that the user typed, never one that stands in a file.
+
+It imports nothing of ours: `utils` loads it by its path, without the model.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HUB_CARDS = Path(__file__).resolve().parent.parent / "hub_cards"  # models and tables that travel with the package
+
+
+@contextmanager
+def local_only(source: str | Path, asked_by: str | None = None) -> Iterator[None]:
+    """Inside, nothing is asked of the Hub, unless `source` is a name of the Hub that the user gave.
+
+    The configs of a folder can name backbones and tokenizers of the Hub, and tables can name their text model. What is
+    in the Hub's cache on this machine is used. Nothing is sent.
+
+    Args:
+        source (`str` or `Path`): what is loaded inside.
+        asked_by (`str`, *optional*): the file or table that names `source`, if the user did not, and what to do, for
+            the message.
+
+    Raises:
+        ValueError: something would have to be asked of the Hub. The message says what, and who wants it.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    # The library's switch is one for all threads, and so is its lock. It lies with it, because this file is loaded by
+    # the model and by `utils`.
+    one_at_a_time = vars(constants).setdefault("_decodetr_one_at_a_time", threading.RLock())
+    if asked_by is None and not Path(source).is_dir():
+        yield
+        return
+    with one_at_a_time:
+        before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+        try:
+            yield
+        except Exception as error:
+            if not any(isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled) for cause in _causes(error)):
+                raise
+            if asked_by is not None:
+                raise ValueError(f"{source} is not on this machine; {asked_by}") from error
+            raise ValueError(
+                f"{source}: its config wants something of the Hub that is not on this machine, and a folder does not "
+                f"decide what is fetched: {error}"
+            ) from error
+        finally:
+            constants.HF_HUB_OFFLINE = before
+
+
+def _causes(error):
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def recorded_place(name: str | Path) -> str:
+    """How a folder, Hub or shipped name is written into a file that will be read elsewhere: folders by their whole
+    path, names as they are."""
+    return os.path.abspath(name) if os.path.isdir(name) or os.path.isfile(name) else str(name)
+
+
+def packaged(name: str | Path, cards: Path | None = None) -> str:
+    """Where to load a model or table from: an existing folder as it is; else of NAME, or of a path that ends in
+    hub_cards/NAME, the folder of that name in the package (in `cards`), if there is one; else what was given, a Hub
+    name."""
+    path, cards = Path(name), cards or HUB_CARDS
+    shipped = cards / path.name
+    named = str(name) == path.name or path.parent.name == cards.name
+    return str(shipped) if path.name and named and not path.is_dir() and shipped.is_dir() else str(name)

@@ -1,0 +1,143 @@
+"""`decodetr.detect`: pictures of any kind in, `supervision.Detections` out."""
+
+import io
+import urllib.request
+
+import numpy as np
+import pytest
+import supervision as sv
+import torch
+from helpers.pictures import write_image
+from PIL import Image
+
+import decodetr
+from decodetr.inference.detection import detect as detect_batch
+from decodetr.inference.journal import Journal
+from decodetr.inference.loading import load_model
+from decodetr.inference.picture_files import picture_paths, unique_names
+from decodetr.utils import download
+
+NAMES = ["cat", "dog", "salt, pepper"]  # of tiny_detector_folder
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_detector_folder):
+    return load_model(tiny_detector_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8)
+
+
+def same(found, other):
+    np.testing.assert_allclose(found.xyxy, other.xyxy, atol=1e-2)
+    np.testing.assert_allclose(found.confidence, other.confidence, rtol=1e-3)
+    return found.class_id.tolist() == other.class_id.tolist()
+
+
+def test_every_kind_of_picture_gives_the_same(loaded, pixels, tmp_path):
+    model, processor = loaded
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (wanted,) = detect_batch(model, processor, [Image.fromarray(pixels)], 0.0)
+    found = decodetr.detect(model, pixels, threshold=0.0)
+    assert isinstance(found, sv.Detections) and found.data["class_name"].tolist() == wanted["names"]
+    np.testing.assert_allclose(found.confidence, wanted["scores"], rtol=1e-4)
+    np.testing.assert_allclose(found.xyxy, wanted["boxes"], atol=1e-2)
+    assert [NAMES[label] for label in found.class_id] == wanted["names"]
+    chw = torch.from_numpy(pixels).permute(2, 0, 1)
+    kinds = [Image.fromarray(pixels), tmp_path / "a.png", str(tmp_path / "a.png"), chw, chw.float() / 255]
+    several = decodetr.detect(model, kinds, threshold=0.0, batch_size=3)
+    assert len(several) == 5 and all(same(one, found) for one in several)
+    grey = decodetr.detect(model, pixels[..., 0], threshold=0.0)
+    assert same(grey, decodetr.detect(model, np.repeat(pixels[..., :1], 3, 2), threshold=0.0))
+    assert decodetr.detect(model, []) == []
+
+
+def test_a_folder_stays_loaded_until_it_changes(tiny_detector_folder, loaded, pixels):
+    from decodetr.inference import one_call
+
+    one_call._loaded.cache_clear()
+    first = decodetr.detect(tiny_detector_folder, pixels, threshold=0.0, device="cpu")
+    again = decodetr.detect(str(tiny_detector_folder), [pixels], threshold=0.0, device="cpu")
+    assert isinstance(again, list) and same(again[0], first) and one_call._loaded.cache_info().misses == 1
+    assert same(first, decodetr.detect(loaded[0], pixels, threshold=0.0))
+
+
+def test_names_are_of_this_call_and_thresholds_of_the_model(loaded, pixels):
+    model, _ = loaded
+    found = decodetr.detect(model, pixels, names=["salt, pepper", "a dog."], threshold=0.0)
+    assert set(found.data["class_name"]) == {"salt, pepper", "a dog."} and model.vocabulary.names == NAMES
+    assert [["salt, pepper", "a dog."][label] for label in found.class_id] == found.data["class_name"].tolist()
+    model.config.score_threshold, model.config.name_thresholds = float(found.confidence[5]), {"dog": 0.9}
+    try:
+        shown = decodetr.detect(model, pixels, names=["salt, pepper", "a dog."])
+    finally:
+        model.config.score_threshold = model.config.name_thresholds = None
+    kept = [i for i in range(5) if found.data["class_name"][i] != "a dog."]
+    assert same(shown, found[kept])
+    empty = decodetr.detect(model, pixels, threshold=1.0)
+    assert len(empty) == 0 and empty.xyxy.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    "picture, message",
+    [
+        (np.zeros((4, 4, 4), np.uint8), r"got an array of shape \(4, 4, 4\)"),
+        (
+            np.full((4, 4, 3), 300, np.int64),
+            "expected an array of uint8, or of floats from 0 to 1, got int64 from 300",
+        ),
+        (np.full((4, 4, 3), 7.0), "got float64 from 7.0 to 7.0"),
+        (None, "got NoneType"),
+        ("https://example.org/a.png", "fetched only with allow_urls=True"),
+    ],
+)
+def test_what_is_no_picture_is_refused(loaded, picture, message):
+    with pytest.raises(ValueError, match=message):
+        decodetr.detect(loaded[0], picture)
+
+
+def test_addresses_are_fetched_up_to_a_limit(loaded, pixels, monkeypatch):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    asked = []
+
+    def urlopen(request, timeout):
+        asked.append(request.full_url)
+        return io.BytesIO(stream.getvalue())
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    found = decodetr.detect(loaded[0], "https://example.org/a.png", threshold=0.0, allow_urls=True)
+    assert same(found, decodetr.detect(loaded[0], pixels, threshold=0.0)) and asked == ["https://example.org/a.png"]
+    monkeypatch.setenv(download.MAX_BYTES_VARIABLE, "100")
+    with pytest.raises(ValueError, match="more than the 100 bytes"):
+        download.fetch("https://example.org/a.png")
+    with pytest.raises(ValueError, match="expected an address"):
+        download.fetch("file:///etc/passwd")
+
+
+def test_names_of_many_files_are_found_in_linear_time(tmp_path):
+    files = [tmp_path / f"{i}" / "same" / "frame.png" for i in range(3000)]
+    names = [path.name for path in picture_paths(files, tmp_path / "out")]
+    assert len(set(names)) == 3000 and names[:3] == ["frame.png", "same_frame.png", "same_frame_2.png"]
+    assert list(unique_names(["x/a.png", "y/A.jpg", "a_2.gif", "z/a.bmp"])) == [
+        "a.png",
+        "A_2.jpg",
+        "a_2_2.gif",
+        "a_3.bmp",
+    ]
+
+
+def test_a_journal_holds_places_not_results(tmp_path):
+    image = write_image(tmp_path / "a.png")
+    journal = Journal(tmp_path, {})
+    entries = [{"file": str(image), "frame": i, "detections": [{}] * i, "best_score": i / 10} for i in range(50)]
+    journal.add(entries[:20])
+    journal.add(entries[20:])
+    journal.end(str(image))
+    for again in (journal, Journal(tmp_path, {})):
+        keys = again.frames(str(image))
+        assert list(again.read(keys)) == entries and list(again.read(keys[7:9])) == entries[7:9]
+        assert again.found(keys[7]) == (7, 0.7) and again.has_video(str(image)) and not again.has(image)
+    assert Journal(tmp_path, {"other": 1}).frames(str(image)) == []

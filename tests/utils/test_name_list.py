@@ -1,0 +1,57 @@
+"""Names files: names alone, and names with the texts that are embedded for them."""
+
+import json
+
+import pytest
+
+from decodetr.utils.name_list import read_prompts
+
+
+def test_names_without_texts_are_their_own():
+    assert read_prompts() is None
+    assert read_prompts('"salt, pepper",cup,cup') == {"salt, pepper": ["salt, pepper"], "cup": ["cup"]}
+
+
+def test_a_line_has_a_name_and_its_texts(tmp_path):
+    file = tmp_path / "names.txt"
+    text = "traffic_cone: traffic cone; pylon ;\n\n cup \nratio 1:2\na;b\nrôle:  crème: brûlée\ncup: mug\n"
+    file.write_text(text, encoding="utf-8")
+    assert read_prompts(file=file) == {
+        "traffic_cone": ["traffic cone", "pylon"],
+        "cup": ["cup"],
+        "ratio 1:2": ["ratio 1:2"],
+        "a;b": ["a;b"],
+        "rôle": ["crème: brûlée"],
+    }
+
+
+@pytest.mark.parametrize("line", ["cat:", "cat: ;", ": cat"])
+def test_a_line_that_lacks_one_of_them_is_named(tmp_path, line):
+    file = tmp_path / "names.txt"
+    file.write_text(f"dog\n{line}\n")
+    with pytest.raises(ValueError, match=r"names.txt, line 2: expected a name, or 'name: prompt; prompt'"):
+        read_prompts(file=file)
+
+
+def test_json(tmp_path):
+    file = tmp_path / "names.json"
+    file.write_text(json.dumps({"Book: the film": "book", "cone": ["traffic cone", " pylon "]}))
+    assert read_prompts(file=file) == {"Book: the film": ["book"], "cone": ["traffic cone", "pylon"]}
+    file.write_text(json.dumps(["cat", "dog"]))
+    assert read_prompts(file=file) == {"cat": ["cat"], "dog": ["dog"]}
+    for wrong in ({"cat": []}, {"cat": [" "]}, {"cat": 3}, [3], [["cat"]]):
+        file.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match="names.json: expected a list of names, or {name: prompt or list of"):
+            read_prompts(file=file)
+    for empty in ({}, [], None):
+        file.write_text(json.dumps(empty))
+        with pytest.raises(ValueError, match="no names in"):
+            read_prompts(file=file)
+    file.write_text('"cat"')
+    with pytest.raises(ValueError, match="names.json"):
+        read_prompts(file=file)
+
+
+def test_one_source_is_enough(tmp_path):
+    with pytest.raises(ValueError, match="not both"):
+        read_prompts("cat", tmp_path / "names.txt")
