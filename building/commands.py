@@ -69,7 +69,7 @@ def command_of(stage: str, options: BuildOptions, start: Start) -> list[str]:
         begin += ["--streams", "localization", "--pseudo-boxes", "objects", *_RESUMED]
         return ["train", *begin, *_flat(given), *_without_boxes(start), *_train_device(options)]
     if stage == "names":
-        given = {"--names-file": out / "names.txt", "--clip": options.clip, "--output": out / "names"}
+        given = {"--names-file": out / "names.json", "--clip": options.clip, "--output": out / "names"}
         return ["vocabulary", "build", *_flat(given), "--overwrite", *device]
     if stage == "model":
         given = data | {"--vocabulary": out / "names", "--pool": out / "built" / "pool"}

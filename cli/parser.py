@@ -89,8 +89,8 @@ class CommandParser(argparse.ArgumentParser):
         """Stop with a message about words that nobody knows, from the parser of the subcommand that was called."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction) and (name := getattr(said, action.dest, None)):
-                return action.choices[name].refuse(unknown, said)
-        return self.error(self._about(unknown))
+                action.choices[name].refuse(unknown, said)
+        self.error(self._about(unknown))
 
     def _unknown(self, word):
         return word.partition("=")[0] not in self._option_string_actions
@@ -111,7 +111,7 @@ def complete(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     for one in parsers_of(parser):
         also_spelled(one)
         for option in NAME_LISTS:
-            if (action := one._option_string_actions.get(option)) and type(action) is argparse._StoreAction:
+            if (action := one._option_string_actions.get(option)) and _stores(action):
                 action.__class__ = Joined
         _add_loudness(one)
     return parser
@@ -146,9 +146,14 @@ def also_spelled(
         for option in group:
             if option not in but:
                 known.setdefault(option, action)
-        if type(action) is argparse._StoreAction:
+        if _stores(action):
             action.__class__ = SaysOnce
     return parser
+
+
+def _stores(action):
+    """Whether an option keeps its value as argparse does it."""
+    return type(action) is argparse._StoreAction
 
 
 def _add_loudness(parser):

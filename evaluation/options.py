@@ -13,7 +13,7 @@ from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect, expect_file, resolve
 
 _INPUTS = ("data", "images", "annotations", "vocabulary", "detections", "protocol", "names_split")
-_WRITTEN = ("report.json", "report.html", "report.md", "detections.parquet")
+_WRITTEN = ("report.json", "report.html", "report.md", "thresholds.json", "detections.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
