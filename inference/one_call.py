@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
-import supervision as sv
 import torch
 from transformers import AutoImageProcessor
 
@@ -21,6 +20,7 @@ from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
 from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
 from decodetr.utils.download import is_url, open_url
 from decodetr.utils.images import in_batches, open_image, pixel_count
+from decodetr.utils.quiet_supervision import sv
 from decodetr.utils.shipped import resolve
 
 if TYPE_CHECKING:
