@@ -32,8 +32,11 @@ _USUAL = {
     "--load-best-model-at-end": "true: save the best checkpoint, by --metric-for-best-model (default: false)",
     "--report-to": "log to tensorboard, wandb, ... (default: none)",
 }
-_SET_ELSEWHERE = ("detector_config", "calibration_info", "pool_info", "vocabulary_info", "training_info")
-_SET_ELSEWHERE += ("prototype_captions", "table_digests", "name_thresholds", "preprocessing")
+# Fields that commands write, or that have an option of their own.
+_SET_ELSEWHERE = frozenset(
+    "detector_config calibration_info pool_info vocabulary_info training_info prototype_captions table_digests "
+    "name_thresholds preprocessing".split()
+)
 _CONFIG = Path(decodetr.__file__).parent / "modeling_decodetr" / "configuration_decodetr.py"
 
 
@@ -71,7 +74,7 @@ def config_texts() -> dict[str, str]:
     entries = re.split(r"^ {4}(?=\S)", text[text.index("Args:") : text.index("\n\n`id2label`")], flags=re.MULTILINE)
     found = {}
     for entry in entries[1:]:
-        head, words = re.fullmatch(r"((?:\w+ \(.*?\)(?:, )?)+):\s(.*)", " ".join(entry.split())).groups()
+        ((head, words),) = re.findall(r"^((?:\w+ \(.*?\)(?:, )?)+):\s(.*)$", " ".join(entry.split()))
         for name, kind in re.findall(r"(\w+) \((.*?)\)", head):
             default = re.search(r"defaults to `?([^`]+)`?", kind)
             found[name] = words.replace("`", "") + (f" Default: {default[1]}." if default else "")

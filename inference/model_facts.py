@@ -106,8 +106,8 @@ def model_facts(config: DeCoDetrConfig, image_size: dict[str, int]) -> dict[str,
     scales = scales_of(config, pool.get("space"))
     return {
         "detector": {
-            "family": config.detector_config.model_type,
-            "queries": num_queries(config.detector_config),
+            "family": model.detector.config.model_type,
+            "queries": num_queries(model.detector.config),
             "class_agnostic": config.class_agnostic,
             "nms_iou": config.nms_iou,
         },
