@@ -110,9 +110,12 @@ class BuildRun:
             self._remove_overwritten()
             self._check_same(pictures)
             left = [stage for stage in options.stages if stage not in self.record["done"]]
-            if left and (self.plan_only or "pool" in left or "first-pool" in left):
-                files = pictures or self._pictures_of_data()
-                sys.stdout.write(measure(options, self.start, files, left).text())
+            if left and (self.plan_only or "plan" not in self.record):
+                self.record["plan"] = measure(options, self.start, pictures or self._pictures_of_data(), left).text()
+                if not self.plan_only:
+                    self._write_record()
+            if left:
+                sys.stdout.write(self.record["plan"])
             if self.plan_only:
                 return 0
             for number, stage in enumerate(options.stages, start=1):
@@ -306,6 +309,7 @@ class BuildRun:
                     shutil.rmtree(path)
                 path.unlink(missing_ok=True)
             self.record["done"].pop(stage, None)
+        self.record.pop("plan", None)
         if not self.plan_only:
             self._write_record()
 
