@@ -146,7 +146,7 @@ def test_other_kinds_of_data(tmp_path, capsys):
     status, printed = validate(capsys, yolo)
     assert status == 1 and "a.txt: line 1: expected a class of 0 to 1" in printed
     hub_dataset().save_to_disk(tmp_path / "saved")
-    status, printed = validate(capsys, tmp_path / "saved", "--output", tmp_path / "out")
+    status, printed = validate(capsys, tmp_path / "saved", "--output", tmp_path / "saved-out")
     assert status == 0 and "| names | 2 |" in printed
     wrong = hub_dataset(box_format="pascal_voc")
     wrong.save_to_disk(tmp_path / "corners")
