@@ -83,7 +83,7 @@ def find_layout(data: str | Path) -> Layout:
         return Layout("datasets")
     jsons, xmls = _with_suffix(folder, names, ".json"), _with_suffix(folder, names, ".xml")
     studio = [file for file in jsons[:_TRIED] if _is_label_studio(_head(file))]
-    if not studio and (parts := _coco_parts(folder, jsons)):
+    if parts := _coco_parts(folder, [file for file in jsons if file not in studio]):
         return Layout("coco", parts)
     if yamls := [file for end in (".yaml", ".yml") for file in _with_suffix(folder, names, end) if is_data_yaml(file)]:
         return _yolo(yamls[0]) if len(yamls) == 1 else Layout("yolo", {"train": yamls})
@@ -154,8 +154,8 @@ def _coco_parts(folder, jsons):
     parts, inner = {}, _with_suffix(folder / "annotations", file_names(folder / "annotations"), ".json")
     folders = _part_folders(folder)
     for part in PARTS:
-        exact = [folder / "annotations" / f"{part}.json", folder / f"{part}.json"]
-        rules = [[file for file in exact if file.is_file()][:1]]
+        exact = [file for files in (inner, jsons) for file in files if file.stem == part]
+        rules = [exact[:1]]
         named = [file for file in [*inner, *jsons] if part_named(file.stem) == part]
         rules += [[file for file in named if _is_coco(_head(file))][:1]]
         rules += [[file for file in files if _part_of_coco(file.stem) == part] for files in (inner, jsons)]
@@ -270,7 +270,8 @@ def _is_labelme(head):
 def _is_label_studio(head):
     if not _begins(head, b"["):
         return False
-    return (b'"data"' in head and b'"annotations"' in head) or b'"annotation_id"' in head or b"labels" in head
+    small = b'"annotation_id"' in head or b'"original_width"' in head  # JSON-MIN
+    return small or (b'"data"' in head and b'"annotations"' in head)
 
 
 def _begins(head, sign):

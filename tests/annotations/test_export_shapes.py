@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from helpers.data_forms import BOXES, NAMES
+from helpers.data_forms import BOXES, NAMES, write_coco
 from helpers.exported_forms import (
     coco_document,
     cvat_xml,
@@ -458,6 +458,18 @@ def test_several_exports_in_one_folder(tmp_path):
     (folder / "recipe.yaml").write_text("learning_rate: 1e-4\n")
     with pytest.raises(ValueError, match="several files can be the part 'train': .*one.yaml, .*two.yaml"):
         load_annotations(folder, "train")
+
+
+def test_other_files_beside_those_of_coco_change_nothing(tmp_path):
+    folder = write_coco(tmp_path)
+    (folder / "predictions.json").write_text('[{"image_id": 1, "labels": [3], "data": {}}]')
+    (folder / "project.json").write_text(json.dumps(label_studio_tasks()))
+    (folder / "validation.json").write_text('{"train": {"images": 3, "annotations": 4, "findings": []}}')
+    (folder / "recipe.yaml").write_text("names: [a]\n")
+    (folder / "notes.xml").write_text("<annotation/>")
+    save_picture(folder, "a", "sheet.png")
+    assert kind_of(folder) == "coco" and not has_part(folder, "val")
+    assert len(load_annotations(folder, "train")) == 3
 
 
 def test_a_document_of_coco_without_objects(tmp_path):
