@@ -443,6 +443,19 @@ def test_folders_of_parts(tmp_path):
     assert not has_part(tmp_path, "val") and len(load_annotations(tmp_path, "train", boxes=False)) == 9
 
 
+def test_parts_further_down(tmp_path):
+    """annotations/train/ and images/train/, as some data sets have them; the same for pictures alone."""
+    for part in ("train", "val"):
+        write_voc(tmp_path / "voc", f"annotations/{part}", f"images/{part}")
+        _photos(tmp_path / "photos" / "images" / part)
+    save_picture(tmp_path / "voc" / "images" / "train", "a", "new.png")
+    for part, rest in (("train", ["new.png"]), ("val", [])):
+        coco = load_annotations(tmp_path / "voc", part)
+        assert [image["file_name"] for image in coco.images] == [f"images/{part}/{name}.png" for name in BOXES]
+        assert [path.name for path in coco.left_over[NOT_ANNOTATED]] == rest
+        assert len(load_annotations(tmp_path / "photos", part, boxes=False)) == 4
+
+
 def test_several_exports_in_one_folder(tmp_path):
     folder = write_label_studio(tmp_path)
     (folder / "project-2.json").write_text(json.dumps(label_studio_tasks()))
