@@ -59,6 +59,8 @@ class Layout:
         subsets: {part: names of the subsets in a CVAT file}.
         others (list[str]): parts and subsets that have no name that we know.
         files (list[Path]): all annotation files of `voc` and `labelme`.
+        members: {part: its annotation files}, where they are in folders of parts below that of the data set
+            (annotations/train/, annotations/val/).
     """
 
     kind: str = ""
@@ -66,6 +68,7 @@ class Layout:
     subsets: Mapping[str, list[str]] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    members: Mapping[str, list[Path]] = field(default_factory=dict)
 
 
 def find_layout(data: str | Path) -> Layout:
@@ -83,7 +86,7 @@ def find_layout(data: str | Path) -> Layout:
         return Layout("datasets")
     jsons, xmls = _with_suffix(folder, names, ".json"), _with_suffix(folder, names, ".xml")
     studio = [file for file in jsons[:_TRIED] if _is_label_studio(_head(file))]
-    if not studio and (parts := _coco_parts(folder, jsons)):
+    if parts := _coco_parts(folder, [file for file in jsons if file not in studio]):
         return Layout("coco", parts)
     if yamls := [file for end in (".yaml", ".yml") for file in _with_suffix(folder, names, end) if is_data_yaml(file)]:
         return _yolo(yamls[0]) if len(yamls) == 1 else Layout("yolo", {"train": yamls})
@@ -154,8 +157,8 @@ def _coco_parts(folder, jsons):
     parts, inner = {}, _with_suffix(folder / "annotations", file_names(folder / "annotations"), ".json")
     folders = _part_folders(folder)
     for part in PARTS:
-        exact = [folder / "annotations" / f"{part}.json", folder / f"{part}.json"]
-        rules = [[file for file in exact if file.is_file()][:1]]
+        exact = [file for files in (inner, jsons) for file in files if file.stem == part]
+        rules = [exact[:1]]
         named = [file for file in [*inner, *jsons] if part_named(file.stem) == part]
         rules += [[file for file in named if _is_coco(_head(file))][:1]]
         rules += [[file for file in files if _part_of_coco(file.stem) == part] for files in (inner, jsons)]
@@ -196,7 +199,7 @@ def _by_content(folder, jsons):
     if xmls := _usable(files, ".xml", lambda head: root_tag(head) == VOC_ROOT):
         return _voc(folder, xmls)
     if labelme := _usable(files, ".json", _is_labelme):
-        return Layout("labelme", _folders_of(folder, labelme), files=labelme)
+        return _in_folders("labelme", folder, labelme)
     inner = _with_suffix(folder / "annotations", file_names(folder / "annotations"), ".json")
     coco = [file for file in [*jsons, *inner][: 2 * _TRIED] if _is_coco(_head(file))]
     if coco:
@@ -204,7 +207,14 @@ def _by_content(folder, jsons):
     if any(path.suffix == ".parquet" or path.name == "metadata.jsonl" for path in files):
         return Layout("datasets")
     pictures = [path for path in files if is_image(path) and not path.name.startswith(".")]
-    return Layout("images", _folders_of(folder, pictures)) if pictures else Layout()
+    return Layout("images", _folders_of(_common(folder, pictures), pictures)) if pictures else Layout()
+
+
+def _common(folder, files):
+    """The folder that all files are in, unless it is called as a part: images/ of images/train/ and images/val/."""
+    tops = {file.relative_to(folder).parts[0] for file in files}
+    inner = folder / tops.pop()
+    return folder if tops or not inner.is_dir() or part_named(inner.name) else _common(inner, files)
 
 
 def _usable(files, suffix, is_kind):
@@ -216,12 +226,24 @@ def _usable(files, suffix, is_kind):
 def _voc(folder, files):
     lists = next((place for place in (folder / "ImageSets" / "Main", folder / "ImageSets") if place.is_dir()), None)
     if lists is None:
-        return Layout("voc", _folders_of(folder, files), files=files)
+        return _in_folders("voc", folder, files)
     named = {part: [lists / f"{word}.txt" for word in words] for part, words in _SYNONYMS.items()}
     named["train"].append(lists / "trainval.txt")
     parts = {part: [file for file in files if file.is_file()][:1] for part, files in named.items()}
     parts = {part: found for part, found in parts.items() if found}
     return Layout("voc", parts or {"train": [folder]}, files=files)
+
+
+def _in_folders(kind, folder, files):
+    """The layout of annotation files in folders that are called as parts, here or further down."""
+    parts, members = _folders_of(folder, files), {}
+    if parts == {"train": [folder]}:
+        for file in files:
+            words = (part_named(word) for word in file.relative_to(folder).parts[:-1])
+            members.setdefault(next((part for part in words if part), None), []).append(file)
+        if None in members:
+            members = {}
+    return Layout(kind, dict.fromkeys(members, [folder]) or parts, files=files, members=members)
 
 
 def _folders_of(folder, files: Iterable[Path]):
@@ -270,7 +292,8 @@ def _is_labelme(head):
 def _is_label_studio(head):
     if not _begins(head, b"["):
         return False
-    return (b'"data"' in head and b'"annotations"' in head) or b'"annotation_id"' in head or b"labels" in head
+    small = b'"annotation_id"' in head or b'"original_width"' in head  # JSON-MIN
+    return small or (b'"data"' in head and b'"annotations"' in head)
 
 
 def _begins(head, sign):

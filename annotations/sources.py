@@ -22,7 +22,15 @@ from decodetr.annotations.hub_dataset import read_dataset
 from decodetr.annotations.image_folder import read_image_folder
 from decodetr.annotations.label_studio import read_label_studio
 from decodetr.annotations.labelme import read_labelme
-from decodetr.annotations.layouts import KINDS, Layout, annotated_below, find_layout, found_parts, not_recognised
+from decodetr.annotations.layouts import (
+    KINDS,
+    Layout,
+    annotated_below,
+    find_layout,
+    found_parts,
+    not_recognised,
+    part_named,
+)
 from decodetr.annotations.left_over import in_a_line
 from decodetr.annotations.pascal_voc import read_pascal_voc
 from decodetr.annotations.stream import AnnotationStream
@@ -117,9 +125,19 @@ def _load(data, part, file, images, class_names, box_format, check_images, findi
         return read_label_studio(place, images, check_images, findings)
     if place.is_file():
         return read_pascal_voc(layout.files, data, images, check_images, findings, place)
-    files = [file for file in layout.files if file.is_relative_to(place)]
+    files = layout.members.get(part) or [file for file in layout.files if file.is_relative_to(place)]
     read = read_pascal_voc if layout.kind == "voc" else read_labelme
-    return read(files, place, images, check_images, findings)
+    coco = read(files, place, images, check_images, findings)
+    if layout.members:  # pictures of other parts are left over of none
+        kept = {what: [path for path in paths if _is_in(path, data, part)] for what, paths in coco.left_over.items()}
+        coco.left_over = kept
+    return coco
+
+
+def _is_in(path, data, part):
+    """Whether no folder that a file of a data set is in is called as another part."""
+    folders = Path(os.path.relpath(path, data)).parts[:-1]
+    return all(part_named(word) in (None, part) for word in folders)
 
 
 def _layout(data):

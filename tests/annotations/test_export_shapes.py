@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from helpers.data_forms import BOXES, NAMES
+from helpers.data_forms import BOXES, NAMES, write_coco
 from helpers.exported_forms import (
     coco_document,
     cvat_xml,
@@ -443,6 +443,19 @@ def test_folders_of_parts(tmp_path):
     assert not has_part(tmp_path, "val") and len(load_annotations(tmp_path, "train", boxes=False)) == 9
 
 
+def test_parts_further_down(tmp_path):
+    """annotations/train/ and images/train/, as some data sets have them; the same for pictures alone."""
+    for part in ("train", "val"):
+        write_voc(tmp_path / "voc", f"annotations/{part}", f"images/{part}")
+        _photos(tmp_path / "photos" / "images" / part)
+    save_picture(tmp_path / "voc" / "images" / "train", "a", "new.png")
+    for part, rest in (("train", ["new.png"]), ("val", [])):
+        coco = load_annotations(tmp_path / "voc", part)
+        assert [image["file_name"] for image in coco.images] == [f"images/{part}/{name}.png" for name in BOXES]
+        assert [path.name for path in coco.left_over[NOT_ANNOTATED]] == rest
+        assert len(load_annotations(tmp_path / "photos", part, boxes=False)) == 4
+
+
 def test_several_exports_in_one_folder(tmp_path):
     folder = write_label_studio(tmp_path)
     (folder / "project-2.json").write_text(json.dumps(label_studio_tasks()))
@@ -458,6 +471,18 @@ def test_several_exports_in_one_folder(tmp_path):
     (folder / "recipe.yaml").write_text("learning_rate: 1e-4\n")
     with pytest.raises(ValueError, match="several files can be the part 'train': .*one.yaml, .*two.yaml"):
         load_annotations(folder, "train")
+
+
+def test_other_files_beside_those_of_coco_change_nothing(tmp_path):
+    folder = write_coco(tmp_path)
+    (folder / "predictions.json").write_text('[{"image_id": 1, "labels": [3], "data": {}}]')
+    (folder / "project.json").write_text(json.dumps(label_studio_tasks()))
+    (folder / "validation.json").write_text('{"train": {"images": 3, "annotations": 4, "findings": []}}')
+    (folder / "recipe.yaml").write_text("names: [a]\n")
+    (folder / "notes.xml").write_text("<annotation/>")
+    save_picture(folder, "a", "sheet.png")
+    assert kind_of(folder) == "coco" and not has_part(folder, "val")
+    assert len(load_annotations(folder, "train")) == 3
 
 
 def test_a_document_of_coco_without_objects(tmp_path):
