@@ -114,11 +114,11 @@ class PredictRun:
         model: DeCoDetrForObjectDetection,
         image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
         sources: Sources,
-        find_in: Callable[[list[PIL.Image.Image], float, int], list[dict[str, list]]] | None = None,
+        find_in: Callable[..., list[dict[str, list]]] | None = None,
     ) -> None:
         self.options, self.model = options, model
         # All scores, of which those above the threshold are kept: the best one is known then, whatever it is.
-        self.find_in = find_in or partial(detect, model, image_processor)
+        self.find_in: Callable[..., list[dict[str, list]]] = find_in or partial(detect, model, image_processor)
         self.addresses, self.videos = sources.addresses, sources.videos
         self.output = Path(options.output)
         self.output.mkdir(parents=True, exist_ok=True)
