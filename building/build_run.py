@@ -37,6 +37,7 @@ from decodetr.utils.shipped import expect, loading, resolve
 logger = logging.getLogger(__name__)
 
 RECORD = "build.json"
+_WITHOUT_BOXES = ("photos", "coverage", "scores")  # stages that a data set with boxes has no need of
 SHOWN = 12  # photos whose detections are drawn
 # What each stage writes into OUT, where that is not called as the stage is.
 _WRITTEN = {
@@ -94,11 +95,13 @@ class BuildRun:
 
     def __init__(self, options: BuildOptions, overwrite: str | None = None, plan_only: bool = False) -> None:
         self.options, self.plan_only = options, plan_only
-        self.stage = options.stages[0]
-        if overwrite is not None and overwrite not in options.stages:
-            raise ValueError(f"--overwrite {overwrite}: expected one of {', '.join(options.stages)}")
-        self.overwrite = overwrite
         self.start = _check(options)
+        # Boxes say what the photos show, and training calibrates on them.
+        self.stages = [stage for stage in options.stages if not (self.start.boxed and stage in _WITHOUT_BOXES)]
+        self.stage = self.stages[0]
+        if overwrite is not None and overwrite != STAGES[0] and overwrite not in self.stages:
+            raise ValueError(f"--overwrite {overwrite}: expected one of {', '.join(self.stages)}")
+        self.overwrite = overwrite
         self.record: dict[str, Any] = {}
 
     def run(self) -> int:
@@ -109,7 +112,7 @@ class BuildRun:
             self.record = self._read_record()
             self._remove_overwritten()
             self._check_same(pictures)
-            left = [stage for stage in options.stages if stage not in self.record["done"]]
+            left = [stage for stage in self.stages if stage not in self.record["done"]]
             if left and (self.plan_only or "plan" not in self.record):
                 self.record["plan"] = measure(options, self.start, pictures or self._pictures_of_data(), left).text()
                 if not self.plan_only:
@@ -118,9 +121,9 @@ class BuildRun:
                 sys.stdout.write(self.record["plan"])
             if self.plan_only:
                 return 0
-            for number, stage in enumerate(options.stages, start=1):
+            for number, stage in enumerate(self.stages, start=1):
                 self.stage = stage
-                if status := self._do(stage, pictures, f"[{number}/{len(options.stages)}] "):
+                if status := self._do(stage, pictures, f"[{number}/{len(self.stages)}] "):
                     return status
             sys.stdout.write("\n" + write_result(options, self.start, self.record["found"]))
             sys.stdout.write(how_to_go_on(options.output))
@@ -163,8 +166,7 @@ class BuildRun:
         return run_command(words[0], words[1:])
 
     def _photos(self, stage, words):
-        if not self.start.boxed:
-            self.record["found"] |= write_photos(self.options.images, self.options.output / "data")
+        self.record["found"] |= write_photos(self.options.images, self.options.output / "data")
         return 0
 
     def _coverage(self, stage, words):
@@ -198,13 +200,11 @@ class BuildRun:
         return {name: [name] for name in boxed} | (self.options.names or {})
 
     def _scores(self, stage, words):
-        """With boxes, training has calibrated. Without, the teacher says what is in the photos kept aside."""
+        """How much the detector finds; and, from what the teacher sees in the photos kept aside, calibrated scores."""
         options, found = self.options, self.record["found"]
         found.pop("not_calibrated", None)
         model, _ = load_model(options.output / "model", device=options.device)
         self._tell_coverage(model)
-        if self.start.boxed:
-            return 0
         images = photos_of(options.output / "data", KEPT)
         rows = teacher_boxes(model, all_regions(options.output / "built" / "regions"), [one["id"] for one in images])
         found["teacher_boxes"] = len(rows)
@@ -315,7 +315,7 @@ class BuildRun:
 
     def _check_same(self, pictures):
         """What is done was done by the command that would do it now."""
-        for stage in self.options.stages:
+        for stage in self.stages:
             if stage not in self.record["done"]:
                 continue
             before = self.record["done"][stage]["command"]
