@@ -229,8 +229,8 @@ class BuildRun:
         write_json(options.output / "data" / "annotations" / KEPT, document, indent=None)
         if len(rows) < LEAST_OBJECTS:
             found["not_calibrated"] = (
-                f"CLIP named {len(rows)} boxes in the {len(images)} photos that are kept aside, and {LEAST_OBJECTS} "
-                "are needed; give more photos, or boxes to `decodetr calibrate`"
+                f"boxes that CLIP named in the {len(images)} photos kept aside: {len(rows)}, and {LEAST_OBJECTS} are "
+                "needed; give more photos, or boxes to `decodetr calibrate`"
             )
         else:
             of_photos = CalibrationOptions(
@@ -420,7 +420,8 @@ def _check(options):
 
 def _check_device(device):
     """Training takes the first accelerator, so that another one has to be made the first for all stages."""
-    if number := pick_device(device).index:
+    number = pick_device(device).index
+    if number and device != "auto":
         raise ValueError(
             f"--device {device}: training takes the first accelerator; set CUDA_VISIBLE_DEVICES={number} and give "
             "--device auto"

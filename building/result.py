@@ -63,7 +63,7 @@ def _lines(options, start, found, as_text):
         metrics = read_json(report, dict)["metrics"]
         against = "on validation images"
         if not start.boxed:
-            against = f"against {found['teacher_boxes']:,} boxes that CLIP named in the photos kept aside"
+            against = f"against what CLIP named in the photos kept aside, boxes: {found['teacher_boxes']:,}"
         yield f"AP50 {metrics['AP50']:.1f} % {against} (class-agnostic: {metrics['class_agnostic_AP50']:.1f} %)."
 
 
