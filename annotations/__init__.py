@@ -2,9 +2,13 @@
 
 coco.py, coco_checks.py, coco_mending.py   CocoAnnotations: a COCO file, checked; read_image
 yolo.py, yolo_labels.py   the same from YOLO folders
+cvat.py, label_studio.py, labelme.py, pascal_voc.py   the same from what annotation tools export
+exported.py               what these four share: pictures found by their names, shapes as boxes
+image_folder.py           the same from pictures alone
 hub_dataset.py            the same from data sets of `datasets`
 stream.py                 AnnotationStream: such a data set read row by row
-sources.py                load_annotations: whichever of the three it is
+layouts.py                what form the data of a folder have, and where their parts are
+sources.py                load_annotations: whichever of them it is
 formats.py                words for parts and forms that commands need too; form_of
 names_split.py            the split of names into base and novel
 names_ahead.py            the names of a COCO file, without the rest of it

@@ -27,7 +27,7 @@ from decodetr.annotations.coco_checks import (
     read_frequencies,
     read_images,
 )
-from decodetr.annotations.coco_mending import mend_files, mend_sizes
+from decodetr.annotations.coco_mending import file_name_of, mend_files, mend_sizes
 from decodetr.annotations.findings import FirstError
 from decodetr.annotations.left_over import unnamed_pictures
 from decodetr.annotations.written_paths import missing_files
@@ -208,8 +208,9 @@ class CocoAnnotations:
 
         Images are looked for in `image_folder` if given. Else, with DIR the folder above `annotations/` (or the file's
         own folder), in DIR/<`info.image_folder` of the file>, else DIR/<name of the file without .json and a leading
-        "instances_">, else DIR. Each folder is listed once. `check_images=False` leaves that out. What has only one
-        meaning is mended (coco_mending.py), with a warning. Images without a size are opened for it.
+        "instances_">, else DIR/images/<that name> or DIR/images, where the first image is in it, else DIR. Each folder
+        is listed once. `check_images=False` leaves that out. What has only one meaning is mended (coco_mending.py),
+        with a warning. Images without a size are opened for it.
 
         Raises:
             FileNotFoundError: the file, the image folder or an image is missing.
@@ -411,11 +412,20 @@ def find_image_folder(file: Path, data: dict[str, Any], image_folder: str | Path
         source = "the image folder that info.image_folder names"
     else:
         stems = (file.stem, file.stem.removeprefix("instances_"))
-        folder = next((root / stem for stem in stems if (root / stem).is_dir()), root)
+        own = next((root / stem for stem in stems if (root / stem).is_dir()), None)
+        folder = own or _folder_of_exports(root, stems, data) or root
         source = "the image folder"
     if check and not folder.is_dir():
         raise FileNotFoundError(f"{file}: {source}, {folder}, does not exist; give the folder that holds the images")
     return folder
+
+
+def _folder_of_exports(root, stems, data):
+    """DIR/images/NAME of CVAT and Ultralytics, or DIR/images of CVAT and Label Studio: that with the first image."""
+    first = next((name for entry in data["images"][:1] if (name := file_name_of(entry))), "")
+    places = [*(root / "images" / stem for stem in stems), root / "images"]
+    found = (place for place in places if first and not missing_files("", [os.path.join(place, first)]))
+    return next(found, None)
 
 
 def _check_images_exist(file, images):

@@ -15,6 +15,7 @@ from decodetr.annotations.coco_mending import file_name_of, mend_files
 from decodetr.annotations.examination import Picture, examine, examine_names, readable
 from decodetr.annotations.findings import Findings
 from decodetr.annotations.formats import PARTS, form_of
+from decodetr.annotations.layouts import find_layout
 from decodetr.annotations.left_over import unnamed_pictures
 from decodetr.annotations.sources import coco_file, has_part, kind_of, load_annotations, part_names
 from decodetr.utils.documents import read_json
@@ -53,7 +54,7 @@ class ReportOptions:
     def file(self) -> Path | None:
         """The annotation file, where the data is no folder and no name."""
         data = Path(self.data)
-        return data if data.suffix == ".json" else None
+        return data if data.suffix == ".json" and find_layout(data).kind == "coco" else None
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,11 @@ class DatasetReport:
         return findings, coco, repaired
 
     def _examine_other(self, part):
-        """The same of a YOLO or `datasets` data set, which its reader makes a `CocoAnnotations` of."""
+        """The same of a data set of another form, which its reader makes a `CocoAnnotations` of."""
         options, findings = self.options, Findings()
         try:
             form = form_of(options.class_names, options.box_format)
-            coco = load_annotations(options.data, part, **form, findings=findings)
+            coco = load_annotations(options.data, part, images=options.images, **form, findings=findings)
         except (FileNotFoundError, ValueError) as error:
             findings.add("error", "cannot be read", str(error))
             return findings, None, None
@@ -168,7 +169,7 @@ def other_annotations(data: str | Path, parts: Collection[str]) -> list[str]:
     kind = kind_of(data)
     if kind != "coco":
         return [f"{data} ({name})" for name in part_names(data, parts)]
-    read = {coco_file(data, part) for part in parts}
+    read = {coco_file(data, part) for part in parts if has_part(data, part)}
     files = [file for pattern in ("*.json", "*/*.json") for file in sorted(Path(data).glob(pattern))]
     return [str(file) for file in files if file not in read and file.is_file() and _is_coco(file)]
 

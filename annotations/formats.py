@@ -5,7 +5,10 @@ Nothing heavy is imported, so that `--help` is instant.
 
 from decodetr.utils.name_list import read_names
 
-DATA_HELP = "COCO or YOLO folder, or a folder or Hub name of a `datasets` data set (docs/data.md)"
+DATA_HELP = (
+    "folder in the form of COCO, YOLO, CVAT, Label Studio, Pascal VOC or LabelMe, or a folder or Hub name of a "
+    "`datasets` data set (docs/data.md)"
+)
 PARTS = ("train", "val", "test")
 BOX_FORMATS = ("coco", "pascal_voc", "yolo")  # x, y, w, h | x0, y0, x1, y1 | cx, cy, w, h in 0..1
 

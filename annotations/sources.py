@@ -1,4 +1,4 @@
-"""Where annotations come from: a COCO-format folder, a YOLO folder, or a data set of `datasets`. One form for all.
+"""Where annotations come from: what annotation tools export, or a data set of `datasets`. One form for all.
 
 `datasets` takes seconds to import, and only its own data sets need it: it is imported where one is opened.
 """
@@ -16,11 +16,25 @@ import numpy as np
 
 from decodetr.annotations.box_style import doubts
 from decodetr.annotations.coco import CocoAnnotations
-from decodetr.annotations.formats import DATA_HELP
+from decodetr.annotations.cvat import read_cvat
+from decodetr.annotations.formats import DATA_HELP, PARTS
 from decodetr.annotations.hub_dataset import read_dataset
+from decodetr.annotations.image_folder import read_image_folder
+from decodetr.annotations.label_studio import read_label_studio
+from decodetr.annotations.labelme import read_labelme
+from decodetr.annotations.layouts import (
+    KINDS,
+    Layout,
+    annotated_below,
+    find_layout,
+    found_parts,
+    not_recognised,
+    part_named,
+)
 from decodetr.annotations.left_over import in_a_line
+from decodetr.annotations.pascal_voc import read_pascal_voc
 from decodetr.annotations.stream import AnnotationStream
-from decodetr.annotations.yolo import read_data_yaml, read_yolo, yolo_file
+from decodetr.annotations.yolo import read_yolo
 
 if TYPE_CHECKING:
     from decodetr.annotations.findings import Findings
@@ -43,18 +57,23 @@ def load_annotations(
     box_format: str = "coco",
     check_images: bool = True,
     findings: Findings | None = None,
+    boxes: bool = True,
 ) -> CocoAnnotations:
     """
     The annotations of a part of a data set.
 
     Args:
-        data: a folder in COCO's form (annotations/PART.json), a YOLO folder or its data.yaml, a folder that `datasets`
-            can read, or a data set on the Hub, "NAME" or "NAME:CONFIG"; None where `file` is given.
+        data: a folder in a form of docs/data.md, such as COCO's, or the file that describes it (data.yaml, CVAT's
+            annotations.xml, an export of Label Studio), a folder that `datasets` can read, or a data set on the Hub,
+            "NAME" or "NAME:CONFIG"; None where `file` is given.
         part (str): "train", "val" or "test".
-        file: a COCO annotation file, wherever it lies. `data` is not looked at then. images: its image folder.
+        file: a COCO annotation file, wherever it lies. `data` is not looked at then.
+        images: the folder of the pictures, where they are not those of the data set. Not of YOLO and `datasets`.
         class_names, box_format: see [`read_dataset`], which alone needs them.
-        findings (Findings, optional): of a YOLO or `datasets` data set: is told of what cannot be used, which is left
-            out then. Default: the first such thing is an error.
+        check_images (bool): the pictures must be there.
+        findings (Findings, optional): of any form but COCO's: is told of what cannot be used, which is left out then.
+            Default: the first such thing is an error.
+        boxes (bool): without them, a folder of pictures is taken too. It has no names.
 
     Returns:
         CocoAnnotations.
@@ -63,7 +82,14 @@ def load_annotations(
         FileNotFoundError: nothing of the kind. ValueError: what the reader refuses.
     """
     coco = _load(data, part, file, images, class_names, box_format, check_images, findings)
-    for what, found in (("images", coco.images), ("names", coco.names)):
+    bare = False
+    if file is None and data is not None and not coco.names:
+        bare = kind_of(data) == "images"
+        if bare and boxes and findings is None:
+            raise ValueError(without_boxes(data))
+        if bare and findings is None and (inner := annotated_below(data)):
+            logger.warning("%s: pictures without boxes%s", data, _are_data_sets(inner))
+    for what, found in (("images", coco.images), ("names", coco.names or bare)):
         if not found:
             raise ValueError(f"{coco.file}: expected {what}, got none; is it the right file?")
     if findings is None and (said := _doubts(coco)):
@@ -81,12 +107,90 @@ def _doubts(coco):
 
 
 def _load(data, part, file, images, class_names, box_format, check_images, findings):
-    kind = "coco" if file is not None else kind_of(data)
-    if kind == "coco":
-        return CocoAnnotations.load(file or coco_file(data, part), images, check_images)
-    if kind == "yolo":
-        return read_yolo(yolo_file(data), part, findings)
-    return read_dataset(*_load_split(data, part, streaming=False), class_names, box_format, findings, _folders(data))
+    if file is not None:
+        return CocoAnnotations.load(file, images, check_images)
+    layout = _layout(data)
+    if layout.kind == "datasets":
+        return read_dataset(*_load_split(data, part, False), class_names, box_format, findings, _folders(data))
+    if layout.kind == "coco":
+        return CocoAnnotations.load(coco_file(data, part), images, check_images)
+    place = _place(data, layout, part)
+    if layout.kind == "yolo":
+        return read_yolo(place, part, findings)
+    if layout.kind == "images":
+        return read_image_folder(place, findings)
+    if layout.kind == "cvat":
+        return read_cvat(place, layout.subsets.get(part), images, check_images, findings)
+    if layout.kind == "label_studio":
+        return read_label_studio(place, images, check_images, findings)
+    if place.is_file():
+        return read_pascal_voc(layout.files, data, images, check_images, findings, place)
+    files = layout.members.get(part) or [file for file in layout.files if file.is_relative_to(place)]
+    read = read_pascal_voc if layout.kind == "voc" else read_labelme
+    coco = read(files, place, images, check_images, findings)
+    if layout.members:  # pictures of other parts are left over of none
+        kept = {what: [path for path in paths if _is_in(path, data, part)] for what, paths in coco.left_over.items()}
+        coco.left_over = kept
+    return coco
+
+
+def _is_in(path, data, part):
+    """Whether no folder that a file of a data set is in is called as another part."""
+    folders = Path(os.path.relpath(path, data)).parts[:-1]
+    return all(part_named(word) in (None, part) for word in folders)
+
+
+def _layout(data):
+    """The layout of a data set. Of a name of the Hub: that of `datasets`.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and it is no name of the Hub, or nothing in it is recognised.
+    """
+    if not os.path.exists(data) and Path(data).suffix not in (".yaml", ".yml"):
+        if not _HUB_NAME.fullmatch(str(data)):
+            raise FileNotFoundError(f"{data}: no such folder; expected a {DATA_HELP}")
+        return Layout("datasets")
+    layout = find_layout(data)
+    if not layout.kind:
+        raise FileNotFoundError(not_recognised(data))
+    return layout
+
+
+def _place(data, layout, part):
+    """Where a part is.
+
+    Raises:
+        FileNotFoundError: nowhere. ValueError: several files can be it.
+    """
+    places = layout.parts.get(part, [])
+    if not places:
+        there = "; ".join(f"{name}: {', '.join(map(str, found))}" for name, found in layout.parts.items())
+        raise FileNotFoundError(
+            f"{data}: {KINDS[layout.kind]} without a part {part!r}; it has {there or 'none'}. Hold a share of the "
+            "training images back (`decodetr train --val-share 0.1`), or name the annotation file"
+        )
+    if len(places) > 1:
+        raise ValueError(
+            f"{data}: several files can be the part {part!r}: {', '.join(map(str, places))}; take the others away, or "
+            f"call them {', '.join(PARTS)}; an annotation file of COCO can be given by its own option"
+        )
+    return places[0]
+
+
+def without_boxes(data: str | Path) -> str:
+    """The message where a folder of pictures is given and boxes are needed."""
+    labels = any(path.is_dir() for place in ("labels", "*/labels") for path in Path(data).glob(place))
+    yolo = "; there are labels as YOLO has them, but no data.yaml with their names" if labels else ""
+    return (
+        f"{data}: expected annotated images, got pictures without boxes ({found_parts(data)}){yolo}"
+        f"{_are_data_sets(annotated_below(data))}. Annotate them, or take `decodetr pool build` or `predict`: "
+        "they need no boxes"
+    )
+
+
+def _are_data_sets(folders):
+    """That folders in the folder are data sets themselves."""
+    return "".join(f"; {path} is {KINDS[kind]}: is it meant?" for path, kind in folders)
 
 
 def load_stream(
@@ -96,13 +200,13 @@ def load_stream(
     The same of a data set of `datasets`, streamed: an `AnnotationStream`.
 
     Raises:
-        FileNotFoundError: nothing of the kind. ValueError: a COCO or YOLO folder, or what the reader refuses.
+        FileNotFoundError: nothing of the kind. ValueError: another form, or what the reader refuses.
     """
     kind = kind_of(data)
     if kind != "datasets":
         raise ValueError(
-            f"{data}: expected a data set of `datasets` to stream, got a {kind.upper()} folder, whose images are read "
-            "from disk one by one anyway; leave out --streaming"
+            f"{data}: expected a data set of `datasets` to stream, got {KINDS[kind]}, whose images are read from disk "
+            "one by one anyway; leave out --streaming"
         )
     dataset, name = _load_split(data, part, streaming=True)
     return AnnotationStream(dataset, name, class_names, box_format, _folders(data))
@@ -110,45 +214,57 @@ def load_stream(
 
 def has_part(data: str | Path, part: str) -> bool:
     """Whether a data set has a part."""
-    if (file := yolo_file(data)) is not None:
-        return bool(read_data_yaml(file).get(part))
-    if kind_of(data) == "coco":
-        return coco_file(data, part).is_file()
-    return _split_of(_dataset(data)[0], part) is not None
+    layout = find_layout(data) if os.path.isdir(data) else _layout(data)
+    if layout.kind == "datasets":
+        return _split_of(_dataset(data)[0], part) is not None
+    return part in layout.parts
+
+
+def check_part(data: str | Path, part: str) -> None:
+    """Check, without reading it, that a data set has a part with boxes.
+
+    Raises:
+        FileNotFoundError: there is nothing of the kind. ValueError: pictures without boxes, or several files can be
+            the part.
+    """
+    kind = kind_of(data)
+    if kind == "images":
+        raise ValueError(without_boxes(data))
+    if kind == "coco":
+        coco_file(data, part)
+    elif kind != "datasets":
+        _place(data, _layout(data), part)
+    elif not has_part(data, part):
+        raise ValueError(f"{data}: it has no part {part!r}")
 
 
 def part_names(data: str | Path, parts: Collection[str]) -> list[str]:
-    """What a YOLO or `datasets` data set has besides some parts: names of folders of images, or of splits."""
-    if (file := yolo_file(data)) is not None:
-        config = read_data_yaml(file)
-        return [key for key in ("train", "val", "test", "valid", "validation") if config.get(key) and key not in parts]
-    splits = _dataset(data)[0]
-    return [split for split in splits if split not in {_split_of(splits, part) for part in parts}]
+    """What a data set has besides some parts: parts, names of folders of images, of subsets, or of splits."""
+    layout = _layout(data)
+    if layout.kind == "datasets":
+        splits = _dataset(data)[0]
+        return [split for split in splits if split not in {_split_of(splits, part) for part in parts}]
+    return [part for part in layout.parts if part not in parts] + layout.others
 
 
 def kind_of(data: str | Path) -> str:
-    """ "coco", "yolo" or "datasets".
+    """What form a data set has: a word of `layouts.KINDS`, such as "coco", "yolo" or "datasets".
 
     Raises:
-        FileNotFoundError: there is no such folder, and it is no name of the Hub.
+        FileNotFoundError: there is no such folder, and it is no name of the Hub, or nothing in it is recognised.
     """
-    folder = Path(data)
-    if yolo_file(data) is not None:
-        return "yolo"
-    if not folder.exists():
-        if not _HUB_NAME.fullmatch(str(data)):
-            raise FileNotFoundError(f"{data}: no such folder; expected a {DATA_HELP}")
-        return "datasets"
-    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json", "metadata.jsonl"))
-    if saved or not (any(folder.glob("*.json")) or (folder / "annotations").is_dir()):
-        return "datasets" if saved or any(folder.rglob("*.parquet")) or any(folder.rglob("metadata.jsonl")) else "coco"
-    return "coco"
+    return _layout(data).kind
 
 
 def coco_file(data: str | Path, part: str) -> Path:
-    """The annotation file of a part: DATA/annotations/PART.json, or DATA/PART.json if only that is there."""
-    file, other = Path(data) / "annotations" / f"{part}.json", Path(data) / f"{part}.json"
-    return other if other.is_file() and not file.is_file() else file
+    """The annotation file of a part of a COCO folder.
+
+    Raises:
+        FileNotFoundError: it has no such part. ValueError: several files can be it, or it is a file itself.
+    """
+    if os.path.isfile(data):
+        raise ValueError(f"{data}: expected a folder, got a file; an annotation file of COCO has an option of its own")
+    return _place(data, _layout(data), part)
 
 
 def _dataset(data):

@@ -32,7 +32,7 @@ def find_written(folder: str | Path, names: Iterable[str]) -> dict[str, str]:
     paths = {}
     for path in files_below(folder, strict=False):
         path = os.path.relpath(path, folder)
-        paths.setdefault(_key(path), []).append(path)
+        paths.setdefault(spelling_key(path), []).append(path)
     found = {name: match for name in missing if (match := _match(name, paths)) is not None}
     own = unicodedata.normalize("NFC", os.path.basename(os.path.abspath(folder))).casefold()
     beyond = {above for above, _ in found.values()} - {""}
@@ -55,7 +55,7 @@ def missing_files(folder: str | Path, names: Iterable[str]) -> list[str]:
     return missing
 
 
-def _key(path):
+def spelling_key(path: str) -> str:
     """What all spellings of a path have in common."""
     parts = unquote(path).replace("\\", "/").split("/")
     return unicodedata.normalize("NFC", "/".join(part for part in parts if part not in ("", "."))).casefold()
@@ -63,7 +63,7 @@ def _key(path):
 
 def _match(name, paths):
     """(folders in front that the name has too many, path) of the only file that can be meant, or None."""
-    parts = _key(name).split("/")
+    parts = spelling_key(name).split("/")
     for place in range(len(parts)):
         if found := paths.get("/".join(parts[place:])):
             return ("/".join(parts[:place]), found[0]) if len(found) == 1 else None

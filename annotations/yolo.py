@@ -32,13 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def yolo_file(data: str | Path) -> Path | None:
-    """The data.yaml of a folder, or the file itself. None where there is none."""
-    data = Path(data)
-    if data.suffix in (".yaml", ".yml"):
-        return data
-    found = [data / name for name in ("data.yaml", "data.yml") if (data / name).is_file()]
-    return found[0] if found else None
+NAMES_ALONE = "classes.txt"  # names in lines: what Label Studio and LabelImg write instead of data.yaml
+_PART_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
 def read_yolo(file: str | Path, part: str, findings: Findings | None = None) -> CocoAnnotations:
@@ -47,7 +42,8 @@ def read_yolo(file: str | Path, part: str, findings: Findings | None = None) -> 
 
     Args:
         file: data.yaml, with `names` (list, or {number: name}) and for each part a folder of images, a list of such,
-            or a text file with a path in each line. Relative to `path`, if given, else to the file.
+            or a text file with a path in each line. Relative to `path`, if given, else to the file. Or classes.txt
+            next to `images` and `labels`.
         part (str): "train", "val" or "test".
         findings (Findings, optional): is told of what cannot be used, which is left out then. Default: the first such
             thing is an error, and warnings are logged.
@@ -100,7 +96,10 @@ def read_yolo(file: str | Path, part: str, findings: Findings | None = None) -> 
 
 
 def read_data_yaml(file: str | Path) -> dict[str, Any]:
-    """What a data.yaml holds, a dict with `names`. Every value is the text that stands in the file."""
+    """What a data.yaml holds, a dict with `names`. Every value is the text that stands in the file. A classes.txt has
+    the names in its lines."""
+    if Path(file).name == NAMES_ALONE:
+        return {"names": read_text(file).strip().splitlines(), "train": "images"}
     try:
         config = read_yaml(file, texts=True)
     except FileNotFoundError as error:
@@ -108,6 +107,20 @@ def read_data_yaml(file: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "names" not in config:
         raise ValueError(f"{file}: expected YOLO's data.yaml, with `names` and a folder for each part")
     return config
+
+
+def is_data_yaml(file: str | Path) -> bool:
+    """Whether a YAML file of any name is what data.yaml is: it has `names`, and images of a part."""
+    try:
+        config = read_data_yaml(file)
+    except (OSError, ValueError):  # a recipe, or something else
+        return False
+    return any(part_of_yaml(config, part) for part in _PART_KEYS)
+
+
+def part_of_yaml(config: dict[str, Any], part: str) -> str | None:
+    """The key that a data.yaml has the images of a part under: that of `val` may be `valid`. None without them."""
+    return next((key for key in _PART_KEYS[part] if config.get(key)), None)
 
 
 def _names(file, config):
@@ -137,14 +150,14 @@ def _names(file, config):
 
 def _image_paths(file, config, part, findings):
     """([path of each picture of a part], files in its folders that are no pictures)."""
-    if not config.get(part):
-        parts = [name for name in ("train", "val", "test") if config.get(name)]
+    if (key := part_of_yaml(config, part)) is None:
+        parts = [name for name in _PART_KEYS if part_of_yaml(config, name)]
         raise ValueError(f"{file}: expected a folder under {part!r}; the file has {', '.join(parts) or 'no part'}")
     above = config.get("path") or ""
-    entries = config[part] if isinstance(config[part], list) else [config[part]]
-    for key, value in (("path", above), *((part, entry) for entry in entries)):
+    entries = config[key] if isinstance(config[key], list) else [config[key]]
+    for word, value in (("path", above), *((key, entry) for entry in entries)):
         if not isinstance(value, str):
-            raise ValueError(f"{file}: {key}: expected the path of a folder or of a list, got {short(value)}")
+            raise ValueError(f"{file}: {word}: expected the path of a folder or of a list, got {short(value)}")
     top, paths, others = file.parent, [], []
     for entry in entries:
         nearer = entry.removeprefix("../")  # as exported with a path that is one level too high
@@ -152,13 +165,13 @@ def _image_paths(file, config, part, findings):
         place = next((place for place in places if os.path.exists(top / place)), None)
         if place is None:
             raise FileNotFoundError(
-                f"{file}: {part}: no such folder or list of images: {os.path.normpath(top / places[1])}; correct "
-                f"{'`path` or ' if above else ''}{part!r}, or take it away"
+                f"{file}: {key}: no such folder or list of images: {os.path.normpath(top / places[1])}; correct "
+                f"{'`path` or ' if above else ''}{key!r}, or take it away"
             )
         if place not in places[:2]:
             what, text = "`path` that leads to nothing", f"{file}: path: {above!r} has no {entry!r}"
             findings.add("warning", what, text, f"{place}, next to data.yaml")
-        place = Path(inside([top], place, f"{file}: {part}"))
+        place = Path(inside([top], place, f"{file}: {key}"))
         if place.is_dir():
             pictures, rest = pictures_below(place)
             paths, others = [*paths, *pictures], [*others, *rest]

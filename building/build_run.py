@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,15 @@ from decodetr.building.coverage import ENOUGH, coverage, coverage_text
 from decodetr.building.options import STAGES, BuildOptions
 from decodetr.building.photos import KEPT, LEARNED, coco_document, find_photos, has_boxes, photos_of, write_photos
 from decodetr.building.plan import measure
-from decodetr.building.pool_names import pool_names
 from decodetr.building.result import how_to_go_on, write_result
 from decodetr.building.teacher_boxes import all_regions, teacher_boxes
 from decodetr.evaluation.calibrate import LEAST_OBJECTS
 from decodetr.inference.loading import load_model
-from decodetr.modeling_decodetr import DeCoDetrConfig
+from decodetr.modeling_decodetr import DeCoDetrConfig, PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.detectors import detector_family
 from decodetr.utils.devices import pick_device
 from decodetr.utils.documents import read_json
-from decodetr.utils.files import claim, committed, is_unused, output_folder, write_json, write_text
+from decodetr.utils.files import claim, committed, is_unused, output_folder, write_json
 from decodetr.utils.hub import local_only
 from decodetr.utils.model_identity import model_identity
 from decodetr.utils.outputs import apart
@@ -38,20 +37,22 @@ from decodetr.utils.shipped import expect, loading, resolve
 logger = logging.getLogger(__name__)
 
 RECORD = "build.json"
+_WITHOUT_BOXES = ("photos", "coverage", "scores")  # stages that a data set with boxes has no need of
 SHOWN = 12  # photos whose detections are drawn
 # What each stage writes into OUT, where that is not called as the stage is.
 _WRITTEN = {
     "photos": ("data",),
     "first-pool": ("first",),
     "pool": ("built",),
-    "names": ("names", "names.txt"),
+    "names": ("names", "names.json"),
     "scores": (),
 }
 
 
 def build(
     detector: str, images: str | Path, clip: str, captioner: str, output: str | Path, *,
-    names: Sequence[str] | None = None, localize: bool = False, prompt: str | None = None,
+    names: Sequence[str] | Mapping[str, str | list[str]] | None = None, localize: bool = False,
+    prompt: str | None = None,
     keep_share: float | None = None, steps: int | None = None, device: str = "auto", seed: int = 0,
     overwrite: str | None = None,
 ) -> Path:  # fmt: skip
@@ -71,7 +72,7 @@ def build(
     """
     options = BuildOptions(
         detector=str(detector), images=str(images), clip=str(clip), captioner=str(captioner), output=Path(output),
-        names=None if names is None else tuple(names), localize=localize, prompt=prompt, keep_share=keep_share,
+        names=_with_texts(names), localize=localize, prompt=prompt, keep_share=keep_share,
         steps=steps, device=device, seed=seed,
     )  # fmt: skip
     run = BuildRun(options, overwrite)
@@ -94,11 +95,13 @@ class BuildRun:
 
     def __init__(self, options: BuildOptions, overwrite: str | None = None, plan_only: bool = False) -> None:
         self.options, self.plan_only = options, plan_only
-        self.stage = options.stages[0]
-        if overwrite is not None and overwrite not in options.stages:
-            raise ValueError(f"--overwrite {overwrite}: expected one of {', '.join(options.stages)}")
-        self.overwrite = overwrite
         self.start = _check(options)
+        # Boxes say what the photos show, and training calibrates on them.
+        self.stages = [stage for stage in options.stages if not (self.start.boxed and stage in _WITHOUT_BOXES)]
+        self.stage = self.stages[0]
+        if overwrite is not None and overwrite != STAGES[0] and overwrite not in self.stages:
+            raise ValueError(f"--overwrite {overwrite}: expected one of {', '.join(self.stages)}")
+        self.overwrite = overwrite
         self.record: dict[str, Any] = {}
 
     def run(self) -> int:
@@ -109,15 +112,18 @@ class BuildRun:
             self.record = self._read_record()
             self._remove_overwritten()
             self._check_same(pictures)
-            left = [stage for stage in options.stages if stage not in self.record["done"]]
-            if left and (self.plan_only or "pool" in left or "first-pool" in left):
-                files = pictures or self._pictures_of_data()
-                sys.stdout.write(measure(options, self.start, files, left).text())
+            left = [stage for stage in self.stages if stage not in self.record["done"]]
+            if left and (self.plan_only or "plan" not in self.record):
+                self.record["plan"] = measure(options, self.start, pictures or self._pictures_of_data(), left).text()
+                if not self.plan_only:
+                    self._write_record()
+            if left:
+                sys.stdout.write(self.record["plan"])
             if self.plan_only:
                 return 0
-            for number, stage in enumerate(options.stages, start=1):
+            for number, stage in enumerate(self.stages, start=1):
                 self.stage = stage
-                if status := self._do(stage, pictures, f"[{number}/{len(options.stages)}] "):
+                if status := self._do(stage, pictures, f"[{number}/{len(self.stages)}] "):
                     return status
             sys.stdout.write("\n" + write_result(options, self.start, self.record["found"]))
             sys.stdout.write(how_to_go_on(options.output))
@@ -150,11 +156,17 @@ class BuildRun:
         return 0
 
     def _command(self, stage, words):
+        """Run it. What an earlier run left behind when it was ended is gone on with, or made again."""
+        output = self.options.output
+        if stage in ("boxes", "model"):  # a training that was ended after its card was written is done
+            if all((output / stage / name).is_file() for name in ("train_results.json", "README.md")):
+                return 0
+        elif stage in ("names", "report"):
+            shutil.rmtree(output / stage, ignore_errors=True)
         return run_command(words[0], words[1:])
 
     def _photos(self, stage, words):
-        if not self.start.boxed:
-            self.record["found"] |= write_photos(self.options.images, self.options.output / "data")
+        self.record["found"] |= write_photos(self.options.images, self.options.output / "data")
         return 0
 
     def _coverage(self, stage, words):
@@ -167,34 +179,32 @@ class BuildRun:
     def _names(self, stage, words):
         output, names, status = self.options.output, self._names_to_learn(), 0
         if names is None:
-            found = pool_names(output / "built" / "pool")
+            found = Vocabulary.from_pool(PrototypePool.from_pretrained(output / "built" / "pool"))
             with committed(output / "names") as staging:
                 found.save_pretrained(staging)
             names = found.names
             logger.warning("Names are what the captions say: %s", ", ".join(names[:10]))
         else:
-            write_text(output / "names.txt", "".join(f"{name}\n" for name in names))
+            write_json(output / "names.json", names)
             status = self._command(stage, words)
         if not self.start.boxed:
-            document = coco_document(photos_of(output / "data", LEARNED), names)
+            document = coco_document(photos_of(output / "data", LEARNED), list(names))
             write_json(output / "data" / "annotations" / LEARNED, document, indent=None)
         return status
 
     def _names_to_learn(self):
-        """The names of the vocabulary: those of the user after those that have boxes. None: those of the pool."""
+        """{name: texts} of the vocabulary: those of the user after those that have boxes. None: those of the pool."""
         if not self.start.boxed:
             return self.options.names
         boxed = load_annotations(self.options.images, "train", check_images=False).names
-        return list(dict.fromkeys([*boxed, *(self.options.names or ())]))
+        return {name: [name] for name in boxed} | (self.options.names or {})
 
     def _scores(self, stage, words):
-        """With boxes, training has calibrated. Without, the teacher says what is in the photos kept aside."""
+        """How much the detector finds; and, from what the teacher sees in the photos kept aside, calibrated scores."""
         options, found = self.options, self.record["found"]
         found.pop("not_calibrated", None)
         model, _ = load_model(options.output / "model", device=options.device)
         self._tell_coverage(model)
-        if self.start.boxed:
-            return 0
         images = photos_of(options.output / "data", KEPT)
         rows = teacher_boxes(model, all_regions(options.output / "built" / "regions"), [one["id"] for one in images])
         found["teacher_boxes"] = len(rows)
@@ -299,12 +309,13 @@ class BuildRun:
                     shutil.rmtree(path)
                 path.unlink(missing_ok=True)
             self.record["done"].pop(stage, None)
+        self.record.pop("plan", None)
         if not self.plan_only:
             self._write_record()
 
     def _check_same(self, pictures):
         """What is done was done by the command that would do it now."""
-        for stage in self.options.stages:
+        for stage in self.stages:
             if stage not in self.record["done"]:
                 continue
             before = self.record["done"][stage]["command"]
@@ -330,6 +341,12 @@ class BuildRun:
             return [Path(options.images) / entry["file_name"] for entry in kept]
         part = "val" if has_part(options.images, "val") else "train"
         return [Path(image["path"]) for image in load_annotations(options.images, part).images[:SHOWN]]
+
+
+def _with_texts(names):
+    if names is None or isinstance(names, Mapping):
+        return names and {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in names.items()}
+    return {name: [name] for name in names}
 
 
 def _check(options):

@@ -6,11 +6,12 @@ the model that `decodetr build` makes of the same two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from decodetr.modeling_decodetr.configuration_decodetr import DeCoDetrConfig
 from decodetr.modeling_decodetr.vocabulary import Vocabulary
 from decodetr.pool_builder.build import clip_model
 from decodetr.pool_builder.crops import crop_region
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from decodetr.pool_builder.embedder import ClipEmbedder
     from decodetr.pool_builder.proposals import Proposer
 
-THRESHOLD = 0.3
 # What is none of the names competes with them: CLIP's softmax over one name alone would always be sure of it.
 NOTHING = (
     "a photo of the background.",
@@ -52,18 +52,22 @@ class ClipDetector:
 
     def __init__(self, proposer: Proposer, clip: ClipEmbedder, vocabulary: Vocabulary) -> None:
         self.proposer, self.clip, self.vocabulary = proposer, clip, vocabulary
+        self.config = DeCoDetrConfig()  # for its thresholds, which nothing has calibrated
         scale = clip.info.get("logit_scale")
         self.scale = 100.0 if scale is None else float(scale)  # what CLIP's training ends with
         nothing = torch.from_numpy(clip.embed_texts(list(NOTHING)))
         self._texts = torch.cat([vocabulary.embeddings.cpu().float(), nothing])
 
     @classmethod
-    def from_pretrained(cls, detector: str, clip: str, names: Sequence[str], device: str = "auto") -> Self:
+    def from_pretrained(
+        cls, detector: str, clip: str, names: Sequence[str] | Mapping[str, list[str]], device: str = "auto"
+    ) -> Self:
         """Load both.
 
         Args:
             detector: folder or Hub name of any detector of transformers, or of a DeCo-DETR. clip: of a CLIP.
-            names: to look for, embedded with CLIP's prompt "a photo of a {}.".
+            names: to look for, embedded with CLIP's prompt "a photo of a {}."; or {name: texts} that are embedded
+                instead.
 
         Raises:
             FileNotFoundError: there is no such model. ValueError: it is of another kind.
@@ -87,8 +91,15 @@ class ClipDetector:
                 most so many of a picture.
         """
         pictures = [to_rgb(image) for image in images]
-        least = THRESHOLD if threshold is None else threshold
+        least = self.config.common_threshold if threshold is None else threshold
         return [self._named(*one, least, top_k) for one in zip(pictures, self.proposer(pictures))]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All that decides a detection: the weights of both, and the embeddings of names."""
+        detector = getattr(self.proposer, "detector", None)
+        parts = {"clip": self.clip.model.state_dict(), "detector": detector.state_dict() if detector else {}}
+        found = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+        return found | {"texts": self._texts}
 
     def _named(self, image, proposed, least, top_k):
         boxes, objectness, _ = select_proposals(*proposed, torch.zeros(0, 4), image.width, image.height, **_LIMITS)

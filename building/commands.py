@@ -4,7 +4,7 @@ OUT/data         photos without boxes, as a COCO folder
 OUT/coverage     a pool of windows of some photos: what captions speak of, whatever the detector finds
 OUT/first, boxes with --localize: a pool of the first detector's regions, and the class-agnostic detector
 OUT/built        regions and pool
-OUT/names.txt, names
+OUT/names.json, names
 OUT/model, report, pictures
 """
 
@@ -69,7 +69,7 @@ def command_of(stage: str, options: BuildOptions, start: Start) -> list[str]:
         begin += ["--streams", "localization", "--pseudo-boxes", "objects", *_RESUMED]
         return ["train", *begin, *_flat(given), *_without_boxes(start), *_train_device(options)]
     if stage == "names":
-        given = {"--names-file": out / "names.txt", "--clip": options.clip, "--output": out / "names"}
+        given = {"--names-file": out / "names.json", "--clip": options.clip, "--output": out / "names"}
         return ["vocabulary", "build", *_flat(given), "--overwrite", *device]
     if stage == "model":
         given = data | {"--vocabulary": out / "names", "--pool": out / "built" / "pool"}

@@ -20,7 +20,8 @@ class BuildOptions:
             used where there are some.
         clip, captioner (str): folder, Hub name or shipped name of a CLIP and of an image-text-to-text model.
         output (Path): folder of all stages.
-        names (tuple of str or None): names to look for. None: what the captions of the pool say.
+        names (dict or None): names to look for, and the texts that are embedded for each. None: what the captions of
+            the pool say.
         localize (bool): first train a class-agnostic localization stream on the regions that are certain.
         prompt (str or None): question to the captioner, as of `decodetr pool build`.
         keep_share (float or None): share of the regions whose captions make the pool, as of `decodetr pool build`.
@@ -34,7 +35,7 @@ class BuildOptions:
     clip: str
     captioner: str
     output: Path
-    names: tuple[str, ...] | None = None
+    names: dict[str, list[str]] | None = None
     localize: bool = False
     prompt: str | None = None
     keep_share: float | None = None

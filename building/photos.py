@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from decodetr.annotations.left_over import pictures_below
-from decodetr.annotations.sources import has_part, load_annotations
+from decodetr.annotations.sources import has_part, kind_of, load_annotations
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, write_json
 from decodetr.utils.images import IMAGE_SUFFIXES, open_image
@@ -29,11 +29,9 @@ def has_boxes(images: str | Path) -> bool:
     """Whether `images` is a data set with annotated training images, and not a folder of photos.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: there is no such folder, or nothing in it is recognised.
     """
-    if not has_part(images, "train"):
-        if not Path(images).is_dir():
-            raise FileNotFoundError(f"--images {images}: no such folder, and no data set (docs/data.md)")
+    if kind_of(images) == "images" or not has_part(images, "train"):
         return False
     coco = load_annotations(images, "train", check_images=False)
     return bool(len(coco.annotations_by_image.column("id", crowds=False)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -77,7 +77,7 @@ def measure(options: BuildOptions, start: Start, pictures: Sequence[Path], stage
     if not images:
         return plan
     settings = PoolSettings() if options.prompt is None else PoolSettings(prompt=options.prompt)
-    names = {"detector": options.detector, "clip": options.clip, "captioner": options.captioner}
+    names: dict[str, str | None] = {"detector": options.detector, "clip": options.clip, "captioner": options.captioner}
     models = {
         name: model.load()
         for name, model in load_models(
@@ -89,7 +89,10 @@ def measure(options: BuildOptions, start: Start, pictures: Sequence[Path], stage
     look /= len(images)
     limits = settings.of("min_objectness", "min_side", "nms_iou", "max_proposals")
     none = torch.zeros(0, 4)
-    boxes = [select_proposals(*one, none, image.width, image.height, **limits)[0] for image, one in zip(images, found)]
+    boxes = [
+        select_proposals(some, scores, none, image.width, image.height, **limits)[0]
+        for image, (some, scores) in zip(images, found)
+    ]
     plan.regions = sum(map(len, boxes)) / len(images)
     pairs = [(image, box) for image, some in zip(images, boxes) for box in some.tolist()][:TRIED]
     pairs = pairs or [(image, (0, 0, image.width, image.height)) for image in images]
@@ -171,7 +174,7 @@ def _one(model, processor, image, count, device):
     ]
 
 
-def _timed(work: Callable[[], object]):
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     """(seconds of the second of two calls, what it returned): the first one warms up."""
     work()
     started = time.perf_counter()

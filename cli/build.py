@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 
 from decodetr.building.options import STAGES, BuildOptions
-from decodetr.cli.options import add_limits
-from decodetr.utils.name_list import read_names
+from decodetr.cli.options import add_clip, add_device, add_limits, add_output
+from decodetr.utils.name_list import read_prompts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of photos, with its sub-folders; or a data set (docs/data.md), whose boxes are used; required",
     )
-    add("--clip", required=True, metavar="NAME", help="folder, Hub name or shipped name of a CLIP; required")
+    add_clip(parser, "folder, Hub name or shipped name of a CLIP", required=True)
     add(
         "--captioner",
         required=True,
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="""names to look for: a file with one name a line, or 'cat,"salt, pepper"' (default: what the captions """
         "say). Others can be asked for at any time later",
     )
-    add("--output", required=True, metavar="OUT", help="folder of all stages; OUT/model is the model; required")
+    add_output(parser, "folder of all stages; OUT/model is the model", metavar="OUT", required=True)
     add(
         "--localize",
         action="store_true",
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--steps", type=int, metavar="N", help="training steps of the semantic stream (default: from the photos)")
     add("--seed", type=int, default=0, metavar="N", help="seed of training and clusters (default: 0)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add_device(parser)
     add("--plan", action="store_true", help="say what each stage will cost, and stop")
     add(
         "--overwrite",
@@ -95,5 +95,4 @@ def run(args: argparse.Namespace) -> int:
 def _names(text):
     if text is None:
         return None
-    names = read_names(file=text) if Path(text).is_file() else read_names(text)
-    return None if names is None else tuple(names)
+    return read_prompts(file=text) if Path(text).is_file() else read_prompts(text)

@@ -104,8 +104,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     add_output(
         parser,
-        "write report.html, report.md, report.json, thresholds.json and detections.parquet into this folder "
-        "(default: print only)",
+        "write report.html, report.md, report.json, thresholds.json and detections.parquet into this folder (default: "
+        "print only)",
     )
     add_overwrite(parser)
 

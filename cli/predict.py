@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help="folder, Hub name or shipped name of a DeCo-DETR "
-        f"(default: {DEFAULT_MODEL}, which knows drawn scenes only)",
+        help="folder, Hub name or shipped name of a DeCo-DETR; or, with --clip, folder or Hub name of any detector of "
+        f"transformers (default: {DEFAULT_MODEL}, which knows drawn scenes only)",
     )
     parser.add_argument(
         "--output", required=True, help="write detections and annotated images into this folder; required"
@@ -61,7 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vocabulary",
         help="vocabulary that replaces that of the model: folder, Hub name or shipped name",
     )
-    add_clip(parser, "CLIP that embeds names which the model lacks (default: the one that the model records)")
+    add_clip(
+        parser,
+        "CLIP that embeds names which the model lacks (default: the one that the model records). With a detector of "
+        "transformers, CLIP names what is in each of its boxes: nothing needs to be trained, but it is slow",
+    )
     add_threshold(parser)
     parser.add_argument("--top-k", type=int, default=100, help="detections to keep per image (default: 100)")
     parser.add_argument(
@@ -143,8 +147,10 @@ def _names(args):
 
 def _predict(args, names, sources):
     from decodetr.inference.loading import load_model
-    from decodetr.inference.picture_run import PredictOptions, PredictRun
+    from decodetr.inference.picture_run import PredictRun
 
+    if args.clip and _is_other_detector(args.model):
+        return _predict_by_clip(args, names, sources)
     if resolve(args.model) == str(HUB_CARDS / DEFAULT_MODEL):
         sys.stderr.write(
             f"{DEFAULT_MODEL} knows small drawn scenes and nothing of the real world; for photos train a model "
@@ -156,7 +162,43 @@ def _predict(args, names, sources):
             f"--explain shows what the queries looked up in the pool, but {args.model} was trained with pool_use="
             f"{model.config.pool_use!r}, which looks nothing up"
         )
-    options = PredictOptions(
+    return PredictRun(_options(args), model, image_processor, sources).run()
+
+
+def _is_other_detector(model):
+    """Whether a folder or Hub name is of no DeCo-DETR."""
+    from transformers import AutoConfig
+
+    from decodetr.modeling_decodetr import DeCoDetrConfig
+    from decodetr.utils.shipped import loading
+
+    with loading("model", model) as folder:
+        return AutoConfig.from_pretrained(folder).model_type != DeCoDetrConfig.model_type
+
+
+def _predict_by_clip(args, names, sources):
+    """Boxes of a detector, names of CLIP on crops of them."""
+    from decodetr.building.clip_detector import ClipDetector
+    from decodetr.inference.picture_run import PredictRun
+
+    if not isinstance(names, dict):
+        raise ValueError(
+            f"{args.model} has no pool and no names of its own to choose from: give --names or --names-file"
+        )
+    if args.explain or args.vocabulary:
+        raise ValueError(f"--explain and --vocabulary are of a DeCo-DETR, which {args.model} is not; leave them out")
+    sys.stderr.write(
+        f"CLIP looks at every box of {args.model}: slow. `decodetr build` makes a model of the two that looks names "
+        "up instead\n"
+    )
+    detector = ClipDetector.from_pretrained(args.model, args.clip, names, args.device)
+    return PredictRun(_options(args), detector, None, sources, find_in=detector).run()
+
+
+def _options(args):
+    from decodetr.inference.picture_run import PredictOptions
+
+    return PredictOptions(
         output=args.output,
         model=args.model,
         vocabulary=args.vocabulary,
@@ -175,4 +217,3 @@ def _predict(args, names, sources):
         frame_stride=args.frame_stride,
         max_frames=args.max_frames,
     )
-    return PredictRun(options, model, image_processor, sources).run()

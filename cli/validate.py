@@ -18,9 +18,9 @@ from decodetr.utils.tables import markdown_table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `decodetr validate`."""
     add = parser.add_argument
-    add("data", metavar="DATA", help=f"data set to check: {DATA_HELP}, or a COCO annotation file")
+    add("data", metavar="DATA", help=f"data set to check: {DATA_HELP}, or an annotation file")
     add("--parts", nargs="+", choices=PARTS, help="parts to check (default: all that exist)")
-    add("--images", metavar="DIR", help="image folder of a COCO annotation file (default: next to annotations/)")
+    add("--images", metavar="DIR", help="image folder, of any form but YOLO and `datasets` (default: that of DATA)")
     add(
         "--names-split",
         metavar="FILE",
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
     source = Path(args.data)
     _check_outputs(args, source)
-    single = source.suffix == ".json"
+    single = source.suffix in (".json", ".xml")
     split_file = names_split_file(source.parent if single else source, args.names_split)
     dataset = DatasetReport(
         ReportOptions(
@@ -112,7 +112,7 @@ def _check_outputs(args, source):
     """Refuse to write where annotations are read, or over those of another data set."""
     from decodetr.annotations.repair import REPAIRED
 
-    data = source.parent if source.suffix in (".yaml", ".yml") else source
+    data = source.parent if source.suffix in (".yaml", ".yml", ".xml") else source
     inputs = {"DATA": [data, source], "--images": args.images, "--vocabulary": args.vocabulary}
     apart("--output", args.output, inputs, ("validation.json",))
     files = ("validation.json", *(f"{part}.jpg" for part in PARTS))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from decodetr.annotations.sources import kind_of
+from decodetr.annotations.sources import kind_of, without_boxes
 from decodetr.evaluation import ENGINES
 from decodetr.evaluation.protocols import Protocol
 from decodetr.utils.documents import read_json
@@ -112,8 +112,8 @@ class EvalOptions:
     def _check_data(self):
         if not (self.annotations or self.data):
             raise ValueError("give --data DIR or --annotations FILE: what the model is evaluated on")
-        if not self.annotations:
-            kind_of(self.data)
+        if not self.annotations and kind_of(self.data) == "images":
+            raise ValueError(without_boxes(self.data))
 
 
 def _is_report(file):

@@ -43,9 +43,9 @@ class CandidateLabels:
         Raises:
             ValueError: no labels, or names without embedding that cannot get one.
         """
-        labels = list(labels)
+        labels = [] if isinstance(labels, str) else list(labels)
         if not labels or not all(isinstance(label, str) and label.strip() for label in labels):
-            raise ValueError(f"candidate_labels must be texts, at least one, got {labels!r}")
+            raise ValueError(f"labels must be a list of names, at least one, got {labels!r}")
         place = {name: row for row, name in reversed(list(enumerate(stored.names)))}
         names = [name_of(label, place) for label in labels]
         space = repr(sorted(stored.info.items(), key=lambda item: item[0]))

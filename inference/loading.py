@@ -49,8 +49,9 @@ def load_model(
         config = AutoConfig.from_pretrained(folder)
         if config.model_type != DeCoDetrConfig.model_type:
             raise ValueError(
-                f"{model} holds a model of type {config.model_type!r}, expected a DeCo-DETR; `decodetr train "
-                "--detector` makes one of a detector of transformers"
+                f"{model} holds a model of type {config.model_type!r}, expected a DeCo-DETR; `decodetr build` "
+                "makes one of a detector of transformers and photos, and `decodetr predict --clip CLIP --names ...` "
+                "detects with it at once"
             )
         detector = DeCoDetrForObjectDetection.from_pretrained(folder)
         image_processor = AutoImageProcessor.from_pretrained(folder)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
-import supervision as sv
 import torch
 from transformers import AutoImageProcessor
 
@@ -21,12 +20,15 @@ from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
 from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
 from decodetr.utils.download import is_url, open_url
 from decodetr.utils.images import in_batches, open_image, pixel_count
+from decodetr.utils.quiet_supervision import sv
 from decodetr.utils.shipped import resolve
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
 
-    Picture = str | os.PathLike[str] | PIL.Image.Image | np.ndarray | torch.Tensor
+    Picture: TypeAlias = str | os.PathLike[str] | PIL.Image.Image | np.ndarray | torch.Tensor
 
 _CANDIDATES = CandidateLabels()  # keeps what was embedded
 
@@ -68,8 +70,7 @@ def detect(
         FileNotFoundError: no such model or picture. ValueError: a picture that cannot be read, an address without
             `allow_urls`, or names without embedding.
     """
-    several = isinstance(images, list | tuple)
-    pictures = list(images) if several else [images]
+    pictures = list(images) if isinstance(images, list | tuple) else [images]
     if isinstance(model, DeCoDetrForObjectDetection):
         detector, processor = model, image_processor or processor_of(model)
     else:
@@ -87,7 +88,7 @@ def detect(
         opened = [as_picture(picture, allow_urls) for picture in batch]
         results = detect_batch(detector, processor, opened, min(least.values()), top_k, tables=tables)
         found += [to_supervision(result, row, least) for result in results]
-    return found if several else found[0]
+    return found if isinstance(images, list | tuple) else found[0]
 
 
 def as_picture(picture: Picture, allow_urls: bool = False) -> PIL.Image.Image:

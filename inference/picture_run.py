@@ -6,9 +6,10 @@ import hashlib
 import re
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,8 @@ class PredictRun:
 
     Args:
         options (PredictOptions). model, image_processor: of [`load_model`]. sources ([`Sources`]).
+        find_in (callable, *optional*): pictures, threshold and `top_k` to what [`detect`] gives, without a model of
+            ours. `model` then says names, thresholds (`config`) and weights (`state_dict`).
     """
 
     def __init__(
@@ -111,8 +114,11 @@ class PredictRun:
         model: DeCoDetrForObjectDetection,
         image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
         sources: Sources,
+        find_in: Callable[..., list[dict[str, list]]] | None = None,
     ) -> None:
-        self.options, self.model, self.image_processor = options, model, image_processor
+        self.options, self.model = options, model
+        # All scores, of which those above the threshold are kept: the best one is known then, whatever it is.
+        self.find_in: Callable[..., list[dict[str, list]]] = find_in or partial(detect, model, image_processor)
         self.addresses, self.videos = sources.addresses, sources.videos
         self.output = Path(options.output)
         self.output.mkdir(parents=True, exist_ok=True)
@@ -193,9 +199,8 @@ class PredictRun:
         options = self.options
         if options.slice is not None:
             return [self._find_in_tiles(image) for image in images]
-        # All scores, of which those above the threshold are kept: the best one is known then, whatever it is.
-        explain = EXPLAINING_PROTOTYPES if options.explain else 0
-        found = detect(self.model, self.image_processor, images, 0.0, options.top_k, explain)
+        explained = {"explain": EXPLAINING_PROTOTYPES} if options.explain else {}
+        found = self.find_in(images, 0.0, options.top_k, **explained)
         best = [max(result["scores"], default=0.0) for result in found]
         return [(above(result, self.model.config, options.threshold), score) for result, score in zip(found, best)]
 
@@ -204,7 +209,7 @@ class PredictRun:
         row = {name: place for place, name in reversed(list(enumerate(names)))}
 
         def detector(tiles):
-            results = detect(self.model, self.image_processor, tiles, 0.0, options.top_k)
+            results = self.find_in(tiles, 0.0, options.top_k)
             best.extend(score for result in results for score in result["scores"])
             return [to_supervision(above(result, self.model.config, options.threshold), row) for result in results]
 
@@ -351,6 +356,8 @@ def _learned(model):
     """What names a model had boxes of, as its config says, for people."""
     info = model.config.training_info or {}
     names = info.get("annotated_names") or info.get("training_names") or info.get("pretrained_detector_names")
+    if info.get("annotated_names") == [] and names:
+        return f"The model learned {len(names)} names from CLIP and captions, without a box of any."
     if not names:
         return "The model does not say what it was trained on."
     some = ", ".join(map(one_line, names[:5])) + (", ..." if len(names) > 5 else "")

@@ -108,34 +108,38 @@ class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
         groups: dict[tuple | None, list[int]] = {}
         for row, wanted in enumerate(labels):
             groups.setdefault(None if wanted is None else tuple(wanted), []).append(row)
-        tables, found = self.model.tables(), {}
+        tables = self.model.tables()
+        found: dict[int, tuple[torch.Tensor, torch.Tensor, list[str], list[str]]] = {}
         for wanted, rows in groups.items():
-            if wanted is None:
-                chosen, names = tables, tables.vocabulary.names
-            else:
+            chosen, names = tables, tables.vocabulary.names
+            if wanted is not None:
                 vocabulary, names = self._candidates.vocabulary(tables.vocabulary, wanted)
                 chosen = self.model.semantic_stream.tables_with(tables, vocabulary)
-            images = {key: model_inputs[key][rows] for key in ("pixel_values", "pixel_mask") if key in model_inputs}
-            outputs = forward(self.model, images, tables=chosen)
+            images: dict[str, torch.Tensor] = {
+                key: model_inputs[key][rows] for key in ("pixel_values", "pixel_mask") if key in model_inputs
+            }
+            outputs: Any = forward(self.model, images, tables=chosen)
             for row, logits, boxes in zip(rows, outputs.logits, outputs.pred_boxes):
-                found[row] = {"logits": logits, "pred_boxes": boxes, "labels": chosen.vocabulary.names, "names": names}
-        rows = [found[row] for row in range(count)]
-        outputs = {key: [row[key] for row in rows] for key in rows[0]}
-        if len(groups) == 1:
-            outputs |= {key: torch.stack(outputs[key]) for key in ("logits", "pred_boxes")}
-        return {"is_last": model_inputs["is_last"], "target_size": model_inputs["target_size"], **outputs}
+                found[row] = logits, boxes, chosen.vocabulary.names, names
+        columns = [list(column) for column in zip(*(found[row] for row in range(count)))]
+        if len(groups) == 1:  # else images have logits of different widths
+            columns[:2] = [torch.stack(column) for column in columns[:2]]
+        kept = {key: model_inputs[key] for key in ("is_last", "target_size")}
+        return kept | dict(zip((*_TENSORS, *_TEXTS), columns))
 
     def postprocess(
         self, model_outputs: list[dict[str, Any]], threshold: float | None = None, top_k: int | None = None
     ) -> list[dict[str, Any]]:
         """Detections of one image, best first."""
         (outputs,) = model_outputs
-        logits, boxes = (outputs[key] if isinstance(outputs[key], torch.Tensor) else outputs[key][0] for key in _OUT)
-        labels, names = (value if isinstance(value[0], str) else value[0] for value in map(outputs.get, _TEXTS))
-        outputs = {"logits": logits.reshape(1, -1, len(labels)), "pred_boxes": boxes.reshape(1, -1, 4)}
+        logits, boxes = (_only(outputs[key], torch.Tensor) for key in _TENSORS)
+        labels, names = (outputs[key] if isinstance(outputs[key][0], str) else outputs[key][0] for key in _TEXTS)
         least = self.model.config.thresholds(names, threshold)
         (found,) = self.image_processor.post_process_object_detection(
-            outputs, min(least), model_outputs[0]["target_size"].reshape(1, 2), top_k=top_k or _MOST
+            {"logits": logits.reshape(1, -1, len(labels)), "pred_boxes": boxes.reshape(1, -1, 4)},
+            min(least),
+            outputs["target_size"].reshape(1, 2),
+            top_k=top_k or _MOST,
         )
         return [
             {"score": score, "label": labels[label], "box": self._get_bounding_box(box)}
@@ -144,8 +148,13 @@ class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
         ]
 
 
-_OUT, _TEXTS = ("logits", "pred_boxes"), ("labels", "names")
+_TENSORS, _TEXTS = ("logits", "pred_boxes"), ("labels", "names")
 _MOST = 100  # as of post_process_object_detection
+
+
+def _only(value, kind):
+    """A value, or the only one of a list."""
+    return value if isinstance(value, kind) else value[0]
 
 
 def _picture(image, timeout):

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import supervision as sv
-from supervision.dataset.formats.pascal_voc import detections_to_pascal_voc
 
 from decodetr.inference.picture_files import unique_names
 from decodetr.utils.files import json_text
 from decodetr.utils.paths import link_files
+from decodetr.utils.quiet_supervision import detections_to_pascal_voc, sv
 
 if TYPE_CHECKING:
     from typing import Any

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
-import supervision as sv
+
+from decodetr.utils.quiet_supervision import sv
 
 if TYPE_CHECKING:
     Detector = Callable[[list[PIL.Image.Image]], list[sv.Detections]]

@@ -98,8 +98,10 @@ def _listed(sources):
         if not lines:
             raise ValueError(f"{file}: expected a source in each line, got none")
         for line in lines:
+            if is_live(line):
+                raise ValueError(f"{file}: {line}: cameras and streams are named in the command, not in a list")
             beside = file.parent / line
-            yield str(beside) if not (is_url(line) or is_live(line)) and beside.exists() else line
+            yield str(beside) if not is_url(line) and beside.exists() else line
 
 
 def _file_name(address):

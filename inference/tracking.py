@@ -44,7 +44,8 @@ class Tracks:
         found.data[_ROW] = np.arange(len(found))
         tracked = self._tracker.update(found)
         tracks: list[int | None] = [None] * len(found)
-        for row, track in zip(tracked.data.get(_ROW, ()), tracked.tracker_id):
+        numbers = () if tracked.tracker_id is None else tracked.tracker_id
+        for row, track in zip(tracked.data.get(_ROW, ()), numbers):
             tracks[int(row)] = int(track) if track >= 0 else None
         del found.data[_ROW]
         return tracks

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import supervision as sv
 from tqdm.auto import tqdm
 
 from decodetr.inference.one_call import to_supervision
@@ -21,6 +20,7 @@ from decodetr.inference.result_files import FRAMES, VIDEOS, marked, rows_of
 from decodetr.inference.tracking import Tracks
 from decodetr.inference.videos import Video, is_live
 from decodetr.utils.files import committed
+from decodetr.utils.quiet_supervision import sv
 
 if TYPE_CHECKING:
     from typing import Any

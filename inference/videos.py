@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import av
 
+from decodetr.utils.files import limit
+from decodetr.utils.limits import MAX_PIXELS, MAX_PIXELS_VARIABLE
+
 if TYPE_CHECKING:
     from typing import Any
 
@@ -68,6 +71,13 @@ class Video:
             raise FileNotFoundError(f"{source}: no such file") from None
         except (OSError, ValueError, IndexError) as error:
             raise ValueError(f"{source}: expected a video, got: {error or 'no pictures in it'}") from error
+        most = limit(MAX_PIXELS_VARIABLE, MAX_PIXELS)
+        if self._stream.width * self._stream.height > most:
+            self._container.close()
+            raise ValueError(
+                f"{source}: frames of {self._stream.width} x {self._stream.height} pixels, more than the {most:,} "
+                "that are decoded at most; if you trust the video, give --max-image-pixels"
+            )
         self._stream.thread_type = "AUTO"
         self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 25)
         self.frames = self._stream.frames or 0

@@ -40,6 +40,10 @@ class EmbeddingArtifact(Float32Buffers):
     def _metadata(self) -> dict:
         raise TypeError(f"{type(self).__name__} must define _metadata().")
 
+    def _card_facts(self) -> dict:
+        """What the card says of how it was made."""
+        return self.info
+
     def _card_lines(self) -> list:
         raise TypeError(f"{type(self).__name__} must define _card_lines().")
 
@@ -133,7 +137,7 @@ class EmbeddingArtifact(Float32Buffers):
     def card(self) -> str:
         """README.md of the artifact: what it is, and everything that `info` says about how it was made."""
         rows = []
-        for key, value in sorted(self.info.items()):
+        for key, value in sorted(self._card_facts().items()):
             text = ", ".join(map(str, value[:5])) if isinstance(value, list) else str(value)
             text += f", ... ({len(value)})" if isinstance(value, list) and len(value) > 5 else ""
             rows.append((key, text))

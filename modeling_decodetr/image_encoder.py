@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 Picture = Image.Image | np.ndarray
 Example = Picture | tuple[Picture, Sequence[float]]
 
-_EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+# What `convert` makes RGB without clipping. Others, of 16 bits and floats, are scaled where files are opened.
+_EIGHT_BITS = ("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 def load_image_model(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .hub_rule import local_only, packaged, recorded_place
-from .prompts import checked_names, prompts_of, some_of
+from .prompts import checked_names, prompts_of, recorded, some_of
 from .vocabulary import Vocabulary, describe_encoder, same_encoder
 
 logger = logging.getLogger(__name__)
@@ -54,12 +54,12 @@ def choose_names(vocabulary: Vocabulary, names: Names, text_model: str | Path | 
 def _not_stored(vocabulary, names):
     """{name: its texts} of the names for which a vocabulary has no embedding."""
     stored, info = set(vocabulary.names), vocabulary.info
-    recorded, spaces = info.get("prompts", {}), info.get("underscores_to_spaces", False)
+    made_from, spaces = recorded(info, "prompts"), bool(info.get("underscores_to_spaces"))
     if not isinstance(names, Mapping):  # what a name was made from before, it is made from again
         new = [name for name in dict.fromkeys(names) if name not in stored]
-        return dict(zip(new, prompts_of({name: recorded.get(name, name) for name in new}, spaces))) if new else {}
+        return dict(zip(new, prompts_of({name: made_from.get(name, name) for name in new}, spaces))) if new else {}
     texts = dict(zip(names, prompts_of(names, spaces)))
-    return {name: own for name, own in texts.items() if name not in stored or own != recorded.get(name, [name])}
+    return {name: own for name, own in texts.items() if name not in stored or own != made_from.get(name, [name])}
 
 
 def _embed(prompts, info, text_model):

@@ -52,6 +52,13 @@ def own_prompts(names: Sequence[str], prompts: Sequence[list[str]]) -> dict[str,
     return {name: texts for name, texts in zip(names, prompts) if texts != [name]}
 
 
+def recorded(info: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """What a vocabulary's info has of its names under "prompts" or "examples". Nothing where it is no mapping, as a
+    config of others may have it."""
+    found = info.get(key)
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
 def some_of(names: Iterable[str], most: int = _SOME) -> str:
     """The first few of some names, for a message."""
     names = list(names)

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from .card_text import markdown_text
 from .embedding_artifact import EmbeddingArtifact, check_embeddings, random_rows, unit_rows
 from .embedding_space import as_texts, text_cosine
-from .prompts import checked_names, own_prompts, prompts_of, some_of
+from .prompts import checked_names, own_prompts, prompts_of, recorded, some_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -303,6 +303,10 @@ class Vocabulary(EmbeddingArtifact):
         encoder = self.info.get("encoder")
         return f"{some_of(self.names)}; {len(self)} of width {self.embedding_dim}, encoder {encoder or 'unknown'}"
 
+    def _card_facts(self):
+        counted = {key: f"of {len(recorded(self.info, key))} names" for key in ("prompts", "examples")}
+        return {key: counted.get(key, value) for key, value in self.info.items()}
+
     def _card_lines(self):
         some = "; ".join(map(markdown_text, self.names[:20]))
         lines = ["# Vocabulary", "", f"Embeddings of {len(self)} names, width {self.embedding_dim}, for DeCo-DETR:"]
@@ -346,8 +350,8 @@ class Vocabulary(EmbeddingArtifact):
         embeddings = torch.cat([self.embeddings[rows], other.embeddings.to(self.embeddings.device)])
         info = {**other.info, **self.info}
         for key in ("prompts", "examples"):
-            mine = {name: value for name, value in self.info.get(key, {}).items() if name not in theirs}
-            if both := mine | other.info.get(key, {}):
+            mine = {name: value for name, value in recorded(self.info, key).items() if name not in theirs}
+            if both := mine | recorded(other.info, key):
                 info[key] = both
         return Vocabulary([self.names[row] for row in rows] + other.names, embeddings, info)
 

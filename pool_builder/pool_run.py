@@ -75,7 +75,7 @@ def training_images(data: PoolData) -> CocoAnnotations:
         data (PoolData).
     """
     split = names_split_file(data.folder, data.names_split)
-    coco = load_annotations(data.folder, "train", data.annotations, data.images, **data.form)
+    coco = load_annotations(data.folder, "train", data.annotations, data.images, **data.form, boxes=False)
     return coco if split is None else coco.select(read_split(split)[0])
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from decodetr.annotations.names_ahead import names_ahead
 from decodetr.annotations.names_split import names_split_file, read_split
-from decodetr.annotations.sources import coco_file, has_part, kind_of, load_annotations
+from decodetr.annotations.sources import check_part, coco_file, has_part, kind_of, load_annotations
 from decodetr.training.arguments import DeCoDetrTrainingArguments
 from decodetr.training.calibration import MOST, SHARE, why_none_kept, why_not
 from decodetr.training.environment import check_environment, needs_package
@@ -171,18 +171,9 @@ def _check_data(options):
 
 def _check_part(option, data, part):
     try:
-        kind = kind_of(data)
-        found = kind == "coco" or has_part(data, part)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{option} {error}") from error
-    if kind == "coco":
-        file = coco_file(data, part)
-        if not Path(data).is_dir():
-            raise ValueError(f"{option} {data}: expected a folder, got a file")
-        if not file.is_file():
-            raise FileNotFoundError(f"{option} {data}: no such file: {file}; docs/data.md has the forms of data")
-    elif not found:
-        raise ValueError(f"{option} {data}: it has no part {part!r}")
+        check_part(data, part)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{option} {error}") from error
 
 
 def _has_validation(options):

@@ -24,4 +24,5 @@ program.py         runs a command for a file that is a program itself
 shipped.py         models and tables by name, those that travel with the package too
 spelling.py        the known word that is near to an unknown one
 tables.py          tables as Markdown
+xml_documents.py   the one reader of XML that somebody else wrote
 """

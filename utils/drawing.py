@@ -4,7 +4,6 @@ Small images are enlarged first, because a label of legible size would otherwise
 Sans, which comes with matplotlib and has accents, Greek and Cyrillic (for other scripts give a font file).
 """
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -153,12 +152,10 @@ def draw_explanations(
 
 
 def _supervision():
-    """The module, without its notice that it draws without OpenCV, which is of no use to ours."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="OpenCV")
-        import supervision
+    """The module, which takes its time to import."""
+    from decodetr.utils.quiet_supervision import sv
 
-    return supervision
+    return sv
 
 
 def default_font() -> Path:

@@ -164,7 +164,7 @@ def test_a_file_alone_and_nothing(tmp_path, capsys):
     assert status == 0 and printed.startswith("## train")
     (tmp_path / "empty").mkdir()
     assert main(["validate", str(tmp_path / "empty")]) == 1
-    assert "expected annotations of train, val, test, got none" in capsys.readouterr().err
+    assert "no annotations and no pictures were found. Looked for: data.yaml" in capsys.readouterr().err
     assert main(["validate", str(tmp_path / "none.json")]) == 1
     assert "cannot be read as JSON" in capsys.readouterr().out
 
@@ -261,17 +261,18 @@ def test_all_faults_of_a_data_set_and_a_copy_without_them(tmp_path, capsys):
 
 def test_what_is_not_read_is_said(tmp_path, capsys):
     folder = write(tmp_path / "data", good())
-    (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(good()))
+    other = folder / "annotations" / "instances_minival.json"
+    other.write_text(json.dumps(good()))
     (folder / "names.json").write_text(json.dumps({"base": {"1": NAMES[0]}, "novel": {}}))
     status, printed = validate(capsys, folder)
-    other = folder / "annotations" / "instances_val2017.json"
     assert status == 0 and f"Not read: {other}; `decodetr validate FILE" in printed
-    (folder / "annotations" / "train.json").unlink()
+    (folder / "annotations" / "train.json").rename(folder / "annotations" / "all.json")
     assert main(["validate", str(folder)]) == 1
-    assert f"got none; there are {other}: give one of these files" in capsys.readouterr().err
-    yolo = write_yolo(tmp_path / "yolo", valid="images/train")
+    error = capsys.readouterr().err
+    assert f"several files can be the part 'train': {other.with_name('all.json')}, {other}; take the others" in error
+    yolo = write_yolo(tmp_path / "yolo", val="images/train", valid="images/train")
     status, printed = validate(capsys, yolo)
-    assert status == 0 and f"Not read: {yolo} (valid)" in printed
+    assert f"Not read: {yolo} (valid)" in printed
 
 
 def test_a_pipe_is_not_waited_for(tmp_path, capsys):

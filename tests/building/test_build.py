@@ -139,7 +139,7 @@ def test_what_cannot_be_built_is_said_before_any_work(given, tmp_path, capsys):
         assert main(["build", str(detector), "--images", str(images), *common, *more]) == 1
         return capsys.readouterr().err
 
-    assert "expected pictures (" in error(given / "detector", tmp_path / "empty")
+    assert "There is: nothing" in error(given / "detector", tmp_path / "empty")
     assert "no such folder" in error(given / "detector", tmp_path / "nowhere")
     assert "--steps must be at least 1" in error(given / "detector", given / "photos", "--steps", "0")
     assert "detector" in error(tmp_path / "nowhere", given / "photos")

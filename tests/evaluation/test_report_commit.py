@@ -36,7 +36,8 @@ def test_the_pages_carry_the_digest_of_the_numbers(tmp_path):
         assert run_of(tmp_path) == run
     names = {file.name for file in tmp_path.iterdir()}
     pictures = {"precision_recall.png", "calibration.png", "errors.png"}
-    assert names == {"report.json", "report.md", "report.html", "detections.parquet", *pictures}
+    files = {"report.json", "report.md", "report.html", "detections.parquet", "thresholds.json"}
+    assert names == files | pictures
     modes = {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
     umask = os.umask(0)
     os.umask(umask)

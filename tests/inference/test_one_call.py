@@ -1,6 +1,8 @@
 """`decodetr.detect`: pictures of any kind in, `supervision.Detections` out."""
 
 import io
+import json
+import urllib.error
 import urllib.request
 
 import numpy as np
@@ -11,6 +13,7 @@ from helpers.pictures import write_image
 from PIL import Image
 
 import decodetr
+from decodetr.cli import main
 from decodetr.inference.detection import detect as detect_batch
 from decodetr.inference.journal import Journal
 from decodetr.inference.loading import load_model
@@ -76,6 +79,9 @@ def test_names_are_of_this_call_and_thresholds_of_the_model(loaded, pixels):
         model.config.score_threshold = model.config.name_thresholds = None
     kept = [i for i in range(5) if found.data["class_name"][i] != "a dog."]
     assert same(shown, found[kept])
+    for wrong in ("cat", [], ["cat", " "]):
+        with pytest.raises(ValueError, match="labels must be a list of names, at least one"):
+            decodetr.detect(model, pixels, names=wrong)
     empty = decodetr.detect(model, pixels, threshold=1.0)
     assert len(empty) == 0 and empty.xyxy.shape == (0, 4)
 
@@ -115,6 +121,29 @@ def test_addresses_are_fetched_up_to_a_limit(loaded, pixels, monkeypatch):
         download.fetch("https://example.org/a.png")
     with pytest.raises(ValueError, match="expected an address"):
         download.fetch("file:///etc/passwd")
+
+
+def test_the_command_fetches_what_it_is_told_to(tiny_detector_folder, pixels, tmp_path, monkeypatch, capsys):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    asked = []
+
+    def urlopen(request, timeout):
+        asked.append(request.full_url)
+        if "gone" in request.full_url:
+            raise urllib.error.URLError("not found")
+        return io.BytesIO(stream.getvalue())
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    good, gone = "https://example.org/a.png?size=1", "https://example.org/gone.png"
+    words = ["predict", good, gone, "--model", tiny_detector_folder, "--output", tmp_path, "--device", "cpu"]
+    assert main(list(map(str, words))) == 1 and asked == []
+    assert "only with --allow-urls" in capsys.readouterr().err
+    assert main([*map(str, words), "--allow-urls", "--no-pictures"]) == 1 and asked == [good, gone]
+    report = json.loads((tmp_path / "detections.json").read_text())
+    (entry,), (failed,) = report["images"], report["failed"]
+    assert entry["address"] == good and (entry["width"], entry["height"]) == (90, 60)
+    assert failed["error"].startswith(f"{gone}: cannot be fetched") and report["missing"] == []
 
 
 def test_names_of_many_files_are_found_in_linear_time(tmp_path):

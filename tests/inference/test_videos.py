@@ -47,7 +47,11 @@ def test_frames_have_numbers_times_and_pixels(film):
         assert [frame.number for frame in video.read(2, most=2)] == [0, 2]
 
 
-def test_what_is_no_video_is_refused(tmp_path):
+def test_what_is_no_video_is_refused(film, tmp_path, monkeypatch):
+    with monkeypatch.context() as small:
+        small.setenv("DECODETR_MAX_IMAGE_PIXELS", "3000")
+        with pytest.raises(ValueError, match="film.mp4: frames of 64 x 48 pixels, more than the 3,000"):
+            Video(str(film))
     with pytest.raises(FileNotFoundError, match="missing.mp4: no such file"):
         Video(str(tmp_path / "missing.mp4"))
     (tmp_path / "text.mp4").write_text("no video")
@@ -75,6 +79,9 @@ def test_sources_are_sorted_out(film, tmp_path):
         assert len(found.videos) == (1 if address.endswith(".jpg") else 2) and "camera:0" in found.videos
     (file,) = find_sources(["http://example.org/x/a b.jpg"], tmp_path / "out", True).addresses
     assert file.parent == tmp_path / "out" / "downloads" and file.name.startswith("a_b-") and file.suffix == ".jpg"
+    listed.write_text("camera:0\n")
+    with pytest.raises(ValueError, match="list.txt: camera:0: cameras and streams are named in the command"):
+        find_sources([listed], tmp_path / "out", allow_urls=True)
     listed.write_text("\n")
     with pytest.raises(ValueError, match="list.txt: expected a source in each line, got none"):
         find_sources([listed], tmp_path / "out")

@@ -104,3 +104,10 @@ def test_a_pool_that_does_not_fit_is_refused(clip_folder):
         Vocabulary.from_images(examples, clip_folder, PrototypePool(torch.eye(8), info={"encoder": "other"}))
     with pytest.raises(ValueError, match="does not say where images and texts of its teacher lie"):
         Vocabulary.from_images(examples, clip_folder, PrototypePool(torch.eye(8)))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "HSV"])
+def test_pictures_of_all_modes_of_eight_bits(clip_folder, mode):
+    image = picture(0, mode="RGB").convert(mode)
+    made = Vocabulary.from_images({"x": [image], "y": [image.convert("RGB")]}, clip_folder, None)
+    assert torch.allclose(made["x"], made["y"], atol=1e-6)

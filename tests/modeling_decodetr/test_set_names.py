@@ -70,6 +70,18 @@ def test_what_cannot_be_embedded_changes_nothing(model, tmp_path):
     assert model.vocabulary.names == ["cat", "dog"]
 
 
+@pytest.mark.parametrize("record", [3, ["gnu"], None, {"yak": 3}])
+def test_a_record_that_is_none_is_passed_over(model, text_detector, record):
+    stored = model.vocabulary
+    model.set_vocabulary(Vocabulary(stored.names, stored.embeddings, {**stored.info, "prompts": record}))
+    model.set_names(["gnu", "cat"])
+    gnu = Vocabulary.from_text_model(["gnu"], text_detector[1], TEMPLATES)["gnu"]
+    assert torch.equal(model.vocabulary["gnu"], gnu)
+    if record == {"yak": 3}:
+        with pytest.raises(ValueError, match="the prompts of 'yak' must be a text or a list of texts, got 3"):
+            model.set_names(["yak"])
+
+
 def test_a_text_model_that_has_moved_is_given(model, text_detector):
     before = model.vocabulary
     model.set_vocabulary(Vocabulary(before.names, before.embeddings, {**before.info, "encoder": "moved/away"}))

@@ -24,7 +24,9 @@ OWN = {
     "scenes/clip_teacher.py",
     "utils/documents.py",
     "utils/files.py",
+    "utils/xml_documents.py",
 }
+XML = {"xml", "lxml", "defusedxml"}
 
 
 def _is_round_trip(call):
@@ -46,6 +48,26 @@ def test_nothing_else_reads_documents():
             if (module in ("json", "yaml") and function in LOADERS) or function == "read_text":
                 found.append(f"{name}:{call.lineno}: {module}.{function}")
     assert found == []
+
+
+def test_nothing_else_reads_xml():
+    found = []
+    for file in sorted(ROOT.rglob("*.py")):
+        name = file.relative_to(ROOT).as_posix()
+        if name in OWN or name.startswith(("tests/", ".")):
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        types = {id(line) for node in ast.walk(tree) if _is_for_types(node) for line in ast.walk(node)}
+        for node in ast.walk(tree):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if id(node) not in types and any(module.split(".")[0] in XML for module in modules):
+                found.append(f"{name}:{node.lineno}: {modules}")
+    assert found == []
+
+
+def _is_for_types(node):
+    return isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
 
 
 DEEP = "nested more than 100 deep"

@@ -1,0 +1,134 @@
+"""CVAT's "CVAT for images 1.1": annotations.xml, with pictures in images/ or anywhere else in the folder.
+
+A project's file has the subset of each image. Boxes that are turned, polygons, ellipses and masks become the boxes
+around them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from decodetr.annotations.exported import (
+    ExportedImage,
+    ExportedShape,
+    PictureFinder,
+    around_ellipse,
+    declared_size,
+    exported_annotations,
+    left_over,
+    number_in,
+    passed_over,
+    told_to,
+    turned,
+)
+from decodetr.annotations.findings import Findings
+from decodetr.utils.files import regular_file
+from decodetr.utils.xml_documents import read_xml
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+    from decodetr.annotations.coco import CocoAnnotations
+
+ROOT = "annotations"
+_SUBSET = re.compile(rb"<image\s[^>]*?\bsubset=\"([^\"]*)\"")
+_ELSEWHERE = ("polyline", "points", "cuboid", "skeleton")  # shapes without an area
+
+
+def cvat_subsets(file: str | Path) -> list[str]:
+    """The subsets that images of a file name, in their order. Empty where they name none."""
+    content = regular_file(file).read_bytes()
+    return [name.decode(errors="replace") for name in dict.fromkeys(_SUBSET.findall(content))]
+
+
+def read_cvat(
+    file: str | Path,
+    subsets: Sequence[str] | None = None,
+    images: str | Path | None = None,
+    check_images: bool = True,
+    findings: Findings | None = None,
+) -> CocoAnnotations:
+    """
+    The images of an export.
+
+    Args:
+        file: annotations.xml. subsets: of the images that are taken. Default: all images.
+        images: the folder of the pictures. Default: that of the file.
+        check_images (bool): they must be there.
+        findings (Findings, optional): is told of what cannot be used, which is left out then. Default: the first such
+            thing is an error, and warnings are logged.
+
+    Returns:
+        CocoAnnotations: names in the order of CVAT's labels.
+
+    Raises:
+        FileNotFoundError, ValueError: the message names file and image.
+    """
+    file, told = Path(file), told_to(findings)
+    root = read_xml(file, ROOT)
+    if root.find("track") is not None:
+        raise ValueError(f"{file}: expected images, got the tracks of a video; export it as 'CVAT for images 1.1'")
+    folder = file.parent if images is None else Path(images)
+    finder = PictureFinder(folder, check_images)
+    found, everywhere = [], []
+    for row, element in enumerate(root.findall("image")):
+        where = f"{file}: image {element.get('id', row)} ({element.get('name', '')[:80]!r})"
+        subset, name = element.get("subset", ""), element.get("name", "")
+        taken = subsets is None or subset in subsets
+        beside = [f"images/{subset}", "images", "", subset] if subset else ["images", "images/default", ""]
+        path = finder.locate(name, where, told if taken else Findings(), beside) if taken or check_images else None
+        everywhere += [] if path is None else [path]
+        if taken:
+            size = declared_size(element.get("width"), element.get("height"))
+            found.append(ExportedImage(where, name, path, size, _shapes(element, where, told)))
+    labels = (label for label in root.iterfind("./meta//label") if label.find("parent") is None)
+    names = [label.findtext("name", "").strip() for label in labels]
+    coco = exported_annotations(file, folder, found, findings, told, [name for name in names if name])
+    if check_images:
+        coco.left_over = left_over(finder, everywhere)
+    return coco
+
+
+def _shapes(image: Element, where, told):
+    shapes = []
+    for number, element in enumerate(image):
+        place = f"{where}, {element.tag} {number}"
+        if element.tag in _ELSEWHERE:
+            passed_over(element.tag, place, told)
+        elif element.tag in _READERS:
+            points, corners = _READERS[element.tag](element)
+            shapes.append(ExportedShape(place, element.get("label"), points, corners))
+    return shapes
+
+
+def _numbers(element, *keys):
+    return [number_in(element.get(key)) for key in keys]
+
+
+def _of_box(element):
+    box = _numbers(element, "xtl", "ytl", "xbr", "ybr")
+    degrees = number_in(element.get("rotation", "0"))
+    if degrees == 0:
+        return box, True
+    x0, y0, x1, y1 = box
+    return turned([x0, y0, x1, y0, x1, y1, x0, y1], ((x0 + x1) / 2, (y0 + y1) / 2), degrees), False
+
+
+def _of_polygon(element):
+    return [number_in(value) for pair in element.get("points", "").split(";") for value in pair.split(",")], False
+
+
+def _of_ellipse(element):
+    x, y, rx, ry = _numbers(element, "cx", "cy", "rx", "ry")
+    return around_ellipse((x, y), (rx, ry), number_in(element.get("rotation", "0"))), True
+
+
+def _of_mask(element):
+    left, top, width, height = _numbers(element, "left", "top", "width", "height")
+    return [left, top, left + width, top + height], True
+
+
+_READERS = {"box": _of_box, "polygon": _of_polygon, "ellipse": _of_ellipse, "mask": _of_mask}
