@@ -21,14 +21,17 @@ UNNAMED = "pictures that the annotation file does not name"
 
 def pictures_below(folder: str | Path) -> tuple[list[Path], list[Path]]:
     """(pictures, other files) of a folder and the folders in it, sorted `Path`s. Links are followed. Hidden files and
-    the usual companions of data are left out."""
-    return sort_out(map(Path, files_below(folder)))
+    folders and the usual companions of data are left out."""
+    files = map(Path, files_below(folder))
+    return sort_out(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
 
 
 def sort_out(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """(pictures, other files but for hidden ones and the usual companions of data), in their order."""
+    """(pictures, other files but for the usual companions of data), in their order. Hidden files are neither."""
     pictures, others = [], []
     for path in files:
+        if path.name.startswith("."):  # such as ._1.jpg, which macOS puts beside 1.jpg
+            continue
         if is_image(path):
             pictures.append(path)
         elif _is_odd(path):
@@ -38,9 +41,7 @@ def sort_out(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
 
 def _is_odd(path):
     """Whether a file that is no picture by its suffix may be meant as one."""
-    return not path.name.startswith((".", "README", "LICENSE", "Thumbs.db")) and (
-        path.suffix.lower() not in _COMPANIONS
-    )
+    return not path.name.startswith(("README", "LICENSE", "Thumbs.db")) and (path.suffix.lower() not in _COMPANIONS)
 
 
 def unused_labels(pictures: Collection[Path], label_file: Callable[[Path], Path]) -> dict[str, list[Path]]:

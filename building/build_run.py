@@ -2,11 +2,14 @@
 
 import hashlib
 import logging
+import os
 import shlex
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from decodetr.building.plan import measure
 from decodetr.building.result import how_to_go_on, write_result
 from decodetr.building.teacher_boxes import all_regions, teacher_boxes
 from decodetr.evaluation.calibrate import LEAST_OBJECTS
+from decodetr.evaluation.model_calibration import CalibrationOptions, calibrate_model
+from decodetr.evaluation.score_card import HEADER, score_rows
 from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr import DeCoDetrConfig, PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.detectors import detector_family
@@ -33,10 +38,12 @@ from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.program import run_command
 from decodetr.utils.shipped import expect, loading, resolve
+from decodetr.utils.tables import markdown_table
 
 logger = logging.getLogger(__name__)
 
 RECORD = "build.json"
+_INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 _WITHOUT_BOXES = ("photos", "coverage", "scores")  # stages that a data set with boxes has no need of
 SHOWN = 12  # photos whose detections are drawn
 # What each stage writes into OUT, where that is not called as the stage is.
@@ -110,8 +117,11 @@ class BuildRun:
         pictures = [] if self.start.boxed else find_photos(options.images)
         with claim(options.output, "decodetr build"):
             self.record = self._read_record()
-            self._remove_overwritten()
-            self._check_same(pictures)
+            overwritten = self._overwritten()
+            for stage in overwritten:
+                self.record["done"].pop(stage, None)
+            self._check_same(pictures)  # before anything is removed
+            self._remove(overwritten)
             left = [stage for stage in self.stages if stage not in self.record["done"]]
             if left and (self.plan_only or "plan" not in self.record):
                 self.record["plan"] = measure(options, self.start, pictures or self._pictures_of_data(), left).text()
@@ -132,8 +142,8 @@ class BuildRun:
     # Stages
 
     def _do(self, stage, pictures, place):
-        words = self._words(stage)
-        line = f"decodetr {shlex.join(words)}"
+        words = self._words(stage, self.options)
+        line = stage if stage in self._without_command() else f"decodetr {shlex.join(words)}"
         if stage in self.record["done"]:
             sys.stdout.write(f"{place}done before: {line}\n")
             return 0
@@ -163,7 +173,10 @@ class BuildRun:
                 return 0
         elif stage in ("names", "report"):
             shutil.rmtree(output / stage, ignore_errors=True)
-        return run_command(words[0], words[1:])
+        status = run_command(words[0], words[1:])
+        if status == _INTERRUPTED:  # which no stage takes for a failure that it can do without
+            raise KeyboardInterrupt
+        return status
 
     def _photos(self, stage, words):
         self.record["found"] |= write_photos(self.options.images, self.options.output / "data")
@@ -196,8 +209,12 @@ class BuildRun:
         """{name: texts} of the vocabulary: those of the user after those that have boxes. None: those of the pool."""
         if not self.start.boxed:
             return self.options.names
-        boxed = load_annotations(self.options.images, "train", check_images=False).names
-        return {name: [name] for name in boxed} | (self.options.names or {})
+        return {name: [name] for name in self._annotated.names} | (self.options.names or {})
+
+    @cached_property
+    def _annotated(self):
+        """The training images of a data set with boxes."""
+        return load_annotations(self.options.images, "train", check_images=False)
 
     def _scores(self, stage, words):
         """How much the detector finds; and, from what the teacher sees in the photos kept aside, calibrated scores."""
@@ -212,11 +229,21 @@ class BuildRun:
         write_json(options.output / "data" / "annotations" / KEPT, document, indent=None)
         if len(rows) < LEAST_OBJECTS:
             found["not_calibrated"] = (
-                f"CLIP named {len(rows)} boxes in the {len(images)} photos that are kept aside, and {LEAST_OBJECTS} "
-                "are needed; give more photos, or boxes to `decodetr calibrate`"
+                f"boxes that CLIP named in the {len(images)} photos kept aside: {len(rows)}, and {LEAST_OBJECTS} are "
+                "needed; give more photos, or boxes to `decodetr calibrate`"
             )
-        elif self._command(stage, words):
-            found["not_calibrated"] = "the model finds too little of what CLIP named in the photos kept aside"
+        else:
+            of_photos = CalibrationOptions(
+                model=str(options.output / "model"),
+                annotations=str(options.output / "data" / "annotations" / KEPT),
+                device=options.device,
+            )
+            try:
+                _, info = calibrate_model(of_photos)
+            except ValueError as error:  # they say too little
+                found["not_calibrated"] = str(error)
+            else:
+                sys.stdout.write(markdown_table(HEADER, score_rows(info, "these images")))
         if "not_calibrated" in found:
             logger.warning("Scores are not calibrated: %s", found["not_calibrated"])
         return 0
@@ -236,32 +263,48 @@ class BuildRun:
             found["coverage_before"] = coverage(model, grid, out / "first" / "regions")
         found["coverage"] = coverage(model, grid, out / "built" / "regions")
         text = coverage_text(found["coverage"])
-        if not self.options.localize and (found["coverage"]["share"] or 1.0) < ENOUGH:
+        share = found["coverage"]["share"]
+        if not self.options.localize and share is not None and share < ENOUGH:
             text += " --localize trains a class-agnostic localization stream on the regions that are certain."
         logger.warning(text)
 
     # What is there
 
-    def _words(self, stage):
+    def _without_command(self):
+        """Stages that no command does."""
+        return {"photos"} | ({"names"} if self._names_to_learn() is None else set())
+
+    def _words(self, stage, options):
         """The words of a stage's command."""
-        options = self.options
         if stage == "photos":
             return ["photos", options.images]
         if stage == "names" and self._names_to_learn() is None:
             return ["names", str(options.output / "built" / "pool")]
         if stage == "pictures":
-            shown = [str(path) for path in self._shown()]
+            shown = [str(path) for path in self._shown(options)]
             model, place = str(options.output / "model"), str(options.output / "pictures")
             return ["predict", *shown, "--model", model, "--output", place, "--device", options.device]
         return command_of(stage, options, self.start)
 
     def _made_by(self, stage, pictures):
-        """What tells a stage from one of other words, photos or names, wherever OUT lies."""
-        output = str(self.options.output)
-        words = [word.replace(output, "OUT", 1) if word.startswith(output) else word for word in self._words(stage)]
+        """What tells a stage from one of other words, photos or names, wherever OUT lies and however places are
+        spelled."""
+        options, top = self.options, Path(self.options.images)
+        words = self._words(
+            stage,
+            replace(
+                options,
+                detector=_place(options.detector),
+                images=_place(options.images),
+                clip=_place(options.clip),
+                captioner=_place(options.captioner),
+                output=Path("OUT"),
+            ),
+        )
         more = {
-            "photos": [(str(path), path.stat().st_size) for path in pictures if path.exists()],
-            "names": self.options.names,
+            "photos": [(str(path.relative_to(top)), path.stat().st_size) for path in pictures if path.exists()],
+            "names": options.names,
+            "pool": self._annotated.digest() if self.start.boxed else None,
         }.get(stage)
         digest = f" # {hashlib.sha256(repr(more).encode()).hexdigest()[:12]}" if more else ""
         return f"decodetr {shlex.join(words)}{digest}"
@@ -292,26 +335,25 @@ class BuildRun:
         found = {}
         for what, name in names.items():
             identity = {} if "@http" in name else model_identity(resolve(name))
-            found[what] = identity.get("weights") or name
+            found[what] = identity.get("weights") or identity.get("revision") or name
         return found
 
-    def _remove_overwritten(self):
-        """Drop a stage, and all that were made from it."""
-        if self.overwrite is None:
+    def _overwritten(self):
+        """The stage that is made again, and all that are made from it."""
+        return () if self.overwrite is None else STAGES[STAGES.index(self.overwrite) :]
+
+    def _remove(self, stages):
+        """Remove what stages wrote."""
+        if self.plan_only or not stages:
             return
-        for stage in STAGES[STAGES.index(self.overwrite) :]:
-            if self.plan_only:
-                self.record["done"].pop(stage, None)
-                continue
+        for stage in stages:
             for name in _WRITTEN.get(stage, (stage,)):
                 path = self.options.output / name
                 if path.is_dir():
                     shutil.rmtree(path)
                 path.unlink(missing_ok=True)
-            self.record["done"].pop(stage, None)
         self.record.pop("plan", None)
-        if not self.plan_only:
-            self._write_record()
+        self._write_record()
 
     def _check_same(self, pictures):
         """What is done was done by the command that would do it now."""
@@ -331,36 +373,59 @@ class BuildRun:
         write_json(self.options.output / RECORD, self.record)
 
     def _pictures_of_data(self):
-        return [Path(image["path"]) for image in load_annotations(self.options.images, "train").images]
+        return [Path(image["path"]) for image in self._annotated.images]
 
-    def _shown(self):
+    def _shown(self, options):
         """Photos to draw: of those that were not learned from."""
-        options = self.options
         if not self.start.boxed:
-            kept = photos_of(options.output / "data", KEPT)[:SHOWN]
+            kept = photos_of(self.options.output / "data", KEPT)[:SHOWN]
             return [Path(options.images) / entry["file_name"] for entry in kept]
         part = "val" if has_part(options.images, "val") else "train"
         return [Path(image["path"]) for image in load_annotations(options.images, part).images[:SHOWN]]
 
 
+def _place(name):
+    """A folder by its whole path. Any other name as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
 def _with_texts(names):
-    if names is None or isinstance(names, Mapping):
-        return names and {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in names.items()}
+    if isinstance(names, str):
+        raise ValueError(f"names={names!r}: expected a list of names, such as {names.split(',')!r}, or a dict")
+    if names is None:
+        return None
+    if isinstance(names, Mapping):
+        return {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in names.items()}
     return {name: [name] for name in names}
 
 
 def _check(options):
     """The [`Start`] of a build, after everything that can be wrong was looked at."""
     apart("--output", options.output, {"--images": options.images, "DETECTOR": resolve(options.detector)}, ())
+    if Path(os.path.realpath(options.images)) in Path(os.path.realpath(options.output)).parents:
+        raise ValueError(
+            f"--output {options.output} lies in --images {options.images}, so that its pictures would become photos; "
+            "give a folder outside of it"
+        )
     boxed, *_, start = run_checks(
         lambda: has_boxes(options.images),
         lambda: output_folder(options.output, "--output"),
         lambda: expect("CLIP", options.clip, "config.json"),
         lambda: None if "@http" in options.captioner else expect("captioner", options.captioner, "config.json"),
-        lambda: pick_device(options.device),
+        lambda: _check_device(options.device),
         lambda: _start_of(options),
     )
     return Start(start.is_decodetr, start.classes, boxed)
+
+
+def _check_device(device):
+    """Training takes the first accelerator, so that another one has to be made the first for all stages."""
+    number = pick_device(device).index
+    if number and device != "auto":
+        raise ValueError(
+            f"--device {device}: training takes the first accelerator; set CUDA_VISIBLE_DEVICES={number} and give "
+            "--device auto"
+        )
 
 
 def _start_of(options):
@@ -369,5 +434,8 @@ def _start_of(options):
         config = AutoConfig.from_pretrained(folder)
     if isinstance(config, DeCoDetrConfig):
         return Start(True, config.detector_config.num_labels, False)
-    detector_family(config)
+    try:
+        detector_family(config)
+    except ValueError as error:
+        raise ValueError(f"DETECTOR {options.detector}: expected a DETR or a DeCo-DETR: {error}") from error
     return Start(False, config.num_labels, False)

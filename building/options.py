@@ -48,6 +48,13 @@ class BuildOptions:
             raise ValueError(f"--steps must be at least 1, got {self.steps}")
         if self.keep_share is not None and not 0 < self.keep_share <= 1:
             raise ValueError(f"--keep-share must be above 0 and at most 1, got {self.keep_share}")
+        if self.names is not None and not self.names:
+            raise ValueError("no names: give at least one, or leave them out for what the captions say")
+        for name, texts in (self.names or {}).items():
+            if not (name.strip() and texts and all(text.strip() for text in texts)):
+                raise ValueError(
+                    f"names: expected a name and the texts that are embedded for it, got {name!r}: {texts}"
+                )
         if self.seed < 0:
             raise ValueError(f"--seed must be at least 0, got {self.seed}")
 

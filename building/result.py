@@ -10,7 +10,7 @@ from decodetr.building.options import BuildOptions
 from decodetr.utils.documents import read_json, read_text
 from decodetr.utils.files import write_text
 from decodetr.utils.hub import recorded_place
-from decodetr.utils.markup import markdown_text
+from decodetr.utils.markup import markdown_text, one_line
 
 TITLE = "## How it was built"
 _SECTION = re.compile(rf"\n*{TITLE}\n.*?(?=\n## |\Z)", re.DOTALL)
@@ -24,21 +24,22 @@ def write_result(options: BuildOptions, start: Start, found: dict[str, Any]) -> 
         found (dict): "photos", "unreadable", "teacher_boxes" and "not_calibrated" as far as they are known,
             "coverage" and "coverage_before" of [`coverage`].
     """
-    lines = list(_lines(options, start, found))
+    lines = _lines(options, start, found, markdown_text)
     card = options.output / "model" / "README.md"
     text = _SECTION.sub("", read_text(card)).rstrip("\n")
     section = "\n".join([TITLE, "", *(f"- {line}" for line in lines)])
     write_text(card, f"{text}\n\n{section}\n")
-    return "\n".join(lines) + "\n"
+    return "\n".join(_lines(options, start, found, one_line)) + "\n"
 
 
-def _lines(options, start, found):
-    place = markdown_text(recorded_place(options.detector))
+def _lines(options, start, found, as_text):
+    """The lines, with what comes from elsewhere made fit for a card or a terminal by `as_text`."""
+    place = as_text(recorded_place(options.detector))
     if options.localize:
         yield f"Localization began with {place}, and learned its certain regions, as objects of no class."
     else:
         yield f"Boxes and objectness are those of {place}, to the bit."
-    teachers = [markdown_text(recorded_place(name)) for name in (options.clip, options.captioner)]
+    teachers = [as_text(recorded_place(name)) for name in (options.clip, options.captioner)]
     yield f"Names were learned from {teachers[0]} and the captions of {teachers[1]}, with `decodetr build`."
     if start.boxed:
         yield "The data set has boxes: these names were learned from them too."
@@ -47,20 +48,22 @@ def _lines(options, start, found):
         left_out = f" ({found['unreadable']:,} could not be read)" if found.get("unreadable") else ""
         yield f"{photos}{left_out}. No name was ever boxed."
     if reason := found.get("not_calibrated"):
-        yield f"Scores are not calibrated: {markdown_text(reason)}."
+        yield f"Scores are not calibrated: {as_text(reason).rstrip('.')}."
     elif not start.boxed:
         yield (
             f"Scores were calibrated on {found['teacher_boxes']:,} boxes that CLIP named in photos that were kept "
             "aside. They say how often the teacher agrees, and not how often it is right."
         )
     if "coverage_before" in found:
-        yield markdown_text(coverage_text(found["coverage_before"], "The detector, before it learned regions,"))
+        yield as_text(coverage_text(found["coverage_before"], "The detector, before it learned regions,"))
     if "coverage" in found:
-        yield markdown_text(coverage_text(found["coverage"]))
+        yield as_text(coverage_text(found["coverage"]))
     report = options.output / "report" / "report.json"
     if report.is_file():
         metrics = read_json(report, dict)["metrics"]
-        against = "on validation images" if start.boxed else "against what CLIP named in the photos kept aside"
+        against = "on validation images"
+        if not start.boxed:
+            against = f"against what CLIP named in the photos kept aside, boxes: {found['teacher_boxes']:,}"
         yield f"AP50 {metrics['AP50']:.1f} % {against} (class-agnostic: {metrics['class_agnostic_AP50']:.1f} %)."
 
 

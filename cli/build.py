@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--names",
         metavar="NAMES",
-        help="""names to look for: a file with one name a line, or 'cat,"salt, pepper"' (default: what the captions """
-        "say). Others can be asked for at any time later",
+        help="""names to look for: a file with one name a line (or 'name: prompt; prompt'), or 'cat,"salt, pepper"' """
+        "(default: what the captions say). Others can be asked for at any time later",
     )
     add_output(parser, "folder of all stages; OUT/model is the model", metavar="OUT", required=True)
     add(
@@ -95,4 +95,6 @@ def run(args: argparse.Namespace) -> int:
 def _names(text):
     if text is None:
         return None
+    if Path(text).suffix.lower() in (".txt", ".json") and not Path(text).is_file():
+        raise ValueError(f"--names {text}: no such file")
     return read_prompts(file=text) if Path(text).is_file() else read_prompts(text)

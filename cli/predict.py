@@ -183,7 +183,8 @@ def _predict_by_clip(args, names, sources):
 
     if not isinstance(names, dict):
         raise ValueError(
-            f"{args.model} has no pool and no names of its own to choose from: give --names or --names-file"
+            f"CLIP has to be told what to look for in the boxes of {args.model}, which is no DeCo-DETR with names of "
+            "its own: give --names 'cat,dog' or --names-file FILE"
         )
     if args.explain or args.vocabulary:
         raise ValueError(f"--explain and --vocabulary are of a DeCo-DETR, which {args.model} is not; leave them out")

@@ -55,9 +55,8 @@ def find_images(
 
 
 def _is_meant(folder, file, output):
-    """Whether a file below a folder is not in a hidden folder, nor among the results."""
-    inner = Path(file).relative_to(folder).parts[:-1]
-    if any(part.startswith(".") for part in inner):
+    """Whether a file below a folder is neither hidden, nor in a hidden folder, nor among the results."""
+    if any(part.startswith(".") for part in Path(file).relative_to(folder).parts):
         return False
     if output is None:
         return True

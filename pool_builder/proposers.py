@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Self
 import torch
 import torchvision
 from torchvision.transforms.functional import to_tensor
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
+from transformers import (
+    MODEL_FOR_OBJECT_DETECTION_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForObjectDetection,
+)
 
 from decodetr import DeCoDetrConfig  # also makes it known to AutoConfig
 from decodetr.inference.detection import forward
@@ -46,7 +51,7 @@ def proposer_model(name: str, device: str | torch.device) -> Model:
         [`Model`]. Its identity says what it has seen in training.
 
     Raises:
-        ValueError: torchvision has no such Faster R-CNN. OSError: there is no such model.
+        ValueError: torchvision has no such Faster R-CNN, or the model is no detector. OSError: there is no such model.
     """
     if name == GRID:
         return _model({"name": GRID}, None, GridProposer)
@@ -63,6 +68,10 @@ def proposer_model(name: str, device: str | torch.device) -> Model:
     if isinstance(config, DeCoDetrConfig):
         known = without_place(config.training_info)
         return _model(found, known, lambda: DecodetrProposer(*load_model(name, device=device)))
+    if type(config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING:
+        raise ValueError(
+            f"{name} holds a model of type {config.model_type!r}, expected a detector of transformers or a DeCo-DETR"
+        )
     seen = {"pretrained_detector": found["name"], "pretrained_detector_names": list(config.id2label.values())}
     return _model(found, seen, lambda: DetectorProposer.from_pretrained(name, device))
 

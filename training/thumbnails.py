@@ -6,7 +6,6 @@ in images that were not looked at before, and how well with the pixels of the re
 """
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -61,7 +60,7 @@ def choose_thumbnails(
     said = f"CLIP's view of a region can be guessed from queries and maps with a cosine of {without:.2f}, and"
     said += f" {without + gain:.2f} with a thumbnail of it"
     if training.process_index == 0:
-        chosen = f"--set region_pixels={SIDE} is chosen" if gain >= GAIN else "there are none"
+        chosen = f"--set region_pixels={SIDE} is chosen" if gain >= GAIN else "regions get none"
         logger.warning("Thumbnails: %s, so that %s", said, chosen)
     return replace(options, set=[*options.set, f"region_pixels={SIDE}"]) if gain >= GAIN else options
 
@@ -112,12 +111,6 @@ def thumbnail_gain(model, processor, coco: CocoAnnotations, regions: RegionTable
     of_maps = torch.stack(maps).mean(0)
     without = _guessed([query, of_maps], target, learned)
     return without, _guessed([query, of_maps, thumbnail], target, learned) - without
-
-
-def _pooled(samples, side):
-    """(n, C side^2) of samples (n, C, points) of a square grid."""
-    grid = math.isqrt(samples.shape[2])
-    return F.adaptive_avg_pool2d(samples.unflatten(2, (grid, grid)), side).flatten(1)
 
 
 def _distances(features, learned):

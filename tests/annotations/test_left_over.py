@@ -9,6 +9,7 @@ from helpers.broken_data import good, write
 from helpers.data_forms import assert_same, items, write_yolo
 from PIL import Image
 
+from decodetr.annotations.left_over import pictures_below
 from decodetr.annotations.sources import load_annotations
 from decodetr.cli import main
 from decodetr.inference.picture_files import find_images
@@ -38,6 +39,15 @@ def test_labels_and_pictures_that_do_not_meet(tmp_path, capsys, caplog):
     load_annotations(folder, "train")
     (record,) = [record for record in caplog.records if "01.txt" in record.message]
     assert "1 label files of no picture" in record.message and "d.heic" in record.message
+
+
+def test_hidden_pictures_are_nobodys(tmp_path):
+    for name in ("a.png", "._a.png", ".thumbnails/a.png", "inner/b.PNG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name, format="png")
+    seen = [tmp_path / "a.png", tmp_path / "inner" / "b.PNG"]
+    assert pictures_below(tmp_path) == (seen, [])
+    assert find_images([tmp_path]) == seen
 
 
 def test_labels_of_other_parts_are_not_left_over(tmp_path):

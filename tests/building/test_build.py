@@ -16,6 +16,7 @@ from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
 from decodetr.building import build_run, commands
 from decodetr.building.options import BuildOptions
 from decodetr.building.photos import KEPT, LEARNED, photos_of
+from decodetr.building.plan import Plan
 from decodetr.cli import main
 from decodetr.utils.files import write_json
 
@@ -40,6 +41,7 @@ def given(tmp_path_factory):
         size = (80, 64) if number % 2 else (64, 96)
         picture = Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
         picture.save(place / f"{number}{'.JPG' if number % 4 else '.png'}")
+    (folder / "photos" / ".hidden.jpg").write_bytes(b"no photo of the user")
     (folder / "photos" / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
     (folder / "photos" / "notes.docx").write_text("no picture either")
     return folder
@@ -168,3 +170,54 @@ def test_stages_of_localize_only_with_it():
     assert "boxes" not in BuildOptions(**given).stages
     stages = BuildOptions(**given, localize=True).stages
     assert stages.index("first-pool") < stages.index("boxes") < stages.index("pool")
+
+
+def test_places_are_the_same_however_they_are_spelled(given, built, monkeypatch, capsys):
+    monkeypatch.chdir(given)
+    arguments = ("detector", "photos", "clip", str(given / "photos" / ".." / "llava"), built)
+    decodetr.build(*arguments, names=NAMES, steps=3, device="cpu", keep_share=0.9)
+    assert capsys.readouterr().out.count("done before") == 8
+
+
+def test_what_is_refused_with_overwrite_removes_nothing(given, built):
+    with pytest.raises(ValueError, match="stage names(.|\n)*--overwrite names"):
+        _build(given, built, names=NAMES[:2], overwrite="model")
+    assert (built / "model" / "model.safetensors").is_file()
+    assert "model" in json.loads((built / "build.json").read_text())["done"]
+
+
+@pytest.mark.parametrize("stage", ["coverage", "pool"])
+def test_a_command_that_ctrl_c_ends_ends_the_build(given, tmp_path, monkeypatch, stage):
+    def ended(name, words):
+        return 130 if (words[words.index("--detector") + 1] == "grid") == (stage == "coverage") else 0
+
+    monkeypatch.setattr(build_run, "run_command", ended)
+    monkeypatch.setattr(build_run, "measure", lambda *_: Plan(PHOTOS))
+    with pytest.raises(KeyboardInterrupt):
+        _build(given, tmp_path / "out")
+    assert stage not in json.loads((tmp_path / "out" / "build.json").read_text())["done"]
+
+
+def test_names_and_outputs_that_cannot_work_are_refused(given, tmp_path, capsys):
+    for names in ("cat", [], ["cat", " "], {"cat": []}):
+        with pytest.raises(ValueError, match="names"):
+            _build(given, tmp_path / "out", names=names)
+    with pytest.raises(ValueError, match="lies in --images"):
+        _build(given, given / "photos" / "out")
+    common = ["--images", str(given / "photos"), "--clip", str(given / "clip"), "--captioner", str(given / "llava")]
+    words = ["build", str(given / "detector"), *common, "--output", str(tmp_path / "out"), "--names", "missing.txt"]
+    assert main(words) == 1 and "missing.txt: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_detector_that_finds_nothing_is_told_of_localize(given, built, caplog, monkeypatch):
+    nothing = {"photos": 1, "things": 4, "found": 0, "share": 0.0, "missed": []}
+    monkeypatch.setattr(build_run, "coverage", lambda *_: nothing)
+    options = BuildOptions(
+        detector=str(given / "detector"), images=str(given / "photos"), clip=str(given / "clip"),
+        captioner=str(given / "llava"), output=built,
+    )  # fmt: skip
+    run = build_run.BuildRun(options)
+    run.record = {"found": {}}
+    run._tell_coverage(None)
+    assert "finds 0 %" in caplog.text and "--localize trains" in caplog.text

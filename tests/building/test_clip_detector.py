@@ -82,7 +82,11 @@ def test_predict_detects_with_any_detector_and_a_clip(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "`decodetr build` makes one" in error and "--clip CLIP --names" in error
     assert main([*command, "--clip", str(clip)]) == 1
-    assert "give --names or --names-file" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "CLIP has to be told what to look for" in error and "--names-file" in error
+    no_detector = [str(clip) if word == str(tmp_path / "detector") else word for word in command]
+    assert main([*no_detector, "--clip", str(clip), "--names", "cat"]) == 1
+    assert f"{clip} holds a model of type 'clip', expected a detector" in capsys.readouterr().err
     assert main([*command, "--clip", str(clip), "--names", "cat,dog"]) == 0
     (image,) = json.loads((tmp_path / "out/detections.json").read_text())["images"]
     assert {row["name"] for row in image["detections"]} == {"cat", "dog"} and (tmp_path / "out/one.png").is_file()
