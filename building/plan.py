@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from decodetr.building.commands import GRID_WINDOWS
 from decodetr.building.photos import MOST_KEPT, MOST_SAMPLED
@@ -17,7 +16,7 @@ from decodetr.pool_builder.pool_run import load_models
 from decodetr.pool_builder.proposals import select_proposals
 from decodetr.pool_builder.settings import PoolSettings, PoolTask
 from decodetr.training.arguments import DeCoDetrTrainingArguments
-from decodetr.training.choices import NEW, PRETRAINED, Situation, choose
+from decodetr.training.choices import BATCH, NEW, PRETRAINED, Situation, choose
 from decodetr.training.feature_cache import feature_collate
 from decodetr.training.options import TrainOptions
 from decodetr.training.starting_point import start_model
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from decodetr.building.options import BuildOptions
 
 TRIED = 4  # photos, and crops, of a sample
+_TRAINED = 3  # a training step costs about so many forwards of its photos
 _ROW_BYTES = 400  # of a region besides its embeddings: boxes, scores, caption
 
 
@@ -84,7 +84,6 @@ def measure(options: BuildOptions, start: Start, pictures: Sequence[Path], stage
             PoolTask("build", options.output, settings, models=names, device=options.device)
         ).items()
     }
-    transformers_logging.disable_progress_bar()
     look, found = _timed(lambda: models["detector"](images))
     look /= len(images)
     limits = settings.of("min_objectness", "min_side", "nms_iou", "max_proposals")
@@ -97,10 +96,9 @@ def measure(options: BuildOptions, start: Start, pictures: Sequence[Path], stage
     pairs = [(image, box) for image, some in zip(images, boxes) for box in some.tolist()][:TRIED]
     pairs = pairs or [(image, (0, 0, image.width, image.height)) for image in images]
     embed, captioner = models["clip"], models["captioner"]
-    say = _timed(lambda: captioner.describe([crop_region(*pair, getattr(captioner, "size", None)) for pair in pairs]))[
-        0
-    ] / len(pairs)
-    show = _timed(lambda: embed.embed_images([crop_region(*pair, embed.size) for pair in pairs]))[0] / len(pairs)
+    crops = [[crop_region(*pair, size) for pair in pairs] for size in (getattr(captioner, "size", None), embed.size)]
+    say = _timed(lambda: captioner.describe(crops[0]))[0] / len(pairs)
+    show = _timed(lambda: embed.embed_images(crops[1]))[0] / len(pairs)
     regions = plan.regions * plan.photos
     pool = f"{plan.photos:,} photos x ({_duration(look)} + {plan.regions:.0f} regions x {_duration(say + show)})"
     for stage in stages:
@@ -112,6 +110,10 @@ def measure(options: BuildOptions, start: Start, pictures: Sequence[Path], stage
             plan.seconds[stage] = plan.photos * look + regions * (say + show)
             plan.notes[stage] = pool
             plan.disk += regions * (6 * embed.dim + _ROW_BYTES)
+        elif stage == "boxes":
+            steps = _steps(options, "localization", plan.photos)
+            plan.seconds[stage] = steps * BATCH * _TRAINED * look
+            plan.notes[stage] = f"{steps:,} steps x {BATCH} photos x {_TRAINED} x {_duration(look)}"
         elif stage == "model":
             _semantic(plan, options, start, embed.dim, images[0], look)
         elif stage == "report":
@@ -146,13 +148,17 @@ def _semantic(plan, options, start, width, image, look):
         model.zero_grad()
 
     one = _timed(step)[0]
-    arguments = DeCoDetrTrainingArguments(output_dir=str(options.output / "model"), streams="semantic", use_cpu=True)
-    side = max(side or 0 for side in dict(processor.size).values())
-    situation = Situation("semantic", PRETRAINED, NEW, plan.photos, queries.shape[1], side, True, True, True)
-    steps = options.steps or choose(situation, frozenset(), arguments)["max_steps"]
+    steps = options.steps or _steps(options, "semantic", plan.photos)
     plan.seconds["model"] = 2 * plan.photos * look + steps * one
     plan.notes["model"] = f"2 views of {plan.photos:,} photos x {_duration(look)}, {steps:,} steps x {_duration(one)}"
     plan.disk += 3 * sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+def _steps(options, streams, photos):
+    """Steps that a training chooses. What else it depends on leaves their number as it is."""
+    arguments = DeCoDetrTrainingArguments(output_dir=str(options.output / "model"), streams=streams, use_cpu=True)
+    situation = Situation(streams, PRETRAINED, NEW, photos, 256, 640, True, streams == "semantic", True)
+    return choose(situation, frozenset(), arguments)["max_steps"]
 
 
 def _one(model, processor, image, count, device):

@@ -7,18 +7,19 @@ the model, and all candidate labels are scored in one pass, as names of this cal
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers.image_utils import load_image
 from transformers.pipelines.object_detection import ObjectDetectionPipeline
 from transformers.pipelines.zero_shot_object_detection import ZeroShotObjectDetectionPipeline
 
 from decodetr.inference.candidates import CandidateLabels
 from decodetr.inference.detection import forward
 from decodetr.processing.picture_modes import to_rgb
+from decodetr.utils.download import is_url, open_url
 from decodetr.utils.images import open_image
 
 if TYPE_CHECKING:
@@ -28,19 +29,20 @@ if TYPE_CHECKING:
 
 
 class DeCoDetrDetector(ObjectDetectionPipeline):
-    """`pipeline("object-detection")` of a DeCo-DETR. `threshold`: default that of the model, for each name."""
+    """`pipeline("object-detection")` of a DeCo-DETR. `threshold`: one, or one for each name. Default: the model's."""
 
     def preprocess(self, image: str | Path | PIL.Image.Image, timeout: float | None = None) -> dict[str, Any]:
         """A picture: a file, a URL or a PIL image."""
         return super().preprocess(_picture(image, timeout))
 
-    def postprocess(self, model_outputs: dict[str, Any], threshold: float | None = None) -> list[dict[str, Any]]:
+    def postprocess(
+        self, model_outputs: dict[str, Any], threshold: float | list[float] | None = None
+    ) -> list[dict[str, Any]]:
         """Detections as [{"score", "label", "box": {"xmin", "ymin", "xmax", "ymax"}}], best first."""
-        config, names = self.model.config, self.model.vocabulary.names
-        least = min(config.thresholds(names, threshold))
-        found = super().postprocess(model_outputs, least)
-        needed = config.thresholds([row["label"] for row in found], threshold)
-        return [row for row, score in zip(found, needed) if row["score"] > score]
+        names = self.model.vocabulary.names
+        needed = self.model.config.thresholds(names, threshold) if not isinstance(threshold, list) else threshold
+        found, least = super().postprocess(model_outputs, min(needed)), dict(zip(names, needed))
+        return [row for row in found if row["score"] > least[row["label"]]]
 
 
 class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
@@ -158,8 +160,9 @@ def _only(value, kind):
 
 
 def _picture(image, timeout):
-    """A PIL image in 8-bit RGB, of a file as `open_image` gives it."""
-    if isinstance(image, str | Path) and not str(image).startswith(("http://", "https://", "data:")):
-        if Path(image).is_file() or isinstance(image, Path):
-            return open_image(image)
-    return to_rgb(load_image(image, timeout=timeout))
+    """A PIL image in 8-bit RGB, of a file as `open_image` gives it. Also of an address, and of base64 text."""
+    if isinstance(image, str) and is_url(image):
+        return open_url(image, timeout)
+    if isinstance(image, str) and image.startswith("data:"):
+        return open_image(base64.b64decode(image.partition(",")[2]), "data:")
+    return open_image(image) if isinstance(image, str | Path) else to_rgb(image)

@@ -23,16 +23,16 @@ def is_url(text: object) -> bool:
     return str(text).lower().startswith(("http://", "https://"))
 
 
-def open_url(url: str) -> PIL.Image.Image:
-    """The picture at an address, as [`open_image`] gives it.
+def open_url(url: str, timeout: float | None = None) -> PIL.Image.Image:
+    """The picture at an address, as [`open_image`] gives it. `timeout`: seconds without a byte (default: 30).
 
     Raises:
         OSError: it cannot be fetched. ValueError: no address, more bytes than the limit, or no picture.
     """
-    return open_image(fetch(url), url)
+    return open_image(fetch(url, timeout), url)
 
 
-def fetch(url: str) -> bytes:
+def fetch(url: str, timeout: float | None = None) -> bytes:
     """What is at an address of the web, up to a limit: DECODETR_MAX_URL_BYTES, else 64 MiB.
 
     Raises:
@@ -43,7 +43,7 @@ def fetch(url: str) -> bytes:
     most = limit(MAX_BYTES_VARIABLE, MAX_BYTES)
     request = urllib.request.Request(url, headers={"User-Agent": "decodetr"})
     try:
-        with urllib.request.urlopen(request, timeout=SECONDS) as response:
+        with urllib.request.urlopen(request, timeout=SECONDS if timeout is None else timeout) as response:
             content = response.read(most + 1)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
         raise OSError(f"{url}: cannot be fetched: {error}") from error

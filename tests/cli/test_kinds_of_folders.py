@@ -26,7 +26,7 @@ def test_predict(image, tmp_path, capsys):
     command = ["predict", image, "--output", tmp_path / "out", "--device", "cpu"]
     assert f"expected a model, {RECIPE} makes a model" in error_of(capsys, *command, "--model", "decodetr-fast")
     assert "'scenes-pool' is a pool; give it with --pool" in error_of(capsys, *command, "--model", "scenes-pool")
-    text = "a model of type 'clip', expected a DeCo-DETR; `decodetr train --detector`"
+    text = "a model of type 'clip', expected a DeCo-DETR; `decodetr build`"
     assert text in error_of(capsys, *command, "--model", "scenes-clip")
     error = error_of(capsys, *command, "--vocabulary", "scenes-pool")
     assert "expected a vocabulary, 'scenes-pool' is a pool" in error

@@ -24,7 +24,7 @@ def build(clip_folder, tmp_path):
 
     def run(*arguments):
         output = tmp_path / "vocabulary"
-        model = ["--text-model", str(clip_folder), "--output", str(output), "--device", "cpu"]
+        model = ["--text-model", str(clip_folder), "--output", str(output), "--overwrite", "--device", "cpu"]
         code = main(["vocabulary", "build", *map(str, arguments), *model])
         return code or Vocabulary.from_pretrained(output)
 

@@ -34,7 +34,7 @@ def pool(clip, tmp_path_factory):
 @pytest.fixture
 def build(clip, tmp_path):
     def run(*arguments):
-        model = ["--text-model", str(clip), "--output", str(tmp_path / "v"), "--device", "cpu"]
+        model = ["--text-model", str(clip), "--output", str(tmp_path / "v"), "--overwrite", "--device", "cpu"]
         code = main(["vocabulary", "build", *map(str, arguments), *model])
         return code or Vocabulary.from_pretrained(tmp_path / "v")
 

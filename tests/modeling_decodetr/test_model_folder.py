@@ -361,7 +361,8 @@ def test_stored_names_are_chosen_by_a_list():
 def test_tables_say_what_they_are():
     vocabulary = Vocabulary(NAMES, torch.eye(16)[:3], {"encoder": "some/clip"})
     pool = PrototypePool(torch.eye(16)[:2], torch.tensor([0, 1]), torch.tensor([-1, 0]))
-    assert repr(vocabulary) == "Vocabulary(3 names of width 16, encoder some/clip)"
+    said = "Vocabulary('cat', 'salt, pepper', 'crème brûlée'; 3 of width 16, encoder some/clip)"
+    assert repr(vocabulary) == said
     assert repr(pool) == "PrototypePool(1 coarse and 1 fine prototypes of width 16, encoder unknown)"
 
 

@@ -1,7 +1,5 @@
 """`decodetr scenes models`: its commands parse, and what it ships loads and says what was measured."""
 
-import argparse
-import importlib
 import json
 import shutil
 
@@ -12,7 +10,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
-from decodetr.cli import COMMANDS, main
+from decodetr.cli import command_parser, main
 from decodetr.scenes import shipped_models as models
 from decodetr.scenes.world import NAMES
 from decodetr.utils import shipped
@@ -94,9 +92,7 @@ def test_every_command_of_the_recipe_parses(finished):
     run, _, _ = finished
     for _, words in models._stages(run):
         words = [str(word) for word in words]
-        parser = argparse.ArgumentParser()
-        importlib.import_module(COMMANDS[words[0]][0]).add_arguments(parser)
-        args, rest = parser.parse_known_args(words[1:])
+        args, rest = command_parser(words[0])[1].parse_known_args(words[1:])
         if words[0] == "train":
             fields = ["--output_dir", args.output_dir, *rest, "--use_cpu", "true"]
             HfArgumentParser(DeCoDetrTrainingArguments).parse_args_into_dataclasses(fields)

@@ -82,6 +82,7 @@ def test_a_run_that_starts_again_trains_the_same(world, sure, tmp_path):
     first, report = _load(tmp_path).state_dict(), json.loads((tmp_path / "forgetting.json").read_text())
     report["before"]["AP50_trained"] = 12.5
     (tmp_path / "forgetting.json").write_text(json.dumps(report))
+    more += ("--overwrite",)
     assert two_steps(world, tmp_path, *more) == 0
     assert json.loads((tmp_path / "forgetting.json").read_text())["before"]["AP50_trained"] == 12.5
     second = _load(tmp_path).state_dict()

@@ -84,6 +84,7 @@ def test_the_command_evaluates_a_federated_file_as_it_is(tmp_path, capsys):
     for federated, ap in ((True, "100.0"), (False, "75.0")):
         file = _data(tmp_path / str(federated), federated).file
         words = ["eval", "--detections", tmp_path / "found.json", "--annotations", file, "--output", tmp_path / "out"]
+        words.append("--overwrite")
         assert main([str(word) for word in words]) == 0
         report = json.loads((tmp_path / "out" / "report.json").read_text())
         assert report["protocol"]["federated"] is federated
