@@ -347,14 +347,14 @@ class BuildRun:
         """Remove what stages wrote."""
         if self.plan_only or not stages:
             return
+        self.record.pop("plan", None)
+        self._write_record()  # first: what is half removed is not done
         for stage in stages:
             for name in _WRITTEN.get(stage, (stage,)):
                 path = self.options.output / name
                 if path.is_dir():
                     shutil.rmtree(path)
                 path.unlink(missing_ok=True)
-        self.record.pop("plan", None)
-        self._write_record()
 
     def _check_same(self, pictures):
         """What is done was done by the command that would do it now."""

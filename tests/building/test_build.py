@@ -196,6 +196,19 @@ def test_what_is_refused_with_overwrite_removes_nothing(given, built):
     assert "model" in json.loads((built / "build.json").read_text())["done"]
 
 
+def test_what_is_half_removed_is_not_done(given, built, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    shutil.copytree(built, output, symlinks=True)
+
+    def ended(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(build_run.shutil, "rmtree", ended)
+        _build(given, output, overwrite="report")
+    assert not {"report", "pictures"} & json.loads((output / "build.json").read_text())["done"].keys()
+
+
 @pytest.mark.parametrize("stage", ["coverage", "pool"])
 def test_a_command_that_ctrl_c_ends_ends_the_build(given, tmp_path, monkeypatch, stage):
     def ended(name, words):
