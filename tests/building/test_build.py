@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,17 +197,22 @@ def test_what_is_refused_with_overwrite_removes_nothing(given, built):
     assert "model" in json.loads((built / "build.json").read_text())["done"]
 
 
-def test_what_is_half_removed_is_not_done(given, built, tmp_path, monkeypatch):
-    output = tmp_path / "out"
-    shutil.copytree(built, output, symlinks=True)
+def test_what_is_half_removed_is_not_done(given, tmp_path, monkeypatch):
+    options = BuildOptions(
+        detector=str(given / "detector"), images=str(given / "photos"), clip=str(given / "clip"),
+        captioner=str(given / "llava"), output=tmp_path,
+    )  # fmt: skip
+    run = build_run.BuildRun(options)
+    run.record = {"models": {}, "done": {"pool": {}}, "found": {}, "plan": "the old one"}
+    (tmp_path / "report").mkdir()
 
-    def ended(_):
+    def ended(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(build_run.shutil, "rmtree", ended)
-        _build(given, output, overwrite="report")
-    assert not {"report", "pictures"} & json.loads((output / "build.json").read_text())["done"].keys()
+    monkeypatch.setattr(build_run, "shutil", SimpleNamespace(rmtree=ended))
+    with pytest.raises(KeyboardInterrupt):
+        run._remove(["report"])
+    assert json.loads((tmp_path / "build.json").read_text()) == {"models": {}, "done": {"pool": {}}, "found": {}}
 
 
 @pytest.mark.parametrize("stage", ["coverage", "pool"])
