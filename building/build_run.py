@@ -130,6 +130,7 @@ class BuildRun:
             if left:
                 sys.stdout.write(self.record["plan"])
             if self.plan_only:
+                sys.stdout.write("" if left else f"{options.output} is finished: nothing is left to do\n")
                 return 0
             for number, stage in enumerate(self.stages, start=1):
                 self.stage = stage

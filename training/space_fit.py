@@ -74,4 +74,4 @@ def named_by_captions(
 
 
 def _words(text):
-    return set(re.findall(r"\w+", text.lower()))
+    return set(re.findall(r"[^\W_]+", text.lower()))  # names such as traffic_cone have two

@@ -179,6 +179,16 @@ def test_places_are_the_same_however_they_are_spelled(given, built, monkeypatch,
     assert capsys.readouterr().out.count("done before") == 8
 
 
+def test_a_plan_of_what_is_finished_says_so(given, built, capsys):
+    options = BuildOptions(
+        detector=str(given / "detector"), images=str(given / "photos"), clip=str(given / "clip"),
+        captioner=str(given / "llava"), output=built, names={name: [name] for name in NAMES}, steps=3, device="cpu",
+        keep_share=0.9,
+    )  # fmt: skip
+    assert build_run.BuildRun(options, plan_only=True).run() == 0
+    assert capsys.readouterr().out == f"{built} is finished: nothing is left to do\n"
+
+
 def test_what_is_refused_with_overwrite_removes_nothing(given, built):
     with pytest.raises(ValueError, match="stage names(.|\n)*--overwrite names"):
         _build(given, built, names=NAMES[:2], overwrite="model")

@@ -72,6 +72,19 @@ def test_captions_say_which_region_has_which_name(made):
     assert [part.tolist() for part in named_by_captions(nothing, vocabulary.names, names, mean)] == [[], []]
 
 
+def test_a_name_with_underscores_is_said_by_its_words(made):
+    pool, vocabulary, _ = made
+    near = clip_texts(NAMES)[:6]
+    away = F.normalize(near + clip_texts(6, seed=9) * 0.5, dim=-1)
+    found = {
+        "captions": ["a traffic cone"] * 6 + ["who knows"] * 6,
+        "text_embeds": torch.cat([near, away]).numpy(),
+    }
+    names = [f"traffic_cone{'s' * (n > 5)}" for n in range(NAMES)]
+    rows, _ = named_by_captions(found, names, vocabulary.embeddings.numpy(), pool.info["space"]["text_mean"])
+    assert rows.tolist() == [0, 1, 2, 3, 4, 5]
+
+
 def test_names_get_their_share_back_from_captions_that_say_the_same(made):
     pool, vocabulary, folder = made
     fitted = fit_space(pool, vocabulary, folder)
