@@ -83,7 +83,7 @@ def command_of(stage: str, options: BuildOptions, start: Start) -> list[str]:
     judged = data if start.boxed else {"--annotations": out / "data" / "annotations" / KEPT}
     given = {"--model": out / "model", **judged}
     if stage == "scores":
-        return ["calibrate", *_flat(given), *device]
+        return ["calibrate", *_flat(given), "--duplicates", *device]
     return ["eval", *_flat(given | {"--output": out / "report"}), "--overwrite", *device]
 
 

@@ -55,6 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"use at most this many images, drawn at random (default: {CALIBRATION_IMAGES})",
     )
+    add(
+        "--duplicates",
+        action="store_true",
+        help="also find out whether overlapping boxes are duplicates, as train does, where the model has no nms_iou",
+    )
     add_batch_size(parser, default=8)
     add_workers(parser)
     add_device(parser)
@@ -75,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         names_split=args.names_split,
         output=args.output,
         most=args.most,
+        duplicates=args.duplicates,
         thresholds=args.thresholds,
         batch_size=args.batch_size,
         num_workers=args.workers,

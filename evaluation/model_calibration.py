@@ -11,6 +11,7 @@ from decodetr.annotations.names_split import names_split_file, read_split
 from decodetr.annotations.sources import load_annotations
 from decodetr.evaluation import CALIBRATION_IMAGES
 from decodetr.evaluation.calibrate import fit_scores, set_calibration, uncalibrated
+from decodetr.evaluation.duplicates import choose_nms_iou
 from decodetr.evaluation.loop import run_predictor
 from decodetr.evaluation.output_evaluator import OutputEvaluator, rules_of
 from decodetr.evaluation.predictors import DeCoDetrPredictor
@@ -37,6 +38,7 @@ class CalibrationOptions:
         names_split: names.json whose base names are annotated, or "none". Default: that of `data`.
         output: folder for a copy. None calibrates the model in its folder.
         most: images, drawn at random.
+        duplicates: also find out whether overlapping boxes are duplicates, where the model has no `nms_iou` yet.
         thresholds: instead of images, thresholds.json of an evaluation. The model takes them over, its scores stay.
     """
 
@@ -49,6 +51,7 @@ class CalibrationOptions:
     names_split: str | None = None
     output: str | None = None
     most: int = CALIBRATION_IMAGES
+    duplicates: bool = False
     thresholds: str | None = None
     batch_size: int = 8
     num_workers: int = 0
@@ -113,9 +116,13 @@ def calibrate_model(options: CalibrationOptions) -> tuple[DeCoDetrConfig, dict[s
             )
         coco = coco.select(names)
         with uncalibrated(model.config):
-            evaluator = _detections(options, model, image_processor, coco)
+            found = _detections(options, model, image_processor, coco)
+            if options.duplicates and model.config.nms_iou is None:
+                model.config.nms_iou, _ = choose_nms_iou(found.localization)
+                if model.config.nms_iou is not None:
+                    found = _detections(options, model, image_processor, coco)
         try:
-            fields = fit_scores(evaluator)
+            fields = fit_scores(found.by_name)
         except ValueError as error:
             raise ValueError(
                 f"{coco.file}: {len(coco)} images: {error}; give others, or a model that finds more"
@@ -164,7 +171,7 @@ def _detections(options, model, image_processor, coco):
     evaluator = OutputEvaluator(coco, model.vocabulary.names, None, **rules)
     predictor = DeCoDetrPredictor(model, image_processor, rules["max_detections"])
     run_predictor(predictor, coco, evaluator, options.batch_size, options.num_workers)
-    return evaluator.by_name
+    return evaluator
 
 
 def _write(options, model, image_processor):
