@@ -237,6 +237,7 @@ class BuildRun:
             of_photos = CalibrationOptions(
                 model=str(options.output / "model"),
                 annotations=str(options.output / "data" / "annotations" / KEPT),
+                duplicates=True,
                 device=options.device,
             )
             try:

@@ -180,6 +180,30 @@ def test_places_are_the_same_however_they_are_spelled(given, built, monkeypatch,
     assert capsys.readouterr().out.count("done before") == 8
 
 
+def test_scores_that_cannot_be_calibrated_say_why_and_other_errors_end_the_build(given, built, tmp_path, monkeypatch):
+    output, asked = tmp_path / "out", []
+    shutil.copytree(built, output, symlinks=True)
+
+    def refused(options):
+        asked.append(options)
+        raise error
+
+    monkeypatch.setattr(build_run, "LEAST_OBJECTS", 1)
+    monkeypatch.setattr(build_run, "calibrate_model", refused)
+    error = OSError("no space left")
+    with pytest.raises(OSError, match="no space left"):
+        _build(given, output, overwrite="scores")
+    error = ValueError("7 of their 60 objects were found.")
+    _build(given, output)
+    card = (output / "model/README.md").read_text()
+    assert "Scores are not calibrated: 7 of their 60 objects were found.\n" in card
+    (options, _) = asked
+    words = commands.command_of(
+        "scores", BuildOptions(detector="", images="", clip="", captioner="", output=output), None
+    )
+    assert options.duplicates == ("--duplicates" in words) and options.model in words and options.annotations in words
+
+
 def test_a_plan_of_what_is_finished_says_so(given, built, capsys):
     options = BuildOptions(
         detector=str(given / "detector"), images=str(given / "photos"), clip=str(given / "clip"),
