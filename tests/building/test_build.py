@@ -198,9 +198,8 @@ def test_scores_that_cannot_be_calibrated_say_why_and_other_errors_end_the_build
     card = (output / "model/README.md").read_text()
     assert "Scores are not calibrated: 7 of their 60 objects were found.\n" in card
     (options, _) = asked
-    words = commands.command_of(
-        "scores", BuildOptions(detector="", images="", clip="", captioner="", output=output), None
-    )
+    same = BuildOptions(detector="", images="", clip="", captioner="", output=output)
+    words = commands.command_of("scores", same, commands.Start(False, 3, False))
     assert options.duplicates == ("--duplicates" in words) and options.model in words and options.annotations in words
 
 
