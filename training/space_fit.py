@@ -19,7 +19,9 @@ from decodetr.pool_builder.space import choose_scales
 from decodetr.processing.regions import captioned_regions
 
 _MOST = 20_000  # regions that are read
-_FEWEST = 20  # regions with a name below which nothing is chosen
+_FEWEST = 8  # regions with a name below which those of other things are asked too
+_COARSE = 0.3  # centred cosine from which captions of other things are one group then
+_DISTINCT = 1000  # captions that are compared with each other
 _FEWEST_SAID = 5  # captions that have all words of their nearest name, which say how near a caption of a name is
 _SURE = 0.25  # quantile of their cosines from which a caption is taken for one of its nearest name
 
@@ -32,16 +34,21 @@ def fit_space(pool: PrototypePool, vocabulary: Vocabulary, regions: str | Path) 
         regions: folder of the pool's regions, with their captions.
 
     Returns:
-        PrototypePool, a new one. None where the scales stay: boxes chose them, or captions do not speak of at least
-        two of the names.
+        PrototypePool, a new one. None where the scales stay: boxes chose them, or captions speak of too few things.
     """
     space = pool.info.get("space") or {}
-    if space.get("asked", {}).get("by") != "captions" or len(vocabulary) < 2:
+    if space.get("asked", {}).get("by") != "captions":
         return None
     found = captioned_regions(regions, _MOST)
     names = vocabulary.embeddings.cpu().numpy()
     rows, labels = named_by_captions(found, vocabulary.names, names, space["text_mean"])
     known, labels = np.unique(labels, return_inverse=True)
+    if len(rows) < _FEWEST or len(known) < 2:  # other things join, in a few coarse groups
+        others = Vocabulary.from_pool(pool, _COARSE)
+        texts = [*vocabulary.names, *others.names]
+        names = np.concatenate([names, others.embeddings.cpu().numpy()])
+        rows, labels = named_by_captions(found, texts, names, space["text_mean"])
+        known, labels = np.unique(labels, return_inverse=True)
     if len(rows) < _FEWEST or len(known) < 2:
         return None
     prototypes = pool.prototypes.cpu().numpy()
@@ -68,9 +75,20 @@ def named_by_captions(
     cosines, nearest = cosines.numpy(), nearest.numpy()
     words = [_words(name) for name in names]
     said = np.array([words[name] <= _words(caption) for name, caption in zip(nearest, found["captions"])])
-    sample = cosines[said] if said.sum() >= _FEWEST_SAID else cosines
+    sample = cosines[said] if said.sum() >= _FEWEST_SAID else _said_twice(found["captions"], texts)
     rows = np.flatnonzero(cosines >= np.quantile(sample, _SURE) - 1e-4)  # equal captions stay together
     return rows, nearest[rows]
+
+
+def _said_twice(captions, texts):
+    """Centred cosines of captions that have all words of another one: how near texts of one thing are. 1 where there
+    are none."""
+    first = {caption: row for row, caption in reversed(list(enumerate(captions)))}
+    some = sorted(first, key=lambda caption: first[caption])[:_DISTINCT]
+    words, rows = [_words(caption) for caption in some], texts[[first[caption] for caption in some]]
+    cosines = (rows @ rows.T).numpy()
+    pairs = [cosines[i, j] for i, one in enumerate(words) for j, other in enumerate(words) if i != j and one <= other]
+    return np.array(pairs or [1.0])
 
 
 def _words(text):

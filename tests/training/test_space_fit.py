@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from decodetr import PrototypePool, Vocabulary
 from decodetr.pool_builder.space import choose_scales, describe_space
 from decodetr.processing.regions import write_regions
-from decodetr.training.space_fit import fit_space, named_by_captions
+from decodetr.training.space_fit import _said_twice, fit_space, named_by_captions
 
 NAMES, EACH, WAYS = 20, 12, 4  # things, regions of each, and ways in which captions say it
 
@@ -102,4 +102,19 @@ def test_what_boxes_chose_stays_and_captions_of_other_things_choose_nothing(made
     annotated = {**space, "asked": {**space["asked"], "by": "annotations"}}
     for info in ({"space": annotated}, {"space": {**space, "asked": {"names": 3, "regions": 60}}}, {}):
         assert fit_space(PrototypePool(pool.prototypes, info=info), vocabulary, folder) is None
-    assert fit_space(pool, vocabulary.select(vocabulary.names[:1]), folder) is None
+
+
+def test_one_name_is_chosen_for_beside_what_the_other_captions_speak_of(made):
+    pool, vocabulary, folder = made
+    fitted = fit_space(pool, vocabulary.select(vocabulary.names[:1]), folder)
+    before, after = pool.info["space"], fitted.info["space"]
+    assert after["asked"]["by"] == "names in captions"
+    assert 2 <= after["asked"]["names"] <= NAMES + 1, "each of the other things once, in whatever words"
+    assert after["right_name"] > before["right_name"]
+
+
+def test_how_near_texts_of_one_thing_are_is_read_off_captions_that_say_it_twice():
+    texts = torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1], [0.6, 0.8]])
+    captions = ["red cup", "a red cup here", "dog", "cup"]
+    assert _said_twice(captions, texts).tolist() == pytest.approx([0.8, 0.6, 0.96]), "and cup in red cup, twice"
+    assert _said_twice(["red cup", "dog"], texts).tolist() == [1.0]
