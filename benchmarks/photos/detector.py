@@ -33,9 +33,9 @@ def train_detector(folder, settings, *, steps=STEPS, workers=1):
     untrained, drawings, pretrained = (folder / name for name in ("untrained", "drawings", "pretrained"))
     if (folder / "detector" / "config.json").is_file():
         return 0
-    write_world(drawings, replace(settings, train=PICTURES, val=100, drawings=True), workers=workers)
-    if not (untrained / "config.json").is_file():
+    if not (untrained / "config.json").is_file():  # says what is not installed before anything is drawn
         write_detector(untrained, write_backbone(folder / "backbone"), settings.image_size)
+    write_world(drawings, replace(settings, train=PICTURES, val=100, drawings=True), workers=workers)
     if not (pretrained / "train_results.json").is_file():
         learn = {"--data": drawings, "--detector": untrained, "--freeze-backbone": "true", "--streams": "localization"}
         learn |= {"--max-steps": steps, "--output": pretrained}

@@ -103,7 +103,7 @@ def test_what_is_done_is_not_done_again_and_another_wish_names_the_stage(given, 
         _build(given, built, steps=4)
 
 
-@pytest.mark.parametrize("ended_in", ["pool", "train"])
+@pytest.mark.parametrize("ended_in", [pytest.param("pool", marks=pytest.mark.slow), "train"])
 def test_a_build_that_was_ended_goes_on_to_the_same_bytes(given, built, tmp_path, monkeypatch, ended_in):
     output, run_command = tmp_path / "out", build_run.run_command
     shutil.copytree(built, output, symlinks=True)
