@@ -19,7 +19,16 @@ from decodetr.annotations.sources import has_part, load_annotations
 from decodetr.building.commands import Start, command_of, has_report
 from decodetr.building.coverage import ENOUGH, coverage, coverage_text
 from decodetr.building.options import STAGES, BuildOptions
-from decodetr.building.photos import KEPT, LEARNED, coco_document, find_photos, has_boxes, photos_of, write_photos
+from decodetr.building.photos import (
+    KEPT,
+    LEARNED,
+    coco_document,
+    find_photos,
+    has_boxes,
+    photos_of,
+    photos_root,
+    write_photos,
+)
 from decodetr.building.plan import measure
 from decodetr.building.result import how_to_go_on, write_result
 from decodetr.building.teacher_boxes import all_regions, teacher_boxes
@@ -291,7 +300,7 @@ class BuildRun:
     def _made_by(self, stage, pictures):
         """What tells a stage from one of other words, photos or names, wherever OUT lies and however places are
         spelled."""
-        options, top = self.options, Path(self.options.images)
+        options, top = self.options, photos_root(self.options.images) if pictures else None
         words = self._words(
             stage,
             replace(
@@ -304,7 +313,7 @@ class BuildRun:
             ),
         )
         more = {
-            "photos": [(str(path.relative_to(top)), path.stat().st_size) for path in pictures if path.exists()],
+            "photos": [(os.path.relpath(path, top), path.stat().st_size) for path in pictures if path.exists()],
             "names": options.names,
             "pool": self._annotated.digest() if self.start.boxed else None,
         }.get(stage)
@@ -381,7 +390,7 @@ class BuildRun:
         """Photos to draw: of those that were not learned from."""
         if not self.start.boxed:
             kept = photos_of(self.options.output / "data", KEPT)[:SHOWN]
-            return [Path(options.images) / entry["file_name"] for entry in kept]
+            return [photos_root(options.images) / entry["file_name"] for entry in kept]
         part = "val" if has_part(options.images, "val") else "train"
         return [Path(image["path"]) for image in load_annotations(options.images, part).images[:SHOWN]]
 

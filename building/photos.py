@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from decodetr.annotations.left_over import pictures_below
 from decodetr.annotations.sources import has_part, kind_of, load_annotations
-from decodetr.utils.documents import read_json
+from decodetr.utils.documents import read_json, read_text
 from decodetr.utils.files import committed, write_json
 from decodetr.utils.images import IMAGE_SUFFIXES, open_image
 from decodetr.utils.markup import one_line
@@ -31,6 +31,8 @@ def has_boxes(images: str | Path) -> bool:
     Raises:
         FileNotFoundError: there is no such folder, or nothing in it is recognised.
     """
+    if _is_list(images):
+        return False
     if kind_of(images) == "images" or not has_part(images, "train"):
         return False
     coco = load_annotations(images, "train", check_images=False)
@@ -38,11 +40,13 @@ def has_boxes(images: str | Path) -> bool:
 
 
 def find_photos(images: str | Path) -> list[Path]:
-    """The pictures below a folder, sorted.
+    """The pictures below a folder, sorted, or those that a .txt file lists, one a line, beginning in its folder.
 
     Raises:
-        FileNotFoundError: there are none.
+        FileNotFoundError: there are none, or a file of the list is missing.
     """
+    if _is_list(images):
+        return _listed(Path(images))
     pictures, others = pictures_below(images)
     if not pictures:
         some = ", ".join(sorted(path.name for path in others)[:5]) or "nothing else"
@@ -53,12 +57,40 @@ def find_photos(images: str | Path) -> list[Path]:
     return pictures
 
 
+def photos_root(images: str | Path) -> Path:
+    """The folder in which all photos lie: the given one, or what the files of a list have in common."""
+    if not _is_list(images):
+        return Path(os.path.abspath(images))
+    return Path(os.path.commonpath([os.path.abspath(path.parent) for path in find_photos(images)]))
+
+
+def _is_list(images):
+    return Path(images).suffix.lower() == ".txt" and Path(images).is_file()
+
+
+def _listed(file):
+    """The pictures of a list, each once."""
+    found = {}
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        if not line.strip():
+            continue
+        path = file.parent / line.strip()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"--images {file}, line {number}: {path}: no such file; correct or remove the line"
+            )
+        found[os.path.abspath(path)] = path
+    if not found:
+        raise FileNotFoundError(f"--images {file}: expected a picture's path a line, got none")
+    return list(found.values())
+
+
 def write_photos(images: str | Path, folder: Path) -> dict[str, int]:
     """List the photos of a folder, in FOLDER/annotations: train.json all that can be read, learned.json those that
     are learned from, kept.json the others, sample.json some of all. unreadable.json says what cannot be read, and why.
 
     Args:
-        images: folder of photos. folder (Path): OUT/data.
+        images: folder of photos, or a list. folder (Path): OUT/data.
 
     Returns:
         dict: counts of "photos", "kept" and "unreadable".
@@ -66,14 +98,14 @@ def write_photos(images: str | Path, folder: Path) -> dict[str, int]:
     Raises:
         FileNotFoundError: no pictures. ValueError: fewer than two can be read, or links cannot be made.
     """
-    root, entries, unreadable = Path(images).resolve(), [], []
+    root, entries, unreadable = photos_root(images), [], []
     for path in tqdm(find_photos(images), desc="reading the photos", unit="photo"):
         try:
             picture = open_image(path)
         except (OSError, ValueError) as error:
             unreadable.append({"file": str(path), "error": str(error)})
             continue
-        place = Path(os.path.abspath(path)).relative_to(os.path.abspath(images)).as_posix()
+        place = Path(os.path.abspath(path)).relative_to(root).as_posix()
         entries.append({"id": len(entries) + 1, "file_name": place, "width": picture.width, "height": picture.height})
     for problem in unreadable[:5]:
         logger.warning("left out: %s", problem["error"])
@@ -90,7 +122,7 @@ def write_photos(images: str | Path, folder: Path) -> dict[str, int]:
         SAMPLE: [entries[number] for number in sorted(order[:MOST_SAMPLED])],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    _link(folder / FOLDER, root)
+    _link(folder / FOLDER, root.resolve())
     with committed(folder) as staging:
         for name, some in parts.items():
             write_json(staging / "annotations" / name, coco_document(some, (_OBJECT,)), indent=None)

@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images",
         required=True,
         metavar="DIR",
-        help="folder of photos, with its sub-folders; or a data set (docs/data.md), whose boxes are used; required",
+        help="folder of photos, with its sub-folders; a .txt file with a path a line; or a data set (docs/data.md), "
+        "whose boxes are used; required",
     )
     add_clip(parser, "folder, Hub name or shipped name of a CLIP", required=True)
     add(

@@ -16,9 +16,10 @@ import decodetr
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
 from decodetr.building import build_run, commands
 from decodetr.building.options import BuildOptions
-from decodetr.building.photos import KEPT, LEARNED, photos_of
+from decodetr.building.photos import KEPT, LEARNED, find_photos, has_boxes, photos_of, photos_root, write_photos
 from decodetr.building.plan import Plan
 from decodetr.cli import main
+from decodetr.processing import CocoAnnotations
 from decodetr.utils.files import write_json
 
 NAMES = ["red dotted star", "salt, pepper", "cup"]
@@ -90,6 +91,20 @@ def test_photos_are_listed_and_those_that_cannot_be_read_are_named(given, built)
     assert problem["file"].endswith("broken.jpg") and "readable image" in problem["error"]
     card = (built / "model/README.md").read_text()
     assert f"Of {PHOTOS} photos without a box (1 could not be read)" in card and "No name was ever boxed" in card
+
+
+def test_photos_can_be_a_list_of_files(given, tmp_path):
+    places = [given / "photos" / "0.png", given / "photos" / "crème" / "2.JPG", given / "photos" / "broken.jpg"]
+    file = tmp_path / "list.txt"
+    file.write_text("".join(f"{place}\n\n" for place in [*places, places[0]]), encoding="utf-8")
+    assert find_photos(file) == places and photos_root(file) == given / "photos" and not has_boxes(file)
+    assert write_photos(file, tmp_path / "data") == {"photos": 2, "kept": 1, "unreadable": 1}
+    assert {entry["file_name"] for entry in photos_of(tmp_path / "data", "train.json")} == {"0.png", "crème/2.JPG"}
+    coco = CocoAnnotations.load(tmp_path / "data/annotations/train.json")
+    assert [image["width"] for image in coco.images] == [64, 64]
+    file.write_text("nowhere.jpg\n")
+    with pytest.raises(FileNotFoundError, match="list.txt, line 1: .*nowhere.jpg: no such file"):
+        find_photos(file)
 
 
 def test_what_is_done_is_not_done_again_and_another_wish_names_the_stage(given, built, capsys):
