@@ -426,16 +426,16 @@ def _check(options):
         lambda: _check_device(options.device),
         lambda: _start_of(options),
     )
-    return Start(start.is_decodetr, start.classes, boxed)
+    return replace(start, boxed=boxed)
 
 
 def _check_device(device):
-    """Training takes the first accelerator, so that another one has to be made the first for all stages."""
+    """Training sees one GPU of a number by the environment, which is read once, and earlier stages have read it."""
     number = pick_device(device).index
     if number and device != "auto":
         raise ValueError(
-            f"--device {device}: training takes the first accelerator; set CUDA_VISIBLE_DEVICES={number} and give "
-            "--device auto"
+            f"--device {device}: stages of one process see the same devices; set CUDA_VISIBLE_DEVICES={number} and "
+            "give --device auto"
         )
 
 
@@ -444,9 +444,9 @@ def _start_of(options):
     with loading("detector", options.detector) as folder, local_only(folder):
         config = AutoConfig.from_pretrained(folder)
     if isinstance(config, DeCoDetrConfig):
-        return Start(True, config.detector_config.num_labels, False)
+        return Start(True, config.detector_config.num_labels)
     try:
         detector_family(config)
     except ValueError as error:
         raise ValueError(f"DETECTOR {options.detector}: expected a DETR or a DeCo-DETR: {error}") from error
-    return Start(False, config.num_labels, False)
+    return Start(False, config.num_labels)

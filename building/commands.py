@@ -20,15 +20,16 @@ GRID_WINDOWS = 30  # of a photo, the largest first
 
 @dataclass(frozen=True)
 class Start:
-    """What a detector is: `boxed` says if the photos have boxes.
+    """What a build starts from.
 
     Args:
         is_decodetr (bool). classes (int): that the detector tells apart. 1 of a class-agnostic one.
+        boxed (bool): the photos have boxes.
     """
 
     is_decodetr: bool
     classes: int
-    boxed: bool
+    boxed: bool = False
 
     def words(self, options: BuildOptions) -> list[str]:
         """The starting point of the semantic stream, whose detector stays as it is to the bit."""
@@ -67,7 +68,7 @@ def command_of(stage: str, options: BuildOptions, start: Start) -> list[str]:
         if start.is_decodetr:
             begin += ["--pool", str(out / "first" / "pool")]
         begin += ["--streams", "localization", "--pseudo-boxes", "objects", *_RESUMED]
-        return ["train", *begin, *_flat(given), *_without_boxes(start), *_train_device(options)]
+        return ["train", *begin, *_flat(given), *_without_boxes(start), *device]
     if stage == "names":
         given = {"--names-file": out / "names.json", "--clip": options.clip, "--output": out / "names"}
         return ["vocabulary", "build", *_flat(given), "--overwrite", *device]
@@ -79,7 +80,7 @@ def command_of(stage: str, options: BuildOptions, start: Start) -> list[str]:
         if options.steps is not None:
             given["--max-steps"] = options.steps
         words = [*start.words(options), "--streams", "semantic", "--cache-features", "true", *_RESUMED]
-        return ["train", *words, *_flat(given), *_without_boxes(start), *_train_device(options)]
+        return ["train", *words, *_flat(given), *_without_boxes(start), *device]
     judged = data if start.boxed else {"--annotations": out / "data" / "annotations" / KEPT}
     given = {"--model": out / "model", **judged}
     if stage == "scores":
@@ -97,10 +98,6 @@ def _data(options, start):
 def _without_boxes(start):
     """There is nothing to validate or to calibrate on before the teacher has said what is in the photos kept aside."""
     return [] if start.boxed else ["--val-annotations", "none", "--calibration-share", "0"]
-
-
-def _train_device(options):
-    return ["--use-cpu", "true"] if options.device == "cpu" else []
 
 
 def _flat(options: Mapping[str, object]) -> Iterator[str]:

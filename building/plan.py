@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from decodetr.building.commands import GRID_WINDOWS
-from decodetr.building.photos import MOST_KEPT, MOST_SAMPLED
+from decodetr.building.photos import KEPT_SHARE, MOST_KEPT, MOST_SAMPLED
 from decodetr.pool_builder.crops import crop_region
 from decodetr.pool_builder.pool_run import load_models
 from decodetr.pool_builder.proposals import select_proposals
@@ -70,7 +70,7 @@ def measure(options: BuildOptions, start: Start, pictures: Sequence[Path], stage
         options (BuildOptions). start (Start). pictures: the files of the photos. stages: that are to be done.
 
     Returns:
-        Plan. Loading the models is not in it; a stage that takes less than a second is not tried.
+        Plan. Loading the models is not in it, nor are names and pictures, which take seconds.
     """
     plan = Plan(len(pictures))
     images = [image for path in pictures[: 4 * TRIED] if (image := _opened(path)) is not None][:TRIED]
@@ -116,18 +116,21 @@ def measure(options: BuildOptions, start: Start, pictures: Sequence[Path], stage
             plan.notes[stage] = f"{steps:,} steps x {BATCH} photos x {_TRAINED} x {_duration(look)}"
         elif stage == "model":
             _semantic(plan, options, start, embed.dim, images[0], look)
-        elif stage == "report":
-            plan.seconds[stage] = look * min(MOST_KEPT, plan.photos / 10)
+        elif stage in ("scores", "report"):
+            kept = min(MOST_KEPT, round(KEPT_SHARE * plan.photos))
+            plan.seconds[stage] = kept * look
+            plan.notes[stage] = f"{kept:,} photos x {_duration(look)}"
     return plan
 
 
 def _semantic(plan, options, start, width, image, look):
     """The semantic stream: two views of cached features, and steps over them."""
-    words = ["--set", "class_agnostic=false"] if start.classes > 1 and not options.localize else []
-    place = (
-        {"model": options.detector, "reset_semantics": True} if start.is_decodetr else {"detector": options.detector}
-    )
-    model, processor = start_model(TrainOptions(data=".", **place, set=words[1:]), ["object"])
+    if start.is_decodetr:
+        begin = TrainOptions(data=".", model=options.detector, reset_semantics=True)
+    else:
+        classes = ["class_agnostic=false"] if start.classes > 1 and not options.localize else []
+        begin = TrainOptions(data=".", detector=options.detector, set=[f"embedding_dim={width}", *classes])
+    model, processor = start_model(begin, ["object"])
     device = pick_device(options.device)
     model.to(device).train()
     count = max(round(plan.regions), 1)

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from decodetr.cli.options import restored
+
 # What the libraries read when they are imported, which is after the command line was.
 _LEVELS = ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY")
 _NO_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
@@ -24,11 +26,9 @@ def loudness(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
         return
     word, level = ("error", logging.ERROR) if quiet else ("info", logging.INFO)
     variables = dict.fromkeys(_LEVELS, word) | (_NO_BARS if quiet else {})
-    before = {name: os.environ.get(name) for name in variables}
     loggers = {name: logging.getLogger(name) for name in ("decodetr", "transformers")}
     levels = {name: one.level for name, one in loggers.items()}
     handler = None
-    os.environ.update(variables)
     loggers["decodetr"].setLevel(level)
     if "transformers" in sys.modules:  # it has read its variable
         loggers["transformers"].setLevel(level)
@@ -37,12 +37,10 @@ def loudness(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
         handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
         loggers["decodetr"].addHandler(handler)
     try:
-        yield
+        with restored(variables):
+            os.environ.update(variables)
+            yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
         for name, one in loggers.items():
             one.setLevel(levels[name])
         if handler is not None:

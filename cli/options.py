@@ -2,8 +2,8 @@
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from decodetr.annotations.formats import BOX_FORMATS
 from decodetr.utils.limits import MAX_PIXELS, MAX_PIXELS_VARIABLE, OUTSIDE_VARIABLE
@@ -154,9 +154,8 @@ class _Variable(argparse.Action):
 
 
 @contextmanager
-def own_variables() -> Iterator[None]:
-    """At the end of a command, set the variables back that its options have set."""
-    names = (MAX_PIXELS_VARIABLE, OUTSIDE_VARIABLE, "CUDA_VISIBLE_DEVICES")  # the last by --device of train
+def restored(names: Iterable[str]) -> Iterator[None]:
+    """At the end, set environment variables back."""
     before = {name: os.environ.get(name) for name in names}
     try:
         yield
@@ -165,3 +164,8 @@ def own_variables() -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+def own_variables() -> AbstractContextManager[None]:
+    """At the end of a command, set the variables back that its options have set."""
+    return restored((MAX_PIXELS_VARIABLE, OUTSIDE_VARIABLE, "CUDA_VISIBLE_DEVICES"))  # the last by --device of train

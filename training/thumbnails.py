@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -52,8 +53,12 @@ def choose_thumbnails(
     tried = replace(
         options, set=[*options.set, f"region_pixels={SIDE}", f"embedding_dim={data.regions.embedding_dim}"]
     )
-    model, processor = start_model(tried, data.coco.names)
-    found = thumbnail_gain(model.to(training.device).eval(), processor, data.coco, data.regions)
+    found = None
+    if training.process_index == 0:
+        with torch.random.fork_rng(devices=[]):  # what is chosen starts like what is said, to the bit
+            model, processor = start_model(tried, data.coco.names)
+        found = thumbnail_gain(model.to(training.device).eval(), processor, data.coco, data.regions)
+    (found,) = broadcast_object_list([found])  # one answer for all processes
     if found is None:
         return options
     without, gain = found

@@ -33,8 +33,10 @@ def _training(streams="semantic"):
 @pytest.mark.parametrize("gain, chosen", [(thumbnails.GAIN, [f"region_pixels={SIDE}"]), (0.04, [])])
 def test_thumbnails_are_chosen_where_they_tell_more(data, tmp_path, monkeypatch, caplog, gain, chosen):
     monkeypatch.setattr(thumbnails, "thumbnail_gain", lambda *given: (0.5, gain))
-    options = choose_thumbnails(_options(tmp_path), _training(), data)
+    start, before = _options(tmp_path), torch.get_rng_state()
+    options = choose_thumbnails(start, _training(), data)
     assert options.set == chosen
+    assert torch.equal(torch.get_rng_state(), before), "what is chosen starts like what is said"
     assert f"a cosine of 0.50, and {0.5 + gain:.2f} with a thumbnail" in caplog.text
 
 
