@@ -146,7 +146,10 @@ def _names(args):
 
 
 def _predict(args, names, sources):
-    from decodetr.inference.loading import load_model
+    from functools import partial
+
+    from decodetr.inference.detection import detect
+    from decodetr.inference.loading import load_model, weights_digest
     from decodetr.inference.picture_run import PredictRun
 
     if args.clip and _is_other_detector(args.model):
@@ -162,7 +165,8 @@ def _predict(args, names, sources):
             f"--explain shows what the queries looked up in the pool, but {args.model} was trained with pool_use="
             f"{model.config.pool_use!r}, which looks nothing up"
         )
-    return PredictRun(_options(args), model, image_processor, sources).run()
+    find_in = partial(detect, model, image_processor)
+    return PredictRun(_options(args), model, sources, find_in, weights_digest(model.state_dict())).run()
 
 
 def _is_other_detector(model):
@@ -179,6 +183,7 @@ def _is_other_detector(model):
 def _predict_by_clip(args, names, sources):
     """Boxes of a detector, names of CLIP on crops of them."""
     from decodetr.building.clip_detector import ClipDetector
+    from decodetr.inference.loading import weights_digest
     from decodetr.inference.picture_run import PredictRun
 
     if not isinstance(names, dict):
@@ -193,7 +198,7 @@ def _predict_by_clip(args, names, sources):
         "up instead\n"
     )
     detector = ClipDetector.from_pretrained(args.model, args.clip, names, args.device)
-    return PredictRun(_options(args), detector, None, sources, find_in=detector).run()
+    return PredictRun(_options(args), detector, sources, detector, weights_digest(detector.state_dict())).run()
 
 
 def _options(args):
