@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
 import time
@@ -19,6 +18,7 @@ from decodetr.export.graph import DetectionGraph
 from decodetr.export.parity import check_parity
 from decodetr.export.settings import ExportSettings, check_model, preprocessing_of, require_packages
 from decodetr.export.tracing import trace
+from decodetr.inference.loading import weights_digest
 from decodetr.modeling_decodetr.default_threshold import DEFAULT_THRESHOLD
 from decodetr.modeling_decodetr.detectors import detector_family, num_queries
 from decodetr.modeling_decodetr.embedding_space import mean_of
@@ -173,26 +173,18 @@ def _describe(model, settings, preprocessing, size, source):
         training_info=config.training_info,
         pool_digest=model.prototype_pool.digest(),
         vocabulary_digest=model.vocabulary.digest(),
-        weights_digest=weights_digest(model),
+        weights_digest=weights_digest(model.state_dict()),
         source=source or str(model.name_or_path),
         versions=package_versions(packages),
     )
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """SHA-256 of all weights and tables of a model."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _metadata(description):
     """What goes into the file of the graph itself, so that it can be used without export.json."""
     kept = (
         "names names_input post_processing top_k family dtype dynamic image_size batch_size preprocessing "
-        "score_threshold name_thresholds default_threshold pool_digest vocabulary_digest weights_digest source versions"
+        "score_threshold name_thresholds default_threshold pool_digest vocabulary_digest weights_digest source "
+        "versions"
     ).split()
     content = description.to_json()
     return {"decodetr": json.dumps({key: content[key] for key in kept})}
@@ -212,5 +204,3 @@ def _write_tables(model, staging):
 
 def _write_description(description, staging):
     (staging / FILE).write_bytes(json_text(description.to_json()).encode("utf-8", errors="backslashreplace"))
-
-

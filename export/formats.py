@@ -43,7 +43,9 @@ def write_program(
             raise
         except Exception as error:  # of the exporters, of a dozen types
             reason = " ".join(str(error).split())[-600:]
-            raise ValueError(f"--format {settings.format}: {type(error).__name__}: {reason}; try another one") from error
+            raise ValueError(
+                f"--format {settings.format}: {type(error).__name__}: {reason}; try another one"
+            ) from error
 
 
 def _write_onnx(program, settings, staging, metadata):

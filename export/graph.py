@@ -37,8 +37,8 @@ class DetectionGraph(torch.nn.Module):
 
         Returns:
             "logits" (B, N, K) and "pred_boxes" (B, N, 4) as of the model, or with post-processing inside "scores" (B,
-            k), descending, "labels" (B, k) int64 and "boxes" (B, k, 4), x0, y0, x1, y1 in 0..1 of the image. Floats are
-            float32.
+            k), descending, "labels" (B, k) int64 and "boxes" (B, k, 4), x0, y0, x1, y1 in 0..1 of the image. Floats
+            are float32.
         """
         tables = self.model.tables()
         if name_rows is not None and log_share is not None:

@@ -35,8 +35,8 @@ def check_parity(
         size (tuple): height and width of the images.
 
     Returns:
-        dict: "batches", "detections" (how many), "found" (of them), "score" and "box" (the largest differences of those
-        that were found, a box in shares of the image), "tolerance".
+        dict: "batches", "detections" (how many), "found" (of them), "score" and "box" (the largest differences of
+        those that were found, a box in shares of the image), "tolerance".
 
     Raises:
         ValueError: too many detections differ.

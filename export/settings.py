@@ -136,5 +136,3 @@ def _plain(value):
     if hasattr(value, "items") or hasattr(value, "height"):
         return {name: side for name, side in dict(value).items() if side is not None}
     return int(value) if hasattr(value, "value") else value
-
-

@@ -51,7 +51,9 @@ def trace(graph: DetectionGraph, size: tuple[int, int]) -> torch.export.Exported
             if settings.batch_size is not None and not settings.dynamic_size:
                 remedy = "docs/export.md lists the families that can be exported"
             reason = " ".join(str(error).split())[:400]
-            raise ValueError(f"torch cannot export this {family} ({type(error).__name__}: {reason}); {remedy}") from error
+            raise ValueError(
+                f"torch cannot export this {family} ({type(error).__name__}: {reason}); {remedy}"
+            ) from error
 
 
 @contextmanager

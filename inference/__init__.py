@@ -7,6 +7,7 @@ candidates.py     labels of one call as names, with what prompts have around the
 detection.py      detect; forward, for prepared images
 shown.py          which detections are shown, by the thresholds of their names
 one_call.py       decodetr.detect: any picture in, supervision.Detections out
+exported_model.py an exported model in the place of a DeCo-DETR
 pipelines.py      the pipelines of transformers for a DeCo-DETR
 pipeline_choice   which pipeline a model gets, these or the library's
 slicing.py        large pictures in tiles

@@ -3,6 +3,7 @@ transformers.
 
 exported_detector.py  ExportedDetector: pictures in, detections out
 description.py        what export.json says of a model
+providers.py          what --device means to a runtime
 sessions.py           a graph in ONNX Runtime, OpenVINO or torch
 preprocessing.py      pictures to pixel_values
 name_tables.py        names to what the graph reads of them

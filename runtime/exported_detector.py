@@ -69,6 +69,10 @@ class ExportedDetector:
         """Who embedded the names."""
         return self.description.vocabulary_info if self._tables is None else self._tables.info
 
+    def name_inputs(self) -> dict[str, np.ndarray]:
+        """What the graph reads besides pictures: none where its names are baked in."""
+        return {} if self._tables is None else self._tables.inputs()
+
     def set_names(self, names: Sequence[str] | None = None, vocabulary: str | Path | None = None) -> None:
         """Look for other names from now on.
 

@@ -73,8 +73,8 @@ _RULES = (("height", "width"), ("shortest_edge", "longest_edge"), ("max_height",
 
 
 def _shortest_edge(height, width, shortest, longest):
-    """The rule of the library (`get_size_with_aspect_ratio`): the short side as asked, unless the long one would be too
-    long."""
+    """The rule of the library (`get_size_with_aspect_ratio`): the short side as asked, unless the long one would be
+    too long."""
     low, high = float(min(height, width)), float(max(height, width))
     raw = None
     if high / low * shortest > longest:
