@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help="folder, Hub name or shipped name of a DeCo-DETR; or, with --clip, folder or Hub name of any detector of "
+        help="folder, Hub name or shipped name of a DeCo-DETR; or what `decodetr export` wrote, its folder or the .onnx "
+        "or .xml in it, which needs no torch; or, with --clip, folder or Hub name of any detector of "
         f"transformers (default: {DEFAULT_MODEL}, which knows drawn scenes only)",
     )
     parser.add_argument(
@@ -121,17 +122,25 @@ def run(args: argparse.Namespace) -> int:
         lambda: check_formats(args.formats, args.output),
         lambda: require_trackers() if args.track else None,
         lambda: output_folder(args.output, "--output"),
-        lambda: expect("model", args.model, "config.json"),
+        lambda: _expect_model(args),
         lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
         lambda: expect("text model", args.clip, "config.json"),
         lambda: expect_file("--font", args.font),
-        lambda: pick_device(args.device),
     )
     if args.track and not sources.videos:
         raise ValueError("--track numbers the objects of videos, and no video is given; leave it out")
     args.formats = formats
     with claim(args.output, "decodetr predict"):
         return _predict(args, names, sources)
+
+
+def _expect_model(args):
+    """Check that the model is there, and that the device is."""
+    from decodetr.runtime.description import find_export
+
+    if find_export(args.model) is None:
+        expect("model", args.model, "config.json")
+        pick_device(args.device)
 
 
 def _whole_numbers(args):
@@ -146,7 +155,14 @@ def _names(args):
 
 
 def _predict(args, names, sources):
-    from decodetr.inference.loading import load_model
+    from functools import partial
+
+    from decodetr.runtime.description import find_export
+
+    if find_export(args.model) is not None:  # before torch is imported, which it does without
+        return _predict_exported(args, names, sources)
+    from decodetr.inference.detection import detect
+    from decodetr.inference.loading import load_model, weights_digest
     from decodetr.inference.picture_run import PredictRun
 
     if args.clip and _is_other_detector(args.model):
@@ -162,7 +178,25 @@ def _predict(args, names, sources):
             f"--explain shows what the queries looked up in the pool, but {args.model} was trained with pool_use="
             f"{model.config.pool_use!r}, which looks nothing up"
         )
-    return PredictRun(_options(args), model, image_processor, sources).run()
+    find_in = partial(detect, model, image_processor)
+    return PredictRun(_options(args), model, sources, find_in, weights_digest(model.state_dict())).run()
+
+
+def _predict_exported(args, names, sources):
+    """By the runtime of an exported model."""
+    from decodetr.inference.exported_model import ExportedModel
+    from decodetr.inference.picture_run import PredictRun
+    from decodetr.runtime.providers import providers_of
+
+    for option, given in {"--clip": args.clip, "--explain": args.explain}.items():
+        if given:
+            raise ValueError(
+                f"{option}: {args.model} is an exported model, which cannot do that; give the model itself"
+            )
+    model = ExportedModel(args.model, names, args.vocabulary, providers_of(args.model, args.device))
+    if (most := model.config.top_k) is not None and args.top_k > most:
+        raise ValueError(f"--top-k {args.top_k}: the graph of {args.model} gives at most {most} detections")
+    return PredictRun(_options(args), model, sources, model.find, model.digest()).run()
 
 
 def _is_other_detector(model):
@@ -179,6 +213,7 @@ def _is_other_detector(model):
 def _predict_by_clip(args, names, sources):
     """Boxes of a detector, names of CLIP on crops of them."""
     from decodetr.building.clip_detector import ClipDetector
+    from decodetr.inference.loading import weights_digest
     from decodetr.inference.picture_run import PredictRun
 
     if not isinstance(names, dict):
@@ -193,7 +228,7 @@ def _predict_by_clip(args, names, sources):
         "up instead\n"
     )
     detector = ClipDetector.from_pretrained(args.model, args.clip, names, args.device)
-    return PredictRun(_options(args), detector, None, sources, find_in=detector).run()
+    return PredictRun(_options(args), detector, sources, detector, weights_digest(detector.state_dict())).run()
 
 
 def _options(args):
