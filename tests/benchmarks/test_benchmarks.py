@@ -21,7 +21,7 @@ def test_help_imports_nothing_heavy(command):
 
 
 def test_in_turn_alternates_and_leaves_out_warmup_and_lead():
-    from harness import in_turn
+    from decodetr.speed.timing import in_turn
 
     calls = []
     functions = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
@@ -35,15 +35,15 @@ def test_in_turn_alternates_and_leaves_out_warmup_and_lead():
 
 
 def test_time_is_per_call(monkeypatch):
-    import harness
+    from decodetr.speed import timing
 
     now = iter([0.0, 6.0, 10.0, 22.0])
-    monkeypatch.setattr(harness, "clock", lambda device: next(now))
-    assert harness.in_turn({"a": lambda: None}, warmup=1, runs=1, calls=3) == {"a": [4.0]}
+    monkeypatch.setattr(timing, "clock", lambda device: next(now))
+    assert timing.in_turn({"a": lambda: None}, warmup=1, runs=1, calls=3) == {"a": [4.0]}
 
 
 def test_spread_and_ratios_of_neighbours():
-    from harness import ratios, show, spread
+    from decodetr.speed.timing import ratios, show, spread
 
     summary = spread([5.0, 1.0, 2.0, 3.0, 4.0])
     assert summary == {"median": 3.0, "q1": 2.0, "q3": 4.0, "min": 1.0, "max": 5.0, "runs": 5}
@@ -184,7 +184,7 @@ def test_memory_of_the_modes(tmp_path):
 
 
 def test_peak_memory_is_counted_anew():
-    from harness import peak_bytes, reset_peak, used_bytes
+    from decodetr.speed.machine import peak_bytes, reset_peak, used_bytes
 
     before = used_bytes("cpu")
     block = torch.ones(512 * 2**20, dtype=torch.uint8)
