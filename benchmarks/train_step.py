@@ -30,9 +30,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from overhead import MODELS
 from step_trainers import bare_batch, make_bare_trainer, make_trainer, prepare, step, trainer_losses
 
+from decodetr.speed.catalog import OURS
 from decodetr.utils.arguments import extend_lists
 from decodetr.utils.files import write_json
 
@@ -253,7 +253,7 @@ def parser():
     )
     add = arguments.add_argument
     start = arguments.add_mutually_exclusive_group()
-    configs = f"DeCoDetrConfig in YAML or JSON, or one of {', '.join(MODELS)}; random weights"
+    configs = f"DeCoDetrConfig in YAML or JSON, or one of {', '.join(OURS)}; random weights"
     start.add_argument("--config", default=str(CONFIG), help=configs)
     start.add_argument("--model", help="folder or name of a trained model instead")
     add("--image-size", type=int, metavar="N", help="side of the images (default: the config's, or 640)")

@@ -33,7 +33,8 @@ def environment(device: str | torch.device, **settings: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load_average_before": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
-        **package_versions(["torch", "transformers", "decodetr"]),
+        "torch": torch.__version__,  # which says of which build it is
+        **package_versions(["transformers", "decodetr"]),
         **settings,
     }
 
