@@ -50,6 +50,7 @@ def detect(
     top_k: int = 100,
     explain: int = 0,
     tables: Tables | None = None,
+    min_score: float | None = None,
 ) -> list[dict[str, list]]:
     """Detections of a batch of PIL images.
 
@@ -59,6 +60,7 @@ def detect(
         threshold (float, *optional*): only scores above it. Default: what the model's config says, for each name.
         top_k (int): at most so many an image, chosen before the threshold.
         tables ([`Tables`], *optional*): what is scored, of this call alone. Default: the model's own.
+        min_score (float, *optional*): scores above it must be right, others may be missing. Default: the threshold.
         explain: with k > 0, also what each detection is made of, with the k prototypes that its query looked up most.
 
     Returns:
@@ -66,7 +68,7 @@ def detect(
         "boxes" (n lists of x0, y0, x1, y1 in pixels of the image, not clipped to it). With `explain` also the lists
         "objectness", "name_probability" and "prototypes" of `explain_detections`.
     """
-    found = detect_labels(model, image_processor, images, threshold, top_k, explain, tables)
+    found = detect_labels(model, image_processor, images, threshold, top_k, explain, tables, min_score)
     shown = [above(result, model.config, threshold) for result in found]
     return [{key: values for key, values in result.items() if key != "labels"} for result in shown]
 
@@ -79,16 +81,18 @@ def detect_labels(
     top_k: int = 100,
     explain: int = 0,
     tables: Tables | None = None,
+    min_score: float | None = None,
 ) -> list[dict[str, list]]:
     """As [`detect`], with "labels" besides: rows of the names, ints. Separate thresholds of names are the caller's: of
     each name there is all that scores above the lowest one."""
     images = [to_rgb(image) for image in images]
     batch = image_processor(images=images, return_tensors="pt")
     tables = model.tables() if tables is None else tables  # another thread may swap the names meanwhile
-    with torch.inference_mode():
-        outputs = forward(model, batch, output_prototype_weights=explain > 0, tables=tables)
-    sizes = [(image.height, image.width) for image in images]
     names, least = tables.vocabulary.names, lowest_threshold(model.config, threshold)
+    options = {"tables": tables, "min_score": least if min_score is None else min_score}
+    with torch.inference_mode():
+        outputs = forward(model, batch, output_prototype_weights=explain > 0, **options)
+    sizes = [(image.height, image.width) for image in images]
     results = image_processor.post_process_object_detection(outputs, threshold=least, target_sizes=sizes, top_k=top_k)
     found = []
     for result in results:
