@@ -117,7 +117,8 @@ def optimize(
         pictures: such as the model will see, files, PIL images or arrays (H, W, 3). `PICTURES` of them are looked at.
             Default: drawn scenes, which say little of a model of photos.
         data (*optional*): annotated pictures (COCO, YOLO, ...) to check AP on, instead of what eager float32 detects.
-        ways: names of `WAYS`. Default: all that this machine has the packages for, but for compilation.
+        ways: names of `WAYS`. Default: those that may pay on this machine. Compilation, which takes minutes,
+            is tried only if it is named.
         way (*optional*): take this one, whatever it loses.
         max_ap_loss (float): AP points that a way may lose against eager float32.
         image_processor: of a loaded model. Default: that of the folder it is from.
@@ -142,10 +143,10 @@ def optimize(
         model, loaded = load_model(str(model))
         processor = image_processor or loaded
     eager = copy.deepcopy(model).float().eval().requires_grad_(False)
-    kind = eager.device.type
-    chosen = list(ways or [name for name, one in WAYS.items() if one.by_default and kind in one.devices])
+    device = eager.device
+    chosen = list(ways or [name for name, one in WAYS.items() if device.type in one.devices and one.pays_on(device)])
     if way is not None:
-        check_way("way", way, eager.device)
+        check_way("way", way, device)
         chosen = ["eager", way]
     asked = {"ways": chosen, "way": way, "max_ap_loss": max_ap_loss, "data": None if data is None else str(data)}
     held = circumstances(eager, preprocessing=processor.to_dict(), **asked)
