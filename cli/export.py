@@ -107,12 +107,13 @@ def text_of(made, seconds: float) -> str:
     size = "any height and width" if own.image_size is None else " x ".join(map(str, own.image_size))
     batch = "any number of images" if own.batch_size is None else f"{own.batch_size} at once"
     best = f"inside, the best {own.top_k}" if own.post_processing == "inside" else "outside"
+    found = "detections" if own.post_processing == "inside" else "queries"
     rows = {
         "detector": f"{own.family}, {own.queries} queries, in {own.dtype}",
         "images": f"{size}, {batch}",
         "names": names,
         "post-processing": best,
-        "parity": f"{parity['found']} of {parity['detections']} detections of random images found again at batch "
+        "parity": f"{parity['found']} of {parity['compared']} {found} of random images found again at batch "
         f"{' and '.join(map(str, parity['batches']))}; scores differ by at most {parity['score']:.1e}, boxes by "
         f"{parity['box']:.1e} of the image",
         "size": f"{made.bytes / 2**20:.1f} MiB, loaded in {made.load_seconds:.2f} s",
