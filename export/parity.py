@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from decodetr.runtime.sessions import Session
 
 BATCHES = (1, 4)
-# By dtype: how far scores, and sides of boxes as a share of the image, may be off, and the least share of what the
-# model gives that must be found again. Detectors that choose their queries choose another one where two are as good.
-LIMITS = {"float32": (1e-3, 0.99), "float16": (2e-2, 0.9), "bfloat16": (5e-2, 0.8)}
+# By dtype: how far sides of boxes may be off, as a share of the image; how far logits of scores may be, which tell small
+# scores apart; and the least share of what the model gives that must be found again. Detectors that choose their queries
+# choose another one where two are as good.
+LIMITS = {"float32": (1e-3, 0.02, 0.99), "float16": (2e-2, 0.3, 0.9), "bfloat16": (5e-2, 1.0, 0.8)}
 _NOTHING = 1e-6  # a score that suppressed queries have, in any order
 
 
@@ -38,12 +39,12 @@ def check_parity(
 
     Returns:
         dict: "batches", "compared" (how many queries or detections), "found" (of them), "score" and "box" (the largest
-        differences of those that were found, a box in shares of the image), "tolerance".
+        differences of those that were found, a box in shares of the image).
 
     Raises:
         ValueError: too much differs.
     """
-    tolerance, least = LIMITS[settings.dtype]
+    box, logit, least = LIMITS[settings.dtype]
     batches = BATCHES if settings.batch_size is None else (settings.batch_size,)
     pairs: list[tuple[float, float]] = []
     compared, inputs = 0, _names(graph) if settings.names_input else {}
@@ -56,10 +57,13 @@ def check_parity(
             ours = {name: values[row].numpy() for name, values in expected.items()}
             theirs = {name: values[row] for name, values in got.items()}
             match = _matched_detections if settings.post_processing == "inside" else _matched_queries
-            found, of = match(ours, theirs, tolerance)
+            found, of = match(ours, theirs, box, logit)
             pairs, compared = pairs + found, compared + of
-    result = {"batches": list(batches), "compared": compared, "found": len(pairs), "tolerance": tolerance}
-    result |= {"score": max((pair[0] for pair in pairs), default=0.0), "box": max((p[1] for p in pairs), default=0.0)}
+    result = {"batches": list(batches), "compared": compared, "found": len(pairs)}
+    result |= {
+        "score": max((pair[0] for pair in pairs), default=0.0),
+        "box": max((pair[1] for pair in pairs), default=0.0),
+    }
     if len(pairs) < least * compared:
         what = "detections" if settings.post_processing == "inside" else "queries"
         remedy = "The precision is too low for this model: give --dtype float32"
@@ -67,27 +71,31 @@ def check_parity(
             remedy = f"The graph is wrong in this version of the {settings.format} exporter: try another --format"
         raise ValueError(
             f"the exported graph gives other detections than the model: of {compared} {what} only {len(pairs)} were "
-            f"found again within {tolerance:g} (score, and side of the box as a share of the image). {remedy}"
+            f"found again within {box:g} of the image (boxes) and {logit:g} (logits of scores). {remedy}"
         )
     return result
 
 
-def _matched_queries(ours, theirs, tolerance):
+def _matched_queries(ours, theirs, most_box, most_logit):
     """(difference of scores, of boxes) of each query that theirs have too, and how many queries there are."""
     free, pairs = np.ones(len(theirs["pred_boxes"]), dtype=bool), []
+    floor = np.float32(_logit(_NOTHING))
+    ours, theirs = ({**some, "logits": np.maximum(some["logits"], floor)} for some in (ours, theirs))
     for box, logits in zip(ours["pred_boxes"], ours["logits"]):
         away = np.abs(theirs["pred_boxes"] - box).max(axis=1)
-        near = np.flatnonzero(free & (away <= tolerance))
+        near = np.flatnonzero(free & (away <= most_box))
         if len(near):
-            off = np.abs(sigmoid(theirs["logits"][near]) - sigmoid(logits)).max(axis=1)
+            off = np.abs(theirs["logits"][near] - logits).max(axis=1)
             best = int((off + away[near]).argmin())
-            if off[best] <= tolerance:
-                free[near[best]] = False
-                pairs.append((float(off[best]), float(away[near[best]])))
+            if off[best] <= most_logit:
+                place = near[best]
+                free[place] = False
+                score = np.abs(sigmoid(theirs["logits"][place]) - sigmoid(logits)).max()
+                pairs.append((float(score), float(away[place])))
     return pairs, len(free)
 
 
-def _matched_detections(ours, theirs, tolerance):
+def _matched_detections(ours, theirs, most_box, most_logit):
     """The same of detections. Those that only just are among the best may be missing on either side, and are not
     counted then."""
     free, pairs, compared = np.ones(len(theirs["scores"]), dtype=bool), [], 0
@@ -95,15 +103,21 @@ def _matched_detections(ours, theirs, tolerance):
         if score < _NOTHING:
             continue
         away = np.abs(theirs["boxes"] - box).max(axis=1)
-        off = np.abs(theirs["scores"] - score)
-        same = free & (theirs["labels"] == label) & (away <= tolerance) & (off <= tolerance)
+        off = np.abs(_logit(theirs["scores"]) - _logit(score))
+        same = free & (theirs["labels"] == label) & (away <= most_box) & (off <= most_logit)
         if same.any():
             place = int(np.where(same, away + off, np.inf).argmin())
             free[place] = False
-            pairs.append((float(off[place]), float(away[place])))
-        if same.any() or score > theirs["scores"].min() + 1e-3 * score:
+            pairs.append((float(abs(theirs["scores"][place] - score)), float(away[place])))
+        if same.any() or off.min() > 1e-3 or score > theirs["scores"].min() * 1.001:
             compared += 1
     return pairs, compared
+
+
+def _logit(score):
+    """log(p / (1 - p)) of scores, those of nothing lifted to it."""
+    score = np.clip(np.asarray(score, dtype=np.float64), _NOTHING, 1 - _NOTHING)
+    return np.log(score / (1 - score))
 
 
 def _names(graph):
