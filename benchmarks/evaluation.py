@@ -91,11 +91,10 @@ def write_set(folder, images, names, objects, detections, seed=0):
 
 def run_engine(engine, folder, max_detections):
     """One engine in this process: seconds, peak memory and AP."""
-    from harness import peak_gb
-
     from decodetr.annotations.coco import CocoAnnotations
     from decodetr.evaluation.detection_evaluator import DetectionEvaluator
     from decodetr.evaluation.detections import feed_detections, load_detections
+    from decodetr.speed.machine import peak_gb
 
     coco = CocoAnnotations.load(folder / "annotations.json", check_images=False)
     names, found = load_detections(folder / "detections.parquet", coco)
@@ -151,7 +150,8 @@ def _at_once(evaluator, max_detections):
 
 def _run_lvis(folder, coco, found, max_detections):
     import numpy as np
-    from harness import peak_gb
+
+    from decodetr.speed.machine import peak_gb
 
     np.float = float  # lvis 0.5.3 was written for numpy below 1.24
     from lvis import LVIS, LVISEval, LVISResults
@@ -176,8 +176,6 @@ def _run_lvis(folder, coco, found, max_detections):
 
 def measure_overhead(images, runs):
     """{"inference", "evaluation"}: seconds, in turn, of the shipped model over drawn scenes; "ratio"."""
-    from harness import in_turn, ratios, spread
-
     from decodetr.annotations.coco import CocoAnnotations
     from decodetr.annotations.names_split import read_split
     from decodetr.cli import main as decodetr
@@ -185,6 +183,7 @@ def measure_overhead(images, runs):
     from decodetr.evaluation.output_evaluator import OutputEvaluator
     from decodetr.evaluation.predictors import DeCoDetrPredictor
     from decodetr.inference.loading import load_model
+    from decodetr.speed.timing import in_turn, ratios, spread
 
     class Detections(DeCoDetrPredictor):
         def results(self, outputs, entries):
@@ -240,7 +239,10 @@ def main(argv=None) -> int:
         return 0
     import statistics
 
-    from harness import environment, say, show, table
+    from harness import say, table
+
+    from decodetr.speed.machine import environment
+    from decodetr.speed.timing import show
 
     machine, results, rows = environment("cpu", share=args.share), {}, []
     say(table(["setting", "value"], machine.items()))

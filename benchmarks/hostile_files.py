@@ -308,7 +308,7 @@ def measure(name):
 
 
 def say(text):
-    """A line of the report, at once. Not from harness.py, which imports torch: a forked process is charged for it."""
+    """A line of the report, at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

@@ -16,17 +16,10 @@ import contextlib
 from pathlib import Path
 from unittest import mock
 
+from decodetr.speed.catalog import OURS
 from decodetr.utils.arguments import extend_lists
 from decodetr.utils.files import write_json
 
-# DETR-R50 is the config's own default: the paper's localization stream. The others are the defaults of transformers:
-# RT-DETRv2-R50, and D-FINE with the HGNetV2-B4 of D-FINE-L. None of them loads weights.
-MODELS = {
-    "detr": None,
-    "rt_detr_v2": {"model_type": "rt_detr_v2", "num_labels": 1},
-    "d_fine": {"model_type": "d_fine", "num_labels": 1},
-}
-TITLES = {"detr": "DETR-R50", "rt_detr_v2": "RT-DETRv2-R50", "d_fine": "D-FINE-L"}
 # Display order: part, what it is.
 PARTS = {
     "regions": "regions: 1 x 1 projections, sampling",
@@ -42,16 +35,16 @@ PARTS = {
 
 
 def build(name, args):
-    """The model of a family of `MODELS` or of a DeCoDetrConfig file (YAML or JSON), in eval mode. (title, model)."""
+    """The model of `OURS` or of a DeCoDetrConfig file (YAML or JSON), in eval mode. (title, model)."""
     import torch
     from harness import read_config
 
     from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection
 
-    if name in MODELS:
-        title = TITLES[name]
+    if name in OURS:
+        title = OURS[name].title
         fields = {
-            "detector_config": MODELS[name],
+            "detector_config": OURS[name].fields,
             "embedding_dim": args.embedding_dim,
             "num_coarse_prototypes": args.coarse,
             "num_fine_prototypes": args.fine,
@@ -166,7 +159,8 @@ def latency(model, pixel_values, args) -> dict:
     """Seconds of the bare detector and the full model in turn, each after an untimed call, their ratio, and
     the median seconds of every part."""
     import torch
-    from harness import clock, in_turn, ratios, spread
+
+    from decodetr.speed.timing import clock, in_turn, ratios, spread
 
     device = model.device
     functions = {"detector": lambda: model.detector(pixel_values), "model": lambda: model(pixel_values)}
@@ -185,9 +179,9 @@ def latency_of_names(model, pixel_values, args) -> dict:
     """Seconds of a forward, with and without post-processing, and of the swap of names, for several numbers of names
     in turn. Every forward that is timed follows one that is not, because the swap empties the processor's caches."""
     import torch
-    from harness import clock, ratios, spread
 
     from decodetr import DeCoDetrImageProcessor, Vocabulary
+    from decodetr.speed.timing import clock, ratios, spread
 
     processor, device = DeCoDetrImageProcessor(), model.device
     sizes = [tuple(pixel_values.shape[-2:])] * len(pixel_values)
@@ -227,7 +221,9 @@ def latency_of_names(model, pixel_values, args) -> dict:
 
 def report_overhead(results, args):
     """Print parameters, FLOPs and latency."""
-    from harness import say, show, table
+    from harness import say, table
+
+    from decodetr.speed.timing import show
 
     say(f"\n## Overhead of the semantic stream, {args.names} names\n")
     say("The paper's claims for its DETR-R50: +7.3 % parameters, +6.8 % GFLOPs.\n")
@@ -280,7 +276,9 @@ def report_parts(title, result):
 
 def report_names(results):
     """Print latency against the number of names."""
-    from harness import say, show, table
+    from harness import say, table
+
+    from decodetr.speed.timing import show
 
     rows = []
     for title, result in results.items():
@@ -300,7 +298,7 @@ def parser():
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = arguments.add_argument
-    add("--models", nargs="+", default=list(MODELS), help=f"any of {', '.join(MODELS)}, or DeCoDetrConfig files")
+    add("--models", nargs="+", default=list(OURS), help=f"any of {', '.join(OURS)}, or DeCoDetrConfig files")
     add("--names", type=int, default=65, help="K, names in the vocabulary")
     add("--name-counts", type=int, nargs="*", default=[10, 65, 1203, 10000], help="latency against K; none to skip")
     add("--coarse", type=int, default=1203, help="M1, coarse prototypes")
@@ -328,7 +326,9 @@ def main(argv=None) -> int:
     """Measure and report."""
     args = parser().parse_args(argv)
     import torch
-    from harness import environment, say, table
+    from harness import say, table
+
+    from decodetr.speed.machine import environment
 
     if args.threads:
         torch.set_num_threads(args.threads)

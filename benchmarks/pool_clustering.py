@@ -46,9 +46,9 @@ def write_captions(file, n, dim=512, seed=0):
 def run_one(args):
     """One method in this process: a dict of seconds, peak memory and quality."""
     import numpy as np
-    from harness import peak_gb
 
     from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
+    from decodetr.speed.machine import peak_gb
 
     embeddings = np.load(args.captions, mmap_mode="r").astype(np.float32)
     n = len(embeddings)
@@ -143,7 +143,9 @@ def main(argv=None) -> int:
         sys.stdout.write(json.dumps(run_one(args)) + "\n")
         return 0
     import numpy as np
-    from harness import environment, say, table
+    from harness import say, table
+
+    from decodetr.speed.machine import environment
 
     machine, results = environment("cpu", coarse=args.coarse, fine=args.fine), {}
     rates = {"float32": gemm_rate(np.float32), "float64": gemm_rate(np.float64)}

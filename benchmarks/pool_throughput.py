@@ -98,10 +98,9 @@ class Embeddings:
 
 def measure(folder, args):
     """{stage: {"seconds", "share", "regions"}}."""
-    from harness import in_turn, ratios, spread
-
     from decodetr.pool_builder.lazy_model import Model
     from decodetr.pool_builder.shards import StageFolder
+    from decodetr.speed.timing import in_turn, ratios, spread
 
     coco, settings = prepare(folder, args)
     result, made = {}, folder / "warm"
@@ -154,7 +153,10 @@ def main(argv=None) -> int:
     args = parser().parse_args(argv)
     import datasets
     import torch
-    from harness import environment, say, show, table
+    from harness import say, table
+
+    from decodetr.speed.machine import environment
+    from decodetr.speed.timing import show
 
     datasets.disable_progress_bars()
     if args.threads:

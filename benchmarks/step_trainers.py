@@ -3,7 +3,7 @@ transformers' Trainer, or DeCoDetrTrainer in one of its modes, from the same wei
 
 import copy
 
-from overhead import MODELS
+from decodetr.speed.catalog import OURS
 
 
 def prepare(folder, args):
@@ -45,7 +45,7 @@ def build(args):
 
     if args.model:
         return DeCoDetrForObjectDetection.from_pretrained(resolve(args.model))
-    fields = {"detector_config": MODELS[args.config]} if args.config in MODELS else read_config(args.config)
+    fields = {"detector_config": OURS[args.config].fields} if args.config in OURS else read_config(args.config)
     return DeCoDetrForObjectDetection(DeCoDetrConfig(**fields))
 
 

@@ -30,9 +30,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from overhead import MODELS
 from step_trainers import bare_batch, make_bare_trainer, make_trainer, prepare, step, trainer_losses
 
+from decodetr.speed.catalog import OURS
 from decodetr.utils.arguments import extend_lists
 from decodetr.utils.files import write_json
 
@@ -47,10 +47,10 @@ MODES = {
 
 def build_caches(model, dataset, args):
     """Feature caches of the same images, built `args.builds` times after one untimed batch: (cache, seconds)."""
-    from harness import clock
     from torch.utils.data import Subset
 
     from decodetr.processing import detection_collate
+    from decodetr.speed.timing import clock
     from decodetr.training.feature_cache import FeatureCache
 
     seconds = []
@@ -66,10 +66,10 @@ def build_caches(model, dataset, args):
 def measure(folder, args) -> dict:
     """All times in seconds, as spreads, and their ratios."""
     import torch
-    from harness import in_turn, ratios, spread
 
     from decodetr.modeling_decodetr.detectors import num_queries
     from decodetr.processing import detection_collate
+    from decodetr.speed.timing import in_turn, ratios, spread
     from decodetr.training.feature_cache import feature_collate
 
     model, augmented, plain = prepare(folder, args)
@@ -129,7 +129,7 @@ def measure(folder, args) -> dict:
 def measure_loading(model, dataset, folder, args, workers) -> dict:
     """A joint training over the Trainer's own loader with some worker processes: images per second, and the share of
     the time in which it waits for a batch. The first steps do not count: workers start, and their queue is full."""
-    from harness import clock, spread
+    from decodetr.speed.timing import clock, spread
 
     fields = {"streams": "joint", "dataloader_num_workers": workers, "dataloader_drop_last": True}
     trainer = make_trainer(model, dataset, folder, args, **fields)
@@ -156,10 +156,10 @@ def measure_loading(model, dataset, folder, args, workers) -> dict:
 def measure_memory(mode, folder, args) -> dict:
     """Bytes that training in one mode takes at its peak, and how many of them one step adds. In a fresh process."""
     import torch
-    from harness import peak_bytes, reset_peak, used_bytes
     from torch.utils.data import Subset
 
     from decodetr.processing import detection_collate
+    from decodetr.speed.machine import peak_bytes, reset_peak, used_bytes
     from decodetr.training.feature_cache import FeatureCache, feature_collate
 
     model, _, plain = prepare(folder, args)
@@ -206,7 +206,9 @@ def memory_of_processes(folder, words, args, modes=tuple(MODES)) -> dict:
 
 def report(result, args):
     """Print the tables."""
-    from harness import say, show, table
+    from harness import say, table
+
+    from decodetr.speed.timing import show
 
     seconds, cache, memory = result["seconds"], result["cache"], result["memory"]
     say(
@@ -251,7 +253,7 @@ def parser():
     )
     add = arguments.add_argument
     start = arguments.add_mutually_exclusive_group()
-    configs = f"DeCoDetrConfig in YAML or JSON, or one of {', '.join(MODELS)}; random weights"
+    configs = f"DeCoDetrConfig in YAML or JSON, or one of {', '.join(OURS)}; random weights"
     start.add_argument("--config", default=str(CONFIG), help=configs)
     start.add_argument("--model", help="folder or name of a trained model instead")
     add("--image-size", type=int, metavar="N", help="side of the images (default: the config's, or 640)")
@@ -279,7 +281,9 @@ def main(argv=None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     args = parser().parse_args(words)
     import torch
-    from harness import environment, say, table
+    from harness import say, table
+
+    from decodetr.speed.machine import environment
 
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -7,7 +7,7 @@ wants the best pairs of box and name. Boxes are the library's.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -33,8 +33,12 @@ def _check_lengths(names, lengths, limit):
         )
 
 
-def _groups(names, lengths, limit):
-    """Indices of names in groups, in order, so that their lengths and one separator each sum up to at most limit."""
+def prompt_groups(names: Sequence[str], lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Indices of names in groups, in order, so that their lengths and one separator each sum up to at most limit.
+
+    Raises:
+        ValueError: a name alone is too long, or has no tokens.
+    """
     _check_lengths(names, lengths, limit - 1)
     groups, room = [], 0
     for i, length in enumerate(lengths):
@@ -62,7 +66,7 @@ class GroundingDinoPeer(Peer):
         # One by one, so that it is known whose each token is: a word's tokens do not depend on the words before it.
         tokens = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
         self.prompts = []
-        for group in _groups(names, [len(ids) for ids in tokens], limit - 2):
+        for group in prompt_groups(names, [len(ids) for ids in tokens], limit - 2):
             ids, weights = [tokenizer.cls_token_id], torch.zeros(limit, len(group))
             for column, i in enumerate(group):
                 weights[len(ids) : len(ids) + len(tokens[i]), column] = 1 / len(tokens[i])
@@ -124,7 +128,7 @@ class OmDetTurboPeer(Peer):
         texts = [_spoken(name) for name in names]
         lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False).input_ids]
         self.prompts = []
-        for group in _groups(names, lengths, limit - len(tokenizer("Detect.").input_ids)):
+        for group in prompt_groups(names, lengths, limit - len(tokenizer("Detect.").input_ids)):
             asked = [texts[i] for i in group]
             classes, task = encode(asked), encode([f"Detect {', '.join(asked)}."])
             inputs = {f"classes_{key}": classes[key].to(self.device) for key in ("input_ids", "attention_mask")}

@@ -160,6 +160,32 @@ def look_up(queries: torch.Tensor, tables: Tables) -> tuple[torch.Tensor, torch.
         return log_weights, (log_weights.exp() * tables.lengths) @ tables.prototypes
 
 
+def recall(queries: torch.Tensor, tables: Tables) -> torch.Tensor:
+    """What [`look_up`] finds, for inference, where the assignment itself is not wanted.
+
+    The table is multiplied by the queries and not the queries by the table: with a few dozen of them that is up to
+    twice as fast on a CPU.
+
+    Args:
+        queries (n, d): q^, any length.
+
+    Returns:
+        (n, d) sum_j w_j A_j of the centred prototypes, float32.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        scaled = F.normalize(queries.float(), dim=-1) / tables.scales.assignment_temperature
+        weights = (tables.prototypes @ scaled.T).softmax(0) * tables.lengths[:, None]  # (M, n)
+        return (tables.prototypes.T @ weights).T
+
+
+def background_of(predicted: torch.Tensor, tables: Tables) -> torch.Tensor:
+    """The [`background_mass`] of what is compared with names, for inference: unit rows (n, d), float32, to (n,)."""
+    temperature, (level, margin) = tables.scales.name_temperature, tables.scales.of_texts()
+    entry = predicted.new_full((), level / temperature if level > -1 else -torch.inf)
+    offset = torch.where(tables.background, -margin / temperature, -torch.inf)
+    return torch.logaddexp((tables.prototypes @ (predicted / temperature).T + offset[:, None]).logsumexp(0), entry)
+
+
 def as_images(embeddings: torch.Tensor, tables: Tables) -> torch.Tensor:
     """Image embeddings that a teacher would score as the model scores `embeddings`.
 

@@ -15,6 +15,7 @@ from transformers import initialization as init
 from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
 from transformers.utils import can_return_tuple
 
+from .certain_queries import certain_queries
 from .channels_first import channels_first
 from .configuration_decodetr import DeCoDetrConfig
 from .detectors import (
@@ -41,7 +42,7 @@ from .model_folder import check_loaded, check_requested, check_tables, damaged_f
 from .output_decodetr import DeCoDetrObjectDetectionOutput
 from .precision import keep_boxes_in_float32
 from .prototype_pool import PrototypePool
-from .semantic_stream import SemanticStream, boxes_on_canvas, derive, fuse_scores
+from .semantic_stream import LEAST_LOG_SCORE, SemanticStream, boxes_on_canvas, derive, fuse_scores
 from .swappable_tables import SwappableTables
 from .vocabulary import Vocabulary
 
@@ -131,6 +132,8 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         localization_only: bool = False,
         losses_only: bool = False,
         tables: Tables | None = None,
+        min_score: float | None = None,
+        semantic_queries: int | None = None,
         **kwargs: Any,
     ) -> DeCoDetrObjectDetectionOutput:
         r"""
@@ -152,13 +155,19 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
             losses_only (`bool`): with `labels`: run the semantic stream over the supervised queries alone, which is
                 all that its losses need. Names, embeddings and prototype weights are None.
             tables ([`Tables`], *optional*): of [`tables`], for who must know what is scored. Default: taken now.
+            min_score (`float`, *optional*): without labels, scores above it must be right, and the semantic stream
+                reads the queries alone whose objectness allows them. 0: all queries. Default: a score that no
+                measure of detections notices on the CPU, else 0 (`certain_queries.py`). The others have the least
+                score there is, and zeros as `semantic_embeds`.
+            semantic_queries (`int`, *optional*): instead, so many of each image, the most certain ones, at least 1.
+                For graphs, whose shapes do not depend on what is seen.
 
         Returns:
             [`DeCoDetrObjectDetectionOutput`].
 
         Raises:
             ValueError: neither or both of pixels and features, `losses_only` without labels, wrong image size, labels
-                outside the vocabulary.
+                outside the vocabulary, `min_score` or `semantic_queries` out of range.
         """
         tables = self.tables() if tables is None else tables
         if pixel_values is None and semantic_features is not None:
@@ -187,6 +196,10 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
             inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask, supervised.row)
             losses = {**found["losses"], **self._semantic_losses(inputs, supervised, tables)}
             return DeCoDetrObjectDetectionOutput(loss=self._total(losses), loss_dict=losses, **where)
+        if supervised is None and not output_prototype_weights and not self.training:
+            chosen = certain_queries(certain, self.config, min_score, semantic_queries)
+            scored = self._scores({**found, "objectness": certain}, maps, pixel_values, pixel_mask, tables, chosen)
+            return DeCoDetrObjectDetectionOutput(**scored, **where)
         inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask)
         log_weights, embeds = self.semantic_stream(inputs, tables)
         name_log_probs, background = self.semantic_stream.name_log_probs(embeds, tables)
@@ -256,6 +269,21 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         canvas = boxes_on_canvas(found["boxes"].detach(), pixel_mask)
         maps = [self._cut(m) for m in maps]
         return self.semantic_stream.gather(self._cut(found["queries"]), maps, pixel_values, canvas, row)
+
+    def _scores(self, found, maps, pixel_values, pixel_mask, tables, chosen):
+        """{"logits" (B, N, K), "semantic_embeds" (B, N, d)}, of which only the [`CertainQueries`] are computed."""
+        queries = found["boxes"].shape[1]
+        if chosen is not None:
+            objectness = chosen.take(found["objectness"][..., None])[..., 0]
+            found = {"queries": chosen.take(found["queries"]), "boxes": chosen.take(found["boxes"])}
+            found["objectness"] = objectness
+        inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask)
+        embeds, log_probs = self.semantic_stream.score(inputs, tables)
+        logits = self.config.calibrated(fuse_scores(found["objectness"], log_probs))
+        if chosen is not None:
+            least = self.config.calibrated(LEAST_LOG_SCORE)
+            logits, embeds = chosen.put(logits, queries, least), chosen.put(embeds, queries, 0.0)
+        return {"logits": logits, "semantic_embeds": embeds}
 
     def _supervision(self, boxes, objectness, labels, vocabulary):
         threshold, d = self.config.region_iou_threshold, self.config.embedding_dim

@@ -7,21 +7,30 @@ background. Everything that decides a score is computed in float32.
 """
 
 import copy
+import math
+import weakref
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .configuration_decodetr import DeCoDetrConfig
-from .embedding_space import Tables, background_mass, centred, look_up, mean_of, scales_of
+from .embedding_space import Tables, background_mass, background_of, centred, look_up, mean_of, recall, scales_of
 from .precision import Float32Buffers
 from .prototype_pool import PrototypePool
 from .vocabulary import Vocabulary
 
+LEAST_LOG_SCORE = -27.6  # a score of 1e-12. Also its logit, to float32
+# vocabulary: (state of the tables, references to them, what `names_among` found)
+_KNOWN_NAMES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_PARTS = 32  # of the channels of a map, for as many threads
+_ROWS = 256  # queries that are scored at once, so that what they are to all prototypes stays in the cache
+
 
 class RegionPooling(nn.Module):
-    """Features of boxes: every map is projected 1 x 1 to a few channels, then sampled bilinearly on a grid in each
-    box. With `pixel_grid`, the image itself is sampled too, and these thumbnails go through three convolutions."""
+    """Features of boxes: every map is projected 1 x 1 to a few channels and sampled bilinearly on a grid in each box,
+    in the order that costs less, which changes nothing else. With `pixel_grid`, the image itself is sampled too, and
+    these thumbnails go through three convolutions."""
 
     def __init__(self, channels: list[int], out_channels: int, grid: int, pixel_grid: int = 0) -> None:
         super().__init__()
@@ -54,7 +63,7 @@ class RegionPooling(nn.Module):
     ) -> torch.Tensor:
         """(B, N, out_features) for maps (B, C_l, H_l, W_l), the image (B, 3, H, W) and boxes (B, N, 4). With `row`
         (n,), indices into the B * N boxes, those alone: (n, out_features)."""
-        pooled = [_sample(project(m), boxes, self.grid) for project, m in zip(self.projections, feature_maps)]
+        pooled = [self._pool(project, m, boxes) for project, m in zip(self.projections, feature_maps)]
         if self.pixel_grid:
             pooled.append(_sample(pixel_values, boxes, self.pixel_grid))
         pooled = [part.flatten(0, 1) if row is None else part.flatten(0, 1)[row] for part in pooled]
@@ -71,6 +80,15 @@ class RegionPooling(nn.Module):
             projected.append(self._encode(samples[-1]))
         return torch.cat(projected, dim=1)
 
+    def _pool(self, project, feature_map, boxes):
+        """(B, N, out_channels, grid^2) of a map (B, C_l, H_l, W_l)."""
+        places = feature_map.shape[-2] * feature_map.shape[-1]
+        # The size of the picture may be open in a graph that is exported.
+        if torch.compiler.is_exporting() or boxes.shape[1] * self.grid**2 >= places:
+            return _sample(project(feature_map), boxes, self.grid)
+        samples = _sample(feature_map, boxes, self.grid).flatten(0, 1)
+        return F.conv1d(samples, project.weight[..., 0], project.bias).unflatten(0, boxes.shape[:2])
+
     def _encode(self, thumbnails):
         """(n, F) of (n, 3, pixel_grid^2)."""
         side = self.pixel_grid
@@ -83,8 +101,14 @@ def _sample(feature_map, boxes, grid):
     offsets = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).reshape(-1, 2)
     boxes = boxes.float()  # in half precision a point is up to two pixels off, and the CPU samples wrong values
     points = boxes[..., None, :2] + offsets.to(boxes) * boxes[..., None, 2:]  # (B, N, grid^2, 2)
+    points, maps = 2 * points - 1, feature_map.float()
+    # On a CPU, `grid_sample` computes the images of a batch at once, in one thread each. So channels become images.
+    if maps.device.type == "cpu" and maps.is_contiguous() and not torch.compiler.is_exporting():
+        parts = math.gcd(maps.shape[1], _PARTS)
+        maps, points = maps.unflatten(1, (parts, -1)).flatten(0, 1), points.repeat_interleave(parts, 0)
     # Border padding makes every sample a convex combination, so that sampling and projecting commute.
-    sampled = F.grid_sample(feature_map.float(), 2 * points - 1, padding_mode="border", align_corners=False)
+    sampled = F.grid_sample(maps, points, padding_mode="border", align_corners=False)
+    sampled = sampled.reshape(*feature_map.shape[:2], *sampled.shape[2:])
     return sampled.to(feature_map.dtype).transpose(1, 2)
 
 
@@ -158,11 +182,12 @@ class SemanticStream(Float32Buffers):
     def tables_with(self, tables: Tables, vocabulary: Vocabulary) -> Tables:
         """The same tables as if these were the names, which the model does not take over."""
         device = tables.prototypes.device
+        names, closest = names_among(tables.pool, tables.prototypes, vocabulary, self.config.centred)
         if vocabulary.embeddings.device != device:
             vocabulary = copy.deepcopy(vocabulary).to(device)
-        derived = derive(tables.pool, vocabulary, self.config.centred)
-        background = self._is_background(derived["closest"], tables.scales)
-        return tables._replace(vocabulary=vocabulary, names=derived["names"], background=background)
+        return tables._replace(
+            vocabulary=vocabulary, names=names, background=self._is_background(closest, tables.scales)
+        )
 
     def _is_background(self, closest, scales):
         return (closest < scales.background_threshold) & (self.config.pool_use != "none")
@@ -211,14 +236,42 @@ class SemanticStream(Float32Buffers):
         drop = self._drop if self.training and self.config.semantic_dropout else None
         projected = self.input_projection(inputs, drop)
         log_weights, looked_up = look_up(projected, tables)
+        return log_weights, self._enhance(projected, looked_up)
+
+    def score(self, inputs: torch.Tensor, tables: Tables) -> tuple[torch.Tensor, torch.Tensor]:
+        """What [`SemanticStream.forward`] and then [`SemanticStream.name_log_probs`] give, for inference: nothing as
+        large as (queries, M) is kept.
+
+        Args:
+            inputs (B, N, C [+ region features]).
+            tables: of the model.
+
+        Returns:
+            semantic_embeds (B, N, d) and log-probabilities of the names (B, N, K), float32.
+        """
+        parts = [self._score(rows, tables) for rows in inputs.flatten(0, 1).split(_ROWS)]
+        embeds, names = parts[0] if len(parts) == 1 else (torch.cat(column) for column in zip(*parts))
+        return embeds.unflatten(0, inputs.shape[:2]), names.unflatten(0, inputs.shape[:2])
+
+    def _score(self, inputs, tables):
+        """As [`SemanticStream.score`], of rows (n, C [+ region features])."""
+        projected = self.input_projection(inputs)
+        looked_up = recall(projected, tables) if self.config.pool_use == "lookup+background" else None
+        embeds = self._enhance(projected, looked_up)
+        predicted = self._unit_prediction(embeds)
+        with torch.autocast(inputs.device.type, enabled=False):
+            return embeds, self._against_names(predicted, background_of(predicted, tables), tables)[0]
+
+    def _enhance(self, projected, looked_up):
+        """r_n (..., d) of q^ (..., d) and what it looked up (..., d), float32."""
         residual = self.residual(projected)
         if self.config.pool_use != "lookup+background":
-            return log_weights, residual
+            return residual
         if (weight := self.config.residual_weight) is None:
-            return log_weights, looked_up.to(residual.dtype) + residual
+            return looked_up.to(residual.dtype) + residual
         with torch.autocast(projected.device.type, enabled=False):
             bounded = F.normalize(looked_up, dim=-1) + weight * F.normalize(residual.float(), dim=-1)
-        return log_weights, bounded.to(residual.dtype)
+        return bounded.to(residual.dtype)
 
     def name_log_probs(self, semantic_embeds: torch.Tensor, tables: Tables) -> tuple[torch.Tensor, torch.Tensor]:
         """log of the softmax over names (paper 2.7) and background.
@@ -241,9 +294,8 @@ class SemanticStream(Float32Buffers):
         Returns:
             (..., d) unit rows of g_phi(r_n) and (..., M) their cosines to the prototypes, float32.
         """
-        predicted = self.predictor(semantic_embeds)
+        predicted = self._unit_prediction(semantic_embeds)
         with torch.autocast(predicted.device.type, enabled=False):
-            predicted = F.normalize(predicted.float(), dim=-1)
             return predicted, predicted @ tables.prototypes.T
 
     def compare(
@@ -253,9 +305,17 @@ class SemanticStream(Float32Buffers):
         prototypes."""
         scales = tables.scales
         with torch.autocast(predicted.device.type, enabled=False):
-            names = predicted @ tables.names.T / scales.name_temperature
             mass = background_mass(similarity, tables.background, scales.name_temperature, *scales.of_texts())
-            total = torch.logaddexp(tables.vocabulary.log_normaliser(names), mass)
+            return self._against_names(predicted, mass, tables)
+
+    def _unit_prediction(self, semantic_embeds):
+        """(..., d) float32 unit rows of g_phi(r_n)."""
+        return F.normalize(self.predictor(semantic_embeds).float(), dim=-1)
+
+    def _against_names(self, predicted, mass, tables):
+        """The softmax over names and background: (..., K) and (...,) of unit rows (..., d) and background (...,)."""
+        names = predicted @ tables.names.T / tables.scales.name_temperature
+        total = torch.logaddexp(tables.vocabulary.log_normaliser(names), mass)
         return names - total[..., None], mass - total
 
     @torch.compiler.disable
@@ -284,18 +344,45 @@ class SemanticStream(Float32Buffers):
 @torch.no_grad()
 def derive(pool: PrototypePool, vocabulary: Vocabulary, centre: bool = True) -> dict[str, torch.Tensor]:
     """{"prototypes" (M, d), "names" (K, d), "lengths" (M,), "closest" (M,), "image_mean" (d,)} of a pool and names,
-    see [`Tables`]. Without `centre` nothing is taken off."""
-    space = pool.info.get("space") if centre else None
-    mean = mean_of(space, "text_mean", pool.prototypes)
-    offset = pool.prototypes - mean
-    prototypes, names = F.normalize(offset, dim=-1), centred(vocabulary.embeddings, mean.to(vocabulary.embeddings))
+    see [`Tables`], where the pool is. Without `centre` nothing is taken off."""
+    offset = pool.prototypes - _text_mean(pool, centre)
+    prototypes = F.normalize(offset, dim=-1)
+    names, closest = names_among(pool, prototypes, vocabulary, centre)
     return {
         "prototypes": prototypes,
         "names": names,
         "lengths": offset.norm(dim=-1),
-        "closest": torch.cat([(rows @ names.T).amax(-1) for rows in prototypes.split(1024)]),
-        "image_mean": mean_of(space, "image_mean", pool.prototypes),
+        "closest": closest,
+        "image_mean": mean_of(pool.info.get("space") if centre else None, "image_mean", pool.prototypes),
     }
+
+
+@torch.no_grad()
+def names_among(
+    pool: PrototypePool, prototypes: torch.Tensor, vocabulary: Vocabulary, centre: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centred names (K, d) of a vocabulary, and how close each centred prototype (M, d) of a pool is to one (M,).
+
+    The product of all names and prototypes takes half a second for 10,000 and 6,003. It is remembered as long as the
+    vocabulary is, so that names which were in use before are there at once.
+    """
+    tensors = (pool.prototypes, vocabulary.embeddings)
+    state = None
+    if not any(tensor.is_inference() or tensor.is_meta for tensor in tensors):  # which do not count their changes
+        mean = None if not centre else (pool.info.get("space") or {}).get("text_mean")
+        state = (*(tensor._version for tensor in tensors), prototypes.device, None if mean is None else tuple(mean))
+        known = _KNOWN_NAMES.get(vocabulary)
+        if known is not None and known[0] == state and all(a() is b for a, b in zip(known[1], tensors)):
+            return known[2]
+    names = centred(vocabulary.embeddings.to(prototypes.device), _text_mean(pool, centre))
+    found = names, torch.cat([(rows @ names.T).amax(-1) for rows in prototypes.split(512)])
+    if state is not None:
+        _KNOWN_NAMES[vocabulary] = (state, tuple(weakref.ref(tensor) for tensor in tensors), found)
+    return found
+
+
+def _text_mean(pool, centre):
+    return mean_of(pool.info.get("space") if centre else None, "text_mean", pool.prototypes)
 
 
 def fuse_scores(objectness_logits: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
@@ -309,7 +396,7 @@ def fuse_scores(objectness_logits: torch.Tensor, log_probs: torch.Tensor) -> tor
         (B, N, K) float32, finite: the score is clamped to [1e-12, 1 - 1e-6].
     """
     log_score = F.logsigmoid(objectness_logits.float())[..., None] + log_probs
-    log_score = log_score.clamp(min=-27.6, max=-1e-6)
+    log_score = log_score.clamp(min=LEAST_LOG_SCORE, max=-1e-6)
     return log_score - torch.log(-torch.expm1(log_score))
 
 

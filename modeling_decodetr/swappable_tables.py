@@ -1,6 +1,7 @@
 """The tables of a model, pool and names. They are swapped in place, as a whole: a call in another thread has the old
 ones or the new ones."""
 
+import copy
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,9 +88,9 @@ class SwappableTables:
 
     def _swap(self, pool, vocabulary):
         """Put tables that fit the model in, with everything that follows from them."""
-        vocabulary = Vocabulary(vocabulary.names, vocabulary.embeddings.to(pool.prototypes.device), vocabulary.info)
-        derived, names = derive(pool, vocabulary, self.config.centred), vocabulary.names
-        fine = pool.num_fine
+        derived = derive(pool, vocabulary, self.config.centred)
+        vocabulary = copy.deepcopy(vocabulary).to(pool.prototypes.device)  # what the caller changes is the caller's
+        fine, names = pool.num_fine, vocabulary.names
         with _SWAPPING:
             self.prototype_pool, self.vocabulary = pool, vocabulary
             for name, value in derived.items():

@@ -147,7 +147,7 @@ def _outputs(model, image_processor, coco, names):
     wanted = ("pred_boxes", "objectness_logits", "semantic_embeds")
     with torch.inference_mode():
         loader = DataLoader(dataset, batch_size=32, collate_fn=detection_collate)
-        parts = [forward(model, batch) for batch in loader]
+        parts = [forward(model, batch, min_score=0.0) for batch in loader]
         return {name: torch.cat([part[name].cpu() for part in parts]) for name in wanted}
 
 

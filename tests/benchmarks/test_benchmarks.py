@@ -20,39 +20,6 @@ def test_help_imports_nothing_heavy(command):
     assert "usage:" in done.stdout and "--output" in done.stdout
 
 
-def test_in_turn_alternates_and_leaves_out_warmup_and_lead():
-    from harness import in_turn
-
-    calls = []
-    functions = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
-    seconds = in_turn(functions, warmup=1, runs=2)
-    assert calls == ["a", "b"] * 3
-    assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
-    calls.clear()
-    seconds = in_turn(functions, warmup=0, runs=2, calls=2, lead=1)
-    assert calls == ["a"] * 3 + ["b"] * 3 + ["a"] * 3 + ["b"] * 3
-    assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
-
-
-def test_time_is_per_call(monkeypatch):
-    import harness
-
-    now = iter([0.0, 6.0, 10.0, 22.0])
-    monkeypatch.setattr(harness, "clock", lambda device: next(now))
-    assert harness.in_turn({"a": lambda: None}, warmup=1, runs=1, calls=3) == {"a": [4.0]}
-
-
-def test_spread_and_ratios_of_neighbours():
-    from harness import ratios, show, spread
-
-    summary = spread([5.0, 1.0, 2.0, 3.0, 4.0])
-    assert summary == {"median": 3.0, "q1": 2.0, "q3": 4.0, "min": 1.0, "max": 5.0, "runs": 5}
-    assert show(summary, 1e3, 0) == "3000 (2000 to 4000)"
-    # The machine got three times slower in the second round: the ratio of neighbours does not see it.
-    assert ratios({"a": [1.0, 3.0], "b": [2.0, 6.0]}, "b", "a")["min"] == pytest.approx(2.0)
-    assert ratios({"a": [1.0, 3.0], "b": [2.0, 6.0]}, "b", "a")["max"] == pytest.approx(2.0)
-
-
 @pytest.mark.parametrize("family", ["detr", "rt_detr_v2", "d_fine"])
 def test_flops_of_the_parts_are_those_of_their_formulas(family):
     from overhead import flops, parameters
@@ -181,18 +148,6 @@ def test_memory_of_the_modes(tmp_path):
     assert 0 < found["step"] <= found["training"] < 2**30
     # The bare step holds the activations of an image; the cached one those of a few queries.
     assert train_step.measure_memory("cached", tmp_path, args)["step"] < found["step"] / 2
-
-
-def test_peak_memory_is_counted_anew():
-    from harness import peak_bytes, reset_peak, used_bytes
-
-    before = used_bytes("cpu")
-    block = torch.ones(512 * 2**20, dtype=torch.uint8)
-    reset_peak("cpu")
-    assert peak_bytes("cpu") - before > 256 * 2**20  # a kernel may take back what lay idle meanwhile
-    del block
-    reset_peak("cpu")
-    assert peak_bytes("cpu") - before < 10 * 2**20
 
 
 def test_steps_move_what_they_should(tmp_path):

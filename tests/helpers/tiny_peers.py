@@ -91,7 +91,7 @@ _OMDET = {
     "decoder_num_layers": 2,
     "num_queries": 20,
 }
-_ZERO_SHOT = {
+ZERO_SHOT = {
     "grounding-dino": _DINO,
     "mm-grounding-dino": _DINO,
     "owlvit": _OWL,
@@ -139,7 +139,7 @@ def folder(family, classes=GAPS, **fields):
         config = AutoConfig.for_model(family, **fields, id2label=dict(enumerate(classes)))
         model = AutoModelForObjectDetection.from_config(config)
     else:
-        config = AutoConfig.for_model(family, **{**_ZERO_SHOT[family], **fields})
+        config = AutoConfig.for_model(family, **{**ZERO_SHOT[family], **fields})
         model = AutoModelForZeroShotObjectDetection.from_config(config)
     for parameter in model.parameters():
         if parameter.dim() in (2, 3):

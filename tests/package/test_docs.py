@@ -10,7 +10,7 @@ from helpers.paths import ROOT
 
 THIS = Path(__file__).resolve().relative_to(ROOT).as_posix()
 TEXTS = {".py", ".md", ".yaml", ".yml", ".cfg", ".toml"}
-WRITTEN = {"README.md", "report.md", "table.md"}  # commands write files of these names
+WRITTEN = {"README.md", "bench.md", "report.md", "table.md"}  # commands write files of these names
 _NUMBER = r"\d(?:\.\d+)?"
 # "paper 2.3", "paper 1.5 to 1.7", "paper 2.5, 2.6 and 2.8", also over the end of a line or of a comment.
 _PAPER = re.compile(rf"\bpaper[\s#]+({_NUMBER}(?:(?:,[\s#]+|[\s#]+(?:and|or|to)[\s#]+){_NUMBER})*)(?![\d,]*\d)")

@@ -14,7 +14,6 @@ LOADERS = {"load", "loads", "safe_load", "full_load", "unsafe_load", "load_all",
 # Files that read what this very process, its child or the system has written; the model's folder travels to the Hub
 # alone.
 OWN = {
-    "benchmarks/harness.py",
     "benchmarks/evaluation.py",
     "benchmarks/hostile_files.py",
     "benchmarks/pool_clustering.py",
@@ -22,6 +21,7 @@ OWN = {
     "modeling_decodetr/embedding_artifact.py",
     "modeling_decodetr/file_commit.py",
     "scenes/clip_teacher.py",
+    "speed/machine.py",
     "utils/documents.py",
     "utils/files.py",
     "utils/xml_documents.py",

@@ -1,0 +1,191 @@
+"""What is timed: a model with its way from pictures to boxes. Here ours and bare detectors; peers.py has others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor, Vocabulary
+from decodetr.inference.detection import detect
+from decodetr.inference.loading import load_model
+from decodetr.modeling_decodetr.detectors import num_queries
+from decodetr.speed.catalog import OURS, STREAM
+from decodetr.speed.timing import clock
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import PIL.Image
+    from transformers import BaseImageProcessor
+
+How = Literal["eager", "compile"]
+TOP_K = 100  # detections of an image, as `decodetr predict` keeps
+
+
+class Contestant:
+    """A model of which a call is timed: a batch of pictures in, detections out.
+
+    Args:
+        title: for reports. kind: "ours", "bare" or "peer".
+        module: what a call runs, on its device and in its precision, in evaluation mode.
+        image_processor: makes `pixel_values` of pictures.
+        over: title of the bare detector that it is compared with.
+        queries: boxes that it gives an image.
+    """
+
+    once = ""  # what is done once for a list of names, before any call; for the report
+
+    def __init__(
+        self,
+        title: str,
+        kind: Literal["ours", "bare", "peer"],
+        module: nn.Module,
+        image_processor: BaseImageProcessor,
+        over: str | None = None,
+        queries: int | None = None,
+        published: float | None = None,
+    ) -> None:
+        self.title, self.kind, self.module, self.image_processor = title, kind, module, image_processor
+        self.over, self.queries, self.published = over, queries, published
+        weight = next(module.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        self.texts: list[dict[str, torch.Tensor]] = [
+            {}
+        ]  # of each pass of a call, what it is given beside the pictures
+        self._compiled: nn.Module | None = None
+
+    def parameters(self) -> int:
+        """Numbers that are learned by gradient."""
+        return sum(weight.numel() for weight in self.module.parameters())
+
+    def tables(self) -> int:
+        """Numbers of the tables of embeddings that a call reads beside the parameters."""
+        return 0
+
+    def set_names(self, count: int, batch_size: int) -> None:
+        """Look for so many names from now on, in batches of so many pictures. Costs next to nothing."""
+
+    def once_seconds(self) -> float:
+        """About how long [`once_for_names`] takes, by a part of it."""
+        return 0.0
+
+    def once_for_names(self) -> None:
+        """What users do once for a list of names, and not in every call."""
+
+    def least_seconds(self, batch: dict[str, torch.Tensor]) -> float:
+        """What a call takes at least, by a part of it. 0 where the call itself tells as fast."""
+        if len(self.texts) == 1:
+            return 0.0
+        start = clock(self.device)
+        self.module(**batch, **self.texts[0])
+        return len(self.texts) * (clock(self.device) - start)
+
+    def before(self) -> None:
+        """Called before every call, and a part of it."""
+
+    def compile(self) -> None:
+        """Compile the module anew: with CUDA graphs on CUDA."""
+        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+        self._compiled = torch.compile(self.module, mode=mode)
+
+    def prepare(self, pictures: Sequence[PIL.Image.Image]) -> dict[str, torch.Tensor]:
+        """The model's input, on its device: `pixel_values` (B, 3, H, W) and what else its image processor gives."""
+        batch = self.image_processor(images=list(pictures), return_tensors="pt")
+        batch = {key: value.to(self.device) for key, value in batch.items()}
+        batch["pixel_values"] = batch["pixel_values"].to(self.dtype)
+        return batch
+
+    def running(self, how: How) -> nn.Module:
+        """The module that a call runs."""
+        if how == "eager":
+            return self.module
+        assert self._compiled is not None, "compile() comes first"
+        if self.device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()
+        return self._compiled
+
+    def forward(self, batch: dict[str, torch.Tensor], how: How = "eager") -> list[Any]:
+        """The forward alone: what each pass gives."""
+        self.before()
+        module = self.running(how)
+        return [module(**batch, **text) for text in self.texts]
+
+    def finish(self, outputs: list[Any], sizes: list[tuple[int, int]]) -> list[dict[str, list]]:
+        """Detections of each image from what the passes gave: "scores", "labels" and "boxes" (x0, y0, x1, y1 in pixels
+        of the image), best first, at most `TOP_K`. `sizes`: (height, width) of the images."""
+        (output,) = outputs
+        found = self.image_processor.post_process_object_detection(
+            output, threshold=0.0, target_sizes=sizes, top_k=TOP_K
+        )
+        return [{key: value.tolist() for key, value in one.items()} for one in found]
+
+    def detect(self, pictures: Sequence[PIL.Image.Image], how: How = "eager") -> list[dict[str, list]]:
+        """Prepare, forward and finish."""
+        outputs = self.forward(self.prepare(pictures), how)
+        return self.finish(outputs, [(picture.height, picture.width) for picture in pictures])
+
+
+class Ours(Contestant):
+    """A DeCo-DETR. Its names are random embeddings."""
+
+    module: DeCoDetrForObjectDetection
+
+    def tables(self) -> int:
+        """Pool and vocabulary."""
+        return self.module.prototype_pool.prototypes.numel() + self.module.vocabulary.embeddings.numel()
+
+    def set_names(self, count: int, batch_size: int) -> None:
+        """Swap the vocabulary."""
+        generator = torch.Generator().manual_seed(0)
+        rows = F.normalize(torch.randn(count, self.module.config.embedding_dim, generator=generator), dim=-1)
+        self.module.set_vocabulary(Vocabulary([f"name {i}" for i in range(count)], rows))
+
+    def detect(self, pictures: Sequence[PIL.Image.Image], how: How = "eager") -> list[dict[str, list]]:
+        """As `decodetr predict` does it. "labels" are names."""
+        found = detect(self.running(how), self.image_processor, pictures, threshold=0.0, top_k=TOP_K)
+        return [{"scores": one["scores"], "labels": one["names"], "boxes": one["boxes"]} for one in found]
+
+
+def with_bare(title: str, model: DeCoDetrForObjectDetection, image_processor: BaseImageProcessor) -> list[Contestant]:
+    """[its bare detector, alone and class-agnostic where the model is; the model]."""
+    bare, queries = f"{title}, bare", num_queries(model.detector.config)
+    return [
+        Contestant(bare, "bare", model.detector, image_processor, queries=queries),
+        Ours(title, "ours", model, image_processor, over=bare, queries=queries),
+    ]
+
+
+def of_random_weights(
+    name: str, queries: int, size: int | None, device: torch.device, dtype: torch.dtype
+) -> list[Contestant]:
+    """A model of `OURS` with `queries` detector queries, and its bare detector. `size`: side of its pictures."""
+    entry = OURS[name]
+    torch.manual_seed(0)
+    config = DeCoDetrConfig(detector_config={**entry.fields, "num_queries": queries}, id2label={0: "name 0"}, **STREAM)
+    model = DeCoDetrForObjectDetection(config).eval().to(device=device, dtype=dtype)
+    sides = entry.size if size is None else {"height": size, "width": size}
+    return with_bare(entry.title, model, DeCoDetrImageProcessor(size=sides))
+
+
+def of_folder(name: str, size: int | None, device: torch.device, dtype: torch.dtype) -> list[Contestant]:
+    """A saved DeCo-DETR and its bare detector. Pictures have the size of its image processor, or `size`.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`load_model`].
+    """
+    model, image_processor = load_model(name, device=device)
+    if size is not None:
+        image_processor = type(image_processor).from_dict(
+            {**image_processor.to_dict(), "size": {"height": size, "width": size}, "do_pad": False}
+        )
+    return with_bare(title_of(name), model.to(dtype=dtype), image_processor)
+
+
+def title_of(model: str) -> str:
+    """What a report calls a model of `--models`."""
+    return OURS[model].title if model in OURS else Path(model).resolve().name

@@ -1,0 +1,217 @@
+"""`decodetr bench`: which rows there are, what they say, what is kept and what is refused."""
+
+import json
+
+import pytest
+import torch
+
+from decodetr.cli import main
+from decodetr.speed import bench
+from decodetr.speed.bench import Bench, BenchOptions, Group, Setting, same_share
+from decodetr.speed.contestants import of_random_weights
+from decodetr.speed.report import text_of, write_report
+
+CPU = torch.device("cpu")
+
+
+def _options(**changes):
+    base = {"models": ("detr",), "queries": (12,), "names": (3,), "what": ("forward",), "device": "cpu"}
+    return BenchOptions(**{**base, "runs": 1, "warmup": 0, **changes})
+
+
+def test_every_model_has_a_row_at_every_setting(tiny, tiny_detector_folder):
+    options = _options(models=("detr", str(tiny_detector_folder)), names=(3, 5), queries=(12, 8), peers=("owlv2",))
+    document = Bench(options).run()
+    title = tiny_detector_folder.name
+    ours = ["DETR-R50, bare", "DETR-R50"]
+    others = [f"{title}, bare", title, "OWLv2-B/16", "OWLv2-B/16, names embedded once"]
+    found = [(group["setting"]["names"], group["setting"]["queries"]) for group in document["groups"]]
+    assert found == [(3, 12), (5, 12), (3, 8), (5, 8)]
+    for group in document["groups"]:
+        first = group["setting"]["queries"] == 12  # others have the queries that they were made with
+        assert [row["title"] for row in group["rows"]] == (ours + others if first else ours)
+        assert [row["queries"] for row in group["rows"]][:2] == [group["setting"]["queries"]] * 2
+        assert not any("skipped" in row for row in group["rows"])
+    text = text_of(document)
+    assert "forward, 5 names, batch 1, N = 8" in text and "| 12 |" in text and "16 x" not in text
+
+
+def test_times_and_ratios_are_those_of_the_clock(tiny, monkeypatch):
+    """A call of the bare detector takes 2 s and one of the model 3 s, in the second round twice as long."""
+    now, costs = [0.0], {}
+    monkeypatch.setattr(bench, "clock", lambda device: now[0])
+    monkeypatch.setattr("decodetr.speed.timing.clock", lambda device: now[0])
+    contestants = of_random_weights("detr", 12, None, CPU, torch.float32)
+    for one, seconds in zip(contestants, (2.0, 3.0)):
+        calls = costs.setdefault(one.title, [])
+
+        def forward(batch, how="eager", real=one.forward, seconds=seconds, calls=calls):
+            calls.append(batch)
+            now[0] += seconds * (2 if len(calls) > 3 else 1)  # FLOPs, first, round 1, round 2
+            return real(batch, how)
+
+        monkeypatch.setattr(one, "forward", forward)
+    group = Group(Setting(3, 2, 12, "forward"), contestants, _options(warmup=0, runs=2, batch_sizes=(2,)))
+    with torch.inference_mode():
+        bare, ours = group.measure({"gflops": 1e-3, "gbytes": 1e9})
+    assert bare["seconds"] == {"median": 3.0, "q1": 2.5, "q3": 3.5, "min": 2.0, "max": 4.0, "runs": 2}
+    assert ours["seconds"]["median"] == 4.5 and ours["over_bare"]["median"] == 1.5
+    assert "over_bare" not in bare and bare["over_reference"]["median"] == pytest.approx(2 / 3)
+    assert ours["over_reference"]["min"] == ours["over_reference"]["max"] == 1.0
+    assert ours["share_of_floor"] == pytest.approx(ours["flops"] / 1e6 / 4.5)
+    assert ours["flops"] > bare["flops"] > 0 and ours["parameters"] > bare["parameters"]
+    assert ours["tables"] == (12 + 3) * 16 and bare["tables"] == 0
+    assert [len(calls) for calls in costs.values()] == [4, 4]
+    assert all(batch["pixel_values"].shape == (2, 3, 64, 64) for calls in costs.values() for batch in calls)
+
+
+def test_the_whole_way_from_a_file_is_timed(tiny, monkeypatch):
+    opened = []
+    real = bench.open_image
+    monkeypatch.setattr(bench, "open_image", lambda data: (opened.append(len(data)), real(data))[1])
+    bare, ours = Bench(_options(what=("file",), batch_sizes=(2,), runs=3, warmup=1)).run()["groups"][0]["rows"]
+    assert ours["seconds"]["runs"] == 3 and "flops" not in ours
+    # Of each contestant two pictures for the size, two in the first call, two in each round of warm-up and measuring,
+    # and before each turn two more, because a call is short.
+    assert len(opened) == 2 * (2 + 2 + 4 * (2 + 2))
+
+
+def test_a_call_of_ours_finds_what_predict_finds(tiny):
+    from decodetr.inference.detection import detect
+    from decodetr.utils.images import open_image
+
+    _, ours = of_random_weights("rt_detr_v2", 12, None, CPU, torch.float32)
+    ours.set_names(4, 1)
+    picture = open_image(bench.picture_bytes())
+    assert picture.size == (128, 96)
+    with torch.inference_mode():
+        (found,) = ours.detect([picture])
+        (expected,) = detect(ours.module, ours.image_processor, [picture], threshold=0.0)
+        outputs = ours.forward(ours.prepare([picture]))
+        (finished,) = ours.finish(outputs, [(96, 128)])
+    assert found["scores"] == expected["scores"] == finished["scores"] and found["boxes"] == finished["boxes"]
+    assert set(found["labels"]) <= {f"name {i}" for i in range(4)}
+
+
+def test_what_is_there_is_kept_and_what_is_missing_is_measured(tiny, tmp_path, monkeypatch):
+    measured = []
+    real = Group.measure
+
+    def measure(group, bounds):
+        measured.append((group.setting.names, [one.title for one, _ in group.entries]))
+        if group.setting.names == 7:
+            raise KeyboardInterrupt
+        return real(group, bounds)
+
+    monkeypatch.setattr(Group, "measure", measure)
+    output = str(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        Bench(_options(names=(3, 7), output=output)).run()
+    before = json.loads((tmp_path / "out" / "bench.json").read_text(encoding="utf-8"))
+    assert [group["setting"]["names"] for group in before["groups"]] == [3]
+    measured.clear()
+    document = Bench(_options(names=(3, 4), output=output)).run()
+    assert [names for names, _ in measured] == [4]
+    assert document["groups"][0] == before["groups"][0] and len(document["groups"]) == 2
+    measured.clear()
+    again = Bench(_options(names=(4, 3), output=output)).run()
+    assert not measured and again == document
+    # Others beside it would have no neighbours in time: the group is measured anew.
+    more = Bench(_options(names=(3,), models=("detr", "d_fine"), output=output)).run()
+    assert [names for names, _ in measured] == [3] and len(more["groups"]) == 2
+    with pytest.raises(ValueError, match=r"measured otherwise \(runs was 1 and is 3\).*--overwrite"):
+        Bench(_options(runs=3, output=output)).run()
+    replaced = Bench(_options(runs=3, output=output, overwrite=True)).run()
+    assert [group["setting"]["names"] for group in replaced["groups"]] == [3]
+
+
+def test_rows_that_take_too_long_are_skipped_and_said(tiny, tmp_path):
+    output = str(tmp_path)
+    options = _options(peers=("grounding-dino", "owlv2"), names=(20,), limit_s=1e-9, output=output)
+    document = Bench(options).run()
+    rows = {row["title"]: row for row in document["groups"][0]["rows"]}
+    assert all("--limit-s 1e-09" in row["skipped"] and "seconds" not in row for row in rows.values())
+    assert "20 names take 3 passes: a call takes at least" in rows["Grounding DINO-T"]["skipped"]
+    assert "it embeds the names, which alone takes" in rows["OWLv2-B/16, names embedded once"]["skipped"]
+    assert "- not measured: DETR-R50, eager: a call takes" in text_of(document)
+    assert len(write_report(document, output)) == 1  # nothing to draw
+    # A higher limit measures them.
+    document = Bench(_options(peers=("grounding-dino", "owlv2"), names=(20,), limit_s=600, output=output)).run()
+    assert not any("skipped" in row for row in document["groups"][0]["rows"]) and len(document["groups"]) == 1
+    assert [row["passes"] for row in document["groups"][0]["rows"]][2:] == [3, 1, 1]
+
+
+def test_what_the_library_cannot_run_is_said_and_the_rest_is_measured(tiny, monkeypatch):
+    from decodetr.speed.peers import Owlv2
+
+    def fails(self, outputs, sizes):
+        raise RuntimeError("no kernel for Half\nmore")
+
+    monkeypatch.setattr(Owlv2, "finish", fails)
+    document = Bench(_options(peers=("owlv2",), what=("file",))).run()
+    rows = document["groups"][0]["rows"]
+    assert [row.get("skipped") for row in rows] == [None, None, *["RuntimeError: no kernel for Half"] * 2]
+
+
+def test_the_report_has_tables_and_plots(tiny, tmp_path, capsys):
+    words = ["bench", "--models", "detr", "--names", "3", "9", "--queries", "12", "--runs", "1", "--what", "forward"]
+    assert main([*words, "--device", "cpu", "--threads", "1", "--output", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert {file.name for file in tmp_path.iterdir()} == {"bench.json", "bench.md", "names.png", "parameters.png"}
+    assert (tmp_path / "bench.md").read_text(encoding="utf-8") in said
+    assert "| DETR-R50, bare | eager | 64 x 64 | 12 |" in said and "over its bare detector" in said
+    document = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
+    assert document["machine"]["threads"] == 1 and document["settings"]["runs"] == 1
+    assert [group["setting"]["names"] for group in document["groups"]] == [3, 9]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--models", "nothing/here/at all"], "'nothing/here/at all' cannot be loaded"),
+        (["--peers", "grounding-din"], "--peers: expected some of grounding-dino, mm-grounding-dino, owlv2"),
+        (["--names", "0"], "--names must be at least 1, got 0"),
+        (["--batch-sizes", "1", "-2"], "--batch-sizes must be at least 1, got -2"),
+        (["--image-size", "650"], "--image-size must be standard or a multiple of 32, got '650'"),
+        (["--runs", "0"], "--runs must be at least 1, got 0"),
+        (["--limit-s", "nan"], "--limit-s must be above 0"),
+        (["--device", "cuda:77"], "--device cuda:77: expected one of"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_built(words, message, capsys, monkeypatch):
+    monkeypatch.setattr(Bench, "run", lambda self: pytest.fail("it began"))
+    assert main(["bench", *words]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_compiling_needs_a_compiler(capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert main(["bench", "--how", "compile"]) == 1
+    assert "--how compile needs a C++ compiler, and there is no no-such-compiler" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bench.json", "bench.md", "names.png"])
+def test_files_of_others_are_not_replaced(name, tmp_path, capsys):
+    (tmp_path / name).write_text("{}", encoding="utf-8")
+    assert main(["bench", "--output", str(tmp_path), "--overwrite"]) == 1
+    assert f"would replace {tmp_path / name}, which it did not write" in capsys.readouterr().err
+    assert (tmp_path / name).read_text(encoding="utf-8") == "{}"
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path, capsys):
+    for part in ("a", "b"):
+        (tmp_path / part / "mine").mkdir(parents=True)
+        (tmp_path / part / "mine" / "config.json").write_text("{}", encoding="utf-8")
+    assert main(["bench", "--models", str(tmp_path / "a" / "mine"), str(tmp_path / "b" / "mine")]) == 1
+    assert "are both called mine" in capsys.readouterr().err
+
+
+def test_detections_are_the_same_by_label_place_and_score():
+    one = {"scores": [0.5, 0.4], "labels": [0, 1], "boxes": [[0, 0, 10, 10], [5, 5, 20, 20]]}
+    turned = {key: values[::-1] for key, values in one.items()}
+    assert same_share([turned], [one]) == 1.0
+    assert same_share([{**one, "labels": [0, 0]}], [one]) == 0.5
+    assert same_share([{**one, "scores": [0.5, 0.45]}], [one]) == 0.5
+    assert same_share([{**one, "boxes": [[0, 0, 10, 8], [5, 5, 20, 20]]}], [one]) == 0.5
+    nothing = {"scores": [], "labels": [], "boxes": []}
+    assert same_share([nothing], [one]) == 0.0 and same_share([one], [nothing]) == 1.0
