@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from decodetr.runtime.sessions import Session
 
 BATCHES = (1, 4)
-# By dtype: how far sides of boxes may be off, as a share of the image; how far logits of scores may be, which tell small
-# scores apart; and the least share of what the model gives that must be found again. Detectors that choose their queries
-# choose another one where two are as good.
+# By dtype: how far sides of boxes may be off, as a share of the image; how far logits of scores may be, which tell
+# small scores apart; and the least share of what the model gives that must be found again. Detectors that choose their
+# queries choose another one where two are as good.
 LIMITS = {"float32": (1e-3, 0.02, 0.99), "float16": (2e-2, 0.3, 0.9), "bfloat16": (5e-2, 1.0, 0.8)}
 _NOTHING = 1e-6  # a score that suppressed queries have, in any order
 

@@ -239,7 +239,7 @@ def test_rt_detr_v2_takes_any_batch(tmp_path):
     """Its batch size is a number in the code of the library. A file of torch.export is read only when it is asked
     for."""
     model = tiny_model("rt_detr_v2", nms_iou=0.3).eval()
-    made = _exported(model, tmp_path, "pt2")
+    made = _exported(model, tmp_path, "pt2", semantic_queries=11)
     assert made.description.dynamic == ["batch"] and made.description.parity["batches"] == [1, 4]
     with pytest.raises(ValueError, match="can run code of whoever wrote it. If it is yours, give allow_pickle=True"):
         ExportedDetector(tmp_path)
@@ -297,6 +297,7 @@ def test_a_graph_that_detects_something_else_is_found_out(model, folder, detecto
             {"image_size": (64, 64), "dynamic_size": True},
             "give --image-size or --dynamic-size",
         ),
+        ("detr", {"size": SIZE}, {"semantic_queries": 13}, "--queries 13: the detector has 12"),
         ("detr", {"size": SIZE}, {"dtype": "int8"}, "dtype must be one of float32, float16, bfloat16, got 'int8'"),
     ],
 )
