@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help="folder, Hub name or shipped name of a DeCo-DETR; or what `decodetr export` wrote, its folder or the .onnx "
-        "or .xml in it, which needs no torch; or, with --clip, folder or Hub name of any detector of "
+        help="folder, Hub name or shipped name of a DeCo-DETR; or what `decodetr export` wrote, the folder or "
+        "the .onnx or .xml in it, which needs no torch; or, with --clip, folder or Hub name of any detector of "
         f"transformers (default: {DEFAULT_MODEL}, which knows drawn scenes only)",
     )
     parser.add_argument(
@@ -238,9 +238,7 @@ def _predict_exported(args, names, sources):
 
     for option, given in {"--clip": args.clip, "--explain": args.explain}.items():
         if given:
-            raise ValueError(
-                f"{option}: {args.model} is an exported model, which cannot do that; give the model itself"
-            )
+            raise ValueError(f"{option}: {args.model} is exported, and cannot do that; give the model itself")
     model = ExportedModel(args.model, names, args.vocabulary, providers_of(args.model, args.device))
     if (most := model.config.top_k) is not None and args.top_k > most:
         raise ValueError(f"--top-k {args.top_k}: the graph of {args.model} gives at most {most} detections")
