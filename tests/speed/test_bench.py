@@ -108,6 +108,31 @@ def test_as_many_queries_are_read_as_are_asked_for(tiny):
     assert rule["over_reference"]["median"] == 1.0
 
 
+@pytest.mark.slow
+def test_compiled_models_are_compared_with_themselves(tiny, monkeypatch):
+    """By a backend that only traces: what a compiler makes of it is the compiler's business."""
+    compiled = []
+    real = torch.compile
+
+    def compile_of(module, mode):
+        compiled.append((type(module).__name__, mode))
+        return real(module, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", compile_of)
+    options = _options(models=("detr",), how=("eager", "compile"), queries_read=(5,))
+    rows = Bench(options).run()["groups"][0]["rows"]
+    assert [(row["kind"], row["how"]) for row in rows] == [
+        ("bare", "eager"),
+        ("bare", "compile"),
+        ("ours", "eager"),
+        ("ours", "compile"),
+    ]
+    assert compiled == [("DetrForObjectDetection", "default"), ("DeCoDetrForObjectDetection", "default")]
+    for row in rows[1::2]:
+        assert row["same_as_eager"] == 1.0 and "over_eager" in row
+    assert rows[3]["read"] == 5 and rows[3]["flops"] == rows[2]["flops"] and "same_as_eager" not in rows[2]
+
+
 def test_what_is_there_is_kept_and_what_is_missing_is_measured(tiny, tmp_path, monkeypatch):
     measured = []
     real = Group.measure
