@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # what a type checker sees; "as" says that the names are publ
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection as DeCoDetrForObjectDetection
     from decodetr.modeling_decodetr import PrototypePool as PrototypePool
     from decodetr.modeling_decodetr import Vocabulary as Vocabulary
+    from decodetr.optimizing.optimize import optimize as optimize
     from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor as DeCoDetrImageProcessor
     from decodetr.training.arguments import DeCoDetrTrainingArguments as DeCoDetrTrainingArguments
     from decodetr.training.trainer import DeCoDetrTrainer as DeCoDetrTrainer
@@ -34,26 +35,36 @@ _PUBLIC_NAMES = {
     "DeCoDetrTrainingArguments": "decodetr.training.arguments",
     "build": "decodetr.building.build_run",
     "detect": "decodetr.inference.one_call",
+    "optimize": "decodetr.optimizing.optimize",
 }
 
 __all__ = ["__version__", *_PUBLIC_NAMES]
 
 
 def _register_image_processor() -> None:
-    """Tell AutoImageProcessor which image processors belong to the model (here, because it joins two rooms), and
-    AutoVideoProcessor that there is none: it would guess one, and ask whether to run the code next to the weights."""
+    """What joins rooms. Tell AutoImageProcessor which image processors belong to the model, and AutoVideoProcessor
+    that there is none: it would guess one, and ask whether to run the code next to the weights. Give the model
+    `optimize`."""
     from transformers import AutoImageProcessor
     from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
-    from decodetr.modeling_decodetr import DeCoDetrConfig
+    from decodetr.modeling_decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection
     from decodetr.processing import DeCoDetrImageProcessor, DeCoDetrImageProcessorPil
 
+    DeCoDetrForObjectDetection.optimize = _optimize
     AutoImageProcessor.register(
         DeCoDetrConfig,
         image_processor_classes={"torchvision": DeCoDetrImageProcessor, "pil": DeCoDetrImageProcessorPil},
         exist_ok=True,
     )
     VIDEO_PROCESSOR_MAPPING.register(DeCoDetrConfig, {"torchvision": None}, exist_ok=True)
+
+
+def _optimize(model, pictures=None, **options):  # type: ignore[no-untyped-def]  # as of `optimize`
+    """`decodetr.optimize` of this model."""
+    from decodetr.optimizing.optimize import optimize
+
+    return optimize(model, pictures, **options)
 
 
 def _register_model() -> None:

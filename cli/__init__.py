@@ -29,6 +29,7 @@ COMMANDS = {
     "eval": ("decodetr.cli.eval", "evaluate a model on annotated images"),
     "calibrate": ("decodetr.cli.calibrate", "calibrate the scores of a model on annotated images"),
     "predict": ("decodetr.cli.predict", "detect objects in images"),
+    "export": ("decodetr.cli.export", "write a model for ONNX Runtime, OpenVINO or torch.export, and check it"),
     "bench": ("decodetr.cli.bench", "measure how long models take here, beside other zero-shot detectors"),
     "info": ("decodetr.cli.info", "say what a model is, knows and learned from, and how fast it is here"),
 }

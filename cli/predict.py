@@ -5,10 +5,13 @@ Heavy imports are inside the functions, so that `decodetr predict --help` is ins
 
 import argparse
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 
 from decodetr.cli.options import add_clip, add_picture_limit, add_threshold
 from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, output_folder
+from decodetr.utils.images import open_image
 from decodetr.utils.name_list import read_prompts
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import (
@@ -31,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help="folder, Hub name or shipped name of a DeCo-DETR; or, with --clip, folder or Hub name of any detector of "
+        help="folder, Hub name or shipped name of a DeCo-DETR; or what `decodetr export` wrote, its folder or the .onnx "
+        "or .xml in it, which needs no torch; or, with --clip, folder or Hub name of any detector of "
         f"transformers (default: {DEFAULT_MODEL}, which knows drawn scenes only)",
     )
     parser.add_argument(
@@ -96,6 +100,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--font", help="TrueType font of the labels, for scripts that the default lacks (default: DejaVu Sans)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
+    parser.add_argument(
+        "--optimize",
+        metavar="WAY",
+        help="auto: try the ways to run the model that this machine has (OpenVINO, ONNX Runtime, ...), keep the "
+        "fastest that detects the same, and remember it; or one of them, such as openvino (default: eager PyTorch)",
+    )
     add_picture_limit(parser)
 
 
@@ -121,17 +131,43 @@ def run(args: argparse.Namespace) -> int:
         lambda: check_formats(args.formats, args.output),
         lambda: require_trackers() if args.track else None,
         lambda: output_folder(args.output, "--output"),
-        lambda: expect("model", args.model, "config.json"),
+        lambda: _expect_model(args),
         lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
         lambda: expect("text model", args.clip, "config.json"),
         lambda: expect_file("--font", args.font),
-        lambda: pick_device(args.device),
+        lambda: _expect_way(args),
     )
     if args.track and not sources.videos:
         raise ValueError("--track numbers the objects of videos, and no video is given; leave it out")
     args.formats = formats
     with claim(args.output, "decodetr predict"):
         return _predict(args, names, sources)
+
+
+def _expect_model(args):
+    """Check that the model is there, and that the device is."""
+    from decodetr.runtime.description import find_export
+
+    if find_export(args.model) is None:
+        expect("model", args.model, "config.json")
+        pick_device(args.device)
+
+
+def _expect_way(args):
+    """Check that a model can be optimized as it is asked."""
+    if not args.optimize:
+        return
+    from decodetr.optimizing.ways import check_way
+    from decodetr.runtime.description import find_export
+
+    if args.explain:
+        raise ValueError(
+            "--explain shows what queries look up, which an optimized model does not; leave out --optimize"
+        )
+    if find_export(args.model) is not None:
+        raise ValueError(f"--optimize: {args.model} is an exported model; give the model itself, or leave it out")
+    if args.optimize != "auto":
+        check_way("--optimize", args.optimize, pick_device(args.device))
 
 
 def _whole_numbers(args):
@@ -146,8 +182,16 @@ def _names(args):
 
 
 def _predict(args, names, sources):
-    from decodetr.inference.loading import load_model
+    from functools import partial
+
+    from decodetr.runtime.description import find_export
+
+    if find_export(args.model) is not None:  # before torch is imported, which it does without
+        return _predict_exported(args, names, sources)
+    from decodetr.inference.detection import detect
+    from decodetr.inference.loading import load_model, weights_digest
     from decodetr.inference.picture_run import PredictRun
+    from decodetr.inference.shown import lowest_threshold
 
     if args.clip and _is_other_detector(args.model):
         return _predict_by_clip(args, names, sources)
@@ -162,7 +206,45 @@ def _predict(args, names, sources):
             f"--explain shows what the queries looked up in the pool, but {args.model} was trained with pool_use="
             f"{model.config.pool_use!r}, which looks nothing up"
         )
-    return PredictRun(_options(args), model, image_processor, sources).run()
+    least = lowest_threshold(model.config, args.threshold)
+    find_in: Callable[..., list[dict[str, list]]] = partial(detect, model, image_processor, min_score=least)
+    digest = weights_digest(model.state_dict())
+    if args.optimize:
+        optimized = _optimized(args, model, image_processor, sources)
+        find_in, digest = optimized.find, f"{digest} {optimized.way}"
+    return PredictRun(_options(args), model, sources, find_in, digest).run()
+
+
+def _optimized(args, model, image_processor, sources):
+    """The model in the fastest way, or in the one that was asked for, checked on pictures of the run."""
+    from decodetr.optimizing.optimize import PICTURES, optimize
+
+    pictures = []
+    for path in sources.pictures:
+        if len(pictures) < PICTURES:
+            with suppress(OSError, ValueError):  # said when its turn comes
+                pictures.append(open_image(path))
+    way = None if args.optimize == "auto" else args.optimize
+    optimized = optimize(model, pictures or None, way=way, image_processor=image_processor, progress=True)
+    sys.stderr.write(optimized.table())
+    return optimized
+
+
+def _predict_exported(args, names, sources):
+    """By the runtime of an exported model."""
+    from decodetr.inference.exported_model import ExportedModel
+    from decodetr.inference.picture_run import PredictRun
+    from decodetr.runtime.providers import providers_of
+
+    for option, given in {"--clip": args.clip, "--explain": args.explain}.items():
+        if given:
+            raise ValueError(
+                f"{option}: {args.model} is an exported model, which cannot do that; give the model itself"
+            )
+    model = ExportedModel(args.model, names, args.vocabulary, providers_of(args.model, args.device))
+    if (most := model.config.top_k) is not None and args.top_k > most:
+        raise ValueError(f"--top-k {args.top_k}: the graph of {args.model} gives at most {most} detections")
+    return PredictRun(_options(args), model, sources, model.find, model.digest()).run()
 
 
 def _is_other_detector(model):
@@ -179,6 +261,7 @@ def _is_other_detector(model):
 def _predict_by_clip(args, names, sources):
     """Boxes of a detector, names of CLIP on crops of them."""
     from decodetr.building.clip_detector import ClipDetector
+    from decodetr.inference.loading import weights_digest
     from decodetr.inference.picture_run import PredictRun
 
     if not isinstance(names, dict):
@@ -193,7 +276,7 @@ def _predict_by_clip(args, names, sources):
         "up instead\n"
     )
     detector = ClipDetector.from_pretrained(args.model, args.clip, names, args.device)
-    return PredictRun(_options(args), detector, None, sources, find_in=detector).run()
+    return PredictRun(_options(args), detector, sources, detector, weights_digest(detector.state_dict())).run()
 
 
 def _options(args):

@@ -5,7 +5,9 @@ names.py          embed_names, embed_examples: vocabularies of a text model that
 examples.py       example images of names, in folders or as annotated boxes
 candidates.py     labels of one call as names, with what prompts have around them
 detection.py      detect; forward, for prepared images
+shown.py          which detections are shown, by the thresholds of their names
 one_call.py       decodetr.detect: any picture in, supervision.Detections out
+exported_model.py an exported model in the place of a DeCo-DETR
 pipelines.py      the pipelines of transformers for a DeCo-DETR
 pipeline_choice   which pipeline a model gets, these or the library's
 slicing.py        large pictures in tiles

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from decodetr.inference.explanations import explain_detections
+from decodetr.inference.shown import above, lowest_threshold
 from decodetr.processing.picture_modes import to_rgb
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     import PIL.Image
 
-    from decodetr.modeling_decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection
+    from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
     from decodetr.modeling_decodetr.embedding_space import Tables
     from decodetr.modeling_decodetr.output_decodetr import DeCoDetrObjectDetectionOutput
     from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
@@ -49,6 +50,7 @@ def detect(
     top_k: int = 100,
     explain: int = 0,
     tables: Tables | None = None,
+    min_score: float | None = None,
 ) -> list[dict[str, list]]:
     """Detections of a batch of PIL images.
 
@@ -58,6 +60,7 @@ def detect(
         threshold (float, *optional*): only scores above it. Default: what the model's config says, for each name.
         top_k (int): at most so many an image, chosen before the threshold.
         tables ([`Tables`], *optional*): what is scored, of this call alone. Default: the model's own.
+        min_score (float, *optional*): scores above it must be right, others may be missing. Default: the threshold.
         explain: with k > 0, also what each detection is made of, with the k prototypes that its query looked up most.
 
     Returns:
@@ -65,31 +68,38 @@ def detect(
         "boxes" (n lists of x0, y0, x1, y1 in pixels of the image, not clipped to it). With `explain` also the lists
         "objectness", "name_probability" and "prototypes" of `explain_detections`.
     """
+    found = detect_labels(model, image_processor, images, threshold, top_k, explain, tables, min_score)
+    shown = [above(result, model.config, threshold) for result in found]
+    return [{key: values for key, values in result.items() if key != "labels"} for result in shown]
+
+
+def detect_labels(
+    model: DeCoDetrForObjectDetection,
+    image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
+    images: Iterable[PIL.Image.Image],
+    threshold: float | None = None,
+    top_k: int = 100,
+    explain: int = 0,
+    tables: Tables | None = None,
+    min_score: float | None = None,
+) -> list[dict[str, list]]:
+    """As [`detect`], with "labels" besides: rows of the names, ints. Separate thresholds of names are the caller's: of
+    each name there is all that scores above the lowest one."""
     images = [to_rgb(image) for image in images]
     batch = image_processor(images=images, return_tensors="pt")
     tables = model.tables() if tables is None else tables  # another thread may swap the names meanwhile
+    names, least = tables.vocabulary.names, lowest_threshold(model.config, threshold)
+    options = {"tables": tables, "min_score": least if min_score is None else min_score}
     with torch.inference_mode():
-        outputs = forward(model, batch, output_prototype_weights=explain > 0, tables=tables)
+        outputs = forward(model, batch, output_prototype_weights=explain > 0, **options)
     sizes = [(image.height, image.width) for image in images]
-    names = tables.vocabulary.names
-    least = min(model.config.thresholds(names, threshold))
     results = image_processor.post_process_object_detection(outputs, threshold=least, target_sizes=sizes, top_k=top_k)
-    found = [
-        {
-            "names": [names[label] for label in result["labels"].tolist()],
-            "scores": result["scores"].tolist(),
-            "boxes": result["boxes"].tolist(),
-        }
-        for result in results
-    ]
+    found = []
+    for result in results:
+        labels = result["labels"].tolist()
+        row = {"names": [names[label] for label in labels], "scores": result["scores"].tolist()}
+        found.append({**row, "boxes": result["boxes"].tolist(), "labels": labels})
     if explain:
         explained = explain_detections(outputs, tables.pool, least, top_k, explain, model.config)
         found = [{**result, **explanation} for result, explanation in zip(found, explained)]
-    return [above(result, model.config, threshold) for result in found]
-
-
-def above(result: dict[str, list], config: DeCoDetrConfig, threshold: float | None = None) -> dict[str, list]:
-    """Of what [`detect`] found in an image, what scores above `threshold`, or what its name needs by the config."""
-    least = config.thresholds(result["names"], threshold)
-    kept = [row for row, (score, needed) in enumerate(zip(result["scores"], least)) if score > needed]
-    return {key: [values[row] for row in kept] for key, values in result.items()}
+    return found

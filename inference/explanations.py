@@ -6,9 +6,12 @@ query read, not a proof of why it got its name, since the residual MLP adds to i
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from torch.nn import functional as F
+
+from decodetr.processing.image_processing_pil_decodetr import top_pairs
 
 if TYPE_CHECKING:
     import torch
@@ -30,10 +33,11 @@ def queries_of_detections(
     Returns:
         list of B pairs of int64 tensors (n,): queries in 0..N-1 and names in 0..K-1, in the order of the detections.
     """
-    num_names = logits.shape[2]
-    top_logits, pairs = logits.flatten(1).topk(min(top_k, logits.shape[1] * num_names), dim=1)
-    kept = [pair[keep] for pair, keep in zip(pairs, top_logits.float().sigmoid() > threshold)]
-    return [(pair // num_names, pair % num_names) for pair in kept]
+    kept = []
+    for values, queries, names in zip(*top_pairs(logits, top_k)):
+        keep = (values.float().sigmoid() > threshold) & (values > -math.inf)
+        kept.append((queries[keep], names[keep]))
+    return kept
 
 
 def explain_detections(

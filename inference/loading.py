@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from transformers import AutoConfig, AutoImageProcessor
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection  # also tells the Auto classes of it
@@ -13,7 +15,7 @@ from decodetr.utils.devices import pick_device
 from decodetr.utils.shipped import load_vocabulary, loading
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Mapping
 
     from decodetr.modeling_decodetr.name_choice import Names
     from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
@@ -65,3 +67,16 @@ def load_model(
     if names is not None:
         detector.set_names(names, text_model)
     return detector.to(pick_device(device)).eval(), image_processor
+
+
+def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of all weights and tables of a model.
+
+    Args:
+        state (dict): as `state_dict()` gives them.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -14,8 +14,9 @@ import torch
 from transformers import AutoImageProcessor
 
 from decodetr.inference.candidates import CandidateLabels
-from decodetr.inference.detection import detect as detect_batch
+from decodetr.inference.detection import detect_labels
 from decodetr.inference.loading import load_model
+from decodetr.inference.shown import above, to_supervision
 from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
 from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
 from decodetr.utils.download import is_url, open_url
@@ -77,17 +78,16 @@ def detect(
         detector, loaded = _loaded(str(model), _state(str(model)), str(device))
         processor = image_processor or loaded
     tables = detector.tables()
-    known = stands_for = tables.vocabulary.names
+    stands_for = None
     if names is not None:
         vocabulary, stands_for = _CANDIDATES.vocabulary(tables.vocabulary, names)
-        tables, known = detector.semantic_stream.tables_with(tables, vocabulary), vocabulary.names
-    row = {name: place for place, name in reversed(list(enumerate(known)))}
-    least = dict(zip(known, detector.config.thresholds(stands_for, threshold)))
+        tables = detector.semantic_stream.tables_with(tables, vocabulary)
     found = []
     for batch in in_batches(pictures, batch_size, _pixels):
         opened = [as_picture(picture, allow_urls) for picture in batch]
-        results = detect_batch(detector, processor, opened, min(least.values()), top_k, tables=tables)
-        found += [to_supervision(result, row, least) for result in results]
+        for result in detect_labels(detector, processor, opened, threshold, top_k, tables=tables):
+            meant = None if stands_for is None else [stands_for[label] for label in result["labels"]]
+            found.append(to_supervision(above(result, detector.config, threshold, meant)))
     return found if isinstance(images, list | tuple) else found[0]
 
 
@@ -118,24 +118,6 @@ def as_picture(picture: Picture, allow_urls: bool = False) -> PIL.Image.Image:
             )
         picture = (picture * 255).round().astype(np.uint8)
     return PIL.Image.fromarray(np.ascontiguousarray(picture))
-
-
-def to_supervision(
-    result: dict[str, list], row: dict[str, int], least: dict[str, float] | None = None
-) -> sv.Detections:
-    """`supervision.Detections` of a picture of [`decodetr.inference.detection.detect`].
-
-    Args:
-        row: {name: its class_id}. least (*optional*): {name: the score that it must exceed}.
-    """
-    kept = [i for i, name in enumerate(result["names"]) if least is None or result["scores"][i] > least[name]]
-    names = [result["names"][i] for i in kept]
-    return sv.Detections(
-        xyxy=np.array([result["boxes"][i] for i in kept], dtype=np.float32).reshape(-1, 4),
-        confidence=np.array([result["scores"][i] for i in kept], dtype=np.float32),
-        class_id=np.array([row[name] for name in names], dtype=int),
-        data={"class_name": np.array(names, dtype=str)},
-    )
 
 
 def processor_of(model: DeCoDetrForObjectDetection) -> DeCoDetrImageProcessor | DeCoDetrImageProcessorPil:

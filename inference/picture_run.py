@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
 import decodetr
-from decodetr.inference.detection import above, detect
 from decodetr.inference.journal import FILE as JOURNAL
 from decodetr.inference.journal import Journal
-from decodetr.inference.one_call import to_supervision
 from decodetr.inference.picture_files import SIGNATURE, picture_paths
 from decodetr.inference.result_files import (
     CROPS,
@@ -33,6 +28,7 @@ from decodetr.inference.result_files import (
     rows_of,
     write_results,
 )
+from decodetr.inference.shown import above, to_supervision
 from decodetr.inference.slicing import detect_in_tiles
 from decodetr.inference.sources import Sources, download
 from decodetr.inference.video_run import detect_video, video_names
@@ -49,8 +45,6 @@ if TYPE_CHECKING:
     import PIL.Image
 
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
-    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
-    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
 
 EXPLAINING_PROTOTYPES = 5  # of each detection
 
@@ -103,28 +97,32 @@ class PredictRun:
     command goes on from there.
 
     Args:
-        options (PredictOptions). model, image_processor: of [`load_model`]. sources ([`Sources`]).
-        find_in (callable, *optional*): pictures, threshold and `top_k` to what [`detect`] gives, without a model of
-            ours. `model` then says names, thresholds (`config`) and weights (`state_dict`).
+        options (PredictOptions). sources ([`Sources`]).
+        model: says names (`vocabulary`) and thresholds (`config`). A DeCo-DETR, or what stands for one.
+        find_in (callable): pictures, threshold, `top_k` and, for explanations, `explain` to what
+            [`decodetr.inference.detection.detect`] gives.
+        digest (str): of all that decides what `find_in` finds, as [`weights_digest`] gives it. Results of another one
+            are not gone on with.
     """
 
     def __init__(
         self,
         options: PredictOptions,
         model: DeCoDetrForObjectDetection,
-        image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
         sources: Sources,
-        find_in: Callable[..., list[dict[str, list]]] | None = None,
+        find_in: Callable[..., list[dict[str, list]]],
+        digest: str,
     ) -> None:
         self.options, self.model = options, model
         # All scores, of which those above the threshold are kept: the best one is known then, whatever it is.
-        self.find_in: Callable[..., list[dict[str, list]]] = find_in or partial(detect, model, image_processor)
+        self.find_in = find_in
+        self.labels = {name: row for row, name in reversed(list(enumerate(model.vocabulary.names)))}
         self.addresses, self.videos = sources.addresses, sources.videos
         self.output = Path(options.output)
         self.output.mkdir(parents=True, exist_ok=True)
         self.failed = {str(file): error for file, error in download(sources.addresses).items()}
         self.paths = [path for path in sources.pictures if str(path) not in self.failed]
-        key = {"model": _fingerprint(model), "scores": _scores(model.config), "font": options.font}
+        key = {"model": digest, "scores": _scores(model.config), "font": options.font}
         key |= {name: getattr(options, name) for name in _DECIDES}
         self.journal = Journal(self.output, {**self._made_with(), **key})
         self.done = {str(path) for path in self.paths if self.journal.has(path)}
@@ -206,12 +204,13 @@ class PredictRun:
 
     def _find_in_tiles(self, image):
         options, names, best = self.options, self.model.vocabulary.names, [0.0]
-        row = {name: place for place, name in reversed(list(enumerate(names)))}
 
         def detector(tiles):
             results = self.find_in(tiles, 0.0, options.top_k)
             best.extend(score for result in results for score in result["scores"])
-            return [to_supervision(above(result, self.model.config, options.threshold), row) for result in results]
+            return [
+                to_supervision(above(result, self.model.config, options.threshold), self.labels) for result in results
+            ]
 
         found = detect_in_tiles(image, detector, options.slice, options.slice_overlap, options.batch_size)
         found = found[: options.top_k]
@@ -327,15 +326,6 @@ def _signature():
     info = PngInfo()
     info.add_text("Software", SIGNATURE)
     return info
-
-
-def _fingerprint(model):
-    """A digest of all weights and tables of a model."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _scores(config):

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm.auto import tqdm
 
-from decodetr.inference.one_call import to_supervision
 from decodetr.inference.picture_files import unique_names
 from decodetr.inference.result_files import FRAMES, VIDEOS, marked, rows_of
+from decodetr.inference.shown import lowest_threshold, to_supervision
 from decodetr.inference.tracking import Tracks
 from decodetr.inference.videos import Video, is_live
 from decodetr.utils.files import committed
@@ -53,7 +53,7 @@ def detect_video(run: PredictRun, source: str) -> None:
         return _failed(run, source, error)
     with video, committed(run.output) as staging:
         rate = video.rate / options.frame_stride
-        least = min(run.model.config.thresholds(run.model.vocabulary.names, options.threshold))
+        least = lowest_threshold(run.model.config, options.threshold)
         tracks = Tracks(least, rate) if options.track else None
         expected = [count for count in (options.max_frames, video.frames // options.frame_stride) if count]
         frames = video.read(options.frame_stride, options.max_frames)
@@ -81,12 +81,11 @@ def _failed(run, source, error):
 
 
 def _do(run, source, name, batch, tracks, show, staging):
-    row = {text: place for place, text in reversed(list(enumerate(run.model.vocabulary.names)))}
     entries = []
     for frame, (result, best) in zip(batch, run.find([frame.picture for frame in batch])):
         if tracks is not None:
             result = _one_name_a_box(result)
-            result["tracks"] = tracks.update(to_supervision(result, row))
+            result["tracks"] = tracks.update(to_supervision(result, run.labels))
         entry: dict[str, Any] = {"file": source, "frame": frame.number, "seconds": round(frame.seconds, 4)}
         if run.options.needs_frames:
             file = f"{name}_{frame.number:06d}.png"

@@ -249,7 +249,10 @@ class SemanticStream(Float32Buffers):
         Returns:
             semantic_embeds (B, N, d) and log-probabilities of the names (B, N, K), float32.
         """
-        parts = [self._score(rows, tables) for rows in inputs.flatten(0, 1).split(_ROWS)]
+        rows = inputs.flatten(0, 1)
+        # How many images there are may be open in a graph that is exported, so that nothing may depend on it.
+        blocks = [rows] if torch.compiler.is_exporting() else rows.split(_ROWS)
+        parts = [self._score(block, tables) for block in blocks]
         embeds, names = parts[0] if len(parts) == 1 else (torch.cat(column) for column in zip(*parts))
         return embeds.unflatten(0, inputs.shape[:2]), names.unflatten(0, inputs.shape[:2])
 

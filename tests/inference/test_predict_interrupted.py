@@ -12,7 +12,8 @@ from PIL import Image
 
 from decodetr.cli import main
 from decodetr.inference import detection as predict
-from decodetr.inference import picture_run as predict_run
+
+_DETECT = predict.detect
 
 
 @pytest.fixture
@@ -35,9 +36,9 @@ def stop_at(monkeypatch):
             calls.append(args)
             if len(calls) == number:
                 raise error
-            return predict.detect(*args, **kwargs)
+            return _DETECT(*args, **kwargs)
 
-        monkeypatch.setattr(predict_run, "detect", detect)
+        monkeypatch.setattr(predict, "detect", detect)
         return calls
 
     return stop

@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from decodetr.inference.explanations import queries_of_detections
 from decodetr.processing import DeCoDetrImageProcessor, DeCoDetrImageProcessorPil
+from decodetr.processing.image_processing_pil_decodetr import top_pairs
 
 PROCESSORS = [DeCoDetrImageProcessor, DeCoDetrImageProcessorPil]
 SIZES = [
@@ -122,6 +124,41 @@ def test_any_number_of_names_equals_a_full_sort(num_names, dtype):
         for score, label, box in zip(result["scores"][:5], result["labels"][:5], result["boxes"][:5]):
             query = int((corners - box).abs().sum(1).argmin())
             torch.testing.assert_close(logits[i, query, label].float().sigmoid(), score)
+
+
+@pytest.mark.parametrize("shape, top_k", [((2, 300, 1203), 100), ((1, 7, 12_345), 300), ((2, 9, 4096), 1)])
+def test_the_best_pairs_are_those_of_a_full_sort_wherever_they_lie(shape, top_k):
+    generator = torch.Generator().manual_seed(top_k)
+    few = torch.randn(*shape[:2], 1, generator=generator) * 9  # queries have most of them
+    for logits in (
+        torch.randn(shape, generator=generator),
+        torch.randn(*shape[:2], 1, generator=generator) * 9
+        + torch.randn(shape, generator=generator),  # in few queries
+        torch.linspace(-9, 9, shape[1] * shape[2]).reshape(1, *shape[1:]).repeat(shape[0], 1, 1),  # in the last pairs
+    ):
+        values, queries, names = top_pairs(logits, top_k)
+        expected = logits.flatten(1).sort(dim=1, descending=True)
+        assert values.equal(expected.values[:, :top_k])
+        assert logits[torch.arange(shape[0])[:, None], queries, names].equal(values)
+        assert all(len(set(zip(*pair))) == top_k for pair in zip(queries.tolist(), names.tolist()))
+    assert top_pairs(logits[:, :2, :3], 100)[0].shape == (shape[0], 6)
+    logits[0, -1, -1] = float("nan")
+    assert top_pairs(logits, top_k)[0][0, 0].isnan()
+
+
+@pytest.mark.parametrize("num_names", [3, 5000])
+def test_queries_whose_names_were_not_looked_up_are_never_returned(num_names):
+    logits = torch.full((2, 40, num_names), -float("inf"))
+    logits[0, 7] = torch.linspace(-3, 3, num_names)
+    outputs = {"logits": logits, "pred_boxes": torch.rand(2, 40, 4)}
+    for least in (0.0, -1.0, [-1.0] * num_names):
+        first, second = DeCoDetrImageProcessor().post_process_object_detection(outputs, least, top_k=100)
+        assert len(first["scores"]) == min(100, num_names) and len(second["scores"]) == 0
+        assert (first["scores"] > 0).all() and first["labels"][0] == num_names - 1
+        corners = outputs["pred_boxes"][0, 7]
+        torch.testing.assert_close(first["boxes"][0][2:] - first["boxes"][0][:2], corners[2:])
+    kept = queries_of_detections(logits, 0.0, 100)
+    assert set(kept[0][0].tolist()) == {7} and kept[0][1].tolist() == first["labels"].tolist() and not len(kept[1][0])
 
 
 def test_errors_of_post_processing():

@@ -1,0 +1,64 @@
+"""Post-training quantization of an exported OpenVINO graph by NNCF: weights and activations of its large products in 8
+bits, with ranges that pictures show."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from decodetr.runtime.description import FILE, MODEL_FILES
+from decodetr.runtime.exported_detector import ExportedDetector
+from decodetr.utils.files import committed, write_json
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+
+def quantize(exported: str | Path, output: str | Path, pictures: Sequence[PIL.Image.Image]) -> None:
+    """
+    Args:
+        exported: folder of `decodetr export --format openvino`. output: folder for the quantized one.
+        pictures: RGB, such as the model will see, a few dozen.
+
+    Raises:
+        ImportError: NNCF or OpenVINO is missing. ValueError: no pictures.
+    """
+    import nncf
+    import openvino
+
+    if not pictures:
+        raise ValueError("int8 needs pictures, whose activations tell the ranges; give some")
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    detector = ExportedDetector(exported)
+    names = detector.name_inputs()
+
+    def inputs(picture):
+        return {"pixel_values": np.ascontiguousarray(detector.preprocess(picture)[None]), **names}
+
+    graph = openvino.Core().read_model(str(Path(exported) / MODEL_FILES["openvino"]))
+    quantized = nncf.quantize(
+        graph,
+        nncf.Dataset(pictures, inputs),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.MIXED,  # activations may lie on both sides of zero
+        subset_size=len(pictures),
+    )
+    with committed(output) as staging:
+        for file in Path(exported).iterdir():
+            if file.suffix not in (".xml", ".bin") and file.name != FILE:
+                shutil.copy2(file, staging / file.name)
+        openvino.save_model(quantized, str(staging / MODEL_FILES["openvino"]), compress_to_fp16=False)
+        write_json(staging / FILE, _content(exported, replace(detector.description, dtype="int8")))
+
+
+def _content(exported, description):
+    """export.json as it was, but for the dtype."""
+    from decodetr.utils.documents import read_json
+
+    return {**read_json(Path(exported) / FILE, dict), "dtype": asdict(description)["dtype"]}

@@ -1,0 +1,258 @@
+"""`decodetr.optimize`: the fastest way to run a model here that keeps its detections."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import PIL.Image
+from tqdm.auto import tqdm
+
+from decodetr.inference.loading import load_model
+from decodetr.inference.one_call import processor_of
+from decodetr.inference.shown import above
+from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+from decodetr.optimizing.check import MOST, Check
+from decodetr.optimizing.memory import REPORT, circumstances, folder_of
+from decodetr.optimizing.torch_detector import TorchDetector
+from decodetr.optimizing.ways import WAYS, Case, check_way
+from decodetr.runtime.exported_detector import ExportedDetector
+from decodetr.scenes.rendering import draw_scene
+from decodetr.speed.machine import environment
+from decodetr.speed.timing import in_turn, ratios, show, spread
+from decodetr.utils.documents import read_json
+from decodetr.utils.files import claim, write_json
+from decodetr.utils.images import open_image
+from decodetr.utils.tables import markdown_table
+
+if TYPE_CHECKING:
+    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
+
+    Picture = str | os.PathLike[str] | PIL.Image.Image | np.ndarray
+
+logger = logging.getLogger(__name__)
+
+PICTURES = 16  # that are looked at, of those that are given
+_DRAWN_SIDE = 320  # pixels, of those that are drawn
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """
+    A model in the fastest way of those that were tried.
+
+    Args:
+        way (str): its name in `WAYS`.
+        detector ([`TorchDetector`] or [`ExportedDetector`]): what runs.
+        report (dict): "chosen", "against", "ways" with the "seconds" of a picture, "ratio" to eager float32, "ap" and
+            "problem" of each, and "environment".
+        folder (Path): where the choice is kept.
+    """
+
+    way: str
+    detector: TorchDetector | ExportedDetector
+    report: dict[str, Any]
+    folder: Path
+
+    def detect(
+        self,
+        images: Sequence[PIL.Image.Image | np.ndarray | str | Path],
+        names: Sequence[str] | None = None,
+        threshold: float | None = None,
+        top_k: int = 100,
+    ) -> list[dict[str, list]]:
+        """Detections of pictures, as of [`decodetr.runtime.ExportedDetector.detect`]. It may be called by several
+        threads at once."""
+        return self.detector.detect(images, names, threshold, top_k)
+
+    def find(self, images: Sequence[PIL.Image.Image], threshold: float, top_k: int) -> list[dict[str, list]]:
+        """Detections of pictures for `decodetr predict`."""
+        return self.detector.detect(images, threshold=threshold, top_k=top_k)
+
+    def table(self) -> str:
+        """What was measured, for people."""
+        rows = []
+        for way, found in self.report["ways"].items():
+            if "problem" in found:
+                rows.append([way, found["problem"], "", ""])
+            else:
+                times = [show(found["seconds"], 1e3, 1), show(found["ratio"])]
+                rows.append([f"{way} (chosen)" if way == self.way else way, *times, f"{found['ap']:.2f}"])
+        return (
+            markdown_table(["way", "ms a picture", "x eager", "AP"], rows, escape=False)
+            + f"\nAP against {self.report['against']}\n"
+        )
+
+
+def optimize(
+    model: str | os.PathLike[str] | DeCoDetrForObjectDetection,
+    pictures: Sequence[Picture] | None = None,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    ways: Sequence[str] | None = None,
+    way: str | None = None,
+    max_ap_loss: float = 0.3,
+    image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil | None = None,
+    runs: int = 7,
+    memory: str | os.PathLike[str] | None = None,
+    again: bool = False,
+    progress: bool = False,
+) -> Optimized:
+    """
+    Try ways to run a model, check what they detect, and keep the fastest. A second call finds the choice of the first
+    one, as long as weights, machine and packages are the same.
+
+    Args:
+        model: folder, Hub name or shipped name of a DeCo-DETR, or a loaded one, whose device and names are kept. It is
+            not changed.
+        pictures: such as the model will see, files, PIL images or arrays (H, W, 3). `PICTURES` of them are looked at.
+            Default: drawn scenes, which say little of a model of photos.
+        data (*optional*): annotated pictures (COCO, YOLO, ...) to check AP on, instead of what eager float32 detects.
+        ways: names of `WAYS`. Default: all that this machine has the packages for, but for compilation.
+        way (*optional*): take this one, whatever it loses.
+        max_ap_loss (float): AP points that a way may lose against eager float32.
+        image_processor: of a loaded model. Default: that of the folder it is from.
+        runs (int): timed rounds, in which the ways take turns at one picture.
+        memory: folder of the choices. Default: decodetr/optimized below HF_HOME.
+        again (bool): measure, although there is a choice. progress (bool): show a progress bar.
+
+    Returns:
+        [`Optimized`].
+
+    Raises:
+        ValueError: unknown ways, no pictures, or options out of range; `way` does not work for this model.
+            FileNotFoundError: no such model or data. ImportError: `way` needs a package.
+    """
+    if unknown := sorted({*(ways or ()), way or "eager"} - WAYS.keys()):
+        raise ValueError(f"ways: {unknown[0]!r} is none of {', '.join(WAYS)}")
+    if not 0 <= max_ap_loss <= 100 or runs < 1:
+        raise ValueError(f"max_ap_loss must lie in [0, 100] and runs be at least 1, got {max_ap_loss} and {runs}")
+    if isinstance(model, DeCoDetrForObjectDetection):
+        processor = image_processor or processor_of(model)
+    else:
+        model, loaded = load_model(str(model))
+        processor = image_processor or loaded
+    eager = copy.deepcopy(model).float().eval().requires_grad_(False)
+    kind = eager.device.type
+    chosen = list(ways or [name for name, one in WAYS.items() if one.by_default and kind in one.devices])
+    if way is not None:
+        check_way("way", way, eager.device)
+        chosen = ["eager", way]
+    asked = {"ways": chosen, "way": way, "max_ap_loss": max_ap_loss, "data": None if data is None else str(data)}
+    held = circumstances(eager, preprocessing=processor.to_dict(), **asked)
+    folder = folder_of(held, memory)
+    with claim(folder, "decodetr.optimize"):
+        seen = _pictures(pictures)
+        case = Case(eager, processor, folder, seen)
+        report = None if again else _remembered(folder, held)
+        if report is None:
+            check = None if data is None else Check.of_data(data, eager.vocabulary.names, 8 * PICTURES)
+            report = {"held": held, **_measure(case, chosen, check, max_ap_loss, runs, progress)}
+            if way is not None:
+                _insist(report, way, max_ap_loss)
+            write_json(folder / REPORT, report)
+        detector = WAYS[report["chosen"]].make(case)
+    _take_names(detector, eager)
+    return Optimized(report["chosen"], detector, report, folder)
+
+
+def _insist(report, way, max_ap_loss):
+    """Choose a way. ValueError if it does not work."""
+    if problem := report["ways"][way].get("problem"):
+        raise ValueError(f"{way}: {problem}")
+    lost = report["ways"]["eager"]["ap"] - report["ways"][way]["ap"]
+    if lost > max_ap_loss:
+        logger.warning("%s loses %.2f AP against %s", way, lost, report["against"])
+    report["chosen"] = way
+
+
+def _remembered(folder, held):
+    """The report of an earlier call, whose files are there."""
+    if not (folder / REPORT).is_file():
+        return None
+    report = read_json(folder / REPORT, dict)
+    return report if report.get("held") == held and report.get("chosen") in WAYS else None
+
+
+def _pictures(pictures):
+    """At most `PICTURES` PIL images in RGB."""
+    if pictures is None:
+        logger.warning("no pictures were given: ways are checked on drawn scenes; give some of your own")
+        return [draw_scene(0, "val", index, _DRAWN_SIDE).image for index in range(PICTURES)]
+    pictures = list(pictures)
+    if not pictures:
+        raise ValueError("pictures: expected at least one, got none")
+    return [_opened(picture) for picture in pictures[:: -(-len(pictures) // PICTURES)]]
+
+
+def _opened(picture):
+    if isinstance(picture, np.ndarray):
+        return PIL.Image.fromarray(picture)
+    return picture if isinstance(picture, PIL.Image.Image) else open_image(os.fspath(picture))
+
+
+def _measure(case, ways, check, max_ap_loss, runs, progress):
+    """The report: time and AP of each way, and which one is chosen."""
+    eager = TorchDetector(case.model, case.image_processor)
+    detectors: dict[str, TorchDetector | ExportedDetector] = {"eager": eager}
+    if check is None:
+        found = _all_of(eager, case.pictures)
+        check = Check.of_detections(case.pictures, found, [above(result, case.model.config) for result in found])
+    rows: dict[str, dict[str, Any]] = {"eager": {"ap": check.ap(_all_of(eager, check.pictures))}}
+    others = [name for name in ways if name != "eager"]
+    for name in tqdm(others, desc="ways", disable=not progress):
+        if problem := WAYS[name].hindrance(case.model.device):
+            rows[name] = {"problem": problem}
+            continue
+        try:
+            detectors[name] = WAYS[name].make(case)
+            _take_names(detectors[name], case.model)
+            rows[name] = {"ap": check.ap(_all_of(detectors[name], check.pictures))}
+        except Exception as error:  # of a compiler or a runtime, of any type: the others are still tried
+            detectors.pop(name, None)
+            rows[name] = {"problem": str(error).strip().splitlines()[0][:200] or type(error).__name__}
+            logger.info("%s", name, exc_info=True)
+    seconds = in_turn(
+        {name: _one_by_one(detector, case.pictures) for name, detector in detectors.items()},
+        device=case.model.device,
+        warmup=1,
+        runs=runs,
+    )
+    for name, times in seconds.items():
+        rows[name] |= {"seconds": spread(times), "ratio": ratios(seconds, name, "eager")}
+    kept = [name for name in detectors if rows[name]["ap"] >= rows["eager"]["ap"] - max_ap_loss]
+    chosen = min(kept, key=lambda name: rows[name]["ratio"]["median"])
+    return {
+        "chosen": chosen,
+        "against": check.against,
+        "ways": {name: rows[name] for name in ("eager", *others)},
+        "environment": environment(case.model.device),
+    }
+
+
+def _all_of(detector, pictures):
+    """Detections of any score, a picture at a time."""
+    return [detector.detect([picture], threshold=0.0, top_k=MOST)[0] for picture in pictures]
+
+
+def _one_by_one(detector, pictures) -> Callable[[], Any]:
+    """A function that detects in the next picture."""
+    order = cycle(pictures)
+    return lambda: detector.detect([next(order)])
+
+
+def _take_names(detector, model):
+    """Let a detector look for the names of a model."""
+    if isinstance(detector, ExportedDetector):
+        with tempfile.TemporaryDirectory() as folder:
+            model.vocabulary.save_pretrained(folder)
+            detector.set_names(vocabulary=folder)

@@ -1,0 +1,133 @@
+"""The ways to run a model. Each gives an object with the `detect` of [`decodetr.runtime.ExportedDetector`]."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from decodetr.export.export_run import export_model
+from decodetr.export.settings import ExportSettings
+from decodetr.modeling_decodetr.detectors import num_queries
+from decodetr.optimizing.int8 import quantize
+from decodetr.optimizing.torch_detector import TorchDetector
+from decodetr.runtime.exported_detector import ExportedDetector
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+    from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
+
+QUERIES = 100  # of an exported graph, which has a fixed number of them: as many as detections are kept by default
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    What is made fast.
+
+    Args:
+        model (DeCoDetrForObjectDetection): in float32. image_processor: of it.
+        folder (Path): for files of ways that have some. pictures (list of PIL images): such as it will see.
+    """
+
+    model: DeCoDetrForObjectDetection
+    image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil
+    folder: Path
+    pictures: list[PIL.Image.Image]
+
+
+@dataclass(frozen=True)
+class Way:
+    """
+    Args:
+        make (callable): [`Case`] -> detector. Files that are there already are used.
+        devices (tuple of str): types of devices that it runs on.
+        packages (tuple of str): that it needs. extra (str, *optional*): of decodetr, which installs them.
+        by_default (bool): tried where nobody says which ways.
+    """
+
+    make: Callable[[Case], TorchDetector | ExportedDetector]
+    devices: tuple[str, ...] = ("cpu", "cuda", "mps", "xpu")
+    packages: tuple[str, ...] = ()
+    extra: str | None = None
+    by_default: bool = True
+
+    def hindrance(self, device: torch.device) -> str | None:
+        """Why it cannot be tried here, and what mends it. None if it can."""
+        if device.type not in self.devices:
+            return f"does not run on {device.type}"
+        if missing := [name for name in self.packages if find_spec(name) is None]:
+            return f"needs {', '.join(missing)}: pip install 'decodetr[{self.extra}]'"
+        return None
+
+
+def _eager(case):
+    return TorchDetector(case.model, case.image_processor)
+
+
+def _channels_last(case):
+    return TorchDetector(copy.deepcopy(case.model).to(memory_format=torch.channels_last), case.image_processor)
+
+
+def _half(dtype):
+    return lambda case: TorchDetector(copy.deepcopy(case.model).to(dtype), case.image_processor)
+
+
+def _compiled(case):
+    model = copy.deepcopy(case.model)
+    model.forward = torch.compile(model.forward)  # the rest of the model stays what it is
+    return TorchDetector(model, case.image_processor)
+
+
+def _exported(kind):
+    def make(case):
+        return ExportedDetector(_export(case, kind), threads=torch.get_num_threads())
+
+    return make
+
+
+def _int8(case):
+    folder = case.folder / "openvino-int8"
+    if not folder.is_dir():
+        quantize(_export(case, "openvino"), folder, case.pictures)
+    return ExportedDetector(folder, threads=torch.get_num_threads())
+
+
+def _export(case, kind):
+    """The folder of an exported graph, of which names are an input, so that they can be swapped."""
+    folder = case.folder / kind
+    if not folder.is_dir():
+        queries = min(QUERIES, num_queries(case.model.config.detector_config))
+        settings = ExportSettings(kind, names_input=True, semantic_queries=queries)
+        export_model(case.model, case.image_processor, folder, settings)
+    return folder
+
+
+WAYS = {
+    "eager": Way(_eager),
+    "channels-last": Way(_channels_last, devices=("cpu", "cuda")),
+    "bfloat16": Way(_half(torch.bfloat16)),
+    "float16": Way(_half(torch.float16), devices=("cuda",)),
+    "compile": Way(_compiled, devices=("cpu", "cuda"), by_default=False),  # takes minutes
+    "onnx": Way(_exported("onnx"), ("cpu",), ("onnx", "onnxscript", "onnxruntime"), "onnx"),
+    "openvino": Way(_exported("openvino"), ("cpu",), ("openvino",), "openvino"),
+    "openvino-int8": Way(_int8, ("cpu",), ("openvino", "nncf"), "int8"),
+}
+
+
+def check_way(option: str, name: str, device: torch.device) -> None:
+    """ValueError where there is no such way, or it cannot be tried on a device. ImportError where a package is
+    missing."""
+    if name not in WAYS:
+        raise ValueError(f"{option} {name}: expected auto or one of {', '.join(WAYS)}")
+    if problem := WAYS[name].hindrance(device):
+        kind = ImportError if "pip install" in problem else ValueError
+        raise kind(f"{option} {name} {problem}")

@@ -1,0 +1,142 @@
+"""What export.json says of an exported model: its files, its names, what decides its scores, how it wants pictures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from decodetr.utils.documents import read_json
+
+FILE = "export.json"
+FORMAT, FORMAT_VERSION = "decodetr-export", 1
+TABLES_FILE = "name_tables.safetensors"
+MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.xml", "pt2": "model.pt2"}  # by --format
+
+
+@dataclass(frozen=True)
+class Description:
+    """
+    The content of export.json.
+
+    Args:
+        runtime (str): "onnx", "openvino" or "pt2".
+        names (list[str]): baked into the graph, or stored for it.
+        names_input (bool): the graph reads its names, see [`NameTables`].
+        post_processing (str): "inside" or "outside" the graph. top_k (int, optional): detections of a graph that has
+            it inside.
+        queries (int): N. semantic_queries (int, optional): how many of them are scored, all where None.
+        embedding_dim (int): d. num_prototypes (int): M.
+        family (str): of the detector. dtype (str): in which the graph computes. Its inputs and outputs are float32.
+        dynamic (list[str]): sizes that may change from call to call: "batch", "names", "height", "width".
+        image_size (list[int], optional): height and width of a graph with fixed ones.
+        batch_size (int, optional): of a graph with a fixed one.
+        size_divisor (int): height and width are multiples of it.
+        preprocessing (dict): fields of the image processor, see [`Preprocessing`].
+        score_scale, score_bias (float): the calibration, which the graph applies.
+        score_threshold (float, optional), name_thresholds (dict, optional): as in the model's config.
+        default_threshold (float): where neither says anything.
+        background_threshold (float), centred (bool), pool_use (str): what decides which prototypes are background.
+        vocabulary_info, pool_info (dict): who made the tables. training_info (dict): what the model learned from.
+        pool_digest, vocabulary_digest (str, optional): SHA-256 of the tables. weights_digest (str): of the weights
+            and tables.
+        source (str): name of the model that was exported.
+        parity (dict): what the check after the export found. versions (dict): of the packages that took part.
+    """
+
+    runtime: str
+    names: list[str]
+    names_input: bool
+    post_processing: str
+    top_k: int | None
+    queries: int
+    semantic_queries: int | None
+    embedding_dim: int
+    num_prototypes: int
+    family: str
+    dtype: str
+    dynamic: list[str]
+    image_size: list[int] | None
+    batch_size: int | None
+    size_divisor: int
+    preprocessing: dict[str, Any]
+    score_scale: float
+    score_bias: float
+    score_threshold: float | None
+    name_thresholds: dict[str, float] | None
+    default_threshold: float
+    background_threshold: float
+    centred: bool
+    pool_use: str
+    weights_digest: str
+    source: str
+    vocabulary_info: dict[str, Any] = field(default_factory=dict)
+    pool_info: dict[str, Any] = field(default_factory=dict)
+    training_info: dict[str, Any] | None = None
+    pool_digest: str | None = None
+    vocabulary_digest: str | None = None
+    parity: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def common_threshold(self) -> float:
+        """The score from which names are shown that have no separate threshold."""
+        return self.default_threshold if self.score_threshold is None else self.score_threshold
+
+    def thresholds(self, names: list[str] | None = None, threshold: float | None = None) -> list[float]:
+        """The score from which each of some names is shown, as of the model's config."""
+        names = self.names if names is None else names
+        if threshold is not None:
+            return [threshold] * len(names)
+        own = self.name_thresholds or {}
+        return [own.get(name, self.common_threshold) for name in names]
+
+    def to_json(self) -> dict[str, Any]:
+        """What stands in export.json."""
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+
+
+def find_export(place: str | Path) -> Path | None:
+    """The folder of an exported model, given it or its model.onnx, model.xml or model.pt2. None: it is none."""
+    place = Path(place)
+    folder = place.parent if place.suffix in (".onnx", ".xml", ".pt2") else place
+    return folder if (folder / FILE).is_file() else None
+
+
+def read_description(folder: str | Path) -> Description:
+    """The [`Description`] of an exported model.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it is damaged, or of another version of the format.
+    """
+    file = Path(folder) / FILE
+    content = read_json(file, dict)
+    expected = (FORMAT, FORMAT_VERSION)
+    if (got := (content.get("format"), content.get("format_version"))) != expected:
+        raise ValueError(f"{file}: expected format and format_version {expected}, got {got}; export the model again")
+    known = {one.name: one for one in fields(Description)}
+    missing = [name for name in known if name not in content]
+    if missing:
+        raise ValueError(f"{file}: {', '.join(missing)} missing; export the model again")
+    values = {name: content[name] for name in known}
+    for name, one in known.items():
+        if not _fits(values[name], str(one.type)):
+            raise ValueError(f"{file}: {name}: expected {one.type}, got {values[name]!r}; export the model again")
+    for name, choices in (("runtime", MODEL_FILES), ("post_processing", ("inside", "outside"))):
+        if values[name] not in choices:
+            raise ValueError(f"{file}: {name}: expected one of {', '.join(choices)}, got {values[name]!r}")
+    names = values["names"]
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f"{file}: names: expected a list of texts; export the model again")
+    return Description(**values)
+
+
+_KINDS = {"str": str, "bool": bool, "int": int, "float": (int, float), "list": list, "dict": dict, "None": type(None)}
+
+
+def _fits(value, kind):
+    """Whether a value of JSON is of an annotated type, by its outermost one."""
+    allowed = [_KINDS[part.split("[")[0].strip()] for part in kind.split("|")]
+    if isinstance(value, bool):
+        return bool in allowed
+    return any(isinstance(value, one) for one in allowed)

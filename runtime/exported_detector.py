@@ -1,0 +1,184 @@
+"""Pictures in, detections out, by an exported model and without torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from decodetr.runtime.description import MODEL_FILES, find_export, read_description
+from decodetr.runtime.name_tables import NameSpace, NameTables
+from decodetr.runtime.post_processing import best_pairs, corners, sigmoid
+from decodetr.runtime.preprocessing import Preprocessing
+from decodetr.runtime.sessions import open_session
+from decodetr.utils.files import reading
+from decodetr.utils.images import open_image
+
+
+class ExportedDetector:
+    """
+    A model that `decodetr export` wrote. Detections are those of the model itself (docs/export.md says how close).
+
+    It may be used by several threads at once, also while [`ExportedDetector.set_names`] swaps the names: a call has
+    the old names or the new ones.
+
+    Args:
+        folder: that `decodetr export` wrote, or its model.onnx or model.xml.
+        threads (int, *optional*), providers (list[str], *optional*), allow_pickle (bool): see [`open_session`].
+
+    Attributes:
+        description ([`Description`]): names, thresholds, preprocessing and what else export.json says.
+
+    Raises:
+        FileNotFoundError: no exported model is there. ImportError: its runtime is not installed. ValueError: a file is
+            damaged.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        allow_pickle: bool = False,
+    ) -> None:
+        place = find_export(folder)
+        if place is None:
+            raise FileNotFoundError(
+                f"{folder}: no exported model is there: expected a folder with export.json and one of "
+                f"{', '.join(MODEL_FILES.values())}, as `decodetr export` writes it"
+            )
+        self.folder = place
+        with reading(place):
+            self.description = read_description(place)
+            self.preprocess = Preprocessing(self.description.preprocessing)
+            self._space = NameSpace(place, self.description) if self.description.names_input else None
+            file = place / MODEL_FILES[self.description.runtime]
+            self.session = open_session(self.description.runtime, file, threads, providers, allow_pickle)
+        self._tables: NameTables | None = None if self._space is None else self._space.stored()
+
+    @property
+    def names(self) -> list[str]:
+        """The names that are looked for, in the order of the labels."""
+        return self.description.names if self._tables is None else self._tables.names
+
+    @property
+    def vocabulary_info(self) -> dict:
+        """Who embedded the names."""
+        return self.description.vocabulary_info if self._tables is None else self._tables.info
+
+    def name_inputs(self) -> dict[str, np.ndarray]:
+        """What the graph reads besides pictures: none where its names are baked in."""
+        return {} if self._tables is None else self._tables.inputs()
+
+    def set_names(self, names: Sequence[str] | None = None, vocabulary: str | Path | None = None) -> None:
+        """Look for other names from now on.
+
+        Args:
+            names (list[str], *optional*): some of the stored names, or of those of `vocabulary`. Default: all.
+            vocabulary (*optional*): folder that `decodetr vocabulary build` or [`Vocabulary.save_pretrained`] wrote.
+
+        Raises:
+            ValueError: the names are baked into the graph, are not stored, or do not fit the model. It is then as it
+                was.
+        """
+        self._tables = self._tables_of(names, vocabulary)
+
+    def detect(
+        self,
+        images: Iterable[PIL.Image.Image | np.ndarray | str | Path],
+        names: Sequence[str] | None = None,
+        threshold: float | None = None,
+        top_k: int = 100,
+    ) -> list[dict[str, list]]:
+        """
+        Args:
+            images: PIL images of any mode, arrays (H, W, 3) of uint8 in RGB, or picture files, which are turned as
+                EXIF says. Any number, of any sizes.
+            names (list[str], *optional*): for this call alone, as of [`ExportedDetector.set_names`].
+            threshold (float, *optional*): only scores above it. Default: what the model says, for each name.
+            top_k (int): at most so many detections an image, chosen before the threshold.
+
+        Returns:
+            One dict per image, best first: "names" (n strings), "scores" (n floats) and "boxes" (n lists of x0, y0,
+            x1, y1 in pixels of the image, not clipped to it), as of `decodetr.inference.detection.detect`.
+
+        Raises:
+            ValueError: something else than pictures, `top_k` below 1 or above that of the graph, names as above.
+        """
+        own = self.description
+        if top_k < 1 or (own.top_k is not None and top_k > own.top_k):
+            most = "" if own.top_k is None else f" and at most {own.top_k}, which the graph gives"
+            raise ValueError(f"top_k must be at least 1{most}, got {top_k}")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must be in 0 to 1, got {threshold}")
+        tables = self._tables if names is None else self._tables_of(names, None)
+        known = own.names if tables is None else tables.names
+        if isinstance(images, str | os.PathLike | np.ndarray | PIL.Image.Image):
+            raise ValueError(f"images must be a list, got {type(images).__name__}; write [image]")
+        pictures = [_picture(image) for image in images]
+        found: list[dict[str, list]] = [{} for _ in pictures]
+        for places, pixel_values in self._batches(pictures):
+            outputs = self.session.run({"pixel_values": pixel_values} | (tables.inputs() if tables else {}))
+            for row, place in enumerate(places):
+                size = pictures[place].size
+                found[place] = self._detections({k: v[row] for k, v in outputs.items()}, size, known, threshold, top_k)
+        return found
+
+    def _tables_of(self, names, vocabulary):
+        if self._space is None:
+            raise ValueError(
+                f"{self.folder}: its {len(self.description.names)} names are baked into the graph; `decodetr export "
+                "--names-input` makes one that takes any"
+            )
+        return self._space.stored(names) if vocabulary is None else self._space.of_folder(vocabulary, names)
+
+    def _batches(self, pictures) -> Iterator[tuple[list[int], np.ndarray]]:
+        """(places of pictures, their pixel_values) of one size each, and as many at once as the graph takes."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for place, picture in enumerate(pictures):
+            size = self.preprocess.target_size(picture.height, picture.width)
+            fixed = self.description.image_size
+            if fixed is not None and list(size) != fixed:
+                raise ValueError(f"the graph takes images of {fixed}, the preprocessing of export.json makes {size}")
+            groups.setdefault(size, []).append(place)
+        fixed_batch = self.description.batch_size
+        for size, places in groups.items():
+            step = fixed_batch or len(places)
+            for start in range(0, len(places), step):
+                some = places[start : start + step]
+                pixel_values = np.zeros((step if fixed_batch else len(some), 3, *size), dtype=np.float32)
+                for row, place in enumerate(some):
+                    self.preprocess(pictures[place], out=pixel_values[row])
+                yield some, pixel_values
+
+    def _detections(self, outputs, size, names, threshold, top_k):
+        """Of one image: its outputs, and its (width, height)."""
+        if "logits" in outputs:
+            logits, queries, labels = best_pairs(outputs["logits"], top_k)
+            scores, boxes = sigmoid(logits), corners(outputs["pred_boxes"][queries])
+        else:
+            scores, labels, boxes = (outputs[name][:top_k] for name in ("scores", "labels", "boxes"))
+        boxes = boxes * np.array([*size, *size], dtype=np.float32)
+        found = [names[label] for label in labels.tolist()]
+        least = self.description.thresholds(found, threshold)
+        kept = [i for i, (score, needed) in enumerate(zip(scores.tolist(), least)) if score > needed]
+        return {
+            "names": [found[i] for i in kept],
+            "scores": scores[kept].tolist(),
+            "boxes": boxes[kept].tolist(),
+        }
+
+
+def _picture(image):
+    if isinstance(image, str | os.PathLike):
+        return open_image(image)
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"expected arrays (H, W, 3) of uint8, got {image.dtype} {image.shape}")
+        return PIL.Image.fromarray(np.ascontiguousarray(image))
+    if not isinstance(image, PIL.Image.Image):
+        raise ValueError(f"expected PIL images, arrays or files, got {type(image).__name__}")
+    return image

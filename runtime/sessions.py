@@ -1,0 +1,133 @@
+"""A graph in the runtime that it was exported for. Each session may be called by several threads at once.
+
+The runtimes are extras, of which a machine needs one, so each is imported by its session.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from decodetr.utils.files import regular_file
+
+if TYPE_CHECKING:
+    from typing import Any
+
+INPUTS = ("pixel_values", "name_rows", "log_share", "background")  # in their order; the last three of names as input
+_MOST_BYTES = 16 << 30
+
+
+class Session(Protocol):
+    """What runs a graph."""
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """{name of an output: its values} of {name of an input: its values}."""
+
+
+def open_session(
+    kind: str,
+    file: str | Path,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    allow_pickle: bool = False,
+) -> Session:
+    """
+    Args:
+        kind (str): "onnx", "openvino" or "pt2". file: the graph.
+        threads (int, optional): that one call uses. Default: what the runtime takes.
+        providers (list[str], optional): execution providers of ONNX Runtime, the preferred one first; of OpenVINO one
+            device, such as "CPU" or "GPU". Default: the CPU.
+        allow_pickle (bool): read a file of `torch.export`, which can run code of whoever wrote it.
+
+    Raises:
+        ImportError: the runtime is not installed, with the line that installs it. FileNotFoundError: no such file.
+        ValueError: the file cannot be read, or a provider is not there.
+    """
+    file = regular_file(file, _MOST_BYTES)
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    if kind == "onnx":
+        return OnnxSession(file, threads, providers)
+    if kind == "openvino":
+        return OpenVinoSession(file, threads, providers)
+    if not allow_pickle:
+        raise ValueError(
+            f"{file}: reading a file of torch.export can run code of whoever wrote it. If it is yours, give "
+            "allow_pickle=True in Python; for `decodetr predict` give the folder of the model itself, or export with "
+            "--format onnx or openvino"
+        )
+    return TorchSession(file)
+
+
+class OnnxSession:
+    """ONNX Runtime."""
+
+    def __init__(self, file: Path, threads: int | None, providers: Sequence[str] | None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError(f"{file} needs ONNX Runtime: pip install 'decodetr[onnx]'") from error
+        providers = list(providers or ["CPUExecutionProvider"])
+        there = onnxruntime.get_available_providers()
+        if missing := [name for name in providers if name not in there]:
+            raise ValueError(f"providers: {missing[0]} is not in this ONNX Runtime, which has {', '.join(there)}")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; the optimizer warns of what it passes over
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+        except Exception as error:  # of half a dozen types of its own, all below Exception
+            raise ValueError(f"{file} cannot be loaded: {error}; export the model again") from error
+        self.outputs = [output.name for output in self.session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(self.outputs, self.session.run(self.outputs, dict(inputs))))
+
+
+class OpenVinoSession:
+    """OpenVINO. Computes in the precision of the graph: on processors with bfloat16 it would round by default."""
+
+    def __init__(self, file: Path, threads: int | None, providers: Sequence[str] | None) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise ImportError(f"{file} needs OpenVINO: pip install 'decodetr[openvino]'") from error
+        (device,) = providers or ["CPU"]
+        core = openvino.Core()
+        if device.split(".")[0] not in {name.split(".")[0] for name in core.available_devices}:
+            raise ValueError(f"providers: OpenVINO finds no {device}, it has {', '.join(core.available_devices)}")
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            self.model = core.compile_model(str(file), device, settings)
+        except RuntimeError as error:
+            raise ValueError(f"{file} cannot be loaded: {error}; export the model again") from error
+        self.outputs = [output.get_any_name() for output in self.model.outputs]
+        self.requests = threading.local()  # a request is of one thread
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if not hasattr(self.requests, "own"):
+            self.requests.own = self.model.create_infer_request()
+        found = self.requests.own.infer(dict(inputs), share_inputs=True)
+        return {name: np.array(found[name]) for name in self.outputs}
+
+
+class TorchSession:
+    """torch, for a program of torch.export. The device is the CPU, and the number of threads that of torch."""
+
+    def __init__(self, file: Path) -> None:
+        import torch
+
+        self.torch = torch
+        self.program = torch.export.load(file).module()
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with self.torch.inference_mode():
+            found = self.program(*(self.torch.from_numpy(inputs[name]) for name in INPUTS if name in inputs))
+        return {name: values.numpy() for name, values in found.items()}
