@@ -6,6 +6,7 @@ import shutil
 import sys
 
 from decodetr.cli.options import add_device, add_output, add_overwrite, at_least
+from decodetr.runtime.description import find_export
 from decodetr.speed.catalog import OURS, PEERS
 from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, output_folder
@@ -24,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=list(OURS),
         metavar="MODEL",
-        help=f"DeCo-DETRs: {', '.join(OURS)} (random weights), folders, Hub names, shipped names. Others are compared "
-        f"with the first (default: {' '.join(OURS)})",
+        help=f"DeCo-DETRs: {', '.join(OURS)} (random weights), folders, Hub names, shipped names, what `decodetr "
+        f"export` wrote. Others are compared with the first (default: {' '.join(OURS)})",
     )
     add(
         "--peers",
@@ -153,9 +154,9 @@ def _models(given):
     models = _unique(given)
     titles = {}
     for name in models:
-        if name not in OURS:
+        if name not in OURS and find_export(name) is None:
             expect("model", name, "config.json")
-        title = OURS[name].title if name in OURS else os.path.basename(os.path.abspath(name))
+        title = OURS[name].title if name in OURS else os.path.basename(os.path.realpath(name))
         if title in titles:
             raise ValueError(f"--models: {titles[title]} and {name} are both called {title}; rename a folder")
         titles[title] = name

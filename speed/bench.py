@@ -20,8 +20,10 @@ from torchvision.io import encode_jpeg
 from torchvision.ops import box_iou
 from tqdm.auto import tqdm
 
+from decodetr.runtime.description import find_export
 from decodetr.speed.catalog import OURS
 from decodetr.speed.contestants import Contestant, How, QueriesRead, of_folder, of_random_weights
+from decodetr.speed.exported import Exported
 from decodetr.speed.machine import (
     busy_warning,
     environment,
@@ -59,8 +61,8 @@ class BenchOptions:
     """What is measured. The lists are crossed: every number of names at every batch size, ...
 
     Attributes:
-        models: keys of `OURS`, or folders, Hub names and shipped names of DeCo-DETRs. The first is what peers are
-            compared with. peers: keys of `PEERS`.
+        models: keys of `OURS`, or folders, Hub names and shipped names of DeCo-DETRs, or folders of `decodetr
+            export`. The first is what peers are compared with. peers: keys of `PEERS`.
         names: numbers of names. queries: of the detectors of `OURS`; all others have theirs, and are measured beside
             the first. queries_read: by the semantic stream, of each image; each gets a row.
         image_size: side of all pictures that models see. None: what each was published with, or saved with.
@@ -128,7 +130,7 @@ class Group:
 
     def __init__(self, setting: Setting, contestants: Sequence[Contestant], options: BenchOptions) -> None:
         self.setting, self.options = setting, options
-        self.entries = [(one, how) for one in contestants for how in options.how]
+        self.entries = [(one, how) for one in contestants for how in options.how if how in one.ways]
         self.device = contestants[0].device
         self.files = [picture_bytes()] * setting.batch_size
 
@@ -152,11 +154,7 @@ class Group:
             except _Skipped as reason:
                 row["skipped"] = str(reason)
                 calls.pop(number, None)
-            except (
-                RuntimeError,
-                NotImplementedError,
-                TypeError,
-            ) as error:  # of the library, at this precision
+            except (RuntimeError, TypeError, ValueError) as error:  # of the library, at this precision
                 row["skipped"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
                 calls.pop(number, None)
         if calls:
@@ -188,7 +186,7 @@ class Group:
         row["image_size"] = list(batch["pixel_values"].shape[-2:])
         passes = f"{self.setting.names:,} names take {len(one.texts)} passes: " if len(one.texts) > 1 else ""
         self._within(one.least_seconds(batch), self.rounds, f"{passes}a call takes at least")
-        if self.setting.what == "forward":
+        if self.setting.what == "forward" and one.counts_flops:
             row["flops"] = flops(one, batch, how)
         if how == "compile":
             for _ in range(2):  # which compile, and record graphs
@@ -319,13 +317,18 @@ class Bench:
             name: lambda name=name: of_random_weights(name, queries, *where, options.queries_read) for name in ours
         }
         if first:
-            made |= {name: lambda name=name: of_folder(name, *where, options.queries_read) for name in saved}
+            made |= {name: lambda name=name: self._saved(name, where) for name in saved}
             made |= {name: lambda name=name: peers_of(name, *where) for name in options.peers}
         contestants = [one for name in wanted for one in made[name]()]
         with torch.inference_mode():
             for setting in missing:
                 rows = Group(setting, contestants, options).measure(self.document["floor"])
                 self._keep(setting, wanted, rows)
+
+    def _saved(self, name, where):
+        if find_export(name) is not None:
+            return [Exported(name, self.options.device, self.options.image_size)]
+        return of_folder(name, *where, self.options.queries_read)
 
     def _identity(self, setting, wanted):
         asked = {"how": list(self.options.how), "queries_read": list(self.options.queries_read)}

@@ -39,6 +39,8 @@ class Contestant:
         queries: boxes that it gives an image.
     """
 
+    ways: tuple[How, ...] = ("eager", "compile")
+    counts_flops = True
     once = ""  # what is done once for a list of names, before any call; for the report
 
     def __init__(
@@ -174,9 +176,7 @@ class Ours(Contestant):
 
     def set_names(self, count: int, batch_size: int) -> None:
         """Swap the vocabulary."""
-        generator = torch.Generator().manual_seed(0)
-        rows = F.normalize(torch.randn(count, self.module.config.embedding_dim, generator=generator), dim=-1)
-        self.module.set_vocabulary(Vocabulary([f"name {i}" for i in range(count)], rows))
+        self.module.set_vocabulary(random_names(count, self.module.config.embedding_dim))
 
     def detect(self, pictures: Sequence[PIL.Image.Image], how: How = "eager") -> list[dict[str, list]]:
         """Where no number of queries is given as `decodetr predict` does it, with the model's threshold. "labels" are
@@ -185,6 +185,12 @@ class Ours(Contestant):
             return super().detect(pictures, how)
         found = detect(self.running(how), self.image_processor, pictures, top_k=TOP_K)
         return [{"scores": one["scores"], "labels": one["names"], "boxes": one["boxes"]} for one in found]
+
+
+def random_names(count: int, width: int) -> Vocabulary:
+    """So many names, with random embeddings."""
+    rows = torch.randn(count, width, generator=torch.Generator().manual_seed(0))
+    return Vocabulary([f"name {i}" for i in range(count)], F.normalize(rows, dim=-1))
 
 
 def with_bare(

@@ -69,7 +69,7 @@ def group_text(group: dict[str, Any]) -> str:
 
 
 def _cells(row, batch_size):
-    millions = f"{row['parameters'] / 1e6:.1f}"
+    millions = f"{row['parameters'] / 1e6:.1f}" if row["parameters"] else ""
     if row["tables"]:
         millions += f" + {row['tables'] / 1e6:.1f} tables"
     if row["published_millions"]:
@@ -163,7 +163,7 @@ def _points(document):
     """(title, parameters with tables, seconds) of the first group."""
     first = _first_setting(document)
     for setting, row in _measured(document):
-        if setting == first and row["how"] == "eager":
+        if setting == first and row["how"] == "eager" and row["parameters"]:
             yield row["title"], row["parameters"] + row["tables"], row["seconds"]["median"] / setting["batch_size"]
 
 

@@ -1,15 +1,20 @@
 """`decodetr bench`: which rows there are, what they say, what is kept and what is refused."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
+from decodetr import DeCoDetrImageProcessor
 from decodetr.cli import main
+from decodetr.runtime.description import Description
 from decodetr.speed import bench
 from decodetr.speed.bench import Bench, BenchOptions, Group, Setting, same_share
 from decodetr.speed.contestants import of_random_weights
 from decodetr.speed.report import text_of, write_report
+from decodetr.utils.files import write_json
 
 CPU = torch.device("cpu")
 
@@ -256,3 +261,47 @@ def test_detections_are_the_same_by_label_place_and_score():
     assert same_share([{**one, "boxes": [[0, 0, 10, 8], [5, 5, 20, 20]]}], [one]) == 0.5
     nothing = {"scores": [], "labels": [], "boxes": []}
     assert same_share([nothing], [one]) == 0.0 and same_share([one], [nothing]) == 1.0
+
+
+class _Graph:
+    """A session that finds what it is told."""
+
+    def __init__(self):
+        self.seen = []
+
+    def run(self, inputs):
+        self.seen.append({name: value.shape for name, value in inputs.items()})
+        images = len(inputs["pixel_values"])
+        boxes = np.tile(np.array([0.5, 0.5, 1.0, 1.0], dtype=np.float32), (images, 4, 1))
+        return {"logits": np.zeros((images, 4, 3), dtype=np.float32), "pred_boxes": boxes}
+
+
+def _export(folder, **changes):
+    fields = dict.fromkeys(one.name for one in dataclasses.fields(Description))
+    fields |= {"runtime": "onnx", "names": ["a", "b", "c"], "names_input": False, "post_processing": "outside"}
+    fields |= {"queries": 4, "embedding_dim": 8, "num_prototypes": 6, "family": "detr", "dtype": "float32"}
+    fields |= {"dynamic": ["batch"], "size_divisor": 1, "score_scale": 1.0, "score_bias": 0.0, "source": "mine"}
+    fields |= {"default_threshold": 0.3, "background_threshold": 0.5, "centred": False, "pool_use": "none"}
+    fields |= {"weights_digest": "", "versions": {}, "parity": {}, "pool_info": {}, "vocabulary_info": {}}
+    fields["preprocessing"] = DeCoDetrImageProcessor(size={"height": 64, "width": 64}).to_dict()
+    write_json(folder / "export.json", Description(**{**fields, **changes}).to_json())
+    return str(folder)
+
+
+def test_an_exported_model_is_measured_in_its_runtime(tiny, tmp_path, monkeypatch):
+    graph = _Graph()
+    monkeypatch.setattr("decodetr.runtime.exported_detector.open_session", lambda *words: graph)
+    folder = _export(tmp_path / "fast")
+    options = _options(models=(folder,), names=(3, 5), batch_sizes=(2,), what=("forward", "file"), how=("eager",))
+    forward, file, *others = Bench(options).run()["groups"]
+    assert all(group["rows"][0]["title"] == "fast, onnx" for group in (forward, file, *others))
+    row = forward["rows"][0]
+    assert row["seconds"]["runs"] == 1 and row["image_size"] == [64, 64] and row["queries"] == 4
+    assert "over_bare" not in row and "flops" not in row and "seconds" in file["rows"][0]
+    assert all(seen == {"pixel_values": (2, 3, 64, 64)} for seen in graph.seen) and len(graph.seen) >= 4
+    assert all("its 3 names are baked into the graph" in group["rows"][0]["skipped"] for group in others)
+    fixed = _export(tmp_path / "fixed", batch_size=1)
+    (group,) = Bench(_options(models=(fixed,), batch_sizes=(2,))).run()["groups"]
+    assert "the graph takes batches of 1" in group["rows"][0]["skipped"]
+    with pytest.raises(ValueError, match="--image-size 96: .* makes pictures of 64 x 64"):
+        Bench(_options(models=(folder,), image_size=96)).run()
