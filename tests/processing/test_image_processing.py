@@ -132,8 +132,7 @@ def test_the_best_pairs_are_those_of_a_full_sort_wherever_they_lie(shape, top_k)
     few = torch.randn(*shape[:2], 1, generator=generator) * 9  # queries have most of them
     for logits in (
         torch.randn(shape, generator=generator),
-        torch.randn(*shape[:2], 1, generator=generator) * 9
-        + torch.randn(shape, generator=generator),  # in few queries
+        few + torch.randn(shape, generator=generator),
         torch.linspace(-9, 9, shape[1] * shape[2]).reshape(1, *shape[1:]).repeat(shape[0], 1, 1),  # in the last pairs
     ):
         values, queries, names = top_pairs(logits, top_k)
