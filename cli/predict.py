@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=4, help="images per batch (default: 4)")
     parser.add_argument(
-        "--workers", type=int, default=2, help="threads that read images ahead, 0 for none (default: 2)"
+        "--workers", type=int, default=2, help="threads that read and draw images meanwhile, 0 for none (default: 2)"
     )
     parser.add_argument(
         "--font", help="TrueType font of the labels, for scripts that the default lacks (default: DejaVu Sans)"

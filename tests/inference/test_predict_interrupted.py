@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on(command, stop_at, tmp_path):
     with open(tmp_path / "out" / ".decodetr-predict.jsonl", "ab") as file:
         file.write(b'{"source": [1, 2], "resu')  # a line that was cut off
     calls = stop_at()
-    assert main(command) == 0 and len(calls) == 2
+    assert main(command) == 0 and len(calls) in (2, 3)  # the third was being written, or was on the disk
     assert len(read(tmp_path)["images"]) == 5
     assert sorted(os.listdir(tmp_path / "out")) == sorted([*(f"{i}.png" for i in range(5)), "detections.json"])
 
