@@ -201,7 +201,7 @@ class PredictRun:
         if path in self.addresses:
             entry["address"] = self.addresses[path]
         if self.options.pictures:
-            self.draw(image, result).save(staging / name, pnginfo=_signature(), **_PNG)
+            self.draw(image, result).save(staging / name, pnginfo=_signature(), **PNG)
             entry["picture"] = name
         entry |= {"width": image.width, "height": image.height, "turned": "orientation" in image.info}
         entry |= {"best_score": best, "detections": rows_of(result)}
@@ -330,7 +330,7 @@ _SHOWN = {name: f"detections.{name}" for name in ("json", "jsonl", "csv", "parqu
 
 
 # Runs alone are looked for: of photos the files are as small, in a seventh of the time.
-_PNG = {"compress_level": 1, "compress_type": 3}
+PNG = {"compress_level": 1, "compress_type": 3}
 
 
 def _opened(path):

@@ -61,7 +61,7 @@ def detect_video(run: PredictRun, source: str) -> None:
         file = marked(staging, VIDEOS) / f"{name}.mp4" if options.pictures else None
         with (
             closing(frames),
-            _sink(file, rate) as show,
+            video_sink(file, rate) as show,
             tqdm(total=min(expected, default=None), desc=name, unit="frame") as progress,
         ):
             try:
@@ -121,7 +121,7 @@ def _one_name_a_box(result):
 
 
 @contextmanager
-def _sink(file: Path | None, rate: float) -> Iterator[Any]:
+def video_sink(file: Path | None, rate: float) -> Iterator[Any]:
     """A function that appends a picture to a video, or None where there is none."""
     if file is None:
         yield None
