@@ -24,7 +24,12 @@ from decodetr.utils.files import write_json
 
 MODELS = {"rt_detr_v2": {"model_type": "rt_detr_v2", "num_labels": 1}, "detr": None}
 TITLES = {"rt_detr_v2": "RT-DETRv2-R50", "detr": "DETR-R50"}
-RUNS = {"bare": "bare model", "predict": "predict --no-pictures", "predict with pictures": "predict"}
+RUNS = {
+    "bare": "bare model",
+    "no pictures": "predict --no-pictures",
+    "jpg": "predict --picture-format jpg",
+    "png": "predict",
+}
 STAGES = {
     "decoding": "decoding JPEG",
     "resizing": "resizing",
@@ -33,7 +38,8 @@ STAGES = {
     "post-processing": "post-processing",
     "writing": "journal and detections.json",
     "drawing": "drawing",
-    "encoding": "PNG files",
+    "png": "PNG files",
+    "jpg": "JPEG files instead",
 }
 
 
@@ -92,14 +98,19 @@ def threshold_for(model, pixel_values, boxes):
 
 
 def predict(model, processor, files, folder, args, threshold, pictures):
-    """`decodetr predict` of some files into a new folder."""
+    """`decodetr predict` of some files into a new folder, with pictures of a format or None."""
     from decodetr.inference.detection import detect
     from decodetr.inference.picture_run import PredictOptions, PredictRun
     from decodetr.inference.sources import Sources
 
     with tempfile.TemporaryDirectory(dir=folder) as output:
         options = PredictOptions(
-            output=output, model="random", threshold=threshold, batch_size=args.batch_size, pictures=pictures
+            output=output,
+            model="random",
+            threshold=threshold,
+            batch_size=args.batch_size,
+            pictures=pictures is not None,
+            picture_format=pictures or "png",
         )
         sources = Sources(pictures=files, videos=[], addresses={})
         run = PredictRun(options, model, sources, partial(detect, model, processor), "random")
@@ -108,7 +119,7 @@ def predict(model, processor, files, folder, args, threshold, pictures):
 
 
 def volume(model, processor, batches, folder, args, threshold):
-    """(seconds, seconds of all cores) for all images, in turn: "bare", "predict", "predict with pictures"."""
+    """(seconds, seconds of all cores) for all images, in turn, of each of `RUNS`."""
     import torch
     from harness import in_turn
 
@@ -123,7 +134,12 @@ def volume(model, processor, batches, folder, args, threshold):
 
     files = [file for batch in batches for file in batch]
     run = partial(predict, model, processor, files, folder, args, threshold)
-    functions = {"bare": bare, "predict": partial(run, False), "predict with pictures": partial(run, True)}
+    functions = {
+        "bare": bare,
+        "no pictures": partial(run, None),
+        "jpg": partial(run, "jpg"),
+        "png": partial(run, "png"),
+    }
     cores = {name: [] for name in functions}
 
     def counted(name):
@@ -180,7 +196,9 @@ def stages(model, processor, batches, folder, threshold):
             for file, image, one in zip(files, images, results):
                 drawn = timed("drawing", draw_detections, image, one["boxes"], one["names"], one["scores"])
                 with committed(output) as staging:
-                    timed("encoding", drawn.save, staging / f"{file.stem}.png", **picture_run.PNG)
+                    for form in ("png", "jpg"):
+                        options = picture_run.picture_options(form)
+                        timed(form, drawn.save, staging / f"{file.stem}.{form}", **options)
         keys = [str(file) for files in batches for file in files]
         with committed(output) as staging:
             results = Results({}, {}, names, lambda: journal.read(keys))

@@ -64,6 +64,7 @@ class PredictOptions:
         batch_size (int): pictures at once. workers (int): threads that read and draw pictures meanwhile, 0 for none.
         font (str, optional): TrueType file for the labels.
         formats (list[str]): of `result_files.FORMATS`. pictures, crops (bool): also annotated pictures, cut-out boxes.
+        picture_format (str): of annotated pictures, "png" or "jpg".
         slice (int, optional): side of tiles in pixels. slice_overlap (float): share of it that neighbours share.
         track (bool): number the objects of videos. frame_stride (int): every so many frames of a video. max_frames
             (int, optional): of these at most so many.
@@ -79,6 +80,7 @@ class PredictOptions:
     font: str | None = None
     formats: list[str] = field(default_factory=lambda: ["json"])
     pictures: bool = True
+    picture_format: str = "png"
     crops: bool = False
     workers: int = 2
     slice: int | None = None
@@ -133,7 +135,8 @@ class PredictRun:
         names = (self.journal.picture(path) for path in self.paths if str(path) in self.done)
         taken = {self.output / name for name in names if name}
         self.video_names = video_names(self.videos)
-        self.pictures = dict(zip(rest, picture_paths(rest, self.output, [*self.paths, *taken])))
+        suffix = f".{options.picture_format}"
+        self.pictures = dict(zip(rest, picture_paths(rest, self.output, [*self.paths, *taken], suffix)))
         if options.crops and not self.done and (self.output / CROPS / MARK).exists():
             clear(self.output / CROPS)
 
@@ -201,7 +204,7 @@ class PredictRun:
         if path in self.addresses:
             entry["address"] = self.addresses[path]
         if self.options.pictures:
-            self.draw(image, result).save(staging / name, pnginfo=_signature(), **PNG)
+            self.draw(image, result).save(staging / name, **picture_options(self.options.picture_format))
             entry["picture"] = name
         entry |= {"width": image.width, "height": image.height, "turned": "orientation" in image.info}
         entry |= {"best_score": best, "detections": rows_of(result)}
@@ -325,12 +328,11 @@ class PredictRun:
 
 
 # Fields of the options that decide what is written of a picture, besides what detections.json says.
-_DECIDES = ("pictures", "crops", "slice", "slice_overlap", "track", "frame_stride", "max_frames", "needs_frames")
+_DECIDES = (
+    *("pictures", "picture_format", "crops", "slice", "slice_overlap"),
+    *("track", "frame_stride", "max_frames", "needs_frames"),
+)
 _SHOWN = {name: f"detections.{name}" for name in ("json", "jsonl", "csv", "parquet")}
-
-
-# Runs alone are looked for: of photos the files are as small, in a seventh of the time.
-PNG = {"compress_level": 1, "compress_type": 3}
 
 
 def _opened(path):
@@ -341,11 +343,14 @@ def _opened(path):
         return error
 
 
-def _signature():
-    """What tells our pictures from others' in a folder."""
+def picture_options(form: str) -> dict[str, Any]:
+    """How Pillow saves an annotated picture, "png" or "jpg", with what tells ours from others' in a folder."""
+    if form == "jpg":
+        return {"format": "JPEG", "quality": 90, "subsampling": 0, "comment": SIGNATURE}
     info = PngInfo()
     info.add_text("Software", SIGNATURE)
-    return info
+    # Only runs of equal bytes are looked for: files of photos are as small, and made in a seventh of the time.
+    return {"format": "PNG", "compress_level": 1, "compress_type": 3, "pnginfo": info}
 
 
 def _scores(config):

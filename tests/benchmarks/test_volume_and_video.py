@@ -23,18 +23,16 @@ def tiny(monkeypatch):
 def test_a_folder(tmp_path, capsys):
     import predict_volume
 
-    words = (
-        "--models detr --names 3 70 --count 5 --size 80 60 --boxes 2 --batch-size 2 --threads 1 --warmup 0 --runs 2"
-    )
+    words = "--models detr --names 3 --count 3 --size 80 60 --boxes 2 --batch-size 2 --threads 1 --warmup 0 --runs 1"
     assert predict_volume.main([*words.split(), "--output", str(tmp_path / "volume.json")]) == 0
     document = json.loads((tmp_path / "volume.json").read_text())
-    assert list(document["models"]) == ["DETR-R50, 3 names", "DETR-R50, 70 names"]
+    assert list(document["models"]) == ["DETR-R50, 3 names"]
     for result in document["models"].values():
-        assert result["images"] == 5 and set(result["stages"]) == set(predict_volume.STAGES)
+        assert result["images"] == 3 and set(result["stages"]) == set(predict_volume.STAGES)
         assert all(seconds > 0 for seconds in result["stages"].values())
-        assert result["rates"]["bare"]["median"] > result["rates"]["predict"]["median"] > 0
-        assert result["shares"]["predict"]["runs"] == result["shares of cores"]["predict with pictures"]["runs"] == 2
-        assert 0 < result["shares"]["predict with pictures"]["median"] < 1
+        assert result["rates"]["bare"]["median"] > result["rates"]["no pictures"]["median"] > 0
+        assert result["shares"]["jpg"]["runs"] == result["shares of cores"]["png"]["runs"] == 1
+        assert 0 < result["shares"]["png"]["median"] < 1
     assert "| PNG files |" in capsys.readouterr().out
 
 
@@ -42,9 +40,9 @@ def test_a_video(tmp_path, capsys):
     pytest.importorskip("trackers")
     import video
 
-    words = "--model detr --names 3 --frames 6 --size 96 64 --boxes 2 --batch-size 4 --threads 1 --warmup 0 --runs 1"
+    words = "--model detr --names 3 --frames 5 --size 96 64 --boxes 2 --batch-size 4 --threads 1 --warmup 0 --runs 1"
     assert video.main([*words.split(), "--output", str(tmp_path / "video.json")]) == 0
     result = json.loads((tmp_path / "video.json").read_text())
-    assert result["frames"] == 6 and set(result["rates"]) == {"bare model", *video.RUNS}
+    assert result["frames"] == 5 and set(result["rates"]) == {"bare model", *video.RUNS}
     assert set(result["stages"]) == set(video.STAGES) and all(result["stages"][name] > 0 for name in video.STAGES)
     assert "frames of the video a second" in capsys.readouterr().out
