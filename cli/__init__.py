@@ -29,6 +29,7 @@ COMMANDS = {
     "eval": ("decodetr.cli.eval", "evaluate a model on annotated images"),
     "calibrate": ("decodetr.cli.calibrate", "calibrate the scores of a model on annotated images"),
     "predict": ("decodetr.cli.predict", "detect objects in images"),
+    "serve": ("decodetr.cli.serve", "answer requests for detections over HTTP"),
     "info": ("decodetr.cli.info", "say what a model is, knows and learned from, and how fast it is here"),
 }
 
