@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the model, answer requests until a signal, and what is let in by then."""
-    at_least(args, port=0, threads=1)
+    at_least(args, threads=1)
     settings, names, *_ = run_checks(
         lambda: _settings(args),
         lambda: "pool" if args.names == "pool" and not args.names_file else read_prompts(args.names, args.names_file),

@@ -176,7 +176,7 @@ def _add_state(app, service):
     @app.get("/ready", responses={503: {"model": Problem}})
     async def ready() -> Response:
         """Whether pictures are taken: the model is loaded and has been warmed up."""
-        if not service.ready:
+        if not (service.ready and service.batcher.healthy):
             return _json({"detail": "the model is not ready"}, 503, {"Retry-After": "1"})
         return _json({"status": "ready"})
 

@@ -146,7 +146,7 @@ def _limited(request, most):
 
 async def _form(request, key, several, settings):
     """(pictures, other fields) of a form."""
-    most = settings.max_images if several else 1
+    most = settings.most_images if several else 1
     pictures, fields = [], {}
     async with request.form(max_files=most, max_fields=_FIELDS, max_part_size=settings.max_body_bytes) as form:
         for name, value in form.multi_items():
@@ -173,8 +173,8 @@ def _label(key, place, several):
 
 
 def _count(pictures, key, settings):
-    if len(pictures) > settings.max_images:
-        raise Refusal(422, f"{key}: {len(pictures)} pictures, more than the {settings.max_images} of one request")
+    if len(pictures) > settings.most_images:
+        raise Refusal(422, f"{key}: {len(pictures)} pictures, more than the {settings.most_images} of one request")
 
 
 def _checked(kind, given):

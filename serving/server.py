@@ -24,13 +24,15 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         ValueError: the address cannot be had, with the option that mends it.
     """
+    if not 0 <= port < 1 << 16:
+        raise ValueError(f"--port must be in 0..65535, got {port}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
         if os.name == "posix":  # elsewhere it would share the address with another server
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ValueError(f"cannot listen at --host {host} --port {port}: {error}; give others") from error
     return bound
 

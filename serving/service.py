@@ -54,7 +54,7 @@ class Service:
         self._reading = ThreadPoolExecutor(settings.workers, "decodetr-read")
         self._embedding = ThreadPoolExecutor(1, "decodetr-names")  # a slow text model keeps no picture waiting
         self.batcher: Batcher[Asked, dict[str, list]] = Batcher(
-            self._detect, settings.batch_size, settings.max_wait_ms / 1000, lambda *seen: self.metrics.batch(*seen)
+            self._detect, settings.batch_size, settings.max_wait_ms / 1000, self._seen
         )
         self.metrics = Metrics(lambda: self.batcher.waiting, lambda: self.inside, settings.batch_size)
 
@@ -149,13 +149,17 @@ class Service:
             return self.engine.prepare(open_image(content, label))
         except TooManyPixels as error:
             raise Refusal(
-                413, f"{label}: {error.size}, more than the {error.most:,} pixels that are taken; send a smaller one"
+                413, f"{label}: more than the {error.most:,} pixels that are taken; send a smaller picture"
             ) from error
         except ValueError as error:
             reason = type(error.__cause__ or error).__name__
             raise Refusal(
                 422, f"{label}: expected the file of a picture ({', '.join(FORMATS)}) that can be read ({reason})"
             ) from error
+
+    def _seen(self, pictures, seconds):
+        if self.ready:  # what warms up is no request
+            self.metrics.batch(pictures, seconds)
 
     def _detect(self, asked):
         """A batch, in the thread of the model. Each picture gets as many detections as it was asked for."""

@@ -60,13 +60,13 @@ class ServeSettings:
             raise ValueError(f"--max-wait-ms must be at least 0, got {self.max_wait_ms}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ValueError(f"--threshold must be in 0..1, got {self.threshold}")
-        if self.max_images > self.max_queue:
-            raise ValueError(
-                f"--max-images {self.max_images} of a request would never fit into --max-queue {self.max_queue}; "
-                "raise the one or lower the other"
-            )
         if self.top_k > self.max_top_k:
             raise ValueError(f"--top-k {self.top_k} is above --max-top-k {self.max_top_k}")
+
+    @property
+    def most_images(self) -> int:
+        """Pictures that one request can have: more than all that are let in would never be."""
+        return min(self.max_images, self.max_queue)
 
 
 def _option(name):

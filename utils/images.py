@@ -49,11 +49,11 @@ _QUARTER_TURNS = range(5, 9)  # EXIF orientations that swap width and height
 
 
 class TooManyPixels(ValueError):
-    """A picture that is not decoded because of its size. `size` says it, for people; `most` are the pixels allowed."""
+    """A picture that is not decoded because of its size. `most` are the pixels that are allowed."""
 
-    def __init__(self, message: str, size: str, most: int) -> None:
+    def __init__(self, message: str, most: int) -> None:
         super().__init__(message)
-        self.size, self.most = size, most
+        self.most = most
 
 
 def is_image(path: str | Path) -> bool:
@@ -264,7 +264,6 @@ def _too_large(where, size, most):
     return TooManyPixels(
         f"{where}: {size}, more than the {most:,} pixels that are decoded at most; if you trust the picture, give "
         f"--max-image-pixels or set the environment variable {MAX_PIXELS_VARIABLE}",
-        str(size),
         most,
     )
 
