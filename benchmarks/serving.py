@@ -23,6 +23,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from decodetr.utils.arguments import extend_lists
 from decodetr.utils.files import committed, write_json
 
 QUEUE = 64
@@ -30,12 +31,12 @@ OVERLOAD_QUEUE = 8
 
 
 def pictures(number, size):
-    """Bytes of JPEG files of (width, height), smooth as photos are."""
+    """Bytes of JPEG files of (height, width), smooth as photos are."""
     import torch
     from torch.nn import functional as F
     from torchvision.io import encode_jpeg
 
-    width, height = size
+    height, width = size
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(number, 3, height // 20, width // 20, generator=generator)
     pixels = F.interpolate(noise, (height, width), mode="bicubic").clamp(0, 1).mul(255).byte()
@@ -260,13 +261,14 @@ def report(result, args):
 
 def parser():
     """Options."""
-    add = (parser := argparse.ArgumentParser(description=__doc__.split("\n\n")[0])).add_argument
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    add = arguments.add_argument
     add(
         "--model",
         default="scenes-decodetr",
         help="folder, shipped name, or detr, rt_detr_v2, d_fine of random weights",
     )
-    add("--picture-size", type=int, nargs=2, default=[640, 480], metavar=("WIDTH", "HEIGHT"))
+    add("--image-size", type=int, nargs=2, default=[480, 640], metavar=("HEIGHT", "WIDTH"), help="of the pictures")
     add("--clients", type=int, nargs="+", default=[1, 4, 16], help="numbers of clients")
     add("--requests", type=int, default=64, help="of a turn")
     add("--rounds", type=int, default=5)
@@ -276,7 +278,7 @@ def parser():
     add("--overload", type=int, default=400, help="requests of the overload")
     add("--overload-clients", type=int, default=32)
     add("--output", type=Path, help="also write the results to this JSON file")
-    return parser
+    return extend_lists(arguments, but=("--image-size",))
 
 
 def main(argv=None) -> int:
@@ -288,7 +290,7 @@ def main(argv=None) -> int:
     torch.set_num_threads(args.threads)
     settings = {key: value for key, value in vars(args).items() if key != "output"}
     result = {"model": args.model, "environment": environment("cpu", **settings)}
-    contents = pictures(8, args.picture_size)
+    contents = pictures(8, args.image_size)
     with tempfile.TemporaryDirectory() as place:
         folder = model_folder(args.model, Path(place) / "model")
         result["rounds"], result["memory_mb"], result["exit_status"], result["threads"] = compare(

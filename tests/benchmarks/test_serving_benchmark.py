@@ -18,7 +18,7 @@ def test_figures_are_of_the_answered_requests():
 def test_pictures_are_files_of_the_size_that_was_asked_for():
     import serving
 
-    contents = serving.pictures(2, (80, 60))
+    contents = serving.pictures(2, (60, 80))
     assert [Image.open(io.BytesIO(content)).size for content in contents] == [(80, 60)] * 2
     assert contents[0] != contents[1] and Image.open(io.BytesIO(contents[0])).format == "JPEG"
 
@@ -30,7 +30,7 @@ def test_serving_command(tmp_path, capsys, tiny_detector_folder):
 
     words = ["--model", tiny_detector_folder, "--requests", 6, "--rounds", 1, "--clients", 1, 3, "--overload", 80]
     file = tmp_path / "serving.json"
-    assert serving.main([str(word) for word in [*words, "--picture-size", 80, 60, "--output", file]]) == 0
+    assert serving.main([str(word) for word in [*words, "--image-size", 60, 80, "--output", file]]) == 0
     result = json.loads(file.read_text())
     assert list(result["rounds"]) == [
         "bare forward", "direct call, file to boxes", "server, 1 client", "server, 3 clients",
