@@ -168,7 +168,8 @@ def latency(forward, model, pixel_values, args) -> dict:
 
 def latency_of_names(forward, model, pixel_values, args) -> dict:
     """Seconds of a forward, with and without post-processing, and of the swap of names, for several numbers of names
-    in turn: of names that come for the first time, and of names that were in use before. Every forward that is timed follows one that is not, because the swap empties the processor's caches."""
+    in turn: of names that come for the first time, and of names that were in use before. Every forward that is timed
+    follows one that is not, because the swap empties the processor's caches."""
     import torch
 
     from decodetr import DeCoDetrImageProcessor, Vocabulary
