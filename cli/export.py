@@ -42,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="inside: the graph gives the best scores, labels and boxes; outside: logits and boxes of all queries "
         "(default: outside)",
     )
+    add(
+        "--queries",
+        type=int,
+        metavar="N",
+        help="compare so many of the most certain queries with names, the others are no detections; fewer cost less "
+        "(default: all)",
+    )
     add("--top-k", type=int, default=100, help="detections of a graph with post-processing inside (default: 100)")
     add(
         "--dtype",
@@ -74,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from decodetr.export.settings import ExportSettings, require_packages
     from decodetr.inference.loading import load_model
 
-    at_least(args, top_k=1, batch_size=1)
+    at_least(args, top_k=1, batch_size=1, queries=1)
     settings = ExportSettings(
         format=args.format,
         names_input=args.names_input,
@@ -83,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         batch_size=args.batch_size,
         dynamic_size=args.dynamic_size,
+        semantic_queries=args.queries,
         image_size=tuple(args.image_size) if args.image_size else None,
     )
     names, *_ = run_checks(
@@ -107,12 +115,14 @@ def text_of(made, seconds: float) -> str:
     size = "any height and width" if own.image_size is None else " x ".join(map(str, own.image_size))
     batch = "any number of images" if own.batch_size is None else f"{own.batch_size} at once"
     best = f"inside, the best {own.top_k}" if own.post_processing == "inside" else "outside"
+    read = own.queries if own.semantic_queries is None else f"the {own.semantic_queries} surest of {own.queries}"
+    found = "detections" if own.post_processing == "inside" else "queries"
     rows = {
-        "detector": f"{own.family}, {own.queries} queries, in {own.dtype}",
+        "detector": f"{own.family}, {read} queries, in {own.dtype}",
         "images": f"{size}, {batch}",
         "names": names,
         "post-processing": best,
-        "parity": f"{parity['found']} of {parity['detections']} detections of random images found again at batch "
+        "parity": f"{parity['found']} of {parity['compared']} {found} of random images found again at batch "
         f"{' and '.join(map(str, parity['batches']))}; scores differ by at most {parity['score']:.1e}, boxes by "
         f"{parity['box']:.1e} of the image",
         "size": f"{made.bytes / 2**20:.1f} MiB, loaded in {made.load_seconds:.2f} s",

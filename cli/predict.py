@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help="folder, Hub name or shipped name of a DeCo-DETR; or what `decodetr export` wrote, its folder or the .onnx "
-        "or .xml in it, which needs no torch; or, with --clip, folder or Hub name of any detector of "
+        help="folder, Hub name or shipped name of a DeCo-DETR; or what `decodetr export` wrote, the folder or "
+        "the .onnx or .xml in it, which needs no torch; or, with --clip, folder or Hub name of any detector of "
         f"transformers (default: {DEFAULT_MODEL}, which knows drawn scenes only)",
     )
     parser.add_argument(
@@ -49,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write detections as json, jsonl, coco, yolo, voc, csv, parquet; repeat it or use commas (default: json)",
     )
     parser.add_argument("--no-pictures", action="store_true", help="write no annotated images and videos")
+    parser.add_argument(
+        "--picture-format",
+        choices=("png", "jpg"),
+        default="png",
+        help="of annotated images: png, or jpg, which is smaller and made much faster (default: png)",
+    )
     parser.add_argument(
         "--save-crops", action="store_true", help="also write what is in the boxes, as crops/NAME/*.png"
     )
@@ -94,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=4, help="images per batch (default: 4)")
     parser.add_argument(
-        "--workers", type=int, default=2, help="threads that read images ahead, 0 for none (default: 2)"
+        "--workers", type=int, default=2, help="threads that read and draw images meanwhile, 0 for none (default: 2)"
     )
     parser.add_argument(
         "--font", help="TrueType font of the labels, for scripts that the default lacks (default: DejaVu Sans)"
@@ -238,9 +244,7 @@ def _predict_exported(args, names, sources):
 
     for option, given in {"--clip": args.clip, "--explain": args.explain}.items():
         if given:
-            raise ValueError(
-                f"{option}: {args.model} is an exported model, which cannot do that; give the model itself"
-            )
+            raise ValueError(f"{option}: {args.model} is exported, and cannot do that; give the model itself")
     model = ExportedModel(args.model, names, args.vocabulary, providers_of(args.model, args.device))
     if (most := model.config.top_k) is not None and args.top_k > most:
         raise ValueError(f"--top-k {args.top_k}: the graph of {args.model} gives at most {most} detections")
@@ -293,6 +297,7 @@ def _options(args):
         font=args.font,
         formats=args.formats,
         pictures=not args.no_pictures,
+        picture_format=args.picture_format,
         crops=args.save_crops,
         workers=args.workers,
         slice=args.slice,

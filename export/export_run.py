@@ -30,6 +30,8 @@ from decodetr.utils.outputs import unwritten
 from decodetr.utils.versions import package_versions
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
     from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
     from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
@@ -97,12 +99,12 @@ def export_model(
     graph = DetectionGraph(model, settings).eval()
     program, settings = _program(graph, settings, size)
     graph.settings = settings
-    description = _describe(model, settings, preprocessing, size, source)
+    description = describe(model, settings, preprocessing, size, source)
     old = set(WRITTEN)
     with committed(output, remove=lambda new: old - new) as staging:
         write_program(program, settings, staging, _metadata(description))
         if settings.names_input:
-            _write_tables(model, staging)
+            write_tables(model, staging)
         _write_description(description, staging)
         start = time.perf_counter()
         file = staging / MODEL_FILES[settings.format]
@@ -136,7 +138,14 @@ def _program(graph, settings, size):
     return trace(traced, size), settings
 
 
-def _describe(model, settings, preprocessing, size, source):
+def describe(
+    model: DeCoDetrForObjectDetection,
+    settings: ExportSettings,
+    preprocessing: dict[str, Any],
+    size: tuple[int, int],
+    source: str,
+) -> Description:
+    """What export.json says, but for the parity. `size`: height and width of the example images."""
     config, tables = model.config, model.tables()
     dynamic = ["batch"] if settings.batch_size is None else []
     dynamic += ["names"] if settings.names_input else []
@@ -190,8 +199,8 @@ def _metadata(description):
     return {"decodetr": json.dumps({key: content[key] for key in kept})}
 
 
-def _write_tables(model, staging):
-    """What a swap of names needs."""
+def write_tables(model: DeCoDetrForObjectDetection, staging: Path) -> None:
+    """Write what a swap of names needs into a folder."""
     tables = model.tables()
     space = model.prototype_pool.info.get("space") if model.config.centred else None
     tensors = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -58,11 +59,27 @@ def _write_onnx(program, settings, staging, metadata):
         verbose=False,
     )
     made.model.metadata_props.update(metadata)
-    file = staging / MODEL_FILES["onnx"]
+    _name_sizes(made.model, inputs)
     size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
-    made.save(file, external_data=size > _ONE_FILE)
-    if foreign := foreign_operators(file):
+    made.save(staging / MODEL_FILES["onnx"], external_data=size > _ONE_FILE)
+    if foreign := foreign_operators(staging / MODEL_FILES["onnx"]):
         raise ValueError(f"the graph has operators that are not of ONNX itself: {', '.join(foreign)}")
+
+
+def _name_sizes(model, inputs):
+    """Call the open sizes of a graph what they are, where the exporter has numbered them."""
+    open_sizes = {"pixel_values": {0: "batch", 2: "height", 3: "width"}, "name_rows": {0: "names"}}
+    words = {}
+    for value, name in zip(model.graph.inputs, inputs):
+        for axis, word in open_sizes.get(name, {}).items():
+            if not isinstance(value.shape[axis], int):
+                words[str(value.shape[axis])] = word
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, words)) or '$'})\b")
+    values = [*model.graph.inputs, *model.graph.outputs, *(value for node in model.graph for value in node.outputs)]
+    for value in values:
+        for axis, size in enumerate(value.shape or ()):
+            if not isinstance(size, int):
+                value.shape[axis] = pattern.sub(lambda found: words[found[1]], str(size))
 
 
 def foreign_operators(file: str | Path) -> list[str]:

@@ -43,10 +43,12 @@ class DetectionGraph(torch.nn.Module):
         tables = self.model.tables()
         if name_rows is not None and log_share is not None:
             tables = tables._replace(vocabulary=_Shares(log_share), names=name_rows, background=background)
-        options = {}
-        if self.settings.semantic_queries is not None:
-            options["semantic_queries"] = self.settings.semantic_queries
-        found = self.model(pixel_values.to(self.model.dtype), tables=tables, **options)
+        found = self.model(
+            pixel_values.to(self.model.dtype),
+            tables=tables,
+            min_score=0.0,  # all queries, also where the model itself is called
+            semantic_queries=self.settings.semantic_queries,
+        )
         logits, boxes = found.logits.float(), found.pred_boxes.float()
         if self.settings.post_processing == "outside":
             return {"logits": logits, "pred_boxes": boxes}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from decodetr.export.graph import DetectionGraph
-from decodetr.runtime.post_processing import best_pairs, corners, sigmoid
+from decodetr.runtime.post_processing import sigmoid
 
 if TYPE_CHECKING:
     from typing import Any
@@ -19,10 +18,11 @@ if TYPE_CHECKING:
     from decodetr.runtime.sessions import Session
 
 BATCHES = (1, 4)
-# By dtype: how far a score, and a side of a box as a share of the image, may be off, and the least share of detections
-# that must be found again. Detectors that choose their queries choose another one where two are as good.
-LIMITS = {"float32": (1e-3, 0.99), "float16": (2e-2, 0.9), "bfloat16": (5e-2, 0.8)}
-_TOP_K = 100
+# By dtype: how far sides of boxes may be off, as a share of the image; how far logits of scores may be, which tell
+# small scores apart; and the least share of what the model gives that must be found again. Detectors that choose their
+# queries choose another one where two are as good.
+LIMITS = {"float32": (1e-3, 0.02, 0.99), "float16": (2e-2, 0.3, 0.9), "bfloat16": (5e-2, 1.0, 0.8)}
+_NOTHING = 1e-6  # a score that suppressed queries have, in any order
 
 
 def check_parity(
@@ -30,71 +30,94 @@ def check_parity(
 ) -> dict[str, Any]:
     """Compare an exported graph with the model in float32, at batch 1 and 4 where the batch is open.
 
+    A query of the model must be among those of the graph, with its box and the scores of all names; with
+    post-processing inside, a detection among those of the graph.
+
     Args:
         graph (DetectionGraph): of the model in float32. session ([`Session`]): of what was written.
         size (tuple): height and width of the images.
 
     Returns:
-        dict: "batches", "detections" (how many), "found" (of them), "score" and "box" (the largest differences of
-        those that were found, a box in shares of the image), "tolerance".
+        dict: "batches", "compared" (how many queries or detections), "found" (of them), "score" and "box" (the largest
+        differences of those that were found, a box in shares of the image).
 
     Raises:
-        ValueError: too many detections differ.
+        ValueError: too much differs.
     """
-    tolerance, least = LIMITS[settings.dtype]
+    box, logit, least = LIMITS[settings.dtype]
     batches = BATCHES if settings.batch_size is None else (settings.batch_size,)
-    total, found, score, box = 0, 0, 0.0, 0.0
-    inputs = _names(graph) if settings.names_input else {}
+    pairs: list[tuple[float, float]] = []
+    compared, inputs = 0, _names(graph) if settings.names_input else {}
     for batch in batches:
         pixels = _pictures(batch, size)
         with torch.inference_mode():
             expected = graph(pixels, **{name: torch.from_numpy(values) for name, values in inputs.items()})
         got = session.run({"pixel_values": pixels.numpy(), **inputs})
         for row in range(batch):
-            ours = detections({name: values[row].numpy() for name, values in expected.items()})
-            theirs = detections({name: values[row] for name, values in got.items()})
-            pairs = _matched(ours, theirs, tolerance)
-            total, found = total + len(ours[0]), found + len(pairs)
-            score, box = max([score, *(pair[0] for pair in pairs)]), max([box, *(pair[1] for pair in pairs)])
-    result = {"batches": list(batches), "detections": total, "found": found, "score": score, "box": box}
-    if found < least * total:
+            ours = {name: values[row].numpy() for name, values in expected.items()}
+            theirs = {name: values[row] for name, values in got.items()}
+            match = _matched_detections if settings.post_processing == "inside" else _matched_queries
+            found, of = match(ours, theirs, box, logit)
+            pairs, compared = pairs + found, compared + of
+    result = {"batches": list(batches), "compared": compared, "found": len(pairs)}
+    result |= {
+        "score": max((pair[0] for pair in pairs), default=0.0),
+        "box": max((pair[1] for pair in pairs), default=0.0),
+    }
+    if len(pairs) < least * compared:
+        what = "detections" if settings.post_processing == "inside" else "queries"
+        remedy = "The precision is too low for this model: give --dtype float32"
+        if settings.dtype == "float32":
+            remedy = f"The graph is wrong in this version of the {settings.format} exporter: try another --format"
         raise ValueError(
-            f"the exported graph gives other detections than the model: of {total} only {found} were found again "
-            f"within {tolerance:g} (score, and side of the box as a share of the image). "
-            + (
-                "The precision is too low for this model: give --dtype float32"
-                if settings.dtype != "float32"
-                else f"The graph is wrong in this version of the {settings.format} exporter: try another --format"
-            )
+            f"the exported graph gives other detections than the model: of {compared} {what} only {len(pairs)} were "
+            f"found again within {box:g} of the image (boxes) and {logit:g} (logits of scores). {remedy}"
         )
-    return {**result, "tolerance": tolerance}
+    return result
 
 
-def detections(outputs: Mapping[str, np.ndarray], top_k: int = _TOP_K) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The best scores (n,), labels (n,) and boxes (n, 4), corners in 0..1, of the outputs of a graph for one image."""
-    if "scores" in outputs:
-        return outputs["scores"], outputs["labels"], outputs["boxes"]
-    logits, queries, labels = best_pairs(outputs["logits"], top_k)
-    return sigmoid(logits), labels, corners(outputs["pred_boxes"][queries])
+def _matched_queries(ours, theirs, most_box, most_logit):
+    """(difference of scores, of boxes) of each query that theirs have too, and how many queries there are."""
+    free, pairs = np.ones(len(theirs["pred_boxes"]), dtype=bool), []
+    floor = np.float32(_logit(_NOTHING))
+    ours, theirs = ({**some, "logits": np.maximum(some["logits"], floor)} for some in (ours, theirs))
+    for box, logits in zip(ours["pred_boxes"], ours["logits"]):
+        away = np.abs(theirs["pred_boxes"] - box).max(axis=1)
+        near = np.flatnonzero(free & (away <= most_box))
+        if len(near):
+            off = np.abs(theirs["logits"][near] - logits).max(axis=1)
+            best = int((off + away[near]).argmin())
+            if off[best] <= most_logit:
+                place = near[best]
+                free[place] = False
+                score = np.abs(sigmoid(theirs["logits"][place]) - sigmoid(logits)).max()
+                pairs.append((float(score), float(away[place])))
+    return pairs, len(free)
 
 
-def _matched(ours, theirs, tolerance):
-    """(difference of scores, of boxes) of each of our detections that theirs have too. Those that only just are among
-    the best may be missing on either side."""
-    scores, labels, boxes = theirs
-    free, pairs = np.ones(len(scores), dtype=bool), []
-    cut = max(ours[0].min(initial=1), scores.min(initial=1)) + tolerance
-    for score, label, box in zip(*ours):
-        away = np.abs(boxes - box).max(axis=1, initial=0)
-        off = np.abs(scores - score)
-        same = free & (labels == label) & (away <= tolerance) & (off <= tolerance)
+def _matched_detections(ours, theirs, most_box, most_logit):
+    """The same of detections. Those that only just are among the best may be missing on either side, and are not
+    counted then."""
+    free, pairs, compared = np.ones(len(theirs["scores"]), dtype=bool), [], 0
+    for score, label, box in zip(ours["scores"], ours["labels"], ours["boxes"]):
+        if score < _NOTHING:
+            continue
+        away = np.abs(theirs["boxes"] - box).max(axis=1)
+        off = np.abs(_logit(theirs["scores"]) - _logit(score))
+        same = free & (theirs["labels"] == label) & (away <= most_box) & (off <= most_logit)
         if same.any():
             place = int(np.where(same, away + off, np.inf).argmin())
             free[place] = False
-            pairs.append((float(off[place]), float(away[place])))
-        elif score < cut and len(scores) == _TOP_K:
-            pairs.append((0.0, 0.0))
-    return pairs
+            pairs.append((float(abs(theirs["scores"][place] - score)), float(away[place])))
+        if same.any() or off.min() > 1e-3 or score > theirs["scores"].min() * 1.001:
+            compared += 1
+    return pairs, compared
+
+
+def _logit(score):
+    """log(p / (1 - p)) of scores, those of nothing lifted to it."""
+    score = np.clip(np.asarray(score, dtype=np.float64), _NOTHING, 1 - _NOTHING)
+    return np.log(score / (1 - score))
 
 
 def _names(graph):

@@ -18,6 +18,7 @@ from transformers.pipelines.zero_shot_object_detection import ZeroShotObjectDete
 
 from decodetr.inference.candidates import CandidateLabels
 from decodetr.inference.detection import forward
+from decodetr.inference.shown import lowest_threshold
 from decodetr.processing.picture_modes import to_rgb
 from decodetr.utils.download import is_url, open_url
 from decodetr.utils.images import open_image
@@ -39,10 +40,12 @@ class DeCoDetrDetector(ObjectDetectionPipeline):
         self, model_outputs: dict[str, Any], threshold: float | list[float] | None = None
     ) -> list[dict[str, Any]]:
         """Detections as [{"score", "label", "box": {"xmin", "ymin", "xmax", "ymax"}}], best first."""
-        names = self.model.vocabulary.names
-        needed = self.model.config.thresholds(names, threshold) if not isinstance(threshold, list) else threshold
-        found, least = super().postprocess(model_outputs, min(needed)), dict(zip(names, needed))
-        return [row for row in found if row["score"] > least[row["label"]]]
+        if isinstance(threshold, list):
+            return super().postprocess(model_outputs, threshold)
+        config = self.model.config
+        found = super().postprocess(model_outputs, lowest_threshold(config, threshold))
+        least = config.thresholds([row["label"] for row in found], threshold)
+        return [row for row, needed in zip(found, least) if row["score"] > needed]
 
 
 class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
@@ -136,17 +139,19 @@ class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
         (outputs,) = model_outputs
         logits, boxes = (_only(outputs[key], torch.Tensor) for key in _TENSORS)
         labels, names = (outputs[key] if isinstance(outputs[key][0], str) else outputs[key][0] for key in _TEXTS)
-        least = self.model.config.thresholds(names, threshold)
+        config = self.model.config
         (found,) = self.image_processor.post_process_object_detection(
             {"logits": logits.reshape(1, -1, len(labels)), "pred_boxes": boxes.reshape(1, -1, 4)},
-            min(least),
+            lowest_threshold(config, threshold),
             outputs["target_size"].reshape(1, 2),
             top_k=top_k or _MOST,
         )
+        rows = found["labels"].tolist()
+        least = config.thresholds([names[row] for row in rows], threshold)
         return [
-            {"score": score, "label": labels[label], "box": self._get_bounding_box(box)}
-            for score, label, box in zip(found["scores"].tolist(), found["labels"].tolist(), found["boxes"])
-            if score > least[label]
+            {"score": score, "label": labels[row], "box": self._get_bounding_box(box)}
+            for score, row, box, needed in zip(found["scores"].tolist(), rows, found["boxes"], least)
+            if score > needed
         ]
 
 

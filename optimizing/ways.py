@@ -51,14 +51,14 @@ class Way:
         make (callable): [`Case`] -> detector. Files that are there already are used.
         devices (tuple of str): types of devices that it runs on.
         packages (tuple of str): that it needs. extra (str, *optional*): of decodetr, which installs them.
-        by_default (bool): tried where nobody says which ways.
+        pays_on (callable): torch.device -> whether it is tried where nobody says which ways.
     """
 
     make: Callable[[Case], TorchDetector | ExportedDetector]
     devices: tuple[str, ...] = ("cpu", "cuda", "mps", "xpu")
     packages: tuple[str, ...] = ()
     extra: str | None = None
-    by_default: bool = True
+    pays_on: Callable[[torch.device], bool] = lambda device: True
 
     def hindrance(self, device: torch.device) -> str | None:
         """Why it cannot be tried here, and what mends it. None if it can."""
@@ -67,6 +67,13 @@ class Way:
         if missing := [name for name in self.packages if find_spec(name) is None]:
             return f"needs {', '.join(missing)}: pip install 'decodetr[{self.extra}]'"
         return None
+
+
+def _has_bfloat16(device):
+    """Whether a device computes in bfloat16. Other processors emulate it, at a fraction of their speed."""
+    if device.type != "cpu":
+        return True
+    return any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
 
 
 def _eager(case):
@@ -87,9 +94,9 @@ def _compiled(case):
     return TorchDetector(model, case.image_processor)
 
 
-def _exported(kind):
+def _exported(kind, dtype="float32"):
     def make(case):
-        return ExportedDetector(_export(case, kind), threads=torch.get_num_threads())
+        return ExportedDetector(_export(case, kind, dtype), threads=torch.get_num_threads())
 
     return make
 
@@ -101,12 +108,12 @@ def _int8(case):
     return ExportedDetector(folder, threads=torch.get_num_threads())
 
 
-def _export(case, kind):
+def _export(case, kind, dtype="float32"):
     """The folder of an exported graph, of which names are an input, so that they can be swapped."""
-    folder = case.folder / kind
+    folder = case.folder / f"{kind}-{dtype}"
     if not folder.is_dir():
         queries = min(QUERIES, num_queries(case.model.config.detector_config))
-        settings = ExportSettings(kind, names_input=True, semantic_queries=queries)
+        settings = ExportSettings(kind, names_input=True, semantic_queries=queries, dtype=dtype)
         export_model(case.model, case.image_processor, folder, settings)
     return folder
 
@@ -114,11 +121,14 @@ def _export(case, kind):
 WAYS = {
     "eager": Way(_eager),
     "channels-last": Way(_channels_last, devices=("cpu", "cuda")),
-    "bfloat16": Way(_half(torch.bfloat16)),
+    "bfloat16": Way(_half(torch.bfloat16), pays_on=_has_bfloat16),
     "float16": Way(_half(torch.float16), devices=("cuda",)),
-    "compile": Way(_compiled, devices=("cpu", "cuda"), by_default=False),  # takes minutes
+    "compile": Way(_compiled, devices=("cpu", "cuda"), pays_on=lambda device: False),  # takes minutes
     "onnx": Way(_exported("onnx"), ("cpu",), ("onnx", "onnxscript", "onnxruntime"), "onnx"),
     "openvino": Way(_exported("openvino"), ("cpu",), ("openvino",), "openvino"),
+    "openvino-bfloat16": Way(
+        _exported("openvino", "bfloat16"), ("cpu",), ("openvino",), "openvino", pays_on=_has_bfloat16
+    ),
     "openvino-int8": Way(_int8, ("cpu",), ("openvino", "nncf"), "int8"),
 }
 

@@ -116,8 +116,8 @@ class NameSpace:
             if unknown := [name for name in names if name not in place]:
                 close = difflib.get_close_matches(unknown[0], stored, n=3)
                 raise ValueError(
-                    f"{folder} has no {unknown[0]!r} (close: {', '.join(close) or 'none'}), and {len(unknown) - 1} "
-                    "more of the names are missing; build a vocabulary that has them"
+                    f"{folder} lacks {len(unknown)} of the {len(names)} names, such as {unknown[0]!r} (close: "
+                    f"{', '.join(close) or 'none'}); build a vocabulary that has them"
                 )
             stored, embeddings = names, embeddings[[place[name] for name in names]]
         return self.tables(stored, embeddings, info)

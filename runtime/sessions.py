@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 INPUTS = ("pixel_values", "name_rows", "log_share", "background")  # in their order; the last three of names as input
+OUTPUTS = ("logits", "pred_boxes", "scores", "labels", "boxes")
 _MOST_BYTES = 16 << 30
 
 
@@ -108,7 +109,9 @@ class OpenVinoSession:
             self.model = core.compile_model(str(file), device, settings)
         except RuntimeError as error:
             raise ValueError(f"{file} cannot be loaded: {error}; export the model again") from error
-        self.outputs = [output.get_any_name() for output in self.model.outputs]
+        # A tensor may have several names, of what the graph was made of.
+        named = [[name for name in OUTPUTS if name in output.names] for output in self.model.outputs]
+        self.outputs = [names[0] for names in named if names]
         self.requests = threading.local()  # a request is of one thread
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

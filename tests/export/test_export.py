@@ -1,0 +1,343 @@
+"""What is exported detects what the model detects."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import onnx
+import pytest
+from helpers.exports import SIZE, assert_same, pictures, torch_detections
+from helpers.tiny_models import TINY_DETECTORS, tiny_model
+from helpers.without_torch import PROGRAM
+from PIL import Image
+
+from decodetr import DeCoDetrImageProcessor, Vocabulary
+from decodetr.cli import main
+from decodetr.export.export_run import export_model
+from decodetr.export.formats import foreign_operators
+from decodetr.export.graph import DetectionGraph
+from decodetr.export.parity import check_parity
+from decodetr.export.settings import ExportSettings
+from decodetr.modeling_decodetr.embedding_artifact import random_rows
+from decodetr.runtime import ExportedDetector
+
+NAMES = ["cat", "dog", "salt, pepper", "cat"]
+
+
+def _exported(model, folder, *args, processor=None, **settings):
+    return export_model(
+        model, processor or DeCoDetrImageProcessor(size=SIZE), folder, ExportSettings(*args, **settings)
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("detr", names=NAMES, score_scale=1.3, score_bias=0.2, name_thresholds={"dog": 0.9}).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    """ONNX, with names as input."""
+    folder = tmp_path_factory.mktemp("exported") / "onnx"
+    made = _exported(model, folder, "onnx", names_input=True)
+    parity = made.description.parity
+    assert parity["batches"] == [1, 4] and parity["found"] == parity["compared"] == 5 * 12
+    assert made.description.dynamic == ["batch", "names"] and made.bytes > 100_000
+    return folder
+
+
+@pytest.fixture(scope="module")
+def detector(folder):
+    return ExportedDetector(folder)
+
+
+def test_detections_are_those_of_the_model(model, detector):
+    images = pictures()
+    assert_same(detector.detect(images, threshold=0.0), torch_detections(model, images))
+    assert_same(detector.detect(images[:1], threshold=0.0, top_k=5), torch_detections(model, images[:1], top_k=5))
+    assert_same(detector.detect(images), torch_detections(model, images, None))  # thresholds of the config
+    assert detector.detect([]) == []
+
+
+def test_files_and_arrays_are_pictures_too(detector, tmp_path):
+    image = pictures()[0]
+    image.save(tmp_path / "a.png")
+    expected = detector.detect([image], threshold=0.0)
+    assert detector.detect([tmp_path / "a.png"], threshold=0.0) == expected
+    assert detector.detect([np.asarray(image)], threshold=0.0) == expected
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"images": Image.new("RGB", (4, 4))}, r"images must be a list, got Image; write \[image\]"),
+        ({"images": [np.zeros((4, 4))]}, r"expected arrays \(H, W, 3\) of uint8, got float64 \(4, 4\)"),
+        ({"images": [3]}, "expected PIL images, arrays or files, got int"),
+        ({"images": [], "top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"images": [], "threshold": 2}, "threshold must be in 0 to 1, got 2"),
+        ({"images": [], "names": ["dogg"]}, r"1 of 1 names have no stored embedding: 'dogg' \(close: dog\)"),
+        ({"images": [], "names": "dog"}, r"names must be a list, got 'dog'; write \['dog'\]"),
+        ({"images": [], "names": []}, "names must be non-empty texts, at least one"),
+    ],
+)
+def test_what_cannot_be_detected_is_refused(detector, given, message):
+    with pytest.raises(ValueError, match=message):
+        detector.detect(**given)
+
+
+def test_names_are_swapped_without_exporting_again(model, folder, tmp_path):
+    detector, images = ExportedDetector(folder, threads=1), pictures()
+    other = Vocabulary([f"name {i}" for i in range(40)], random_rows(40, 16, seed=3))
+    other.save_pretrained(tmp_path / "names")
+    swapped = tiny_model("detr", names=NAMES, score_scale=1.3, score_bias=0.2).eval()
+    for vocabulary, swap in (
+        (model.vocabulary.select(["dog"]), {"names": ["dog"]}),
+        (model.vocabulary.select(["salt, pepper", "cat"]), {"names": ["salt, pepper", "cat"]}),
+        (other, {"vocabulary": tmp_path / "names"}),
+        (other.select(["name 7", "name 3"]), {"vocabulary": tmp_path / "names", "names": ["name 7", "name 3"]}),
+        (model.vocabulary, {}),
+    ):
+        swapped.set_vocabulary(vocabulary)
+        detector.set_names(**swap)
+        assert detector.names == vocabulary.names
+        assert_same(detector.detect(images, threshold=0.0), torch_detections(swapped, images))
+    swapped.set_vocabulary(model.vocabulary.select(["dog"]))
+    assert_same(detector.detect(images, ["dog"], threshold=0.0), torch_detections(swapped, images))
+    assert detector.names == NAMES, "names of one call are of that call"
+    with pytest.raises(ValueError, match="no stored embedding"):
+        detector.set_names(["bird"])
+    assert detector.names == NAMES
+
+
+def test_threads_share_a_detector(detector, folder):
+    image = pictures()[:1]
+    alone = {names: detector.detect(image, list(names), threshold=0.0) for names in (("cat",), ("dog", "cat"))}
+    shared, wrong = ExportedDetector(folder, threads=1), []
+
+    def work(names):
+        for _ in range(5):
+            shared.set_names(list(names))
+            found = shared.detect(image, list(names), threshold=0.0)
+            try:
+                assert_same(found, alone[names], 1e-5, 1e-3)
+            except AssertionError as error:
+                wrong.append(error)
+
+    workers = [threading.Thread(target=work, args=(names,)) for names in [*alone, *alone]]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert wrong == []
+
+
+def test_the_graph_is_of_plain_operators_and_says_what_it_is(folder):
+    assert foreign_operators(folder / "model.onnx") == []
+    graph = onnx.load(folder / "model.onnx")
+    shapes = {i.name: [d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in graph.graph.input}
+    batch, names = shapes["pixel_values"][0], shapes["name_rows"][0]
+    assert shapes.pop("pixel_values") == [batch, 3, 64, 64]
+    assert shapes == {"name_rows": [names, 16], "log_share": [names], "background": [12]}
+    assert {batch, names} == {"batch", "names"}
+    assert [o.name for o in graph.graph.output] == ["logits", "pred_boxes"]
+    (said,) = [json.loads(one.value) for one in graph.metadata_props if one.key == "decodetr"]
+    own = json.loads((folder / "export.json").read_text())
+    assert said["names"] == own["names"] == NAMES and said["pool_digest"] == own["pool_digest"]
+    assert {key: own[key] for key in said} == said and own["preprocessing"]["size"] == SIZE
+
+
+def test_an_operator_of_others_is_found(folder, tmp_path):
+    graph = onnx.load(folder / "model.onnx")
+    graph.graph.node[3].domain = "com.microsoft"
+    onnx.save(graph, tmp_path / "model.onnx")
+    assert foreign_operators(tmp_path / "model.onnx") == [f"com.microsoft::{graph.graph.node[3].op_type}"]
+
+
+def test_nothing_needs_torch_after_the_export(model, folder, tmp_path):
+    """The runtime, and the command with pictures, crops and tables."""
+    for place, image in zip("ab", pictures()):
+        image.save(tmp_path / f"{place}.png")
+    words = ["predict", tmp_path, "--model", folder / "model.onnx", "--output", tmp_path / "found", "--threshold", "0"]
+    words += ["--format", "json,coco,csv", "--save-crops", "--names", "dog,cat", "--slice", "64"]
+    for argv in ([], words):
+        done = subprocess.run([sys.executable, "-c", PROGRAM, *map(str, argv)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found/detections.json").read_text())
+    assert [row["file"] for row in found["images"]] == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert {one["name"] for row in found["images"] for one in row["detections"]} == {"dog", "cat"}
+    assert (tmp_path / "found/a.png").exists() and (tmp_path / "found/crops").is_dir()
+
+
+def test_predict_finds_the_same_with_the_model_and_with_its_export(model, folder, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    DeCoDetrImageProcessor(size=SIZE).save_pretrained(tmp_path / "model")
+    (tmp_path / "in").mkdir()
+    for place, image in zip("ab", pictures()):
+        image.save(tmp_path / f"in/{place}.png")
+    results = []
+    for name, place in (("torch", tmp_path / "model"), ("onnx", folder)):
+        words = ["predict", tmp_path / "in", "--model", place, "--output", tmp_path / name, "--threshold", "0"]
+        assert main([*map(str, words), "--no-pictures"]) == 0
+        content = json.loads((tmp_path / name / "detections.json").read_text())
+        rows = [row["detections"] for row in content["images"]]
+        keys = {"names": "name", "scores": "score", "boxes": "box"}
+        results.append([{key: [one[word] for one in row] for key, word in keys.items()} for row in rows])
+    assert sum(len(row["names"]) for row in results[0]) > 0
+    assert_same(results[1], results[0])
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--explain"], "--explain: .* is exported, and cannot do that; give the model itself"),
+        (["--clip", "scenes-clip"], "--clip: .* is exported"),
+        (["--names", "pool"], "--names pool: an exported model has no captions"),
+        (["--names", "bird"], "1 of 1 names have no stored embedding"),
+        (["--device", "cuda"], "CUDAExecutionProvider is not in this ONNX Runtime"),
+        (["--device", "mps"], "--device mps: a model exported as onnx runs on auto, cpu, cuda"),
+    ],
+)
+def test_predict_refuses_what_an_export_cannot_do(folder, tmp_path, capsys, words, message):
+    pictures()[0].save(tmp_path / "a.png")
+    place = ["--model", str(folder), "--output", str(tmp_path / "found")]
+    assert main(["predict", str(tmp_path / "a.png"), *place, *words]) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_what_is_there_is_replaced_only_when_asked(model, folder, tmp_path, capsys):
+    processor = DeCoDetrImageProcessor(size=SIZE)
+    with pytest.raises(ValueError, match="has the result of an earlier `decodetr export`; give --overwrite"):
+        export_model(model, processor, folder, ExportSettings("onnx"))
+    (tmp_path / "model.onnx").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="would replace .*model.onnx, which it did not write"):
+            export_model(model, processor, tmp_path, ExportSettings("onnx"), overwrite)
+    assert (tmp_path / "model.onnx").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_openvino_with_baked_names_and_post_processing_inside_replaces_an_export(model, folder, tmp_path):
+    """Names, thresholds and the best pairs are in the graph; the files of the other format go."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = ExportSettings("openvino", post_processing="inside", top_k=9)
+    made = export_model(model, DeCoDetrImageProcessor(size=SIZE), tmp_path, settings, overwrite=True)
+    assert made.description.parity["found"] == made.description.parity["compared"] == 5 * 9
+    assert {file.name for file in tmp_path.iterdir()} == {"export.json", "model.xml", "model.bin"}
+    detector, images = ExportedDetector(tmp_path / "model.xml"), pictures()
+    assert_same(detector.detect(images, threshold=0.0, top_k=9), torch_detections(model, images, top_k=9))
+    with pytest.raises(ValueError, match="top_k must be at least 1 and at most 9, which the graph gives, got 10"):
+        detector.detect(images, top_k=10)
+    with pytest.raises(ValueError, match="its 4 names are baked into the graph; `decodetr export --names-input`"):
+        detector.set_names(["dog"])
+
+
+def test_rt_detr_v2_takes_any_batch(tmp_path):
+    """Its batch size is a number in the code of the library. A file of torch.export is read only when it is asked
+    for."""
+    model = tiny_model("rt_detr_v2", nms_iou=0.3).eval()
+    made = _exported(model, tmp_path, "pt2", semantic_queries=11)
+    assert made.description.dynamic == ["batch"] and made.description.parity["batches"] == [1, 4]
+    with pytest.raises(ValueError, match="can run code of whoever wrote it. If it is yours, give allow_pickle=True"):
+        ExportedDetector(tmp_path)
+    images = pictures()
+    found = ExportedDetector(tmp_path, allow_pickle=True).detect(images, threshold=1e-6)
+    assert_same(found, torch_detections(model, images, 1e-6))  # suppressed ones have one score, and any order
+
+
+def test_a_graph_that_detects_something_else_is_found_out(model, folder, detector):
+    """By a box, a score or a name alone."""
+    settings = ExportSettings("onnx", names_input=True)
+    graph = DetectionGraph(model, settings).eval()
+
+    class Changed:
+        def __init__(self, change):
+            self.change = change
+
+        def run(self, inputs):
+            found = {name: values.copy() for name, values in detector.session.run(inputs).items()}
+            self.change(found)
+            return found
+
+    def move(found):
+        found["pred_boxes"] += 0.01
+
+    def lift(found):
+        found["logits"][:, 3] += 1
+
+    def swap(found):
+        found["logits"] = found["logits"][..., ::-1] + [0, 0.5, 1, 0]
+
+    assert check_parity(graph, Changed(lambda found: None), settings, (64, 64))["found"] == 60
+    for change, left in ((move, 0), (lift, 55), (swap, 0)):
+        with pytest.raises(ValueError, match=rf"of 60 queries only {left} were found again"):
+            check_parity(graph, Changed(change), settings, (64, 64))
+
+
+@pytest.mark.parametrize(
+    "family, processor, settings, message",
+    [
+        ("detr", {"size": {"shortest_edge": 64, "longest_edge": 90}}, {}, "several sizes .*--dynamic-size, or give"),
+        ("detr", {"pad_size": {"height": 64, "width": 64}}, {}, "pads images to one size, .*--image-size"),
+        (
+            "rt_detr_v2",
+            {"size": SIZE},
+            {"dynamic_size": True},
+            "multiples of 32.*makes one fixed size; leave",
+        ),
+        ("rt_detr_v2", {"size": SIZE}, {"image_size": (64, 70)}, "multiples of 32, got 64 x 70; correct"),
+        ("detr", {"size": SIZE}, {"post_processing": "inside", "top_k": 37}, "12 queries x 3 names .*at most 36"),
+        ("detr", {"size": SIZE}, {"post_processing": "inside", "names_input": True}, "12 queries to choose from"),
+        (
+            "detr",
+            {"size": SIZE},
+            {"image_size": (64, 64), "dynamic_size": True},
+            "give --image-size or --dynamic-size",
+        ),
+        ("detr", {"size": SIZE}, {"semantic_queries": 13}, "--queries 13: the detector has 12"),
+        ("detr", {"size": SIZE}, {"dtype": "int8"}, "dtype must be one of float32, float16, bfloat16, got 'int8'"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path, family, processor, settings, message):
+    model = tiny_model(family).eval()
+    with pytest.raises(ValueError, match=message):
+        _exported(model, tmp_path / "out", "onnx", processor=DeCoDetrImageProcessor(**processor), **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_exports_are_refused(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    own = json.loads((folder / "export.json").read_text())
+    for change, message in (
+        ({"format_version": 9}, "expected format and format_version .*; export the model again"),
+        ({"queries": "many"}, "queries: expected int, got 'many'"),
+        ({"runtime": "tensorrt"}, "runtime: expected one of onnx, openvino, pt2"),
+        ({"num_prototypes": 13}, r"prototypes: expected float32 \(13, 16\), got float32 \(12, 16\)"),
+    ):
+        (tmp_path / "export.json").write_text(json.dumps(own | change))
+        with pytest.raises(ValueError, match=message):
+            ExportedDetector(tmp_path)
+    (tmp_path / "export.json").write_text(json.dumps(own))
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ValueError, match="model.onnx cannot be loaded: .*; export the model again"):
+        ExportedDetector(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no exported model is there: expected a folder with export.json"):
+        ExportedDetector(tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "pt2"])
+@pytest.mark.parametrize("family", sorted(TINY_DETECTORS))
+def test_every_family_is_exported(family, kind, tmp_path):
+    """At batch 1 and 4, with names baked in and as input."""
+    model, images = tiny_model(family).eval(), pictures()
+    for names_input in (False, True):
+        folder = tmp_path / str(names_input)
+        made = _exported(model, folder, kind, names_input=names_input)
+        assert made.description.parity["batches"] == [1, 4]
+        found = ExportedDetector(folder, allow_pickle=True).detect(images, threshold=0.0)
+        assert_same(found, torch_detections(model, images), 1e-3, 0.2)
