@@ -266,7 +266,18 @@ def test_exported_models_are_timed_beside_eager(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(exported, "MANY", exported.COMMON)
     tiny = tiny_model("detr", names=names).eval(), DeCoDetrImageProcessor(size={"height": 64, "width": 64})
     monkeypatch.setattr(exported, "build", lambda family: tiny)
-    words = ["--models", "detr", "--queries", "9", "--runs", "2", "--threads", "1", "--output", str(tmp_path / "a.json")]
+    words = [
+        "--models",
+        "detr",
+        "--queries",
+        "9",
+        "--runs",
+        "2",
+        "--threads",
+        "1",
+        "--output",
+        str(tmp_path / "a.json"),
+    ]
     assert exported.main(words) == 0
     (one,) = json.loads((tmp_path / "a.json").read_text())["results"]
     assert one["parity"]["found"] == 60 and one["dynamic"] == ["batch", "names"] and one["load_seconds"] > 0
