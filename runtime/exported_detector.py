@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from decodetr.runtime.description import MODEL_FILES, find_export, read_description
+from decodetr.runtime.description import LEAST_PIXELS, MODEL_FILES, find_export, read_description
 from decodetr.runtime.name_tables import NameSpace, NameTables, checked_names
 from decodetr.runtime.post_processing import best_pairs, corners, sigmoid
 from decodetr.runtime.preprocessing import Preprocessing
@@ -162,6 +162,8 @@ class ExportedDetector:
             fixed = self.description.image_size
             if fixed is not None and list(size) != fixed:
                 raise ValueError(f"the graph takes images of {fixed}, the preprocessing of export.json makes {size}")
+            if fixed is None and min(size) < LEAST_PIXELS:
+                raise ValueError(f"the graph takes images of at least {LEAST_PIXELS} pixels a side, got {size}")
             groups.setdefault(size, []).append(place)
         fixed_batch = self.description.batch_size
         for size, places in groups.items():

@@ -21,7 +21,9 @@ from decodetr.export.formats import foreign_operators
 from decodetr.export.graph import DetectionGraph
 from decodetr.export.parity import check_parity
 from decodetr.export.settings import ExportSettings
+from decodetr.inference.detection import detect
 from decodetr.modeling_decodetr.embedding_artifact import random_rows
+from decodetr.processing import DeCoDetrImageProcessorPil
 from decodetr.runtime import ExportedDetector
 
 NAMES = ["cat", "dog", "salt, pepper", "cat"]
@@ -345,6 +347,18 @@ def test_damaged_exports_are_refused(folder, tmp_path):
         ExportedDetector(tmp_path)
     with pytest.raises(FileNotFoundError, match="no exported model is there: expected a folder with export.json"):
         ExportedDetector(tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_images_of_any_size(tmp_path):
+    """They keep their shape, and those of one size share a batch."""
+    model = tiny_model("detr").eval()
+    processor = DeCoDetrImageProcessorPil(size={"shortest_edge": 80, "longest_edge": 150})
+    made = _exported(model, tmp_path, "onnx", processor=processor, dynamic_size=True)
+    assert made.description.dynamic == ["batch", "height", "width"] and made.description.image_size is None
+    images = [*pictures(), *pictures(seed=1)]
+    found = ExportedDetector(tmp_path).detect(images, threshold=0.0)
+    assert_same(found, [detect(model, processor, [image], 0.0)[0] for image in images])
 
 
 @pytest.mark.slow
