@@ -335,7 +335,7 @@ def test_damaged_exports_are_refused(folder, tmp_path):
 def test_images_of_any_size(tmp_path):
     """They keep their shape, and those of one size share a batch."""
     model = tiny_model("detr").eval()
-    processor = DeCoDetrImageProcessorPil(size={"shortest_edge": 80, "longest_edge": 150})
+    processor = DeCoDetrImageProcessorPil(size={"shortest_edge": 96, "longest_edge": 300})
     made = _exported(model, tmp_path, "onnx", processor=processor, dynamic_size=True)
     assert made.description.dynamic == ["batch", "height", "width"] and made.description.image_size is None
     images = [*pictures(), *pictures(seed=1)]
@@ -352,6 +352,7 @@ def test_every_family_is_exported(family, kind, tmp_path):
     for names_input in (False, True):
         folder = tmp_path / str(names_input)
         made = _exported(model, folder, kind, names_input=names_input)
-        assert made.description.parity["batches"] == [1, 4]
+        parity = made.description.parity
+        assert parity["batches"] == [1, 4] and parity["found"] == parity["compared"] == 60
         found = ExportedDetector(folder, allow_pickle=True).detect(images, threshold=0.0)
-        assert_same(found, torch_detections(model, images), 1e-3, 0.2)
+        assert [len(one["names"]) for one in found] == [36] * len(images)
