@@ -300,6 +300,7 @@ def test_a_graph_that_detects_something_else_is_found_out(model, folder, detecto
             "give --image-size or --dynamic-size",
         ),
         ("detr", {"size": SIZE}, {"semantic_queries": 13}, "--queries 13: the detector has 12"),
+        ("detr", {"size": SIZE}, {"dtype": "bfloat16"}, "give --dtype float16, or --format openvino"),
         ("detr", {"size": SIZE}, {"dtype": "int8"}, "dtype must be one of float32, float16, bfloat16, got 'int8'"),
     ],
 )
