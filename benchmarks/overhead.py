@@ -4,7 +4,9 @@
     python benchmarks/overhead.py --models my_config.yaml --device cuda --dtype bfloat16 --output overhead.json
 
 Weights are random, which changes none of the numbers: shapes decide them, not values. The bare detector is the model's
-own `detector`, class-agnostic, called alone. The full model is the same detector and the semantic stream.
+own `detector`, class-agnostic, called alone. The full model is the same detector and the semantic stream, which reads
+the `--queries` most certain queries of an image. What a picture really has, a trained detector says: of random weights
+all queries are equally certain.
 
 FLOPs are those of `torch.utils.flop_counter`: two for every multiply-add of matrix products, convolutions and
 attention. Nothing else counts: no normalisation, activation or softmax, and no `grid_sample`, of which deformable
@@ -13,6 +15,7 @@ decoders and the region pooling are made. Its multiply-adds are given apart.
 
 import argparse
 import contextlib
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -24,8 +27,7 @@ from decodetr.utils.files import write_json
 PARTS = {
     "regions": "regions: 1 x 1 projections, sampling",
     "h_theta": "h_theta",
-    "cosine": "lookup: cosine to the M prototypes",
-    "weighted sum": "lookup: softmax, weighted sum",
+    "lookup": "lookup: cosine to the M prototypes, softmax, weighted sum",
     "residual": "residual MLP",
     "predictor": "predictor g_phi",
     "names": "scores against the K names",
@@ -79,28 +81,28 @@ def parameters(model) -> dict:
     }
 
 
-def measure_parts(model, pixel_values, read) -> dict:
+def measure_parts(forward, model, read) -> dict:
     """What every part of one forward adds to a running total.
 
     Args:
+        forward: function without arguments that calls the model.
         read: function without arguments that returns the running total: of FLOPs, or the clock.
 
     Returns:
-        `dict[str, float]`: "total", "detector", the parts of `PARTS`, with "names" and "background" as one,
-        "scores", and "rest", what is in none of them.
+        `dict[str, float]`: "total", "detector", the parts of `PARTS`, and "rest", what is in none of them.
     """
-    from decodetr.modeling_decodetr import embedding_space, modeling_decodetr, semantic_stream
+    from decodetr.modeling_decodetr import modeling_decodetr, semantic_stream
 
     spent = {}
     stream = model.semantic_stream
     places = {
         "detector": (model.detector, "forward"),
         "h_theta": (stream.input_projection, "forward"),
-        "lookup": (semantic_stream, "look_up"),
-        "cosine": (embedding_space, "log_assignment"),
+        "lookup": (semantic_stream, "recall"),
         "residual": (stream.residual, "forward"),
         "predictor": (stream.predictor, "forward"),
-        "scores": (stream, "name_log_probs"),
+        "names": (stream, "_against_names"),
+        "background": (semantic_stream, "background_of"),
         "fusion": (modeling_decodetr, "fuse_scores"),
     }
     if stream.region_pooling is not None:
@@ -120,17 +122,14 @@ def measure_parts(model, pixel_values, read) -> dict:
             function = watched(name, getattr(owner, attribute))
             stack.enter_context(mock.patch.object(owner, attribute, function))
         before = read()
-        model(pixel_values)
+        forward()
         spent["total"] = read() - before
-    spent["weighted sum"] = spent.pop("lookup") - spent["cosine"]
-    spent["scores"] -= spent["predictor"]
     spent["rest"] = 2 * spent["total"] - sum(spent.values())
     return spent
 
 
-def flops(model, pixel_values) -> dict:
-    """FLOPs of one forward as from [`measure_parts`], with "names" and "background" apart, and those of `grid_sample`,
-    which are in none of them."""
+def flops(forward, model) -> dict:
+    """FLOPs of one forward as from [`measure_parts`], and those of `grid_sample`, which are in none of them."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -140,22 +139,14 @@ def flops(model, pixel_values) -> dict:
     counted = []
     for extra in ({}, {torch.ops.aten.grid_sampler_2d: grid_sample}):
         with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=extra) as counter:
-            counted.append(measure_parts(model, pixel_values, counter.get_total_flops))
+            counted.append(measure_parts(forward, model, counter.get_total_flops))
     plain, sampled = counted
-    queries = plain["h_theta"] / _linear_flops(model.semantic_stream.input_projection)
-    # One method computes both scores, each a product of the queries with a table.
-    plain["names"] = int(2 * queries * len(model.vocabulary) * model.config.embedding_dim)
-    plain["background"] = plain.pop("scores") - plain["names"]
     plain["grid_sample_detector"] = sampled["detector"] - plain["detector"]
     plain["grid_sample_semantic"] = sampled["total"] - plain["total"] - plain["grid_sample_detector"]
     return plain
 
 
-def _linear_flops(mlp) -> int:
-    return sum(2 * layer.in_features * layer.out_features for layer in mlp if hasattr(layer, "in_features"))
-
-
-def latency(model, pixel_values, args) -> dict:
+def latency(forward, model, pixel_values, args) -> dict:
     """Seconds of the bare detector and the full model in turn, each after an untimed call, their ratio, and
     the median seconds of every part."""
     import torch
@@ -163,10 +154,10 @@ def latency(model, pixel_values, args) -> dict:
     from decodetr.speed.timing import clock, in_turn, ratios, spread
 
     device = model.device
-    functions = {"detector": lambda: model.detector(pixel_values), "model": lambda: model(pixel_values)}
+    functions = {"detector": lambda: model.detector(pixel_values), "model": forward}
     with torch.inference_mode():
         seconds = in_turn(functions, device=device, warmup=args.warmup, runs=args.runs, lead=1)
-        parts = [measure_parts(model, pixel_values, lambda: clock(device)) for _ in range(args.runs)]
+        parts = [measure_parts(forward, model, lambda: clock(device)) for _ in range(args.runs)]
     return {
         "detector": spread(seconds["detector"]),
         "model": spread(seconds["model"]),
@@ -175,9 +166,10 @@ def latency(model, pixel_values, args) -> dict:
     }
 
 
-def latency_of_names(model, pixel_values, args) -> dict:
+def latency_of_names(forward, model, pixel_values, args) -> dict:
     """Seconds of a forward, with and without post-processing, and of the swap of names, for several numbers of names
-    in turn. Every forward that is timed follows one that is not, because the swap empties the processor's caches."""
+    in turn: of names that come for the first time, and of names that were in use before. Every forward that is timed
+    follows one that is not, because the swap empties the processor's caches."""
     import torch
 
     from decodetr import DeCoDetrImageProcessor, Vocabulary
@@ -190,24 +182,28 @@ def latency_of_names(model, pixel_values, args) -> dict:
         k: Vocabulary([f"name {i}" for i in range(k)], torch.randn(k, model.config.embedding_dim, generator=generator))
         for k in args.name_counts
     }
-    seconds = {what: {k: [] for k in tables} for what in ("swap", "model", "end to end")}
+    seconds = {what: {k: [] for k in tables} for what in ("first swap", "swap", "model", "end to end")}
     before = model.vocabulary
     with torch.inference_mode():
         for _ in range(args.runs):
             for k, names in tables.items():
+                first = clock(device)
+                model.set_vocabulary(Vocabulary(names.names, names.embeddings))  # which nothing is known of
+                seconds["first swap"][k].append(clock(device) - first)
+                model.set_vocabulary(names)
                 start = clock(device)
                 model.set_vocabulary(names)
                 swapped = clock(device)
-                model(pixel_values)
+                forward()
                 warm = clock(device)
-                outputs = model(pixel_values)
+                outputs = forward()
                 done = clock(device)
                 processor.post_process_object_detection(outputs, threshold=0.3, target_sizes=sizes)
                 seconds["swap"][k].append(swapped - start)
                 seconds["model"][k].append(done - warm)
                 seconds["end to end"][k].append(clock(device) - warm)
     model.set_vocabulary(before)
-    reference = 65 if 65 in tables else args.name_counts[0]
+    reference = args.name_counts[0]
     return {
         str(k): {
             **{what: spread(times[k]) for what, times in seconds.items()},
@@ -225,7 +221,7 @@ def report_overhead(results, args):
 
     from decodetr.speed.timing import show
 
-    say(f"\n## Overhead of the semantic stream, {args.names} names\n")
+    say(f"\n## Overhead of the semantic stream, {args.names} names, {args.queries} queries read\n")
     say("The paper's claims for its DETR-R50: +7.3 % parameters, +6.8 % GFLOPs.\n")
     columns = (
         "model|image|M|d|inputs|detector, M parameters|semantic stream, M|%|tables (pool, names), M|% with tables|"
@@ -264,8 +260,7 @@ def report_parts(title, result):
     rows = [["detector", f"{f['detector'] / 1e9:.2f}", "", *timed("detector")]]
     for part, description in PARTS.items():
         if part in f:
-            times = ["with the next", ""] if part == "names" else timed("scores" if part == "background" else part)
-            rows.append([description, f"{f[part] / 1e9:.3f}", f"{100 * f[part] / semantic:.1f}", *times])
+            rows.append([description, f"{f[part] / 1e9:.3f}", f"{100 * f[part] / semantic:.1f}", *timed(part)])
     rows.append(["the rest", "", "", *timed("rest")])
     rows.append(["**semantic stream**", f"{semantic / 1e9:.3f}", "100", "", ""])
     say(f"### Where it goes: {title}\n")
@@ -285,10 +280,20 @@ def report_names(results):
         for k, t in result["names"].items():
             row = [title, k, show(t["model"], 1e3, 1), show(t["model_ratio"], digits=3)]
             row += [show(t["end to end"], 1e3, 1), show(t["end_to_end_ratio"], digits=3), show(t["swap"], 1e3, 1)]
+            row += [show(t["first swap"], 1e3, 1)]
             rows.append(row)
     ratio = f"ratio to {t['reference']}"
     say("## Latency against the number of names\n")
-    header = ["model", "names", "forward, ms", ratio, "with post-processing, ms", ratio, "swap of the names, ms"]
+    header = [
+        "model",
+        "names",
+        "forward, ms",
+        ratio,
+        "with post-processing, ms",
+        ratio,
+        "swap of the names, ms",
+        "the first time, ms",
+    ]
     say(table(header, rows))
 
 
@@ -299,8 +304,8 @@ def parser():
     )
     add = arguments.add_argument
     add("--models", nargs="+", default=list(OURS), help=f"any of {', '.join(OURS)}, or DeCoDetrConfig files")
-    add("--names", type=int, default=65, help="K, names in the vocabulary")
-    add("--name-counts", type=int, nargs="*", default=[10, 65, 1203, 10000], help="latency against K; none to skip")
+    add("--names", type=int, default=80, help="K, names in the vocabulary")
+    add("--name-counts", type=int, nargs="*", default=[10, 80, 1203, 10000], help="latency against K; none to skip")
     add("--coarse", type=int, default=1203, help="M1, coarse prototypes")
     add("--fine", type=int, default=4800, help="M2, fine prototypes")
     add("--embedding-dim", type=int, default=512, help="d")
@@ -312,6 +317,7 @@ def parser():
         metavar="N",
         help="side, or height and width; 640, or that of the config file",
     )
+    add("--queries", type=int, default=32, help="of an image that the semantic stream reads: the most certain ones")
     add("--batch-size", type=int, default=1, help="images per forward")
     add("--device", default="cpu", help="cpu, cuda, mps, ...")
     add("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the model's weights")
@@ -332,7 +338,7 @@ def main(argv=None) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    settings = {name: getattr(args, name) for name in ("dtype", "batch_size", "warmup", "runs")}
+    settings = {name: getattr(args, name) for name in ("dtype", "batch_size", "queries", "warmup", "runs")}
     machine = environment(args.device, **settings)
     say(table(["setting", "value"], machine.items()))
     results = {}
@@ -340,17 +346,18 @@ def main(argv=None) -> int:
         title, model = build(name, args)
         say(f"measuring {title} ...")
         pixel_values = image(model, args)
+        forward = partial(model, pixel_values, semantic_queries=args.queries)
         results[title] = {
             "image_size": list(pixel_values.shape[-2:]),
             "prototypes": model.config.num_prototypes,
             "embedding_dim": model.config.embedding_dim,
             "semantic_inputs": model.config.semantic_inputs,
             "parameters": parameters(model),
-            "flops": flops(model, pixel_values),
-            "latency": latency(model, pixel_values, args),
+            "flops": flops(forward, model),
+            "latency": latency(forward, model, pixel_values, args),
         }
         if args.name_counts:
-            results[title]["names"] = latency_of_names(model, pixel_values, args)
+            results[title]["names"] = latency_of_names(forward, model, pixel_values, args)
     report_overhead(results, args)
     for title, result in results.items():
         report_parts(title, result)

@@ -31,6 +31,7 @@ COMMANDS = {
     "predict": ("decodetr.cli.predict", "detect objects in images"),
     "export": ("decodetr.cli.export", "write a model for ONNX Runtime, OpenVINO or torch.export, and check it"),
     "bench": ("decodetr.cli.bench", "measure how long models take here, beside other zero-shot detectors"),
+    "serve": ("decodetr.cli.serve", "answer requests for detections over HTTP"),
     "info": ("decodetr.cli.info", "say what a model is, knows and learned from, and how fast it is here"),
 }
 

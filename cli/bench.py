@@ -6,6 +6,7 @@ import shutil
 import sys
 
 from decodetr.cli.options import add_device, add_output, add_overwrite, at_least
+from decodetr.runtime.description import find_export
 from decodetr.speed.catalog import OURS, PEERS
 from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, output_folder
@@ -24,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=list(OURS),
         metavar="MODEL",
-        help=f"DeCo-DETRs: {', '.join(OURS)} (random weights), folders, Hub names, shipped names. Others are compared "
-        f"with the first (default: {' '.join(OURS)})",
+        help=f"DeCo-DETRs: {', '.join(OURS)} (random weights), folders, Hub names, shipped names, what `decodetr "
+        f"export` wrote. Others are compared with the first (default: {' '.join(OURS)})",
     )
     add(
         "--peers",
@@ -44,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[300],
         metavar="N",
         help=f"detector queries of {', '.join(OURS)}; other models have theirs (default: 300)",
+    )
+    add(
+        "--queries-read",
+        nargs="+",
+        default=["rule"],
+        metavar="R",
+        help="queries of an image that the semantic stream reads, one row each: a number, all, or rule, as the model "
+        "decides by their objectness (default: rule)",
     )
     add(
         "--image-size",
@@ -93,10 +102,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `decodetr bench`. Returns the exit status."""
-    models, peers, size, *_ = run_checks(
+    models, peers, size, queries_read, *_ = run_checks(
         lambda: _models(args.models),
         lambda: _peers(args.peers),
         lambda: _side(args.image_size),
+        lambda: _queries_read(args.queries_read),
         lambda: at_least(args, runs=1, warmup=0, threads=1),
         lambda: _lists(args),
         lambda: pick_device(args.device),
@@ -112,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
         names=_unique(args.names),
         batch_sizes=_unique(args.batch_sizes),
         queries=_unique(args.queries),
+        queries_read=queries_read,
         image_size=size,
         what=_unique(args.what),
         how=_unique(args.how),
@@ -143,9 +154,9 @@ def _models(given):
     models = _unique(given)
     titles = {}
     for name in models:
-        if name not in OURS:
+        if name not in OURS and find_export(name) is None:
             expect("model", name, "config.json")
-        title = OURS[name].title if name in OURS else os.path.basename(os.path.abspath(name))
+        title = OURS[name].title if name in OURS else os.path.basename(os.path.realpath(name))
         if title in titles:
             raise ValueError(f"--models: {titles[title]} and {name} are both called {title}; rename a folder")
         titles[title] = name
@@ -166,6 +177,13 @@ def _side(text):
     if not text.isdecimal() or not int(text) or int(text) % _SIDE:
         raise ValueError(f"--image-size must be standard or a multiple of {_SIDE}, got {text!r}")
     return int(text)
+
+
+def _queries_read(words):
+    for word in words:
+        if word not in ("rule", "all") and not (word.isdecimal() and int(word)):
+            raise ValueError(f"--queries-read must be rule, all or numbers of at least 1, got {word!r}")
+    return _unique(int(word) if word.isdecimal() else word for word in words)
 
 
 def _lists(args):

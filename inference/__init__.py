@@ -14,6 +14,7 @@ slicing.py        large pictures in tiles
 sources.py        what the command reads
 videos.py         frames of videos, streams and cameras
 tracking.py       which detections of frames are one object
+background.py     reading and writing beside the detector
 picture_files.py  which pictures, and the files that the annotated ones are written to
 result_files.py   the forms of results
 video_run.py      one video of the command

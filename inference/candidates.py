@@ -24,10 +24,11 @@ class CandidateLabels:
     Args:
         text_model: folder, Hub name or shipped name of the text model of names that the model lacks. Default: the one
             that the model records.
+        kept (int, *optional*): so many names at most, the oldest go. Default: all of them.
     """
 
-    def __init__(self, text_model: str | Path | None = None) -> None:
-        self.text_model = text_model
+    def __init__(self, text_model: str | Path | None = None, kept: int | None = None) -> None:
+        self.text_model, self.kept = text_model, kept
         self._rows: dict[tuple[str, str], torch.Tensor] = {}
         self._embedding = threading.Lock()
 
@@ -49,17 +50,22 @@ class CandidateLabels:
         place = {name: row for row, name in reversed(list(enumerate(stored.names)))}
         names = [name_of(label, place) for label in labels]
         space = repr(sorted(stored.info.items(), key=lambda item: item[0]))
+        new = dict.fromkeys(name for name in names if name not in place)
+        made = self._embedded(stored, space, list(new)) if new else {}  # who needs none waits for nobody
+        embeddings = stored.embeddings
+        rows = [embeddings[place[name]] if name in place else made[name].to(embeddings.device) for name in names]
+        return Vocabulary(labels, torch.stack(rows), stored.info), names
+
+    def _embedded(self, stored, space, names):
+        """{name: its row} of names that are not stored."""
         with self._embedding:
-            missing = [name for name in names if name not in place and (space, name) not in self._rows]
-            if missing := list(dict.fromkeys(missing)):
+            if missing := [name for name in names if (space, name) not in self._rows]:
                 fresh = choose_names(stored, missing, self.text_model)
                 self._rows |= {(space, name): row for name, row in zip(missing, fresh.embeddings.cpu())}
-        embeddings = stored.embeddings
-        rows = [
-            embeddings[place[name]] if name in place else self._rows[space, name].to(embeddings.device)
-            for name in names
-        ]
-        return Vocabulary(labels, torch.stack(rows), stored.info), names
+            found = {name: self._rows[space, name] for name in names}
+            while self.kept is not None and len(self._rows) > self.kept:
+                del self._rows[next(iter(self._rows))]
+        return found
 
 
 def name_of(label: str, known: Sequence[str] | dict[str, int]) -> str:

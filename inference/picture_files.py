@@ -64,7 +64,9 @@ def _is_meant(folder, file, output):
     return not results.startswith(top + os.sep) or not os.path.realpath(file).startswith(results + os.sep)
 
 
-def picture_paths(images: Sequence[Path], output: str | Path, taken: Iterable[str | Path] = ()) -> list[Path]:
+def picture_paths(
+    images: Sequence[Path], output: str | Path, taken: Iterable[str | Path] = (), suffix: str = ".png"
+) -> list[Path]:
     """A different output file for every image, also for equal names from different folders. Never an image, a file of
     `taken`, or one that is there and is not a picture of this command.
 
@@ -77,7 +79,7 @@ def picture_paths(images: Sequence[Path], output: str | Path, taken: Iterable[st
         number = tried.get(stems[1], 1)  # of that folder and name: a thousand such would be tried a thousand times
         while True:
             stem = stems[number - 1] if number <= 2 else f"{stems[1]}_{number - 1}"
-            path = Path(output) / f"{stem}.png"
+            path = Path(output) / f"{stem}{suffix}"
             free = not os.path.lexists(path) or _is_ours(path)
             if (key := os.path.realpath(path).lower()) not in taken and free:
                 break

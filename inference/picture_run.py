@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
 import decodetr
+from decodetr.inference.background import Behind
 from decodetr.inference.journal import FILE as JOURNAL
 from decodetr.inference.journal import Journal
 from decodetr.inference.picture_files import SIGNATURE, picture_paths
@@ -59,9 +61,10 @@ class PredictOptions:
         threshold (float, optional): least score. Default: what the model's config says.
         top_k (int): most detections of a picture.
         explain (bool): also the prototypes that each detection looked up.
-        batch_size (int): pictures at once. workers (int): threads that read pictures meanwhile.
+        batch_size (int): pictures at once. workers (int): threads that read and draw pictures meanwhile, 0 for none.
         font (str, optional): TrueType file for the labels.
         formats (list[str]): of `result_files.FORMATS`. pictures, crops (bool): also annotated pictures, cut-out boxes.
+        picture_format (str): of annotated pictures, "png" or "jpg".
         slice (int, optional): side of tiles in pixels. slice_overlap (float): share of it that neighbours share.
         track (bool): number the objects of videos. frame_stride (int): every so many frames of a video. max_frames
             (int, optional): of these at most so many.
@@ -77,6 +80,7 @@ class PredictOptions:
     font: str | None = None
     formats: list[str] = field(default_factory=lambda: ["json"])
     pictures: bool = True
+    picture_format: str = "png"
     crops: bool = False
     workers: int = 2
     slice: int | None = None
@@ -131,7 +135,8 @@ class PredictRun:
         names = (self.journal.picture(path) for path in self.paths if str(path) in self.done)
         taken = {self.output / name for name in names if name}
         self.video_names = video_names(self.videos)
-        self.pictures = dict(zip(rest, picture_paths(rest, self.output, [*self.paths, *taken])))
+        suffix = f".{options.picture_format}"
+        self.pictures = dict(zip(rest, picture_paths(rest, self.output, [*self.paths, *taken], suffix)))
         if options.crops and not self.done and (self.output / CROPS / MARK).exists():
             clear(self.output / CROPS)
 
@@ -139,9 +144,13 @@ class PredictRun:
         """Returns the exit status."""
         try:
             done = sum(str(path) in self.done for path in self.paths)
-            with tqdm(total=len(self.paths), initial=done, desc="predict", unit="image") as progress:
-                for paths, images in self._read():
-                    self._do(paths, images, progress)
+            with (
+                tqdm(total=len(self.paths), initial=done, desc="predict", unit="image") as progress,
+                ThreadPoolExecutor(max(1, self.options.workers)) as pool,
+                Behind(self.options.workers > 0) as behind,
+            ):
+                for paths, images in self._read(pool):
+                    self._do(paths, images, progress, behind, pool)
             for video in self.videos:
                 if video not in self.done:
                     detect_video(self, video)
@@ -152,20 +161,19 @@ class PredictRun:
             sys.stdout.write(self._summary(missing))
         return 1 if self.failed else 0
 
-    def _read(self) -> Iterator[tuple[list[Path], list[PIL.Image.Image | Exception]]]:
+    def _read(self, pool: ThreadPoolExecutor) -> Iterator[tuple[list[Path], list[PIL.Image.Image | Exception]]]:
         """Batches of pictures, or of what was wrong with them, that threads open ahead."""
         batches, ahead = in_batches(list(self.pictures), self.options.batch_size, pixel_count), deque()
-        with ThreadPoolExecutor(max(1, self.options.workers)) as pool:
-            for paths in batches:
-                ahead.append((paths, [pool.submit(_opened, path) for path in paths]))
-                if len(ahead) > 1 or not self.options.workers:
-                    paths, futures = ahead.popleft()
-                    yield paths, [future.result() for future in futures]
-            for paths, futures in ahead:
+        for paths in batches:
+            ahead.append((paths, [pool.submit(_opened, path) for path in paths]))
+            if len(ahead) > 1 or not self.options.workers:
+                paths, futures = ahead.popleft()
                 yield paths, [future.result() for future in futures]
+        for paths, futures in ahead:
+            yield paths, [future.result() for future in futures]
 
-    def _do(self, paths, opened, progress):
-        """A batch: detect, draw, write."""
+    def _do(self, paths, opened, progress, behind, pool):
+        """A batch: detect. What is found is drawn and written while the next one is detected."""
         images = {}
         for path, image in zip(paths, opened):
             if isinstance(image, Exception):
@@ -173,24 +181,35 @@ class PredictRun:
                 progress.write(str(image), file=sys.stderr)
             else:
                 images[path] = image
-        entries = []
+        progress.update(len(paths) - len(images))
         if images:
+            behind.do(self._keep, images, self.find(list(images.values())), progress, pool)
+
+    def _keep(self, images, found, progress, pool):
+        """Draw and write a batch."""
+        each = pool.map if self.options.workers else map
+        if self.options.pictures or self.options.crops:
             with committed(self.output) as staging:
-                for (path, image), (result, best) in zip(images.items(), self.find(list(images.values()))):
-                    name = self.pictures[path].name
-                    entry = {"file": str(path)}
-                    if path in self.addresses:
-                        entry["address"] = self.addresses[path]
-                    if self.options.pictures:
-                        self.draw(image, result).save(staging / name, pnginfo=_signature())
-                        entry["picture"] = name
-                    entry |= {"width": image.width, "height": image.height, "turned": "orientation" in image.info}
-                    entry |= {"best_score": best, "detections": rows_of(result)}
-                    self.write_crops(staging, Path(name).stem, image, entry)
-                    entries.append(entry)
-            self.journal.add(entries)
-            self.done |= {str(path) for path in images}
-        progress.update(len(paths))
+                entries = list(each(partial(self._entry, staging), images, images.values(), found))
+        else:
+            entries = [self._entry(None, *one) for one in zip(images, images.values(), found)]
+        self.journal.add(entries)
+        self.done |= {str(path) for path in images}
+        progress.update(len(images))
+
+    def _entry(self, staging, path, image, found):
+        """What is written of a picture, whose files go to `staging`."""
+        (result, best), name = found, self.pictures[path].name
+        entry = {"file": str(path)}
+        if path in self.addresses:
+            entry["address"] = self.addresses[path]
+        if self.options.pictures:
+            self.draw(image, result).save(staging / name, **picture_options(self.options.picture_format))
+            entry["picture"] = name
+        entry |= {"width": image.width, "height": image.height, "turned": "orientation" in image.info}
+        entry |= {"best_score": best, "detections": rows_of(result)}
+        self.write_crops(staging, Path(name).stem, image, entry)
+        return entry
 
     def find(self, images: list[PIL.Image.Image]) -> list[tuple[dict[str, list], float]]:
         """For each picture what is shown of it, as [`detect`] gives it, and its best score, shown or not."""
@@ -309,7 +328,10 @@ class PredictRun:
 
 
 # Fields of the options that decide what is written of a picture, besides what detections.json says.
-_DECIDES = ("pictures", "crops", "slice", "slice_overlap", "track", "frame_stride", "max_frames", "needs_frames")
+_DECIDES = (
+    *("pictures", "picture_format", "crops", "slice", "slice_overlap"),
+    *("track", "frame_stride", "max_frames", "needs_frames"),
+)
 _SHOWN = {name: f"detections.{name}" for name in ("json", "jsonl", "csv", "parquet")}
 
 
@@ -321,11 +343,14 @@ def _opened(path):
         return error
 
 
-def _signature():
-    """What tells our pictures from others' in a folder."""
+def picture_options(form: str) -> dict[str, Any]:
+    """How Pillow saves an annotated picture, "png" or "jpg", with what tells ours from others' in a folder."""
+    if form == "jpg":
+        return {"format": "JPEG", "quality": 90, "subsampling": 0, "comment": SIGNATURE}
     info = PngInfo()
     info.add_text("Software", SIGNATURE)
-    return info
+    # Only runs of equal bytes are looked for: files of photos are as small, and made in a seventh of the time.
+    return {"format": "PNG", "compress_level": 1, "compress_type": 3, "pnginfo": info}
 
 
 def _scores(config):

@@ -18,6 +18,7 @@ from transformers.pipelines.zero_shot_object_detection import ZeroShotObjectDete
 
 from decodetr.inference.candidates import CandidateLabels
 from decodetr.inference.detection import forward
+from decodetr.inference.shown import lowest_threshold
 from decodetr.processing.picture_modes import to_rgb
 from decodetr.utils.download import is_url, open_url
 from decodetr.utils.images import open_image
@@ -28,8 +29,22 @@ if TYPE_CHECKING:
     import PIL.Image
 
 
+def _with_min_score(parameters, threshold):
+    """Parameters of the three steps of a pipeline. The model reads the queries that can reach the threshold."""
+    before, _, after = parameters
+    least = min(threshold) if isinstance(threshold, list) and threshold else threshold
+    return before, {} if least is None else {"min_score": max(0.0, min(1.0, float(least)))}, after
+
+
 class DeCoDetrDetector(ObjectDetectionPipeline):
     """`pipeline("object-detection")` of a DeCo-DETR. `threshold`: one, or one for each name. Default: the model's."""
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        return _with_min_score(super()._sanitize_parameters(**kwargs), kwargs.get("threshold"))
+
+    def _forward(self, model_inputs: dict[str, Any], min_score: float | None = None) -> dict[str, Any]:
+        least = lowest_threshold(self.model.config, min_score)
+        return super()._forward({**model_inputs, "min_score": least})
 
     def preprocess(self, image: str | Path | PIL.Image.Image, timeout: float | None = None) -> dict[str, Any]:
         """A picture: a file, a URL or a PIL image."""
@@ -39,10 +54,12 @@ class DeCoDetrDetector(ObjectDetectionPipeline):
         self, model_outputs: dict[str, Any], threshold: float | list[float] | None = None
     ) -> list[dict[str, Any]]:
         """Detections as [{"score", "label", "box": {"xmin", "ymin", "xmax", "ymax"}}], best first."""
-        names = self.model.vocabulary.names
-        needed = self.model.config.thresholds(names, threshold) if not isinstance(threshold, list) else threshold
-        found, least = super().postprocess(model_outputs, min(needed)), dict(zip(names, needed))
-        return [row for row in found if row["score"] > least[row["label"]]]
+        if isinstance(threshold, list):
+            return super().postprocess(model_outputs, threshold)
+        config = self.model.config
+        found = super().postprocess(model_outputs, lowest_threshold(config, threshold))
+        least = config.thresholds([row["label"] for row in found], threshold)
+        return [row for row, needed in zip(found, least) if row["score"] > needed]
 
 
 class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
@@ -101,7 +118,10 @@ class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
         size = torch.tensor([[picture.height, picture.width]])
         yield {"is_last": True, "target_size": size, "candidate_labels": labels, **features}
 
-    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        return _with_min_score(super()._sanitize_parameters(**kwargs), kwargs.get("threshold"))
+
+    def _forward(self, model_inputs: dict[str, Any], min_score: float | None = None) -> dict[str, Any]:
         """One pass over all labels of the images that have the same ones. The model keeps its names."""
         labels = model_inputs.pop("candidate_labels")
         count = len(model_inputs["pixel_values"])
@@ -120,7 +140,8 @@ class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
             images: dict[str, torch.Tensor] = {
                 key: model_inputs[key][rows] for key in ("pixel_values", "pixel_mask") if key in model_inputs
             }
-            outputs: Any = forward(self.model, images, tables=chosen)
+            least = lowest_threshold(self.model.config, min_score)
+            outputs: Any = forward(self.model, images, tables=chosen, min_score=least)
             for row, logits, boxes in zip(rows, outputs.logits, outputs.pred_boxes):
                 found[row] = logits, boxes, chosen.vocabulary.names, names
         columns = [list(column) for column in zip(*(found[row] for row in range(count)))]
@@ -136,17 +157,19 @@ class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
         (outputs,) = model_outputs
         logits, boxes = (_only(outputs[key], torch.Tensor) for key in _TENSORS)
         labels, names = (outputs[key] if isinstance(outputs[key][0], str) else outputs[key][0] for key in _TEXTS)
-        least = self.model.config.thresholds(names, threshold)
+        config = self.model.config
         (found,) = self.image_processor.post_process_object_detection(
             {"logits": logits.reshape(1, -1, len(labels)), "pred_boxes": boxes.reshape(1, -1, 4)},
-            min(least),
+            lowest_threshold(config, threshold),
             outputs["target_size"].reshape(1, 2),
             top_k=top_k or _MOST,
         )
+        rows = found["labels"].tolist()
+        least = config.thresholds([names[row] for row in rows], threshold)
         return [
-            {"score": score, "label": labels[label], "box": self._get_bounding_box(box)}
-            for score, label, box in zip(found["scores"].tolist(), found["labels"].tolist(), found["boxes"])
-            if score > least[label]
+            {"score": score, "label": labels[row], "box": self._get_bounding_box(box)}
+            for score, row, box, needed in zip(found["scores"].tolist(), rows, found["boxes"], least)
+            if score > needed
         ]
 
 

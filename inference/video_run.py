@@ -7,13 +7,14 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from decodetr.inference.background import Behind, ahead
 from decodetr.inference.picture_files import unique_names
 from decodetr.inference.result_files import FRAMES, VIDEOS, marked, rows_of
 from decodetr.inference.shown import lowest_threshold, to_supervision
@@ -56,13 +57,18 @@ def detect_video(run: PredictRun, source: str) -> None:
         least = lowest_threshold(run.model.config, options.threshold)
         tracks = Tracks(least, rate) if options.track else None
         expected = [count for count in (options.max_frames, video.frames // options.frame_stride) if count]
-        frames = video.read(options.frame_stride, options.max_frames)
+        frames = ahead(video.read(options.frame_stride, options.max_frames), options.batch_size)
         file = marked(staging, VIDEOS) / f"{name}.mp4" if options.pictures else None
-        with _sink(file, rate) as show, tqdm(total=min(expected, default=None), desc=name, unit="frame") as progress:
+        with (
+            closing(frames),
+            video_sink(file, rate) as show,
+            tqdm(total=min(expected, default=None), desc=name, unit="frame") as progress,
+        ):
             try:
-                while batch := list(itertools.islice(frames, options.batch_size)):
-                    _do(run, source, name, batch, tracks, show, staging)
-                    progress.update(len(batch))
+                with Behind() as behind:
+                    while batch := list(itertools.islice(frames, options.batch_size)):
+                        _do(run, source, name, batch, tracks, show, staging, behind)
+                        progress.update(len(batch))
             except (KeyboardInterrupt, ValueError) as error:  # after which the video so far is written
                 stopped = error
     if isinstance(stopped, ValueError):
@@ -80,9 +86,16 @@ def _failed(run, source, error):
     sys.stderr.write(f"{error}\n")
 
 
-def _do(run, source, name, batch, tracks, show, staging):
+def _do(run, source, name, batch, tracks, show, staging, behind):
+    """A batch of frames: detect. What is found is drawn and written while the next one is detected."""
+    found = run.find([frame.picture for frame in batch])
+    behind.do(_keep, run, source, name, batch, found, tracks, show, staging)
+
+
+def _keep(run, source, name, batch, found, tracks, show, staging):
+    """Track, draw and write a batch of frames."""
     entries = []
-    for frame, (result, best) in zip(batch, run.find([frame.picture for frame in batch])):
+    for frame, (result, best) in zip(batch, found):
         if tracks is not None:
             result = _one_name_a_box(result)
             result["tracks"] = tracks.update(to_supervision(result, run.labels))
@@ -108,7 +121,7 @@ def _one_name_a_box(result):
 
 
 @contextmanager
-def _sink(file: Path | None, rate: float) -> Iterator[Any]:
+def video_sink(file: Path | None, rate: float) -> Iterator[Any]:
     """A function that appends a picture to a video, or None where there is none."""
     if file is None:
         yield None

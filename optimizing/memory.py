@@ -1,4 +1,5 @@
-"""Where the choices of a machine are kept: HF_HOME/decodetr/optimized, a folder for each model and circumstances."""
+"""Where the choices of a machine are kept: HF_HOME/decodetr/optimized, with a folder of graphs and reports for each
+model and the circumstances in which it was tried."""
 
 from __future__ import annotations
 
@@ -18,7 +19,6 @@ from decodetr.utils.files import json_text
 if TYPE_CHECKING:
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
 
-REPORT = "optimized.json"
 _PACKAGES = ("torch", "transformers", "openvino", "onnxruntime", "nncf")
 _SCORES = ("score_scale", "score_bias", "score_threshold", "name_thresholds", "nms_iou")
 
@@ -28,8 +28,9 @@ def default_memory() -> Path:
     return Path(constants.HF_HOME) / "decodetr" / "optimized"
 
 
-def circumstances(model: DeCoDetrForObjectDetection, **settings: Any) -> dict[str, Any]:
-    """What a choice holds for: the weights without the names, the machine, its packages, and what was asked."""
+def circumstances(model: DeCoDetrForObjectDetection, preprocessing: dict[str, Any]) -> dict[str, Any]:
+    """What graphs and times hold for: the weights without the names, what else decides scores, the machine, and its
+    packages."""
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith("vocabulary.")}
     return {
         "weights": weights_digest(weights),
@@ -37,14 +38,22 @@ def circumstances(model: DeCoDetrForObjectDetection, **settings: Any) -> dict[st
         **{name: value for name, value in environment(model.device).items() if name in ("device", "cores")},
         "threads": torch.get_num_threads(),
         "packages": {"decodetr": __version__} | {name: _version(name) for name in _PACKAGES},
-        **settings,
+        "preprocessing": preprocessing,
     }
 
 
 def folder_of(held: dict[str, Any], memory: str | Path | None = None) -> Path:
-    """The folder of a choice."""
-    digest = hashlib.sha256(json_text(held).encode()).hexdigest()[:20]
-    return (default_memory() if memory is None else Path(memory)) / digest
+    """The folder of some circumstances."""
+    return (default_memory() if memory is None else Path(memory)) / _digest(held)
+
+
+def report_of(folder: Path, asked: dict[str, Any]) -> Path:
+    """The file of the report on what was asked."""
+    return folder / f"report-{_digest(asked)}.json"
+
+
+def _digest(content):
+    return hashlib.sha256(json_text(content).encode()).hexdigest()[:20]
 
 
 def _version(package):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -21,7 +20,7 @@ from decodetr.inference.one_call import processor_of
 from decodetr.inference.shown import above
 from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
 from decodetr.optimizing.check import MOST, Check
-from decodetr.optimizing.memory import REPORT, circumstances, folder_of
+from decodetr.optimizing.memory import circumstances, folder_of, report_of
 from decodetr.optimizing.torch_detector import TorchDetector
 from decodetr.optimizing.ways import WAYS, Case, check_way
 from decodetr.runtime.exported_detector import ExportedDetector
@@ -41,7 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PICTURES = 16  # that are looked at, of those that are given
+PICTURES = 64  # that are looked at, of those that are given. As many show the ranges of int8 well enough
+_CHECKED = 16  # of these, where eager float32 says what is in them
 _DRAWN_SIDE = 320  # pixels, of those that are drawn
 
 
@@ -149,18 +149,18 @@ def optimize(
         check_way("way", way, device)
         chosen = ["eager", way]
     asked = {"ways": chosen, "way": way, "max_ap_loss": max_ap_loss, "data": None if data is None else str(data)}
-    held = circumstances(eager, preprocessing=processor.to_dict(), **asked)
-    folder = folder_of(held, memory)
+    folder = folder_of(circumstances(eager, processor.to_dict()), memory)
+    file = report_of(folder, asked)
     with claim(folder, "decodetr.optimize"):
         seen = _pictures(pictures)
         case = Case(eager, processor, folder, seen)
-        report = None if again else _remembered(folder, held)
+        report = None if again else _remembered(file, asked)
         if report is None:
-            check = None if data is None else Check.of_data(data, eager.vocabulary.names, 8 * PICTURES)
-            report = {"held": held, **_measure(case, chosen, check, max_ap_loss, runs, progress)}
+            check = None if data is None else Check.of_data(data, eager.vocabulary.names, 2 * PICTURES)
+            report = {"asked": asked, **_measure(case, chosen, check, max_ap_loss, runs, progress)}
             if way is not None:
                 _insist(report, way, max_ap_loss)
-            write_json(folder / REPORT, report)
+            write_json(file, report)
         detector = WAYS[report["chosen"]].make(case)
     _take_names(detector, eager)
     return Optimized(report["chosen"], detector, report, folder)
@@ -176,12 +176,10 @@ def _insist(report, way, max_ap_loss):
     report["chosen"] = way
 
 
-def _remembered(folder, held):
-    """The report of an earlier call, whose files are there."""
-    if not (folder / REPORT).is_file():
-        return None
-    report = read_json(folder / REPORT, dict)
-    return report if report.get("held") == held and report.get("chosen") in WAYS else None
+def _remembered(file, asked):
+    """The report of an earlier call."""
+    report = read_json(file, dict) if file.is_file() else {}
+    return report if report.get("asked") == asked and report.get("chosen") in WAYS else None
 
 
 def _pictures(pictures):
@@ -192,7 +190,12 @@ def _pictures(pictures):
     pictures = list(pictures)
     if not pictures:
         raise ValueError("pictures: expected at least one, got none")
-    return [_opened(picture) for picture in pictures[:: -(-len(pictures) // PICTURES)]]
+    return [_opened(picture) for picture in _some(pictures, PICTURES)]
+
+
+def _some(items, most):
+    """At most so many, from the whole list."""
+    return items[:: -(-len(items) // most)]
 
 
 def _opened(picture):
@@ -206,8 +209,9 @@ def _measure(case, ways, check, max_ap_loss, runs, progress):
     eager = TorchDetector(case.model, case.image_processor)
     detectors: dict[str, TorchDetector | ExportedDetector] = {"eager": eager}
     if check is None:
-        found = _all_of(eager, case.pictures)
-        check = Check.of_detections(case.pictures, found, [above(result, case.model.config) for result in found])
+        pictures = _some(case.pictures, _CHECKED)
+        found = _all_of(eager, pictures)
+        check = Check.of_detections(pictures, found, [above(result, case.model.config) for result in found])
     rows: dict[str, dict[str, Any]] = {"eager": {"ap": check.ap(_all_of(eager, check.pictures))}}
     others = [name for name in ways if name != "eager"]
     for name in tqdm(others, desc="ways", disable=not progress):
@@ -254,6 +258,5 @@ def _one_by_one(detector, pictures) -> Callable[[], Any]:
 def _take_names(detector, model):
     """Let a detector look for the names of a model."""
     if isinstance(detector, ExportedDetector):
-        with tempfile.TemporaryDirectory() as folder:
-            model.vocabulary.save_pretrained(folder)
-            detector.set_names(vocabulary=folder)
+        own = model.vocabulary
+        detector.set_embeddings(own.names, own.embeddings.cpu().numpy(), own.info)

@@ -1,13 +1,19 @@
 """The image processor on the torchvision backend (the default one).
 
 Defaults, padding rule and post-processing are those of image_processing_pil_decodetr.py. The library's RT-DETR image
-processor does the rest. This file is copied to the Hub with the modeling files, so it imports only transformers and
-siblings.
+processor does the rest. This file is copied to the Hub with the modeling files, so it imports only transformers, torch
+and siblings.
 """
 
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
 from transformers.models.rt_detr.image_processing_rt_detr import RTDetrImageProcessor
 
 from .image_processing_pil_decodetr import DeCoDetrProcessingMixin
+from .picture_modes import to_rgb
 
 
 class DeCoDetrImageProcessor(DeCoDetrProcessingMixin, RTDetrImageProcessor):
@@ -25,6 +31,24 @@ class DeCoDetrImageProcessor(DeCoDetrProcessingMixin, RTDetrImageProcessor):
     in 0..1 of the image (not of the padded canvas). Images are taken as they are: EXIF orientation is left to
     the caller.
     """
+
+    def process_image(
+        self,
+        image: Image.Image | np.ndarray | torch.Tensor,
+        do_convert_rgb: bool | None = None,
+        device: torch.device | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """One picture as a tensor (3, H, W). That of a PIL image lies in memory as the picture does, because it is
+        resized faster so, and to the same values."""
+        if not (isinstance(image, Image.Image) and do_convert_rgb):
+            return super().process_image(image, do_convert_rgb=do_convert_rgb, device=device, **kwargs)
+        pixels = torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
+        return pixels if device is None else pixels.to(device)
+
+    def resize(self, image: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As the library's, channel after channel in memory."""
+        return super().resize(image, *args, **kwargs).contiguous()
 
 
 DeCoDetrImageProcessor.register_for_auto_class("AutoImageProcessor")

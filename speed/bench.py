@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from torchvision.io import encode_jpeg
 from torchvision.ops import box_iou
 from tqdm.auto import tqdm
 
+from decodetr.runtime.description import find_export
 from decodetr.speed.catalog import OURS
-from decodetr.speed.contestants import Contestant, How, of_folder, of_random_weights, title_of
+from decodetr.speed.contestants import Contestant, How, QueriesRead, of_folder, of_random_weights
+from decodetr.speed.exported import Exported
 from decodetr.speed.machine import (
     busy_warning,
     environment,
@@ -38,6 +39,7 @@ from decodetr.utils.devices import pick_device
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import write_json
 from decodetr.utils.images import open_image
+from decodetr.utils.model_identity import folder_digest
 from decodetr.utils.outputs import unwritten
 
 if TYPE_CHECKING:
@@ -59,10 +61,10 @@ class BenchOptions:
     """What is measured. The lists are crossed: every number of names at every batch size, ...
 
     Attributes:
-        models: keys of `OURS`, or folders, Hub names and shipped names of DeCo-DETRs. The first is what peers are
-            compared with. peers: keys of `PEERS`.
+        models: keys of `OURS`, or folders, Hub names and shipped names of DeCo-DETRs, or folders of `decodetr
+            export`. The first is what peers are compared with. peers: keys of `PEERS`.
         names: numbers of names. queries: of the detectors of `OURS`; all others have theirs, and are measured beside
-            the first.
+            the first. queries_read: by the semantic stream, of each image; each gets a row.
         image_size: side of all pictures that models see. None: what each was published with, or saved with.
         runs, warmup: timed and untimed rounds. limit_s: seconds that a row may take; what would take longer is
             skipped. threads: of the CPU; None: PyTorch's.
@@ -74,6 +76,7 @@ class BenchOptions:
     names: Sequence[int] = (80,)
     batch_sizes: Sequence[int] = (1,)
     queries: Sequence[int] = (300,)
+    queries_read: Sequence[QueriesRead] = ("rule",)
     image_size: int | None = None
     what: Sequence[What] = ("forward", "file")
     how: Sequence[How] = ("eager",)
@@ -127,7 +130,7 @@ class Group:
 
     def __init__(self, setting: Setting, contestants: Sequence[Contestant], options: BenchOptions) -> None:
         self.setting, self.options = setting, options
-        self.entries = [(one, how) for one in contestants for how in options.how]
+        self.entries = [(one, how) for one in contestants for how in options.how if how in one.ways]
         self.device = contestants[0].device
         self.files = [picture_bytes()] * setting.batch_size
 
@@ -151,11 +154,7 @@ class Group:
             except _Skipped as reason:
                 row["skipped"] = str(reason)
                 calls.pop(number, None)
-            except (
-                RuntimeError,
-                NotImplementedError,
-                TypeError,
-            ) as error:  # of the library, at this precision
+            except (RuntimeError, ValueError) as error:  # of the library, at this precision
                 row["skipped"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
                 calls.pop(number, None)
         if calls:
@@ -180,27 +179,33 @@ class Group:
         return lambda: one.forward(batch, how)
 
     def _first(self, one, how, call, row):
-        """Seconds of the first call, which is no run. What would take too long is told by a part of it, if it can."""
+        """Seconds of a call that is no run. What would take too long is told by a part of it, if it can."""
         pictures = [open_image(file) for file in self.files]
         batch = one.prepare(pictures)
+        sizes = [(picture.height, picture.width) for picture in pictures]
         row["image_size"] = list(batch["pixel_values"].shape[-2:])
         passes = f"{self.setting.names:,} names take {len(one.texts)} passes: " if len(one.texts) > 1 else ""
         self._within(one.least_seconds(batch), self.rounds, f"{passes}a call takes at least")
-        if self.setting.what == "forward":
-            row["flops"] = flops(one, batch)
         if how == "compile":
             for _ in range(2):  # which compile, and record graphs
-                found = one.detect(pictures, how)
-            row["same_as_eager"] = same_share(found, one.detect(pictures))
+                found = one.finish(one.forward(batch, how), sizes)
+            row["same_as_eager"] = same_share(found, one.finish(one.forward(batch), sizes))
             del found
         start = clock(self.device)
-        call()
+        result = call()
         seconds = clock(self.device) - start
         self._within(seconds, self.rounds, f"{passes}a call takes")
+        if self.setting.what == "forward" and (read := one.read(result)) is not None:
+            row["read"] = read
+        del result
+        if self.setting.what == "forward" and one.counts_flops:
+            row["flops"] = flops(one, batch, how)
         if self.device.type == "cuda":
             before = used_bytes(self.device)
             reset_peak(self.device)
+            start = clock(self.device)
             call()
+            seconds = clock(self.device) - start  # the first one also loaded kernels
             row["memory_bytes"] = peak_bytes(self.device) - before
         return seconds
 
@@ -217,14 +222,14 @@ class Group:
             seconds = in_turn(
                 calls, device=self.device, warmup=options.warmup, runs=options.runs, lead=lead, after=bar.update
             )
+        first_of_ours = next((row["title"] for row in rows if row["kind"] == "ours"), None)
         places = {(rows[number]["title"], rows[number]["how"]): number for number in calls}
         for number in calls:
             row = rows[number]
             row["seconds"] = spread(seconds[number])
             if (bare := places.get((row.pop("over"), row["how"]))) is not None:
                 row["over_bare"] = ratios(seconds, number, bare)
-            reference = places.get((title_of(options.models[0]), row["how"])) if options.models else None
-            if reference is not None:
+            if (reference := places.get((first_of_ours, row["how"]))) is not None:
                 row["over_reference"] = ratios(seconds, number, reference)
             if row["how"] != "eager" and (eager := places.get((row["title"], "eager"))) is not None:
                 row["over_eager"] = ratios(seconds, number, eager)
@@ -243,15 +248,20 @@ def words_of(setting: Setting) -> str:
     return f"{setting.what}, {setting.names:,} names, batch {setting.batch_size}, N = {setting.queries}"
 
 
-def flops(one: Contestant, batch: dict[str, torch.Tensor]) -> int:
+def flops(one: Contestant, batch: dict[str, torch.Tensor], how: How = "eager") -> int:
     """FLOPs of a forward: two for every multiply-add of matrix products, convolutions and attention, nothing else; no
     `grid_sample`."""
-    # The counter does not see into inference mode, nor into the CPU's fused attention.
-    with torch.inference_mode(False), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    # The counter does not see into inference mode, and does not know the CPU's fused attention.
+    fused = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    with torch.inference_mode(False), torch.no_grad():
         batch = {key: value.clone() for key, value in batch.items()}
-        with FlopCounterMode(display=False) as counter:
-            one.forward(batch)
+        with FlopCounterMode(display=False, custom_mapping=fused) as counter:
+            one.passes(one.module, batch, how)
     return counter.get_total_flops()
+
+
+def _attention_flops(query, key, value, *args, out_shape=None, **kwargs):
+    return sdpa_flop_count(query, key, value)
 
 
 class Bench:
@@ -264,7 +274,8 @@ class Bench:
     def __init__(self, options: BenchOptions) -> None:
         self.options = options
         self.device, self.dtype = pick_device(options.device), getattr(torch, options.dtype)
-        self.fixed: list[Contestant] | None = None  # those that have the queries that they were made with
+        # A folder that changes meanwhile is another model.
+        self.digests = {name: folder_digest(name) for name in options.models if name not in OURS}
         self.document: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
@@ -309,26 +320,28 @@ class Bench:
         missing = [setting for setting in settings if wanted and not self._has(setting, wanted)]
         if not missing:
             return
+        where = (options.image_size, self.device, self.dtype)
         made = {
-            name: lambda name=name: of_random_weights(name, queries, options.image_size, self.device, self.dtype)
-            for name in ours
+            name: lambda name=name: of_random_weights(name, queries, *where, options.queries_read) for name in ours
         }
         if first:
-            made |= {
-                name: lambda name=name: of_folder(name, options.image_size, self.device, self.dtype) for name in saved
-            }
-            made |= {
-                name: lambda name=name: peers_of(name, options.image_size, self.device, self.dtype)
-                for name in options.peers
-            }
+            made |= {name: lambda name=name: self._saved(name, where) for name in saved}
+            made |= {name: lambda name=name: peers_of(name, *where) for name in options.peers}
         contestants = [one for name in wanted for one in made[name]()]
         with torch.inference_mode():
             for setting in missing:
                 rows = Group(setting, contestants, options).measure(self.document["floor"])
                 self._keep(setting, wanted, rows)
 
+    def _saved(self, name, where):
+        if find_export(name) is not None:
+            return [Exported(name, self.options.device, self.options.image_size)]
+        return of_folder(name, *where, self.options.queries_read)
+
     def _identity(self, setting, wanted):
-        return {"setting": asdict(setting), "contestants": wanted, "how": list(self.options.how)}
+        asked = {"how": list(self.options.how), "queries_read": list(self.options.queries_read)}
+        contestants = [[name, self.digests.get(name)] for name in wanted]
+        return {"setting": asdict(setting), "contestants": contestants, **asked}
 
     def _has(self, setting, wanted):
         """Whether the group is there, and nothing in it was skipped that a higher limit may let through."""

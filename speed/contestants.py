@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor
 
 How = Literal["eager", "compile"]
+QueriesRead = int | Literal["rule", "all"]
 TOP_K = 100  # detections of an image, as `decodetr predict` keeps
 
 
@@ -38,6 +39,8 @@ class Contestant:
         queries: boxes that it gives an image.
     """
 
+    ways: tuple[How, ...] = ("eager", "compile")
+    counts_flops = True
     once = ""  # what is done once for a list of names, before any call; for the report
 
     def __init__(
@@ -109,11 +112,22 @@ class Contestant:
             torch.compiler.cudagraph_mark_step_begin()
         return self._compiled
 
+    def options(self, how: How) -> dict[str, Any]:
+        """What a forward is told beside pictures and texts."""
+        return {}
+
     def forward(self, batch: dict[str, torch.Tensor], how: How = "eager") -> list[Any]:
         """The forward alone: what each pass gives."""
+        return self.passes(self.running(how), batch, how)
+
+    def passes(self, module: nn.Module, batch: dict[str, torch.Tensor], how: How) -> list[Any]:
+        """As [`forward`], of another module that computes the same."""
         self.before()
-        module = self.running(how)
-        return [module(**batch, **text) for text in self.texts]
+        return [module(**batch, **text, **self.options(how)) for text in self.texts]
+
+    def read(self, outputs: list[Any]) -> int | None:
+        """Of ours, how many queries of an image the semantic stream read at most."""
+        return None
 
     def finish(self, outputs: list[Any], sizes: list[tuple[int, int]]) -> list[dict[str, list]]:
         """Detections of each image from what the passes gave: "scores", "labels" and "boxes" (x0, y0, x1, y1 in pixels
@@ -131,9 +145,30 @@ class Contestant:
 
 
 class Ours(Contestant):
-    """A DeCo-DETR. Its names are random embeddings."""
+    """A DeCo-DETR. Its names are random embeddings.
+
+    Args:
+        queries_read: how many queries of an image the semantic stream reads: a number, all, or by rule, as the model
+            decides by their objectness, which with random weights says nothing of real pictures.
+    """
 
     module: DeCoDetrForObjectDetection
+
+    def __init__(self, *args: Any, queries_read: QueriesRead = "rule", **facts: Any) -> None:
+        super().__init__(*args, **facts)
+        self.queries_read = queries_read
+        if queries_read != "rule":
+            self.title += f", {queries_read} read"
+
+    def options(self, how: How) -> dict[str, Any]:
+        """A compiled graph reads all where no number is given, as its shapes must be known."""
+        if isinstance(self.queries_read, int):
+            return {"semantic_queries": self.queries_read}
+        return {"min_score": 0.0} if self.queries_read == "all" or how == "compile" else {}
+
+    def read(self, outputs: list[Any]) -> int | None:
+        """Those whose embedding is not zero."""
+        return int(outputs[0].semantic_embeds.ne(0).any(-1).sum(1).max())
 
     def tables(self) -> int:
         """Pool and vocabulary."""
@@ -141,27 +176,47 @@ class Ours(Contestant):
 
     def set_names(self, count: int, batch_size: int) -> None:
         """Swap the vocabulary."""
-        generator = torch.Generator().manual_seed(0)
-        rows = F.normalize(torch.randn(count, self.module.config.embedding_dim, generator=generator), dim=-1)
-        self.module.set_vocabulary(Vocabulary([f"name {i}" for i in range(count)], rows))
+        self.module.set_vocabulary(random_names(count, self.module.config.embedding_dim))
 
     def detect(self, pictures: Sequence[PIL.Image.Image], how: How = "eager") -> list[dict[str, list]]:
-        """As `decodetr predict` does it. "labels" are names."""
-        found = detect(self.running(how), self.image_processor, pictures, threshold=0.0, top_k=TOP_K)
+        """Where no number of queries is given as `decodetr predict` does it, with the model's threshold. "labels" are
+        names then."""
+        if self.queries_read != "rule":
+            return super().detect(pictures, how)
+        found = detect(self.running(how), self.image_processor, pictures, top_k=TOP_K)
         return [{"scores": one["scores"], "labels": one["names"], "boxes": one["boxes"]} for one in found]
 
 
-def with_bare(title: str, model: DeCoDetrForObjectDetection, image_processor: BaseImageProcessor) -> list[Contestant]:
-    """[its bare detector, alone and class-agnostic where the model is; the model]."""
+def random_names(count: int, width: int) -> Vocabulary:
+    """So many names, with random embeddings."""
+    rows = torch.randn(count, width, generator=torch.Generator().manual_seed(0))
+    return Vocabulary([f"name {i}" for i in range(count)], F.normalize(rows, dim=-1))
+
+
+def with_bare(
+    title: str,
+    model: DeCoDetrForObjectDetection,
+    image_processor: BaseImageProcessor,
+    queries_read: Sequence[QueriesRead] = ("rule",),
+) -> list[Contestant]:
+    """[its bare detector, alone and class-agnostic where the model is; the model, for each of `queries_read`]."""
     bare, queries = f"{title}, bare", num_queries(model.detector.config)
     return [
         Contestant(bare, "bare", model.detector, image_processor, queries=queries),
-        Ours(title, "ours", model, image_processor, over=bare, queries=queries),
+        *(
+            Ours(title, "ours", model, image_processor, over=bare, queries=queries, queries_read=read)
+            for read in queries_read
+        ),
     ]
 
 
 def of_random_weights(
-    name: str, queries: int, size: int | None, device: torch.device, dtype: torch.dtype
+    name: str,
+    queries: int,
+    size: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    queries_read: Sequence[QueriesRead] = ("rule",),
 ) -> list[Contestant]:
     """A model of `OURS` with `queries` detector queries, and its bare detector. `size`: side of its pictures."""
     entry = OURS[name]
@@ -169,10 +224,16 @@ def of_random_weights(
     config = DeCoDetrConfig(detector_config={**entry.fields, "num_queries": queries}, id2label={0: "name 0"}, **STREAM)
     model = DeCoDetrForObjectDetection(config).eval().to(device=device, dtype=dtype)
     sides = entry.size if size is None else {"height": size, "width": size}
-    return with_bare(entry.title, model, DeCoDetrImageProcessor(size=sides))
+    return with_bare(entry.title, model, DeCoDetrImageProcessor(size=sides), queries_read)
 
 
-def of_folder(name: str, size: int | None, device: torch.device, dtype: torch.dtype) -> list[Contestant]:
+def of_folder(
+    name: str,
+    size: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    queries_read: Sequence[QueriesRead] = ("rule",),
+) -> list[Contestant]:
     """A saved DeCo-DETR and its bare detector. Pictures have the size of its image processor, or `size`.
 
     Raises:
@@ -183,7 +244,7 @@ def of_folder(name: str, size: int | None, device: torch.device, dtype: torch.dt
         image_processor = type(image_processor).from_dict(
             {**image_processor.to_dict(), "size": {"height": size, "width": size}, "do_pad": False}
         )
-    return with_bare(title_of(name), model.to(dtype=dtype), image_processor)
+    return with_bare(title_of(name), model.to(dtype=dtype), image_processor, queries_read)
 
 
 def title_of(model: str) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS = (
-    "model | how | pixels | N | passes | ms, median (quartiles) | images/s | over its bare detector | "
+    "model | how | pixels | N | read | passes | ms, median (quartiles) | images/s | over its bare detector | "
     "over {reference} | GFLOP | of the floor | MB of a call | parameters, M | as eager"
 )
 _COLORS = (
@@ -69,7 +69,7 @@ def group_text(group: dict[str, Any]) -> str:
 
 
 def _cells(row, batch_size):
-    millions = f"{row['parameters'] / 1e6:.1f}"
+    millions = f"{row['parameters'] / 1e6:.1f}" if row["parameters"] else ""
     if row["tables"]:
         millions += f" + {row['tables'] / 1e6:.1f} tables"
     if row["published_millions"]:
@@ -79,6 +79,7 @@ def _cells(row, batch_size):
         row["how"],
         " x ".join(map(str, row["image_size"])),
         row["queries"] or "",
+        row.get("read", ""),
         row["passes"] if row["passes"] > 1 else "",
         show(row["seconds"], 1e3, 1),
         f"{batch_size / row['seconds']['median']:.2f}",
@@ -106,6 +107,8 @@ def _notes(document):
         "Weights are random where no folder was given, which changes no time.",
         "forward: from prepared pixels to the model's output. file: from a JPEG of 1280 x 960 in memory to boxes: "
         "decode, prepare, forward, the 100 best pairs of box and name.",
+        "read: queries of the image that the semantic stream read. Where no number is given it is decided by their "
+        "objectness, which with random weights says nothing of real pictures.",
         "FLOPs count matrix products, convolutions and attention. The floor is what they take at the measured rate of "
         "a product of large matrices, or what reading all weights once takes, whichever is longer.",
     ]
@@ -160,7 +163,7 @@ def _points(document):
     """(title, parameters with tables, seconds) of the first group."""
     first = _first_setting(document)
     for setting, row in _measured(document):
-        if setting == first and row["how"] == "eager":
+        if setting == first and row["how"] == "eager" and row["parameters"]:
             yield row["title"], row["parameters"] + row["tables"], row["seconds"]["median"] / setting["batch_size"]
 
 

@@ -48,6 +48,14 @@ _XMP, _PROFILE = b"XML:com.adobe.xmp", b"Raw profile type "  # texts in PNG file
 _QUARTER_TURNS = range(5, 9)  # EXIF orientations that swap width and height
 
 
+class TooManyPixels(ValueError):
+    """A picture that is not decoded because of its size. `most` are the pixels that are allowed."""
+
+    def __init__(self, message: str, most: int) -> None:
+        super().__init__(message)
+        self.most = most
+
+
 def is_image(path: str | Path) -> bool:
     """Whether a file's suffix is that of a picture, in any case."""
     return os.path.splitext(os.fspath(path))[1].lower() in IMAGE_SUFFIXES
@@ -72,7 +80,8 @@ def open_image(
 
     Raises:
         FileNotFoundError: no such file. ValueError: no picture of a format of `FORMATS`, damaged, not a regular file,
-            larger than the limits, or with values that have no meaning as a colour. The message names the file.
+            larger than the limits ([`TooManyPixels`]), or with values that have no meaning as a colour. The message
+            names the file.
     """
     from PIL import Image, ImageOps
 
@@ -252,9 +261,10 @@ def _opened(source, where):
 
 
 def _too_large(where, size, most):
-    return ValueError(
+    return TooManyPixels(
         f"{where}: {size}, more than the {most:,} pixels that are decoded at most; if you trust the picture, give "
-        f"--max-image-pixels or set the environment variable {MAX_PIXELS_VARIABLE}"
+        f"--max-image-pixels or set the environment variable {MAX_PIXELS_VARIABLE}",
+        most,
     )
 
 

@@ -9,8 +9,9 @@ from decodetr.utils.documents import read_json, read_text
 _PROMPTS = re.compile(r":\s+|:$")  # between a name and its prompts
 
 
-def read_names(text: str | None = None, file: str | Path | None = None) -> list[str] | None:
+def read_names(text: str | None = None, file: str | Path | None = None, option: str = "--names") -> list[str] | None:
     """Names of `--names` (comma-separated, CSV quotes around names with commas) or of `--names-file` (one a line).
+    `option` is what messages call the text.
 
     Returns None where neither is given. Repeated names are taken once, in their first place.
 
@@ -26,14 +27,14 @@ def read_names(text: str | None = None, file: str | Path | None = None) -> list[
             names = [name for row in csv.reader([text], skipinitialspace=True, strict=True) for name in row]
         except csv.Error as error:
             raise ValueError(
-                f"--names {text!r}: expected names with commas between them, and double quotes around a name with a "
+                f"{option} {text!r}: expected names with commas between them, and double quotes around a name with a "
                 f"comma, such as 'cat,\"salt, pepper\"'; got: {error}"
             ) from error
     else:
         return None
     names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not names:
-        raise ValueError(f"no names in {f'{file}' if file is not None else f'--names {text!r}'}")
+        raise ValueError(f"no names in {f'{file}' if file is not None else f'{option} {text!r}'}")
     return names
 
 

@@ -114,6 +114,24 @@ def test_names_are_swapped_without_exporting_again(model, folder, tmp_path):
     assert detector.names == NAMES
 
 
+def test_names_come_with_their_embeddings(model, folder):
+    loaded = ExportedDetector(folder)
+    rows = model.vocabulary.embeddings[[2, 0]].numpy()
+    before = loaded.detect(pictures(), threshold=0.0)
+    loaded.set_embeddings(["new", "other"], 7 * rows, {"encoder": "some"})  # of any length
+    assert loaded.names == ["new", "other"] and loaded.vocabulary_info == {"encoder": "some"}
+    known = ExportedDetector(folder)
+    known.set_names([NAMES[2], NAMES[0]])
+    renamed = {"new": NAMES[2], "other": NAMES[0]}
+    found = loaded.detect(pictures(), threshold=0.0)
+    found = [{**one, "names": [renamed[name] for name in one["names"]]} for one in found]
+    assert_same(found, known.detect(pictures(), threshold=0.0))
+    for names, wrong in ((["x"], rows), (["x", "y"], rows[:, :-1]), (["x", "y"], rows * np.nan)):
+        with pytest.raises(ValueError, match="finite numbers, got an array"):
+            loaded.set_embeddings(names, wrong)
+    assert loaded.names == ["new", "other"] and len(before) == 3
+
+
 def test_threads_share_a_detector(detector, folder):
     image = pictures()[:1]
     alone = {names: detector.detect(image, list(names), threshold=0.0) for names in (("cat",), ("dog", "cat"))}

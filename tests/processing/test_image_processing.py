@@ -132,8 +132,7 @@ def test_the_best_pairs_are_those_of_a_full_sort_wherever_they_lie(shape, top_k)
     few = torch.randn(*shape[:2], 1, generator=generator) * 9  # queries have most of them
     for logits in (
         torch.randn(shape, generator=generator),
-        torch.randn(*shape[:2], 1, generator=generator) * 9
-        + torch.randn(shape, generator=generator),  # in few queries
+        few + torch.randn(shape, generator=generator),
         torch.linspace(-9, 9, shape[1] * shape[2]).reshape(1, *shape[1:]).repeat(shape[0], 1, 1),  # in the last pairs
     ):
         values, queries, names = top_pairs(logits, top_k)
@@ -205,3 +204,14 @@ def test_saved_folder_loads_by_registration(tmp_path, trust):
 def test_a_size_that_no_memory_holds_is_refused_when_the_processor_is_made(processor_class, size):
     with pytest.raises(ValueError, match="size: expected sides above 0 and at most 67,108,864 pixels, got .*correct"):
         processor_class(size=size)
+
+
+@pytest.mark.parametrize("size", [{"height": 64, "width": 48}, {"shortest_edge": 50, "longest_edge": 90}])
+def test_pictures_give_the_tensors_that_their_arrays_give(size):
+    processor, rng = DeCoDetrImageProcessor(size=size), np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (120, 170, 3), dtype=np.uint8)
+    of_picture = processor(images=[Image.fromarray(pixels)], return_tensors="pt")["pixel_values"]
+    of_array = processor(images=[pixels], return_tensors="pt")["pixel_values"]  # as the library takes it
+    assert of_picture.equal(of_array) and of_picture.is_contiguous()
+    as_is = processor(images=[Image.fromarray(pixels)], do_resize=False, return_tensors="pt")["pixel_values"]
+    assert as_is.equal(processor(images=[pixels], do_resize=False, return_tensors="pt")["pixel_values"])

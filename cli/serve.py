@@ -1,0 +1,130 @@
+"""The command `decodetr serve`: a model behind HTTP.
+
+Heavy imports are inside the functions, so that `decodetr serve --help` is instant.
+"""
+
+import argparse
+import sys
+
+from decodetr.cli.options import add_clip, add_device, add_picture_limit, add_threshold, at_least
+from decodetr.serving.settings import ServeSettings
+from decodetr.utils.name_list import read_prompts
+from decodetr.utils.preflight import require_package, run_checks
+from decodetr.utils.shipped import DEFAULT_MODEL, expect
+
+_DEFAULTS = ServeSettings()
+_PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+_LIMITS = {
+    "batch_size": "images that go through the model at once, if they wait",
+    "max_wait_ms": "milliseconds that an image waits for others while the model has nothing to do",
+    "max_queue": "images that are let in and not answered yet; beyond these a request gets 429",
+    "max_images": "images of a request",
+    "max_names": "names of a request",
+    "top_k": "detections to keep per image, where a request says no number",
+    "max_top_k": "detections per image that a request may ask for",
+    "max_body_bytes": "bytes of a request",
+    "kept_names": "names of earlier requests that are kept",
+    "workers": "threads that decode images",
+    "body_seconds": "seconds that the body of a request may take to arrive",
+    "shutdown_seconds": "seconds that answers may take that are on their way when the server is told to end",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `decodetr serve`."""
+    add = parser.add_argument
+    add(
+        "--model",
+        default=DEFAULT_MODEL,
+        help=f"folder, Hub name or shipped name of a DeCo-DETR (default: {DEFAULT_MODEL}, which knows drawn scenes "
+        "only)",
+    )
+    add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this machine (default: 127.0.0.1)")
+    add("--port", type=int, default=8000, help="port to listen at; 0: a free one (default: 8000)")
+    add(
+        "--names",
+        help="""look for these names where a request says none: 'cat,"salt, pepper"'. pool: all that the pool of the
+        model speaks of (default: all names of the model)""",
+    )
+    add("--names-file", help="look for the names in this file, one per line, where a request says none")
+    add("--vocabulary", help="vocabulary that replaces that of the model: folder, Hub name or shipped name")
+    add_clip(parser, "CLIP that embeds names which the model lacks (default: the one that the model records)")
+    add("--no-new-names", action="store_true", help="refuse names without a stored embedding (default: embed them)")
+    add_threshold(parser)
+    add_device(parser)
+    add("--threads", type=int, help="threads of PyTorch on the CPU (default: its own choice)")
+    for name, text in _LIMITS.items():
+        default = getattr(_DEFAULTS, name)
+        option = "--" + name.replace("_", "-")
+        add(option, type=type(default), default=default, metavar="N", help=f"{text} (default: {default:,})")
+    add_picture_limit(parser)
+    add("--access-log", action="store_true", help="print a line for each request (default: none)")
+    add(
+        "--allow-origin",
+        action="append",
+        metavar="ADDRESS",
+        help="let scripts of web pages at this address, such as https://example.org, read answers; repeat it for more "
+        "(default: none)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load the model, answer requests until a signal, and what is let in by then."""
+    at_least(args, threads=1)
+    settings, names, *_ = run_checks(
+        lambda: _settings(args),
+        lambda: "pool" if args.names == "pool" and not args.names_file else read_prompts(args.names, args.names_file),
+        _check_packages,
+        lambda: expect("model", args.model, "config.json"),
+        lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
+        lambda: expect("text model", args.clip, "config.json"),
+    )
+    import torch
+
+    from decodetr.inference.loading import load_model
+    from decodetr.serving.engine import ModelEngine
+    from decodetr.serving.server import Server, address_of, bind
+    from decodetr.utils.devices import pick_device
+
+    device, bound = run_checks(lambda: pick_device(args.device), lambda: bind(args.host, args.port))
+    with bound:
+        if args.threads is not None:
+            torch.set_num_threads(args.threads)
+        model, image_processor = load_model(args.model, args.vocabulary, names, device, args.clip)
+        engine = ModelEngine(model, image_processor, args.model, args.clip, settings.kept_names)
+
+        def tell():
+            sys.stdout.write(f"{_chosen(engine.facts(), settings)}\n{address_of(bound)}  (/docs says how to ask)\n")
+            sys.stdout.flush()
+
+        server = Server(engine, settings, tell, access_log=args.access_log)
+        server.run_on(bound)
+    sys.stdout.write("ended: all that was let in has been answered\n")
+    return 0
+
+
+def _check_packages():
+    for package in _PACKAGES:
+        require_package(package, "decodetr serve", "'decodetr[serve]'")
+
+
+def _settings(args):
+    given = {name: getattr(args, name) for name in _LIMITS}
+    return ServeSettings(
+        **given,
+        threshold=args.threshold,
+        new_names=not args.no_new_names,
+        origins=tuple(args.allow_origin or ()),
+    )
+
+
+def _chosen(facts, settings):
+    """What is served, and how, for people."""
+    names = facts["names"]
+    more = f", others by {facts['text_model']}" if settings.new_names and facts["text_model"] else ""
+    least = facts["threshold"] if settings.threshold is None else settings.threshold
+    return (
+        f"{facts['model']}: {len(names):,} names{more}; threshold {least:g}; {facts['device']}, {facts['threads']} "
+        f"threads; batches of {settings.batch_size}, {settings.max_wait_ms:g} ms apart; at most {settings.max_queue} "
+        "images at once"
+    )

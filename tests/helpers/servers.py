@@ -1,0 +1,73 @@
+"""Servers of models, without sockets, and models that wait."""
+
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+from fastapi.testclient import TestClient
+
+from decodetr.serving.app import create_app
+from decodetr.serving.engine import ModelEngine
+from decodetr.serving.server import Server
+from decodetr.serving.settings import ServeSettings
+
+
+@contextmanager
+def client_of(engine, **settings):
+    """A client of a server that has warmed up. `client.app.state.service` is what is behind it."""
+    with TestClient(create_app(engine, ServeSettings(**settings)), raise_server_exceptions=False) as client:
+        wait_for(lambda: client.get("/ready").status_code == 200)
+        yield client
+
+
+def wait_for(condition, seconds=30):
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.005)
+
+
+class GatedEngine(ModelEngine):
+    """A model that detects only while its gate is open. `batches` has (names, number of pictures) of every call."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batches = []
+
+    def detect(self, pictures, search, top_k):
+        assert self.gate.wait(timeout=30)
+        self.batches.append((tuple(search.names), len(pictures)))
+        return super().detect(pictures, search, top_k)
+
+
+class SlowEngine(ModelEngine):
+    """A model that takes its time."""
+
+    def detect(self, pictures, search, top_k):
+        time.sleep(0.1)
+        return super().detect(pictures, search, top_k)
+
+
+class BrokenEngine(ModelEngine):
+    """A model that cannot detect."""
+
+    def detect(self, pictures, search, top_k):
+        raise RuntimeError("no kernel image")
+
+
+def unix_socket(path):
+    """A socket at a path, on which nothing listens yet."""
+    bound = socket.socket(socket.AF_UNIX)
+    bound.bind(str(path))
+    return bound
+
+
+def serve_slowly(path, told, loaded, settings):
+    """Serve a slow model at a Unix socket. A file says when it has begun, and what it ended with."""
+    with unix_socket(path) as bound:
+        Server(SlowEngine(*loaded, "tiny"), settings, lambda: told.write_text("begun")).run_on(bound)
+    told.write_text("ended")

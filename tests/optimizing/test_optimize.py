@@ -1,0 +1,204 @@
+"""decodetr.optimize keeps the fastest way of those that keep the detections, and remembers it."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny_models import NAMES, tiny_model
+from PIL import Image
+
+import decodetr
+from decodetr import DeCoDetrImageProcessor, Vocabulary
+from decodetr.inference.detection import detect
+from decodetr.optimizing import optimize as module
+from decodetr.optimizing.check import Check
+from decodetr.optimizing.torch_detector import TorchDetector
+from decodetr.optimizing.ways import WAYS, Way, check_way
+from decodetr.runtime.exported_detector import ExportedDetector
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("detr").eval()
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory):
+    """A folder for the graphs of several tests."""
+    return tmp_path_factory.mktemp("optimized")
+
+
+@pytest.fixture
+def processor():
+    return DeCoDetrImageProcessor(size={"height": 64, "width": 64})
+
+
+@pytest.fixture
+def pictures():
+    generator = np.random.default_rng(0)
+    return [Image.fromarray(generator.integers(0, 255, (48, 64, 3), dtype=np.uint8)) for _ in range(3)]
+
+
+class _Fake:
+    """What eager detects, moved, and as slow as it says."""
+
+    def __init__(self, eager, shift):
+        self.eager, self.shift = eager, shift
+
+    def detect(self, *args, **kwargs):
+        found = self.eager.detect(*args, **kwargs)
+        return [{**one, "boxes": [[x + self.shift for x in box] for box in one["boxes"]]} for one in found]
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    """Ways of known times: eager 4, "same" 2, "wrong" 1 with other boxes, "broken" cannot be made."""
+    made = []
+
+    def way(name, shift):
+        def make(case):
+            made.append(name)
+            return _Fake(TorchDetector(case.model, case.image_processor), shift)
+
+        return Way(make)
+
+    def broken(case):
+        raise RuntimeError("no such instruction\nand more")
+
+    ways = {"eager": WAYS["eager"], "same": way("same", 0.0), "wrong": way("wrong", 40.0), "broken": Way(broken)}
+    times = {"eager": 4.0, "same": 2.0, "wrong": 1.0}
+    monkeypatch.setattr(module, "WAYS", ways)
+    monkeypatch.setattr("decodetr.optimizing.ways.WAYS", ways)
+
+    def in_turn(functions, **_):
+        for function in functions.values():
+            function()
+        return {name: [times[name]] * 3 for name in functions}
+
+    monkeypatch.setattr(module, "in_turn", in_turn)
+    return made
+
+
+def test_the_fastest_way_that_keeps_the_detections_is_chosen(model, processor, pictures, fakes, tmp_path):
+    found = decodetr.optimize(model, pictures, image_processor=processor, memory=tmp_path)
+    rows = found.report["ways"]
+    assert found.way == "same" and list(rows) == ["eager", "same", "wrong", "broken"]
+    assert rows["same"]["ap"] == rows["eager"]["ap"] > 90 and rows["wrong"]["ap"] < 50
+    assert rows["same"]["ratio"]["median"] == 0.5 and rows["broken"]["problem"] == "no such instruction"
+    table = found.table()
+    assert "same (chosen)" in table and "no such instruction" in table and "eager float32 detects in 3" in table
+    loose = decodetr.optimize(model, pictures, image_processor=processor, memory=tmp_path, max_ap_loss=100)
+    assert loose.way == "wrong"
+
+
+def test_a_choice_is_remembered_until_something_changes(model, processor, pictures, fakes, tmp_path):
+    first = decodetr.optimize(model, pictures, image_processor=processor, memory=tmp_path)
+    assert fakes == ["same", "wrong", "same"]  # tried, tried, taken
+    fakes.clear()
+    second = decodetr.optimize(model, pictures, image_processor=processor, memory=tmp_path)
+    assert fakes == ["same"] and second.report == json.loads(next(first.folder.glob("report-*.json")).read_text())
+    decodetr.optimize(model, pictures, image_processor=processor, memory=tmp_path, again=True)
+    assert fakes == ["same", "same", "wrong", "same"]
+    fakes.clear()
+    calibrated = tiny_model("detr", score_bias=0.5).eval()
+    other = decodetr.optimize(calibrated, pictures, image_processor=processor, memory=tmp_path)
+    assert other.folder != first.folder and len(fakes) == 3
+    renamed = tiny_model("detr").eval()
+    renamed.set_vocabulary(Vocabulary(["x"], torch.randn(1, 16)))
+    again = decodetr.optimize(renamed, pictures, image_processor=processor, memory=tmp_path)
+    assert again.folder == first.folder  # names can be swapped in any way
+    next(first.folder.glob("report-*.json")).write_text('{"asked": 1}')
+    assert decodetr.optimize(model, pictures, image_processor=processor, memory=tmp_path).way == "same"
+
+
+def test_a_way_that_is_named_is_taken(model, processor, pictures, fakes, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        found = decodetr.optimize(model, pictures, image_processor=processor, memory=tmp_path, way="wrong")
+    assert found.way == "wrong" and "wrong loses" in caplog.text
+    with pytest.raises(ValueError, match="broken: no such instruction"):
+        decodetr.optimize(model, pictures, image_processor=processor, memory=tmp_path, way="broken")
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"ways": ["tensorrt"]}, "'tensorrt' is none of eager"),
+        ({"way": "fast"}, "'fast' is none of"),
+        ({"pictures": []}, "expected at least one, got none"),
+        ({"max_ap_loss": -1}, "max_ap_loss must lie"),
+        ({"runs": 0}, "runs be at least 1"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(model, processor, pictures, tmp_path, options, words):
+    options = {"pictures": pictures, **options}
+    with pytest.raises(ValueError, match=words):
+        decodetr.optimize(model, options.pop("pictures"), image_processor=processor, memory=tmp_path, **options)
+
+
+def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch):
+    monkeypatch.setattr("decodetr.optimizing.ways.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"openvino needs openvino: pip install 'decodetr\[openvino\]'"):
+        check_way("--optimize", "openvino", torch.device("cpu"))
+    with pytest.raises(ValueError, match="float16 does not run on cpu"):
+        check_way("--optimize", "float16", torch.device("cpu"))
+    with pytest.raises(ValueError, match="expected auto or one of eager"):
+        check_way("--optimize", "quick", torch.device("cpu"))
+    assert check_way("--optimize", "eager", torch.device("cpu")) is None
+
+
+def _same(found, expected, tolerance):
+    assert [one["names"] for one in found] == [one["names"] for one in expected]
+    for one, other in zip(found, expected):
+        np.testing.assert_allclose(one["scores"], other["scores"], atol=tolerance)
+        np.testing.assert_allclose(one["boxes"], other["boxes"], atol=100 * tolerance)
+
+
+@pytest.mark.parametrize("way", ["channels-last", pytest.param("onnx", marks=pytest.mark.slow), "openvino"])
+def test_real_ways_detect_what_eager_does_and_swap_names(model, processor, pictures, graphs, way):
+    found = model.optimize(pictures, image_processor=processor, memory=graphs, way=way, runs=1)
+    expected = detect(model, processor, pictures, threshold=0.0)
+    assert found.way == way and isinstance(
+        found.detector, TorchDetector if way == "channels-last" else ExportedDetector
+    )
+    _same(found.detect(pictures, threshold=0.0), expected, 1e-4)
+    some = found.detect(pictures, names=[NAMES[2]], threshold=0.0)
+    tables = model.tables()
+    tables = model.semantic_stream.tables_with(tables, model.vocabulary.select([NAMES[2]]))
+    _same(some, detect(model, processor, pictures, threshold=0.0, tables=tables), 1e-4)
+
+
+@pytest.mark.parametrize(
+    "way", ["bfloat16", pytest.param("openvino-bfloat16", marks=pytest.mark.slow), "openvino-int8"]
+)
+def test_coarse_ways_run(model, processor, pictures, graphs, way):
+    found = model.optimize(pictures, image_processor=processor, memory=graphs, way=way, runs=1)
+    assert found.way == way
+    expected = detect(model, processor, pictures, threshold=0.0)
+    for one, other in zip(found.detect(pictures, threshold=0.0), expected):
+        assert abs(max(one["scores"]) - max(other["scores"])) < 0.1
+
+
+def test_files_of_a_way_are_used_again(model, processor, pictures, graphs, monkeypatch):
+    first = model.optimize(pictures, image_processor=processor, memory=graphs, way="openvino", runs=1)
+    monkeypatch.setattr("decodetr.optimizing.ways.export_model", None)
+    again = model.optimize(pictures, image_processor=processor, memory=graphs, way="openvino", runs=1, again=True)
+    _same(again.detect(pictures, threshold=0.0), first.detect(pictures, threshold=0.0), 0)
+    shutil.rmtree(first.folder)  # then all is made again
+    with pytest.raises(ValueError, match="'NoneType' object is not callable"):
+        model.optimize(pictures, image_processor=processor, memory=graphs, way="openvino")
+
+
+def test_ap_by_hand():
+    """Two objects, of which one is found at the right place."""
+    shown = [{"names": ["a", "b"], "scores": [0.9, 0.8], "boxes": [[0, 0, 10, 10], [20, 20, 40, 40]]}]
+    check = Check.of_detections([None], shown, shown)
+    assert check.ap(shown) == 100
+    moved = [{**shown[0], "boxes": [[0, 0, 10, 10], [60, 60, 80, 80]]}]
+    assert check.ap(moved) == 50
+    assert check.ap([{"names": ["c"], "scores": [1.0], "boxes": [[0, 0, 1, 1]]}]) == 0
+    empty = {"names": [], "scores": [], "boxes": []}
+    fallback = Check.of_detections([None], shown, [empty])  # nothing is above the threshold: the best ones count
+    assert fallback.ap(shown) == 100 and list(fallback.truth.names) == ["a", "b"]
