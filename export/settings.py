@@ -57,6 +57,11 @@ class ExportSettings:
         for name in ("top_k", "batch_size", "semantic_queries"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.dtype == "bfloat16" and self.format == "onnx":
+            raise ValueError(
+                "dtype bfloat16: the operators of ONNX and ONNX Runtime's processor know it only in part, so that the "
+                "graph could not be checked; give --dtype float16, or --format openvino"
+            )
         if self.image_size is not None and (self.dynamic_size or min(self.image_size) < 1):
             raise ValueError(
                 "image_size must be a height and a width of at least 1, and goes with a graph of fixed size: give "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from decodetr.runtime.description import find_export, read_description
 
-_PROVIDERS = {
+_PROVIDERS: dict[str, dict[str, list[str]]] = {
     "onnx": {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]},
     "openvino": {"cpu": ["CPU"], "gpu": ["GPU"]},
     "pt2": {"cpu": []},
