@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from fastapi.testclient import TestClient
 
 from decodetr.serving.app import create_app
-from decodetr.serving.engine import ModelEngine
+from decodetr.serving.model_engine import ModelEngine
 from decodetr.serving.server import Server
 from decodetr.serving.settings import ServeSettings
 
@@ -38,24 +38,24 @@ class GatedEngine(ModelEngine):
         self.gate.set()
         self.batches = []
 
-    def detect(self, pictures, search, top_k):
+    def detect(self, pictures, search, *asked):
         assert self.gate.wait(timeout=30)
         self.batches.append((tuple(search.names), len(pictures)))
-        return super().detect(pictures, search, top_k)
+        return super().detect(pictures, search, *asked)
 
 
 class SlowEngine(ModelEngine):
     """A model that takes its time."""
 
-    def detect(self, pictures, search, top_k):
+    def detect(self, pictures, search, *asked):
         time.sleep(0.1)
-        return super().detect(pictures, search, top_k)
+        return super().detect(pictures, search, *asked)
 
 
 class BrokenEngine(ModelEngine):
     """A model that cannot detect."""
 
-    def detect(self, pictures, search, top_k):
+    def detect(self, pictures, search, *asked):
         raise RuntimeError("no kernel image")
 
 

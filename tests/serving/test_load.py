@@ -16,7 +16,7 @@ from PIL import Image
 
 from decodetr.inference.detection import detect
 from decodetr.serving.app import create_app
-from decodetr.serving.engine import ModelEngine
+from decodetr.serving.model_engine import ModelEngine
 from decodetr.serving.settings import ServeSettings
 
 PNG = {"content-type": "image/png"}
