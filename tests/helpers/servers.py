@@ -21,7 +21,7 @@ def client_of(engine, **settings):
         yield client
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=300):
     """Wait until something holds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -39,7 +39,7 @@ class GatedEngine(ModelEngine):
         self.batches = []
 
     def detect(self, pictures, search, *asked):
-        assert self.gate.wait(timeout=30)
+        assert self.gate.wait(timeout=300)
         self.batches.append((tuple(search.names), len(pictures)))
         return super().detect(pictures, search, *asked)
 

@@ -1,6 +1,7 @@
 """A server of an exported model: the same answers as the model's, names from its file."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from decodetr import DeCoDetrImageProcessor, Vocabulary
 from decodetr.cli import main
 from decodetr.export.export_run import export_model
 from decodetr.export.settings import ExportSettings
+from decodetr.processing import DeCoDetrImageProcessorPil
 from decodetr.runtime import ExportedDetector
+from decodetr.runtime.preprocessing import FIELDS, Preprocessing
 from decodetr.runtime.sessions import TorchSession
 from decodetr.serving import server
 from decodetr.serving.exported_engine import ExportedEngine
@@ -45,6 +48,40 @@ def same(entry, expected):
     np.testing.assert_allclose([row["box"] for row in entry["detections"]], expected["boxes"], atol=0.02)
 
 
+class Stub:
+    """What the engine asks of an exported model. Its one detection has the first name and the whole picture."""
+
+    names = NAMES
+    description = SimpleNamespace(top_k=7, runtime="onnx", common_threshold=0.3, name_thresholds={"dog": 0.9})
+
+    def __init__(self):
+        self.preprocess = Preprocessing({name: getattr(DeCoDetrImageProcessorPil(size=SIZE), name) for name in FIELDS})
+        self.description.thresholds = lambda names, threshold: [threshold or 0.3] * len(names)
+        self.made, self.asked = [], []
+
+    def tables_of(self, names):
+        self.made.append(names)
+        return ("tables of", *names)
+
+    def detect(self, images, names, threshold, top_k):
+        self.asked.append((len(images), names, top_k))
+        return [{"names": ["dog"], "scores": [0.5], "boxes": [[0.0, 32.0, *image.size]]} for image in images]
+
+
+def test_pictures_wait_at_the_size_of_the_graph_and_boxes_are_of_the_pictures(picture):
+    stub = Stub()
+    engine = ExportedEngine(stub, "exported", kept_names=2)
+    with client_of(engine, batch_size=1) as client:
+        for names in ("dog", "dog", "dog,cat", "dog"):
+            answer = client.post(f"/v1/detect?names={names}", files={"image": picture.bytes})
+            assert answer.json()["detections"] == [{"name": "dog", "score": 0.5, "box": [0.0, 30.0, 90.0, 60.0]}]
+        assert client.post("/v1/detect?threshold=0.6", files={"image": picture.bytes}).json()["detections"] == []
+    assert stub.made == [("dog",), ("dog", "cat"), ("dog",)]  # of which the first had to go
+    assert [asked for asked in stub.asked if asked[1]][:2] == [(1, ("tables of", "dog"), 7)] * 2
+    assert engine.prepare(picture.image).inputs.size == (64, 64)
+
+
+@pytest.mark.slow
 def test_it_answers_as_the_model(model, folder):
     images = pictures()
     own = torch_detections(model, images)
@@ -71,6 +108,7 @@ def test_it_answers_as_the_model(model, folder):
         assert facts["names"] == NAMES and facts["new_names"] is False and facts["device"] == "pt2"
 
 
+@pytest.mark.slow
 def test_the_command_serves_it(folder, capsys, monkeypatch):
     class Server:
         def __init__(self, engine, settings, tell, access_log):
