@@ -2,7 +2,7 @@
 
     python benchmarks/certain_queries.py --model scenes-decodetr --data DIR
 
-"rule" is what a forward does on a CPU when nobody asks otherwise, "above T" what `decodetr predict --threshold T` needs.
+"rule" is what a forward does on a CPU when nobody asks otherwise, "above T" what `predict --threshold T` needs.
 "read" is how many queries of a picture are read: mean, and the most of any.
 """
 

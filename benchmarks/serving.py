@@ -231,7 +231,9 @@ def overload(folder, contents, args):
 
 def report(result, args):
     """Print the tables."""
-    from harness import say, show, spread, table
+    from harness import say, table
+
+    from decodetr.speed.timing import show, spread
 
     rounds = result["rounds"]
     bare = [found["a_second"] for found in rounds["bare forward"]]
@@ -285,7 +287,9 @@ def main(argv=None) -> int:
     """Measure, print, write."""
     args = parser().parse_args(argv)
     import torch
-    from harness import environment, say
+    from harness import say
+
+    from decodetr.speed.machine import environment
 
     torch.set_num_threads(args.threads)
     settings = {key: value for key, value in vars(args).items() if key != "output"}

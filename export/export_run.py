@@ -130,7 +130,7 @@ def _program(graph, settings, size):
     try:
         return trace(traced, size), settings
     except ValueError as error:
-        if settings.batch_size is not None:
+        if settings.batch_size is not None or settings.dynamic_size:
             raise
         logger.warning("the batch cannot be left open, so the graph takes one image at a time: %s", error)
     settings = replace(settings, batch_size=1)

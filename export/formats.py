@@ -78,8 +78,10 @@ def _name_sizes(model, inputs):
     values = [*model.graph.inputs, *model.graph.outputs, *(value for node in model.graph for value in node.outputs)]
     for value in values:
         for axis, size in enumerate(value.shape or ()):
-            if not isinstance(size, int):
-                value.shape[axis] = pattern.sub(lambda found: words[found[1]], str(size))
+            if (
+                not isinstance(size, int) and size.value is not None
+            ):  # sizes of one name are equal, unknown ones are not
+                value.shape[axis] = pattern.sub(lambda found: words[found[1]], str(size.value))
 
 
 def foreign_operators(file: str | Path) -> list[str]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from decodetr.export.graph import DetectionGraph
+from decodetr.runtime.description import LEAST_PIXELS
 
 # Of transformers: its checks of sizes are operators that ONNX does not know.
 _CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
@@ -32,8 +33,8 @@ def trace(graph: DetectionGraph, size: tuple[int, int]) -> torch.export.Exported
     if settings.batch_size is None:
         sizes[0] = torch.export.Dim("batch", min=1, max=_MOST_IMAGES)
     if settings.dynamic_size:
-        sizes[2] = torch.export.Dim("height", min=32, max=_MOST_PIXELS)
-        sizes[3] = torch.export.Dim("width", min=32, max=_MOST_PIXELS)
+        sizes[2] = torch.export.Dim("height", min=LEAST_PIXELS, max=_MOST_PIXELS)
+        sizes[3] = torch.export.Dim("width", min=LEAST_PIXELS, max=_MOST_PIXELS)
     shapes: list[dict[int, torch.export.Dim]] = [sizes]
     if settings.names_input:
         tables = model.tables()

@@ -29,8 +29,22 @@ if TYPE_CHECKING:
     import PIL.Image
 
 
+def _with_min_score(parameters, threshold):
+    """Parameters of the three steps of a pipeline. The model reads the queries that can reach the threshold."""
+    before, _, after = parameters
+    least = min(threshold) if isinstance(threshold, list) and threshold else threshold
+    return before, {} if least is None else {"min_score": max(0.0, min(1.0, float(least)))}, after
+
+
 class DeCoDetrDetector(ObjectDetectionPipeline):
     """`pipeline("object-detection")` of a DeCo-DETR. `threshold`: one, or one for each name. Default: the model's."""
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        return _with_min_score(super()._sanitize_parameters(**kwargs), kwargs.get("threshold"))
+
+    def _forward(self, model_inputs: dict[str, Any], min_score: float | None = None) -> dict[str, Any]:
+        least = lowest_threshold(self.model.config, min_score)
+        return super()._forward({**model_inputs, "min_score": least})
 
     def preprocess(self, image: str | Path | PIL.Image.Image, timeout: float | None = None) -> dict[str, Any]:
         """A picture: a file, a URL or a PIL image."""
@@ -104,7 +118,10 @@ class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
         size = torch.tensor([[picture.height, picture.width]])
         yield {"is_last": True, "target_size": size, "candidate_labels": labels, **features}
 
-    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
+        return _with_min_score(super()._sanitize_parameters(**kwargs), kwargs.get("threshold"))
+
+    def _forward(self, model_inputs: dict[str, Any], min_score: float | None = None) -> dict[str, Any]:
         """One pass over all labels of the images that have the same ones. The model keeps its names."""
         labels = model_inputs.pop("candidate_labels")
         count = len(model_inputs["pixel_values"])
@@ -123,7 +140,8 @@ class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
             images: dict[str, torch.Tensor] = {
                 key: model_inputs[key][rows] for key in ("pixel_values", "pixel_mask") if key in model_inputs
             }
-            outputs: Any = forward(self.model, images, tables=chosen)
+            least = lowest_threshold(self.model.config, min_score)
+            outputs: Any = forward(self.model, images, tables=chosen, min_score=least)
             for row, logits, boxes in zip(rows, outputs.logits, outputs.pred_boxes):
                 found[row] = logits, boxes, chosen.vocabulary.names, names
         columns = [list(column) for column in zip(*(found[row] for row in range(count)))]

@@ -55,7 +55,7 @@ def detect_in_tiles(
     merged = sv.Detections.merge(found)
     if len(merged) and len(tiles) > 1:
         merged = _merge(merged, np.array(tile_of), tiles.astype(np.float32))
-    return merged[np.argsort(-merged.confidence, kind="stable")] if len(merged) else merged
+    return _best_first(merged)
 
 
 def tiles_of(picture: tuple[int, int], size: int, overlap: float = 0.2) -> np.ndarray:
@@ -80,6 +80,10 @@ def _moved(result, tile):
     """Detections of a tile in pixels of the picture, cut off at the tile."""
     result.xyxy = np.clip(result.xyxy + tile[[0, 1, 0, 1]], tile[[0, 1, 0, 1]], tile[[2, 3, 2, 3]]).astype(np.float32)
     return result[(result.xyxy[:, 2:] > result.xyxy[:, :2]).all(axis=1)]
+
+
+def _best_first(found):
+    return found[np.argsort(-found.confidence, kind="stable")] if len(found) else found
 
 
 class _Parts(NamedTuple):

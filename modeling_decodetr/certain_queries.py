@@ -36,7 +36,7 @@ class CertainQueries(NamedTuple):
 
     def put(self, values: torch.Tensor, queries: int, other: float) -> torch.Tensor:
         """(B, N, C) with values (B, k, C) in their places, and `other` everywhere else."""
-        whole = values.new_full((len(values), queries, values.shape[-1]), other)
+        whole = values.new_full((values.shape[0], queries, values.shape[-1]), other)
         values = values.masked_fill(~self.kept[..., None], other)
         return whole.scatter_(1, self.index[..., None].expand_as(values), values)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -259,6 +258,5 @@ def _one_by_one(detector, pictures) -> Callable[[], Any]:
 def _take_names(detector, model):
     """Let a detector look for the names of a model."""
     if isinstance(detector, ExportedDetector):
-        with tempfile.TemporaryDirectory() as folder:
-            model.vocabulary.save_pretrained(folder)
-            detector.set_names(vocabulary=folder)
+        own = model.vocabulary
+        detector.set_embeddings(own.names, own.embeddings.cpu().numpy(), own.info)

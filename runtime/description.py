@@ -11,6 +11,8 @@ from decodetr.utils.documents import read_json
 FILE = "export.json"
 FORMAT, FORMAT_VERSION = "decodetr-export", 1
 TABLES_FILE = "name_tables.safetensors"
+# Of a side, where it is open: a map of one cell would be a case of its own, and the coarsest ones have one for 64 pixels.
+LEAST_PIXELS = 65
 MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.xml", "pt2": "model.pt2"}  # by --format
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from decodetr.runtime.description import MODEL_FILES, find_export, read_description
-from decodetr.runtime.name_tables import NameSpace, NameTables
+from decodetr.runtime.description import LEAST_PIXELS, MODEL_FILES, find_export, read_description
+from decodetr.runtime.name_tables import NameSpace, NameTables, checked_names
 from decodetr.runtime.post_processing import best_pairs, corners, sigmoid
 from decodetr.runtime.preprocessing import Preprocessing
 from decodetr.runtime.sessions import open_session
@@ -86,6 +86,21 @@ class ExportedDetector:
         """
         self._tables = self.tables_of(names, vocabulary)
 
+    def set_embeddings(self, names: Sequence[str], embeddings: np.ndarray, info: dict | None = None) -> None:
+        """Look for names whose embeddings are at hand from now on.
+
+        Args:
+            names (K texts). embeddings (K, d): float32 rows of any length. info (dict, *optional*): who made them.
+
+        Raises:
+            ValueError: the names are baked into the graph, or the rows do not fit it.
+        """
+        names, embeddings = checked_names(names), np.asarray(embeddings, dtype=np.float32)
+        shape = (len(names), self.description.embedding_dim)
+        if embeddings.shape != shape or not np.isfinite(embeddings).all():
+            raise ValueError(f"embeddings: expected {shape} finite numbers, got an array {embeddings.shape}")
+        self._tables = self._own_space().tables(names, embeddings, dict(info or {}))
+
     def detect(
         self,
         images: Iterable[PIL.Image.Image | np.ndarray | str | Path],
@@ -130,12 +145,16 @@ class ExportedDetector:
     def tables_of(self, names: Sequence[str] | None = None, vocabulary: str | Path | None = None) -> NameTables:
         """What a call needs of other names, for those that have them again and again. Arguments and errors as of
         [`ExportedDetector.set_names`]."""
+        space = self._own_space()
+        return space.stored(names) if vocabulary is None else space.of_folder(vocabulary, names)
+
+    def _own_space(self):
         if self._space is None:
             raise ValueError(
                 f"{self.folder}: its {len(self.description.names)} names are baked into the graph; `decodetr export "
                 "--names-input` makes one that takes any"
             )
-        return self._space.stored(names) if vocabulary is None else self._space.of_folder(vocabulary, names)
+        return self._space
 
     def _batches(self, pictures) -> Iterator[tuple[list[int], np.ndarray]]:
         """(places of pictures, their pixel_values) of one size each, and as many at once as the graph takes."""
@@ -145,6 +164,8 @@ class ExportedDetector:
             fixed = self.description.image_size
             if fixed is not None and list(size) != fixed:
                 raise ValueError(f"the graph takes images of {fixed}, the preprocessing of export.json makes {size}")
+            if fixed is None and min(size) < LEAST_PIXELS:
+                raise ValueError(f"the graph takes images of at least {LEAST_PIXELS} pixels a side, got {size}")
             groups.setdefault(size, []).append(place)
         fixed_batch = self.description.batch_size
         for size, places in groups.items():

@@ -50,7 +50,8 @@ class Service:
     def __init__(self, engine: Engine, settings: ServeSettings) -> None:
         self.engine, self.settings = engine, settings
         self.inside = 0  # pictures let in and not answered. Of the event loop alone
-        self.ready, self.failed = False, None
+        self.ready = False
+        self.failed: Exception | None = None
         self._reading = ThreadPoolExecutor(settings.workers, "decodetr-read")
         self._embedding = ThreadPoolExecutor(1, "decodetr-names")  # a slow text model keeps no picture waiting
         self.batcher: Batcher[Asked, dict[str, list]] = Batcher(

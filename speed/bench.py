@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from torchvision.io import encode_jpeg
 from torchvision.ops import box_iou
 from tqdm.auto import tqdm
@@ -40,6 +39,7 @@ from decodetr.utils.devices import pick_device
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import write_json
 from decodetr.utils.images import open_image
+from decodetr.utils.model_identity import folder_digest
 from decodetr.utils.outputs import unwritten
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Group:
             except _Skipped as reason:
                 row["skipped"] = str(reason)
                 calls.pop(number, None)
-            except (RuntimeError, TypeError, ValueError) as error:  # of the library, at this precision
+            except (RuntimeError, ValueError) as error:  # of the library, at this precision
                 row["skipped"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
                 calls.pop(number, None)
         if calls:
@@ -179,15 +179,13 @@ class Group:
         return lambda: one.forward(batch, how)
 
     def _first(self, one, how, call, row):
-        """Seconds of the first call, which is no run. What would take too long is told by a part of it, if it can."""
+        """Seconds of a call that is no run. What would take too long is told by a part of it, if it can."""
         pictures = [open_image(file) for file in self.files]
         batch = one.prepare(pictures)
         sizes = [(picture.height, picture.width) for picture in pictures]
         row["image_size"] = list(batch["pixel_values"].shape[-2:])
         passes = f"{self.setting.names:,} names take {len(one.texts)} passes: " if len(one.texts) > 1 else ""
         self._within(one.least_seconds(batch), self.rounds, f"{passes}a call takes at least")
-        if self.setting.what == "forward" and one.counts_flops:
-            row["flops"] = flops(one, batch, how)
         if how == "compile":
             for _ in range(2):  # which compile, and record graphs
                 found = one.finish(one.forward(batch, how), sizes)
@@ -200,10 +198,14 @@ class Group:
         if self.setting.what == "forward" and (read := one.read(result)) is not None:
             row["read"] = read
         del result
+        if self.setting.what == "forward" and one.counts_flops:
+            row["flops"] = flops(one, batch, how)
         if self.device.type == "cuda":
             before = used_bytes(self.device)
             reset_peak(self.device)
+            start = clock(self.device)
             call()
+            seconds = clock(self.device) - start  # the first one also loaded kernels
             row["memory_bytes"] = peak_bytes(self.device) - before
         return seconds
 
@@ -249,12 +251,17 @@ def words_of(setting: Setting) -> str:
 def flops(one: Contestant, batch: dict[str, torch.Tensor], how: How = "eager") -> int:
     """FLOPs of a forward: two for every multiply-add of matrix products, convolutions and attention, nothing else; no
     `grid_sample`."""
-    # The counter does not see into inference mode, nor into the CPU's fused attention.
-    with torch.inference_mode(False), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    # The counter does not see into inference mode, and does not know the CPU's fused attention.
+    fused = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    with torch.inference_mode(False), torch.no_grad():
         batch = {key: value.clone() for key, value in batch.items()}
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=fused) as counter:
             one.passes(one.module, batch, how)
     return counter.get_total_flops()
+
+
+def _attention_flops(query, key, value, *args, out_shape=None, **kwargs):
+    return sdpa_flop_count(query, key, value)
 
 
 class Bench:
@@ -267,7 +274,8 @@ class Bench:
     def __init__(self, options: BenchOptions) -> None:
         self.options = options
         self.device, self.dtype = pick_device(options.device), getattr(torch, options.dtype)
-        self.fixed: list[Contestant] | None = None  # those that have the queries that they were made with
+        # A folder that changes meanwhile is another model.
+        self.digests = {name: folder_digest(name) for name in options.models if name not in OURS}
         self.document: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
@@ -332,7 +340,8 @@ class Bench:
 
     def _identity(self, setting, wanted):
         asked = {"how": list(self.options.how), "queries_read": list(self.options.queries_read)}
-        return {"setting": asdict(setting), "contestants": wanted, **asked}
+        contestants = [[name, self.digests.get(name)] for name in wanted]
+        return {"setting": asdict(setting), "contestants": contestants, **asked}
 
     def _has(self, setting, wanted):
         """Whether the group is there, and nothing in it was skipped that a higher limit may let through."""

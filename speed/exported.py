@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,9 +60,8 @@ class Exported(Contestant):
         if own.batch_size not in (None, batch_size):
             raise ValueError(f"the graph takes batches of {own.batch_size}; export it with a dynamic one")
         if own.names_input:
-            with TemporaryDirectory() as folder:
-                random_names(count, own.embedding_dim).save_pretrained(folder)
-                self.detector.set_names(vocabulary=folder)
+            vocabulary = random_names(count, own.embedding_dim)
+            self.detector.set_embeddings(vocabulary.names, vocabulary.embeddings.numpy())
         elif len(own.names) != count:
             raise ValueError(
                 f"its {len(own.names)} names are baked into the graph; `decodetr export --names-input` makes one that "

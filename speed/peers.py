@@ -93,15 +93,16 @@ class GroundingDino(Contestant):
 
     def finish(self, outputs: list[Any], sizes: list[tuple[int, int]]) -> list[dict[str, list]]:
         """The score of a name is the mean of its tokens'; the best over all prompts are kept."""
-        merged: list[dict[str, list]] = [{"scores": [], "labels": [], "boxes": []} for _ in sizes]
+        prompts = []
         for output, (weights, first) in zip(outputs, self.spans):
-            scores = output.logits.sigmoid() @ weights
-            for all_of_it, one in zip(merged, best_pairs(scores, output.pred_boxes, sizes)):
-                one["labels"] = one["labels"] + first
-                for key, value in one.items():
-                    all_of_it[key] += value.tolist()
-        order = [sorted(range(len(one["scores"])), key=lambda i, one=one: -one["scores"][i])[:TOP_K] for one in merged]
-        return [{key: [values[i] for i in rows] for key, values in one.items()} for one, rows in zip(merged, order)]
+            pairs = best_pairs(output.logits.sigmoid() @ weights, output.pred_boxes, sizes)
+            prompts.append([{**one, "labels": one["labels"] + first} for one in pairs])
+        found = []
+        for parts in zip(*prompts):
+            whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+            best = whole["scores"].argsort(descending=True)[:TOP_K]
+            found.append({key: value[best] for key, value in whole.items()})
+        return _lists(found)
 
 
 class _Texts(Contestant):

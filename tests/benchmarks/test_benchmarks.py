@@ -10,7 +10,7 @@ from helpers.paths import BENCHMARKS
 from helpers.tiny_models import tiny_model, write_tiny_config
 
 
-@pytest.mark.parametrize("command", ["overhead.py", "train_step.py"])
+@pytest.mark.parametrize("command", ["overhead.py", "train_step.py", "exported.py"])
 def test_help_imports_nothing_heavy(command):
     code = f"import runpy, sys; sys.argv = ['x', '--help']; sys.path.insert(0, {str(BENCHMARKS)!r})\n"
     code += f"try: runpy.run_path({str(BENCHMARKS / command)!r}, run_name='__main__')\nexcept SystemExit: pass\n"
@@ -253,3 +253,21 @@ def test_overhead_of_evaluation_counts_both(monkeypatch):
 
     found = evaluation.measure_overhead(images=8, runs=1)
     assert found["evaluation"]["median"] == pytest.approx(found["inference"]["median"] * found["ratio"]["median"])
+
+
+@pytest.mark.slow
+def test_exported_models_are_timed_beside_eager(tmp_path, monkeypatch, capsys):
+    import exported
+
+    from decodetr import DeCoDetrImageProcessor
+
+    names = [f"name {i}" for i in range(exported.COMMON)]
+    monkeypatch.setattr(exported, "MANY", exported.COMMON)
+    tiny = tiny_model("detr", names=names).eval(), DeCoDetrImageProcessor(size={"height": 64, "width": 64})
+    monkeypatch.setattr(exported, "build", lambda family: tiny)
+    words = ["--models", "detr", "--queries", "9", "--runs", "2", "--threads", "1"]
+    assert exported.main([*words, "--output", str(tmp_path / "a.json")]) == 0
+    (one,) = json.loads((tmp_path / "a.json").read_text())["results"]
+    assert one["parity"]["found"] == 60 and one["dynamic"] == ["batch", "names"] and one["load_seconds"] > 0
+    assert one["many_names"]["exported"]["runs"] == 2 and one["over_eager"]["median"] > 0
+    assert "DETR-R50" in capsys.readouterr().out

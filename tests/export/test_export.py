@@ -21,7 +21,9 @@ from decodetr.export.formats import foreign_operators
 from decodetr.export.graph import DetectionGraph
 from decodetr.export.parity import check_parity
 from decodetr.export.settings import ExportSettings
+from decodetr.inference.detection import detect
 from decodetr.modeling_decodetr.embedding_artifact import random_rows
+from decodetr.processing import DeCoDetrImageProcessorPil
 from decodetr.runtime import ExportedDetector
 
 NAMES = ["cat", "dog", "salt, pepper", "cat"]
@@ -110,6 +112,24 @@ def test_names_are_swapped_without_exporting_again(model, folder, tmp_path):
     with pytest.raises(ValueError, match="no stored embedding"):
         detector.set_names(["bird"])
     assert detector.names == NAMES
+
+
+def test_names_come_with_their_embeddings(model, folder):
+    loaded = ExportedDetector(folder)
+    rows = model.vocabulary.embeddings[[2, 0]].numpy()
+    before = loaded.detect(pictures(), threshold=0.0)
+    loaded.set_embeddings(["new", "other"], 7 * rows, {"encoder": "some"})  # of any length
+    assert loaded.names == ["new", "other"] and loaded.vocabulary_info == {"encoder": "some"}
+    known = ExportedDetector(folder)
+    known.set_names([NAMES[2], NAMES[0]])
+    renamed = {"new": NAMES[2], "other": NAMES[0]}
+    found = loaded.detect(pictures(), threshold=0.0)
+    found = [{**one, "names": [renamed[name] for name in one["names"]]} for one in found]
+    assert_same(found, known.detect(pictures(), threshold=0.0))
+    for names, wrong in ((["x"], rows), (["x", "y"], rows[:, :-1]), (["x", "y"], rows * np.nan)):
+        with pytest.raises(ValueError, match="finite numbers, got an array"):
+            loaded.set_embeddings(names, wrong)
+    assert loaded.names == ["new", "other"] and len(before) == 3
 
 
 def test_threads_share_a_detector(detector, folder):
@@ -327,6 +347,18 @@ def test_damaged_exports_are_refused(folder, tmp_path):
         ExportedDetector(tmp_path)
     with pytest.raises(FileNotFoundError, match="no exported model is there: expected a folder with export.json"):
         ExportedDetector(tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_images_of_any_size(tmp_path):
+    """They keep their shape, and those of one size share a batch."""
+    model = tiny_model("detr").eval()
+    processor = DeCoDetrImageProcessorPil(size={"shortest_edge": 80, "longest_edge": 150})
+    made = _exported(model, tmp_path, "onnx", processor=processor, dynamic_size=True)
+    assert made.description.dynamic == ["batch", "height", "width"] and made.description.image_size is None
+    images = [*pictures(), *pictures(seed=1)]
+    found = ExportedDetector(tmp_path).detect(images, threshold=0.0)
+    assert_same(found, [detect(model, processor, [image], 0.0)[0] for image in images])
 
 
 @pytest.mark.slow

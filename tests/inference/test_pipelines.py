@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import tiny_peers
 from helpers.pictures import write_image
+from helpers.tiny_models import tiny_model
 from PIL import Image
 from transformers import ObjectDetectionPipeline, pipeline
 from transformers.pipelines.zero_shot_object_detection import ZeroShotObjectDetectionPipeline
@@ -206,3 +207,22 @@ def test_post_processing_with_names(tiny_detector_folder, image):
     for wrong, message in (([NAMES], r"got \[3\]"), ([NAMES, NAMES[:2]], r"got \[3, 2\]"), ([NAMES, "abc"], "'abc'")):
         with pytest.raises(ValueError, match=f"3 names for each of the 2 images, {message}|{message}"):
             processor.post_process_grounded_object_detection(outputs, text_labels=wrong)
+
+
+@pytest.mark.parametrize("task", ["object-detection", "zero-shot-object-detection"])
+@pytest.mark.parametrize("threshold, least", [(None, 0.25), (0.6, 0.6), (0.0, 0.0), (-1.0, 0.0)])
+def test_the_model_reads_the_queries_that_can_reach_the_threshold(task, threshold, least, monkeypatch):
+    model = tiny_model("detr", score_threshold=0.5, name_thresholds={"cat": 0.25}).eval()
+    detector = pipeline(task, model=model, image_processor=DeCoDetrImageProcessor(size={"height": 64, "width": 64}))
+    asked, forward = [], type(model).forward
+
+    def watched(self, *args, min_score="none", **kwargs):
+        asked.append(min_score)
+        return forward(self, *args, min_score=min_score, **kwargs)
+
+    monkeypatch.setattr(type(model), "forward", watched)
+    options = {} if threshold is None else {"threshold": threshold}
+    if task.startswith("zero"):
+        options["candidate_labels"] = ["cat"]
+    detector(Image.new("RGB", (80, 60)), **options)
+    assert asked == [least]

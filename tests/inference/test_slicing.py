@@ -1,10 +1,16 @@
 """Tiles: what lies across their borders comes out whole, and once."""
 
+import json
+
 import numpy as np
 import PIL.Image
 import pytest
 import supervision as sv
 
+from decodetr.cli import main
+from decodetr.inference.detection import detect
+from decodetr.inference.loading import load_model
+from decodetr.inference.shown import to_supervision
 from decodetr.inference.slicing import detect_in_tiles, tiles_of
 
 
@@ -266,3 +272,26 @@ def test_tiles_are_cut_when_it_is_their_turn():
     assert len(detect_in_tiles(Counted((20_000, 20_000)), detector, 1000, 0.1, batch_size=8)) == 0
     # The picture has more pixels than a batch may have, so it goes alone.
     assert most[0] == 0 and max(most) == 8 and sum(most) == 23 * 23
+
+
+def test_the_command_detects_in_tiles(tiny_detector_folder, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(tmp_path / "a.png")
+    words = ["predict", tmp_path / "a.png", "--model", tiny_detector_folder, "--output", tmp_path / "out"]
+    options = "--slice 48 --threshold 0 --top-k 7 --batch-size 3 --device cpu --no-pictures --workers 0"
+    assert main([*map(str, words), *options.split()]) == 0
+    (entry,) = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
+
+    model, processor = load_model(tiny_detector_folder, device="cpu")
+    labels, sizes = {name: row for row, name in enumerate(model.vocabulary.names)}, []
+
+    def detector(tiles):
+        sizes.extend(tile.size for tile in tiles)
+        return [to_supervision(result, labels) for result in detect(model, processor, tiles, 0.0, 7)]
+
+    found = detect_in_tiles(PIL.Image.fromarray(pixels), detector, 48, 0.2, 3)[:7]
+    assert sizes == [(90, 60)] + 6 * [(48, 48)]
+    assert [row["name"] for row in entry["detections"]] == found.data["class_name"].tolist() and len(found) == 7
+    np.testing.assert_allclose([row["box"] for row in entry["detections"]], found.xyxy, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose([row["score"] for row in entry["detections"]], found.confidence, rtol=1e-4)
+    assert entry["best_score"] == pytest.approx(found.confidence.max(), rel=1e-4)

@@ -12,7 +12,7 @@ from decodetr.cli import main
 from decodetr.runtime.description import Description
 from decodetr.speed import bench
 from decodetr.speed.bench import Bench, BenchOptions, Group, Setting, same_share
-from decodetr.speed.contestants import of_random_weights
+from decodetr.speed.contestants import Contestant, of_random_weights
 from decodetr.speed.report import text_of, write_report
 from decodetr.utils.files import write_json
 
@@ -68,6 +68,40 @@ def test_times_and_ratios_are_those_of_the_clock(tiny, monkeypatch):
     assert ours["tables"] == (12 + 3) * 16 and bare["tables"] == 0
     assert [len(calls) for calls in costs.values()] == [3, 3]
     assert all(batch["pixel_values"].shape == (2, 3, 64, 64) for calls in costs.values() for batch in calls)
+
+
+def test_flops_are_those_of_the_formulas():
+    """A convolution of 3 x 3, an attention of the CPU's fused kernel and a linear layer."""
+
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = torch.nn.Conv2d(3, 8, 3, padding=1)
+            self.linear = torch.nn.Linear(8, 5)
+
+        def forward(self, pixel_values):
+            x = self.convolution(pixel_values).flatten(2).transpose(1, 2)[:, None]  # (B, 1, H W, 8)
+            return self.linear(torch.nn.functional.scaled_dot_product_attention(x, x, x))
+
+    one = Contestant("", "peer", Module(), None)
+    with torch.inference_mode():
+        counted = bench.flops(one, {"pixel_values": torch.ones(2, 3, 4, 6)})
+    places = 4 * 6
+    assert counted == 2 * (2 * places * 8 * 27 + 4 * places * places * 8 + 2 * places * 8 * 5)
+
+
+def test_another_model_in_a_folder_is_measured_anew(tiny, tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(Group, "measure", lambda group, bounds: measured.append(group) or [])
+    monkeypatch.setattr(
+        Bench, "_saved", lambda self, name, where: of_random_weights("detr", 12, None, CPU, torch.float32)
+    )
+    folder, output = tmp_path / "mine", str(tmp_path / "out")
+    folder.mkdir()
+    for content, times in (("{}", 1), ("{ }", 1), ('{"a": 1}', 2)):
+        (folder / "config.json").write_text(content, encoding="utf-8")
+        Bench(_options(models=(str(folder),), output=output)).run()
+        assert len(measured) == times
 
 
 def test_the_whole_way_from_a_file_is_timed(tiny, monkeypatch):
