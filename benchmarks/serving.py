@@ -44,15 +44,17 @@ def pictures(number, size):
 
 
 def model_folder(name, place):
-    """A folder, Hub name or shipped name; of a family of overhead.py a model of random weights in a new folder."""
-    from overhead import MODELS, build
+    """A folder, Hub name or shipped name; of a model of speed/catalog.py random weights in a new folder."""
+    import torch
 
-    if name not in MODELS:
+    from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
+    from decodetr.speed.catalog import OURS, STREAM
+
+    if name not in OURS:
         return name
-    from decodetr import DeCoDetrImageProcessor
-
-    fields = {"embedding_dim": 512, "coarse": 1203, "fine": 4800, "semantic_inputs": "query+region", "names": 80}
-    _, model = build(name, argparse.Namespace(**fields, device="cpu", dtype="float32"))
+    torch.manual_seed(0)
+    fields = {"detector_config": OURS[name].fields, "id2label": {i: f"name {i}" for i in range(80)}, **STREAM}
+    model = DeCoDetrForObjectDetection(DeCoDetrConfig(**fields))
     with committed(place) as staging:
         model.save_pretrained(staging)
         DeCoDetrImageProcessor().save_pretrained(staging)
@@ -231,7 +233,9 @@ def overload(folder, contents, args):
 
 def report(result, args):
     """Print the tables."""
-    from harness import say, show, spread, table
+    from harness import say, table
+
+    from decodetr.speed.timing import show, spread
 
     rounds = result["rounds"]
     bare = [found["a_second"] for found in rounds["bare forward"]]
@@ -285,7 +289,9 @@ def main(argv=None) -> int:
     """Measure, print, write."""
     args = parser().parse_args(argv)
     import torch
-    from harness import environment, say
+    from harness import say
+
+    from decodetr.speed.machine import environment
 
     torch.set_num_threads(args.threads)
     settings = {key: value for key, value in vars(args).items() if key != "output"}

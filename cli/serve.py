@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--model",
         default=DEFAULT_MODEL,
-        help=f"folder, Hub name or shipped name of a DeCo-DETR (default: {DEFAULT_MODEL}, which knows drawn scenes "
-        "only)",
+        help="folder, Hub name or shipped name of a DeCo-DETR, or what `decodetr export` wrote, which needs no torch "
+        f"(default: {DEFAULT_MODEL}, which knows drawn scenes only)",
     )
     add("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this machine (default: 127.0.0.1)")
     add("--port", type=int, default=8000, help="port to listen at; 0: a free one (default: 8000)")
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-new-names", action="store_true", help="refuse names without a stored embedding (default: embed them)")
     add_threshold(parser)
     add_device(parser)
-    add("--threads", type=int, help="threads of PyTorch on the CPU (default: its own choice)")
+    add("--threads", type=int, help="threads of the model on the CPU (default: its own choice)")
     for name, text in _LIMITS.items():
         default = getattr(_DEFAULTS, name)
         option = "--" + name.replace("_", "-")
@@ -75,23 +75,14 @@ def run(args: argparse.Namespace) -> int:
         lambda: _settings(args),
         lambda: "pool" if args.names == "pool" and not args.names_file else read_prompts(args.names, args.names_file),
         _check_packages,
-        lambda: expect("model", args.model, "config.json"),
+        lambda: _check_model(args),
         lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),
         lambda: expect("text model", args.clip, "config.json"),
     )
-    import torch
-
-    from decodetr.inference.loading import load_model
-    from decodetr.serving.engine import ModelEngine
     from decodetr.serving.server import Server, address_of, bind
-    from decodetr.utils.devices import pick_device
 
-    device, bound = run_checks(lambda: pick_device(args.device), lambda: bind(args.host, args.port))
-    with bound:
-        if args.threads is not None:
-            torch.set_num_threads(args.threads)
-        model, image_processor = load_model(args.model, args.vocabulary, names, device, args.clip)
-        engine = ModelEngine(model, image_processor, args.model, args.clip, settings.kept_names)
+    with bind(args.host, args.port) as bound:
+        engine = _engine(args, names, settings)
 
         def tell():
             sys.stdout.write(f"{_chosen(engine.facts(), settings)}\n{address_of(bound)}  (/docs says how to ask)\n")
@@ -101,6 +92,44 @@ def run(args: argparse.Namespace) -> int:
         server.run_on(bound)
     sys.stdout.write("ended: all that was let in has been answered\n")
     return 0
+
+
+def _check_model(args):
+    """Check that a model can be there, and runs on the device."""
+    from decodetr.runtime.description import find_export
+    from decodetr.runtime.providers import providers_of
+    from decodetr.utils.devices import pick_device
+
+    if find_export(args.model) is None:
+        expect("model", args.model, "config.json")
+        pick_device(args.device)
+        return
+    providers_of(args.model, args.device)
+    if args.clip:
+        raise ValueError(f"--clip: {args.model} is exported, and embeds no names; give the model itself")
+
+
+def _engine(args, names, settings):
+    """The model, loaded."""
+    from decodetr.runtime.description import find_export
+
+    if find_export(args.model) is not None:  # before torch is imported, which it does without
+        from decodetr.inference.exported_model import ExportedModel
+        from decodetr.runtime.providers import providers_of
+        from decodetr.serving.exported_engine import ExportedEngine
+
+        providers = providers_of(args.model, args.device)
+        exported = ExportedModel(args.model, names, args.vocabulary, providers, args.threads)
+        return ExportedEngine(exported.detector, args.model, settings.kept_names)
+    import torch
+
+    from decodetr.inference.loading import load_model
+    from decodetr.serving.model_engine import ModelEngine
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    model, image_processor = load_model(args.model, args.vocabulary, names, args.device, args.clip)
+    return ModelEngine(model, image_processor, args.model, args.clip, settings.kept_names)
 
 
 def _check_packages():
@@ -120,11 +149,11 @@ def _settings(args):
 
 def _chosen(facts, settings):
     """What is served, and how, for people."""
-    names = facts["names"]
+    names, threads = facts["names"], facts.get("threads")
     more = f", others by {facts['text_model']}" if settings.new_names and facts["text_model"] else ""
     least = facts["threshold"] if settings.threshold is None else settings.threshold
     return (
-        f"{facts['model']}: {len(names):,} names{more}; threshold {least:g}; {facts['device']}, {facts['threads']} "
-        f"threads; batches of {settings.batch_size}, {settings.max_wait_ms:g} ms apart; at most {settings.max_queue} "
-        "images at once"
+        f"{facts['model']}: {len(names):,} names{more}; threshold {least:g}; {facts['device']}"
+        f"{f', {threads} threads' if threads else ''}; batches of {settings.batch_size}, {settings.max_wait_ms:g} ms "
+        f"apart; at most {settings.max_queue} images at once"
     )

@@ -36,7 +36,7 @@ class ExportedModel:
         names ({name: texts} of `--names`, or "pool", *optional*): which of its names, or of those of `vocabulary`, are
             looked for.
         vocabulary (*optional*): folder of a vocabulary that replaces the stored one.
-        providers (list[str], *optional*): see [`ExportedDetector`].
+        providers (list[str], *optional*), threads (int, *optional*): see [`ExportedDetector`].
 
     Raises:
         ValueError: names that it cannot look for, and as [`ExportedDetector`].
@@ -48,8 +48,9 @@ class ExportedModel:
         names: Mapping[str, Sequence[str]] | str | None = None,
         vocabulary: str | Path | None = None,
         providers: Sequence[str] | None = None,
+        threads: int | None = None,
     ) -> None:
-        self.detector = ExportedDetector(place, providers=providers)
+        self.detector = ExportedDetector(place, threads, providers)
         if isinstance(names, str):
             raise ValueError("--names pool: an exported model has no captions; give the model itself")
         if own := [name for name, texts in (names or {}).items() if list(texts) != [name]]:

@@ -84,7 +84,7 @@ class ExportedDetector:
             ValueError: the names are baked into the graph, are not stored, or do not fit the model. It is then as it
                 was.
         """
-        self._tables = self._tables_of(names, vocabulary)
+        self._tables = self.tables_of(names, vocabulary)
 
     def set_embeddings(self, names: Sequence[str], embeddings: np.ndarray, info: dict | None = None) -> None:
         """Look for names whose embeddings are at hand from now on.
@@ -104,7 +104,7 @@ class ExportedDetector:
     def detect(
         self,
         images: Iterable[PIL.Image.Image | np.ndarray | str | Path],
-        names: Sequence[str] | None = None,
+        names: Sequence[str] | NameTables | None = None,
         threshold: float | None = None,
         top_k: int = 100,
     ) -> list[dict[str, list]]:
@@ -112,7 +112,7 @@ class ExportedDetector:
         Args:
             images: PIL images of any mode, arrays (H, W, 3) of uint8 in RGB, or picture files, which are turned as
                 EXIF says. Any number, of any sizes.
-            names (list[str], *optional*): for this call alone, as of [`ExportedDetector.set_names`].
+            names (list[str], or of [`ExportedDetector.tables_of`], *optional*): for this call alone.
             threshold (float, *optional*): only scores above it. Default: what the model says, for each name.
             top_k (int): at most so many detections an image, chosen before the threshold.
 
@@ -129,7 +129,7 @@ class ExportedDetector:
             raise ValueError(f"top_k must be at least 1{most}, got {top_k}")
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be in 0 to 1, got {threshold}")
-        tables = self._tables if names is None else self._tables_of(names, None)
+        tables = self._tables if names is None else names if isinstance(names, NameTables) else self.tables_of(names)
         known = own.names if tables is None else tables.names
         if isinstance(images, str | os.PathLike | np.ndarray | PIL.Image.Image):
             raise ValueError(f"images must be a list, got {type(images).__name__}; write [image]")
@@ -142,7 +142,9 @@ class ExportedDetector:
                 found[place] = self._detections({k: v[row] for k, v in outputs.items()}, size, known, threshold, top_k)
         return found
 
-    def _tables_of(self, names, vocabulary):
+    def tables_of(self, names: Sequence[str] | None = None, vocabulary: str | Path | None = None) -> NameTables:
+        """What a call needs of other names, for those that have them again and again. Arguments and errors as of
+        [`ExportedDetector.set_names`]."""
         space = self._own_space()
         return space.stored(names) if vocabulary is None else space.of_folder(vocabulary, names)
 

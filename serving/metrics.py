@@ -24,24 +24,23 @@ class Metrics:
     """
 
     def __init__(self, waiting: Callable[[], int], inside: Callable[[], int], batch_size: int) -> None:
-        self.registry = CollectorRegistry()
-        common = {"registry": self.registry}
-        ProcessCollector(registry=self.registry)
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self.requests = Counter(
-            "decodetr_requests", "Requests that were answered.", ["path", "status"], registry=self.registry
+            "decodetr_requests", "Requests that were answered.", ["path", "status"], registry=registry
         )
         self.seconds = Histogram(
             "decodetr_request_seconds",
             "From head to answer.",
             ["path"],
             buckets=_SECONDS,
-            **common,
+            registry=registry,
         )
         sizes = sorted({1, *(2**i for i in range(1, 10) if 2**i < batch_size), batch_size})
-        self.batches = Histogram("decodetr_batch_pictures", "Pictures of a batch.", buckets=sizes, **common)
-        self.model = Histogram("decodetr_batch_seconds", "The model on a batch.", buckets=_SECONDS, **common)
-        Gauge("decodetr_queue_pictures", "Pictures that wait for the model.", **common).set_function(waiting)
-        Gauge("decodetr_inside_pictures", "Pictures let in and not answered.", **common).set_function(inside)
+        self.batches = Histogram("decodetr_batch_pictures", "Pictures of a batch.", buckets=sizes, registry=registry)
+        self.model = Histogram("decodetr_batch_seconds", "The model on a batch.", buckets=_SECONDS, registry=registry)
+        Gauge("decodetr_queue_pictures", "Pictures that wait for the model.", registry=registry).set_function(waiting)
+        Gauge("decodetr_inside_pictures", "Pictures let in and not answered.", registry=registry).set_function(inside)
 
     def batch(self, pictures: int, seconds: float) -> None:
         """Count a batch."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from decodetr.serving.settings import ServeSettings
 
     Result = TypeVar("Result")
-    Asked = tuple[Prepared, Search, int]
+    Asked = tuple[Prepared, Search, int, float]
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,8 @@ class Service:
     def __init__(self, engine: Engine, settings: ServeSettings) -> None:
         self.engine, self.settings = engine, settings
         self.inside = 0  # pictures let in and not answered. Of the event loop alone
-        self.ready, self.failed = False, None
+        self.ready = False
+        self.failed: Exception | None = None
         self._reading = ThreadPoolExecutor(settings.workers, "decodetr-read")
         self._embedding = ThreadPoolExecutor(1, "decodetr-names")  # a slow text model keeps no picture waiting
         self.batcher: Batcher[Asked, dict[str, list]] = Batcher(
@@ -68,7 +69,7 @@ class Service:
             blank = await self.run(self.engine.prepare, Image.new("RGB", _BLANK, (128, 128, 128)))
             search = self.engine.search(None)
             for count in sorted({1, self.settings.batch_size}):
-                jobs = [self.batcher.submit((blank, search, 1), (search, blank.key)) for _ in range(count)]
+                jobs = [self.batcher.submit((blank, search, 1, 0.0), (search, blank.key)) for _ in range(count)]
                 await asyncio.gather(*map(asyncio.wrap_future, jobs))
         except Exception as error:
             self.failed = error
@@ -126,7 +127,8 @@ class Service:
         threshold = self.settings.threshold if payload.threshold is None else payload.threshold
         least = self.engine.least(search, threshold)
         pictures = await _all(self.run(self._prepare, *picture) for picture in payload.pictures)
-        jobs = [self.batcher.submit((one, search, payload.top_k), (search, one.key)) for one in pictures]
+        asked = (search, payload.top_k, min(least.values()))
+        jobs = [self.batcher.submit((one, *asked), (search, one.key)) for one in pictures]
         found = await _all(map(asyncio.wrap_future, jobs))
         return [_entry(picture, result, least) for picture, result in zip(pictures, found)]
 
@@ -163,8 +165,8 @@ class Service:
 
     def _detect(self, asked):
         """A batch, in the thread of the model. Each picture gets as many detections as it was asked for."""
-        pictures, searches, numbers = zip(*asked)
-        results = self.engine.detect(pictures, searches[0], max(numbers))
+        pictures, searches, numbers, least = zip(*asked)
+        results = self.engine.detect(pictures, searches[0], max(numbers), min(least))
         return [{key: values[:most] for key, values in result.items()} for result, most in zip(results, numbers)]
 
 

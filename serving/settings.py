@@ -25,7 +25,7 @@ class ServeSettings:
         workers (int): threads that decode and resize pictures.
         new_names (bool): whether names without a stored embedding are embedded by the text model of the others.
         body_seconds (float): how long the body of a request may take to arrive.
-        shutdown_seconds (float): how long answers may take that are on their way when the server is told to end.
+        shutdown_seconds (int): how long answers may take that are on their way when the server is told to end.
         origins (tuple[str]): web pages of other addresses whose scripts may read answers (CORS).
 
     Raises:
@@ -45,7 +45,7 @@ class ServeSettings:
     workers: int = 2
     new_names: bool = True
     body_seconds: float = 30.0
-    shutdown_seconds: float = 30.0
+    shutdown_seconds: int = 30
     origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

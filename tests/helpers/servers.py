@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from fastapi.testclient import TestClient
 
 from decodetr.serving.app import create_app
-from decodetr.serving.engine import ModelEngine
+from decodetr.serving.model_engine import ModelEngine
 from decodetr.serving.server import Server
 from decodetr.serving.settings import ServeSettings
 
@@ -21,7 +21,7 @@ def client_of(engine, **settings):
         yield client
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=300):
     """Wait until something holds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -38,24 +38,24 @@ class GatedEngine(ModelEngine):
         self.gate.set()
         self.batches = []
 
-    def detect(self, pictures, search, top_k):
-        assert self.gate.wait(timeout=30)
+    def detect(self, pictures, search, *asked):
+        assert self.gate.wait(timeout=300)
         self.batches.append((tuple(search.names), len(pictures)))
-        return super().detect(pictures, search, top_k)
+        return super().detect(pictures, search, *asked)
 
 
 class SlowEngine(ModelEngine):
     """A model that takes its time."""
 
-    def detect(self, pictures, search, top_k):
+    def detect(self, pictures, search, *asked):
         time.sleep(0.1)
-        return super().detect(pictures, search, top_k)
+        return super().detect(pictures, search, *asked)
 
 
 class BrokenEngine(ModelEngine):
     """A model that cannot detect."""
 
-    def detect(self, pictures, search, top_k):
+    def detect(self, pictures, search, *asked):
         raise RuntimeError("no kernel image")
 
 

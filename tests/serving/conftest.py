@@ -9,7 +9,7 @@ from helpers.servers import client_of
 from PIL import Image
 
 from decodetr.inference.loading import load_model
-from decodetr.serving.engine import ModelEngine
+from decodetr.serving.model_engine import ModelEngine
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,79 @@
+"""A model that `decodetr export` wrote, and that answers a server without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from decodetr.processing.picture_modes import to_rgb
+from decodetr.serving.engine import KeptSearches, Prepared, Search
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from PIL import Image
+
+    from decodetr.runtime.exported_detector import ExportedDetector
+
+
+class ExportedEngine:
+    """
+    Args:
+        detector ([`ExportedDetector`]). name: what it was loaded from. kept_names (int): names of earlier calls that
+            are kept.
+    """
+
+    def __init__(self, detector: ExportedDetector, name: str, kept_names: int = 20_000) -> None:
+        self.detector, self.name = detector, name
+        self._own = Search(detector.names, detector.names)
+        self.kept = KeptSearches(self._make, kept_names)
+
+    def facts(self) -> dict[str, Any]:
+        """Of the model: where it is from, names, thresholds, runtime."""
+        own = self.detector.description
+        return {
+            "model": self.name,
+            "names": self._own.names,
+            "threshold": own.common_threshold,
+            "name_thresholds": own.name_thresholds or {},
+            "text_model": None,
+            "device": own.runtime,
+        }
+
+    def knows(self, names: Sequence[str] | None) -> bool:
+        """An exported model never needs a text model: what it does not know it refuses."""
+        return True
+
+    def search(self, names: Sequence[str] | None) -> Search:
+        """See [`Engine`]. Only names that are stored, of a graph that reads its names."""
+        return self._own if names is None else self.kept.get(names)
+
+    def _make(self, names):
+        return Search(list(names), list(names), self.detector.tables_of(names))
+
+    def least(self, search: Search, threshold: float | None) -> Mapping[str, float]:
+        """See [`Engine`]."""
+        return dict(zip(search.names, self.detector.description.thresholds(search.names, threshold)))
+
+    def prepare(self, picture: Image.Image) -> Prepared:
+        """See [`Engine`]: the picture as large as the graph takes it, which a large one no longer is."""
+        steps, rgb = self.detector.preprocess, to_rgb(picture)
+        height, width = steps.target_size(picture.height, picture.width)
+        resized = rgb if rgb.size == (width, height) else rgb.resize((width, height), steps.resample)
+        return Prepared(resized, resized.size, picture.size, "orientation" in picture.info)
+
+    def detect(
+        self, pictures: Sequence[Prepared], search: Search, top_k: int, min_score: float
+    ) -> list[dict[str, list]]:
+        """See [`Engine`]."""
+        most = self.detector.description.top_k
+        top_k = top_k if most is None else min(top_k, most)
+        found = self.detector.detect([one.inputs for one in pictures], search.tables, 0.0, top_k)
+        return [{**result, "boxes": _scaled(result["boxes"], one)} for result, one in zip(found, pictures)]
+
+
+def _scaled(boxes, picture):
+    """Boxes in pixels of the resized picture as those of the picture."""
+    (width, height), (was_width, was_height) = picture.size, picture.inputs.size
+    across, down = width / was_width, height / was_height
+    return [[x0 * across, y0 * down, x1 * across, y1 * down] for x0, y0, x1, y1 in boxes]
