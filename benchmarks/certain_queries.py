@@ -10,6 +10,9 @@ import argparse
 from contextlib import contextmanager
 from unittest import mock
 
+from decodetr.utils.arguments import extend_lists
+from decodetr.utils.files import write_json
+
 
 @contextmanager
 def reading(options, counts):
@@ -59,15 +62,13 @@ def parser():
     arguments.add_argument("--counts", type=int, nargs="*", default=[8, 16, 24, 32, 48], help="numbers of queries")
     arguments.add_argument("--scores", type=float, nargs="*", default=[0.05, 0.3], help="least scores")
     arguments.add_argument("--output", help="write all numbers to this JSON file")
-    return arguments
+    return extend_lists(arguments)
 
 
 def main(argv=None) -> int:
     """Measure and print."""
     args = parser().parse_args(argv)
     from harness import say, table
-
-    from decodetr.utils.files import write_json
 
     rows = {"all": {"min_score": 0.0}, "rule": {}}
     rows |= {str(count): {"semantic_queries": count} for count in args.counts}

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"zero-shot detectors of transformers beside them, of random weights: {', '.join(PEERS)}, or all "
         "(default: none)",
     )
-    add("--names", nargs="+", type=int, default=[80], metavar="K", help="numbers of names (default: 80)")
+    add("--name-counts", nargs="+", type=int, default=[80], metavar="K", help="numbers of names (default: 80)")
     add("--batch-sizes", nargs="+", type=int, default=[1], metavar="B", help="images at once (default: 1)")
     add(
         "--queries",
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     options = BenchOptions(
         models=models,
         peers=peers,
-        names=_unique(args.names),
+        names=_unique(args.name_counts),
         batch_sizes=_unique(args.batch_sizes),
         queries=_unique(args.queries),
         queries_read=queries_read,

@@ -233,7 +233,7 @@ def test_what_the_library_cannot_run_is_said_and_the_rest_is_measured(tiny, monk
 
 
 def test_the_report_has_tables_and_plots(tiny, tmp_path, capsys):
-    words = ["bench", "--models", "detr", "--names", "3", "9", "--queries", "12", "--runs", "1", "--what", "forward"]
+    words = ["bench", "--models", "detr", "--name-counts", "3", "9", "--queries", "12", "--runs", "1", "--what", "forward"]
     assert main([*words, "--device", "cpu", "--threads", "1", "--output", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert {file.name for file in tmp_path.iterdir()} == {"bench.json", "bench.md", "names.png", "parameters.png"}
@@ -249,7 +249,7 @@ def test_the_report_has_tables_and_plots(tiny, tmp_path, capsys):
     [
         (["--models", "nothing/here/at all"], "'nothing/here/at all' cannot be loaded"),
         (["--peers", "grounding-din"], "--peers: expected some of grounding-dino, mm-grounding-dino, owlv2"),
-        (["--names", "0"], "--names must be at least 1, got 0"),
+        (["--name-counts", "0"], "--name-counts must be at least 1, got 0"),
         (["--batch-sizes", "1", "-2"], "--batch-sizes must be at least 1, got -2"),
         (["--image-size", "650"], "--image-size must be standard or a multiple of 32, got '650'"),
         (["--queries-read", "0"], "--queries-read must be rule, all or numbers of at least 1, got '0'"),
