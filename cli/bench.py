@@ -187,7 +187,7 @@ def _queries_read(words):
 
 
 def _lists(args):
-    for option in ("names", "batch_sizes", "queries"):
+    for option in ("name_counts", "batch_sizes", "queries"):
         if wrong := [value for value in getattr(args, option) if value < 1]:
             raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {wrong[0]}")
     if not args.limit_s > 0:
