@@ -233,8 +233,8 @@ def test_what_the_library_cannot_run_is_said_and_the_rest_is_measured(tiny, monk
 
 
 def test_the_report_has_tables_and_plots(tiny, tmp_path, capsys):
-    words = ["bench", "--models", "detr", "--name-counts", "3", "9", "--queries", "12", "--runs", "1", "--what", "forward"]
-    assert main([*words, "--device", "cpu", "--threads", "1", "--output", str(tmp_path)]) == 0
+    words = ["bench", "--models", "detr", "--name-counts", "3", "9", "--queries", "12", "--what", "forward"]
+    assert main([*words, "--runs", "1", "--device", "cpu", "--threads", "1", "--output", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert {file.name for file in tmp_path.iterdir()} == {"bench.json", "bench.md", "names.png", "parameters.png"}
     assert (tmp_path / "bench.md").read_text(encoding="utf-8") in said
