@@ -121,8 +121,8 @@ def predict(model, processor, files, folder, args, threshold, pictures):
 def volume(model, processor, batches, folder, args, threshold):
     """(seconds, seconds of all cores) for all images, in turn, of each of `RUNS`."""
     import torch
-    from harness import in_turn
 
+    from decodetr.speed.timing import in_turn
     from decodetr.utils.images import open_image
 
     ready = [processor(images=[open_image(file) for file in files], return_tensors="pt") for files in batches]
@@ -209,7 +209,9 @@ def stages(model, processor, batches, folder, threshold):
 
 def report(results, args):
     """Print images a second and the shares of the stages."""
-    from harness import say, show, table
+    from harness import say, table
+
+    from decodetr.speed.timing import show
 
     say("\n## Images a second, in turn, median (quartiles)\n")
     rows = []
@@ -255,10 +257,12 @@ def main(argv=None) -> int:
     """Measure and report."""
     args = parser().parse_args(argv)
     import torch
-    from harness import environment, ratios, say, spread, table
+    from harness import say, table
 
     from decodetr import DeCoDetrImageProcessor
     from decodetr.inference.picture_files import find_images
+    from decodetr.speed.machine import environment
+    from decodetr.speed.timing import ratios, spread
     from decodetr.utils.images import open_image
 
     torch.set_num_threads(args.threads)

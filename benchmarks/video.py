@@ -83,7 +83,8 @@ def predict(model, processor, file, folder, args, threshold, options):
 def speeds(model, processor, file, folder, args, threshold):
     """Seconds for the whole video in turn: "bare model", and each of `RUNS`."""
     import torch
-    from harness import in_turn
+
+    from decodetr.speed.timing import in_turn
 
     ready = [processor(images=pictures, return_tensors="pt") for pictures in read_batches(file, args)]
 
@@ -158,10 +159,12 @@ def main(argv=None) -> int:
     """Measure and report."""
     args = parser().parse_args(argv)
     import torch
-    from harness import environment, ratios, say, show, spread, table
+    from harness import say, table
 
     from decodetr import DeCoDetrImageProcessor
     from decodetr.inference.loading import load_model
+    from decodetr.speed.machine import environment
+    from decodetr.speed.timing import ratios, show, spread
 
     torch.set_num_threads(args.threads)
     settings = {name: getattr(args, name) for name in ("size", "boxes", "batch_size", "warmup", "runs")}

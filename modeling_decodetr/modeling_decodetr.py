@@ -196,10 +196,16 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
             inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask, supervised.row)
             losses = {**found["losses"], **self._semantic_losses(inputs, supervised, tables)}
             return DeCoDetrObjectDetectionOutput(loss=self._total(losses), loss_dict=losses, **where)
-        if supervised is None and not output_prototype_weights and not self.training:
-            chosen = certain_queries(certain, self.config, min_score, semantic_queries)
+        if not output_prototype_weights and not self.training:
+            chosen, losses = None, {}
+            if supervised is None:
+                chosen = certain_queries(certain, self.config, min_score, semantic_queries)
+            else:
+                inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask, supervised.row)
+                losses = {**found["losses"], **self._semantic_losses(inputs, supervised, tables)}
             scored = self._scores({**found, "objectness": certain}, maps, pixel_values, pixel_mask, tables, chosen)
-            return DeCoDetrObjectDetectionOutput(**scored, **where)
+            loss = self._total(losses) if losses else None
+            return DeCoDetrObjectDetectionOutput(loss=loss, loss_dict=losses or None, **scored, **where)
         inputs = self._semantic_inputs(found, maps, pixel_values, pixel_mask)
         log_weights, embeds = self.semantic_stream(inputs, tables)
         name_log_probs, background = self.semantic_stream.name_log_probs(embeds, tables)

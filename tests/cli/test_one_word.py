@@ -64,7 +64,8 @@ def test_underscores_and_earlier_words_mean_the_same(prog):
         for other in others:
             found = argparse.Namespace()
             parsed = parser._option_string_actions[parser._with_dashes([other])[0]]
-            parsed(parser, found, action.type(words[0]) if words and action.type else words[0] if words else [], other)
+            value = action.type(words[0]) if words and action.type else words[0] if words else []
+            parsed(parser, found, [value] if action.nargs in ("+", "*") else value, other)
             assert getattr(found, action.dest, None) is not None
             assert parsed is action, (option, other)
             tried += 1

@@ -314,7 +314,14 @@ def _export(folder, **changes):
     fields = dict.fromkeys(one.name for one in dataclasses.fields(Description))
     fields |= {"runtime": "onnx", "names": ["a", "b", "c"], "names_input": False, "post_processing": "outside"}
     fields |= {"queries": 4, "embedding_dim": 8, "num_prototypes": 6, "family": "detr", "dtype": "float32"}
-    fields |= {"dynamic": ["batch"], "size_divisor": 1, "score_scale": 1.0, "score_bias": 0.0, "source": "mine"}
+    fields |= {
+        "dynamic": ["batch"],
+        "image_size": [64, 64],
+        "size_divisor": 1,
+        "score_scale": 1.0,
+        "score_bias": 0.0,
+        "source": "mine",
+    }
     fields |= {"default_threshold": 0.3, "background_threshold": 0.5, "centred": False, "pool_use": "none"}
     fields |= {"weights_digest": "", "versions": {}, "parity": {}, "pool_info": {}, "vocabulary_info": {}}
     fields["preprocessing"] = DeCoDetrImageProcessor(size={"height": 64, "width": 64}).to_dict()
