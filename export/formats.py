@@ -18,6 +18,7 @@ from decodetr.export.settings import ExportSettings
 from decodetr.export.tracing import without_checks
 from decodetr.runtime.description import MODEL_FILES
 from decodetr.runtime.sessions import INPUTS
+from decodetr.utils.no_reports import no_reports
 
 if TYPE_CHECKING:
     import onnx
@@ -112,7 +113,8 @@ def _graphs(model: onnx.ModelProto) -> Iterator:
 def _write_openvino(program, settings, staging, metadata):
     import openvino
 
-    model = openvino.convert_model(program)
+    with no_reports():
+        model = openvino.convert_model(program)
     shapes = {}
     for port, name in zip(model.inputs, INPUTS):
         port.set_names({name})

@@ -15,6 +15,7 @@ import numpy as np
 from decodetr.runtime.description import FILE, MODEL_FILES
 from decodetr.runtime.exported_detector import ExportedDetector
 from decodetr.utils.files import committed, write_json
+from decodetr.utils.no_reports import no_reports
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -29,7 +30,8 @@ def quantize(exported: str | Path, output: str | Path, pictures: Sequence[PIL.Im
     Raises:
         ImportError: NNCF or OpenVINO is missing. ValueError: no pictures.
     """
-    import nncf
+    with no_reports():
+        import nncf
     import openvino
 
     if not pictures:
@@ -42,13 +44,14 @@ def quantize(exported: str | Path, output: str | Path, pictures: Sequence[PIL.Im
         return {"pixel_values": np.ascontiguousarray(detector.preprocess(picture)[None]), **names}
 
     graph = openvino.Core().read_model(str(Path(exported) / MODEL_FILES["openvino"]))
-    quantized = nncf.quantize(
-        graph,
-        nncf.Dataset(pictures, inputs),
-        model_type=nncf.ModelType.TRANSFORMER,
-        preset=nncf.QuantizationPreset.MIXED,  # activations may lie on both sides of zero
-        subset_size=len(pictures),
-    )
+    with no_reports():
+        quantized = nncf.quantize(
+            graph,
+            nncf.Dataset(pictures, inputs),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,  # activations may lie on both sides of zero
+            subset_size=len(pictures),
+        )
     with committed(output) as staging:
         for file in Path(exported).iterdir():
             if file.suffix not in (".xml", ".bin") and file.name != FILE:

@@ -1,6 +1,7 @@
 """What is exported detects what the model detects."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -237,6 +238,19 @@ def test_what_is_there_is_replaced_only_when_asked(model, folder, tmp_path, caps
         with pytest.raises(ValueError, match="would replace .*model.onnx, which it did not write"):
             export_model(model, processor, tmp_path, ExportSettings("onnx"), overwrite)
     assert (tmp_path / "model.onnx").read_text() == "mine"
+
+
+def test_openvino_reports_to_nobody(monkeypatch):
+    import openvino_telemetry
+
+    from decodetr.utils.no_reports import no_reports
+
+    monkeypatch.delenv("CI", raising=False)
+    told = []
+    with no_reports():
+        checker = openvino_telemetry.main.OptInChecker()
+        told.append(checker.check(enable_opt_in_dialog=False, disable_in_ci=True).name)
+    assert told == ["DECLINED"] and "CI" not in os.environ
 
 
 @pytest.mark.slow
