@@ -19,11 +19,10 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
+from decodetr.speed.catalog import OURS
 from decodetr.utils.arguments import extend_lists
 from decodetr.utils.files import write_json
 
-MODELS = {"rt_detr_v2": {"model_type": "rt_detr_v2", "num_labels": 1}, "detr": None}
-TITLES = {"rt_detr_v2": "RT-DETRv2-R50", "detr": "DETR-R50"}
 RUNS = {
     "bare": "bare model",
     "no pictures": "predict --no-pictures",
@@ -50,7 +49,7 @@ def build(family, fields=None):
     from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection
 
     torch.manual_seed(0)
-    fields = {"detector_config": MODELS[family], "id2label": {0: "name 0"}} if fields is None else fields
+    fields = {"detector_config": OURS[family].fields, "id2label": {0: "name 0"}} if fields is None else fields
     return DeCoDetrForObjectDetection(DeCoDetrConfig(**fields)).eval()
 
 
@@ -101,6 +100,7 @@ def predict(model, processor, files, folder, args, threshold, pictures):
     """`decodetr predict` of some files into a new folder, with pictures of a format or None."""
     from decodetr.inference.detection import detect
     from decodetr.inference.picture_run import PredictOptions, PredictRun
+    from decodetr.inference.shown import least_score
     from decodetr.inference.sources import Sources
 
     with tempfile.TemporaryDirectory(dir=folder) as output:
@@ -113,7 +113,8 @@ def predict(model, processor, files, folder, args, threshold, pictures):
             picture_format=pictures or "png",
         )
         sources = Sources(pictures=files, videos=[], addresses={})
-        run = PredictRun(options, model, sources, partial(detect, model, processor), "random")
+        find_in = partial(detect, model, processor, min_score=least_score(model.config, threshold))
+        run = PredictRun(options, model, sources, find_in, "random")
         with mock.patch("sys.stdout.write"), mock.patch("sys.stderr.write"):
             run.run()
 
@@ -233,23 +234,28 @@ def report(results, args):
     say(table(["stage", *(f"{title}, {names} names" for title, names in results)], rows))
 
 
+def run_options(add):
+    """Arguments of how `predict` is measured, over a folder or a video."""
+    add("--batch-size", type=int, default=4, help="images at once")
+    add("--threads", type=int, default=2, help="CPU threads")
+    add("--warmup", type=int, default=1, help="untimed rounds")
+    add("--runs", type=int, default=3, help="timed rounds")
+    add("--output", help="write all numbers to this JSON file")
+
+
 def parser():
     """The command's arguments."""
     arguments = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = arguments.add_argument
-    add("--models", nargs="+", default=list(MODELS), choices=list(MODELS), help="detectors")
+    add("--models", nargs="+", default=["rt_detr_v2", "detr"], choices=list(OURS), help="detectors")
     add("--names", type=int, nargs="+", default=[80, 1203, 10000], help="K, one run each")
     add("--images", help="folder of images (default: JPEG files are drawn)")
     add("--count", type=int, default=200, help="images that are drawn, or taken of the folder")
     add("--size", type=int, nargs=2, default=[1280, 960], help="width and height of those that are drawn")
     add("--boxes", type=int, default=10, help="detections of an image")
-    add("--batch-size", type=int, default=4, help="images at once")
-    add("--threads", type=int, default=2, help="CPU threads")
-    add("--warmup", type=int, default=1, help="untimed rounds")
-    add("--runs", type=int, default=3, help="timed rounds")
-    add("--output", help="write all numbers to this JSON file")
+    run_options(add)
     return extend_lists(arguments, but=("--size",))
 
 
@@ -280,11 +286,11 @@ def main(argv=None) -> int:
             processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
             first = processor(images=[open_image(file) for file in batches[0]], return_tensors="pt")
             for names in args.names:
-                say(f"measuring {TITLES[family]}, {names} names ...")
+                say(f"measuring {OURS[family].title}, {names} names ...")
                 give_names(model, names)
                 least = threshold_for(model, first["pixel_values"], args.boxes)
                 seconds, cores = volume(model, processor, batches, folder, args, least)
-                results[TITLES[family], names] = {
+                results[OURS[family].title, names] = {
                     "images": len(files),
                     "rates": {name: spread([len(files) / one for one in times]) for name, times in seconds.items()},
                     "shares": {name: ratios(seconds, "bare", name) for name in seconds},

@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
-from predict_volume import MODELS, TITLES, build, give_names, threshold_for
+from predict_volume import build, give_names, run_options, threshold_for
 
+from decodetr.speed.catalog import OURS
 from decodetr.utils.files import write_json
 
 RUNS = {
@@ -67,6 +68,7 @@ def predict(model, processor, file, folder, args, threshold, options):
     """`decodetr predict` of a video into a new folder."""
     from decodetr.inference.detection import detect
     from decodetr.inference.picture_run import PredictOptions, PredictRun
+    from decodetr.inference.shown import least_score
     from decodetr.inference.sources import Sources
 
     most = -(-args.frames // options.get("frame_stride", 1))
@@ -74,7 +76,8 @@ def predict(model, processor, file, folder, args, threshold, options):
         chosen = PredictOptions(
             output, "random", threshold=threshold, batch_size=args.batch_size, max_frames=most, **options
         )
-        run = PredictRun(chosen, model, Sources(videos=[str(file)]), partial(detect, model, processor), "random")
+        find_in = partial(detect, model, processor, min_score=least_score(model.config, threshold))
+        run = PredictRun(chosen, model, Sources(videos=[str(file)]), find_in, "random")
         with mock.patch("sys.stdout.write"), mock.patch("sys.stderr.write"):
             if run.run():
                 raise ValueError(f"{file}: {run.failed}")
@@ -142,16 +145,12 @@ def parser():
     )
     add = arguments.add_argument
     add("--video", help="video (default: one is drawn)")
-    add("--model", default="rt_detr_v2", help=f"{', '.join(MODELS)}, or folder or shipped name of a DeCo-DETR")
+    add("--model", default="rt_detr_v2", help=f"{', '.join(OURS)}, or folder or shipped name of a DeCo-DETR")
     add("--names", type=int, default=80, help="K, of a model that goes by its family")
     add("--frames", type=int, default=100, help="frames that are drawn, or used at most")
     add("--size", type=int, nargs=2, default=[1280, 720], help="width and height of a drawn video")
     add("--boxes", type=int, default=10, help="detections of a frame, of a model that goes by its family")
-    add("--batch-size", type=int, default=4, help="frames at once")
-    add("--threads", type=int, default=2, help="CPU threads")
-    add("--warmup", type=int, default=1, help="untimed rounds")
-    add("--runs", type=int, default=3, help="timed rounds")
-    add("--output", help="write all numbers to this JSON file")
+    run_options(add)
     return arguments
 
 
@@ -172,7 +171,7 @@ def main(argv=None) -> int:
     say(table(["setting", "value"], machine.items()))
     with tempfile.TemporaryDirectory() as folder:
         file = args.video or draw_video(Path(folder) / "drawn.mp4", args.frames, args.size)
-        if args.model in MODELS:
+        if args.model in OURS:
             model = build(args.model)
             give_names(model, args.names)
             processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
@@ -189,7 +188,8 @@ def main(argv=None) -> int:
             "shares": {name: ratios(seconds, "bare model", name) for name in seconds},
             "stages": stages(model, processor, file, folder, args, least),
         }
-    say(f"\n## Frames a second, {TITLES.get(args.model, args.model)}, in turn, median (quartiles)\n")
+    title = OURS[args.model].title if args.model in OURS else args.model
+    say(f"\n## Frames a second, {title}, in turn, median (quartiles)\n")
     rows = [[name, show(result["rates"][name]), show(result["shares"][name], digits=3)] for name in seconds]
     say(table(["run", "frames of the video a second", "over the bare model"], rows))
     say("## Stages, each by itself, of all cores\n")

@@ -197,9 +197,11 @@ def _predict(args, names, sources):
     from decodetr.inference.detection import detect
     from decodetr.inference.loading import load_model, weights_digest
     from decodetr.inference.picture_run import PredictRun
-    from decodetr.inference.shown import lowest_threshold
+    from decodetr.inference.shown import least_score
 
     if args.clip and _is_other_detector(args.model):
+        if args.optimize:
+            raise ValueError("--optimize is for a DeCo-DETR, not for a detector with --clip; leave it out")
         return _predict_by_clip(args, names, sources)
     if resolve(args.model) == str(HUB_CARDS / DEFAULT_MODEL):
         sys.stderr.write(
@@ -212,28 +214,31 @@ def _predict(args, names, sources):
             f"--explain shows what the queries looked up in the pool, but {args.model} was trained with pool_use="
             f"{model.config.pool_use!r}, which looks nothing up"
         )
-    least = lowest_threshold(model.config, args.threshold)
+    least = least_score(model.config, args.threshold)
     find_in: Callable[..., list[dict[str, list]]] = partial(detect, model, image_processor, min_score=least)
     digest = weights_digest(model.state_dict())
     if args.optimize:
         optimized = _optimized(args, model, image_processor, sources)
-        find_in, digest = optimized.find, f"{digest} {optimized.way}"
+        find_in, digest = partial(optimized.find, min_score=least), f"{digest} {optimized.way}"
     return PredictRun(_options(args), model, sources, find_in, digest).run()
 
 
 def _optimized(args, model, image_processor, sources):
     """The model in the fastest way, or in the one that was asked for, checked on pictures of the run."""
-    from decodetr.optimizing.optimize import PICTURES, optimize
+    from decodetr.optimizing.optimize import optimize
 
-    pictures = []
-    for path in sources.pictures:
-        if len(pictures) < PICTURES:
-            with suppress(OSError, ValueError):  # said when its turn comes
-                pictures.append(open_image(path))
+    pictures = _readable(sources.pictures) if sources.pictures else None
     way = None if args.optimize == "auto" else args.optimize
-    optimized = optimize(model, pictures or None, way=way, image_processor=image_processor, progress=True)
+    optimized = optimize(model, pictures, way=way, image_processor=image_processor, progress=True)
     sys.stderr.write(optimized.table())
     return optimized
+
+
+def _readable(paths):
+    """Pictures that can be opened, as they are asked for. The others are named when their turn comes."""
+    for path in paths:
+        with suppress(OSError, ValueError):
+            yield open_image(path)
 
 
 def _predict_exported(args, names, sources):

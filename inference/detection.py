@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from decodetr.inference.explanations import explain_detections
-from decodetr.inference.shown import above, lowest_threshold
+from decodetr.inference.shown import above, least_score, lowest_threshold
 from decodetr.processing.picture_modes import to_rgb
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def detect_labels(
     batch = image_processor(images=images, return_tensors="pt")
     tables = model.tables() if tables is None else tables  # another thread may swap the names meanwhile
     names, least = tables.vocabulary.names, lowest_threshold(model.config, threshold)
-    options = {"tables": tables, "min_score": least if min_score is None else min_score}
+    options = {"tables": tables, "min_score": least_score(model.config, threshold) if min_score is None else min_score}
     with torch.inference_mode():
         outputs = forward(model, batch, output_prototype_weights=explain > 0, **options)
     sizes = [(image.height, image.width) for image in images]

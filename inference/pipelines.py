@@ -18,7 +18,7 @@ from transformers.pipelines.zero_shot_object_detection import ZeroShotObjectDete
 
 from decodetr.inference.candidates import CandidateLabels
 from decodetr.inference.detection import forward
-from decodetr.inference.shown import lowest_threshold
+from decodetr.inference.shown import least_score, lowest_threshold
 from decodetr.processing.picture_modes import to_rgb
 from decodetr.utils.download import is_url, open_url
 from decodetr.utils.images import open_image
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 def _with_min_score(parameters, threshold):
     """Parameters of the three steps of a pipeline. The model reads the queries that can reach the threshold."""
     before, _, after = parameters
-    least = min(threshold) if isinstance(threshold, list) and threshold else threshold
-    return before, {} if least is None else {"min_score": max(0.0, min(1.0, float(least)))}, after
+    return before, {"least": min(threshold) if isinstance(threshold, list) and threshold else threshold}, after
 
 
 class DeCoDetrDetector(ObjectDetectionPipeline):
@@ -42,9 +41,8 @@ class DeCoDetrDetector(ObjectDetectionPipeline):
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         return _with_min_score(super()._sanitize_parameters(**kwargs), kwargs.get("threshold"))
 
-    def _forward(self, model_inputs: dict[str, Any], min_score: float | None = None) -> dict[str, Any]:
-        least = lowest_threshold(self.model.config, min_score)
-        return super()._forward({**model_inputs, "min_score": least})
+    def _forward(self, model_inputs: dict[str, Any], least: float | None = None) -> dict[str, Any]:
+        return super()._forward({**model_inputs, "min_score": least_score(self.model.config, least)})
 
     def preprocess(self, image: str | Path | PIL.Image.Image, timeout: float | None = None) -> dict[str, Any]:
         """A picture: a file, a URL or a PIL image."""
@@ -121,7 +119,7 @@ class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         return _with_min_score(super()._sanitize_parameters(**kwargs), kwargs.get("threshold"))
 
-    def _forward(self, model_inputs: dict[str, Any], min_score: float | None = None) -> dict[str, Any]:
+    def _forward(self, model_inputs: dict[str, Any], least: float | None = None) -> dict[str, Any]:
         """One pass over all labels of the images that have the same ones. The model keeps its names."""
         labels = model_inputs.pop("candidate_labels")
         count = len(model_inputs["pixel_values"])
@@ -140,8 +138,8 @@ class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
             images: dict[str, torch.Tensor] = {
                 key: model_inputs[key][rows] for key in ("pixel_values", "pixel_mask") if key in model_inputs
             }
-            least = lowest_threshold(self.model.config, min_score)
-            outputs: Any = forward(self.model, images, tables=chosen, min_score=least)
+            score = least_score(self.model.config, least)
+            outputs: Any = forward(self.model, images, tables=chosen, min_score=score)
             for row, logits, boxes in zip(rows, outputs.logits, outputs.pred_boxes):
                 found[row] = logits, boxes, chosen.vocabulary.names, names
         columns = [list(column) for column in zip(*(found[row] for row in range(count)))]

@@ -22,6 +22,11 @@ def lowest_threshold(config: DeCoDetrConfig, threshold: float | None = None) -> 
     return min([config.common_threshold, *(config.name_thresholds or {}).values()])
 
 
+def least_score(config: DeCoDetrConfig, threshold: float | None = None) -> float:
+    """`min_score` of the model's forward, 0 to 1, with which nothing that is shown is missing."""
+    return min(max(lowest_threshold(config, threshold), 0.0), 1.0)
+
+
 def above(
     result: Mapping[str, list],
     config: DeCoDetrConfig,

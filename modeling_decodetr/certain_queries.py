@@ -72,7 +72,7 @@ def certain_queries(
         if score <= 0:
             return None
         above = (bound > _logit(score)).sum(1, keepdim=True).clamp(min=least)  # (B, 1)
-        count = min(int(above.max()), queries) if len(above) else queries
+        count = min(int(above.max()), queries)
     else:
         above = None
     if count >= queries:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,11 +57,4 @@ def quantize(exported: str | Path, output: str | Path, pictures: Sequence[PIL.Im
             if file.suffix not in (".xml", ".bin") and file.name != FILE:
                 shutil.copy2(file, staging / file.name)
         openvino.save_model(quantized, str(staging / MODEL_FILES["openvino"]), compress_to_fp16=False)
-        write_json(staging / FILE, _content(exported, replace(detector.description, dtype="int8")))
-
-
-def _content(exported, description):
-    """export.json as it was, but for the dtype."""
-    from decodetr.utils.documents import read_json
-
-    return {**read_json(Path(exported) / FILE, dict), "dtype": asdict(description)["dtype"]}
+        write_json(staging / FILE, replace(detector.description, dtype="int8").to_json())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +75,13 @@ class Optimized:
         threads at once."""
         return self.detector.detect(images, names, threshold, top_k)
 
-    def find(self, images: Sequence[PIL.Image.Image], threshold: float, top_k: int) -> list[dict[str, list]]:
-        """Detections of pictures for `decodetr predict`."""
-        return self.detector.detect(images, threshold=threshold, top_k=top_k)
+    def find(
+        self, images: Sequence[PIL.Image.Image], threshold: float, top_k: int, min_score: float
+    ) -> list[dict[str, list]]:
+        """Detections of pictures for `decodetr predict`. `min_score` is that of
+        [`decodetr.inference.detection.detect`]; a graph reads as many queries whatever it is."""
+        options = {"min_score": min_score} if isinstance(self.detector, TorchDetector) else {}
+        return self.detector.detect(images, threshold=threshold, top_k=top_k, **options)
 
     def table(self) -> str:
         """What was measured, for people."""
@@ -95,7 +100,7 @@ class Optimized:
 
 def optimize(
     model: str | os.PathLike[str] | DeCoDetrForObjectDetection,
-    pictures: Sequence[Picture] | None = None,
+    pictures: Iterable[Picture] | None = None,
     *,
     data: str | Path | None = None,
     ways: Sequence[str] | None = None,
@@ -114,8 +119,9 @@ def optimize(
     Args:
         model: folder, Hub name or shipped name of a DeCo-DETR, or a loaded one, whose device and names are kept. It is
             not changed.
-        pictures: such as the model will see, files, PIL images or arrays (H, W, 3). `PICTURES` of them are looked at.
-            Default: drawn scenes, which say little of a model of photos.
+        pictures: such as the model will see, files, PIL images or arrays (H, W, 3). `PICTURES` of them are looked at,
+            the first ones where it is an iterator. Default: drawn scenes, which say little of a model of photos. Where
+            there is a choice already, none is looked at.
         data (*optional*): annotated pictures (COCO, YOLO, ...) to check AP on, instead of what eager float32 detects.
         ways: names of `WAYS`. Default: those that may pay on this machine. Compilation, which takes minutes,
             is tried only if it is named.
@@ -151,17 +157,16 @@ def optimize(
     asked = {"ways": chosen, "way": way, "max_ap_loss": max_ap_loss, "data": None if data is None else str(data)}
     folder = folder_of(circumstances(eager, processor.to_dict()), memory)
     file = report_of(folder, asked)
-    with claim(folder, "decodetr.optimize"):
-        seen = _pictures(pictures)
-        case = Case(eager, processor, folder, seen)
-        report = None if again else _remembered(file, asked)
-        if report is None:
+    case = Case(eager, processor, folder, partial(_pictures, pictures))
+    report = None if again else _remembered(file, asked)
+    if report is None:
+        with claim(folder, "decodetr.optimize"):
             check = None if data is None else Check.of_data(data, eager.vocabulary.names, 2 * PICTURES)
             report = {"asked": asked, **_measure(case, chosen, check, max_ap_loss, runs, progress)}
             if way is not None:
                 _insist(report, way, max_ap_loss)
             write_json(file, report)
-        detector = WAYS[report["chosen"]].make(case)
+    detector = WAYS[report["chosen"]].make(case)
     _take_names(detector, eager)
     return Optimized(report["chosen"], detector, report, folder)
 
@@ -187,9 +192,9 @@ def _pictures(pictures):
     if pictures is None:
         logger.warning("no pictures were given: ways are checked on drawn scenes; give some of your own")
         return [draw_scene(0, "val", index, _DRAWN_SIDE).image for index in range(PICTURES)]
-    pictures = list(pictures)
+    pictures = list(islice(pictures, PICTURES) if isinstance(pictures, Iterator) else pictures)
     if not pictures:
-        raise ValueError("pictures: expected at least one, got none")
+        raise ValueError("pictures: expected at least one that can be read, got none")
     return [_opened(picture) for picture in _some(pictures, PICTURES)]
 
 
@@ -208,11 +213,11 @@ def _measure(case, ways, check, max_ap_loss, runs, progress):
     """The report: time and AP of each way, and which one is chosen."""
     eager = TorchDetector(case.model, case.image_processor)
     detectors: dict[str, TorchDetector | ExportedDetector] = {"eager": eager}
+    found = _all_of(eager, _some(case.pictures, _CHECKED) if check is None else check.pictures)
     if check is None:
-        pictures = _some(case.pictures, _CHECKED)
-        found = _all_of(eager, pictures)
-        check = Check.of_detections(pictures, found, [above(result, case.model.config) for result in found])
-    rows: dict[str, dict[str, Any]] = {"eager": {"ap": check.ap(_all_of(eager, check.pictures))}}
+        shown = [above(result, case.model.config) for result in found]
+        check = Check.of_detections(_some(case.pictures, _CHECKED), found, shown)
+    rows: dict[str, dict[str, Any]] = {"eager": {"ap": check.ap(found)}}
     others = [name for name in ways if name != "eager"]
     for name in tqdm(others, desc="ways", disable=not progress):
         if problem := WAYS[name].hindrance(case.model.device):

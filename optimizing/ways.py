@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,13 +36,19 @@ class Case:
 
     Args:
         model (DeCoDetrForObjectDetection): in float32. image_processor: of it.
-        folder (Path): for files of ways that have some. pictures (list of PIL images): such as it will see.
+        folder (Path): for files of ways that have some. look (callable): gives pictures such as it will see, a list of
+            PIL images. It is called if they are needed, once.
     """
 
     model: DeCoDetrForObjectDetection
     image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil
     folder: Path
-    pictures: list[PIL.Image.Image]
+    look: Callable[[], list[PIL.Image.Image]]
+
+    @cached_property
+    def pictures(self) -> list[PIL.Image.Image]:
+        """What `look` gives."""
+        return self.look()
 
 
 @dataclass(frozen=True)

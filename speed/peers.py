@@ -6,6 +6,7 @@ So names are random tokens in lengths as of COCO's and LVIS' names: 1 to 3 token
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -105,7 +106,7 @@ class GroundingDino(Contestant):
         return _lists(found)
 
 
-class _Texts(Contestant):
+class _Texts(Contestant, ABC):
     """One whose text encoder reads every name by itself."""
 
     length = 0  # of a text, in tokens
@@ -120,9 +121,9 @@ class _Texts(Contestant):
             ids[row, : len(text)], mask[row, : len(text)] = torch.tensor(text), 1
         return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
 
+    @abstractmethod
     def encode(self, texts: dict[str, torch.Tensor]) -> torch.Tensor:
         """The embeddings of texts."""
-        raise NotImplementedError
 
     def text_seconds(self, texts: dict[str, torch.Tensor]) -> float:
         """About how long all these texts take, by a few of them."""

@@ -127,7 +127,7 @@ def test_a_way_that_is_named_is_taken(model, processor, pictures, fakes, tmp_pat
     [
         ({"ways": ["tensorrt"]}, "'tensorrt' is none of eager"),
         ({"way": "fast"}, "'fast' is none of"),
-        ({"pictures": []}, "expected at least one, got none"),
+        ({"pictures": []}, "expected at least one that can be read, got none"),
         ({"max_ap_loss": -1}, "max_ap_loss must lie"),
         ({"runs": 0}, "runs be at least 1"),
     ],
