@@ -21,7 +21,8 @@ from .prototype_pool import PrototypePool
 from .vocabulary import Vocabulary
 
 LEAST_LOG_SCORE = -27.6  # a score of 1e-12. Also its logit, to float32
-# vocabulary: (state of the tables, references to them, what `names_among` found)
+# vocabulary: (state of the tables, the tables, what `names_among` found). Not weak references to tables: torch brings
+# tensors back whose Python object has gone, and such references with it.
 _KNOWN_NAMES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _PARTS = 32  # of the channels of a map, for as many threads
 _ROWS = 256  # queries that are scored at once, so that what they are to all prototypes stays in the cache
@@ -375,12 +376,12 @@ def names_among(
         mean = None if not centre else (pool.info.get("space") or {}).get("text_mean")
         state = (*(tensor._version for tensor in tensors), prototypes.device, None if mean is None else tuple(mean))
         known = _KNOWN_NAMES.get(vocabulary)
-        if known is not None and known[0] == state and all(a() is b for a, b in zip(known[1], tensors)):
+        if known is not None and known[0] == state and all(a is b for a, b in zip(known[1], tensors)):
             return known[2]
     names = centred(vocabulary.embeddings.to(prototypes.device), _text_mean(pool, centre))
     found = names, torch.cat([(rows @ names.T).amax(-1) for rows in prototypes.split(512)])
     if state is not None:
-        _KNOWN_NAMES[vocabulary] = (state, tuple(weakref.ref(tensor) for tensor in tensors), found)
+        _KNOWN_NAMES[vocabulary] = (state, tensors, found)
     return found
 
 

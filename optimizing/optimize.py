@@ -80,8 +80,9 @@ class Optimized:
     ) -> list[dict[str, list]]:
         """Detections of pictures for `decodetr predict`. `min_score` is that of
         [`decodetr.inference.detection.detect`]; a graph reads as many queries whatever it is."""
-        options = {"min_score": min_score} if isinstance(self.detector, TorchDetector) else {}
-        return self.detector.detect(images, threshold=threshold, top_k=top_k, **options)
+        if isinstance(self.detector, TorchDetector):
+            return self.detector.detect(images, threshold=threshold, top_k=top_k, min_score=min_score)
+        return self.detector.detect(images, threshold=threshold, top_k=top_k)
 
     def table(self) -> str:
         """What was measured, for people."""
