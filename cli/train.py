@@ -6,6 +6,7 @@ The options of TrainOptions have dashes. Every field of `DeCoDetrTrainingArgumen
 """
 
 import argparse
+import sys
 import typing
 from collections.abc import Sequence
 from dataclasses import Field, fields
@@ -123,6 +124,21 @@ def _check_required(options):
         raise ValueError(f"give {' and '.join(absent)}, on the command line or in a recipe (--recipe)")
 
 
+def _plan(options, arguments):
+    """Print what the run would take."""
+    import tempfile
+
+    from decodetr.training.plan import plan
+    from decodetr.training.preflight import make_arguments
+
+    if options.plan == "data" and not options.data:
+        raise ValueError("--plan data: give --data, or the size of a public data set: --plan coco")
+    with tempfile.TemporaryDirectory() as folder:
+        training = make_arguments(folder, arguments)
+    sys.stdout.write(plan(options, training, frozenset(arguments)) + "\n")
+    return 0
+
+
 def _check_apart(options):
     """Refuse an output folder in which something is read that the run would replace."""
     places = ("data", "held_out_data", "replay_data", "regions", "replay_regions", "captions", "image_labels")
@@ -146,6 +162,8 @@ def run(args: argparse.Namespace) -> int:
     given = vars(args)
     left, words = given.pop("training_arguments"), given.pop("words")
     options, stored = read_options(given)
+    if options.plan:
+        return _plan(options, stored | read_fields(left))
     _check_required(options)
     _check_apart(options)
     from decodetr.training.device import device_fields

@@ -146,6 +146,14 @@ class TrainOptions:
         None, "draw this many images of --replay-data at random (default: all)", metavar="N"
     )
 
+    plan: str | None = _option(
+        None,
+        "do not train: compute hours, memory and disk of each way to train. data: for --data. Others: for the size of "
+        "this data set, which need not be here (default: train)",
+        choices=("data", "coco", "lvis", "objects365"),
+    )
+    plan_gpus: str = _option("8xh100", "with --plan: on so many of these GPUs (default: 8xh100)", metavar="NxGPU")
+
     # Of the form of the data, as in other commands
     class_names: str | None = None
     box_format: str | None = None

@@ -101,13 +101,13 @@ def check_room(model: "DeCoDetrForObjectDetection", args: "DeCoDetrTrainingArgum
         ValueError: it has not. With the numbers and the options.
     """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    checkpoint, kept = weights, _kept_checkpoints(args, images)
+    checkpoint, kept = weights, kept_checkpoints(args, images)
     if (
         not args.save_only_model
         and "adam" in str(getattr(args.optim, "value", args.optim))
         and "8bit" not in args.optim
     ):
-        checkpoint += 2 * _NUMBERS * _learned(model, args.streams, args.freeze_backbone)
+        checkpoint += 2 * _NUMBERS * learned_numbers(model, args.streams, args.freeze_backbone)
     needed = weights + kept * checkpoint - written(args.output_dir)
     require_room(
         args.output_dir,
@@ -117,7 +117,7 @@ def check_room(model: "DeCoDetrForObjectDetection", args: "DeCoDetrTrainingArgum
     )
 
 
-def _kept_checkpoints(args, images):
+def kept_checkpoints(args: "DeCoDetrTrainingArguments", images: int | None) -> int:
     """Checkpoints that are there at once in the end, at least."""
     strategy = getattr(args.save_strategy, "value", args.save_strategy)
     steps = args.max_steps
@@ -136,8 +136,8 @@ def _kept_checkpoints(args, images):
     return min(saved, args.save_total_limit or saved)
 
 
-def _learned(model, streams, freeze_backbone):
-    """Numbers that learn."""
+def learned_numbers(model: "DeCoDetrForObjectDetection", streams: str, freeze_backbone: bool) -> int:
+    """How many numbers learn."""
     total = 0
     for name, parameter in model.named_parameters():
         of_detector = name.startswith("detector.")

@@ -1,0 +1,296 @@
+"""`decodetr train --plan`: hours, memory and disk of a run on machines that need not be here, before any is rented.
+
+Counted on this machine, on the very model: FLOPs, operations and kept bytes of one step of one image, and the time to
+read a picture. Everything else follows from these and from the figures below, so it is *computed*, not measured.
+"""
+
+import copy
+import io
+import math
+import re
+import time
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from decodetr.annotations.formats import form_of
+from decodetr.annotations.sources import load_annotations
+from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+from decodetr.processing import DeCoDetrImageProcessor
+from decodetr.processing.regions import count_regions
+from decodetr.training.choices import choose
+from decodetr.training.chosen import situation_of
+from decodetr.training.starting_point import starting_config
+from decodetr.training.step_cost import CACHED, StepCost, forward_cost, step_cost
+from decodetr.training.trial import kept_checkpoints, learned_numbers
+from decodetr.utils.preflight import in_units
+from decodetr.utils.tables import markdown_table
+
+if TYPE_CHECKING:
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
+    from decodetr.training.options import TrainOptions
+
+RECIPES = ("joint", "localization", "semantic", CACHED)
+REGIONS = 30  # kept regions of an image, where no regions data set says it
+# Share of the peak that a step reaches. Assumed. ResNet-50 in the GPU vendor's own examples reaches 0.16 of an A100 in
+# TF32 and 0.21 in half precision (993 and 2,711 images/s of 24.5 GFLOP): a detector with small layers has less.
+UTILISATION = 0.1
+LAUNCH = 1e-5  # seconds in which PyTorch starts an operation on a GPU
+FIXED = 1 << 30  # bytes of a GPU: CUDA's context, and what the libraries work in
+QUERY = 10_240  # bytes of a cached query, at most
+_PICTURE = (640, 480)  # pixels, the commonest size in COCO
+_READ = 8  # pictures that are read to take the time
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """Numbers of training `images`, boxes (without crowds), names, and regions of all images."""
+
+    images: int
+    boxes: int
+    names: int
+    regions: int
+
+    @property
+    def queries(self) -> float:
+        """Queries of an image that something supervises, about: one for each box and region."""
+        return (self.boxes + self.regions) / self.images
+
+
+def _public(images, boxes, names):
+    return DataSize(images, boxes, names, REGIONS * images)
+
+
+# Of the annotation files of the training images: COCO 2017, LVIS v1, Objects365 v2.
+SIZES = {
+    "coco": _public(118_287, 860_001, 80),
+    "lvis": _public(100_170, 1_270_141, 1203),
+    "objects365": _public(1_742_289, 25_407_598, 365),
+}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """TFLOP/s of dense products in bfloat16 and in float32 (convolutions as PyTorch runs them, in TF32), and GB."""
+
+    bf16: float
+    tf32: float
+    fp32: float
+    memory: float
+
+
+# The vendor's data sheets, without sparsity.
+GPUS = {
+    "h200": Gpu(989, 495, 67, 141),
+    "h100": Gpu(989, 495, 67, 80),
+    "a100": Gpu(312, 156, 19.5, 80),
+    "l40s": Gpu(362, 183, 91.6, 48),
+    "rtx4090": Gpu(165, 82.6, 82.6, 24),
+    "l4": Gpu(121, 60, 30.3, 24),
+}
+
+
+def parse_machine(word: str) -> tuple[int, str]:
+    """("8xh100") -> (8, "h100").
+
+    Raises:
+        ValueError: another form, or a GPU that is not in the table.
+    """
+    found = re.fullmatch(r"(?:(\d+)x)?(\w+)", word.strip().lower())
+    if not found or found[2] not in GPUS or found[1] == "0":
+        raise ValueError(f"--plan-gpus {word}: expected a number and a GPU, such as 8xh100; known: {', '.join(GPUS)}")
+    return int(found[1] or 1), found[2]
+
+
+def size_of_data(options: "TrainOptions") -> DataSize:
+    """Numbers of the data that `options.plan` names, or of `--data` with its regions.
+
+    Raises:
+        FileNotFoundError, ValueError: what the readers refuse.
+    """
+    if options.plan != "data":
+        return SIZES[options.plan]
+    form = form_of(options.class_names, options.box_format)
+    coco = load_annotations(options.data, "train", options.train_annotations, **form)
+    images = len(coco.images)
+    regions = count_regions(options.regions_folder) if options.regions_folder else REGIONS * images
+    boxes = len(coco.annotations_by_image.column("id", crowds=False))
+    return DataSize(images, boxes, len(coco.names), regions)
+
+
+def plan(options: "TrainOptions", training: "DeCoDetrTrainingArguments", given: Set[str]) -> str:
+    """The plan of a run, as text with a table: a row for each way to train, with the fields that are given.
+
+    Args:
+        options (TrainOptions): `plan` and `plan_gpus` say for what. training (DeCoDetrTrainingArguments): with the
+            given fields. given (set[str]): those that are never chosen.
+
+    Raises:
+        FileNotFoundError, ValueError: the starting point or the data cannot be read.
+    """
+    count, gpu = parse_machine(options.plan_gpus)
+    size = size_of_data(options)
+    config = starting_config(options, [f"name {i}" for i in range(size.names)])
+    model = DeCoDetrForObjectDetection(config)
+    processor = DeCoDetrImageProcessor(**(config.preprocessing or {}))
+    if options.image_size is not None:
+        processor.size = type(processor)(size={"height": options.image_size, "width": options.image_size}).size
+    pixels, seconds = _read_pictures(processor)
+    labels = [_labels(model, size)]
+    dtype = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else None
+    rows = []
+    for streams in tqdm(RECIPES, desc="counting a step", unit="way"):
+        cost = step_cost(model, pixels, labels, streams, dtype)
+        filling = forward_cost(model, pixels) if streams == CACHED else None
+        run = _Run(options, training, given, size, model, processor, streams, count)
+        rows.append(run.row(cost, filling, GPUS[gpu], seconds, dtype is not None))
+    return "\n".join(_words(options, size, model, pixels, count, gpu, training, seconds, rows))
+
+
+class _Run:
+    """One way to train, and what follows from the cost of its step."""
+
+    def __init__(self, options, training, given, size, model, processor, streams, count):
+        self.streams, self.size, self.model, self.count, self.training = streams, size, model, count, training
+        cached = streams == CACHED
+        situation = replace(
+            situation_of(options, training, size.images, model.config, processor),
+            streams="semantic" if cached else streams,
+            cached=cached,
+            parts=count * training.gradient_accumulation_steps,
+        )
+        fields: dict[str, Any] = {"cache_views": 1, **choose(situation, given, training)}
+        self.fields = {**fields, **{name: getattr(training, name) for name in given & fields.keys()}}
+        self.batch = self.fields.get("per_device_train_batch_size", training.per_device_train_batch_size)
+        self.views = self.fields["cache_views"] if cached else 1
+        an_epoch = math.ceil(size.images * self.views / (self.batch * situation.parts))
+        self.steps = self.fields.get("max_steps", training.max_steps)
+        if self.steps <= 0:
+            self.steps = math.ceil(training.num_train_epochs * an_epoch)
+
+    def row(self, cost: StepCost, filling: StepCost | None, gpu: Gpu, reading: float, half: bool) -> list[str]:
+        """Cells of the table."""
+        images = self.batch * self.training.gradient_accumulation_steps
+        arithmetic = images * _seconds(cost, gpu, half)
+        step = max(arithmetic, self.training.gradient_accumulation_steps * cost.operations * LAUNCH)
+        hours = self.steps * step / 3600
+        bound = "arithmetic" if step == arithmetic else "launches"
+        readers = images * reading / step
+        name = f"`--streams {self.streams}`"
+        if filling is not None:
+            name, readers = "`--streams semantic --cache-features true`", 0.0
+            once = self.views * self.size.images / self.count * _seconds(filling, gpu, False) / 3600
+            bound = f"{once:.1f} h fill the cache"
+            hours += once
+        return [
+            name,
+            f"{self.count} x {images}",
+            f"{self.steps:,}",
+            f"{images * (cost.convolutions + cost.others) / 1e12:.3g}",
+            f"{hours:.1f}",
+            bound,
+            _or_too_large(self._memory(cost), gpu),
+            f"{readers:.1f}" if readers else "",
+            in_units(self._disk()),
+        ]
+
+    def _memory(self, cost):
+        """Bytes of one GPU: weights, gradients twice (DDP sends them from buckets), AdamW's two averages, what the
+        forward keeps."""
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        learned = 4 * learned_numbers(self.model, self._streams, self.training.freeze_backbone)
+        copies = 4 if self.count > 1 else 3
+        return FIXED + weights + copies * learned + self.batch * cost.kept
+
+    def _disk(self):
+        """Bytes of regions, cached features, checkpoints and model."""
+        width = self.model.config.embedding_dim
+        regions = self.size.regions * (2 * 2 * width + 128) if self.streams != "localization" else 0
+        features = self.views * self.size.images * self.size.queries * QUERY if self.streams == CACHED else 0
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())
+        learned = learned_numbers(self.model, self._streams, self.training.freeze_backbone)
+        run = copy.copy(self.training)
+        run.max_steps = self.steps
+        kept = kept_checkpoints(run, self.size.images)
+        return regions + features + weights + kept * (weights + 8 * learned)
+
+    @property
+    def _streams(self):
+        return "semantic" if self.streams == CACHED else self.streams
+
+
+def _seconds(cost, gpu, half):
+    """Seconds of one image's arithmetic."""
+    rates = (gpu.bf16, gpu.bf16) if half else (gpu.tf32, gpu.fp32)
+    return (cost.convolutions / rates[0] + cost.others / rates[1]) / (UTILISATION * 1e12)
+
+
+def _or_too_large(needed, gpu):
+    text = in_units(needed)
+    return text if needed <= gpu.memory * 1e9 else f"{text}: too large"
+
+
+def _read_pictures(processor):
+    """(pixel values (1, 3, H, W) of a picture of COCO's commonest size, seconds to decode and prepare one)."""
+    noise = np.random.default_rng(0).integers(0, 255, (_PICTURE[1] // 8, _PICTURE[0] // 8, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize(_PICTURE, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    start = time.perf_counter()
+    for _ in range(_READ):
+        picture = Image.open(io.BytesIO(file.getvalue())).convert("RGB")
+        pixels = processor(images=[picture], return_tensors="pt")["pixel_values"]
+    return pixels, (time.perf_counter() - start) / _READ
+
+
+def _labels(model, size):
+    """Boxes and regions of one image, as many as an image has on average, at random places."""
+    generator = torch.Generator().manual_seed(0)
+
+    def boxes(number):
+        sides = 0.05 + 0.3 * torch.rand(number, 2, generator=generator)
+        centres = sides / 2 + (1 - sides) * torch.rand(number, 2, generator=generator)
+        return torch.cat([centres, sides], dim=1)
+
+    count, regions = max(round(size.boxes / size.images), 1), round(size.regions / size.images)
+    known = len(model.vocabulary.names)
+    if not model.config.class_agnostic:
+        known = min(known, model.config.detector_config.num_labels)
+    embeds = torch.randn(regions, model.config.embedding_dim, generator=generator)
+    return {
+        "class_labels": torch.randint(known, (count,), generator=generator),
+        "boxes": boxes(count),
+        "region_boxes": boxes(regions),
+        "region_embeds": torch.nn.functional.normalize(embeds, dim=-1),
+    }
+
+
+_HEADER = (
+    "way", "images a step", "steps", "TFLOP a step, GPU", "hours", "bound by", "memory a GPU", "readers a GPU", "disk",
+)  # fmt: skip
+
+
+def _words(options, size, model, pixels, count, gpu, training, seconds, rows):
+    what = options.data if options.plan == "data" else options.plan
+    detector = model.config.detector_config.model_type
+    precision = "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32 (convolutions in TF32)"
+    return [
+        f"COMPUTED, not measured: {what} ({size.images:,} images, {size.boxes:,} boxes, {size.names:,} names, "
+        f"{size.regions:,} regions) on {count} x {gpu}, {precision},",
+        f"{detector} of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, images of "
+        f"{pixels.shape[-2]} x {pixels.shape[-1]}.",
+        "",
+        markdown_table(_HEADER, rows, escape=False),
+        "",
+        f"- Hours: FLOPs of a step, counted on this model, at {UTILISATION:.0%} of the peak of the data sheet, and at "
+        f"least {LAUNCH * 1e6:.0f} us for each operation. Evaluation and the start are not in them.",
+        f"- Memory: weights, gradients, AdamW, what the forward keeps (counted), and {in_units(FIXED)}.",
+        f"- Readers: processes that decode pictures (--workers), at the {1000 * seconds:.0f} ms a picture takes here.",
+        f"- Disk: regions, cached features ({size.queries:.0f} queries an image, at most {in_units(QUERY)} each), "
+        "checkpoints and model. Pictures are not in it.",
+    ]
