@@ -21,8 +21,7 @@ from .prototype_pool import PrototypePool
 from .vocabulary import Vocabulary
 
 LEAST_LOG_SCORE = -27.6  # a score of 1e-12. Also its logit, to float32
-# vocabulary: (state of the tables, the tables, what `names_among` found). Not weak references to tables: torch brings
-# tensors back whose Python object has gone, and such references with it.
+# vocabulary: (state of the tables, the tables, what `names_among` found)
 _KNOWN_NAMES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _PARTS = 32  # of the channels of a map, for as many threads
 _ROWS = 256  # queries that are scored at once, so that what they are to all prototypes stays in the cache

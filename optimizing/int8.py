@@ -14,6 +14,7 @@ import numpy as np
 
 from decodetr.runtime.description import FILE, MODEL_FILES
 from decodetr.runtime.exported_detector import ExportedDetector
+from decodetr.runtime.sessions import openvino_core
 from decodetr.utils.files import committed, write_json
 from decodetr.utils.no_reports import no_reports
 
@@ -43,7 +44,7 @@ def quantize(exported: str | Path, output: str | Path, pictures: Sequence[PIL.Im
     def inputs(picture):
         return {"pixel_values": np.ascontiguousarray(detector.preprocess(picture)[None]), **names}
 
-    graph = openvino.Core().read_model(str(Path(exported) / MODEL_FILES["openvino"]))
+    graph = openvino_core().read_model(str(Path(exported) / MODEL_FILES["openvino"]))
     with no_reports():
         quantized = nncf.quantize(
             graph,

@@ -5,6 +5,7 @@ The runtimes are extras, of which a machine needs one, so each is imported by it
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from decodetr.utils.files import regular_file
 
 if TYPE_CHECKING:
     from typing import Any
+
+    import openvino
 
 INPUTS = ("pixel_values", "name_rows", "log_share", "background")  # in their order; the last three of names as input
 OUTPUTS = ("logits", "pred_boxes", "scores", "labels", "boxes")
@@ -90,16 +93,28 @@ class OnnxSession:
         return dict(zip(self.outputs, self.session.run(self.outputs, dict(inputs))))
 
 
+@functools.cache
+def openvino_core() -> openvino.Core:
+    """The one `openvino.Core` of this process, which is never given up.
+
+    A Core gives the thread that made it a stack for signal handlers, and takes it away when it goes: one that goes
+    before another, or in another thread, leaves the thread with memory that is no longer there. The next signal with
+    such a handler (the end of a child process, under faulthandler) then kills the process. Seen with OpenVINO 2026.4.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoSession:
     """OpenVINO. Computes in the precision of the graph: on processors with bfloat16 it would round by default."""
 
     def __init__(self, file: Path, threads: int | None, providers: Sequence[str] | None) -> None:
         try:
-            import openvino
+            core = openvino_core()
         except ImportError as error:
             raise ImportError(f"{file} needs OpenVINO: pip install 'decodetr[openvino]'") from error
         (device,) = providers or ["CPU"]
-        core = openvino.Core()
         if device.split(".")[0] not in {name.split(".")[0] for name in core.available_devices}:
             raise ValueError(f"providers: OpenVINO finds no {device}, it has {', '.join(core.available_devices)}")
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}

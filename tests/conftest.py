@@ -83,15 +83,3 @@ def text_detector(tmp_path_factory):
     model.save_pretrained(folder / "detector")
     DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "detector")
     return folder / "detector", clip
-
-
-# Rooms whose tests load other runtimes and servers, with threads of their own. In `make test` a process that had
-# loaded them ended, in three of five runs, when a later test started a program; the reason is not known yet.
-_APART = ("tests/serving/", "tests/export/", "tests/optimizing/")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if any(room in f"{item.path.as_posix()}" for room in _APART) or "test_exported_models" in item.name:
-            item.add_marker(pytest.mark.slow)
