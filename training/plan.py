@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from decodetr.annotations.formats import form_of
 from decodetr.annotations.sources import load_annotations
 from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+from decodetr.modeling_decodetr.detectors import detector_preprocessing
 from decodetr.processing import DeCoDetrImageProcessor
 from decodetr.processing.regions import count_regions
 from decodetr.training.choices import choose
@@ -29,6 +30,7 @@ from decodetr.training.starting_point import starting_config
 from decodetr.training.step_cost import CACHED, StepCost, forward_cost, step_cost
 from decodetr.training.trial import kept_checkpoints, learned_numbers
 from decodetr.utils.preflight import in_units
+from decodetr.utils.shipped import resolve
 from decodetr.utils.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -137,9 +139,7 @@ def plan(options: "TrainOptions", training: "DeCoDetrTrainingArguments", given: 
     size = size_of_data(options)
     config = starting_config(options, [f"name {i}" for i in range(size.names)])
     model = DeCoDetrForObjectDetection(config)
-    processor = DeCoDetrImageProcessor(**(config.preprocessing or {}))
-    if options.image_size is not None:
-        processor.size = type(processor)(size={"height": options.image_size, "width": options.image_size}).size
+    processor = _processor(options, config)
     pixels, seconds = _read_pictures(processor)
     labels = [_labels(model, size)]
     dtype = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else None
@@ -234,6 +234,20 @@ def _seconds(cost, gpu, half):
 def _or_too_large(needed, gpu):
     text = in_units(needed)
     return text if needed <= gpu.memory * 1e9 else f"{text}: too large"
+
+
+def _processor(options, config):
+    """The image processor that the run would have."""
+    if options.model:
+        processor = DeCoDetrImageProcessor.from_pretrained(resolve(options.model))
+    else:
+        fields = config.preprocessing
+        if options.detector:
+            fields = detector_preprocessing(options.detector, config.detector_config)
+        processor = DeCoDetrImageProcessor(**(fields or {}))
+    if options.image_size is not None:
+        processor.size = type(processor)(size={"height": options.image_size, "width": options.image_size}).size
+    return processor
 
 
 def _read_pictures(processor):

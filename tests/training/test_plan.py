@@ -106,6 +106,14 @@ def test_data_of_ones_own_are_counted(tmp_path, capsys, scenes):
         assert [int(number) for number in found.groups()] == [12, boxes, len(coco.names), expected]
 
 
+def test_pictures_have_the_size_of_the_starting_point(tmp_path, capsys, tiny_detector_folder):
+    words = ["train", "--model", str(tiny_detector_folder), "--plan", "lvis"]
+    assert main(words) == 0
+    assert "images of 64 x 64" in capsys.readouterr().out
+    assert main([*words, "--image-size", "96"]) == 0
+    assert "images of 96 x 96" in capsys.readouterr().out
+
+
 def test_a_plan_of_data_needs_data(tmp_path, capsys):
     assert main(["train", "--config", str(write_tiny_config(tmp_path)), "--plan", "data"]) == 1
     assert "--plan data: give --data" in capsys.readouterr().err
