@@ -134,7 +134,7 @@ def _plan(options, arguments):
     if options.plan == "data" and not options.data:
         raise ValueError("--plan data: give --data, or the size of a public data set: --plan coco")
     with tempfile.TemporaryDirectory() as folder:
-        training = make_arguments(folder, arguments)
+        training = make_arguments(folder, {**arguments, "use_cpu": True})  # bf16 needs no GPU to be planned
     sys.stdout.write(plan(options, training, frozenset(arguments)) + "\n")
     return 0
 

@@ -142,13 +142,12 @@ def plan(options: "TrainOptions", training: "DeCoDetrTrainingArguments", given: 
     processor = _processor(options, config)
     pixels, seconds = _read_pictures(processor)
     labels = [_labels(model, size)]
-    dtype = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else None
     rows = []
     for streams in tqdm(RECIPES, desc="counting a step", unit="way"):
-        cost = step_cost(model, pixels, labels, streams, dtype)
+        cost = step_cost(model, pixels, labels, streams)
         filling = forward_cost(model, pixels) if streams == CACHED else None
         run = _Run(options, training, given, size, model, processor, streams, count)
-        rows.append(run.row(cost, filling, GPUS[gpu], seconds, dtype is not None))
+        rows.append(run.row(cost, filling, GPUS[gpu], seconds))
     return "\n".join(_words(options, size, model, pixels, count, gpu, training, seconds, rows))
 
 
@@ -173,8 +172,9 @@ class _Run:
         if self.steps <= 0:
             self.steps = math.ceil(training.num_train_epochs * an_epoch)
 
-    def row(self, cost: StepCost, filling: StepCost | None, gpu: Gpu, reading: float, half: bool) -> list[str]:
+    def row(self, cost: StepCost, filling: StepCost | None, gpu: Gpu, reading: float) -> list[str]:
         """Cells of the table."""
+        half = self.training.bf16 or self.training.fp16
         images = self.batch * self.training.gradient_accumulation_steps
         arithmetic = images * _seconds(cost, gpu, half)
         step = max(arithmetic, self.training.gradient_accumulation_steps * cost.operations * LAUNCH)
@@ -303,7 +303,8 @@ def _words(options, size, model, pixels, count, gpu, training, seconds, rows):
         "",
         f"- Hours: FLOPs of a step, counted on this model, at {UTILISATION:.0%} of the peak of the data sheet, and at "
         f"least {LAUNCH * 1e6:.0f} us for each operation. Evaluation and the start are not in them.",
-        f"- Memory: weights, gradients, AdamW, what the forward keeps (counted), and {in_units(FIXED)}.",
+        f"- Memory: weights, gradients, AdamW, what the forward keeps (counted in float32, which is the most), and "
+        f"{in_units(FIXED)}.",
         f"- Readers: processes that decode pictures (--workers), at the {1000 * seconds:.0f} ms a picture takes here.",
         f"- Disk: regions, cached features ({size.queries:.0f} queries an image, at most {in_units(QUERY)} each), "
         "checkpoints and model. Pictures are not in it.",

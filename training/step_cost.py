@@ -38,14 +38,12 @@ def step_cost(
     pixel_values: torch.Tensor,
     labels: list[dict[str, torch.Tensor]],
     streams: str,
-    dtype: torch.dtype | None = None,
 ) -> StepCost:
     """Make one step, without an update, and count. The model is left in another mode, and without gradients.
 
     Args:
         model (DeCoDetrForObjectDetection). pixel_values (B, 3, H, W). labels: B dicts, see `forward`.
         streams (str): "joint", "localization", "semantic", or "cached".
-        dtype: of autocast. None for none.
     """
     model.train()
     only_semantics = streams in ("semantic", CACHED)
@@ -61,7 +59,7 @@ def step_cost(
     else:
         inputs = {"pixel_values": pixel_values, "labels": labels, "localization_only": streams == "localization"}
     try:
-        return _counted(model, lambda: model(**inputs).loss, dtype)
+        return _counted(model, lambda: model(**inputs).loss)
     finally:
         model.zero_grad(set_to_none=True)
         for parameter, required in learn.items():
@@ -72,13 +70,12 @@ def forward_cost(model: "DeCoDetrForObjectDetection", pixel_values: torch.Tensor
     """The cost of a forward of the detector alone, as of the step that fills the cache of features."""
     model.eval()
     with torch.no_grad():
-        return _counted(model, lambda: model.detector(pixel_values) and None, None)
+        return _counted(model, lambda: model.detector(pixel_values) and None)
 
 
-def _counted(model: torch.nn.Module, loss: Callable[[], Any], dtype: torch.dtype | None) -> StepCost:
-    precision = contextlib.nullcontext() if dtype is None else torch.autocast("cpu", dtype)
+def _counted(model: torch.nn.Module, loss: Callable[[], Any]) -> StepCost:
     with FlopCounterMode(display=False) as counter, _Operations() as operations:
-        with _kept_tensors(model) as kept, precision:
+        with _kept_tensors(model) as kept:
             value = loss()
         if value is not None and value.requires_grad:
             value.backward()

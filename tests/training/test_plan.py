@@ -16,11 +16,11 @@ from decodetr.training.step_cost import _counted, forward_cost, step_cost
 def test_flops_and_kept_bytes_by_hand():
     torch.manual_seed(0)
     layer, rows = torch.nn.Linear(8, 4), torch.randn(5, 8)
-    cost = _counted(layer, lambda: layer(rows).sum(), None)
+    cost = _counted(layer, lambda: layer(rows).sum())
     assert (cost.convolutions, cost.others) == (0, 2 * (2 * 5 * 8 * 4))  # forward, and the gradient of the weights
     assert cost.kept == rows.numel() * 4
     convolution, pixels = torch.nn.Conv2d(3, 6, 1, bias=False), torch.randn(1, 3, 4, 4, requires_grad=True)
-    cost = _counted(convolution, lambda: convolution(pixels).sum(), None)
+    cost = _counted(convolution, lambda: convolution(pixels).sum())
     assert (cost.convolutions, cost.others) == (3 * (2 * 3 * 6 * 16), 0)
     assert cost.kept == pixels.numel() * 4
 

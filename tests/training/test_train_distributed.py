@@ -61,11 +61,13 @@ def _assert_close(found, expected, atol=1e-5):
     ],
     indirect=["two_processes"],
 )
-def test_two_processes_train_as_one(two_processes, one_process, name):
+def test_two_processes_train_as_one(two_processes, one_process, scenes, name):
     reference = name if name in one_process else "ddp"
     folder, metrics, logs = one_process[reference]
     expected, found = _weights(folder), _weights(two_processes / name)
     _assert_close(found, expected)
+    start = load_file(scenes / "standin/pool/pool.safetensors")["prototypes"]
+    assert not torch.allclose(found["prototype_pool.prototypes"], start, atol=1e-5)  # the momentum step moved it
     ranks = [torch.load(two_processes / f"{name} {rank}.pt", weights_only=False) for rank in (0, 1)]
     assert ranks[0]["kind"].endswith("FSDP" if name == "fsdp" else "MULTI_CPU")
     assert len(ranks[0]["logs"]) == len(logs)
