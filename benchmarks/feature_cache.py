@@ -2,15 +2,16 @@
 
     python benchmarks/feature_cache.py bytes            # the scenes' detector, and RT-DETRv2-R50 of random weights
     python benchmarks/feature_cache.py steps --detectors rt_detr_v2 --images 64
+    python benchmarks/feature_cache.py memory --synthetic-images 500 5000
     python benchmarks/feature_cache.py ap --scenes DIR --built BUILT --work WORK
 
 `bytes` builds the cache of drawn scenes with samples as they are and projected, and says what a query takes, which
 share of the variance stays, how many images a second it makes, and what COCO's images would take (computed). `steps`
 times a training step with the making of its batch, from disk and from memory, in turn in one process; "cold" is the
-first pass over files that the system no longer holds. It also says what the process holds in the end. `ap` trains a
-semantic stream over cached features for every budget and seed, as `decodetr scenes compare` does, and measures it on
-validation scenes; DIR is of `decodetr scenes write`, BUILT of `decodetr pool build`. Caches and results stay in WORK:
-the same command goes on.
+first pass over files that the system no longer holds. `memory` reads caches of several sizes at random, and says what
+the process holds. `ap` trains a semantic stream over cached features for every budget and seed, as `decodetr scenes
+compare` does, and measures it on validation scenes; DIR is of `decodetr scenes write`, BUILT of `decodetr pool build`.
+Caches and results stay in WORK: the same command goes on.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,7 +100,7 @@ def steps_over(cache, model, args, folder):
     """What steps over a cache take, with the making of a batch, and over the same items in memory."""
     from step_trainers import make_trainer, step
 
-    from decodetr.speed.timing import clock, in_turn, ratios, show, spread
+    from decodetr.speed.timing import clock, in_turn, ratios, show
     from decodetr.training.feature_cache import FeatureCache, feature_collate
 
     class InMemory(FeatureCache):
@@ -129,26 +131,25 @@ def steps_over(cache, model, args, folder):
 
     functions = {name: partial(one, name) for name in data}
     seconds = in_turn(functions, device=args.device, warmup=2, runs=args.runs, calls=args.steps)
-    held = _resident()
-    median, cold = statistics.median(seconds["memory"]), []
+    cold = {"memory": [], "disk": []}
     for _ in range(args.cold):
-        cache._opened.clear()  # pages that are mapped stay
-        data["memory"]._opened.clear()
+        for items in data.values():
+            items._opened.clear()  # pages that somebody has mapped stay
         _forget(cache.folder)
-        start, count = clock(args.device), len(cache) // args.batch_size
-        orders["disk"] = _endless(len(cache))
-        for _ in range(count):
-            one("disk")
-        cold.append((clock(args.device) - start) / count)
+        for name, seen in cold.items():
+            orders[name] = _endless(len(cache))
+            start = clock(args.device)
+            for _ in range(len(cache) // args.batch_size):
+                one(name)
+            seen.append(clock(args.device) - start)
     return {
         "bytes a query": round(cache.num_bytes / cache.num_queries),
         "queries a step": round(args.batch_size * cache.num_queries / len(cache), 1),
-        "steps a second, memory": round(1 / median, 1),
+        "steps a second, memory": round(1 / statistics.median(seconds["memory"]), 1),
         "disk": round(1 / statistics.median(seconds["disk"]), 1),
         "disk / memory": show(ratios(seconds, "memory", "disk"), digits=3),
-        "cold disk / memory": show(spread([median / value for value in cold]), digits=3) if cold else None,
+        "cold disk / memory": show(ratios(cold, "memory", "disk"), digits=3) if args.cold else None,
         "cache, MB": round(cache.num_bytes / 1e6),
-        "MB of the process, of files": held,
     }
 
 
@@ -168,14 +169,59 @@ def _copied(item):
     }
 
 
-def _resident():
-    """(MB that the process alone holds, MB of mapped files that are in memory), on Linux. None elsewhere."""
+def memory_of_readers(args):
+    """Rows of a table: what a process holds that reads images at random, by the size of a cache of random numbers."""
+    from decodetr.training.feature_cache import FeatureCache, feature_collate
+    from decodetr.training.feature_shards import ShardFolder
+
+    rows, width, shard_images = [], 88, 256
+    for images in args.synthetic_images:
+        with tempfile.TemporaryDirectory() as folder:
+            shards, place = ShardFolder(folder), 0
+            identity = {"made_by": {"captions": False}, "source": None}
+            shards.write_manifest(
+                {"identity": identity, "images": images, "views": 1, "shard_images": shard_images, "projected": None}
+            )
+            for shard in range(shards.count):
+                places = shards.images(shard, 0)
+                shards.write(shard, [_random_item(width) for _ in places], places)
+            shards.finish()
+            _forget(Path(folder))
+            before, start = _own_memory(), time.perf_counter()
+            cache = FeatureCache(folder)
+            opened = time.perf_counter() - start
+            order = _endless(len(cache))
+            for place in range(args.reads):
+                feature_collate([cache[next(order)] for _ in range(args.batch_size)])
+                if not place:
+                    first = time.perf_counter() - start
+            rows.append(
+                {
+                    "images": images,
+                    "cache, MB": round(cache.num_bytes / 1e6),
+                    "opened, ms": round(1e3 * opened, 1),
+                    "first batch, ms": round(1e3 * first, 1),
+                    f"own memory after {args.reads} batches, MB more": round((_own_memory() - before) / 1e6, 1),
+                }
+            )
+    return rows
+
+
+def _random_item(width):
+    import torch
+
+    rows = {"queries": (20, 256), "region_embeds": (20, 512), "region_text_embeds": (0, 512)}
+    item = {name: torch.empty(size, dtype=torch.float16).normal_() for name, size in rows.items()}
+    item["samples"] = [torch.empty(20, width, 16, dtype=torch.float16).normal_() for _ in range(3)]
+    return item | {"name_index": torch.zeros(20, dtype=torch.int64)}
+
+
+def _own_memory():
+    """Resident bytes that are not pages of files."""
     import psutil
 
     memory = psutil.Process().memory_info()
-    if not hasattr(memory, "shared"):
-        return None
-    return round((memory.rss - memory.shared) / 1e6), round(memory.shared / 1e6)
+    return memory.rss - getattr(memory, "shared", 0)
 
 
 def _forget(folder):
@@ -257,7 +303,7 @@ def _key(budget, args):
     return f"{budget}, {args.train_images or 'all'} images, {args.views} views, {args.train_steps} steps"
 
 
-PARTS = {"bytes": bytes_of_queries, "steps": steps_a_second, "ap": ap}
+PARTS = {"bytes": bytes_of_queries, "steps": steps_a_second, "memory": memory_of_readers, "ap": ap}
 
 
 def parser():
@@ -282,6 +328,10 @@ def parser():
     add("--runs", type=int, default=20, help="timed rounds")
     add("--steps", type=int, default=4, help="timed steps of each kind in a round")
     add("--cold", type=int, default=1, help="passes over files that the system no longer holds; 0: none")
+    some = arguments.add_argument_group("memory")
+    add = some.add_argument
+    add("--synthetic-images", type=int, nargs="+", default=[500, 5000], metavar="N", help="sizes; 5,000 are 1 GB")
+    add("--reads", type=int, default=200, help="batches that are read")
     some = arguments.add_argument_group("ap")
     add = some.add_argument
     add("--scenes", metavar="DIR", help="scenes of `decodetr scenes write`")

@@ -82,11 +82,20 @@ class RegionPooling(nn.Module):
             samples: a list of (n, C_l, points) as [`RegionPooling.sample`] gives them.
             bases (*optional*): a (mean (C_l,), orthonormal basis P (C_l, c_l)) for each map: the samples x of maps are
                 P^T (x - mean), (n, c_l, points), and stand for mean + P P^T (x - mean).
+
+        Raises:
+            ValueError: samples have other channels than their map, or than its basis.
         """
         weights = [(p.weight[..., 0], p.bias) for p in self.projections]
         if bases is not None:
             with torch.autocast(samples[0].device.type, enabled=False):
                 weights = [_folded(w[..., 0], b, *basis) for (w, b), basis in zip(weights, bases)]
+        for level, ((weight, _), sample) in enumerate(zip(weights, samples)):
+            if sample.shape[1] != weight.shape[1]:
+                raise ValueError(
+                    f"semantic_features['samples'][{level}] has {sample.shape[1]} channels, expected "
+                    f"{weight.shape[1]}: projected samples need their semantic_features['bases'] (FeatureCache.bases)"
+                )
         projected = [F.conv1d(s, w, b).flatten(1) for (w, b), s in zip(weights, samples)]
         if self.pixel_grid:
             projected.append(self._encode(samples[-1]))

@@ -111,14 +111,13 @@ class DeCoDetrTrainer(Trainer):
         self._prepare(model)
         self._identity = run_identity(args, model, train_dataset, start, deployment_vocabulary)
         collate = self._train_collate = data_collator or detection_collate
-        self._bases = None
         if args.cache_features and train_dataset is not None:
             if isinstance(train_dataset, FeatureCache):
                 train_dataset.check(model)
             else:
                 train_dataset = cache_of_run(model, train_dataset, collate, args, self._identity["data"])
-            self._bases = train_dataset.bases(args.device)
             self._train_collate = feature_collate
+        self._bases = train_dataset.bases(args.device) if isinstance(train_dataset, FeatureCache) else None
         if isinstance(train_dataset, StreamedDetectionDataset):
             self._train_collate = partial(collate_or_skip, self._train_collate)
         super().__init__(model, args, data_collator=collate, train_dataset=train_dataset, **kwargs)

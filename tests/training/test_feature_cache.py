@@ -270,6 +270,8 @@ def test_a_projected_cache_fits_its_budget_and_trains_an_ordinary_model(scenes, 
     features = feature_collate(items)["semantic_features"] | {"bases": cache.bases()}
     dataset = make_parts(scenes, augment=False)[1]
     images = detection_collate([dataset[i] for i in cache._shards.open(0)["index"][:4].tolist()])
+    with pytest.raises(ValueError, match=r"samples'\]\[0\] has \d+ channels, expected \d+: projected samples need"):
+        model(semantic_features=feature_collate(items)["semantic_features"])
     cached, direct = model(semantic_features=features).loss_dict, model(**images).loss_dict
     for name in ("loss_align", "loss_distill"):
         assert cached[name].item() == pytest.approx(direct[name].item(), rel=2e-3)
