@@ -92,7 +92,7 @@ class FeatureBuilder:
         )
         require_room(folder, size - written(folder), f"cached {what},", remedy)
         if self.projection is not None:
-            self.projection.save(folder / PROJECTION)
+            self.projection.write(folder / PROJECTION)
         batches = min(_SHARD_IMAGES, int(_SHARD_BYTES / max(an_image, 1))) // self.batch_size
         self.shards.write_manifest(
             {

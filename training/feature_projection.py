@@ -48,7 +48,7 @@ class Projection:
         sizes = [list(basis.shape) for _, basis in self.bases]
         return {"channels of each map, before and after": sizes, "share of the variance that is kept": self.kept}
 
-    def save(self, file: str | Path) -> None:
+    def write(self, file: str | Path) -> None:
         """Write a safetensors file, whole or not at all."""
         tensors = {"kept": torch.tensor(self.kept, dtype=torch.float64)}
         for level, (mean, basis) in enumerate(self.bases):
@@ -58,7 +58,7 @@ class Projection:
 
     @classmethod
     def load(cls, file: str | Path) -> Self:
-        """Read what `save` has written."""
+        """Read what `write` has written."""
         tensors = load_file(file)
         kept = tensors.pop("kept").tolist()
         # Copies: who trains with them reads them in every step.
