@@ -33,6 +33,7 @@ from decodetr.training.calibration import KeptImages
 from decodetr.training.checkpoints import to_resume
 from decodetr.training.chosen import CHOSEN, set_chosen, situation_of
 from decodetr.training.data import TrainingData
+from decodetr.training.feature_cache import FeatureCache
 from decodetr.training.forgetting import ForgettingReport
 from decodetr.training.identity import digest, settings_identity
 from decodetr.training.learned import doubts
@@ -138,6 +139,10 @@ class TrainingRun:
         kept.fit(trainer, processor)
         trainer.save_model()
         trainer.save_state()
+        trainer.accelerator.wait_for_everyone()  # nobody reads cached features any more
+        if trainer.is_world_process_zero() and isinstance(trainer.train_dataset, FeatureCache):
+            if not training.cache_folder:
+                trainer.train_dataset.remove()
         _save_metrics(trainer, "train", trained.metrics)
 
         # Report

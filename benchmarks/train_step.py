@@ -116,7 +116,7 @@ def measure(folder, args) -> dict:
             "seconds_per_image": spread([s / len(plain) for s in builds]),
             "bytes_per_image": cache.num_bytes / len(plain),
             "train_seconds_per_step": run.metrics["train_runtime"] / args.train_steps,
-            "supervised_queries_per_image": sum(len(item["queries"]) for item in cache.items) / len(plain),
+            "supervised_queries_per_image": cache.num_queries / len(plain),
         },
         "objects_per_image": sum(objects) / len(objects),
         "names": len(model.vocabulary),
@@ -169,7 +169,7 @@ def measure_memory(mode, folder, args) -> dict:
         batch = bare_batch(batch, model)
     if mode == "cached":
         cache = FeatureCache.build(model, Subset(plain, some), detection_collate, batch_size=1)
-        batch = feature_collate(cache.items)
+        batch = feature_collate(list(cache))
     device = torch.device(args.device)
     before = used_bytes(device)
     if mode == "bare":
@@ -239,7 +239,7 @@ def report(result, args):
     run = f"{1e3 * cache['train_seconds_per_step']:.1f}"
     rows = [
         ["time to build it, ms per image, with loading", show(cache["seconds_per_image"], 1e3, 2)],
-        ["memory, kB per image", f"{cache['bytes_per_image'] / 1e3:.1f}"],
+        ["disk, kB per image", f"{cache['bytes_per_image'] / 1e3:.1f}"],
         ["supervised queries per image", f"{cache['supervised_queries_per_image']:.1f}"],
         [f"`Trainer.train` over it, {args.train_steps} steps, ms per step", run],
     ]

@@ -148,7 +148,8 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
                 `ignore_boxes` (P, 4) maybe objects, for the localization stream alone; `absent_labels` (L,) int64,
                 names known to be absent from unannotated regions. Other keys are ignored.
             semantic_features (`dict`, *optional*): detached features from [`extract_semantic_features`] instead of
-                pixels: only `loss`, `loss_distill` and `loss_align` are computed.
+                pixels: only `loss`, `loss_distill` and `loss_align` are computed. With `bases` the samples are
+                projected ([`RegionPooling.project_samples`]).
             output_prototype_weights (`bool`): return w (B, N, M).
             localization_only (`bool`): leave the semantic stream out: only `pred_boxes`, `objectness_logits` and the
                 detector's losses, with `loss` = loss_det.

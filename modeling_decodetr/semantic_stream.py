@@ -72,13 +72,42 @@ class RegionPooling(nn.Module):
         together = torch.cat([part.flatten(1) for part in pooled], dim=1)
         return together.unflatten(0, boxes.shape[:2]) if row is None else together
 
-    def project_samples(self, samples: list[torch.Tensor]) -> torch.Tensor:
-        """The same features from raw samples, a list of (n, C_l, points) as [`RegionPooling.sample`] gives them: (n,
-        out_features)."""
-        projected = [F.conv1d(s, p.weight[..., 0], p.bias).flatten(1) for p, s in zip(self.projections, samples)]
+    def project_samples(
+        self, samples: list[torch.Tensor], bases: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+    ) -> torch.Tensor:
+        """The same features from samples: (n, out_features).
+
+        Args:
+            samples: a list of (n, C_l, points) as [`RegionPooling.sample`] gives them.
+            bases (*optional*): a (mean (C_l,), orthonormal basis P (C_l, c_l)) for each map: the samples x of maps are
+                P^T (x - mean), (n, c_l, points), and stand for mean + P P^T (x - mean).
+
+        Raises:
+            ValueError: samples have other channels than their map, or than its basis.
+        """
+        weights = [(p.weight[..., 0], p.bias) for p in self.projections]
+        if bases is not None:
+            with torch.autocast(samples[0].device.type, enabled=False):
+                weights = [_folded(w[..., 0], b, *basis) for (w, b), basis in zip(weights, bases)]
+        for level, ((weight, _), sample) in enumerate(zip(weights, samples)):
+            if sample.shape[1] != weight.shape[1]:
+                raise ValueError(
+                    f"semantic_features['samples'][{level}] has {sample.shape[1]} channels, expected "
+                    f"{weight.shape[1]}: projected samples need their semantic_features['bases'] (FeatureCache.bases)"
+                )
+        projected = [F.conv1d(s, w, b).flatten(1) for (w, b), s in zip(weights, samples)]
         if self.pixel_grid:
             projected.append(self._encode(samples[-1]))
         return torch.cat(projected, dim=1)
+
+    @torch.no_grad()
+    def restrict(self, bases: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Project the weights W of each map onto the span of its basis, W P P^T, so that whole maps give what
+        [`RegionPooling.project_samples`] gives of samples that were projected by the same `bases`."""
+        for project, (_, basis) in zip(self.projections, bases):
+            rows = getattr(project.weight, "to_local", lambda weight=project.weight: weight)()  # FSDP divides rows
+            basis = basis.to(rows)
+            rows.copy_((rows.flatten(1) @ basis @ basis.T).view_as(rows))
 
     def _pool(self, project, feature_map, boxes):
         """(B, N, out_channels, grid^2) of a map (B, C_l, H_l, W_l)."""
@@ -93,6 +122,12 @@ class RegionPooling(nn.Module):
         """(n, F) of (n, 3, pixel_grid^2)."""
         side = self.pixel_grid
         return self.pixel_encoder(thumbnails.unflatten(2, (side, side))).flatten(1)
+
+
+def _folded(weight, bias, mean, basis):
+    """Weight (out, c, 1) and bias (out,) that give of P^T (x - mean) what weight (out, C) and bias give of mean +
+    P P^T (x - mean)."""
+    return (weight @ basis.to(weight))[..., None], bias + weight @ mean.to(weight)
 
 
 def _sample(feature_map, boxes, grid):
@@ -213,10 +248,12 @@ class SemanticStream(Float32Buffers):
         return torch.cat([queries, regions.to(queries.dtype)], dim=-1)
 
     def gather_cached(self, features: dict) -> torch.Tensor:
-        """The same from a dict of concatenated features of `extract_semantic_features`: (n, C [+ region features])."""
+        """The same from a dict of concatenated features of `extract_semantic_features`, whose samples may be projected
+        by `bases` (see [`RegionPooling.project_samples`]): (n, C [+ region features])."""
         if self.region_pooling is None:
             return features["queries"]
-        return torch.cat([features["queries"], self.region_pooling.project_samples(features["samples"])], dim=-1)
+        regions = self.region_pooling.project_samples(features["samples"], features.get("bases"))
+        return torch.cat([features["queries"], regions], dim=-1)
 
     def forward(self, inputs: torch.Tensor, tables: Tables) -> tuple[torch.Tensor, torch.Tensor]:
         """From detached inputs to what is compared with names.

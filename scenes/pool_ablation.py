@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -162,6 +163,10 @@ class Comparison:
     @cached_property
     def cache(self) -> FeatureCache:
         """The detector's features of the training scenes, from its one run over them."""
+        return self.make_cache()
+
+    def make_cache(self, views: int = CACHE_VIEWS, **options: Any) -> FeatureCache:
+        """The same. `options`: of [`FeatureCache.build`]."""
         dataset = DetectionDataset(
             self.train_annotations,
             self.processor,
@@ -171,8 +176,8 @@ class Comparison:
                 0, blur=SEMANTIC_TRAINING["--blur"], noise=SEMANTIC_TRAINING["--noise"]
             ),
         )
-        sizes = {"batch_size": SEMANTIC_TRAINING["--per_device_eval_batch_size"], "views": CACHE_VIEWS}
-        return FeatureCache.build(self.model(self.pool, {}), dataset, detection_collate, **sizes)
+        sizes = {"batch_size": SEMANTIC_TRAINING["--per_device_eval_batch_size"], "views": views}
+        return FeatureCache.build(self.model(self.pool, {}), dataset, detection_collate, **sizes, **options)
 
     def random_pool(self) -> PrototypePool:
         """Prototypes that say nothing, in the same space."""

@@ -48,6 +48,11 @@ class DeCoDetrTrainingArguments(OwnArguments, TrainingArguments):
             raise ValueError(f"cache_views must be at least 1, got {self.cache_views}.")
         if self.cache_views > 1 and not self.cache_features:
             raise ValueError(f"cache_views={self.cache_views} needs cache_features=True: nothing is cached otherwise.")
+        for name in ("cache_folder", "cache_query_bytes"):
+            if (value := getattr(self, name)) is not None and not self.cache_features:
+                raise ValueError(f"{name}={value} needs cache_features=True: nothing is cached otherwise.")
+        if self.cache_query_bytes is not None and self.cache_query_bytes < 1:
+            raise ValueError(f"cache_query_bytes must be at least 1, got {self.cache_query_bytes}.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be between 0 and 1, got {self.ema_decay}.")
         self.metric_for_best_model, replaced = self._metric_of_boxes(), self.metric_for_best_model

@@ -1,5 +1,5 @@
-"""Callbacks of a training run: dropout of the semantic stream, the momentum step of the pool and its drift, averaged
-weights."""
+"""Callbacks of a training run: dropout of the semantic stream, the momentum step of the pool and its drift, projected
+samples, averaged weights."""
 
 import copy
 import logging
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from transformers import TrainerCallback
 
 from decodetr.pool_builder.drift import pool_drift
@@ -66,6 +67,27 @@ class PoolMomentum(TrainerCallback):
         if not state.is_world_process_zero or model.config.pool_update == "frozen" or args.streams == "localization":
             return
         write_json(Path(args.output_dir) / "pool_drift.json", pool_drift(self.before, model.prototype_pool))
+
+
+class ProjectedSamples(TrainerCallback):
+    """Keeps weights that learn from projected samples in the span of the projection, so that they serve whole maps."""
+
+    def __init__(self, trainer: "DeCoDetrTrainer", bases: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self.trainer, self.bases = trainer, bases
+
+    def on_train_begin(
+        self, args: "DeCoDetrTrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
+        self._restrict()
+
+    def on_optimizer_step(
+        self, args: "DeCoDetrTrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
+        self._restrict()
+
+    def _restrict(self):
+        if (pooling := self.trainer.model.semantic_stream.region_pooling) is not None:  # else no sample is read
+            pooling.restrict(self.bases)
 
 
 class WeightAveraging(TrainerCallback):

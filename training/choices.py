@@ -19,7 +19,6 @@ NEW, PRETRAINED, TRAINED = "random", "pretrained", "trained"  # weights that a s
 BATCH, SMALL_BATCH = 8, 4  # images a step
 _LARGE_SIDE = 800  # pixels: from here on, images of a detector that learns are memory
 _LARGE_WIDTH = 200  # of the detector's queries: published detectors, of 256 and more, are trained with 1e-4
-_MOST_CACHED = 10_000  # images that are cached twice
 _ENOUGH = 600  # images of a fine-tune with full rates. With fewer they are lower, by the root
 _FEW = 1_000  # images of a fine-tune that leaves the backbone as it is
 
@@ -67,8 +66,8 @@ def choose(situation: Situation, given: Set[str], training: "DeCoDetrTrainingArg
     if not {"max_steps", "num_train_epochs"} & given and situation.images:
         batch = found | {name: getattr(training, name) for name in given & found.keys()}
         found["max_steps"] = steps(situation, batch["per_device_train_batch_size"] * situation.parts)
-    if situation.cached and situation.augmented and situation.images <= _MOST_CACHED:
-        found["cache_views"] = 2
+    if situation.cached and situation.augmented and _seen_twice(situation):
+        found["cache_views"] = 2  # each of which such a run sees at least once
     if situation.streams == "semantic" or situation.semantics == TRAINED:
         found["align_weight_start"] = 1.0  # no localization that has to come first
     if situation.detector == TRAINED and situation.streams != "semantic" and situation.images < _FEW:
@@ -78,6 +77,11 @@ def choose(situation: Situation, given: Set[str], training: "DeCoDetrTrainingArg
     if "lr_scheduler_type" not in given or training.lr_scheduler_type != SchedulerType.CONSTANT:
         found["warmup_steps"] = min(200 if situation.detector == NEW else 50, length // 10)
     return {name: value for name, value in found.items() if name not in given}
+
+
+def _seen_twice(situation):
+    """Whether a run of the chosen length goes twice over its images."""
+    return bool(situation.images) and steps(situation, BATCH) * BATCH >= 2 * situation.images
 
 
 def _batch(situation):

@@ -37,7 +37,7 @@ def check_streamed(args: "DeCoDetrTrainingArguments", dataset: "Dataset | None")
     if args.max_steps <= 0 and not has_length(dataset):
         raise ValueError("streamed training data have no length: give the number of steps, --max-steps N")
     if args.cache_features:
-        raise ValueError("cache_features keeps all images in memory, and streamed data have no end: leave one out")
+        raise ValueError("cache_features keeps features of all images, and streamed data have no end: leave one out")
     args.accelerator_config.dispatch_batches = False
 
 

@@ -1,68 +1,126 @@
 """Cached features of a frozen detector, so that the semantic stream can be trained without running it.
 
-Only queries that something supervises are kept, detached and before any trainable layer: their states and the raw
-samples of the feature maps in their boxes, in float16, in memory. The first pass over the images is plain. Further
-ones, `views`, are augmented.
+Only queries that something supervises are kept, detached and before any trainable layer: their states, and the samples
+of the feature maps in their boxes, in float16, on the disk (`feature_shards.py`). Samples of large data are kept after
+a fixed projection (`feature_projection.py`). The first pass over the images is plain. Further ones, `views`, are
+augmented.
 """
 
 import hashlib
 import json
 import logging
+import os
+import shutil
+import tempfile
+import weakref
+from bisect import bisect_right
 from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
+from torch.utils.data import Dataset
 
 from decodetr.modeling_decodetr.loss_decodetr import SupervisedQueries
+from decodetr.training.feature_building import FeatureBuilder, reads_captions
+from decodetr.training.feature_projection import Projection
+from decodetr.training.feature_shards import PROJECTION, ShardFolder, unpacked
+from decodetr.utils.preflight import in_units
 
 if TYPE_CHECKING:
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
 
 logger = logging.getLogger(__name__)
 
+FOLDER = "_features"  # in the output of a run. The Trainer pushes nothing to the Hub whose name begins so
 _OF_SAMPLES = ("semantic_inputs", "region_grid", "region_pixels")  # fields of the config that decide what is sampled
+_NOTHING = "no query lies on an annotated box or region: there is nothing to train the semantics on."
 
 
 class FeatureCache(Dataset):
     """One item per image that has supervised queries: the dict of
     `DeCoDetrForObjectDetection.extract_semantic_features` plus `region_text_embeds` (R, d), the embeddings of the
-    captions of its regions and of the whole image, which the momentum step of the pool reads.
+    captions of its regions and of the whole image, which the momentum step of the pool reads (none where it is
+    frozen). Tensors are views of files that are mapped into memory.
+
+    Args:
+        folder: of a finished cache ([`FeatureCache.build`]).
 
     Attributes:
-        made_by (dict or None): what the features depend on: detector, names and settings of the model, by digest.
+        made_by (dict): what the features depend on: detector, names and settings of the model, by digest.
         source (dict or None): of what data they are, as the trainer that made the cache describes it.
+        projection ([`Projection`] or None): of the samples.
+
+    Raises:
+        ValueError: there is no finished cache.
     """
 
-    def __init__(self, items: list[dict[str, Any]]) -> None:
-        self.items = items
-        self.made_by: dict[str, Any] | None = None
-        self.source: dict[str, Any] | None = None
+    def __init__(self, folder: str | Path) -> None:
+        self._shards = ShardFolder(folder)
+        if not self._shards.finished:
+            raise ValueError(f"{folder}: expected finished cached features, got none; make them (FeatureCache.build)")
+        identity, self._sizes = self._shards.manifest["identity"], self._shards.manifest["shards"]
+        self.made_by: dict[str, Any] = identity["made_by"]
+        self.source: dict[str, Any] | None = identity["source"]
+        projected = self._shards.manifest["projected"] is not None
+        self.projection = Projection.load(self.folder / PROJECTION) if projected else None
+        self._ends = list(accumulate(size["items"] for size in self._sizes))
+        self._opened: dict[int, dict[str, torch.Tensor]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": {}}  # each process maps the files itself
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self._shards.folder
+
+    def bases(self, device: torch.device | str = "cpu") -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+        """The `bases` that `forward` needs with these features, where samples are projected. Else None."""
+        if self.projection is None:
+            return None
+        return [(mean.to(device), basis.to(device)) for mean, basis in self.projection.bases]
 
     def check(self, model: "DeCoDetrForObjectDetection") -> None:
         """ValueError if the features are of another detector, of other names, or were taken in another way."""
-        own = self.made_by or {}
-        made_by = _maker(model) if own else {}
+        made_by = _maker(model)
         if model.config.semantic_inputs == "query":  # reads no samples, however they were taken
             made_by = {key: value for key, value in made_by.items() if key not in _OF_SAMPLES}
-        if wrong := [key for key, value in made_by.items() if value != own[key]]:
+        if self.made_by["captions"]:  # that are not read
+            del made_by["captions"]
+        if wrong := [key for key, value in made_by.items() if value != self.made_by[key]]:
             raise ValueError(
                 f"cached features of another model: they differ in {', '.join(wrong)}; build the cache again "
                 "(FeatureCache.build), or give the data set itself with cache_features=True"
             )
 
     def __len__(self) -> int:
-        return len(self.items)
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.items[index]
+        if not 0 <= index < len(self):
+            raise IndexError(f"expected 0 <= index < {len(self)}, got {index}")
+        shard = bisect_right(self._ends, index)
+        if shard not in self._opened:
+            self._opened[shard] = self._shards.open(shard)
+        return unpacked(self._opened[shard], index - self._ends[shard] + self._sizes[shard]["items"])
 
     @property
     def num_bytes(self) -> int:
-        """Memory held, in bytes."""
-        tensors = (t for item in self.items for v in item.values() for t in (v if isinstance(v, list) else [v]))
-        return sum(t.numel() * t.element_size() for t in tensors)
+        """Size on the disk, in bytes."""
+        return sum(size["bytes"] for size in self._sizes)
+
+    @property
+    def num_queries(self) -> int:
+        """Supervised queries of all items."""
+        return sum(size["queries"] for size in self._sizes)
+
+    def remove(self) -> None:
+        """Remove it from the disk. Items that were read stay."""
+        self._opened.clear()
+        self._shards.remove()
 
     @classmethod
     @torch.no_grad()
@@ -75,51 +133,89 @@ class FeatureCache(Dataset):
         batch_size: int = 16,
         num_workers: int = 0,
         views: int = 1,
-        max_bytes: int = 8 * 2**30,
+        folder: str | Path | None = None,
+        own: bool = False,
+        query_bytes: int | None = None,
+        source: dict[str, Any] | None = None,
+        rank: int = 0,
+        processes: int = 1,
     ) -> "FeatureCache":
         """Run the detector of `model` over `dataset` (a `DetectionDataset`, or any data set of such items if
-        `views` is 1): once plain, then `views` - 1 times with its augmentation.
+        `views` is 1): once plain, then `views` - 1 times with its augmentation. What is in the folder already, of the
+        same detector, names, data and settings, is not made again.
+
+        Args:
+            folder (`str` or `Path`, *optional*): of the cache. Default: a temporary one that goes with the object.
+            own (`bool`): features of something else that are in the folder may be removed.
+            query_bytes (`int`, *optional*): that a query may take. Samples are projected to fit. Default: 10,000 if
+                all would take more than 8 GiB as they are, else as they are.
+            source (`dict`, *optional*): JSON that tells the data from others. Without it, their number does.
+            rank, processes (`int`): every process makes its share of the shards, in a folder that all of them see.
 
         Raises:
-            ValueError: nothing in the data set supervises a query, or the cache would outgrow `max_bytes`.
+            ValueError: nothing in the data set supervises a query. The disk has no room. A query does not fit
+                `query_bytes`. The folder has something else.
         """
         targets = getattr(dataset, "targets", None)  # a Subset, say, has none
         augmented = targets is not None and targets.augmentation is not None
         if views > 1 and not augmented:
             raise ValueError(f"views={views} needs a data set with augmentation: further views would equal the first.")
-        device, training = model.device, model.training
-        model.eval()
-        cache, held = cls([]), 0
-        for view in range(views):
-            seen = dataset
-            if augmented:
-                dataset.set_epoch(view)
-                seen = dataset if view else dataset.without_augmentation()
-            loader = DataLoader(seen, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
-            for batch in tqdm(loader, desc=f"caching detector features, view {view + 1} of {views}", unit="batch"):
-                labels = [
-                    {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in label.items()}
-                    for label in batch.pop("labels")
-                ]
-                pixels = {name: value.to(device) for name, value in batch.items()}
-                found = model.extract_semantic_features(labels=labels, **pixels)
-                items = [_cached(item, label) for item, label in zip(found, labels) if len(item["queries"])]
-                held += cls(items).num_bytes
-                cache.items += items
-                if held > max_bytes:
-                    raise ValueError(
-                        f"cached features outgrow {max_bytes / 2**30:.0f} GB in view {view + 1} of {views}, after "
-                        f"{len(cache)} of {views * len(dataset)} images; train without --cache-features, with fewer "
-                        "--cache-views, or set a smaller region_grid."
-                    )
-        model.train(training)
-        cache.made_by = _maker(model)
-        if not cache.items:
-            raise ValueError(
-                "no query lies on an annotated box or region: there is nothing to train the semantics on."
-            )
-        logger.info("cached %d images, %.0f MB", len(cache), held / 2**20)
+        if not len(dataset):
+            raise ValueError(_NOTHING)
+        if folder is None and processes > 1:
+            raise ValueError(f"{processes} processes need one folder for the features that they share: give folder=")
+        temporary, training = folder is None, model.training
+        identity = {"made_by": _maker(model), "source": source, "images": len(dataset), "views": views}
+        identity = json.loads(json.dumps({**identity, "query_bytes": query_bytes}, default=str))
+        folder = Path(tempfile.mkdtemp(prefix="decodetr-features-") if folder is None else folder)
+        builder = FeatureBuilder(model.eval(), dataset, collate, batch_size, num_workers, folder)
+        try:
+            if rank == 0:
+                builder.begin(identity, own, query_bytes)
+            builder.run(views, rank, processes)
+            cache = cls(folder)
+            if not len(cache):
+                raise ValueError(_NOTHING)
+        except BaseException:
+            if temporary:
+                shutil.rmtree(folder)
+            raise
+        finally:
+            model.train(training)
+        if temporary:
+            weakref.finalize(cache, _remove, folder, os.getpid())
+        logger.info("cached %d images, %s, in %s", len(cache), in_units(cache.num_bytes), folder)
         return cache
+
+
+def cache_of_run(
+    model: "DeCoDetrForObjectDetection",
+    dataset: Dataset,
+    collate: Callable[[list], dict[str, Any]],
+    args: "DeCoDetrTrainingArguments",
+    source: dict[str, Any] | None,
+) -> FeatureCache:
+    """The features of a run with `cache_features`, as its arguments say. Args: as of [`FeatureCache.build`]."""
+    return FeatureCache.build(
+        model.to(args.device),
+        dataset,
+        collate,
+        batch_size=args.per_device_eval_batch_size,
+        num_workers=args.dataloader_num_workers,
+        views=args.cache_views,
+        folder=args.cache_folder or Path(args.output_dir, FOLDER),
+        own=args.cache_folder is None,
+        query_bytes=args.cache_query_bytes,
+        source=source,
+        rank=args.process_index,
+        processes=args.world_size,
+    )
+
+
+def _remove(folder, process):
+    """Remove a temporary cache. Loader workers that were forked have the object too."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _maker(model):
@@ -130,21 +226,9 @@ def _maker(model):
             name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         )
     names = hashlib.sha256(json.dumps(list(model.vocabulary.names)).encode())
-    read = {name: getattr(model.config, name) for name in (*_OF_SAMPLES, "region_iou_threshold")}
-    return {"detector": detector.hexdigest(), "names": names.hexdigest(), **read}
-
-
-def _cached(item, label):
-    """An item of `extract_semantic_features` as it is kept: on the CPU, in float16, with the region captions'
-    embeddings."""
-    texts = [label[name] for name in ("region_text_embeds", "caption_embeds") if name in label]
-    supervised = SupervisedQueries.of_features(item).features()
-    return {
-        "queries": item["queries"].half().cpu(),
-        "samples": [samples.half().cpu() for samples in item["samples"]],
-        **{name: value.cpu() for name, value in supervised.items()},
-        "region_text_embeds": torch.cat([*texts, item["region_embeds"][:0]]).cpu(),
-    }
+    read = {name: getattr(model.config, name) for name in (*_OF_SAMPLES, "region_iou_threshold", "embedding_dim")}
+    captions = reads_captions(model.config)
+    return {"detector": detector.hexdigest(), "names": names.hexdigest(), **read, "captions": captions}
 
 
 def feature_collate(items: list[dict[str, Any]]) -> dict:

@@ -19,8 +19,8 @@ DECIDES = frozenset(
     learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args weight_decay adam_beta1
     adam_beta2 adam_epsilon max_grad_norm auto_find_batch_size load_best_model_at_end metric_for_best_model
     greater_is_better seed data_seed accelerator_config dataloader_drop_last train_sampling_strategy
-    streams cache_features cache_views align_weight_start align_weight_end align_weight_shape semantic_learning_rate
-    backbone_learning_rate freeze_backbone semantic_max_grad_norm ema_decay eval_max_detections
+    streams cache_features cache_views cache_query_bytes align_weight_start align_weight_end align_weight_shape
+    semantic_learning_rate backbone_learning_rate freeze_backbone semantic_max_grad_norm ema_decay eval_max_detections
     """.split()
 )
 # How long it goes: a run may be made longer. The batch is compared as a whole, over accumulation and processes.
@@ -29,7 +29,7 @@ BATCH = frozenset("per_device_train_batch_size gradient_accumulation_steps".spli
 # Where and how it is computed, watched and kept. Precision and compilation are here: the same run, rounded otherwise.
 RUNNING = frozenset(
     """
-    output_dir overwrite_output_dir resume_from_checkpoint bf16 fp16 tf32 activation_checkpointing
+    output_dir cache_folder overwrite_output_dir resume_from_checkpoint bf16 fp16 tf32 activation_checkpointing
     activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs torch_compile
     torch_compile_backend torch_compile_mode torch_empty_cache_steps full_determinism use_cpu
     logging_strategy logging_steps logging_first_step log_on_each_node logging_nan_inf_filter log_level

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from decodetr.training import fields
-from decodetr.training.feature_cache import FeatureCache
 from decodetr.training.self_regions import OWN_REGIONS
 from decodetr.utils.model_identity import without_place
 
@@ -79,7 +78,7 @@ def dataset_identity(dataset: Any) -> dict[str, Any] | None:
     """What a data set gives to learn, as a dict. Of one that is not ours its kind and length."""
     if dataset is None:
         return None
-    if isinstance(dataset, FeatureCache):
+    if hasattr(dataset, "made_by"):  # FeatureCache
         return {"cached": dataset.source, "items": len(dataset)}
     if hasattr(dataset, "datasets"):  # ReplayedDataset, ConcatDataset
         return {f"part {i}": dataset_identity(part) for i, part in enumerate(dataset.datasets, 1)}

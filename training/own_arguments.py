@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 # Which of them belong together. HfArgumentParser hands metadata on to argparse, so this has no place there.
 GROUPS = {
-    "streams": "streams cache_features cache_views freeze_backbone",
+    "streams": "streams cache_features cache_views cache_folder cache_query_bytes freeze_backbone",
     "rates, weights and clipping": "learning_rate semantic_learning_rate backbone_learning_rate align_weight_start "
     "align_weight_end align_weight_shape weight_decay max_grad_norm semantic_max_grad_norm ema_decay",
     "evaluation": "eval_pictures eval_max_detections",
@@ -42,6 +42,18 @@ class OwnArguments:
         1,
         "with `--cache-features`: views of each image to compute; all but the first are augmented",
         "chosen: 1 or 2",
+    )
+    cache_folder: str | None = _field(
+        None,
+        "with `--cache-features`: folder of the features, which stays, and serves every run of the same detector, "
+        "names, data and settings",
+        "`_features` in the output, until the run is done",
+    )
+    cache_query_bytes: int | None = _field(
+        None,
+        "with `--cache-features`: bytes that a query may take on the disk; samples of the feature maps are projected "
+        "to fit",
+        "10,000 if all would take more than 8 GB as they are",
     )
     align_weight_start: float = _field(0.0, "lambda_align(t) at the first step", "chosen: 0 or 1")
     align_weight_end: float | None = _field(

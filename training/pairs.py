@@ -146,7 +146,7 @@ def _streaming(facts):
     if training.max_steps <= 0:
         yield "streamed training data have no length: give the number of steps, --max-steps N"
     if training.cache_features:
-        yield "cache_features keeps all images in memory, and streamed data have no end: leave one out"
+        yield "cache_features keeps features of all images, and streamed data have no end: leave one out"
     if training.accelerator_config.dispatch_batches:
         yield "accelerator_config.dispatch_batches=True would give streamed images the labels of others; leave it out"
 

@@ -64,6 +64,8 @@ def check(
         findings.call(_check_regions, "--replay-regions", options.replay_regions)
     config = findings.call(starting_config, options)
     training = None if arguments is None else findings.call(make_arguments, options.output_dir, arguments)
+    if training is not None and training.cache_folder:
+        findings.call(output_folder, training.cache_folder, "--cache-folder")
     if config is not None:
         findings.call(check_space, options, config, training, pool, vocabulary, deployed)
     facts = Facts(options, training, frozenset(arguments or ()), config, split, pool)

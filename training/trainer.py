@@ -25,9 +25,9 @@ from decodetr.processing import detection_collate
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.training import checkpoints, fields, memory
 from decodetr.training.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
-from decodetr.training.callbacks import DropoutSeeds, PoolMomentum, WeightAveraging
+from decodetr.training.callbacks import DropoutSeeds, PoolMomentum, ProjectedSamples, WeightAveraging
 from decodetr.training.dataloading import StreamedTraining, check_streamed, collate_or_skip, set_epoch
-from decodetr.training.feature_cache import FeatureCache, feature_collate
+from decodetr.training.feature_cache import FeatureCache, cache_of_run, feature_collate
 from decodetr.training.fsdp import check_sharded, keep_class_name, load_weights, total_norm
 from decodetr.training.identity import run_identity, settings_identity
 from decodetr.training.metrics import check_evaluation
@@ -115,17 +115,9 @@ class DeCoDetrTrainer(Trainer):
             if isinstance(train_dataset, FeatureCache):
                 train_dataset.check(model)
             else:
-                model.to(args.device)
-                train_dataset = FeatureCache.build(
-                    model,
-                    train_dataset,
-                    collate,
-                    batch_size=args.per_device_eval_batch_size,
-                    num_workers=args.dataloader_num_workers,
-                    views=args.cache_views,
-                )
-                train_dataset.source = self._identity["data"]
+                train_dataset = cache_of_run(model, train_dataset, collate, args, self._identity["data"])
             self._train_collate = feature_collate
+        self._bases = train_dataset.bases(args.device) if isinstance(train_dataset, FeatureCache) else None
         if isinstance(train_dataset, StreamedDetectionDataset):
             self._train_collate = partial(collate_or_skip, self._train_collate)
         super().__init__(model, args, data_collator=collate, train_dataset=train_dataset, **kwargs)
@@ -137,6 +129,8 @@ class DeCoDetrTrainer(Trainer):
         self._pool_momentum = PoolMomentum(self)
         self.add_callback(self._pool_momentum)
         self.add_callback(DropoutSeeds(self))
+        if self._bases is not None:
+            self.add_callback(ProjectedSamples(self, self._bases))
         if args.ema_decay is not None:
             self.add_callback(WeightAveraging(self))
         if isinstance(train_dataset, StreamedDetectionDataset):
@@ -272,6 +266,8 @@ class DeCoDetrTrainer(Trainer):
                 bare.detector.eval()  # Trainer calls model.train(). What is frozen keeps its statistics
         elif self.args.freeze_backbone:
             keep_frozen(bare.detector)
+        if self._bases is not None and "semantic_features" in inputs:
+            inputs = {**inputs, "semantic_features": {**inputs["semantic_features"], "bases": self._bases}}
         localization_only = self.args.streams == "localization"
         outputs = model(**inputs, localization_only=localization_only, losses_only=not return_outputs)
         terms = dict(outputs.loss_dict)

@@ -90,9 +90,7 @@ def test_few_base_names_keep_their_boxes_and_all_others_count_as_novel(built, tm
     assert set(comparison.novel) | set(kept) == {name.name for name in NAMES}
     # What it trains on: boxes of kept names alone have a name.
     whole = _comparison(built, tmp_path)
-    few, all_boxes = (
-        sum((item["name_index"] >= 0).sum() for item in found.cache.items) for found in (comparison, whole)
-    )
+    few, all_boxes = (sum((item["name_index"] >= 0).sum() for item in found.cache) for found in (comparison, whole))
     assert 0 < few < all_boxes
     assert main([*words[:-1], "12"]) == 1 and "has runs of other settings" in capsys.readouterr().err
     assert main([*_words(built, tmp_path / "other"), "--base-names", "181", "--steps", "0"]) == 1

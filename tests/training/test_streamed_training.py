@@ -23,7 +23,7 @@ from decodetr.processing import DetectionAugmentation, DetectionDataset
     [
         ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches=True would give images the labels of"),
         ({"max_steps": -1}, "streamed training data have no length: give the number of steps, --max-steps"),
-        ({"streams": "semantic", "cache_features": True}, "cache_features keeps all images in memory"),
+        ({"streams": "semantic", "cache_features": True}, "cache_features keeps features of all images"),
     ],
 )
 def test_arguments_that_do_not_go_with_streams(tmp_path, args, message):

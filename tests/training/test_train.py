@@ -83,11 +83,12 @@ def test_cached_features_give_the_loss_of_the_frozen_detector(scenes, tmp_path):
 
 
 def test_cached_views_are_one_plain_and_the_rest_augmented(scenes, tmp_path):
-    once = make_trainer(scenes, tmp_path, streams="semantic", cache_features=True).train_dataset
+    once = make_trainer(scenes, tmp_path / "once", streams="semantic", cache_features=True).train_dataset
     thrice = make_trainer(scenes, tmp_path, streams="semantic", cache_features=True, cache_views=3).train_dataset
     assert len(once) < len(thrice) <= 3 * 12
-    views = [thrice.items[: len(once)], thrice.items[len(once) :]]
-    assert all(torch.equal(a["samples"][0], b["samples"][0]) for a, b in zip(once.items, views[0]))
+    items = list(thrice)
+    views = [items[: len(once)], items[len(once) :]]
+    assert all(torch.equal(a["samples"][0], b["samples"][0]) for a, b in zip(once, views[0]))
     plain = {item["samples"][0].double().sum().item() for item in views[0]}
     assert not plain & {item["samples"][0].double().sum().item() for item in views[1]}
     with pytest.raises(ValueError, match="views=2 needs a data set with augmentation"):
