@@ -20,6 +20,8 @@ from helpers.trainings import make_parts
 
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["DetrDecoderLayer"]}}
+# Samples are projected, so that the weights that read them are kept in the span.
+CACHED = {"streams": "semantic", "cache_features": True, "cache_query_bytes": 260}
 _SAVED = {"save_strategy": "steps", "save_steps": 2}
 # name: (arguments, whether the second half of each batch has no boxes and no regions)
 RUNS = {
@@ -27,6 +29,8 @@ RUNS = {
     "ddp, nothing on rank 1": ({}, True),
     "ddp, checkpointing": ({"gradient_checkpointing": True, "ema_decay": 0.9}, False),
     "fsdp": ({**FSDP, "ema_decay": 0.9, **_SAVED}, False),
+    "ddp, cached": (CACHED, False),
+    "fsdp, cached": ({**FSDP, **CACHED}, False),
 }
 
 
@@ -95,6 +99,7 @@ def pretend_gpus(arguments):
 def run(scenes, output, name, batch, single=False):
     """Train, evaluate, save to OUTPUT; returns (trainer, metrics)."""
     trained = trainer(scenes, output, name, batch, single)
+    assert ("cached" in name) == (getattr(trained.train_dataset, "projection", None) is not None)
     trained.train()
     metrics = trained.evaluate()
     trained.save_model()

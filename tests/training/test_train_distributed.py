@@ -14,7 +14,11 @@ from safetensors.torch import load_file
 
 from decodetr import DeCoDetrForObjectDetection
 
-SHORT = ("ddp", "ddp, nothing on rank 1")  # of RUNS. The others take longer than everything else in `make test`
+SHORT = (
+    "ddp",
+    "ddp, nothing on rank 1",
+    "ddp, cached",
+)  # of RUNS. The others take longer than everything else in `make test`
 ALL = ("here", "torchrun")  # ways to start all RUNS
 
 
@@ -34,7 +38,7 @@ def one_process(scenes, tmp_path_factory):
     folder, found = tmp_path_factory.mktemp("one_process"), {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for name in ("ddp", "ddp, nothing on rank 1"):
+    for name in SHORT:
         trained, metrics = run(scenes, folder / name, name, batch=4, single=True)
         found[name] = folder / name, metrics, trained.state.log_history
     torch.set_num_threads(threads)
@@ -62,14 +66,14 @@ def _assert_close(found, expected, atol=1e-5):
     indirect=["two_processes"],
 )
 def test_two_processes_train_as_one(two_processes, one_process, scenes, name):
-    reference = name if name in one_process else "ddp"
+    reference = name if name in one_process else "ddp, cached" if "cached" in name else "ddp"
     folder, metrics, logs = one_process[reference]
     expected, found = _weights(folder), _weights(two_processes / name)
     _assert_close(found, expected)
     start = load_file(scenes / "standin/pool/pool.safetensors")["prototypes"]
     assert not torch.allclose(found["prototype_pool.prototypes"], start, atol=1e-5)  # the momentum step moved it
     ranks = [torch.load(two_processes / f"{name} {rank}.pt", weights_only=False) for rank in (0, 1)]
-    assert ranks[0]["kind"].endswith("FSDP" if name == "fsdp" else "MULTI_CPU")
+    assert ranks[0]["kind"].endswith("FSDP" if name.startswith("fsdp") else "MULTI_CPU")
     assert len(ranks[0]["logs"]) == len(logs)
     for key, value in metrics.items():
         if "class_agnostic" in key:
