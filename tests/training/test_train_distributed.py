@@ -15,10 +15,6 @@ from safetensors.torch import load_file
 from decodetr import DeCoDetrForObjectDetection
 
 SHORT = ("ddp", "ddp, nothing on rank 1", "ddp, cached")  # of RUNS. The others take longer than all else here
-    "ddp",
-    "ddp, nothing on rank 1",
-    "ddp, cached",
-)  # of RUNS. The others take longer than everything else in `make test`
 ALL = ("here", "torchrun")  # ways to start all RUNS
 
 
