@@ -253,7 +253,7 @@ def _predict_exported(args, names, sources):
     model = ExportedModel(args.model, names, args.vocabulary, providers_of(args.model, args.device))
     if (most := model.config.top_k) is not None and args.top_k > most:
         raise ValueError(f"--top-k {args.top_k}: the graph of {args.model} gives at most {most} detections")
-    return PredictRun(_options(args), model, sources, model.find, model.digest()).run()
+    return PredictRun(_options(args), model, sources, model.find, model.digest(), model.detector.size_of).run()
 
 
 def _is_other_detector(model):

@@ -23,7 +23,7 @@ from decodetr.modeling_decodetr.default_threshold import DEFAULT_THRESHOLD
 from decodetr.modeling_decodetr.detectors import detector_family, num_queries
 from decodetr.modeling_decodetr.embedding_space import mean_of
 from decodetr.runtime.description import FILE, FORMAT, MODEL_FILES, TABLES_FILE, Description
-from decodetr.runtime.sessions import open_session
+from decodetr.runtime.sessions import FACTS, open_session
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, json_text, output_folder
 from decodetr.utils.outputs import unwritten
@@ -196,7 +196,7 @@ def _metadata(description):
         "versions"
     ).split()
     content = description.to_json()
-    return {"decodetr": json.dumps({key: content[key] for key in kept})}
+    return {FACTS: json.dumps({key: content[key] for key in kept})}
 
 
 def write_tables(model: DeCoDetrForObjectDetection, staging: Path) -> None:

@@ -75,6 +75,11 @@ def require_packages(kind: str) -> None:
         raise ImportError(f"--format {kind} needs {', '.join(missing)}: pip install 'decodetr[{kind}]'")
 
 
+def has_one_size(image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil) -> bool:
+    """Whether all images become equally large."""
+    return bool(image_processor.do_resize) and "height" in _plain(image_processor.size or {})
+
+
 def preprocessing_of(
     image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil, settings: ExportSettings
 ) -> dict[str, Any]:
@@ -93,7 +98,7 @@ def preprocessing_of(
             "the image processor pads images to one size, and exported graphs read no mask: give --image-size HEIGHT "
             "WIDTH, to which images are then stretched, or remove pad_size from preprocessor_config.json"
         )
-    if not settings.dynamic_size and not (fields["do_resize"] and "height" in size):
+    if not settings.dynamic_size and not has_one_size(image_processor):
         rule = size if fields["do_resize"] else "no resizing"
         raise ValueError(
             f"the image processor gives images of several sizes ({rule}): export with --dynamic-size, or give "

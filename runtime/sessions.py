@@ -5,6 +5,7 @@ The runtimes are extras, of which a machine needs one, so each is imported by it
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,11 +20,20 @@ if TYPE_CHECKING:
 
 INPUTS = ("pixel_values", "name_rows", "log_share", "background")  # in their order; the last three of names as input
 OUTPUTS = ("logits", "pred_boxes", "scores", "labels", "boxes")
+FACTS = "decodetr"  # where a graph has, in JSON, some of export.json
 _MOST_BYTES = 16 << 30
 
 
 class Session(Protocol):
-    """What runs a graph."""
+    """What runs a graph.
+
+    Attributes:
+        inputs (list[str]): names of what it reads. facts (dict): what the export wrote into the file, some of
+            export.json. Empty where another program has changed the file.
+    """
+
+    inputs: list[str]
+    facts: dict[str, Any]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """{name of an output: its values} of {name of an input: its values}."""
@@ -84,7 +94,9 @@ class OnnxSession:
             self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         except Exception as error:  # of half a dozen types of its own, all below Exception
             raise ValueError(f"{file} cannot be loaded: {error}; export the model again") from error
+        self.inputs = [one.name for one in self.session.get_inputs()]
         self.outputs = [output.name for output in self.session.get_outputs()]
+        self.facts = _facts(self.session.get_modelmeta().custom_metadata_map.get(FACTS))
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip(self.outputs, self.session.run(self.outputs, dict(inputs))))
@@ -106,10 +118,14 @@ class OpenVinoSession:
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            self.model = core.compile_model(str(file), device, settings)
+            graph = core.read_model(str(file))
+            self.model = core.compile_model(graph, device, settings)
         except RuntimeError as error:
             raise ValueError(f"{file} cannot be loaded: {error}; export the model again") from error
+        info = [FACTS, FACTS]
+        self.facts = _facts(graph.get_rt_info(info).astype(str) if graph.has_rt_info(info) else None)
         # A tensor may have several names, of what the graph was made of.
+        self.inputs = [name for one in self.model.inputs for name in INPUTS if name in one.names]
         named = [[name for name in OUTPUTS if name in output.names] for output in self.model.outputs]
         self.outputs = [names[0] for names in named if names]
         self.requests = threading.local()  # a request is of one thread
@@ -128,9 +144,22 @@ class TorchSession:
         import torch
 
         self.torch = torch
-        self.program = torch.export.load(file).module()
+        extra = {f"{FACTS}.json": ""}
+        program = torch.export.load(file, extra_files=extra)
+        self.facts = _facts(extra[f"{FACTS}.json"])
+        self.inputs = list(INPUTS[: len(program.graph_signature.user_inputs)])
+        self.program = program.module()
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with self.torch.inference_mode():
             found = self.program(*(self.torch.from_numpy(inputs[name]) for name in INPUTS if name in inputs))
         return {name: values.numpy() for name, values in found.items()}
+
+
+def _facts(text):
+    """What stands in a graph, of which another program may have left nothing."""
+    try:
+        facts = json.loads(text or "{}")
+    except ValueError:
+        facts = {}
+    return facts if isinstance(facts, dict) else {}
