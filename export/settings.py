@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "bfloat16")
 # What a format needs besides torch, and the extra that has it.
-_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "pt2": ()}
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "pt2": ()}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class ExportSettings:
 
 def require_packages(kind: str) -> None:
     """ImportError with the line that installs what a format needs, where it is missing."""
-    if missing := [name for name in _PACKAGES[kind] if find_spec(name) is None]:
+    if missing := [name for name in PACKAGES[kind] if find_spec(name) is None]:
         raise ImportError(f"--format {kind} needs {', '.join(missing)}: pip install 'decodetr[{kind}]'")
 
 

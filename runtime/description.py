@@ -99,7 +99,8 @@ class Description:
 
 
 def find_export(place: str | Path) -> Path | None:
-    """The folder of an exported model, given it or its model.onnx, model.xml or model.pt2. None: it is none.
+    """The folder of an exported model, given it or its model.onnx, model.xml or model.pt2. None: it is none, but maybe
+    a model with its config.json.
 
     Raises:
         FileNotFoundError: a graph that is not there, or without its export.json.
@@ -112,9 +113,10 @@ def find_export(place: str | Path) -> Path | None:
             graphs = [name for name in MODEL_FILES.values() if (folder / name).is_file()]
             raise FileNotFoundError(f"{place}: no such graph; {folder} has {', '.join(graphs) or 'none'}")
         return folder
-    if is_graph and place.is_file():
+    graphs = [place] if is_graph else [folder / name for name in MODEL_FILES.values()]
+    if not (folder / "config.json").is_file() and (alone := [graph for graph in graphs if graph.is_file()]):
         raise FileNotFoundError(
-            f"{place}: no {FILE} is beside it, which has the names, their thresholds and how pictures are resized; "
+            f"{alone[0]}: no {FILE} is beside it, which has the names, their thresholds and how pictures are resized; "
             "give the whole folder that `decodetr export` wrote"
         )
     return None

@@ -28,6 +28,7 @@ from decodetr.inference.detection import detect
 from decodetr.modeling_decodetr.embedding_artifact import random_rows
 from decodetr.processing import DeCoDetrImageProcessorPil
 from decodetr.runtime import ExportedDetector
+from decodetr.runtime.description import find_export
 
 NAMES = ["cat", "dog", "salt, pepper", "cat"]
 
@@ -173,8 +174,11 @@ def test_files_of_two_exports_are_not_mixed(model, folder, tmp_path):
         ExportedDetector(tmp_path / "model.xml")
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone/model.onnx").write_bytes((folder / "model.onnx").read_bytes())
-    with pytest.raises(FileNotFoundError, match=r"no export.json is beside it, .* give the whole folder"):
-        ExportedDetector(tmp_path / "alone/model.onnx")
+    for place in (tmp_path / "alone/model.onnx", tmp_path / "alone"):
+        with pytest.raises(FileNotFoundError, match=r"onnx: no export.json is beside it, .* give the whole folder"):
+            ExportedDetector(place)
+    (tmp_path / "alone/config.json").write_text("{}")
+    assert find_export(tmp_path / "alone") is None, "many models of the Hub have a graph beside their weights"
     said = json.loads((folder / "export.json").read_text())
     for change in ({"weights_digest": "0" * 64}, {"vocabulary_digest": "0" * 64}, {"names_input": False}):
         (tmp_path / "export.json").write_text(json.dumps({**said, **change}))
