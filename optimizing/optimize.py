@@ -181,7 +181,9 @@ def optimize(
     try:
         detector = WAYS[report["chosen"]].make(case)
     except (OSError, ValueError) as error:
-        raise ValueError(f"what {folder} keeps cannot be used: {error}. Remove this folder, and it is made") from error
+        raise ValueError(
+            f"what {folder} keeps cannot be used: {error}. Remove this folder, and it is made again"
+        ) from error
     _take_names(detector, eager)
     return Optimized(report["chosen"], detector, report, folder)
 

@@ -93,7 +93,7 @@ class OnnxSession:
         try:
             self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         except Exception as error:  # of half a dozen types of its own, all below Exception
-            raise ValueError(f"{file} cannot be loaded: {error}; export the model again") from error
+            raise ValueError(f"{file} cannot be loaded: {_line(error)}; export the model again") from error
         self.inputs = [one.name for one in self.session.get_inputs()]
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.facts = _facts(self.session.get_modelmeta().custom_metadata_map.get(FACTS))
@@ -121,7 +121,7 @@ class OpenVinoSession:
             graph = core.read_model(str(file))
             self.model = core.compile_model(graph, device, settings)
         except RuntimeError as error:
-            raise ValueError(f"{file} cannot be loaded: {error}; export the model again") from error
+            raise ValueError(f"{file} cannot be loaded: {_line(error)}; export the model again") from error
         info = [FACTS, FACTS]
         self.facts = _facts(graph.get_rt_info(info).astype(str) if graph.has_rt_info(info) else None)
         # A tensor may have several names, of what the graph was made of.
@@ -154,6 +154,11 @@ class TorchSession:
         with self.torch.inference_mode():
             found = self.program(*(self.torch.from_numpy(inputs[name]) for name in INPUTS if name in inputs))
         return {name: values.numpy() for name, values in found.items()}
+
+
+def _line(error):
+    """An error of a runtime, of several lines, as one."""
+    return " ".join(str(error).split())
 
 
 def _facts(text):
