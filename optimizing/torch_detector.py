@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,8 +60,8 @@ class TorchDetector:
         if names is not None:
             vocabulary, _ = self._candidates.vocabulary(tables.vocabulary, names)
             tables = self.model.semantic_stream.tables_with(tables, vocabulary)
-        options = {"threshold": threshold, "top_k": top_k, "tables": tables, "min_score": min_score}
+        find = partial(detect, self.model, self.image_processor, tables=tables, min_score=min_score)
         waiting, found = iter(images), []
         while some := list(islice(waiting, batch_size)):
-            found += detect(self.model, self.image_processor, map(picture_of, some), **options)
+            found += find(map(picture_of, some), threshold, top_k)
         return found

@@ -110,8 +110,8 @@ def find_export(place: str | Path) -> Path | None:
     folder = place.parent if is_graph else place
     if (folder / FILE).is_file():
         if is_graph and not (place.is_file() and place.name in MODEL_FILES.values()):
-            graphs = [name for name in MODEL_FILES.values() if (folder / name).is_file()]
-            raise FileNotFoundError(f"{place}: no such graph; {folder} has {', '.join(graphs) or 'none'}")
+            there = [name for name in MODEL_FILES.values() if (folder / name).is_file()]
+            raise FileNotFoundError(f"{place}: no such graph; {folder} has {', '.join(there) or 'none'}")
         return folder
     graphs = [place] if is_graph else [folder / name for name in MODEL_FILES.values()]
     if not (folder / "config.json").is_file() and (alone := [graph for graph in graphs if graph.is_file()]):

@@ -5,7 +5,6 @@ The runtimes are extras, of which a machine needs one, so each is imported by it
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from decodetr.utils.documents import parse_json
 from decodetr.utils.files import regular_file
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class OnnxSession:
             raise ValueError(f"{file} cannot be loaded: {_line(error)}; export the model again") from error
         self.inputs = [one.name for one in self.session.get_inputs()]
         self.outputs = [output.name for output in self.session.get_outputs()]
-        self.facts = _facts(self.session.get_modelmeta().custom_metadata_map.get(FACTS))
+        self.facts = _facts(self.session.get_modelmeta().custom_metadata_map.get(FACTS), file)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip(self.outputs, self.session.run(self.outputs, dict(inputs))))
@@ -123,7 +123,7 @@ class OpenVinoSession:
         except RuntimeError as error:
             raise ValueError(f"{file} cannot be loaded: {_line(error)}; export the model again") from error
         info = [FACTS, FACTS]
-        self.facts = _facts(graph.get_rt_info(info).astype(str) if graph.has_rt_info(info) else None)
+        self.facts = _facts(graph.get_rt_info(info).astype(str) if graph.has_rt_info(info) else None, file)
         # A tensor may have several names, of what the graph was made of.
         self.inputs = [name for one in self.model.inputs for name in INPUTS if name in one.names]
         named = [[name for name in OUTPUTS if name in output.names] for output in self.model.outputs]
@@ -146,7 +146,7 @@ class TorchSession:
         self.torch = torch
         extra = {f"{FACTS}.json": ""}
         program = torch.export.load(file, extra_files=extra)
-        self.facts = _facts(extra[f"{FACTS}.json"])
+        self.facts = _facts(extra[f"{FACTS}.json"], file)
         self.inputs = list(INPUTS[: len(program.graph_signature.user_inputs)])
         self.program = program.module()
 
@@ -161,10 +161,6 @@ def _line(error):
     return " ".join(str(error).split())
 
 
-def _facts(text):
+def _facts(text, file):
     """What stands in a graph, of which another program may have left nothing."""
-    try:
-        facts = json.loads(text or "{}")
-    except ValueError:
-        facts = {}
-    return facts if isinstance(facts, dict) else {}
+    return parse_json(text, file, dict) if text else {}
