@@ -4,9 +4,8 @@ import argparse
 import sys
 import time
 
-from decodetr.cli.options import add_clip, add_output, add_overwrite, at_least
+from decodetr.cli.options import add_clip, add_output, add_overwrite, asked_names, at_least
 from decodetr.utils.markup import one_line
-from decodetr.utils.name_list import read_prompts
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import DEFAULT_MODEL, expect
 
@@ -22,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--format", required=True, choices=("onnx", "openvino", "pt2"), help="write it for this runtime; required")
     add_output(parser, "write the graph and export.json into this folder", required=True)
     add_overwrite(parser)
-    add("--names", help="""names of the graph: 'cat,"salt, pepper"' (default: all names of the model)""")
+    add(
+        "--names",
+        help="""names of the graph: 'cat,"salt, pepper"'. pool: all that the pool of the model speaks of (default: all
+        names of the model)""",
+    )
     add(
         "--names-file",
         help="names of the graph from this file, one per line; 'name: prompt; prompt' embeds the prompts for a name",
@@ -94,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         image_size=tuple(args.image_size) if args.image_size else None,
     )
     names, *_ = run_checks(
-        lambda: read_prompts(args.names, args.names_file),
+        lambda: asked_names(args),
         lambda: require_packages(args.format),
         lambda: check_output(args.output, args.overwrite),
         lambda: expect("model", args.model, "config.json"),

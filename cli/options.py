@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from decodetr.annotations.formats import BOX_FORMATS
 from decodetr.utils.limits import MAX_PIXELS, MAX_PIXELS_VARIABLE, OUTSIDE_VARIABLE
 from decodetr.utils.model_room import load
+from decodetr.utils.name_list import read_prompts
 
 DEFAULT_THRESHOLD = load("default_threshold").DEFAULT_THRESHOLD
 
@@ -43,6 +44,16 @@ def written_folder(args: argparse.Namespace) -> str:
         got = " and ".join(sorted(given)) or "none"
         raise ValueError(f"give one folder to write, as a word of its own or by --output; got {got}")
     return given.pop()
+
+
+def asked_names(args: argparse.Namespace) -> dict[str, list[str]] | str | None:
+    """What `load_model` takes as names, of --names and --names-file: "pool", prompts by name, or None for the model's
+    own. A file with the one name "pool" asks for pools.
+
+    Raises:
+        ValueError: as [`read_prompts`].
+    """
+    return "pool" if args.names == "pool" and not args.names_file else read_prompts(args.names, args.names_file)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -8,11 +8,10 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from decodetr.cli.options import add_clip, add_picture_limit, add_threshold
+from decodetr.cli.options import add_clip, add_picture_limit, add_threshold, asked_names
 from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.images import open_image
-from decodetr.utils.name_list import read_prompts
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import (
     DEFAULT_MODEL,
@@ -132,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--explain shows what the queries of one image read; leave out --slice or --explain")
     args.formats = [name.strip() for names in args.formats or ["json"] for name in names.split(",")]
     names, sources, formats, *_ = run_checks(
-        lambda: _names(args),
+        lambda: asked_names(args),
         lambda: find_sources(args.images, args.output, args.allow_urls),
         lambda: check_formats(args.formats, args.output),
         lambda: require_trackers() if args.track else None,
@@ -180,11 +179,6 @@ def _whole_numbers(args):
     """(option, what is given, its least value)."""
     named = {"top-k": 1, "batch-size": 1, "workers": 0, "slice": 32, "frame-stride": 1, "max-frames": 1}
     return [(name, getattr(args, name.replace("-", "_")), least) for name, least in named.items()]
-
-
-def _names(args):
-    """What `load_model` takes as names."""
-    return "pool" if args.names == "pool" and not args.names_file else read_prompts(args.names, args.names_file)
 
 
 def _predict(args, names, sources):
@@ -253,7 +247,7 @@ def _predict_exported(args, names, sources):
     model = ExportedModel(args.model, names, args.vocabulary, providers_of(args.model, args.device))
     if (most := model.config.top_k) is not None and args.top_k > most:
         raise ValueError(f"--top-k {args.top_k}: the graph of {args.model} gives at most {most} detections")
-    return PredictRun(_options(args), model, sources, model.find, model.digest()).run()
+    return PredictRun(_options(args), model, sources, model.find, model.digest(), model.detector.size_of).run()
 
 
 def _is_other_detector(model):

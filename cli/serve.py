@@ -6,9 +6,8 @@ Heavy imports are inside the functions, so that `decodetr serve --help` is insta
 import argparse
 import sys
 
-from decodetr.cli.options import add_clip, add_device, add_picture_limit, add_threshold, at_least
+from decodetr.cli.options import add_clip, add_device, add_picture_limit, add_threshold, asked_names, at_least
 from decodetr.serving.settings import ServeSettings
-from decodetr.utils.name_list import read_prompts
 from decodetr.utils.preflight import require_package, run_checks
 from decodetr.utils.shipped import DEFAULT_MODEL, expect
 
@@ -73,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     at_least(args, threads=1)
     settings, names, *_ = run_checks(
         lambda: _settings(args),
-        lambda: "pool" if args.names == "pool" and not args.names_file else read_prompts(args.names, args.names_file),
+        lambda: asked_names(args),
         _check_packages,
         lambda: _check_model(args),
         lambda: expect("vocabulary", args.vocabulary, "vocabulary.json"),

@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 from decodetr.export.formats import write_program
 from decodetr.export.graph import DetectionGraph
 from decodetr.export.parity import check_parity
-from decodetr.export.settings import ExportSettings, check_model, preprocessing_of, require_packages
+from decodetr.export.settings import PACKAGES, ExportSettings, check_model, preprocessing_of, require_packages
 from decodetr.export.tracing import trace
 from decodetr.inference.loading import weights_digest
 from decodetr.modeling_decodetr.default_threshold import DEFAULT_THRESHOLD
 from decodetr.modeling_decodetr.detectors import detector_family, num_queries
 from decodetr.modeling_decodetr.embedding_space import mean_of
 from decodetr.runtime.description import FILE, FORMAT, MODEL_FILES, TABLES_FILE, Description
-from decodetr.runtime.sessions import open_session
+from decodetr.runtime.sessions import FACTS, open_session
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, json_text, output_folder
 from decodetr.utils.outputs import unwritten
@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 
 # Everything that an export may write.
 WRITTEN = (FILE, TABLES_FILE, "model.onnx", "model.onnx.data", "model.xml", "model.bin", "model.pt2")
-_VERSIONS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "pt2": ()}
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def describe(
     dynamic = ["batch"] if settings.batch_size is None else []
     dynamic += ["names"] if settings.names_input else []
     dynamic += ["height", "width"] if settings.dynamic_size else []
-    packages = ("decodetr", "torch", "transformers", *_VERSIONS[settings.format])
+    packages = ("decodetr", "torch", "transformers", *PACKAGES[settings.format])
     inside = settings.post_processing == "inside"
     return Description(
         runtime=settings.format,
@@ -196,7 +195,7 @@ def _metadata(description):
         "versions"
     ).split()
     content = description.to_json()
-    return {"decodetr": json.dumps({key: content[key] for key in kept})}
+    return {FACTS: json.dumps({key: content[key] for key in kept})}
 
 
 def write_tables(model: DeCoDetrForObjectDetection, staging: Path) -> None:

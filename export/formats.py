@@ -17,7 +17,7 @@ from decodetr.export.graph import OUTPUTS
 from decodetr.export.settings import ExportSettings
 from decodetr.export.tracing import without_checks
 from decodetr.runtime.description import MODEL_FILES
-from decodetr.runtime.sessions import INPUTS
+from decodetr.runtime.sessions import FACTS, INPUTS
 from decodetr.utils.no_reports import no_reports
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _write_openvino(program, settings, staging, metadata):
         port.set_names({name})
     model.reshape(shapes)
     for name, value in metadata.items():
-        model.set_rt_info(value, ["decodetr", name])
+        model.set_rt_info(value, [FACTS, name])
     openvino.save_model(model, staging / MODEL_FILES["openvino"], compress_to_fp16=False)
 
 
@@ -139,7 +139,7 @@ def _inputs(program):
 
 
 def _write_pt2(program, settings, staging, metadata):
-    torch.export.save(program, staging / MODEL_FILES["pt2"], extra_files={"decodetr.json": metadata["decodetr"]})
+    torch.export.save(program, staging / MODEL_FILES["pt2"], extra_files={f"{FACTS}.json": metadata[FACTS]})
 
 
 @contextmanager

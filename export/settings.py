@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "bfloat16")
 # What a format needs besides torch, and the extra that has it.
-_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "pt2": ()}
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "pt2": ()}
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,13 @@ class ExportSettings:
 
 def require_packages(kind: str) -> None:
     """ImportError with the line that installs what a format needs, where it is missing."""
-    if missing := [name for name in _PACKAGES[kind] if find_spec(name) is None]:
+    if missing := [name for name in PACKAGES[kind] if find_spec(name) is None]:
         raise ImportError(f"--format {kind} needs {', '.join(missing)}: pip install 'decodetr[{kind}]'")
+
+
+def has_one_size(image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil) -> bool:
+    """Whether all images become equally large."""
+    return bool(image_processor.do_resize) and "height" in _plain(image_processor.size or {})
 
 
 def preprocessing_of(
@@ -93,7 +98,7 @@ def preprocessing_of(
             "the image processor pads images to one size, and exported graphs read no mask: give --image-size HEIGHT "
             "WIDTH, to which images are then stretched, or remove pad_size from preprocessor_config.json"
         )
-    if not settings.dynamic_size and not (fields["do_resize"] and "height" in size):
+    if not settings.dynamic_size and not has_one_size(image_processor):
         rule = size if fields["do_resize"] else "no resizing"
         raise ValueError(
             f"the image processor gives images of several sizes ({rule}): export with --dynamic-size, or give "

@@ -44,8 +44,8 @@ class CandidateLabels:
         Raises:
             ValueError: no labels, or names without embedding that cannot get one.
         """
-        labels = [] if isinstance(labels, str) else list(labels)
-        if not labels or not all(isinstance(label, str) and label.strip() for label in labels):
+        labels = labels if isinstance(labels, str) else list(labels)
+        if isinstance(labels, str) or not labels or not all(isinstance(one, str) and one.strip() for one in labels):
             raise ValueError(f"labels must be a list of names, at least one, got {labels!r}")
         place = {name: row for row, name in reversed(list(enumerate(stored.names)))}
         names = [name_of(label, place) for label in labels]

@@ -73,7 +73,7 @@ class ExportedModel:
 
     def find(self, images: Sequence[PIL.Image.Image], threshold: float, top_k: int) -> list[dict[str, list]]:
         """Detections of pictures, as [`ExportedDetector.detect`] gives them."""
-        return self.detector.detect(images, threshold=threshold, top_k=top_k)
+        return self.detector.detect(images, threshold=threshold, top_k=top_k, batch_size=len(images))
 
     def digest(self) -> str:
         """SHA-256 of what decides the detections: the graph, and what it reads of the names."""

@@ -107,6 +107,8 @@ class PredictRun:
             [`decodetr.inference.detection.detect`] gives.
         digest (str): of all that decides what `find_in` finds, as [`weights_digest`] gives it. Results of another one
             are not gone on with.
+        check (callable, *optional*): raises ValueError for a picture that `find_in` cannot take. It is reported as a
+            damaged one is, and the rest is done.
     """
 
     def __init__(
@@ -116,8 +118,9 @@ class PredictRun:
         sources: Sources,
         find_in: Callable[..., list[dict[str, list]]],
         digest: str,
+        check: Callable[[PIL.Image.Image], object] | None = None,
     ) -> None:
-        self.options, self.model = options, model
+        self.options, self.model, self.check = options, model, check
         # All scores, of which those above the threshold are kept: the best one is known then, whatever it is.
         self.find_in = find_in
         self.labels = {name: row for row, name in reversed(list(enumerate(model.vocabulary.names)))}
@@ -165,7 +168,7 @@ class PredictRun:
         """Batches of pictures, or of what was wrong with them, that threads open ahead."""
         batches, ahead = in_batches(list(self.pictures), self.options.batch_size, pixel_count), deque()
         for paths in batches:
-            ahead.append((paths, [pool.submit(_opened, path) for path in paths]))
+            ahead.append((paths, [pool.submit(_opened, path, self.check) for path in paths]))
             if len(ahead) > 1 or not self.options.workers:
                 paths, futures = ahead.popleft()
                 yield paths, [future.result() for future in futures]
@@ -335,12 +338,18 @@ _DECIDES = (
 _SHOWN = {name: f"detections.{name}" for name in ("json", "jsonl", "csv", "parquet")}
 
 
-def _opened(path):
+def _opened(path, check):
     """A picture, or what is wrong with it."""
     try:
-        return open_image(path)
+        picture = open_image(path)
     except (OSError, ValueError) as error:
         return error
+    try:
+        if check is not None:
+            check(picture)
+    except ValueError as error:
+        return ValueError(f"{path}: {error}")
+    return picture
 
 
 def picture_options(form: str) -> dict[str, Any]:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import PIL.Image
 from tqdm.auto import tqdm
 
 from decodetr.inference.loading import load_model
@@ -24,16 +21,20 @@ from decodetr.optimizing.check import MOST, Check
 from decodetr.optimizing.memory import circumstances, folder_of, report_of
 from decodetr.optimizing.torch_detector import TorchDetector
 from decodetr.optimizing.ways import WAYS, Case, check_way
-from decodetr.runtime.exported_detector import ExportedDetector
+from decodetr.runtime.exported_detector import BATCH_SIZE, ExportedDetector, picture_of
 from decodetr.scenes.rendering import draw_scene
 from decodetr.speed.machine import environment
 from decodetr.speed.timing import in_turn, ratios, show, spread
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim, write_json
-from decodetr.utils.images import open_image
 from decodetr.utils.tables import markdown_table
 
 if TYPE_CHECKING:
+    import os
+
+    import numpy as np
+    import PIL.Image
+
     from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
     from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
 
@@ -70,10 +71,11 @@ class Optimized:
         names: Sequence[str] | None = None,
         threshold: float | None = None,
         top_k: int = 100,
+        batch_size: int = BATCH_SIZE,
     ) -> list[dict[str, list]]:
         """Detections of pictures, as of [`decodetr.runtime.ExportedDetector.detect`]. It may be called by several
         threads at once."""
-        return self.detector.detect(images, names, threshold, top_k)
+        return self.detector.detect(images, names, threshold, top_k, batch_size)
 
     def find(
         self, images: Sequence[PIL.Image.Image], threshold: float, top_k: int, min_score: float
@@ -81,8 +83,8 @@ class Optimized:
         """Detections of pictures for `decodetr predict`. `min_score` is that of
         [`decodetr.inference.detection.detect`]; a graph reads as many queries whatever it is."""
         if isinstance(self.detector, TorchDetector):
-            return self.detector.detect(images, threshold=threshold, top_k=top_k, min_score=min_score)
-        return self.detector.detect(images, threshold=threshold, top_k=top_k)
+            return self.detector.detect(images, None, threshold, top_k, len(images), min_score=min_score)
+        return self.detector.detect(images, None, threshold, top_k, len(images))
 
     def table(self) -> str:
         """What was measured, for people."""
@@ -121,8 +123,8 @@ def optimize(
         model: folder, Hub name or shipped name of a DeCo-DETR, or a loaded one, whose device and names are kept. It is
             not changed.
         pictures: such as the model will see, files, PIL images or arrays (H, W, 3). `PICTURES` of them are looked at,
-            the first ones where it is an iterator. Default: drawn scenes, which say little of a model of photos. Where
-            there is a choice already, none is looked at.
+            the first ones where it is an iterator. Default: those of `data`, else drawn scenes, which say little of a
+            model of photos. Where there is a choice already, none is looked at.
         data (*optional*): annotated pictures (COCO, YOLO, ...) to check AP on, instead of what eager float32 detects.
         ways: names of `WAYS`. Default: those that may pay on this machine. Compilation, which takes minutes,
             is tried only if it is named.
@@ -158,16 +160,30 @@ def optimize(
     asked = {"ways": chosen, "way": way, "max_ap_loss": max_ap_loss, "data": None if data is None else str(data)}
     folder = folder_of(circumstances(eager, processor.to_dict()), memory)
     file = report_of(folder, asked)
-    case = Case(eager, processor, folder, partial(_pictures, pictures))
+
+    @cache
+    def annotated():
+        return None if data is None else Check.of_data(data, eager.vocabulary.names, 2 * PICTURES)
+
+    def look():
+        check = annotated() if pictures is None else None
+        return _pictures(pictures if check is None else check.pictures)
+
+    case = Case(eager, processor, folder, look)
     report = None if again else _remembered(file, asked)
     if report is None:
         with claim(folder, "decodetr.optimize"):
-            check = None if data is None else Check.of_data(data, eager.vocabulary.names, 2 * PICTURES)
+            check = annotated()
             report = {"asked": asked, **_measure(case, chosen, check, max_ap_loss, runs, progress)}
             if way is not None:
                 _insist(report, way, max_ap_loss)
             write_json(file, report)
-    detector = WAYS[report["chosen"]].make(case)
+    try:
+        detector = WAYS[report["chosen"]].make(case)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"what {folder} keeps cannot be used: {error}. Remove this folder, and it is made again"
+        ) from error
     _take_names(detector, eager)
     return Optimized(report["chosen"], detector, report, folder)
 
@@ -196,18 +212,12 @@ def _pictures(pictures):
     pictures = list(islice(pictures, PICTURES) if isinstance(pictures, Iterator) else pictures)
     if not pictures:
         raise ValueError("pictures: expected at least one that can be read, got none")
-    return [_opened(picture) for picture in _some(pictures, PICTURES)]
+    return [picture_of(picture) for picture in _some(pictures, PICTURES)]
 
 
 def _some(items, most):
     """At most so many, from the whole list."""
     return items[:: -(-len(items) // most)]
-
-
-def _opened(picture):
-    if isinstance(picture, np.ndarray):
-        return PIL.Image.fromarray(picture)
-    return picture if isinstance(picture, PIL.Image.Image) else open_image(os.fspath(picture))
 
 
 def _measure(case, ways, check, max_ap_loss, runs, progress):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import PIL.Image
-
 from decodetr.inference.candidates import CandidateLabels
 from decodetr.inference.detection import detect
-from decodetr.utils.images import open_image
+from decodetr.runtime.exported_detector import BATCH_SIZE, check_asked, picture_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection, Vocabulary
     from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
     from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
@@ -49,19 +50,18 @@ class TorchDetector:
         names: Sequence[str] | None = None,
         threshold: float | None = None,
         top_k: int = 100,
+        batch_size: int = BATCH_SIZE,
         min_score: float | None = None,
     ) -> list[dict[str, list]]:
         """As [`decodetr.runtime.ExportedDetector.detect`]. Names that the model lacks are embedded by the text model
         that it records. `min_score` is that of [`decodetr.inference.detection.detect`]."""
+        check_asked(images, threshold, top_k, batch_size)
         tables = self.model.tables()
         if names is not None:
             vocabulary, _ = self._candidates.vocabulary(tables.vocabulary, names)
             tables = self.model.semantic_stream.tables_with(tables, vocabulary)
-        pictures = [_opened(image) for image in images]
-        return detect(self.model, self.image_processor, pictures, threshold, top_k, tables=tables, min_score=min_score)
-
-
-def _opened(image):
-    if isinstance(image, str | os.PathLike):
-        return open_image(os.fspath(image))
-    return PIL.Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        find = partial(detect, self.model, self.image_processor, tables=tables, min_score=min_score)
+        waiting, found = iter(images), []
+        while some := list(islice(waiting, batch_size)):
+            found += find(map(picture_of, some), threshold, top_k)
+        return found

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from decodetr.export.export_run import export_model
-from decodetr.export.settings import ExportSettings
+from decodetr.export.settings import ExportSettings, has_one_size
 from decodetr.modeling_decodetr.detectors import num_queries
 from decodetr.optimizing.int8 import quantize
 from decodetr.optimizing.torch_detector import TorchDetector
+from decodetr.runtime.description import find_export
 from decodetr.runtime.exported_detector import ExportedDetector
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _exported(kind, dtype="float32"):
 
 def _int8(case):
     folder = case.folder / "openvino-int8"
-    if not folder.is_dir():
+    if find_export(folder) is None:
         quantize(_export(case, "openvino"), folder, case.pictures)
     return ExportedDetector(folder, threads=torch.get_num_threads())
 
@@ -118,9 +119,15 @@ def _int8(case):
 def _export(case, kind, dtype="float32"):
     """The folder of an exported graph, of which names are an input, so that they can be swapped."""
     folder = case.folder / f"{kind}-{dtype}"
-    if not folder.is_dir():
+    if find_export(folder) is None:  # a killed run may have made the folder
         queries = min(QUERIES, num_queries(case.model.config.detector_config))
-        settings = ExportSettings(kind, names_input=True, semantic_queries=queries, dtype=dtype)
+        settings = ExportSettings(
+            kind,
+            names_input=True,
+            semantic_queries=queries,
+            dtype=dtype,
+            dynamic_size=not has_one_size(case.image_processor),
+        )
         export_model(case.model, case.image_processor, folder, settings)
     return folder
 

@@ -99,10 +99,27 @@ class Description:
 
 
 def find_export(place: str | Path) -> Path | None:
-    """The folder of an exported model, given it or its model.onnx, model.xml or model.pt2. None: it is none."""
+    """The folder of an exported model, given it or its model.onnx, model.xml or model.pt2. None: it is none, but maybe
+    a model with its config.json.
+
+    Raises:
+        FileNotFoundError: a graph that is not there, or without its export.json.
+    """
     place = Path(place)
-    folder = place.parent if place.suffix in (".onnx", ".xml", ".pt2") else place
-    return folder if (folder / FILE).is_file() else None
+    is_graph = place.name.endswith(tuple(Path(name).suffix for name in MODEL_FILES.values()))
+    folder = place.parent if is_graph else place
+    if (folder / FILE).is_file():
+        if is_graph and not (place.is_file() and place.name in MODEL_FILES.values()):
+            there = [name for name in MODEL_FILES.values() if (folder / name).is_file()]
+            raise FileNotFoundError(f"{place}: no such graph; {folder} has {', '.join(there) or 'none'}")
+        return folder
+    graphs = [place] if is_graph else [folder / name for name in MODEL_FILES.values()]
+    if not (folder / "config.json").is_file() and (alone := [graph for graph in graphs if graph.is_file()]):
+        raise FileNotFoundError(
+            f"{alone[0]}: no {FILE} is beside it, which has the names, their thresholds and how pictures are resized; "
+            "give the whole folder that `decodetr export` wrote"
+        )
+    return None
 
 
 def read_description(folder: str | Path) -> Description:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
-from decodetr.runtime.description import LEAST_PIXELS, MODEL_FILES, find_export, read_description
+from decodetr.runtime.description import FILE, LEAST_PIXELS, MODEL_FILES, find_export, read_description
 from decodetr.runtime.name_tables import NameSpace, NameTables, checked_names
 from decodetr.runtime.post_processing import best_pairs, corners, sigmoid
 from decodetr.runtime.preprocessing import Preprocessing
-from decodetr.runtime.sessions import open_session
+from decodetr.runtime.sessions import INPUTS, open_session
 from decodetr.utils.files import reading
 from decodetr.utils.images import open_image
+
+BATCH_SIZE = 8  # images at once, where the caller does not say
 
 
 class ExportedDetector:
@@ -57,6 +60,7 @@ class ExportedDetector:
             self._space = NameSpace(place, self.description) if self.description.names_input else None
             file = place / MODEL_FILES[self.description.runtime]
             self.session = open_session(self.description.runtime, file, threads, providers, allow_pickle)
+            _check_graph(file, self.session, self.description)
         self._tables: NameTables | None = None if self._space is None else self._space.stored()
 
     @property
@@ -77,7 +81,8 @@ class ExportedDetector:
         """Look for other names from now on.
 
         Args:
-            names (list[str], *optional*): some of the stored names, or of those of `vocabulary`. Default: all.
+            names (list[str], *optional*): some of the names that are looked for or stored, or of those of
+                `vocabulary`. Default: all that are stored, or all of `vocabulary`.
             vocabulary (*optional*): folder that `decodetr vocabulary build` or [`Vocabulary.save_pretrained`] wrote.
 
         Raises:
@@ -87,7 +92,7 @@ class ExportedDetector:
         self._tables = self.tables_of(names, vocabulary)
 
     def set_embeddings(self, names: Sequence[str], embeddings: np.ndarray, info: dict | None = None) -> None:
-        """Look for names whose embeddings are at hand from now on.
+        """Look for names whose embeddings are at hand from now on. They take the place of those that are stored.
 
         Args:
             names (K texts). embeddings (K, d): float32 rows of any length. info (dict, *optional*): who made them.
@@ -99,7 +104,8 @@ class ExportedDetector:
         shape = (len(names), self.description.embedding_dim)
         if embeddings.shape != shape or not np.isfinite(embeddings).all():
             raise ValueError(f"embeddings: expected {shape} finite numbers, got an array {embeddings.shape}")
-        self._tables = self._own_space().tables(names, embeddings, dict(info or {}))
+        space = self._own_space()
+        space.all = self._tables = space.tables(names, embeddings, dict(info or {}))
 
     def detect(
         self,
@@ -107,6 +113,7 @@ class ExportedDetector:
         names: Sequence[str] | NameTables | None = None,
         threshold: float | None = None,
         top_k: int = 100,
+        batch_size: int = BATCH_SIZE,
     ) -> list[dict[str, list]]:
         """
         Args:
@@ -115,6 +122,7 @@ class ExportedDetector:
             names (list[str], or of [`ExportedDetector.tables_of`], *optional*): for this call alone.
             threshold (float, *optional*): only scores above it. Default: what the model says, for each name.
             top_k (int): at most so many detections an image, chosen before the threshold.
+            batch_size (int): images that are opened, and go through the graph, at once.
 
         Returns:
             One dict per image, best first: "names" (n strings), "scores" (n floats) and "boxes" (n lists of x0, y0,
@@ -124,29 +132,81 @@ class ExportedDetector:
             ValueError: something else than pictures, `top_k` below 1 or above that of the graph, names as above.
         """
         own = self.description
-        if top_k < 1 or (own.top_k is not None and top_k > own.top_k):
-            most = "" if own.top_k is None else f" and at most {own.top_k}, which the graph gives"
-            raise ValueError(f"top_k must be at least 1{most}, got {top_k}")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must be in 0 to 1, got {threshold}")
+        check_asked(images, threshold, top_k, batch_size)
+        if own.top_k is not None and top_k > own.top_k:
+            raise ValueError(f"top_k must be at most {own.top_k}, which the graph gives, got {top_k}")
         tables = self._tables if names is None else names if isinstance(names, NameTables) else self.tables_of(names)
-        known = own.names if tables is None else tables.names
-        if isinstance(images, str | os.PathLike | np.ndarray | PIL.Image.Image):
-            raise ValueError(f"images must be a list, got {type(images).__name__}; write [image]")
-        pictures = [_picture(image) for image in images]
-        found: list[dict[str, list]] = [{} for _ in pictures]
-        for places, pixel_values in self._batches(pictures):
+        waiting, found = iter(images), []
+        while some := list(islice(waiting, batch_size)):
+            sizes, resized = zip(*(self._opened(image) for image in some))
+            groups: dict[tuple[int, int], list[int]] = {}
+            for place, picture in enumerate(resized):
+                groups.setdefault(picture.size, []).append(place)
+            of_batch: list[dict[str, list]] = [{} for _ in some]
+            for places in groups.values():
+                alike, of = [resized[place] for place in places], [sizes[place] for place in places]
+                for place, one in zip(places, self.detect_resized(alike, of, tables, threshold, top_k)):
+                    of_batch[place] = one
+            found += of_batch
+        return found
+
+    def size_of(self, picture: PIL.Image.Image) -> tuple[int, int]:
+        """(height, width) that a picture has in the graph.
+
+        Raises:
+            ValueError: the graph does not take such images.
+        """
+        size = self.preprocess.target_size(picture.height, picture.width)
+        fixed = self.description.image_size
+        if fixed is not None and list(size) != fixed:
+            raise ValueError(f"the graph takes images of {fixed}, the preprocessing of export.json makes {size}")
+        if fixed is None and min(size) < LEAST_PIXELS:
+            raise ValueError(
+                f"a picture of {picture.width} x {picture.height} pixels becomes {size[1]} x {size[0]}, and the graph "
+                f"takes images of at least {LEAST_PIXELS} pixels a side; cut it or fill it up"
+            )
+        return size
+
+    def resized(self, picture: PIL.Image.Image) -> PIL.Image.Image:
+        """A PIL image of any mode, in RGB and as large as the graph takes it, for [`ExportedDetector.detect_resized`].
+        Raises as [`ExportedDetector.size_of`]."""
+        self.size_of(picture)
+        return self.preprocess.resized(picture)
+
+    def detect_resized(
+        self,
+        resized: Sequence[PIL.Image.Image],
+        sizes: Sequence[tuple[int, int]],
+        tables: NameTables | None = None,
+        threshold: float | None = None,
+        top_k: int = 100,
+    ) -> list[dict[str, list]]:
+        """As [`ExportedDetector.detect`], of what [`ExportedDetector.resized`] gave, all of one size.
+
+        Args:
+            sizes: (width, height) of the picture that each was. tables (*optional*): of
+                [`ExportedDetector.tables_of`].
+        """
+        tables = self._tables if tables is None else tables
+        known = self.description.names if tables is None else tables.names
+        step = self.description.batch_size or len(resized)
+        found = []
+        for start in range(0, len(resized), step):
+            some = resized[start : start + step]
+            pixel_values = np.zeros((step, 3, *some[0].size[::-1]), dtype=np.float32)
+            for picture, out in zip(some, pixel_values):
+                self.preprocess.values(picture, out)
             outputs = self.session.run({"pixel_values": pixel_values} | (tables.inputs() if tables else {}))
-            for row, place in enumerate(places):
-                size = pictures[place].size
-                found[place] = self._detections({k: v[row] for k, v in outputs.items()}, size, known, threshold, top_k)
+            for row, size in enumerate(sizes[start : start + step]):
+                one = {name: values[row] for name, values in outputs.items()}
+                found.append(self._detections(one, size, known, threshold, top_k))
         return found
 
     def tables_of(self, names: Sequence[str] | None = None, vocabulary: str | Path | None = None) -> NameTables:
         """What a call needs of other names, for those that have them again and again. Arguments and errors as of
         [`ExportedDetector.set_names`]."""
         space = self._own_space()
-        return space.stored(names) if vocabulary is None else space.of_folder(vocabulary, names)
+        return space.stored(names, self._tables) if vocabulary is None else space.of_folder(vocabulary, names)
 
     def _own_space(self):
         if self._space is None:
@@ -156,26 +216,10 @@ class ExportedDetector:
             )
         return self._space
 
-    def _batches(self, pictures) -> Iterator[tuple[list[int], np.ndarray]]:
-        """(places of pictures, their pixel_values) of one size each, and as many at once as the graph takes."""
-        groups: dict[tuple[int, int], list[int]] = {}
-        for place, picture in enumerate(pictures):
-            size = self.preprocess.target_size(picture.height, picture.width)
-            fixed = self.description.image_size
-            if fixed is not None and list(size) != fixed:
-                raise ValueError(f"the graph takes images of {fixed}, the preprocessing of export.json makes {size}")
-            if fixed is None and min(size) < LEAST_PIXELS:
-                raise ValueError(f"the graph takes images of at least {LEAST_PIXELS} pixels a side, got {size}")
-            groups.setdefault(size, []).append(place)
-        fixed_batch = self.description.batch_size
-        for size, places in groups.items():
-            step = fixed_batch or len(places)
-            for start in range(0, len(places), step):
-                some = places[start : start + step]
-                pixel_values = np.zeros((step if fixed_batch else len(some), 3, *size), dtype=np.float32)
-                for row, place in enumerate(some):
-                    self.preprocess(pictures[place], out=pixel_values[row])
-                yield some, pixel_values
+    def _opened(self, image):
+        """(width, height) of a picture, and the picture as the graph takes it: a large one goes at once."""
+        picture = picture_of(image)
+        return picture.size, self.resized(picture)
 
     def _detections(self, outputs, size, names, threshold, top_k):
         """Of one image: its outputs, and its (width, height)."""
@@ -195,7 +239,33 @@ class ExportedDetector:
         }
 
 
-def _picture(image):
+def _check_graph(file, session, description):
+    """ValueError where a graph is of another export than export.json."""
+    expected = INPUTS if description.names_input else INPUTS[:1]
+    facts = {name: session.facts.get(name) for name in ("weights_digest", "vocabulary_digest")}
+    if sorted(session.inputs) != sorted(expected) or any(
+        said is not None and said != getattr(description, name) for name, said in facts.items()
+    ):
+        raise ValueError(f"{file} and {FILE} beside it are of two exports; export the model again")
+
+
+def check_asked(images: object, threshold: float | None, top_k: int, batch_size: int) -> None:
+    """ValueError where what `detect` is asked cannot be meant."""
+    if isinstance(images, str | os.PathLike | np.ndarray | PIL.Image.Image):
+        raise ValueError(f"images must be a list, got {type(images).__name__}; write [image]")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must be in 0 to 1, got {threshold}")
+    for name, value in (("top_k", top_k), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def picture_of(image: PIL.Image.Image | np.ndarray | str | Path) -> PIL.Image.Image:
+    """The PIL image of what [`ExportedDetector.detect`] takes.
+
+    Raises:
+        ValueError: it is something else.
+    """
     if isinstance(image, str | os.PathLike):
         return open_image(image)
     if isinstance(image, np.ndarray):

@@ -31,16 +31,21 @@ class NameTables(NamedTuple):
     Names, and what the graph reads of them.
 
     Attributes:
-        names (list[str] of length K). info (dict): who embedded them.
+        names (list[str] of length K). info (dict): who embedded them. embeddings (K, d): of any length.
         rows (K, d): centred unit rows. log_share (K,): log of the share that a name has of the softmax, where equal
             rows share one place. background (M,) bool: the prototypes that stand for none of the names.
     """
 
     names: list[str]
     info: dict[str, Any]
+    embeddings: np.ndarray
     rows: np.ndarray
     log_share: np.ndarray
     background: np.ndarray
+
+    def by_name(self) -> dict[str, np.ndarray]:
+        """{name: its embedding}, of equal names the first one's."""
+        return dict(zip(reversed(self.names), self.embeddings[::-1]))
 
     def inputs(self) -> dict[str, np.ndarray]:
         """Inputs of the graph besides the pictures."""
@@ -65,27 +70,29 @@ class NameSpace:
         _check(Path(folder) / TABLES_FILE, tensors, shapes)
         self.description = description
         self.prototypes, self.text_mean = tensors["prototypes"], tensors["text_mean"]
-        self.embeddings = tensors["embeddings"]
-        self.place = {name: row for row, name in reversed(list(enumerate(description.names)))}
+        self.all = self.tables(description.names, tensors["embeddings"], description.vocabulary_info)
 
-    def stored(self, names: Sequence[str] | None = None) -> NameTables:
+    def stored(self, names: Sequence[str] | None = None, now: NameTables | None = None) -> NameTables:
         """Tables of some of the stored names, in this order. Default: of all.
 
+        Args:
+            now ([`NameTables`], *optional*): in which names are looked up before those that are stored.
+
         Raises:
-            ValueError: names that are not stored, with the closest ones that are.
+            ValueError: names that are in neither, with the closest ones that are.
         """
-        own = self.description
         if names is None:
-            return self.tables(own.names, self.embeddings, own.vocabulary_info)
+            return self.all
         names = checked_names(names)
-        if unknown := [name for name in names if name not in self.place]:
-            close = {name: difflib.get_close_matches(name, own.names, n=3) for name in unknown[:5]}
+        rows = {name: row for one in (self.all, now or self.all) for name, row in one.by_name().items()}
+        if unknown := [name for name in names if name not in rows]:
+            close = {name: difflib.get_close_matches(name, list(rows), n=3) for name in unknown[:5]}
             hints = "; ".join(f"{name!r} (close: {', '.join(found) or 'none'})" for name, found in close.items())
             raise ValueError(
                 f"{len(unknown)} of {len(names)} names have no stored embedding: {hints}. An exported model embeds no "
                 "names: choose from its names, or give a vocabulary that `decodetr vocabulary build` made of these"
             )
-        return self.tables(names, self.embeddings[[self.place[name] for name in names]], own.vocabulary_info)
+        return self.tables(names, np.stack([rows[name] for name in names]), (now or self.all).info)
 
     def of_folder(self, folder: str | Path, names: Sequence[str] | None = None) -> NameTables:
         """Tables of the vocabulary in a folder, as `decodetr vocabulary build` writes it, or of some of its names.
@@ -133,7 +140,7 @@ class NameSpace:
             starts = range(0, len(self.prototypes), _BLOCK)
             closest = [(self.prototypes[start : start + _BLOCK] @ rows.T).max(axis=1) for start in starts]
             background = np.concatenate(closest) < np.float32(self.description.background_threshold)
-        return NameTables(list(names), info, rows, share, background)
+        return NameTables(list(names), info, embeddings, rows, share, background)
 
 
 _OF_FILE = ("format", "format_version", "names", "table_digest")

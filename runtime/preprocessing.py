@@ -56,14 +56,20 @@ class Preprocessing:
             return int(height * factor), int(width * factor)
         return _shortest_edge(height, width, size["shortest_edge"], size["longest_edge"])
 
-    def __call__(self, image: PIL.Image.Image, out: np.ndarray | None = None) -> np.ndarray:
-        """pixel_values (3, H, W) float32 of a PIL image of any mode, written into `out` if it is given."""
+    def __call__(self, image: PIL.Image.Image) -> np.ndarray:
+        """pixel_values (3, H, W) float32 of a PIL image of any mode."""
+        return self.values(self.resized(image))
+
+    def resized(self, image: PIL.Image.Image) -> PIL.Image.Image:
+        """A PIL image of any mode in RGB, at its target size."""
         image = to_rgb(image)
         height, width = self.target_size(image.height, image.width)
-        if image.size != (width, height):
-            image = image.resize((width, height), self.resample)
-        values = np.asarray(image)
-        result = np.empty((3, height, width), dtype=np.float32) if out is None else out
+        return image if image.size == (width, height) else image.resize((width, height), self.resample)
+
+    def values(self, resized: PIL.Image.Image, out: np.ndarray | None = None) -> np.ndarray:
+        """pixel_values (3, H, W) float32 of what `resized` gives, written into `out` if it is given."""
+        values = np.asarray(resized)
+        result = np.empty((3, *values.shape[:2]), dtype=np.float32) if out is None else out
         for channel in range(3):
             np.take(self.table[channel], values[..., channel], out=result[channel], mode="clip")
         return result

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from decodetr.utils.documents import parse_json
 from decodetr.utils.files import regular_file
 
 if TYPE_CHECKING:
@@ -22,11 +23,20 @@ if TYPE_CHECKING:
 
 INPUTS = ("pixel_values", "name_rows", "log_share", "background")  # in their order; the last three of names as input
 OUTPUTS = ("logits", "pred_boxes", "scores", "labels", "boxes")
+FACTS = "decodetr"  # where a graph has, in JSON, some of export.json
 _MOST_BYTES = 16 << 30
 
 
 class Session(Protocol):
-    """What runs a graph."""
+    """What runs a graph.
+
+    Attributes:
+        inputs (list[str]): names of what it reads. facts (dict): what the export wrote into the file, some of
+            export.json. Empty where another program has changed the file.
+    """
+
+    inputs: list[str]
+    facts: dict[str, Any]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """{name of an output: its values} of {name of an input: its values}."""
@@ -86,8 +96,10 @@ class OnnxSession:
         try:
             self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         except Exception as error:  # of half a dozen types of its own, all below Exception
-            raise ValueError(f"{file} cannot be loaded: {error}; export the model again") from error
+            raise ValueError(f"{file} cannot be loaded: {_line(error)}; export the model again") from error
+        self.inputs = [one.name for one in self.session.get_inputs()]
         self.outputs = [output.name for output in self.session.get_outputs()]
+        self.facts = _facts(self.session.get_modelmeta().custom_metadata_map.get(FACTS), file)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip(self.outputs, self.session.run(self.outputs, dict(inputs))))
@@ -121,10 +133,14 @@ class OpenVinoSession:
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            self.model = core.compile_model(str(file), device, settings)
+            graph = core.read_model(str(file))
+            self.model = core.compile_model(graph, device, settings)
         except RuntimeError as error:
-            raise ValueError(f"{file} cannot be loaded: {error}; export the model again") from error
+            raise ValueError(f"{file} cannot be loaded: {_line(error)}; export the model again") from error
+        info = [FACTS, FACTS]
+        self.facts = _facts(graph.get_rt_info(info).astype(str) if graph.has_rt_info(info) else None, file)
         # A tensor may have several names, of what the graph was made of.
+        self.inputs = [name for one in self.model.inputs for name in INPUTS if name in one.names]
         named = [[name for name in OUTPUTS if name in output.names] for output in self.model.outputs]
         self.outputs = [names[0] for names in named if names]
         self.requests = threading.local()  # a request is of one thread
@@ -143,9 +159,23 @@ class TorchSession:
         import torch
 
         self.torch = torch
-        self.program = torch.export.load(file).module()
+        extra = {f"{FACTS}.json": ""}
+        program = torch.export.load(file, extra_files=extra)
+        self.facts = _facts(extra[f"{FACTS}.json"], file)
+        self.inputs = list(INPUTS[: len(program.graph_signature.user_inputs)])
+        self.program = program.module()
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with self.torch.inference_mode():
             found = self.program(*(self.torch.from_numpy(inputs[name]) for name in INPUTS if name in inputs))
         return {name: values.numpy() for name, values in found.items()}
+
+
+def _line(error):
+    """An error of a runtime, of several lines, as one."""
+    return " ".join(str(error).split())
+
+
+def _facts(text, file):
+    """What stands in a graph, of which another program may have left nothing."""
+    return parse_json(text, file, dict) if text else {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from decodetr.processing.picture_modes import to_rgb
 from decodetr.serving.engine import KeptSearches, Prepared, Search
 
 if TYPE_CHECKING:
@@ -57,9 +56,7 @@ class ExportedEngine:
 
     def prepare(self, picture: Image.Image) -> Prepared:
         """See [`Engine`]: the picture as large as the graph takes it, which a large one no longer is."""
-        steps, rgb = self.detector.preprocess, to_rgb(picture)
-        height, width = steps.target_size(picture.height, picture.width)
-        resized = rgb if rgb.size == (width, height) else rgb.resize((width, height), steps.resample)
+        resized = self.detector.resized(picture)
         return Prepared(resized, resized.size, picture.size, "orientation" in picture.info)
 
     def detect(
@@ -68,12 +65,5 @@ class ExportedEngine:
         """See [`Engine`]."""
         most = self.detector.description.top_k
         top_k = top_k if most is None else min(top_k, most)
-        found = self.detector.detect([one.inputs for one in pictures], search.tables, 0.0, top_k)
-        return [{**result, "boxes": _scaled(result["boxes"], one)} for result, one in zip(found, pictures)]
-
-
-def _scaled(boxes, picture):
-    """Boxes in pixels of the resized picture as those of the picture."""
-    (width, height), (was_width, was_height) = picture.size, picture.inputs.size
-    across, down = width / was_width, height / was_height
-    return [[x0 * across, y0 * down, x1 * across, y1 * down] for x0, y0, x1, y1 in boxes]
+        resized, sizes = [one.inputs for one in pictures], [one.size for one in pictures]
+        return self.detector.detect_resized(resized, sizes, search.tables, 0.0, top_k)

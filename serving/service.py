@@ -148,7 +148,7 @@ class Service:
     def _prepare(self, label, content):
         """A picture as the model takes it."""
         try:
-            return self.engine.prepare(open_image(content, label))
+            picture = open_image(content, label)
         except TooManyPixels as error:
             raise Refusal(
                 413, f"{label}: more than the {error.most:,} pixels that are taken; send a smaller picture"
@@ -158,6 +158,10 @@ class Service:
             raise Refusal(
                 422, f"{label}: expected the file of a picture ({', '.join(FORMATS)}) that can be read ({reason})"
             ) from error
+        try:
+            return self.engine.prepare(picture)
+        except ValueError as error:
+            raise Refusal(422, f"{label}: {error}") from error
 
     def _seen(self, pictures, seconds):
         if self.ready:  # what warms up is no request

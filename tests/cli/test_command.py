@@ -6,7 +6,8 @@ import sys
 import pytest
 from helpers.light_imports import PROBE
 
-from decodetr.cli import COMMANDS, main, usage
+from decodetr.cli import COMMANDS, command_parser, main, usage
+from decodetr.cli.options import asked_names
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["scenes", "write"]])
@@ -23,6 +24,17 @@ def test_importing_decodetr_imports_nothing_heavy():
 
 def test_usage_names_every_command():
     assert all(f"\n  {name} " in usage() for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "words", [["export", "m", "--format", "onnx", "--output", "o"], ["serve"], ["predict", "p", "--output", "o"]]
+)
+def test_pool_stands_for_all_that_the_pool_speaks_of(tmp_path, words):
+    (tmp_path / "names.txt").write_text("pool\n")
+    _, parser = command_parser(words[0])
+    asked = [[], ["--names", "pool"], ["--names", "pool,cat"], ["--names-file", str(tmp_path / "names.txt")]]
+    found = [asked_names(parser.parse_args([*words[1:], *more])) for more in asked]
+    assert found == [None, "pool", {"pool": ["pool"], "cat": ["cat"]}, {"pool": ["pool"]}]
 
 
 def test_unknown_command_and_argument(capsys):

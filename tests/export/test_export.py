@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -27,6 +28,7 @@ from decodetr.inference.detection import detect
 from decodetr.modeling_decodetr.embedding_artifact import random_rows
 from decodetr.processing import DeCoDetrImageProcessorPil
 from decodetr.runtime import ExportedDetector
+from decodetr.runtime.description import find_export
 
 NAMES = ["cat", "dog", "salt, pepper", "cat"]
 
@@ -114,6 +116,10 @@ def test_names_are_swapped_without_exporting_again(model, folder, tmp_path):
     with pytest.raises(ValueError, match="no stored embedding"):
         detector.set_names(["bird"])
     assert detector.names == NAMES
+    detector.set_names(vocabulary=tmp_path / "names")
+    swapped.set_vocabulary(other.select(["name 3"]))
+    assert_same(detector.detect(images, ["name 3"], threshold=0.0), torch_detections(swapped, images))
+    assert detector.detect(images, ["dog"]) is not None, "which is stored"
 
 
 def test_names_come_with_their_embeddings(model, folder):
@@ -132,6 +138,57 @@ def test_names_come_with_their_embeddings(model, folder):
         with pytest.raises(ValueError, match="finite numbers, got an array"):
             loaded.set_embeddings(names, wrong)
     assert loaded.names == ["new", "other"] and len(before) == 3
+    found = loaded.detect(pictures(), ["other"], threshold=0.0)  # of one call
+    found = [{**one, "names": [renamed[name] for name in one["names"]]} for one in found]
+    assert_same(found, known.detect(pictures(), [NAMES[0]], threshold=0.0))
+    with pytest.raises(ValueError, match="'dog' .*no stored embedding|no stored embedding: 'dog'"):
+        loaded.detect([], ["dog"])  # whose embedding may be of another vocabulary
+    loaded.set_names(["other"])
+    loaded.set_names()
+    assert loaded.names == ["new", "other"]
+
+
+def test_any_number_of_pictures_is_opened_a_few_at_once(folder, detector):
+    loaded, sizes, opened = ExportedDetector(folder), [], []
+    run = loaded.session.run
+
+    def counted(inputs):
+        sizes.append((len(inputs["pixel_values"]), len(opened)))
+        return run(inputs)
+
+    def images():
+        for image in pictures() * 3:
+            opened.append(1)
+            yield image
+
+    loaded.session.run = counted
+    found = loaded.detect(images(), threshold=0.0, batch_size=4)
+    assert sizes == [(4, 4), (4, 8), (1, 9)]
+    assert_same(found, detector.detect(pictures(), threshold=0.0) * 3, 1e-5, 0.02)
+
+
+def test_files_of_two_exports_are_not_mixed(model, folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"model.xml: no such graph; .* has model.onnx"):
+        ExportedDetector(tmp_path / "model.xml")
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone/model.onnx").write_bytes((folder / "model.onnx").read_bytes())
+    for place in (tmp_path / "alone/model.onnx", tmp_path / "alone"):
+        with pytest.raises(FileNotFoundError, match=r"onnx: no export.json is beside it, .* give the whole folder"):
+            ExportedDetector(place)
+    (tmp_path / "alone/config.json").write_text("{}")
+    assert find_export(tmp_path / "alone") is None, "many models of the Hub have a graph beside their weights"
+    said = json.loads((folder / "export.json").read_text())
+    for change in ({"weights_digest": "0" * 64}, {"vocabulary_digest": "0" * 64}, {"names_input": False}):
+        (tmp_path / "export.json").write_text(json.dumps({**said, **change}))
+        with pytest.raises(ValueError, match="model.onnx and export.json beside it are of two exports"):
+            ExportedDetector(tmp_path)
+    graph = onnx.load(folder / "model.onnx")
+    del graph.metadata_props[:]  # as other programs leave it
+    onnx.save(graph, tmp_path / "model.onnx")
+    (tmp_path / "export.json").write_text(json.dumps(said))
+    assert ExportedDetector(tmp_path).names == NAMES
 
 
 def test_threads_share_a_detector(detector, folder):
@@ -264,7 +321,7 @@ def test_openvino_with_baked_names_and_post_processing_inside_replaces_an_export
     assert {file.name for file in tmp_path.iterdir()} == {"export.json", "model.xml", "model.bin"}
     detector, images = ExportedDetector(tmp_path / "model.xml"), pictures()
     assert_same(detector.detect(images, threshold=0.0, top_k=9), torch_detections(model, images, top_k=9))
-    with pytest.raises(ValueError, match="top_k must be at least 1 and at most 9, which the graph gives, got 10"):
+    with pytest.raises(ValueError, match="top_k must be at most 9, which the graph gives, got 10"):
         detector.detect(images, top_k=10)
     with pytest.raises(ValueError, match="its 4 names are baked into the graph; `decodetr export --names-input`"):
         detector.set_names(["dog"])
@@ -375,7 +432,7 @@ def test_damaged_exports_are_refused(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_images_of_any_size(tmp_path):
+def test_images_of_any_size(tmp_path, capsys):
     """They keep their shape, and those of one size share a batch."""
     model = tiny_model("detr").eval()
     processor = DeCoDetrImageProcessorPil(size={"shortest_edge": 96, "longest_edge": 300})
@@ -384,6 +441,13 @@ def test_images_of_any_size(tmp_path):
     images = [*pictures(), *pictures(seed=1)]
     found = ExportedDetector(tmp_path).detect(images, threshold=0.0)
     assert_same(found, [detect(model, processor, [image], 0.0)[0] for image in images])
+    for place, image in {"a": images[0], "banner": Image.new("RGB", (3000, 2)), "b": images[1]}.items():
+        image.save(tmp_path / f"{place}.png")
+    words = ["predict", tmp_path, "--model", tmp_path, "--output", tmp_path / "found", "--no-pictures"]
+    assert main([*map(str, words)]) == 1
+    said, rows = capsys.readouterr(), json.loads((tmp_path / "found/detections.json").read_text())["images"]
+    assert "banner.png: a picture of 3000 x 2 pixels becomes 300 x 0, and the graph takes" in said.err
+    assert [Path(row["file"]).name for row in rows] == ["a.png", "b.png"] and "1 unreadable" in said.out
 
 
 @pytest.mark.slow

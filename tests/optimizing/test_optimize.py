@@ -170,6 +170,71 @@ def test_real_ways_detect_what_eager_does_and_swap_names(model, processor, pictu
     _same(some, detect(model, processor, pictures, threshold=0.0, tables=tables), 1e-4)
 
 
+def test_names_of_a_call_are_those_of_the_model_now(model, processor, pictures, graphs):
+    """The graph was exported when the model had other names, of which one has another embedding now."""
+    model.optimize(pictures, image_processor=processor, memory=graphs, way="openvino", runs=1)
+    renamed = tiny_model("detr").eval()
+    torch.manual_seed(3)
+    renamed.set_vocabulary(Vocabulary(["new", NAMES[0]], torch.randn(2, 16)))
+    found = renamed.optimize(pictures, image_processor=processor, memory=graphs, way="openvino", runs=1)
+    for names in (["new"], [NAMES[0]]):
+        tables = renamed.semantic_stream.tables_with(renamed.tables(), renamed.vocabulary.select(names))
+        expected = detect(renamed, processor, pictures, threshold=0.0, tables=tables)
+        _same(found.detect(pictures, names=names, threshold=0.0), expected, 1e-4)
+    with pytest.raises(ValueError, match="no stored embedding"):
+        found.detect(pictures, names=[NAMES[1]])
+
+
+@pytest.mark.parametrize("size, dynamic", [({"shortest_edge": 64, "longest_edge": 96}, True), (None, False)])
+def test_a_graph_takes_the_sizes_that_the_image_processor_makes(model, pictures, tmp_path, monkeypatch, size, dynamic):
+    asked = []
+    monkeypatch.setattr("decodetr.optimizing.ways.export_model", lambda *given: asked.append(given[3]) or 1 / 0)
+    processor = DeCoDetrImageProcessor(size=size or {"height": 64, "width": 64})
+    found = decodetr.optimize(
+        model, pictures[:1], image_processor=processor, memory=tmp_path, ways=["openvino"], runs=1
+    )
+    assert found.way == "eager" and [one.dynamic_size for one in asked] == [dynamic]
+
+
+def test_annotated_pictures_are_looked_at_where_no_others_are_given(
+    model, processor, pictures, fakes, monkeypatch, tmp_path
+):
+    shown = detect(model, processor, pictures[:2], threshold=0.0)
+    read = []
+
+    def of_data(data, names, most):
+        read.append((data, most))
+        return Check.of_detections(pictures[:2], shown, shown)
+
+    looked, way = [], WAYS["eager"].make
+    monkeypatch.setattr(module.Check, "of_data", of_data)
+    monkeypatch.setitem(module.WAYS, "same", Way(lambda case: looked.append(case.pictures) or way(case)))
+    found = decodetr.optimize(model, data="some", image_processor=processor, memory=tmp_path, runs=1)
+    assert found.way == "same" and looked[0] == pictures[:2] and read == [("some", 128)]
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"images": "a.png"}, r"images must be a list, got str; write \[image\]"),
+        ({"images": [3]}, "expected PIL images, arrays or files, got int"),
+        ({"images": [], "threshold": 2}, "threshold must be in 0 to 1, got 2"),
+        ({"images": [], "batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"images": [], "names": "cat"}, "labels must be a list of names, at least one, got 'cat'"),
+    ],
+)
+def test_a_model_in_torch_refuses_what_an_exported_one_refuses(model, processor, given, message):
+    with pytest.raises(ValueError, match=message):
+        TorchDetector(model, processor).detect(**given)
+
+
+def test_a_model_in_torch_takes_any_number_of_pictures(model, processor, pictures):
+    detector = TorchDetector(model, processor)
+    assert detector.detect([]) == []
+    found = detector.detect(iter(pictures), threshold=0.0, batch_size=2)
+    _same(found, detect(model, processor, pictures, threshold=0.0), 1e-4)
+
+
 @pytest.mark.parametrize(
     "way", ["bfloat16", pytest.param("openvino-bfloat16", marks=pytest.mark.slow), "openvino-int8"]
 )
@@ -182,10 +247,17 @@ def test_coarse_ways_run(model, processor, pictures, graphs, way):
 
 
 def test_files_of_a_way_are_used_again(model, processor, pictures, graphs, monkeypatch):
+    for folder in graphs.glob("*/openvino-float32"):  # as a run leaves it that was killed while it exported
+        shutil.rmtree(folder)
+        (folder / ".decodetr-staging-x").mkdir(parents=True)
     first = model.optimize(pictures, image_processor=processor, memory=graphs, way="openvino", runs=1)
     monkeypatch.setattr("decodetr.optimizing.ways.export_model", None)
     again = model.optimize(pictures, image_processor=processor, memory=graphs, way="openvino", runs=1, again=True)
     _same(again.detect(pictures, threshold=0.0), first.detect(pictures, threshold=0.0), 0)
+    graph = first.folder / "openvino-float32/model.xml"
+    graph.write_bytes(graph.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="keeps cannot be used: .*model.xml cannot be loaded.*Remove this folder"):
+        model.optimize(pictures, image_processor=processor, memory=graphs, way="openvino")
     shutil.rmtree(first.folder)  # then all is made again
     with pytest.raises(ValueError, match="'NoneType' object is not callable"):
         model.optimize(pictures, image_processor=processor, memory=graphs, way="openvino")

@@ -8,14 +8,13 @@ import pytest
 from helpers.exports import SIZE, pictures, torch_detections
 from helpers.servers import client_of
 from helpers.tiny_models import tiny_model
+from PIL import Image
 
 from decodetr import DeCoDetrImageProcessor, Vocabulary
 from decodetr.cli import main
 from decodetr.export.export_run import export_model
 from decodetr.export.settings import ExportSettings
-from decodetr.processing import DeCoDetrImageProcessorPil
 from decodetr.runtime import ExportedDetector
-from decodetr.runtime.preprocessing import FIELDS, Preprocessing
 from decodetr.runtime.sessions import TorchSession
 from decodetr.serving import server
 from decodetr.serving.exported_engine import ExportedEngine
@@ -55,7 +54,6 @@ class Stub:
     description = SimpleNamespace(top_k=7, runtime="onnx", common_threshold=0.3, name_thresholds={"dog": 0.9})
 
     def __init__(self):
-        self.preprocess = Preprocessing({name: getattr(DeCoDetrImageProcessorPil(size=SIZE), name) for name in FIELDS})
         self.description.thresholds = lambda names, threshold: [threshold or 0.3] * len(names)
         self.made, self.asked = [], []
 
@@ -63,9 +61,15 @@ class Stub:
         self.made.append(names)
         return ("tables of", *names)
 
-    def detect(self, images, names, threshold, top_k):
-        self.asked.append((len(images), names, top_k))
-        return [{"names": ["dog"], "scores": [0.5], "boxes": [[0.0, 32.0, *image.size]]} for image in images]
+    def resized(self, image):
+        if image.width > 10 * image.height:
+            raise ValueError("the graph takes images of at least 65 pixels a side")
+        return image.resize((64, 64))
+
+    def detect_resized(self, images, sizes, tables, threshold, top_k):
+        assert {image.size for image in images} == {(64, 64)}
+        self.asked.append((len(images), tables, top_k))
+        return [{"names": ["dog"], "scores": [0.5], "boxes": [[0.0, size[1] / 2, *size]]} for size in sizes]
 
 
 def test_pictures_wait_at_the_size_of_the_graph_and_boxes_are_of_the_pictures(picture):
@@ -76,6 +80,9 @@ def test_pictures_wait_at_the_size_of_the_graph_and_boxes_are_of_the_pictures(pi
             answer = client.post(f"/v1/detect?names={names}", files={"image": picture.bytes})
             assert answer.json()["detections"] == [{"name": "dog", "score": 0.5, "box": [0.0, 30.0, 90.0, 60.0]}]
         assert client.post("/v1/detect?threshold=0.6", files={"image": picture.bytes}).json()["detections"] == []
+        answer = client.post("/v1/detect", files={"image": png(Image.new("RGB", (100, 5)))})
+        assert answer.status_code == 422 and "at least 65 pixels a side" in answer.json()["detail"]
+        assert client.get("/health").status_code == 200, "a picture is no reason to start the server again"
     assert stub.made == [("dog",), ("dog", "cat"), ("dog",)]  # of which the first had to go
     assert [asked for asked in stub.asked if asked[1]][:2] == [(1, ("tables of", "dog"), 7)] * 2
     assert engine.prepare(picture.image).inputs.size == (64, 64)
