@@ -1,4 +1,4 @@
-"""Clustering a pool of the size of LVIS and beyond: time, memory and inertia of each K-Means, and of the clusters inside.
+"""Clustering a pool of the size of LVIS and beyond: time, memory and inertia of each K-Means, of the clusters inside.
 
     python benchmarks/pool_clustering.py                          # 100 k to 1.27 M captions, M1 = 1203, M2 = 4800
     python benchmarks/pool_clustering.py --sizes 20000 --methods lloyd faiss
@@ -8,10 +8,11 @@ Captions are unit vectors of 512 dimensions in float16, in a file: 20,000 concep
 as in a list of words, in a cone as CLIP's texts lie in one. They are drawn in blocks, and read in blocks by everything
 but `lloyd`, `plain` and the sample of `sample`. Every method runs in a separate process, so that its peak memory
 is measured alone. Processes follow one another. `plain` is the same work as one would write it with scikit-learn:
-KMeans on all threads, DBSCAN in each cluster at the eps that ours chose. `sample` is K-Means to its end (scikit-learn's
-KMeans) over 100,000 captions in memory, and nothing else: its inertia is what a fit of a sample gives to all captions.
-The table also has the arithmetic: the operations that no method of this kind can do without, at the speed at which this
-machine multiplies matrices. Inertia is the mean over 200,000 captions at equal distances in the file.
+KMeans on all threads, DBSCAN in each cluster at the eps that ours chose. `sample` is K-Means to its end, by
+scikit-learn's KMeans, over 100,000 captions in memory, and nothing else: its inertia is what a fit of a sample gives
+to all captions. The table also has the arithmetic: the operations that no method of this kind can do without, at the
+speed at which this machine multiplies matrices. Inertia is the mean over 200,000 captions at equal distances in the
+file.
 """
 
 import argparse

@@ -5,9 +5,9 @@ other at the largest of their core distances and the distance between them. At a
 captions are the parts that are left of this tree without its longer edges (Campello, Moulavi and Sander 2013, the
 basis of HDBSCAN), so that 33 eps cost no more than one.
 
-Coarse clusters follow one another, so that memory is that of the largest one. The distances of up to 4,096 captions are
-one matrix in float64 (128 MB). Larger clusters are done row by row, slowly, if there are up to 50,000 captions in all,
-else they are one matrix in float32 (1 GB for 16,384, the most that clusters.py leaves in one).
+Coarse clusters follow one another, so that memory is that of the largest one. The distances of up to 4,096 captions
+are one matrix in float64 (128 MB). Larger clusters are done row by row, slowly, if there are up to 50,000 captions in
+all, else they are one matrix in float32 (1 GB for 16,384, the most that clusters.py leaves in one).
 """
 
 import numpy as np

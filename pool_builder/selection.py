@@ -10,9 +10,11 @@ import pyarrow as pa
 import torch
 
 from decodetr.modeling_decodetr import PrototypePool
+from decodetr.pool_builder.caption_table import CaptionTable
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
 from decodetr.pool_builder.delta import SAMPLE, choose_delta, other_scores
-from decodetr.pool_builder.image_captions import join_image_captions, open_image_captions
+from decodetr.pool_builder.embedding_file import Embeddings
+from decodetr.pool_builder.image_captions import open_image_captions
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import StageFolder
 from decodetr.pool_builder.space import FEWEST, choose_scales, describe_space
@@ -140,27 +142,24 @@ def cluster_regions(
         identity["image_captions"] = joined.digest
     folder = StageFolder(output / "clusters", "clusters", identity, 1, overwrite=overwrite)
     if folder.pending():
-        captions, counts, embeddings = kept_captions(before)
-        if joined is not None:
-            captions, counts, embeddings = join_image_captions(joined, captions, counts, embeddings)
-        coarse, fine, eps = cluster(embeddings, counts, settings)
-        columns = {"caption": captions, "count": counts, "coarse": coarse, "fine": fine}
-        columns["text_embed"] = embedding_array(embeddings)
-        table = pa.table(columns).replace_schema_metadata({"eps": str(eps)})
-        folder.write(0, table, {"coarse": int(coarse.max()) + 1, "fine": int(fine.max()) + 1})
+        captions = CaptionTable.gather(before, joined, scratch=output)
+        coarse, fine, eps = cluster(captions.embeddings, captions.counts, settings)
+        counts = {"coarse": int(coarse.max()) + 1, "fine": int(fine.max()) + 1}
+        folder.write_blocks(0, captions.blocks(coarse, fine, eps), counts)
+    else:
+        captions = CaptionTable.read(folder, scratch=output)
     folder.finish()
-    table = folder.read(0)
-    embeddings = embedding_rows(table["text_embed"])
-    counts, coarse, fine = (table[name].to_numpy() for name in ("count", "coarse", "fine"))
+    table = folder.read(0, ["coarse", "fine"])
+    coarse, fine = (table[name].to_numpy() for name in ("coarse", "fine"))
     eps = table.schema.metadata[b"eps"].decode()
     info = {**provenance(output), **settings.of(*names), "eps": None if eps == "None" else float(eps)}
     info |= {
         "regions": before.totals["rows"],
         "kept": before.totals["counts"]["kept"],
-        "distinct_captions": len(table),
+        "distinct_captions": len(captions.captions),
         **({"image_captions": joined.totals["rows"]} if joined is not None else {}),
     }
-    pool = pool_of_clusters(embeddings, table["caption"].to_pylist(), counts, coarse, fine, info)
+    pool = pool_of_clusters(captions.embeddings, captions.captions, captions.counts, coarse, fine, info)
     pool.info["space"] = measure_space(before, open_stage(output, "texts"), pool)
     (output / REPORT).unlink(missing_ok=True)  # that of another pool
     with committed(output / "pool") as staging:
@@ -221,39 +220,18 @@ def provenance(output: Path) -> dict[str, Any]:
     return info
 
 
-def kept_captions(regions: StageFolder) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Distinct captions of the kept regions of a [`StageFolder`], in alphabetical order.
-
-    Returns:
-        (list of n captions, counts (n,) int64, embeddings (n, d) float32 unit rows).
-    """
-    counts, first = {}, {}
-    for shard in range(regions.count):
-        table = regions.read(shard, ["caption", "kept", "text_embed"])
-        rows = np.flatnonzero(table["kept"].to_numpy())
-        captions = table["caption"].to_pylist()
-        embeds = embedding_rows(table["text_embed"])
-        for row in rows.tolist():
-            counts[captions[row]] = counts.get(captions[row], 0) + 1
-            first.setdefault(captions[row], embeds[row])
-    captions = sorted(counts)
-    embeddings = np.stack([first[caption] for caption in captions]).astype(np.float32)
-    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return captions, np.array([counts[caption] for caption in captions]), embeddings
-
-
 def cluster(
-    embeddings: np.ndarray, counts: np.ndarray, settings: PoolSettings
+    embeddings: Embeddings, counts: np.ndarray, settings: PoolSettings
 ) -> tuple[np.ndarray, np.ndarray, float | None]:
     """(coarse labels (n,), fine labels (n,) or -1, eps) of n distinct captions: paper 1.5 and 1.6."""
     coarse = coarse_clusters(embeddings, counts, settings.num_coarse, settings.seed, settings.kmeans)
-    fine, eps = fine_clusters(embeddings, counts, coarse, settings.num_fine, settings.min_samples)
+    fine, eps = fine_clusters(embeddings, counts, coarse, settings.num_fine, settings.min_samples, settings.seed)
     return coarse, fine, eps
 
 
 def pool_of_clusters(
-    embeddings: np.ndarray,
-    captions: list[str],
+    embeddings: Embeddings,
+    captions: list[str] | pa.Array,
     counts: np.ndarray,
     coarse: np.ndarray,
     fine: np.ndarray,
@@ -262,7 +240,8 @@ def pool_of_clusters(
     """paper 1.7: the pool of clustered captions.
 
     Args:
-        embeddings (n, d): unit rows. captions: n strings. counts (n,): regions of each caption.
+        embeddings (n, d): unit rows, an array or a file. captions: n strings, a list or Arrow.
+        counts (n,): regions of each caption.
         coarse (n,), fine (n,): labels. A caption in no fine cluster has -1.
         info (dict): the pool's provenance.
 
