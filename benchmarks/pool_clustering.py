@@ -36,16 +36,22 @@ def write_captions(file, n, dim=512, seed=0):
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    cone = rng.normal(size=dim) / dim**0.5
-    families = rng.normal(size=(FAMILIES, dim)) / dim**0.5
-    concepts = 0.8 * families[rng.integers(0, FAMILIES, CONCEPTS)] + 0.6 * rng.normal(size=(CONCEPTS, dim)) / dim**0.5
+
+    def normal(rows):
+        return rng.standard_normal((rows, dim), dtype=np.float32) / np.float32(dim**0.5)
+
+    families = normal(FAMILIES)
+    concepts = 0.8 * families[rng.integers(0, FAMILIES, CONCEPTS)] + 0.6 * normal(CONCEPTS)
+    concepts = 0.9 * normal(1) + 0.7 * concepts
     share = 1 / np.arange(1, CONCEPTS + 1) ** 0.8
-    concept = rng.choice(CONCEPTS, n, p=share / share.sum())
     captions = np.lib.format.open_memmap(file, "w+", np.float16, (n, dim))
     for start in range(0, n, BLOCK):
-        some = concept[start : start + BLOCK]
-        rows = 0.9 * cone + 0.7 * concepts[some] + 0.35 * rng.normal(size=(len(some), dim)) / dim**0.5
-        captions[start : start + BLOCK] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        size = min(BLOCK, n - start)
+        rows = normal(size)
+        rows *= 0.35
+        rows += concepts[rng.choice(CONCEPTS, size, p=share / share.sum())]
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        captions[start : start + BLOCK] = rows
     captions.flush()
 
 
