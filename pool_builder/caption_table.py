@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from decodetr.pool_builder.embedding_file import EmbeddingFile
 from decodetr.pool_builder.shards import StageFolder
@@ -90,6 +91,65 @@ class CaptionTable:
             columns |= {"coarse": coarse[rows], "fine": fine[rows]}
             columns["text_embed"] = embedding_array(self.embeddings.stored(rows))
             yield pa.table(columns).replace_schema_metadata({"eps": str(eps)})
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """
+    The texts that were embedded, as the stage `texts` has them.
+
+    Args:
+        captions (pyarrow.LargeStringArray): n distinct texts. embeddings (EmbeddingFile, (n, d)).
+    """
+
+    captions: pa.LargeStringArray
+    embeddings: EmbeddingFile
+
+    @classmethod
+    def read(cls, folder: StageFolder, scratch: Path) -> "TextTable":
+        """Of a finished stage. See [`CaptionTable.gather`]."""
+        captions, embeddings, start = [], None, 0
+        for shard in range(folder.count):
+            table = folder.read(shard, ["caption", "text_embed"])
+            rows = embedding_rows(table["text_embed"])
+            if embeddings is None:
+                shape = (folder.totals["rows"], rows.shape[1])
+                embeddings = EmbeddingFile.scratch(scratch, shape, rows.dtype)
+            embeddings.put(slice(start, start + len(rows)), rows)
+            captions.append(_large(table["caption"]))
+            start += len(rows)
+        return cls(pa.concat_arrays(captions), embeddings)
+
+    def rows(self, captions: pa.LargeStringArray) -> np.ndarray:
+        """(m,) int64 number of each text, -1 where it is not there."""
+        return pc.index_in(captions, value_set=self.captions).fill_null(-1).to_numpy().astype(np.int64)
+
+    def rows_of(self, regions: StageFolder) -> np.ndarray:
+        """(R,) number of each region's caption."""
+        waiting, found, shards = [], [], range(regions.count)
+        for shard in shards:
+            waiting.append(_large(regions.read(shard, ["caption"])["caption"]))
+            if (
+                sum(map(len, waiting)) > _WAITING or shard == shards[-1]
+            ):  # a look-up begins with a table of texts
+                found.append(self.rows(pa.concat_arrays(waiting)))
+                waiting = []
+        return np.concatenate(found)
+
+
+def embeddings_of(texts: StageFolder, captions: list[str]) -> np.ndarray:
+    """(m, d) float32 embeddings of some texts of a finished stage `texts`, as they are there.
+
+    Raises:
+        KeyError: it lacks one of them.
+    """
+    found = {}
+    for shard in range(texts.count):
+        table = texts.read(shard, ["caption", "text_embed"])
+        rows = np.flatnonzero(pc.is_in(table["caption"], value_set=pa.array(captions)).to_numpy())
+        embeds = embedding_rows(table["text_embed"])[rows]
+        found.update(zip(table["caption"].take(rows).to_pylist(), embeds))
+    return np.stack([found[caption] for caption in captions]).astype(np.float32)
 
 
 _EMPTY = pa.table({"caption": pa.array([], pa.large_string()), "count": np.zeros(0, int), "place": np.zeros(0, int)})
