@@ -63,7 +63,7 @@ class ResampledAP:
         precision = right / np.maximum(counted, np.spacing(1))
         recall = right / np.maximum(objects, 1)[self._curve % self._names]
         # The highest precision at each of the 101 recalls and beyond.
-        place = self._curve * len(RECALLS) + np.searchsorted(RECALLS, recall, side="right") - 1
+        place = self._curve * len(RECALLS) + _reached(recall)
         starts = np.flatnonzero(np.diff(place, prepend=-1))
         table = np.zeros((self._steps * self._names, len(RECALLS)))
         if len(starts):
@@ -71,6 +71,14 @@ class ResampledAP:
         table = np.ascontiguousarray(np.maximum.accumulate(table[:, ::-1], axis=1)[:, ::-1])
         ap = table.mean(1).reshape(self._steps, self._names).T
         return np.where(objects[:, None] > 0, ap, np.nan)
+
+
+def _reached(recall):
+    """(n,) number of the last of the 101 recalls that each one reaches: a quick guess, put right to the digit."""
+    last = len(RECALLS) - 1
+    place = (recall * last).astype(np.int64)
+    place += (place < last) & (RECALLS[np.minimum(place + 1, last)] <= recall)
+    return place - (RECALLS[place] > recall)
 
 
 def _sums(values):

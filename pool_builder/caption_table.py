@@ -129,9 +129,7 @@ class TextTable:
         waiting, found, shards = [], [], range(regions.count)
         for shard in shards:
             waiting.append(_large(regions.read(shard, ["caption"])["caption"]))
-            if (
-                sum(map(len, waiting)) > _WAITING or shard == shards[-1]
-            ):  # a look-up begins with a table of texts
+            if sum(map(len, waiting)) > _WAITING or shard == shards[-1]:  # a look-up begins with a table of texts
                 found.append(self.rows(pa.concat_arrays(waiting)))
                 waiting = []
         return np.concatenate(found)

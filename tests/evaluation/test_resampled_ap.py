@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from helpers.detections import evaluated, prediction, random_world, truth
 
-from decodetr.evaluation.matches import match_detections, precision_at_recalls
-from decodetr.evaluation.resampled_ap import ResampledAP
+from decodetr.evaluation.matches import RECALLS, match_detections, precision_at_recalls
+from decodetr.evaluation.resampled_ap import ResampledAP, _reached
 
 
 def _curve_by_curve(truth_table, found, matches, names, weights):
@@ -35,6 +35,14 @@ def test_digits_are_those_of_whole_curves(seed):
         assert np.array_equal(ap, _curve_by_curve(*tables, matches, 7, weights), equal_nan=True)
         assert np.isnan(ap[6]).all()
     assert np.isnan(of_weights(np.zeros(40))).all()
+
+
+def test_recalls_are_reached_to_the_digit():
+    objects = np.arange(1, 400)
+    recall = np.concatenate(
+        [np.arange(count + 1) / count for count in objects] + [np.nextafter(RECALLS[1:], 0), RECALLS]
+    )
+    assert np.array_equal(_reached(recall), np.searchsorted(RECALLS, recall, side="right") - 1)
 
 
 def test_without_a_hit_ap_is_zero():
