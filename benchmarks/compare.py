@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from decodetr.utils.documents import parse_json
 from decodetr.utils.files import replacing, write_json
 
 RESAMPLES = 1000  # of the command
@@ -113,7 +114,7 @@ def main(argv=None) -> int:
         count = write_runs(Path(folder), args.share)
         words = [sys.executable, __file__, "--one", folder, "--resamples", str(args.resamples)]
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = parse_json(done.stdout.splitlines()[-1], "what it measured", dict)
     head = ["detections of a run", "matched, s", "a resample, s", "all 1,000, s", "peak, GB", "APs of the first one"]
     cells = [found["matched_s"], found["resample_s"], found["all_s"], found["peak_gb"]]
     shown = " / ".join(f"{value!r}" for value in found["AP"][0])

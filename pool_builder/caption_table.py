@@ -64,6 +64,7 @@ class CaptionTable:
             first, last = np.searchsorted(places, [start, start + len(texts)])
             embeddings.put(order[first:last], embeds[places[first:last] - start])
             start += len(texts)
+        assert embeddings is not None  # a stage has a shard
         return cls(captions, counts, embeddings)
 
     @classmethod
@@ -77,6 +78,7 @@ class CaptionTable:
                 embeddings = EmbeddingFile.scratch(scratch, (len(table), rows.shape[1]), rows.dtype)
             embeddings.put(slice(start, start + len(rows)), rows)
             start += len(rows)
+        assert embeddings is not None
         return cls(_large(table["caption"]), table["count"].to_numpy(), embeddings)
 
     def blocks(self, coarse: np.ndarray, fine: np.ndarray, eps: float | None) -> Iterator[pa.Table]:
@@ -118,6 +120,7 @@ class TextTable:
             embeddings.put(slice(start, start + len(rows)), rows)
             captions.append(_large(table["caption"]))
             start += len(rows)
+        assert embeddings is not None
         return cls(pa.concat_arrays(captions), embeddings)
 
     def rows(self, captions: pa.LargeStringArray) -> np.ndarray:
