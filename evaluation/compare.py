@@ -14,7 +14,8 @@ from decodetr.evaluation.coco_matching import mean_percent
 from decodetr.evaluation.detection_evaluator import DetectionEvaluator
 from decodetr.evaluation.detections import feed_detections, load_detections
 from decodetr.evaluation.figures import draw_differences
-from decodetr.evaluation.matches import match_detections, precision_at_recalls, rows_of
+from decodetr.evaluation.matches import match_detections
+from decodetr.evaluation.resampled_ap import ResampledAP
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, reading, write_json
 from decodetr.utils.shipped import expect_file
@@ -114,35 +115,19 @@ class _Run:
             federated=facts["federated"],
         )
         feed_detections(evaluator, coco, found)
+        del found
         truth, table = evaluator.truth(), evaluator.found()
-        matches = match_detections(truth, table)
+        evaluator.reset()
         self.images, self.names, self.groups = (
             len(coco.images),
             evaluator.evaluated,
             {"": set(evaluator.evaluated), **evaluator.groups},
         )
-        objects = ~truth["crowd"]
-        self._objects = [truth["image"][objects & (truth["name"] == name)] for name in range(len(self.names))]
-        order = np.argsort(-table["score"], kind="stable")
-        rows = rows_of(table["name"][order], len(self.names))
-        self._rows = [
-            (
-                table["image"][order[some]],
-                matches["hit"][order[some]].astype(np.float64),
-                (~matches["hit"][order[some]] & ~matches["ignored"][order[some]]).astype(np.float64),
-            )
-            for some in rows
-        ]
+        self._ap = ResampledAP(truth, table, match_detections(truth, table), len(self.names))
 
     def metrics(self, weights):
         """{"AP", "AP50", "AP_<group>", ...} in percent with each image counted so many times."""
-        ap = np.full((len(self.names), 10), np.nan)
-        for name, (images, right, wrong) in enumerate(self._rows):
-            objects = weights[self._objects[name]].sum()
-            if objects:
-                times = weights[images][:, None]
-                right, wrong = right * times, wrong * times
-                ap[name] = [precision_at_recalls(right[:, t], wrong[:, t], objects).mean() for t in range(10)]
+        ap = self._ap(weights)
         metrics = {}
         for group, members in self.groups.items():
             rows = ap[[name in members for name in self.names]]

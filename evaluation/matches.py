@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-_RECALLS = np.linspace(0, 1, 101)
+RECALLS = np.linspace(0, 1, 101)
 
 
 def match_detections(
@@ -43,35 +43,70 @@ def match_detections(
     ends = np.append(starts[1:], count)
     first = np.searchsorted(truth["image"][order], images, side="left")
     last = np.searchsorted(truth["image"][order], images, side="right")
+    pairs = [np.zeros((2, 0), dtype=np.int64)], [np.zeros(0)]
     for start, end, left, right in zip(starts, ends, first, last):
         if left < right:
-            _match_image(truth, found, order[left:right], np.arange(start, end), thresholds, result)
+            rows, objects, iou = _overlaps(truth, found, order[left:right], start, end, thresholds[0], result)
+            pairs[0].append(np.stack([rows, objects]))
+            pairs[1].append(iou)
+    rows, objects = np.concatenate(pairs[0], axis=1)
+    _match(truth, found, rows, objects, np.concatenate(pairs[1]), thresholds, result)
     return result
 
 
-def _match_image(truth, found, objects, rows, thresholds, result):
+def _overlaps(truth, found, objects, start, end, threshold, result):
+    """The pairs of an image that may match: rows of detections, ascending, of objects, and their IoU."""
     crowd = truth["crowd"][objects]
-    iou = box_iou(found["box"][rows], truth["box"][objects], crowd)
-    same = found["name"][rows][:, None] == truth["name"][objects][None, :]
+    iou = box_iou(found["box"][start:end], truth["box"][objects], crowd)
+    same = found["name"][start:end, None] == truth["name"][objects][None, :]
     for key, allowed in (("same", same & ~crowd), ("other", ~same & ~crowd)):
         values = np.where(allowed, iou, 0.0)
         best = values.argmax(1)
-        result[f"{key}_iou"][rows] = values[np.arange(len(rows)), best]
-        result[f"{key}_object"][rows] = np.where(values.max(1) > 0, objects[best], -1)
-    candidates = same & (iou >= thresholds[0])
-    for step, threshold in enumerate(thresholds):
-        taken = np.zeros(len(objects), dtype=bool)
-        for row in np.flatnonzero(candidates.any(1)):
-            fits = candidates[row] & (iou[row] >= min(threshold, 1 - 1e-10))
-            free = fits & ~crowd & ~taken
-            if free.any():
-                # Of equal ones the last, as COCO's tools choose.
-                best = len(objects) - 1 - np.where(free, iou[row], -1)[::-1].argmax()
-                taken[best] = result["hit"][rows[row], step] = True
-                if step == 0:
-                    result["object"][rows[row]] = objects[best]
-            elif (fits & crowd).any():
-                result["ignored"][rows[row], step] = True
+        greatest = values[np.arange(end - start), best]
+        result[f"{key}_iou"][start:end] = greatest
+        result[f"{key}_object"][start:end] = np.where(greatest > 0, objects[best], -1)
+    rows, columns = np.nonzero(same & (iou >= threshold))
+    return start + rows, objects[columns], iou[rows, columns]
+
+
+def _match(truth, found, rows, objects, iou, thresholds, result):
+    """COCO's matching of all images together, at all thresholds. The best detections of each name in each image come
+    first, in one step, then the second ones, and so on: they share no object."""
+    if not len(rows):
+        return
+    limits = np.minimum(thresholds, 1 - 1e-10)
+    detections, first = np.unique(rows, return_index=True)
+    turn = _turns(found["image"][detections], found["name"][detections])
+    of_pair = np.repeat(turn, np.diff(np.append(first, len(rows))))
+    order = np.argsort(of_pair, kind="stable")
+    rows, objects, iou, crowd = rows[order], objects[order], iou[order], truth["crowd"][objects[order]]
+    ends = np.cumsum(np.bincount(of_pair))
+    taken = np.zeros((len(truth["crowd"]), len(limits)), dtype=bool)
+    for start, end in zip([0, *ends], ends):
+        now, there, values = rows[start:end], objects[start:end], iou[start:end, None]
+        some, firsts, number = np.unique(now, return_index=True, return_inverse=True)
+        fits = values >= limits
+        free = fits & ~crowd[start:end, None] & ~taken[there]
+        best = np.maximum.reduceat(np.where(free, values, -1.0), firsts)
+        # Of equal ones the last, as COCO's tools choose.
+        places = np.where(free & (values == best[number]), np.arange(end - start)[:, None], -1)
+        chosen = np.maximum.reduceat(places, firsts)
+        hit = chosen >= 0
+        row, step = np.nonzero(hit)
+        taken[there[chosen[row, step]], step] = True
+        result["hit"][some] = hit
+        result["object"][some[hit[:, 0]]] = there[chosen[hit[:, 0], 0]]
+        result["ignored"][some] = ~hit & np.logical_or.reduceat(fits & crowd[start:end, None], firsts)
+
+
+def _turns(image, name):
+    """(n,) how many entries with the same image and name come before each one."""
+    order = np.lexsort((name, image))
+    is_first = np.diff(image[order], prepend=-1) | np.diff(name[order], prepend=-1) != 0
+    places = np.arange(len(order))
+    turns = np.empty(len(order), dtype=np.int64)
+    turns[order] = places - np.maximum.accumulate(np.where(is_first, places, 0))
+    return turns
 
 
 def rows_of(numbers: np.ndarray, count: int, chosen: np.ndarray | None = None) -> list[np.ndarray]:
@@ -113,5 +148,5 @@ def precision_at_recalls(right: np.ndarray, wrong: np.ndarray, objects: float) -
     right, wrong = np.cumsum(right), np.cumsum(wrong)
     precision = right / np.maximum(right + wrong, np.spacing(1))
     precision = np.maximum.accumulate(precision[::-1])[::-1]
-    places = np.searchsorted(right / objects, _RECALLS, side="left")
+    places = np.searchsorted(right / objects, RECALLS, side="left")
     return np.append(precision, 0.0)[places]

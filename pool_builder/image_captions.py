@@ -6,13 +6,11 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
 from decodetr.annotations.captions import read_captions
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.shards import Ranks, StageFolder
-from decodetr.pool_builder.stages import embed_texts, embedding_rows, text_shards
+from decodetr.pool_builder.stages import embed_texts, text_shards
 
 STAGE = "image_texts"
 
@@ -66,31 +64,3 @@ def open_image_captions(output: Path, texts: StageFolder) -> StageFolder:
     if folder.identity.get(key) != texts.identity.get(key):
         raise ValueError(f"{folder.folder} is of another CLIP than {texts.folder}; {mend} and --overwrite")
     return folder
-
-
-def join_image_captions(
-    folder: StageFolder, captions: list[str], counts: np.ndarray, embeddings: np.ndarray
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The captions of regions and of images together, those of both once.
-
-    Args:
-        folder (StageFolder): finished, of `embed_image_captions`.
-        captions: n strings in alphabetical order, counts (n,), embeddings (n, d) unit rows: of regions.
-
-    Returns:
-        The same three of all captions, in alphabetical order.
-    """
-    found = {caption: (count, embed) for caption, count, embed in zip(captions, counts.tolist(), embeddings)}
-    for shard in range(folder.count):
-        table = folder.read(shard)
-        embeds = embedding_rows(table["text_embed"]).astype(np.float32)
-        lengths = np.linalg.norm(embeds, axis=1, keepdims=True)
-        for caption, count, embed, length in zip(
-            *(table[c].to_pylist() for c in ("caption", "count")), embeds, lengths
-        ):
-            if np.isfinite(length) and length > 0:
-                have, same = found.get(caption, (0, embed / length))
-                found[caption] = (have + count, same)
-    captions = sorted(found)
-    together = [found[caption] for caption in captions]
-    return captions, np.array([count for count, _ in together]), np.stack([embed for _, embed in together])

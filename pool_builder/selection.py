@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from decodetr.modeling_decodetr import PrototypePool
+from decodetr.pool_builder.caption_table import CaptionTable, TextTable, embeddings_of
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
 from decodetr.pool_builder.delta import SAMPLE, choose_delta, other_scores
-from decodetr.pool_builder.image_captions import join_image_captions, open_image_captions
+from decodetr.pool_builder.embedding_file import Embeddings
+from decodetr.pool_builder.image_captions import open_image_captions
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import StageFolder
 from decodetr.pool_builder.space import FEWEST, choose_scales, describe_space
@@ -20,6 +23,7 @@ from decodetr.pool_builder.stages import embedding_array, embedding_rows, name_p
 from decodetr.utils.files import committed, replacing, write_text
 
 REPORT = "report.json"
+_MEASURED = 200_000  # regions that the teacher's space is measured on, and as many annotated ones
 REGIONS = "regions"  # the filter's output is the regions data set of docs/data.md, and its files have that name
 
 
@@ -40,19 +44,17 @@ def filter_regions(output: Path, settings: PoolSettings, overwrite: bool = False
             distribution of the scores.
     """
     before = open_stage(output, "embeddings")
-    row_of, text_embeds = _texts(open_stage(output, "texts"))
-    text_rows, scored, sample = [], [], []
-    step, first = -(-before.totals["rows"] // SAMPLE), 0
+    texts = TextTable.read(open_stage(output, "texts"), scratch=output)
+    said, silent = texts.rows_of(before), texts.rows(pa.array([""], pa.large_string()))[0]
+    scored, sample, ends = [], [], [0]
+    step = -(-before.totals["rows"] // SAMPLE)
     for shard in range(before.count):
-        table = before.read(shard, ["caption", "image_embed"])
-        text_rows.append(np.array([row_of[caption] for caption in table["caption"].to_pylist()], dtype=np.int64))
-        images = embedding_rows(table["image_embed"]).astype(np.float32)
-        scored.append((images * text_embeds[text_rows[-1]].astype(np.float32)).sum(1))
+        images = embedding_rows(before.read(shard, ["image_embed"])["image_embed"]).astype(np.float32)
+        first, last = ends[-1], ends[-1] + len(images)
+        scored.append((images * texts.embeddings.stored(said[first:last]).astype(np.float32)).sum(1))
         sample.append(images[-first % step :: step])
-        first += len(images)
-    ends = np.cumsum([0, *map(len, scored)])
-    said = np.concatenate(text_rows)
-    scores, spoken = np.concatenate(scored), said != row_of.get("", -1)
+        ends.append(last)
+    scores, spoken = np.concatenate(scored), said != silent
     finite = np.isfinite(scores)
     scores[~finite] = -1.0
     usable = spoken & finite
@@ -60,7 +62,8 @@ def filter_regions(output: Path, settings: PoolSettings, overwrite: bool = False
     if settings.keep_share is not None and usable.any():
         cut = float(np.quantile(scores[usable], 1 - settings.keep_share, method="inverted_cdf"))
     elif cut is None:
-        others = other_scores(np.concatenate(sample), text_embeds, said[::step], spoken[::step])
+        rows, some = np.unique(said[::step], return_inverse=True)
+        others = other_scores(np.concatenate(sample), texts.embeddings.stored(rows), some, spoken[::step])
         cut, chosen = choose_delta(scores[usable], others)
     kept = usable & ((scores > cut) if settings.keep_share is None else (scores >= cut))
     if not kept.any():
@@ -80,7 +83,7 @@ def filter_regions(output: Path, settings: PoolSettings, overwrite: bool = False
             "low_score": int((usable[rows] & ~kept[rows]).sum()),
         }
         table = before.read(shard)
-        table = table.append_column("text_embed", embedding_array(text_embeds[text_rows[shard]]))
+        table = table.append_column("text_embed", embedding_array(texts.embeddings.stored(said[rows])))
         table = table.append_column("clip_score", pa.array(scores[rows]))
         folder.write(shard, table.append_column("kept", pa.array(kept[rows])), counts)
     totals = folder.finish()
@@ -92,15 +95,6 @@ def chosen_delta(output: Path) -> tuple[float, dict[str, float]] | None:
     """(delta of OUTPUT/regions, the figures by which it was chosen), or None where it was given."""
     identity = StageFolder.open(output / REGIONS, REGIONS).identity
     return (identity["delta"], identity["delta_chosen"]) if identity["delta_chosen"] else None
-
-
-def _texts(folder):
-    """({caption: row}, embeddings (n, d) float16) of the stage `texts`."""
-    tables = [folder.read(shard) for shard in range(folder.count)]
-    captions = [caption for table in tables for caption in table["caption"].to_pylist()]
-    return {caption: row for row, caption in enumerate(captions)}, np.concatenate(
-        [embedding_rows(table["text_embed"]) for table in tables]
-    )
 
 
 def draw_scores(scores: np.ndarray, cut: float, counts: dict[str, int], file: str | Path) -> None:
@@ -140,27 +134,24 @@ def cluster_regions(
         identity["image_captions"] = joined.digest
     folder = StageFolder(output / "clusters", "clusters", identity, 1, overwrite=overwrite)
     if folder.pending():
-        captions, counts, embeddings = kept_captions(before)
-        if joined is not None:
-            captions, counts, embeddings = join_image_captions(joined, captions, counts, embeddings)
-        coarse, fine, eps = cluster(embeddings, counts, settings)
-        columns = {"caption": captions, "count": counts, "coarse": coarse, "fine": fine}
-        columns["text_embed"] = embedding_array(embeddings)
-        table = pa.table(columns).replace_schema_metadata({"eps": str(eps)})
-        folder.write(0, table, {"coarse": int(coarse.max()) + 1, "fine": int(fine.max()) + 1})
+        captions = CaptionTable.gather(before, joined, scratch=output)
+        coarse, fine, eps = cluster(captions.embeddings, captions.counts, settings)
+        counts = {"coarse": int(coarse.max()) + 1, "fine": int(fine.max()) + 1}
+        folder.write_blocks(0, captions.blocks(coarse, fine, eps), counts)
+    else:
+        captions = CaptionTable.read(folder, scratch=output)
     folder.finish()
-    table = folder.read(0)
-    embeddings = embedding_rows(table["text_embed"])
-    counts, coarse, fine = (table[name].to_numpy() for name in ("count", "coarse", "fine"))
+    table = folder.read(0, ["coarse", "fine"])
+    coarse, fine = (table[name].to_numpy() for name in ("coarse", "fine"))
     eps = table.schema.metadata[b"eps"].decode()
     info = {**provenance(output), **settings.of(*names), "eps": None if eps == "None" else float(eps)}
     info |= {
         "regions": before.totals["rows"],
         "kept": before.totals["counts"]["kept"],
-        "distinct_captions": len(table),
+        "distinct_captions": len(captions.captions),
         **({"image_captions": joined.totals["rows"]} if joined is not None else {}),
     }
-    pool = pool_of_clusters(embeddings, table["caption"].to_pylist(), counts, coarse, fine, info)
+    pool = pool_of_clusters(captions.embeddings, captions.captions, captions.counts, coarse, fine, info)
     pool.info["space"] = measure_space(before, open_stage(output, "texts"), pool)
     (output / REPORT).unlink(missing_ok=True)  # that of another pool
     with committed(output / "pool") as staging:
@@ -182,27 +173,47 @@ def measure_space(
         dict. Its `asked` says what the temperatures were chosen by: the numbers of names and of their annotated
         regions, or of coarse prototypes, where fewer than two names or too few regions are annotated.
     """
-    tables = [regions.read(shard, ["name", "kept", "image_embed", "text_embed"]) for shard in range(regions.count)]
-    names = np.concatenate([table["name"].to_numpy(zero_copy_only=False) for table in tables])
-    kept = np.concatenate([table["kept"].to_numpy() for table in tables])
-    images, captions = (
-        np.concatenate([embedding_rows(table[column]).astype(np.float32) for table in tables])
-        for column in ("image_embed", "text_embed")
-    )
-    finite = np.isfinite(images).all(1)
     coarse = pool.prototypes[pool.level == 0].numpy()
     given = {name: pool.info.get(name) for name in ("logit_scale", "logit_bias")}
-    space = describe_space(images[kept], captions[kept], coarse, **given)
-    annotated = finite & (names != "" if among is None else np.isin(names, sorted(among)))
-    known, labels = np.unique(names[annotated], return_inverse=True)
-    if len(known) > 1 and annotated.sum() >= FEWEST:
-        row_of, embeds = _texts(texts)
-        embeds = embeds[[row_of[name_prompt(name)] for name in known]].astype(np.float32)
-        return space | _by("annotations", choose_scales(space, pool.prototypes, images[annotated], labels, embeds))
+    sample = _sampled(regions, ["kept", "image_embed", "text_embed"], lambda table: np.ones(len(table), dtype=bool))
+    kept = np.concatenate([table["kept"].to_numpy() for table in sample])
+    images, captions = (_float_rows(sample, column)[kept] for column in ("image_embed", "text_embed"))
+    space = describe_space(images, captions, coarse, **given)
+    allowed = None if among is None else pa.array(sorted(among), pa.string())
+    annotated = _sampled(regions, ["name", "image_embed"], lambda table: _named(table["name"], allowed))
+    named = _float_rows(annotated, "image_embed")
+    finite = np.isfinite(named).all(1)
+    names = np.concatenate([table["name"].to_numpy() for table in annotated])[finite]
+    known, labels = np.unique(names.astype(str), return_inverse=True)
+    if len(known) > 1 and len(labels) >= FEWEST:
+        embeds = embeddings_of(texts, [name_prompt(name) for name in known])
+        return space | _by("annotations", choose_scales(space, pool.prototypes, named[finite], labels, embeds))
     if len(coarse) < 2:
         return space
-    labels = (captions[kept] @ coarse.T).argmax(1)
-    return space | _by("captions", choose_scales(space, pool.prototypes, images[kept], labels, coarse))
+    labels = (captions @ coarse.T).argmax(1)
+    return space | _by("captions", choose_scales(space, pool.prototypes, images, labels, coarse))
+
+
+def _sampled(regions, columns, choose):
+    """Tables of the regions for which `choose(table)` says so, [`_MEASURED`] at most: every so many of them."""
+    chosen = sum(int(choose(regions.read(shard, columns[:1])).sum()) for shard in range(regions.count))
+    step, first, tables = max(1, -(-chosen // _MEASURED)), 0, []
+    for shard in range(regions.count):
+        table = regions.read(shard, columns)
+        rows = np.flatnonzero(choose(table))
+        tables.append(table.take(rows[-first % step :: step]))
+        first += len(rows)
+    return tables
+
+
+def _named(names, allowed):
+    """Which regions are annotated, by an allowed name if there are such."""
+    chosen = pc.not_equal(names, "") if allowed is None else pc.is_in(names, value_set=allowed)
+    return chosen.to_numpy()
+
+
+def _float_rows(tables, column):
+    return np.concatenate([embedding_rows(table[column]).astype(np.float32) for table in tables])
 
 
 def _by(what, scales):
@@ -221,39 +232,18 @@ def provenance(output: Path) -> dict[str, Any]:
     return info
 
 
-def kept_captions(regions: StageFolder) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Distinct captions of the kept regions of a [`StageFolder`], in alphabetical order.
-
-    Returns:
-        (list of n captions, counts (n,) int64, embeddings (n, d) float32 unit rows).
-    """
-    counts, first = {}, {}
-    for shard in range(regions.count):
-        table = regions.read(shard, ["caption", "kept", "text_embed"])
-        rows = np.flatnonzero(table["kept"].to_numpy())
-        captions = table["caption"].to_pylist()
-        embeds = embedding_rows(table["text_embed"])
-        for row in rows.tolist():
-            counts[captions[row]] = counts.get(captions[row], 0) + 1
-            first.setdefault(captions[row], embeds[row])
-    captions = sorted(counts)
-    embeddings = np.stack([first[caption] for caption in captions]).astype(np.float32)
-    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return captions, np.array([counts[caption] for caption in captions]), embeddings
-
-
 def cluster(
-    embeddings: np.ndarray, counts: np.ndarray, settings: PoolSettings
+    embeddings: Embeddings, counts: np.ndarray, settings: PoolSettings
 ) -> tuple[np.ndarray, np.ndarray, float | None]:
     """(coarse labels (n,), fine labels (n,) or -1, eps) of n distinct captions: paper 1.5 and 1.6."""
     coarse = coarse_clusters(embeddings, counts, settings.num_coarse, settings.seed, settings.kmeans)
-    fine, eps = fine_clusters(embeddings, counts, coarse, settings.num_fine, settings.min_samples)
+    fine, eps = fine_clusters(embeddings, counts, coarse, settings.num_fine, settings.min_samples, settings.seed)
     return coarse, fine, eps
 
 
 def pool_of_clusters(
-    embeddings: np.ndarray,
-    captions: list[str],
+    embeddings: Embeddings,
+    captions: list[str] | pa.Array,
     counts: np.ndarray,
     coarse: np.ndarray,
     fine: np.ndarray,
@@ -262,7 +252,8 @@ def pool_of_clusters(
     """paper 1.7: the pool of clustered captions.
 
     Args:
-        embeddings (n, d): unit rows. captions: n strings. counts (n,): regions of each caption.
+        embeddings (n, d): unit rows, an array or a file. captions: n strings, a list or Arrow.
+        counts (n,): regions of each caption.
         coarse (n,), fine (n,): labels. A caption in no fine cluster has -1.
         info (dict): the pool's provenance.
 

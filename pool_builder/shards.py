@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -181,6 +181,22 @@ class StageFolder:
             write_json((staging / name).with_suffix(".json"), record)
         self._records[shard] = record
 
+    def write_blocks(self, shard: int, blocks: Iterable[pa.Table], counts: dict[str, int]) -> None:
+        """Finish a shard whose rows come in blocks, at least one, that are not held together. See `write`."""
+        name, record, writer = self.file(shard).name, {"rows": 0, "counts": counts, "problems": []}, None
+        with committed(self.folder) as staging:
+            try:
+                for block in blocks:
+                    writer = writer or pq.ParquetWriter(staging / name, block.schema)
+                    writer.write_table(block)
+                    record["rows"] += block.num_rows
+            finally:
+                if writer is not None:
+                    writer.close()
+            record["sha256"] = _sha256(staging / name)
+            write_json((staging / name).with_suffix(".json"), record)
+        self._records[shard] = record
+
     def read(self, shard: int, columns: list[str] | None = None) -> pa.Table:
         """The rows of a finished shard: pyarrow.Table."""
         file = self.file(shard)
@@ -191,6 +207,12 @@ class StageFolder:
                 f"{file}: expected a whole Parquet shard, got {type(error).__name__}: {error}; start the same command "
                 "again: the shard will be replaced"
             ) from error
+
+    def read_blocks(self, shard: int, columns: list[str]) -> Iterator[pa.Table]:
+        """The rows of a finished shard, some at a time."""
+        with pq.ParquetFile(self.file(shard)) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns)
 
     def finish(self) -> dict[str, Any]:
         """Wait until all ranks have finished their shards. Then the totals are in the manifest.

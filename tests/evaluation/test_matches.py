@@ -26,6 +26,45 @@ def test_its_ap_is_that_of_the_engine():
     assert np.isnan(average_precision(np.zeros(0), np.zeros(0, dtype=bool), 0))
 
 
+def _one_by_one(truth_table, found, thresholds):
+    """COCO's matching, detection by detection: (hit, ignored (D, T), object (D,))."""
+    hit, ignored = (np.zeros((len(found["score"]), len(thresholds)), dtype=bool) for _ in range(2))
+    object_of = np.full(len(hit), -1)
+    for step, threshold in enumerate(thresholds):
+        taken = set()
+        for row in range(len(hit)):
+            best, crowd, least = None, False, min(threshold, 1 - 1e-10)
+            for place in np.flatnonzero(truth_table["image"] == found["image"][row]):
+                is_crowd = truth_table["crowd"][place : place + 1]
+                iou = box_iou(found["box"][row : row + 1], truth_table["box"][place : place + 1], is_crowd)[0, 0]
+                if truth_table["name"][place] != found["name"][row] or iou < least:
+                    continue
+                crowd = crowd or is_crowd[0]
+                if not is_crowd[0] and place not in taken and (best is None or iou >= best[0]):
+                    best = iou, place
+            if best is not None:
+                taken.add(best[1])
+                hit[row, step] = True
+                object_of[row] = best[1] if step == 0 else object_of[row]
+            else:
+                ignored[row, step] = crowd
+    return hit, ignored, object_of
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_matches_are_those_of_one_detection_after_the_other(seed):
+    coco, predictions = random_world(seed=seed, images=12, names=2)
+    for image in coco.annotations_by_image:  # the same box twice: of equal ones the last
+        coco.annotations_by_image[image] += coco.annotations_by_image[image][:1]
+    evaluator = evaluated(coco, predictions)
+    truth_table, found = evaluator.truth(), evaluator.found()
+    thresholds = np.array([0.5, 0.75, 0.9])
+    matches = match_detections(truth_table, found, thresholds)
+    for key, expected in zip(("hit", "ignored", "object"), _one_by_one(truth_table, found, thresholds)):
+        assert np.array_equal(matches[key], expected), key
+    assert matches["hit"].sum() > 50 and matches["ignored"].any()
+
+
 def test_recall_of_a_group_is_that_of_the_engine():
     coco, predictions = random_world(seed=4)
     evaluator = evaluated(coco, predictions, novel_names=["name 2"], class_agnostic=True)

@@ -33,9 +33,11 @@ def _dbscan(points, counts, group, eps, min_samples):
 
 
 @pytest.mark.parametrize("min_samples", [1, 2, 3, 6])
-@pytest.mark.parametrize("matrix", [4096, 20])  # all by matrices; the larger groups row by row
-def test_every_eps_gives_what_dbscan_gives(monkeypatch, min_samples, matrix):
+# All by matrices; the larger groups row by row; the larger groups by matrices in float32.
+@pytest.mark.parametrize("matrix, exact", [(4096, 50_000), (20, 50_000), (20, 0)])
+def test_every_eps_gives_what_dbscan_gives(monkeypatch, min_samples, matrix, exact):
     monkeypatch.setattr(density_tree, "_MATRIX", matrix)
+    monkeypatch.setattr(density_tree, "EXACT", exact)
     monkeypatch.setattr(density_tree, "_BLOCK", 32)
     points, counts, group = _data()
     forest = density_forest(points, counts, group, min_samples)

@@ -12,8 +12,8 @@ from helpers.tiny_models import tiny_model
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool, Vocabulary
 from decodetr.cli import main
+from decodetr.pool_builder.caption_table import CaptionTable
 from decodetr.pool_builder.embedder import ClipEmbedder
-from decodetr.pool_builder.image_captions import join_image_captions
 from decodetr.pool_builder.shards import StageFolder
 from decodetr.pool_builder.stages import embedding_array
 from decodetr.processing import CocoAnnotations
@@ -83,10 +83,14 @@ def test_a_caption_of_regions_and_images_counts_for_both(tmp_path):
     columns = {"caption": ["b", "c", "d"], "count": [5, 2, 9], "text_embed": embedding_array(embeds)}
     folder.write(0, pa.table(columns))
     folder.finish()
-    regions = np.eye(3, dtype=np.float32)[:2]
-    captions, counts, embeddings = join_image_captions(folder, ["a", "b"], np.array([3, 4]), regions)
-    assert captions == ["a", "b", "c"] and counts.tolist() == [3, 9, 2]
-    assert embeddings.tolist() == np.eye(3).tolist()
+    regions = StageFolder(tmp_path / "regions", "regions", {}, 1)
+    said, kept = ["b", "a", "x", "a", "b", "b", "a", "b"], [True, True, False] + [True] * 5
+    vectors = {"a": [1, 0, 0], "b": [0, 1, 0], "x": [0, 0, 4]}
+    embeds = embedding_array(np.array([vectors[text] for text in said], dtype=np.float16))
+    regions.write(0, pa.table({"caption": said, "kept": kept, "text_embed": embeds}))
+    table = CaptionTable.gather(regions, folder, tmp_path)
+    assert table.captions.to_pylist() == ["a", "b", "c"] and table.counts.tolist() == [3, 9, 2]
+    assert table.embeddings[:].tolist() == np.eye(3).tolist()
 
 
 def test_captions_of_other_images_are_an_error(built, models, tmp_path, capsys):
