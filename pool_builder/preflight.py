@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,26 @@ def check(task: PoolTask) -> None:
     if data is not None:
         checks.append(partial(_check_data, data))
     checks.append(partial(expect_file, "--image-captions", task.image_captions))
+    checks += [*_model_checks(task), partial(_check_engine, task)]
+    if settings.captioner_bits and "@http" not in (task.models.get("captioner") or ""):
+        what = f"--captioner-bits {settings.captioner_bits}"
+        checks.append(partial(require_package, "bitsandbytes", what, "'decodetr[quantized]'"))
+    if settings.kmeans == "faiss":
+        checks.append(partial(require_package, "faiss", "--kmeans faiss", "'decodetr[faiss]'"))
+    run_checks(*checks)
+
+
+def check_models(task: PoolTask) -> None:
+    """Check that the models of a task can be there, on this machine. A server of captions is asked once.
+
+    Raises:
+        ValueError, OSError: as [`check`].
+    """
+    run_checks(*_model_checks(task))
+
+
+def _model_checks(task):
+    checks: list[Callable[[], object]] = []
     for option in ("detector", "clip", "captioner"):
         name = task.models.get(option)
         if name is not None and not name.startswith(_NOT_ON_DISK) and "@http" not in name:
@@ -48,12 +69,22 @@ def check(task: PoolTask) -> None:
             checks += [partial(expect, what, name, "config.json"), partial(expect, what, name, *WEIGHTS)]
     if "@http" in (task.models.get("captioner") or ""):
         checks.append(partial(_check_server, task))
-    elif settings.captioner_bits:
-        what = f"--captioner-bits {settings.captioner_bits}"
-        checks.append(partial(require_package, "bitsandbytes", what, "'decodetr[quantized]'"))
-    if settings.kmeans == "faiss":
-        checks.append(partial(require_package, "faiss", "--kmeans faiss", "'decodetr[faiss]'"))
-    run_checks(*checks)
+    return checks
+
+
+def _check_engine(task):
+    if task.engine != "ray":
+        for option, value in (("--ray-address", task.ray_address), ("--workers", task.workers)):
+            if value is not None:
+                raise ValueError(f"{option} {value} is of --engine ray; give that too, or leave {option} out")
+        return
+    require_package("ray", "--engine ray", "'decodetr[ray]'")
+    if task.workers is not None and task.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {task.workers}")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("--engine ray starts its workers itself; start it once, without torchrun or accelerate")
+    if ":" in task.device:
+        raise ValueError(f"--device {task.device}: Ray chooses among GPUs; give auto, cuda or cpu with --engine ray")
 
 
 def check_room(coco: CocoAnnotations, width: int, output: Path) -> None:

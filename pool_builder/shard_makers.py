@@ -54,6 +54,9 @@ class ShardMaker(Protocol):
             shard (int): its number. title (str, optional): of the progress bar. Default: no bar.
         """
 
+    def content(self, shard: int) -> str:
+        """What a shard is made of, for messages: "images a.jpg to b.jpg"."""
+
 
 class _OfModel:
     """A maker whose model is loaded with its first shard, and goes with it."""
@@ -79,8 +82,7 @@ class RegionMaker(_OfModel):
 
     def __call__(self, shard: int, title: str | None = None) -> Shard:
         """See [`ShardMaker`]."""
-        size = self.settings.shard_groups * self.settings.batch_size
-        entries = self.coco.images[shard * size : (shard + 1) * size]
+        entries = self._entries(shard)
         problems: list[dict[str, Any]] = []
         counts = {"images": len(entries), "annotated": 0, "unusable_boxes": 0}
         features = {"image_id": "int64", "file_name": "string", "box": ("float32", 4), "proposal_score": "float32"}
@@ -94,6 +96,14 @@ class RegionMaker(_OfModel):
         firsts = range(0, len(entries), self.settings.batch_size)
         table = _map(title, firsts, propose, features, len(entries), "image")
         return Shard(table, {**counts, "proposed": table.num_rows - counts["annotated"]}, problems)
+
+    def content(self, shard: int) -> str:
+        """See [`ShardMaker`]."""
+        return _images([entry["file_name"] for entry in self._entries(shard)])
+
+    def _entries(self, shard):
+        size = self.settings.shard_groups * self.settings.batch_size
+        return self.coco.images[shard * size : (shard + 1) * size]
 
     def _propose(self, entries, counts, problems):
         """Rows of a group of images. What was counted and could not be used is added to `counts` and `problems`."""
@@ -117,8 +127,18 @@ class RegionMaker(_OfModel):
         return rows
 
 
+class _OfRegions(_OfModel):
+    """A maker of columns for the regions of an earlier stage."""
+
+    before: StageFolder
+
+    def content(self, shard: int) -> str:
+        """See [`ShardMaker`]."""
+        return _images(self.before.read(shard, ["file_name"])["file_name"].to_pylist())
+
+
 @dataclass(frozen=True)
-class CaptionMaker(_OfModel):
+class CaptionMaker(_OfRegions):
     """What the captioner says about every region of a shard.
 
     Args:
@@ -146,7 +166,7 @@ class CaptionMaker(_OfModel):
 
 
 @dataclass(frozen=True)
-class EmbeddingMaker(_OfModel):
+class EmbeddingMaker(_OfRegions):
     """CLIP's embeddings of the crops of a shard, float16. Arguments as of [`CaptionMaker`]; the model is of a
     `ClipEmbedder`."""
 
@@ -194,6 +214,14 @@ class TextMaker(_OfModel):
         more = {name: values[rows] for name, values in self.columns.items()}
         embeds = embedding_array(embeddings.astype(np.float16))
         return Shard(pa.table({"caption": captions, **more, "text_embed": embeds}), counts)
+
+    def content(self, shard: int) -> str:
+        """See [`ShardMaker`]."""
+        return f"captions from {self.captions[shard * TEXTS_PER_SHARD].as_py()!r} on"
+
+
+def _images(names):
+    return f"images {names[0]} to {names[-1]}" if names else "no images"
 
 
 def _map_crops(maker, shard, title, model, describe, features):
