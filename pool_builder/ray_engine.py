@@ -149,9 +149,10 @@ class RayEngine:
             return
         room = room_for(maker.model, ray.nodes(), self.task.device, torch.get_num_threads())
         if (self.task.workers or 0) > room.workers:
+            size = f"{room.gpus} GPU" if room.gpus else f"{room.cpus:g} CPU"
             raise ValueError(
-                f"--workers {self.task.workers}: {folder.stage} have room for {room.workers} workers in this cluster, "
-                f"each with {room.gpus or room.cpus:g} {'GPUs' if room.gpus else 'CPUs'}; give fewer, or add nodes"
+                f"--workers {self.task.workers}: {folder.stage} have room for {room.workers} workers of {size} each "
+                "in this cluster; give fewer, or add nodes"
             )
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         starts = ray.remote(Starts).options(num_cpus=0, scheduling_strategy=here).remote()
@@ -217,6 +218,8 @@ def _look(nodes, task, mark, images):
         try:
             found = ray.get(reference, timeout=_LOOK)
         except RayError as error:
+            if not any(other["NodeID"] == node["NodeID"] and other["Alive"] for other in ray.nodes()):
+                continue  # it has left the cluster meanwhile
             found = [f"it does not look around: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"]
         problems += [f"- {name}: {problem}" for problem in found]
     return problems
