@@ -10,8 +10,16 @@ from dataclasses import fields
 from pathlib import Path
 
 from decodetr.annotations.formats import DATA_HELP, form_of
-from decodetr.cli.options import add_clip, add_device, add_form_arguments, add_output, add_overwrite, add_picture_limit
-from decodetr.pool_builder.settings import ENGINES, PoolData, PoolSettings, PoolTask
+from decodetr.cli.options import (
+    add_clip,
+    add_device,
+    add_engine,
+    add_form_arguments,
+    add_output,
+    add_overwrite,
+    add_picture_limit,
+)
+from decodetr.pool_builder.settings import PoolData, PoolSettings, PoolTask
 from decodetr.utils.files import claim
 from decodetr.utils.outputs import apart, unwritten, unwritten_file
 from decodetr.utils.preflight import process_rank
@@ -79,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 text = "auto: spread the captioner over all devices (default: one device)"
                 command.add_argument("--device-map", metavar="MAP", help=text)
             add_device(command)
-            _add_engine(command)
+            add_engine(command)
         command.add_argument(
             "--overwrite",
             action="store_true",
@@ -118,28 +126,6 @@ def _add_data(command):
         metavar="FILE",
         help="JSON file of base and novel names; only annotations of base names are used. none: use all (default: "
         "DIR/names.json, if it exists)",
-    )
-
-
-def _add_engine(command):
-    command.add_argument(
-        "--engine",
-        choices=ENGINES,
-        default=ENGINES[0],
-        help="who makes the shards: datasets: this process, one after another; ray: the workers of a cluster of Ray, "
-        "whose nodes share OUT (default: %(default)s)",
-    )
-    command.add_argument(
-        "--ray-address",
-        metavar="ADDRESS",
-        help="of --engine ray: the cluster, such as HOST:6379 or auto (default: $RAY_ADDRESS, else one that runs on "
-        "this machine, else one is started)",
-    )
-    command.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="of --engine ray: workers at once (default: one a GPU; without GPUs, as many as the CPUs allow)",
     )
 
 

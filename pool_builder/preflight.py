@@ -42,7 +42,7 @@ def check(task: PoolTask) -> None:
     if data is not None:
         checks.append(partial(_check_data, data))
     checks.append(partial(expect_file, "--image-captions", task.image_captions))
-    checks += [*_model_checks(task), partial(_check_engine, task)]
+    checks += [*_model_checks(task), partial(check_engine, task.engine, task.ray_address, task.workers, task.device)]
     if settings.captioner_bits and "@http" not in (task.models.get("captioner") or ""):
         what = f"--captioner-bits {settings.captioner_bits}"
         checks.append(partial(require_package, "bitsandbytes", what, "'decodetr[quantized]'"))
@@ -72,19 +72,27 @@ def _model_checks(task):
     return checks
 
 
-def _check_engine(task):
-    if task.engine != "ray":
-        for option, value in (("--ray-address", task.ray_address), ("--workers", task.workers)):
+def check_engine(engine: str, ray_address: str | None, workers: int | None, device: str) -> None:
+    """Check the options that say who makes the shards.
+
+    Args:
+        engine (str), ray_address (str, optional), workers (int, optional), device (str): as of [`PoolTask`].
+
+    Raises:
+        ValueError: they do not go together, or Ray is not installed.
+    """
+    if engine != "ray":
+        for option, value in (("--ray-address", ray_address), ("--workers", workers)):
             if value is not None:
                 raise ValueError(f"{option} {value} is of --engine ray; give that too, or leave {option} out")
         return
     require_package("ray", "--engine ray", "'decodetr[ray]'")
-    if task.workers is not None and task.workers < 1:
-        raise ValueError(f"--workers must be at least 1, got {task.workers}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {workers}")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError("--engine ray starts its workers itself; start it once, without torchrun or accelerate")
-    if ":" in task.device:
-        raise ValueError(f"--device {task.device}: Ray chooses among GPUs; give auto, cuda or cpu with --engine ray")
+    if ":" in device:
+        raise ValueError(f"--device {device}: Ray chooses among GPUs; give auto, cuda or cpu with --engine ray")
 
 
 def check_room(coco: CocoAnnotations, width: int, output: Path) -> None:
