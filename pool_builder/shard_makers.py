@@ -7,7 +7,7 @@ rows are the same. Nothing that a model computes crosses a group of `batch_size`
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -130,7 +130,13 @@ class RegionMaker(_OfModel):
 class _OfRegions(_OfModel):
     """A maker of columns for the regions of an earlier stage."""
 
+    images: Sequence[dict[str, Any]]
     before: StageFolder
+
+    @cached_property
+    def positions(self) -> dict[int, int]:
+        """{image id: its place in `images`}."""
+        return {entry["image_id"]: i for i, entry in enumerate(self.images)}
 
     def content(self, shard: int) -> str:
         """See [`ShardMaker`]."""
@@ -142,11 +148,11 @@ class CaptionMaker(_OfRegions):
     """What the captioner says about every region of a shard.
 
     Args:
-        images (list of dict): `CocoAnnotations.images`. before (StageFolder): the regions.
+        images (sequence of dict): `CocoAnnotations.images`. before (StageFolder): the regions.
         settings (PoolSettings). model ([`Model`]): of a `Captioner`.
     """
 
-    images: list[dict[str, Any]]
+    images: Sequence[dict[str, Any]]
     before: StageFolder
     settings: PoolSettings
     model: Model
@@ -170,7 +176,7 @@ class EmbeddingMaker(_OfRegions):
     """CLIP's embeddings of the crops of a shard, float16. Arguments as of [`CaptionMaker`]; the model is of a
     `ClipEmbedder`."""
 
-    images: list[dict[str, Any]]
+    images: Sequence[dict[str, Any]]
     before: StageFolder
     settings: PoolSettings
     model: Model
@@ -232,10 +238,9 @@ def _map_crops(maker, shard, title, model, describe, features):
         model: has `size` of the crops and `prepare(crops)`, which runs ahead in a thread.
     """
     regions, batch_size = maker.before.read(shard), maker.settings.batch_size
-    position = {entry["image_id"]: i for i, entry in enumerate(maker.images)}
     ids = regions["image_id"].to_pylist()
-    groups = _spans([position[image_id] // batch_size for image_id in ids])
-    entries = [maker.images[position[image_id]] for image_id in ids]
+    groups = _spans([maker.positions[image_id] // batch_size for image_id in ids])
+    entries = [maker.images[maker.positions[image_id]] for image_id in ids]
 
     def batches():
         for start, end in groups:
@@ -270,8 +275,8 @@ def _crops(entries, boxes, size, context) -> Iterator[Image.Image]:
     """The crop of each region. Rows come image by image, and each image is read once."""
     shown, picture = None, None
     for entry, box in zip(entries, boxes):
-        if entry is not shown:
-            shown, picture = entry, read_annotated(entry)
+        if entry["image_id"] != shown:
+            shown, picture = entry["image_id"], read_annotated(entry)
         yield crop_region(picture, box, size, context)
 
 

@@ -114,6 +114,22 @@ def test_errors_of_workers_are_told_and_what_kills_them_is_named(cluster, tmp_pa
     assert [folder.read(shard)["shard"].to_pylist() for shard in range(4)] == [[0], [1], [2], [3]]
 
 
+def test_what_ctrl_c_stopped_goes_on_with_one_process(cluster, data, models, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    command = [*build_command(data, models, tmp_path / "one", *SHARDS), "--batch-size", "1", "--captioner"]
+    stopped, other = tmp_path / "stopped", ["--engine", "ray", "--ray-address", cluster.address]
+    elsewhere = [str(stopped) if word == str(tmp_path / "one") else word for word in command]
+    with caption_server(meet=2, met=lambda: os.kill(os.getpid(), signal.SIGINT)) as server:
+        assert main([*elsewhere, server.address, *other]) == 130
+    assert not ray.is_initialized() and not (stopped / "embeddings").exists()
+    made = {file: file.stat().st_mtime_ns for file in (stopped / "proposals").glob("*.parquet")}
+    with caption_server() as server:
+        assert main([*command, server.address]) == 0
+        assert main([*elsewhere, server.address]) == 0
+    assert len(made) == 10 and made == {file: file.stat().st_mtime_ns for file in made}
+    assert bytes_of_files(stopped) == bytes_of_files(tmp_path / "one")
+
+
 def test_a_node_that_is_killed_in_the_middle_changes_nothing(cluster, data, models, tmp_path, monkeypatch):
     """The server of captions answers nobody before workers of both nodes have asked. Then one node is killed."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
