@@ -275,7 +275,7 @@ def _crops(entries, boxes, size, context) -> Iterator[Image.Image]:
     """The crop of each region. Rows come image by image, and each image is read once."""
     shown, picture = None, None
     for entry, box in zip(entries, boxes):
-        if entry["image_id"] != shown:
+        if picture is None or entry["image_id"] != shown:
             shown, picture = entry["image_id"], read_annotated(entry)
         yield crop_region(picture, box, size, context)
 
