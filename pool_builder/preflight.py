@@ -91,6 +91,11 @@ def check_engine(engine: str, ray_address: str | None, workers: int | None, devi
         raise ValueError(f"--workers must be at least 1, got {workers}")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError("--engine ray starts its workers itself; start it once, without torchrun or accelerate")
+    if (ray_address or os.environ.get("RAY_ADDRESS", "")).startswith("ray://"):
+        raise ValueError(
+            "--ray-address: Ray Data is driven from a node of the cluster, got the address of a Ray client; start the "
+            "command on a node, and give HOST:6379 or auto"
+        )
     if ":" in device:
         raise ValueError(f"--device {device}: Ray chooses among GPUs; give auto, cuda or cpu with --engine ray")
 

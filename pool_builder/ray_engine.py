@@ -124,8 +124,7 @@ class RayEngine:
             ValueError: a node cannot work. The message names it and says what to mend.
         """
         nodes = [node for node in ray.nodes() if node["Alive"] and {"CPU", "GPU"} & node["Resources"].keys()]
-        if not (self.task.ray_address or "").startswith("ray://"):  # where this process is no node
-            nodes = [node for node in nodes if node["NodeID"] != ray.get_runtime_context().get_node_id()]
+        nodes = [node for node in nodes if node["NodeID"] != ray.get_runtime_context().get_node_id()]
         if not nodes:
             return
         content = secrets.token_hex(8)

@@ -13,6 +13,7 @@ from helpers.pool_builds import build_command, bytes_of_files
 from helpers.pool_data import write_data
 
 from decodetr.cli import main
+from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.ray_engine import RayEngine
 from decodetr.pool_builder.settings import PoolSettings, PoolTask
 from decodetr.pool_builder.shard_makers import Shard
@@ -27,7 +28,7 @@ STORE = 200 << 20  # bytes of the object store of a node
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two nodes of one CPU each."""
+    """Two nodes of one CPU each, and of what Ray takes for a GPU."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -36,10 +37,10 @@ def cluster():
         patch.setenv("HF_HUB_OFFLINE", "0")  # of the workers: the client of the Hub would not ask any server
         nodes = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False},
+            head_node_args={"num_cpus": 1, "num_gpus": 1, "object_store_memory": STORE, "include_dashboard": False},
         )
         try:
-            nodes.add_node(num_cpus=1, object_store_memory=STORE)
+            nodes.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE)
             yield nodes
         finally:
             ray.shutdown()
@@ -84,6 +85,15 @@ class Maker:
         return f"images {shard}.png to {shard}.png"
 
 
+class GpuMaker(Maker):
+    """Shards of one row: the GPUs that the worker was given."""
+
+    model = Model({}, dict)
+
+    def __call__(self, shard, title=None):
+        return Shard(pa.table({"gpus": [os.environ["CUDA_VISIBLE_DEVICES"]]}), {})
+
+
 def _die():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -110,6 +120,9 @@ def test_errors_of_workers_are_told_and_what_kills_them_is_named(cluster, tmp_pa
         assert 1 in folder.pending()
         engine.run(folder, Maker(lambda: None))
         engine.run(folder, Maker(_die))  # where nothing is left to do
+        gpus = StageFolder(tmp_path / "gpus", "gpus", {}, 3)
+        engine.run(gpus, GpuMaker(None))
+    assert {gpus.read(shard)["gpus"][0].as_py() for shard in range(3)} == {"0"}
     assert folder.finish()["counts"] == {"made": 4}
     assert [folder.read(shard)["shard"].to_pylist() for shard in range(4)] == [[0], [1], [2], [3]]
 

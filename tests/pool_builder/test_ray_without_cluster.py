@@ -54,6 +54,10 @@ REFUSED = {
     "no engine": (["--workers", "2"], "--workers 2 is of --engine ray; give that too"),
     "address alone": (["--ray-address", "auto"], "--ray-address auto is of --engine ray"),
     "no worker": (["--engine", "ray", "--workers", "0"], "--workers must be at least 1, got 0"),
+    "a Ray client": (
+        ["--engine", "ray", "--ray-address", "ray://head:10001"],
+        "start the command on a node, and give",
+    ),
     "a GPU by number": (["--engine", "ray", "--device", "cuda:1"], "Ray chooses among GPUs; give auto, cuda or cpu"),
 }
 
