@@ -10,11 +10,10 @@ import numpy as np
 
 from decodetr.annotations.captions import read_captions
 from decodetr.annotations.coco import CocoAnnotations
-from decodetr.pool_builder.embedding_columns import embedding_rows
 from decodetr.pool_builder.engines import IN_PROCESS, Engine
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.shards import Ranks, StageFolder
-from decodetr.pool_builder.stages import embed_texts, text_shards
+from decodetr.pool_builder.stages import embed_texts, embedding_rows, text_shards
 
 STAGE = "image_texts"
 

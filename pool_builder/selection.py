@@ -12,12 +12,11 @@ import torch
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
 from decodetr.pool_builder.delta import SAMPLE, choose_delta, other_scores
-from decodetr.pool_builder.embedding_columns import embedding_array, embedding_rows
 from decodetr.pool_builder.image_captions import join_image_captions, open_image_captions
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import StageFolder
 from decodetr.pool_builder.space import FEWEST, choose_scales, describe_space
-from decodetr.pool_builder.stages import name_prompt, open_stage
+from decodetr.pool_builder.stages import embedding_array, embedding_rows, name_prompt, open_stage
 from decodetr.utils.files import committed, replacing, write_text
 
 REPORT = "report.json"

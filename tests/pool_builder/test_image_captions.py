@@ -13,9 +13,9 @@ from helpers.tiny_models import tiny_model
 from decodetr import DeCoDetrImageProcessor, PrototypePool, Vocabulary
 from decodetr.cli import main
 from decodetr.pool_builder.embedder import ClipEmbedder
-from decodetr.pool_builder.embedding_columns import embedding_array
 from decodetr.pool_builder.image_captions import join_image_captions
 from decodetr.pool_builder.shards import StageFolder
+from decodetr.pool_builder.stages import embedding_array
 from decodetr.processing import CocoAnnotations
 
 
