@@ -38,6 +38,7 @@ from decodetr.evaluation.score_card import HEADER, score_rows
 from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr import DeCoDetrConfig, PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.detectors import detector_family
+from decodetr.pool_builder.preflight import check_engine
 from decodetr.utils.devices import pick_device
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim, committed, is_unused, output_folder, write_json
@@ -70,13 +71,14 @@ def build(
     names: Sequence[str] | Mapping[str, str | list[str]] | None = None, localize: bool = False,
     prompt: str | None = None,
     keep_share: float | None = None, steps: int | None = None, device: str = "auto", seed: int = 0,
+    engine: str = "datasets", ray_address: str | None = None, workers: int | None = None,
     overwrite: str | None = None,
 ) -> Path:  # fmt: skip
     """From a detector that is there and photos, to a model that finds any name, as `decodetr build` makes it.
 
     Args:
-        detector, images, clip, captioner, output, names, localize, prompt, keep_share, steps, device, seed:
-            see [`BuildOptions`].
+        detector, images, clip, captioner, output, names, localize, prompt, keep_share, steps, device, seed, engine,
+            ray_address, workers: see [`BuildOptions`].
         overwrite (str, *optional*): a stage of `decodetr.building.options.STAGES`, which is made again with all that
             come after it. Default: what is there is kept, and what is missing is made.
 
@@ -89,7 +91,7 @@ def build(
     options = BuildOptions(
         detector=str(detector), images=str(images), clip=str(clip), captioner=str(captioner), output=Path(output),
         names=_with_texts(names), localize=localize, prompt=prompt, keep_share=keep_share,
-        steps=steps, device=device, seed=seed,
+        steps=steps, device=device, seed=seed, engine=engine, ray_address=ray_address, workers=workers,
     )  # fmt: skip
     run = BuildRun(options, overwrite)
     if run.run():
@@ -310,6 +312,9 @@ class BuildRun:
                 clip=_place(options.clip),
                 captioner=_place(options.captioner),
                 output=Path("OUT"),
+                engine="datasets",  # whoever makes the shards, they are the same
+                ray_address=None,
+                workers=None,
             ),
         )
         more = {
@@ -424,6 +429,7 @@ def _check(options):
         lambda: expect("CLIP", options.clip, "config.json"),
         lambda: None if "@http" in options.captioner else expect("captioner", options.captioner, "config.json"),
         lambda: _check_device(options.device),
+        lambda: check_engine(options.engine, options.ray_address, options.workers, options.device),
         lambda: _start_of(options),
     )
     return replace(start, boxed=boxed)

@@ -52,7 +52,7 @@ def command_of(stage: str, options: BuildOptions, start: Start) -> list[str]:
     teachers = {"--clip": options.clip, "--captioner": options.captioner}
     asked = ["--prompt", options.prompt] if options.prompt else []
     asked += [] if options.keep_share is None else ["--keep-share", str(options.keep_share)]
-    seed = ["--seed", str(options.seed)]
+    seed = ["--seed", str(options.seed), *_engine(options)]
     if stage == "coverage":
         given = data | {"--annotations": out / "data" / "annotations" / SAMPLE, "--detector": "grid"}
         given |= {**teachers, "--max-proposals": GRID_WINDOWS, "--output": out / "coverage"}
@@ -89,6 +89,12 @@ def command_of(stage: str, options: BuildOptions, start: Start) -> list[str]:
 
 
 _RESUMED = ("--resume-from-checkpoint", "auto")
+
+
+def _engine(options):
+    """Who makes the shards of a pool."""
+    given = {"--engine": options.engine, "--ray-address": options.ray_address, "--workers": options.workers}
+    return _flat({option: value for option, value in given.items() if value is not None and value != "datasets"})
 
 
 def _data(options, start):

@@ -28,6 +28,8 @@ class BuildOptions:
         steps (int or None): of the semantic stream. None: chosen from the data.
         device (str): auto, cpu, cuda, ...
         seed (int): of training and clusters.
+        engine (str), ray_address (str or None), workers (int or None): who makes the shards of pools, as of `decodetr
+            pool build`. What is built is the same.
     """
 
     detector: str
@@ -42,6 +44,9 @@ class BuildOptions:
     steps: int | None = None
     device: str = "auto"
     seed: int = 0
+    engine: str = "datasets"
+    ray_address: str | None = None
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from decodetr.building.options import STAGES, BuildOptions
-from decodetr.cli.options import add_clip, add_device, add_limits, add_output
+from decodetr.cli.options import add_clip, add_device, add_engine, add_limits, add_output
 from decodetr.utils.name_list import read_prompts
 
 
@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, metavar="N", help="training steps of the semantic stream (default: from the photos)")
     add("--seed", type=int, default=0, metavar="N", help="seed of training and clusters (default: 0)")
     add_device(parser)
+    add_engine(parser)
     add("--plan", action="store_true", help="say what each stage will cost, and stop")
     add(
         "--overwrite",
@@ -87,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
         steps=args.steps,
         device=args.device,
         seed=args.seed,
+        engine=args.engine,
+        ray_address=args.ray_address,
+        workers=args.workers,
     )
     from decodetr.building.build_run import BuildRun
 

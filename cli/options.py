@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from decodetr.annotations.formats import BOX_FORMATS
+from decodetr.pool_builder.settings import ENGINES
 from decodetr.utils.limits import MAX_PIXELS, MAX_PIXELS_VARIABLE, OUTSIDE_VARIABLE
 from decodetr.utils.model_room import load
 from decodetr.utils.name_list import read_prompts
@@ -59,6 +60,29 @@ def asked_names(args: argparse.Namespace) -> dict[str, list[str]] | str | None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add --device: where models run."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add --engine, --ray-address and --workers: who makes the shards of a pool (docs/pools.md)."""
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ENGINES[0],
+        help="who makes the shards of a pool: datasets: this process, one after another; ray: the workers of a "
+        "cluster of Ray, whose nodes share OUT (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of --engine ray: the cluster, such as HOST:6379 or auto (default: $RAY_ADDRESS, else one that runs on "
+        "this machine, else one is started)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="of --engine ray: workers at once (default: one a GPU; without GPUs, as many as the CPUs allow)",
+    )
 
 
 def add_batch_size(parser: argparse.ArgumentParser, default: int) -> None:

@@ -10,7 +10,15 @@ from dataclasses import fields
 from pathlib import Path
 
 from decodetr.annotations.formats import DATA_HELP, form_of
-from decodetr.cli.options import add_clip, add_device, add_form_arguments, add_output, add_overwrite, add_picture_limit
+from decodetr.cli.options import (
+    add_clip,
+    add_device,
+    add_engine,
+    add_form_arguments,
+    add_output,
+    add_overwrite,
+    add_picture_limit,
+)
 from decodetr.pool_builder.settings import PoolData, PoolSettings, PoolTask
 from decodetr.utils.files import claim
 from decodetr.utils.outputs import apart, unwritten, unwritten_file
@@ -79,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 text = "auto: spread the captioner over all devices (default: one device)"
                 command.add_argument("--device-map", metavar="MAP", help=text)
             add_device(command)
+            add_engine(command)
         command.add_argument(
             "--overwrite",
             action="store_true",
@@ -183,6 +192,9 @@ def _task(args):
         image_captions=captions if images else None,
         join_image_captions=args.pool_command == "cluster" and bool(captions),
         overwrite=args.overwrite,
+        engine=getattr(args, "engine", "datasets"),
+        ray_address=getattr(args, "ray_address", None),
+        workers=getattr(args, "workers", None),
     )
 
 

@@ -3,12 +3,15 @@ docs/paper.md).
 
 build.py            build_pool: all stages, to a regions data set and a PrototypePool
 stages.py           the heavy stages: proposals, captions, embeddings
+shard_makers.py     the rows of one of their shards
+engines.py          who makes which: this process, or ray_engine.py and ray_worker.py: a cluster
 image_captions.py   captions of whole images among those of regions (C-OVD)
 selection.py        the light ones: which regions are kept, the pool of their captions
 shards.py           StageFolder: a stage's output as numbered shards that survive a kill
 proposals.py        boxes: annotated ones of base names, and what the class-agnostic detector proposes
 proposers.py        what can propose: a grid, a DeCo-DETR, other detectors
 crops.py            a box as the square picture that CLIP and the captioner see
+embedding_columns.py  embeddings as a column of a table
 captioner.py        Captioner: LLaVA's captions of crops; served_captioner.py: from a server
 lazy_model.py       a model that is loaded when it is first used
 batches.py          batches that become smaller when memory runs out

@@ -10,6 +10,7 @@ from decodetr.annotations.coco import CocoAnnotations
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.captioner import Captioner
 from decodetr.pool_builder.embedder import ClipEmbedder
+from decodetr.pool_builder.engines import IN_PROCESS, Engine
 from decodetr.pool_builder.image_captions import embed_image_captions
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.selection import REPORT, cluster_regions, filter_regions
@@ -33,7 +34,7 @@ def captioner_model(
     if "@http" in name:
         identity = {"captioner": name.split("@")[0], "captioner_revision": None, "captioner_model": "served"}
         prompt, longest = settings.prompt, settings.max_new_tokens
-        return Model(identity, lambda: ServedCaptioner(name, prompt=prompt, max_new_tokens=longest))
+        return Model(identity, lambda: ServedCaptioner(name, prompt=prompt, max_new_tokens=longest), 0)
     config = AutoConfig.from_pretrained(name)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ValueError(
@@ -58,7 +59,7 @@ def captioner_model(
             device_map=device_map,
         )
 
-    return Model(identity, load)
+    return Model(identity, load, None if device_map else 1)
 
 
 def clip_model(name: str, device: str | torch.device) -> Model:
@@ -78,6 +79,7 @@ def build_pool(
     ranks: Ranks | None = None,
     overwrite: bool = False,
     image_captions: str | Path | None = None,
+    engine: Engine = IN_PROCESS,
 ) -> PrototypePool | None:
     """
     Write OUT/proposals, OUT/captions, OUT/embeddings, OUT/regions (all regions; `kept` says which passed the filter),
@@ -90,6 +92,7 @@ def build_pool(
         settings (PoolSettings).
         clip, captioner, proposer ([`Model`]): without a proposer there are annotated boxes only.
         ranks (Ranks): which of how many processes this is. By default what the environment says.
+        engine ([`Engine`]): makes the shards of the heavy stages. Default: this process.
         image_captions: file of captions of the training images, which join those of regions (OUT/image_texts).
 
     Returns:
@@ -99,11 +102,11 @@ def build_pool(
         ValueError: no region at all, none is kept, or a stage of other settings is there.
     """
     output, ranks = Path(output), ranks or Ranks.from_environment()
-    propose_regions(coco, output, settings, proposer, ranks, overwrite)
-    caption_regions(coco, output, settings, captioner, ranks, overwrite)
-    embed_regions(coco, output, settings, clip, ranks, overwrite)
+    propose_regions(coco, output, settings, proposer, ranks, overwrite, engine)
+    caption_regions(coco, output, settings, captioner, ranks, overwrite, engine)
+    embed_regions(coco, output, settings, clip, ranks, overwrite, engine)
     if image_captions:
-        embed_image_captions(coco, image_captions, output, clip, ranks, overwrite)
+        embed_image_captions(coco, image_captions, output, clip, ranks, overwrite, engine)
     if ranks.rank > 0:
         return None
     filter_regions(output, settings, overwrite)

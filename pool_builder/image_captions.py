@@ -8,6 +8,7 @@ from pathlib import Path
 
 from decodetr.annotations.captions import read_captions
 from decodetr.annotations.coco import CocoAnnotations
+from decodetr.pool_builder.engines import IN_PROCESS, Engine
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.shards import Ranks, StageFolder
 from decodetr.pool_builder.stages import embed_texts, text_shards
@@ -22,13 +23,14 @@ def embed_image_captions(
     clip: Model,
     ranks: Ranks | None = None,
     overwrite: bool = False,
+    engine: Engine = IN_PROCESS,
 ) -> dict:
     """OUTPUT/image_texts: CLIP's embeddings of the distinct captions of the training images.
 
     Args:
         coco (CocoAnnotations): captions of other images, such as those of a validation set, are left out.
         file: JSON with `annotations` [{"image_id", "caption"}], as COCO has its captions.
-        output (Path): OUTPUT. clip: as in [`stages.embed_regions`].
+        output (Path): OUTPUT. clip, engine: as in [`stages.embed_regions`].
 
     Returns:
         dict: totals.
@@ -46,7 +48,7 @@ def embed_image_captions(
     said = hashlib.sha256(repr(list(zip(captions, count))).encode()).hexdigest()
     identity = {"image_captions": said, **clip.identity}
     folder = StageFolder(output / STAGE, STAGE, identity, text_shards(captions), ranks, overwrite)
-    return embed_texts(folder, captions, clip, count=count)
+    return embed_texts(folder, captions, clip, engine, count=count)
 
 
 def open_image_captions(output: Path, texts: StageFolder) -> StageFolder:

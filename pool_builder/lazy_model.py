@@ -11,7 +11,10 @@ class Model:
 
     Args:
         identity (dict): what the stage's manifest says of it. load: makes it.
+        devices (int, optional): accelerators that it takes where there are some. 0 of a grid or a server, None: all
+            of a machine.
     """
 
     identity: dict[str, Any]
     load: Callable[[], Any]
+    devices: int | None = 1

@@ -1,13 +1,16 @@
 """The work of `decodetr pool build` and of its stages: the images and models that were named, and what the stage makes
 of them."""
 
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.annotations.names_split import names_split_file, read_split
 from decodetr.annotations.sources import load_annotations
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.build import build_pool, captioner_model, clip_model, refresh_report
+from decodetr.pool_builder.engines import IN_PROCESS
 from decodetr.pool_builder.image_captions import embed_image_captions
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.preflight import check_room
@@ -33,39 +36,61 @@ def run_stage(task: PoolTask) -> PrototypePool | None:
     Raises:
         FileNotFoundError, ValueError: a model or data cannot be loaded. Otherwise as the stages.
     """
-    output, settings, ranks, pool = task.output, task.settings, Ranks.from_environment(), None
+    output, ranks, pool = task.output, Ranks.from_environment(), None
     if task.stage == "filter":
-        filter_regions(output, settings, task.overwrite)
+        filter_regions(output, task.settings, task.overwrite)
     elif task.stage == "cluster":
-        pool = cluster_regions(output, settings, task.overwrite, task.join_image_captions)
+        pool = cluster_regions(output, task.settings, task.overwrite, task.join_image_captions)
     elif task.data is None:
         raise ValueError(f"the stage {task.stage!r} looks at images, got no data")
     else:
-        models, coco = load_models(task), training_images(task.data)
-        if task.stage == "build":
-            check_room(coco, models["clip"].load().dim, output)
-            pool = build_pool(
-                coco,
-                output,
-                settings,
-                models["clip"],
-                models["captioner"],
-                models.get("detector"),
-                ranks=ranks,
-                overwrite=task.overwrite,
-                image_captions=task.image_captions,
-            )
-        elif task.stage == "proposals":
-            propose_regions(coco, output, settings, models.get("detector"), ranks, task.overwrite)
-        elif task.stage == "captions":
-            caption_regions(coco, output, settings, models["captioner"], ranks, task.overwrite)
-        else:
-            embed_regions(coco, output, settings, models["clip"], ranks, task.overwrite)
-            if task.image_captions:
-                embed_image_captions(coco, task.image_captions, output, models["clip"], ranks, task.overwrite)
+        coco = training_images(task.data)
+        with _engine(task, coco) as engine:
+            pool = _run_heavy(task, coco, load_models(task), ranks, engine)
     if task.stage != "build" and ranks.rank == 0:
         refresh_report(output)
     return pool
+
+
+@contextmanager
+def _engine(task, coco):
+    """Yield the [`Engine`] of a task."""
+    if task.engine != "ray":
+        yield IN_PROCESS
+        return
+    from decodetr.pool_builder.ray_engine import RayEngine
+
+    with RayEngine(task) as engine:
+        engine.check(coco)
+        yield engine
+
+
+def _run_heavy(task, coco, models, ranks, engine):
+    """A stage that looks at images, or all stages. The pool, if they make one."""
+    output, settings, overwrite = task.output, task.settings, task.overwrite
+    if task.stage == "build":
+        check_room(coco, models["clip"].load().dim, output)
+        return build_pool(
+            coco,
+            output,
+            settings,
+            models["clip"],
+            models["captioner"],
+            models.get("detector"),
+            ranks=ranks,
+            overwrite=overwrite,
+            image_captions=task.image_captions,
+            engine=engine,
+        )
+    if task.stage == "proposals":
+        propose_regions(coco, output, settings, models.get("detector"), ranks, overwrite, engine)
+    elif task.stage == "captions":
+        caption_regions(coco, output, settings, models["captioner"], ranks, overwrite, engine)
+    else:
+        embed_regions(coco, output, settings, models["clip"], ranks, overwrite, engine)
+        if task.image_captions:
+            embed_image_captions(coco, task.image_captions, output, models["clip"], ranks, overwrite, engine)
+    return None
 
 
 def training_images(data: PoolData) -> CocoAnnotations:
@@ -85,26 +110,44 @@ def load_models(task: PoolTask) -> dict[str, Model]:
     Raises:
         FileNotFoundError: there is no such model. ValueError: it is of another kind.
     """
-    device = pick_device(task.device)
-    makers = {
-        "clip": lambda folder: clip_model(folder, device),
-        "captioner": lambda folder: captioner_model(folder, task.settings, device, task.device_map),
-        "detector": lambda folder: proposer_model(folder, device),
-    }
+    # Ray's workers have the accelerators. Here only the identity of a model is asked for.
+    device = pick_device("cpu" if task.engine == "ray" else task.device)
     models = {}
-    for option, make in makers.items():
-        if (name := task.models.get(option)) is not None:
-            models[option] = _load("CLIP" if option == "clip" else option, name, make)
+    for option in ("clip", "captioner", "detector"):
+        if task.models.get(option) is not None:
+            folder, model = _named(task, option, device)
+            models[option] = replace(model, load=_Named(task, option, folder, model))
     return models
 
 
-def _load(what, name, make):
-    """A [`Model`], whose `load` asks nothing of the Hub either that no user named."""
-    with loading(what, name) as folder:
-        model = make(folder)
+def _named(task, option, device):
+    """(folder or Hub name, [`Model`]) of the model that a task names."""
+    with loading("CLIP" if option == "clip" else option, task.models[option]) as folder:
+        if option == "clip":
+            return folder, clip_model(folder, device)
+        if option == "captioner":
+            return folder, captioner_model(folder, task.settings, device, task.device_map)
+        return folder, proposer_model(folder, device)
 
-    def load():
-        with local_only(folder):
-            return model.load()
 
-    return replace(model, load=load)
+class _Named:
+    """Loads the model that a task names, and asks nothing of the Hub that no user named. A copy in another process
+    looks the name up there, and must find the same model."""
+
+    def __init__(self, task: PoolTask, option: str, folder: str, model: Model) -> None:
+        self.task, self.option, self.folder = task, option, folder
+        self.identity, self.model = model.identity, model
+
+    def __call__(self) -> Any:
+        if self.model is None:
+            self.folder, self.model = _named(self.task, self.option, pick_device(self.task.device))
+            if other := [name for name, value in self.model.identity.items() if value != self.identity[name]]:
+                raise ValueError(
+                    f"{self.task.models[self.option]}: another {self.option} than where the command was started "
+                    f"({', '.join(other)} differ); give all nodes the same files"
+                )
+        with local_only(self.folder):
+            return self.model.load()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "model": None}

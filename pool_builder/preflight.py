@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,26 @@ def check(task: PoolTask) -> None:
     if data is not None:
         checks.append(partial(_check_data, data))
     checks.append(partial(expect_file, "--image-captions", task.image_captions))
+    checks += [*_model_checks(task), partial(check_engine, task.engine, task.ray_address, task.workers, task.device)]
+    if settings.captioner_bits and "@http" not in (task.models.get("captioner") or ""):
+        what = f"--captioner-bits {settings.captioner_bits}"
+        checks.append(partial(require_package, "bitsandbytes", what, "'decodetr[quantized]'"))
+    if settings.kmeans == "faiss":
+        checks.append(partial(require_package, "faiss", "--kmeans faiss", "'decodetr[faiss]'"))
+    run_checks(*checks)
+
+
+def check_models(task: PoolTask) -> None:
+    """Check that the models of a task can be there, on this machine. A server of captions is asked once.
+
+    Raises:
+        ValueError, OSError: as [`check`].
+    """
+    run_checks(*_model_checks(task))
+
+
+def _model_checks(task):
+    checks: list[Callable[[], object]] = []
     for option in ("detector", "clip", "captioner"):
         name = task.models.get(option)
         if name is not None and not name.startswith(_NOT_ON_DISK) and "@http" not in name:
@@ -48,12 +69,35 @@ def check(task: PoolTask) -> None:
             checks += [partial(expect, what, name, "config.json"), partial(expect, what, name, *WEIGHTS)]
     if "@http" in (task.models.get("captioner") or ""):
         checks.append(partial(_check_server, task))
-    elif settings.captioner_bits:
-        what = f"--captioner-bits {settings.captioner_bits}"
-        checks.append(partial(require_package, "bitsandbytes", what, "'decodetr[quantized]'"))
-    if settings.kmeans == "faiss":
-        checks.append(partial(require_package, "faiss", "--kmeans faiss", "'decodetr[faiss]'"))
-    run_checks(*checks)
+    return checks
+
+
+def check_engine(engine: str, ray_address: str | None, workers: int | None, device: str) -> None:
+    """Check the options that say who makes the shards.
+
+    Args:
+        engine (str), ray_address (str, optional), workers (int, optional), device (str): as of [`PoolTask`].
+
+    Raises:
+        ValueError: they do not go together, or Ray is not installed.
+    """
+    if engine != "ray":
+        for option, value in (("--ray-address", ray_address), ("--workers", workers)):
+            if value is not None:
+                raise ValueError(f"{option} {value} is of --engine ray; give that too, or leave {option} out")
+        return
+    require_package("ray", "--engine ray", "'decodetr[ray]'")
+    if workers is not None and workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {workers}")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("--engine ray starts its workers itself; start it once, without torchrun or accelerate")
+    if (ray_address or os.environ.get("RAY_ADDRESS", "")).startswith("ray://"):
+        raise ValueError(
+            "--ray-address: Ray Data is driven from a node of the cluster, got the address of a Ray client; start the "
+            "command on a node, and give HOST:6379 or auto"
+        )
+    if ":" in device:
+        raise ValueError(f"--device {device}: Ray chooses among GPUs; give auto, cuda or cpu with --engine ray")
 
 
 def check_room(coco: CocoAnnotations, width: int, output: Path) -> None:

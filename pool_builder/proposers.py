@@ -7,6 +7,7 @@ pool's provenance: one that learned boxes of 80 classes of COCO has seen the nov
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -54,7 +55,7 @@ def proposer_model(name: str, device: str | torch.device) -> Model:
         ValueError: torchvision has no such Faster R-CNN, or the model is no detector. OSError: there is no such model.
     """
     if name == GRID:
-        return _model({"name": GRID}, None, GridProposer)
+        return replace(_model({"name": GRID}, None, GridProposer), devices=0)
     if name.startswith(TORCHVISION):
         weights = _torchvision_weights(name.removeprefix(TORCHVISION))
         categories = [c for c in weights.meta["categories"] if c not in ("__background__", "N/A")]

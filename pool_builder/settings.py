@@ -15,6 +15,9 @@ PROMPTS = {
 }
 
 
+ENGINES = ("datasets", "ray")
+
+
 def prompt_text(prompt: str) -> str:
     """The prompt of a name of `PROMPTS`. Any other text as it is."""
     return PROMPTS.get(prompt, prompt)
@@ -127,6 +130,8 @@ class PoolTask:
         image_captions (str, optional): file of captions of the training images, which join those of regions.
         join_image_captions (bool): of "cluster": so do those that "embeddings" has embedded.
         overwrite (bool): make stages of other settings again.
+        engine (str): who makes the shards: one of `ENGINES`. ray_address (str, optional), workers (int, optional): of
+            "ray".
     """
 
     stage: str
@@ -139,3 +144,6 @@ class PoolTask:
     image_captions: str | None = None
     join_image_captions: bool = False
     overwrite: bool = False
+    engine: str = "datasets"
+    ray_address: str | None = None
+    workers: int | None = None

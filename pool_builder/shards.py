@@ -144,6 +144,11 @@ class StageFolder:
         with reading(self.folder):
             return [shard for shard in mine if not self._finished(shard)]
 
+    def is_finished(self, shard: int) -> bool:
+        """Whether a shard is there, whole."""
+        with reading(self.folder):
+            return self._finished(shard)
+
     def _finished(self, shard):
         file = self.file(shard)
         record = self._read_record(shard)

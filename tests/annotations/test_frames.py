@@ -124,7 +124,7 @@ def test_annotations_of_turned_pictures_without_a_size_are_a_finding_too(tmp_pat
 
 def test_pool_and_evaluation_see_the_same_picture(tmp_path):
     from decodetr.evaluation.loop import _Pictures
-    from decodetr.pool_builder.stages import _crops
+    from decodetr.pool_builder.shard_makers import _crops
 
     upright = _picture(tmp_path / "train" / "a.png", 6, deep=True)
     _coco(tmp_path, (48, 32))

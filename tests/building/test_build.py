@@ -218,12 +218,17 @@ def test_scores_that_cannot_be_calibrated_say_why_and_other_errors_end_the_build
     assert options.duplicates == ("--duplicates" in words) and options.model in words and options.annotations in words
 
 
-def test_a_plan_of_what_is_finished_says_so(given, built, capsys):
+@pytest.mark.parametrize("engine", ["datasets", "ray"])
+def test_a_plan_of_what_is_finished_says_so(given, built, capsys, engine):
     options = BuildOptions(
         detector=str(given / "detector"), images=str(given / "photos"), clip=str(given / "clip"),
         captioner=str(given / "llava"), output=built, names={name: [name] for name in NAMES}, steps=3, device="cpu",
-        keep_share=0.9,
+        keep_share=0.9, engine=engine, workers=2 if engine == "ray" else None,
     )  # fmt: skip
+    words = commands.command_of("pool", options, commands.Start(False, 3, False))
+    assert (words[words.index("--seed") + 2 :] == ["--engine", "ray", "--workers", "2", "--device", "cpu"]) == (
+        engine == "ray"
+    )
     assert build_run.BuildRun(options, plan_only=True).run() == 0
     assert capsys.readouterr().out == f"{built} is finished: nothing is left to do\n"
 

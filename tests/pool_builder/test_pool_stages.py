@@ -20,8 +20,8 @@ from helpers.processes import run_command, run_pair
 from PIL import Image
 
 from decodetr.cli import main
+from decodetr.pool_builder.shard_makers import _spans
 from decodetr.pool_builder.shards import Ranks, StageFolder
-from decodetr.pool_builder.stages import _spans
 from decodetr.processing import RegionTable
 
 SHARDS = ["--shard-groups", "1"]  # ten images in groups of four: three shards
