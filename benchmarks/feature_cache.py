@@ -272,14 +272,8 @@ def ap(args):
             if str(seed) in entry["seeds"]:
                 continue
             model = comparison.train(comparison.pool, {}, seed)
-            measured = measure(
-                model,
-                comparison.processor,
-                comparison.splits["val"],
-                comparison.names,
-                comparison.novel,
-                progress=False,
-            )
+            data = (comparison.processor, comparison.splits["val"], comparison.names, comparison.novel)
+            measured = measure(model, *data, sizes=["all"], progress=False)
             entry["seeds"][str(seed)] = {word: measured[key] for key, word in _METRICS.items()}
             write_json(file, found)
     raw, rows = None, []

@@ -41,7 +41,7 @@ class Projection:
     def __str__(self) -> str:
         before, after = ([str(size) for size in sizes] for sizes in zip(*(basis.shape for _, basis in self.bases)))
         kept = ", ".join(f"{100 * share:.1f}" for share in self.kept)
-        return f"{', '.join(before)} channels projected to {', '.join(after)}, which keep {kept} % of each variance"
+        return f"{', '.join(before)} channels projected to {', '.join(after)}, which keep {kept} % of their variance"
 
     def summary(self) -> dict[str, Any]:
         """What it is, as JSON."""
