@@ -123,7 +123,7 @@ class FeatureBuilder:
             self._extract(self.plain, some), desc="fitting the projection", total=len(some), unit="image"
         ):
             moments.add(found["samples"][:levels])
-        return moments.fit(channels)
+        return moments.fit(channels).to(self.model.device)
 
     def run(self, views: int, rank: int, processes: int) -> None:
         """Make the share of this process of the shards that are missing, and finish the cache with all of them."""
@@ -143,7 +143,7 @@ class FeatureBuilder:
 
     def _make(self, views, rank, processes):
         projected = self.shards.manifest["projected"] is not None
-        self.projection = Projection.load(self.shards.folder / PROJECTION) if projected else None
+        self.projection = Projection.load(self.shards.folder / PROJECTION).to(self.model.device) if projected else None
         pending = self.shards.pending()
         if len(pending) < self.shards.count and rank == 0:
             there = self.shards.count - len(pending)
