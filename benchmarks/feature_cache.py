@@ -8,10 +8,11 @@
 `bytes` builds the cache of drawn scenes with samples as they are and projected, and says what a query takes, which
 share of the variance stays, how many images a second it makes, and what COCO's images would take (computed). `steps`
 times a training step with the making of its batch, from disk and from memory, in turn in one process; "cold" is the
-first pass over files that the system no longer holds. `memory` reads caches of several sizes at random, and says what
-the process holds. `ap` trains a semantic stream over cached features for every budget and seed, as `decodetr scenes
-compare` does, and measures it on validation scenes; DIR is of `decodetr scenes write`, BUILT of `decodetr pool build`.
-Caches and results stay in WORK: the same command goes on.
+first pass over files that the system no longer holds. `basis` compares PCA with other bases (of RT-DETR's family).
+`memory` reads caches of several sizes at random, and says what the process holds. `ap` trains a semantic stream over
+cached features for every budget and seed, as `decodetr scenes compare` does, and measures it on validation scenes; DIR
+is of `decodetr scenes write`, BUILT of `decodetr pool build`. Caches and results stay in WORK: the same command goes
+on.
 """
 
 import argparse
@@ -130,7 +131,7 @@ def steps_over(cache, model, args, folder):
             trainer.model.semantic_stream.region_pooling.restrict(bases)
 
     functions = {name: partial(one, name) for name in data}
-    seconds = in_turn(functions, device=args.device, warmup=2, runs=args.runs, calls=args.steps)
+    seconds = in_turn(functions, device=args.device, warmup=2, runs=args.runs, calls=args.steps, lead=1)
     cold = {"memory": [], "disk": []}
     for _ in range(args.cold):
         for items in data.values():
@@ -167,6 +168,47 @@ def _copied(item):
         name: [part.clone() for part in value] if isinstance(value, list) else value.clone()
         for name, value in item.items()
     }
+
+
+def variance_of_bases(args):
+    """Rows of a table: share of the variance of samples of every second batch that bases of as many channels hold: PCA
+    of the other batches, the strongest directions of the detector's own projection of its maps, random ones."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from decodetr.processing import detection_collate
+    from decodetr.training.feature_projection import Moments
+
+    rows, generator = [], torch.Generator().manual_seed(0)
+    for detector in args.detectors:
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            model, plain = prepared(detector, args, Path(folder))
+            model.to(args.device).eval()
+            levels, halves = len(model.semantic_stream.region_pooling.projections), (Moments(), Moments())
+            for number, batch in enumerate(DataLoader(plain, args.batch_size, collate_fn=detection_collate)):
+                for item in model.extract_semantic_features(**batch):
+                    halves[number % 2].add(item["samples"][:levels])
+            modules = model.detector.named_modules()
+            own = [m for name, m in modules if "encoder_input_proj" in name and isinstance(m, torch.nn.Conv2d)]
+            for level, (_, pca) in enumerate(halves[0].fit(10**6).bases):
+                total, product = halves[1].sums[level] / halves[1].count, halves[1].products[level] / halves[1].count
+                covariance = product - torch.outer(total, total)
+                for channels in args.channels:
+                    if channels > len(pca):
+                        continue
+                    bases = {"PCA": pca[:, :channels]}
+                    bases["its own"] = torch.linalg.svd(own[level].weight.flatten(1))[2][:channels].T
+                    bases["random"] = torch.linalg.qr(torch.randn(len(pca), channels, generator=generator))[0]
+                    shares = {
+                        name: round(
+                            100 * ((b.double().T @ covariance @ b.double()).trace() / covariance.trace()).item(), 1
+                        )
+                        for name, b in bases.items()
+                    }
+                    rows.append(
+                        {"detector": detector, "map": level, "channels": f"{channels} of {len(pca)}", **shares}
+                    )
+    return rows
 
 
 def memory_of_readers(args):
@@ -272,14 +314,8 @@ def ap(args):
             if str(seed) in entry["seeds"]:
                 continue
             model = comparison.train(comparison.pool, {}, seed)
-            measured = measure(
-                model,
-                comparison.processor,
-                comparison.splits["val"],
-                comparison.names,
-                comparison.novel,
-                progress=False,
-            )
+            data = (comparison.processor, comparison.splits["val"], comparison.names, comparison.novel)
+            measured = measure(model, *data, sizes=["all"], progress=False)
             entry["seeds"][str(seed)] = {word: measured[key] for key, word in _METRICS.items()}
             write_json(file, found)
     raw, rows = None, []
@@ -303,7 +339,13 @@ def _key(budget, args):
     return f"{budget}, {args.train_images or 'all'} images, {args.views} views, {args.train_steps} steps"
 
 
-PARTS = {"bytes": bytes_of_queries, "steps": steps_a_second, "memory": memory_of_readers, "ap": ap}
+PARTS = {
+    "bytes": bytes_of_queries,
+    "steps": steps_a_second,
+    "basis": variance_of_bases,
+    "memory": memory_of_readers,
+    "ap": ap,
+}
 
 
 def parser():
@@ -317,7 +359,7 @@ def parser():
     add("--output", help="write all numbers to this JSON file")
     add("--threads", type=int, help="CPU threads (default: torch's)")
     add("--batch-size", type=int, default=8, help="images of a batch")
-    some = arguments.add_argument_group("bytes, steps")
+    some = arguments.add_argument_group("bytes, steps, basis")
     add = some.add_argument
     detectors = f"models, or of {', '.join(OURS)}, with random weights"
     add("--detectors", nargs="+", default=["scenes-decodetr", "rt_detr_v2"], metavar="NAME", help=detectors)
@@ -328,6 +370,7 @@ def parser():
     add("--runs", type=int, default=20, help="timed rounds")
     add("--steps", type=int, default=4, help="timed steps of each kind in a round")
     add("--cold", type=int, default=1, help="passes over files that the system no longer holds; 0: none")
+    add("--channels", type=int, nargs="+", default=[8, 16, 32, 48], metavar="N", help="basis: of a map")
     some = arguments.add_argument_group("memory")
     add = some.add_argument
     add("--synthetic-images", type=int, nargs="+", default=[500, 5000], metavar="N", help="sizes; 5,000 are 1 GB")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,7 @@ def measure(
     vocabulary: Vocabulary,
     novel_names: Collection[str],
     *,
+    sizes: Sequence[int | str] = SIZES,
     progress: bool = True,
 ) -> dict[str, float]:
     """AP50 and false alarms by the size of the vocabulary.
@@ -69,6 +70,7 @@ def measure(
         coco: `CocoAnnotations` of the split, all names.
         vocabulary: `Vocabulary` of all names.
         novel_names: those that had no box in training.
+        sizes: of vocabularies, of [`SIZES`].
 
     Returns:
         dict, in percent: "AP50, all", "AP50_novel, all", "AP50_base, all", the same with "12" and "1";
@@ -86,7 +88,7 @@ def measure(
     scores_of_queries = QueryScores(model, outputs)
     order = torch.randperm(len(column), generator=torch.Generator().manual_seed(0)).tolist()
     result = {}
-    for size in SIZES:
+    for size in sizes:
         count = size if isinstance(size, int) else len(column)  # all of them
         groups = [order[start : start + count] for start in range(0, len(order), count)]
         best = torch.zeros(len(coco.images), len(column))

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 QUERY_BYTES, MOST_RAW = 10_000, 8 * 2**30  # of a query, where all of them would take more than that as they are
 _LOOKED_AT = 64  # images that say what a query takes, and how many queries an image has; a twentieth of few
 _FITTED = 512  # images that the projection is fitted to
+_ENOUGH_VARIANCE = 0.9  # of each map. docs/training.md has what was measured with less
 _SHARD_IMAGES, _SHARD_BYTES = 256, 2**28
 _INDEX = 8  # bytes of an int64
 _WHO = "decodetr train --cache-features"
@@ -92,6 +93,13 @@ class FeatureBuilder:
         )
         require_room(folder, size - written(folder), f"cached {what},", remedy)
         if self.projection is not None:
+            if min(self.projection.kept) < _ENOUGH_VARIANCE:
+                logger.warning(
+                    "The projection leaves %.0f %% of the variance of a map, and names may be learned worse "
+                    "(docs/training.md): --cache-query-bytes above %d keeps more.",
+                    100 * min(self.projection.kept),
+                    most,
+                )
             self.projection.write(folder / PROJECTION)
         batches = min(_SHARD_IMAGES, int(_SHARD_BYTES / max(an_image, 1))) // self.batch_size
         self.shards.write_manifest(
@@ -123,7 +131,7 @@ class FeatureBuilder:
             self._extract(self.plain, some), desc="fitting the projection", total=len(some), unit="image"
         ):
             moments.add(found["samples"][:levels])
-        return moments.fit(channels)
+        return moments.fit(channels).to(self.model.device)
 
     def run(self, views: int, rank: int, processes: int) -> None:
         """Make the share of this process of the shards that are missing, and finish the cache with all of them."""
@@ -143,7 +151,7 @@ class FeatureBuilder:
 
     def _make(self, views, rank, processes):
         projected = self.shards.manifest["projected"] is not None
-        self.projection = Projection.load(self.shards.folder / PROJECTION) if projected else None
+        self.projection = Projection.load(self.shards.folder / PROJECTION).to(self.model.device) if projected else None
         pending = self.shards.pending()
         if len(pending) < self.shards.count and rank == 0:
             there = self.shards.count - len(pending)

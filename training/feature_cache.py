@@ -79,9 +79,7 @@ class FeatureCache(Dataset):
 
     def bases(self, device: torch.device | str = "cpu") -> list[tuple[torch.Tensor, torch.Tensor]] | None:
         """The `bases` that `forward` needs with these features, where samples are projected. Else None."""
-        if self.projection is None:
-            return None
-        return [(mean.to(device), basis.to(device)) for mean, basis in self.projection.bases]
+        return None if self.projection is None else self.projection.to(device).bases
 
     def check(self, model: "DeCoDetrForObjectDetection") -> None:
         """ValueError if the features are of another detector, of other names, or were taken in another way."""

@@ -29,19 +29,20 @@ class Projection:
     def __init__(self, bases: list[tuple[torch.Tensor, torch.Tensor]], kept: list[float]) -> None:
         self.bases, self.kept = bases, kept
 
+    def to(self, device: torch.device | str) -> Self:
+        """The same on a device."""
+        return type(self)([(mean.to(device), basis.to(device)) for mean, basis in self.bases], self.kept)
+
     def project(self, samples: list[torch.Tensor]) -> list[torch.Tensor]:
         """(n, c_l, points) for each (n, C_l, points), float32. Of a thumbnail, after the levels, nothing changes."""
         levels = len(self.bases)
-        projected = [
-            basis.to(level.device).T @ (level.float() - mean.to(level.device)[:, None])
-            for level, (mean, basis) in zip(samples, self.bases)
-        ]
+        projected = [basis.T @ (level.float() - mean[:, None]) for level, (mean, basis) in zip(samples, self.bases)]
         return [*projected, *samples[levels:]]
 
     def __str__(self) -> str:
         before, after = ([str(size) for size in sizes] for sizes in zip(*(basis.shape for _, basis in self.bases)))
         kept = ", ".join(f"{100 * share:.1f}" for share in self.kept)
-        return f"{', '.join(before)} channels projected to {', '.join(after)}, which keep {kept} % of each variance"
+        return f"{', '.join(before)} channels projected to {', '.join(after)}, which keep {kept} % of their variance"
 
     def summary(self) -> dict[str, Any]:
         """What it is, as JSON."""
@@ -52,7 +53,7 @@ class Projection:
         """Write a safetensors file, whole or not at all."""
         tensors = {"kept": torch.tensor(self.kept, dtype=torch.float64)}
         for level, (mean, basis) in enumerate(self.bases):
-            tensors |= {f"mean.{level}": mean.contiguous(), f"basis.{level}": basis.contiguous()}
+            tensors |= {f"mean.{level}": mean.cpu().contiguous(), f"basis.{level}": basis.cpu().contiguous()}
         with replacing(file) as partial:
             save_file(tensors, partial)
 
@@ -86,8 +87,8 @@ class Moments:
         self.count += len(points[0])
         for level, rows in enumerate(points):
             rows = rows - self.shifts[level]
-            self.sums[level] += rows.sum(0).double().cpu()
-            self.products[level] += (rows.T @ rows).double().cpu()
+            self.sums[level] += rows.sum(0).cpu()
+            self.products[level] += (rows.T @ rows).cpu()
 
     def fit(self, channels: int) -> Projection:
         """The projection to so many channels over all levels, those with the largest shares of their level's variance,

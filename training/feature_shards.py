@@ -100,7 +100,7 @@ class ShardFolder:
     @property
     def finished(self) -> bool:
         """Whether all shards are there, as large as they were written."""
-        shards = self.manifest.get("shards")
+        shards: list[dict[str, int]] = self.manifest.get("shards", [])
         return bool(shards) and all(
             self.file(k).is_file() and self.file(k).stat().st_size == shard["bytes"] for k, shard in enumerate(shards)
         )

@@ -280,7 +280,7 @@ def test_a_projected_cache_fits_its_budget_and_trains_an_ordinary_model(scenes, 
     assert same_state(state_of(again.model), state_of(model))
 
 
-def test_large_data_are_projected_and_small_ones_are_not(build, parts, monkeypatch):
+def test_large_data_are_projected_and_small_ones_are_not(build, monkeypatch, caplog):
     raw = build("raw")
     assert raw.projection is None
     bytes_of_one = read_json(raw.folder / "manifest.json")["bytes of a query"]
@@ -291,6 +291,10 @@ def test_large_data_are_projected_and_small_ones_are_not(build, parts, monkeypat
     assert large.projection is not None
     assert read_json(large.folder / "manifest.json")["bytes of a query"] <= bytes_of_one - 300
     assert build("enough", query_bytes=bytes_of_one).projection is None
+    assert "of the variance of a map" not in caplog.text
+    monkeypatch.setattr(feature_building, "_ENOUGH_VARIANCE", 1.0)
+    build("little", query_bytes=bytes_of_one - 300)
+    assert f"--cache-query-bytes above {bytes_of_one - 300} keeps more" in caplog.text
 
 
 def test_the_command_keeps_features_where_it_is_told_to(scenes, tmp_path, caplog):
