@@ -1,0 +1,134 @@
+"""Files that follow from others: made once, and found again by whoever needs them next.
+
+They lie where `datasets` keeps what it makes, HF_DATASETS_CACHE or else HF_HOME/datasets, in decodetr/KIND: data are
+read-only in many places. A folder is named after what it was made of and what that was like, so that changed data have
+another. The old one stays, as those of `datasets` do: a run may still read it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from decodetr.utils.documents import read_json
+from decodetr.utils.files import committed, json_text, output_folder, reading, write_json
+
+if TYPE_CHECKING:
+    from typing import Any
+
+_WHOLE = "complete.json"  # the sizes of the other files: a folder without it, or with other sizes, is made again
+_SPARE = 1 << 28  # bytes that are left to others
+_MUCH = 10**8  # bytes: who writes so many says it unasked
+
+logger = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """The folder of all such files. Need not exist."""
+    from huggingface_hub import constants
+
+    home = os.environ.get("HF_DATASETS_CACHE") or os.path.join(constants.HF_HOME, "datasets")
+    return Path(home).expanduser() / "decodetr"
+
+
+def identity_of(files: Iterable[str | Path]) -> list[tuple[str, int, int]]:
+    """(path, bytes, time of the last change in nanoseconds) of files: what they are, without reading them."""
+    found = ((os.path.realpath(file), os.stat(file)) for file in files)
+    return [(path, state.st_size, state.st_mtime_ns) for path, state in found]
+
+
+def made_once(
+    kind: str, source: str | Path, identity: Any, needed: Callable[[], int], make: Callable[[Path], None]
+) -> Path:
+    """
+    The folder of what follows from a source. Made now, unless a process has made it before or is making it.
+
+    Args:
+        kind (str): a name of files of one form, such as "regions-1": another form is another kind.
+        source: where the data are. It is named in messages.
+        identity: anything that JSON can hold: the same data have the same, changed data have another.
+        needed: gives the bytes that will be written, at most.
+        make: writes the files into the folder that it is given. What it raises is raised here, and nothing is left.
+
+    Raises:
+        OSError: there is no room, or the folder cannot be written. The message says what to do.
+    """
+    place = os.path.realpath(source)
+    above = cache_folder() / kind
+    folder = above / f"{_digest(place)}-{_digest(json_text(identity))}"
+    if _is_whole(folder):
+        return folder
+    from filelock import FileLock
+
+    output_folder(above, "the cache of data sets (HF_DATASETS_CACHE or HF_HOME)")
+    above.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # the others wait, and find it
+        if _is_whole(folder):
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)
+        most = needed()
+        _check_room(above, place, source, most)
+        logger.log(
+            logging.WARNING if most >= _MUCH else logging.INFO,
+            "%s: up to %s are written to %s, once; runs after this one find it there",
+            source, _size(most), folder,
+        )  # fmt: skip
+        try:
+            with committed(folder) as staging:
+                make(staging)
+                sizes = {file.name: file.stat().st_size for file in sorted(staging.iterdir())}
+                write_json(staging / _WHOLE, sizes)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        logger.info("%s: wrote %s to %s", source, _size(sum(sizes.values())), folder)
+    return folder
+
+
+def check_room(folder: str | Path, what: str, needed: int, more: str = "") -> None:
+    """OSError unless the disk of a folder, which need not exist, has `needed` bytes for `what`.
+
+    Args:
+        more (str): another way out, for the message.
+    """
+    there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if needed + _SPARE > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"{what} needs {_size(needed)}, and {_size(free)} are free; make room{more}, or set HF_DATASETS_CACHE to "
+            "a folder of a larger disk",
+            str(folder),
+        )
+
+
+def _check_room(above, place, source, needed):
+    older = [folder for folder in above.glob(f"{_digest(place)}-*") if folder.is_dir()]
+    held = sum(file.stat().st_size for folder in older for file in folder.iterdir())
+    more = f" (what was made of older data of the same place holds {_size(held)}: {older[0]})" if held else ""
+    check_room(above, f"what is made once of {source}", needed, more)
+
+
+def _is_whole(folder):
+    with reading(folder):
+        try:
+            sizes = read_json(folder / _WHOLE, dict)
+        except (FileNotFoundError, ValueError):
+            return False
+        return all(
+            (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items()
+        )
+
+
+def _digest(text):
+    return hashlib.sha256(text.encode("utf-8", errors="backslashreplace")).hexdigest()[:16]
+
+
+def _size(count):
+    return f"{count / 1e9:.2f} GB" if count >= _MUCH else f"{count / 1e6:.2f} MB"
