@@ -11,7 +11,9 @@ import errno
 import hashlib
 import logging
 import os
+import secrets
 import shutil
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +24,11 @@ from decodetr.utils.files import committed, json_text, output_folder, reading, w
 if TYPE_CHECKING:
     from typing import Any
 
+_CACHE = "the cache of data sets (HF_DATASETS_CACHE or HF_HOME)"
 _WHOLE = "complete.json"  # the sizes of the other files: a folder without it, or with other sizes, is made again
 _SPARE = 1 << 28  # bytes that are left to others
 _MUCH = 10**8  # bytes: who writes so many says it unasked
+_passing = {}  # folders of this process alone, and the locks that say so
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +70,7 @@ def made_once(
         return folder
     from filelock import FileLock
 
-    output_folder(above, "the cache of data sets (HF_DATASETS_CACHE or HF_HOME)")
+    output_folder(above, _CACHE)
     above.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # the others wait, and find it
         if _is_whole(folder):
@@ -89,6 +93,50 @@ def made_once(
             raise
         logger.info("%s: wrote %s to %s", source, _size(sum(sizes.values())), folder)
     return folder
+
+
+def passing_folder(kind: str, source: str | Path, needed: int) -> Path:
+    """
+    A new folder for `kind` in the same place, of what a run alone can use. [`remove_with`] says when it goes; what
+    killed runs left there goes now.
+
+    Args:
+        kind (str). source: where the data are from, for messages. needed (int): bytes that will be written, at most.
+
+    Raises:
+        OSError: there is no room, or the folder cannot be written. The message says what to do.
+    """
+    from filelock import FileLock, Timeout
+
+    above = output_folder(cache_folder() / kind, _CACHE)
+    above.mkdir(parents=True, exist_ok=True)
+    for file in above.glob("*.lock"):
+        try:
+            with FileLock(file, timeout=0):  # its run has ended
+                shutil.rmtree(file.with_suffix(""), ignore_errors=True)
+            file.unlink(missing_ok=True)
+        except Timeout:
+            continue
+    check_room(above, f"what a run makes of {source}", needed)
+    folder = above / secrets.token_hex(8)
+    lock = FileLock(f"{folder}.lock", thread_local=False)
+    lock.acquire()
+    _passing[folder] = lock
+    folder.mkdir()
+    return folder
+
+
+def remove_with(owner: object, folder: Path) -> None:
+    """Remove a [`passing_folder`] when nothing holds `owner` any more, or when the process ends."""
+    weakref.finalize(owner, _remove, folder, os.getpid())
+
+
+def _remove(folder, process):
+    if process == os.getpid():  # and none that was forked from it, as loaders are
+        shutil.rmtree(folder, ignore_errors=True)
+        lock = _passing.pop(folder)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def check_room(folder: str | Path, what: str, needed: int, more: str = "") -> None:
