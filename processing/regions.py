@@ -184,6 +184,7 @@ def _make(files, staging):
                 writer.write(part)
                 count += len(part["box"])
     write_index(staging, staging, shards)
+    pa.default_memory_pool().release_unused()  # which Arrow would keep for the next file
 
 
 def captioned_regions(folder: str | Path, most: int) -> dict[str, Any]:
