@@ -1,15 +1,18 @@
 """COCO's size without COCO: seconds to the first training step and memory of each process, as the data grow.
 
-    python benchmarks/scale.py --folder DIR --shares 0.01 0.1              # minutes, 1.5 GB of disk
-    python benchmarks/scale.py --folder DIR --shares 0.01 0.1 1 --output scale.json          # 16 GB of disk
-    python benchmarks/scale.py --folder DIR --shares 1 --alike             # 8 GB: embeddings repeat, so Parquet is small
+    python benchmarks/scale.py --folder DIR --shares 0.01 0.1                            # minutes, 1.5 GB of disk
+    python benchmarks/scale.py --folder DIR --shares 0.01 0.1 1 --output scale.json      # 16 GB of disk
+    python benchmarks/scale.py --folder DIR --shares 1 --alike --remove                  # 8 GB of disk
 
 A share of 1 is 118,287 images with 860,001 boxes and polygons, and 30 regions each of unit vectors of 512 dimensions,
-random, in float16. Images are links to a few small JPEGs, as what a picture shows or weighs does not grow with the data.
-Then `decodetr train` runs in a fresh process over a frozen tiny detector, with loader workers: once with an empty cache
-of data sets (HF_DATASETS_CACHE), and once more. Memory is that of /proc/PID/smaps_rollup: Pss counts a page that n
-processes share as 1/n of it, private pages belong to one process, and what is mapped from files is counted apart,
-because the system takes it back when it needs room. A world is made once and stays in DIR until `--remove`.
+random, in float16. With --alike the regions of all images have the same 30 vectors, so that their Parquet files are
+small; what is mapped into memory is as large. Images are links to a few small JPEGs: what a picture weighs does not
+grow with the data.
+
+Then `decodetr train` runs in a fresh process over a frozen tiny detector, with loader workers: once with an empty
+cache of data sets (HF_DATASETS_CACHE), and once more. Memory is that of /proc/PID/smaps_rollup. Pss counts a page that
+n processes share as 1/n of it, private pages belong to one process, and what is mapped from files is counted apart,
+because the system takes it back when it needs room. A world is made once, and stays in DIR without --remove.
 """
 
 import argparse
@@ -213,7 +216,7 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=20, help="after which memory is measured again")
     add("--workers", type=int, default=4, help="loader workers")
     add("--batch-size", type=int, default=16)
-    add("--alike", action="store_true", help="repeat the embeddings of one image, so that Parquet files are small")
+    add("--alike", action="store_true", help="all images have the same embeddings, so that Parquet files are small")
     add("--remove", action="store_true", help="remove each world after it was measured")
     add("--output", help="write all numbers to this JSON file")
     return extend_lists(arguments)

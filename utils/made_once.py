@@ -33,6 +33,10 @@ _passing = {}  # folders of this process alone, and the locks that say so
 logger = logging.getLogger(__name__)
 
 
+class NotKept(OSError):
+    """There is no room for what would be made, or no right to write it."""
+
+
 def cache_folder() -> Path:
     """The folder of all such files. Need not exist."""
     from huggingface_hub import constants
@@ -61,7 +65,7 @@ def made_once(
         make: writes the files into the folder that it is given. What it raises is raised here, and nothing is left.
 
     Raises:
-        OSError: there is no room, or the folder cannot be written. The message says what to do.
+        NotKept: there is no room, or the folder cannot be written. The message says what to do.
     """
     place = os.path.realpath(source)
     above = cache_folder() / kind
@@ -70,8 +74,7 @@ def made_once(
         return folder
     from filelock import FileLock
 
-    output_folder(above, _CACHE)
-    above.mkdir(parents=True, exist_ok=True)
+    _make_folder(above)
     with FileLock(f"{folder}.lock"):  # the others wait, and find it
         if _is_whole(folder):
             return folder
@@ -104,12 +107,12 @@ def passing_folder(kind: str, source: str | Path, needed: int) -> Path:
         kind (str). source: where the data are from, for messages. needed (int): bytes that will be written, at most.
 
     Raises:
-        OSError: there is no room, or the folder cannot be written. The message says what to do.
+        NotKept: there is no room, or the folder cannot be written. The message says what to do.
     """
     from filelock import FileLock, Timeout
 
-    above = output_folder(cache_folder() / kind, _CACHE)
-    above.mkdir(parents=True, exist_ok=True)
+    above = cache_folder() / kind
+    _make_folder(above)
     for file in above.glob("*.lock"):
         try:
             with FileLock(file, timeout=0):  # its run has ended
@@ -139,8 +142,15 @@ def _remove(folder, process):
         Path(lock.lock_file).unlink(missing_ok=True)
 
 
+def _make_folder(folder):
+    try:
+        output_folder(folder, _CACHE).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise NotKept(f"{error}; set HF_DATASETS_CACHE to a folder that can be written") from error
+
+
 def check_room(folder: str | Path, what: str, needed: int, more: str = "") -> None:
-    """OSError unless the disk of a folder, which need not exist, has `needed` bytes for `what`.
+    """NotKept unless the disk of a folder, which need not exist, has `needed` bytes for `what`.
 
     Args:
         more (str): another way out, for the message.
@@ -148,7 +158,7 @@ def check_room(folder: str | Path, what: str, needed: int, more: str = "") -> No
     there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     if needed + _SPARE > free:
-        raise OSError(
+        raise NotKept(
             errno.ENOSPC,
             f"{what} needs {_size(needed)}, and {_size(free)} are free; make room{more}, or set HF_DATASETS_CACHE to "
             "a folder of a larger disk",
