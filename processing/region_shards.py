@@ -25,7 +25,7 @@ COLUMNS = (
 READ = ("image_id", "box", "proposal_score", "image_embed", "text_embed", "clip_score", "kept")
 SHARD = re.compile(r"regions-(\d{5,})-of-(\d{5,})\.parquet")
 _LISTS = ("box", "image_embed", "text_embed")
-_PART = 16384  # rows that are in memory at once
+_PART = 4096  # rows that are in memory at once
 _UNIT_TOLERANCE = 1e-2  # float16 keeps lengths to about 1e-3
 
 
@@ -80,7 +80,7 @@ def read_parts(file: Path, types: dict[str, np.dtype[Any]]) -> Iterator[dict[str
     """
     with _whole(file), pq.ParquetFile(file) as parquet:
         width, start = _width(parquet), 0
-        for batch in parquet.iter_batches(_PART, columns=list(READ)):
+        for batch in parquet.iter_batches(_PART, columns=list(READ), use_threads=False):
             table = pa.table(batch)
             try:
                 parts = [_kept(file, table, start, width), _not_kept(file, table, start, width)]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 KEPT, ALL = "kept", "all"
 _INDEX = "index.json"
-_PART = 4096  # rows of a record batch that is put together of small ones
+_PART = 8192  # rows of a record batch that is put together of small ones
 _EVERY = 100  # of embeddings, so many are left out of the digest for one that counts
+_SCATTERED = 64  # rows that are read from all over the file before their pages are given back
 _DIGESTED = ("box", "proposal_score", "clip_score"), ("image_embed", "text_embed")
 
 
@@ -40,16 +41,18 @@ class RegionStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._maps, self._batches, counts = [], [], []
+        self._maps, self._batches = [], []  # of each record batch its columns, as arrays over the mapped file
         for file in sorted(folder.glob("*.arrow")):
             with file.open("rb") as opened:
                 mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-            reader = pa.ipc.open_file(pa.py_buffer(mapped))
             self._maps.append(mapped)
+            reader = pa.ipc.open_file(pa.py_buffer(mapped))
             for number in range(reader.num_record_batches):
-                self._batches.append((reader, number))
-                counts.append(reader.get_batch(number).num_rows)
+                batch = reader.get_batch(number)
+                self._batches.append({name: _to_numpy(batch.column(name)) for name in batch.schema.names})
+        counts = [len(columns["image_id"]) for columns in self._batches]
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self.drop_pages()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RegionStore, (self.folder,)
@@ -59,16 +62,22 @@ class RegionStore:
 
     def read(self, rows: np.ndarray, names: Iterable[str]) -> dict[str, np.ndarray]:
         """Columns `names` of some rows, at least one, in their order: copies, as they are in the file."""
-        parts = [self._read(*span, names) for span in self._spans(rows)]
-        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        spans = self._spans(rows)
+        found = {
+            name: np.concatenate([self._batches[batch][name][start:end] for batch, start, end in spans])
+            for name in names
+        }
         self.drop_pages()
         return found
 
-    def parts(self, names: Iterable[str]) -> Iterator[dict[str, np.ndarray]]:
-        """Columns `names` of all rows, some thousands at a time."""
-        for number, (start, end) in enumerate(zip(self._starts[:-1].tolist(), self._starts[1:].tolist())):
-            yield {name: values.copy() for name, values in self._read(number, 0, end - start, names).items()}
+    def column(self, name: str) -> np.ndarray:
+        """One column of all rows, at least one."""
+        first = self._batches[0][name]
+        found = np.empty((len(self), *first.shape[1:]), first.dtype)
+        for columns, start, end in zip(self._batches, self._starts[:-1].tolist(), self._starts[1:].tolist()):
+            found[start:end] = columns[name]
             self.drop_pages()
+        return found
 
     def drop_pages(self) -> None:
         """Give back the memory of what has been read. It stays in the system's cache of files, while there is room."""
@@ -77,18 +86,13 @@ class RegionStore:
                 mapped.madvise(mmap.MADV_DONTNEED)
 
     def _spans(self, rows):
-        """(batch, its first row, the row after the last) of each run of rows that follow one another."""
+        """[(batch, its first row, the row after the last)] of the runs of rows that follow one another."""
         batches = np.searchsorted(self._starts, rows, side="right") - 1
         breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(batches) != 0)) + 1
-        for first, end in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)]):
-            batch = int(batches[first])
-            start = int(rows[first] - self._starts[batch])
-            yield batch, start, start + end - first
-
-    def _read(self, batch, start, end, names):
-        reader, number = self._batches[batch]
-        found = reader.get_batch(number).slice(start, end - start)
-        return {name: _to_numpy(found.column(name)) for name in names}
+        firsts = [0, *breaks.tolist()]
+        starts = (rows[firsts] - self._starts[batches[firsts]]).tolist()
+        counts = np.diff([*firsts, len(rows)]).tolist()
+        return [(batch, at, at + count) for batch, at, count in zip(batches[firsts].tolist(), starts, counts)]
 
 
 class RegionIndex:
@@ -160,34 +164,33 @@ def write_index(folder: Path, staging: Path, shards: Iterable[int] = ()) -> None
             of one shard those that are kept.
     """
     store = RegionStore(folder)
-    names = ("image_id", "kept", *_DIGESTED[0])
-    parts = list(store.parts(names)) if len(store) else []
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in names} if parts else {}
-    ids, kept = columns.get("image_id", np.zeros(0, np.int64)), columns.get("kept", np.zeros(0, bool))
+    ids = store.column("image_id") if len(store) else np.zeros(0, dtype=np.int64)
+    kept = store.column("kept").astype(bool) if len(store) else np.zeros(0, dtype=bool)
     shard = np.searchsorted(np.array(list(shards), dtype=np.int64), np.arange(len(ids)), side="right")
     order = np.lexsort((~kept, shard, ids))
-    dim = next((part["image_embed"].shape[1] for part in store.parts(_DIGESTED[1][:1])), 0)
-    tables = {}
-    for which in (KEPT, ALL):
-        rows = order[kept[order]] if which == KEPT else order
-        if which == ALL and len(rows) == int(kept.sum()):
-            continue
+    del shard
+    tables, all_kept = {}, bool(kept.all())
+    for which in (KEPT,) if all_kept else (KEPT, ALL):
+        rows = order[kept[order]] if which == KEPT and not all_kept else order
         unique, starts = np.unique(ids[rows], return_index=True)
         starts = np.append(starts, len(rows)).astype(np.int64)
         for part, values in (("ids", unique), ("starts", starts), ("rows", rows)):
             np.save(staging / f"{which}-{part}.npy", values)
-        tables[which] = _digest(store, rows, unique, starts, columns)
+        tables[which] = _digest(store, rows, unique, starts)
+    dim = store.read(order[:1], ("image_embed",))["image_embed"].shape[1] if len(store) else 0
     write_json(staging / _INDEX, {"embedding_dim": dim, "regions": len(ids), "tables": tables})
 
 
-def _digest(store, rows, ids, starts, columns):
+def _digest(store, rows, ids, starts):
     spans = list(zip(ids.tolist(), zip(starts[:-1].tolist(), starts[1:].tolist())))
     digest = hashlib.sha256(json.dumps(spans).encode())
-    for name in _DIGESTED[0] if columns else ():
-        digest.update(np.ascontiguousarray(columns[name][rows]).tobytes())
+    for name in _DIGESTED[0] if len(rows) else ():
+        column = store.column(name)
+        for start in range(0, len(rows), _PART):
+            digest.update(np.ascontiguousarray(column[rows[start : start + _PART]]).tobytes())
     for name in _DIGESTED[1]:
-        for start in range(0, len(rows), _EVERY * _PART):
-            some = rows[start : start + _EVERY * _PART : _EVERY]
+        for start in range(0, len(rows), _EVERY * _SCATTERED):
+            some = rows[start : start + _EVERY * _SCATTERED : _EVERY]
             digest.update(np.ascontiguousarray(store.read(some, (name,))[name]).tobytes())
     return digest.hexdigest()[:12]
 
@@ -195,10 +198,10 @@ def _digest(store, rows, ids, starts, columns):
 def _to_numpy(column):
     if pa.types.is_fixed_size_list(column.type):
         return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
-    return column.to_numpy(zero_copy_only=False)
+    return column.to_numpy()
 
 
 def _to_arrow(values):
     if values.ndim == 2:
         return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
-    return pa.array(values)
+    return pa.array(values.astype(np.uint8) if values.dtype == bool else values)  # bits could not be mapped

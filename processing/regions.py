@@ -98,7 +98,7 @@ class RegionTable:
     def kept(self, image_id: int) -> np.ndarray:
         """(R,) bool: which regions of an image have a caption that passed the filter."""
         rows = self._index.rows_of(int(image_id))
-        return self._store.read(rows, ("kept",))["kept"] if len(rows) else np.zeros(0, dtype=bool)
+        return self._store.read(rows, ("kept",))["kept"].astype(bool) if len(rows) else np.zeros(0, dtype=bool)
 
     def _read(self, image_id, keys):
         rows = self._index.rows_of(int(image_id))
@@ -183,8 +183,8 @@ def _make(files, staging):
                     )
                 writer.write(part)
                 count += len(part["box"])
-    write_index(staging, staging, shards)
     pa.default_memory_pool().release_unused()  # which Arrow would keep for the next file
+    write_index(staging, staging, shards)
 
 
 def captioned_regions(folder: str | Path, most: int) -> dict[str, Any]:
