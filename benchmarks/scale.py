@@ -51,7 +51,6 @@ def write_world(folder: Path, share: float, alike: bool) -> None:
     import torch
 
     from decodetr import PrototypePool, Vocabulary
-    from decodetr.processing import write_regions
 
     rng = np.random.default_rng(0)
     count = max(round(IMAGES * share), 64)
@@ -60,8 +59,8 @@ def write_world(folder: Path, share: float, alike: bool) -> None:
     with committed(folder / "data") as staging:
         _write_images(staging / "train", ids, rng)
         _write_annotations(staging / "annotations" / "train.json", ids, round(BOXES * share), rng)
-    rows = _rows_of_regions(ids, alike, rng)
-    write_regions(folder / "regions", rows, SHARD)
+    with committed(folder / "regions") as staging:
+        _write_regions(staging, ids, alike, rng)
     unit = torch.nn.functional.normalize(torch.randn(NAMES + 36, WIDTH), dim=-1)
     info = {"encoder": "random", "encoder_fingerprint": "0"}
     Vocabulary([f"name {i}" for i in range(NAMES)], unit[:NAMES], info).save_pretrained(folder / "names")
@@ -99,22 +98,38 @@ def _write_annotations(staging, ids, boxes, rng):
             file.write(json.dumps(row) + (",\n" if number + 1 < boxes else "]}\n"))
 
 
-def _rows_of_regions(ids, alike, rng):
+def _write_regions(staging, ids, alike, rng):
+    """Shards as `write_regions` writes them, without looking at each row."""
     import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    few = None
-    for image_id in ids:
-        if few is None or not alike:
-            few = rng.standard_normal((2, REGIONS, WIDTH), dtype=np.float32)
-            few /= np.linalg.norm(few, axis=-1, keepdims=True)
-        corners = rng.uniform(0, 30, (REGIONS, 2))
-        boxes, scores = np.concatenate([corners, corners + rng.uniform(4, 30, (REGIONS, 2))], 1), rng.random(REGIONS)
-        for r in range(REGIONS):
-            yield {
-                "image_id": image_id, "file_name": f"{image_id:012d}.jpg", "box": boxes[r],
-                "proposal_score": scores[r], "caption": "a thing", "image_embed": few[0, r],
-                "text_embed": few[1, r], "clip_score": 0.3, "kept": True,
-            }  # fmt: skip
+    count = len(ids) * REGIONS
+    shards = -(-count // SHARD)
+    image_ids = np.repeat(np.array(ids), REGIONS)
+    embeds = {}
+    for number in range(shards):
+        rows = image_ids[number * SHARD : (number + 1) * SHARD]
+        n = len(rows)
+        if not (embeds and alike):
+            for name in ("image_embed", "text_embed"):
+                unit = rng.standard_normal((REGIONS if alike else n, WIDTH), dtype=np.float32)
+                unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+                embeds[name] = np.resize(unit.astype(np.float16), (SHARD, WIDTH)) if alike else unit.astype(np.float16)
+        corners = rng.uniform(0, 30, (n, 2)).astype(np.float32)
+        boxes = np.concatenate([corners, corners + rng.uniform(4, 30, (n, 2)).astype(np.float32)], 1)
+        columns = {"image_id": rows, "file_name": pa.array(["x.jpg"] * n), "box": _lists(boxes)}
+        columns |= {"proposal_score": rng.random(n, dtype=np.float32), "caption": pa.array(["a thing"] * n)}
+        columns |= {name: _lists(values[:n]) for name, values in embeds.items()}
+        columns |= {"clip_score": np.full(n, 0.3, dtype=np.float32), "kept": np.ones(n, dtype=bool)}
+        file = staging / f"regions-{number:05d}-of-{shards:05d}.parquet"
+        pq.write_table(pa.table(columns), file, compression="zstd" if alike else "snappy")
+
+
+def _lists(values):
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
 
 
 def train(folder: Path, cache: Path, steps: int, workers: int, batch: int) -> dict:
