@@ -32,7 +32,7 @@ KEPT, ALL = "kept", "all"
 _INDEX = "index.json"
 _PART = 8192  # rows of a record batch that is put together of small ones
 _EVERY = 100  # of embeddings, so many are left out of the digest for one that counts
-_SCATTERED = 64  # rows that are read from all over the file before their pages are given back
+SCATTERED = 64  # rows that are read from all over the file before their pages are given back
 _DIGESTED = ("box", "proposal_score", "clip_score"), ("image_embed", "text_embed")
 
 
@@ -189,8 +189,8 @@ def _digest(store, rows, ids, starts):
         for start in range(0, len(rows), _PART):
             digest.update(np.ascontiguousarray(column[rows[start : start + _PART]]).tobytes())
     for name in _DIGESTED[1]:
-        for start in range(0, len(rows), _EVERY * _SCATTERED):
-            some = rows[start : start + _EVERY * _SCATTERED : _EVERY]
+        for start in range(0, len(rows), _EVERY * SCATTERED):
+            some = rows[start : start + _EVERY * SCATTERED : _EVERY]
             digest.update(np.ascontiguousarray(store.read(some, (name,))[name]).tobytes())
     return digest.hexdigest()[:12]
 

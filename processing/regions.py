@@ -34,7 +34,7 @@ from decodetr.processing.region_shards import (
     find_shards,
     read_parts,
 )
-from decodetr.processing.region_store import ALL, KEPT, RegionIndex, RegionStore, RegionWriter, write_index
+from decodetr.processing.region_store import ALL, KEPT, SCATTERED, RegionIndex, RegionStore, RegionWriter, write_index
 from decodetr.utils.files import committed, reading
 from decodetr.utils.made_once import identity_of, made_once
 
@@ -99,6 +99,13 @@ class RegionTable:
         """(R,) bool: which regions of an image have a caption that passed the filter."""
         rows = self._index.rows_of(int(image_id))
         return self._store.read(rows, ("kept",))["kept"].astype(bool) if len(rows) else np.zeros(0, dtype=bool)
+
+    def rows(self, step: int) -> dict[str, np.ndarray]:
+        """Every `step`-th region, in the order of the shards: "image_embed", "text_embed" (R, d) float32."""
+        rows, names = np.sort(self._index.rows)[::step], ("image_embed", "text_embed")
+        parts = [self._store.read(rows[i : i + SCATTERED], names) for i in range(0, len(rows), SCATTERED)]
+        empty = np.zeros((0, self.embedding_dim), dtype=np.float32)
+        return {name: np.concatenate([empty, *(part[name] for part in parts)], dtype=np.float32) for name in names}
 
     def _read(self, image_id, keys):
         rows = self._index.rows_of(int(image_id))
@@ -196,18 +203,13 @@ def captioned_regions(folder: str | Path, most: int) -> dict[str, Any]:
     Returns:
         dict: "image_embeds" and "text_embeds" (R, d) numpy float32, "captions" (list of R strings).
     """
-    files = find_shards(Path(folder))
-    rows = [np.flatnonzero(pq.read_table(file, columns=["kept"])["kept"].to_numpy()) for file in files]
-    step = max(-(-sum(map(len, rows)) // most), 1)
-    found, first = {"image_embeds": [], "text_embeds": [], "captions": []}, 0
-    for file, kept in zip(files, rows):
-        mine, first = kept[-first % step :: step], first + len(kept)
-        table = pq.read_table(file, columns=["image_embed", "text_embed", "caption"]).take(mine)
-        for key, name in (("image_embeds", "image_embed"), ("text_embeds", "text_embed")):
-            values = pc.list_flatten(table[name]).to_numpy().astype(np.float32)
-            found[key].append(values.reshape(len(table), -1))
-        found["captions"] += table["caption"].to_pylist()
-    return {key: values if key == "captions" else np.concatenate(values) for key, values in found.items()}
+    table, files, captions = RegionTable.load(folder), find_shards(Path(folder)), []
+    step = max(-(-len(table) // most), 1)
+    for file in files:
+        part = pq.read_table(file, columns=["kept", "caption"])
+        captions += part["caption"].filter(pc.fill_null(part["kept"], False)).to_pylist()
+    found = table.rows(step)
+    return {"image_embeds": found["image_embed"], "text_embeds": found["text_embed"], "captions": captions[::step]}
 
 
 def write_regions(

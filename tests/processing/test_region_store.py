@@ -12,6 +12,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from decodetr.processing import RegionTable, region_shards, region_store, write_regions
+from decodetr.processing.regions import captioned_regions
 
 NAMES = {"boxes": "box", "image_embeds": "image_embed", "text_embeds": "text_embed", "scores": "clip_score"}
 
@@ -77,6 +78,19 @@ def test_every_image_has_its_rows_whatever_their_order(tmp_path, small_parts, un
     ):
         digest.update(truth[name][order][::step].astype(np.float32).tobytes())
     assert table.digest() == digest.hexdigest()[:12]
+
+
+@pytest.mark.parametrize("most", [1000, 7, 2])
+def test_captioned_regions_are_drawn_evenly(tmp_path, small_parts, most):
+    """Also where a shard has none of them."""
+    columns = {**_columns(80), "caption": [f"caption {i}" for i in range(80)]}
+    write_regions(tmp_path, columns, 15, "float32")
+    rows = np.flatnonzero(columns["kept"])
+    rows = rows[:: -(-len(rows) // most)]
+    found = captioned_regions(tmp_path, most)
+    assert len(rows) <= most and found["captions"] == [f"caption {row}" for row in rows]
+    for name in ("image_embed", "text_embed"):
+        np.testing.assert_array_equal(found[f"{name}s"], columns[name][rows].astype(np.float32))
 
 
 class _Ids(Dataset):
