@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 
 from decodetr.utils.arguments import extend_lists
-from decodetr.utils.files import committed, write_json, write_text
+from decodetr.utils.files import committed, write_json
 
 IMAGES, BOXES, REGIONS, WIDTH, NAMES = 118_287, 860_001, 30, 512, 80
 SIDE, PICTURES, SHARD = 64, 16, 50_000  # pixels; different pictures; regions of a Parquet file
@@ -56,18 +56,16 @@ def write_world(folder: Path, share: float, alike: bool) -> None:
     count = max(round(IMAGES * share), 64)
     # Numbers that are in no order, as COCO's are not.
     ids = rng.permutation(np.arange(1, 5 * count)[::4][:count]).tolist()
-    with committed(folder / "data") as staging:
-        _write_images(staging / "train", ids, rng)
-        _write_annotations(staging / "annotations" / "train.json", ids, round(BOXES * share), rng)
-    with committed(folder / "regions") as staging:
-        _write_regions(staging, ids, alike, rng)
-    unit = torch.nn.functional.normalize(torch.randn(NAMES + 36, WIDTH), dim=-1)
-    info = {"encoder": "random", "encoder_fingerprint": "0"}
-    Vocabulary([f"name {i}" for i in range(NAMES)], unit[:NAMES], info).save_pretrained(folder / "names")
-    PrototypePool(unit[NAMES:], info=info).save_pretrained(folder / "pool")
-    config = {**STREAM, "num_coarse_prototypes": 12, "num_fine_prototypes": 24, "detector_config": DETECTOR}
-    write_json(folder / "config.json", config)
-    write_text(folder / "whole", f"{count} images\n")
+    with committed(folder) as staging:
+        _write_images(staging / "data" / "train", ids, rng)
+        _write_annotations(staging / "data" / "annotations" / "train.json", ids, round(BOXES * share), rng)
+        _write_regions(staging / "regions", ids, alike, rng)
+        unit = torch.nn.functional.normalize(torch.randn(NAMES + 36, WIDTH), dim=-1)
+        info = {"encoder": "random", "encoder_fingerprint": "0"}
+        Vocabulary([f"name {i}" for i in range(NAMES)], unit[:NAMES], info).save_pretrained(staging / "names")
+        PrototypePool(unit[NAMES:], info=info).save_pretrained(staging / "pool")
+        config = {**STREAM, "num_coarse_prototypes": 12, "num_fine_prototypes": 24, "detector_config": DETECTOR}
+        write_json(staging / "config.json", config)
 
 
 def _write_images(staging, ids, rng):
@@ -104,6 +102,7 @@ def _write_regions(staging, ids, alike, rng):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    staging.mkdir()
     count = len(ids) * REGIONS
     shards = -(-count // SHARD)
     image_ids = np.repeat(np.array(ids), REGIONS)
@@ -122,8 +121,8 @@ def _write_regions(staging, ids, alike, rng):
         columns |= {"proposal_score": rng.random(n, dtype=np.float32), "caption": pa.array(["a thing"] * n)}
         columns |= {name: _lists(values[:n]) for name, values in embeds.items()}
         columns |= {"clip_score": np.full(n, 0.3, dtype=np.float32), "kept": np.ones(n, dtype=bool)}
-        file = staging / f"regions-{number:05d}-of-{shards:05d}.parquet"
-        pq.write_table(pa.table(columns), file, compression="zstd" if alike else "snappy")
+        name = f"regions-{number:05d}-of-{shards:05d}.parquet"
+        pq.write_table(pa.table(columns), staging / name, compression="zstd" if alike else "snappy")
 
 
 def _lists(values):
@@ -248,8 +247,7 @@ def main(argv=None) -> int:
     say(table(["setting", "value"], machine.items()))
     for share in args.shares:
         folder = Path(args.folder) / f"share-{share:g}{'-alike' if args.alike else ''}"
-        if not (folder / "whole").is_file():
-            shutil.rmtree(folder, ignore_errors=True)
+        if not (folder / "config.json").is_file():
             write_world(folder, share, args.alike)
         cache = folder / "cache"
         shutil.rmtree(cache, ignore_errors=True)
