@@ -102,6 +102,8 @@ def _write_regions(staging, ids, alike, rng):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from decodetr.processing.region_shards import texts_of
+
     staging.mkdir()
     count = len(ids) * REGIONS
     shards = -(-count // SHARD)
@@ -122,7 +124,8 @@ def _write_regions(staging, ids, alike, rng):
         columns |= {name: _lists(values[:n]) for name, values in embeds.items()}
         columns |= {"clip_score": np.full(n, 0.3, dtype=np.float32), "kept": np.ones(n, dtype=bool)}
         name = f"regions-{number:05d}-of-{shards:05d}.parquet"
-        pq.write_table(pa.table(columns), staging / name, compression="zstd" if alike else "snappy")
+        table, compression = pa.table(columns), "zstd" if alike else "snappy"
+        pq.write_table(table, staging / name, compression=compression, use_dictionary=texts_of(table))
 
 
 def _lists(values):

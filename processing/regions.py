@@ -33,6 +33,7 @@ from decodetr.processing.region_shards import (
     column_types,
     find_shards,
     read_parts,
+    texts_of,
 )
 from decodetr.processing.region_store import ALL, KEPT, SCATTERED, RegionIndex, RegionStore, RegionWriter, write_index
 from decodetr.utils.files import committed, reading
@@ -253,7 +254,8 @@ def write_regions(
         while chunk := list(islice(rows, shard_size)):
             columns = _columns_of_rows(chunk, start, dim, embedding_dtype)
             dim = columns["image_embed"].shape[1]
-            pq.write_table(_to_arrow(columns), staging / f"{written}.parquet")
+            table = _to_arrow(columns)
+            pq.write_table(table, staging / f"{written}.parquet", use_dictionary=texts_of(table))
             written, start = written + 1, start + len(chunk)
         if not written:
             raise ValueError(
