@@ -37,7 +37,9 @@ class AnnotationIndex(Mapping):
         areas: np.ndarray,
         crowds: np.ndarray,
     ) -> None:
-        order = np.argsort(image_rows, kind="stable")
+        order = slice(None)
+        if (image_rows[1:] < image_rows[:-1]).any():
+            order = np.argsort(image_rows, kind="stable")
         self._places = ImagePlaces(image_ids)
         self.image_rows = image_rows[order]
         self._offsets = np.searchsorted(image_rows[order], np.arange(len(image_ids) + 1))

@@ -60,21 +60,25 @@ def _write(staging, coco):
     if coco.federation is not None:
         (one, ones), (two, twos) = coco.federation.absent, coco.federation.not_exhaustive
         arrays |= {"absent": one, "absent starts": ones, "partial": two, "partial starts": twos}
-    np.savez(staging / "annotations.npz", **arrays)
+    for name, values in arrays.items():
+        np.save(staging / f"{name.replace(' ', '-')}.npy", values)
     words = {"names": coco.names, "category_ids": coco.category_ids, "frequencies": coco.frequencies}
     write_json(staging / "annotations.json", {**words, "image_folder": str(coco.image_folder)})
 
 
 def _read(folder):
     words = read_json(folder / "annotations.json", dict)
-    with np.load(folder / "annotations.npz") as arrays:
-        columns = {name: arrays[name] for name in _NUMBERS}
-        columns |= {name: Texts(arrays[f"{name} bytes"], arrays[f"{name} starts"]) for name in _TEXTS}
-        index = [columns["image_id"], arrays["box image"], *(arrays[f"box {name}"] for name in _BOXES)]
-        federation = None
-        if "absent" in arrays:
-            lists = ((arrays[name], arrays[f"{name} starts"]) for name in ("absent", "partial"))
-            federation = Federation(columns["image_id"], *lists)
+
+    def array(name):  # mapped from the file; what somebody changes is theirs alone
+        return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="c"))
+
+    columns = {name: array(name) for name in _NUMBERS}
+    columns |= {name: Texts(array(f"{name}-bytes"), array(f"{name}-starts")) for name in _TEXTS}
+    index = [columns["image_id"], array("box-image"), *(array(f"box-{name}") for name in _BOXES)]
+    federation = None
+    if (folder / "absent.npy").is_file():
+        lists = ((array(name), array(f"{name}-starts")) for name in ("absent", "partial"))
+        federation = Federation(columns["image_id"], *lists)
     return {
         "image_folder": Path(words.pop("image_folder")),
         **words,
