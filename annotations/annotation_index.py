@@ -3,6 +3,7 @@ share."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,6 @@ class AnnotationIndex(Mapping):
     `index[image_id]` makes a list of dicts `{"id", "category" (index into the names), "bbox" [x, y, w, h] in pixels,
     "area", "iscrowd"}`. `index.arrays(image_id)` gives the same as arrays, without making dicts. Arguments: image ids
     in file order, and for each annotation the row of its image, its id, category index, bbox, area and iscrowd.
-
-    Attributes:
-        image_rows (np.ndarray of shape (n,)): of each annotation in the order of `column` the row of its image.
     """
 
     def __init__(
@@ -41,8 +39,8 @@ class AnnotationIndex(Mapping):
         if (image_rows[1:] < image_rows[:-1]).any():
             order = np.argsort(image_rows, kind="stable")
         self._places = ImagePlaces(image_ids)
-        self.image_rows = image_rows[order]
-        self._offsets = np.searchsorted(image_rows[order], np.arange(len(image_ids) + 1))
+        offsets = np.searchsorted(image_rows[order], np.arange(len(image_ids) + 1))
+        self._starts, self._ends = offsets[:-1], offsets[1:]  # of the rows of each image in the columns
         self._columns = {
             "id": ids[order],
             "category": categories[order],
@@ -80,7 +78,7 @@ class AnnotationIndex(Mapping):
         row = self._places.get(image_id)
         if row is None:
             raise KeyError(image_id)
-        start, end = self._offsets[row], self._offsets[row + 1]
+        start, end = self._starts[row], self._ends[row]
         arrays = {name: column[start:end] for name, column in self._columns.items()}
         if crowds:
             return arrays
@@ -94,7 +92,7 @@ class AnnotationIndex(Mapping):
     def take(self, rows: np.ndarray, image_ids: Sequence[int] | np.ndarray) -> AnnotationIndex:
         """A new index of the annotations `rows` (positions in `column`). Their images are among `image_ids`."""
         new_row = ImagePlaces(image_ids).of(self._places.ids)
-        columns = {name: column[rows] for name, column in self._columns.items()}
+        columns = {name: self.column(name)[rows] for name in self._columns}
         return AnnotationIndex(
             image_ids, new_row[self.image_rows[rows]], columns["id"], columns["category"], columns["bbox"],
             columns["area"], columns["iscrowd"],
@@ -103,7 +101,22 @@ class AnnotationIndex(Mapping):
     def column(self, name: str, crowds: bool = True) -> np.ndarray:
         """One column over all annotations, or all but crowds, ordered by image: id, category, bbox, area, iscrowd."""
         column = self._columns[name]
-        return column if crowds else column[self._columns["iscrowd"] == 0]
+        counts = self._ends - self._starts
+        if counts.sum() < len(column):  # of some images
+            column = column[np.repeat(self._ends - np.cumsum(counts), counts) + np.arange(counts.sum())]
+        return column if crowds else column[self.column("iscrowd") == 0]
+
+    @property
+    def image_rows(self) -> np.ndarray:
+        """(n,) int64: of each annotation in the order of `column` the row of its image."""
+        return np.repeat(np.arange(len(self)), self._ends - self._starts)
+
+    def of_images(self, rows: np.ndarray) -> AnnotationIndex:
+        """A new index of the images `rows` (n,), which shares the annotations with this one."""
+        index = copy.copy(self)
+        index._places = ImagePlaces(self._places.ids[rows])
+        index._starts, index._ends = self._starts[rows], self._ends[rows]
+        return index
 
     def __getitem__(self, image_id: int) -> list[dict[str, Any]]:
         columns = [column.tolist() for column in self.arrays(image_id).values()]

@@ -230,7 +230,7 @@ class CocoAnnotations:
         index = self.annotations_by_image
         chosen = np.isin(self.images.columns["image_id"], np.fromiter(image_ids, dtype=np.int64))
         images = self.images.take(np.flatnonzero(chosen))
-        index = index.take(np.flatnonzero(chosen[index.image_rows]), images.columns["image_id"])
+        index = index.of_images(np.flatnonzero(chosen))
         federation = self.federation and Federation.of({image_id: self.federation[image_id] for image_id in index})
         return CocoAnnotations(
             self.file, self.image_folder, self.names, self.category_ids, images, index, federation, self.frequencies

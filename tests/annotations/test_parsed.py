@@ -8,6 +8,7 @@ import pytest
 from helpers.broken_data import good, write
 
 from decodetr.annotations import coco as module
+from decodetr.annotations.annotation_index import AnnotationIndex
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.annotations.image_entries import Federation, ImageEntries, ImagePlaces
 from decodetr.utils.documents import parse_json
@@ -109,3 +110,22 @@ def test_places_and_lists_of_images_are_those_of_a_dict():
 def test_a_key_is_left_out_of_all_objects_as_they_are_read():
     text = '{"segmentation": 1, "a": [{"segmentation": [[1, 2]], "b": {"segmentation": {}, "c": 3}}]}'
     assert parse_json(text, "here", drop="segmentation") == {"a": [{"b": {"c": 3}}]}
+
+
+def test_an_index_of_some_images_shares_the_annotations_of_the_whole():
+    rng, n = np.random.default_rng(0), 500
+    ids, image_rows = rng.permutation(1000)[:60], rng.integers(0, 60, n)
+    numbers = (np.arange(n), rng.integers(0, 5, n), rng.random((n, 4)), rng.random(n), rng.integers(0, 2, n))
+    whole, rows = AnnotationIndex(ids, image_rows, *numbers), np.sort(rng.permutation(60)[:23])
+    shared = whole.of_images(rows)
+    copied = whole.take(np.flatnonzero(np.isin(whole.image_rows, rows)), ids[rows])
+    assert list(shared) == list(copied) == ids[rows].tolist()
+    assert all(shared[image_id] == copied[image_id] == whole[image_id] for image_id in shared)
+    np.testing.assert_array_equal(shared.image_rows, copied.image_rows)
+    for name in ("id", "bbox", "category"):
+        np.testing.assert_array_equal(shared.column(name), copied.column(name))
+        np.testing.assert_array_equal(shared.column(name, crowds=False), copied.column(name, crowds=False))
+    third = np.arange(0, len(copied.column("id")), 3)
+    assert [*shared.take(third, ids[rows]).values()] == [*copied.take(third, ids[rows]).values()]
+    first = ids[rows][0]
+    assert np.shares_memory(shared.arrays(first)["bbox"], whole.arrays(first)["bbox"])
