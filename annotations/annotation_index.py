@@ -35,7 +35,7 @@ class AnnotationIndex(Mapping):
         areas: np.ndarray,
         crowds: np.ndarray,
     ) -> None:
-        order = slice(None)
+        order: Any = slice(None)
         if (image_rows[1:] < image_rows[:-1]).any():
             order = np.argsort(image_rows, kind="stable")
         self._places = ImagePlaces(image_ids)

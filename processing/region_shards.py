@@ -233,9 +233,9 @@ def check_rows(where: str | Path, columns: dict[str, np.ndarray], rows: np.ndarr
     box = columns["box"]
     swapped = (box[:, 0] >= box[:, 2]) | (box[:, 1] >= box[:, 3])
     _raise_first(where, swapped, columns, rows, "box", "x0 < x1 and y0 < y1 (corners in pixels, not x, y, w, h)")
-    for name in (name for name in ("image_embed", "text_embed") if name in columns):
-        bad = ~(np.abs(_norms(columns[name]) - 1) < _UNIT_TOLERANCE)
-        _raise_first(where, bad, columns, rows, name, "finite numbers of unit length")
+    for embed in (name for name in ("image_embed", "text_embed") if name in columns):
+        bad = ~(np.abs(_norms(columns[embed]) - 1) < _UNIT_TOLERANCE)
+        _raise_first(where, bad, columns, rows, embed, "finite numbers of unit length")
 
 
 def _norms(embeds):
