@@ -1,6 +1,7 @@
 """Files of annotations in, `CocoAnnotations` out, and what is wrong with them.
 
 coco.py, coco_checks.py, coco_mending.py   CocoAnnotations: a COCO file, checked; read_image
+annotation_index.py, image_entries.py, parsed.py   its annotations and images as arrays, kept where they are large
 yolo.py, yolo_labels.py   the same from YOLO folders
 cvat.py, label_studio.py, labelme.py, pascal_voc.py   the same from what annotation tools export
 exported.py               what these four share: pictures found by their names, shapes as boxes

@@ -13,12 +13,14 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from decodetr.annotations.annotation_index import AnnotationIndex
 from decodetr.annotations.coco_checks import (
     read_annotations,
     read_categories,
@@ -29,9 +31,10 @@ from decodetr.annotations.coco_checks import (
 )
 from decodetr.annotations.coco_mending import file_name_of, mend_files, mend_sizes
 from decodetr.annotations.findings import FirstError
+from decodetr.annotations.image_entries import Federation, ImageEntries
 from decodetr.annotations.left_over import unnamed_pictures
+from decodetr.annotations.parsed import LARGE, parsed_once
 from decodetr.annotations.written_paths import missing_files
-from decodetr.utils.boxes import corners_of
 from decodetr.utils.documents import no_collection, short
 from decodetr.utils.images import STORED_FRAME, UNKNOWN_FRAME, annotated_frame, open_image
 from decodetr.utils.paths import inside
@@ -53,104 +56,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class AnnotationIndex(Mapping):
-    """
-    image_id -> list of annotations, a mapping over flat arrays.
-
-    `index[image_id]` makes a list of dicts `{"id", "category" (index into the names), "bbox" [x, y, w, h] in pixels,
-    "area", "iscrowd"}`. `index.arrays(image_id)` gives the same as arrays, without making dicts. Arguments: image ids
-    in file order, and for each annotation the row of its image, its id, category index, bbox, area and iscrowd.
-
-    Attributes:
-        image_rows (np.ndarray of shape (n,)): of each annotation in the order of `column` the row of its image.
-    """
-
-    def __init__(
-        self,
-        image_ids: Sequence[int],
-        image_rows: np.ndarray,
-        ids: np.ndarray,
-        categories: np.ndarray,
-        boxes: np.ndarray,
-        areas: np.ndarray,
-        crowds: np.ndarray,
-    ) -> None:
-        order = np.argsort(image_rows, kind="stable")
-        self._rows = {image_id: row for row, image_id in enumerate(image_ids)}
-        self.image_rows = image_rows[order]
-        self._offsets = np.searchsorted(image_rows[order], np.arange(len(image_ids) + 1))
-        self._columns = {
-            "id": ids[order],
-            "category": categories[order],
-            "bbox": boxes[order],
-            "area": areas[order],
-            "iscrowd": crowds[order],
-        }
-
-    @classmethod
-    def from_rows(cls, rows_by_image: Mapping[int, Sequence[Mapping[str, Any]]]) -> Self:
-        """Of a mapping image_id -> list of dicts with "category", "bbox" and optionally "id", "area", "iscrowd"."""
-        rows = [(image, row) for image, rows in enumerate(rows_by_image.values()) for row in rows]
-        boxes = np.array([row["bbox"] for _, row in rows], dtype=np.float64).reshape(-1, 4)
-        areas = [row["area"] if row.get("area") is not None else w * h for (_, row), (_, _, w, h) in zip(rows, boxes)]
-
-        def integers(values):
-            return np.array(list(values), dtype=np.int64)
-
-        return cls(
-            list(rows_by_image),
-            integers(image for image, _ in rows),
-            integers(row.get("id", number) for number, (_, row) in enumerate(rows, start=1)),
-            integers(row["category"] for _, row in rows),
-            boxes,
-            np.array(areas, dtype=np.float64),
-            integers(row.get("iscrowd", 0) for _, row in rows),
-        )
-
-    def arrays(self, image_id: int, crowds: bool = True) -> dict[str, np.ndarray]:
-        """Arrays of one image: id, category, iscrowd (n,) int64, area (n,), bbox (n, 4) float64, xywh pixels.
-
-        Args:
-            crowds: with the crowds. Without them the arrays are copies.
-        """
-        row = self._rows[image_id]
-        start, end = self._offsets[row], self._offsets[row + 1]
-        arrays = {name: column[start:end] for name, column in self._columns.items()}
-        if crowds:
-            return arrays
-        objects = arrays["iscrowd"] == 0
-        return {name: column[objects] for name, column in arrays.items()}
-
-    def corners(self, image_id: int, crowds: bool = True) -> np.ndarray:
-        """Boxes of one image as corners, (n, 4) float64 x0, y0, x1, y1 in pixels, in the order of `arrays`."""
-        return corners_of(self.arrays(image_id, crowds)["bbox"])
-
-    def take(self, rows: np.ndarray, image_ids: Sequence[int]) -> AnnotationIndex:
-        """A new index of the annotations `rows` (positions in `column`). Their images are among `image_ids`."""
-        row_of_image = {image_id: row for row, image_id in enumerate(image_ids)}
-        new_row = np.array([row_of_image.get(image_id, -1) for image_id in self], dtype=np.int64)
-        columns = {name: column[rows] for name, column in self._columns.items()}
-        return AnnotationIndex(
-            image_ids, new_row[self.image_rows[rows]], columns["id"], columns["category"], columns["bbox"],
-            columns["area"], columns["iscrowd"],
-        )  # fmt: skip
-
-    def column(self, name: str, crowds: bool = True) -> np.ndarray:
-        """One column over all annotations, or all but crowds, ordered by image: id, category, bbox, area, iscrowd."""
-        column = self._columns[name]
-        return column if crowds else column[self._columns["iscrowd"] == 0]
-
-    def __getitem__(self, image_id: int) -> list[dict[str, Any]]:
-        columns = [column.tolist() for column in self.arrays(image_id).values()]
-        return [dict(zip(self._columns, values)) for values in zip(*columns)]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-
 class CocoAnnotations:
     """
     A COCO-format annotation file, parsed and checked. Made by `CocoAnnotations.load`.
@@ -159,8 +64,9 @@ class CocoAnnotations:
         file (Path), image_folder (Path).
         names (list[str]): names of the categories exactly as written, ordered by category id.
         category_ids (list[int]): in the same order.
-        images (list[dict]): "image_id" (int), "file_name", "width", "height" (pixels), "path" (str; of a data set
-            of `datasets` a `StoredImage`), in file order; "size_declared" is False where the annotations have no size.
+        images (sequence of dict): "image_id" (int), "file_name", "width", "height" (pixels), "path" (str; of a data
+            set of `datasets` a `StoredImage`), in file order; "size_declared" is False where the annotations have no
+            size. See ImageEntries.
         annotations_by_image: image_id -> list of {"id", "category" (index into `names`), "bbox" [x, y, w, h] pixels,
             "area", "iscrowd" (0 or 1)}. An empty list for images without objects. See AnnotationIndex.
         federation: where the file is federated, as LVIS is, image_id -> (categories verified to be absent, categories
@@ -175,16 +81,16 @@ class CocoAnnotations:
         image_folder: Path | None,
         names: list[str],
         category_ids: list[int],
-        images: list[dict[str, Any]],
+        images: Sequence[dict[str, Any]],
         annotations_by_image: AnnotationIndex,
-        federation: dict[int, tuple[np.ndarray, np.ndarray]] | None = None,
+        federation: Federation | None = None,
         frequencies: list[str] | None = None,
     ) -> None:
         self.file = file
         self.image_folder = image_folder
         self.names = names
         self.category_ids = category_ids
-        self.images = images
+        self.images = ImageEntries.of(images)
         self.annotations_by_image = annotations_by_image
         self.federation = federation
         self.frequencies = frequencies
@@ -212,13 +118,33 @@ class CocoAnnotations:
         is listed once. `check_images=False` leaves that out. What has only one meaning is mended (coco_mending.py),
         with a warning. Images without a size are opened for it.
 
+        A large file is parsed once, and later read from the cache of data sets (`annotations/parsed.py`).
+
         Raises:
             FileNotFoundError: the file, the image folder or an image is missing.
             ValueError: anything else. The message names the file and the row.
         """
-        file, told = Path(annotation_file), FirstError()
+        file = Path(annotation_file)
+        parse = partial(cls._parse, file, image_folder, check_images)
+        if not file.is_file() or file.stat().st_size < LARGE:
+            return parse()
+        found = parsed_once(file, [image_folder and os.path.realpath(image_folder), check_images], parse)
+        if found is None:
+            return parse()
+        coco = cls(file, **{**found, "annotations_by_image": AnnotationIndex(*found["annotations_by_image"])})
+        if check_images:
+            paths = list(coco.images.columns["path"])
+            if missing_files("", paths):
+                return parse()  # which says so, or finds them in another spelling
+            coco._look_around(paths)
+        return coco
+
+    @classmethod
+    def _parse(cls, file, image_folder, check_images):
+        told = FirstError()
         with no_collection():
-            coco = cls.from_document(file, read_document(file, told), image_folder, check_images, told)
+            document = read_document(file, told, polygons=False)
+            coco = cls.from_document(file, document, image_folder, check_images, told)
         told.warn(logger, file)
         return coco
 
@@ -248,9 +174,13 @@ class CocoAnnotations:
         frequencies = read_frequencies(file, data["categories"], category_ids)
         coco = cls(file, folder, names, category_ids, images, index, federation, frequencies)
         if check_images:
-            whole = folder.resolve() != data_folder(file).resolve()
-            coco.left_over = unnamed_pictures(folder, [image["path"] for image in images], whole)
+            coco._look_around([image["path"] for image in images])
         return coco
+
+    def _look_around(self, paths):
+        """Find what is left over in the image folder."""
+        whole = self.image_folder.resolve() != data_folder(self.file).resolve()
+        self.left_over = unnamed_pictures(self.image_folder, paths, whole)
 
     def select(self, names: Collection[str]) -> CocoAnnotations:
         """
@@ -283,10 +213,12 @@ class CocoAnnotations:
         def select_categories(old):
             return new_category[old][new_category[old] >= 0]
 
-        federation = self.federation and {
-            image_id: (select_categories(absent), select_categories(partial))
-            for image_id, (absent, partial) in self.federation.items()
-        }
+        federation = self.federation and Federation.of(
+            {
+                image_id: (select_categories(absent), select_categories(partial))
+                for image_id, (absent, partial) in self.federation.items()
+            }
+        )
         frequencies = self.frequencies and [self.frequencies[category_of[name]] for name in kept]
         category_ids = [self.category_ids[category_of[name]] for name in kept]
         return CocoAnnotations(
@@ -295,12 +227,11 @@ class CocoAnnotations:
 
     def select_images(self, image_ids: Collection[int]) -> CocoAnnotations:
         """A new CocoAnnotations with the images `image_ids` (any collection) only, in file order."""
-        kept = set(image_ids)
-        images = [image for image in self.images if image["image_id"] in kept]
         index = self.annotations_by_image
-        chosen = np.array([image_id in kept for image_id in index], dtype=bool)
-        index = index.take(np.flatnonzero(chosen[index.image_rows]), [image["image_id"] for image in images])
-        federation = self.federation and {image_id: self.federation[image_id] for image_id in index}
+        chosen = np.isin(self.images.columns["image_id"], np.fromiter(image_ids, dtype=np.int64))
+        images = self.images.take(np.flatnonzero(chosen))
+        index = index.of_images(np.flatnonzero(chosen))
+        federation = self.federation and Federation.of({image_id: self.federation[image_id] for image_id in index})
         return CocoAnnotations(
             self.file, self.image_folder, self.names, self.category_ids, images, index, federation, self.frequencies
         )

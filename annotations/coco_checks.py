@@ -13,6 +13,7 @@ import numpy as np
 
 from decodetr.annotations.coco_mending import file_name_of, mend
 from decodetr.annotations.findings import FirstError
+from decodetr.annotations.image_entries import Federation
 from decodetr.utils.documents import read_json, short
 
 if TYPE_CHECKING:
@@ -23,14 +24,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def read_document(file: Path, findings: Findings | None = None) -> dict[str, Any]:
+def read_document(file: Path, findings: Findings | None = None, polygons: bool = True) -> dict[str, Any]:
     """A COCO file's JSON object, with lists of objects under images, annotations and categories. See `coco_mending`.
 
     Args:
         file (Path). findings (Findings, optional): is told of what was mended. Default: the log.
+        polygons: with the outlines of the objects, which are most of a file.
     """
     try:
-        document = read_json(file)
+        document = read_json(file, drop=None if polygons else "segmentation")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file}: no such annotation file; expected a COCO JSON file") from error
     check_lists(file, document)
@@ -138,9 +140,7 @@ def read_images(file: str | Path, entries: list[dict[str, Any]]) -> list[dict[st
     return images
 
 
-def read_federation(
-    file: str | Path, entries: list[dict[str, Any]], category_ids: list[int]
-) -> dict[int, tuple[np.ndarray, np.ndarray]] | None:
+def read_federation(file: str | Path, entries: list[dict[str, Any]], category_ids: list[int]) -> Federation | None:
     """image id -> (absent, not exhaustive), indices of categories as int64 arrays, of LVIS' lists. None without them.
 
     An image without the lists in a file that has them is an error: it would count as nothing verified.
@@ -167,7 +167,7 @@ def read_federation(
                 )
             lists.append(positions)
         federation[entry["id"]] = lists[0], lists[1]
-    return federation
+    return Federation.of(federation)
 
 
 def read_frequencies(file: str | Path, entries: list[dict[str, Any]], category_ids: list[int]) -> list[str] | None:

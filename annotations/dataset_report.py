@@ -218,7 +218,11 @@ def _document_of(coco):
         for image, number, box, area, crowd, category in rows
     ]
     images = [
-        {"id": entry["image_id"], **{key: entry[key] for key in ("file_name", "width", "height", "size_declared")}}
+        {
+            "id": entry["image_id"],
+            "size_declared": entry.get("size_declared", True),
+            **{key: entry[key] for key in ("file_name", "width", "height")},
+        }
         for entry in coco.images
     ]
     categories = [{"id": number, "name": name} for number, name in zip(coco.category_ids, coco.names)]

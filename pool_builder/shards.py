@@ -24,6 +24,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from decodetr.processing.region_shards import texts_of
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, is_unused, reading, write_json
 
@@ -181,7 +182,7 @@ class StageFolder:
         name = self.file(shard).name
         record = {"rows": table.num_rows, "counts": counts or {}, "problems": list(problems)}
         with committed(self.folder) as staging:
-            pq.write_table(table, staging / name)
+            pq.write_table(table, staging / name, use_dictionary=texts_of(table))
             record["sha256"] = _sha256(staging / name)
             write_json((staging / name).with_suffix(".json"), record)
         self._records[shard] = record

@@ -6,16 +6,16 @@ Numbered Parquet shards, `regions-00000-of-00003.parquet`, one row a region (doc
     image_embed (d) and text_embed (d), unit length, float16 or float32, clip_score float, kept bool
 
 Kept rows are used, and of the others, where they are asked for, box and image embedding: a caption that failed the
-filter says nothing against CLIP's view of the region itself (paper 1.4 filters what is clustered alone). Columns stay
-flat, and embeddings in the precision of the file until an image is asked for. Embeddings describe the region of the
-un-augmented image.
+filter says nothing against CLIP's view of the region itself (paper 1.4 filters what is clustered alone). Embeddings
+describe the region of the un-augmented image.
+
+Parquet cannot be read at random. So the first who loads the shards checks them (region_shards.py) and writes them once
+as Arrow files with an index by image (region_store.py), which are mapped into memory, not read into it.
 """
 
-import hashlib
-import json
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -25,85 +25,103 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from decodetr.processing.region_shards import (
+    COLUMNS,
+    SHARD,
+    bytes_of_rows,
+    check_rows,
+    column_types,
+    find_shards,
+    read_parts,
+    texts_of,
+)
+from decodetr.processing.region_store import ALL, KEPT, SCATTERED, RegionIndex, RegionStore, RegionWriter, write_index
 from decodetr.utils.files import committed, reading
+from decodetr.utils.made_once import identity_of, made_once
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = (
-    "image_id", "file_name", "box", "proposal_score", "caption", "image_embed", "text_embed", "clip_score", "kept",
-)  # fmt: skip
-_READ = ("image_id", "box", "proposal_score", "image_embed", "text_embed", "clip_score", "kept")
-_SHARD = re.compile(r"regions-(\d{5,})-of-(\d{5,})\.parquet")
-_UNIT_TOLERANCE = 1e-2  # float16 keeps lengths to about 1e-3
-_CHECKED_ROWS = 65536  # rows whose embeddings are in float32 at once while they are checked
+_FORM = "regions-1"  # of what is made of the shards: another number where it changes
+_NAMES = {
+    "boxes": "box",
+    "image_embeds": "image_embed",
+    "text_embeds": "text_embed",
+    "scores": "clip_score",
+    "proposal_scores": "proposal_score",
+}
 
 
 class RegionTable:
     """
     The kept regions of a data set, by image. Made by `RegionTable.load`.
 
+    Regions stay on the disk, and processes share what the system keeps of them in memory. Pickled, a table is a path.
     `len(table)` is the number of its regions, `image_id in table` says if an image has any, `embedding_dim` is d.
+
+    Args:
+        source: where the regions are from, for messages. folder (Path): of a [`RegionStore`] with its index.
+        unkept (bool): with regions whose caption failed the filter.
     """
 
-    def __init__(self, source: str | Path, columns: Mapping[str, np.ndarray]) -> None:
-        columns = {"kept": np.ones(len(columns["box"]), dtype=bool), **columns}
-        order = np.argsort(columns["image_id"], kind="stable")
-        ids, starts = np.unique(columns["image_id"][order], return_index=True)
-        ends = np.append(starts[1:], len(order))
+    def __init__(self, source: str | Path, folder: Path, unkept: bool = False) -> None:
         self.source = source
-        self.embedding_dim = columns["image_embed"].shape[1]
-        self._columns = {
-            name: values if (order[1:] > order[:-1]).all() else values[order]  # shards are usually in order: no copy
-            for name, values in columns.items()
-            if name != "image_id"
-        }
-        self._spans = dict(zip(ids.tolist(), zip(starts.tolist(), ends.tolist())))
+        self._index = RegionIndex(folder, ALL if unkept else KEPT)
+        self._store = RegionStore(folder)
+        self.embedding_dim = self._index.embedding_dim
 
     def __len__(self) -> int:
-        return len(self._columns["box"])
+        return len(self._index.rows)
 
     def __contains__(self, image_id: int) -> bool:
-        return int(image_id) in self._spans
+        return len(self._index.rows_of(int(image_id))) > 0
 
     @property
     def image_ids(self) -> list[int]:
         """Ids of the images that have kept regions, ascending."""
-        return list(self._spans)
+        return self._index.ids.tolist()
 
     def digest(self) -> str:
         """12 hexadecimal digits of a SHA-256 over ids, boxes, scores and one embedding in a hundred: tells one table
-        from another without going through gigabytes. CLIP scores come from the embeddings."""
-        digest = hashlib.sha256(json.dumps(list(self._spans.items())).encode())
-        for name in ("box", "proposal_score", "clip_score"):
-            digest.update(np.ascontiguousarray(self._columns[name]).tobytes())
-        for name in ("image_embed", "text_embed"):
-            digest.update(np.ascontiguousarray(self._columns[name][::100]).tobytes())
-        return digest.hexdigest()[:12]
+        from another. CLIP scores come from the embeddings."""
+        return self._index.digest
 
     def get(self, image_id: int) -> dict[str, np.ndarray]:
         """
         Kept regions of an image: "boxes" (R, 4) x0, y0, x1, y1 pixels, "image_embeds" and "text_embeds" (R, d) unit
         rows, "scores" (R,) CLIP scores, "proposal_scores" (R,); numpy float32 copies; R is 0 where there are none.
         """
-        start, end = self._spans.get(int(image_id), (0, 0))
-        names = {
-            "boxes": "box",
-            "image_embeds": "image_embed",
-            "text_embeds": "text_embed",
-            "scores": "clip_score",
-            "proposal_scores": "proposal_score",
-        }
-        return {key: self._columns[column][start:end].astype(np.float32) for key, column in names.items()}
+        return {key: values.astype(np.float32) for key, values in self._read(image_id, _NAMES).items()}
+
+    def boxes(self, image_id: int) -> np.ndarray:
+        """The boxes of `get` alone, (R, 4) float32, which is faster."""
+        return self._read(image_id, ("boxes",))["boxes"].astype(np.float32)
 
     def kept(self, image_id: int) -> np.ndarray:
         """(R,) bool: which regions of an image have a caption that passed the filter."""
-        start, end = self._spans.get(int(image_id), (0, 0))
-        return self._columns["kept"][start:end].copy()
+        rows = self._index.rows_of(int(image_id))
+        return self._store.read(rows, ("kept",))["kept"].astype(bool) if len(rows) else np.zeros(0, dtype=bool)
+
+    def rows(self, step: int) -> dict[str, np.ndarray]:
+        """Every `step`-th region, in the order of the shards: "image_embed", "text_embed" (R, d) float32."""
+        rows, names = np.sort(self._index.rows)[::step], ("image_embed", "text_embed")
+        parts = [self._store.read(rows[i : i + SCATTERED], names) for i in range(0, len(rows), SCATTERED)]
+        empty = np.zeros((0, self.embedding_dim), dtype=np.float32)
+        return {name: np.concatenate([empty, *(part[name] for part in parts)], dtype=np.float32) for name in names}
+
+    def _read(self, image_id, keys):
+        rows = self._index.rows_of(int(image_id))
+        if not len(rows):
+            shapes = {"boxes": (0, 4), "image_embeds": (0, self.embedding_dim), "text_embeds": (0, self.embedding_dim)}
+            return {key: np.zeros(shapes.get(key, (0,)), dtype=np.float32) for key in keys}
+        found = self._store.read(rows, [_NAMES[key] for key in keys])
+        return {key: found[_NAMES[key]] for key in keys}
 
     @classmethod
     def load(cls, folder_or_file: str | Path, unkept: bool = False) -> Self:
         """
-        Read all shards of a folder, or one file.
+        All shards of a folder, or one file. The first time they are checked, and written to the cache of data sets
+        (HF_DATASETS_CACHE, or HF_HOME/datasets) as they are read in training. Later they are found there, unless a
+        shard has changed.
 
         Args:
             unkept (bool): with the regions whose caption failed the filter, if they have a box, a score and an image
@@ -113,28 +131,68 @@ class RegionTable:
             FileNotFoundError: nothing there, or a shard of the `-of-` number is missing.
             ValueError: a shard cannot be read, or has wrong columns, boxes or embeddings. The message names shard and
                 row.
+            OSError: the cache has no room, or cannot be written.
         """
         source = Path(folder_or_file)
         with reading(source):
-            return cls._load(source, unkept)
+            files = find_shards(source)
+            folder = made_once(_FORM, source, identity_of(files), partial(_needed, files), partial(_make, files))
+            table = cls(source, folder, unkept)
+        if not len(table):
+            logger.warning("%s: no region is kept; nothing will be distilled", source)
+        return table
 
     @classmethod
-    def _load(cls, source, unkept):
-        parts, dim = [], None
-        for file in _find_shards(source):
-            part = _read_shard(file, unkept)
-            if dim is None:
-                dim, first = part["image_embed"].shape[1], file
-            if part["image_embed"].shape[1] != dim:
-                raise ValueError(
-                    f"{file}: expected embeddings of length {dim} as in {first.name}, got "
-                    f"{part['image_embed'].shape[1]}; the shards come from different encoders: build the regions again"
-                )
-            parts.append(part)
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        if not len(columns["image_id"]):
-            logger.warning("%s: no region is kept; nothing will be distilled", source)
-        return cls(source, columns)
+    def of_columns(cls, source: str | Path, folder: str | Path, parts: Iterable[Mapping[str, np.ndarray]]) -> Self:
+        """
+        A table of arrays, which is written to `folder`.
+
+        Args:
+            source: for messages. folder: made if needed. parts (iterable of dict): some rows each, with "image_id"
+                (n,), "box" (n, 4), "image_embed" and "text_embed" (n, d), "proposal_score", "clip_score" (n,) and, if
+                not all are kept, "kept" (n,).
+        """
+        with committed(folder) as staging:
+            write_part(staging / "0.arrow", parts)
+            write_index(staging, staging)
+        return cls(source, Path(folder), unkept=True)
+
+
+def write_part(file: Path, parts: Iterable[Mapping[str, np.ndarray]]) -> None:
+    """An Arrow file of a [`RegionStore`] from what [`RegionTable.of_columns`] takes."""
+    with RegionWriter(file) as writer:
+        for part in parts:
+            writer.write({"kept": np.ones(len(part["box"]), dtype=bool), **part})
+
+
+def _needed(files):
+    """Bytes of what `_make` writes: the rows, where they are, twice, and what Arrow adds."""
+    return (
+        int(1.01 * bytes_of_rows(files, column_types(files)))
+        + 32 * sum(pq.read_metadata(file).num_rows for file in files)
+        + (1 << 20)
+    )
+
+
+def _make(files, staging):
+    """Check all shards, and write them as they are read."""
+    types, dim, shards, count = column_types(files), None, [], 0
+    with RegionWriter(staging / "regions.arrow") as writer:
+        for file in files:
+            shards.append(count)
+            for part in read_parts(file, types):
+                if dim is None:
+                    dim, first = part["image_embed"].shape[1], file
+                if part["image_embed"].shape[1] != dim:
+                    raise ValueError(
+                        f"{file}: expected embeddings of length {dim} as in {first.name}, got "
+                        f"{part['image_embed'].shape[1]}; the shards come from different encoders: build the regions "
+                        "again"
+                    )
+                writer.write(part)
+                count += len(part["box"])
+    pa.default_memory_pool().release_unused()  # which Arrow would keep for the next file
+    write_index(staging, staging, shards)
 
 
 def captioned_regions(folder: str | Path, most: int) -> dict[str, Any]:
@@ -146,18 +204,13 @@ def captioned_regions(folder: str | Path, most: int) -> dict[str, Any]:
     Returns:
         dict: "image_embeds" and "text_embeds" (R, d) numpy float32, "captions" (list of R strings).
     """
-    files = _find_shards(Path(folder))
-    rows = [np.flatnonzero(pq.read_table(file, columns=["kept"])["kept"].to_numpy()) for file in files]
-    step = max(-(-sum(map(len, rows)) // most), 1)
-    found, first = {"image_embeds": [], "text_embeds": [], "captions": []}, 0
-    for file, kept in zip(files, rows):
-        mine, first = kept[-first % step :: step], first + len(kept)
-        table = pq.read_table(file, columns=["image_embed", "text_embed", "caption"]).take(mine)
-        for key, name in (("image_embeds", "image_embed"), ("text_embeds", "text_embed")):
-            values = pc.list_flatten(table[name]).to_numpy().astype(np.float32)
-            found[key].append(values.reshape(len(table), -1))
-        found["captions"] += table["caption"].to_pylist()
-    return {key: values if key == "captions" else np.concatenate(values) for key, values in found.items()}
+    table, files, captions = RegionTable.load(folder), find_shards(Path(folder)), []
+    step = max(-(-len(table) // most), 1)
+    for file in files:
+        part = pq.read_table(file, columns=["kept", "caption"])
+        captions += part["caption"].filter(pc.fill_null(part["kept"], False)).to_pylist()
+    found = table.rows(step)
+    return {"image_embeds": found["image_embed"], "text_embeds": found["text_embed"], "captions": captions[::step]}
 
 
 def write_regions(
@@ -190,7 +243,7 @@ def write_regions(
     folder, existing = Path(folder), []
     with reading(folder):
         if folder.is_dir():
-            existing = [file.name for file in folder.iterdir() if _SHARD.fullmatch(file.name)]
+            existing = [file.name for file in folder.iterdir() if SHARD.fullmatch(file.name)]
     if existing and not overwrite:
         raise FileExistsError(
             f"{folder}: expected no regions, got {len(existing)} shards; choose another folder or overwrite"
@@ -201,7 +254,8 @@ def write_regions(
         while chunk := list(islice(rows, shard_size)):
             columns = _columns_of_rows(chunk, start, dim, embedding_dtype)
             dim = columns["image_embed"].shape[1]
-            pq.write_table(_to_arrow(columns), staging / f"{written}.parquet")
+            table = _to_arrow(columns)
+            pq.write_table(table, staging / f"{written}.parquet", use_dictionary=texts_of(table))
             written, start = written + 1, start + len(chunk)
         if not written:
             raise ValueError(
@@ -238,7 +292,7 @@ def _columns_of_rows(rows, start, dim, embedding_dtype):
     }
     columns["image_id"] = np.array([row["image_id"] for row in rows], dtype=np.int64)
     columns["kept"] = np.array([bool(row["kept"]) for row in rows])
-    _check_rows(f"row {start} and after", columns, np.arange(start, start + len(rows)))
+    check_rows(f"row {start} and after", columns, np.arange(start, start + len(rows)))
     for name in ("image_embed", "text_embed"):
         columns[name] = columns[name].astype(embedding_dtype)
     for name in ("file_name", "caption"):
@@ -263,155 +317,4 @@ def count_regions(source: str | Path) -> int:
     Raises:
         FileNotFoundError, ValueError: see [`RegionTable.load`].
     """
-    return sum(pq.read_metadata(file).num_rows for file in _find_shards(Path(source)))
-
-
-def _find_shards(source):
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise FileNotFoundError(f"{source}: no such regions folder or file; `decodetr pool` writes one")
-    found = {}
-    for file in sorted(source.iterdir()):
-        match = _SHARD.fullmatch(file.name)
-        if match:
-            found.setdefault(int(match[2]), {})[int(match[1])] = file
-    if not found:
-        raise FileNotFoundError(
-            f"{source}: expected shards like regions-00000-of-00003.parquet, got none; `decodetr pool` writes them"
-        )
-    if len(found) > 1:
-        raise ValueError(
-            f"{source}: expected the shards of one data set, got some of {sorted(found)} shards; remove the stale ones"
-        )
-    ((total, shards),) = found.items()
-    missing = [f"regions-{i:05d}-of-{total:05d}.parquet" for i in range(total) if i not in shards]
-    if missing or len(shards) != total:
-        surplus = [file.name for number, file in shards.items() if number >= total]
-        raise FileNotFoundError(
-            f"{source}: expected {total} shards, got {len(shards)}; missing: {', '.join(missing[:3]) or 'none'}"
-            f"{f'; beyond the total: {surplus[:3]}' if surplus else ''}; write the regions again or restore the shards"
-        )
-    return [shards[number] for number in range(total)]
-
-
-def _read_shard(file, unkept):
-    """Checked columns of the kept rows of one shard, as numpy arrays. With `unkept` of the others after them."""
-    try:
-        with pq.ParquetFile(file) as parquet:
-            names = parquet.schema_arrow.names
-            missing = [name for name in _READ if name not in names]
-            if missing:
-                raise ValueError(
-                    f"{file}: expected the columns {', '.join(COLUMNS)}, got none of {missing} (there are {names}); "
-                    "rename them or write the regions with write_regions"
-                )
-            table = parquet.read(columns=list(_READ))
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{file}: expected a whole Parquet shard, got {type(error).__name__}: {error}; it is cut off or damaged: "
-            "write it again"
-        ) from error
-    kept = pc.fill_null(table["kept"], False).combine_chunks()
-    columns = _columns_of_shard(file, table.filter(kept), np.flatnonzero(np.asarray(kept)), _READ[:-1])
-    if columns["text_embed"].shape[1] != columns["image_embed"].shape[1]:
-        raise ValueError(
-            f"{file}: expected image_embed and text_embed of one length, got {columns['image_embed'].shape[1]} and "
-            f"{columns['text_embed'].shape[1]}; both must come from one CLIP"
-        )
-    columns["kept"] = np.ones(len(columns["box"]), dtype=bool)
-    if not unkept:
-        return columns
-    parts = [columns, _unkept(file, table, columns["image_embed"].shape[1])]
-    parts = [part for part in parts if len(part["box"])] or parts[:1]  # an empty list has no width
-    return {name: np.concatenate([part[name] for part in parts]) for name in columns}
-
-
-def _unkept(file, table, width):
-    """Columns of the rows that are not kept and can be used all the same: with a box, a score and an image embedding
-    of `width` numbers (0: as many as the first has). The others are left out, as those who marked them wanted."""
-    names = ("image_id", "box", "proposal_score", "image_embed")
-    there = pc.fill_null(pc.invert(table["kept"].combine_chunks()), False)
-    for name in names:
-        there = pc.and_(there, pc.is_valid(table[name]).combine_chunks())
-    for name, length in (("box", 4), ("image_embed", width)):
-        lengths = pc.fill_null(pc.list_value_length(table[name]).combine_chunks(), 0)
-        length = length or next(iter(pc.filter(lengths, there).to_pylist()), 0)
-        there = pc.and_(there, pc.equal(lengths, length))
-    rows, table = np.flatnonzero(np.asarray(there)), table.filter(there)
-    columns = {name: _to_numpy(file, name, table[name], rows) for name in names}
-    box, norm = columns["box"], _norms(columns["image_embed"])
-    usable = np.isfinite(box).all(axis=1) & (box[:, :2] < box[:, 2:]).all(axis=1)
-    usable &= np.isfinite(columns["proposal_score"]) & (np.abs(norm - 1) < _UNIT_TOLERANCE)
-    columns = {name: values[usable] for name, values in columns.items()}
-    columns["image_id"] = columns["image_id"].astype(np.int64)
-    return columns | {
-        "text_embed": np.zeros_like(columns["image_embed"]),
-        "clip_score": np.zeros(len(columns["box"]), dtype=np.float32),
-        "kept": np.zeros(len(columns["box"]), dtype=bool),
-    }
-
-
-def _columns_of_shard(file, table, rows, names):
-    """Checked columns of some rows, whose numbers in the file are `rows`."""
-    columns = {name: _to_numpy(file, name, table[name], rows) for name in names}
-    columns["image_id"] = columns["image_id"].astype(np.int64)
-    _check_rows(file, columns, rows)
-    return columns
-
-
-def _to_numpy(file, name, column, rows):
-    """One column without nulls: (n,), or (n, length) for lists, which must be of one length."""
-    is_list = name in ("box", "image_embed", "text_embed")
-    if is_list != (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)):
-        raise ValueError(f"{file}: expected {name} to be {'lists' if is_list else 'numbers'}, got {column.type}")
-    if column.null_count:
-        row = rows[int(np.argmax(np.asarray(column.is_null())))]
-        raise ValueError(f"{file}: row {row}: expected a {name}, got null; fill it or mark the row as not kept")
-    if not is_list:
-        return column.to_numpy()
-    lengths = np.asarray(pc.list_value_length(column))
-    if pa.types.is_fixed_size_list(column.type):
-        length = column.type.list_size
-    else:
-        length = int(lengths[0]) if len(lengths) else 0
-    length = 4 if name == "box" else length
-    if (lengths != length).any():
-        i = int((lengths != length).argmax())
-        raise ValueError(f"{file}: row {rows[i]}: expected a {name} of {length} numbers, got {lengths[i]}")
-    return pc.list_flatten(column).to_numpy().reshape(len(lengths), length)
-
-
-def _check_rows(where, columns, rows):
-    """Values of some rows. `rows` are their numbers in the file."""
-    for name in (name for name in ("box", "proposal_score", "clip_score") if name in columns):
-        finite = np.isfinite(columns[name])
-        _raise_first(
-            where, ~(finite.all(axis=1) if finite.ndim == 2 else finite), columns, rows, name, "finite numbers"
-        )
-    box = columns["box"]
-    swapped = (box[:, 0] >= box[:, 2]) | (box[:, 1] >= box[:, 3])
-    _raise_first(where, swapped, columns, rows, "box", "x0 < x1 and y0 < y1 (corners in pixels, not x, y, w, h)")
-    for name in (name for name in ("image_embed", "text_embed") if name in columns):
-        bad = ~(np.abs(_norms(columns[name]) - 1) < _UNIT_TOLERANCE)
-        _raise_first(where, bad, columns, rows, name, "finite numbers of unit length")
-
-
-def _norms(embeds):
-    """(n,) lengths of rows (n, d), of a part of them at a time: as float32 they take twice the memory."""
-    parts = (embeds[start : start + _CHECKED_ROWS] for start in range(0, len(embeds), _CHECKED_ROWS))
-    norms = [np.linalg.norm(part.astype(np.float32), axis=1) for part in parts]
-    return np.concatenate([np.zeros(0, dtype=np.float32), *norms])
-
-
-def _raise_first(where, bad, columns, rows, name, expected):
-    if bad.any():
-        i = int(bad.argmax())
-        value = columns[name][i]
-        got = value.tolist() if name != "image_embed" and name != "text_embed" else None
-        if got is None:
-            got = f"length {np.linalg.norm(value.astype(np.float32)):.4g}"
-        raise ValueError(
-            f"{where}: row {rows[i]} (image_id {columns['image_id'][i]}): expected {name} with {expected}, got {got} "
-            f"({int(bad.sum())} such rows); write the row again or mark it as not kept"
-        )
+    return sum(pq.read_metadata(file).num_rows for file in find_shards(Path(source)))

@@ -4,6 +4,7 @@ several rooms. What is made once for a whole session is read, never changed."""
 import gc
 import os
 import re
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,9 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Threads that read weights cost tiny models more than they save.
 os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
+# What is made once of a data set belongs to the tests that made it. Processes that tests start find it too.
+_cache = tempfile.TemporaryDirectory(prefix="decodetr-tests-")
+os.environ["HF_DATASETS_CACHE"] = _cache.name
 gc.disable()  # on again where all is imported: pytest_collection_finish
 
 

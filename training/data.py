@@ -215,7 +215,7 @@ def check_regions(regions: RegionTable, coco: CocoAnnotations, base: Iterable[st
         if not hidden.any() or image["image_id"] not in regions:
             continue
         corners = index.corners(image["image_id"])[hidden]
-        boxes = regions.get(image["image_id"])["boxes"]
+        boxes = regions.boxes(image["image_id"])
         same = (np.abs(boxes[:, None] - corners[None]) <= _BOX_TOLERANCE).all(-1)
         if same.any():
             box, row = (int(i) for i in np.argwhere(same)[0])

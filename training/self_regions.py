@@ -5,13 +5,16 @@ the pictures would then be background to the localization stream, and no lesson 
 all things the new names. So the starting point looks once at all images: its boxes become regions, their embeddings
 are such that a teacher says of them what the model says, and the prototype that it looks up most is their caption's.
 CLIP is not needed. (Learning without forgetting; not in the paper.)
+
+They are written to a folder as they come, by each process its own part, and are gone when the run is.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, wait_for_everyone
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
@@ -20,7 +23,10 @@ from decodetr.modeling_decodetr.embedding_space import as_images
 from decodetr.pool_builder.proposals import annotated_boxes, select_proposals
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.processing import DetectionDataset, RegionTable, detection_collate
+from decodetr.processing.region_store import write_index
+from decodetr.processing.regions import write_part
 from decodetr.utils.box_tensors import pixel_corners
+from decodetr.utils.made_once import cache_folder, passing_folder, remove_with
 
 if TYPE_CHECKING:
     from decodetr.annotations.coco import CocoAnnotations
@@ -51,25 +57,51 @@ def self_regions(
         rank, processes: every process looks at its share of the images, and has all regions in the end.
 
     Returns:
-        RegionTable.
+        RegionTable. Its files are removed when nothing holds the table of the first process any more.
+
+    Raises:
+        OSError: there is no room for them, or processes share no folder.
     """
+    limits = PoolSettings().of(*_LIMITS)
+    folder = _common_folder(coco, limits["max_proposals"] * 4 * model.config.embedding_dim, rank, processes)
     training = model.training
     model.to(device).eval()
     dataset = DetectionDataset(coco, image_processor, coco.names)
     share = Subset(dataset, range(rank, len(dataset), processes))
     loader = DataLoader(share, batch_size, collate_fn=detection_collate, num_workers=num_workers)
-    entries = {image["image_id"]: image for image in coco.images}
-    limits = PoolSettings().of(*_LIMITS)
-    rows = []
-    for batch in tqdm(loader, desc="the model's own regions", unit="batch", disable=rank > 0):
-        outputs = forward(model, batch, output_prototype_weights=True)
-        for b, label in enumerate(batch["labels"]):
-            rows.append(_regions_of_image(model, outputs, b, coco, entries[int(label["image_id"])], limits))
+    write_part(folder / f"{rank:05d}.arrow", _regions(model, loader, coco, limits, quiet=rank > 0))
     model.train(training)
     if processes > 1:
-        rows = gather_object(rows)
-    columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    return RegionTable(OWN_REGIONS, columns)
+        wait_for_everyone()
+    if rank == 0:
+        write_index(folder, folder)
+    if processes > 1:
+        wait_for_everyone()
+    table = RegionTable(OWN_REGIONS, folder)
+    if rank == 0:
+        remove_with(table, folder)
+    return table
+
+
+def _common_folder(coco, bytes_of_image, rank, processes):
+    """A folder that the first process makes and all see."""
+    made = str(passing_folder("own-regions", coco.file, len(coco) * bytes_of_image)) if rank == 0 else ""
+    folder = Path(broadcast_object_list([made])[0] if processes > 1 else made)
+    if not folder.is_dir():
+        raise OSError(
+            f"process {rank} does not see {folder}, where the first one keeps the model's own regions; set "
+            f"HF_DATASETS_CACHE to a folder that all machines share (here it is {cache_folder().parent})"
+        )
+    return folder
+
+
+def _regions(model, loader, coco, limits, quiet):
+    """Columns of a regions data set of each image."""
+    entries = {image["image_id"]: image for image in coco.images}
+    for batch in tqdm(loader, desc="the model's own regions", unit="batch", disable=quiet):
+        outputs = forward(model, batch, output_prototype_weights=True)
+        for b, label in enumerate(batch["labels"]):
+            yield _regions_of_image(model, outputs, b, coco, entries[int(label["image_id"])], limits)
 
 
 def _regions_of_image(model, outputs, b, coco, entry, limits):

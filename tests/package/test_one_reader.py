@@ -17,6 +17,7 @@ OWN = {
     "benchmarks/evaluation.py",
     "benchmarks/hostile_files.py",
     "benchmarks/pool_clustering.py",
+    "benchmarks/scale.py",
     "benchmarks/train_step.py",
     "modeling_decodetr/embedding_artifact.py",
     "modeling_decodetr/file_commit.py",

@@ -56,12 +56,15 @@ def test_paper_variant_refuses_pseudo_boxes():
         (-1, 1, 0, 0),
     ],
 )
-def test_an_annotation_that_is_left_out_does_not_make_its_object_background(kind, key, label, crowd, boxes, left):
+def test_an_annotation_that_is_left_out_does_not_make_its_object_background(
+    tmp_path, kind, key, label, crowd, boxes, left
+):
     one = np.eye(1, 16, dtype="float32")
     columns = {"image_id": np.array([1]), "box": np.array([[10, 10, 40, 40]], dtype="float32"), "image_embed": one}
     columns |= {"proposal_score": np.array([0.9]), "text_embed": one, "clip_score": np.ones(1)}
     processor = DeCoDetrImageProcessor(size={"height": 64, "width": 64})
-    targets = TargetOptions(RegionTable("regions", columns), pseudo_box_score=0.4, pseudo_boxes=kind)
+    table = RegionTable.of_columns("regions", tmp_path / "regions", [columns])
+    targets = TargetOptions(table, pseudo_box_score=0.4, pseudo_boxes=kind)
     make = TargetMaker(processor, ["a new name"], targets)
     n = 0 if label is None else 1
     annotations = {

@@ -1,6 +1,8 @@
 """Fine-tuning without forgetting: AP before and after, the model's own regions, replay, names that are new."""
 
 import json
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,22 +134,35 @@ def test_own_regions_teach_what_the_model_says(world, sure):
     assert torch.allclose(torch.from_numpy(found["text_embeds"]), pool, atol=1e-3)  # kept in float16
 
 
-def test_processes_share_the_images(world, sure):
-    model, coco = _load(sure), _data(world)
-    processor = DeCoDetrImageProcessor.from_pretrained(sure)
+def test_processes_share_the_images_and_have_all_regions(world, sure, monkeypatch):
     import decodetr.training.self_regions as module
 
-    whole = self_regions(model, coco, processor)
-    parts = []
-    original, module.gather_object = module.gather_object, lambda rows: rows
-    try:
-        parts = [self_regions(model, coco, processor, rank=rank, processes=2) for rank in (0, 1)]
-    finally:
-        module.gather_object = original
-    assert sorted([*parts[0].image_ids, *parts[1].image_ids]) == whole.image_ids
-    for part in parts:
-        for image_id in part.image_ids:
-            assert np.allclose(part.get(image_id)["boxes"], whole.get(image_id)["boxes"], atol=1e-3)
+    coco, processor = _data(world), DeCoDetrImageProcessor.from_pretrained(sure)
+    whole = self_regions(_load(sure), coco, processor)
+    models = [_load(sure), _load(sure)]  # not in threads: loading is not made for them
+    both, folders, tables = threading.Barrier(2, timeout=60), [], {}
+
+    def broadcast(values):
+        folders.extend(value for value in values if value)
+        both.wait()
+        return folders
+
+    monkeypatch.setattr(module, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(module, "wait_for_everyone", both.wait)
+
+    def run(rank):
+        tables[rank] = self_regions(models[rank], coco, processor, rank=rank, processes=2)
+
+    ranks = [threading.Thread(target=run, args=(rank,)) for rank in (0, 1)]
+    [rank.start() for rank in ranks], [rank.join() for rank in ranks]
+    (folder,) = map(Path, folders)
+    assert [len(list(folder.glob("*.arrow"))), len(tables[1])] == [2, len(whole)]
+    for image_id in whole.image_ids:
+        found = [table.get(image_id) for table in (whole, tables[0], tables[1])]
+        assert np.allclose(found[1]["boxes"], found[0]["boxes"], atol=1e-3)
+        assert all(np.array_equal(found[1][name], found[2][name]) for name in found[1])
+    del tables[0]
+    assert not folder.exists()  # with the table of the first process
 
 
 @pytest.mark.parametrize(

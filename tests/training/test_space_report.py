@@ -206,7 +206,8 @@ def test_regions_on_annotated_boxes_have_their_names(tmp_path):
             for values, value in zip(columns.values(), row):
                 values.append(value)
         expected += int((rows["iscrowd"] == 0).sum())
-    table = RegionTable("here", {name: np.array(values) for name, values in columns.items()})
+    columns = {name: np.array(values) for name, values in columns.items()}
+    table = RegionTable.of_columns("here", tmp_path / "regions", [columns])
     vocabulary = ["something else", *reversed(coco.names)]
     embeds, names, texts = sample_regions(coco, table, vocabulary)
     assert len(names) == expected and len(texts) == len(table)
