@@ -196,7 +196,7 @@ def variance_of_bases(args):
                 for channels in args.channels:
                     if channels > len(pca):
                         continue
-                    bases = {"PCA": pca[:, :channels]}
+                    bases = {"PCA": torch.nn.functional.normalize(pca[:, :channels], dim=0)}
                     bases["its own"] = torch.linalg.svd(own[level].weight.flatten(1))[2][:channels].T
                     bases["random"] = torch.linalg.qr(torch.randn(len(pca), channels, generator=generator))[0]
                     shares = {

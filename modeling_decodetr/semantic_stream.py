@@ -79,8 +79,8 @@ class RegionPooling(nn.Module):
 
         Args:
             samples: a list of (n, C_l, points) as [`RegionPooling.sample`] gives them.
-            bases (*optional*): a (mean (C_l,), orthonormal basis P (C_l, c_l)) for each map: the samples x of maps are
-                P^T (x - mean), (n, c_l, points), and stand for mean + P P^T (x - mean).
+            bases (*optional*): a (mean (C_l,), orthogonal basis P (C_l, c_l)) for each map: samples z of maps, of
+                (n, c_l, points), stand for mean + P z.
 
         Raises:
             ValueError: samples have other channels than their map, or than its basis.
@@ -102,11 +102,11 @@ class RegionPooling(nn.Module):
 
     @torch.no_grad()
     def restrict(self, bases: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Project the weights W of each map onto the span of its basis, W P P^T, so that whole maps give what
+        """Project the weights W of each map onto the span of its basis, so that whole maps give what
         [`RegionPooling.project_samples`] gives of samples that were projected by the same `bases`."""
         for project, (_, basis) in zip(self.projections, bases):
             rows = getattr(project.weight, "to_local", lambda weight=project.weight: weight)()  # FSDP divides rows
-            basis = basis.to(rows)
+            basis = F.normalize(basis.to(rows), dim=0)  # orthonormal
             rows.copy_((rows.flatten(1) @ basis @ basis.T).view_as(rows))
 
     def _pool(self, project, feature_map, boxes):
@@ -125,8 +125,7 @@ class RegionPooling(nn.Module):
 
 
 def _folded(weight, bias, mean, basis):
-    """Weight (out, c, 1) and bias (out,) that give of P^T (x - mean) what weight (out, C) and bias give of mean +
-    P P^T (x - mean)."""
+    """Weight (out, c, 1) and bias (out,) that give of z what weight (out, C) and bias give of mean + P z."""
     return (weight @ basis.to(weight))[..., None], bias + weight @ mean.to(weight)
 
 

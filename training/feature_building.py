@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from decodetr.modeling_decodetr.loss_decodetr import SupervisedQueries
-from decodetr.training.feature_projection import NUMBER, Moments, Projection, channels_within
+from decodetr.training.feature_projection import Moments, Projection, channels_within
 from decodetr.training.feature_shards import PROJECTION, ShardFolder
 from decodetr.utils.files import claim
 from decodetr.utils.preflight import in_units, require_room, written
@@ -205,8 +205,8 @@ class FeatureBuilder:
             yield from zip(self.model.extract_semantic_features(labels=labels, **pixels), labels)
 
     def kept(self, item: dict[str, Any], label: dict[str, Any]) -> dict[str, Any]:
-        """An item of `extract_semantic_features` as it is kept: on the CPU, samples and states in float16, with the
-        embeddings of the label's captions where the pool moves."""
+        """An item of `extract_semantic_features` as it is kept: on the CPU, samples and states in float16, projected
+        ones in int8, with the embeddings of the label's captions where the pool moves."""
         texts = []
         if reads_captions(self.model.config):
             texts = [label[name] for name in ("region_text_embeds", "caption_embeds") if name in label]
@@ -214,7 +214,7 @@ class FeatureBuilder:
         samples = item["samples"] if self.projection is None else self.projection.project(item["samples"])
         found = {
             "queries": item["queries"].half().cpu(),
-            "samples": [level.half().cpu() for level in samples],
+            "samples": [(level.half() if level.is_floating_point() else level).cpu() for level in samples],
             **{name: value.cpu() for name, value in supervised.items()},
             "region_text_embeds": torch.cat([*texts, item["region_embeds"][:0]]).cpu(),
         }
@@ -237,6 +237,6 @@ def wait(processes: int) -> None:
 def _bytes_of_query(items):
     """Bytes that a query of some kept items takes on the disk."""
     first, embeds = items[0], torch.cat([item["region_embeds"] for item in items])
-    numbers = sum(part.shape[1:].numel() for part in (first["queries"], *first["samples"]))
+    parts = sum(part.shape[1:].numel() * part.element_size() for part in (first["queries"], *first["samples"]))
     exact = embeds.dtype == torch.float16 or torch.equal(embeds.half().float(), embeds)
-    return NUMBER * numbers + embeds.shape[1] * (NUMBER if exact else embeds.element_size()) + _INDEX
+    return parts + embeds.shape[1] * (2 if exact else embeds.element_size()) + _INDEX

@@ -115,7 +115,7 @@ def size_of_data(options: "TrainOptions") -> DataSize:
     Raises:
         FileNotFoundError, ValueError: what the readers refuse.
     """
-    if options.plan != "data":
+    if options.plan in SIZES:
         return SIZES[options.plan]
     form = form_of(options.class_names, options.box_format)
     coco = load_annotations(options.data, "train", options.train_annotations, **form)
