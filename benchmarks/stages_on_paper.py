@@ -130,15 +130,20 @@ def stages(name, cost, count, gpu, bandwidth, cores):
     ]  # fmt: skip
 
 
+def parser() -> argparse.ArgumentParser:
+    """Arguments of the benchmark."""
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("--gpus", default="8xh100", help="a number and a GPU (default: %(default)s)")
+    arguments.add_argument("--cores", type=int, default=64, help="processors of all machines (default: %(default)s)")
+    arguments.add_argument("--sets", nargs="+", choices=tuple(SETS), default=list(SETS), help="(default: all)")
+    return extend_lists(arguments)
+
+
 def main() -> None:
     """Print the tables."""
     from decodetr.training.plan import GPUS, parse_machine
 
-    parser = extend_lists(argparse.ArgumentParser(description=__doc__.split("\n")[0]))
-    parser.add_argument("--gpus", default="8xh100", help="a number and a GPU (default: %(default)s)")
-    parser.add_argument("--cores", type=int, default=64, help="processors of all machines (default: %(default)s)")
-    parser.add_argument("--sets", nargs="+", choices=tuple(SETS), default=list(SETS), help="(default: all)")
-    args = parser.parse_args()
+    args = parser().parse_args()
     count, name = parse_machine(args.gpus)
     gpu, cost = GPUS[name], models()
     say(f"COMPUTED, not measured: {count} x {name}, {args.cores} cores.\n")

@@ -29,6 +29,7 @@ from decodetr.training.chosen import situation_of
 from decodetr.training.starting_point import starting_config
 from decodetr.training.step_cost import CACHED, StepCost, forward_cost, step_cost
 from decodetr.training.trial import kept_checkpoints, learned_numbers
+from decodetr.utils.images import open_image
 from decodetr.utils.preflight import in_units
 from decodetr.utils.shipped import resolve
 from decodetr.utils.tables import markdown_table
@@ -257,7 +258,7 @@ def _read_pictures(processor):
     Image.fromarray(noise).resize(_PICTURE, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
     start = time.perf_counter()
     for _ in range(_READ):
-        picture = Image.open(io.BytesIO(file.getvalue())).convert("RGB")
+        picture = open_image(file.getvalue())
         pixels = processor(images=[picture], return_tensors="pt")["pixel_values"]
     return pixels, (time.perf_counter() - start) / _READ
 

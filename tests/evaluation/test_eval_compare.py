@@ -72,7 +72,7 @@ def test_weights_are_repeated_images(runs):
     weights = np.zeros(30)
     weights[[0, 4, 7]] = [2, 1, 3]
     copies = [(i, copy) for i in (0, 4, 7) for copy in range(int(weights[i]))]
-    ids = [f"{i} {copy}" for i, copy in copies]
+    ids = [10 * i + copy for i, copy in copies]
     rows = {key: coco.annotations_by_image[coco.images[i]["image_id"]] for key, (i, _) in zip(ids, copies)}
     coco.images, coco.annotations_by_image = [{"image_id": key} for key in ids], rows
     evaluator = DetectionEvaluator(coco, coco.names)

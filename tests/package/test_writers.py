@@ -26,6 +26,7 @@ ALLOWED = {
     "inference/journal.py": "lines are appended; one that was cut off is passed over",
     "cli/vocabulary.py": "Vocabulary.save_pretrained is the mechanism",
     "pool_builder/served_captioner.py": "a picture in memory",
+    "training/plan.py": "likewise",
     "benchmarks/hostile_files.py": "makes hostile inputs, in a temporary folder",
     "benchmarks/standin.py": "likewise",
     "speed/exported.py": "names of one measurement, in a temporary folder",
