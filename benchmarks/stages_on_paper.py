@@ -28,7 +28,7 @@ DETECTOR = 0.1  # of a detector (`decodetr train --plan` assumes the same)
 BANDWIDTH = {"h200": 4800, "h100": 3350, "a100": 2039, "l40s": 864, "rtx4090": 1008, "l4": 300}  # GB/s
 CORE = 5e10  # FLOP/s of a core in float32 products: 72 measured on the two of docs/benchmarks.md, less in company
 DECODE = 0.014  # seconds to read and prepare a picture on a core, measured by `decodetr train --plan`
-COARSE, PASSES = 1203, 3
+COARSE, ASSIGNMENTS = 1203, 2  # M1, and how often each caption is compared with all centres
 QUERY = 10_240  # bytes of a cached query, at most
 
 
@@ -103,7 +103,7 @@ def stages(name, cost, count, gpu, bandwidth, cores):
     captions = int(distinct * regions)
     half, single = gpu.bf16 * 1e12 * count, gpu.tf32 * 1e12 * count
     reading, writing = caption_seconds(cost, gpu, bandwidth)
-    kmeans = 2 * captions * COARSE * WIDTH * (PASSES + 1)
+    kmeans = 2 * captions * COARSE * WIDTH * ASSIGNMENTS
     pairs = COARSE * (captions / COARSE) ** 2 * WIDTH  # all pairs of a coarse cluster once, two FLOPs a product
     embed = regions * cost["clip"] + captions * cost["text"]
 

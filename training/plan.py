@@ -186,14 +186,14 @@ class _Run:
         if filling is not None:
             name, readers = "`--streams semantic --cache-features true`", 0.0
             once = self.views * self.size.images / self.count * _seconds(filling, gpu, False) / 3600
-            bound = f"{once:.1f} h fill the cache"
+            bound = f"{_hours(once)} h fill the cache"
             hours += once
         return [
             name,
             f"{self.count} x {images}",
             f"{self.steps:,}",
             f"{images * (cost.convolutions + cost.others) / 1e12:.3g}",
-            f"{hours:.1f}",
+            _hours(hours),
             bound,
             _or_too_large(self._memory(cost), gpu),
             f"{readers:.1f}" if readers else "",
@@ -230,6 +230,10 @@ def _seconds(cost, gpu, half):
     """Seconds of one image's arithmetic."""
     rates = (gpu.bf16, gpu.bf16) if half else (gpu.tf32, gpu.fp32)
     return (cost.convolutions / rates[0] + cost.others / rates[1]) / (UTILISATION * 1e12)
+
+
+def _hours(hours):
+    return f"{hours:.2g}" if hours < 10 else f"{hours:.0f}"
 
 
 def _or_too_large(needed, gpu):
