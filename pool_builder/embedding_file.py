@@ -1,5 +1,6 @@
 """Embeddings that stay on disk: read in blocks as unit rows, in float32 whatever the precision of the file."""
 
+import contextlib
 import math
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ class EmbeddingFile:
     (n, d) embeddings in a file, which read like an array: `embeddings[rows]`.
 
     A part of the file is mapped while it is read or written, and at no other time. So what is resident is the part,
-    never the file.
+    never the file. Scattered rows are not mapped: the system would map up to two megabytes around each.
 
     Args:
         file (`str`, `Path` or an open binary file): rows one after another, without gaps.
@@ -46,7 +47,7 @@ class EmbeddingFile:
                 f"{folder}: expected room for {size / 1e9:.2f} GB, the embeddings of {shape[0]:,} captions while they "
                 f"are clustered, got {free / 1e9:.2f} GB; free some, or choose an --output on another disk"
             )
-        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as this object
+        file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - it lives as long as this object
         file.truncate(max(size, 1))
         return cls(file, shape, dtype)
 
@@ -59,11 +60,40 @@ class EmbeddingFile:
 
     def stored(self, rows: slice | np.ndarray) -> np.ndarray:
         """(m, d) rows as the file has them."""
-        return np.array(self._map("r")[rows])
+        if isinstance(rows, slice):
+            return np.array(self._map("r")[rows])
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
+        with self._opened() as file:
+            for first, end, place in self._runs(rows):
+                file.seek(place)
+                file.readinto(memoryview(found[first:end]).cast("B"))
+        return found
 
     def put(self, rows: np.ndarray | slice, values: np.ndarray) -> None:
         """Write rows: their numbers (m,), or a slice, and values (m, d)."""
-        self._map("r+")[rows] = values
+        if isinstance(rows, slice):
+            self._map("r+")[rows] = values
+            return
+        values = np.ascontiguousarray(values, dtype=self.dtype)
+        with self._opened() as file:
+            for first, end, place in self._runs(rows):
+                file.seek(place)
+                file.write(memoryview(values[first:end]).cast("B"))
+
+    def _opened(self):
+        """The file without a buffer, whose position nobody else moves."""
+        if isinstance(self._file, str | Path):
+            return open(self._file, "rb", buffering=0)
+        return contextlib.nullcontext(self._file)
+
+    def _runs(self, rows):
+        """(first, end of rows that follow one another, place of the first one in the file)."""
+        size = self.shape[1] * self.dtype.itemsize
+        edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        for first, end in zip(edges, edges[1:]):
+            if first < end:
+                yield first, end, self._offset + int(rows[first]) * size
 
     def _map(self, mode):
         return np.memmap(self._file, self.dtype, mode, self._offset, self.shape)
