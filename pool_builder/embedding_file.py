@@ -67,7 +67,7 @@ class EmbeddingFile:
         with self._opened() as file:
             for first, end, place in self._runs(rows):
                 file.seek(place)
-                file.readinto(memoryview(found[first:end]).cast("B"))
+                file.readinto(found[first:end].data.cast("B"))
         return found
 
     def put(self, rows: np.ndarray | slice, values: np.ndarray) -> None:
@@ -79,7 +79,7 @@ class EmbeddingFile:
         with self._opened() as file:
             for first, end, place in self._runs(rows):
                 file.seek(place)
-                file.write(memoryview(values[first:end]).cast("B"))
+                file.write(values[first:end].data.cast("B"))
 
     def _opened(self):
         """The file without a buffer, whose position nobody else moves."""
