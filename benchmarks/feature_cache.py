@@ -59,42 +59,43 @@ def build(model, dataset, args, query_bytes, folder=None):
 def bytes_of_queries(args):
     """Rows of a table."""
     rows = []
+    for detector, budget, _, cache, seconds, images in caches(args):
+        a_query = cache.num_bytes / cache.num_queries
+        rows.append(
+            {
+                "detector": detector,
+                "budget": budget,
+                "channels": [part.shape[1] for part in cache[0]["samples"]],
+                "variance kept, %": [round(100 * share, 2) for share in cache.projection.kept]
+                if cache.projection
+                else [],
+                "bytes a query": round(a_query),
+                "queries an image": round(cache.num_queries / images, 1),
+                "images a second": round(images / seconds, 1),
+                "COCO with 20 queries an image, GB": round(a_query * 20 * COCO_IMAGES / 1e9, 1),
+            }
+        )
+    return rows
+
+
+def caches(args):
+    """(detector, budget, model, cache, seconds that it took, images) of all detectors and budgets. A cache is there
+    until the next detector's turn."""
     for detector in args.detectors:
         with tempfile.TemporaryDirectory() as folder:
             model, plain = prepared(detector, args, Path(folder))
             model.to(args.device)
             for budget in (None, *args.query_bytes):
-                cache, seconds = build(model, plain, args, budget)
-                kept = cache.projection.kept if cache.projection else []
-                before = [part.shape[1] for part in cache[0]["samples"]]
-                a_query = cache.num_bytes / cache.num_queries
-                queries = cache.num_queries / len(plain)
-                rows.append(
-                    {
-                        "detector": detector,
-                        "budget": budget,
-                        "channels": before,
-                        "variance kept, %": [round(100 * share, 2) for share in kept],
-                        "bytes a query": round(a_query),
-                        "queries an image": round(queries, 1),
-                        "images a second": round(len(plain) / seconds, 1),
-                        "COCO with 20 queries an image, GB": round(a_query * 20 * COCO_IMAGES / 1e9, 1),
-                    }
-                )
-    return rows
+                cache, seconds = build(model, plain, args, budget, Path(folder) / f"cache-{budget}")
+                yield detector, budget, model, cache, seconds, len(plain)
 
 
 def steps_a_second(args):
     """Rows of a table."""
-    rows = []
-    for detector in args.detectors:
-        with tempfile.TemporaryDirectory() as folder:
-            model, plain = prepared(detector, args, Path(folder))
-            model.to(args.device)
-            for budget in (None, *args.query_bytes):
-                cache, _ = build(model, plain, args, budget, Path(folder) / f"cache-{budget}")
-                rows.append({"detector": detector, "budget": budget, **steps_over(cache, model, args, Path(folder))})
-    return rows
+    return [
+        {"detector": detector, "budget": budget, **steps_over(cache, model, args, cache.folder.parent)}
+        for detector, budget, model, cache, *_ in caches(args)
+    ]
 
 
 def steps_over(cache, model, args, folder):

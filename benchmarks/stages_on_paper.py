@@ -14,22 +14,16 @@ from harness import say, table
 
 from decodetr.utils.arguments import extend_lists
 
-# images, regions of an image, distinct captions of all regions. Distinct ones are a guess: a tenth says the same.
-SETS = {
-    "coco": ("COCO", 118_287, 30, 0.9),
-    "lvis": ("LVIS", 100_170, 30, 0.9),
-    "objects365": ("Objects365", 1_742_289, 30, 0.7),
-    "web": ("web size", 33_333_334, 30, 0.3),
-}
+# The share of captions that are distinct, a guess. Sizes are those of `decodetr train --plan`.
+SETS = {"coco": ("COCO", 0.9), "lvis": ("LVIS", 0.9), "objects365": ("Objects365", 0.7), "web": ("web size", 0.3)}
+WEB_IMAGES = 33_333_334
 WIDTH = 512  # of CLIP ViT-B/16
 PROMPT, ANSWER = 40, 24  # tokens around a picture, and of a caption
 PREFILL, BATCHED = 0.4, 0.2  # share of the peak: of a language model that reads a prompt, of CLIP in large batches
-DETECTOR = 0.1  # of a detector (`decodetr train --plan` assumes the same)
 BANDWIDTH = {"h200": 4800, "h100": 3350, "a100": 2039, "l40s": 864, "rtx4090": 1008, "l4": 300}  # GB/s
 CORE = 5e10  # FLOP/s of a core in float32 products: 72 measured on the two of docs/benchmarks.md, less in company
 DECODE = 0.014  # seconds to read and prepare a picture on a core, measured by `decodetr train --plan`
 COARSE, ASSIGNMENTS = 1203, 2  # M1, and how often each caption is compared with all centres
-QUERY = 10_240  # bytes of a cached query, at most
 
 
 def counted(function) -> int:
@@ -88,18 +82,24 @@ def caption_seconds(cost, gpu, bandwidth) -> tuple[float, float]:
     """Seconds of a caption on one GPU: (reading picture and prompt, writing the answer). While it writes, all captions
     that fit into memory share one reading of the weights."""
     together = (0.9 * gpu.memory * 1e9 - cost["weights"]) // (cost["cache"] * (cost["tokens"] + ANSWER))
-    if together < 1:
-        return float("nan"), float("nan")
     memory = cost["weights"] + together * cost["cache"] * cost["tokens"]
     return cost["prefill"] / (PREFILL * gpu.bf16 * 1e12), ANSWER * memory / (bandwidth * 1e9) / together
 
 
+def size_of(name) -> tuple[int, int]:
+    """(images, regions) of a set."""
+    from decodetr.training.plan import REGIONS, SIZES
+
+    return (SIZES[name].images, SIZES[name].regions) if name in SIZES else (WEB_IMAGES, REGIONS * WEB_IMAGES)
+
+
 def stages(name, cost, count, gpu, bandwidth, cores):
     """Rows of the table of one set: stage, what it does, FLOPs, hours on the GPUs or cores, bytes it writes."""
+    from decodetr.training.feature_building import QUERY_BYTES
+    from decodetr.training.plan import UTILISATION, region_bytes
     from decodetr.utils.preflight import in_units
 
-    title, images, each, distinct = SETS[name]
-    regions = images * each
+    (title, distinct), (images, regions) = SETS[name], size_of(name)
     captions = int(distinct * regions)
     half, single = gpu.bf16 * 1e12 * count, gpu.tf32 * 1e12 * count
     reading, writing = caption_seconds(cost, gpu, bandwidth)
@@ -114,19 +114,18 @@ def stages(name, cost, count, gpu, bandwidth, cores):
         return [stage, f"{flops:.1e}" if flops else "", hours(seconds), where, in_units(written)]
 
     pictures = images * DECODE / cores
+    looked_at = images * cost["detector"] / (UTILISATION * single)
     on_gpus, on_cores = f"{count} GPUs", f"{cores} cores"
-    slow = on_cores if pictures > images * cost["detector"] / (DETECTOR * single) else on_gpus
+    slow = on_cores if pictures > looked_at else on_gpus
     return title, [
-        row("proposals", images * cost["detector"], max(images * cost["detector"] / (DETECTOR * single), pictures),
-            slow, regions * 40),
+        row("proposals", images * cost["detector"], max(looked_at, pictures), slow, regions * 40),
         row("captions", regions * (cost["prefill"] + ANSWER * cost["token"]), regions * (reading + writing) / count,
             on_gpus, regions * 80),
         row("embeddings", embed, max(embed / (BATCHED * half), pictures), on_gpus, regions * 4 * WIDTH),
-        row("regions (all columns)", 0, 0, on_cores, regions * (4 * WIDTH + 128)),
+        row("regions (all columns)", 0, 0, on_cores, regions * region_bytes(WIDTH)),
         row("coarse clusters", kmeans, kmeans / (CORE * cores), on_cores, captions * 2 * WIDTH),
         row("fine clusters, all pairs", pairs, pairs / (CORE * cores), on_cores, captions * 8),
-        row("cached features", images * cost["detector"], max(images * cost["detector"] / (DETECTOR * single),
-            pictures), slow, regions * QUERY),
+        row("cached features", images * cost["detector"], max(looked_at, pictures), slow, regions * QUERY_BYTES),
     ]  # fmt: skip
 
 
@@ -154,7 +153,8 @@ def main() -> None:
     )
     for key in args.sets:
         title, rows = stages(key, cost, count, gpu, BANDWIDTH[name], args.cores)
-        say(f"**{title}**: {SETS[key][1]:,} images, {SETS[key][1] * SETS[key][2]:,} regions\n")
+        images, regions = size_of(key)
+        say(f"**{title}**: {images:,} images, {regions:,} regions\n")
         say(table(["stage", "FLOP", "hours", "on", "writes"], rows) + "\n")
 
 

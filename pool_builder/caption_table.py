@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from decodetr.pool_builder.embedding_file import EmbeddingFile
 from decodetr.pool_builder.shards import StageFolder
-from decodetr.pool_builder.stages import embedding_array, embedding_rows
+from decodetr.processing.embedding_columns import embedding_array, embedding_rows
 
 _WAITING = 1_000_000  # rows of shards that are counted together
 _BLOCK = 65_536  # captions that are written together

@@ -2,12 +2,13 @@
 
 import contextlib
 import math
-import shutil
 import tempfile
 from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
+
+from decodetr.utils.preflight import free_bytes, in_units
 
 
 class EmbeddingFile:
@@ -42,10 +43,10 @@ class EmbeddingFile:
         """
         size = math.prod(shape) * np.dtype(dtype).itemsize
         folder.mkdir(parents=True, exist_ok=True)
-        if (free := shutil.disk_usage(folder).free) < size:
+        if (free := free_bytes(folder)) < size:
             raise OSError(
-                f"{folder}: expected room for {size / 1e9:.2f} GB, the embeddings of {shape[0]:,} captions while they "
-                f"are clustered, got {free / 1e9:.2f} GB; free some, or choose an --output on another disk"
+                f"{folder}: expected room for {in_units(size)}, the embeddings of {shape[0]:,} captions while they "
+                f"are clustered, got {in_units(free)}; free some, or choose an --output on another disk"
             )
         file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - it lives as long as this object
         file.truncate(max(size, 1))

@@ -19,7 +19,8 @@ from decodetr.pool_builder.image_captions import open_image_captions
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import StageFolder
 from decodetr.pool_builder.space import FEWEST, choose_scales, describe_space
-from decodetr.pool_builder.stages import embedding_array, embedding_rows, name_prompt, open_stage
+from decodetr.pool_builder.stages import name_prompt, open_stage
+from decodetr.processing.embedding_columns import embedding_array, embedding_rows
 from decodetr.utils.files import committed, replacing, write_text
 
 REPORT = "report.json"

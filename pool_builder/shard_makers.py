@@ -20,11 +20,11 @@ from tqdm.auto import tqdm
 from decodetr.annotations.coco import CocoAnnotations, read_annotated
 from decodetr.pool_builder.batches import read_ahead
 from decodetr.pool_builder.crops import crop_region
-from decodetr.pool_builder.embedding_columns import embedding_array
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.proposals import annotated_boxes, propose_in
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import StageFolder
+from decodetr.processing.embedding_columns import embedding_array
 from decodetr.utils.images import in_batches
 
 TEXTS_PER_SHARD = 16384  # a multiple of the batch of encode_texts: shards do not change a batch

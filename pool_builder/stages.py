@@ -17,12 +17,12 @@ import pyarrow as pa
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.modeling_decodetr import Vocabulary
 from decodetr.modeling_decodetr.text_encoder import fill_template
-from decodetr.pool_builder.embedding_columns import embedding_array, embedding_rows
 from decodetr.pool_builder.engines import IN_PROCESS, Engine
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shard_makers import TEXTS_PER_SHARD, CaptionMaker, EmbeddingMaker, RegionMaker, TextMaker
 from decodetr.pool_builder.shards import COMMANDS, MANIFEST, Ranks, StageFolder
+from decodetr.processing.embedding_columns import embedding_array, embedding_rows
 
 __all__ = [
     "INPUTS",

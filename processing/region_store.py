@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from decodetr.processing.embedding_columns import embedding_array
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import write_json
 
@@ -203,5 +204,5 @@ def _to_numpy(column):
 
 def _to_arrow(values):
     if values.ndim == 2:
-        return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
+        return embedding_array(np.ascontiguousarray(values))
     return pa.array(values.astype(np.uint8) if values.dtype == bool else values)  # bits could not be mapped

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from decodetr.processing.embedding_columns import embedding_array
 from decodetr.processing.region_shards import (
     COLUMNS,
     SHARD,
@@ -305,7 +306,7 @@ def _to_arrow(columns):
     for name in COLUMNS:
         values = columns[name]
         if isinstance(values, np.ndarray) and values.ndim == 2:
-            arrays[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+            arrays[name] = embedding_array(values)
         else:
             arrays[name] = pa.array(values, type=pa.string() if isinstance(values, list) else None)
     return pa.table(arrays)

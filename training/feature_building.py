@@ -73,11 +73,11 @@ class FeatureBuilder:
         looked = list(self._extract(self.plain, self._spread(min(_LOOKED_AT, -(-images // 20)))))
         kept = [self.kept(found, label) for found, label in looked]
         queries = sum(len(item["queries"]) for item in kept) / len(kept)
-        a_query = _bytes_of_query(kept)
-        most = query_bytes or (QUERY_BYTES if a_query * queries * images * views > MOST_RAW else None)
+        a_query = bytes_of_query(kept)
+        most = query_budget(a_query, queries * images * views, query_bytes)
         if most is not None and a_query > most and kept[0]["samples"]:
             self.projection = self._fit(kept, most)
-            a_query = _bytes_of_query([self.kept(found, label) for found, label in looked])
+            a_query = bytes_of_query([self.kept(found, label) for found, label in looked])
         an_image = a_query * queries
         size = int(an_image * images * views)
         what = (
@@ -125,7 +125,7 @@ class FeatureBuilder:
             {**item, "samples": item["samples"][levels:], "region_embeds": item["region_embeds"].half()}
             for item in kept
         ]
-        channels = channels_within(most, _bytes_of_query(rest), points, levels)
+        channels = channels_within(most, bytes_of_query(rest), points, levels)
         moments, some = Moments(), self._spread(min(_FITTED, len(self.dataset)))
         for found, _ in tqdm(
             self._extract(self.plain, some), desc="fitting the projection", total=len(some), unit="image"
@@ -234,7 +234,16 @@ def wait(processes: int) -> None:
         PartialState().wait_for_everyone()
 
 
-def _bytes_of_query(items):
+def query_budget(as_it_is: float, queries: float, asked: int | None) -> int | None:
+    """Bytes that a query may take. None: samples stay as they are.
+
+    Args:
+        as_it_is (float): bytes that a query takes then. queries (float): of all images and views. asked: by the user.
+    """
+    return asked or (QUERY_BYTES if as_it_is * queries > MOST_RAW else None)
+
+
+def bytes_of_query(items: Sequence[dict[str, Any]]) -> int:
     """Bytes that a query of some kept items takes on the disk."""
     first, embeds = items[0], torch.cat([item["region_embeds"] for item in items])
     parts = sum(part.shape[1:].numel() * part.element_size() for part in (first["queries"], *first["samples"]))

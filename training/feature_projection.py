@@ -5,7 +5,7 @@ orthogonal basis P, around a mean, are therefore read by W P alone, which is lea
 (`RegionPooling.restrict`), so that the same weights give the same on whole maps: the saved model knows nothing of it.
 
 What PCA gives is stored in eight bits: columns of P are as long as a step, an equal share of each channel's standard
-deviation. What rounding loses is a thousandth of what a left-out channel of the same variance would.
+deviation. Rounding loses less than a thousandth of a channel's variance.
 """
 
 from collections.abc import Iterable

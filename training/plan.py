@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from decodetr.annotations.formats import form_of
+from decodetr.annotations.names_split import names_split_file, read_split
 from decodetr.annotations.sources import load_annotations
 from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
 from decodetr.modeling_decodetr.detectors import detector_preprocessing
@@ -26,6 +27,7 @@ from decodetr.processing import DeCoDetrImageProcessor
 from decodetr.processing.regions import count_regions
 from decodetr.training.choices import choose
 from decodetr.training.chosen import situation_of
+from decodetr.training.feature_building import bytes_of_query, query_budget
 from decodetr.training.starting_point import starting_config
 from decodetr.training.step_cost import CACHED, StepCost, forward_cost, step_cost
 from decodetr.training.trial import kept_checkpoints, learned_numbers
@@ -45,7 +47,6 @@ REGIONS = 30  # kept regions of an image, where no regions data set says it
 UTILISATION = 0.1
 LAUNCH = 1e-5  # seconds in which PyTorch starts an operation on a GPU
 FIXED = 1 << 30  # bytes of a GPU: CUDA's context, and what the libraries work in
-QUERY = 10_240  # bytes of a cached query, at most
 _PICTURE = (640, 480)  # pixels, the commonest size in COCO
 _READ = 8  # pictures that are read to take the time
 
@@ -120,6 +121,8 @@ def size_of_data(options: "TrainOptions") -> DataSize:
         return SIZES[options.plan]
     form = form_of(options.class_names, options.box_format)
     coco = load_annotations(options.data, "train", options.train_annotations, **form)
+    if (split := names_split_file(options.data, options.names_split)) is not None:
+        coco = coco.select(read_split(split)[0])
     images = len(coco.images)
     regions = count_regions(options.regions_folder) if options.regions_folder else REGIONS * images
     boxes = len(coco.annotations_by_image.column("id", crowds=False))
@@ -143,19 +146,20 @@ def plan(options: "TrainOptions", training: "DeCoDetrTrainingArguments", given: 
     processor = _processor(options, config)
     pixels, seconds = _read_pictures(processor)
     labels = [_labels(model, size)]
-    rows = []
+    a_query, rows = _query_as_it_is(model, pixels, labels), []
     for streams in tqdm(RECIPES, desc="counting a step", unit="way"):
         cost = step_cost(model, pixels, labels, streams)
         filling = forward_cost(model, pixels) if streams == CACHED else None
-        run = _Run(options, training, given, size, model, processor, streams, count)
+        run = _Run(options, training, given, size, model, processor, streams, count, a_query)
         rows.append(run.row(cost, filling, GPUS[gpu], seconds))
-    return "\n".join(_words(options, size, model, pixels, count, gpu, training, seconds, rows))
+    return "\n".join(_words(options, size, model, pixels, count, gpu, training, seconds, a_query, rows))
 
 
 class _Run:
     """One way to train, and what follows from the cost of its step."""
 
-    def __init__(self, options, training, given, size, model, processor, streams, count):
+    def __init__(self, options, training, given, size, model, processor, streams, count, a_query):
+        self.a_query = a_query
         self.streams, self.size, self.model, self.count, self.training = streams, size, model, count, training
         cached = streams == CACHED
         situation = replace(
@@ -212,8 +216,10 @@ class _Run:
     def _disk(self):
         """Bytes of regions, cached features, checkpoints and model."""
         width = self.model.config.embedding_dim
-        regions = self.size.regions * (2 * 2 * width + 128) if self.streams != "localization" else 0
-        features = self.views * self.size.images * self.size.queries * QUERY if self.streams == CACHED else 0
+        regions = self.size.regions * region_bytes(width) if self.streams != "localization" else 0
+        queries = self.views * self.size.images * self.size.queries if self.streams == CACHED else 0
+        budget = query_budget(self.a_query, queries, self.training.cache_query_bytes)
+        features = queries * (self.a_query if budget is None else min(self.a_query, budget))
         weights = sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())
         learned = learned_numbers(self.model, self._streams, self.training.freeze_backbone)
         run = copy.copy(self.training)
@@ -239,6 +245,19 @@ def _hours(hours):
 def _or_too_large(needed, gpu):
     text = in_units(needed)
     return text if needed <= gpu.memory * 1e9 else f"{text}: too large"
+
+
+def region_bytes(width: int) -> int:
+    """Bytes that a region takes on the disk, about: two embeddings of `width` float16, its box, and its caption."""
+    return 2 * 2 * width + 128
+
+
+def _query_as_it_is(model, pixels, labels):
+    """Bytes of a cached query whose samples are not projected."""
+    with torch.no_grad():
+        (found,) = model.eval().extract_semantic_features(pixel_values=pixels, labels=labels)
+    parts = {name: found[name].half() for name in ("queries", "region_embeds")}
+    return bytes_of_query([{**parts, "samples": [level.half() for level in found["samples"]]}])
 
 
 def _processor(options, config):
@@ -294,7 +313,7 @@ _HEADER = (
 )  # fmt: skip
 
 
-def _words(options, size, model, pixels, count, gpu, training, seconds, rows):
+def _words(options, size, model, pixels, count, gpu, training, seconds, a_query, rows):
     what = options.data if options.plan == "data" else options.plan
     detector = model.config.detector_config.model_type
     precision = "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32 (convolutions in TF32)"
@@ -311,6 +330,6 @@ def _words(options, size, model, pixels, count, gpu, training, seconds, rows):
         f"- Memory: weights, gradients, AdamW, what the forward keeps (counted in float32, which is the most), and "
         f"{in_units(FIXED)}.",
         f"- Readers: processes that decode pictures (--workers), at the {1000 * seconds:.0f} ms a picture takes here.",
-        f"- Disk: regions, cached features ({size.queries:.0f} queries an image, at most {in_units(QUERY)} each), "
-        "checkpoints and model. Pictures are not in it.",
+        f"- Disk: regions, cached features ({size.queries:.0f} queries an image, {in_units(a_query)} each as they "
+        "are, or --cache-query-bytes), checkpoints and model. Pictures are not in it.",
     ]

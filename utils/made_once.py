@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, json_text, output_folder, reading, write_json
+from decodetr.utils.preflight import free_bytes, in_units
 
 if TYPE_CHECKING:
     from typing import Any
@@ -84,7 +85,7 @@ def made_once(
         logger.log(
             logging.WARNING if most >= _MUCH else logging.INFO,
             "%s: up to %s are written to %s, once; runs after this one find it there",
-            source, _size(most), folder,
+            source, in_units(most), folder,
         )  # fmt: skip
         try:
             with committed(folder) as staging:
@@ -94,7 +95,7 @@ def made_once(
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        logger.info("%s: wrote %s to %s", source, _size(sum(sizes.values())), folder)
+        logger.info("%s: wrote %s to %s", source, in_units(sum(sizes.values())), folder)
     return folder
 
 
@@ -155,13 +156,12 @@ def check_room(folder: str | Path, what: str, needed: int, more: str = "") -> No
     Args:
         more (str): another way out, for the message.
     """
-    there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    free = free_bytes(folder)
     if needed + _SPARE > free:
         raise NotKept(
             errno.ENOSPC,
-            f"{what} needs {_size(needed)}, and {_size(free)} are free; make room{more}, or set HF_DATASETS_CACHE to "
-            "a folder of a larger disk",
+            f"{what} needs {in_units(needed)}, and {in_units(free)} are free; make room{more}, or set "
+            "HF_DATASETS_CACHE to a folder of a larger disk",
             str(folder),
         )
 
@@ -169,7 +169,7 @@ def check_room(folder: str | Path, what: str, needed: int, more: str = "") -> No
 def _check_room(above, place, source, needed):
     older = [folder for folder in above.glob(f"{_digest(place)}-*") if folder.is_dir()]
     held = sum(file.stat().st_size for folder in older for file in folder.iterdir())
-    more = f" (what was made of older data of the same place holds {_size(held)}: {older[0]})" if held else ""
+    more = f" (what was made of older data of the same place holds {in_units(held)}: {older[0]})" if held else ""
     check_room(above, f"what is made once of {source}", needed, more)
 
 
@@ -186,7 +186,3 @@ def _is_whole(folder):
 
 def _digest(text):
     return hashlib.sha256(text.encode("utf-8", errors="backslashreplace")).hexdigest()[:16]
-
-
-def _size(count):
-    return f"{count / 1e9:.2f} GB" if count >= _MUCH else f"{count / 1e6:.2f} MB"

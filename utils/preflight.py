@@ -80,13 +80,17 @@ def require_room(folder: str | Path, needed: int, what: str, remedy: str) -> Non
         folder (`str` or `Path`): need not exist yet. needed (`int`): bytes that will be written at least.
         what (`str`): will be written. remedy (`str`): what to do, with the option.
     """
-    folder = Path(folder).absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    folder, free = Path(folder).absolute(), free_bytes(folder)
     if needed > free:
         raise ValueError(
             f"{folder}: {what} take at least {in_units(needed)}, and {in_units(free)} are free there; {remedy}"
         )
+
+
+def free_bytes(folder: str | Path) -> int:
+    """Bytes that are free on the disk of a folder, which need not exist yet."""
+    folder = Path(folder).absolute()
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
 def written(folder: str | Path) -> int:

@@ -4,14 +4,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from decodetr.pool_builder import caption_table, clusters, density_tree, embedding_file
+from decodetr.pool_builder import caption_table, clusters, density_tree
 from decodetr.pool_builder.caption_table import CaptionTable
 from decodetr.pool_builder.clusters import coarse_clusters, fine_clusters
 from decodetr.pool_builder.embedding_file import Chosen, EmbeddingFile, unit_rows
 from decodetr.pool_builder.selection import cluster, pool_of_clusters
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import StageFolder
-from decodetr.pool_builder.stages import embedding_array
+from decodetr.processing.embedding_columns import embedding_array
+from decodetr.utils import preflight
 
 DIM = 12
 
@@ -135,6 +136,6 @@ def test_every_caption_is_seen_once_in_a_pass_and_batches_are_mixed():
 
 
 def test_a_full_disk_is_said_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding_file.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10**9}))
-    with pytest.raises(OSError, match=r"room for 10.24 GB, the embeddings of 10,000,000 captions .* got 1.00 GB"):
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10**9}))
+    with pytest.raises(OSError, match=r"room for 10.2 GB, the embeddings of 10,000,000 captions .* got 1.0 GB"):
         EmbeddingFile.scratch(tmp_path, (10_000_000, 512), np.float16)

@@ -10,7 +10,9 @@ from helpers.pool_data import write_data
 from decodetr import PrototypePool
 from decodetr.cli import main
 from decodetr.pool_builder.delta import OTHERS, choose_delta, other_scores
-from decodetr.pool_builder.stages import StageFolder, embedding_array, embedding_rows, open_stage
+from decodetr.pool_builder.shards import StageFolder
+from decodetr.pool_builder.stages import open_stage
+from decodetr.processing.embedding_columns import embedding_array, embedding_rows
 
 # As a real CLIP's: 0.27 with the own caption and 0.19 with others.
 RNG = np.random.default_rng(0)

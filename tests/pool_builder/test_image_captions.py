@@ -15,8 +15,8 @@ from decodetr.cli import main
 from decodetr.pool_builder.caption_table import CaptionTable
 from decodetr.pool_builder.embedder import ClipEmbedder
 from decodetr.pool_builder.shards import StageFolder
-from decodetr.pool_builder.stages import embedding_array
 from decodetr.processing import CocoAnnotations
+from decodetr.processing.embedding_columns import embedding_array
 
 
 def _write(file, rows):

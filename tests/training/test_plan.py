@@ -9,7 +9,7 @@ from helpers.tiny_models import tiny_batch, tiny_model, write_tiny_config
 from decodetr.__main__ import main
 from decodetr.processing import CocoAnnotations
 from decodetr.processing.regions import count_regions
-from decodetr.training.plan import FIXED, GPUS, LAUNCH, QUERY, SIZES, UTILISATION, _seconds, parse_machine
+from decodetr.training.plan import FIXED, GPUS, LAUNCH, SIZES, UTILISATION, _seconds, parse_machine
 from decodetr.training.step_cost import _counted, forward_cost, step_cost
 
 
@@ -79,11 +79,26 @@ def test_a_plan_for_coco_needs_no_data(tmp_path, capsys):
     # Regions of width 16, features, and a checkpoint and a model of few megabytes.
     disk = rows["--streams semantic --cache-features true"][-1]
     number, unit = disk.split()
-    features = 118_287 * QUERY * (860_001 + 30 * 118_287) / 118_287
-    regions = 30 * 118_287 * (4 * 16 + 128)
+    queries, regions = 860_001 + 30 * 118_287, 30 * 118_287 * (4 * 16 + 128)
+    a_query = re.search(r"\(37 queries an image, ([\d.]+) kB each as they are", text)[1]
+    features = queries * float(a_query) * 1000  # less than 8 GB: as they are
+    assert features < 8 * 2**30
     assert unit == "GB" and float(number) == pytest.approx((features + regions) / 1e9, abs=0.2)
     assert "COMPUTED, not measured: coco (118,287 images, 860,001 boxes, 80 names" in text
     assert not list(tmp_path.glob("run*"))
+
+
+def test_cached_queries_take_what_was_asked(tmp_path, capsys):
+    words = ["train", "--config", str(write_tiny_config(tmp_path)), "--plan", "coco", "--save-strategy", "no"]
+    found = []
+    for more in ([], ["--cache-query-bytes", "500"]):
+        assert main([*words, "--streams", "semantic", "--cache-features", "true", *more]) == 0
+        number, unit = _rows(capsys.readouterr().out)["--streams semantic --cache-features true"][-1].split()
+        assert unit == "GB"
+        found.append(float(number))
+    regions = 30 * 118_287 * (4 * 16 + 128) / 1e9
+    assert found[1] < found[0]
+    assert found[1] == pytest.approx(regions + (860_001 + 30 * 118_287) * 500 / 1e9, abs=0.1)
 
 
 def test_arithmetic_bounds_a_large_model():

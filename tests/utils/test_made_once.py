@@ -88,7 +88,7 @@ def test_a_full_disk_is_refused_with_numbers(make, monkeypatch):
     disk = namedtuple("disk", "total used free")(10**12, 10**12, 5 * 10**8)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: disk)
     with pytest.raises(
-        NotKept, match=r"made once of data needs 3.00 GB, and 0.50 GB are free; .*HF_DATASETS"
+        NotKept, match=r"made once of data needs 3.0 GB, and 500.0 MB are free; .*HF_DATASETS"
     ) as error:
         made_once("things", "data", 2, lambda: 3 * 10**9, make)
     assert "older data of the same place holds" in str(error.value) and first.name in str(error.value)
