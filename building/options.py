@@ -50,7 +50,7 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
-            raise ValueError(f"--steps must be at least 1, got {self.steps}")
+            raise ValueError(f"--max-steps must be at least 1, got {self.steps}")
         if self.keep_share is not None and not 0 < self.keep_share <= 1:
             raise ValueError(f"--keep-share must be above 0 and at most 1, got {self.keep_share}")
         if self.names is not None and not self.names:

@@ -33,7 +33,14 @@ def has_boxes(images: str | Path) -> bool:
     """
     if _is_list(images):
         return False
-    if kind_of(images) == "images" or not has_part(images, "train"):
+    if kind_of(images) == "images":
+        return False
+    if not has_part(images, "train"):
+        logger.warning(
+            "--images %s: a data set without training images: all its pictures count as photos, and its boxes are not "
+            "used",
+            images,
+        )
         return False
     coco = load_annotations(images, "train", check_images=False)
     return bool(len(coco.annotations_by_image.column("id", crowds=False)))

@@ -56,7 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make the pool of the captions of this share of the regions, as of `decodetr pool build` (default: those "
         "that CLIP finds to fit)",
     )
-    add("--steps", type=int, metavar="N", help="training steps of the semantic stream (default: from the photos)")
+    add(
+        "--max-steps",
+        "--steps",
+        dest="steps",
+        type=int,
+        metavar="N",
+        help="training steps of the semantic stream (default: from the photos)",
+    )
     add("--seed", type=int, default=0, metavar="N", help="seed of training and clusters (default: 0)")
     add_device(parser)
     add_engine(parser)

@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--detections",
         metavar="FILE",
-        help="evaluate stored detections instead of a model: detections.parquet of an earlier evaluation, or a COCO "
-        "results file (.json)",
+        help="evaluate stored detections instead of a model: detections.parquet of an earlier evaluation, "
+        "detections.json of `decodetr predict`, or a COCO results file (.json)",
     )
     add("--data", metavar="DIR", help=f"evaluate on the validation images of this data set: {DATA_HELP}")
     add(

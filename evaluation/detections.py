@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 _NAMES, _FACTS = "decodetr_names", "decodetr_facts"
 _COLUMNS = ("x0", "y0", "x1", "y1")
+_WITHOUT_NAMES = (
+    "{file}: the {form} of `decodetr predict` has no list of the names that were looked for; give its detections.json "
+    "(--format json)"
+)
 
 
 def save_detections(
@@ -87,6 +91,8 @@ def load_detections(file: str | Path, coco: CocoAnnotations) -> tuple[list[str],
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; expected detections as Parquet or as COCO results (JSON)")
+    if (form := file.suffix[1:]) in ("jsonl", "csv"):
+        raise ValueError(_WITHOUT_NAMES.format(file=file, form=form))
     with reading(file.parent):
         names, images, labels, scores, boxes = (_read_json if file.suffix == ".json" else _read_parquet)(file, coco)
     known = np.isin(images, [image["image_id"] for image in coco.images])
@@ -120,6 +126,8 @@ def _read_parquet(file, coco):
     except pa.ArrowException as error:
         raise ValueError(f"{file}: expected a Parquet file, got: {error}; it may be cut off") from error
     expected = ("image_id", "name", "score", *_COLUMNS)
+    if {"file", "frame"} <= set(table.column_names):
+        raise ValueError(_WITHOUT_NAMES.format(file=file, form="parquet"))
     if missing := set(expected) - set(table.column_names):
         raise ValueError(f"{file}: expected the columns {expected}, {sorted(missing)} are missing")
     if empty := [name for name in expected if table[name].null_count]:

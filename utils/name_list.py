@@ -1,4 +1,4 @@
-"""Names as a user writes them, on a command line or in a file."""
+"""Names as a user writes them, on a command line or in a file. In a file, a line that begins with # is a comment."""
 
 import csv
 import re
@@ -21,7 +21,7 @@ def read_names(text: str | None = None, file: str | Path | None = None, option: 
     if text is not None and file is not None:
         raise ValueError("give --names or --names-file, not both")
     if file is not None:
-        names = read_text(file).splitlines()
+        names = [name for _, name in _lines(file)]
     elif text is not None:
         try:
             names = [name for row in csv.reader([text], skipinitialspace=True, strict=True) for name in row]
@@ -58,19 +58,25 @@ def read_prompts(text: str | None = None, file: str | Path | None = None) -> dic
     if Path(file).suffix.lower() == ".json":
         return _of_json(file)
     found: dict[str, list[str]] = {}
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
-        name, *rest = _PROMPTS.split(line.strip(), maxsplit=1)
+    for number, line in _lines(file):
+        name, *rest = _PROMPTS.split(line, maxsplit=1)
         prompts = [prompt.strip() for prompt in rest[0].split(";") if prompt.strip()] if rest else [name]
         if rest and not (name and prompts):
             raise ValueError(
-                f"{file}, line {number}: expected a name, or 'name: prompt; prompt', got {line.strip()!r}; a name "
+                f"{file}, line {number}: expected a name, or 'name: prompt; prompt', got {line!r}; a name "
                 "with a colon goes into a .json file"
             )
-        if name:
-            found.setdefault(name, prompts)
+        found.setdefault(name, prompts)
     if not found:
         raise ValueError(f"no names in {file}")
     return found
+
+
+def _lines(file):
+    """(number, text) of the lines that say something."""
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        if (line := line.strip()) and not line.startswith("#"):
+            yield number, line
 
 
 def _of_json(file):

@@ -16,7 +16,16 @@ import decodetr
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
 from decodetr.building import build_run, commands
 from decodetr.building.options import BuildOptions
-from decodetr.building.photos import KEPT, LEARNED, find_photos, has_boxes, photos_of, photos_root, write_photos
+from decodetr.building.photos import (
+    KEPT,
+    LEARNED,
+    coco_document,
+    find_photos,
+    has_boxes,
+    photos_of,
+    photos_root,
+    write_photos,
+)
 from decodetr.building.plan import Plan
 from decodetr.cli import main
 from decodetr.processing import CocoAnnotations
@@ -93,6 +102,19 @@ def test_photos_are_listed_and_those_that_cannot_be_read_are_named(given, built)
     assert f"Of {PHOTOS} photos without a box (1 could not be read)" in card and "No name was ever boxed" in card
 
 
+def test_a_data_set_without_training_images_is_photos_and_says_so(tmp_path, caplog):
+    (tmp_path / "val").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "val/0.png")
+    images, row = (
+        [{"id": 1, "file_name": "0.png", "width": 8, "height": 8}],
+        {"id": 1, "image_id": 1, "category_id": 1},
+    )
+    coco = coco_document(images, ["cat"], [row | {"bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}])
+    write_json(tmp_path / "annotations/val.json", coco | {"info": {}})
+    assert not has_boxes(tmp_path) and find_photos(tmp_path) == [tmp_path / "val/0.png"]
+    assert "without training images: all its pictures count as photos, and its boxes are not used" in caplog.text
+
+
 def test_photos_can_be_a_list_of_files(given, tmp_path):
     places = [given / "photos" / "0.png", given / "photos" / "crème" / "2.JPG", given / "photos" / "broken.jpg"]
     file = tmp_path / "list.txt"
@@ -159,7 +181,7 @@ def test_what_cannot_be_built_is_said_before_any_work(given, tmp_path, capsys):
 
     assert "There is: nothing" in error(given / "detector", tmp_path / "empty")
     assert "no such folder" in error(given / "detector", tmp_path / "nowhere")
-    assert "--steps must be at least 1" in error(given / "detector", given / "photos", "--steps", "0")
+    assert "--max-steps must be at least 1" in error(given / "detector", given / "photos", "--max-steps", "0")
     assert "detector" in error(tmp_path / "nowhere", given / "photos")
     found = error(given / "clip", given / "photos")
     assert "clip" in found, "no detector"

@@ -244,6 +244,17 @@ def test_values_that_are_no_numbers(coco, tmp_path, change):
         load_detections(results(tmp_path, [row(**change)]), coco)
 
 
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "csv"])
+def test_forms_of_predict_without_a_list_of_names_point_to_the_one_that_has_it(coco, tmp_path, form):
+    file = tmp_path / f"detections.{form}"
+    if form == "parquet":
+        pq.write_table(pa.table({"file": ["a.png"], "frame": [None], "name": ["cat"], "score": [0.5]}), file)
+    else:
+        file.write_text("{}\n")
+    with pytest.raises(ValueError, match=f"the {form} of `decodetr predict` .*; give its detections.json"):
+        load_detections(file, coco)
+
+
 def test_tables_with_other_columns(coco, tmp_path):
     file = tmp_path / "d.parquet"
     columns = {"image_id": [5], "name": ["cat"], "score": [0.5], "x0": [1.0], "y0": [1.0], "x1": [2.0], "y1": [2.0]}

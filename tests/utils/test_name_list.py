@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from decodetr.utils.name_list import read_prompts
+from decodetr.utils.name_list import read_names, read_prompts
 
 
 def test_names_without_texts_are_their_own():
@@ -23,6 +23,16 @@ def test_a_line_has_a_name_and_its_texts(tmp_path):
         "a;b": ["a;b"],
         "rôle": ["crème: brûlée"],
     }
+
+
+def test_comments_and_empty_lines_are_no_names(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("# my things\n\ncat #1\n  #dog\n")
+    assert read_prompts(file=file) == {"cat #1": ["cat #1"]} and read_names(file=file) == ["cat #1"]
+    assert read_prompts("#1 pencil") == {"#1 pencil": ["#1 pencil"]}
+    file.write_text("# nothing\n")
+    with pytest.raises(ValueError, match="no names in"):
+        read_prompts(file=file)
 
 
 @pytest.mark.parametrize("line", ["cat:", "cat: ;", ": cat"])
