@@ -151,8 +151,9 @@ def _chosen(facts, settings):
     names, threads = facts["names"], facts.get("threads")
     more = f", others by {facts['text_model']}" if settings.new_names and facts["text_model"] else ""
     least = facts["threshold"] if settings.threshold is None else settings.threshold
+    at_work = f", {threads} thread{'s' * (threads > 1)}" if threads else ""
     return (
         f"{facts['model']}: {len(names):,} names{more}; threshold {least:g}; {facts['device']}"
-        f"{f', {threads} threads' if threads else ''}; batches of {settings.batch_size}, {settings.max_wait_ms:g} ms "
+        f"{at_work}; batches of {settings.batch_size}, {settings.max_wait_ms:g} ms "
         f"apart; at most {settings.max_queue} images at once"
     )

@@ -25,7 +25,7 @@ from decodetr.modeling_decodetr.embedding_space import mean_of
 from decodetr.runtime.description import FILE, FORMAT, MODEL_FILES, TABLES_FILE, Description
 from decodetr.runtime.sessions import FACTS, open_session
 from decodetr.utils.documents import read_json
-from decodetr.utils.files import committed, json_text, output_folder
+from decodetr.utils.files import claim, committed, json_text, output_folder
 from decodetr.utils.outputs import unwritten
 from decodetr.utils.versions import package_versions
 
@@ -87,13 +87,19 @@ def export_model(
 
     Raises:
         ImportError: a package of the format is missing, with the line that installs it.
-        ValueError: the output is not free, the model and the settings do not go together, the detector cannot be
-            exported, or the graph gives other detections. Nothing is written then.
+        ValueError: the output is not free, or another export writes there; the model and the settings do not go
+            together, the detector cannot be exported, or the graph gives other detections. Nothing is written then.
     """
     require_packages(settings.format)
     check_output(output, overwrite)
     preprocessing = preprocessing_of(image_processor, settings)
     size = check_model(model, settings, preprocessing)
+    with claim(output, "decodetr export"):
+        check_output(output, overwrite)  # another export may have ended meanwhile
+        return _export(model, preprocessing, output, settings, size, source)
+
+
+def _export(model, preprocessing, output, settings, size, source):
     model = copy.deepcopy(model).to("cpu").float().eval().requires_grad_(False)
     graph = DetectionGraph(model, settings).eval()
     program, settings = _program(graph, settings, size)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from filelock import FileLock
 from helpers.exports import SIZE, assert_same, pictures, torch_detections
 from helpers.tiny_models import TINY_DETECTORS, tiny_model
 from helpers.without_torch import PROGRAM
@@ -29,6 +30,7 @@ from decodetr.modeling_decodetr.embedding_artifact import random_rows
 from decodetr.processing import DeCoDetrImageProcessorPil
 from decodetr.runtime import ExportedDetector
 from decodetr.runtime.description import find_export
+from decodetr.utils.files import LOCK
 
 NAMES = ["cat", "dog", "salt, pepper", "cat"]
 
@@ -295,6 +297,12 @@ def test_what_is_there_is_replaced_only_when_asked(model, folder, tmp_path, caps
         with pytest.raises(ValueError, match="would replace .*model.onnx, which it did not write"):
             export_model(model, processor, tmp_path, ExportSettings("onnx"), overwrite)
     assert (tmp_path / "model.onnx").read_text() == "mine"
+
+
+def test_one_export_at_a_time_in_a_folder(model, tmp_path):
+    with FileLock(tmp_path / LOCK), pytest.raises(ValueError, match="another run .* writes here"):
+        export_model(model, DeCoDetrImageProcessor(size=SIZE), tmp_path, ExportSettings("pt2"))
+    assert not (tmp_path / "export.json").exists()
 
 
 def test_openvino_reports_to_nobody(monkeypatch):
