@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from huggingface_hub import CommitInfo, HfApi, snapshot_download
+from huggingface_hub import CommitInfo, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from .card_text import front_matter, markdown_table
 from .file_commit import committed, reading
+from .hub_repository import hub_errors, it_has, upload
 from .precision import Float32Buffers
 
 
@@ -80,23 +81,24 @@ class EmbeddingArtifact(Float32Buffers):
         """Load from a folder, or from a Hub repository of that name.
 
         Raises:
-            FileNotFoundError: a local folder lacks one of the two files.
+            FileNotFoundError: the folder or repository lacks one of the two files.
             ValueError: foreign, damaged or inconsistent content. The message names the file and what to do.
+            OSError: from the Hub, with what to do: no such repository or revision, a token that it does not take, or
+                a lost connection.
         """
         folder = Path(name_or_path)
         files = [f"{cls.stem}.safetensors", f"{cls.stem}.json"]
         if not folder.is_dir():
             if folder.exists() or folder.is_absolute() or str(name_or_path).startswith("."):
                 raise FileNotFoundError(f"{folder} is not a folder with {' and '.join(files)}.")
-            folder = Path(
-                snapshot_download(
-                    str(name_or_path),
-                    revision=revision,
-                    token=token,
-                    local_files_only=local_files_only,
-                    allow_patterns=files,
+            repo_id = str(name_or_path)
+            options = {"token": token, "local_files_only": local_files_only, "allow_patterns": files}
+            with hub_errors(repo_id):
+                folder = Path(snapshot_download(repo_id, revision=revision, **options))
+            if not all((folder / file).is_file() for file in files):
+                raise FileNotFoundError(
+                    f"{repo_id} holds no {cls.stem}, which is {' and '.join(files)}{it_has(repo_id, revision, token)}."
                 )
-            )
         with reading(folder):
             return cls._from_folder(folder, *files)
 
@@ -150,19 +152,29 @@ class EmbeddingArtifact(Float32Buffers):
         private: bool | None = None,
         token: str | bool | None = None,
         commit_message: str | None = None,
+        revision: str | None = None,
     ) -> CommitInfo:
-        """Upload the two files and a card to a Hub repository, which is created if missing. A card that is there
-        already is replaced. Returns the commit's information."""
+        """Upload the two files and a card to a Hub repository, which is created if missing, in one commit. A card that
+        is there already is replaced. `decodetr push` uploads a folder that has a card of its own.
+
+        Args:
+            repo_id (`str`): NAME or ACCOUNT/NAME. private (`bool`, *optional*): of a new repository.
+            token (`str` or `bool`, *optional*): default: that of `hf auth login` or of HF_TOKEN.
+            commit_message (`str`, *optional*). revision (`str`, *optional*): branch, made if missing.
+
+        Returns:
+            The commit's information.
+
+        Raises:
+            OSError: from the Hub, with what to do. There is no new commit then.
+        """
         import tempfile
 
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             (Path(folder) / "README.md").write_text(self.card(), encoding="utf-8")
-            return api.upload_folder(
-                repo_id=repo_id, folder_path=folder, commit_message=commit_message or f"Upload {self.stem}"
-            )
+            message = commit_message or f"Upload {self.stem}"
+            return upload(folder, repo_id, message, private=private, token=token, revision=revision)
 
 
 def table_digest(texts: list[str] | None, tensors: dict[str, torch.Tensor]) -> str | None:

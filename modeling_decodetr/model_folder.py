@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .embedding_artifact import table_digest
+from .hub_repository import it_has
 from .prototype_pool import PrototypePool
 from .vocabulary import Vocabulary
 
@@ -53,6 +54,8 @@ def damaged_file(where: str | Path) -> Iterator[None]:
             "damaged or was not copied to its end. Copy, download or save the model again."
         ) from error
     except OSError as error:
+        if not Path(where).exists() and "does not appear to have a file named" in str(error):
+            raise OSError(f"{where} holds no DeCo-DETR{it_has(str(where))}.") from error
         pickles = sorted(file.name for file in Path(where).glob("*.bin"))
         if not pickles or any(Path(where).glob("*.safetensors*")):
             raise

@@ -34,6 +34,7 @@ from .detectors import (
 )
 from .embedding_space import Tables, distill_place, look_up
 from .file_commit import committed, reading
+from .hub_repository import hub_errors
 from .ignored_queries import weighted_background
 from .labels import check_cached, check_labels
 from .loss_decodetr import SupervisedQueries, alignment_loss, distillation_loss, supervise_batch, teacher_targets
@@ -385,6 +386,11 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
             kwargs.setdefault("repo_id", Path(save_directory).name)
         with committed(save_directory, remove=lambda new: old_weights(save_directory, new)) as folder:
             super().save_pretrained(folder, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """As the library's, in one commit. Errors of the Hub say what to do; there is no new commit then."""
+        with hub_errors(repo_id, writes=True):
+            return super().push_to_hub(repo_id, **kwargs)
 
     @classmethod
     def from_pretrained(

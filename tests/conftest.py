@@ -87,3 +87,14 @@ def text_detector(tmp_path_factory):
     model.save_pretrained(folder / "detector")
     DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "detector")
     return folder / "detector", clip
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub of this test alone, which this process takes for the real one. The account is "me". A test that uses it is
+    marked allow_hosts(["127.0.0.1"])."""
+    from helpers.hub_server import hub_server, use_hub
+
+    with hub_server() as server:
+        use_hub(monkeypatch, server, tmp_path / "home")
+        yield server

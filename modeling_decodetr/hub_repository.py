@@ -1,0 +1,122 @@
+"""A repository of the Hub: how a folder becomes one commit of it, what it holds, and what to do where that fails.
+
+It imports nothing of ours: `utils` loads it by its path, without the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+_SHOWN = 8  # files of a repository
+
+
+def upload(
+    folder: str | Path,
+    repo_id: str,
+    message: str,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    files: Sequence[str] | None = None,
+) -> CommitInfo:
+    """Make the files of a folder a commit of a repository, which is created if missing. Files of other names stay.
+
+    Args:
+        folder (`str` or `Path`). repo_id (`str`): NAME or ACCOUNT/NAME. message (`str`): of the commit.
+        private (`bool`, *optional*): of a new repository.
+        token (`str` or `bool`, *optional*): default: that of `hf auth login` or of HF_TOKEN.
+        revision (`str`, *optional*): branch, made if missing.
+        files (list of `str`, *optional*): of the folder, these alone.
+
+    Raises:
+        OSError: as of [`hub_errors`]. There is no new commit then.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    folder = Path(folder)
+    if files is None:
+        files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    api = HfApi(token=token)
+    with hub_errors(repo_id, writes=True):
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        additions = [CommitOperationAdd(name, folder / name) for name in files]
+        return api.create_commit(repo_id, additions, commit_message=message, revision=revision)
+
+
+@contextmanager
+def hub_errors(repo_id: str, writes: bool = False) -> Iterator[None]:
+    """Inside, errors of the Hub say what to do, and a lost connection is an OSError.
+
+    Args:
+        repo_id (`str`): what is read or written, for the message.
+        writes (`bool`): it is written.
+
+    Raises:
+        HfHubHTTPError: (an OSError) as the Hub's client raised it, with a line more. ConnectionError: the Hub was not
+            reached, or the connection was lost.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    try:
+        yield
+    except Exception as error:  # the client wraps what happens to large files into a RuntimeError
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, HTTPError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        if not isinstance(cause, HfHubHTTPError):
+            half = "no half of it is visible there" if writes else "no half of it is used"
+            raise ConnectionError(
+                f"{repo_id}: the connection to the Hub failed ({type(cause).__name__}: {cause}); {half}. Try again: "
+                "what has arrived whole is not sent again."
+            ) from error
+        advice = _advice(cause, repo_id, writes)
+        if cause is not error:
+            raise OSError(f"{error} {cause}\n{advice}") from error
+        cause.append_to_message(f"\n{advice}" if advice else "")
+        raise
+
+
+def _advice(error, repo_id, writes):
+    from huggingface_hub import constants
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    token = (
+        f"make a token with the right to {'write' if writes else 'read'} at {constants.ENDPOINT}/settings/tokens, and "
+        "give it by `hf auth login` or in the environment variable HF_TOKEN."
+    )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo_id} has no such revision: give a branch, a tag or a commit that it has."
+    if error.response.headers.get("X-Error-Message") == "Invalid credentials in Authorization header":
+        return f"The Hub does not know this token: {token}"
+    if error.response.status_code not in (401, 403, 404) or (isinstance(error, RepositoryNotFoundError) and not writes):
+        return ""  # the client says it all
+    yours = "name a repository of yours, ACCOUNT/NAME; or " if writes else ""
+    return f"{repo_id} cannot be {'written' if writes else 'read'} with this token, or without one: {yours}{token}"
+
+
+def repository_files(repo_id: str, revision: str | None = None, token: str | bool | None = None) -> list[str]:
+    """Names of the files of a Hub repository, sorted. Empty where it cannot be asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+
+    with suppress(HfHubHTTPError, HTTPError, HFValidationError, OfflineModeIsEnabled):
+        return sorted(HfApi(token=token).list_repo_files(repo_id, revision=revision))
+    return []
+
+
+def it_has(repo_id: str, revision: str | None = None, token: str | bool | None = None) -> str:
+    """The end of a sentence about a repository that holds something else: "; it has a, b, c". Empty where it cannot be
+    asked."""
+    names = [name for name in repository_files(repo_id, revision, token) if not name.startswith(".")]
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"; it has {', '.join(names[:_SHOWN])}{more}" if names else ""
