@@ -22,7 +22,7 @@ from decodetr.inference.loading import weights_digest
 from decodetr.modeling_decodetr.default_threshold import DEFAULT_THRESHOLD
 from decodetr.modeling_decodetr.detectors import detector_family, num_queries
 from decodetr.modeling_decodetr.embedding_space import mean_of
-from decodetr.runtime.description import FILE, FORMAT, MODEL_FILES, TABLES_FILE, Description
+from decodetr.runtime.description import FILE, FORMAT, MODEL_FILES, TABLES_FILE, WRITTEN, Description
 from decodetr.runtime.sessions import FACTS, open_session
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim, committed, json_text, output_folder
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
 
 logger = logging.getLogger(__name__)
-
-# Everything that an export may write.
-WRITTEN = (FILE, TABLES_FILE, "model.onnx", "model.onnx.data", "model.xml", "model.bin", "model.pt2")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr.detectors import DETECTOR_FAMILIES, num_queries
 from decodetr.modeling_decodetr.embedding_space import scales_of
 from decodetr.processing.regions import count_regions
-from decodetr.utils.shipped import cannot_load, kind_of, load_pool, load_vocabulary, loading, resolve
+from decodetr.utils.shipped import cannot_load, hub_kind, kind_of, load_pool, load_vocabulary, loading, resolve
 
 if TYPE_CHECKING:
     from typing import Any
@@ -62,7 +62,7 @@ def describe(name: str | Path) -> dict[str, Any]:
         FileNotFoundError: there is nothing of that name. ValueError: it is damaged, or nothing that decodetr knows.
     """
     folder = Path(resolve(name))
-    found, advice = kind_of(folder) or (None, "")
+    found, advice = kind_of(folder) or hub_kind(name) or (None, "")
     advice = advice.format(name)
     if found == "pool":
         return {"name": str(name), "kind": found, **_pool(load_pool(name)), "advice": advice}

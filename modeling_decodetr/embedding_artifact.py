@@ -92,9 +92,16 @@ class EmbeddingArtifact(Float32Buffers):
             if folder.exists() or folder.is_absolute() or str(name_or_path).startswith("."):
                 raise FileNotFoundError(f"{folder} is not a folder with {' and '.join(files)}.")
             repo_id = str(name_or_path)
-            options = {"token": token, "local_files_only": local_files_only, "allow_patterns": files}
             with hub_errors(repo_id):
-                folder = Path(snapshot_download(repo_id, revision=revision, **options))
+                folder = Path(
+                    snapshot_download(
+                        repo_id,
+                        revision=revision,
+                        token=token,
+                        local_files_only=local_files_only,
+                        allow_patterns=files,
+                    )
+                )
             if not all((folder / file).is_file() for file in files):
                 raise FileNotFoundError(
                     f"{repo_id} holds no {cls.stem}, which is {' and '.join(files)}{it_has(repo_id, revision, token)}."

@@ -98,8 +98,9 @@ def _advice(error, repo_id, writes):
         return f"{repo_id} has no such revision: give a branch, a tag or a commit that it has."
     if error.response.headers.get("X-Error-Message") == "Invalid credentials in Authorization header":
         return f"The Hub does not know this token: {token}"
-    if error.response.status_code not in (401, 403, 404) or (isinstance(error, RepositoryNotFoundError) and not writes):
-        return ""  # the client says it all
+    said = isinstance(error, RepositoryNotFoundError) and not writes  # by the client
+    if said or error.response.status_code not in (401, 403, 404):
+        return ""
     yours = "name a repository of yours, ACCOUNT/NAME; or " if writes else ""
     return f"{repo_id} cannot be {'written' if writes else 'read'} with this token, or without one: {yours}{token}"
 

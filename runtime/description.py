@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from decodetr.utils.documents import read_json
+from decodetr.utils.hub import downloaded
+from decodetr.utils.shipped import is_hub_name
 
 FILE = "export.json"
 FORMAT, FORMAT_VERSION = "decodetr-export", 1
 TABLES_FILE = "name_tables.safetensors"
 # Of a side, where it is open: a map of one cell would be a case of its own. The coarsest have one for 64 pixels.
 LEAST_PIXELS = 65
+# Everything that an export may write, first what must be there.
+WRITTEN = (FILE, TABLES_FILE, "model.onnx", "model.onnx.data", "model.xml", "model.bin", "model.pt2")
 MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.xml", "pt2": "model.pt2"}  # by --format
 
 
@@ -99,12 +103,15 @@ class Description:
 
 
 def find_export(place: str | Path) -> Path | None:
-    """The folder of an exported model, given it or its model.onnx, model.xml or model.pt2. None: it is none, but maybe
-    a model with its config.json.
+    """The folder of an exported model, given it, its model.onnx, model.xml or model.pt2, or a Hub name. None: it is
+    none, but maybe a model with its config.json.
 
     Raises:
-        FileNotFoundError: a graph that is not there, or without its export.json.
+        FileNotFoundError: a graph that is not there, or without its export.json. ConnectionError: the connection to
+            the Hub was lost.
     """
+    if is_hub_name(place) and not str(place).endswith(tuple(MODEL_FILES.values())):
+        return downloaded(str(place), WRITTEN)
     place = Path(place)
     is_graph = place.name.endswith(tuple(Path(name).suffix for name in MODEL_FILES.values()))
     folder = place.parent if is_graph else place

@@ -29,7 +29,7 @@ class ExportedDetector:
     the old names or the new ones.
 
     Args:
-        folder: that `decodetr export` wrote, or its model.onnx or model.xml.
+        folder: that `decodetr export` wrote, or its model.onnx or model.xml, or a Hub name.
         threads (int, *optional*), providers (list[str], *optional*), allow_pickle (bool): see [`open_session`].
 
     Attributes:
@@ -51,7 +51,8 @@ class ExportedDetector:
         if place is None:
             raise FileNotFoundError(
                 f"{folder}: no exported model is there: expected a folder with export.json and one of "
-                f"{', '.join(MODEL_FILES.values())}, as `decodetr export` writes it"
+                f"{', '.join(MODEL_FILES.values())}, as `decodetr export` writes it, or a Hub repository that has "
+                "them and may be read"
             )
         self.folder = place
         with reading(place):
@@ -83,7 +84,8 @@ class ExportedDetector:
         Args:
             names (list[str], *optional*): some of the names that are looked for or stored, or of those of
                 `vocabulary`. Default: all that are stored, or all of `vocabulary`.
-            vocabulary (*optional*): folder that `decodetr vocabulary build` or [`Vocabulary.save_pretrained`] wrote.
+            vocabulary (*optional*): folder that `decodetr vocabulary build` or [`Vocabulary.save_pretrained`] wrote,
+                Hub name or shipped name.
 
         Raises:
             ValueError: the names are baked into the graph, are not stored, or do not fit the model. It is then as it

@@ -17,12 +17,15 @@ from safetensors.numpy import load_file
 from decodetr.runtime.description import TABLES_FILE
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import reading, regular_file
+from decodetr.utils.hub import downloaded
+from decodetr.utils.shipped import cannot_load, is_hub_name, resolve
 
 if TYPE_CHECKING:
     from typing import Any
 
     from decodetr.runtime.description import Description
 
+_VOCABULARY = ("vocabulary.json", "vocabulary.safetensors")
 _BLOCK = 1024  # prototypes that are compared at once
 
 
@@ -94,17 +97,18 @@ class NameSpace:
             )
         return self.tables(names, np.stack([rows[name] for name in names]), (now or self.all).info)
 
-    def of_folder(self, folder: str | Path, names: Sequence[str] | None = None) -> NameTables:
-        """Tables of the vocabulary in a folder, as `decodetr vocabulary build` writes it, or of some of its names.
+    def of_folder(self, vocabulary: str | Path, names: Sequence[str] | None = None) -> NameTables:
+        """Tables of the vocabulary in a folder, as `decodetr vocabulary build` writes it, or of a Hub or shipped name,
+        or of some of its names.
 
         Raises:
             FileNotFoundError: no vocabulary is there. ValueError: it is damaged, of another width or another encoder,
                 or lacks some of the names.
         """
-        folder = Path(folder)
+        folder = _vocabulary_folder(vocabulary)
         with reading(folder):
-            content = read_json(folder / "vocabulary.json", dict)
-            tensors = _tensors(folder / "vocabulary.safetensors")
+            content = read_json(folder / _VOCABULARY[0], dict)
+            tensors = _tensors(folder / _VOCABULARY[1])
         if content.get("format") != "decodetr-vocabulary":
             raise ValueError(f"{folder / 'vocabulary.json'}: expected a vocabulary of decodetr; build it again")
         stored = checked_names(content.get("names") or ())
@@ -141,6 +145,16 @@ class NameSpace:
             closest = [(self.prototypes[start : start + _BLOCK] @ rows.T).max(axis=1) for start in starts]
             background = np.concatenate(closest) < np.float32(self.description.background_threshold)
         return NameTables(list(names), info, embeddings, rows, share, background)
+
+
+def _vocabulary_folder(name):
+    """The folder of a vocabulary, given it, a Hub name or a shipped name."""
+    if not is_hub_name(name):
+        return Path(resolve(name, "vocabulary"))
+    if (folder := downloaded(str(name), _VOCABULARY)) is None:
+        reason = "the Hub has no vocabulary of that name, or it may not be read"
+        raise cannot_load("vocabulary", name, reason, ask=True)
+    return folder
 
 
 _OF_FILE = ("format", "format_version", "names", "table_digest")

@@ -66,7 +66,11 @@ _KINDS = {
 
 def _other_kind(folder, what):
     found = kind_of(folder)
-    return found if found and found[0] != (what if what in _TABLES else "model") else None
+    return found if found and found[0] != _kind_of_what(what) else None
+
+
+def _kind_of_what(what):
+    return what if what in _TABLES else "model"
 
 
 def kind_of(folder: str | Path) -> tuple[str, str] | None:
@@ -77,9 +81,24 @@ def kind_of(folder: str | Path) -> tuple[str, str] | None:
     return next((kind for file, kind in _KINDS.items() if (folder / file).exists()), None)
 
 
-def cannot_load(what: str, name: str | Path, error: Exception | str) -> FileNotFoundError:
-    """The error for a user whose `what` ("model", "text model") `name` did not load, with the reason and a remedy."""
-    if other := _other_kind(resolve(name), what):
+def is_hub_name(name: str | Path) -> bool:
+    """Whether something can be ACCOUNT/NAME of the Hub: it is nothing on this machine, and not shipped."""
+    return "/" in str(name) and bool(_HUB_NAME.fullmatch(str(name))) and not Path(resolve(name)).exists()
+
+
+def hub_kind(name: str | Path) -> tuple[str, str] | None:
+    """The same of a Hub repository, or None where it cannot be asked: no such name, no network."""
+    if not is_hub_name(name):
+        return None
+    there = set(load("hub_repository").repository_files(str(name)))
+    return next((kind for file, kind in _KINDS.items() if file in there), None)
+
+
+def cannot_load(what: str, name: str | Path, error: Exception | str, ask: bool = False) -> FileNotFoundError:
+    """The error for a user whose `what` ("model", "text model") `name` did not load, with the reason and a remedy.
+    `ask`: the Hub may be asked what it has of that name."""
+    other = _other_kind(resolve(name), what) or (hub_kind(name) if ask else None)
+    if other and other[0] != _kind_of_what(what):
         error = f"it is a {other[0]}; {other[1].format(name)}"
     shipped = sorted({file.parent.name for file in HUB_CARDS.glob("*/*.safetensors")})
     near = closest(str(name), sorted(path.name for path in HUB_CARDS.iterdir() if path.is_dir()))
@@ -106,7 +125,7 @@ def loading(what: str, name: str | Path, asked_by: str | None = None) -> Iterato
         with local_only(folder, asked_by):
             yield folder
     except OSError as error:
-        raise cannot_load(what, name, error) from error
+        raise cannot_load(what, name, error, ask=asked_by is None) from error
 
 
 def load_pool(name: str | Path) -> PrototypePool:
@@ -137,7 +156,7 @@ def _load_table(what, table, name):
     try:
         return table.from_pretrained(resolve(name, what))
     except (OSError, HFValidationError) as error:
-        raise cannot_load(what, name, error) from error
+        raise cannot_load(what, name, error, ask=True) from error
 
 
 def expect(what: str, name: str | Path | None, *files: str) -> None:

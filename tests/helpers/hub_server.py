@@ -136,7 +136,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _send(self, content, status=200, headers=None):
         content = json.dumps(content).encode() if not isinstance(content, bytes) else content
         self.send_response(status)
-        for name, value in ({"Content-Length": len(content), "Content-Type": "application/json"} | (headers or {})).items():
+        headers = {"Content-Length": len(content), "Content-Type": "application/json", **(headers or {})}
+        for name, value in headers.items():
             self.send_header(name, str(value))
         self.end_headers()
         if self.command == "HEAD":

@@ -86,12 +86,12 @@ def test_a_private_repository_is_for_its_owner(hub, pool):
 @pytest.mark.parametrize("make", [lambda: PrototypePool(ROWS), tiny_model], ids=["pool", "model"])
 def test_who_may_not_write_is_told_what_to_do(hub, make, monkeypatch, tmp_path):
     artifact = make()
-    with pytest.raises(HfHubHTTPError, match="does not know this token: make a token with the right to write.*HF_TOKEN"):
+    with pytest.raises(HfHubHTTPError, match="does not know this token: make a token with the right to write"):
         artifact.push_to_hub("me/mine", token="hf_wrong")
-    with pytest.raises(HfHubHTTPError, match="(?s)you/mine cannot be written with this token.*name a repository of yours"):
+    with pytest.raises(HfHubHTTPError, match="you/mine cannot be written with .*: name a repository of yours"):
         artifact.push_to_hub("you/mine")
     use_hub(monkeypatch, hub, tmp_path / "nobody", token=None)
-    with pytest.raises(HfHubHTTPError, match="(?s)cannot be written with this token, or without one: .*hf auth login"):
+    with pytest.raises(HfHubHTTPError, match="or without one: .*`hf auth login` or in .*HF_TOKEN"):
         artifact.push_to_hub("me/mine")
     assert hub.repos == {}
 
@@ -106,7 +106,7 @@ def test_what_is_not_there_is_named(hub, pool):
     with pytest.raises(RepositoryNotFoundError, match="Repository Not Found.*me/nothing"):
         PrototypePool.from_pretrained("me/nothing")
     pool.push_to_hub("me/pool")
-    with pytest.raises(FileNotFoundError, match="me/pool holds no vocabulary, .*; it has README.md, pool.json, pool.saf"):
+    with pytest.raises(FileNotFoundError, match="me/pool holds no vocabulary, .*; it has README.md, pool"):
         Vocabulary.from_pretrained("me/pool")
     with pytest.raises(OSError, match="^me/pool holds no DeCo-DETR; it has README.md, pool.json, pool.safetensors.$"):
         DeCoDetrForObjectDetection.from_pretrained("me/pool")
