@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-slow common-suite coverage style format clean
+.PHONY: quickstart test test-slow common-suite coverage style format release-check clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/decodetr quickstart
@@ -33,6 +33,13 @@ style: $(VENV)/installed-test $(VENV)/checked/decodetr
 format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# What is uploaded, made and looked at: contents, metadata, README, types, and use where no checkout is.
+release-check: $(VENV)/installed-test
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tests/helpers/release.py check dist
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
