@@ -56,10 +56,10 @@ def test_every_file_of_the_package_is_code_or_declared_data():
 
 
 def test_links_of_the_readme_become_absolute():
-    text = '[a](docs/model.md#b) [c](#c) [d](https://d.org/x) <img src="docs/p.jpg" width="1"> ![e](e.png)'
+    text = '[a](setup.cfg#b) [c](#c) [d](https://d.org/x) <img src="docs/p.jpg" width="1"> ![e](e.png)'
     blob, raw = f"{ADDRESS}/blob/v1.0", f"{ADDRESS}/raw/v1.0"
     assert release.absolute_links(text, f"{ADDRESS}/", "v1.0") == (
-        f"[a]({blob}/docs/model.md#b) [c](#c) [d](https://d.org/x) "
+        f"[a]({blob}/setup.cfg#b) [c](#c) [d](https://d.org/x) "
         f'<img src="{raw}/docs/p.jpg" width="1"> ![e]({raw}/e.png)'
     )
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
