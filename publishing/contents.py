@@ -181,4 +181,3 @@ def _top(name, sent):
         if not any(other.startswith(above) for other in sent):
             return above
     return name
-
