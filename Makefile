@@ -5,10 +5,14 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-slow common-suite coverage style format release-check clean
+.PHONY: quickstart docs test test-slow common-suite coverage style format release-check clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/decodetr quickstart
+
+# The documentation site into build/site, which opens without a server. A broken link or a page that is not listed fails.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # One process a core, and one thread a process; the tests of a file stay together, because they share what it makes.
 test: $(VENV)/installed-test
@@ -47,6 +51,10 @@ $(VENV)/bin/python:
 $(VENV)/installed: $(VENV)/bin/python setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
+
+$(VENV)/installed-docs: $(VENV)/bin/python setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@ $(VENV)/installed
 
 $(VENV)/installed-test: $(VENV)/bin/python setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[test]"

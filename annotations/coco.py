@@ -61,7 +61,7 @@ class CocoAnnotations:
     A COCO-format annotation file, parsed and checked. Made by `CocoAnnotations.load`.
 
     Attributes:
-        file (Path), image_folder (Path).
+        file (Path), image_folder (Path): where annotations and images are.
         names (list[str]): names of the categories exactly as written, ordered by category id.
         category_ids (list[int]): in the same order.
         images (sequence of dict): "image_id" (int), "file_name", "width", "height" (pixels), "path" (str; of a data

@@ -23,7 +23,7 @@ _TEACHERS = {
 
 def parse(words=None):
     """The command line."""
-    from photos.detector import STEPS
+    from photos.detector import PICTURES, STEPS
     from photos.write import PhotoSettings
 
     settings = PhotoSettings()
@@ -53,6 +53,8 @@ def parse(words=None):
             command.add_argument("--overwrite", action="store_true", help="replace a world of other settings")
         if name in ("detector", "run"):
             command.add_argument("--detector-steps", type=int, default=STEPS, metavar="N", help=f"of it ({STEPS})")
+            words_of = f"pictures of drawings that it learns from ({PICTURES})"
+            command.add_argument("--detector-pictures", type=int, default=PICTURES, metavar="N", help=words_of)
         for field, (default, words_of) in _TEACHERS.items() if name in ("teachers", "run") else ():
             option = f"--{field.replace('_', '-')}"
             command.add_argument(option, type=int, default=default, metavar="N", help=f"{words_of} ({default})")
@@ -85,7 +87,8 @@ def _run(args, settings):
         if args.command == "write":
             write_world(args.folder, settings, workers=args.workers, overwrite=args.overwrite)
         elif args.command == "detector":
-            return train_detector(args.folder, settings, steps=args.detector_steps, workers=args.workers)
+            detector = {"steps": args.detector_steps, "pictures": args.detector_pictures}
+            return train_detector(args.folder, settings, workers=args.workers, **detector)
         elif args.command == "teachers":
             from photos.teachers import write_teachers
 
@@ -94,7 +97,7 @@ def _run(args, settings):
         else:
             from photos.chain import run_chain
 
-            steps["detector_steps"] = args.detector_steps
+            steps |= {"detector_steps": args.detector_steps, "detector_pictures": args.detector_pictures}
             return run_chain(args.folder, settings, workers=args.workers, **steps)
     return 0
 

@@ -77,8 +77,14 @@ def build(
     """From a detector that is there and photos, to a model that finds any name, as `decodetr build` makes it.
 
     Args:
-        detector, images, clip, captioner, output, names, localize, prompt, keep_share, steps, device, seed, engine,
-            ray_address, workers: see [`BuildOptions`].
+        detector (str): folder or Hub name of a DETR of any supported family, class-agnostic or with classes, or
+            folder, Hub name or shipped name of a DeCo-DETR.
+        images (str or Path): folder of photos, with its sub-folders, or a data set, whose boxes are used.
+        clip, captioner (str): folder, Hub name or shipped name of a CLIP and of an image-text-to-text model.
+        output (str or Path): folder of all stages.
+        names (list[str] or dict, *optional*): names to look for; a dict has the texts that are embedded for each.
+            Default: what the captions of the pool say.
+        localize, prompt, keep_share, steps, device, seed, engine, ray_address, workers: see [`BuildOptions`].
         overwrite (str, *optional*): a stage of `decodetr.building.options.STAGES`, which is made again with all that
             come after it. Default: what is there is kept, and what is missing is made.
 

@@ -188,10 +188,11 @@ class DetectionDataset(TargetMaker, Dataset):
     Images of a COCO file with the targets of DeCoDetrForObjectDetection.
 
     Args:
-        coco (CocoAnnotations).
+        coco (CocoAnnotations): images and boxes.
         image_processor: DeCoDetrImageProcessor or its PIL twin.
         names (list[str]): the vocabulary. `class_labels` index it. Category names are matched to it exactly.
-        targets (TargetOptions, optional). fields: of TargetOptions, as keywords: `regions`, `augmentation`,
+        targets (TargetOptions, optional): what targets are made of.
+        fields: of TargetOptions, as keywords: `regions`, `augmentation`,
             `skip_unknown_names`, `pseudo_box_score`, `pseudo_boxes`, `weak_labels`.
 
     Items are dicts: `pixel_values` (3, H, W) float, `pixel_mask` (H, W) int64 where the processor pads, and `labels`,

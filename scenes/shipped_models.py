@@ -128,8 +128,7 @@ def _without_code(staging):
         file.unlink()
     for file in (staging / "config.json", staging / "preprocessor_config.json"):
         content = read_json(file, dict)
-        for entry in ("auto_map", "custom_pipelines"):
-            content.pop(entry, None)
+        content.pop("auto_map", None)
         write_json(file, dict(sorted(content.items())), indent=2)
 
 

@@ -53,7 +53,7 @@ class DeCoDetrTrainer(Trainer):
 
     Args:
         model: its vocabulary holds the training names.
-        args ([`DeCoDetrTrainingArguments`]).
+        args ([`DeCoDetrTrainingArguments`]): what training does.
         train_dataset, eval_dataset ([`DetectionDataset`]): `class_labels` of training data index the training names.
             With `cache_features`, `train_dataset` may also be a [`FeatureCache`] of the same detector and names.
         processing_class ([`DeCoDetrImageProcessor`]): post-processes detections in evaluation and is saved with

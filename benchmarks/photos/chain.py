@@ -5,20 +5,20 @@ import sys
 from decodetr.cli import main
 from decodetr.scenes.command_runner import claim, flat, run_stages
 
-from .detector import STEPS, train_detector
+from .detector import PICTURES, STEPS, train_detector
 from .teachers import CLIP, LLAVA, write_teachers
 from .write import write_world
 
 STAGES = 5
 
 
-def run_chain(folder, settings, *, workers=1, detector_steps=STEPS, **teachers):
+def run_chain(folder, settings, *, workers=1, detector_steps=STEPS, detector_pictures=PICTURES, **teachers):
     """World, teachers and detector in `folder`, where they are missing, and then the commands. What is done is not
     done again.
 
     Args:
-        folder: `Path`. settings: `PhotoSettings`. detector_steps: of `train_detector`. teachers: arguments
-            of `write_teachers`.
+        folder: `Path`. settings: `PhotoSettings`. detector_steps, detector_pictures: of `train_detector`. teachers:
+            arguments of `write_teachers`.
 
     Returns:
         Exit status of the first command that failed, or 0.
@@ -26,7 +26,8 @@ def run_chain(folder, settings, *, workers=1, detector_steps=STEPS, **teachers):
     folder.mkdir(parents=True, exist_ok=True)
     write_world(folder / "world", settings, workers=workers)
     write_teachers(folder / "teachers", settings, workers=workers, **teachers)
-    if status := train_detector(folder, settings, steps=detector_steps, workers=workers):
+    detector = {"steps": detector_steps, "pictures": detector_pictures}
+    if status := train_detector(folder, settings, workers=workers, **detector):
         return status
     record = claim(folder / "chain", {"made by": "photo_world.py run"})
     status, _ = run_stages(folder / "chain", stages(folder), STAGES, record, main)

@@ -20,12 +20,13 @@ STEPS = 2000
 _CHANNELS = [40, 112, 320]  # of the backbone's maps with strides 8, 16, 32
 
 
-def train_detector(folder, settings, *, steps=STEPS, workers=1):
+def train_detector(folder, settings, *, steps=STEPS, pictures=PICTURES, workers=1):
     """DIR/detector, a bare detector that finds things, and what it is made of: DIR/backbone, DIR/drawings,
     DIR/untrained, DIR/pretrained. What is done is not done again.
 
     Args:
-        folder: `Path`. settings: `PhotoSettings` of the world. steps: of localization. workers: processes that draw.
+        folder: `Path`. settings: `PhotoSettings` of the world. steps: of localization. pictures: of drawings.
+        workers: processes that draw.
 
     Returns:
         Exit status of the training.
@@ -35,7 +36,7 @@ def train_detector(folder, settings, *, steps=STEPS, workers=1):
         return 0
     if not (untrained / "config.json").is_file():  # says what is not installed before anything is drawn
         write_detector(untrained, write_backbone(folder / "backbone"), settings.image_size)
-    write_world(drawings, replace(settings, train=PICTURES, val=100, drawings=True), workers=workers)
+    write_world(drawings, replace(settings, train=pictures, val=100, drawings=True), workers=workers)
     if not (pretrained / "train_results.json").is_file():
         learn = {"--data": drawings, "--detector": untrained, "--freeze-backbone": "true", "--streams": "localization"}
         learn |= {"--max-steps": steps, "--output": pretrained}

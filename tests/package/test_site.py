@@ -1,0 +1,69 @@
+"""The documentation site: every page is listed, every public name is on the API page, it builds strictly, and nothing
+in it is fetched from elsewhere."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from helpers.paths import ROOT
+
+import decodetr
+
+PAGES = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").glob("*.md")}
+OF_ROOT = {"CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md"}
+_FETCHED = re.compile(
+    r"<(?:script|img|iframe|source|video|audio)\b[^>]*?\bsrc=[\"']?(?:https?:)?//|<link\b[^>]*?rel=[\"']?(?:stylesheet|preconnect|preload|icon)[\"']?[^>]*?href=[\"']?(?:https?:)?//"
+)
+
+
+class _Tags(yaml.SafeLoader):
+    """Reads mkdocs.yml, whose tags name environment variables and a function."""
+
+
+_Tags.add_multi_constructor("", lambda loader, suffix, node: None)
+
+
+def settings():
+    return yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), _Tags)
+
+
+def listed(entries):
+    """Pages that a navigation names."""
+    for entry in entries:
+        (below,) = entry.values()
+        yield from [below] if isinstance(below, str) else listed(below)
+
+
+def test_every_page_is_in_the_navigation_once():
+    found = list(listed(settings()["nav"]))
+    assert sorted(found) == sorted(PAGES | OF_ROOT)
+
+
+def test_every_public_name_is_on_the_api_page():
+    page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^::: decodetr\.(\w+)$", page, re.MULTILINE)) | {"__version__"}
+    assert named == set(decodetr.__all__) and "`decodetr.__version__`" in page
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_fetches_nothing(tmp_path):
+    if shutil.which("mkdocs", path=str(sys.prefix) + "/bin") is None:
+        pytest.skip("mkdocs is not installed: pip install 'decodetr[docs]'")
+    said = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode == 0, said.stderr
+    pages = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "site").glob("*.html")}
+    assert set(pages) >= {name.replace(".md", ".html") for name in PAGES | OF_ROOT} and len(pages) > 30
+    assert {name: _FETCHED.findall(page) for name, page in pages.items() if _FETCHED.search(page)} == {}
+    api = pages["api.html"]
+    assert [name for name in decodetr.__all__ if name[0] != "_" and f'id="decodetr.{name}"' not in api] == []
+    assert re.findall(r"\[`|`\]|\[<code>", re.sub(r"<pre.*?</pre>", "", api, flags=re.DOTALL)) == []
+    assert '<a class="autorefs autorefs-internal"' in api  # [`DeCoDetrConfig`] leads to its place
+    assert "iframe-worker.js" in pages["index.html"] and (tmp_path / "site/search/search_index.js").is_file()
