@@ -39,7 +39,7 @@ def listed(entries):
 
 def test_every_page_is_in_the_navigation_once():
     found = list(listed(settings()["nav"]))
-    assert sorted(found) == sorted(PAGES | OF_ROOT)
+    assert sorted(found) == sorted(PAGES | OF_ROOT), "`nav` of mkdocs.yml lists all of docs/*.md"
 
 
 def test_every_public_name_is_on_the_api_page():
