@@ -32,6 +32,7 @@ COMMANDS = {
     "export": ("decodetr.cli.export", "write a model for ONNX Runtime, OpenVINO or torch.export, and check it"),
     "bench": ("decodetr.cli.bench", "measure how long models take here, beside other zero-shot detectors"),
     "serve": ("decodetr.cli.serve", "answer requests for detections over HTTP"),
+    "push": ("decodetr.cli.push", "send a model, a pool, a vocabulary or an exported model to the Hub"),
     "info": ("decodetr.cli.info", "say what a model is, knows and learned from, and how fast it is here"),
 }
 

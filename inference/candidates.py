@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,10 @@ from pathlib import Path
 import torch
 
 from decodetr.inference.names import choose_names
+from decodetr.modeling_decodetr.prompts import name_of
 from decodetr.modeling_decodetr.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
-
-_ARTICLE = re.compile(r"(a|an|the)\s+", re.IGNORECASE)
 
 
 class CandidateLabels:
@@ -66,16 +64,3 @@ class CandidateLabels:
             while self.kept is not None and len(self._rows) > self.kept:
                 del self._rows[next(iter(self._rows))]
         return found
-
-
-def name_of(label: str, known: Sequence[str] | dict[str, int]) -> str:
-    """The name that a label stands for: itself if it is known, else without the article and full stop that prompts of
-    other detectors have ("a cat."), in the spelling that is known.
-
-    Args:
-        label (str). known: names with an embedding.
-    """
-    bare = label.strip().rstrip(".").rstrip() or label
-    short = _ARTICLE.sub("", bare, count=1) if _ARTICLE.match(bare) else bare
-    forms = (label, bare, short, short.lower())
-    return next((form for form in forms if form in known), short)

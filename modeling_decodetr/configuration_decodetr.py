@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from .default_threshold import DEFAULT_THRESHOLD
 from .file_commit import reading, unfinished
+from .remote_entries import is_remote
 
 logger = logging.get_logger(__name__)
 
@@ -317,6 +318,8 @@ class DeCoDetrConfig(PreTrainedConfig):
             config_dict = _of_version_0_2(config_dict)
         if "transformers_version" in config_dict:  # a model that was saved before there was dropout
             config_dict = {"semantic_dropout": 0.0, **config_dict}
+        if not is_remote(cls):
+            config_dict = {key: value for key, value in config_dict.items() if key != "custom_pipelines"}
         fields = {**config_dict, **given}
         if unknown := _unknown({key: value for key, value in fields.items() if key not in known}):
             logger.warning(

@@ -5,7 +5,7 @@ It imports nothing of ours: `utils` loads it by its path, without the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +24,9 @@ def upload(
     token: str | bool | None = None,
     revision: str | None = None,
     files: Sequence[str] | None = None,
+    replaced: Callable[[set[str]], Iterable[str]] = lambda there: (),
 ) -> CommitInfo:
-    """Make the files of a folder a commit of a repository, which is created if missing. Files of other names stay.
+    """Make the files of a folder a commit of a repository, which is created if missing.
 
     Args:
         folder (`str` or `Path`). repo_id (`str`): NAME or ACCOUNT/NAME. message (`str`): of the commit.
@@ -33,11 +34,14 @@ def upload(
         token (`str` or `bool`, *optional*): default: that of `hf auth login` or of HF_TOKEN.
         revision (`str`, *optional*): branch, made if missing.
         files (list of `str`, *optional*): of the folder, these alone.
+        replaced (function): names of the files that are there -> those that go in the same commit, unless they come
+            again. What it raises is raised before anything is sent.
 
     Raises:
         OSError: as of [`hub_errors`]. There is no new commit then.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.errors import RevisionNotFoundError
 
     folder = Path(folder)
     if files is None:
@@ -45,10 +49,16 @@ def upload(
     api = HfApi(token=token)
     with hub_errors(repo_id, writes=True):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        try:
+            there = set(api.list_repo_files(repo_id, revision=revision))
+        except RevisionNotFoundError:  # a branch that is made now, of the files of the first one
+            there = set(api.list_repo_files(repo_id))
+        gone = sorted(set(replaced(there)) - set(files))
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        additions = [CommitOperationAdd(name, folder / name) for name in files]
-        return api.create_commit(repo_id, additions, commit_message=message, revision=revision)
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [CommitOperationDelete(name) for name in gone]
+        operations += [CommitOperationAdd(name, folder / name) for name in files]
+        return api.create_commit(repo_id, operations, commit_message=message, revision=revision)
 
 
 @contextmanager

@@ -43,6 +43,7 @@ from .model_folder import check_loaded, check_requested, check_tables, damaged_f
 from .output_decodetr import DeCoDetrObjectDetectionOutput
 from .precision import keep_boxes_in_float32
 from .prototype_pool import PrototypePool
+from .remote_entries import remote_entries
 from .semantic_stream import LEAST_LOG_SCORE, SemanticStream, boxes_on_canvas, derive, fuse_scores
 from .swappable_tables import SwappableTables
 from .vocabulary import Vocabulary
@@ -384,7 +385,10 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
             return super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", Path(save_directory).name)
-        with committed(save_directory, remove=lambda new: old_weights(save_directory, new)) as folder:
+        with (
+            committed(save_directory, remove=lambda new: old_weights(save_directory, new)) as folder,
+            remote_entries(self.config),
+        ):
             super().save_pretrained(folder, **kwargs)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:

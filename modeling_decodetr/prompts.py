@@ -1,9 +1,11 @@
 """Names and what is embedded for them: a name itself, or other texts, its prompts."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _SOME = 5
+_ARTICLE = re.compile(r"(a|an|the)\s+", re.IGNORECASE)
 
 
 def checked_names(names: Any) -> list[str]:
@@ -63,3 +65,16 @@ def some_of(names: Iterable[str], most: int = _SOME) -> str:
     """The first few of some names, for a message."""
     names = list(names)
     return ", ".join(map(repr, names[:most])) + (", ..." if len(names) > most else "")
+
+
+def name_of(label: str, known: Sequence[str] | dict[str, int]) -> str:
+    """The name that a label stands for: itself if it is known, else without the article and full stop that prompts of
+    other detectors have ("a cat."), in the spelling that is known.
+
+    Args:
+        label (str). known: names with an embedding.
+    """
+    bare = label.strip().rstrip(".").rstrip() or label
+    short = _ARTICLE.sub("", bare, count=1) if _ARTICLE.match(bare) else bare
+    forms = (label, bare, short, short.lower())
+    return next((form for form in forms if form in known), short)

@@ -128,7 +128,8 @@ def _without_code(staging):
         file.unlink()
     for file in (staging / "config.json", staging / "preprocessor_config.json"):
         content = read_json(file, dict)
-        content.pop("auto_map", None)
+        for entry in ("auto_map", "custom_pipelines"):
+            content.pop(entry, None)
         write_json(file, dict(sorted(content.items())), indent=2)
 
 

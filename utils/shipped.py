@@ -43,7 +43,7 @@ def resolve(name: str | Path, what: str | None = None) -> str:
     """
     folder: str = _rule.packaged(name, HUB_CARDS)
     if what is not None and (other := _other_kind(folder, what)):
-        raise ValueError(f"expected a {what}, {str(name)!r} is a {other[0]}; {other[1].format(name)}")
+        raise ValueError(f"expected a {what}, {str(name)!r} is {a(other[0])}; {other[1].format(name)}")
     return folder
 
 
@@ -81,6 +81,11 @@ def kind_of(folder: str | Path) -> tuple[str, str] | None:
     return next((kind for file, kind in _KINDS.items() if (folder / file).exists()), None)
 
 
+def a(kind: str) -> str:
+    """A kind of [`kind_of`] with its article."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
 def is_hub_name(name: str | Path) -> bool:
     """Whether something can be ACCOUNT/NAME of the Hub: it is nothing on this machine, and not shipped."""
     return "/" in str(name) and bool(_HUB_NAME.fullmatch(str(name))) and not Path(resolve(name)).exists()
@@ -99,7 +104,7 @@ def cannot_load(what: str, name: str | Path, error: Exception | str, ask: bool =
     `ask`: the Hub may be asked what it has of that name."""
     other = _other_kind(resolve(name), what) or (hub_kind(name) if ask else None)
     if other and other[0] != _kind_of_what(what):
-        error = f"it is a {other[0]}; {other[1].format(name)}"
+        error = f"it is {a(other[0])}; {other[1].format(name)}"
     shipped = sorted({file.parent.name for file in HUB_CARDS.glob("*/*.safetensors")})
     near = closest(str(name), sorted(path.name for path in HUB_CARDS.iterdir() if path.is_dir()))
     return FileNotFoundError(
