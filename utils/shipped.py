@@ -131,6 +131,11 @@ def loading(what: str, name: str | Path, asked_by: str | None = None) -> Iterato
             yield folder
     except OSError as error:
         raise cannot_load(what, name, error, ask=asked_by is None) from error
+    except ValueError as error:  # the library cannot tell a repository without config.json from a strange one
+        other = hub_kind(name) if asked_by is None else None
+        if other is None or other[0] == _kind_of_what(what):
+            raise
+        raise cannot_load(what, name, error, ask=True) from error
 
 
 def load_pool(name: str | Path) -> PrototypePool:
