@@ -33,6 +33,7 @@ COMMANDS = {
     "bench": ("decodetr.cli.bench", "measure how long models take here, beside other zero-shot detectors"),
     "serve": ("decodetr.cli.serve", "answer requests for detections over HTTP"),
     "push": ("decodetr.cli.push", "send a model, a pool, a vocabulary or an exported model to the Hub"),
+    "demo": ("decodetr.cli.demo", "try a model in the browser: drop a picture, type names"),
     "info": ("decodetr.cli.info", "say what a model is, knows and learned from, and how fast it is here"),
 }
 

@@ -61,8 +61,7 @@ def draw_detections(
         class_id=np.array(_color_numbers(colors or names))[order],
     )
     palette = sv.ColorPalette.from_hex(list(dict.fromkeys(colors))) if colors else sv.ColorPalette.DEFAULT
-    # Black on light colours, white on dark ones, by the luma of ITU-R BT.601.
-    text = ["#000000" if 0.299 * c.r + 0.587 * c.g + 0.114 * c.b > 140 else "#ffffff" for c in palette.colors]
+    text = list(map(_text_on, palette.colors))
     size = _font_size(canvas)
     thickness = sv.calculate_optimal_line_thickness(canvas.size)
     canvas = sv.BoxAnnotator(palette, thickness=thickness).annotate(canvas, detections)
@@ -149,6 +148,24 @@ def draw_explanations(
     for text in footer:
         write(left + size, top + panel_height - line, text, panel_width - 2 * size, "#444444")
     return canvas
+
+
+def label_colors(names: Sequence[str]) -> list[tuple[str, str]]:
+    """For each name the colours of its box and of the text on it, such as ("#d1495b", "#ffffff"): those that
+    [`draw_detections`] gives it."""
+    palette = _supervision().ColorPalette.DEFAULT
+    colors = [palette.by_idx(number) for number in _color_numbers(names)]
+    return [(color.as_hex(), _text_on(color)) for color in colors]
+
+
+def _text_on(color):
+    """Black or white, whichever has more contrast to a colour (WCAG 2: relative luminance of sRGB)."""
+    linear = [
+        x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4
+        for x in (color.r / 255, color.g / 255, color.b / 255)
+    ]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#000000" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "#ffffff"
 
 
 def _supervision():

@@ -27,6 +27,7 @@ ALLOWED = {
     "cli/vocabulary.py": "Vocabulary.save_pretrained is the mechanism",
     "pool_builder/served_captioner.py": "a picture in memory",
     "training/plan.py": "likewise",
+    "demo/stage.py": "likewise",
     "benchmarks/hostile_files.py": "makes hostile inputs, in a temporary folder",
     "benchmarks/standin.py": "likewise",
     "publishing/contents.py": "a zip file is read",
