@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from types import ModuleType
 
-from decodetr.cli.parser import CommandParser, complete
+from decodetr.cli.parser import CommandParser, complete, tell_old
 from decodetr.utils.spelling import closest
 
 # name: module with add_arguments(parser) and run(args), what it does
@@ -107,6 +107,7 @@ def main(argv: Iterable[str] | None = None) -> int:
                 parser.refuse(rest, args)
             said = vars(args)
             with loudness(said.pop("quiet", False), said.pop("verbose", False)):
+                tell_old(word for word in argv if word.startswith("--"))
                 return module.run(args) or 0
     except (OSError, ValueError) as error:
         from decodetr.utils.markup import visible

@@ -7,11 +7,14 @@ words (`ALSO`) and underscores mean the same, a list that is said twice is one l
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from decodetr.utils.arguments import Joined, SaysOnce, extend_lists
 from decodetr.utils.spelling import closest
+
+logger = logging.getLogger(__name__)
 
 # The word for a thing, and what it was called earlier or is called in transformers.
 ALSO = {
@@ -22,6 +25,8 @@ ALSO = {
     "--clip": ("--text-model",),
     "--overwrite": ("--overwrite-output-dir",),
 }
+# Those of them that were ours, and the version that will not know them any more (docs/versioning.md). They say so.
+OLD = {"--text-model": "0.2.0"}
 _OF_TRAINING = (
     "--dataloader-num-workers",
     "--per-device-train-batch-size",
@@ -149,6 +154,14 @@ def also_spelled(
         if _stores(action):
             action.__class__ = SaysOnce
     return parser
+
+
+def tell_old(words: Iterable[str]) -> None:
+    """Warn of each earlier option (`OLD`) among the words of a command line, or the keys of a recipe."""
+    options = {f"--{word.partition('=')[0].lstrip('-').replace('_', '-')}" for word in words}
+    for old in sorted(options & OLD.keys()):
+        (new,) = (word for word, others in ALSO.items() if old in others)
+        logger.warning("%s is now %s. decodetr %s will not know the old word any more", old, new, OLD[old])
 
 
 def _stores(action):

@@ -6,7 +6,7 @@ import typing
 from dataclasses import fields
 from pathlib import Path
 
-from decodetr.cli.parser import ALSO
+from decodetr.cli.parser import ALSO, tell_old
 from decodetr.training.options import TrainOptions
 from decodetr.utils.arguments import options_of
 from decodetr.utils.documents import read_yaml, short
@@ -88,6 +88,7 @@ def _other_words(*parsers):
 
 
 def _by_fields(recipe, words, file):
+    tell_old(map(str, recipe))
     renamed = {}
     for key, value in recipe.items():
         name = str(key).replace("-", "_")

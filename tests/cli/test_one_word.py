@@ -4,12 +4,14 @@ import argparse
 import dataclasses
 import logging
 import os
+import re
 
 import pytest
 
 from decodetr.cli import COMMANDS, command_parser, main
 from decodetr.cli.loudness import loudness
-from decodetr.cli.parser import ALSO, NAME_LISTS, CommandParser, complete, parsers_of
+from decodetr import __version__
+from decodetr.cli.parser import ALSO, NAME_LISTS, OLD, CommandParser, complete, parsers_of
 from decodetr.cli.train import read_fields, read_options
 from decodetr.cli.train_help import _USUAL, config_texts, more_help
 from decodetr.modeling_decodetr import DeCoDetrConfig
@@ -257,3 +259,23 @@ def test_version_for_bug_reports(capsys):
 
     assert lines["torch"] == torch.__version__.partition("+")[0] or lines["torch"] == torch.__version__
     assert main(["--version", "--what"]) == 2
+
+
+def test_an_old_word_says_what_it_is_called_now(caplog, capsys, tmp_path):
+    words = ["vocabulary", "build", "--names", "a", "--text_model=./no", "--output", str(tmp_path / "v")]
+    expected = "--text-model is now --clip. decodetr 0.2.0 will not know the old word any more"
+    assert main(words) == 1 and [record.message for record in caplog.records] == [expected]
+    caplog.clear()
+    assert main([word.replace("text_model", "clip") for word in words]) == 1 and not caplog.records
+    assert main([*words, "--quiet"]) == 1 and not caplog.records
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("text_model: ./no\n")
+    read_options({"recipe": str(recipe)})
+    assert [record.message for record in caplog.records] == [expected]
+
+
+@pytest.mark.parametrize("old", OLD)
+def test_an_old_word_goes_when_its_time_has_come(old):
+    """Remove it from `OLD`, `ALSO` and docs/command_line.md, and say so in CHANGELOG.md."""
+    assert any(old in others for others in ALSO.values())
+    assert [int(part) for part in OLD[old].split(".")] > [int(part) for part in re.findall(r"\d+", __version__)[:3]]
