@@ -8,9 +8,9 @@ import re
 
 import pytest
 
+from decodetr import __version__
 from decodetr.cli import COMMANDS, command_parser, main
 from decodetr.cli.loudness import loudness
-from decodetr import __version__
 from decodetr.cli.parser import ALSO, NAME_LISTS, OLD, CommandParser, complete, parsers_of
 from decodetr.cli.train import read_fields, read_options
 from decodetr.cli.train_help import _USUAL, config_texts, more_help
