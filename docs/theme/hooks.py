@@ -51,3 +51,10 @@ def _mend(link, folder, page, known, repository):
     if path == "README.md":
         return f"[{words}]({posixpath.relpath('index.md', posixpath.dirname(page) or '.')})"
     return f"[{words}]({repository.rstrip('/')}/blob/main/{path})" if repository else words
+
+
+def on_post_page(output, page, config):
+    """The theme's dialog of the search has no name for those who hear it."""
+    return output.replace(
+        'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
+    )
