@@ -44,7 +44,8 @@ function show() {
     tag.textContent = found.label;
     tag.style.background = found.fill;
     tag.style.color = found.text;
-    if (found.box[1] < 0.06 * value.height) tag.className = "inside";
+    tag.classList.toggle("inside", found.box[1] < 0.06 * value.height);
+    tag.classList.toggle("leftward", found.box[0] + found.box[2] > 1.2 * value.width); // it would be cut off
     node.append(tag);
   }
   layer.classList.toggle("has-picked", value.picked !== null && value.picked !== undefined);
