@@ -8,4 +8,5 @@ launch(
     os.environ.get("MODEL", "scenes-decodetr"),
     names=os.environ.get("NAMES"),
     examples=os.environ.get("EXAMPLES"),
+    tell=lambda address: print(address, flush=True),  # noqa: T201
 )
