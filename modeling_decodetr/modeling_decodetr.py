@@ -16,7 +16,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MA
 from transformers.utils import can_return_tuple
 
 from .certain_queries import certain_queries
-from .channels_first import channels_first
 from .configuration_decodetr import DeCoDetrConfig
 from .detectors import (
     class_labels_of_detector,
@@ -46,6 +45,7 @@ from .prototype_pool import PrototypePool
 from .remote_entries import remote_entries
 from .semantic_stream import LEAST_LOG_SCORE, SemanticStream, boxes_on_canvas, derive, fuse_scores
 from .swappable_tables import SwappableTables
+from .timm_maps import fill_buffers, fit_timm
 from .vocabulary import Vocabulary
 
 
@@ -108,7 +108,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         super().__init__(config)
         detector_family(config.detector_config)  # an unsupported family is refused before anything is built
         detector = AutoModelForObjectDetection.from_config(config.detector_config)
-        self.detector = keep_boxes_in_float32(channels_first(detector))
+        self.detector = keep_boxes_in_float32(fit_timm(detector))
         self.prototype_pool = PrototypePool.random(
             config.num_coarse_prototypes, config.num_fine_prototypes, config.embedding_dim
         )
@@ -411,7 +411,9 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         """
         where = pretrained_model_name_or_path
         if where is None:  # tensors and config of the caller
-            return super().from_pretrained(where, *args, config=config, **kwargs)
+            loaded = super().from_pretrained(where, *args, config=config, **kwargs)
+            fill_buffers((loaded[0] if isinstance(loaded, tuple) else loaded).detector)
+            return loaded
         if kwargs.get("use_safetensors") is False:
             raise ValueError(
                 "use_safetensors=False: pickled weights are not loaded, because reading them can run code."
@@ -422,6 +424,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
             check_requested(cls.config_class, where, config, kwargs)
             model, info = super().from_pretrained(where, *args, config=config, **kwargs)
         check_loaded(model, info, where)
+        fill_buffers(model.detector)
         return (model, info) if with_info else model  # type: ignore[return-value]  # the library says Self of both
 
     @classmethod

@@ -1,6 +1,5 @@
 """timm backbones in every family that takes one: what they compute, pretrained weights, freezing."""
 
-import copy
 import json
 
 import pytest
@@ -245,22 +244,3 @@ def test_frozen_backbones_stay_to_the_bit(words, weights, tmp_path, capsys):
     }
     assert main([*words, *start, "--backbone", str(weights), "--output_dir", str(tmp_path / "no")]) == 1
     assert "--backbone needs --config" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("family", ["detr", "deformable_detr"])
-def test_a_swin_gives_its_maps_with_channels_first(family):
-    """timm's Swin has them last, which no detector takes."""
-    indices = [3] if family == "detr" else [1, 2, 3]
-    model = _model(family, "swin_tiny_patch4_window7_224", out_indices=indices).eval()
-    features, _ = timm_backbone(model)
-    pixels = torch.randn(1, 3, 224, 224)
-    with torch.no_grad():
-        found, plain = features(pixels), type(features).forward(features, pixels)
-    assert [tuple(one.shape[1:]) for one in found][-1] == (768, 7, 7)
-    assert all(torch.equal(one, other.permute(0, 3, 1, 2)) for one, other in zip(found, plain, strict=True))
-    label = {"class_labels": torch.tensor([0]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]])}
-    outputs = model.train()(pixels, labels=[label])
-    outputs.loss.backward()
-    assert outputs.pred_boxes.shape == (1, 12, 4) and next(features.parameters()).grad.abs().sum() > 0
-    copied = copy.deepcopy(model).eval()
-    assert torch.equal(copied(pixels).pred_boxes, model.eval()(pixels).pred_boxes)

@@ -257,21 +257,21 @@ def test_a_disk_without_room_is_refused_with_the_numbers(two_clips, tmp_path, mo
 
 
 def test_a_model_that_cannot_make_a_step_is_refused_before_the_first(two_clips, tmp_path, monkeypatch, capsys):
-    """A Swin of timm takes images of one size alone."""
-    backbone = {"model_type": "timm_backbone", "backbone": "swin_tiny_patch4_window7_224", "out_indices": [3]}
+    """Some backbones of timm take images of one size alone."""
+    backbone = {"model_type": "timm_backbone", "backbone": "test_vit_relpos", "out_indices": [3]}
     layers = {"encoder_layers": 1, "decoder_layers": 1, "d_model": 32, "num_queries": 5, "num_labels": 1}
     detector = {"model_type": "detr", "backbone_config": backbone, **layers}
     config = {"detector_config": detector, "embedding_dim": 8, "num_coarse_prototypes": 4, "num_fine_prototypes": 0}
-    (two_clips / "swin.yaml").write_text(yaml.safe_dump(config))
+    (two_clips / "fixed.yaml").write_text(yaml.safe_dump(config))
     trained = []
     monkeypatch.setattr(
         "decodetr.training.trainer.DeCoDetrTrainer.train", lambda *args, **kwargs: trained.append(args)
     )
     more = ["--vocabulary", two_clips / "vocabulary", "--pool", two_clips / "pool", "--image-size", "64"]
-    assert _train(two_clips, tmp_path, *more, start=("--config", "swin.yaml")) == 1
+    assert _train(two_clips, tmp_path, *more, start=("--config", "fixed.yaml")) == 1
     error = capsys.readouterr().err
-    assert "images of 64 x 64" in error and "detr with the backbone swin_tiny_patch4_window7_224" in error
-    assert "doesn't match model (224)" in error and "--image-size" in error and not trained
+    assert "images of 64 x 64" in error and "detr with the backbone test_vit_relpos" in error
+    assert "doesn't match model (160)" in error and "--image-size" in error and not trained
 
 
 def test_the_tried_step_leaves_nothing_behind(two_clips):
