@@ -37,6 +37,7 @@ from decodetr.training.feature_cache import FeatureCache
 from decodetr.training.forgetting import ForgettingReport
 from decodetr.training.identity import digest, settings_identity
 from decodetr.training.learned import doubts
+from decodetr.training.loggers import kept_open
 from decodetr.training.metrics import check_evaluation
 from decodetr.training.model_card import RunResult, write_card
 from decodetr.training.names import set_names
@@ -131,26 +132,27 @@ class TrainingRun:
             transformers.set_seed(training.seed)  # a run that starts again has measured before
         if trainer.is_world_process_zero():
             begin(training.output_dir)
-        try:
-            trained = trainer.train()
-        except KeyboardInterrupt:
-            self._say_how_to_go_on(trainer.state.global_step)
-            raise
-        kept.fit(trainer, processor)
-        trainer.save_model()
-        trainer.save_state()
-        trainer.accelerator.wait_for_everyone()  # nobody reads cached features any more
-        if trainer.is_world_process_zero() and isinstance(trainer.train_dataset, FeatureCache):
-            if not training.cache_folder:
-                trainer.train_dataset.remove()
-        _save_metrics(trainer, "train", trained.metrics)
+        with kept_open(trainer.callback_handler.callbacks):
+            try:
+                trained = trainer.train()
+            except KeyboardInterrupt:
+                self._say_how_to_go_on(trainer.state.global_step)
+                raise
+            kept.fit(trainer, processor)
+            trainer.save_model()
+            trainer.save_state()
+            trainer.accelerator.wait_for_everyone()  # nobody reads cached features any more
+            if trainer.is_world_process_zero() and isinstance(trainer.train_dataset, FeatureCache):
+                if not training.cache_folder:
+                    trainer.train_dataset.remove()
+            _save_metrics(trainer, "train", trained.metrics)
 
-        # Report
-        metrics = scores = None
-        if data.val is not None:
-            metrics, scores = _evaluate(trainer)
-        if forgetting:
-            forgetting.after(partial(measure, "after", metrics))
+            # Report
+            metrics = scores = None
+            if data.val is not None:
+                metrics, scores = _evaluate(trainer)
+            if forgetting:
+                forgetting.after(partial(measure, "after", metrics))
         if trainer.is_world_process_zero():
             self._report(
                 RunResult(

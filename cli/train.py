@@ -91,6 +91,7 @@ def training_parser() -> "HfArgumentParser":
     from decodetr.training.arguments import DeCoDetrTrainingArguments
 
     parser = transformers.HfArgumentParser(DeCoDetrTrainingArguments, exit_on_error=False, allow_abbrev=False)
+    parser._option_string_actions["--report_to"].nargs = "+"  # the library's field takes a list, its parser does not
     return also_spelled(only_given(extend_lists(parser)), but=())
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from transformers import TrainingArguments
 
+from decodetr.training.early_stopping import check_early_stopping
 from decodetr.training.fields import check_fields
 from decodetr.training.metrics import default_metric, needs_metric
 from decodetr.training.own_arguments import OwnArguments
@@ -66,6 +67,7 @@ class DeCoDetrTrainingArguments(OwnArguments, TrainingArguments):
             )
         if self.eval_pictures < 0:
             raise ValueError(f"eval_pictures must be at least 0, got {self.eval_pictures}.")
+        check_early_stopping(self)
         check_fields(self)
         if self.device.type == "cpu":  # torch would warn in every run that there is nothing to pin memory for
             self.dataloader_pin_memory = False

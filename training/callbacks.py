@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from decodetr.pool_builder.drift import pool_drift
 from decodetr.training import ema
+from decodetr.training.early_stopping import EarlyStopping
 from decodetr.utils.files import write_json
 
 if TYPE_CHECKING:
@@ -115,3 +116,22 @@ class WeightAveraging(TrainerCallback):
         average, skipped = self.trainer.weight_average, self.trainer.accelerator.optimizer_step_was_skipped
         if average is not None and not skipped:  # float16: the gradient had overflown
             average.update()
+
+
+def chosen_callbacks(
+    trainer: "DeCoDetrTrainer", bases: list[tuple[torch.Tensor, torch.Tensor]] | None
+) -> list[TrainerCallback]:
+    """The callbacks that the arguments of a run ask for.
+
+    Args:
+        trainer (DeCoDetrTrainer). bases: of projected samples, or None.
+    """
+    args = trainer.args
+    found: list[TrainerCallback] = [DropoutSeeds(trainer)]
+    if bases is not None:
+        found.append(ProjectedSamples(trainer, bases))
+    if args.ema_decay is not None:
+        found.append(WeightAveraging(trainer))
+    if args.early_stopping_patience is not None:
+        found.append(EarlyStopping(args.early_stopping_patience, args.early_stopping_threshold))
+    return found

@@ -28,12 +28,12 @@ _REPORTERS = {
     "dvclive": ("dvclive", "dvclive"),
     "flyte": ("flytekit", "flytekit"),
     "kubeflow": ("kubeflow", "kubeflow"),
-    "mlflow": ("mlflow", "mlflow"),
+    "mlflow": ("mlflow", "'decodetr[mlflow]'"),
     "neptune": ("neptune", "neptune"),
     "swanlab": ("swanlab", "swanlab"),
     "tensorboard": ("tensorboard", "'decodetr[tensorboard]'"),
-    "trackio": ("trackio", "trackio"),
-    "wandb": ("wandb", "wandb"),
+    "trackio": ("trackio", "'decodetr[trackio]'"),
+    "wandb": ("wandb", "'decodetr[wandb]'"),
 }
 # Fields without whose package the arguments themselves cannot be made.
 _PACKAGES = {"deepspeed": "deepspeed"}

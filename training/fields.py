@@ -21,6 +21,7 @@ DECIDES = frozenset(
     greater_is_better seed data_seed accelerator_config dataloader_drop_last train_sampling_strategy
     streams cache_features cache_views cache_query_bytes align_weight_start align_weight_end align_weight_shape
     semantic_learning_rate backbone_learning_rate freeze_backbone semantic_max_grad_norm ema_decay eval_max_detections
+    early_stopping_patience early_stopping_threshold
     """.split()
 )
 # How long it goes: a run may be made longer. The batch is compared as a whole, over accumulation and processes.

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 def needs_metric(args: "DeCoDetrTrainingArguments") -> bool:
     """Whether a run reads a metric from its evaluations (DeCoDetrTrainingArguments): to choose a checkpoint, or a
-    learning rate."""
+    learning rate, or to stop."""
     reads = args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy") or args.save_strategy == "best"
-    return bool(args.load_best_model_at_end or reads)
+    return bool(args.load_best_model_at_end or reads or args.early_stopping_patience is not None)
 
 
 def default_metric(streams: str, novel: bool = False) -> str:

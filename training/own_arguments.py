@@ -11,7 +11,7 @@ GROUPS = {
     "streams": "streams cache_features cache_views cache_folder cache_query_bytes freeze_backbone",
     "rates, weights and clipping": "learning_rate semantic_learning_rate backbone_learning_rate align_weight_start "
     "align_weight_end align_weight_shape weight_decay max_grad_norm semantic_max_grad_norm ema_decay",
-    "evaluation": "eval_pictures eval_max_detections",
+    "evaluation": "eval_pictures eval_max_detections early_stopping_patience early_stopping_threshold",
     "the run": "overwrite_output_dir remove_unused_columns ddp_broadcast_buffers",
 }
 
@@ -91,6 +91,15 @@ class OwnArguments:
         None,
         "detections to keep per image in evaluation",
         "100; 300 if the data are federated as LVIS is",
+    )
+    early_stopping_patience: int | None = _field(
+        None,
+        "end the run when so many evaluations in a row have not raised `metric_for_best_model`, and keep the best "
+        "model; evaluations at twentieths of the run and checkpoints after them, unless given",
+    )
+    early_stopping_threshold: float = _field(
+        0.0,
+        "with `--early-stopping-patience`: a rise counts if it is more than this, such as 0.001 (0.1 points of AP)",
     )
     overwrite_output_dir: bool = _field(
         False,

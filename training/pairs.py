@@ -114,7 +114,12 @@ def _streams(facts):
             f"--cache-views {training.cache_views} needs augmentation, for further views would equal the first: leave "
             "out --no-augmentation, or --cache-views"
         )
-    if training.eval_strategy != "no" and not facts.validates:
+    if training.early_stopping_patience is not None and not facts.validates:
+        yield (
+            "--early-stopping-patience needs validation data: give --val-annotations or --val-share 0.1, or leave it "
+            "out"
+        )
+    elif training.eval_strategy != "no" and not facts.validates:
         yield (
             f"--eval-strategy {training.eval_strategy.value} needs validation data: give --val-annotations or "
             "--val-share 0.1, or leave it out"

@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from transformers.integrations import TensorBoardCallback
 
 from decodetr.annotations.coco import read_annotated
+from decodetr.training.loggers import log_picture
 from decodetr.utils.drawing import default_font, draw_detections, shrunk
 from decodetr.utils.files import replacing
 from decodetr.utils.markup import one_line
@@ -102,13 +101,11 @@ def _cell(image, boxes, names, scores, colors, text):
 def write_sheet(
     sheet: Image.Image, output_dir: str | Path, step: int, prefix: str, callbacks: "Iterable[TrainerCallback]"
 ) -> Path:
-    """Write OUTPUT/pictures/step-N.jpg (step-N-NAME.jpg for the prefix eval_NAME), and log it to TensorBoard where a
-    run reports to it. Returns the `Path`."""
+    """Write OUTPUT/pictures/step-N.jpg (step-N-NAME.jpg for the prefix eval_NAME), and send it to the loggers of the
+    run. Returns the `Path`."""
     name = f"step-{step}{prefix.removeprefix('eval').replace('_', '-')}"
     file = Path(output_dir) / "pictures" / f"{name}.jpg"
     with replacing(file) as partial:
         sheet.save(partial, quality=88)
-    for callback in callbacks:
-        if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
-            callback.tb_writer.add_image(f"{prefix}/detections", np.asarray(sheet), step, dataformats="HWC")
+    log_picture(callbacks, f"{prefix}/detections", sheet, step)
     return file

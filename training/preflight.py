@@ -15,6 +15,7 @@ from decodetr.annotations.names_split import names_split_file, read_split
 from decodetr.annotations.sources import check_part, coco_file, has_part, kind_of, load_annotations
 from decodetr.training.arguments import DeCoDetrTrainingArguments
 from decodetr.training.calibration import MOST, SHARE, why_none_kept, why_not
+from decodetr.training.early_stopping import early_stopping_fields
 from decodetr.training.environment import check_environment, needs_package
 from decodetr.training.metrics import check_metric, check_names, default_metric, needs_metric
 from decodetr.training.pairs import check_pairs, notes
@@ -144,7 +145,7 @@ def make_arguments(output_dir: str, given: dict[str, Any]) -> DeCoDetrTrainingAr
     """
     needs_package(given)
     try:
-        return DeCoDetrTrainingArguments(**{"output_dir": output_dir, **given})
+        return DeCoDetrTrainingArguments(**{"output_dir": output_dir, **given, **early_stopping_fields(given)})
     except RuntimeError as error:  # of a device that is asked for and not there
         raise ValueError(str(error)) from error
 
@@ -206,6 +207,8 @@ def _check_regions(option, folder):
 def _check_metric(facts):
     training, groups = facts.training, ()
     if needs_metric(training) and not facts.validates:
+        if training.early_stopping_patience is not None:
+            return  # `check_pairs` says it
         raise ValueError(
             "--load-best-model-at-end, --save-strategy best and a learning rate that follows a metric need validation "
             "data: give --val-annotations or --val-share 0.1, or leave them out"
@@ -267,6 +270,9 @@ def _chosen(facts):
         for name in WIDTHS if facts.config is not None else ():
             if name not in options.replaced_fields and getattr(stored, name) != (new := getattr(facts.config, name)):
                 yield f"{name} {new} (the model's semantic stream has {getattr(stored, name)}; --set keeps it)"
+    if training.early_stopping_patience is not None:
+        needed = early_stopping_fields({name: getattr(training, name) for name in facts.given})
+        yield from (f"{name} {str(value).lower()}" for name, value in needed.items())
     if needs_metric(training) and "metric_for_best_model" not in facts.given:
         yield f"the best checkpoint by {training.metric_for_best_model}"
     if options.calibration_share is None:

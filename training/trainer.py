@@ -25,11 +25,12 @@ from decodetr.processing import detection_collate
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.training import checkpoints, fields, memory
 from decodetr.training.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
-from decodetr.training.callbacks import DropoutSeeds, PoolMomentum, ProjectedSamples, WeightAveraging
+from decodetr.training.callbacks import PoolMomentum, chosen_callbacks
 from decodetr.training.dataloading import StreamedTraining, check_streamed, collate_or_skip, set_epoch
 from decodetr.training.feature_cache import FeatureCache, cache_of_run, feature_collate
 from decodetr.training.fsdp import check_sharded, keep_class_name, load_weights, total_norm
 from decodetr.training.identity import run_identity, settings_identity
+from decodetr.training.loggers import PoolMaps
 from decodetr.training.metrics import check_evaluation
 from decodetr.training.pairs import CAPTIONS_NEED
 from decodetr.training.pictures import EvaluationPictures, write_sheet
@@ -127,12 +128,9 @@ class DeCoDetrTrainer(Trainer):
         self._term_sums, self._term_counts = defaultdict(float), defaultdict(int)
         self._pool_sums = self._parameters = None
         self._pool_momentum = PoolMomentum(self)
-        self.add_callback(self._pool_momentum)
-        self.add_callback(DropoutSeeds(self))
-        if self._bases is not None:
-            self.add_callback(ProjectedSamples(self, self._bases))
-        if args.ema_decay is not None:
-            self.add_callback(WeightAveraging(self))
+        for callback in (self._pool_momentum, *chosen_callbacks(self, self._bases)):
+            self.add_callback(callback)
+        self.callback_handler.callbacks.insert(0, PoolMaps(self))
         if isinstance(train_dataset, StreamedDetectionDataset):
             self.add_callback(StreamedTraining(train_dataset))
         if model_init is not None:
@@ -208,7 +206,8 @@ class DeCoDetrTrainer(Trainer):
         return folder
 
     def _run_epoch(self, *, epoch, train_dataloader, **kwargs):
-        if self.state.global_step >= self.state.max_steps:  # resumed at its end: the library would take one step more
+        # Resumed at its end: the library would take one step more.
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             self.control.should_training_stop = True
             return
         set_epoch(train_dataloader, epoch)

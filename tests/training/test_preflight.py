@@ -88,7 +88,7 @@ def test_with_novel_names_the_best_model_is_chosen_by_the_others(two_clips, refu
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--report_to", "wandb"], "--report-to wandb needs wandb, which is not installed: pip install wandb"),
+        (["--report_to", "wandb"], "--report-to wandb needs wandb, which is not installed: pip install 'decodetr[wan"),
         (["--report_to", "nope"], "--report-to nope: expected none, all or one of azure_ml"),
         (["--deepspeed", "ds.json"], "--deepspeed needs deepspeed, which is not installed: pip install deepspeed"),
         (["--optim", "adamw_bnb_8bit"], "pip install -U bitsandbytes"),
