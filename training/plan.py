@@ -9,7 +9,7 @@ import io
 import math
 import re
 import time
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -141,18 +141,57 @@ def plan(options: "TrainOptions", training: "DeCoDetrTrainingArguments", given: 
     """
     count, gpu = parse_machine(options.plan_gpus)
     size = size_of_data(options)
+    counted = count_steps(options, size)
+    rows = plan_rows(counted, options, training, given, size)
+    model, pixels, seconds, a_query = counted.model, counted.pixels, counted.seconds, counted.a_query
+    return "\n".join(_words(options, size, model, pixels, count, gpu, training, seconds, a_query, rows))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What was counted here, of one image: `costs` {way: (a step, and of cached features what fills them or None)},
+    `seconds` to read a picture, bytes of a cached query, and on what: model, processor and pixels (1, 3, H, W)."""
+
+    model: DeCoDetrForObjectDetection
+    processor: DeCoDetrImageProcessor
+    pixels: torch.Tensor
+    seconds: float
+    a_query: float
+    costs: dict[str, tuple[StepCost, StepCost | None]]
+
+
+def count_steps(options: "TrainOptions", size: DataSize, ways: Sequence[str] = RECIPES) -> Counted:
+    """Make one step of one image of each way to train, and count it.
+
+    Args:
+        options (TrainOptions): with a starting point. size (DataSize): boxes, regions and names of an image.
+        ways: some of RECIPES.
+
+    Raises:
+        FileNotFoundError, ValueError: the starting point cannot be read.
+    """
     config = starting_config(options, [f"name {i}" for i in range(size.names)])
     model = DeCoDetrForObjectDetection(config)
     processor = _processor(options, config)
     pixels, seconds = _read_pictures(processor)
     labels = [_labels(model, size)]
-    a_query, rows = _query_as_it_is(model, pixels, labels), []
-    for streams in tqdm(RECIPES, desc="counting a step", unit="way"):
-        cost = step_cost(model, pixels, labels, streams)
+    a_query, costs = _query_as_it_is(model, pixels, labels), {}
+    for streams in tqdm(ways, desc="counting a step", unit="way"):
         filling = forward_cost(model, pixels) if streams == CACHED else None
-        run = _Run(options, training, given, size, model, processor, streams, count, a_query)
-        rows.append(run.row(cost, filling, GPUS[gpu], seconds))
-    return "\n".join(_words(options, size, model, pixels, count, gpu, training, seconds, a_query, rows))
+        costs[streams] = step_cost(model, pixels, labels, streams), filling
+    return Counted(model, processor, pixels, seconds, a_query, costs)
+
+
+def plan_rows(
+    counted: Counted, options: "TrainOptions", training: "DeCoDetrTrainingArguments", given: Set[str], size: DataSize
+) -> list[list[str]]:
+    """The cells of the plan's table, a row for each way that was counted: COLUMNS. Arguments: as of [`plan`]."""
+    count, gpu = parse_machine(options.plan_gpus)
+    rows = []
+    for streams, (cost, filling) in counted.costs.items():
+        run = _Run(options, training, given, size, counted.model, counted.processor, streams, count, counted.a_query)
+        rows.append(run.row(cost, filling, GPUS[gpu], counted.seconds))
+    return rows
 
 
 class _Run:
@@ -308,7 +347,7 @@ def _labels(model, size):
     }
 
 
-_HEADER = (
+COLUMNS = (
     "way", "images a step", "steps", "TFLOP a step, GPU", "hours", "bound by", "memory a GPU", "readers a GPU", "disk",
 )  # fmt: skip
 
@@ -323,7 +362,7 @@ def _words(options, size, model, pixels, count, gpu, training, seconds, a_query,
         f"{detector} of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, images of "
         f"{pixels.shape[-2]} x {pixels.shape[-1]}.",
         "",
-        markdown_table(_HEADER, rows, escape=False),
+        markdown_table(COLUMNS, rows, escape=False),
         "",
         f"- Hours: FLOPs of a step, counted on this model, at {UTILISATION:.0%} of the peak of the data sheet, and at "
         f"least {LAUNCH * 1e6:.0f} us for each operation. Evaluation and the start are not in them.",

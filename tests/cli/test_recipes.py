@@ -1,23 +1,24 @@
 """Recipes: YAML files of `decodetr train`, and those that are shipped."""
 
 import argparse
-import copy
 import importlib
 import json
 import math
 import os
+import re
 import shlex
 
 import pytest
-import timm
 import torch
 import yaml
+from helpers.shrunk_recipes import small_swins, write_shrunk
 from helpers.tiny_models import TINY_DETECTORS, tiny_config
-from safetensors.torch import save_file
+from recipe_cards import RECIPES as RECIPE_CARDS
+from recipe_cards import commands
 from standin import write_standin
-from transformers import AutoConfig, AutoModelForObjectDetection
+from transformers import AutoConfig
 
-from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
+from decodetr import DeCoDetrForObjectDetection
 from decodetr.cli import COMMANDS, command_parser, main
 from decodetr.cli.recipe import recipe_file
 from decodetr.cli.train import read_fields, read_options
@@ -36,6 +37,8 @@ SIZES = {
     "decodetr-r50-paper": (41, 42, 43),
     "decodetr-fast": (42, 43, 47),
     "decodetr-clip-r50": (40, 41, 45),
+    "decodetr-swin-t": (44, 46, 51),
+    "decodetr-fast-ov": (42, 44, 48),
 }
 
 
@@ -221,32 +224,22 @@ def test_the_shipped_recipes_are_these_and_have_cards():
         card = (HUB_CARDS / name / "README.md").read_text(encoding="utf-8")
         assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: decodetr") and "No weights" in card
         assert f"--recipe {name}" in card
-        steps = _check_commands(card)
-        assert {"validate", "vocabulary", "pool", "train", "eval"} == set(steps) and steps[-1] == "eval"
+        for line in (line for data in RECIPE_CARDS[name][1] for line in commands(name, data)):
+            _check_command(line)
 
 
-def _check_commands(card):
-    """Parse the commands of a card as their programs would; returns their names."""
-    block = (
-        card.split("```")[1]
-        .replace("\\\n", " ")
-        .replace("accelerate launch --num_processes 8 -m decodetr.", "decodetr ")
-    )
-    names = []
-    for line in filter(None, block.splitlines()):
-        program, name, *words = shlex.split(line, comments=True)
-        assert program == "decodetr"
-        module = importlib.import_module(COMMANDS[name][0])
-        parser = argparse.ArgumentParser(allow_abbrev=False)
-        module.add_arguments(parser)
-        args, rest = parser.parse_known_args(words)
-        if name == "train":
-            assert read_options(vars(args))[0].data == args.data
-            assert rest in ([], ["--streams", "localization"])
-        else:
-            assert rest == []
-        names.append(name)
-    return names
+def _check_command(line):
+    """Parse a command of a card as its program would."""
+    words = shlex.split(re.sub(r"accelerate launch --num_processes \d+ -m decodetr\.", "decodetr ", line))
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    importlib.import_module(COMMANDS[words[1]][0]).add_arguments(parser)
+    args, rest = parser.parse_known_args(words[2:])
+    if words[1] == "train":
+        assert read_options(vars(args))[0].data == args.data
+        rest = [
+            word for word in rest if word not in ("--streams", "localization", "--gradient-accumulation-steps", "8")
+        ]
+    assert rest == []
 
 
 def _config_of(args):
@@ -294,41 +287,11 @@ def data(tmp_path_factory):
     return data
 
 
-SMALL = {
-    **{"encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "d_model": 32},
-    **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 12},
-}
-# Of the same kind: batch norms apart from their activations, or one with them.
-SMALL_BACKBONES = {"resnet50": "test_resnet", "resnet50_clip": "test_byobnet"}
-
-
-def _shrunk(name, folder):
-    """The recipe with tiny sizes and everything local; its keys stay."""
-    recipe = copy.deepcopy(read_yaml(recipe_file(name), dict))
-    recipe |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "warmup_steps": 0}
-    recipe |= {"dataloader_num_workers": 0, "report_to": "none", "max_steps": 2, "logging_steps": 1}
-    recipe |= {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 2, "eval_steps": 2}
-    if "config" in recipe:
-        recipe["config"]["embedding_dim"] = 16
-        recipe["config"]["preprocessing"]["size"] = {"shortest_edge": 64, "longest_edge": 64}
-        detector = recipe["config"]["detector_config"]
-        detector |= SMALL
-        backbone = detector["backbone_config"]
-        backbone["backbone"] = SMALL_BACKBONES[backbone["backbone"]]
-        recipe["backbone"] = str(folder / "weights.safetensors")
-        save_file(timm.create_model(backbone["backbone"]).state_dict(), recipe["backbone"])
-    else:
-        recipe["detector"] = str(folder / "detector")
-        config = AutoConfig.for_model("rt_detr_v2", **TINY_DETECTORS["rt_detr_v2"] | {"num_labels": 80})
-        AutoModelForObjectDetection.from_config(config).save_pretrained(recipe["detector"])
-        DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(recipe["detector"])
-    return _write(folder, recipe)
-
-
 @pytest.mark.parametrize("name", RECIPES)
-def test_shipped_recipes_train(name, data, tmp_path):
+def test_shipped_recipes_train(name, data, tmp_path, monkeypatch):
     split = json.loads((data / "names.json").read_text())
-    file = _shrunk(name, tmp_path)
+    small_swins(monkeypatch)
+    file = write_shrunk(name, tmp_path)
     words = ["--data", str(data), "--pool", str(data / "standin/pool"), "--regions", str(data / "standin/regions")]
     words += ["--vocabulary", str(data / "standin/vocabulary"), "--output_dir", str(tmp_path / "run")]
     assert main(["train", "--recipe", str(file), *words]) == 0

@@ -6,10 +6,10 @@ import pytest
 import timm
 import torch
 import yaml
+from helpers.shrunk_recipes import SWIN, SWIN2, small_swins
 from helpers.tiny_models import TINY_DETECTORS, tiny_config
 from safetensors.torch import save_file
 from standin import write_standin
-from timm.models import _registry, swin_transformer, swin_transformer_v2
 from torch.nn.functional import grid_sample
 
 from decodetr import DeCoDetrForObjectDetection
@@ -20,23 +20,12 @@ from decodetr.scenes.write import write_scenes
 from decodetr.training.timm_backbone import load_timm_weights, timm_backbone
 
 FAMILIES = ("detr", "conditional_detr", "deformable_detr", "dab-detr", "rt_detr", "rt_detr_v2", "d_fine", "deimv2")
-SWIN, SWIN2 = "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"
 OTHERS = (SWIN2, "test_mambaout")
-SMALL = {"embed_dim": 8, "depths": (1, 1, 2, 2), "num_heads": (1, 1, 2, 2), "window_size": 4, "img_size": 128}
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """timm's Swins by their names, with few channels, for squares of 128 pixels."""
-    for name, make in (
-        (SWIN, swin_transformer._create_swin_transformer),
-        (SWIN2, swin_transformer_v2._create_swin_transformer_v2),
-    ):
-
-        def small_one(pretrained=False, make=make, name=name, **kwargs):
-            return make(name, pretrained=pretrained, **SMALL | kwargs)
-
-        monkeypatch.setitem(_registry._model_entrypoints, name, small_one)
+    small_swins(monkeypatch)
 
 
 def _fields(family, name, **more):
