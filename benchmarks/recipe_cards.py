@@ -2,6 +2,7 @@
 
     python benchmarks/recipe_cards.py                    # writes hub_cards/decodetr-*/README.md, some minutes each
     python benchmarks/recipe_cards.py --recipes decodetr-fast
+    python benchmarks/recipe_cards.py --commands-only    # counts nothing: the cards say which command does
 
 Hours, memory and disk are *computed*, as `decodetr train --recipe NAME --plan coco` does it (training/plan.py): one
 step of one image is counted here on the very model. `tests/cli/test_recipe_cards.py` runs the commands at tiny size.
@@ -84,6 +85,18 @@ def _wrapped(line, width=118):
     return "\n".join([*rows, row])
 
 
+def where_computed(recipe: str) -> dict[str, str]:
+    """{data: the command that computes what the trainings of a recipe take}."""
+    processes, kinds = RECIPES[recipe]
+    found = {}
+    for data in kinds:
+        what = "data --data DIR" if data == OWN else PLANS[data]
+        gpus = f"{1 if data == OWN else processes}xh100"
+        line = f"`decodetr train --recipe {recipe} --plan {what} --plan-gpus {gpus}`"
+        found[data] = f"Hours, memory and disk of the trainings: {line} computes them."
+    return found
+
+
 def computed(recipe: str) -> dict[str, str]:
     """{data: what the trainings of a recipe take, as a table}, as `decodetr train --plan` computes it. A step is
     counted once, with the boxes of an image of COCO."""
@@ -136,17 +149,20 @@ def parser() -> argparse.ArgumentParser:
     """The options of this script."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--recipes", nargs="+", choices=tuple(RECIPES), default=list(RECIPES), help="default: all")
+    made.add_argument("--commands-only", action="store_true", help="count nothing")
     return extend_lists(made)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Write the cards."""
+    from decodetr.utils.documents import read_text
     from decodetr.utils.files import write_text
 
-    for recipe in parser().parse_args(argv).recipes:
+    args = parser().parse_args(argv)
+    for recipe in args.recipes:
         file = CARDS / recipe / "README.md"
-        new = ways(recipe, computed(recipe))
-        before, rest = file.read_text(encoding="utf-8").split(BEGIN)
+        new = ways(recipe, where_computed(recipe) if args.commands_only else computed(recipe))
+        before, rest = read_text(file).split(BEGIN)
         write_text(file, before + BEGIN + new + END + rest.split(END)[1])
         say(str(file))
 
