@@ -172,6 +172,8 @@ class TrainingRun:
                     not_calibrated=kept.reason,
                     doubts=self._doubts(trainer.state, metrics, situation, forgetting),
                     forgetting=forgetting,
+                    machine=_machine(training.device, training.world_size),
+                    processes=training.world_size,
                 )
             )
         return 0
@@ -405,6 +407,14 @@ def _evaluate(trainer):
         scores = before_and_after(analysis, trainer.model.config)
     _save_metrics(trainer, "eval", metrics)
     return metrics, scores
+
+
+def _machine(device, processes):
+    """What a run ran on, for its card."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if device.type == "cpu":
+        name = f"the CPU, {torch.get_num_threads()} threads"
+    return f"{name}, {processes} processes" if processes > 1 else name
 
 
 def _save_metrics(trainer, part, metrics):

@@ -1,19 +1,19 @@
 """What a build says of itself: a section of the model's card, and the last lines of the command."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from decodetr.building.commands import Start
 from decodetr.building.coverage import coverage_text
 from decodetr.building.options import BuildOptions
+from decodetr.cards.render import parsed
+from decodetr.cards.sections import Section, with_section
 from decodetr.utils.documents import read_json, read_text
 from decodetr.utils.files import write_text
 from decodetr.utils.hub import recorded_place
 from decodetr.utils.markup import markdown_text, one_line
 
 TITLE = "## How it was built"
-_SECTION = re.compile(rf"\n*{TITLE}\n.*?(?=\n## |\Z)", re.DOTALL)
 
 
 def write_result(options: BuildOptions, start: Start, found: dict[str, Any]) -> str:
@@ -26,9 +26,9 @@ def write_result(options: BuildOptions, start: Start, found: dict[str, Any]) -> 
     """
     lines = _lines(options, start, found, markdown_text)
     card = options.output / "model" / "README.md"
-    text = _SECTION.sub("", read_text(card)).rstrip("\n")
-    section = "\n".join([TITLE, "", *(f"- {line}" for line in lines)])
-    write_text(card, f"{text}\n\n{section}\n")
+    found = parsed(read_text(card), str(card))
+    found.text = with_section(found.text, Section("\n".join([TITLE, "", *(f"- {line}" for line in lines)]), "built"))
+    write_text(card, found.content)
     return "\n".join(_lines(options, start, found, one_line)) + "\n"
 
 

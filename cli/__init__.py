@@ -34,6 +34,7 @@ COMMANDS = {
     "serve": ("decodetr.cli.serve", "answer requests for detections over HTTP"),
     "push": ("decodetr.cli.push", "send a model, a pool, a vocabulary or an exported model to the Hub"),
     "demo": ("decodetr.cli.demo", "try a model in the browser: drop a picture, type names"),
+    "card": ("decodetr.cli.card", "make or renew the card (README.md) of a model, pool, vocabulary or export"),
     "info": ("decodetr.cli.info", "say what a model is, knows and learned from, and how fast it is here"),
 }
 

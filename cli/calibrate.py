@@ -67,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `decodetr calibrate`. Returns the exit status."""
+    from decodetr.cards.scores import HEADER, score_rows
     from decodetr.evaluation.model_calibration import CalibrationOptions, calibrate_model
-    from decodetr.evaluation.score_card import HEADER, score_rows
     from decodetr.evaluation.thresholds import read_thresholds
     from decodetr.utils.devices import pick_device
 

@@ -9,13 +9,13 @@ import torch
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.annotations.names_split import names_split_file, read_split
 from decodetr.annotations.sources import load_annotations
+from decodetr.cards.scores import with_scores
 from decodetr.evaluation import CALIBRATION_IMAGES
 from decodetr.evaluation.calibrate import fit_scores, set_calibration, uncalibrated
 from decodetr.evaluation.duplicates import choose_nms_iou
 from decodetr.evaluation.loop import run_predictor
 from decodetr.evaluation.output_evaluator import OutputEvaluator, rules_of
 from decodetr.evaluation.predictors import DeCoDetrPredictor
-from decodetr.evaluation.score_card import with_scores
 from decodetr.evaluation.thresholds import read_thresholds
 from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr import DeCoDetrConfig

@@ -7,10 +7,10 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from decodetr.cards.scores import HEADER, of_one, score_rows
 from decodetr.evaluation.analysis import KINDS
 from decodetr.evaluation.detections import save_detections
 from decodetr.evaluation.figures import comparison, draw_calibration, draw_curves, draw_errors
-from decodetr.evaluation.score_card import HEADER, of_one, score_rows
 from decodetr.evaluation.thresholds import FILE as THRESHOLDS
 from decodetr.evaluation.thresholds import best_thresholds
 from decodetr.utils.boxes import corners_of

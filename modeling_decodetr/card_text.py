@@ -8,7 +8,7 @@ import yaml
 
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # change the direction of what follows
 # An underscore inside of a word is none, nor are brackets without an address behind them.
-_MARKUP = re.compile(r"[\\`*|~$]|\](?=\()|(?<!\w)_|_(?!\w)")
+_MARKUP = re.compile(r"[\\`*|~$]|\](?=\()|\{(?=[{%])|(?<!\w)_|_(?!\w)")
 
 
 def visible(text: object) -> str:

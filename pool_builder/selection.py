@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from decodetr.cards.renewal import pool_card
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.caption_table import CaptionTable, TextTable, embeddings_of
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
@@ -157,7 +158,7 @@ def cluster_regions(
     (output / REPORT).unlink(missing_ok=True)  # that of another pool
     with committed(output / "pool") as staging:
         pool.save_pretrained(staging)
-        write_text(staging / "README.md", pool.card())
+        write_text(staging / "README.md", pool_card(pool, "Prototype pool", "pool"))
     return pool
 
 

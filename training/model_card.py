@@ -1,25 +1,22 @@
 """The card of a trained model: what it is, what it learned from, what was measured, and how to use it."""
 
-import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from decodetr.annotations.coco import CocoAnnotations
+from decodetr.cards.model_card import ModelFacts, model_card
+from decodetr.cards.places import last_part, shown_command, shown_place
+from decodetr.cards.results import measured_text, results_of
+from decodetr.cards.scores import scores_section
 from decodetr.evaluation.output_evaluator import rules_of
-from decodetr.evaluation.score_card import scores_section
 from decodetr.modeling_decodetr import DeCoDetrConfig
 from decodetr.training.forgetting import ForgettingReport
 from decodetr.utils.files import write_text
-from decodetr.utils.markup import code_block, front_matter, in_words, markdown_text
-from decodetr.utils.shipped import resolve
-from decodetr.utils.tables import markdown_table
+from decodetr.utils.markup import code_block, markdown_text
 from decodetr.utils.versions import package_versions
 
-_HEADLINE = ("AP50_novel", "AP50_base", "AP50", "AP", "AP75", "class_agnostic_AP50")
 _PACKAGES = ("decodetr", "torch", "transformers", "accelerate")
-_SHOWN_NAMES = 30
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,7 @@ class RunResult:
         not_calibrated (str or None): why scores are not calibrated.
         doubts (list[str]): whether it has learned.
         forgetting (ForgettingReport or None): of a fine-tune.
+        machine (str): what it ran on. processes (int): how many there were.
     """
 
     output_dir: str
@@ -57,74 +55,58 @@ class RunResult:
     not_calibrated: str | None = None
     doubts: list[str] = field(default_factory=list)
     forgetting: ForgettingReport | None = None
+    machine: str = "a device that is not recorded"
+    processes: int = 1
 
 
 def write_card(result: RunResult) -> Path:
     """Write OUTPUT/README.md. Returns its path."""
-    start, folder = result.start, Path(result.output_dir)
-    front = {"library_name": "decodetr", "pipeline_tag": "object-detection"}
-    if start and resolve(start) == start and not Path(start).exists():  # of the Hub
-        front["base_model"] = start
-    sections = [
-        _introduction(result, folder.resolve().name),
-        _measured(result),
-        _scores(result),
-        _doubts(result.doubts),
-        _forgetting(result.forgetting),
-        _knowledge(result.config.training_info),
-        _training(result),
-    ]
-    text = "\n".join([front_matter(front), *(line for section in sections for line in section)])
-    return write_text(folder / "README.md", text + "\n")
+    folder = Path(result.output_dir)
+    scores = _scores(result)
+    facts = ModelFacts(
+        config=result.config,
+        image_size=result.image_size,
+        folder=folder,
+        name=str(result.output_dir),
+        names_learned=result.names_learned,
+        start=result.start,
+        results=_results(result),
+        measured=_measured(result),
+        scores="\n".join(scores).strip() or None,
+        doubts=result.doubts,
+        before=_forgetting(result.forgetting),
+        made=_made(result),
+    )
+    return write_text(folder / "README.md", model_card(facts))
 
 
-def _introduction(result, title):
-    names = result.names
-    some = ", ".join(map(markdown_text, names[:_SHOWN_NAMES])) + (", ..." if len(names) > _SHOWN_NAMES else "")
-    does = f"detects {len(names)} names: {some}"
-    if not result.names_learned:
-        does = f"finds objects, and has yet to learn their {len(names)} names: {some}"
-    snippet = [
-        "from transformers import pipeline",
-        "from decodetr import DeCoDetrForObjectDetection  # makes the model known to transformers",
-        "",
-        f'detector = pipeline("object-detection", {str(result.output_dir)!r}, trust_remote_code=False)',
-        'print(detector("picture.jpg"))',
-    ]
-    return [
-        f"# {markdown_text(title)}",
-        "",
-        f"A DeCo-DETR ({result.config.detector_config.model_type}) that {does}.",
-        "",
-        code_block("\n".join(snippet), "python"),
-        "",
-        f"Images become {result.image_size} (pixels). From the shell: `decodetr predict`; other names: its "
-        "`--names`, or `model.set_vocabulary`.",
-    ]
+def _results(result):
+    if result.metrics is None:
+        return []
+    values = {key.removeprefix("eval_"): value for key, value in result.metrics.items()}
+    rules = rules_of(result.val, result.max_detections)
+    facts = {
+        "images": len(result.val.images),
+        "names": len(result.names),
+        "max_detections": rules["max_detections"],
+        "federated": rules["federated"] or None,
+        "annotations_digest": result.val.digest(),
+        "measured_by": "decodetr train, on validation images",
+    }
+    data = (result.config.training_info or {}).get("data")
+    return results_of(values, str(result.val.file), data, facts, last_part(str(result.val.file)))
 
 
 def _measured(result):
     if result.metrics is None:
-        return ["", "## Measured", "Nothing: there were no validation images."]
-    values = {key.removeprefix("eval_"): value for key, value in result.metrics.items()}
-    rows = [[key, f"{values[key]:.1f}"] for key in _HEADLINE if math.isfinite(values.get(key, math.nan))]
-    val = result.val
-    rules = rules_of(val, result.max_detections)
-    boxes_alone = [
+        return "Nothing: there were no validation images."
+    if result.names_learned:
+        return None
+    return (
         "The boxes alone are measured: this run does not train the semantic stream, which has random weights, so the "
-        "model knows no names yet. Train it with `--streams semantic` or `joint`.",
-        "",
-    ]
-    return [
-        "",
-        "## Measured",
-        *([] if result.names_learned else boxes_alone),
-        f"{len(val.images)} images of {markdown_text(val.file)}; box AP in percent, {rules['max_detections']} "
-        f"detections an image{', federated as LVIS has it' if rules['federated'] else ''}. "
-        "Class-agnostic: boxes alone.",
-        "",
-        markdown_table(["metric", "%"], rows).rstrip(),
-    ]
+        "model knows no names yet. Train it with `--streams semantic` or `joint`."
+        f"\n\n{measured_text(_results(result)) or ''}"
+    )
 
 
 def _scores(result):
@@ -134,40 +116,30 @@ def _scores(result):
     return scores_section(result.config, result.not_calibrated, result.scores, best)
 
 
-def _doubts(doubts):
-    if not doubts:
-        return []
-    return ["", "## Not learned", *(f"- {markdown_text(doubt)}" for doubt in doubts)]
-
-
 def _forgetting(report):
     if report is None:
-        return []
-    held_out = f"; held-out names: {markdown_text(report.data)}" if report.has_held_out() else ""
-    lines = ["", "## Before and after", f"The starting point and the trained model{held_out}.", ""]
-    lines.append(report.table())
+        return None
+    held_out = f"; held-out names: {markdown_text(shown_place(report.data))}" if report.has_held_out() else ""
+    lines = [f"The starting point and the trained model{held_out}.", "", report.table()]
     if not report.has_held_out():
         lines += [
             "",
             "There were no held-out names to measure, so what was forgotten is not known; `--held-out-data` gives "
             "images of some.",
         ]
-    return lines
+    return "\n".join(lines)
 
 
-def _knowledge(info):
-    rows = [[key.replace("_", " "), in_words(value)] for key, value in info.items()]
-    return ["", "## What it learned from", "", markdown_table(["", ""], rows, left=2).rstrip()]
-
-
-def _training(result):
-    words = shlex.join(result.words)
-    return [
-        "",
-        "## Made",
-        code_block(f"decodetr train {words}"),
-        "",
-        f"{result.steps} steps, {result.train_metrics.get('train_runtime', 0):.0f} s; "
-        + ", ".join(map(" ".join, package_versions(_PACKAGES).items()))
-        + ".",
-    ]
+def _made(result):
+    seconds = result.train_metrics.get("train_runtime", 0)
+    hours = seconds * result.processes / 3600
+    return "\n".join(
+        [
+            code_block(f"decodetr train {shown_command(result.words)}"),
+            "",
+            f"{result.steps} steps, {seconds:.0f} s on {markdown_text(result.machine)}. That is {hours:.3g} hours of "
+            "one device (computed: seconds x processes). Energy was not measured.",
+            "",
+            "With " + ", ".join(map(" ".join, package_versions(_PACKAGES).items())) + ".",
+        ]
+    )

@@ -58,8 +58,9 @@ def test_from_data_to_a_model_with_a_card(trained, form):
 
 @pytest.mark.parametrize("new", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_python_of_the_card_runs(trained, tmp_path, new):
-    (printed,) = run_snippets((trained / "my coco" / "README.md").read_text(), tmp_path, new)
-    assert isinstance(ast.literal_eval(printed), list)
+    detected, by_pipeline = run_snippets((trained / "my coco" / "README.md").read_text(), tmp_path, new)
+    assert detected.splitlines()[-1].isdecimal()
+    assert isinstance(ast.literal_eval(by_pipeline), list)
 
 
 def test_the_best_threshold_is_recorded_and_said(trained, tmp_path, capsys):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from decodetr.cards.render import parsed
+from decodetr.cards.sections import Section, sections_of, with_section
 from decodetr.utils.documents import read_text
 from decodetr.utils.markup import front_matter, markdown_text
 from decodetr.utils.tables import markdown_table
@@ -107,21 +109,20 @@ def with_scores(card: Path, config: DeCoDetrConfig, folder: Path) -> str:
     Args:
         card (Path): Markdown, which need not be there. config (DeCoDetrConfig). folder (Path): of the model.
     """
-    lines = read_text(card).splitlines() if card.is_file() else _new_card(config, folder)
-    starts = [place for place, line in enumerate(lines) if line.startswith("## ")] + [len(lines)]
-    section = scores_section(config)[1:]
-    old = next((place for place in starts[:-1] if lines[place].strip() == TITLE), None)
-    if old is None:  # after what was measured, else at the end
-        measured = next(
-            (i for i, place in enumerate(starts[:-1]) if lines[place].startswith("## Measured")), len(starts) - 2
-        )
-        before = after = starts[measured + 1]
-    else:
-        before, after = old, starts[starts.index(old) + 1]
-    return "\n".join([*lines[:before], *section, "", *lines[after:]]).rstrip() + "\n"
+    text = read_text(card) if card.is_file() else _new_card(config, folder)
+    found = parsed(text, str(card))
+    section = Section("\n".join(scores_section(config)).strip(), "scores")
+    found.text = with_section(found.text, section, after=_after(found.text))
+    return found.content
+
+
+def _after(body):
+    """What the section follows: what was measured, else the last."""
+    measured = [part for part in sections_of(body) if part.key == "measured" or part.heading.startswith("## Measured")]
+    return (measured[0].key or measured[0].heading) if measured else None
 
 
 def _new_card(config, folder):
-    front = front_matter({"library_name": "decodetr", "pipeline_tag": "object-detection"})
+    front = front_matter({"library_name": "transformers", "pipeline_tag": "object-detection"})
     what = f"A DeCo-DETR ({config.detector_config.model_type}) that detects {config.num_labels} names."
-    return [*front.splitlines(), f"# {markdown_text(folder.resolve().name)}", "", what, ""]
+    return "\n".join([front, f"# {markdown_text(folder.resolve().name)}", "", what, ""])
