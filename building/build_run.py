@@ -32,9 +32,9 @@ from decodetr.building.photos import (
 from decodetr.building.plan import measure
 from decodetr.building.result import how_to_go_on, write_result
 from decodetr.building.teacher_boxes import all_regions, teacher_boxes
+from decodetr.cards.scores import HEADER, score_rows
 from decodetr.evaluation.calibrate import LEAST_OBJECTS
 from decodetr.evaluation.model_calibration import CalibrationOptions, calibrate_model
-from decodetr.evaluation.score_card import HEADER, score_rows
 from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr import DeCoDetrConfig, PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.detectors import detector_family

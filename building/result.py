@@ -6,7 +6,7 @@ from typing import Any
 from decodetr.building.commands import Start
 from decodetr.building.coverage import coverage_text
 from decodetr.building.options import BuildOptions
-from decodetr.cards.render import parsed
+from decodetr.cards.render import content_of, parsed
 from decodetr.cards.sections import Section, with_section
 from decodetr.utils.documents import read_json, read_text
 from decodetr.utils.files import write_text
@@ -26,9 +26,9 @@ def write_result(options: BuildOptions, start: Start, found: dict[str, Any]) -> 
     """
     lines = _lines(options, start, found, markdown_text)
     card = options.output / "model" / "README.md"
-    found = parsed(read_text(card), str(card))
-    found.text = with_section(found.text, Section("\n".join([TITLE, "", *(f"- {line}" for line in lines)]), "built"))
-    write_text(card, found.content)
+    old = parsed(read_text(card), str(card))
+    old.text = with_section(old.text, Section("\n".join([TITLE, "", *(f"- {line}" for line in lines)]), "built"))
+    write_text(card, content_of(old))
     return "\n".join(_lines(options, start, found, one_line)) + "\n"
 
 

@@ -40,7 +40,7 @@ class License:
     name: str | None = None
     link: str | None = None
 
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> dict[str, Any]:
         """Fields of the front matter."""
         found = {"license": self.id, "license_name": self.name, "license_link": self.link}
         return {key: value for key, value in found.items() if value}
@@ -102,7 +102,7 @@ def model_card(facts: ModelFacts) -> str:
         {
             "title": title,
             "name": Markdown(_word(facts.name)),
-            "family": config.detector_config.model_type,
+            "family": _family(config),
             "learned_names": facts.names_learned,
             "count": f"{len(names):,}",
             "names": some(names),
@@ -147,6 +147,10 @@ def assignment(variable: str, name: str) -> str:
     """The line of a snippet that says which model or table it is about."""
     remark = "" if hub_name(name) or is_shipped(name) else f"  # {ON_THIS_MACHINE}"
     return f"{variable} = {name!r}{remark}".replace("'" + name + "'", '"' + name + '"')
+
+
+def _family(config):
+    return config.detector_config.model_type
 
 
 def _markdown(text):

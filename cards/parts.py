@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from huggingface_hub import ModelCardData, try_to_load_from_cache
+from huggingface_hub import CardData, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from decodetr.cards.places import shown_place
@@ -28,7 +28,7 @@ def license_of(name: str) -> str | None:
     return str(found) if found else None
 
 
-def card_data_of(name: str) -> ModelCardData | None:
+def card_data_of(name: str) -> CardData | None:
     """The front matter of the card of a folder, or of a Hub name whose card is in the cache."""
     folder = Path(resolve(name))
     try:

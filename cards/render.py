@@ -80,6 +80,11 @@ def parsed(text: str, where: str) -> ModelCard:
         ) from error
 
 
+def content_of(card: ModelCard) -> str:
+    """The text of a card. One without front matter gets none."""
+    return card.content if card.data.to_dict() else card.text
+
+
 def _sound(data):
     """Without characters that YAML or a reader cannot show."""
     for key, value in data.__dict__.items():

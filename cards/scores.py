@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from decodetr.cards.render import parsed
+from decodetr.cards.render import content_of, parsed
 from decodetr.cards.sections import Section, sections_of, with_section
 from decodetr.utils.documents import read_text
 from decodetr.utils.markup import front_matter, markdown_text
@@ -113,7 +113,7 @@ def with_scores(card: Path, config: DeCoDetrConfig, folder: Path) -> str:
     found = parsed(text, str(card))
     section = Section("\n".join(scores_section(config)).strip(), "scores")
     found.text = with_section(found.text, section, after=_after(found.text))
-    return found.content
+    return content_of(found)
 
 
 def _after(body):

@@ -12,7 +12,7 @@ predictors.py, peers.py, zero_shot_peers.py   what is evaluated: our model, orac
 loading.py                  the one of these that a command names
 detections.py               detections on disk
 matches.py, analysis.py     which detection found what, and what lies behind an AP
-calibrate.py, model_calibration.py, score_card.py   scores that say how often they are right
+calibrate.py, model_calibration.py   scores that say how often they are right
 thresholds.py               the score of best F1 of each name, in thresholds.json
 duplicates.py               whether overlapping boxes are duplicates
 report.py, figures.py       the report

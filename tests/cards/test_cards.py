@@ -69,7 +69,7 @@ def test_a_report_of_something_else_is_refused(model, tmp_path, capsys, wrong):
 
 
 def test_the_snippets_of_the_shipped_model_run(tmp_path, capsys):
-    detected, by_pipeline = run_snippets(_printed(capsys, "scenes-decodetr"), tmp_path)
+    *_, detected, by_pipeline = run_snippets(_printed(capsys, "scenes-decodetr"), tmp_path)
     assert detected.splitlines()[-1].isdecimal() and by_pipeline.startswith("[")
 
 
