@@ -187,7 +187,9 @@ def test_the_command_calibrates_in_place_and_again_to_the_same(world, tmp_path):
         assert getattr(second, name) == getattr(first, name), name
     assert (tmp_path / "copy/model.safetensors").stat().st_mtime_ns == weights
     written = (tmp_path / "copy/README.md").read_text()
-    assert "Old." not in written and written.startswith("# Mine\n\nText.\n\n## Measured\nA table.\n\n## Scores\n")
+    assert "Old." not in written and written.startswith(
+        "# Mine\n\nText.\n\n## Measured\nA table.\n\n<!-- decodetr:scores "
+    )
     assert written.endswith("\n\n## Made\nBy me.\n")
 
 
