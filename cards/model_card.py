@@ -19,7 +19,7 @@ from decodetr.utils.tables import markdown_table
 SHOWN_NAMES = 30
 TAGS = ["decodetr", "open-vocabulary-detection", "zero-shot-object-detection", "arxiv:2604.02753"]
 _SETTINGS = {
-    "V-OVD": "Boxes of base names alone; the teacher scored base names alone; no captions of people",
+    "V-OVD": "Boxes of base names alone; the teacher scored base names alone; no human captions",
     "C-OVD": "Boxes of base names alone; the teacher scored base names alone; captions of whole images were allowed",
     "G-OVD": "Boxes of base names alone; the teacher scored novel names too",
     "WS-OVD": "Boxes of base names alone; the teacher scored novel names too; captions, labels of images allowed",
@@ -130,7 +130,7 @@ def model_card(facts: ModelFacts) -> str:
             "tables": _tables(config, pool, vocabulary),
             "unboxed": _unboxed(names, info, pool),
             "teachers": _teachers(encoder, pool),
-            "certainty": _certainty(config),
+            "certainty": Markdown(_certainty(config)),
             "licensing": licensing(data),
             "made": _markdown(facts.made),
         },

@@ -55,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         sys.stdout.write(text)
     for heading in kept:
-        sys.stderr.write(f"kept as somebody wrote it: {one_line(heading)}; --overwrite writes decodetr's own anew\n")
+        sys.stderr.write(
+            f"kept as somebody wrote it: {one_line(heading)}; delete it, and this writes its own; --overwrite does where decodetr began it\n"
+        )
     for leftover in card_leftovers(text):
         sys.stderr.write(f"before it is published: {one_line(leftover)}\n")
     return 0
