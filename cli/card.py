@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(text)
     for heading in kept:
         sys.stderr.write(
-            f"kept as somebody wrote it: {one_line(heading)}; delete it, and this writes its own; --overwrite does where decodetr began it\n"
+            f"kept as somebody wrote it: {one_line(heading)}; delete it to get decodetr's own (--overwrite does so "
+            "where decodetr wrote it first)\n"
         )
     for leftover in card_leftovers(text):
         sys.stderr.write(f"before it is published: {one_line(leftover)}\n")
