@@ -162,7 +162,7 @@ def test_boxes_are_the_extent_of_what_can_be_seen(package, monkeypatch):
     monkeypatch.setattr(scene, "_posed", in_one_colour)
     monkeypatch.setattr(scene, "_light", lambda picture, rng, strength: picture)
     monkeypatch.setattr(scene, "_background", lambda photos, split, rng, side: Image.new("RGB", (side, side)))
-    monkeypatch.setattr(scene.ImageFilter, "GaussianBlur", lambda radius: scene.ImageFilter.MedianFilter(1))
+    monkeypatch.setattr(scene.ImageFilter, "GaussianBlur", lambda radius: scene.ImageFilter.BoxBlur(0))
     photos = _settings(package).photographs()
     objects, partly_hidden = 0, 0
     for index in range(12):
