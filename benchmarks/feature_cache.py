@@ -1,11 +1,11 @@
-"""Cached features: bytes a query, speed of building, steps from disk against memory, AP with projected samples.
+"""Cached features: bytes a query, speed of building, steps from disk against memory, AP with coded samples.
 
     python benchmarks/feature_cache.py bytes            # the scenes' detector, and RT-DETRv2-R50 of random weights
     python benchmarks/feature_cache.py steps --detectors rt_detr_v2 --images 64
     python benchmarks/feature_cache.py memory --synthetic-images 500 5000
     python benchmarks/feature_cache.py ap --scenes DIR --built BUILT --work WORK
 
-`bytes` builds the cache of drawn scenes with samples as they are and projected, and says what a query takes, which
+`bytes` builds the cache of drawn scenes with samples as they are and coded, and says what a query takes, which
 share of the variance stays, how many images a second it makes, and what COCO's images would take (computed). `steps`
 times a training step with the making of its batch, from disk and from memory, in turn in one process; "cold" is the
 first pass over files that the system no longer holds. `basis` compares PCA with other bases (of RT-DETR's family).
@@ -66,8 +66,8 @@ def bytes_of_queries(args):
                 "detector": detector,
                 "budget": budget,
                 "channels": [part.shape[1] for part in cache[0]["samples"]],
-                "variance kept, %": [round(100 * share, 2) for share in cache.projection.kept]
-                if cache.projection
+                "variance kept, %": [round(100 * share, 2) for share in cache.coding.kept]
+                if cache.coding
                 else [],
                 "bytes a query": round(a_query),
                 "queries an image": round(cache.num_queries / images, 1),
@@ -178,7 +178,7 @@ def variance_of_bases(args):
     from torch.utils.data import DataLoader
 
     from decodetr.processing import detection_collate
-    from decodetr.training.feature_projection import Moments
+    from decodetr.training.feature_coding import Moments
 
     rows, generator = [], torch.Generator().manual_seed(0)
     for detector in args.detectors:
@@ -191,13 +191,13 @@ def variance_of_bases(args):
                     halves[number % 2].add(item["samples"][:levels])
             modules = model.detector.named_modules()
             own = [m for name, m in modules if "encoder_input_proj" in name and isinstance(m, torch.nn.Conv2d)]
-            for level, (_, pca) in enumerate(halves[0].fit(10**6).bases):
+            for level, (_, pca) in enumerate(halves[0].components()):
                 total, product = halves[1].sums[level] / halves[1].count, halves[1].products[level] / halves[1].count
                 covariance = product - torch.outer(total, total)
                 for channels in args.channels:
                     if channels > len(pca):
                         continue
-                    bases = {"PCA": torch.nn.functional.normalize(pca[:, :channels], dim=0)}
+                    bases = {"PCA": pca[:, :channels]}
                     bases["its own"] = torch.linalg.svd(own[level].weight.flatten(1))[2][:channels].T
                     bases["random"] = torch.linalg.qr(torch.randn(len(pca), channels, generator=generator))[0]
                     shares = {
@@ -223,7 +223,7 @@ def memory_of_readers(args):
             shards, place = ShardFolder(folder), 0
             identity = {"made_by": {"captions": False}, "source": None}
             shards.write_manifest(
-                {"identity": identity, "images": images, "views": 1, "shard_images": shard_images, "projected": None}
+                {"identity": identity, "images": images, "views": 1, "shard_images": shard_images, "coded": None}
             )
             for shard in range(shards.count):
                 places = shards.images(shard, 0)
@@ -307,7 +307,7 @@ def ap(args):
             {
                 "bytes a query": round(cache.num_bytes / cache.num_queries),
                 "channels": [part.shape[1] for part in cache[0]["samples"]],
-                "variance kept": cache.projection.kept if cache.projection else None,
+                "variance kept": cache.coding.kept if cache.coding else None,
                 "seeds": {},
             },
         )

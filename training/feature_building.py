@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from decodetr.modeling_decodetr.loss_decodetr import SupervisedQueries
-from decodetr.training.feature_projection import Moments, Projection, channels_within
-from decodetr.training.feature_shards import PROJECTION, ShardFolder
+from decodetr.training.feature_coding import Moments, SampleCoding, bytes_within
+from decodetr.training.feature_shards import CODING, ShardFolder
 from decodetr.utils.files import claim
 from decodetr.utils.preflight import in_units, require_room, written
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 QUERY_BYTES, MOST_RAW = 10_000, 8 * 2**30  # of a query, where all of them would take more than that as they are
 _LOOKED_AT = 64  # images that say what a query takes, and how many queries an image has; a twentieth of few
-_FITTED = 512  # images that the projection is fitted to
+_FITTED = 512  # images that the coding is fitted to
 _ENOUGH_VARIANCE = 0.9  # of each map. docs/training.md has what was measured with less
 _SHARD_IMAGES, _SHARD_BYTES = 256, 2**28
 _INDEX = 8  # bytes of an int64
@@ -52,7 +52,7 @@ class FeatureBuilder:
         self.model, self.dataset, self.collate = model, dataset, collate
         self.batch_size, self.num_workers = batch_size, num_workers
         self.shards = ShardFolder(folder)
-        self.projection: Projection | None = None
+        self.coding: SampleCoding | None = None
         self.augmented = getattr(getattr(dataset, "targets", None), "augmentation", None) is not None
         self.plain = dataset.without_augmentation() if self.augmented else dataset
 
@@ -76,7 +76,7 @@ class FeatureBuilder:
         a_query = bytes_of_query(kept)
         most = query_budget(a_query, queries * images * views, query_bytes)
         if most is not None and a_query > most and kept[0]["samples"]:
-            self.projection = self._fit(kept, most)
+            self.coding = self._fit(kept, most)
             a_query = bytes_of_query([self.kept(found, label) for found, label in looked])
         an_image = a_query * queries
         size = int(an_image * images * views)
@@ -84,23 +84,23 @@ class FeatureBuilder:
             f"features of {images * views:,} images ({images:,} in {views} view{'s' if views > 1 else ''}), with "
             f"about {queries:.1f} queries of {in_units(a_query)} each"
         )
-        how = "samples as they are" if self.projection is None else f"samples of {self.projection}"
+        how = "samples as they are" if self.coding is None else f"samples with {self.coding}"
         logger.warning("Cached %s: about %s in %s; %s", what, in_units(size), folder, how)
         fewer = " --cache-views 1," if views > 1 else ""
         remedy = (
-            f"give --cache-query-bytes {int(a_query) // 2} (samples are projected to fit),{fewer} --cache-folder on "
+            f"give --cache-query-bytes {int(a_query) // 2} (samples are coded to fit),{fewer} --cache-folder on "
             "another disk, or leave out --cache-features"
         )
         require_room(folder, size - written(folder), f"cached {what},", remedy)
-        if self.projection is not None:
-            if min(self.projection.kept) < _ENOUGH_VARIANCE:
+        if self.coding is not None:
+            if min(self.coding.kept) < _ENOUGH_VARIANCE:
                 logger.warning(
-                    "The projection leaves %.0f %% of the variance of a map, and names may be learned worse "
+                    "The coding leaves %.0f %% of the variance of a map, and names may be learned worse "
                     "(docs/training.md): --cache-query-bytes above %d keeps more.",
-                    100 * min(self.projection.kept),
+                    100 * min(self.coding.kept),
                     most,
                 )
-            self.projection.write(folder / PROJECTION)
+            self.coding.write(folder / CODING)
         batches = min(_SHARD_IMAGES, int(_SHARD_BYTES / max(an_image, 1))) // self.batch_size
         self.shards.write_manifest(
             {
@@ -109,7 +109,7 @@ class FeatureBuilder:
                 "views": views,
                 "shard_images": max(batches, 1) * self.batch_size,  # so that batches are those of one long run
                 "bytes of a query": round(a_query),
-                "projected": None if self.projection is None else self.projection.summary(),
+                "coded": None if self.coding is None else self.coding.summary(),
             }
         )
 
@@ -118,20 +118,24 @@ class FeatureBuilder:
         return [place * len(self.dataset) // count for place in range(count)]
 
     def _fit(self, kept, most):
-        """The projection that makes a query fit into `most` bytes."""
+        """The coding that makes a query fit into `most` bytes."""
         levels = len(self.model.semantic_stream.region_pooling.projections)
-        points = kept[0]["samples"][0].shape[2]
         rest = [
-            {**item, "samples": item["samples"][levels:], "region_embeds": item["region_embeds"].half()}
+            {
+                **item,
+                "samples": [part.to(torch.uint8) for part in item["samples"][levels:]],
+                "region_embeds": item["region_embeds"].half(),
+            }
             for item in kept
         ]
-        channels = channels_within(most, bytes_of_query(rest), points, levels)
-        moments, some = Moments(), self._spread(min(_FITTED, len(self.dataset)))
+        size = bytes_within(most, bytes_of_query(rest), levels)
+        some = self._spread(min(_FITTED, len(self.dataset)))
+        moments = Moments(len(some))
         for found, _ in tqdm(
-            self._extract(self.plain, some), desc="fitting the projection", total=len(some), unit="image"
+            self._extract(self.plain, some), desc="fitting the coding of samples", total=len(some), unit="image"
         ):
-            moments.add(found["samples"][:levels])
-        return moments.fit(channels).to(self.model.device)
+            moments.add(found["samples"][:levels], *found["samples"][levels:])
+        return moments.fit(size).to(self.model.device)
 
     def run(self, views: int, rank: int, processes: int) -> None:
         """Make the share of this process of the shards that are missing, and finish the cache with all of them."""
@@ -150,8 +154,8 @@ class FeatureBuilder:
         wait(processes)
 
     def _make(self, views, rank, processes):
-        projected = self.shards.manifest["projected"] is not None
-        self.projection = Projection.load(self.shards.folder / PROJECTION).to(self.model.device) if projected else None
+        coded = self.shards.manifest["coded"] is not None
+        self.coding = SampleCoding.load(self.shards.folder / CODING).to(self.model.device) if coded else None
         pending = self.shards.pending()
         if len(pending) < self.shards.count and rank == 0:
             there = self.shards.count - len(pending)
@@ -205,20 +209,20 @@ class FeatureBuilder:
             yield from zip(self.model.extract_semantic_features(labels=labels, **pixels), labels)
 
     def kept(self, item: dict[str, Any], label: dict[str, Any]) -> dict[str, Any]:
-        """An item of `extract_semantic_features` as it is kept: on the CPU, samples and states in float16, projected
-        ones in int8, with the embeddings of the label's captions where the pool moves."""
+        """An item of `extract_semantic_features` as it is kept: on the CPU, samples and states in float16 or
+        samples coded, with the embeddings of the label's captions where the pool moves."""
         texts = []
         if reads_captions(self.model.config):
             texts = [label[name] for name in ("region_text_embeds", "caption_embeds") if name in label]
         supervised = SupervisedQueries.of_features(item).features()
-        samples = item["samples"] if self.projection is None else self.projection.project(item["samples"])
+        samples = item["samples"] if self.coding is None else self.coding.encode(item["samples"])
         found = {
             "queries": item["queries"].half().cpu(),
             "samples": [(level.half() if level.is_floating_point() else level).cpu() for level in samples],
             **{name: value.cpu() for name, value in supervised.items()},
             "region_text_embeds": torch.cat([*texts, item["region_embeds"][:0]]).cpu(),
         }
-        if self.projection is not None:
+        if self.coding is not None:
             found["region_embeds"] = found["region_embeds"].half()
         return found
 

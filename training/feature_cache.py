@@ -1,8 +1,8 @@
 """Cached features of a frozen detector, so that the semantic stream can be trained without running it.
 
 Only queries that something supervises are kept, detached and before any trainable layer: their states, and the samples
-of the feature maps in their boxes, in float16, on the disk (`feature_shards.py`). Samples of large data are kept after
-a fixed projection (`feature_projection.py`). The first pass over the images is plain. Further ones, `views`, are
+of the feature maps in their boxes, in float16, on the disk (`feature_shards.py`). Samples of large data are kept in few
+bits (`feature_coding.py`). The first pass over the images is plain. Further ones, `views`, are
 augmented.
 """
 
@@ -24,8 +24,8 @@ from torch.utils.data import Dataset
 
 from decodetr.modeling_decodetr.loss_decodetr import SupervisedQueries
 from decodetr.training.feature_building import FeatureBuilder, reads_captions
-from decodetr.training.feature_projection import Projection
-from decodetr.training.feature_shards import PROJECTION, ShardFolder, unpacked
+from decodetr.training.feature_coding import SampleCoding
+from decodetr.training.feature_shards import CODING, ShardFolder, unpacked
 from decodetr.utils.preflight import in_units
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class FeatureCache(Dataset):
     """One item per image that has supervised queries: the dict of
     `DeCoDetrForObjectDetection.extract_semantic_features` plus `region_text_embeds` (R, d), the embeddings of the
     captions of its regions and of the whole image, which the momentum step of the pool reads (none where it is
-    frozen). Tensors are views of files that are mapped into memory.
+    frozen). Tensors are views of files that are mapped into memory, but for samples that were coded.
 
     Args:
         folder: of a finished cache ([`FeatureCache.build`]).
@@ -51,7 +51,7 @@ class FeatureCache(Dataset):
     Attributes:
         made_by (dict): what the features depend on: detector, names and settings of the model, by digest.
         source (dict or None): of what data they are, as the trainer that made the cache describes it.
-        projection ([`Projection`] or None): of the samples.
+        coding ([`SampleCoding`] or None): of the samples.
 
     Raises:
         ValueError: there is no finished cache.
@@ -60,12 +60,14 @@ class FeatureCache(Dataset):
     def __init__(self, folder: str | Path) -> None:
         self._shards = ShardFolder(folder)
         if not self._shards.finished:
-            raise ValueError(f"{folder}: expected finished cached features, got none; make them (FeatureCache.build)")
+            raise ValueError(
+                f"{folder}: expected finished cached features of this version, got none; make them (FeatureCache.build)"
+            )
         identity, self._sizes = self._shards.manifest["identity"], self._shards.manifest["shards"]
         self.made_by: dict[str, Any] = identity["made_by"]
         self.source: dict[str, Any] | None = identity["source"]
-        projected = self._shards.manifest["projected"] is not None
-        self.projection = Projection.load(self.folder / PROJECTION) if projected else None
+        coded = self._shards.manifest["coded"] is not None
+        self.coding = SampleCoding.load(self.folder / CODING) if coded else None
         self._ends = list(accumulate(size["items"] for size in self._sizes))
         self._opened: dict[int, dict[str, torch.Tensor]] = {}
 
@@ -78,8 +80,8 @@ class FeatureCache(Dataset):
         return self._shards.folder
 
     def bases(self, device: torch.device | str = "cpu") -> list[tuple[torch.Tensor, torch.Tensor]] | None:
-        """The `bases` that `forward` needs with these features, where samples are projected. Else None."""
-        return None if self.projection is None else self.projection.to(device).bases
+        """The `bases` that `forward` needs with these features, where samples are coded. Else None."""
+        return None if self.coding is None else self.coding.to(device).bases
 
     def check(self, model: "DeCoDetrForObjectDetection") -> None:
         """ValueError if the features are of another detector, of other names, or were taken in another way."""
@@ -103,7 +105,10 @@ class FeatureCache(Dataset):
         shard = bisect_right(self._ends, index)
         if shard not in self._opened:
             self._opened[shard] = self._shards.open(shard)
-        return unpacked(self._opened[shard], index - self._ends[shard] + self._sizes[shard]["items"])
+        item = unpacked(self._opened[shard], index - self._ends[shard] + self._sizes[shard]["items"])
+        if self.coding is not None:
+            item["samples"] = self.coding.decode(item["samples"])
+        return item
 
     @property
     def num_bytes(self) -> int:
@@ -145,7 +150,7 @@ class FeatureCache(Dataset):
         Args:
             folder (`str` or `Path`, *optional*): of the cache. Default: a temporary one that goes with the object.
             own (`bool`): features of something else that are in the folder may be removed.
-            query_bytes (`int`, *optional*): that a query may take. Samples are projected to fit. Default: 10,000 if
+            query_bytes (`int`, *optional*): that a query may take. Samples are coded to fit. Default: 10,000 if
                 all would take more than 8 GiB as they are, else as they are.
             source (`dict`, *optional*): JSON that tells the data from others. Without it, their number does.
             rank, processes (`int`): every process makes its share of the shards, in a folder that all of them see.

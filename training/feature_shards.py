@@ -3,7 +3,7 @@
     _features/
       manifest.json                        identity (detector, names, settings, data), layout, what a query takes;
                                            sizes of all shards once they are there
-      projection.safetensors               if samples are projected
+      coding.safetensors                   if samples are coded
       features-00003-of-00012.safetensors  the images of one range of the data set in one view
 
 A shard has, for its m images with n supervised queries, the rows of all queries, `starts` (m + 1,) and `index` (m,),
@@ -28,7 +28,8 @@ from decodetr.utils.files import LOCK, is_unused, replacing, write_json
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, PROJECTION, FORMAT_VERSION = "manifest.json", "projection.safetensors", 1
+MANIFEST, CODING, FORMAT_VERSION = "manifest.json", "coding.safetensors", 2
+_EARLIER = "projection.safetensors"  # of version 1
 
 
 class ShardFolder:
@@ -81,7 +82,7 @@ class ShardFolder:
 
     def clear(self) -> None:
         """Remove the cache, the manifest last: what is left of a killed removal is still known for a cache."""
-        for pattern in ("features-*.safetensors", PROJECTION, MANIFEST):
+        for pattern in ("features-*.safetensors", _EARLIER, CODING, MANIFEST):
             for file in self.folder.glob(pattern):
                 file.unlink()
         self.manifest = {}

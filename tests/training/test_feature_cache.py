@@ -3,19 +3,15 @@
 import pickle
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from helpers.trainings import make_parts, make_trainer, same_state, state_of, train_command
-from sklearn.decomposition import PCA
 from torch.utils.data import DataLoader
 
 from decodetr.cli import main
-from decodetr.modeling_decodetr.semantic_stream import RegionPooling
 from decodetr.processing import detection_collate
 from decodetr.training import feature_building
 from decodetr.training.feature_cache import FeatureCache, feature_collate
-from decodetr.training.feature_projection import Moments, _most, channels_within
 from decodetr.training.feature_shards import ShardFolder
 from decodetr.utils.documents import read_json
 
@@ -192,88 +188,34 @@ def test_no_room_is_said_before_the_work(build, looked, monkeypatch):
     assert "--cache-views 1, --cache-folder on another disk, or leave out --cache-features" in str(error.value)
 
 
-# Projection
+# Coding
 
 
-def test_the_projection_is_pca():
-    generator = torch.Generator().manual_seed(0)
-    mixing = torch.randn(6, 6, generator=generator)
-    samples = torch.einsum("dc,ncp->ndp", mixing, torch.randn(40, 6, 4, generator=generator)) + 1000.0
-    moments = Moments()
-    for part in samples.split(7):
-        moments.add([part])
-    projection = moments.fit(3)
-    rows = samples.transpose(1, 2).flatten(0, 1).double().numpy()
-    pca = PCA(3).fit(rows)
-    ((mean, basis),) = projection.bases
-    assert np.allclose(mean, pca.mean_, atol=1e-2)
-    assert projection.kept[0] == pytest.approx(pca.explained_variance_ratio_.sum(), abs=1e-4)
-    steps = basis.norm(dim=0)
-    assert np.allclose(np.abs(pca.components_ @ (basis / steps).double().numpy()), np.eye(3), atol=1e-3)
-    assert np.allclose(steps, 8 * np.sqrt(pca.explained_variance_) / 127, rtol=1e-2)
-    (projected,) = projection.project([samples])
-    assert projected.dtype == torch.int8
-    found = (projected.transpose(1, 2).flatten(0, 1) * steps).numpy()
-    assert (np.abs(np.abs(found) - np.abs(pca.transform(rows))) <= 0.5 * steps.numpy() + 2e-2).all()
-
-
-def test_channels_go_where_the_variance_is():
-    assert _most([[0.5, 0.3, 0.2], [0.9, 0.1, 0.0]], 4) == [3, 1]
-    assert _most([[0.4, 0.3, 0.3], [0.4, 0.35, 0.25]], 3) == [1, 2]
-    assert _most([[1.0, 0.0], [0.6, 0.4]], 2) == [1, 1]
-    assert channels_within(1000, 100, points=9, levels=3) == 100
-    with pytest.raises(ValueError, match=r"--cache-query-bytes 120: .* take 100 bytes, .* 9; give at least 128"):
-        channels_within(120, 100, points=9, levels=3)
-
-
-def test_weights_in_the_span_read_whole_maps_as_projected_samples():
-    torch.manual_seed(0)
-    pooling = RegionPooling([5, 8], out_channels=3, grid=2)
-    samples = [torch.randn(7, channels, 4) + 2 for channels in (5, 8)]
-    moments = Moments()
-    moments.add(samples)
-    projection = moments.fit(5)
-    projected = [part.float() for part in projection.project(samples)]
-    assert [part.shape[1] for part in projected] == [len(basis.T) for _, basis in projection.bases]
-    # Of any weights: what they say of the samples that the projected ones stand for.
-    stand_for = [mean[:, None] + basis @ part for part, (mean, basis) in zip(projected, projection.bases)]
-    before = pooling.project_samples(stand_for)
-    assert torch.allclose(pooling.project_samples(projected, projection.bases), before, atol=1e-5)
-    assert not torch.allclose(pooling.project_samples(samples), before, atol=1e-2)
-    # Of weights in the span: what they say of the samples themselves, but for the rounding.
-    pooling.restrict(projection.bases)
-    whole = pooling.project_samples(samples)
-    assert torch.allclose(pooling.project_samples(projected, projection.bases), whole, atol=5e-2)
-    exact = [
-        (basis / basis.square().sum(0)).T @ (x - mean[:, None]) for x, (mean, basis) in zip(samples, projection.bases)
-    ]
-    assert torch.allclose(pooling.project_samples(exact, projection.bases), whole, atol=1e-5)
-
-
-def test_a_projected_cache_fits_its_budget_and_trains_an_ordinary_model(scenes, tmp_path, caplog):
+def test_a_coded_cache_fits_its_budget_and_trains_an_ordinary_model(scenes, tmp_path, caplog):
     raw = make_trainer(scenes, tmp_path / "raw", augment=False, streams="semantic", cache_features=True).train_dataset
     settings = {"streams": "semantic", "cache_features": True, "cache_query_bytes": 700, "learning_rate": 1e-2}
     trainer = make_trainer(scenes, tmp_path / "run", augment=False, ema_decay=0.5, **settings)
     cache, model = trainer.train_dataset, trainer.model
-    summary = read_json(cache.folder / "manifest.json")["projected"]
+    summary = read_json(cache.folder / "manifest.json")["coded"]
     sizes = summary["channels of each map, before and after"]
     assert [part.shape[1] for part in cache[0]["samples"]] == [after for _, after in sizes]
     assert [part.shape[1] for part in raw[0]["samples"]] == [before for before, _ in sizes]
     assert sum(after for _, after in sizes) < sum(before for before, _ in sizes)
     assert all(0 < share <= 1 for share in summary["share of the variance that is kept"])
-    assert "channels projected to" in caplog.text
-    tensors = [(*item["samples"], item["queries"], item["region_embeds"], item["name_index"]) for item in cache]
-    used = sum(part.numel() * part.element_size() for parts in tensors for part in parts)
-    assert 650 < used / cache.num_queries <= 700
+    assert "15 of 16, 23 of 24 channels in" in caplog.text
+    tensors = cache._shards.open(0)
+    rows = [tensors[name] for name in ("samples.0", "queries", "region_embeds", "name_index")]
+    assert len(tensors["index"]) == len(cache) and tensors["samples.0"].dtype == torch.uint8
+    assert 650 < sum(part.numel() * part.element_size() for part in rows) / cache.num_queries <= 700
     before = state_of(model.semantic_stream)
     trainer.train()
     projections = [name for name in before if name.startswith("region_pooling.projections") and "weight" in name]
-    for name, (_, basis) in zip(projections, cache.projection.bases):
+    for name, (_, basis) in zip(projections, cache.coding.bases):
         weight = model.semantic_stream.state_dict()[name].flatten(1)
         basis = basis / basis.norm(dim=0)
         assert torch.allclose(weight @ basis @ basis.T, weight, atol=1e-6)
         assert not torch.allclose(before[name].flatten(1) @ basis @ basis.T, weight, atol=1e-4)
-    # The model, saved or not, gives on images what it gives on the projected samples.
+    # The model, saved or not, gives on images what it gives on the decoded samples, which have nearly eight bits.
     model.eval()
     items = [cache[i] for i in range(4)]
     features = feature_collate(items)["semantic_features"] | {"bases": cache.bases()}
@@ -289,17 +231,17 @@ def test_a_projected_cache_fits_its_budget_and_trains_an_ordinary_model(scenes, 
     assert same_state(state_of(again.model), state_of(model))
 
 
-def test_large_data_are_projected_and_small_ones_are_not(build, monkeypatch, caplog):
+def test_large_data_are_coded_and_small_ones_are_not(build, monkeypatch, caplog):
     raw = build("raw")
-    assert raw.projection is None
+    assert raw.coding is None
     bytes_of_one = read_json(raw.folder / "manifest.json")["bytes of a query"]
     monkeypatch.setattr(feature_building, "QUERY_BYTES", bytes_of_one - 300)
-    assert build("small").projection is None
+    assert build("small").coding is None
     monkeypatch.setattr(feature_building, "MOST_RAW", 10_000)
     large = build("large")
-    assert large.projection is not None
+    assert large.coding is not None
     assert read_json(large.folder / "manifest.json")["bytes of a query"] <= bytes_of_one - 300
-    assert build("enough", query_bytes=bytes_of_one).projection is None
+    assert build("enough", query_bytes=bytes_of_one).coding is None
     assert "of the variance of a map" not in caplog.text
     monkeypatch.setattr(feature_building, "_ENOUGH_VARIANCE", 1.0)
     build("little", query_bytes=bytes_of_one - 300)
