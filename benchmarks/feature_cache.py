@@ -66,9 +66,7 @@ def bytes_of_queries(args):
                 "detector": detector,
                 "budget": budget,
                 "channels": [part.shape[1] for part in cache[0]["samples"]],
-                "variance kept, %": [round(100 * share, 2) for share in cache.coding.kept]
-                if cache.coding
-                else [],
+                "variance kept, %": [round(100 * share, 2) for share in cache.coding.kept] if cache.coding else [],
                 "bytes a query": round(a_query),
                 "queries an image": round(cache.num_queries / images, 1),
                 "images a second": round(images / seconds, 1),

@@ -7,7 +7,8 @@ data.py, weak_labels.py, self_regions.py, replay.py, names.py   what it learns f
 choices.py, chosen.py   what is chosen where nobody says it
 trainer.py              DeCoDetrTrainer
 dataloading.py, streams.py, callbacks.py, ema.py, fsdp.py, memory.py   what it needs
-feature_cache.py, feature_building.py, feature_shards.py, feature_coding.py, quantization.py   cached features of a frozen detector
+feature_cache.py, feature_building.py, feature_shards.py   cached features of a frozen detector
+feature_coding.py, quantization.py   which take fewer bits
 pictures.py, predictions.py   what is kept of an evaluation
 checkpoints.py, identity.py   which run a checkpoint is of
 calibration.py          scores, calibrated after training

@@ -1,9 +1,8 @@
 """Cached features of a frozen detector, so that the semantic stream can be trained without running it.
 
 Only queries that something supervises are kept, detached and before any trainable layer: their states, and the samples
-of the feature maps in their boxes, in float16, on the disk (`feature_shards.py`). Samples of large data are kept in few
-bits (`feature_coding.py`). The first pass over the images is plain. Further ones, `views`, are
-augmented.
+of the feature maps in their boxes, in float16, on the disk (`feature_shards.py`). Those of large data take fewer bits
+(`feature_coding.py`). The first pass over the images is plain. Further ones, `views`, are augmented.
 """
 
 import hashlib
@@ -61,7 +60,8 @@ class FeatureCache(Dataset):
         self._shards = ShardFolder(folder)
         if not self._shards.finished:
             raise ValueError(
-                f"{folder}: expected finished cached features of this version, got none; make them (FeatureCache.build)"
+                f"{folder}: expected finished cached features of this version, got none; make them "
+                "(FeatureCache.build)"
             )
         identity, self._sizes = self._shards.manifest["identity"], self._shards.manifest["shards"]
         self.made_by: dict[str, Any] = identity["made_by"]

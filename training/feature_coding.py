@@ -1,15 +1,15 @@
 """Cached samples of feature maps in few bits: a fixed transform, fitted once, and as many bits for each coefficient as
 its variance deserves.
 
-The channels of a level are projected by PCA, and the points of a box by a cosine transform: what is alike at all points
-comes together in one coefficient, as in the small boxes of coarse maps. Coefficients have 0, 1, 2, 4 or 8 bits
+The channels of a level are projected by PCA, and the points of a box by a cosine transform: what is alike at all
+points comes together in one coefficient, as in the small boxes of coarse maps. Coefficients have 0, 1, 2, 4 or 8 bits
 (`quantization.py`), those that lower the error most for a bit first (reverse water-filling), errors being shares of
 their level's variance.
 
 The semantic stream projects samples linearly before anything else, by weights W. It reads the coefficients of the
-channels, brought back to points, by W P with the basis P of the PCA. Channels with no bit at all are left out of P, and
-W is kept in the span of P (`RegionPooling.restrict`), so that the same weights serve whole maps: the saved model knows
-nothing of it.
+channels, brought back to points, by W P with the basis P of the PCA. Channels with no bit at all are left out of P,
+and W is kept in the span of P (`RegionPooling.restrict`), so that the same weights serve whole maps: the saved model
+knows nothing of it.
 """
 
 import math
@@ -123,7 +123,7 @@ class SampleCoding:
 
     def __str__(self) -> str:
         channels = [f"{basis.shape[1]} of {basis.shape[0]}" for _, basis in self.bases]
-        bits = 8 * self.size / sum(len(mean) * level.width.shape[1] for (mean, _), level in zip(self.bases, self.levels))
+        bits = 8 * self.size / sum(len(level.mean) * level.width.shape[1] for level in self.levels)
         kept = ", ".join(f"{100 * share:.1f}" for share in self.kept)
         return f"{', '.join(channels)} channels in {bits:.2f} bits a number, which keep {kept} % of their variance"
 
@@ -239,7 +239,7 @@ class Moments:
             levels.append(level)
         shares = [level.scale.square() / level.scale.square().sum().clamp(min=1e-30) for level in levels]
         for share in shares:
-            share[1:][-1:] = 0  # the least channel stays out: samples without their `bases` are known by their channels
+            share[1:][-1:] = 0  # the least channel stays out, so that samples without their `bases` are recognised
         widths = allot([share.flatten() for share in shares], size)
         for level, width in zip(levels, widths):
             level.width = width.view(level.scale.shape)

@@ -51,8 +51,8 @@ class OwnArguments:
     )
     cache_query_bytes: int | None = _field(
         None,
-        "with `--cache-features`: bytes that a query may take on the disk; samples of the feature maps are coded in as "
-        "few bits as fit",
+        "with `--cache-features`: bytes that a query may take on the disk; samples of the feature maps are coded in "
+        "as few bits as fit",
         "10,000 if all would take more than 8 GB as they are",
     )
     align_weight_start: float = _field(0.0, "lambda_align(t) at the first step", "chosen: 0 or 1")

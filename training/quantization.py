@@ -1,7 +1,7 @@
 """Numbers in 1, 2, 4 or 8 bits, packed into bytes.
 
-Each width has the values that lose least of a Laplace distribution of mean 0 and variance 1 (Lloyd and Max): a value is
-the mean of the numbers that are closest to it. A byte is unpacked by a table that has what each of the 256 stands for.
+Each width has the values that lose least of a Laplace distribution of mean 0 and variance 1 (Lloyd and Max): a value
+is the mean of the numbers that are closest to it. A byte is unpacked by a table of what each of the 256 stands for.
 """
 
 from functools import cache
@@ -48,7 +48,7 @@ def lost(width: int) -> float:
 def codes_of(numbers: torch.Tensor, width: int) -> torch.Tensor:
     """The uint8 codes of the values that are closest to numbers of variance 1."""
     levels = values(width).to(numbers)
-    return torch.bucketize(numbers, (levels[1:] + levels[:-1]) / 2).to(torch.uint8)
+    return torch.bucketize(numbers.contiguous(), (levels[1:] + levels[:-1]) / 2).to(torch.uint8)
 
 
 def packed_size(count: int, width: int) -> int:
