@@ -99,7 +99,7 @@ def pretend_gpus(arguments):
 def run(scenes, output, name, batch, single=False):
     """Train, evaluate, save to OUTPUT; returns (trainer, metrics)."""
     trained = trainer(scenes, output, name, batch, single)
-    assert ("cached" in name) == (getattr(trained.train_dataset, "projection", None) is not None)
+    assert ("cached" in name) == (getattr(trained.train_dataset, "coding", None) is not None)
     trained.train()
     metrics = trained.evaluate()
     trained.save_model()
