@@ -24,6 +24,7 @@ from decodetr.annotations.stream import AnnotationStream
 from decodetr.evaluation.analysis import Analysis
 from decodetr.evaluation.calibrate import before_and_after
 from decodetr.modeling_decodetr import Vocabulary
+from decodetr.modeling_decodetr.prompts import some_of
 from decodetr.pool_builder.space import describe
 from decodetr.processing import DetectionAugmentation, DetectionDataset
 from decodetr.processing.detection_dataset import TargetOptions
@@ -98,6 +99,7 @@ class TrainingRun:
         # Model
         options = self.options = choose_thumbnails(options, training, data)
         model, processor = start_model(options, data.coco.names)
+        self._fit_streams(model.config, data)
         situation = situation_of(options, training, data.images_with_something(), model.config, processor)
         chosen = set_chosen(training, self.given, situation, start)
         # As far as it is known yet: what does not go on is said before anything long.
@@ -177,6 +179,25 @@ class TrainingRun:
                 )
             )
         return 0
+
+    def _fit_streams(self, config, data):
+        """A detector with classes can learn boxes of these alone. Other names are for the semantic stream."""
+        training = self.training
+        if config.class_agnostic or training.streams == "semantic":
+            return
+        classes = config.detector_config.id2label.values()
+        foreign = [name for name in data.annotated_names or () if name not in classes]
+        if not foreign:
+            return
+        said = f"the detector has classes, and none for {some_of(foreign)}"
+        if "streams" in self.given:
+            raise ValueError(
+                f"--streams {training.streams}: {said}, so it cannot learn their boxes; give --streams semantic, "
+                "which leaves the detector as it is, or begin with --detector, which makes it class-agnostic"
+            )
+        training.streams = "semantic"
+        if training.process_index == 0:
+            logger.warning("Chosen: --streams semantic. %s, so it stays as it is", said[0].upper() + said[1:])
 
     # Tables
 

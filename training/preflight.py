@@ -253,7 +253,8 @@ def _chosen(facts):
     """What the run takes where the user says nothing: a list of phrases."""
     options, training = facts.options, facts.training
     if "streams" not in facts.given:
-        yield f"streams {training.streams}"
+        has_classes = facts.config is not None and not facts.config.class_agnostic
+        yield f"streams {training.streams}{', or semantic if the detector lacks a class' if has_classes else ''}"
     if options.regions is None:
         yield "regions self" if facts.options.uses_own_regions else "no regions"
     if options.val_annotations is None and not options.val_share:

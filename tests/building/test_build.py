@@ -129,6 +129,29 @@ def test_photos_can_be_a_list_of_files(given, tmp_path):
         find_photos(file)
 
 
+def test_boxes_of_other_names_fine_tune_what_was_built(built, tmp_path, capsys, caplog):
+    """As README goes on. The detector has no class for these names, so that its boxes stay."""
+    images, boxes = [], []
+    (tmp_path / "data/train").mkdir(parents=True)
+    for number in range(1, 5):
+        Image.new("RGB", (64, 64), (40 * number, 90, 120)).save(tmp_path / f"data/train/{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 64, "height": 64})
+        row = {"id": number, "image_id": number, "category_id": 1, "bbox": [8, 8, 30, 30], "area": 900, "iscrowd": 0}
+        boxes.append(row)
+    write_json(tmp_path / "data/annotations/train.json", {**coco_document(images, ["wheel"], boxes), "info": {}})
+    words = ["train", "--model", str(built / "model"), "--data", str(tmp_path / "data"), "--use-cpu", "true"]
+    words += ["--max-steps", "1", "--output", str(tmp_path / "mine")]
+    assert main([*words, "--streams", "joint"]) == 1
+    assert "none for 'wheel', so it cannot learn their boxes; give --streams semantic" in capsys.readouterr().err
+    assert main(words) == 0 and "Chosen: --streams semantic" in caplog.text
+    before, after = (
+        DeCoDetrForObjectDetection.from_pretrained(folder) for folder in (built / "model", tmp_path / "mine")
+    )
+    same = before.detector.state_dict()
+    assert all(torch.equal(tensor, same[name]) for name, tensor in after.detector.state_dict().items())
+    assert "wheel" in after.vocabulary.names
+
+
 def test_what_is_done_is_not_done_again_and_another_wish_names_the_stage(given, built, capsys):
     before = {name: (built / name).read_bytes() for name in (*SAME, "model/README.md", "build.json")}
     assert _build(given, built) == built / "model"
