@@ -60,6 +60,8 @@ def check_environment(args: "DeCoDetrTrainingArguments") -> list[Callable[[], No
 
 
 def _check_reporter(name):
+    if name == "none":  # alone it is an empty list here
+        raise ValueError("--report-to none stands alone; leave it out, or the others")
     if name not in _REPORTERS:
         raise ValueError(f"--report-to {name}: expected none, all or one of {', '.join(_REPORTERS)}")
     module, install = _REPORTERS[name]

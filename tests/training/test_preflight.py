@@ -172,8 +172,15 @@ def test_options_that_do_not_go_together_are_refused(two_clips, refused, more, w
 
 def test_all_problems_are_told_together(refused):
     error = refused("--report_to", "nope", "--pool", "./nowhere", "--image-size", "65", "--backbone", "resnet18")
-    assert "4 problems, found before any work was done:" in error
-    for words in ("--report-to nope", "the pool './nowhere'", "--image-size 65", "--backbone needs --config"):
+    assert "5 problems, found before any work was done:" in error
+    # A list goes on where its option is given again, and the run of these tests has --report-to none.
+    for words in (
+        "--report-to none stands alone",
+        "--report-to nope",
+        "the pool './nowhere'",
+        "--image-size 65",
+        "--backbone needs --config",
+    ):
         assert f"- {words}" in error
 
 
