@@ -23,7 +23,6 @@ from decodetr.utils.files import write_json
 def sampled(args):
     """Samples (n, C_l, points) of each map, float16, and categories (n,) of the boxes."""
     import torch
-    from PIL import Image
     from tqdm.auto import tqdm
     from transformers import AutoModelForObjectDetection
 
@@ -31,6 +30,7 @@ def sampled(args):
     from decodetr.modeling_decodetr.detectors import run_detector, watch_feature_maps
     from decodetr.modeling_decodetr.semantic_stream import RegionPooling
     from decodetr.utils.documents import read_json
+    from decodetr.utils.images import open_image
 
     detector = AutoModelForObjectDetection.from_pretrained(args.detector).eval()
     watch_feature_maps(detector)
@@ -44,7 +44,7 @@ def sampled(args):
     for picture in tqdm(annotations["images"][: args.images], unit="image"):
         if not (mine := boxes[picture["id"]]):
             continue
-        image = Image.open(Path(args.world, "train", picture["file_name"])).convert("RGB")
+        image = open_image(Path(args.world, "train", picture["file_name"]))
         corner, size = torch.tensor([box for box, _ in mine]).float().split(2, 1)
         centre = corner + size / 2 + 0.1 * size * torch.randn(size.shape, generator=generator)
         size = size * torch.exp(0.1 * torch.randn(size.shape, generator=generator))

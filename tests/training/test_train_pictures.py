@@ -57,7 +57,7 @@ def test_they_come_from_the_evaluation_loop(scenes, tmp_path, monkeypatch):
     trainer = make_trainer(scenes, tmp_path, report_to="tensorboard", eval_pictures=8, **EVALUATING)
     trainer.train()
     assert counted.count(False) == 4  # 6 images in batches of 4, twice
-    assert sorted(file.name for file in (tmp_path / "pictures").iterdir()) == ["step-2.jpg", "step-4.jpg"]
+    assert sorted(file.name for file in (tmp_path / "pictures").glob("step-*")) == ["step-2.jpg", "step-4.jpg"]
     with Image.open(tmp_path / "pictures/step-4.jpg") as sheet:
         assert sheet.size == (4 * _CELL, 3 * (_CELL + _HEADER))
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
