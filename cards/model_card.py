@@ -13,7 +13,8 @@ from decodetr.cards.render import Markdown, fill
 from decodetr.cards.results import measured_text
 from decodetr.modeling_decodetr import DeCoDetrConfig
 from decodetr.modeling_decodetr.detectors import num_queries
-from decodetr.utils.markup import ON_THIS_MACHINE, code_block, in_words, markdown_text
+from decodetr.utils.card_leftovers import ON_THIS_MACHINE
+from decodetr.utils.markup import code_block, in_words, markdown_text
 from decodetr.utils.tables import markdown_table
 
 SHOWN_NAMES = 30

@@ -7,17 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from decodetr.utils.shipped import HUB_CARDS, resolve
+from decodetr.utils.shipped import HUB_CARDS, is_hub_name, resolve
 
-_ON_THE_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _ABSOLUTE = re.compile(r"(?:~?/|[A-Za-z]:[\\/]|\\\\|file://).+", re.DOTALL)
 
 
 def hub_name(name: str | None) -> str | None:
     """A name of the Hub, OWNER/NAME. None for a folder, a shipped name and anything else."""
-    if name is None or not _ON_THE_HUB.fullmatch(name) or Path(name).exists() or resolve(name) != name:
-        return None
-    return name
+    return name if name is not None and is_hub_name(name) else None
 
 
 def hub_dataset(name: str | None) -> str | None:

@@ -71,7 +71,7 @@ def joined(sections: Iterable[Section]) -> str:
     return "\n\n".join(map(str, sections)) + "\n"
 
 
-def renewed(old: str, new: str, overwrite: bool = False, first: Iterable[str] = ()) -> tuple[str, list[str]]:
+def renewed(old: str, new: str, overwrite: bool = False) -> tuple[str, list[str]]:
     """The body of a card with the sections of a new one.
 
     Sections that decodetr wrote and nobody changed are replaced, those that the new body lacks stay as they are, and
@@ -80,13 +80,12 @@ def renewed(old: str, new: str, overwrite: bool = False, first: Iterable[str] = 
 
     Args:
         old, new (str): bodies. overwrite (bool): replace sections of decodetr that somebody changed, too.
-        first (iterable of str): keys of sections that are written if there is none yet, and stay otherwise.
 
     Returns:
         (body, headings of the sections that were kept although they differ from the new ones).
     """
     before, fresh = sections_of(old), {part.key: part for part in sections_of(new)}
-    stay, kept, result = set(first), [], []
+    kept, result = [], []
     headings = {part.heading.casefold(): key for key, part in fresh.items() if part.heading.startswith("## ")}
     there = set()
     for part in before:
@@ -99,7 +98,7 @@ def renewed(old: str, new: str, overwrite: bool = False, first: Iterable[str] = 
                 kept.append(part.heading)
         else:
             there.add(key)
-            if key in fresh and key not in stay:
+            if key in fresh:
                 if part.edited and not overwrite:
                     kept.append(part.heading)
                 else:

@@ -33,8 +33,9 @@ def run(args: argparse.Namespace) -> int:
 
     from decodetr.cards.model_card import License
     from decodetr.cards.renewal import CARD, CardOptions, card_of
+    from decodetr.utils.card_leftovers import card_leftovers
     from decodetr.utils.files import write_text
-    from decodetr.utils.markup import card_leftovers, one_line
+    from decodetr.utils.markup import one_line
 
     if (args.license_name or args.license_link) and args.license != "other":
         raise ValueError("--license-name and --license-link go with --license other")

@@ -18,9 +18,9 @@ from decodetr.inference.loading import load_model
 from decodetr.runtime import ExportedDetector
 from decodetr.runtime.description import MODEL_FILES, WRITTEN, Description, read_description
 from decodetr.runtime.sessions import FACTS
+from decodetr.utils.card_leftovers import card_leftovers
 from decodetr.utils.documents import parse_json, read_text
 from decodetr.utils.files import reading
-from decodetr.utils.markup import card_leftovers
 from decodetr.utils.paths import files_below
 from decodetr.utils.shipped import a, kind_of, load_pool, load_vocabulary
 
@@ -118,7 +118,8 @@ def _check_card(folder):
     card = folder / CARD
     if not card.is_file():
         raise FileNotFoundError(
-            f"{card} is missing: it is the card, which says what this is, of what it was made, and its license"
+            f"{card} is missing: it is the card, which says what this is, of what it was made, and its license; make it by "
+            f"decodetr card {folder} --license ID --output {card}"
         )
     if found := card_leftovers(read_text(card)):
         lines = "\n".join(f"- {one}" for one in found)

@@ -8,8 +8,6 @@ from urllib.parse import quote
 from decodetr.utils.model_room import load
 
 __all__ = [
-    "ON_THIS_MACHINE",
-    "card_leftovers",
     "code_block",
     "figure_text",
     "front_matter",
@@ -27,9 +25,6 @@ _cards = load("card_text")
 code_block, front_matter = _cards.code_block, _cards.front_matter
 markdown_text = _cards.markdown_text
 one_line, visible = _cards.one_line, _cards.visible
-_leftovers = load("card_leftovers")
-ON_THIS_MACHINE: str = _leftovers.ON_THIS_MACHINE
-card_leftovers = _leftovers.card_leftovers
 
 
 def html_text(text: object) -> str:

@@ -12,7 +12,7 @@ from decodetr import Vocabulary
 from decodetr.cards.render import Markdown, fill, renew
 from decodetr.cards.sections import renewed, sections_of
 from decodetr.cli import main
-from decodetr.utils.markup import card_leftovers
+from decodetr.utils.card_leftovers import card_leftovers
 from decodetr.utils.model_identity import model_identity
 from decodetr.utils.shipped import resolve
 

@@ -10,30 +10,20 @@ import sys
 import pytest
 import torch
 from helpers.tiny_models import tiny_batch, tiny_model
+from helpers.without_decodetr import HIDE
 from transformers import AutoImageProcessor
 
 from decodetr import DeCoDetrImageProcessor
 from decodetr.processing import DeCoDetrImageProcessorPil
 
 PROCESSORS = [DeCoDetrImageProcessor, DeCoDetrImageProcessorPil]
-_ELSEWHERE = """
+_ELSEWHERE = (
+    HIDE
+    + """
 import gc
 import sys
 
 gc.disable()  # it would look for garbage in all that is imported
-
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "decodetr":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Hidden())
-try:
-    import decodetr
-except ModuleNotFoundError:
-    pass
-else:
-    raise AssertionError("decodetr is importable")
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
@@ -56,6 +46,7 @@ for name in sys.argv[1:]:
     print(f"{type(processor).__name__} {tuple(pixels.shape)} {result['boxes'].tolist()}")
 assert "decodetr" not in sys.modules
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ OWN = {
     "benchmarks/pool_clustering.py",
     "benchmarks/scale.py",
     "benchmarks/train_step.py",
-    "modeling_decodetr/card_leftovers.py",
+    "utils/card_leftovers.py",
     "modeling_decodetr/embedding_artifact.py",
     "modeling_decodetr/file_commit.py",
     "scenes/clip_teacher.py",

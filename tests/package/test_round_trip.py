@@ -10,28 +10,18 @@ import numpy as np
 import pytest
 import torch
 from helpers.tiny_models import NAMES, tiny_batch, tiny_model
+from helpers.without_decodetr import HIDE
 from PIL import Image
 from safetensors.torch import load_file
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
 from decodetr.inference.detection import detect
 
-_WITHOUT = """
+_WITHOUT = (
+    HIDE
+    + """
 import json
 import sys
-
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "decodetr":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Hidden())
-try:
-    import decodetr
-except ModuleNotFoundError:
-    pass
-else:
-    raise AssertionError("decodetr is importable")
 import torch
 from transformers import (
     AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, AutoModelForZeroShotObjectDetection, Trainer,
@@ -71,6 +61,7 @@ result["trained"] = found("trained")
 assert "decodetr" not in sys.modules
 json.dump(result, open("result.json", "w"))
 """
+)
 _WITH = """
 import json
 import sys

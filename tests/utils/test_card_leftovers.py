@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from decodetr.utils.markup import card_leftovers
+from decodetr.utils.card_leftovers import card_leftovers
 
 SOUND = "---\nlicense: mit\nlibrary_name: decodetr\n---\n# Cones\n\n"
 CARDS = sorted((Path(__file__).resolve().parents[2] / "hub_cards").glob("*/README.md"))
@@ -65,8 +65,9 @@ def test_the_front_matter_must_be_whole(front, said):
     assert said in found
 
 
-def test_a_license_is_asked_for_where_one_is_needed():
-    assert card_leftovers("---\nlibrary_name: decodetr\n---\n", license_needed=False) == []
+def test_a_license_is_asked_for():
+    (found,) = card_leftovers("---\nlibrary_name: decodetr\n---\n")
+    assert found.startswith("no license is stated")
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parent.name)

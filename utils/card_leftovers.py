@@ -24,25 +24,24 @@ _LEFT = (
 _PATTERNS = [(what, re.compile(pattern), remedy) for what, pattern, remedy in _LEFT]
 
 
-def card_leftovers(text: str, license_needed: bool = True) -> list[str]:
+def card_leftovers(text: str) -> list[str]:
     """What must not stand in a published card: placeholders, fields of a template, paths of one machine, a front
     matter that the Hub cannot read, no license.
 
     Args:
         text (`str`): a README.md, with its front matter.
-        license_needed (`bool`): a card without a license has something left over.
 
     Returns:
         `list[str]`: for each the line, what was found there, and what to do. Empty: it can be published.
     """
-    found = _of_front_matter(text, license_needed)
+    found = _of_front_matter(text)
     for number, line in enumerate(text.splitlines(), start=1):
         for what, pattern, remedy in _PATTERNS:
             found += [f"line {number}: {what}, {match[0].strip()!r}; {remedy}" for match in pattern.finditer(line)]
     return found
 
 
-def _of_front_matter(text, license_needed):
+def _of_front_matter(text):
     match = _FRONT.match(text)
     if match is None:
         return ["line 1: expected front matter (license, library_name, ... between two lines of ---), got none"]
@@ -59,7 +58,7 @@ def _of_front_matter(text, license_needed):
     ]
     if fields.get("license") == "other" and not fields.get("license_name"):
         found.append("license: other needs a license_name; `decodetr card --license other --license-name NAME`")
-    if license_needed and not str(fields.get("license") or "").strip():
+    if not str(fields.get("license") or "").strip():
         found.append(
             "no license is stated. It follows from those of the detector, the CLIP, the captioner and the data that "
             "this was made of; `decodetr card --license`, in the Hub's spelling, states it"
