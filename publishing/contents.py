@@ -118,8 +118,8 @@ def _check_card(folder):
     card = folder / CARD
     if not card.is_file():
         raise FileNotFoundError(
-            f"{card} is missing: it is the card, which says what this is, of what it was made, and its license; make it by "
-            f"decodetr card {folder} --license ID --output {card}"
+            f"{card} is missing: it is the card, which says what this is, of what it was made, and its license; "
+            f"make it by decodetr card {folder} --license ID --output {card}"
         )
     if found := card_leftovers(read_text(card)):
         lines = "\n".join(f"- {one}" for one in found)
