@@ -92,7 +92,7 @@ def is_hub_name(name: str | Path) -> bool:
 
 
 def hub_kind(name: str | Path) -> tuple[str, str] | None:
-    """The same of a Hub repository, or None where it cannot be asked: no such name, no network."""
+    """What [`kind_of`] says, of a Hub repository. None where it cannot be asked: no such name, no network."""
     if not is_hub_name(name):
         return None
     there = set(load("hub_repository").repository_files(str(name)))
