@@ -30,16 +30,20 @@ def wait_for(condition, seconds=300):
 
 
 class GatedEngine(ModelEngine):
-    """A model that detects only while its gate is open. `batches` has (names, number of pictures) of every call."""
+    """A model that detects only while its gate is open. `batches` has (names, number of pictures) of every call,
+    `at_gate` is how many pictures wait for it to open."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.gate = threading.Event()
         self.gate.set()
         self.batches = []
+        self.at_gate = 0
 
     def detect(self, pictures, search, *asked):
+        self.at_gate = len(pictures)
         assert self.gate.wait(timeout=300)
+        self.at_gate = 0
         self.batches.append((tuple(search.names), len(pictures)))
         return super().detect(pictures, search, *asked)
 
