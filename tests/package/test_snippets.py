@@ -72,6 +72,17 @@ def test_the_real_parser_takes_every_command(language, code, capsys):
         COUNTED["parsed"] += 1
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_a_page_do_not_write_to_one_output(page):
+    """Who types them in order would be refused. (A name in capitals is for the reader to choose.)"""
+    found = []
+    for language, code in blocks(page.read_text(encoding="utf-8")):
+        for words, _ in filter(None, map(decodetr_words, commands(code) if language in ("", "bash", "sh") else [])):
+            if words[0] != "bench" and "--output" in words:  # bench adds to what it has measured
+                found.append(words[words.index("--output") + 1].rstrip("/"))
+    assert [output for output in set(found) if output != output.upper() and found.count(output) > 1] == []
+
+
 def _field(word):
     from decodetr import DeCoDetrTrainingArguments
 
