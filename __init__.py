@@ -44,14 +44,17 @@ __all__ = ["__version__", *_PUBLIC_NAMES]
 def _register_image_processor() -> None:
     """What joins rooms. Tell AutoImageProcessor which image processors belong to the model, and AutoVideoProcessor
     that there is none: it would guess one, and ask whether to run the code next to the weights. Give the model
-    `optimize`."""
+    `optimize`, and its parts the `push_to_hub` of a part."""
     from transformers import AutoImageProcessor
     from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
     from decodetr.modeling_decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection
+    from decodetr.modeling_decodetr.hub_push import push_part
     from decodetr.processing import DeCoDetrImageProcessor, DeCoDetrImageProcessorPil
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrProcessingMixin
 
     DeCoDetrForObjectDetection.optimize = _optimize
+    DeCoDetrConfig.push_to_hub = DeCoDetrProcessingMixin.push_to_hub = push_part
     AutoImageProcessor.register(
         DeCoDetrConfig,
         image_processor_classes={"torchvision": DeCoDetrImageProcessor, "pil": DeCoDetrImageProcessorPil},
@@ -65,6 +68,19 @@ def _optimize(model, pictures=None, **options):  # type: ignore[no-untyped-def] 
     from decodetr.optimizing.optimize import optimize
 
     return optimize(model, pictures, **options)
+
+
+def _register_cards() -> None:
+    """Give `push_to_hub` the cards that our templates make."""
+    from decodetr.modeling_decodetr import hub_push
+
+    hub_push.make_card = _make_card
+
+
+def _make_card(folder, repo_id, license):  # type: ignore[no-untyped-def]  # as `hub_push.make_card` says
+    from decodetr.cards.renewal import card_to_push
+
+    return card_to_push(folder, repo_id, license)
 
 
 def _register_model() -> None:
@@ -85,5 +101,6 @@ def _register_pipelines() -> None:
 
 if not TYPE_CHECKING:  # which would take any name for one of the package
     __getattr__, __dir__ = lazy_names(__name__, _PUBLIC_NAMES, ["__version__"], before=_register_image_processor)
+    after_import("decodetr.modeling_decodetr.hub_push", _register_cards)
     after_import("transformers.models.auto.modeling_auto", _register_model)
     after_import("transformers.pipelines", _register_pipelines)

@@ -141,7 +141,7 @@ class TrainingRun:
                 self._say_how_to_go_on(trainer.state.global_step)
                 raise
             kept.fit(trainer, processor)
-            trainer.save_model()
+            trainer.save_model(_internal_call=True)  # sent once its card has the results
             trainer.save_state()
             trainer.accelerator.wait_for_everyone()  # nobody reads cached features any more
             if trainer.is_world_process_zero() and isinstance(trainer.train_dataset, FeatureCache):
@@ -178,6 +178,7 @@ class TrainingRun:
                     processes=training.world_size,
                 )
             )
+        trainer.send("End of training")
         return 0
 
     def _fit_streams(self, config, data):

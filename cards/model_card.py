@@ -53,7 +53,8 @@ class ModelFacts:
     What the card of a model says.
 
     Args:
-        config (DeCoDetrConfig). image_size (dict): of its image processor. folder (Path): where it lies.
+        config (DeCoDetrConfig). folder (Path): where it lies.
+        image_size (dict or None): of its image processor, if it is known.
         name (str): that it is loaded by: a folder as its user types it, or OWNER/NAME on the Hub.
         title (str): first line. names_learned (bool): it knows its names.
         start (str or None): the saved model, detector or backbone that it was trained from.
@@ -62,7 +63,7 @@ class ModelFacts:
     """
 
     config: DeCoDetrConfig
-    image_size: Mapping[str, Any]
+    image_size: Mapping[str, Any] | None
     folder: Path
     name: str
     title: str | None = None
@@ -108,7 +109,7 @@ def model_card(facts: ModelFacts) -> str:
             "count": f"{len(names):,}",
             "names": some(names),
             "encoder": shown_place(encoder),
-            "image_size": in_words(dict(facts.image_size)),
+            "image_size": facts.image_size and in_words(dict(facts.image_size)),
             "queries": num_queries(config.detector_config),
             "detect": _detect_snippet(facts.name, names),
             "alone": (facts.folder / "modeling_decodetr.py").is_file(),

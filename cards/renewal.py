@@ -12,11 +12,12 @@ from decodetr import DeCoDetrConfig
 from decodetr.cards.model_card import License, ModelFacts, assignment, model_card, some
 from decodetr.cards.parts import licensing, parts_table
 from decodetr.cards.places import hub_name, shown_place
-from decodetr.cards.render import Markdown, fill, parsed, renew
+from decodetr.cards.render import Markdown, content_of, fill, parsed, renew
 from decodetr.cards.results import merged, read_report
 from decodetr.cards.scores import TITLE, scores_section
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.utils.documents import read_json, read_text
+from decodetr.utils.files import write_text
 from decodetr.utils.markup import code_block, in_words, markdown_text
 from decodetr.utils.shipped import kind_of, load_pool, load_vocabulary, loading, resolve
 from decodetr.utils.tables import markdown_table
@@ -80,6 +81,24 @@ def card_of(options: CardOptions) -> tuple[str, list[str]]:
     return renew(old, new, str(file), options.overwrite, _OWN_LICENSE if options.license.id else ())
 
 
+def card_to_push(folder: Path, repo_id: str, license: str | None) -> str:
+    """The card with which something goes to the Hub that was just saved into a folder.
+
+    Args:
+        folder (Path): of a model, pool or vocabulary; its README.md, if there is one, is that of the repository.
+        repo_id (str): ACCOUNT/NAME. license (str or None): that is stated. Default: that of the card.
+
+    Raises:
+        ValueError: the front matter of the card that is there cannot be read.
+    """
+    file = folder / CARD
+    if file.is_file():  # its results are of what was there before
+        card = parsed(read_text(file), f"the card of {repo_id}")
+        card.data["eval_results"] = card.data["model_name"] = None
+        write_text(file, content_of(card))
+    return card_of(CardOptions(source=str(folder), name=repo_id, license=License(id=license)))[0]
+
+
 def _model(options, folder, license, old):
     with loading("model", options.source) as place:
         config = AutoConfig.from_pretrained(place)
@@ -87,7 +106,9 @@ def _model(options, folder, license, old):
             raise ValueError(
                 f"{options.source}: expected a DeCo-DETR, got a {config.model_type}, whose card is its own"
             )
-        size = dict(AutoImageProcessor.from_pretrained(place).size)
+        size = (config.preprocessing or {}).get("size")
+        if (folder / "preprocessor_config.json").is_file():  # a model alone goes to the Hub without
+            size = dict(AutoImageProcessor.from_pretrained(place).size)
     results, scores = list(old.get("eval_results") or []), None
     for file in options.results:
         measured, report = read_report(file, folder)

@@ -17,15 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from .card_text import front_matter, markdown_table
 from .file_commit import committed, reading
-from .hub_repository import hub_errors, it_has, upload
+from .hub_push import push_saved
+from .hub_repository import hub_errors, it_has
 from .precision import Float32Buffers
 
 
 class EmbeddingArtifact(Float32Buffers):
-    """Base of [`PrototypePool`] and [`Vocabulary`]. Subclasses set `stem`, `info`, `_metadata`, `_card_lines`
-    and `_from_parts`."""
+    """Base of [`PrototypePool`] and [`Vocabulary`]. Subclasses set `stem`, `info`, `_metadata` and
+    `_from_parts`."""
 
     stem = ""
     format_version = 1
@@ -40,13 +40,6 @@ class EmbeddingArtifact(Float32Buffers):
 
     def _metadata(self) -> dict:
         raise TypeError(f"{type(self).__name__} must define _metadata().")
-
-    def _card_facts(self) -> dict:
-        """What the card says of how it was made."""
-        return self.info
-
-    def _card_lines(self) -> list:
-        raise TypeError(f"{type(self).__name__} must define _card_lines().")
 
     @classmethod
     def _from_parts(cls, tensors: dict, metadata: dict):
@@ -143,16 +136,6 @@ class EmbeddingArtifact(Float32Buffers):
             )
         return artifact
 
-    def card(self) -> str:
-        """README.md of the artifact: what it is, and everything that `info` says about how it was made."""
-        rows = []
-        for key, value in sorted(self._card_facts().items()):
-            text = ", ".join(map(str, value[:5])) if isinstance(value, list) else str(value)
-            text += f", ... ({len(value)})" if isinstance(value, list) and len(value) > 5 else ""
-            rows.append((key, text))
-        front = front_matter({"library_name": "decodetr", "tags": ["decodetr", f"decodetr-{self.stem}"]})
-        return "\n".join([front, *self._card_lines(), "", markdown_table(("made with", ""), rows, left=2)])
-
     def push_to_hub(
         self,
         repo_id: str,
@@ -160,28 +143,29 @@ class EmbeddingArtifact(Float32Buffers):
         token: str | bool | None = None,
         commit_message: str | None = None,
         revision: str | None = None,
+        license: str | None = None,
     ) -> CommitInfo:
-        """Upload the two files and a card to a Hub repository, which is created if missing, in one commit. A card that
-        is there already is replaced. `decodetr push` uploads a folder that has a card of its own.
+        """Upload the two files and a card to a Hub repository, which is created if missing, in one commit. The card is
+        that of `decodetr card`; what a person wrote into the one that is there stays.
 
         Args:
             repo_id (`str`): NAME or ACCOUNT/NAME. private (`bool`, *optional*): of a new repository.
             token (`str` or `bool`, *optional*): default: that of `hf auth login` or of HF_TOKEN.
             commit_message (`str`, *optional*). revision (`str`, *optional*): branch, made if missing.
+            license (`str`, *optional*): of the table, in the Hub's spelling. Default: that of the card that is there.
 
         Returns:
             The commit's information.
 
         Raises:
+            ValueError: the card has leftovers, as `decodetr push` refuses them, or no license. Nothing was sent then.
             OSError: from the Hub, with what to do. There is no new commit then.
         """
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            (Path(folder) / "README.md").write_text(self.card(), encoding="utf-8")
-            message = commit_message or f"Upload {self.stem}"
-            return upload(folder, repo_id, message, private=private, token=token, revision=revision)
+        message = commit_message or f"Upload {self.stem}"
+        return push_saved(
+            self.save_pretrained, repo_id, license=license, private=private, token=token, revision=revision,
+            commit_message=message,
+        )  # fmt: skip
 
 
 def table_digest(texts: list[str] | None, tensors: dict[str, torch.Tensor]) -> str | None:

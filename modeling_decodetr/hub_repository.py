@@ -5,6 +5,7 @@ It imports nothing of ours: `utils` loads it by its path, without the model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
+CARD = "README.md"
 _SHOWN = 8  # files of a repository
+_UNKNOWN_TOKEN = "Invalid credentials in Authorization header"  # X-Error-Message of the Hub
 
 
 def upload(
@@ -25,6 +28,8 @@ def upload(
     revision: str | None = None,
     files: Sequence[str] | None = None,
     replaced: Callable[[set[str]], Iterable[str]] = lambda there: (),
+    description: str | None = None,
+    create_pr: bool = False,
 ) -> CommitInfo:
     """Make the files of a folder a commit of a repository, which is created if missing.
 
@@ -36,6 +41,7 @@ def upload(
         files (list of `str`, *optional*): of the folder, these alone.
         replaced (function): names of the files that are there -> those that go in the same commit, unless they come
             again. What it raises is raised before anything is sent.
+        description (`str`, *optional*): of the commit. create_pr (`bool`): propose the commit instead of making it.
 
     Raises:
         OSError: as of [`hub_errors`]. There is no new commit then.
@@ -54,11 +60,51 @@ def upload(
         except RevisionNotFoundError:  # a branch that is made now, of the files of the first one
             there = set(api.list_repo_files(repo_id))
         gone = sorted(set(replaced(there)) - set(files))
-        if revision is not None:
+        if revision is not None and not create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         operations: list[CommitOperationAdd | CommitOperationDelete] = [CommitOperationDelete(name) for name in gone]
         operations += [CommitOperationAdd(name, folder / name) for name in files]
-        return api.create_commit(repo_id, operations, commit_message=message, revision=revision)
+        return api.create_commit(
+            repo_id,
+            operations,
+            commit_message=message,
+            commit_description=description,
+            revision=revision,
+            create_pr=create_pr,
+        )
+
+
+def stored_card(repo_id: str, revision: str | None = None, token: str | bool | None = None) -> tuple[str, str | None]:
+    """The whole name of a repository of the user, and its card.
+
+    Args:
+        repo_id (`str`): NAME or ACCOUNT/NAME. revision (`str`, *optional*): branch; one that is not there has the card
+            of the first one. token (`str` or `bool`, *optional*).
+
+    Returns:
+        (ACCOUNT/NAME, text or None: the repository or its card is not there).
+
+    Raises:
+        OSError: as of [`hub_errors`].
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    api = HfApi(token=token)
+    with hub_errors(repo_id, writes=True):
+        if "/" not in repo_id:
+            repo_id = f"{api.whoami()['name']}/{repo_id}"
+        try:
+            there = api.list_repo_files(repo_id, revision=revision)
+        except RevisionNotFoundError:
+            revision, there = None, api.list_repo_files(repo_id)
+        except RepositoryNotFoundError as error:
+            if error.response.headers.get("X-Error-Message") == _UNKNOWN_TOKEN:
+                raise
+            return repo_id, None
+        if CARD not in there:
+            return repo_id, None
+        return repo_id, Path(api.hf_hub_download(repo_id, CARD, revision=revision)).read_text(encoding="utf-8")
 
 
 @contextmanager
@@ -106,7 +152,7 @@ def _advice(error, repo_id, writes):
     )
     if isinstance(error, RevisionNotFoundError):
         return f"{repo_id} has no such revision: give a branch, a tag or a commit that it has."
-    if error.response.headers.get("X-Error-Message") == "Invalid credentials in Authorization header":
+    if error.response.headers.get("X-Error-Message") == _UNKNOWN_TOKEN:
         return f"The Hub does not know this token: {token}"
     said = isinstance(error, RepositoryNotFoundError) and not writes  # by the client
     if said or error.response.status_code not in (401, 403, 404):
@@ -131,3 +177,9 @@ def it_has(repo_id: str, revision: str | None = None, token: str | bool | None =
     names = [name for name in repository_files(repo_id, revision, token) if not name.startswith(".")]
     more = ", ..." if len(names) > _SHOWN else ""
     return f"; it has {', '.join(names[:_SHOWN])}{more}" if names else ""
+
+
+def weight_files(names: Iterable[str]) -> list[str]:
+    """Those of some file names that weights have, whole or in shards."""
+    weights = re.compile(r"model(\.[^.]+)?(-\d{5}-of-\d{5})?\.safetensors(\.index(\.[^.]+)?\.json)?")
+    return [name for name in names if weights.fullmatch(name)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .embedding_artifact import table_digest
-from .hub_repository import it_has
+from .hub_repository import it_has, weight_files
 from .prototype_pool import PrototypePool
 from .vocabulary import Vocabulary
 
@@ -174,6 +173,5 @@ def _short(value):
 def old_weights(folder: str | Path, new: set[str]) -> list[str]:
     """Weight files in a folder that a save with other files, whole or in shards, leaves without a meaning: the library
     would load model.safetensors before the new shards."""
-    weights = re.compile(r"model(\.[^.]+)?(-\d{5}-of-\d{5})?\.safetensors(\.index(\.[^.]+)?\.json)?")
-    old = [file.name for file in Path(folder).iterdir() if weights.fullmatch(file.name)]
-    return old if any(weights.fullmatch(name) for name in new) else []
+    old = weight_files(file.name for file in Path(folder).iterdir())
+    return old if weight_files(new) else []

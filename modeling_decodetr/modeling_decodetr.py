@@ -33,12 +33,19 @@ from .detectors import (
 )
 from .embedding_space import Tables, distill_place, look_up
 from .file_commit import committed, reading
-from .hub_repository import hub_errors
+from .hub_push import push_arguments, push_model
 from .ignored_queries import weighted_background
 from .labels import check_cached, check_labels
 from .loss_decodetr import SupervisedQueries, alignment_loss, distillation_loss, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
-from .model_folder import check_loaded, check_requested, check_tables, damaged_file, old_weights, table_digests
+from .model_folder import (
+    check_loaded,
+    check_requested,
+    check_tables,
+    damaged_file,
+    old_weights,
+    table_digests,
+)
 from .output_decodetr import DeCoDetrObjectDetectionOutput
 from .precision import keep_boxes_in_float32
 from .prototype_pool import PrototypePool
@@ -373,28 +380,26 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         """As the library's, but the folder has the old model or the new one, whole, whatever happens. The config ties
         names and captions to the tables by a digest.
 
-        Args: as of `PreTrainedModel.save_pretrained`.
+        Args: as of `PreTrainedModel.save_pretrained`. With `push_to_hub`, also those of [`push_to_hub`].
 
         Raises:
             ValueError: the config's names or captions are not those of the tables.
         """
         check_tables(self)
         self.config.table_digests = table_digests(self, state_dict)
+        push = push_arguments(save_directory, kwargs)
         kwargs.update(is_main_process=is_main_process, state_dict=state_dict)
         if kwargs.get("distributed_checkpoint"):  # every process writes into this very folder
             return super().save_pretrained(save_directory, **kwargs)
-        if kwargs.get("push_to_hub"):
-            kwargs.setdefault("repo_id", Path(save_directory).name)
         with (
             committed(save_directory, remove=lambda new: old_weights(save_directory, new)) as folder,
             remote_entries(self.config),
         ):
             super().save_pretrained(folder, **kwargs)
+        if push is not None and is_main_process:
+            self.push_to_hub(**push)
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """As the library's, in one commit. Errors of the Hub say what to do; there is no new commit then."""
-        with hub_errors(repo_id, writes=True):
-            return super().push_to_hub(repo_id, **kwargs)
+    push_to_hub = push_model
 
     @classmethod
     def from_pretrained(

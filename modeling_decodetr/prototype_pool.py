@@ -11,7 +11,6 @@ from typing import Self
 import torch
 from torch.nn import functional as F
 
-from .card_text import markdown_text
 from .embedding_artifact import EmbeddingArtifact, check_embeddings, random_rows
 from .embedding_space import check_space, log_assignment
 
@@ -153,15 +152,6 @@ class PrototypePool(EmbeddingArtifact):
 
     def _metadata(self):
         return {**self.info, "captions": self.captions}
-
-    def _card_lines(self):
-        fine = self.num_fine
-        lines = ["# Prototype pool", "", f"{len(self) - fine} coarse and {fine} fine prototypes of width"]
-        lines[-1] += f" {self.embedding_dim}, for DeCo-DETR: `PrototypePool.from_pretrained(...)`."
-        order = self.count.masked_fill(self.level == 1, 0).argsort(descending=True, stable=True)[:10].tolist()
-        if self.captions:
-            lines += ["", "The largest stand for: " + "; ".join(markdown_text(self.captions[row]) for row in order)]
-        return lines
 
     @classmethod
     def _from_parts(cls, tensors, metadata):

@@ -15,7 +15,6 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from .card_text import markdown_text
 from .embedding_artifact import EmbeddingArtifact, check_embeddings, random_rows, unit_rows
 from .embedding_space import as_texts, text_cosine
 from .prompts import checked_names, own_prompts, prompts_of, recorded, some_of
@@ -302,16 +301,6 @@ class Vocabulary(EmbeddingArtifact):
     def extra_repr(self) -> str:
         encoder = self.info.get("encoder")
         return f"{some_of(self.names)}; {len(self)} of width {self.embedding_dim}, encoder {encoder or 'unknown'}"
-
-    def _card_facts(self):
-        counted = {key: f"of {len(recorded(self.info, key))} names" for key in ("prompts", "examples")}
-        return {key: counted.get(key, value) for key, value in self.info.items()}
-
-    def _card_lines(self):
-        some = "; ".join(map(markdown_text, self.names[:20]))
-        lines = ["# Vocabulary", "", f"Embeddings of {len(self)} names, width {self.embedding_dim}, for DeCo-DETR:"]
-        more = "; ..." if len(self) > 20 else ""
-        return [*lines, "`Vocabulary.from_pretrained(...)`.", "", f"Names: {some}{more}"]
 
     @property
     def embedding_dim(self) -> int:

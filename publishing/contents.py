@@ -18,7 +18,7 @@ from decodetr.inference.loading import load_model
 from decodetr.runtime import ExportedDetector
 from decodetr.runtime.description import MODEL_FILES, WRITTEN, Description, read_description
 from decodetr.runtime.sessions import FACTS
-from decodetr.utils.card_leftovers import card_leftovers
+from decodetr.utils.card_leftovers import check_card
 from decodetr.utils.documents import parse_json, read_text
 from decodetr.utils.files import reading
 from decodetr.utils.paths import files_below
@@ -121,9 +121,7 @@ def _check_card(folder):
             f"{card} is missing: it is the card, which says what this is, of what it was made, and its license; "
             f"make it by decodetr card {folder} --license ID --output {card}"
         )
-    if found := card_leftovers(read_text(card)):
-        lines = "\n".join(f"- {one}" for one in found)
-        raise ValueError(f"{card} cannot be published as it is:\n{lines}")
+    check_card(read_text(card), str(card))
 
 
 def _check(folder, kind):

@@ -14,4 +14,5 @@ checkpoints.py, identity.py   which run a checkpoint is of
 calibration.py          scores, calibrated after training
 forgetting.py, learned.py, space_report.py   what a run has gained, lost, or cannot learn
 provenance.py, model_card.py   what it may learn from, and the record of it
+hub.py                  what goes to the Hub, and its card
 """

@@ -67,6 +67,12 @@ class DeCoDetrTrainingArguments(OwnArguments, TrainingArguments):
             )
         if self.eval_pictures < 0:
             raise ValueError(f"eval_pictures must be at least 0, got {self.eval_pictures}.")
+        if self.push_to_hub and self.hub_license in (None, "", "other"):
+            raise ValueError(
+                f"push_to_hub=True needs hub_license, got {self.hub_license!r}: the card of what is sent states one, "
+                "as the Hub spells it (--hub-license apache-2.0), or `unknown`. One that the Hub does not know is "
+                "written into the card afterwards: `decodetr card --license other`, then `decodetr push`."
+            )
         check_early_stopping(self)
         check_fields(self)
         if self.device.type == "cpu":  # torch would warn in every run that there is nothing to pin memory for

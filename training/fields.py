@@ -37,7 +37,7 @@ RUNNING = frozenset(
     log_level_replica disable_tqdm report_to run_name project trackio_space_id trackio_bucket_id
     trackio_static_space_id eval_strategy eval_steps eval_delay per_device_eval_batch_size eval_on_start eval_pictures
     save_only_model save_strategy save_steps save_on_each_node save_total_limit enable_jit_checkpoint
-    push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision
+    push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision hub_license
     ignore_data_skip restore_callback_states_from_checkpoint debug skip_memory_metrics
     dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
     dataloader_multiprocessing_context dataloader_in_order

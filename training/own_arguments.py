@@ -12,7 +12,7 @@ GROUPS = {
     "rates, weights and clipping": "learning_rate semantic_learning_rate backbone_learning_rate align_weight_start "
     "align_weight_end align_weight_shape weight_decay max_grad_norm semantic_max_grad_norm ema_decay",
     "evaluation": "eval_pictures eval_max_detections early_stopping_patience early_stopping_threshold",
-    "the run": "overwrite_output_dir remove_unused_columns ddp_broadcast_buffers",
+    "the run": "overwrite_output_dir hub_license remove_unused_columns ddp_broadcast_buffers",
 }
 
 
@@ -105,6 +105,11 @@ class OwnArguments:
         False,
         "replace what an earlier run wrote into the output folder, and remove its checkpoints. If false, an "
         "unfinished run goes on, and a finished one or another is an error",
+    )
+    hub_license: str | None = _field(
+        None,
+        "with `--push-to-hub true`, which needs it: license of the weights for their card, as the Hub spells it, such "
+        "as apache-2.0; `unknown` states none",
     )
     learning_rate: float = _field(
         1e-4,

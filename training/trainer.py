@@ -29,6 +29,7 @@ from decodetr.training.callbacks import PoolMomentum, chosen_callbacks
 from decodetr.training.dataloading import StreamedTraining, check_streamed, collate_or_skip, set_epoch
 from decodetr.training.feature_cache import FeatureCache, cache_of_run, feature_collate
 from decodetr.training.fsdp import check_sharded, keep_class_name, load_weights, total_norm
+from decodetr.training.hub import PushingTrainer
 from decodetr.training.identity import run_identity, settings_identity
 from decodetr.training.loggers import PoolMaps
 from decodetr.training.metrics import check_evaluation
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class DeCoDetrTrainer(Trainer):
+class DeCoDetrTrainer(PushingTrainer):
     """
     Trainer of [`DeCoDetrForObjectDetection`].
 
@@ -388,9 +389,11 @@ class DeCoDetrTrainer(Trainer):
             self.accelerator.wait_for_everyone()
         keep_class_name(self.model, self._model_class)
         with self.deployed(), self.averaged() if checkpoint is None else contextlib.nullcontext():
-            super().save_model(output_dir, _internal_call)
+            super().save_model(output_dir, _internal_call=True)  # else the library's push
         if checkpoint is not None and self.weight_average is not None:
             self.weight_average.save(checkpoint, write=self.args.should_save)
+        if not _internal_call:
+            self.send("Model save")
 
     def _save_rng_state(self, output_dir):
         # The last files of a checkpoint before trainer_state.json. Every process writes one.

@@ -5,7 +5,7 @@ import html
 from pathlib import Path
 from urllib.parse import quote
 
-from decodetr.utils.model_room import load
+from decodetr.utils.card_text import code_block, front_matter, markdown_text, one_line, visible
 
 __all__ = [
     "code_block",
@@ -20,11 +20,6 @@ __all__ = [
 ]
 
 _SHOWN = 8  # names of a list
-
-_cards = load("card_text")
-code_block, front_matter = _cards.code_block, _cards.front_matter
-markdown_text = _cards.markdown_text
-one_line, visible = _cards.one_line, _cards.visible
 
 
 def html_text(text: object) -> str:

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from decodetr.utils.model_room import load
+from decodetr.utils.card_text import markdown_table
 
 __all__ = ["markdown_table", "markdown_tables"]
-
-markdown_table = load("card_text").markdown_table
 
 
 def markdown_tables(tables: Iterable[tuple[str, Sequence[object], Iterable[Sequence[object]]]]) -> str:

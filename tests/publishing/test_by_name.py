@@ -23,10 +23,10 @@ pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 @pytest.fixture
 def filled(hub):
     """A Hub with a model, a pool and a vocabulary."""
-    tiny_model("detr", names=NAMES).push_to_hub("me/model")
-    DeCoDetrImageProcessor(size=SIZE).push_to_hub("me/model")
-    PrototypePool(random_rows(4, 16), captions=list("abcd")).push_to_hub("me/pool")
-    Vocabulary(["yak", "gnu"], random_rows(2, 16)).push_to_hub("me/names")
+    model, processor = tiny_model("detr", names=NAMES), DeCoDetrImageProcessor(size=SIZE)
+    model.push_to_hub("me/model", license="mit", image_processor=processor)
+    PrototypePool(random_rows(4, 16), captions=list("abcd")).push_to_hub("me/pool", license="mit")
+    Vocabulary(["yak", "gnu"], random_rows(2, 16)).push_to_hub("me/names", license="mit")
     return hub
 
 

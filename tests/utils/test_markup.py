@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from decodetr import PrototypePool, Vocabulary
+from decodetr.cards.renewal import CardOptions, card_of
 from decodetr.utils.markup import code_block, figure_text, front_matter, html_link, html_text, markdown_text, one_line
 from decodetr.utils.tables import markdown_table
 
@@ -83,16 +84,17 @@ def test_figures_draw_any_text(text, tmp_path):
     assert figure_text("$a$") == r"\$a\$" and len(list(tmp_path.iterdir())) == 3
 
 
-def test_cards_of_tables_show_names_and_captions():
+def test_cards_of_tables_show_names_and_captions(tmp_path):
     embeddings = torch.eye(len(NASTY))
     info = {f"key{i}": text for i, text in enumerate(NASTY)}
     vocabulary = Vocabulary(NASTY, embeddings, info)
     pool = PrototypePool(embeddings, captions=NASTY, info={"prompt": NASTY, "proposer": "<b>"})
     for table in (vocabulary, pool):
-        card = table.card()
+        table.save_pretrained(tmp_path / table.stem)
+        card, _ = card_of(CardOptions(source=str(tmp_path / table.stem)))
         card.encode("utf-8")
         front, body = card.removeprefix("---\n").split("\n---\n", 1)
-        assert yaml.safe_load(front) == {"library_name": "decodetr", "tags": ["decodetr", f"decodetr-{table.stem}"]}
-        rows = [line for line in body.splitlines() if line.startswith("|")]
-        assert len(rows) == 2 + len(table.info)
+        assert yaml.safe_load(front)["tags"] == ["decodetr", "arxiv:2604.02753", f"decodetr-{table.stem}"]
+        cells = [line.replace("\\|", "").count("|") for line in body.splitlines() if line.startswith("|")]
+        assert len(cells) >= 2 + len(table.info) and set(cells) <= {3, 4}
         assert "<script>" not in body and "<b>" not in body and "\x1b" not in body
