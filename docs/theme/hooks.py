@@ -9,6 +9,7 @@ from mkdocs.structure.files import File
 ROOT_PAGES = ("CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md")
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
+_EMPTY_HEAD = re.compile(r"<th( [^>]*)?></th>")
 _OUTSIDE = re.compile(r"^(\w+:|#)")
 
 
@@ -54,7 +55,8 @@ def _mend(link, folder, page, known, repository):
 
 
 def on_post_page(output, page, config):
-    """The theme's dialog of the search has no name for those who hear it."""
-    return output.replace(
+    """For those who hear the page: the theme's dialog of the search has a name, and an empty cell heads no column."""
+    output = output.replace(
         'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
     )
+    return _EMPTY_HEAD.sub(r"<td\1></td>", output)
