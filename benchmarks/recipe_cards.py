@@ -31,9 +31,13 @@ RECIPES = {
     "decodetr-fast-ov": (1, ("ov-coco", "ov-lvis")),
 }
 TITLES = {"ov-coco": "OV-COCO", "ov-lvis": "OV-LVIS", OWN: "Your own data"}
+TAGS = ["decodetr", "open-vocabulary-detection", "arxiv:2604.02753"]
 PLANS = {"ov-coco": "coco", "ov-lvis": "lvis", OWN: OWN}
 OWN_IMAGES = 1_000  # of the example, with five boxes each
-BEGIN, END = "<!-- ways -->\n", "<!-- end -->"
+NOTE = (
+    "DIR is a data set in any form of docs/data.md, with validation images (or give `--val-share 0.1`). For forms "
+    "other than COCO's, name the classes: `vocabulary build --names 'cat,dog'`."
+)
 
 
 def commands(recipe: str, data: str) -> list[str]:
@@ -60,18 +64,6 @@ def commands(recipe: str, data: str) -> list[str]:
         f"decodetr eval --model run {protocol}--data {place} --output report",
     ]
     return [line for line in lines if line]
-
-
-def section(recipe: str, data: str, computed: str) -> str:
-    """A section of a card: title, commands, and what they take."""
-    block = "\n".join(_wrapped(line) for line in commands(recipe, data))
-    note = ""
-    if data == OWN:
-        note = (
-            "\nDIR is a data set in any form of docs/data.md, with validation images (or give `--val-share 0.1`). For "
-            "forms other than COCO's, name the classes: `vocabulary build --names 'cat,dog'`.\n"
-        )
-    return f"## {TITLES[data]}\n```\n{block}\n```\n{note}\n{computed}\n"
 
 
 def _wrapped(line, width=118):
@@ -140,9 +132,31 @@ def published(options) -> dict:
     return {"detector_config": {"model_type": "rt_detr_v2", "num_labels": 1}, **fields, **size}
 
 
-def ways(recipe: str, figures: dict[str, str]) -> str:
-    """All sections of a card. `figures`: {data: what is computed}."""
-    return "\n".join(section(recipe, data, figures[data]) for data in RECIPES[recipe][1])
+def card(recipe: str, figures: dict[str, str]) -> str:
+    """The card of a recipe: what a person wrote, and a section for each kind of data.
+
+    Args:
+        recipe (str): name. figures (dict): {data: what the trainings take, in Markdown}.
+    """
+    from huggingface_hub import ModelCardData
+
+    from decodetr.cards.render import Markdown, fill, renew
+    from decodetr.utils.documents import read_text
+    from decodetr.utils.markup import code_block
+
+    ways = [
+        {
+            "key": data.replace("-", "_"),
+            "title": TITLES[data],
+            "commands": Markdown(code_block("\n".join(map(_wrapped, commands(recipe, data))))),
+            "note": Markdown(NOTE) if data == OWN else None,
+            "figures": Markdown(figures[data]),
+        }
+        for data in RECIPES[recipe][1]
+    ]
+    data = ModelCardData(license="apache-2.0", library_name="decodetr", pipeline_tag="object-detection", tags=TAGS)
+    file = CARDS / recipe / "README.md"
+    return renew(read_text(file), fill("recipe", data, {"title": recipe, "ways": ways}), str(file))[0]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -155,16 +169,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """Write the cards."""
-    from decodetr.utils.documents import read_text
     from decodetr.utils.files import write_text
 
     args = parser().parse_args(argv)
     for recipe in args.recipes:
-        file = CARDS / recipe / "README.md"
-        new = ways(recipe, where_computed(recipe) if args.commands_only else computed(recipe))
-        before, rest = read_text(file).split(BEGIN)
-        write_text(file, before + BEGIN + new + END + rest.split(END)[1])
-        say(str(file))
+        figures = where_computed(recipe) if args.commands_only else computed(recipe)
+        write_text(CARDS / recipe / "README.md", card(recipe, figures))
+        say(str(CARDS / recipe / "README.md"))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,8 @@ class ModelFacts:
         title (str): first line. names_learned (bool): it knows its names.
         start (str or None): the saved model, detector or backbone that it was trained from.
         license (License). results (list of EvalResult): what was measured.
-        measured, scores, before, made (str or None): sections in Markdown. doubts (list): whether it has learned.
+        purpose (str or None): what it is for, as text. measured, details, scores, before, made (str or None): sections
+            in Markdown. doubts (list): whether it has learned.
     """
 
     config: DeCoDetrConfig
@@ -71,7 +72,9 @@ class ModelFacts:
     start: str | None = None
     license: License = field(default_factory=License)
     results: Sequence[EvalResult] = ()
+    purpose: str | None = None
     measured: str | None = None
+    details: str | None = None
     scores: str | None = None
     doubts: Sequence[str] = ()
     before: str | None = None
@@ -115,6 +118,8 @@ def model_card(facts: ModelFacts) -> str:
             "alone": (facts.folder / "modeling_decodetr.py").is_file(),
             "pipeline": _pipeline_snippet(facts),
             "measured": _markdown(facts.measured) or measured_text(facts.results),
+            "purpose": facts.purpose,
+            "details": _markdown(facts.details),
             "scores": _markdown(facts.scores),
             "doubts": list(facts.doubts),
             "before": _markdown(facts.before),

@@ -11,11 +11,11 @@ from transformers import AutoConfig, AutoImageProcessor
 from decodetr import DeCoDetrConfig
 from decodetr.cards.model_card import License, ModelFacts, assignment, model_card, some
 from decodetr.cards.parts import licensing, parts_table
-from decodetr.cards.places import hub_name, shown_place
+from decodetr.cards.places import hub_name, is_shipped, shown_place
 from decodetr.cards.render import Markdown, content_of, fill, parsed, renew
 from decodetr.cards.results import merged, read_report
 from decodetr.cards.scores import TITLE, scores_section
-from decodetr.modeling_decodetr import PrototypePool
+from decodetr.modeling_decodetr import PrototypePool, Vocabulary
 from decodetr.utils.documents import read_json, read_text
 from decodetr.utils.files import write_text
 from decodetr.utils.markup import code_block, in_words, markdown_text
@@ -140,6 +140,8 @@ def _table_data(license, kind):
 
 def _load_snippet(cls, name):
     lines = [f"from decodetr import {cls}", "", assignment("place", name), f"print(len({cls}.from_pretrained(place)))"]
+    if is_shipped(name):  # a name that the Hub does not know
+        lines[1:3] = ["from decodetr.utils.shipped import resolve", "", f'place = resolve("{name}")']
     return Markdown(code_block("\n".join(lines), "python"))
 
 
@@ -156,8 +158,21 @@ def _pool(options, folder, license, old):
     return pool_card(load_pool(folder), _title(options, folder), options.name or options.source, license)
 
 
-def pool_card(pool: PrototypePool, title: str, name: str, license: License | None = None) -> str:
-    """The card of a pool. `name`: folder or OWNER/NAME that its snippet loads it from."""
+def pool_card(
+    pool: PrototypePool,
+    title: str,
+    name: str,
+    license: License | None = None,
+    *,
+    purpose: str | None = None,
+    made: str | None = None,
+) -> str:
+    """The card of a pool.
+
+    Args:
+        pool (PrototypePool). title (str): first line. name (str): folder or OWNER/NAME that its snippet loads it from.
+        license (License). purpose (str): what it is for, as text. made (str): how, in Markdown.
+    """
     data = _table_data(license or License(), "pool")
     order = pool.count.masked_fill(pool.level == 1, 0).argsort(descending=True, stable=True)[:_LARGEST].tolist()
     return fill(
@@ -179,25 +194,42 @@ def pool_card(pool: PrototypePool, title: str, name: str, license: License | Non
             ),
             "record": _record({key: value for key, value in pool.info.items() if key != "space"}),
             "licensing": licensing(data),
+            "purpose": purpose,
+            "made": made and Markdown(made),
         },
     )
 
 
 def _vocabulary(options, folder, license, old):
-    table, data = load_vocabulary(folder), _table_data(license, "vocabulary")
+    return vocabulary_card(load_vocabulary(folder), _title(options, folder), options.name or options.source, license)
+
+
+def vocabulary_card(
+    table: Vocabulary,
+    title: str,
+    name: str,
+    license: License | None = None,
+    *,
+    purpose: str | None = None,
+    made: str | None = None,
+) -> str:
+    """The card of a vocabulary. Args: as of [`pool_card`]."""
+    data = _table_data(license or License(), "vocabulary")
     counted = {key: len(value) for key, value in table.info.items() if isinstance(value, dict)}
     return fill(
         "vocabulary",
         data,
         {
-            "title": _title(options, folder),
+            "title": title,
             "count": f"{len(table):,}",
             "width": table.embedding_dim,
             "names": some(table.names),
-            "load": _load_snippet("Vocabulary", options.name or options.source),
+            "load": _load_snippet("Vocabulary", name),
             "parts": parts_table([("text encoder", table.info.get("encoder"))]),
             "record": _record({**table.info, **{key: f"of {number} names" for key, number in counted.items()}}),
             "licensing": licensing(data),
+            "purpose": purpose,
+            "made": made and Markdown(made),
         },
     )
 

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
+from decodetr.cards.model_card import License, ModelFacts, model_card
+from decodetr.cards.renewal import pool_card, vocabulary_card
+from decodetr.cards.results import results_of
 from decodetr.scenes.command_runner import claim, flat, run_stages
 from decodetr.scenes.measure import measured_table
 from decodetr.scenes.recipes import (
@@ -25,6 +28,7 @@ from decodetr.scenes.recipes import (
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim as hold
 from decodetr.utils.files import committed, write_json, write_text
+from decodetr.utils.markup import code_block
 from decodetr.utils.shipped import HUB_CARDS
 
 TEACHERS, STAGES = ("scenes-clip", "scenes-llava"), 10
@@ -134,66 +138,42 @@ def _without_code(staging):
 
 
 def _cards(pool, vocabulary, model, measured, commands):
-    """README.md of the three folders."""
-    info, fine = pool.info, pool.num_fine
+    """README.md of the three folders, by the templates of all cards."""
+    license = License(id="apache-2.0")
+    made = "`decodetr scenes models DIR` runs, in DIR:\n\n" + code_block("\n".join(commands))
     base = len(model.config.training_info["training_names"])
-    recipe = "\n".join(["```", *commands, "```"])
-    made = f"## Made\n`decodetr scenes models DIR` runs, in DIR:\n\n{recipe}\n"
-    tables = []
-    for words, values in zip(("Validation scenes", "The shifted split"), measured.values()):
+    details, results = [], []
+    for words, (split, values) in zip(("Validation scenes", "The shifted split"), measured.items()):
         novel, other = (f"{values['ceiling'][f'recall_{group}']:.1f} %" for group in ("novel", "base"))
-        tables += [f"{words}; localization finds {novel} of the novel and {other} of the base objects:", ""]
-        tables += [measured_table(**values)]
+        details += [f"{words}; localization finds {novel} of the novel and {other} of the base objects:", ""]
+        details += [measured_table(**values)]
+        found = {key: values["measured"][f"{key}, all"] for key in ("AP50_novel", "AP50_base", "AP50")}
+        facts = {"names": len(vocabulary), "measured_by": "decodetr scenes measure"}
+        results += results_of(found, f"scenes/annotations/{split}.json", "scenes", facts, split)
+    purpose = (
+        "It is the small one that travels with decodetr, for tests and for trying the commands. It knows the drawn "
+        "world (colour x pattern x shape), and nothing of the real one."
+    )
+    said = {"license": license, "purpose": purpose, "made": made}
     return {
-        "scenes-decodetr": _card(
-            "DeCo-DETR of the drawn scenes",
-            "pipeline_tag: object-detection\n",
-            f"Detects {len(vocabulary)} drawn things (colour x pattern x shape) in pictures of 160 x 160 pixels, and",
-            f"nothing of the real world: the small model that travels with decodetr. Boxes of {base} base names",
-            "trained it, and what it proposed itself beside them, as objects without a name; the other names never",
-            "had a box. Their meaning comes from captions of `scenes-llava` and embeddings of `scenes-clip`, which",
-            "have seen all names, as the real ones have seen the web.",
-            "",
-            *_SNIPPET,
-            "",
-            "## Measured",
-            *tables,
-            made,
+        "scenes-decodetr": model_card(
+            ModelFacts(
+                config=model.config,
+                image_size=dict(DeCoDetrImageProcessor.from_pretrained(HUB_CARDS / "scenes-decodetr").size),
+                folder=HUB_CARDS / "scenes-decodetr",
+                name="scenes-decodetr",
+                title="DeCo-DETR of the drawn scenes",
+                results=results,
+                details="\n".join(details).strip(),
+                **{
+                    **said,
+                    "purpose": f"{purpose} Boxes of {base} base names trained it, and what it proposed itself beside "
+                    "them, as objects without a name; the other names never had a box. Their meaning comes from "
+                    "captions of scenes-llava and embeddings of scenes-clip, which have seen all names, as the real "
+                    "ones have seen the web.",
+                },
+            )
         ),
-        "scenes-pool": _card(
-            "Prototype pool of the drawn scenes",
-            "",
-            f"{len(pool) - fine} coarse and {fine} fine prototypes (asked: {info['num_coarse']} and",
-            f"{info['num_fine']}) of width {pool.embedding_dim}: {info['distinct_captions']} distinct captions of",
-            f"{info['kept']} regions whose caption agrees with the picture (cosine above {info['delta']}), out of",
-            f"{info['regions']} regions. Encoder {info['encoder']}, captioner {info['captioner']}, prompt:",
-            f"{info['prompt']}",
-            "",
-            made,
-        ),
-        "scenes-vocabulary": _card(
-            "Names of the drawn scenes",
-            "",
-            f"Embeddings of {len(vocabulary)} names, base and novel, by {vocabulary.info['encoder']}; templates:",
-            ", ".join(vocabulary.info["templates"]),
-            "",
-            made,
-        ),
+        "scenes-pool": pool_card(pool, "Prototype pool of the drawn scenes", "scenes-pool", **said),
+        "scenes-vocabulary": vocabulary_card(vocabulary, "Names of the drawn scenes", "scenes-vocabulary", **said),
     }
-
-
-_SNIPPET = (
-    "```python",
-    "from decodetr.inference.detection import detect",
-    "from decodetr.inference.loading import load_model",
-    "from decodetr.utils.images import open_image",
-    "",
-    'model, image_processor = load_model("scenes-decodetr")',
-    'print(detect(model, image_processor, [open_image("picture.jpg")]))',
-    "```",
-)
-
-
-def _card(title, tag, *lines):
-    front = f"---\nlicense: apache-2.0\nlibrary_name: decodetr\n{tag}---\n# {title}\n\n"
-    return front + "\n".join(lines)

@@ -11,8 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub import ModelCardData
 from transformers import CLIPModel, CLIPProcessor
 
+from decodetr.cards.parts import licensing
+from decodetr.cards.render import Markdown, content_of, fill, parsed
+from decodetr.cards.sections import Section, with_section
 from decodetr.modeling_decodetr.text_encoder import encode_texts
 from decodetr.pool_builder.captioner import Captioner
 from decodetr.pool_builder.embedder import ClipEmbedder
@@ -137,8 +141,9 @@ def reshape_clip(
         shutil.copytree(source, staging, dirs_exist_ok=True)  # the processor is the same
         clip.save_pretrained(staging, state_dict=_weights(clip))
         found = {when: {**found[when], **measure_clip(at, crops, names)} for when, at in zip(found, (source, staging))}
-        card = read_text(source / "README.md").split(_GEOMETRY_TITLE)[0].rstrip()
-        write_text(staging / "README.md", "\n".join([card, "", *_geometry_section(found), ""]))
+        card = parsed(read_text(source / "README.md"), str(source / "README.md"))
+        card.text = with_section(card.text, Section("\n".join(_geometry_section(found)), "geometry"), after="measured")
+        write_text(staging / "README.md", content_of(card))
 
 
 def check_small_clip(folder: str | Path) -> None:
@@ -272,28 +277,35 @@ def _batches(crops, size=256):
     return [crops[start : start + size] for start in range(0, len(crops), size)]
 
 
+_USE = {
+    "CLIP": "`--clip scenes-clip` in each command that takes a CLIP, or `CLIPModel.from_pretrained` of its folder.",
+    "LLaVA": "`decodetr pool build --captioner scenes-llava`, or `LlavaForConditionalGeneration.from_pretrained` of "
+    "its folder.",
+}
+
+
 def _write_card(folder, kind, facts):
     """README.md of a teacher: what it is, what it saw, the command, what was measured."""
     measured = [(_MEANING[kind][key], f"{100 * value:.1f}") for key, value in facts["measured"].items()]
-    lines = [
-        "---",
-        "license: apache-2.0",
-        "library_name: transformers",
-        f"pipeline_tag: {'zero-shot-image-classification' if kind == 'CLIP' else 'image-text-to-text'}",
-        "---",
-        f"# The small {kind} of decodetr's drawn scenes",
-        "",
-        f"An ordinary transformers model that knows {len(NAMES)} drawn things (colour x pattern x shape) and nothing "
-        "else. It stands in for the real one, through the same classes, where nothing can be downloaded.",
-        "",
-        f"**Data**: {facts['crops']:,} crops of 48 x 48 pixels of {facts['scenes']:,} drawn scenes with all names, "
-        f"from a stream that no other picture comes from (world version {WORLD_VERSION}), with captions that "
-        "paraphrase the names.",
-        "",
-        f"**Training**: {facts['steps']:,} steps; `{facts['command']}`",
-        "",
-        f"**Measured** on crops of {VALIDATION_SCENES} other scenes:",
-        "",
-        markdown_table(["", "%"], measured).rstrip(),
-    ]
-    write_text(folder / "README.md", "\n".join(lines) + "\n")
+    data = ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="zero-shot-image-classification" if kind == "CLIP" else "image-text-to-text",
+        tags=["decodetr"],
+    )
+    text = fill(
+        "teacher",
+        data,
+        {
+            "kind": kind,
+            "names": len(NAMES),
+            "use": Markdown(_USE[kind]),
+            **{key: f"{facts[key]:,}" for key in ("crops", "scenes", "steps")},
+            "world_version": WORLD_VERSION,
+            "validation_scenes": VALIDATION_SCENES,
+            "measured": Markdown(markdown_table(["", "%"], measured).rstrip()),
+            "licensing": licensing(data),
+            "command": Markdown(f"`{facts['command']}`"),
+        },
+    )
+    write_text(folder / "README.md", text)

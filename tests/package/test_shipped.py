@@ -26,7 +26,7 @@ def scenes(tmp_path_factory):
 def test_every_folder_has_a_card_and_all_are_small():
     for name in FOLDERS:
         card = (HUB_CARDS / name / "README.md").read_text(encoding="utf-8")
-        assert card.startswith("---\nlicense: apache-2.0") and "decodetr scenes" in card
+        assert "\nlicense: apache-2.0\n" in card and "decodetr scenes" in card and "<!-- decodetr:made " in card
         assert "@@" not in card and "{" not in card.replace("{}", "") and "/tmp/" not in card and "/work" not in card
     assert sum(file.stat().st_size for file in HUB_CARDS.rglob("*") if file.is_file()) < 20e6
     assert not [file for file in HUB_CARDS.rglob("*") if file.suffix in (".bin", ".pt", ".pkl", ".pth")]
@@ -152,8 +152,13 @@ def test_novel_annotations_change_no_byte_of_the_real_chain(tmp_path):
 def test_the_python_of_the_cards_runs(tmp_path, new):
     cards = {file.parent.name: file.read_text(encoding="utf-8") for file in HUB_CARDS.glob("*/README.md")}
     printed = {name: run_snippets(card, tmp_path, new) for name, card in cards.items()}
-    assert {name for name, texts in printed.items() if texts} == {"scenes-decodetr"}
-    assert ast.literal_eval(printed["scenes-decodetr"][0]) == [{"names": [], "scores": [], "boxes": []}]
+    assert {name for name, texts in printed.items() if texts} == {
+        "scenes-decodetr",
+        "scenes-pool",
+        "scenes-vocabulary",
+    }
+    assert [printed[name][0].strip() for name in ("scenes-pool", "scenes-vocabulary")] == ["540", "240"]
+    assert isinstance(ast.literal_eval(printed["scenes-decodetr"][1]), list)
 
 
 @pytest.mark.slow

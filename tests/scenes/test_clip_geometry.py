@@ -153,7 +153,10 @@ def test_reshape_writes_a_folder_that_loads_and_a_card_with_both(drawn, tmp_path
     found = statistics(clip, processor, crops[names >= 0], captions)
     assert (found["text"], found["right"], found["other"]) == pytest.approx((0.8, 0.27, 0.19), abs=1e-3)
     card = (out / "README.md").read_text()
-    assert card.startswith("# A small CLIP\n\nas training made it\n") and card.count("## Geometry") == 1
+    assert (
+        card.startswith("# A small CLIP\n\nas training made it\n\n<!-- decodetr:geometry ")
+        and card.count("## Geometry") == 1
+    )
     table = card.split("## Geometry")[1].splitlines()
     rows = dict(line.strip("| ").split(" | ", 1) for line in table if line.count(" | ") == 2 and line[2] != "|")
     assert rows["two names, mean"].split(" | ")[1] == "0.80" and rows["a crop and its name, mean"].endswith("0.27")
