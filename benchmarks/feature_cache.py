@@ -276,9 +276,9 @@ def _forget(folder):
 
 def ap(args):
     """Rows of a table: AP50 of every budget and seed."""
+    from decodetr.scenes.comparison import Comparison
     from decodetr.scenes.measure import measure
     from decodetr.scenes.options import ComparisonOptions
-    from decodetr.scenes.pool_ablation import Comparison
     from decodetr.utils.documents import read_json
 
     work = Path(args.work)

@@ -276,7 +276,8 @@ def _measure(args):
 
 
 def _compare(args):
-    from decodetr.scenes.pool_ablation import compare_pools, names_of
+    from decodetr.scenes.comparison import names_of
+    from decodetr.scenes.pool_ablation import compare_pools
 
     options = ComparisonOptions(**{field.name: getattr(args, field.name) for field in fields(ComparisonOptions)})
 

@@ -6,6 +6,8 @@
     captions.py, teacher_data.py, clip_teacher.py, llava_teacher.py, clip_geometry.py, teachers.py   the small teachers
     measure.py         AP50 of a model by the size of its vocabulary, and the teacher's
     options.py, recipes.py   what commands are told, and what was chosen; plain Python
+    comparison.py, run_records.py   runs of the semantic stream that are compared
+    pool_variants.py   other pools of the same regions
     pool_ablation.py   variants of the pool, compared
     command_runner.py  commands one after another
     quickstart.py, shipped_models.py   what runs them

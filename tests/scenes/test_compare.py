@@ -6,42 +6,24 @@ from dataclasses import fields
 
 import pytest
 import torch
+from helpers.tiny_built import write_tiny_built
 from helpers.tiny_models import tiny_model
-from helpers.tiny_teachers import write_tiny_clip, write_tiny_llava
+from helpers.tiny_teachers import write_tiny_clip
 
 from decodetr import DeCoDetrImageProcessor, PrototypePool
 from decodetr.cli import main
 from decodetr.cli.scenes import add_arguments
+from decodetr.scenes.comparison import Comparison
 from decodetr.scenes.options import VARIANTS, ComparisonOptions
-from decodetr.scenes.pool_ablation import (
-    Comparison,
-    _cell,
-    _in_a_line,
-    mentions,
-    tables,
-    variants,
-)
+from decodetr.scenes.pool_ablation import _cell, _in_a_line, tables, variants
+from decodetr.scenes.pool_variants import mentions
 from decodetr.scenes.world import BASE_NAMES, NAMES, few_names
 from decodetr.utils.tables import markdown_tables
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Scenes, names, teachers, detector and what `pool build` makes of them."""
-    folder = tmp_path_factory.mktemp("compare")
-    clip, detector, scenes = (str(folder / name) for name in ("clip", "detector", "scenes"))
-    write_tiny_clip(clip, length=40)  # the names of the scenes are long in its few tokens
-    write_tiny_llava(folder / "llava")
-    tiny_model(embedding_dim=8).save_pretrained(detector)
-    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(detector)
-    sizes = "--train 4 --val 4 --test 4 --image-size 96 --workers 1".split()
-    assert main(["scenes", "write", scenes, *sizes]) == 0
-    names = ["--names-split", f"{scenes}/names.json", "--text-model", clip, "--output", str(folder / "names")]
-    assert main(["vocabulary", "build", *names]) == 0
-    teachers = ["--detector", detector, "--clip", clip, "--captioner", str(folder / "llava")]
-    sizes = ["--delta", "-1", "--num-coarse", "4", "--num-fine", "3", "--max-proposals", "2"]
-    assert main(["pool", "build", "--data", scenes, *teachers, *sizes, "--output", str(folder / "built")]) == 0
-    return folder
+    return write_tiny_built(tmp_path_factory.mktemp("compare"))
 
 
 def _words(built, output, *more):

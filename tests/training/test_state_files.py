@@ -9,7 +9,7 @@ from helpers.captions import CAPTIONS, write_json
 from helpers.tiny_teachers import write_tiny_clip
 
 from decodetr.scenes.command_runner import MARKER, claim, run_stages
-from decodetr.scenes.pool_ablation import _Results
+from decodetr.scenes.run_records import RunRecords
 from decodetr.training.forgetting import FILE, ForgettingReport
 from decodetr.training.weak_labels import CaptionTable
 
@@ -85,7 +85,7 @@ def test_a_folder_of_stages_belongs_to_the_models_that_it_was_made_with(tmp_path
 
 def test_runs_of_a_comparison_belong_to_the_contents_of_its_folders(tmp_path):
     file = tmp_path / "runs.json"
-    _Results(file, {"steps": 2}, {"model": "a", "pool": "b"}).add("runs", "captions", {"0": {}})
-    assert _Results(file, {"steps": 2}, {"model": "a", "pool": "b"}).content["runs"] == {"captions": {"0": {}}}
+    RunRecords(file, {"steps": 2}, {"model": "a", "pool": "b"}).add("runs", "captions", {"0": {}})
+    assert RunRecords(file, {"steps": 2}, {"model": "a", "pool": "b"}).content["runs"] == {"captions": {"0": {}}}
     with pytest.raises(ValueError, match="other contents of pool"):
-        _Results(file, {"steps": 2}, {"model": "a", "pool": "c"})
+        RunRecords(file, {"steps": 2}, {"model": "a", "pool": "c"})

@@ -1,0 +1,7 @@
+"""What each part of the method is worth: rows that train a semantic stream, and the page that is written of them.
+
+rows.py       the rows, the questions that they answer, the claims of the paper; data alone
+runs.py       a world and its runs
+verdicts.py   what mean and spread of the runs say; pure functions
+page.py       docs/ablations.md and its pictures
+"""

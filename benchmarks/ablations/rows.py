@@ -1,0 +1,233 @@
+"""The rows, the questions that they answer, and what the paper claims. Plain data.
+
+A row is one way to train. A question compares rows with the first of them, on one world, or the same rows over worlds
+that differ in the number of base names.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+_NO_LOOKUP = {"distill_weight": 0.0}
+_CONSTANT = {"--align_weight_shape": "constant"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    One way to train.
+
+    Args:
+        words: what it is, in a table.
+        pool (dict): fields of `PoolChange`. fields (dict): of the model's config.
+        training (dict): options of the training, by their words.
+        begin: name of a change to the new weights, of `BEGINNINGS` in runs.py.
+        joint (bool): both streams are trained, over the images, from the localization of the world's model.
+    """
+
+    words: str
+    pool: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    begin: str | None = None
+    joint: bool = False
+
+
+def _joint(words, mixed=False, constant=True, **fields):
+    fields = {"gradient_isolation": False, **fields} if mixed else fields
+    return Row(words, fields=fields, training=_CONSTANT if constant else {}, joint=True)
+
+
+_TEMPERATURES = (0.01, 0.02, 0.05, 0.07, 0.1, 0.2)
+ROWS = {
+    "captions": Row("captions (the default)"),
+    "none": Row("no pool", fields={"pool_use": "none", **_NO_LOOKUP}),
+    "random": Row("random prototypes", pool={"random": True}),
+    "background": Row("pool as background alone", fields={"pool_use": "background", **_NO_LOOKUP}),
+    "free": Row("lookup + MLP, unbounded (paper 2.4)", fields={"residual_weight": None}),
+    "residual-1": Row("beta = 1", fields={"residual_weight": 1.0}),
+    "residual-0.25": Row("beta = 0.25", fields={"residual_weight": 0.25}),
+    "lookup-alone": Row("the lookup alone, no MLP", fields={"residual_weight": 1e-6}),
+    "predictor-random": Row("g_phi begins with random weights", begin="random predictor"),
+    "distill-none": Row("no L_distill", fields={"distill_weight": 0.0}),
+    "distill-query": Row("L_distill at q^ (paper 2.6)", fields={"distill_at": "query"}),
+    "distill-embedding": Row("L_distill at what is compared with names", fields={"distill_at": "embedding"}),
+    "distill-both": Row("L_distill at both", fields={"distill_at": "both"}),
+    "fine-0": Row("M2 = 0", pool={"fine": 0}),
+    "fine-1/4": Row("M2 x 1/4", pool={"fine": 0.25}),
+    "fine-2": Row("M2 x 2", pool={"fine": 2}),
+    "one-level": Row("one level of M1 + M2 coarse prototypes", pool={"levels": 1}),
+    "coarse-1/4": Row("M1 x 1/4", pool={"coarse": 0.25}),
+    "coarse-1/2": Row("M1 x 1/2", pool={"coarse": 0.5}),
+    "coarse-2": Row("M1 x 2", pool={"coarse": 2}),
+    "momentum-stable": Row("stable rule, gamma 0.99", fields={"pool_update": "stable"}),
+    "momentum-stable-0": Row("stable rule, gamma 0", fields={"pool_update": "stable", "pool_momentum": 0.0}),
+    "momentum-literal": Row("the paper's rule, gamma 0.99", fields={"pool_update": "literal"}),
+    "momentum-literal-0": Row("the paper's rule, gamma 0", fields={"pool_update": "literal", "pool_momentum": 0.0}),
+    **{
+        f"temperature-{value}": Row(
+            f"alpha = tau = {value}", fields={"assignment_temperature": value, "teacher_temperature": value}
+        )
+        for value in _TEMPERATURES
+    },
+    **{
+        f"lost-{share}": Row(f"{share} % of the words lost", pool={"lost": share / 100}) for share in (25, 50, 75, 100)
+    },
+    **{f"captioned-1/{n}": Row(f"1 of {n} regions captioned", pool={"share": 1 / n}) for n in (4, 16, 64)},
+    **{f"best-{share}": Row(f"the best {share} % kept", pool={"best": share / 100}) for share in (100, 50, 25)},
+    "query": Row("the query alone (paper 2.2)", fields={"semantic_inputs": "query"}),
+    "no-thumbnails": Row("query and maps, no thumbnails", fields={"region_pixels": 0}),
+    "narrow": Row("32 channels, nothing dropped", fields={"region_channels": 32, "semantic_dropout": 0.0}),
+    "joint-none": _joint("baseline: no pool", mixed=True, pool_use="none", **_NO_LOOKUP),
+    "joint-pool": _joint("+ pool", mixed=True),
+    "joint-isolation": _joint("+ isolation"),
+    "joint-cosine": _joint("+ cosine lambda(t): the whole method", constant=False),
+    "joint-cosine-mixed": _joint("cosine lambda(t), no isolation", mixed=True, constant=False),
+    "joint-linear": Row("linear lambda(t)", training={"--align_weight_shape": "linear"}, joint=True),
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """
+    What rows are compared for.
+
+    Args:
+        title: of the section. asks: the question, a sentence.
+        rows: keys of ROWS. The first is what the others are compared with.
+        over (str): "rows", or "base names": the same rows over worlds with ever more of them.
+        axis: values of the rows on the axis of the picture, where they have an order. None: no picture.
+        label: of that axis. log (bool): whether it is logarithmic.
+    """
+
+    title: str
+    asks: str
+    rows: tuple[str, ...]
+    over: str = "rows"
+    axis: dict[str, float] | None = None
+    label: str = ""
+    log: bool = False
+
+
+QUESTIONS = {
+    "base-names": Question(
+        "How many names need boxes before the pool is worth nothing?",
+        "The paper has 48 base names and measures no other number. Few names leave directions of the embedding space "
+        "open, of which boxes say nothing.",
+        ("none", "captions", "random"),
+        over="base names",
+        label="names with boxes",
+        log=True,
+    ),
+    "pool": Question(
+        "Is it the content of the pool?",
+        "Captions against as many random prototypes, against the pool as background alone, and against no pool.",
+        ("captions", "random", "background", "none"),
+    ),
+    "residual": Question(
+        "What may by-pass the lookup?",
+        "r_n = unit(lookup) + beta unit(MLP(q^)) with beta 0.5 against other betas, the paper's unbounded sum and the "
+        "lookup alone; and g_phi that does not begin as the identity.",
+        ("captions", "free", "residual-1", "residual-0.25", "lookup-alone", "predictor-random"),
+    ),
+    "distill": Question(
+        "Where should distillation act?",
+        "At q^, as the paper has it, at what is compared with names, at both, or nowhere. The default chooses by the "
+        "number of names.",
+        ("distill-query", "distill-embedding", "distill-both", "distill-none"),
+    ),
+    "fine": Question(
+        "Are fine prototypes needed?",
+        "M2 of 0, a quarter, twice; and one level of as many prototypes.",
+        ("captions", "fine-0", "fine-1/4", "fine-2", "one-level"),
+        axis={"fine-0": 0, "fine-1/4": 0.25, "captions": 1, "fine-2": 2},
+        label="M2, times that of the pool",
+    ),
+    "coarse": Question(
+        "How many coarse prototypes?",
+        "M1 of a quarter, half and twice, with M2 as it is.",
+        ("captions", "coarse-1/4", "coarse-1/2", "coarse-2"),
+        axis={"coarse-1/4": 0.25, "coarse-1/2": 0.5, "captions": 1, "coarse-2": 2},
+        label="M1, times that of the pool",
+        log=True,
+    ),
+    "momentum": Question(
+        "Does the pool have to move?",
+        "Frozen against the paper's rule and the stable one, with gamma 0.99 and 0.",
+        ("captions", "momentum-literal", "momentum-stable", "momentum-literal-0", "momentum-stable-0"),
+    ),
+    "temperature": Question(
+        "Which temperature has the lookup?",
+        "alpha and tau, the same value for both, against those that the pool's space chose.",
+        ("captions", *(f"temperature-{value}" for value in _TEMPERATURES)),
+        axis={f"temperature-{value}": value for value in _TEMPERATURES},
+        label="alpha = tau",
+        log=True,
+    ),
+    "captioner": Question(
+        "How good must the captioner be?",
+        "Words that say something are left out of every caption at random, as a vaguer captioner would.",
+        ("captions", "lost-25", "lost-50", "lost-75", "lost-100"),
+        axis={"captions": 0, "lost-25": 25, "lost-50": 50, "lost-75": 75, "lost-100": 100},
+        label="words lost, %",
+    ),
+    "captioned": Question(
+        "How many regions must be captioned?",
+        "The pool of a random share of the regions.",
+        ("captions", "captioned-1/4", "captioned-1/16", "captioned-1/64"),
+        axis={"captioned-1/64": 1 / 64, "captioned-1/16": 1 / 16, "captioned-1/4": 1 / 4, "captions": 1},
+        label="share of the regions",
+        log=True,
+    ),
+    "delta": Question(
+        "Where should the filter cut?",
+        "The pool of the regions whose crop and caption agree best, by another delta.",
+        ("captions", "best-100", "best-50", "best-25"),
+    ),
+    "inputs": Question(
+        "What must the semantic stream read?",
+        "The query alone, without thumbnails, and a narrower stream without dropout.",
+        ("captions", "query", "no-thumbnails", "narrow"),
+    ),
+    "ladder": Question(
+        "The paper's ladder, in joint training",
+        "No pool, + pool, + gradient isolation, + cosine lambda(t), each with those above it; and without isolation.",
+        ("joint-none", "joint-pool", "joint-isolation", "joint-cosine", "joint-cosine-mixed", "joint-linear"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """
+    What the paper says that one thing changes.
+
+    Args:
+        words: the claim. points: novel AP50 that `row` has more than `reference`, as the paper claims it; None where
+            it claims no number of points.
+        row, reference: keys of ROWS that show it, or None where no row can.
+        stand_in (bool): they show another thing of its kind, so that its size says nothing.
+        why: what is missing, where none can.
+    """
+
+    words: str
+    points: float | None = None
+    row: str | None = None
+    reference: str | None = None
+    stand_in: bool = False
+    why: str = ""
+
+
+CLAIMS = (
+    Claim("The pool adds 6.2 to novel AP50 (30.4 to 36.6)", 6.2, "captions", "none"),
+    Claim("Gradient isolation adds 0.9 (36.6 to 37.5)", 0.9, "joint-isolation", "joint-pool"),
+    Claim("A cosine lambda(t) adds 3.8 (37.5 to 41.3)", 3.8, "joint-cosine", "joint-isolation"),
+    Claim("All three together add 10.9 (30.4 to 41.3)", 10.9, "joint-cosine", "joint-none"),
+    Claim("Without fine prototypes (M2 = 0) 10.5 are lost", -10.5, "fine-0", "captions"),
+    Claim("Twice as many fine prototypes add 0.2", 0.2, "fine-2", "captions"),
+    Claim("Better captions add 8.8 (30.1 with LLaVA-1.5 7B, 38.9 with the best)", 8.8, "captions", "lost-50", True),
+    Claim("2,000 queries instead of 300 add 4.8", why="a detector with other numbers of queries"),
+    Claim("Names of novel classes in training add 5.8 (G-OVD, 47.1)", why="a row for what training may know"),
+    Claim("Labels of images add 4.2 (WS-OVD, 45.5)", why="a row for what training may know"),
+    Claim("OV-LVIS: AP_rare 29.4, AP 35.2", why="LVIS and a GPU"),
+    Claim("41.3 novel and 55.5 base AP50 on OV-COCO", why="COCO and a GPU"),
+)

@@ -1,0 +1,308 @@
+"""benchmarks/ablate.py: rows, what their results say, runs that go on after a kill, and the page."""
+
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from helpers.paths import ROOT
+from helpers.tiny_built import write_tiny_built
+
+from decodetr.scenes.comparison import Comparison
+from decodetr.scenes.options import ComparisonOptions
+from decodetr.scenes.pool_variants import PoolChange, caption_pool, changed_pool, thinned
+
+DOCS = ROOT / "docs"
+
+
+def test_rows_answer_a_question_and_claims_name_rows():
+    import ablate
+    from ablations.rows import CLAIMS, QUESTIONS, ROWS
+
+    asked = Counter(row for question in QUESTIONS.values() for row in question.rows)
+    assert set(asked) == set(ROWS)
+    assert all(set(question.axis or {}) <= set(question.rows) for question in QUESTIONS.values())
+    assert len(CLAIMS) == 12
+    for claim in CLAIMS:
+        assert (claim.row is None) == (claim.points is None) == bool(claim.why)
+        assert claim.row is None or {claim.row, claim.reference} <= set(ROWS)
+    listed = ablate.listed()
+    assert all(question.title in listed for question in QUESTIONS.values())
+    assert ablate.rows_of(["pool", "none", "free"]) == ["captions", "random", "background", "none", "free"]
+    with pytest.raises(ValueError, match="--rows fine-3: expected a row or a question"):
+        ablate.rows_of(["fine-3"])
+
+
+def test_a_rung_of_the_ladder_differs_from_the_one_below_by_one_thing():
+    from ablations.rows import ROWS
+
+    none, pool, isolation, cosine = (ROWS[f"joint-{name}"] for name in ("none", "pool", "isolation", "cosine"))
+    assert none.fields == {**pool.fields, "pool_use": "none", "distill_weight": 0.0}
+    assert pool.fields == {"gradient_isolation": False} and isolation.fields == cosine.fields == {}
+    constant = {"--align_weight_shape": "constant"}
+    assert none.training == pool.training == isolation.training == constant and cosine.training == {}
+    assert ROWS["joint-cosine-mixed"].fields == pool.fields and ROWS["joint-cosine-mixed"].training == {}
+
+
+def test_runs_of_equal_seeds_are_compared():
+    from ablations.verdicts import differences, interval, told
+
+    assert differences({"0": 5.0, "2": 7.0, "10": 1.0}, {"10": 2.0, "0": 3.0, "1": 4.0}) == [2.0, -1.0]
+    # Mean 2, standard deviation 1; t of two degrees of freedom is 4.303, so half of the interval is 4.303 / sqrt(3).
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.0 - 2.484, 2.0 + 2.484), abs=1e-3)
+    assert interval([1.0]) == (1.0, -math.inf, math.inf)
+    assert [told(values) for values in ([1.0, 2.0, 3.0], [5.0, 6.0, 7.0], [-5.0, -6.0, -7.0], [9.0])] == [0, 1, -1, 0]
+
+
+@pytest.mark.parametrize(
+    "values, claimed, stand_in, expected",
+    [
+        ([], 6.2, False, "not measured yet"),
+        ([9.0], 6.2, False, "cannot be told here"),
+        ([5.0, 6.0, 7.0], 6.2, False, "holds"),  # 3.5 to 8.5
+        ([-5.0, -6.0, -7.0], -6.2, False, "holds"),
+        ([5.0, 6.0, 7.0], 9.0, False, "holds in kind"),
+        ([5.0, 6.0, 7.0], 6.2, True, "holds in kind"),
+        ([5.0, 6.0, 7.0], -6.2, False, "does not hold"),  # the other side
+        ([0.0, 0.1, 0.2], 6.2, False, "does not hold"),  # -0.15 to 0.35
+        ([0.0, 0.1, 0.2], 6.2, True, "cannot be told here"),
+        ([0.0, 0.1, 0.2], 0.2, False, "cannot be told here"),
+        ([0.0, 0.0], 1.0, False, "does not hold"),
+    ],
+)
+def test_verdicts_follow_from_the_rule(values, claimed, stand_in, expected):
+    from ablations.verdicts import verdict
+
+    assert verdict(values, claimed, stand_in) == expected
+
+
+def _content(name, base_names, **rows):
+    """A file of results: {row: AP50 of names without boxes, by seed}."""
+    keys = ("AP50_novel, all", "AP50_base, all", "AP50, all", "AP50, 12", "absent, 12")
+    machine = {"device": "cpu (a CPU)", "torch": "2.14"}
+    runs = {
+        row.replace("_", "-"): {
+            str(seed): {"val": {**dict.fromkeys(keys, 50.0), keys[0]: value}, "seconds": 30.0, "date": "2026-11-27"}
+            | {"machine": machine, "prototypes": [4, 3]}
+            for seed, value in enumerate(values)
+        }
+        for row, values in rows.items()
+    }
+    settings = {
+        "name": name,
+        "base_names": base_names,
+        "train_images": 8,
+        "val_images": 4,
+        "steps": 2,
+        "queries": None,
+    }
+    ceiling = {"AP50_novel": 90.0, "AP50_base": 95.0}
+    return {"settings": settings, "contents": {}, "ceiling": {"val": ceiling}, "runs": runs}
+
+
+def test_the_page_says_what_the_results_say():
+    from ablations.page import page_of, picture_of
+
+    found = {
+        "scenes-6": _content("scenes", 6, none=[10, 12, 14], captions=[40.0, 42.0, 44.0], background=[1.0, 2.0, 2.0]),
+        "scenes-180": _content("scenes", 180, none=[80, 82], captions=[81, 81], fine_0=[81]),
+    }
+    page = page_of(found, {"base-names": {}}, "ablations")
+    assert "| 6 | 3 | 12.0 (10.0 to 14.0) | 42.0 (40.0 to 44.0) |  | **+30.0 (+30.0 to +30.0)** |" in page
+    assert "**Names with boxes**: the pool adds 30.0 with 6; no gain is told with 180." in page
+    assert "(ablations/base-names.svg)" in page
+    lines = page.splitlines()
+    place = next(place for place, line in enumerate(lines) if line.startswith("| 1 |"))
+    claims = lines[place : place + 2]
+    assert claims[0].endswith("| scenes-6: **+30.0 (+30.0 to +30.0)**, 3 seeds | holds | `--rows none captions` |")
+    assert "| cannot be told here |" in claims[1] and lines[place + 2].startswith("| 2 |")
+    assert "worse: pool as background alone (-40.3), no pool (-30.0)." in page and "World `scenes-180`:" in page
+    assert "M2 = 0 (+0.0)" in page and "measured with one seed only: M2 = 0" in page
+    assert "| scenes-180 | 180 | 8 | 4 | 2 | all | 5 | 30 | 90.0 / 95.0 |" in page
+    assert "Must the lookup be bounded?" in page  # measured before: no row of it has results here
+    assert "Is the content of the pool worth anything?" not in page
+    lines = picture_of("base-names", found)["lines"]
+    assert lines["no pool"] == [(6, [10, 12, 14]), (180, [80, 82])] and picture_of("fine", found) is None
+
+
+def test_the_page_is_what_the_command_writes(tmp_path):
+    """docs/ablations.md, from the committed results, and its pictures are there."""
+    import shutil
+
+    import ablate
+
+    results = tmp_path / "ablations"
+    results.mkdir()
+    for file in (DOCS / "ablations").glob("*.json"):
+        shutil.copy(file, results)
+    assert ablate.main(["write", "--results", str(results), "--page", str(tmp_path / "report.md")]) == 0
+    written = (tmp_path / "report.md").read_text()
+    assert written == (DOCS / "ablations.md").read_text(encoding="utf-8")
+    pictures = {file.name for file in results.glob("*.svg")}
+    assert pictures == {file.name for file in (DOCS / "ablations").glob("*.svg")} and pictures
+    assert ablate.main(["write", "--results", str(tmp_path / "none"), "--page", str(tmp_path / "report.md")]) == 1
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return write_tiny_built(tmp_path_factory.mktemp("ablations"))
+
+
+def _words(built, folder, *more):
+    words = ["run", "--data", str(built / "scenes"), "--built", str(built / "built"), "--work", str(folder / "work")]
+    words += ["--model", str(built / "detector"), "--clip", str(built / "clip"), "--vocabulary", str(built / "names")]
+    return [*words, "--results", str(folder / "results"), "--steps", "2", "--queries", "3", *more]
+
+
+def test_a_killed_run_goes_on_and_shares_features(built, tmp_path, capsys, monkeypatch):
+    import ablate
+
+    words = _words(built, tmp_path, "--rows", "captions", "none", "fine-0", "--base-names", "48", "--seeds", "0", "1")
+    real, trained = Comparison.train, []
+
+    def killed(self, pool, fields, seed, *more):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append((fields.get("pool_use"), seed))
+        return real(self, pool, fields, seed, *more)
+
+    monkeypatch.setattr(Comparison, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ablate.main(words)
+    file = tmp_path / "results" / "scenes-48.json"
+    assert set(json.loads(file.read_text())["runs"]) == {"captions", "none"}
+    (features,) = (tmp_path / "work").glob("features-*/manifest.json")
+    made = features.stat().st_mtime_ns
+    monkeypatch.setattr(Comparison, "train", real)
+    assert ablate.main(words) == 0
+    results = json.loads(file.read_text())
+    assert {row: list(seeds) for row, seeds in results["runs"].items()} == {
+        row: ["0", "1"] for row in ("captions", "none", "fine-0")
+    }
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("scenes-48: ")]
+    assert len(said) == 6 and said[0].startswith("scenes-48: captions, seed 0: AP50 novel ")
+    assert features.stat().st_mtime_ns == made and trained == [(None, 0), ("none", 0)]
+    entry = results["runs"]["fine-0"]["1"]
+    assert entry["prototypes"] == [4, 0] and entry["seconds"] > 0 and "AP50_novel, 12" in entry["val"]
+    assert results["settings"] == {
+        "name": "scenes", "base_names": 48, "train_images": 800, "val_images": 150, "steps": 2, "queries": 3
+    }  # fmt: skip
+    written = file.stat().st_mtime_ns
+    assert ablate.main(words) == 0 and file.stat().st_mtime_ns == written
+    assert ablate.main([*words, "--steps", "3"]) == 1
+    assert "has runs of other settings" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_row_trains(built, tmp_path):
+    import ablate
+    from ablations.rows import ROWS
+
+    assert ablate.main(_words(built, tmp_path, "--rows", *ROWS, "--seeds", "0")) == 0
+    results = json.loads((tmp_path / "results" / "scenes.json").read_text())
+    assert set(results["runs"]) == set(ROWS)
+    assert all(math.isfinite(run["0"]["val"]["AP50_novel, all"]) for run in results["runs"].values())
+
+
+def test_what_does_not_go_together_is_refused(tmp_path, capsys):
+    import ablate
+
+    for words, message in (
+        (["run", "--work", str(tmp_path)], "give --data and --built, or --photos"),
+        (["run", "--data", "d", "--built", "b"], "run needs --work"),
+        (["run", "--data", "d", "--built", "b", "--photos", "p"], "give --data and --built, or --photos"),
+    ):
+        assert ablate.main(words) == 1 and message in capsys.readouterr().err
+
+
+def test_the_photo_world_has_all_that_is_needed():
+    import ablate
+
+    (world,) = ablate.worlds(ablate.parser().parse_args(["run", "--photos", "P", "--queries", "0"]))
+    assert world.key == world.name == "photos" and world.queries is None and world.base_names is None
+    assert (world.data, world.built, world.model) == ("P/world", "P/chain/built", "P/chain/boxes")
+    assert (world.vocabulary, world.clip) == ("P/chain/names", "P/teachers/photo-clip")
+    scenes = ablate.worlds(ablate.parser().parse_args("run --data d --built b --base-names 6 12".split()))
+    assert [world.key for world in scenes] == ["scenes-6", "scenes-12"]
+
+
+@pytest.fixture(scope="module")
+def comparison(built):
+    return Comparison(
+        ComparisonOptions(
+            folder=str(built / "scenes"), model=str(built / "detector"), built=str(built / "built"),
+            vocabulary=str(built / "names"), clip=str(built / "clip"), variants=[], seeds=[], splits=["val"], steps=1,
+            base_names=None, trained=None, output="",
+        ),
+        train_images=3,
+        val_images=2,
+    )  # fmt: skip
+
+
+def test_a_comparison_may_be_of_the_first_images(comparison):
+    assert [len(coco.images) for coco in (comparison.train_annotations, comparison.splits["val"])] == [3, 2]
+
+
+def test_pools_of_fewer_captions_and_other_sizes(comparison):
+    place, clip, pool = comparison.built, comparison.clip, comparison.pool
+    assert changed_pool(place, clip, pool, PoolChange()) is pool
+    again = changed_pool(place, clip, pool, PoolChange(fine=1.01))  # the same numbers, clustered again
+    assert again.prototypes.shape == pool.prototypes.shape and again.captions == pool.captions
+    assert np.allclose(again.prototypes, pool.prototypes, atol=1e-3)  # stored embeddings have 16 bits
+    assert changed_pool(place, clip, pool, PoolChange(fine=0)).num_fine == 0
+    one = changed_pool(place, clip, pool, PoolChange(levels=1))
+    assert one.num_fine == 0 and len(one) > len(pool) - pool.num_fine
+    few = changed_pool(place, clip, pool, PoolChange(share=0.3))
+    assert few.count[few.level == 0].sum() == round(0.3 * pool.count[pool.level == 0].sum().item())
+    best = changed_pool(place, clip, pool, PoolChange(best=0.5))
+    assert 0 < best.count[best.level == 0].sum() < pool.count[pool.level == 0].sum()
+    silent = changed_pool(place, clip, pool, PoolChange(lost=1))
+    assert len(silent.captions) <= len(pool.captions)
+    moved = comparison.changed_pool(PoolChange(fine=0))
+    assert moved.info["space"].keys() == pool.info["space"].keys() and moved.info["num_fine"] == 0
+    with pytest.raises(ValueError, match="share of a pool is out of its range"):
+        PoolChange(share=0)
+
+
+def test_captions_lose_words_but_for_small_ones():
+    rng = np.random.default_rng(0)
+    assert thinned("a red star with stripes", 1.0, rng) == "something"
+    assert thinned("a red star with stripes", 0.0, rng) == "a red star with stripes"
+    many = [thinned("a red star", 0.25, rng) for _ in range(2000)]
+    assert {"a red star", "a red", "a star", "something"} == set(many)
+    assert many.count("a red star") / 2000 == pytest.approx(0.75**2, abs=0.04)
+    assert many.count("something") / 2000 == pytest.approx(0.25**2, abs=0.02)
+
+
+def test_counts_of_captions_are_weights(comparison):
+    counts = Counter({"a red star": 5, "a blue ring": 2})
+    pool = caption_pool(counts, comparison.clip, comparison.pool, 2, 0)
+    assert sorted(zip(pool.captions, pool.count.tolist())) == [("a blue ring", 2), ("a red star", 5)]
+
+
+def test_a_step_reads_other_queries_of_an_image_each_time(comparison, tmp_path):
+    import torch
+
+    from decodetr.scenes.comparison import SomeQueries
+
+    whole = comparison.make_cache(views=1, folder=tmp_path / "features")
+    some = SomeQueries(whole.folder, 2)
+    torch.manual_seed(0)
+    item, full = some[0], whole[0]
+    assert len(some) == len(whole) and item.keys() == full.keys()
+    most = min(2, len(full["queries"]))
+    assert len(item["queries"]) == len(item["name_index"]) == len(item["region_embeds"]) == most
+    assert all(len(part) == most for part in item["samples"])
+    drawn = {some[0]["queries"][0].sum().item() for _ in range(30)}
+    assert len(drawn) == len(full["queries"])
+    place = (full["queries"] == item["queries"][0]).all(1).nonzero()[0, 0]
+    assert torch.equal(item["samples"][0][0], full["samples"][0][place])
+
+
+def test_fields_that_sample_boxes_in_another_way_have_features_of_their_own(comparison):
+    default = comparison.features({"semantic_inputs": "query"})
+    assert default is comparison.cache
+    other = comparison.features({"region_pixels": 8})
+    assert other is not default and other is comparison.features({"region_pixels": 8})
+    assert other.made_by["region_pixels"] == 8
