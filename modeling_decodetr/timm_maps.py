@@ -1,15 +1,18 @@
 """timm's backbones as detectors want them: maps (B, C, H, W) of images of any size, equal after save and load.
 
 Some give their channels last (Swin, MambaOut, Sequencer). Swin is also built for squares of one size, and computes
-with buffers that no file holds.
+with buffers that no file holds. CLIP's ResNets add maps of unequal sizes where a side is odd.
 """
 
 from torch import nn
 
 
 def fit_timm(detector: nn.Module) -> nn.Module:
-    """Let the timm backbone of a detector, if it has one, give maps (B, C, H, W), and a Swin take images of any size.
-    Returns the detector."""
+    """Let the timm backbone of a detector, if it has one, give maps (B, C, H, W), and a Swin or a ResNet of CLIP take
+    images of any size. Returns the detector."""
+    for module in detector.modules():
+        if _of_timm(module) and isinstance(pool := getattr(module, "aa", None), nn.AvgPool2d):
+            pool.ceil_mode, pool.count_include_pad = True, False  # as timm has it in the shortcut beside it
     for module in detector.modules():
         if _of_timm(module) and getattr(module, "output_fmt", None) == "NHWC":
             module.register_forward_hook(_permute)

@@ -171,6 +171,8 @@ def count_steps(options: "TrainOptions", size: DataSize, ways: Sequence[str] = R
         FileNotFoundError, ValueError: the starting point cannot be read.
     """
     config = starting_config(options, [f"name {i}" for i in range(size.names)])
+    if not (options.model or config.class_agnostic):  # its boxes have the names of the detector's classes
+        config.id2label = dict(config.detector_config.id2label)
     model = DeCoDetrForObjectDetection(config)
     processor = _processor(options, config)
     pixels, seconds = _read_pictures(processor)

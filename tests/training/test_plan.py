@@ -1,5 +1,6 @@
 """`decodetr train --plan`: what a step costs is counted, and the rest follows by hand."""
 
+import json
 import re
 
 import pytest
@@ -136,3 +137,14 @@ def test_a_plan_of_data_needs_data(tmp_path, capsys):
 
 def test_sizes_are_those_of_the_issue():
     assert SIZES["coco"].regions == 3_548_610 and FIXED == 2**30
+
+
+def test_a_detector_of_classes_is_planned_with_the_names_of_the_data(tmp_path, capsys):
+    config = write_tiny_config(tmp_path)
+    fields = json.loads(config.read_text()) | {"class_agnostic": False}
+    for name in ("id2label", "label2id", "num_labels"):  # what it classifies follows from the data
+        fields["detector_config"].pop(name, None)
+    config.write_text(json.dumps(fields))
+    words = ["train", "--config", str(config), "--plan", "coco"]
+    assert main([*words, "--save-strategy", "no"]) == 0
+    assert "80 names" in capsys.readouterr().out

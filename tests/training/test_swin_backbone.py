@@ -153,3 +153,24 @@ def test_weights_load_by_timms_names(tmp_path):
         right = whole.forward_intermediates(pixels, indices=[3], intermediates_only=True)[0]
         found = timm_backbone(model)[0](pixels)[0]
     torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
+
+
+def test_a_resnet_of_clip_takes_images_of_any_size():
+    """A pool on each side of its residual sums: timm rounds one down and the other up, and cannot add odd maps."""
+    fields = _fields("deformable_detr", "resnet50_clip")
+    # Its batch norms include the activations, which the detector would replace with them.
+    fields["detector"]["backbone_config"]["freeze_batch_norm_2d"] = True
+    model = DeCoDetrForObjectDetection(tiny_config("deformable_detr", **fields)).eval()
+    features, _ = timm_backbone(model)
+    with torch.no_grad():
+        odd = features(_pixels("deformable_detr", 72, 104))
+        even = features(_pixels("deformable_detr", 64, 128))
+        own = timm.create_model("resnet50_clip", features_only=True, out_indices=features.feature_info.out_indices)
+        own.load_state_dict(features.state_dict())
+        right = own.eval()(_pixels("deformable_detr", 64, 128))
+        reductions = features.feature_info.reduction()
+        assert [one.shape[-2:] for one in odd] == [(-(-72 // r), -(-104 // r)) for r in reductions]
+        with pytest.raises(RuntimeError, match="must match"):
+            own(_pixels("deformable_detr", 72, 104))
+    for one, other in zip(even, right, strict=True):
+        assert torch.equal(one, other)
