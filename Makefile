@@ -11,8 +11,9 @@ quickstart: $(VENV)/installed
 	$(BIN)/decodetr quickstart
 
 # The documentation site into build/site, which opens without a server. A broken link or a page that is not listed fails.
-docs: $(VENV)/installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+# The API reference is read under the name of the package, whatever the checkout is called.
+docs: $(VENV)/installed-docs $(VENV)/checked/decodetr
+	PYTHONPATH=$(abspath $(VENV)/checked) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # One process a core, and one thread a process; the tests of a file stay together, because they share what it makes.
 test: $(VENV)/installed-test

@@ -171,8 +171,8 @@ def count_steps(options: "TrainOptions", size: DataSize, ways: Sequence[str] = R
         FileNotFoundError, ValueError: the starting point cannot be read.
     """
     config = starting_config(options, [f"name {i}" for i in range(size.names)])
-    if not (options.model or config.class_agnostic):  # its boxes have the names of the detector's classes
-        config.id2label = dict(config.detector_config.id2label)
+    if not options.model:
+        _name_classes(config)
     model = DeCoDetrForObjectDetection(config)
     processor = _processor(options, config)
     pixels, seconds = _read_pictures(processor)
@@ -182,6 +182,12 @@ def count_steps(options: "TrainOptions", size: DataSize, ways: Sequence[str] = R
         filling = forward_cost(model, pixels) if streams == CACHED else None
         costs[streams] = step_cost(model, pixels, labels, streams), filling
     return Counted(model, processor, pixels, seconds, a_query, costs)
+
+
+def _name_classes(config):
+    """A detector of classes can learn boxes of these alone, so that they are the names of the model."""
+    if not config.class_agnostic:
+        config.id2label = dict(config.detector_config.id2label)
 
 
 def plan_rows(
