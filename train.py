@@ -53,6 +53,7 @@ from decodetr.training.starting_point import start_identity, start_model
 from decodetr.training.thumbnails import choose_thumbnails
 from decodetr.training.trainer import DeCoDetrTrainer
 from decodetr.training.trial import check_room, try_step
+from decodetr.utils.devices import machine_name
 from decodetr.utils.hub import recorded_place
 from decodetr.utils.name_list import read_names
 from decodetr.utils.shipped import load_pool, load_vocabulary
@@ -433,9 +434,7 @@ def _evaluate(trainer):
 
 def _machine(device, processes):
     """What a run ran on, for its card."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    if device.type == "cpu":
-        name = f"the CPU, {torch.get_num_threads()} threads"
+    name = machine_name(device)
     return f"{name}, {processes} processes" if processes > 1 else name
 
 

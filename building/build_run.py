@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +40,7 @@ from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr import DeCoDetrConfig, PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.detectors import detector_family
 from decodetr.pool_builder.preflight import check_engine
-from decodetr.utils.devices import pick_device
+from decodetr.utils.devices import machine_name, pick_device
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim, committed, is_unused, output_folder, write_json
 from decodetr.utils.hub import local_only
@@ -137,6 +138,7 @@ class BuildRun:
             overwritten = self._overwritten()
             for stage in overwritten:
                 self.record["done"].pop(stage, None)
+                self.record.get("spent", {}).pop(stage, None)
             self._check_same(pictures)  # before anything is removed
             self._remove(overwritten)
             left = [stage for stage in self.stages if stage not in self.record["done"]]
@@ -153,7 +155,9 @@ class BuildRun:
                 self.stage = stage
                 if status := self._do(stage, pictures, f"[{number}/{len(self.stages)}] "):
                     return status
-            sys.stdout.write("\n" + write_result(options, self.start, self.record["found"]))
+            sys.stdout.write(
+                "\n" + write_result(options, self.start, self.record["found"], self.record.get("spent", {}))
+            )
             sys.stdout.write(how_to_go_on(options.output))
         return 0
 
@@ -167,7 +171,6 @@ class BuildRun:
             return 0
         sys.stdout.write(f"\n{place}{line}\n")
         sys.stdout.flush()
-        started = time.perf_counter()
         own = {
             "photos": self._photos,
             "coverage": self._coverage,
@@ -175,13 +178,30 @@ class BuildRun:
             "scores": self._scores,
             "report": self._report,
         }
-        status = own.get(stage, self._command)(stage, words)
+        with self._counted(stage):
+            status = own.get(stage, self._command)(stage, words)
         if status:
             return status
         made_by = self._made_by(stage, pictures)
-        self.record["done"][stage] = {"command": made_by, "seconds": round(time.perf_counter() - started, 1)}
+        self.record["done"][stage] = {"command": made_by, "seconds": round(self.record["spent"][stage]["seconds"], 1)}
         self._write_record()
         return 0
+
+    @contextmanager
+    def _counted(self, stage):
+        """Inside, the seconds of a stage are counted, over all runs that tried it. One that was killed leaves a start
+        without an end: its seconds are not known."""
+        spent = self.record.setdefault("spent", {}).setdefault(stage, {"seconds": 0.0, "begun": 0, "ended": 0})
+        spent["begun"] += 1
+        spent["machines"] = sorted({*spent.get("machines", ()), machine_name(pick_device(self.options.device))})
+        self._write_record()
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent["ended"] += 1
+            spent["seconds"] += time.perf_counter() - started
+            self._write_record()
 
     def _command(self, stage, words):
         """Run it. What an earlier run left behind when it was ended is gone on with, or made again."""

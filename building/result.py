@@ -1,5 +1,6 @@
 """What a build says of itself: a section of the model's card, and the last lines of the command."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,66 @@ from decodetr.utils.documents import read_json, read_text
 from decodetr.utils.files import write_text
 from decodetr.utils.hub import recorded_place
 from decodetr.utils.markup import markdown_text, one_line
+from decodetr.utils.tables import markdown_table
 
 TITLE = "## How it was built"
+COST = "## What it took"
+_OF_POOL = ("first-pool", "boxes", "pool")  # what a pool is made with
 
 
-def write_result(options: BuildOptions, start: Start, found: dict[str, Any]) -> str:
-    """Put the section into the card of OUT/model, in the place of an earlier one, and return it as text.
+def write_result(
+    options: BuildOptions, start: Start, found: dict[str, Any], spent: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """Put the section, and that of what it took, into the card of OUT/model, in the place of earlier ones, and return
+    the first as text. What the pool took goes into its card too.
 
     Args:
         options (BuildOptions). start (Start).
         found (dict): "photos", "unreadable", "teacher_boxes" and "not_calibrated" as far as they are known,
             "coverage" and "coverage_before" of [`coverage`].
+        spent (dict): {stage: {"seconds", "begun", "ended", "machines"}}, as build.json has it. Empty of a build of an
+            earlier version: nothing is said of what it took.
     """
     lines = _lines(options, start, found, markdown_text)
     card = options.output / "model" / "README.md"
-    old = parsed(read_text(card), str(card))
-    old.text = with_section(old.text, Section("\n".join([TITLE, "", *(f"- {line}" for line in lines)]), "built"))
-    write_text(card, content_of(old))
+    sections = [Section("\n".join([TITLE, "", *(f"- {line}" for line in lines)]), "built")]
+    _put(card, [*sections, *_cost(spent)])
+    pool = {stage: spent[stage] for stage in _OF_POOL if stage in spent}
+    if "pool" in pool:
+        _put(options.output / "built" / "pool" / "README.md", _cost(pool))
     return "\n".join(_lines(options, start, found, one_line)) + "\n"
+
+
+def _put(card, sections):
+    """Put sections into a card, in the place of earlier ones. A pool without a card has none to put them into."""
+    if not card.is_file():
+        return
+    old = parsed(read_text(card), str(card))
+    for section in sections:
+        old.text = with_section(old.text, section)
+    write_text(card, content_of(old))
+
+
+def _cost(spent):
+    """The section on what stages took, over all runs that tried them. None is invented: a run that was killed did not
+    count its seconds, and so the sum is a lower bound."""
+    if not spent:
+        return []
+    lost = {stage: one["begun"] - one["ended"] for stage, one in spent.items()}
+    rows = [
+        [stage, f"{'at least ' if lost[stage] else ''}{one['seconds']:,.0f}", one["begun"]]
+        for stage, one in spent.items()
+    ]
+    seconds, killed = sum(one["seconds"] for one in spent.values()), sum(lost.values())
+    rows.append(["together", f"{'at least ' if killed else ''}{seconds:,.0f}", ""])
+    machines = "; ".join(sorted({machine for one in spent.values() for machine in one["machines"]}))
+    text = (
+        f"Measured seconds of wall clock, on {markdown_text(machines)}: {seconds / 3600:.3g} hours. Loading "
+        "models and libraries is in them. Energy was not measured."
+    )
+    if killed:
+        text += f" Runs that were killed, whose seconds nobody counted: {killed}."
+    return [Section(f"{COST}\n{text}\n\n{markdown_table(['stage', 'seconds', 'runs'], rows).rstrip()}", "cost")]
 
 
 def _lines(options, start, found, as_text):

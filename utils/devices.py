@@ -37,3 +37,12 @@ def pick_device(device: str | torch.device) -> torch.device:
         known = ", ".join(["auto", *kinds, *(f"{there.type}:{i}" for i in range(count))])
         raise ValueError(f"--device {device}: expected one of {known}, got {device!r} ({reason.splitlines()[0]})")
     return chosen
+
+
+def machine_name(device: torch.device) -> str:
+    """What something ran on, for a card."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"the CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type

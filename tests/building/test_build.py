@@ -27,6 +27,7 @@ from decodetr.building.photos import (
     write_photos,
 )
 from decodetr.building.plan import Plan
+from decodetr.building.result import _cost
 from decodetr.cli import main
 from decodetr.processing import CocoAnnotations
 from decodetr.utils.files import write_json
@@ -99,6 +100,10 @@ def test_photos_are_listed_and_those_that_cannot_be_read_are_named(given, built)
     (problem,) = json.loads((built / "data/unreadable.json").read_text())
     assert problem["file"].endswith("broken.jpg") and "readable image" in problem["error"]
     card = (built / "model/README.md").read_text()
+    spent = json.loads((built / "build.json").read_text())["spent"]
+    together = f"| together | {sum(one['seconds'] for one in spent.values()):,.0f} |"
+    assert f"| pool | {spent['pool']['seconds']:,.0f} | {spent['pool']['begun']} |" in card and together in card
+    assert "| pool |" in (built / "built/pool/README.md").read_text() and "on the CPU, " in card
     assert f"Of {PHOTOS} photos without a box (1 could not be read)" in card and "No name was ever boxed" in card
 
 
@@ -338,3 +343,15 @@ def test_a_detector_that_finds_nothing_is_told_of_localize(given, built, caplog,
     run.record = {"found": {}}
     run._tell_coverage(None)
     assert "finds 0 %" in caplog.text and "--localize trains" in caplog.text
+
+
+def test_what_stages_took_adds_up_over_runs_and_says_what_nobody_counted():
+    def stage(seconds, begun, ended, machine="the CPU, 2 threads"):
+        return {"seconds": seconds, "begun": begun, "ended": ended, "machines": [machine]}
+
+    (whole,) = _cost({"pool": stage(3000.4, 2, 2), "model": stage(600.0, 1, 1, "H100")})
+    assert "| pool | 3,000 | 2 |\n| model | 600 | 1 |\n| together | 3,600 |  |" in whole.text
+    assert "on H100; the CPU, 2 threads: 1 hours" in whole.text and "at least" not in whole.text
+    (killed,) = _cost({"pool": stage(3000.0, 3, 1), "model": stage(600.0, 1, 1)})
+    assert "| pool | at least 3,000 | 3 |\n| model | 600 | 1 |\n| together | at least 3,600 |" in killed.text
+    assert "Runs that were killed, whose seconds nobody counted: 2." in killed.text and _cost({}) == []
