@@ -7,6 +7,7 @@ from typing import Any
 from decodetr.building.commands import Start
 from decodetr.building.coverage import coverage_text
 from decodetr.building.options import BuildOptions
+from decodetr.cards.places import shown_place
 from decodetr.cards.render import content_of, parsed
 from decodetr.cards.sections import Section, with_section
 from decodetr.utils.documents import read_json, read_text
@@ -33,7 +34,7 @@ def write_result(
         spent (dict): {stage: {"seconds", "begun", "ended", "machines"}}, as build.json has it. Empty of a build of an
             earlier version: nothing is said of what it took.
     """
-    lines = _lines(options, start, found, markdown_text)
+    lines = _lines(options, start, found, lambda text: markdown_text(shown_place(text)))
     card = options.output / "model" / "README.md"
     sections = [Section("\n".join([TITLE, "", *(f"- {line}" for line in lines)]), "built")]
     _put(card, [*sections, *_cost(spent)])
@@ -48,8 +49,9 @@ def _put(card, sections):
     if not card.is_file():
         return
     old = parsed(read_text(card), str(card))
+    after = "made"
     for section in sections:
-        old.text = with_section(old.text, section)
+        old.text, after = with_section(old.text, section, after), section.key
     write_text(card, content_of(old))
 
 

@@ -112,7 +112,7 @@ def model_card(facts: ModelFacts) -> str:
             "count": f"{len(names):,}",
             "names": some(names),
             "encoder": shown_place(encoder),
-            "image_size": facts.image_size and in_words(dict(facts.image_size)),
+            "image_size": facts.image_size and _size(facts.image_size),
             "queries": num_queries(config.detector_config),
             "detect": _detect_snippet(facts.name, names),
             "alone": (facts.folder / "modeling_decodetr.py").is_file(),
@@ -158,6 +158,12 @@ def assignment(variable: str, name: str) -> str:
 
 def _family(config):
     return config.detector_config.model_type
+
+
+def _size(size):
+    if {"height", "width"} <= size.keys():
+        return f"{size['height']} x {size['width']} pixels (height x width)"
+    return f"{in_words(dict(size))} (pixels)"
 
 
 def _markdown(text):
@@ -221,7 +227,7 @@ def _record(info):
     if not info:
         return None
     rows = [[key.replace("_", " "), in_words(shown_place(value))] for key, value in info.items()]
-    return Markdown(markdown_table(["", ""], rows, left=2).rstrip())
+    return Markdown(markdown_table(["what", "recorded"], rows, left=2).rstrip())
 
 
 def _tables(config, pool, vocabulary):

@@ -151,7 +151,7 @@ def _title(options, folder):
 
 def _record(info: dict[str, Any]) -> Markdown:
     rows = [[key.replace("_", " "), in_words(shown_place(value))] for key, value in sorted(info.items())]
-    return Markdown(markdown_table(["", ""], rows, left=2).rstrip())
+    return Markdown(markdown_table(["what", "recorded"], rows, left=2).rstrip())
 
 
 def _pool(options, folder, license, old):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from decodetr.cards.places import shown_place
 from decodetr.cards.render import content_of, parsed
 from decodetr.cards.sections import Section, sections_of, with_section
 from decodetr.utils.documents import read_text
@@ -46,9 +47,9 @@ def scores_section(
         )
     if info is not None:
         where = "training images that were kept aside" if info["kept_aside"] else "images"
-        own = len(config.name_thresholds or ())
+        own, data = len(config.name_thresholds or ()), markdown_text(shown_place(info["data"]))
         lines += [
-            f"Calibrated on {info['images']} {where} ({markdown_text(info['data'])}) with {info['objects']} "
+            f"Calibrated on {info['images']} {where} ({data}) with {info['objects']} "
             f"objects of {info['names']} names: a score says how often such a detection is right (IoU of at least "
             "0.5). All names share one slope and one bias, also those without boxes, of which these images say "
             "nothing.",
@@ -66,7 +67,7 @@ def scores_section(
         lines.append(
             f"`decodetr predict` shows scores above {config.common_threshold:g}"
             + (f" ({own} names have separate thresholds)" if own else "")
-            + f", where F1 was best in an evaluation ({markdown_text(taken)})."
+            + f", where F1 was best in an evaluation ({markdown_text(shown_place(taken))})."
         )
     rows = [] if info is None else score_rows(info, "images kept aside" if info["kept_aside"] else "these images")
     if measured is not None:

@@ -28,8 +28,11 @@ from decodetr.building.photos import (
 )
 from decodetr.building.plan import Plan
 from decodetr.building.result import _cost
+from decodetr.cards.model_card import License
+from decodetr.cards.renewal import CardOptions, card_of
 from decodetr.cli import main
 from decodetr.processing import CocoAnnotations
+from decodetr.utils.card_leftovers import card_leftovers
 from decodetr.utils.files import write_json
 
 NAMES = ["red dotted star", "salt, pepper", "cup"]
@@ -103,6 +106,8 @@ def test_photos_are_listed_and_those_that_cannot_be_read_are_named(given, built)
     spent = json.loads((built / "build.json").read_text())["spent"]
     together = f"| together | {sum(one['seconds'] for one in spent.values()):,.0f} |"
     assert f"| pool | {spent['pool']['seconds']:,.0f} | {spent['pool']['begun']} |" in card and together in card
+    options = CardOptions(source=str(built / "model"), name="me/built", license=License(id="mit"))
+    assert card_leftovers(card_of(options)[0]) == []
     assert "| pool |" in (built / "built/pool/README.md").read_text() and "on the CPU, " in card
     assert f"Of {PHOTOS} photos without a box (1 could not be read)" in card and "No name was ever boxed" in card
 

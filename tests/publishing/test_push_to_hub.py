@@ -110,7 +110,9 @@ def test_image_processor_and_config_need_a_whole_card(hub):
     assert hub.repos == {}
     made = model().push_to_hub("me/mine", license="mit", image_processor=processor, commit_description="both")
     assert made.commit_message == "Upload model" and len(hub.repos["me/mine"].commits) == 2
-    assert f"height: {SIZE['height']}" in card_on(hub) and "preprocessor_config.json" in hub.files("me/mine")
+    assert f"Images become {SIZE['height']} x {SIZE['width']} pixels" in card_on(
+        hub
+    ) and "preprocessor_config.json" in hub.files("me/mine")
     before = card_on(hub)
     DeCoDetrImageProcessor(size={"height": 64, "width": 96}).push_to_hub("me/mine")
     assert b'"width": 96' in hub.files("me/mine")["preprocessor_config.json"] and card_on(hub) == before
