@@ -9,7 +9,7 @@ from pathlib import Path
 from ablations.earlier import EARLIER
 from ablations.plots import draw
 from ablations.rows import CLAIMS, QUESTIONS, ROWS
-from ablations.verdicts import RULE, UNMEASURED, differences, interval, told, verdict
+from ablations.verdicts import RULE, UNMEASURED, UNTOLD, differences, interval, told, verdict
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import write_text
 from decodetr.utils.tables import markdown_table
@@ -41,8 +41,13 @@ Figures are AP50 in percent on validation images: the mean, and in brackets lowe
 boxes" are the names that have none in training, with all names in the vocabulary. "All, 12 names" is AP50 where the
 vocabulary holds only 12, pooled over all such vocabularies; "absent" is the share of names that are not in an image
 and have a query above 0.5 there, in percent. The last column of a table is the difference from its first row, of names
-without boxes, with its 95 % interval: in bold where 0 lies outside of it.
+without boxes, with its 95 % interval: in bold where 0 lies outside of it. Which names keep their boxes is one fixed
+draw for each number of them, and so is every changed pool: the seeds say nothing of that.
+
+**Runs are short**, so a difference is also how fast a row learns. Worlds with more steps, where there are such, tell
+how much of it stays.
 """
+_SHORT = """All of it is of runs that are short ("How it was measured")."""
 _BEFORE = """## Measured before, elsewhere
 Of what has no rows above. Each line leads to its table, with command, machine and spread.
 
@@ -198,17 +203,24 @@ def _over_base_names(question, found):
         if len(rows) > 1:
             heads = ["names with boxes", "seeds", *(ROWS[row].words for row in question.rows)]
             table = _numbers([*heads, "the pool adds"], rows)
-            parts += [f"World `{name}`, AP50 of names without boxes:\n", table, _answer_over(gains), ""]
+            steps = worlds[0]["settings"]["steps"]
+            parts += [f"World `{name}`, {steps} steps, AP50 of names without boxes:\n", table, _answer_over(gains), ""]
     return parts
 
 
 def _answer_over(gains):
-    """One sentence of (number of names, differences)."""
-    sure = [(count, statistics.fmean(values)) for count, values in gains if len(values) > 1 and told(values) > 0]
-    rest = [str(count) for count, values in gains if not (len(values) > 1 and told(values) > 0)]
-    parts = [f"the pool adds {mean:.1f} with {count}" for count, mean in sure]
-    text = ", ".join(parts) if parts else "no gain is told by the seeds"
-    return f"**Names with boxes**: {text}{'; no gain is told with ' + ', '.join(rest) if rest and parts else ''}.\n"
+    """One sentence of (number of names, differences by seed)."""
+    groups: dict[str, list[str]] = {"the pool adds": [], "one seed says": [], "no gain is told with": []}
+    for count, values in gains:
+        mean = f"{statistics.fmean(values):+.1f} with {count}" if values else ""
+        if len(values) < 2:
+            groups["one seed says"] += [mean] if values else []
+        elif told(values) > 0:
+            groups["the pool adds"].append(mean)
+        else:
+            groups["no gain is told with"].append(str(count))
+    text = "; ".join(f"{words} {', '.join(named)}" for words, named in groups.items() if named)
+    return f"**Names with boxes**: {text}.\n"
 
 
 def picture_of(key: str, found: dict[str, dict]) -> dict | None:
@@ -241,24 +253,25 @@ def _claims(found):
     rows = []
     for number, claim in enumerate(CLAIMS, 1):
         if claim.row is None:
-            rows.append([str(number), claim.words, "", f"{UNMEASURED}: needs {claim.why}", ""])
+            rows.append(
+                [str(number), claim.words, "", f"{UNTOLD if claim.elsewhere else UNMEASURED}: needs {claim.why}", ""]
+            )
             continue
         measured = {
             key: values
             for key, content in found.items()
             if (values := differences(values_of(content, claim.row), values_of(content, claim.reference)))
         }
-        measured = {key: values for key, values in measured.items() if len(values) > 1}
         command = f"`--rows {claim.reference} {claim.row}`"
         if not measured:
             rows.append([str(number), claim.words, "", UNMEASURED, command])
         said = [str(number), claim.words]
         for key, values in measured.items():
-            cell = f"{key}: {_difference(values)}, {len(values)} seeds"
+            cell = f"{key}: {_difference(values)}, {len(values)} seed{'s' if len(values) > 1 else ''}"
             rows.append([*said, cell, verdict(values, claim.points, claim.stand_in), command])
             said, command = ["", ""], ""
     table = _texts(["claim", "the paper claims, in novel AP50", "measured here", "verdict", "rows"], rows)
-    return f"## What holds of the paper's claims\n{RULE}\n\n{table}\n"
+    return f"## What holds of the paper's claims\n{RULE} {_SHORT}\n\n{table}\n"
 
 
 def _missing(found):

@@ -110,7 +110,7 @@ def test_the_page_says_what_the_results_say():
     }
     page = page_of(found, {"base-names": {}}, "ablations")
     assert "| 6 | 3 | 12.0 (10.0 to 14.0) | 42.0 (40.0 to 44.0) |  | **+30.0 (+30.0 to +30.0)** |" in page
-    assert "**Names with boxes**: the pool adds 30.0 with 6; no gain is told with 180." in page
+    assert "**Names with boxes**: the pool adds +30.0 with 6; no gain is told with 180." in page
     assert "(ablations/base-names.svg)" in page
     lines = page.splitlines()
     place = next(place for place, line in enumerate(lines) if line.startswith("| 1 |"))
@@ -118,6 +118,7 @@ def test_the_page_says_what_the_results_say():
     assert claims[0].endswith("| scenes-6: **+30.0 (+30.0 to +30.0)**, 3 seeds | holds | `--rows none captions` |")
     assert "| cannot be told here |" in claims[1] and lines[place + 2].startswith("| 2 |")
     assert "worse: pool as background alone (-40.3), no pool (-30.0)." in page and "World `scenes-180`:" in page
+    assert "not measured yet: needs a detector" in page and "cannot be told here: needs COCO and a GPU" in page
     assert "M2 = 0 (+0.0)" in page and "measured with one seed only: M2 = 0" in page
     assert "| scenes-180 | 180 | 8 | 4 | 2 | all | 5 | 30 | 90.0 / 95.0 |" in page
     assert "Must the lookup be bounded?" in page  # measured before: no row of it has results here
