@@ -140,11 +140,22 @@ def names_in_python(stock):
     found = {"model": model, "image_processor": image_processor, "image": image, "images": [image]}
     found |= {"many_files": photos, "pool": model.prototype_pool, "vocabulary": model.vocabulary}
     found |= dict(zip(("x0", "y0", "x1", "y1"), (8, 8, 60, 60)))
-    found |= {"image_ids": coco.images.columns["image_id"][:1].tolist()}
-    found |= {"sizes": [image.size[::-1]], "train_dataset": data, "val_dataset": data}
+    found |= {"train_dataset": data, "val_dataset": data}
+    found |= {"batches": batches(model, image_processor, stock / "scenes/annotations/val.json")}
     with torch.inference_mode():
         found["outputs"] = model(**image_processor(images=image, return_tensors="pt"))
     return found | {"__name__": "__main__"}
+
+
+@torch.inference_mode()
+def batches(model, image_processor, file):
+    """(image ids, outputs, sizes) of the images of a file, one image a batch."""
+    found = []
+    for row in CocoAnnotations.load(file).images:
+        image = Image.open(row["path"]).convert("RGB")
+        outputs = model(**image_processor(images=image, return_tensors="pt"))
+        found.append(([row["image_id"]], outputs, [image.size[::-1]]))
+    return found
 
 
 @pytest.fixture
