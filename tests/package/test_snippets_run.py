@@ -12,8 +12,10 @@ from helpers import hub_server
 from helpers.fenced import blocks, commands, decodetr_words
 from helpers.paths import ROOT
 from helpers.reader import free_port, lay_out, publish, run_line, served, write_stock
+from helpers.tiny_models import tiny_model
 from PIL import Image
 
+from decodetr import DeCoDetrImageProcessor
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.export.export_run import export_model
 from decodetr.export.settings import ExportSettings
@@ -27,6 +29,7 @@ SEEN = {"DIR": "model", "photo.jpg": "photos/1.jpg", "street.jpg": "photos/2.jpg
 CALLED = {
     "README.md": {"photos": "photos"} | CHAIN,
     "build.md": CHAIN | {"photos": "photos", "VLM": "llava", "names.txt": "names.txt"},
+    "cards.md": {"MODEL": "model", "scenes": "scenes"},
     "command_line.md": CHAIN,
     "data.md": {"DATA": "data", "NAMES": "vocabulary"},
     "demo.md": {"DIR": "model", "A": "vocabulary", "B": "vocabulary", "PICTURES": "photos"},
@@ -40,7 +43,8 @@ CALLED = {
     "inference.md": SEEN | {"more": "photos", "DATA": "data"},
     "migration.md": SEEN,
     "names.md": SEEN | {"CLIP": "clip", "POOL": "pool", "boxes.json": "boxes.json", "examples/mug": "photos"},
-    "photo_world.md": {"DIR/world": "scenes", "DIR/detector": "detector"}
+    "photo_world.md": {"DIR/world": "scenes", "DIR/detector": "detector", "names.txt": "names.txt"}
+    | {"DIR/teachers/photo-clip-unshaped": "clip"}
     | {"DIR/teachers/photo-clip": "clip", "DIR/teachers/photo-llava": "llava"},
     "pools.md": CHAIN | {"DETECTOR": "model", "names": "vocabulary", "photo.jpg": "photos/1.jpg"},
     "scenes.md": {"CLIP": "clip", "scenes": "scenes"},
@@ -49,6 +53,7 @@ CALLED = {
 }
 # Commands before a page, for what it takes for granted.
 BEFORE = {
+    "cards.md": ["decodetr eval --model MODEL --data scenes --output report"],
     "export.md": ["decodetr vocabulary build --names cat,dog --clip CLIP --output other_vocabulary"],
     "inference.md": ["decodetr eval --model DIR --data DATA --output report"],
 }
@@ -86,7 +91,10 @@ NOT_HERE = {
         "import": "the same",
     },
     "pools.md": {"decodetr pool build ...": "a cluster of Ray: tests/pool_builder"},
-    "scenes.md": {"decodetr scenes teachers": "trains for an hour: tests/scenes"},
+    "scenes.md": {
+        "decodetr scenes teachers": "trains for an hour: tests/scenes",
+        "decodetr scenes reshape": "a CLIP that has its drawn cosines: tests/scenes/test_clip_geometry.py",
+    },
     "training.md": {
         "decodetr train --data DIR --config": "a file of one's own: tests/training/test_train.py",
         "decodetr train --recipe decodetr-fast --data DIR --vocabulary": "weights: tests/cli/test_recipe_cards.py",
@@ -167,8 +175,8 @@ def names_of_the_hub(request, stock, monkeypatch):
         return
     monkeypatch.setitem(hub_server.ACCOUNTS, hub_server.TOKEN, "ACCOUNT")
     server = request.getfixturevalue("hub")
-    model, image_processor = load_model(stock / "model")
-    export_model(model, image_processor, stock / "exported", ExportSettings("onnx"))
+    tiny, image_processor = tiny_model(names=["cat", "dog"]), DeCoDetrImageProcessor(size={"height": 64, "width": 64})
+    export_model(tiny, image_processor, stock / "exported", ExportSettings("onnx"))
     publish(server, "ACCOUNT/NAME", stock / "model", "v2", "COMMIT")
     publish(server, "ACCOUNT/NAMES", stock / "vocabulary")
     publish(server, "ACCOUNT/POOL", stock / "pool", "v2")
