@@ -121,7 +121,7 @@ def teacher_ceiling(
 
     Returns:
         dict, in percent: AP50, AP50_novel, AP50_base, AP50_never_boxed, and recall_novel and recall_base of the
-        localization stream.
+        localization stream. NaN for names of which no image has an object.
     """
     outputs = _outputs(model, image_processor, coco, vocabulary.names)
     groups = {"never_boxed": _NEVER_BOXED}
@@ -139,7 +139,8 @@ def teacher_ceiling(
         probabilities = teacher_probabilities(clip, picture, boxes[found], vocabulary.embeddings)
         evaluator.update([image["image_id"]], [best_pairs(probabilities, boxes[found], MAX_DETECTIONS)])
     result = _chosen(evaluator.compute())
-    return result | {f"recall_{group}": 100 * statistics.fmean(hits) for group, hits in recalled.items()}
+    means = {group: statistics.fmean(hits) if hits else math.nan for group, hits in recalled.items()}
+    return result | {f"recall_{group}": 100 * mean for group, mean in means.items()}
 
 
 def _outputs(model, image_processor, coco, names):

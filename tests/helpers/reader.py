@@ -58,6 +58,7 @@ def write_stock(folder):
     for kind in ("clip", "llava", "pool", "vocabulary", "decodetr"):
         (folder / kind).symlink_to(resolve(f"scenes-{kind}"))
     (folder / "names.txt").write_text("cat\ndog\n")
+    (folder / "all_names.txt").write_text("\n".join(names))
     for name, item in HUB.items():
         at = folder / "hub" / f"models--{name.replace('/', '--')}"
         (at / "snapshots").mkdir(parents=True)

@@ -128,6 +128,7 @@ def test_a_number_of_queries_is_obeyed_and_gives_the_most_certain_ones(model, su
         torch.testing.assert_close(some.logits[image, rows], every.logits[image, rows], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_takes_a_number_and_else_reads_all(model):
     pixels = tiny_batch()["pixel_values"][:2]
     for options in ({"semantic_queries": 6}, {}):

@@ -236,7 +236,7 @@ def test_a_model_in_torch_takes_any_number_of_pictures(model, processor, picture
 
 
 @pytest.mark.parametrize(
-    "way", ["bfloat16", pytest.param("openvino-bfloat16", marks=pytest.mark.slow), "openvino-int8"]
+    "way", ["bfloat16", *(pytest.param(f"openvino-{kind}", marks=pytest.mark.slow) for kind in ("bfloat16", "int8"))]
 )
 def test_coarse_ways_run(model, processor, pictures, graphs, way):
     found = model.optimize(pictures, image_processor=processor, memory=graphs, way=way, runs=1)
@@ -246,6 +246,7 @@ def test_coarse_ways_run(model, processor, pictures, graphs, way):
         assert abs(max(one["scores"]) - max(other["scores"])) < 0.1
 
 
+@pytest.mark.slow
 def test_files_of_a_way_are_used_again(model, processor, pictures, graphs, monkeypatch):
     for folder in graphs.glob("*/openvino-float32"):  # as a run leaves it that was killed while it exported
         shutil.rmtree(folder)

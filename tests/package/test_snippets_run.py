@@ -43,7 +43,12 @@ CALLED = {
     "inference.md": SEEN | {"more": "photos", "DATA": "data"},
     "migration.md": SEEN,
     "names.md": SEEN | {"CLIP": "clip", "POOL": "pool", "boxes.json": "boxes.json", "examples/mug": "photos"},
-    "photo_world.md": {"DIR/world": "scenes", "DIR/detector": "detector", "names.txt": "names.txt"}
+    "photo_world.md": {
+        "DIR/world": "scenes",
+        "DIR/detector": "detector",
+        "names.txt": "all_names.txt",
+        "FIRST_SIX": "photos",
+    }
     | {"DIR/teachers/photo-clip-unshaped": "clip"}
     | {"DIR/teachers/photo-clip": "clip", "DIR/teachers/photo-llava": "llava"},
     "pools.md": CHAIN | {"DETECTOR": "model", "names": "vocabulary", "photo.jpg": "photos/1.jpg"},
@@ -86,6 +91,7 @@ NOT_HERE = {
         "decodetr eval --model MODEL --protocol": "needs COCO: tests/evaluation",
         "decodetr eval prepare": "needs COCO and LVIS: tests/evaluation",
     },
+    "hub.md": {"decodetr train ...": "the options alone: tests/training/test_hub_push.py"},
     "optimize.md": {
         "decodetr predict": "tries every runtime for minutes: tests/optimizing",
         "import": "the same",

@@ -140,6 +140,8 @@ def test_ceiling_is_100_for_an_oracle_and_counts_only_found_boxes(world, model, 
     truth["pred_boxes"][:5] = 0.01  # the localization stream finds nothing in half of the images
     result = teacher_ceiling(model, None, coco, vocabulary, NOVEL, _Oracle(embeds), progress=False)
     assert 20 < result["AP50"] < 80 and 20 < result["recall_base"] < 80
+    result = teacher_ceiling(model, None, coco, vocabulary, [], _Oracle(embeds), progress=False)
+    assert np.isnan(result["recall_novel"]) and result["recall_base"] > 20
 
 
 def test_table_and_command(world, model, tmp_path, monkeypatch, capsys):
