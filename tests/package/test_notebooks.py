@@ -117,5 +117,5 @@ def test_a_notebook_runs_from_top_to_bottom(name, tmp_path):
 
 @pytest.mark.slow
 def test_a_command_that_fails_ends_a_notebook(tmp_path):
-    with pytest.raises(Exception, match="AssertionError: 1"):
+    with pytest.raises(Exception, match=r"AssertionError(\x1b\[\d+m)*: 1"):
         notebooks.execute("explore_a_pool", tmp_path, {"POOL": "nowhere"})
