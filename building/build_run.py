@@ -6,9 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +31,7 @@ from decodetr.building.photos import (
 from decodetr.building.plan import measure
 from decodetr.building.result import how_to_go_on, write_result
 from decodetr.building.teacher_boxes import all_regions, teacher_boxes
+from decodetr.cards.cost import counted
 from decodetr.cards.scores import HEADER, score_rows
 from decodetr.evaluation.calibrate import LEAST_OBJECTS
 from decodetr.evaluation.model_calibration import CalibrationOptions, calibrate_model
@@ -178,7 +177,8 @@ class BuildRun:
             "scores": self._scores,
             "report": self._report,
         }
-        with self._counted(stage):
+        machine = machine_name(pick_device(self.options.device))
+        with counted(self.record.setdefault("spent", {}), stage, machine, self._write_record):
             status = own.get(stage, self._command)(stage, words)
         if status:
             return status
@@ -186,22 +186,6 @@ class BuildRun:
         self.record["done"][stage] = {"command": made_by, "seconds": round(self.record["spent"][stage]["seconds"], 1)}
         self._write_record()
         return 0
-
-    @contextmanager
-    def _counted(self, stage):
-        """Inside, the seconds of a stage are counted, over all runs that tried it. One that was killed leaves a start
-        without an end: its seconds are not known."""
-        spent = self.record.setdefault("spent", {}).setdefault(stage, {"seconds": 0.0, "begun": 0, "ended": 0})
-        spent["begun"] += 1
-        spent["machines"] = sorted({*spent.get("machines", ()), machine_name(pick_device(self.options.device))})
-        self._write_record()
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent["ended"] += 1
-            spent["seconds"] += time.perf_counter() - started
-            self._write_record()
 
     def _command(self, stage, words):
         """Run it. What an earlier run left behind when it was ended is gone on with, or made again."""

@@ -7,17 +7,14 @@ from typing import Any
 from decodetr.building.commands import Start
 from decodetr.building.coverage import coverage_text
 from decodetr.building.options import BuildOptions
+from decodetr.cards.cost import cost_section, put_sections
 from decodetr.cards.places import shown_place
-from decodetr.cards.render import content_of, parsed
-from decodetr.cards.sections import Section, with_section
-from decodetr.utils.documents import read_json, read_text
-from decodetr.utils.files import write_text
+from decodetr.cards.sections import Section
+from decodetr.utils.documents import read_json
 from decodetr.utils.hub import recorded_place
 from decodetr.utils.markup import markdown_text, one_line
-from decodetr.utils.tables import markdown_table
 
 TITLE = "## How it was built"
-COST = "## What it took"
 _OF_POOL = ("first-pool", "boxes", "pool")  # what a pool is made with
 
 
@@ -37,44 +34,11 @@ def write_result(
     lines = _lines(options, start, found, lambda text: markdown_text(shown_place(text)))
     card = options.output / "model" / "README.md"
     sections = [Section("\n".join([TITLE, "", *(f"- {line}" for line in lines)]), "built")]
-    _put(card, [*sections, *_cost(spent)])
+    put_sections(card, [*sections, *cost_section(spent)])
     pool = {stage: spent[stage] for stage in _OF_POOL if stage in spent}
     if "pool" in pool:
-        _put(options.output / "built" / "pool" / "README.md", _cost(pool))
+        put_sections(options.output / "built" / "pool" / "README.md", cost_section(pool))
     return "\n".join(_lines(options, start, found, one_line)) + "\n"
-
-
-def _put(card, sections):
-    """Put sections into a card, in the place of earlier ones. A pool without a card has none to put them into."""
-    if not card.is_file():
-        return
-    old = parsed(read_text(card), str(card))
-    after = "made"
-    for section in sections:
-        old.text, after = with_section(old.text, section, after), section.key
-    write_text(card, content_of(old))
-
-
-def _cost(spent):
-    """The section on what stages took, over all runs that tried them. None is invented: a run that was killed did not
-    count its seconds, and so the sum is a lower bound."""
-    if not spent:
-        return []
-    lost = {stage: one["begun"] - one["ended"] for stage, one in spent.items()}
-    rows = [
-        [stage, f"{'at least ' if lost[stage] else ''}{one['seconds']:,.0f}", one["begun"]]
-        for stage, one in spent.items()
-    ]
-    seconds, killed = sum(one["seconds"] for one in spent.values()), sum(lost.values())
-    rows.append(["together", f"{'at least ' if killed else ''}{seconds:,.0f}", ""])
-    machines = "; ".join(sorted({machine for one in spent.values() for machine in one["machines"]}))
-    text = (
-        f"Measured seconds of wall clock, on {markdown_text(machines)}: {seconds / 3600:.3g} hours. Loading "
-        "models and libraries is in them. Energy was not measured."
-    )
-    if killed:
-        text += f" Runs that were killed, whose seconds nobody counted: {killed}."
-    return [Section(f"{COST}\n{text}\n\n{markdown_table(['stage', 'seconds', 'runs'], rows).rstrip()}", "cost")]
 
 
 def _lines(options, start, found, as_text):

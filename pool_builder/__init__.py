@@ -3,6 +3,7 @@ docs/paper.md).
 
 build.py            build_pool: all stages, to a regions data set and a PrototypePool
 stages.py           the heavy stages: proposals, captions, embeddings
+cost.py             what stages took
 shard_makers.py     the rows of one of their shards
 engines.py          who makes which: this process, or ray_engine.py and ray_worker.py: a cluster
 image_captions.py   captions of whole images among those of regions (C-OVD)

@@ -9,6 +9,7 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.captioner import Captioner
+from decodetr.pool_builder.cost import timed, write_cost
 from decodetr.pool_builder.embedder import ClipEmbedder
 from decodetr.pool_builder.engines import IN_PROCESS, Engine
 from decodetr.pool_builder.image_captions import embed_image_captions
@@ -18,6 +19,7 @@ from decodetr.pool_builder.served_captioner import ServedCaptioner
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import Ranks
 from decodetr.pool_builder.stages import caption_regions, embed_regions, finished_stages, propose_regions
+from decodetr.utils.devices import machine_name, pick_device
 from decodetr.utils.files import write_json
 from decodetr.utils.model_identity import model_identity, without_place
 
@@ -80,10 +82,11 @@ def build_pool(
     overwrite: bool = False,
     image_captions: str | Path | None = None,
     engine: Engine = IN_PROCESS,
+    machine: str | None = None,
 ) -> PrototypePool | None:
     """
     Write OUT/proposals, OUT/captions, OUT/embeddings, OUT/regions (all regions; `kept` says which passed the filter),
-    OUT/clusters, OUT/pool and OUT/report.json.
+    OUT/clusters, OUT/pool, OUT/report.json and OUT/spent.json.
 
     Args:
         coco (CocoAnnotations): training annotations of base names only.
@@ -94,6 +97,7 @@ def build_pool(
         ranks (Ranks): which of how many processes this is. By default what the environment says.
         engine ([`Engine`]): makes the shards of the heavy stages. Default: this process.
         image_captions: file of captions of the training images, which join those of regions (OUT/image_texts).
+        machine (str, optional): what it runs on, for OUT/spent.json and the card. Default: this machine.
 
     Returns:
         PrototypePool, or None in a process that is not the first: clusters are that one's work.
@@ -102,15 +106,22 @@ def build_pool(
         ValueError: no region at all, none is kept, or a stage of other settings is there.
     """
     output, ranks = Path(output), ranks or Ranks.from_environment()
-    propose_regions(coco, output, settings, proposer, ranks, overwrite, engine)
-    caption_regions(coco, output, settings, captioner, ranks, overwrite, engine)
-    embed_regions(coco, output, settings, clip, ranks, overwrite, engine)
+    machine = machine or machine_name(pick_device("auto"))
+    with timed(output, "proposals", machine, ranks):
+        propose_regions(coco, output, settings, proposer, ranks, overwrite, engine)
+    with timed(output, "captions", machine, ranks):
+        caption_regions(coco, output, settings, captioner, ranks, overwrite, engine)
+    with timed(output, "embeddings", machine, ranks):
+        embed_regions(coco, output, settings, clip, ranks, overwrite, engine)
     if image_captions:
-        embed_image_captions(coco, image_captions, output, clip, ranks, overwrite, engine)
+        with timed(output, "image_texts", machine, ranks):
+            embed_image_captions(coco, image_captions, output, clip, ranks, overwrite, engine)
     if ranks.rank > 0:
         return None
-    filter_regions(output, settings, overwrite)
-    pool = cluster_regions(output, settings, overwrite, bool(image_captions))
+    with timed(output, "regions", machine, ranks):
+        filter_regions(output, settings, overwrite)
+    with timed(output, "clusters", machine, ranks):
+        pool = cluster_regions(output, settings, overwrite, bool(image_captions))
     write_report(output)
     return pool
 
@@ -124,7 +135,7 @@ def refresh_report(output: Path) -> None:
 def write_report(output: Path) -> None:
     """OUT/report.json: rows and counts of the finished stages, why there are fewer prototypes than asked, and every
     image that could not be used, with the reason. Stages that were made from what an earlier stage no longer holds are
-    left out."""
+    left out. The pool's card says what they took."""
     folders = finished_stages(output)
     totals = {stage: folder.totals for stage, folder in folders.items()}
     report: dict[str, Any] = {stage: {"rows": found["rows"], **found["counts"]} for stage, found in totals.items()}
@@ -138,3 +149,4 @@ def write_report(output: Path) -> None:
         report["space"] = PrototypePool.from_pretrained(output / "pool").info.get("space")
     report["problems"] = [problem for found in totals.values() for problem in found["problems"]]
     write_json(output / REPORT, report)
+    write_cost(output)

@@ -10,6 +10,7 @@ from decodetr.annotations.names_split import names_split_file, read_split
 from decodetr.annotations.sources import load_annotations
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.pool_builder.build import build_pool, captioner_model, clip_model, refresh_report
+from decodetr.pool_builder.cost import timed
 from decodetr.pool_builder.engines import IN_PROCESS
 from decodetr.pool_builder.image_captions import embed_image_captions
 from decodetr.pool_builder.lazy_model import Model
@@ -19,7 +20,7 @@ from decodetr.pool_builder.selection import cluster_regions, filter_regions
 from decodetr.pool_builder.settings import PoolData, PoolTask
 from decodetr.pool_builder.shards import Ranks
 from decodetr.pool_builder.stages import caption_regions, embed_regions, propose_regions
-from decodetr.utils.devices import pick_device
+from decodetr.utils.devices import machine_name, pick_device
 from decodetr.utils.hub import local_only
 from decodetr.utils.shipped import loading
 
@@ -38,9 +39,11 @@ def run_stage(task: PoolTask) -> PrototypePool | None:
     """
     output, ranks, pool = task.output, Ranks.from_environment(), None
     if task.stage == "filter":
-        filter_regions(output, task.settings, task.overwrite)
+        with timed(output, "regions", _machine(task, ranks), ranks):
+            filter_regions(output, task.settings, task.overwrite)
     elif task.stage == "cluster":
-        pool = cluster_regions(output, task.settings, task.overwrite, task.join_image_captions)
+        with timed(output, "clusters", _machine(task, ranks), ranks):
+            pool = cluster_regions(output, task.settings, task.overwrite, task.join_image_captions)
     elif task.data is None:
         raise ValueError(f"the stage {task.stage!r} looks at images, got no data")
     else:
@@ -67,7 +70,7 @@ def _engine(task, coco):
 
 def _run_heavy(task, coco, models, ranks, engine):
     """A stage that looks at images, or all stages. The pool, if they make one."""
-    output, settings, overwrite = task.output, task.settings, task.overwrite
+    output, settings, overwrite, machine = task.output, task.settings, task.overwrite, _machine(task, ranks)
     if task.stage == "build":
         check_room(coco, models["clip"].load().dim, output)
         return build_pool(
@@ -81,16 +84,28 @@ def _run_heavy(task, coco, models, ranks, engine):
             overwrite=overwrite,
             image_captions=task.image_captions,
             engine=engine,
+            machine=machine,
         )
-    if task.stage == "proposals":
-        propose_regions(coco, output, settings, models.get("detector"), ranks, overwrite, engine)
-    elif task.stage == "captions":
-        caption_regions(coco, output, settings, models["captioner"], ranks, overwrite, engine)
-    else:
-        embed_regions(coco, output, settings, models["clip"], ranks, overwrite, engine)
-        if task.image_captions:
+    with timed(output, task.stage, machine, ranks):
+        if task.stage == "proposals":
+            propose_regions(coco, output, settings, models.get("detector"), ranks, overwrite, engine)
+        elif task.stage == "captions":
+            caption_regions(coco, output, settings, models["captioner"], ranks, overwrite, engine)
+        else:
+            embed_regions(coco, output, settings, models["clip"], ranks, overwrite, engine)
+    if task.stage == "embeddings" and task.image_captions:
+        with timed(output, "image_texts", machine, ranks):
             embed_image_captions(coco, task.image_captions, output, models["clip"], ranks, overwrite, engine)
     return None
+
+
+def _machine(task, ranks):
+    """What a task runs on, for the pool's card."""
+    if task.engine == "ray":
+        return "a cluster of Ray"
+    name = machine_name(pick_device(task.device))
+    name += ", captions by a server" if "@http" in (task.models.get("captioner") or "") else ""
+    return name if ranks.count == 1 else f"{ranks.count} times {name}"
 
 
 def training_images(data: PoolData) -> CocoAnnotations:

@@ -27,7 +27,7 @@ from decodetr.building.photos import (
     write_photos,
 )
 from decodetr.building.plan import Plan
-from decodetr.building.result import _cost
+from decodetr.cards.cost import cost_section
 from decodetr.cards.model_card import License
 from decodetr.cards.renewal import CardOptions, card_of
 from decodetr.cli import main
@@ -354,9 +354,9 @@ def test_what_stages_took_adds_up_over_runs_and_says_what_nobody_counted():
     def stage(seconds, begun, ended, machine="the CPU, 2 threads"):
         return {"seconds": seconds, "begun": begun, "ended": ended, "machines": [machine]}
 
-    (whole,) = _cost({"pool": stage(3000.4, 2, 2), "model": stage(600.0, 1, 1, "H100")})
+    (whole,) = cost_section({"pool": stage(3000.4, 2, 2), "model": stage(600.0, 1, 1, "H100")})
     assert "| pool | 3,000 | 2 |\n| model | 600 | 1 |\n| together | 3,600 |  |" in whole.text
     assert "on H100; the CPU, 2 threads: 1 hours" in whole.text and "at least" not in whole.text
-    (killed,) = _cost({"pool": stage(3000.0, 3, 1), "model": stage(600.0, 1, 1)})
+    (killed,) = cost_section({"pool": stage(3000.0, 3, 1), "model": stage(600.0, 1, 1)})
     assert "| pool | at least 3,000 | 3 |\n| model | 600 | 1 |\n| together | at least 3,600 |" in killed.text
-    assert "Runs that were killed, whose seconds nobody counted: 2." in killed.text and _cost({}) == []
+    assert "Runs that were killed, whose seconds nobody counted: 2." in killed.text and cost_section({}) == []

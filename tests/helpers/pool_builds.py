@@ -19,5 +19,6 @@ def read_regions(folder):
 
 
 def bytes_of_files(out):
-    """{file: bytes} of all that a build leaves behind."""
-    return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()}
+    """{file: bytes} of all that a build leaves behind, but for the seconds that it took."""
+    files = [file for file in sorted(out.rglob("*")) if file.is_file() and file.name != "spent.json"]
+    return {str(file.relative_to(out)): file.read_bytes().partition(b"<!-- decodetr:cost")[0] for file in files}

@@ -70,7 +70,9 @@ def test_provenance_has_no_places(built, models):
     assert info["distinct_captions"] == len({row["caption"] for row in rows if row["kept"]})
     assert str(built) not in (built / "out" / "pool" / "pool.json").read_text()
     stages = ["captions", "clusters", "embeddings", "proposals", "regions", "texts"]
-    assert sorted(path.name for path in (built / "out").iterdir()) == sorted([*stages, "pool", "report.json"])
+    assert sorted(path.name for path in (built / "out").iterdir()) == sorted(
+        [*stages, "pool", "report.json", "spent.json"]
+    )
     for file in (built / "out").rglob("*.json"):
         assert str(built) not in file.read_text()
 
