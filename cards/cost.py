@@ -17,7 +17,7 @@ COST = "## What it took"
 
 
 @contextmanager
-def counted(spent: dict[str, Any], stage: str, machine: str, save: Callable[[], None]) -> Iterator[None]:
+def counted(spent: dict[str, Any], stage: str, machine: str, save: Callable[[], object]) -> Iterator[None]:
     """Inside, the seconds of a stage are counted, over all runs that tried it. One that was killed leaves a start
     without an end: its seconds are not known.
 
