@@ -15,14 +15,13 @@ from decodetr.utils.hub import recorded_place
 from decodetr.utils.markup import markdown_text, one_line
 
 TITLE = "## How it was built"
-_OF_POOL = ("first-pool", "boxes", "pool")  # what a pool is made with
 
 
 def write_result(
     options: BuildOptions, start: Start, found: dict[str, Any], spent: Mapping[str, Mapping[str, Any]]
 ) -> str:
     """Put the section, and that of what it took, into the card of OUT/model, in the place of earlier ones, and return
-    the first as text. What the pool took goes into its card too.
+    the first as text. What the pool took stands in its own card.
 
     Args:
         options (BuildOptions). start (Start).
@@ -35,9 +34,6 @@ def write_result(
     card = options.output / "model" / "README.md"
     sections = [Section("\n".join([TITLE, "", *(f"- {line}" for line in lines)]), "built")]
     put_sections(card, [*sections, *cost_section(spent)])
-    pool = {stage: spent[stage] for stage in _OF_POOL if stage in spent}
-    if "pool" in pool:
-        put_sections(options.output / "built" / "pool" / "README.md", cost_section(pool))
     return "\n".join(_lines(options, start, found, one_line)) + "\n"
 
 

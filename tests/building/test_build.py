@@ -108,7 +108,8 @@ def test_photos_are_listed_and_those_that_cannot_be_read_are_named(given, built)
     assert f"| pool | {spent['pool']['seconds']:,.0f} | {spent['pool']['begun']} |" in card and together in card
     options = CardOptions(source=str(built / "model"), name="me/built", license=License(id="mit"))
     assert card_leftovers(card_of(options)[0]) == []
-    assert "| pool |" in (built / "built/pool/README.md").read_text() and "on the CPU, " in card
+    of_pool = (built / "built/pool/README.md").read_text().partition("## What it took")[2]
+    assert "| captions |" in of_pool and "| clusters |" in of_pool and "on the CPU, " in card
     assert f"Of {PHOTOS} photos without a box (1 could not be read)" in card and "No name was ever boxed" in card
 
 
