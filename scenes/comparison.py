@@ -36,6 +36,7 @@ from decodetr.training.arguments import DeCoDetrTrainingArguments
 from decodetr.training.feature_cache import FeatureCache
 from decodetr.training.starting_point import fields_of_new_stream
 from decodetr.training.trainer import DeCoDetrTrainer
+from decodetr.training.weak_labels import WeakLabels
 from decodetr.utils.model_identity import folder_digest
 from decodetr.utils.shipped import load_vocabulary, resolve
 
@@ -78,6 +79,8 @@ class Comparison:
         }
         train = CocoAnnotations.load(annotations / "train.json").select(self.base)
         self.train_annotations = _first(train, train_images)
+        self.training_names = list(self.train_annotations.names)
+        self.weak_labels: WeakLabels | None = None  # what training knows of whole images
         self._sampled: dict[tuple, FeatureCache] = {}
 
     def _check_space(self, options):
@@ -123,7 +126,8 @@ class Comparison:
         return DetectionDataset(
             self.train_annotations,
             self.processor,
-            self.train_annotations.names,
+            self.training_names,
+            weak_labels=self.weak_labels,
             regions=RegionTable.load(self.built / "regions", unkept=True),
             augmentation=DetectionAugmentation(
                 0, blur=SEMANTIC_TRAINING["--blur"], noise=SEMANTIC_TRAINING["--noise"]
@@ -152,7 +156,7 @@ class Comparison:
         config["embedding_dim"] = pool.embedding_dim  # of another CLIP than the model's own, maybe
         model = DeCoDetrForObjectDetection(DeCoDetrConfig(**config))
         model.detector.load_state_dict(self.localized.detector.state_dict())
-        model.set_pool(pool, self.names.select(self.train_annotations.names))
+        model.set_pool(pool, self.names.select(self.training_names))
         return model
 
     def train(

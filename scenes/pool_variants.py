@@ -118,6 +118,15 @@ def caption_pool(
     return pool_of_clusters(embeddings, captions, weights, coarse, fine, info)
 
 
+def kept_captions(regions_folder: str | Path) -> Counter[str]:
+    """{caption: kept regions that have it}."""
+    counts: Counter[str] = Counter()
+    for shard in _shards(Path(regions_folder)):
+        rows = pq.read_table(shard, columns=["caption", "kept"]).to_pylist()
+        counts.update(row["caption"] for row in rows if row["kept"])
+    return counts
+
+
 def silent_pool(
     regions_folder: str | Path,
     clip: ClipEmbedder,
@@ -127,10 +136,7 @@ def silent_pool(
 ) -> PrototypePool:
     """The pool of the same regions without the captions that mention a novel name, in whatever words. `say`: is told
     how many captions that leaves."""
-    counts: Counter[str] = Counter()
-    for shard in _shards(Path(regions_folder)):
-        rows = pq.read_table(shard, columns=["caption", "kept"]).to_pylist()
-        counts.update(row["caption"] for row in rows if row["kept"])
+    counts = kept_captions(regions_folder)
     silent = Counter({caption: n for caption, n in counts.items() if not mentions(caption, novel_names)})
     say(f"captions without novel names: {len(silent)} of {len(counts)} distinct ones")
     return caption_pool(silent, clip, pool, pool.info["num_coarse"], pool.info["num_fine"])

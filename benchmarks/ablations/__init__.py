@@ -1,7 +1,9 @@
 """What each part of the method is worth: rows that train a semantic stream, and the page that is written of them.
 
-rows.py       the rows, the questions that they answer, the claims of the paper; data alone
-runs.py       a world and its runs
-verdicts.py   what mean and spread of the runs say; pure functions
-page.py       docs/ablations.md and its pictures
+rows.py         the rows, the questions that they answer, the claims of the paper; data alone
+runs.py         a world and its runs
+setups.py       other numbers of queries, other texts for names, what training may know
+beginnings.py   changes to a new model: its lookup, its targets (targets.py), its calibration
+verdicts.py     what mean and spread of the runs say; pure functions
+page.py         docs/ablations.md and its pictures
 """

@@ -1,4 +1,5 @@
-"""What was measured before the rows were there, or elsewhere: links, for the questions that have no results here."""
+"""What has no results here: links to what was measured before the rows were there, or elsewhere, for questions without
+results, and what could be a row and is none."""
 
 # (question, key of the question that replaces it or "", what came out, text of the link, its target)
 EARLIER = (
@@ -93,5 +94,29 @@ EARLIER = (
         "The same AP from 32 of 60 queries",
         "which queries are read",
         "model.md#which-queries-are-read",
+    ),
+)
+
+# (what could be a row, why it is none)
+NOT_BUILT = (
+    (
+        "Re-clustering of the pool during training",
+        "Captions and their embeddings do not change in training: the same clusters come out",
+    ),
+    (
+        "CLIP's embedding of the whole image as a target",
+        "Regions and cached features have none. What the regions of an image are together is a row (`bags`)",
+    ),
+    (
+        "A pool that grows in use, by captions of unlabelled images",
+        "The regions of training images show all names already, so that a row over the same world could not tell",
+    ),
+    (
+        "A detector trained for each number of queries",
+        "Hours for each. The rows of `queries` take other numbers from one detector",
+    ),
+    (
+        "Captioners of two sizes",
+        "One is shipped, and one is made with the photo world. Captions that lost words stand in (`captioner`)",
     ),
 )

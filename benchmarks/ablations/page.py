@@ -6,7 +6,7 @@ import statistics
 from itertools import product
 from pathlib import Path
 
-from ablations.earlier import EARLIER
+from ablations.earlier import EARLIER, NOT_BUILT
 from ablations.plots import draw
 from ablations.rows import CLAIMS, QUESTIONS, ROWS
 from ablations.verdicts import RULE, UNMEASURED, UNTOLD, differences, interval, told, verdict
@@ -53,6 +53,11 @@ Of what has no rows above. Each line leads to its table, with command, machine a
 
 {table}
 """
+_NOT_BUILT = """
+## Not built
+What could be a row and is none.
+
+{table}"""
 
 
 def load_results(folder: Path) -> dict[str, dict]:
@@ -253,9 +258,7 @@ def _claims(found):
     rows = []
     for number, claim in enumerate(CLAIMS, 1):
         if claim.row is None:
-            rows.append(
-                [str(number), claim.words, "", f"{UNTOLD if claim.elsewhere else UNMEASURED}: needs {claim.why}", ""]
-            )
+            rows.append([str(number), claim.words, "", f"{UNTOLD}: needs {claim.why}", ""])
             continue
         measured = {
             key: values
@@ -282,5 +285,6 @@ def _missing(found):
     earlier = _texts(["Question", "What came out", "Table"], rows)
     text = _BEFORE.format(table=earlier)
     if open_ones:
-        text += "\nThere are rows, and no results yet, for:\n\n" + "\n".join(f"- {title}" for title in open_ones)
-    return text
+        titles = "\n".join(f"- {title}" for title in open_ones)
+        text += f"\nThere are rows, and no results yet, for:\n\n{titles}\n"
+    return text + _NOT_BUILT.format(table=_texts(["Idea", "Why not"], NOT_BUILT))

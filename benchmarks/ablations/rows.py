@@ -12,6 +12,22 @@ _CONSTANT = {"--align_weight_shape": "constant"}
 
 
 @dataclass(frozen=True)
+class Setup:
+    """
+    What is decided before features are made.
+
+    Args:
+        queries: times N, of the same detector.
+        setting: of `SETTINGS` in training/provenance.py: what training may know.
+        templates: that names are embedded with, in training and in evaluation. None: those of the world's vocabulary.
+    """
+
+    queries: float = 1
+    setting: str = "V-OVD"
+    templates: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Row:
     """
     One way to train.
@@ -20,8 +36,9 @@ class Row:
         words: what it is, in a table.
         pool (dict): fields of `PoolChange`. fields (dict): of the model's config.
         training (dict): options of the training, by their words.
-        begin: name of a change to the new weights, of `BEGINNINGS` in runs.py.
+        begin: name of a change to the new model, of `BEGINNINGS` in beginnings.py.
         joint (bool): both streams are trained, over the images, from the localization of the world's model.
+        setup ([`Setup`]).
     """
 
     words: str
@@ -30,6 +47,7 @@ class Row:
     training: dict[str, Any] = field(default_factory=dict)
     begin: str | None = None
     joint: bool = False
+    setup: Setup = Setup()
 
 
 def _joint(words, mixed=False, constant=True, **fields):
@@ -37,6 +55,8 @@ def _joint(words, mixed=False, constant=True, **fields):
     return Row(words, fields=fields, training=_CONSTANT if constant else {}, joint=True)
 
 
+# Texts that a name may stand in, none of which says anything of it.
+_ENSEMBLE = ("{}", "a {}", "the {}", "a photo of a {}.", "a photo of the {}.", "this is a {}")
 _TEMPERATURES = (0.01, 0.02, 0.05, 0.07, 0.1, 0.2)
 ROWS = {
     "captions": Row("captions (the default)"),
@@ -76,6 +96,32 @@ ROWS = {
     **{f"best-{share}": Row(f"the best {share} % kept", pool={"best": share / 100}) for share in (100, 50, 25)},
     "query": Row("the query alone (paper 2.2)", fields={"semantic_inputs": "query"}),
     "no-thumbnails": Row("query and maps, no thumbnails", fields={"region_pixels": 0}),
+    **{
+        f"queries-{words}": Row(f"N x {words}", setup=Setup(queries=times))
+        for words, times in (("1/4", 0.25), ("1/2", 0.5), ("2", 2), ("4", 4))
+    },
+    "c-ovd": Row("C-OVD: captions of images join the pool", setup=Setup(setting="C-OVD")),
+    "g-ovd": Row("G-OVD: names of novel classes", setup=Setup(setting="G-OVD")),
+    "ws-ovd": Row("WS-OVD: these names, and labels of images", setup=Setup(setting="WS-OVD")),
+    **{f"top-{count}": Row(f"the {count} closest prototypes", begin=f"top {count}") for count in (4, 16, 64)},
+    **{
+        f"coarse-then-fine-{count}": Row(
+            f"the {count} closest coarse ones and their fine ones", begin=f"coarse then fine {count}"
+        )
+        for count in (1, 4, 16)
+    },
+    "prompt-bare": Row("the name itself", setup=Setup(templates=("{}",))),
+    "prompt-photo": Row("a photo of a NAME.", setup=Setup(templates=("a photo of a {}.",))),
+    "prompt-ensemble": Row(f"the mean of {len(_ENSEMBLE)} templates", setup=Setup(templates=_ENSEMBLE)),
+    **{
+        f"relations-{weight}": Row(f"cosines between regions, weight {weight}", begin=f"relations {weight}")
+        for weight in (1, 10)
+    },
+    "bags": Row("the sum of an image's regions, weight 1", begin="bags 1"),
+    **{
+        f"calibrated-{strength}": Row(f"calibrated, strength {strength}", begin=f"calibrated {strength}")
+        for strength in (0.5, 1)
+    },
     "narrow": Row("32 channels, nothing dropped", fields={"region_channels": 32, "semantic_dropout": 0.0}),
     "joint-none": _joint("baseline: no pool", mixed=True, pool_use="none", **_NO_LOOKUP),
     "joint-pool": _joint("+ pool", mixed=True),
@@ -188,6 +234,51 @@ QUESTIONS = {
         "The query alone, without thumbnails, and a narrower stream without dropout.",
         ("captions", "query", "no-thumbnails", "narrow"),
     ),
+    "queries": Question(
+        "How many queries?",
+        "The detector was trained with N queries and gives another number of its proposals, over which the semantic "
+        "stream is trained and asked. The paper trains a detector for each number.",
+        ("captions", "queries-1/4", "queries-1/2", "queries-2", "queries-4"),
+        axis={"queries-1/4": 0.25, "queries-1/2": 0.5, "captions": 1, "queries-2": 2, "queries-4": 4},
+        label="queries, times those that the detector was trained with",
+        log=True,
+    ),
+    "settings": Question(
+        "What is it worth to know more in training?",
+        "The names of novel classes, so that the teacher may take a region for one; which names are somewhere in "
+        "an image; and captions of images, each of which names two of its objects.",
+        ("captions", "c-ovd", "g-ovd", "ws-ovd"),
+    ),
+    "lookup": Question(
+        "Must a lookup read the whole pool?",
+        "A lookup in the prototypes alone that are closest to q^, or in the closest coarse ones and their fine ones. "
+        "L_distill compares over all of them as before.",
+        (
+            "captions",
+            "top-4",
+            "top-16",
+            "top-64",
+            "coarse-then-fine-1",
+            "coarse-then-fine-4",
+            "coarse-then-fine-16",
+        ),
+    ),
+    "prompts": Question(
+        "Which texts stand for a name?",
+        "One template against the name itself and an ensemble, in training and in evaluation.",
+        ("prompt-photo", "prompt-bare", "prompt-ensemble"),
+    ),
+    "targets": Question(
+        "What else may a query learn of its teacher?",
+        "Besides what each region is: how much any two regions of a batch resemble each other (relational "
+        "distillation), or what the regions of an image are together (bags of regions).",
+        ("captions", "relations-1", "relations-10", "bags"),
+    ),
+    "calibration": Question(
+        "Can the pool calibrate names?",
+        "In inference, a name that more captions of the pool are close to than to others has to be more certain.",
+        ("captions", "calibrated-0.5", "calibrated-1"),
+    ),
     "ladder": Question(
         "The paper's ladder, in joint training",
         "No pool, + pool, + gradient isolation, + cosine lambda(t), each with those above it; and without isolation.",
@@ -207,7 +298,6 @@ class Claim:
         row, reference: keys of ROWS that show it, or None where no row can.
         stand_in (bool): they show another thing of its kind, so that its size says nothing.
         why: what is missing, where none can.
-        elsewhere (bool): and it is nothing that can be drawn here.
     """
 
     words: str
@@ -216,7 +306,6 @@ class Claim:
     reference: str | None = None
     stand_in: bool = False
     why: str = ""
-    elsewhere: bool = False
 
 
 CLAIMS = (
@@ -227,9 +316,9 @@ CLAIMS = (
     Claim("Without fine prototypes (M2 = 0) 10.5 are lost", -10.5, "fine-0", "captions"),
     Claim("Twice as many fine prototypes add 0.2", 0.2, "fine-2", "captions"),
     Claim("Better captions add 8.8 (30.1 with LLaVA-1.5 7B, 38.9 with the best)", 8.8, "captions", "lost-50", True),
-    Claim("2,000 queries instead of 300 add 4.8", why="a detector with other numbers of queries"),
-    Claim("Names of novel classes in training add 5.8 (G-OVD, 47.1)", why="a row for what training may know"),
-    Claim("Labels of images add 4.2 (WS-OVD, 45.5)", why="a row for what training may know"),
-    Claim("OV-LVIS: AP_rare 29.4, AP 35.2", why="LVIS and a GPU", elsewhere=True),
-    Claim("41.3 novel and 55.5 base AP50 on OV-COCO", why="COCO and a GPU", elsewhere=True),
+    Claim("2,000 queries instead of 300 add 4.8", 4.8, "queries-4", "captions", True),
+    Claim("Names of novel classes in training add 5.8 (G-OVD, 47.1)", 5.8, "g-ovd", "captions"),
+    Claim("Labels of images add 4.2 (WS-OVD, 45.5)", 4.2, "ws-ovd", "captions"),
+    Claim("OV-LVIS: AP_rare 29.4, AP 35.2", why="LVIS and a GPU"),
+    Claim("41.3 novel and 55.5 base AP50 on OV-COCO", why="COCO and a GPU"),
 )

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ablations.rows import ROWS, Row
+from ablations.rows import ROWS, Row, Setup
 
 VAL = "val"
 SIZES = ("all", 12)  # of vocabularies that are asked
@@ -83,7 +83,8 @@ def run_rows(
     from decodetr.utils.files import claim
 
     with ExitStack() as held:
-        opened, records = {}, {}
+        opened: dict[World, dict[Setup, Any]] = {world: {} for world in worlds}
+        records = {}
         for world in worlds:
             for row in rows:
                 part = f"{world.key}-{row}".replace("/", "-")
@@ -94,41 +95,38 @@ def run_rows(
             found = records[world]
             if found.has(row, seed):
                 continue
-            if world not in opened:
-                opened[world] = _runs(world, work)
+            needed = {ROWS[row].setup} | (set() if VAL in found.content["ceiling"] else {Setup()})
+            for setup in needed - opened[world].keys():
+                opened[world][setup] = _runs(world, setup, work)
             if VAL not in found.content["ceiling"]:
-                found.add("ceiling", VAL, opened[world].ceiling(VAL))
-            entry = opened[world].entry(ROWS[row], seed)
+                found.add("ceiling", VAL, opened[world][Setup()].ceiling(VAL))
+            entry = opened[world][ROWS[row].setup].entry(ROWS[row], seed)
             found.add("runs", row, {str(seed): entry})
             reached = ", ".join(f"{part} {entry[VAL][f'AP50_{part}, all']:.1f}" for part in ("novel", "base"))
             say(f"{world.key}: {row}, seed {seed}: AP50 {reached}; {entry['seconds']:.0f} s")
 
 
-def _runs(world, work):
+def _runs(world, setup, work):
     """The [`Comparison`] of a world, over features that stay in `work`, for all worlds of the same images."""
-    import torch
-
-    from decodetr.scenes.comparison import SAMPLED, Comparison, SomeQueries, contents_of
+    from ablations.beginnings import BEGINNINGS
+    from ablations.setups import SetUpComparison
+    from decodetr.scenes.comparison import SAMPLED, SomeQueries, contents_of
     from decodetr.scenes.pool_variants import PoolChange
     from decodetr.speed.machine import environment
 
-    def random_predictor(model):
-        torch.nn.init.xavier_uniform_(model.semantic_stream.predictor.weight)
-
-    beginnings = {"random predictor": random_predictor}
     read = json.dumps([contents_of(world.options()), world.base_names, world.train_images], sort_keys=True)
     features = work / f"features-{hashlib.sha256(read.encode()).hexdigest()[:12]}"
 
-    class Runs(Comparison):
+    class Runs(SetUpComparison):
         """Pools and features are made once for all rows."""
 
         def __init__(self) -> None:
-            super().__init__(world.options(), world.train_images, world.val_images)
+            super().__init__(setup, world.options(), world.train_images, world.val_images)
             self.pools: dict[PoolChange, Any] = {}
 
         def make_cache(self, views: int = 1, fields: Mapping[str, Any] | None = None, **options: Any):
             fields = dict(fields or {})
-            own = "".join(f"-{name}-{fields[name]}" for name in SAMPLED if name in fields)
+            own = "".join(f"-{name}-{fields[name]}" for name in SAMPLED if name in fields) + self.of_features
             fields["pool_update"] = "stable"  # with the captions that a pool that moves reads
             cache = super().make_cache(views, fields, folder=Path(f"{features}{own}"), **options)
             return cache if world.queries is None else SomeQueries(cache.folder, world.queries)
@@ -139,7 +137,7 @@ def _runs(world, work):
             if change not in self.pools:
                 self.pools[change] = self.changed_pool(change)
             pool = self.pools[change]
-            begin = beginnings[row.begin] if row.begin else None
+            begin = BEGINNINGS[row.begin] if row.begin else None
             if not row.joint:
                 self.features(row.fields)  # made once, and no part of what this run takes
             train, start = self.train_jointly if row.joint else self.train, time.process_time()
