@@ -4,6 +4,7 @@ rows.py         the rows, the questions that they answer, the claims of the pape
 runs.py         a world and its runs
 setups.py       other numbers of queries, other texts for names, what training may know
 beginnings.py   changes to a new model: its lookup, its targets (targets.py), its calibration
+extension.py    changes to a trained model: its pool grows
 verdicts.py     what mean and spread of the runs say; pure functions
 page.py         docs/ablations.md and its pictures
 """

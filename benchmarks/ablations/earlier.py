@@ -108,10 +108,6 @@ NOT_BUILT = (
         "Regions and cached features have none. What the regions of an image are together is a row (`bags`)",
     ),
     (
-        "A pool that grows in use, by captions of unlabelled images",
-        "The regions of training images show all names already, so that a row over the same world could not tell",
-    ),
-    (
         "A detector trained for each number of queries",
         "Hours for each. The rows of `queries` take other numbers from one detector",
     ),

@@ -37,6 +37,7 @@ class Row:
         pool (dict): fields of `PoolChange`. fields (dict): of the model's config.
         training (dict): options of the training, by their words.
         begin: name of a change to the new model, of `BEGINNINGS` in beginnings.py.
+        end: name of a change to the trained one, of `ENDINGS` in extension.py.
         joint (bool): both streams are trained, over the images, from the localization of the world's model.
         setup ([`Setup`]).
     """
@@ -46,6 +47,7 @@ class Row:
     fields: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     begin: str | None = None
+    end: str | None = None
     joint: bool = False
     setup: Setup = Setup()
 
@@ -122,6 +124,10 @@ ROWS = {
         f"calibrated-{strength}": Row(f"calibrated, strength {strength}", begin=f"calibrated {strength}")
         for strength in (0.5, 1)
     },
+    "extended": Row("extended by validation images", end="extend pool"),
+    "captioned-1/64-extended": Row(
+        "1 of 64 regions captioned, extended by validation images", pool={"share": 1 / 64}, end="extend pool"
+    ),
     "narrow": Row("32 channels, nothing dropped", fields={"region_channels": 32, "semantic_dropout": 0.0}),
     "joint-none": _joint("baseline: no pool", mixed=True, pool_use="none", **_NO_LOOKUP),
     "joint-pool": _joint("+ pool", mixed=True),
@@ -278,6 +284,12 @@ QUESTIONS = {
         "Can the pool calibrate names?",
         "In inference, a name that more captions of the pool are close to than to others has to be more certain.",
         ("captions", "calibrated-0.5", "calibrated-1"),
+    ),
+    "extension": Question(
+        "Can the pool grow in use?",
+        "After training, clusters of what CLIP sees in unlabelled validation images join the pool as prototypes, "
+        "without captions: of a pool of few captions, and of the whole one.",
+        ("captioned-1/64", "captioned-1/64-extended", "captions", "extended"),
     ),
     "ladder": Question(
         "The paper's ladder, in joint training",

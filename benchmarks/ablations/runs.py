@@ -109,6 +109,7 @@ def run_rows(
 def _runs(world, setup, work):
     """The [`Comparison`] of a world, over features that stay in `work`, for all worlds of the same images."""
     from ablations.beginnings import BEGINNINGS
+    from ablations.extension import ENDINGS
     from ablations.setups import SetUpComparison
     from decodetr.scenes.comparison import SAMPLED, SomeQueries, contents_of
     from decodetr.scenes.pool_variants import PoolChange
@@ -143,6 +144,8 @@ def _runs(world, setup, work):
             train, start = self.train_jointly if row.joint else self.train, time.process_time()
             model = train(pool, row.fields, seed, row.training, begin)
             trained = time.process_time() - start
+            if row.end:
+                ENDINGS[row.end](self, model)
             machine = environment("cpu")
             return {
                 **self.measure(model, SIZES),

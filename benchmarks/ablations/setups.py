@@ -3,6 +3,7 @@ know besides boxes of base names."""
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,14 +28,14 @@ class SetUpComparison(Comparison):
     A comparison with another setup.
 
     Args:
-        setup ([`Setup`]). options, train_images, val_images: of [`Comparison`].
+        setup ([`Setup`]). options, more: of [`Comparison`].
 
     Attributes:
         of_features (str): tells cached features from those of other setups. Empty for those of none.
     """
 
-    def __init__(self, setup: Setup, options: ComparisonOptions, train_images: int | None, val_images: int | None):
-        super().__init__(options, train_images, val_images)
+    def __init__(self, setup: Setup, options: ComparisonOptions, *more: Any) -> None:
+        super().__init__(options, *more)
         if setup.queries != 1:
             self._take_queries(setup.queries)
         if setup.templates is not None:

@@ -191,6 +191,34 @@ def test_a_setting_knows_what_the_command_would(set_up, built):
     assert coarse[0] == coarse[1] + 3 * 5 and captions.pool.info["space"].keys() == plain.pool.info["space"].keys()
 
 
+def test_a_pool_grows_by_what_its_teacher_sees(set_up, monkeypatch):
+    from ablations import extension
+
+    comparison = set_up()
+    pool, d = comparison.pool, comparison.pool.embedding_dim
+    space = {**pool.info["space"], "text_mean": [0.0] * d, "image_mean": [0.0] * d}
+    pool = PrototypePool(pool.prototypes, pool.level, pool.parent, pool.count, pool.captions, {"space": space})
+    coarse = len(pool) - pool.num_fine
+    images = torch.eye(d)[[0, 0, 1, 2]]
+    grown = extension.extended(pool, images.numpy())
+    assert len(grown) == len(pool) + 3 and grown.num_fine == pool.num_fine  # three things were seen
+    more = slice(coarse, coarse + 3)
+    assert {int(row.argmax()): int(n) for row, n in zip(grown.prototypes[more], grown.count[more])} == {
+        0: 2,
+        1: 1,
+        2: 1,
+    }
+    assert (grown.level[more] == 0).all() and (grown.parent[more] == -1).all()
+    assert torch.equal(grown.prototypes[:coarse], pool.prototypes[:coarse])
+    assert torch.equal(grown.parent[coarse + 3 :], pool.parent[coarse:])
+    monkeypatch.setattr(extension, "CERTAIN", 0.0)
+    seen = extension.seen_in(comparison, "val")
+    assert seen.shape == (2 * 12, d)  # all queries of both images
+    model = comparison.model(comparison.pool, {})
+    extension.extend_pool(comparison, model)
+    assert len(model.prototype_pool) > len(comparison.pool) and model.config.num_fine_prototypes == pool.num_fine
+
+
 def test_captions_of_an_image_name_two_of_its_objects(built):
     from ablations.setups import captions_of_images
 
