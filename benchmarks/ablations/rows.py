@@ -105,6 +105,9 @@ ROWS = {
     "c-ovd": Row("C-OVD: captions of images join the pool", setup=Setup(setting="C-OVD")),
     "g-ovd": Row("G-OVD: names of novel classes", setup=Setup(setting="G-OVD")),
     "ws-ovd": Row("WS-OVD: these names, and labels of images", setup=Setup(setting="WS-OVD")),
+    # With all names the default of L_distill is q^ alone, without them both.
+    "g-ovd-both": Row("G-OVD, L_distill at both", fields={"distill_at": "both"}, setup=Setup(setting="G-OVD")),
+    "ws-ovd-both": Row("WS-OVD, L_distill at both", fields={"distill_at": "both"}, setup=Setup(setting="WS-OVD")),
     **{f"top-{count}": Row(f"the {count} closest prototypes", begin=f"top {count}") for count in (4, 16, 64)},
     **{
         f"coarse-then-fine-{count}": Row(
@@ -252,8 +255,9 @@ QUESTIONS = {
     "settings": Question(
         "What is it worth to know more in training?",
         "The names of novel classes, so that the teacher may take a region for one; which names are somewhere in "
-        "an image; and captions of images, each of which names two of its objects.",
-        ("captions", "c-ovd", "g-ovd", "ws-ovd"),
+        "an image; and captions of images, each of which names two of its objects. With names of novel classes "
+        "L_distill acts at q^ alone by default, so there are rows with both places too.",
+        ("captions", "c-ovd", "g-ovd", "g-ovd-both", "ws-ovd", "ws-ovd-both"),
     ),
     "lookup": Question(
         "Must a lookup read the whole pool?",
