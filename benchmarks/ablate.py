@@ -9,7 +9,8 @@
     python benchmarks/ablate.py write                                         # docs/ablations.md of all results
 
 Results are one JSON file for each world and number of base names, in docs/ablations. Runs that are there are not
-repeated; those of other data or settings are refused: give them another name with --world.
+repeated; those of other data or settings are refused: give them another name with --world. The same command may be
+started several times at once: each takes runs that no other one has begun.
 """
 
 import argparse
@@ -47,6 +48,8 @@ def parser():
     add("--train-images", type=int, default=800, metavar="N", help="the first of them (800)")
     add("--val-images", type=int, default=150, metavar="N", help="the first of them (150)")
     add("--queries", type=int, default=8, metavar="N", help="of an image that a step reads (8); 0: all")
+    add("--from-scratch", action="store_true", help="joint rows begin with a detector of random weights")
+    add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
     add("--threads", type=int, default=1, metavar="N", help="of torch (1)")
     return extend_lists(arguments)
 
@@ -84,6 +87,7 @@ def worlds(args):
         places = {name: getattr(args, name) for name in ("data", "built", "model", "vocabulary", "clip")}
     sizes = {name: getattr(args, name) for name in ("train_images", "val_images", "steps")}
     sizes |= {"queries": args.queries or None, "name": args.world or ("photos" if args.photos else "scenes")}
+    sizes |= {"from_scratch": args.from_scratch, "device": args.device}
     places = {name: str(place) for name, place in places.items()}
     return [World(base_names=count, **places, **sizes) for count in args.base_names or [None]]
 
@@ -112,11 +116,12 @@ def _run(args, say):
     rows, places = rows_of(args.rows), worlds(args)
     if args.work is None:
         raise ValueError("run needs --work, a folder for cached features")
+    if args.from_scratch and (apart := [row for row in rows if not ROWS[row].joint]):
+        raise ValueError(f"--from-scratch: {apart[0]} trains the semantic stream alone; give rows of the ladder")
     import torch
     from ablations.runs import run_rows
 
     torch.set_num_threads(args.threads)
-    args.results.mkdir(parents=True, exist_ok=True)
     run_rows(places, rows, args.seeds, args.results, args.work, say)
 
 

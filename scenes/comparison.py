@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 from transformers import HfArgumentParser, set_seed
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool
@@ -37,6 +38,7 @@ from decodetr.training.feature_cache import FeatureCache
 from decodetr.training.starting_point import fields_of_new_stream
 from decodetr.training.trainer import DeCoDetrTrainer
 from decodetr.training.weak_labels import WeakLabels
+from decodetr.utils.devices import pick_device
 from decodetr.utils.model_identity import folder_digest
 from decodetr.utils.shipped import load_vocabulary, resolve
 
@@ -59,17 +61,24 @@ class Comparison:
     Args:
         options ([`ComparisonOptions`]).
         train_images, val_images: so many of the images of each split, the first ones. Default: all.
+        device: of everything. "auto": an accelerator if there is one.
     """
 
     def __init__(
-        self, options: ComparisonOptions, train_images: int | None = None, val_images: int | None = None
+        self,
+        options: ComparisonOptions,
+        train_images: int | None = None,
+        val_images: int | None = None,
+        device: str = "auto",
     ) -> None:
+        self.device = pick_device(device)
         self.steps, self.data, self.built = options.steps, Path(options.folder), Path(options.built)
         self.base, self.novel = names_of(options.folder, options.base_names)
         self.names = load_vocabulary(options.vocabulary)
-        self.localized = DeCoDetrForObjectDetection.from_pretrained(resolve(options.model, "model")).eval()
+        localized = DeCoDetrForObjectDetection.from_pretrained(resolve(options.model, "model"))
+        self.localized = localized.to(self.device).eval()
         self.processor = DeCoDetrImageProcessor.from_pretrained(resolve(options.model, "model"))
-        self.clip = ClipEmbedder(resolve(options.clip, "CLIP"))
+        self.clip = ClipEmbedder(resolve(options.clip, "CLIP"), self.device)
         self.pool = PrototypePool.from_pretrained(self.built / "pool")
         self._check_space(options)
         self.pool.info["space"] = self.space(self.pool)
@@ -118,7 +127,7 @@ class Comparison:
     ) -> FeatureCache:
         """The same, as a config with these `fields` reads them. `options`: of [`FeatureCache.build`]."""
         sizes = {"batch_size": SEMANTIC_TRAINING["--per_device_eval_batch_size"], "views": views}
-        model = self.model(self.pool, fields or {})
+        model = self.model(self.pool, fields or {}).to(self.device)
         return FeatureCache.build(model, self.dataset(), detection_collate, **sizes, **options)
 
     def dataset(self) -> DetectionDataset:
@@ -198,11 +207,18 @@ class Comparison:
         parser = HfArgumentParser(DeCoDetrTrainingArguments)
         with tempfile.TemporaryDirectory() as folder:
             own = {"--max_steps": self.steps, "--seed": seed, "--output_dir": folder}
+            own["--use_cpu"] = str(self.device.type == "cpu").lower()
             words = [str(word) for word in flat({**options, **own})]
             # those of the command alone, as --blur, are left over
             arguments, _ = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
-            DeCoDetrTrainer(model, arguments, data).train()
+            self.trainer(model, arguments, data).train()
         return model
+
+    def trainer(
+        self, model: DeCoDetrForObjectDetection, arguments: DeCoDetrTrainingArguments, data: Dataset
+    ) -> DeCoDetrTrainer:
+        """What trains a model."""
+        return DeCoDetrTrainer(model, arguments, data)
 
     def measure(
         self, model: DeCoDetrForObjectDetection, sizes: Sequence[int | str] = SIZES

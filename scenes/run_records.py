@@ -39,14 +39,26 @@ class RunRecords:
                 )
 
     def has(self, name: str, seed: int) -> bool:
-        """Whether the run of a name and a seed is there."""
+        """Whether the run of a name and a seed is there, of this process or another one."""
+        with self._lock():
+            self._read()
         return str(seed) in self.content["runs"].get(name, {})
 
     def add(self, kind: str, name: str, entry: dict[str, Any]) -> None:
         """`entry` into content[kind][name]."""
-        with FileLock(self.file.parent / f"{LOCK}-{self.file.name}"):  # another process adds in a moment too
-            if self.file.exists():
-                for variant, done in read_json(self.file, dict)["runs"].items():
-                    self.content["runs"][variant] = done | self.content["runs"].get(variant, {})
+        with self._lock():
+            self._read()
             self.content[kind].setdefault(name, {}).update(entry)
             write_json(self.file, self.content)
+
+    def _lock(self):
+        return FileLock(self.file.parent / f"{LOCK}-{self.file.name}")  # another process adds in a moment too
+
+    def _read(self):
+        """Take over what other processes added."""
+        if not self.file.exists():
+            return
+        found = read_json(self.file, dict)
+        for kind in ("ceiling", "runs"):
+            for name, done in found[kind].items():
+                self.content[kind][name] = done | self.content[kind].get(name, {})

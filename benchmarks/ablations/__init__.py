@@ -5,6 +5,8 @@ runs.py         a world and its runs
 setups.py       other numbers of queries, other texts for names, what training may know
 beginnings.py   changes to a new model: its lookup, its targets (targets.py), its calibration
 extension.py    changes to a trained model: its pool grows
+conflict_trainer.py  the trainer of both streams, which compares the gradients of their losses
 verdicts.py     what mean and spread of the runs say; pure functions
 page.py         docs/ablations.md and its pictures
+conflict.py     of the page, what the gradients' curves say
 """

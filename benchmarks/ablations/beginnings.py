@@ -94,6 +94,11 @@ def random_predictor(model: DeCoDetrForObjectDetection) -> None:
     torch.nn.init.xavier_uniform_(model.semantic_stream.predictor.weight)
 
 
+def random_detector(model: DeCoDetrForObjectDetection) -> None:
+    """The detector begins with random weights."""
+    model.detector.load_state_dict(type(model)(model.config).detector.state_dict())
+
+
 BEGINNINGS: dict[str, Callable[[DeCoDetrForObjectDetection], None]] = {
     "random predictor": random_predictor,
     **{f"top {count}": partial(sparse, choose=closest, count=count) for count in (4, 16, 64)},

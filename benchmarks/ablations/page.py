@@ -6,6 +6,8 @@ import statistics
 from itertools import product
 from pathlib import Path
 
+from ablations.conflict import FILE as CONFLICT
+from ablations.conflict import conflict_part, conflict_picture
 from ablations.earlier import EARLIER, NOT_BUILT
 from ablations.plots import draw
 from ablations.rows import CLAIMS, QUESTIONS, ROWS
@@ -31,12 +33,14 @@ the paper's figures are the paper's ([paper.md](paper.md#4-reported-results)). T
 `ablate.py list` names all rows with their questions, `ablate.py run` measures those that are missing.
 """
 _OVER = {row for question in QUESTIONS.values() if question.over == "base names" for row in question.rows}
-_MEASURED = """{when}; {machines}; one thread. Each run trains a semantic stream from random weights over cached
-features of one frozen detector, with the defaults but for what its row says. A step reads 8 images, and of each some
-of the queries that something supervises, others each time. Seconds are those of the processor for the training. Runs
-of the full size are in [scenes.md](scenes.md).
+_MEASURED = """{when}, each world on the machine that the second table names, with {threads}. Each run trains a
+semantic stream from random weights over cached features of one frozen detector, with the defaults but for what its row
+says, and a joint one both streams over the images. A step reads 8 images, and of each some of the queries that
+something supervises, others each time (a joint one: all of them). Seconds are those of the processor for the training:
+on a GPU that several runs share, with its waiting. Runs of the full size are in [scenes.md](scenes.md).
 
 {table}
+{machines}
 Figures are AP50 in percent on validation images: the mean, and in brackets lowest and highest of the seeds. "Without
 boxes" are the names that have none in training, with all names in the vocabulary. "All, 12 names" is AP50 where the
 vocabulary holds only 12, pooled over all such vocabularies; "absent" is the share of names that are not in an image
@@ -88,6 +92,8 @@ def write_page(results: Path, page: Path) -> None:
     pictures = {key: spec for key in QUESTIONS if (spec := picture_of(key, found)) is not None}
     for key, spec in pictures.items():
         draw(results / f"{key}.svg", **spec)
+    if (curves := conflict_picture(found)) is not None:
+        draw(results / CONFLICT, **curves)
     write_text(page, page_of(found, pictures, results.name))
 
 
@@ -102,7 +108,7 @@ def page_of(found: dict[str, dict], pictures: dict, folder: str) -> str:
         if key in pictures:
             parts.append(f"![{question.title} AP50 by {question.label or 'row'}]({folder}/{key}.svg)\n")
         parts += tables
-    parts.append(_missing(found))
+    parts += [conflict_part(found, folder), _missing(found)]
     return "\n".join(part.strip("\n") + "\n" for part in parts if part)
 
 
@@ -114,15 +120,27 @@ def _how(found):
         teacher = " / ".join(f"{ceiling[name]:.1f}" for name in ("AP50_novel", "AP50_base"))
         sizes = [settings[name] for name in ("base_names", "train_images", "val_images", "steps", "queries")]
         cells = ["all" if size is None else str(size) for size in sizes]
-        rows.append([key, *cells, str(len(runs)), f"{statistics.median(seconds):.0f}", teacher])
+        words = f"{key}, from random weights" if settings.get("from_scratch") else key
+        rows.append([words, *cells, str(len(runs)), f"{statistics.median(seconds):.0f}", teacher])
     heads = ["world", "names with boxes", "training images", "validation images", "steps", "queries of an image"]
     table = _numbers([*heads, "runs", "s, median", "teacher: without / with boxes"], rows)
     some = [run for content in found.values() for seeds in content["runs"].values() for run in seeds.values()]
-    machines = sorted({f"{run['machine']['device']}, torch {run['machine']['torch']}" for run in some})
+    threads = {run["machine"].get("threads", 1) for run in some}
+    words = "one thread" if threads == {1} else f"{min(threads)} to {max(threads)} threads"
     dates = sorted({run["date"] for run in some})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    text = _MEASURED.format(when=when, machines="; ".join(machines), table=table)
+    text = _MEASURED.format(when=when, threads=words, table=table, machines=_machines(found))
     return f"## How it was measured\n{text}"
+
+
+def _machines(found):
+    """Which worlds were measured on which machine."""
+    worlds: dict[str, list[str]] = {}
+    for key, content in found.items():
+        runs = [run["machine"] for seeds in content["runs"].values() for run in seeds.values()]
+        for machine in sorted({f"{run['device']}, torch {run['torch']}" for run in runs}):
+            worlds.setdefault(machine, []).append(key)
+    return _texts(["machine", "worlds"], [[machine, ", ".join(keys)] for machine, keys in worlds.items()])
 
 
 def _tables(question, found):

@@ -3,13 +3,23 @@
 import statistics
 from pathlib import Path
 
+MEASURED = "AP50 of names without boxes"
 
-def draw(file: Path, lines: dict[str, list[tuple[float, list[float]]]], label: str, title: str, log: bool) -> None:
+
+def draw(
+    file: Path,
+    lines: dict[str, list[tuple[float, list[float]]]],
+    label: str,
+    title: str,
+    log: bool = False,
+    measured: str = MEASURED,
+) -> None:
     """
     Write an SVG, the same bytes for the same values and version of matplotlib.
 
     Args:
         lines: {name: [(x, values of the seeds)]}. label: of the x axis. log: whether it is logarithmic.
+        measured: what the values are. AP50 has an axis from 0 on.
     """
     import matplotlib
 
@@ -32,7 +42,11 @@ def draw(file: Path, lines: dict[str, list[tuple[float, list[float]]]], label: s
             ticks = sorted({x for points in lines.values() for x, _ in points})
             axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
             axes.minorticks_off()
-        axes.set(xlabel=label, ylabel="AP50 of names without boxes", title=title, ylim=(0, None))
+        axes.set(xlabel=label, ylabel=measured, title=title)
+        if measured == MEASURED:
+            axes.set_ylim(0, None)
+        else:
+            axes.axhline(0, color="black", linewidth=0.8)
         axes.grid(alpha=0.3)
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
         with replacing(file) as staging:

@@ -4,17 +4,22 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ablations.rows import ROWS, Row, Setup
+from decodetr.scenes.recipes import LOCALIZATION
 
 VAL = "val"
 SIZES = ("all", 12)  # of vocabularies that are asked
+# Of a detector with random weights, as the shipped one began.
+_FROM_SCRATCH = {"--learning_rate": LOCALIZATION[0][0], "--warmup_steps": LOCALIZATION[0][1]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,8 @@ class World:
         base_names: so many keep their boxes; None: all.
         train_images, val_images: so many are used; None: all. steps: of a run.
         queries: of an image that a step reads; None: all that something supervises.
+        from_scratch (bool): joint rows begin with a detector of random weights, not with the model's.
+        device: where it all runs; "auto": an accelerator if there is one.
     """
 
     name: str
@@ -42,6 +49,8 @@ class World:
     val_images: int | None
     steps: int
     queries: int | None
+    from_scratch: bool = False
+    device: str = "auto"
 
     @property
     def key(self) -> str:
@@ -50,8 +59,9 @@ class World:
 
     def settings(self) -> dict[str, Any]:
         """What its runs have in common, without places: those are known by their contents."""
-        places = ("data", "built", "model", "vocabulary", "clip")
-        return {name: value for name, value in asdict(self).items() if name not in places}
+        left_out = {"data", "built", "model", "vocabulary", "clip", "device"}
+        left_out |= set() if self.from_scratch else {"from_scratch"}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     def options(self):
         """The same for a [`Comparison`]."""
@@ -73,64 +83,114 @@ def run_rows(
 ) -> None:
     """
     Train and measure what `results`/KEY.json does not have, seed by seed, so that what there is after a while covers
-    all rows. Processes with different rows may share both folders.
+    all rows. Processes may share both folders: each takes runs that no other one has begun.
 
     Args:
         rows: keys of ROWS. work: for cached features, which stay. say: is told what a run reached.
     """
     from decodetr.scenes.comparison import contents_of
     from decodetr.scenes.run_records import RunRecords
-    from decodetr.utils.files import claim
+    from decodetr.utils.files import LOCK
 
-    with ExitStack() as held:
-        opened: dict[World, dict[Setup, Any]] = {world: {} for world in worlds}
-        records = {}
-        for world in worlds:
-            for row in rows:
-                part = f"{world.key}-{row}".replace("/", "-")
-                held.enter_context(claim(work, f"ablate.py run --rows {row}", part))
-            file = results / f"{world.key}.json"
-            records[world] = RunRecords(file, world.settings(), contents_of(world.options()))
-        for seed, world, row in product(seeds, worlds, rows):
-            found = records[world]
-            if found.has(row, seed):
+    results.mkdir(parents=True, exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
+    opened: dict[tuple[World, Setup], Any] = {}
+    records = {}
+
+    def runs(world, setup):
+        if (world, setup) not in opened:
+            opened[world, setup] = _runs(world, setup, work)
+        return opened[world, setup]
+
+    for world in worlds:
+        records[world] = RunRecords(results / f"{world.key}.json", world.settings(), contents_of(world.options()))
+    for seed, world, row in product(seeds, worlds, rows):
+        name, found = f"{world.key}-{row}-{seed}".replace("/", "-"), records[world]
+        with _unless_held(work / f"{LOCK}-{name}") as mine:
+            if not mine or found.has(row, seed):
                 continue
-            needed = {ROWS[row].setup} | (set() if VAL in found.content["ceiling"] else {Setup()})
-            for setup in needed - opened[world].keys():
-                opened[world][setup] = _runs(world, setup, work)
-            if VAL not in found.content["ceiling"]:
-                found.add("ceiling", VAL, opened[world][Setup()].ceiling(VAL))
-            entry = opened[world][ROWS[row].setup].entry(ROWS[row], seed)
+            with _unless_held(work / f"{LOCK}-{world.key}-ceiling") as alone:
+                if alone and VAL not in found.content["ceiling"]:
+                    found.add("ceiling", VAL, runs(world, Setup()).ceiling(VAL))
+            entry = runs(world, ROWS[row].setup).entry(ROWS[row], seed)
             found.add("runs", row, {str(seed): entry})
             reached = ", ".join(f"{part} {entry[VAL][f'AP50_{part}, all']:.1f}" for part in ("novel", "base"))
             say(f"{world.key}: {row}, seed {seed}: AP50 {reached}; {entry['seconds']:.0f} s")
 
 
+@contextmanager
+def _unless_held(file):
+    """Hold a lock. False where another process has it."""
+    try:
+        held = FileLock(file).acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    with held:
+        yield True
+
+
+def _digest(*parts):
+    """Of what something was made of, for its name."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def _runs(world, setup, work):
     """The [`Comparison`] of a world, over features that stay in `work`, for all worlds of the same images."""
-    from ablations.beginnings import BEGINNINGS
+    from ablations.beginnings import BEGINNINGS, random_detector
+    from ablations.conflict_trainer import ConflictTrainer
     from ablations.extension import ENDINGS
     from ablations.setups import SetUpComparison
+    from decodetr import PrototypePool
     from decodetr.scenes.comparison import SAMPLED, SomeQueries, contents_of
     from decodetr.scenes.pool_variants import PoolChange
     from decodetr.speed.machine import environment
+    from decodetr.utils.documents import read_json
+    from decodetr.utils.files import LOCK, committed, is_unused, write_json
 
-    read = json.dumps([contents_of(world.options()), world.base_names, world.train_images], sort_keys=True)
-    features = work / f"features-{hashlib.sha256(read.encode()).hexdigest()[:12]}"
+    contents = contents_of(world.options())
+    features = work / f"features-{_digest(contents, world.base_names, world.train_images)}"
 
     class Runs(SetUpComparison):
         """Pools and features are made once for all rows."""
 
         def __init__(self) -> None:
-            super().__init__(setup, world.options(), world.train_images, world.val_images)
+            super().__init__(setup, world.options(), world.train_images, world.val_images, world.device)
             self.pools: dict[PoolChange, Any] = {}
+            self.conflict: dict[str, Any] | None = None
 
         def make_cache(self, views: int = 1, fields: Mapping[str, Any] | None = None, **options: Any):
             fields = dict(fields or {})
             own = "".join(f"-{name}-{fields[name]}" for name in SAMPLED if name in fields) + self.of_features
             fields["pool_update"] = "stable"  # with the captions that a pool that moves reads
-            cache = super().make_cache(views, fields, folder=Path(f"{features}{own}"), **options)
+            with FileLock(work / f"{LOCK}-{features.name}{own}"):  # the first process makes them, the others wait
+                cache = super().make_cache(views, fields, folder=Path(f"{features}{own}"), **options)
             return cache if world.queries is None else SomeQueries(cache.folder, world.queries)
+
+        def space(self, pool: PrototypePool) -> dict[str, Any]:
+            """Measured once for all processes."""
+            file = work / f"space-{_digest(pool.prototypes.tolist(), self.base, contents)}.json"
+            with FileLock(work / f"{LOCK}-{file.name}"):
+                if not file.exists():
+                    write_json(file, super().space(pool))
+            return read_json(file, dict)
+
+        def changed_pool(self, change: PoolChange) -> PrototypePool:
+            """Made once for all processes."""
+            folder = work / f"pool-{_digest(asdict(change), asdict(setup), self.base, contents)}"
+            with FileLock(work / f"{LOCK}-{folder.name}"):
+                if is_unused(folder):
+                    with committed(folder) as staging:
+                        super().changed_pool(change).save_pretrained(staging)
+            return PrototypePool.from_pretrained(folder)
+
+        def trainer(self, model: Any, arguments: Any, data: Any) -> Any:
+            """Of both streams: one that watches how their losses pull."""
+            if arguments.streams != "joint":
+                return super().trainer(model, arguments, data)
+            trainer = ConflictTrainer(model, arguments, data)
+            self.conflict = trainer.conflict
+            return trainer
 
         def entry(self, row: Row, seed: int) -> dict[str, Any]:
             """What a run reached, what it took, and where."""
@@ -141,14 +201,18 @@ def _runs(world, setup, work):
             begin = BEGINNINGS[row.begin] if row.begin else None
             if not row.joint:
                 self.features(row.fields)  # made once, and no part of what this run takes
+            training = row.training
+            if world.from_scratch:
+                training, begin = {**training, **_FROM_SCRATCH}, random_detector
             train, start = self.train_jointly if row.joint else self.train, time.process_time()
-            model = train(pool, row.fields, seed, row.training, begin)
+            model = train(pool, row.fields, seed, training, begin)
             trained = time.process_time() - start
             if row.end:
                 ENDINGS[row.end](self, model)
-            machine = environment("cpu")
+            machine = environment(self.device)
             return {
                 **self.measure(model, SIZES),
+                **({"conflict": self.conflict} if row.joint else {}),
                 "prototypes": [len(pool) - pool.num_fine, pool.num_fine],
                 "seconds": round(trained, 1),  # of the processor, without waiting for others
                 "date": date.today().isoformat(),

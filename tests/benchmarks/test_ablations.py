@@ -123,6 +123,7 @@ def test_the_page_says_what_the_results_say():
     assert "cannot be told here: needs COCO and a GPU" in page and "| Captioners of two sizes | One is " in page
     assert "M2 = 0 (+0.0)" in page and "measured with one seed only: M2 = 0" in page
     assert "| scenes-180 | 180 | 8 | 4 | 2 | all | 5 | 30 | 90.0 / 95.0 |" in page
+    assert "| cpu (a CPU), torch 2.14 | scenes-6, scenes-180 |" in page and "with one thread." in page
     assert "Must the lookup be bounded?" in page  # measured before: no row of it has results here
     assert "Is the content of the pool worth anything?" not in page
     lines = picture_of("base-names", found)["lines"]
@@ -195,6 +196,76 @@ def test_a_killed_run_goes_on_and_shares_features(built, tmp_path, capsys, monke
     assert ablate.main(words) == 0 and file.stat().st_mtime_ns == written
     assert ablate.main([*words, "--steps", "3"]) == 1
     assert "has runs of other settings" in capsys.readouterr().err
+
+
+def test_processes_take_runs_that_no_other_one_has_begun(built, tmp_path, capsys):
+    """One holds a run: another one goes on to the next, and both are in the file."""
+    import ablate
+    from filelock import FileLock
+
+    words = _words(built, tmp_path, "--rows", "captions", "none", "--base-names", "48", "--seeds", "0")
+    work, file = tmp_path / "work", tmp_path / "results" / "scenes-48.json"
+    work.mkdir()
+    with FileLock(work / ".decodetr.lock-scenes-48-captions-0"), FileLock(work / ".decodetr.lock-scenes-48-ceiling"):
+        assert ablate.main(words) == 0
+    first = json.loads(file.read_text())
+    assert set(first["runs"]) == {"none"} and first["ceiling"] == {}
+    assert ablate.main(words) == 0
+    results = json.loads(file.read_text())
+    assert set(results["runs"]) == {"captions", "none"} and results["ceiling"]["val"]["recall_base"] >= 0
+    assert results["runs"]["none"] == first["runs"]["none"]
+    assert results["runs"]["none"]["0"]["machine"]["device"].startswith("cpu (")
+
+
+def test_the_gradients_of_both_losses_are_compared_where_both_reach():
+    import torch
+    from ablations.conflict_trainer import compare_gradients
+
+    shared, own = (torch.nn.Parameter(torch.tensor(values)) for values in ([1.0, 2.0], [3.0]))
+    first = 3 * shared[0] + own.sum()
+    second = (4 * shared * torch.tensor([-3.0, 4.0])).sum()
+    found = compare_gradients(first, second, [shared, own])  # (3, 0) and (-12, 16)
+    assert found == {"shared": 2, "cosine": pytest.approx(-0.6), "ratio": pytest.approx(20 / 3)}
+    assert compare_gradients(first, 2 * shared.detach().sum() * own.sum(), [shared]) == {
+        "shared": 0, "cosine": None, "ratio": 0.0
+    }  # fmt: skip
+
+
+def test_isolation_leaves_no_gradient_of_names_in_the_detector(built, tmp_path, capsys):
+    import ablate
+
+    words = _words(built, tmp_path, "--rows", "joint-pool", "joint-isolation", "--base-names", "48", "--seeds", "0")
+    assert ablate.main([*words, "--from-scratch", "--world", "scratch", "--device", "cpu"]) == 0
+    results = json.loads((tmp_path / "results" / "scratch-48.json").read_text())
+    assert results["settings"]["from_scratch"] is True
+    mixed, apart = (results["runs"][f"joint-{row}"]["0"]["conflict"] for row in ("pool", "isolation"))
+    assert mixed["step"] == apart["step"] == [0, 1]
+    assert all(count > 0 for count in mixed["shared"]) and all(-1 <= value <= 1 for value in mixed["cosine"])
+    assert all(value > 0 for value in mixed["ratio"])
+    assert apart["shared"] == [0, 0] and apart["cosine"] == [None, None] and apart["ratio"] == [0, 0]
+    assert ablate.main([*words, "--from-scratch", "--rows", "none"]) == 1
+    assert "--from-scratch: none trains the semantic stream alone" in capsys.readouterr().err
+
+
+def test_the_page_has_the_curve_of_the_gradients():
+    from ablations.conflict import conflict_part, conflict_picture
+
+    content = _content("scenes", 12, joint_pool=[40.0, 42.0], joint_isolation=[41.0, 43.0])
+    for seed, cosines in (("0", [-0.5, 0.5, 0.5, 0.5]), ("1", [-0.1, -0.3, 0.1, 0.1])):
+        curve = {"step": [0, 5, 10, 15], "shared": [1234] * 4, "cosine": cosines, "ratio": [0.5] * 4}
+        content["runs"]["joint-pool"][seed]["conflict"] = curve
+        nothing = {"shared": [0] * 4, "cosine": [None] * 4, "ratio": [0.0] * 4}
+        content["runs"]["joint-isolation"][seed]["conflict"] = {**curve, **nothing}
+    text = conflict_part({"scenes-12": content}, "ablations")
+    assert (
+        "| + pool | 2 | 1,234 | +0.10 (-0.05 to +0.25) | -0.30 (-0.50 to -0.10) | +0.30 (+0.10 to +0.50) | "
+        "38 (25 to 50) | 0.5 (0.5 to 0.5) |"
+    ) in text
+    assert "| + isolation | 2 | 0 |  |  |  |  | 0 (0 to 0) |" in text and "(ablations/conflict.svg)" in text
+    assert "**The cosine**: + pool: +0.10, below 0 in 38 % of the steps. With isolation (+ isolation) L_align" in text
+    picture = conflict_picture({"scenes-12": content})
+    assert picture["lines"] == {"+ pool": [(0, [-0.5, -0.1]), (5, [0.5, -0.3]), (10, [0.5, 0.1]), (15, [0.5, 0.1])]}
+    assert conflict_part({"scenes-12": _content("scenes", 12, none=[1.0])}, "ablations") == ""
 
 
 @pytest.mark.slow
