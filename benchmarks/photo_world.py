@@ -23,7 +23,7 @@ _TEACHERS = {
 
 def parse(words=None):
     """The command line."""
-    from photos.detector import PICTURES, STEPS
+    from photos.detector import BATCH, PICTURES, STEPS
     from photos.write import PhotoSettings
 
     settings = PhotoSettings()
@@ -48,13 +48,15 @@ def parse(words=None):
         for field in ("stamps", "backgrounds"):
             default = getattr(settings, field)
             command.add_argument(f"--{field}", default=default, metavar="DIR", help=f"photographs ({default})")
-        command.add_argument("--workers", type=int, default=1, metavar="N", help="processes that draw (1)")
+        command.add_argument("--workers", type=int, default=1, metavar="N", help="processes that draw, or read (1)")
         if name == "write":
             command.add_argument("--overwrite", action="store_true", help="replace a world of other settings")
         if name in ("detector", "run"):
             command.add_argument("--detector-steps", type=int, default=STEPS, metavar="N", help=f"of it ({STEPS})")
             words_of = f"pictures of drawings that it learns from ({PICTURES})"
             command.add_argument("--detector-pictures", type=int, default=PICTURES, metavar="N", help=words_of)
+            words_of = f"of them in a step ({BATCH})"
+            command.add_argument("--detector-batch", type=int, default=BATCH, metavar="N", help=words_of)
         for field, (default, words_of) in _TEACHERS.items() if name in ("teachers", "run") else ():
             option = f"--{field.replace('_', '-')}"
             command.add_argument(option, type=int, default=default, metavar="N", help=f"{words_of} ({default})")
@@ -87,7 +89,7 @@ def _run(args, settings):
         if args.command == "write":
             write_world(args.folder, settings, workers=args.workers, overwrite=args.overwrite)
         elif args.command == "detector":
-            detector = {"steps": args.detector_steps, "pictures": args.detector_pictures}
+            detector = {name: getattr(args, f"detector_{name}") for name in ("steps", "pictures", "batch")}
             return train_detector(args.folder, settings, workers=args.workers, **detector)
         elif args.command == "teachers":
             from photos.teachers import write_teachers
@@ -97,7 +99,7 @@ def _run(args, settings):
         else:
             from photos.chain import run_chain
 
-            steps |= {"detector_steps": args.detector_steps, "detector_pictures": args.detector_pictures}
+            steps |= {name: getattr(args, name) for name in ("detector_steps", "detector_pictures", "detector_batch")}
             return run_chain(args.folder, settings, workers=args.workers, **steps)
     return 0
 

@@ -17,16 +17,17 @@ from .write import write_world
 START = "scenes-decodetr"
 PICTURES = 4000  # of drawings
 STEPS = 2000
+BATCH = 8  # pictures a step
 _CHANNELS = [40, 112, 320]  # of the backbone's maps with strides 8, 16, 32
 
 
-def train_detector(folder, settings, *, steps=STEPS, pictures=PICTURES, workers=1):
+def train_detector(folder, settings, *, steps=STEPS, pictures=PICTURES, batch=BATCH, workers=1):
     """DIR/detector, a bare detector that finds things, and what it is made of: DIR/backbone, DIR/drawings,
     DIR/untrained, DIR/pretrained. What is done is not done again.
 
     Args:
         folder: `Path`. settings: `PhotoSettings` of the world. steps: of localization. pictures: of drawings.
-        workers: processes that draw.
+        batch: pictures a step. workers: processes that draw, and that read pictures for the training.
 
     Returns:
         Exit status of the training.
@@ -39,11 +40,17 @@ def train_detector(folder, settings, *, steps=STEPS, pictures=PICTURES, workers=
     write_world(drawings, replace(settings, train=pictures, val=100, drawings=True), workers=workers)
     if not (pretrained / "train_results.json").is_file():
         learn = {"--data": drawings, "--detector": untrained, "--freeze-backbone": "true", "--streams": "localization"}
-        learn |= {"--max-steps": steps, "--output": pretrained}
+        learn |= {"--max-steps": steps, "--batch-size": batch, "--output": pretrained, **reading(workers)}
         if status := main(["train", *map(str, flat(learn))]):
             return status
     _save_bare(pretrained, folder / "detector")
     return 0
+
+
+def reading(workers):
+    """Options of a command that reads pictures in other processes, which changes no result. `workers` of 1 draws in
+    the main process, and reads there."""
+    return {"--workers": workers} if workers > 1 else {}
 
 
 def _save_bare(model, folder):

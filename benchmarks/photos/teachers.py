@@ -15,6 +15,7 @@ from decodetr.pool_builder.crops import crop_region
 from decodetr.scenes.clip_teacher import train_clip
 from decodetr.scenes.llava_teacher import train_llava
 from decodetr.scenes.teacher_data import CROP_SIDE
+from decodetr.utils.devices import pick_device
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, replacing, write_json
 from decodetr.utils.shipped import resolve
@@ -169,7 +170,7 @@ def measure_clip(folder, texts, crops, stamps):
     from decodetr.modeling_decodetr.text_encoder import encode_texts
     from decodetr.pool_builder.embedder import ClipEmbedder
 
-    clip = ClipEmbedder(folder)
+    clip = ClipEmbedder(folder, pick_device("auto"))
     names = sorted({thing.name for thing in texts.things if thing.name})
     chosen = [i for i, stamp in enumerate(stamps) if stamp >= 0 and texts.things[stamp].name]
     images = torch.cat([torch.from_numpy(clip.embed_images(list(crops[part]))) for part in _parts(chosen)])
@@ -186,7 +187,7 @@ def measure_llava(folder, texts, crops, stamps, most=1000):
     from decodetr.pool_builder.settings import PoolSettings
     from decodetr.scenes.captions import EMPTY
 
-    captioner = Captioner(folder, prompt=PoolSettings().prompt, max_new_tokens=24)
+    captioner = Captioner(folder, prompt=PoolSettings().prompt, max_new_tokens=24, device=pick_device("auto"))
     chosen = range(min(most, len(crops)))
     captions = [text for part in _parts(chosen) for text in captioner.caption(list(crops[part]))]
     right = {"object": [], "empty": []}

@@ -8,7 +8,7 @@ import numpy as np
 import photo_world
 import pytest
 import torch
-from photos import backbone, detector, scene, stamps, teachers, write
+from photos import backbone, chain, detector, scene, stamps, teachers, write
 from photos.texts import Texts, kind
 from photos.write import PhotoSettings, write_world
 from PIL import Image
@@ -269,11 +269,21 @@ def test_the_detector_learns_from_as_many_drawings_for_as_many_steps_as_asked(pa
     commands = []
     monkeypatch.setattr(detector, "main", lambda words: commands.append(words) or 3)
     places = ["--stamps", str(package[0]), "--backgrounds", str(package[1]), "--image-size", str(SIDE)]
-    steps = ["--detector-steps", "7", "--detector-pictures", "5"]
+    steps = ["--detector-steps", "7", "--detector-pictures", "5", "--detector-batch", "3"]
     assert photo_world.main(["detector", str(tmp_path), *places, *steps]) == 3, "the status of the training"
     assert len(list((tmp_path / "drawings" / "train").iterdir())) == 5
     (command,) = commands
     assert command[0] == "train" and command[command.index("--max-steps") + 1] == "7"
+    assert command[command.index("--batch-size") + 1] == "3" and "--workers" not in command
+
+
+def test_the_commands_of_the_chain_are_those_of_readme_and_processes_read_for_them(tmp_path):
+    alone, helped = (list(chain.stages(tmp_path, workers)) for workers in (1, 3))
+    assert [command[0] for _, command in alone] == ["vocabulary", "train", "pool", "train", "eval"]
+    assert not any("--workers" in command for _, command in alone)
+    for (_, command), (_, other) in zip(alone, helped):
+        added = ["--workers", 3] if command[0] in ("train", "eval") else []
+        assert other == command + added
 
 
 def test_backbone_weights_are_renamed_in_order_and_others_are_refused():
