@@ -50,6 +50,8 @@ class DeCoDetrConfig(PreTrainedConfig):
     r"""
     Config of [`DeCoDetrForObjectDetection`].
 
+    Rows in brackets are those of docs/ablations.md that measure a default against other values.
+
     Args:
         detector_config (`PreTrainedConfig` or `dict`, *optional*):
             Config of the localization stream. A dict must hold `model_type`. Default: the paper's DETR-R50 (6 + 6
@@ -62,30 +64,38 @@ class DeCoDetrConfig(PreTrainedConfig):
             the default: as the detector finds them, since a DETR that was trained to the end leaves no duplicates. A
             small one trained for an hour does (docs/scenes.md has the measurement).
         embedding_dim (`int`, defaults to 512): d, the width of CLIP's projection space.
-        num_coarse_prototypes (`int`, defaults to 1203): M1 (paper 1.5).
+        num_coarse_prototypes (`int`, defaults to 1203): M1 (paper 1.5). [Rows `coarse-1/4`, `coarse-1/2`,
+            `coarse-2`, `one-level`]
         num_fine_prototypes (`int`, defaults to 4800): M2 (paper 1.6). M = M1 + M2 prototypes must be at least 1.
+            [Rows `fine-0`, `fine-1/4`, `fine-2`]
         centred (`bool`, defaults to `True`): texts and images are compared after the means that the pool's space
             names were taken off. `False` is the paper's way.
         assignment_temperature (`float`, *optional*): alpha of paper 2.3. The paper gives none. None, the default of
             this and of the following: what the pool's space says, which was chosen from data (`embedding_space.py`).
-            0.07, the paper's tau, where it says nothing.
-        teacher_temperature (`float`, *optional*): tau of paper 2.5.
+            0.07, the paper's tau, where it says nothing. [Rows `temperature-0.01`, `temperature-0.02`,
+            `temperature-0.05`, `temperature-0.07`, `temperature-0.1`, `temperature-0.2`]
+        teacher_temperature (`float`, *optional*): tau of paper 2.5. [The same rows]
         teacher_name_temperature (`float`, *optional*): tau of paper 2.8, of the teacher's softmax over the names.
         name_temperature (`float`, *optional*): temperature of the predictor's softmax (paper 2.7), not given there.
         residual_weight (`float`, *optional*, defaults to 0.5): beta of r_n = unit(lookup) + beta unit(MLP(q^)). None
             is paper 2.4, lookup + MLP(q^), where the MLP by-passes the lookup (docs/model.md has the measurement).
+            [Rows `free`, `residual-1`, `residual-0.25`, `lookup-alone`]
         pool_use (`str`, defaults to `"lookup+background"`): what the pool is for. "lookup+background": the enhanced
             query looks its meaning up in it (paper 2.4), and the predictor's softmax uses it as background.
             "background": r_n = MLP(q^). "none": neither. The last two are ablations, without L_distill.
+            [Rows `none`, `background`]
         pool_update (`str`, defaults to `"frozen"`): "frozen", "stable" or "literal" (paper 3.5 to the letter).
-        pool_momentum (`float`, defaults to 0.99): gamma of paper 3.5 (the paper's value), in [0, 1].
+            [Rows `momentum-stable`, `momentum-literal`]
+        pool_momentum (`float`, defaults to 0.99): gamma of paper 3.5 (the paper's value), in [0, 1]. [Rows
+            `momentum-stable-0`, `momentum-literal-0`]
         pool_temperature (`float`, defaults to 0.01): temperature of the soft assignment of "stable" (tau collapses
             a CLIP-like pool). "literal" uses `teacher_temperature`, as the paper does.
-        distill_weight (`float`, defaults to 1.0): lambda_KL of paper 3.1, not given there.
+        distill_weight (`float`, defaults to 1.0): lambda_KL of paper 3.1, not given there. [Row `distill-none`]
         distill_at (`str`, *optional*): what L_distill teaches to resemble the region: "query" (q^, paper 2.6),
             "embedding" (what is compared with names) or "both", the sum of the two. None, the default: both where the
             training names are fewer than the directions that the pool's prototypes spread over, so that names alone
-            leave embeddings free in most of them, else the query (docs/model.md has the measurement).
+            leave embeddings free in most of them, else the query (docs/model.md has the measurement). [Rows
+            `distill-query`, `distill-embedding`, `distill-both`]
         align_weight (`float`, defaults to 1.0): final lambda_align of paper 3.1, used by the model's own `loss`.
         annotation_weight (`float`, defaults to 1.0): share of the one-hot name in the target of an annotated query.
             The rest is CLIP's distribution. In [0, 1].
@@ -99,14 +109,16 @@ class DeCoDetrConfig(PreTrainedConfig):
             that than nothing, also where no caption of the pool describes it. -1: no such entry. None: the space's.
         background_margin (`float`, *optional*): by how much a prototype of the background must resemble an image more
             than a name does to be as likely. None: the space's, else 0.
-        gradient_isolation (`bool`, defaults to `True`): paper 2.1. `False` is for ablations.
+        gradient_isolation (`bool`, defaults to `True`): paper 2.1. `False` is for ablations. [Rows `joint-pool`,
+            `joint-isolation`, `joint-cosine-mixed`]
         semantic_inputs (`str`, defaults to `"query+region"`): "query" (the paper) or "query+region" (docs/model.md has
-            the measurement).
+            the measurement). [Row `query`]
         region_channels (`int`, defaults to 96): channels to which each feature map is projected before pooling
-            (docs/model.md has the measurement).
+            (docs/model.md has the measurement). [Row `narrow`, with semantic_dropout]
         region_grid (`int`, defaults to 4): a box is sampled at region_grid x region_grid points of each map.
         region_pixels (`int`, defaults to 0): with P > 0 a P x P thumbnail of the box is sampled from the image too,
-            for detectors whose maps leave out what names are about (docs/model.md has the measurement).
+            for detectors whose maps leave out what names are about (docs/model.md has the measurement). [Row
+            `no-thumbnails`]
         semantic_hidden_dim (`int`, *optional*): hidden width of the semantic stream's MLPs. Default `embedding_dim`,
             at least 512.
         semantic_dropout (`float`, defaults to 0.3): share of h_theta's inputs and of its hidden units that is left out

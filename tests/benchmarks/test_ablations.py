@@ -46,6 +46,20 @@ def test_a_rung_of_the_ladder_differs_from_the_one_below_by_one_thing():
     assert ROWS["joint-cosine-mixed"].fields == pool.fields and ROWS["joint-cosine-mixed"].training == {}
 
 
+def test_the_rows_that_defaults_name_are_there():
+    import re
+
+    from ablations.rows import QUESTIONS, ROWS
+
+    from decodetr import DeCoDetrConfig
+
+    named = [
+        row for part in re.findall(r"\[Rows? ([^]]*)", DeCoDetrConfig.__doc__) for row in re.findall("`(.*?)`", part)
+    ]
+    assert len(named) > 20 and set(named) <= set(ROWS)
+    assert {f"temperature-{value}" for value in QUESTIONS["temperature"].axis.values()} <= set(named)
+
+
 def test_runs_of_equal_seeds_are_compared():
     from ablations.verdicts import differences, interval, told
 
