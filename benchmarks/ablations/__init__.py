@@ -8,5 +8,6 @@ extension.py    changes to a trained model: its pool grows
 conflict_trainer.py  the trainer of both streams, which compares the gradients of their losses
 verdicts.py     what mean and spread of the runs say; pure functions
 page.py         docs/ablations.md and its pictures
+goals.py        of the page, what the whole method reaches
 conflict.py     of the page, what the gradients' curves say
 """

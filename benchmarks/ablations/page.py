@@ -9,6 +9,7 @@ from pathlib import Path
 from ablations.conflict import FILE as CONFLICT
 from ablations.conflict import conflict_part, conflict_picture
 from ablations.earlier import EARLIER, NOT_BUILT
+from ablations.goals import goals_part
 from ablations.plots import draw
 from ablations.rows import CLAIMS, QUESTIONS, ROWS
 from ablations.verdicts import RULE, UNMEASURED, UNTOLD, differences, interval, told, verdict
@@ -99,7 +100,7 @@ def write_page(results: Path, page: Path) -> None:
 
 def page_of(found: dict[str, dict], pictures: dict, folder: str) -> str:
     """The page's text."""
-    parts = [_HEAD, _claims(found), _how(found)]
+    parts = [_HEAD, _claims(found), goals_part(found, _of_names), _how(found)]
     for key, question in QUESTIONS.items():
         tables = _tables(question, found)
         if not tables:
@@ -110,6 +111,10 @@ def page_of(found: dict[str, dict], pictures: dict, folder: str) -> str:
         parts += tables
     parts += [conflict_part(found, folder), _missing(found)]
     return "\n".join(part.strip("\n") + "\n" for part in parts if part)
+
+
+def _of_names(content, row, part):
+    return values_of(content, row, {"novel": NOVEL, "base": BASE}[part])
 
 
 def _how(found):

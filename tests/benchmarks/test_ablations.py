@@ -144,6 +144,19 @@ def test_the_page_says_what_the_results_say():
     assert lines["no pool"] == [(6, [10, 12, 14]), (180, [80, 82])] and picture_of("fine", found) is None
 
 
+def test_the_page_says_which_goals_the_whole_method_reaches():
+    from ablations.page import page_of
+
+    found = {
+        "scenes-6": _content("scenes", 6, none=[70.0, 72.0], captions=[82.0, 84.0]),
+        "scenes-12": _content("scenes", 12, none=[20.0], captions=[40.0]),
+    }
+    page = page_of(found, {}, "ablations")
+    assert "| scenes-6 | 2 | 83.0 | 50.0 | 1.66 | 92 | +12.0 |" in page
+    assert "| scenes-12 | 1 | 40.0 | 50.0 | 0.80 | 44 | +20.0 |" in page
+    assert "**The goals** are reached: all three in scenes-6; missed in scenes-12 (ratio, teacher)." in page
+
+
 def test_the_page_is_what_the_command_writes(tmp_path):
     """docs/ablations.md, from the committed results, and its pictures are there."""
     import shutil
