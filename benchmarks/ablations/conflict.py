@@ -9,8 +9,8 @@ from decodetr.utils.tables import markdown_table
 TITLE = "Do the two losses pull against each other?"
 FILE = "conflict.svg"
 _ASKS = """Cosine between the gradients of L_det and L_align, over those weights of the detector that both reach, and
-how long that of L_align is, before lambda(t), against that of L_det. {times} steps of each training of both
-streams."""
+how long that of L_align is, before lambda(t), against that of L_det. At most {times} steps of each training of
+both streams are compared."""
 
 
 def curves_of(content: dict) -> dict[str, list[dict[str, list]]]:
@@ -31,19 +31,19 @@ def conflict_picture(found: dict[str, dict]) -> dict | None:
         for row, curves in rows.items():
             if all(_known(curve["cosine"]) for curve in curves):
                 name = ROWS[row].words if len(worlds) == 1 else f"{ROWS[row].words}, {key}"
-                lines[name] = _by_step(curves)
+                lines[name] = _by_progress(curves, found[key]["settings"]["steps"])
     if not lines:
         return None
-    return {"lines": lines, "label": "step", "title": TITLE, "measured": "cosine of dL_det and dL_align"}
+    return {"lines": lines, "label": "% of the training", "title": TITLE, "measured": "cosine of dL_det and dL_align"}
 
 
-def _by_step(curves):
-    """[(step, cosines of the seeds)]."""
-    values: dict[int, list[float]] = {}
+def _by_progress(curves, steps):
+    """[(percent of the training, cosines of the seeds)]."""
+    values: dict[float, list[float]] = {}
     for curve in curves:
         for step, cosine in zip(curve["step"], curve["cosine"]):
             if cosine is not None:
-                values.setdefault(step, []).append(cosine)
+                values.setdefault(100 * step / steps, []).append(cosine)
     return sorted(values.items())
 
 
@@ -69,7 +69,7 @@ def conflict_part(found: dict[str, dict], folder: str) -> str:
         table = markdown_table([*heads, "steps below 0, %", "length, L_align / L_det"], lines, escape=False)
         parts += [f"World `{key}`:\n", table, _answer(rows), ""]
     times = max(len(curve["step"]) for rows in worlds.values() for curves in rows.values() for curve in curves)
-    picture = f"![{TITLE} Cosine by step]({folder}/{FILE})\n" if conflict_picture(found) else ""
+    picture = f"![{TITLE} Cosine over the training]({folder}/{FILE})\n" if conflict_picture(found) else ""
     return "\n".join([f"## {TITLE}\n{_ASKS.format(times=times)}\n", picture, *parts])
 
 

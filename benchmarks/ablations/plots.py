@@ -44,7 +44,7 @@ def draw(
             axes.minorticks_off()
         axes.set(xlabel=label, ylabel=measured, title=title)
         if measured == MEASURED:
-            axes.set_ylim(0, None)
+            axes.set_ylim(0, 1.08 * max(max(values) for points in lines.values() for _, values in points) or 1)
         else:
             axes.axhline(0, color="black", linewidth=0.8)
         axes.grid(alpha=0.3)
