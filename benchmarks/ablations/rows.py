@@ -246,7 +246,8 @@ QUESTIONS = {
     "queries": Question(
         "How many queries?",
         "The detector was trained with N queries and gives another number of its proposals, over which the semantic "
-        "stream is trained and asked. The paper trains a detector for each number.",
+        "stream is trained and asked. A step reads as many of an image as ever: of few of them more objects. The "
+        "paper trains a detector for each number.",
         ("captions", "queries-1/4", "queries-1/2", "queries-2", "queries-4"),
         axis={"queries-1/4": 0.25, "queries-1/2": 0.5, "captions": 1, "queries-2": 2, "queries-4": 4},
         label="queries, times those that the detector was trained with",
