@@ -17,7 +17,7 @@ from pathlib import Path
 _TEACHERS = {
     "scenes": (3000, "pictures to take crops from"),
     "clip_steps": (1800, "optimizer steps of the CLIP"),
-    "llava_steps": (1000, "optimizer steps of the LLaVA"),
+    "llava_steps": (2400, "optimizer steps of the LLaVA"),
 }
 
 
