@@ -16,7 +16,8 @@ names with boxes, {SHARE} % of what the teacher itself reaches on the boxes that
 
 def goals_part(found: dict[str, dict], values_of: Callable[[dict, str, str], dict[str, float]]) -> str:
     """The section. `values_of`: {seed: value} of a world's content, a row and a part, "novel" or "base"."""
-    lines, reached, missed = [], [], []
+    lines: list[list[str]] = []
+    worlds: dict[str, list[str]] = {}  # by what is missed
     for key, content in found.items():
         for row, reference in WHOLE.items():
             runs = {name: values_of(content, name, "novel").values() for name in (row, reference)}
@@ -28,14 +29,15 @@ def goals_part(found: dict[str, dict], values_of: Callable[[dict, str, str], dic
             ratio = novel / base if base else None
             cells = [f"{novel:.1f}", f"{base:.1f}", "" if ratio is None else f"{ratio:.2f}", f"{share:.0f}"]
             lines.append([key, str(len(runs[row])), *cells, "" if more is None else f"{more:+.1f}"])
-            short = ["points"] if more is None or more < POINTS else []
-            short += ["ratio"] if ratio is None or ratio < RATIO else []
-            short += ["teacher"] if share < SHARE else []
-            reached += [] if short else [key]
-            missed += [f"{key} ({', '.join(short)})"] if short else []
+            short = [f"{POINTS} points"] if more is None or more < POINTS else []
+            short += [f"{RATIO} of names with boxes"] if ratio is None or ratio < RATIO else []
+            short += [f"{SHARE} % of the teacher"] if share < SHARE else []
+            worlds.setdefault(" and ".join(short), []).append(key)
     if not lines:
         return ""
     heads = ["world", "seeds", "without boxes", "with boxes", "without / with", "of the teacher, %", "over no pool"]
-    said = f"all three in {', '.join(reached)}" if reached else "in no world all three"
-    said += f"; missed in {', '.join(missed)}" if missed else ""
-    return f"{_HEAD}\n{markdown_table(heads, lines, escape=False)}\n**The goals** are reached: {said}.\n"
+    reached = worlds.pop("", [])
+    said = f"are reached in {', '.join(reached)}" if reached else "are reached in no world, all three"
+    missed = [f"{short} in {', '.join(keys)}" for short, keys in worlds.items()]
+    said += f". Missed: {'; '.join(missed)}" if missed else ""
+    return f"{_HEAD}\n{markdown_table(heads, lines, escape=False)}\n**The goals** {said}.\n"
