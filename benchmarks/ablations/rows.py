@@ -109,11 +109,12 @@ ROWS = {
     "g-ovd-both": Row("G-OVD, L_distill at both", fields={"distill_at": "both"}, setup=Setup(setting="G-OVD")),
     "ws-ovd-both": Row("WS-OVD, L_distill at both", fields={"distill_at": "both"}, setup=Setup(setting="WS-OVD")),
     **{f"top-{count}": Row(f"the {count} closest prototypes", begin=f"top {count}") for count in (4, 16, 64)},
+    "coarse-then-fine-1": Row("the closest coarse one and its fine ones", begin="coarse then fine 1"),
     **{
         f"coarse-then-fine-{count}": Row(
             f"the {count} closest coarse ones and their fine ones", begin=f"coarse then fine {count}"
         )
-        for count in (1, 4, 16)
+        for count in (4, 16)
     },
     "prompt-bare": Row("the name itself", setup=Setup(templates=("{}",))),
     "prompt-photo": Row("a photo of a NAME.", setup=Setup(templates=("a photo of a {}.",))),
