@@ -67,7 +67,7 @@ def conflict_part(found: dict[str, dict], folder: str) -> str:
             lines.append([ROWS[row].words, str(len(curves)), f"{max(shared):,}", *cells])
         heads = ["row", "seeds", "weights that both reach", "cosine", "first quarter", "last quarter"]
         table = markdown_table([*heads, "steps below 0, %", "length, L_align / L_det"], lines, escape=False)
-        parts += [f"World `{key}`:\n", table, _answer(rows), ""]
+        parts += [f"World `{key}`:\n", table, _answer(rows)]
     times = max(len(curve["step"]) for rows in worlds.values() for curves in rows.values() for curve in curves)
     picture = f"![{TITLE} Cosine over the training]({folder}/{FILE})\n" if conflict_picture(found) else ""
     return "\n".join([f"## {TITLE}\n{_ASKS.format(times=times)}\n", picture, *parts])
@@ -94,7 +94,7 @@ def _mean(values):
     return statistics.fmean(values) if values else math.nan
 
 
-def _over_seeds(values, form="{:+.2f}"):
+def _over_seeds(values, form="{:+.3f}"):
     """Mean, and lowest and highest of the seeds in brackets; nothing where there is no value."""
     if any(math.isnan(value) for value in values):
         return ""
@@ -110,7 +110,7 @@ def _answer(rows):
         means = [_mean(_cosines(curve)) for curve in curves]
         if not any(math.isnan(value) for value in means):
             below = _share_below([cosine for curve in curves for cosine in _cosines(curve)])
-            parts.append(f"{ROWS[row].words}: {_mean(means):+.2f}, below 0 in {below:.0f} % of the steps")
+            parts.append(f"{ROWS[row].words}: {_mean(means):+.3f}, below 0 in {below:.0f} % of the steps")
     apart = [ROWS[row].words for row, curves in rows.items() if not any(any(curve["shared"]) for curve in curves)]
     text = f"**The cosine**: {'; '.join(parts)}." if parts else ""
     if apart:

@@ -289,11 +289,11 @@ def test_the_page_has_the_curve_of_the_gradients():
     content["settings"]["steps"] = 20
     text = conflict_part({"scenes-12": content}, "ablations")
     assert (
-        "| + pool | 2 | 1,234 | +0.10 (-0.05 to +0.25) | -0.30 (-0.50 to -0.10) | +0.30 (+0.10 to +0.50) | "
+        "| + pool | 2 | 1,234 | +0.100 (-0.050 to +0.250) | -0.300 (-0.500 to -0.100) | +0.300 (+0.100 to +0.500) | "
         "38 (25 to 50) | 0.5 (0.5 to 0.5) |"
     ) in text
     assert "| + isolation | 2 | 0 |  |  |  |  | 0 (0 to 0) |" in text and "(ablations/conflict.svg)" in text
-    assert "**The cosine**: + pool: +0.10, below 0 in 38 % of the steps. With isolation (+ isolation) L_align" in text
+    assert "**The cosine**: + pool: +0.100, below 0 in 38 % of the steps. With isolation (+ isolation) L_align" in text
     picture = conflict_picture({"scenes-12": content})
     assert picture["lines"] == {"+ pool": [(0, [-0.5, -0.1]), (25, [0.5, -0.3]), (50, [0.5, 0.1]), (75, [0.5, 0.1])]}
     assert conflict_part({"scenes-12": _content("scenes", 12, none=[1.0])}, "ablations") == ""
