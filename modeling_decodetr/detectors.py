@@ -120,7 +120,8 @@ def feature_channels(detector: nn.Module) -> list[int]:
 class _Seen(threading.local):
     """Where the feature maps of a call in this thread are put. None outside of a call."""
 
-    outputs: list[Any] | None = None
+    def __init__(self) -> None:
+        self.outputs: list[Any] | None = None  # an attribute of the class hides it in what torch 2.11 compiles
 
 
 _SEEN = _Seen()

@@ -24,7 +24,9 @@ LEAST_LOG_SCORE = -27.6  # a score of 1e-12. Also its logit, to float32
 # vocabulary: (state of the tables, the tables, what `names_among` found)
 _KNOWN_NAMES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _PARTS = 32  # of the channels of a map, for as many threads
-_ROWS = 256  # queries that are scored at once, so that what they are to all prototypes stays in the cache
+# Queries that are scored at once. On a CPU so many that what they are to all prototypes stays in the cache; elsewhere
+# that takes 100 MB with 6,003 of them, and each block costs the start of two dozen kernels.
+_ROWS, _ROWS_ELSEWHERE = 256, 4096
 
 
 class RegionPooling(nn.Module):
@@ -287,7 +289,8 @@ class SemanticStream(Float32Buffers):
         """
         rows = inputs.flatten(0, 1)
         # How many images there are may be open in a graph that is exported, so that nothing may depend on it.
-        blocks = [rows] if torch.compiler.is_exporting() else rows.split(_ROWS)
+        size = _ROWS if rows.device.type == "cpu" else _ROWS_ELSEWHERE
+        blocks = [rows] if torch.compiler.is_exporting() else rows.split(size)
         parts = [self._score(block, tables) for block in blocks]
         embeds, names = parts[0] if len(parts) == 1 else (torch.cat(column) for column in zip(*parts))
         return embeds.unflatten(0, inputs.shape[:2]), names.unflatten(0, inputs.shape[:2])
