@@ -56,6 +56,12 @@ def build(model, dataset, args, query_bytes, folder=None):
     return cache, clock(model.device) - start
 
 
+def channels_of(cache):
+    """Of each map, as they are read."""
+    samples = cache[0]["samples"]
+    return [part.shape[1] for part in (cache.coding.decode(samples) if cache.coding else samples)]
+
+
 def bytes_of_queries(args):
     """Rows of a table."""
     rows = []
@@ -65,7 +71,7 @@ def bytes_of_queries(args):
             {
                 "detector": detector,
                 "budget": budget,
-                "channels": [part.shape[1] for part in cache[0]["samples"]],
+                "channels": channels_of(cache),
                 "variance kept, %": [round(100 * share, 2) for share in cache.coding.kept] if cache.coding else [],
                 "bytes a query": round(a_query),
                 "queries an image": round(cache.num_queries / images, 1),
@@ -97,7 +103,7 @@ def steps_a_second(args):
 
 
 def steps_over(cache, model, args, folder):
-    """What steps over a cache take, with the making of a batch, and over the same items in memory."""
+    """What steps over a cache take, with the making of a batch, and over the same items in memory, decoded."""
     from step_trainers import make_trainer, step
 
     from decodetr.speed.timing import clock, in_turn, ratios, show
@@ -109,6 +115,9 @@ def steps_over(cache, model, args, folder):
         def __init__(self, folder):
             super().__init__(folder)
             self.held = [_copied(super(InMemory, self).__getitem__(i)) for i in range(len(self))]
+            if self.coding is not None:
+                self.held = [{**item, "samples": self.coding.decode(item["samples"])} for item in self.held]
+                self.coding = None  # nothing is left to decode
 
         def __getitem__(self, index):
             return self.held[index]
@@ -120,11 +129,13 @@ def steps_over(cache, model, args, folder):
         for name, items in data.items()
     }
     orders = {name: _endless(len(cache)) for name in data}
-    bases = cache.bases(args.device)
+    bases = None if cache.coding is None else cache.coding.to(args.device).bases
 
     def one(name):
         trainer = trainers[name]
         batch = feature_collate([data[name][next(orders[name])] for _ in range(args.batch_size)])
+        if bases is not None and name == "memory":
+            batch["semantic_features"]["bases"] = bases
         step(trainer, batch)
         if bases is not None:
             trainer.model.semantic_stream.region_pooling.restrict(bases)
@@ -304,7 +315,7 @@ def ap(args):
             _key(budget, args),
             {
                 "bytes a query": round(cache.num_bytes / cache.num_queries),
-                "channels": [part.shape[1] for part in cache[0]["samples"]],
+                "channels": channels_of(cache),
                 "variance kept": cache.coding.kept if cache.coding else None,
                 "seeds": {},
             },

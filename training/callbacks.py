@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from decodetr.pool_builder.drift import pool_drift
 from decodetr.training import ema
 from decodetr.training.early_stopping import EarlyStopping
+from decodetr.training.feature_coding import SampleCoding
 from decodetr.utils.files import write_json
 
 if TYPE_CHECKING:
@@ -118,18 +119,16 @@ class WeightAveraging(TrainerCallback):
             average.update()
 
 
-def chosen_callbacks(
-    trainer: "DeCoDetrTrainer", bases: list[tuple[torch.Tensor, torch.Tensor]] | None
-) -> list[TrainerCallback]:
+def chosen_callbacks(trainer: "DeCoDetrTrainer", coding: SampleCoding | None) -> list[TrainerCallback]:
     """The callbacks that the arguments of a run ask for.
 
     Args:
-        trainer (DeCoDetrTrainer). bases: of projected samples, or None.
+        trainer (DeCoDetrTrainer). coding: of cached samples, or None.
     """
     args = trainer.args
     found: list[TrainerCallback] = [DropoutSeeds(trainer)]
-    if bases is not None:
-        found.append(ProjectedSamples(trainer, bases))
+    if coding is not None:
+        found.append(ProjectedSamples(trainer, coding.bases))
     if args.ema_decay is not None:
         found.append(WeightAveraging(trainer))
     if args.early_stopping_patience is not None:

@@ -42,7 +42,8 @@ class FeatureCache(Dataset):
     """One item per image that has supervised queries: the dict of
     `DeCoDetrForObjectDetection.extract_semantic_features` plus `region_text_embeds` (R, d), the embeddings of the
     captions of its regions and of the whole image, which the momentum step of the pool reads (none where it is
-    frozen). Tensors are views of files that are mapped into memory, but for samples that were coded.
+    frozen). Tensors are views of files that are mapped into memory. With `coding`, samples are its uint8 codes, which
+    `coding.read` decodes for a whole batch, on the device of the model.
 
     Args:
         folder: of a finished cache ([`FeatureCache.build`]).
@@ -79,10 +80,6 @@ class FeatureCache(Dataset):
         """Where it is."""
         return self._shards.folder
 
-    def bases(self, device: torch.device | str = "cpu") -> list[tuple[torch.Tensor, torch.Tensor]] | None:
-        """The `bases` that `forward` needs with these features, where samples are coded. Else None."""
-        return None if self.coding is None else self.coding.to(device).bases
-
     def check(self, model: "DeCoDetrForObjectDetection") -> None:
         """ValueError if the features are of another detector, of other names, or were taken in another way."""
         made_by = _maker(model)
@@ -105,10 +102,7 @@ class FeatureCache(Dataset):
         shard = bisect_right(self._ends, index)
         if shard not in self._opened:
             self._opened[shard] = self._shards.open(shard)
-        item = unpacked(self._opened[shard], index - self._ends[shard] + self._sizes[shard]["items"])
-        if self.coding is not None:
-            item["samples"] = self.coding.decode(item["samples"])
-        return item
+        return unpacked(self._opened[shard], index - self._ends[shard] + self._sizes[shard]["items"])
 
     @property
     def num_bytes(self) -> int:
@@ -236,11 +230,12 @@ def _maker(model):
 
 def feature_collate(items: list[dict[str, Any]]) -> dict:
     """Concatenate the supervised queries of several images into what `forward(semantic_features=...)` takes,
-    float32."""
+    float32. Coded samples stay as they are, for [`SampleCoding.read`]."""
     supervised = SupervisedQueries.join([SupervisedQueries.of_features(item) for item in items])
     supervised.region_embeds = supervised.region_embeds.float()
     queries, texts = (torch.cat([item[name] for item in items]).float() for name in ("queries", "region_text_embeds"))
-    samples = [torch.cat(level).float() for level in zip(*(item["samples"] for item in items))]
+    samples = [torch.cat(level) for level in zip(*(item["samples"] for item in items))]
+    samples = [level if level.dtype == torch.uint8 else level.float() for level in samples]
     return {
         "semantic_features": {
             "queries": queries,

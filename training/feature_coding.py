@@ -15,6 +15,7 @@ knows nothing of it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -117,6 +118,11 @@ class SampleCoding:
             found.append(low + step * coded[1])
         return found
 
+    def read(self, features: dict[str, Any]) -> dict[str, Any]:
+        """`semantic_features` as `forward` takes them, of a batch with coded samples, on the device of this coding."""
+        with torch.autocast(features["queries"].device.type, enabled=False):
+            return {**features, "samples": self.decode(features["samples"]), "bases": self.bases}
+
     def _pixel_steps(self):
         low, high = self.pixels[..., None]
         return low, ((high - low) / _STEPS).clamp(min=1e-6)
@@ -155,6 +161,7 @@ class SampleCoding:
         return cls(levels, kept, tensors.get("pixels"))
 
 
+@cache
 def _cosines(points):
     """(points, points) orthonormal: the cosine transform of a square grid, row by row."""
     side = math.isqrt(points)

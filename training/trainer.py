@@ -119,7 +119,8 @@ class DeCoDetrTrainer(PushingTrainer):
             else:
                 train_dataset = cache_of_run(model, train_dataset, collate, args, self._identity["data"])
             self._train_collate = feature_collate
-        self._bases = train_dataset.bases(args.device) if isinstance(train_dataset, FeatureCache) else None
+        coding = train_dataset.coding if isinstance(train_dataset, FeatureCache) else None
+        self._coding = None if coding is None else coding.to(args.device)
         if isinstance(train_dataset, StreamedDetectionDataset):
             self._train_collate = partial(collate_or_skip, self._train_collate)
         super().__init__(model, args, data_collator=collate, train_dataset=train_dataset, **kwargs)
@@ -129,7 +130,7 @@ class DeCoDetrTrainer(PushingTrainer):
         self._term_sums, self._term_counts = defaultdict(float), defaultdict(int)
         self._pool_sums = self._parameters = None
         self._pool_momentum = PoolMomentum(self)
-        for callback in (self._pool_momentum, *chosen_callbacks(self, self._bases)):
+        for callback in (self._pool_momentum, *chosen_callbacks(self, self._coding)):
             self.add_callback(callback)
         self.callback_handler.callbacks.insert(0, PoolMaps(self))
         if isinstance(train_dataset, StreamedDetectionDataset):
@@ -266,8 +267,8 @@ class DeCoDetrTrainer(PushingTrainer):
                 bare.detector.eval()  # Trainer calls model.train(). What is frozen keeps its statistics
         elif self.args.freeze_backbone:
             keep_frozen(bare.detector)
-        if self._bases is not None and "semantic_features" in inputs:
-            inputs = {**inputs, "semantic_features": {**inputs["semantic_features"], "bases": self._bases}}
+        if self._coding is not None and "semantic_features" in inputs:
+            inputs = {**inputs, "semantic_features": self._coding.read(inputs["semantic_features"])}
         localization_only = self.args.streams == "localization"
         outputs = model(**inputs, localization_only=localization_only, losses_only=not return_outputs)
         terms = dict(outputs.loss_dict)

@@ -198,7 +198,7 @@ def test_a_coded_cache_fits_its_budget_and_trains_an_ordinary_model(scenes, tmp_
     cache, model = trainer.train_dataset, trainer.model
     summary = read_json(cache.folder / "manifest.json")["coded"]
     sizes = summary["channels of each map, before and after"]
-    assert [part.shape[1] for part in cache[0]["samples"]] == [after for _, after in sizes]
+    assert [part.shape[1] for part in cache.coding.decode(cache[0]["samples"])] == [after for _, after in sizes]
     assert [part.shape[1] for part in raw[0]["samples"]] == [before for before, _ in sizes]
     assert sum(after for _, after in sizes) < sum(before for before, _ in sizes)
     assert all(0 < share <= 1 for share in summary["share of the variance that is kept"])
@@ -218,11 +218,11 @@ def test_a_coded_cache_fits_its_budget_and_trains_an_ordinary_model(scenes, tmp_
     # The model, saved or not, gives on images what it gives on the decoded samples, which have nearly eight bits.
     model.eval()
     items = [cache[i] for i in range(4)]
-    features = feature_collate(items)["semantic_features"] | {"bases": cache.bases()}
+    features = cache.coding.read(feature_collate(items)["semantic_features"])
     dataset = make_parts(scenes, augment=False)[1]
     images = detection_collate([dataset[i] for i in cache._shards.open(0)["index"][:4].tolist()])
     with pytest.raises(ValueError, match=r"samples'\]\[0\] has \d+ channels, expected \d+: projected samples need"):
-        model(semantic_features=feature_collate(items)["semantic_features"])
+        model(semantic_features={name: value for name, value in features.items() if name != "bases"})
     cached, direct = model(semantic_features=features).loss_dict, model(**images).loss_dict
     for name in ("loss_align", "loss_distill"):
         assert cached[name].item() == pytest.approx(direct[name].item(), rel=2e-3)
