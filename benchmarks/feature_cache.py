@@ -7,12 +7,12 @@
 
 `bytes` builds the cache of drawn scenes with samples as they are and coded, and says what a query takes, which
 share of the variance stays, how many images a second it makes, and what COCO's images would take (computed). `steps`
-times a training step with the making of its batch, from disk and from memory, in turn in one process; "cold" is the
-first pass over files that the system no longer holds. `basis` compares PCA with other bases (of RT-DETR's family).
-`memory` reads caches of several sizes at random, and says what the process holds. `ap` trains a semantic stream over
-cached features for every budget and seed, as `decodetr scenes compare` does, and measures it on validation scenes; DIR
-is of `decodetr scenes write`, BUILT of `decodetr pool build`. Caches and results stay in WORK: the same command goes
-on.
+times a training step with the making of its batch, from disk and from memory (decoded), in turn in one process;
+"cold" is the first pass over files that the system no longer holds. `basis` compares PCA with other bases (of
+RT-DETR's family). `memory` reads caches of several sizes at random, and says what the process holds. `ap` trains a
+semantic stream over cached features for every budget and seed, as `decodetr scenes compare` does, and measures it on
+validation scenes; DIR is of `decodetr scenes write`, BUILT of `decodetr pool build`. Caches and results stay in WORK:
+the same command goes on.
 """
 
 import argparse

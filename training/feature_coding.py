@@ -53,7 +53,7 @@ class LevelCoding:
 
     def coefficients(self, samples: torch.Tensor) -> torch.Tensor:
         """(n, c, points) of samples (n, C, points)."""
-        return (self.basis.T @ (samples.float() - self.mean[:, None])) @ _cosines(samples.shape[2]).to(self.mean)
+        return (self.basis.T @ (samples.float() - self.mean[:, None])) @ _cosines(samples.shape[2], self.mean.device)
 
 
 class SampleCoding:
@@ -112,7 +112,7 @@ class SampleCoding:
         found = []
         for level, part in zip(self.levels, numbers.split([level.width.numel() for level in self.levels], 1)):
             coefficients = part.unflatten(1, level.width.shape)
-            found.append(coefficients @ _cosines(coefficients.shape[2]).to(part).T)
+            found.append(coefficients @ _cosines(coefficients.shape[2], part.device).T)
         if self.pixels is not None:
             low, step = self._pixel_steps()
             found.append(low + step * coded[1])
@@ -162,12 +162,12 @@ class SampleCoding:
 
 
 @cache
-def _cosines(points):
-    """(points, points) orthonormal: the cosine transform of a square grid, row by row."""
+def _cosines(points, device):
+    """(points, points) orthonormal: the cosine transform of a square grid, row by row. Kept on each device."""
     side = math.isqrt(points)
     places = torch.arange(side, dtype=torch.float64)
     columns = F.normalize(torch.cos(math.pi / side * (places[:, None] + 0.5) * places), dim=0)
-    return torch.kron(columns, columns).float()
+    return torch.kron(columns, columns).float().to(device)
 
 
 class Moments:

@@ -65,14 +65,14 @@ def pack(codes: torch.Tensor, width: int) -> torch.Tensor:
 
 def unpack(packed: torch.Tensor, width: int, count: int) -> torch.Tensor:
     """(n, count) float32: what the codes of (n, bytes) stand for."""
-    return F.embedding(packed.int(), _table(width).to(packed.device)).flatten(1)[:, :count]
+    return F.embedding(packed.int(), _table(width, packed.device)).flatten(1)[:, :count]
 
 
 @cache
-def _table(width):
-    """(256, 8 / width): what the codes of each byte stand for."""
+def _table(width, device):
+    """(256, 8 / width): what the codes of each byte stand for. Kept on each device."""
     codes = (torch.arange(256)[:, None] >> _shifts(width)) % 2**width
-    return values(width)[codes]
+    return values(width)[codes].to(device)
 
 
 def _shifts(width):

@@ -112,6 +112,14 @@ NOT_BUILT = (
         "Hours for each. The rows of `queries` take other numbers from one detector",
     ),
     (
+        "Regions from a frozen CLIP or ImageNet backbone",
+        "It would be another detector. The one of the photo world stands on an ImageNet backbone",
+    ),
+    (
+        "alpha and tau apart",
+        "It would square the number of runs. The rows of `temperature` change both at once",
+    ),
+    (
         "Captioners of two sizes",
         "One is shipped, and one is made with the photo world. Captions that lost words stand in (`captioner`)",
     ),

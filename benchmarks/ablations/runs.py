@@ -103,15 +103,16 @@ def run_rows(
         return opened[world, setup]
 
     for world in worlds:
-        records[world] = RunRecords(results / f"{world.key}.json", world.settings(), contents_of(world.options()))
+        file = results / f"{world.key}.json"
+        found = records[world] = RunRecords(file, world.settings(), contents_of(world.options()))
+        with _unless_held(work / f"{LOCK}-{world.key}-ceiling") as alone:
+            if alone and VAL not in found.content["ceiling"]:
+                found.add("ceiling", VAL, runs(world, Setup()).ceiling(VAL))
     for seed, world, row in product(seeds, worlds, rows):
         name, found = f"{world.key}-{row}-{seed}".replace("/", "-"), records[world]
         with _unless_held(work / f"{LOCK}-{name}") as mine:
             if not mine or found.has(row, seed):
                 continue
-            with _unless_held(work / f"{LOCK}-{world.key}-ceiling") as alone:
-                if alone and VAL not in found.content["ceiling"]:
-                    found.add("ceiling", VAL, runs(world, Setup()).ceiling(VAL))
             entry = runs(world, ROWS[row].setup).entry(ROWS[row], seed)
             found.add("runs", row, {str(seed): entry})
             reached = ", ".join(f"{part} {entry[VAL][f'AP50_{part}, all']:.1f}" for part in ("novel", "base"))

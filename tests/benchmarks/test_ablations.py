@@ -245,6 +245,9 @@ def test_processes_take_runs_that_no_other_one_has_begun(built, tmp_path, capsys
     assert set(results["runs"]) == {"captions", "none"} and results["ceiling"]["val"]["recall_base"] >= 0
     assert results["runs"]["none"] == first["runs"]["none"]
     assert results["runs"]["none"]["0"]["machine"]["device"].startswith("cpu (")
+    file.write_text(json.dumps(results | {"ceiling": {}}))  # as if who measured it had been killed
+    assert ablate.main(words) == 0
+    assert json.loads(file.read_text()) == results
 
 
 def test_the_gradients_of_both_losses_are_compared_where_both_reach():

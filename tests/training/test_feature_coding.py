@@ -96,7 +96,7 @@ def test_the_transform_is_pca_of_channels_and_the_cosine_transform_of_points():
     assert np.allclose(found.unflatten(2, (2, 2)), dctn(flat, axes=(2, 3), norm="ortho"), atol=1e-3)
     assert torch.allclose(level.offset, found.mean(0), atol=5e-2)
     assert torch.allclose(level.scale, found.std(0, correction=0), atol=5e-2)
-    cosines = _cosines(16)
+    cosines = _cosines(16, torch.device("cpu"))
     assert torch.allclose(cosines @ cosines.T, torch.eye(16), atol=1e-6)
 
 
