@@ -6,6 +6,7 @@
         --num-coarse 180 --num-fine 360 --output built
     python benchmarks/ablate.py run --data scenes --built built --work work --base-names 12 --rows pool residual
     python benchmarks/ablate.py run --photos DIR --work work --rows pool      # DIR of photo_world.py run
+    python benchmarks/ablate.py cost --data scenes --built built --work work --base-names 12  # what each part takes
     python benchmarks/ablate.py write                                         # docs/ablations.md of all results
 
 Results are one JSON file for each world and number of base names, in docs/ablations. Runs that are there are not
@@ -28,10 +29,10 @@ def parser():
     """The command's arguments."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = arguments.add_argument
-    add("command", choices=["list", "run", "write"], help="list the rows, run some, or write the page")
+    add("command", choices=["list", "run", "cost", "write"], help="list rows, run some, time parts, or write the page")
     add("--results", type=Path, default=DOCS / "ablations", metavar="DIR", help="JSON files (docs/ablations)")
     add("--page", type=Path, default=DOCS / "ablations.md", metavar="FILE", help="write: docs/ablations.md")
-    some = arguments.add_argument_group("run")
+    some = arguments.add_argument_group("run and cost")
     add = some.add_argument
     add("--work", type=Path, metavar="DIR", help="folder of cached features, which all rows of a world share")
     add("--data", metavar="DIR", help="of `decodetr scenes write`, or other data with names.json")
@@ -51,6 +52,7 @@ def parser():
     add("--from-scratch", action="store_true", help="joint rows begin with a detector of random weights")
     add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
     add("--threads", type=int, default=1, metavar="N", help="of torch (1)")
+    add("--rounds", type=int, default=15, metavar="N", help="cost: timed rounds (15)")
     return extend_lists(arguments)
 
 
@@ -93,7 +95,7 @@ def worlds(args):
 
 
 def main(argv=None) -> int:
-    """List, run or write. Returns the exit status."""
+    """List, run, time or write. Returns the exit status."""
     args = parser().parse_args(argv)
     from harness import say
 
@@ -115,14 +117,19 @@ def main(argv=None) -> int:
 def _run(args, say):
     rows, places = rows_of(args.rows), worlds(args)
     if args.work is None:
-        raise ValueError("run needs --work, a folder for cached features")
+        raise ValueError(f"{args.command} needs --work, a folder for cached features")
     if args.from_scratch and (apart := [row for row in rows if not ROWS[row].joint]):
         raise ValueError(f"--from-scratch: {apart[0]} trains the semantic stream alone; give rows of the ladder")
     import torch
-    from ablations.runs import run_rows
+    from ablations.runs import run_costs, run_rows
 
     torch.set_num_threads(args.threads)
-    run_rows(places, rows, args.seeds, args.results, args.work, say)
+    if args.command == "cost":
+        if len(places) != 1:
+            raise ValueError(f"cost takes one --base-names, got {args.base_names}")
+        run_costs(places[0], args.results, args.work, args.rounds, say)
+    else:
+        run_rows(places, rows, args.seeds, args.results, args.work, say)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def make_trainer(model, dataset, folder, args, data_collator=None, **fields):
     from decodetr import DeCoDetrTrainer, DeCoDetrTrainingArguments
 
     arguments = training_arguments(DeCoDetrTrainingArguments, folder, args, align_weight_start=1.0, **fields)
-    return _ready(DeCoDetrTrainer(copy.deepcopy(model), arguments, dataset, data_collator=data_collator))
+    return ready(DeCoDetrTrainer(copy.deepcopy(model), arguments, dataset, data_collator=data_collator))
 
 
 def make_bare_trainer(model, folder, args):
@@ -85,10 +85,11 @@ def make_bare_trainer(model, folder, args):
     # Built again: the hook in the model's own detector would keep its feature maps alive.
     detector = AutoModelForObjectDetection.from_config(copy.deepcopy(model.config.detector_config))
     detector.load_state_dict(model.detector.state_dict())
-    return _ready(Trainer(detector, arguments))
+    return ready(Trainer(detector, arguments))
 
 
-def _ready(trainer):
+def ready(trainer):
+    """The trainer, as `Trainer.train` makes it ready for its first step."""
     trainer.model.to(trainer.args.device)
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1  # what Trainer.train sets before its first step

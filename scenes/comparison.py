@@ -200,19 +200,33 @@ class Comparison:
         return self._trained(pool, fields, seed, options, begin, self.dataset())
 
     def _trained(self, pool, fields, seed, options, begin, data):
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = self.new_trainer(pool, fields, seed, options, begin, data, folder)
+            trainer.train()
+        return trainer.model
+
+    def new_trainer(
+        self,
+        pool: PrototypePool,
+        fields: Mapping[str, Any],
+        seed: int,
+        options: Mapping[str, Any],
+        begin: Callable[[DeCoDetrForObjectDetection], None] | None,
+        data: Dataset,
+        folder: str,
+    ) -> DeCoDetrTrainer:
+        """What will train a new model with this seed. Its words are `options`, its files go to `folder`."""
         set_seed(seed)
         model = self.model(pool, fields)
         if begin is not None:
             begin(model)
         parser = HfArgumentParser(DeCoDetrTrainingArguments)
-        with tempfile.TemporaryDirectory() as folder:
-            own = {"--max_steps": self.steps, "--seed": seed, "--output_dir": folder}
-            own["--use_cpu"] = str(self.device.type == "cpu").lower()
-            words = [str(word) for word in flat({**options, **own})]
-            # those of the command alone, as --blur, are left over
-            arguments, _ = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
-            self.trainer(model, arguments, data).train()
-        return model
+        own = {"--max_steps": self.steps, "--seed": seed, "--output_dir": folder}
+        own["--use_cpu"] = str(self.device.type == "cpu").lower()
+        words = [str(word) for word in flat({**options, **own})]
+        # those of the command alone, as --blur, are left over
+        arguments, _ = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+        return self.trainer(model, arguments, data)
 
     def trainer(
         self, model: DeCoDetrForObjectDetection, arguments: DeCoDetrTrainingArguments, data: Dataset

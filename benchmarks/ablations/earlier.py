@@ -116,10 +116,6 @@ NOT_BUILT = (
         "It would be another detector. The one of the photo world stands on an ImageNet backbone",
     ),
     (
-        "alpha and tau apart",
-        "It would square the number of runs. The rows of `temperature` change both at once",
-    ),
-    (
         "Captioners of two sizes",
         "One is shipped, and one is made with the photo world. Captions that lost words stand in (`captioner`)",
     ),

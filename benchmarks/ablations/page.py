@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ablations.conflict import FILE as CONFLICT
 from ablations.conflict import conflict_part, conflict_picture
+from ablations.costs import FILE as COSTS
+from ablations.costs import costs_part
 from ablations.earlier import EARLIER, NOT_BUILT
 from ablations.goals import goals_part
 from ablations.plots import draw
@@ -95,11 +97,12 @@ def write_page(results: Path, page: Path) -> None:
         draw(results / f"{key}.svg", **spec)
     if (curves := conflict_picture(found)) is not None:
         draw(results / CONFLICT, **curves)
-    write_text(page, page_of(found, pictures, results.name))
+    write_text(page, page_of(found, pictures, results))
 
 
-def page_of(found: dict[str, dict], pictures: dict, folder: str) -> str:
-    """The page's text."""
+def page_of(found: dict[str, dict], pictures: dict, results: Path) -> str:
+    """The page's text. `results`: the folder, beside the page."""
+    folder = results.name
     parts = [_HEAD, _claims(found), goals_part(found, _of_names), _how(found)]
     for key, question in QUESTIONS.items():
         tables = _tables(question, found)
@@ -109,7 +112,7 @@ def page_of(found: dict[str, dict], pictures: dict, folder: str) -> str:
         if key in pictures:
             parts.append(f"![{question.title} AP50 by {question.label or 'row'}]({folder}/{key}.svg)\n")
         parts += tables
-    parts += [conflict_part(found, folder), _missing(found)]
+    parts += [conflict_part(found, folder), costs_part(found, results / COSTS, values_of), _missing(found)]
     return "\n".join(part.strip("\n") + "\n" for part in parts if part)
 
 

@@ -60,6 +60,7 @@ def _joint(words, mixed=False, constant=True, **fields):
 # Texts that a name may stand in, none of which says anything of it.
 _ENSEMBLE = ("{}", "a {}", "the {}", "a photo of a {}.", "a photo of the {}.", "this is a {}")
 _TEMPERATURES = (0.01, 0.02, 0.05, 0.07, 0.1, 0.2)
+_APART = (0.01, 0.02, 0.1, 0.2)
 ROWS = {
     "captions": Row("captions (the default)"),
     "none": Row("no pool", fields={"pool_use": "none", **_NO_LOOKUP}),
@@ -91,6 +92,8 @@ ROWS = {
         )
         for value in _TEMPERATURES
     },
+    **{f"alpha-{value}": Row(f"alpha = {value}", fields={"assignment_temperature": value}) for value in _APART},
+    **{f"tau-{value}": Row(f"tau = {value}", fields={"teacher_temperature": value}) for value in _APART},
     **{
         f"lost-{share}": Row(f"{share} % of the words lost", pool={"lost": share / 100}) for share in (25, 50, 75, 100)
     },
@@ -218,6 +221,12 @@ QUESTIONS = {
         axis={f"temperature-{value}": value for value in _TEMPERATURES},
         label="alpha = tau",
         log=True,
+    ),
+    "temperatures": Question(
+        "alpha or tau?",
+        "One of them changed, the other as the space chose it: alpha is that of the lookup, tau that of what "
+        "L_distill teaches.",
+        ("captions", *(f"{name}-{value}" for name in ("alpha", "tau") for value in _APART)),
     ),
     "captioner": Question(
         "How good must the captioner be?",

@@ -119,6 +119,22 @@ def run_rows(
             say(f"{world.key}: {row}, seed {seed}: AP50 {reached}; {entry['seconds']:.0f} s")
 
 
+def run_costs(world: World, results: Path, work: Path, rounds: int, say: Callable[[str], None]) -> None:
+    """
+    Time what each part costs, in the training steps of a world, and write it to `results`.
+
+    Args:
+        work: for cached features, which stay. rounds: timed ones. say: is told what is being measured.
+    """
+    from ablations.costs import FILE, measure_costs
+    from decodetr.utils.files import write_json
+
+    work.mkdir(parents=True, exist_ok=True)
+    file = results / FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"world": world.key, **measure_costs(_runs(world, Setup(), work), rounds, say)})
+
+
 @contextmanager
 def _unless_held(file):
     """Hold a lock. False where another process has it."""

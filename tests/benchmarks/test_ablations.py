@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
 from decodetr.scenes.comparison import Comparison
 from decodetr.scenes.options import ComparisonOptions
 from decodetr.scenes.pool_variants import PoolChange, caption_pool, changed_pool, thinned
+from decodetr.utils.shipped import resolve
 
 DOCS = ROOT / "docs"
 
@@ -116,17 +118,17 @@ def _content(name, base_names, **rows):
     return {"settings": settings, "contents": {}, "ceiling": {"val": ceiling}, "runs": runs}
 
 
-def test_the_page_says_what_the_results_say():
+def test_the_page_says_what_the_results_say(tmp_path):
     from ablations.page import page_of, picture_of
 
     found = {
         "scenes-6": _content("scenes", 6, none=[10, 12, 14], captions=[40.0, 42.0, 44.0], background=[1.0, 2.0, 2.0]),
         "scenes-180": _content("scenes", 180, none=[80, 82], captions=[81, 81], fine_0=[81]),
     }
-    page = page_of(found, {"base-names": {}}, "ablations")
+    page = page_of(found, {"base-names": {}}, tmp_path)
     assert "| 6 | 3 | 12.0 (10.0 to 14.0) | 42.0 (40.0 to 44.0) |  | **+30.0 (+30.0 to +30.0)** |" in page
     assert "**Names with boxes**: the pool adds +30.0 with 6; no gain is told with 180." in page
-    assert "(ablations/base-names.svg)" in page
+    assert f"({tmp_path.name}/base-names.svg)" in page
     lines = page.splitlines()
     place = next(place for place, line in enumerate(lines) if line.startswith("| 1 |"))
     claims = lines[place : place + 2]
@@ -144,20 +146,69 @@ def test_the_page_says_what_the_results_say():
     assert lines["no pool"] == [(6, [10, 12, 14]), (180, [80, 82])] and picture_of("fine", found) is None
 
 
-def test_the_page_says_which_goals_the_whole_method_reaches():
+def test_the_page_says_which_goals_the_whole_method_reaches(tmp_path):
     from ablations.page import page_of
 
     found = {
         "scenes-6": _content("scenes", 6, none=[70.0, 72.0], captions=[82.0, 84.0]),
         "scenes-12": _content("scenes", 12, none=[20.0], captions=[40.0]),
     }
-    page = page_of(found, {}, "ablations")
+    page = page_of(found, {}, tmp_path)
     assert "| scenes-6 | 2 | 83.0 | 50.0 | 1.66 | 92 | +12.0 |" in page
     assert "| scenes-12 | 1 | 40.0 | 50.0 | 0.80 | 44 | +20.0 |" in page
     said = (
         "**The goals** are reached in scenes-6. Missed: 0.9 of names with boxes and 90 % of the teacher in scenes-12."
     )
     assert said in page
+
+
+def test_the_page_says_what_each_part_costs(tmp_path):
+    from ablations.costs import FILE, KEPT
+    from ablations.page import page_of
+
+    from decodetr.utils.files import write_json
+
+    found = {
+        "scenes-6": _content("scenes", 6, free=[30.0, 31.0], captions=[40.0, 41.0]),
+        "scenes-12": _content("scenes", 12, free=[30.0], captions=[40.0]),
+    }
+    assert "## What does each improvement cost?" not in page_of(found, {}, tmp_path)
+    spread = {"median": 1.25, "q1": 1.0, "q3": 1.5}
+    times = {what: {row: spread for _, row in KEPT} for what in ("forward", "step")}
+    machine = {"device": "cpu (a CPU)", "threads": 1}
+    stream = {"prototypes": 6003, "width": 512}
+    head = {"title": "A detector", "runs": 3, "date": "2026-11-27", "world": "scenes-6", "machine": machine}
+    (tmp_path / FILE).parent.mkdir()
+    write_json(tmp_path / FILE, {**times, **head, "stream": stream})
+    page = page_of(found, {}, tmp_path)
+    cells = "1.250 (1.000 to 1.500) | 1.250 (1.000 to 1.500)"
+    assert f"| A bounded MLP beside the lookup | {cells} | scenes-6: +10.0 (+10.0 to +10.0) | `free` |" in page
+    assert "batch 1, 80 names, 6,003 prototypes of width 512" in page and "cpu (a CPU), 1 thread, 2026-11-27" in page
+
+
+def test_costs_are_ratios_of_the_default_to_the_same_without_a_part(built, tmp_path, capsys, monkeypatch):
+    import ablate
+    from ablations import costs
+
+    from decodetr.speed.catalog import OURS, STREAM
+    from decodetr.utils.documents import read_json
+
+    tiny = DeCoDetrForObjectDetection.from_pretrained(resolve("scenes-decodetr")).config.detector_config
+    monkeypatch.setitem(OURS, costs.DETECTOR, replace(OURS[costs.DETECTOR], fields=tiny.to_dict()))
+    monkeypatch.setattr(costs, "SIDE", 160)
+    small = {"num_coarse_prototypes": 3, "num_fine_prototypes": 4, "embedding_dim": 8}
+    for name, value in small.items():
+        monkeypatch.setitem(STREAM, name, value)
+    monkeypatch.setattr(costs, "KEPT", [part for part in costs.KEPT if part[1] in ("query", "predictor-random")])
+    words = ["cost", *_words(built, tmp_path)[1:], "--rounds", "2"]
+    assert ablate.main(words) == 0, capsys.readouterr().err
+    found = read_json(tmp_path / "results" / costs.FILE, dict)
+    for what in ("forward", "step"):
+        assert set(found[what]) == {row for _, row in costs.KEPT}
+        assert all(0 < spread["median"] and spread["runs"] == 2 for spread in found[what].values())
+    assert found["stream"] == {"prototypes": 7, "width": 8}
+    assert ablate.main([*words, "--base-names", "2", "3"]) == 1
+    assert "cost takes one --base-names, got [2, 3]" in capsys.readouterr().err
 
 
 def test_the_page_is_what_the_command_writes(tmp_path):
@@ -167,9 +218,7 @@ def test_the_page_is_what_the_command_writes(tmp_path):
     import ablate
 
     results = tmp_path / "ablations"
-    results.mkdir()
-    for file in (DOCS / "ablations").glob("*.json"):
-        shutil.copy(file, results)
+    shutil.copytree(DOCS / "ablations", results, ignore=shutil.ignore_patterns("*.svg"))
     assert ablate.main(["write", "--results", str(results), "--page", str(tmp_path / "report.md")]) == 0
     written = (tmp_path / "report.md").read_text()
     assert written == (DOCS / "ablations.md").read_text(encoding="utf-8")
