@@ -91,11 +91,9 @@ class DeCoDetrConfig(PreTrainedConfig):
         pool_temperature (`float`, defaults to 0.01): temperature of the soft assignment of "stable" (tau collapses
             a CLIP-like pool). "literal" uses `teacher_temperature`, as the paper does.
         distill_weight (`float`, defaults to 1.0): lambda_KL of paper 3.1, not given there. [Row `distill-none`]
-        distill_at (`str`, *optional*): what L_distill teaches to resemble the region: "query" (q^, paper 2.6),
-            "embedding" (what is compared with names) or "both", the sum of the two. None, the default: both where the
-            training names are fewer than the directions that the pool's prototypes spread over, so that names alone
-            leave embeddings free in most of them, else the query (docs/model.md has the measurement). [Rows
-            `distill-query`, `distill-embedding`, `distill-both`]
+        distill_at (`str`, defaults to `"both"`): what L_distill teaches to resemble the region: "query" (q^, paper
+            2.6), "embedding" (what is compared with names) or "both", the sum of the two. [Rows `distill-query`,
+            `distill-embedding`]
         align_weight (`float`, defaults to 1.0): final lambda_align of paper 3.1, used by the model's own `loss`.
         annotation_weight (`float`, defaults to 1.0): share of the one-hot name in the target of an annotated query.
             The rest is CLIP's distribution. In [0, 1].
@@ -167,7 +165,7 @@ class DeCoDetrConfig(PreTrainedConfig):
     pool_momentum: float | int = 0.99
     pool_temperature: float | int = 0.01
     distill_weight: float | int = 1.0
-    distill_at: Literal["query", "embedding", "both"] | None = None
+    distill_at: Literal["query", "embedding", "both"] = "both"
     align_weight: float | int = 1.0
     annotation_weight: float | int = 1.0
     region_iou_threshold: float | int = 0.5
@@ -330,6 +328,8 @@ class DeCoDetrConfig(PreTrainedConfig):
             config_dict = _of_version_0_2(config_dict)
         if "transformers_version" in config_dict:  # a model that was saved before there was dropout
             config_dict = {"semantic_dropout": 0.0, **config_dict}
+            if config_dict.get("distill_at", "") is None:  # it was chosen by the pool, and training again is as today
+                config_dict = {key: value for key, value in config_dict.items() if key != "distill_at"}
         if not is_remote(cls):
             config_dict = {key: value for key, value in config_dict.items() if key != "custom_pipelines"}
         fields = {**config_dict, **given}

@@ -121,13 +121,6 @@ def text_cosine(embeddings: torch.Tensor) -> float:
     return ((embeddings.double().sum(0).square().sum() - n) / (n * (n - 1))).item()
 
 
-def distill_place(config: "DeCoDetrConfig", tables: Tables) -> str:
-    """Where L_distill acts, "query", "embedding" or "both": what the config says, else both where the names are fewer
-    than the directions that the prototypes spread over (`effective_rank` of the space)."""
-    directions = (tables.pool.info.get("space") or {}).get("effective_rank") or 0
-    return config.distill_at or ("both" if len(tables.vocabulary) < directions else "query")
-
-
 def centred(embeddings: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     """Unit rows (..., d) of embeddings (..., d) of any length, which are normalised first, less the mean (d,)."""
     return F.normalize(F.normalize(embeddings.float(), dim=-1) - mean, dim=-1)

@@ -31,7 +31,7 @@ from .detectors import (
     suppress_duplicates,
     watch_feature_maps,
 )
-from .embedding_space import Tables, distill_place, look_up
+from .embedding_space import Tables, look_up
 from .file_commit import committed, reading
 from .hub_push import push_arguments, push_model
 from .ignored_queries import weighted_background
@@ -316,8 +316,9 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
                 absent=None if supervised.absent is None else supervised.absent[supervised.image],
             )
             count = mean_count(len(log_weights), log_weights.device)
-        place = distill_place(self.config, tables)
-        students = [log_weights] if place != "embedding" else []
+        place, students = self.config.distill_at, []
+        if place != "embedding":
+            students.append(log_weights)
         if place != "query":
             students.append(look_up(self.semantic_stream.predictor(embeds), tables)[0])
         distill = sum(distillation_loss(student, prototype_targets, count) for student in students)

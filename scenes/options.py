@@ -12,7 +12,7 @@ VARIANTS = {
     "no-thumbnails": "captions; query and maps, no thumbnails",
     "query": "captions; query only",
     "free": "captions; lookup + MLP, unbounded",
-    "both": "captions; L_distill at the embedding too",
+    "distill-query": "captions; L_distill at q^ alone",
     "wide": "captions; the paper's 0.07, nothing centred, the background of prototypes alone",
 }
 

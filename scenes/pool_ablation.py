@@ -50,7 +50,7 @@ def variants(
         "no-thumbnails": (pool, {"region_pixels": 0}),
         "query": (pool, {"semantic_inputs": "query"}),
         "free": (pool, {"residual_weight": None}),
-        "both": (pool, {"distill_at": "both"}),
+        "distill-query": (pool, {"distill_at": "query"}),
         "wide": (pool, _WIDE),
     }
 

@@ -74,7 +74,6 @@ ROWS = {
     "distill-none": Row("no L_distill", fields={"distill_weight": 0.0}),
     "distill-query": Row("L_distill at q^ (paper 2.6)", fields={"distill_at": "query"}),
     "distill-embedding": Row("L_distill at what is compared with names", fields={"distill_at": "embedding"}),
-    "distill-both": Row("L_distill at both", fields={"distill_at": "both"}),
     "fine-0": Row("M2 = 0", pool={"fine": 0}),
     "fine-1/4": Row("M2 x 1/4", pool={"fine": 0.25}),
     "fine-2": Row("M2 x 2", pool={"fine": 2}),
@@ -108,9 +107,8 @@ ROWS = {
     "c-ovd": Row("C-OVD: captions of images join the pool", setup=Setup(setting="C-OVD")),
     "g-ovd": Row("G-OVD: names of novel classes", setup=Setup(setting="G-OVD")),
     "ws-ovd": Row("WS-OVD: these names, and labels of images", setup=Setup(setting="WS-OVD")),
-    # With all names the default of L_distill is q^ alone, without them both.
-    "g-ovd-both": Row("G-OVD, L_distill at both", fields={"distill_at": "both"}, setup=Setup(setting="G-OVD")),
-    "ws-ovd-both": Row("WS-OVD, L_distill at both", fields={"distill_at": "both"}, setup=Setup(setting="WS-OVD")),
+    "g-ovd-query": Row("G-OVD, L_distill at q^", fields={"distill_at": "query"}, setup=Setup(setting="G-OVD")),
+    "ws-ovd-query": Row("WS-OVD, L_distill at q^", fields={"distill_at": "query"}, setup=Setup(setting="WS-OVD")),
     **{f"top-{count}": Row(f"the {count} closest prototypes", begin=f"top {count}") for count in (4, 16, 64)},
     "coarse-then-fine-1": Row("the closest coarse one and its fine ones", begin="coarse then fine 1"),
     **{
@@ -190,9 +188,8 @@ QUESTIONS = {
     ),
     "distill": Question(
         "Where should distillation act?",
-        "At q^, as the paper has it, at what is compared with names, at both, or nowhere. The default is both "
-        "where names are fewer than the directions that the pool spreads over, else q^.",
-        ("distill-query", "distill-embedding", "distill-both", "captions", "distill-none"),
+        "At q^, as the paper has it, at what is compared with names, at both, which is the default, or nowhere.",
+        ("captions", "distill-query", "distill-embedding", "distill-none"),
     ),
     "fine": Question(
         "Are fine prototypes needed?",
@@ -266,9 +263,9 @@ QUESTIONS = {
     "settings": Question(
         "What is it worth to know more in training?",
         "The names of novel classes, so that the teacher may take a region for one; which names are somewhere in "
-        "an image; and captions of images, each of which names two of its objects. With names of novel classes "
-        "L_distill acts at q^ alone by default, so there are rows with both places too.",
-        ("captions", "c-ovd", "g-ovd", "g-ovd-both", "ws-ovd", "ws-ovd-both"),
+        "an image; and captions of images, each of which names two of its objects. With all names in training, "
+        "L_distill at q^ alone might do.",
+        ("captions", "c-ovd", "g-ovd", "g-ovd-query", "ws-ovd", "ws-ovd-query"),
     ),
     "lookup": Question(
         "Must a lookup read the whole pool?",

@@ -263,19 +263,6 @@ def _recomputed(model, batch, outputs):
     return distill / max(count, 1), align / max(count, 1), count
 
 
-def test_few_names_are_distilled_at_the_embedding_too():
-    """Three names: fewer than five directions, more than two."""
-    batch, found = tiny_batch(regions=True), {}
-    for place, rank in (("query", 2.0), ("both", 5.0), (None, 2.0), (None, 5.0), (None, None)):
-        model = tiny_model("detr", distill_at=place).eval()
-        pool = model.prototype_pool
-        pool.info["space"] = {"effective_rank": rank}
-        model.set_pool(pool)
-        with torch.no_grad():
-            found[place, rank] = model(**batch).loss_dict["loss_distill"].item()
-    assert found[None, 2.0] == found[None, None] == found["query", 2.0] < found["both", 5.0] == found[None, 5.0]
-
-
 @pytest.mark.parametrize("place", ["query", "embedding", "both"])
 @pytest.mark.parametrize("regions", [True, False])
 def test_losses_of_the_model_by_loops(regions, place):

@@ -383,3 +383,11 @@ def test_a_model_that_was_saved_before_there_was_dropout_has_none(tmp_path):
     file.write_text(json.dumps(stored))
     assert DeCoDetrConfig.from_pretrained(tmp_path).semantic_dropout == 0
     assert DeCoDetrConfig().semantic_dropout == 0.3
+
+
+def test_a_place_of_distillation_that_was_chosen_by_the_pool_is_that_of_today(tmp_path):
+    tiny_model(distill_at="query").save_pretrained(tmp_path)
+    assert DeCoDetrConfig.from_pretrained(tmp_path).distill_at == "query"
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "distill_at": None}))
+    assert DeCoDetrConfig.from_pretrained(tmp_path).distill_at == "both"
