@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from decodetr.cli.options import restored
 
@@ -39,9 +39,27 @@ def loudness(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
     try:
         with restored(variables):
             os.environ.update(variables)
-            yield
+            with _without_bars() if quiet else nullcontext():
+                yield
     finally:
         for name, one in loggers.items():
             one.setLevel(levels[name])
         if handler is not None:
             loggers["decodetr"].removeHandler(handler)
+
+
+@contextmanager
+def _without_bars():
+    """Inside, no bar of tqdm is shown, also where a caller says whether it is to be: the variable is a default."""
+    from tqdm.std import tqdm
+
+    usual = tqdm.__init__
+
+    def hidden(self, *args, **kwargs):
+        usual(self, *args, **{**kwargs, "disable": True})
+
+    tqdm.__init__ = hidden
+    try:
+        yield
+    finally:
+        tqdm.__init__ = usual

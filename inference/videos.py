@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import av
-
 from decodetr.utils.files import limit
 from decodetr.utils.limits import MAX_PIXELS, MAX_PIXELS_VARIABLE
 
@@ -63,6 +61,8 @@ class Video:
     """
 
     def __init__(self, source: str) -> None:
+        import av  # pictures do without it
+
         self.source = source
         try:
             self._container = av.open(*_how(source)[0], **_how(source)[1])
@@ -88,6 +88,8 @@ class Video:
         Raises:
             ValueError: the file is damaged from here on.
         """
+        import av
+
         given = 0
         try:
             for number, frame in enumerate(self._container.decode(self._stream)):

@@ -116,7 +116,7 @@ class DeCoDetrConfig(PreTrainedConfig):
         region_grid (`int`, defaults to 4): a box is sampled at region_grid x region_grid points of each map.
         region_pixels (`int`, defaults to 0): with P > 0 a P x P thumbnail of the box is sampled from the image too,
             for detectors whose maps leave out what names are about (docs/model.md has the measurement). [Row
-            `no-thumbnails`]
+            `no-thumbnails`, `thumbnails-32`]
         semantic_hidden_dim (`int`, *optional*): hidden width of the semantic stream's MLPs. Default `embedding_dim`,
             at least 512.
         semantic_dropout (`float`, defaults to 0.3): share of h_theta's inputs and of its hidden units that is left out

@@ -100,6 +100,7 @@ ROWS = {
     **{f"best-{share}": Row(f"the best {share} % kept", pool={"best": share / 100}) for share in (100, 50, 25)},
     "query": Row("the query alone (paper 2.2)", fields={"semantic_inputs": "query"}),
     "no-thumbnails": Row("query and maps, no thumbnails", fields={"region_pixels": 0}),
+    "thumbnails-32": Row("thumbnails of 32 x 32", fields={"region_pixels": 32}),
     **{
         f"queries-{words}": Row(f"N x {words}", setup=Setup(queries=times))
         for words, times in (("1/4", 0.25), ("1/2", 0.5), ("2", 2), ("4", 4))
@@ -247,8 +248,8 @@ QUESTIONS = {
     ),
     "inputs": Question(
         "What must the semantic stream read?",
-        "The query alone, without thumbnails, and a narrower stream without dropout.",
-        ("captions", "query", "no-thumbnails", "narrow"),
+        "The query alone, without thumbnails, with larger ones, and a narrower stream without dropout.",
+        ("captions", "query", "no-thumbnails", "thumbnails-32", "narrow"),
     ),
     "queries": Question(
         "How many queries?",

@@ -219,6 +219,18 @@ def test_loudness_is_set_and_set_back(capsys):
     assert capsys.readouterr().err == "decodetr.somewhere: but this\n"
 
 
+def test_no_bar_is_shown_in_quiet(capsys):
+    from tqdm.auto import tqdm
+
+    def drawn():
+        assert list(tqdm(range(2), desc="a bar")) + list(tqdm(range(2), desc="a bar", disable=False)) == [0, 1, 0, 1]
+        return capsys.readouterr().err.count("2/2")
+
+    with loudness(quiet=True):
+        assert drawn() == 0
+    assert drawn() == 2
+
+
 def test_a_folder_to_write_is_a_word_of_its_own_or_output(capsys, tmp_path):
     place = str(tmp_path / "scenes")
     few = ["--train", "1", "--val", "1", "--test", "1", "--image-size", "64", "--workers", "1"]
