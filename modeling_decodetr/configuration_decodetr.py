@@ -84,12 +84,10 @@ class DeCoDetrConfig(PreTrainedConfig):
             query looks its meaning up in it (paper 2.4), and the predictor's softmax uses it as background.
             "background": r_n = MLP(q^). "none": neither. The last two are ablations, without L_distill.
             [Rows `none`, `background`]
-        pool_update (`str`, defaults to `"frozen"`): "frozen", "stable" or "literal" (paper 3.5 to the letter).
-            [Rows `momentum-stable`, `momentum-literal`]
-        pool_momentum (`float`, defaults to 0.99): gamma of paper 3.5 (the paper's value), in [0, 1]. [Rows
-            `momentum-stable-0`, `momentum-literal-0`]
-        pool_temperature (`float`, defaults to 0.01): temperature of the soft assignment of "stable" (tau collapses
-            a CLIP-like pool). "literal" uses `teacher_temperature`, as the paper does.
+        pool_update (`str`, defaults to `"frozen"`): "frozen" or "literal" (paper 3.5 to the letter). [Row
+            `momentum-literal`]
+        pool_momentum (`float`, defaults to 0.99): gamma of paper 3.5 (the paper's value), in [0, 1]. [Row
+            `momentum-literal-0`]
         distill_weight (`float`, defaults to 1.0): lambda_KL of paper 3.1, not given there. [Row `distill-none`]
         distill_at (`str`, defaults to `"both"`): what L_distill teaches to resemble the region: "query" (q^, paper
             2.6), "embedding" (what is compared with names) or "both", the sum of the two. [Rows `distill-query`,
@@ -161,9 +159,8 @@ class DeCoDetrConfig(PreTrainedConfig):
     name_temperature: float | int | None = None
     residual_weight: float | int | None = 0.5
     pool_use: Literal["lookup+background", "background", "none"] = "lookup+background"
-    pool_update: Literal["frozen", "stable", "literal"] = "frozen"
+    pool_update: Literal["frozen", "literal"] = "frozen"
     pool_momentum: float | int = 0.99
-    pool_temperature: float | int = 0.01
     distill_weight: float | int = 1.0
     distill_at: Literal["query", "embedding", "both"] = "both"
     align_weight: float | int = 1.0
@@ -235,7 +232,7 @@ class DeCoDetrConfig(PreTrainedConfig):
     def _check_ranges(self):
         positive = (
             "embedding_dim assignment_temperature teacher_temperature teacher_name_temperature name_temperature "
-            "pool_temperature residual_weight region_channels region_grid semantic_hidden_dim score_scale"
+            "residual_weight region_channels region_grid semantic_hidden_dim score_scale"
         ).split()
         for name in positive:
             if getattr(self, name) is not None and not getattr(self, name) > 0:
@@ -328,8 +325,7 @@ class DeCoDetrConfig(PreTrainedConfig):
             config_dict = _of_version_0_2(config_dict)
         if "transformers_version" in config_dict:  # a model that was saved before there was dropout
             config_dict = {"semantic_dropout": 0.0, **config_dict}
-            if config_dict.get("distill_at", "") is None:  # it was chosen by the pool, and training again is as today
-                config_dict = {key: value for key, value in config_dict.items() if key != "distill_at"}
+            config_dict = _without_choices_that_are_gone(config_dict)
         if not is_remote(cls):
             config_dict = {key: value for key, value in config_dict.items() if key != "custom_pipelines"}
         fields = {**config_dict, **given}
@@ -395,6 +391,14 @@ def _of_version_0_2(fields) -> dict:
         "teacher_name_temperature": fields.get("teacher_temperature"),
         "background_level": -1 if level is None else level,
     }
+
+
+def _without_choices_that_are_gone(fields) -> dict:
+    """The same without what only training read, and chose in another way then: where L_distill acts, by the pool, and
+    a momentum that hardly moved it."""
+    gone = {"pool_temperature"} | ({"distill_at"} if fields.get("distill_at") is None else set())
+    gone |= {"pool_update"} if fields.get("pool_update") == "stable" else set()
+    return {key: value for key, value in fields.items() if key not in gone}
 
 
 def _unknown(fields) -> list[str]:

@@ -1,9 +1,8 @@
 """The Dynamic Hierarchical Concept Pool at run time: a table of prototypes (paper 1.7) and its momentum update
 (paper 3.4, 3.5). How a pool is filled is `pool_builder/`. How it is looked up, `semantic_stream.py`.
 
-Deviation: the paper's momentum rule taken literally collapses a pool of real CLIP's texts within an epoch
-(docs/model.md), so a pool is frozen by default. "stable" has its own temperature, keeps prototypes at unit length and
-moves each one only as far as mass was assigned to it. "literal" is the paper's rule.
+Deviation: the paper's momentum rule collapses a pool of real CLIP's texts within an epoch (docs/model.md), so a pool
+is frozen by default.
 """
 
 from typing import Self
@@ -85,35 +84,25 @@ class PrototypePool(EmbeddingArtifact):
         return self.prototypes.shape[1]
 
     @torch.no_grad()
-    def assignment_sums(self, embeddings: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sums of paper 3.4 for embeddings e (R, d): (sum_i D_ij e_i of shape (M, d), sum_i D_ij of shape
-        (M,)).
+    def assignment_sums(self, embeddings: torch.Tensor, temperature: float) -> torch.Tensor:
+        """The sums of paper 3.4 for embeddings e (R, d): sum_i D_ij e_i of shape (M, d).
 
-        Sums of several micro-batches or processes may be added before [`PrototypePool.update`].
+        Those of several micro-batches or processes may be added before [`PrototypePool.update`].
         """
         weights = log_assignment(embeddings, F.normalize(self.prototypes, dim=-1), temperature).exp()
         with torch.autocast(embeddings.device.type, enabled=False):
-            return weights.T @ embeddings.float(), weights.sum(0)
+            return weights.T @ embeddings.float()
 
     @torch.no_grad()
-    def update(self, sums: torch.Tensor, mass: torch.Tensor, momentum: float, literal: bool = False) -> None:
-        """Momentum step (paper 3.5), in place.
-
-        literal: A_j <- gamma A_j + (1 - gamma) LayerNorm(sum_i D_ij e_i).
-        else:    A_j <- unit( A_j + (1 - gamma) min(mass_j, 1) (unit(sum_i D_ij e_i) - A_j) ).
+    def update(self, sums: torch.Tensor, momentum: float) -> None:
+        """Momentum step (paper 3.5), in place: A_j <- gamma A_j + (1 - gamma) LayerNorm(sum_i D_ij e_i).
 
         Args:
-            sums (`torch.Tensor` (M, d)), mass (`torch.Tensor` (M,)): from [`PrototypePool.assignment_sums`].
+            sums (`torch.Tensor` (M, d)): from [`PrototypePool.assignment_sums`].
             momentum (`float`): gamma in [0, 1].
-            literal (`bool`): the paper's rule to the letter.
         """
-        if literal:
-            moved = momentum * self.prototypes + (1 - momentum) * F.layer_norm(sums, sums.shape[-1:])
-        else:
-            rate = (1 - momentum) * mass.clamp(max=1.0)[:, None]
-            moved = F.normalize(self.prototypes + rate * (F.normalize(sums, dim=-1) - self.prototypes), dim=-1)
-            moved = torch.where(rate > 0, moved, self.prototypes)  # normalising again would move them by a rounding
-        self.prototypes.copy_(moved)
+        normed = F.layer_norm(sums, sums.shape[-1:])
+        self.prototypes.copy_(momentum * self.prototypes + (1 - momentum) * normed)
 
     @torch.no_grad()
     def mean_cosine(self) -> float:

@@ -109,17 +109,9 @@ class SwappableTables:
             return self.semantic_stream.tables(self.prototype_pool, self.vocabulary)
 
     @torch.no_grad()
-    def update_prototypes(self, sums: torch.Tensor, mass: torch.Tensor) -> None:
-        """Momentum step of the pool (paper 3.5) by the config's mode. "frozen" does nothing. See
-        [`PrototypePool.update`]."""
+    def update_prototypes(self, sums: torch.Tensor) -> None:
+        """Momentum step of the pool (paper 3.5), see [`PrototypePool.update`]. A frozen one stays."""
         if self.config.pool_update == "frozen":
             return
-        literal = self.config.pool_update == "literal"
-        self.prototype_pool.update(sums, mass, self.config.pool_momentum, literal=literal)
+        self.prototype_pool.update(sums, self.config.pool_momentum)
         self.semantic_stream.refresh(self.prototype_pool, self.vocabulary)
-
-    @property
-    def update_temperature(self) -> float:
-        """Temperature of the soft assignment of the momentum step: the paper's tau only in "literal"."""
-        literal = self.config.pool_update == "literal"
-        return self.tables().scales.teacher_temperature if literal else self.config.pool_temperature

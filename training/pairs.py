@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CAPTIONS_NEED = (
     "captions move the pool, which stays as it is here; build them into it (decodetr pool build --image-captions "
-    "FILE), let it move (--set pool_update=stable), or leave captions out"
+    "FILE), let it move by the paper's rule (--set pool_update=literal), or leave captions out"
 )
 _OF_THE_SEMANTICS = ("semantic_learning_rate", "semantic_max_grad_norm", "align_weight_start", "align_weight_end")
 _OF_THE_DETECTOR = ("learning_rate", "backbone_learning_rate", "max_grad_norm", "freeze_backbone")

@@ -164,7 +164,7 @@ def literal_drift(
     moved, generator = PrototypePool(pool.prototypes), torch.Generator().manual_seed(seed)
     for _ in range(steps):
         rows = torch.randint(len(texts), (batch,), generator=generator)
-        moved.update(*moved.assignment_sums(texts[rows], temperature), momentum, literal=True)
+        moved.update(moved.assignment_sums(texts[rows], temperature), momentum)
     return moved.mean_cosine()
 
 
@@ -190,7 +190,7 @@ def describe_space(
     report.best = _best(model, tables)
     if config.pool_update == "literal" and len(texts):
         report.cosine = tables.pool.mean_cosine()
-        report.moved = literal_drift(tables.pool, texts, model.update_temperature, config.pool_momentum)
+        report.moved = literal_drift(tables.pool, texts, tables.scales.teacher_temperature, config.pool_momentum)
     return report
 
 

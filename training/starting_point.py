@@ -108,7 +108,7 @@ def start_identity(options: "TrainOptions") -> dict[str, Any] | None:
 # Fields of the config that are chosen for the cosines of one pool and CLIP, or kept for the weights of a stream that
 # an earlier version trained.
 _OF_SPACE = (
-    "centred assignment_temperature teacher_temperature teacher_name_temperature name_temperature pool_temperature "
+    "centred assignment_temperature teacher_temperature teacher_name_temperature name_temperature "
     "background_threshold background_level background_margin distill_weight distill_at residual_weight pool_update"
 ).split()
 WIDTHS = ("region_channels", "semantic_hidden_dim", "semantic_dropout")

@@ -340,8 +340,8 @@ class DeCoDetrTrainer(PushingTrainer):
         embeds = [label[name] for label in labels for name in names if name in label]
         device, d = model.prototype_pool.prototypes.device, model.config.embedding_dim
         embeds = torch.cat([*embeds, torch.zeros(0, d, device=device)])
-        sums = model.prototype_pool.assignment_sums(embeds, model.update_temperature)
-        self._pool_sums = sums if self._pool_sums is None else tuple(a + b for a, b in zip(self._pool_sums, sums))
+        sums = model.prototype_pool.assignment_sums(embeds, model.tables().scales.teacher_temperature)
+        self._pool_sums = sums if self._pool_sums is None else self._pool_sums + sums
 
     def forget_sums(self) -> None:
         """Forget what a step that failed has collected: `auto_find_batch_size` starts again after it."""
@@ -353,12 +353,10 @@ class DeCoDetrTrainer(PushingTrainer):
         """Apply the momentum step to what was collected since the last one. All processes end with the same pool."""
         if self._pool_sums is None:
             return
-        sums, mass = self._pool_sums
-        self._pool_sums = None
+        sums, self._pool_sums = self._pool_sums, None
         if self.accelerator.num_processes > 1:
             dist.all_reduce(sums)
-            dist.all_reduce(mass)
-        self.model.update_prototypes(sums, mass)
+        self.model.update_prototypes(sums)
 
     # Vocabulary life cycle: training names in training, deployment names in evaluation and in everything that is saved
 

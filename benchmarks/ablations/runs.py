@@ -179,7 +179,7 @@ def _runs(world, setup, work):
         def make_cache(self, views: int = 1, fields: Mapping[str, Any] | None = None, **options: Any):
             fields = dict(fields or {})
             own = "".join(f"-{name}-{fields[name]}" for name in SAMPLED if name in fields) + self.of_features
-            fields["pool_update"] = "stable"  # with the captions that a pool that moves reads
+            fields["pool_update"] = "literal"  # with the captions that a pool that moves reads
             with FileLock(work / f"{LOCK}-{features.name}{own}"):  # the first process makes them, the others wait
                 cache = super().make_cache(views, fields, folder=Path(f"{features}{own}"), **options)
             return cache if world.queries is None else SomeQueries(cache.folder, world.queries)

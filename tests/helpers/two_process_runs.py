@@ -57,7 +57,7 @@ def trainer(scenes, output, name, batch, single=False, pretend=True):
     model, train, val, processor, deployed = make_parts(scenes, augment=False)
     pool, vocabulary = model.prototype_pool, model.vocabulary
     torch.manual_seed(0)
-    model = DeCoDetrForObjectDetection(tiny_config("detr", detector=NO_DROPOUT, pool_update="stable"))
+    model = DeCoDetrForObjectDetection(tiny_config("detr", detector=NO_DROPOUT, pool_update="literal"))
     model.set_pool(pool, vocabulary)
     options, empty = RUNS[name]
     options = {key: value for key, value in options.items() if not (single and key.startswith("fsdp"))}

@@ -1,7 +1,6 @@
 """Which prototypes are background, after every swap of names or pool and every momentum step."""
 
 import numpy as np
-import pytest
 import torch
 from helpers.tiny_models import NAMES, tiny_model
 
@@ -42,24 +41,23 @@ def test_background_is_recomputed_after_every_swap():
 
 
 def test_a_swapped_in_pool_is_a_copy():
-    model, pool = _model(pool_update="stable", pool_momentum=0.5), PrototypePool(torch.eye(16)[:4])
+    model, pool = _model(pool_update="literal", pool_momentum=0.5), PrototypePool(torch.eye(16)[:4])
     model.set_pool(pool)
-    model.update_prototypes(_randn(4, 16), torch.ones(4))
+    model.update_prototypes(_randn(4, 16))
     assert torch.equal(pool.prototypes, torch.eye(16)[:4])
     assert not torch.equal(model.prototype_pool.prototypes, pool.prototypes)
 
 
-@pytest.mark.parametrize("mode", ["stable", "literal"])
-def test_background_is_recomputed_after_a_momentum_step(mode):
-    model = _model(pool_update=mode, pool_momentum=0.5)
+def test_background_is_recomputed_after_a_momentum_step():
+    model = _model(pool_update="literal", pool_momentum=0.5)
     names = torch.eye(16)[:3]
     model.set_pool(PrototypePool(torch.eye(16)[8:12]))
     model.set_vocabulary(Vocabulary(NAMES, names))
     assert model.semantic_stream.background.all()
     # Texts near name 0 pull prototype 2 towards it; the other prototypes get nothing.
-    sums, mass = torch.zeros(4, 16), torch.tensor([0.0, 0, 5, 0])
+    sums = torch.zeros(4, 16)
     sums[2] = 5 * names[0]
-    model.update_prototypes(sums, mass)
+    model.update_prototypes(sums)
     expected = _background(model.prototype_pool.prototypes, names, 0.3)
     assert model.semantic_stream.background.tolist() == expected == [True, True, False, True]
 
@@ -67,17 +65,15 @@ def test_background_is_recomputed_after_a_momentum_step(mode):
 def test_a_frozen_pool_does_not_move():
     model = _model(pool_update="frozen")
     before = model.prototype_pool.prototypes.clone()
-    model.update_prototypes(_randn(12, 16), torch.ones(12))
+    model.update_prototypes(_randn(12, 16))
     assert torch.equal(model.prototype_pool.prototypes, before)
 
 
-def test_momentum_step_uses_the_configured_temperature_and_gamma():
-    assert _model(pool_temperature=0.02, teacher_temperature=0.05).update_temperature == 0.02
-    literal = _model(pool_temperature=0.02, teacher_temperature=0.05, pool_update="literal", pool_momentum=0.8)
-    assert literal.update_temperature == 0.05
-    before, embeddings = literal.prototype_pool.prototypes.clone(), _randn(6, 16)
-    sums, mass = literal.prototype_pool.assignment_sums(embeddings, literal.update_temperature)
-    literal.update_prototypes(sums, mass)
+def test_momentum_step_uses_the_configured_gamma():
+    model = _model(pool_update="literal", pool_momentum=0.8)
+    before = model.prototype_pool.prototypes.clone()
+    sums = model.prototype_pool.assignment_sums(_randn(6, 16), 0.05)
+    model.update_prototypes(sums)
     by_hand = PrototypePool(before.clone())
-    by_hand.update(sums, mass, 0.8, literal=True)
-    assert torch.equal(literal.prototype_pool.prototypes, by_hand.prototypes)
+    by_hand.update(sums, 0.8)
+    assert torch.equal(model.prototype_pool.prototypes, by_hand.prototypes)

@@ -385,9 +385,12 @@ def test_a_model_that_was_saved_before_there_was_dropout_has_none(tmp_path):
     assert DeCoDetrConfig().semantic_dropout == 0.3
 
 
-def test_a_place_of_distillation_that_was_chosen_by_the_pool_is_that_of_today(tmp_path):
-    tiny_model(distill_at="query").save_pretrained(tmp_path)
-    assert DeCoDetrConfig.from_pretrained(tmp_path).distill_at == "query"
+def test_choices_of_training_that_are_gone_are_those_of_today(tmp_path, caplog):
+    tiny_model(distill_at="query", pool_update="literal").save_pretrained(tmp_path)
+    config = DeCoDetrConfig.from_pretrained(tmp_path)
+    assert config.distill_at == "query" and config.pool_update == "literal"
     file = tmp_path / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "distill_at": None}))
-    assert DeCoDetrConfig.from_pretrained(tmp_path).distill_at == "both"
+    gone = {"distill_at": None, "pool_update": "stable", "pool_temperature": 0.01}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **gone}))
+    config = DeCoDetrConfig.from_pretrained(tmp_path)
+    assert config.distill_at == "both" and config.pool_update == "frozen" and not caplog.records

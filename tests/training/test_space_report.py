@@ -188,7 +188,7 @@ def test_literal_momentum_is_that_of_the_pool_and_leaves_it(space):
     pool = PrototypePool(prototypes)
     moved = literal_drift(pool, captions[:1], 0.07, 0.99, steps=1, batch=4)
     again = PrototypePool(prototypes)
-    again.update(*again.assignment_sums(captions[:1].repeat(4, 1), 0.07), 0.99, literal=True)
+    again.update(again.assignment_sums(captions[:1].repeat(4, 1), 0.07), 0.99)
     assert moved == pytest.approx(again.mean_cosine(), abs=1e-5) and torch.equal(pool.prototypes, prototypes)
 
 

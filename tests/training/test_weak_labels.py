@@ -132,7 +132,7 @@ def test_cached_features_know_the_same_names():
     assert cached["loss_align"].item() == pytest.approx(direct["loss_align"].item(), rel=2e-3)
     assert direct["loss_align"] != model(batch["pixel_values"], labels=free).loss_dict["loss_align"]
     assert [len(item["region_text_embeds"]) for item in cache] == [0, 0]  # the pool is frozen
-    model.config.pool_update = "stable"
+    model.config.pool_update = "literal"
     cache = FeatureCache.build(model, items, detection_collate)
     assert [len(item["region_text_embeds"]) for item in cache] == [
         len(label["region_boxes"]) + 1 for label in batch["labels"]
