@@ -29,7 +29,7 @@ def test_by_hand():
 
 def test_the_trainer_writes_it_where_the_pool_moves(one_step, tmp_path):
     config = ["--config", one_step[one_step.index("--data") + 1] + "/config.yaml", "--streams", "semantic"]
-    moves = ["--set", "pool_momentum=0.5", "pool_update=stable", "--output_dir", str(tmp_path / "moved")]
+    moves = ["--set", "pool_momentum=0.5", "pool_update=literal", "--output_dir", str(tmp_path / "moved")]
     assert main([*one_step, *config, *moves]) == 0
     drift = json.loads((tmp_path / "moved" / "pool_drift.json").read_text())
     before = PrototypePool.from_pretrained(one_step[one_step.index("--pool") + 1])

@@ -42,7 +42,7 @@ def test_every_logger_keeps_what_is_drawn(one_step, tmp_path):
     for module in ("tensorboard", "mlflow", "trackio", "wandb"):
         pytest.importorskip(module)
     data = one_step[one_step.index("--data") + 1]
-    words = [*one_step, "--config", f"{data}/config.yaml", "--set", "pool_update=stable", "--output", "run"]
+    words = [*one_step, "--config", f"{data}/config.yaml", "--set", "pool_update=literal", "--output", "run"]
     for option, value in (("--report_to", "none"), ("--val-annotations", "none"), ("--max_steps", "1")):
         place = words.index(option)
         assert words[place + 1] == value

@@ -57,7 +57,7 @@ def test_captions_move_a_pool_that_may_move(world, tmp_path, capsys):
     assert two_steps(world, tmp_path / "frozen", "--setting", "C-OVD", *captions) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "build them into it (decodetr pool build --image-captions FILE)" in said
-    captions = (*captions, "--set", "pool_update=stable")
+    captions = (*captions, "--set", "pool_update=literal")
     for name, more in (("without", captions[2:]), ("with", captions)):
         assert two_steps(world, tmp_path / name, "--setting", "C-OVD", *more) == 0
     before = DeCoDetrForObjectDetection.from_pretrained(world / "model").prototype_pool.prototypes
