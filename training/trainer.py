@@ -356,7 +356,8 @@ class DeCoDetrTrainer(PushingTrainer):
         sums, self._pool_sums = self._pool_sums, None
         if self.accelerator.num_processes > 1:
             dist.all_reduce(sums)
-        self.model.update_prototypes(sums)
+        if sums.any():  # where no caption was seen, the rule would only shrink the prototypes
+            self.model.update_prototypes(sums)
 
     # Vocabulary life cycle: training names in training, deployment names in evaluation and in everything that is saved
 
