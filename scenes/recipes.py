@@ -21,7 +21,7 @@ SEMANTIC = {
     "--val-annotations": "none",
 }
 # The shipped model was trained before these were other defaults (docs/model.md).
-WIDTHS = ("region_channels=32", "semantic_dropout=0", "distill_at=query")
+DEFAULTS_THEN = ("region_channels=32", "semantic_dropout=0", "distill_at=query")
 KEPT_REGIONS = {"--unkept-regions": "ignore"}
 # Of runs that are compared, and of the quickstart, which is to be short.
 SEMANTIC_TRAINING: dict[str, Any] = {

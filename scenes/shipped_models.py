@@ -16,6 +16,7 @@ from decodetr.cards.results import results_of
 from decodetr.scenes.command_runner import claim, flat, run_stages
 from decodetr.scenes.measure import measured_table
 from decodetr.scenes.recipes import (
+    DEFAULTS_THEN,
     KEPT_REGIONS,
     LOCALIZATION,
     POOL,
@@ -23,7 +24,6 @@ from decodetr.scenes.recipes import (
     SEMANTIC,
     SHIFTS,
     TRAIN_SCENES,
-    WIDTHS,
 )
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim as hold
@@ -88,7 +88,7 @@ def _stages(folder):
         yield built / "pool" / "pool.json", build
     tables = {"--vocabulary": names, "--pool": built / "pool", "--regions": built / "regions"}
     semantic = {"--model": localized, "--data": data, **tables, **SEMANTIC, **KEPT_REGIONS, "--output_dir": model}
-    yield model / "train_results.json", ["train", "--reset-semantics", "--set", *WIDTHS, *flat(semantic)]
+    yield model / "train_results.json", ["train", "--reset-semantics", "--set", *DEFAULTS_THEN, *flat(semantic)]
     _ship(folder, built)
     for split in ("val", "test"):
         measured = folder / f"measured-{split}.json"

@@ -69,7 +69,7 @@ What could be a row and is none.
 
 def load_results(folder: Path) -> dict[str, dict]:
     """{key of a world: content of its file}, by name and number of base names."""
-    found = {file.stem: read_json(file, dict) for file in folder.glob("*.json")}
+    found = {file.stem: read_json(file, dict) for file in folder.glob("[!.]*.json")}  # without locks of runs
     return dict(sorted(found.items(), key=lambda item: _place(item[1])))
 
 
