@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.modeling_decodetr.embedding_space import background_mass, centred, text_cosine
 
-LOOKED_UP = 5.0  # prototypes that a lookup spreads over: median of the effective number
+LOOKED_UP = 5.0  # prototypes that a lookup spreads over at least: median of the effective number
 _REGIONS, _COSINES = 2000, 1_500_000  # at most so many regions are asked, and so many of their cosines
 FEWEST = 50  # annotated regions below which captions stand in for names
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
@@ -128,7 +128,7 @@ def choose_scales(
     right, _, none = (torch.exp(-x).mean().item() for x in _surprise(torch.tensor(fit.x).float(), *asked))
     # A CLIP whose right name does not stand out has no cosine to speak of. Its space is not blown up for it.
     image_cosine = min(max(asked[1].median().item(), 0.05), 1.0)
-    tau, looked_up = lookup_temperature(z, p)
+    tau, looked_up = lookup_temperature(z, p, lowest=temperature)
     return {
         "asked": {"names": len(n), "regions": len(z)},
         "teacher_temperature": tau,
@@ -146,11 +146,16 @@ def choose_scales(
 
 
 def lookup_temperature(
-    embeddings: torch.Tensor, prototypes: torch.Tensor, wanted: float = LOOKED_UP
+    embeddings: torch.Tensor, prototypes: torch.Tensor, wanted: float = LOOKED_UP, lowest: float = 0.0
 ) -> tuple[float, float]:
     """(tau, effective number of prototypes, median over the rows) at which lookups of embeddings (R, d) among
     prototypes (M, d), both centred unit rows, spread over `wanted` prototypes, or over a quarter of them if there are
-    fewer than four times as many."""
+    fewer than four times as many.
+
+    Args:
+        lowest: of tau, the temperature at which the teacher tells names apart. Many captions say the same in other
+            words. A lookup that takes five of them parts what the teacher itself cannot, and teaches noise.
+    """
     similarity = embeddings @ prototypes.T
     wanted = max(min(wanted, len(prototypes) / 4), 1.0)
     low, high = 1e-4, 4.0
@@ -158,7 +163,8 @@ def lookup_temperature(
         tau = math.sqrt(low * high)
         number = effective_number(similarity / tau)
         low, high = (tau, high) if number < wanted else (low, tau)
-    return tau, number
+    tau = max(tau, lowest)
+    return tau, effective_number(similarity / tau)
 
 
 def random_pool(pool: PrototypePool, image_embeds: np.ndarray | torch.Tensor, seed: int = 0) -> PrototypePool:
@@ -174,7 +180,7 @@ def random_pool(pool: PrototypePool, image_embeds: np.ndarray | torch.Tensor, se
     directions = F.normalize(torch.randn(pool.prototypes.shape, generator=generator), dim=-1)
     rows = text_mean + (pool.prototypes - text_mean).norm(dim=-1, keepdim=True) * directions
     images = centred(torch.as_tensor(image_embeds[:_REGIONS]), image_mean)
-    tau, space["looked_up"] = lookup_temperature(images, centred(rows, text_mean))
+    tau, space["looked_up"] = lookup_temperature(images, centred(rows, text_mean), space["looked_up"])
     space |= {"teacher_temperature": tau, "assignment_temperature": tau / space["image_cosine"]}
     known = {name: pool.info.get(name) for name in ("encoder", "encoder_revision", "encoder_fingerprint")}
     return PrototypePool(rows, pool.level, pool.parent, info={**known, "space": space})
