@@ -31,8 +31,9 @@ _METRICS = {
 _HEAD = """# Ablations
 
 What each part of the method is worth. **All of it is small**: drawn scenes, a world of composed photographs, and short
-runs. Nothing of it is COCO, and the paper's figures are the paper's ([paper.md](paper.md#4-reported-results)). This page is written by
-`python benchmarks/ablate.py write` from the runs in `docs/ablations/`, and its verdicts follow from a rule.
+runs. Nothing of it is COCO, and the paper's figures are the paper's ([paper.md](paper.md#4-reported-results)). This
+page is written by `python benchmarks/ablate.py write` from the runs in `docs/ablations/`, and its verdicts follow from
+a rule.
 `ablate.py list` names all rows with their questions, `ablate.py run` measures those that are missing.
 """
 _OVER = {row for question in QUESTIONS.values() if question.over == "base names" for row in question.rows}
