@@ -101,11 +101,13 @@ def test_every_command_of_the_recipe_parses(finished):
 
 
 def test_the_recipe_makes_a_stream_like_the_shipped_one(finished):
-    """Its widths are no defaults any more."""
+    """Its widths, and where L_distill acts, are no defaults any more."""
     config = DeCoDetrConfig.from_pretrained(SHIPPED)
     run, _, _ = finished
     (words,) = (words for _, words in models._stages(run) if "--reset-semantics" in words)
-    said = {name: float(value) for name, value in (word.split("=") for word in map(str, words) if "=" in word)}
+    said = dict(word.split("=") for word in map(str, words) if "=" in word)
+    assert said.pop("distill_at") == "query"
+    said = {name: float(value) for name, value in said.items()}
     assert said == {"region_channels": config.region_channels, "semantic_dropout": config.semantic_dropout}
     assert config.semantic_hidden_dim == DeCoDetrConfig(embedding_dim=config.embedding_dim).semantic_hidden_dim
 
