@@ -32,8 +32,8 @@ _HEAD = """## What does each improvement cost?
 Of what this project has beyond the paper, and of the pool: the default over the same without it. A forward is that of
 {title} at {side} x {side}, batch 1, {names} names, {prototypes:,} prototypes of width {width}, {queries} queries read,
 random weights. A training step is that of `{world}` over cached features, of 8 images. Medians and quartiles of
-{runs} runs in turn; {machine}, {threads}, {date}. `python benchmarks/ablate.py cost` measures them. Where 1 lies between the
-quartiles, no cost is told. Points are of names without boxes, mean and 95 % interval over the seeds.
+{runs} runs in turn; {machine}, {threads}, {date}. `python benchmarks/ablate.py cost` measures them. Where 1
+lies between the quartiles, no cost is told. Points are of names without boxes, mean and 95 % interval over the seeds.
 """
 
 
