@@ -32,8 +32,7 @@ def parser():
     add("command", choices=["list", "run", "cost", "write"], help="list rows, run some, time parts, or write the page")
     add("--results", type=Path, default=DOCS / "ablations", metavar="DIR", help="JSON files (docs/ablations)")
     add("--page", type=Path, default=DOCS / "ablations.md", metavar="FILE", help="write: docs/ablations.md")
-    some = arguments.add_argument_group("run and cost")
-    add = some.add_argument
+    add = arguments.add_argument_group("run and cost").add_argument
     add("--work", type=Path, metavar="DIR", help="folder of cached features, which all rows of a world share")
     add("--data", metavar="DIR", help="of `decodetr scenes write`, or other data with names.json")
     add("--built", metavar="DIR", help="of `decodetr pool build`")
@@ -42,17 +41,19 @@ def parser():
     add("--model", default="scenes-decodetr", metavar="NAME", help="its localization stream (scenes-decodetr)")
     add("--vocabulary", default="scenes-vocabulary", metavar="NAME", help="of all names (scenes-vocabulary)")
     add("--clip", default="scenes-clip", metavar="NAME", help="the teacher (scenes-clip)")
-    add("--rows", nargs="+", default=["pool"], metavar="NAME", help="rows, or questions for all of theirs (pool)")
     add("--base-names", type=int, nargs="+", metavar="N", help="base names that keep their boxes; several: each")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the semantic stream (0 1 2)")
-    add("--steps", type=int, default=200, metavar="N", help="of a run (200)")
     add("--train-images", type=int, default=800, metavar="N", help="the first of them (800)")
-    add("--val-images", type=int, default=150, metavar="N", help="the first of them (150)")
     add("--queries", type=int, default=8, metavar="N", help="of an image that a step reads (8); 0: all")
-    add("--from-scratch", action="store_true", help="joint rows begin with a detector of random weights")
     add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
     add("--threads", type=int, default=1, metavar="N", help="of torch (1)")
-    add("--rounds", type=int, default=15, metavar="N", help="cost: timed rounds (15)")
+    add = arguments.add_argument_group("run alone").add_argument
+    add("--rows", nargs="+", default=["pool"], metavar="NAME", help="rows, or questions for all of theirs (pool)")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the semantic stream (0 1 2)")
+    add("--steps", type=int, default=200, metavar="N", help="of a run (200)")
+    add("--val-images", type=int, default=150, metavar="N", help="the first of them (150)")
+    add("--from-scratch", action="store_true", help="joint rows begin with a detector of random weights")
+    add = arguments.add_argument_group("cost alone").add_argument
+    add("--rounds", type=int, default=15, metavar="N", help="timed ones (15)")
     return extend_lists(arguments)
 
 

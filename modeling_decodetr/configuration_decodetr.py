@@ -73,8 +73,10 @@ class DeCoDetrConfig(PreTrainedConfig):
         assignment_temperature (`float`, *optional*): alpha of paper 2.3. The paper gives none. None, the default of
             this and of the following: what the pool's space says, which was chosen from data (`embedding_space.py`).
             0.07, the paper's tau, where it says nothing. [Rows `temperature-0.01`, `temperature-0.02`,
-            `temperature-0.05`, `temperature-0.07`, `temperature-0.1`, `temperature-0.2`]
-        teacher_temperature (`float`, *optional*): tau of paper 2.5. [The same rows]
+            `temperature-0.05`, `temperature-0.07`, `temperature-0.1`, `temperature-0.2`; alone: `alpha-0.01`,
+            `alpha-0.02`, `alpha-0.1`, `alpha-0.2`]
+        teacher_temperature (`float`, *optional*): tau of paper 2.5. [The same rows; alone: `tau-0.01`, `tau-0.02`,
+            `tau-0.1`, `tau-0.2`]
         teacher_name_temperature (`float`, *optional*): tau of paper 2.8, of the teacher's softmax over the names.
         name_temperature (`float`, *optional*): temperature of the predictor's softmax (paper 2.7), not given there.
         residual_weight (`float`, *optional*, defaults to 0.5): beta of r_n = unit(lookup) + beta unit(MLP(q^)). None
@@ -113,7 +115,7 @@ class DeCoDetrConfig(PreTrainedConfig):
             (docs/model.md has the measurement). [Row `narrow`, with semantic_dropout]
         region_grid (`int`, defaults to 4): a box is sampled at region_grid x region_grid points of each map.
         region_pixels (`int`, defaults to 0): with P > 0 a P x P thumbnail of the box is sampled from the image too,
-            for detectors whose maps leave out what names are about (docs/model.md has the measurement). [Row
+            for detectors whose maps leave out what names are about (docs/model.md has the measurement). [Rows
             `no-thumbnails`, `thumbnails-32`]
         semantic_hidden_dim (`int`, *optional*): hidden width of the semantic stream's MLPs. Default `embedding_dim`,
             at least 512.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.rows import ROWS
-from ablations.verdicts import differences, interval
+from ablations.verdicts import differences, in_words
 from decodetr.utils.documents import read_json
 from decodetr.utils.tables import markdown_table
 
@@ -17,7 +17,7 @@ DEFAULT = "captions"
 DETECTOR = "rt_detr_v2"  # of the catalogue, whose forward is timed at its real size
 NAMES, QUERIES, SIDE = 80, 32, 640
 WORLDS = 3  # that a line of the table names: those with the most steps
-# What the paper does not have and is kept: (what it is, the row without it).
+# What is kept that the paper does not have, and the pool: (what it is, the row without it).
 KEPT = (
     ("Regions of the maps are read, not the query alone", "query"),
     ("Thumbnails, where maps tell little", "no-thumbnails"),
@@ -94,12 +94,11 @@ def _forwards(runs: Any, rows: Sequence[str]) -> dict[str, Callable[[], Any]]:
 def _steps(runs: Any, rows: Sequence[str]) -> dict[str, Callable[[], Any]]:
     from step_trainers import ready, step
 
+    from ablations.beginnings import BEGINNINGS
     from decodetr.scenes.recipes import SEMANTIC_TRAINING
     from decodetr.training.feature_cache import feature_collate
 
     def steps(row):
-        from ablations.beginnings import BEGINNINGS
-
         fields, begin = ROWS[row].fields, ROWS[row].begin
         cache = runs.features(fields)
         with tempfile.TemporaryDirectory() as folder:
@@ -121,6 +120,8 @@ def costs_part(found: Mapping[str, dict], costs: Path, values_of: Callable[[dict
     """
     if not costs.exists():
         return ""
+    from decodetr.speed.timing import show
+
     measured = read_json(costs, dict)
     lines = []
     for words, row in KEPT:
@@ -128,9 +129,8 @@ def costs_part(found: Mapping[str, dict], costs: Path, values_of: Callable[[dict
         for key, content in sorted(found.items(), key=lambda item: -item[1]["settings"]["steps"]):
             values = differences(values_of(content, DEFAULT), values_of(content, row))
             if len(values) > 1:
-                mean, low, high = interval(values)
-                gains.append(f"{key}: {mean:+.1f} ({low:+.1f} to {high:+.1f})")
-        times = [_times(measured[what][row]) for what in ("forward", "step")]
+                gains.append(f"{key}: {in_words(values)}")
+        times = [show(measured[what][row], digits=3) for what in ("forward", "step")]
         lines.append([words, *times, "; ".join(gains[:WORLDS]), f"`{row}`"])
     machine, stream = measured["machine"], measured["stream"]
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
@@ -140,7 +140,3 @@ def costs_part(found: Mapping[str, dict], costs: Path, values_of: Callable[[dict
     )  # fmt: skip
     heads = ["kept", "forward, times", "training step, times", "points that it adds", "the row without it"]
     return f"{head}\n{markdown_table(heads, lines, escape=False).replace('---:', '---')}"
-
-
-def _times(spread):
-    return f"{spread['median']:.3f} ({spread['q1']:.3f} to {spread['q3']:.3f})"

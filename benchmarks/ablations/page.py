@@ -14,7 +14,7 @@ from ablations.earlier import EARLIER, NOT_BUILT
 from ablations.goals import goals_part
 from ablations.plots import draw
 from ablations.rows import CLAIMS, QUESTIONS, ROWS
-from ablations.verdicts import RULE, UNMEASURED, UNTOLD, differences, interval, told, verdict
+from ablations.verdicts import RULE, UNMEASURED, UNTOLD, differences, in_words, told, verdict
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import write_text
 from decodetr.utils.tables import markdown_table
@@ -165,7 +165,7 @@ def _tables(question, found):
         rows = []
         for row in there:
             values = differences(values_of(content, row), values_of(content, reference))
-            less = "" if row == reference or not values else _difference(values)
+            less = "" if row == reference or not values else in_words(values)
             rows.append([ROWS[row].words, str(len(content["runs"][row])), *_figures(content, row), less])
         heads = ["row", "seeds", *_METRICS.values(), f"than {ROWS[reference].words}"]
         parts += [f"World `{key}`:\n", _numbers(heads, rows), _answer(question, content, there), ""]
@@ -190,14 +190,6 @@ def spread(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.1f}"
     return f"{statistics.fmean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
-
-
-def _difference(values):
-    mean, low, high = interval(values)
-    if len(values) < 2:
-        return f"{mean:+.1f}"
-    text = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
-    return f"**{text}**" if told(values) else text
 
 
 def _answer(question, content, there):
@@ -231,7 +223,7 @@ def _over_base_names(question, found):
             gains.append((count, values))
             seeds = str(min(len(there[0]), len(there[1])))
             cells = [spread(list(some.values())) if some else "" for some in there]
-            rows.append([str(count), seeds, *cells, _difference(values) if values else ""])
+            rows.append([str(count), seeds, *cells, in_words(values) if values else ""])
         if len(rows) > 1:
             heads = ["names with boxes", "seeds", *(ROWS[row].words for row in question.rows)]
             table = _numbers([*heads, "the pool adds"], rows)
@@ -297,7 +289,7 @@ def _claims(found):
             rows.append([str(number), claim.words, "", UNMEASURED, command])
         said = [str(number), claim.words]
         for key, values in measured.items():
-            cell = f"{key}: {_difference(values)}, {len(values)} seed{'s' if len(values) > 1 else ''}"
+            cell = f"{key}: {in_words(values)}, {len(values)} seed{'s' if len(values) > 1 else ''}"
             rows.append([*said, cell, verdict(values, claim.points, claim.stand_in), command])
             said, command = ["", ""], ""
     table = _texts(["claim", "the paper claims, in novel AP50", "measured here", "verdict", "rows"], rows)

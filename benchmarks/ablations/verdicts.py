@@ -46,6 +46,15 @@ def verdict(values: list[float], claimed: float, stand_in: bool = False) -> str:
     return UNTOLD
 
 
+def in_words(values: list[float]) -> str:
+    """Mean and interval of differences, bold where they are told from 0; the one value where there is one."""
+    mean, low, high = interval(values)
+    if len(values) < 2:
+        return f"{mean:+.1f}"
+    text = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"**{text}**" if told(values) else text
+
+
 def told(values: list[float]) -> int:
     """1 where a row has more than its reference, -1 where it has less, 0 where seeds do not tell."""
     _, low, high = interval(values)

@@ -182,7 +182,7 @@ def test_the_page_says_what_each_part_costs(tmp_path):
     write_json(tmp_path / FILE, {**times, **head, "stream": stream})
     page = page_of(found, {}, tmp_path)
     cells = "1.250 (1.000 to 1.500) | 1.250 (1.000 to 1.500)"
-    assert f"| A bounded MLP beside the lookup | {cells} | scenes-6: +10.0 (+10.0 to +10.0) | `free` |" in page
+    assert f"| A bounded MLP beside the lookup | {cells} | scenes-6: **+10.0 (+10.0 to +10.0)** | `free` |" in page
     assert "batch 1, 80 names, 6,003 prototypes of width 512" in page and "cpu (a CPU), 1 thread, 2026-11-27" in page
 
 
