@@ -133,6 +133,12 @@ ROWS = {
         "1 of 64 regions captioned, extended by validation images", pool={"share": 1 / 64}, end="extend pool"
     ),
     "narrow": Row("32 channels, nothing dropped", fields={"region_channels": 32, "semantic_dropout": 0.0}),
+    "dropped-0": Row("nothing dropped", fields={"semantic_dropout": 0.0}),
+    "dropped-0.5": Row("half of it dropped", fields={"semantic_dropout": 0.5}),
+    "hidden-1024": Row("1,024 hidden units", fields={"semantic_hidden_dim": 1024}),
+    "hidden-1024-dropped-0.5": Row(
+        "1,024 hidden units, half of it dropped", fields={"semantic_hidden_dim": 1024, "semantic_dropout": 0.5}
+    ),
     "joint-none": _joint("baseline: no pool", mixed=True, pool_use="none", **_NO_LOOKUP),
     "joint-pool": _joint("+ pool", mixed=True),
     "joint-isolation": _joint("+ isolation"),
@@ -249,6 +255,11 @@ QUESTIONS = {
         "What must the semantic stream read?",
         "The query alone, without thumbnails, with larger ones, and a narrower stream without dropout.",
         ("captions", "query", "no-thumbnails", "thumbnails-32", "narrow"),
+    ),
+    "width": Question(
+        "How wide must the semantic stream be?",
+        "The default has 96 channels of each map and at least 512 hidden units, of which training drops 0.3.",
+        ("captions", "narrow", "dropped-0", "dropped-0.5", "hidden-1024", "hidden-1024-dropped-0.5"),
     ),
     "queries": Question(
         "How many queries?",
