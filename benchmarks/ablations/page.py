@@ -69,9 +69,10 @@ What could be a row and is none.
 
 
 def load_results(folder: Path) -> dict[str, dict]:
-    """{key of a world: content of its file}, by name and number of base names."""
+    """{key of a world: content of its file}, by name and number of base names, of those in which a run has ended."""
     found = {file.stem: read_json(file, dict) for file in folder.glob("[!.]*.json")}  # without locks of runs
-    return dict(sorted(found.items(), key=lambda item: _place(item[1])))
+    measured = [(key, content) for key, content in found.items() if content["runs"]]
+    return dict(sorted(measured, key=lambda item: _place(item[1])))
 
 
 def _place(content):

@@ -219,6 +219,7 @@ def test_the_page_is_what_the_command_writes(tmp_path):
 
     results = tmp_path / "ablations"
     shutil.copytree(DOCS / "ablations", results, ignore=shutil.ignore_patterns("*.svg"))
+    (results / "begun.json").write_text(json.dumps(_content("begun", 6)))  # no run of this world has ended
     assert ablate.main(["write", "--results", str(results), "--page", str(tmp_path / "report.md")]) == 0
     written = (tmp_path / "report.md").read_text()
     assert written == (DOCS / "ablations.md").read_text(encoding="utf-8")
