@@ -118,9 +118,9 @@ class DeCoDetrConfig(PreTrainedConfig):
             for detectors whose maps leave out what names are about (docs/model.md has the measurement). [Rows
             `no-thumbnails`, `thumbnails-32`]
         semantic_hidden_dim (`int`, *optional*): hidden width of the semantic stream's MLPs. Default `embedding_dim`,
-            at least 512.
+            at least 512. [Rows `hidden-1024`, `hidden-1024-dropped-0.5`]
         semantic_dropout (`float`, defaults to 0.3): share of h_theta's inputs and of its hidden units that is left out
-            in training, so that names are not learned by heart. In [0, 1).
+            in training, so that names are not learned by heart. In [0, 1). [Rows `dropped-0`, `dropped-0.5`]
         score_scale (`float`, defaults to 1.0), score_bias (`float`, defaults to 0.0): calibration of the scores: the
             logit z of objectness times name probability becomes score_scale * z + score_bias in `logits`, so that a
             score says how often such a detection is right. score_scale is positive, so the ranking stays.
