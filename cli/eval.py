@@ -90,9 +90,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--oracle",
         choices=ORACLES,
         help="measure an upper limit. boxes: annotated boxes, names of the model. names: boxes of the model, "
-        "annotated names. teacher: annotated boxes, names of CLIP alone",
+        "annotated names. teacher: annotated boxes, names of CLIP alone. teacher-names: boxes of the model, names of "
+        "CLIP",
     )
-    add_clip(parser, "CLIP of --oracle teacher (default: the CLIP that made the vocabulary)")
+    add_clip(parser, "CLIP of --oracle teacher and teacher-names (default: the CLIP that made the vocabulary)")
     add_batch_size(parser, default=8)
     add(
         "--max-detections",

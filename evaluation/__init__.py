@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # as in decodetr itself
     from decodetr.evaluation.protocols import Protocol as Protocol
 
 ENGINES = ("faster-coco-eval", "pycocotools")
-ORACLES = ("boxes", "names", "teacher")
+ORACLES = ("boxes", "names", "teacher", "teacher-names")
 PROTOCOLS = ("custom", "coco", "ov-coco", "ov-lvis")
 CALIBRATION_IMAGES = 500  # that calibrate a model. More make the two numbers no better
 PREPARED = ("ov-coco", "ov-lvis")  # protocols that `decodetr eval prepare` writes

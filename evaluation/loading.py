@@ -19,7 +19,13 @@ from transformers import (
 
 from decodetr.evaluation.detections import load_detections, load_facts
 from decodetr.evaluation.peers import ClosedSetPeer, Peer, some
-from decodetr.evaluation.predictors import BoxOracle, DeCoDetrPredictor, NameOracle, TeacherOracle
+from decodetr.evaluation.predictors import (
+    BoxOracle,
+    DeCoDetrPredictor,
+    NameOracle,
+    TeacherNamesOracle,
+    TeacherOracle,
+)
 from decodetr.evaluation.zero_shot_peers import ZERO_SHOT
 from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
@@ -55,7 +61,7 @@ def load_predictor(
         coco: the annotated images, for oracles.
         names: what other people's detectors are asked for. A DeCo-DETR has its vocabulary.
         vocabulary: folder or name of a `Vocabulary` that replaces a DeCo-DETR's own.
-        oracle: one of ORACLES. clip: the CLIP of "teacher". Default: the one of the vocabulary.
+        oracle: one of ORACLES. clip: the CLIP of "teacher" and "teacher-names". Default: the one of the vocabulary.
 
     Returns:
         (predictor, its names, `Vocabulary` or None, facts for the report).
@@ -82,7 +88,10 @@ def load_predictor(
         "training_used": in_words(model.config.training_info or "not recorded"),
     }
     if oracle == "teacher":
-        predictor = _teacher(own, coco, clip, device, max_detections)
+        predictor = TeacherOracle(_clip(own, clip, device, oracle), own, coco, max_detections)
+    elif oracle == "teacher-names":
+        teacher = _clip(own, clip, device, oracle)
+        predictor = TeacherNamesOracle(model, image_processor, teacher, max_detections)
     elif oracle:
         predictor = {"boxes": BoxOracle, "names": NameOracle}[oracle](model, image_processor, coco, max_detections)
     else:
@@ -98,7 +107,7 @@ def teacher_alone(
     """The same of a CLIP on annotated boxes, which needs no detector: its names are those of a `Vocabulary`, by folder
     or name."""
     names = load_vocabulary(vocabulary)
-    predictor = _teacher(names, coco, clip, device, max_detections)
+    predictor = TeacherOracle(_clip(names, clip, device, "teacher"), names, coco, max_detections)
     facts = {
         "model": f"the teacher alone, {clip or names.info['encoder']}",
         "revision": f"fingerprint {predictor.clip.info['encoder_fingerprint']}",
@@ -163,10 +172,10 @@ def load_peer(
     return ClosedSetPeer(model, processor, names, max_detections, allow_missing_names)
 
 
-def _teacher(vocabulary, coco, clip, device, max_detections):
+def _clip(vocabulary, clip, device, oracle):
     source = clip or vocabulary.info.get("encoder")
     if not source:
-        raise ValueError("--oracle teacher: the vocabulary does not say which CLIP made it; give --clip NAME")
+        raise ValueError(f"--oracle {oracle}: the vocabulary does not say which CLIP made it; give --clip NAME")
     asked_by = None if clip else f"the vocabulary says that it made the names; --clip {source} fetches it"
     folder = resolve(source, "CLIP")
     try:
@@ -178,7 +187,7 @@ def _teacher(vocabulary, coco, clip, device, max_detections):
         raise ValueError(
             f"--clip: {describe_encoder(embedder.info)} is not the vocabulary's {describe_encoder(vocabulary.info)}"
         )
-    return TeacherOracle(embedder, vocabulary, coco, max_detections)
+    return embedder
 
 
 def _where(model):

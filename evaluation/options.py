@@ -31,7 +31,7 @@ class EvalOptions:
         names_split: names.json with base and novel names, or "none". novel_names: instead, with commas between them.
         vocabulary: folder or name of a `Vocabulary` that replaces the stored one.
         allow_missing_names: names that the vocabulary lacks count as AP 0.
-        oracle: one of ORACLES. clip: the CLIP of "teacher". Default: the one of the vocabulary.
+        oracle: one of ORACLES. clip: the CLIP of "teacher" and "teacher-names". Default: the one of the vocabulary.
         max_detections: per image, over all names. Default: the protocol's.
         output: folder for the report. None writes none. overwrite: replace an earlier report there.
     """
@@ -106,8 +106,8 @@ class EvalOptions:
             )
         if self.detections and (self.oracle or self.vocabulary):
             raise ValueError("--oracle and --vocabulary need --model: detections have their names already")
-        if self.clip and self.oracle != "teacher":
-            raise ValueError("--clip goes with --oracle teacher")
+        if self.clip and self.oracle not in ("teacher", "teacher-names"):
+            raise ValueError("--clip goes with --oracle teacher or teacher-names")
 
     def _check_data(self):
         if not (self.annotations or self.data):

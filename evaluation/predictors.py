@@ -8,7 +8,7 @@ those of other people's detectors.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -195,6 +195,65 @@ class TeacherOracle:
                 best_pairs(teacher_probabilities(self.clip, image, boxes, self.embeddings), boxes, self.max_detections)
             )
         return found
+
+
+class TeacherNamesOracle(DeCoDetrPredictor):
+    """
+    Our boxes, CLIP's names: its softmax over the names for the crop of each box, times our objectness. What is named
+    here and not by the model, its semantic stream did not learn; what is named on annotated boxes and not here, boxes
+    that do not fit have cost.
+
+    Args:
+        model, image_processor, max_detections: of [`DeCoDetrPredictor`]. clip: `ClipEmbedder` of its vocabulary.
+    """
+
+    def __init__(
+        self,
+        model: DeCoDetrForObjectDetection,
+        image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
+        clip: ClipEmbedder,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__(model, image_processor, max_detections)
+        self.clip, self.embeddings = clip, model.vocabulary.embeddings.cpu()
+
+    def prepare(self, image: Image.Image) -> dict[str, Any]:
+        """Inputs of one PIL image, and the picture itself, of which crops are taken."""
+        return {**super().prepare(image), "picture": image}
+
+    def __call__(self, prepared: list[dict[str, Any]], entries: list[dict]) -> list[dict[str, torch.Tensor]]:
+        """Detections of a batch of pictures: (box, name) pairs."""
+        inputs = [{name: value for name, value in image.items() if name != "picture"} for image in prepared]
+        boxes, _, objectness = ranked_boxes(self.forward(inputs))
+        return [
+            named_by_teacher(self.clip, image["picture"], *found, self.embeddings, self.max_detections)
+            for image, *found in zip(prepared, boxes.float().cpu(), objectness.float().cpu())
+        ]
+
+
+def named_by_teacher(
+    clip: ClipEmbedder,
+    picture: Image.Image,
+    boxes: torch.Tensor,
+    objectness_logits: torch.Tensor,
+    embeddings: torch.Tensor,
+    most: int,
+) -> dict[str, torch.Tensor]:
+    """The best (box, name) pairs of an image's most certain boxes, by objectness times CLIP's softmax over the names.
+
+    Args:
+        clip: `ClipEmbedder`. picture: PIL RGB. boxes: (N, 4) cx, cy, w, h in 0..1. objectness_logits: (N,).
+        embeddings: (K, d), unit rows. most (int): so many boxes are named, and so many pairs are kept.
+
+    Returns:
+        dict: "scores", "labels", "boxes" x0, y0, x1, y1 in pixels, best first.
+    """
+    corners, log_objectness = pixel_corners(boxes, picture.width, picture.height), F.logsigmoid(objectness_logits)
+    shown = _with_area(corners, {"width": picture.width, "height": picture.height})
+    usable = (shown & (log_objectness > _SUPPRESSED)).nonzero()[:, 0]
+    sure = usable[log_objectness[usable].argsort(descending=True, stable=True)][:most]
+    probabilities = teacher_probabilities(clip, picture, corners[sure], embeddings)
+    return best_pairs(log_objectness[sure, None].exp() * probabilities, corners[sure], most)
 
 
 def annotated(coco: CocoAnnotations, entry: dict) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,7 @@
 On a split of a scenes folder: AP50 of novel and base names with all names in the vocabulary. The same AP50 when the
 vocabulary holds twelve names or one, pooled over all such vocabularies. How often a name that is absent from an image
 scores above 0.5. And the ceiling, which is what the teacher itself, a CLIP, makes of the annotated boxes that the
-localization stream finds.
+localization stream finds, and of the boxes that this gives for them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from decodetr.annotations.coco import read_annotated
 from decodetr.annotations.names_split import read_split
 from decodetr.evaluation.detection_evaluator import DetectionEvaluator
-from decodetr.evaluation.predictors import best_pairs, teacher_probabilities
+from decodetr.evaluation.predictors import best_pairs, named_by_teacher, teacher_probabilities
 from decodetr.inference.detection import forward
 from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr.semantic_stream import fuse_scores
@@ -115,21 +115,26 @@ def teacher_ceiling(
     *,
     progress: bool = True,
 ) -> dict[str, float]:
-    """AP50 of CLIP's names for the annotated boxes that the localization stream finds (IoU of at least 0.5).
+    """AP50 of CLIP's names for the annotated boxes that the localization stream finds (IoU of at least 0.5), and for
+    the boxes that it gives for them.
 
-    Args: as in `measure`. clip: `ClipEmbedder`. A box's scores are the softmax over all names at CLIP's temperature.
+    Args: as in `measure`. clip: `ClipEmbedder`. A box's scores are the softmax over all names at CLIP's temperature,
+    and for boxes of the localization stream times its objectness.
 
     Returns:
-        dict, in percent: AP50, AP50_novel, AP50_base, AP50_never_boxed, and recall_novel and recall_base of the
-        localization stream. NaN for names of which no image has an object.
+        dict, in percent: AP50, AP50_novel, AP50_base, AP50_never_boxed of annotated boxes; the same with ", own boxes"
+        of those of the localization stream; recall_novel and recall_base of it. NaN for names of which no image has an
+        object.
     """
     outputs = _outputs(model, image_processor, coco, vocabulary.names)
     groups = {"never_boxed": _NEVER_BOXED}
-    evaluator = DetectionEvaluator(coco, vocabulary.names, novel_names, MAX_DETECTIONS, groups=groups)
+    evaluator, of_own_boxes = (
+        DetectionEvaluator(coco, vocabulary.names, novel_names, MAX_DETECTIONS, groups=groups) for _ in range(2)
+    )
     novel_names = set(novel_names)
     recalled = {"novel": [], "base": []}
     images = tqdm(coco.images, desc="ceiling", unit="image", leave=False, disable=not progress)
-    for image, predicted in zip(images, outputs["pred_boxes"]):
+    for image, predicted, objectness in zip(images, outputs["pred_boxes"], outputs["objectness_logits"]):
         categories = coco.annotations_by_image.arrays(image["image_id"])["category"]
         boxes = torch.from_numpy(coco.annotations_by_image.corners(image["image_id"])).float()
         found = box_iou(boxes, pixel_corners(predicted, image["width"], image["height"])).amax(1) >= 0.5
@@ -138,7 +143,10 @@ def teacher_ceiling(
         picture = read_annotated(image, coco.file)
         probabilities = teacher_probabilities(clip, picture, boxes[found], vocabulary.embeddings)
         evaluator.update([image["image_id"]], [best_pairs(probabilities, boxes[found], MAX_DETECTIONS)])
+        own = named_by_teacher(clip, picture, predicted, objectness, vocabulary.embeddings, MAX_DETECTIONS)
+        of_own_boxes.update([image["image_id"]], [own])
     result = _chosen(evaluator.compute())
+    result |= {f"{key}, own boxes": value for key, value in _chosen(of_own_boxes.compute()).items()}
     means = {group: statistics.fmean(hits) if hits else math.nan for group, hits in recalled.items()}
     return result | {f"recall_{group}": 100 * mean for group, mean in means.items()}
 
@@ -207,13 +215,14 @@ def measured_table(measured: dict[str, float], ceiling: dict[str, float]) -> str
     for size, words in zip(SIZES, ("all names", "12 names", "one name")):
         cells = [f"{measured[f'{key}, {size}']:.1f}" for key in ("AP50_novel", "AP50_base", "AP50")]
         rows.append([words, *cells, f"{measured[f'absent, {size}']:.2f} %"])
-    cells = [f"{ceiling[key]:.1f}" for key in ("AP50_novel", "AP50_base", "AP50")]
-    rows.append(["the teacher itself, on annotated boxes that were found", *cells, ""])
+    for words, which in (("annotated boxes that were found", ""), ("the boxes of the model", ", own boxes")):
+        cells = [f"{ceiling[f'{key}{which}']:.1f}" for key in ("AP50_novel", "AP50_base", "AP50")]
+        rows.append([f"the teacher itself, on {words}", *cells, ""])
     text = markdown_table(header, rows)
     novel, base = measured["AP50_novel, all"], measured["AP50_base, all"]
     if ceiling["AP50_novel"] and base:
         share, ratio = 100 * novel / ceiling["AP50_novel"], novel / base
-        text += f"\nNovel AP50 is {share:.0f} % of the teacher's; novel / base is {ratio:.2f}.\n"
+        text += f"\nNovel AP50 is {share:.0f} % of the teacher's on annotated boxes; novel / base is {ratio:.2f}.\n"
     return text
 
 

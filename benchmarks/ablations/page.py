@@ -127,13 +127,18 @@ def _how(found):
     for key, content in found.items():
         settings, runs = content["settings"], [run for seeds in content["runs"].values() for run in seeds.values()]
         seconds, ceiling = [run["seconds"] for run in runs], content["ceiling"][VAL]
-        teacher = " / ".join(f"{ceiling[name]:.1f}" for name in ("AP50_novel", "AP50_base"))
+        teacher, same = (
+            " / ".join(f"{ceiling[f'{name}{which}']:.1f}" for name in ("AP50_novel", "AP50_base"))
+            if f"AP50_novel{which}" in ceiling
+            else ""
+            for which in ("", ", own boxes")
+        )
         sizes = [settings[name] for name in ("base_names", "train_images", "val_images", "steps", "queries")]
         cells = ["all" if size is None else str(size) for size in sizes]
         words = f"{key}, from random weights" if settings.get("from_scratch") else key
-        rows.append([words, *cells, str(len(runs)), f"{statistics.median(seconds):.0f}", teacher])
+        rows.append([words, *cells, str(len(runs)), f"{statistics.median(seconds):.0f}", teacher, same])
     heads = ["world", "names with boxes", "training images", "validation images", "steps", "queries of an image"]
-    table = _numbers([*heads, "runs", "s, median", "teacher: without / with boxes"], rows)
+    table = _numbers([*heads, "runs", "s, median", "teacher: without / with boxes", "on the same boxes"], rows)
     some = [run for content in found.values() for seeds in content["runs"].values() for run in seeds.values()]
     threads = {run["machine"].get("threads", 1) for run in some}
     words = "one thread" if threads == {1} else f"{min(threads)} to {max(threads)} threads"

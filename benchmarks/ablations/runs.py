@@ -106,7 +106,7 @@ def run_rows(
         file = results / f"{world.key}.json"
         found = records[world] = RunRecords(file, world.settings(), contents_of(world.options()))
         with _unless_held(work / f"{LOCK}-{world.key}-ceiling") as alone:
-            if alone and VAL not in found.content["ceiling"]:
+            if alone and "AP50_novel, own boxes" not in found.content["ceiling"].get(VAL, {}):  # of earlier versions
                 found.add("ceiling", VAL, runs(world, Setup()).ceiling(VAL))
     for seed, world, row in product(seeds, worlds, rows):
         name, found = f"{world.key}-{row}-{seed}".replace("/", "-"), records[world]

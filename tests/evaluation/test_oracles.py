@@ -11,7 +11,14 @@ from helpers.tiny_teachers import write_tiny_clip
 
 from decodetr import DeCoDetrConfig
 from decodetr.annotations.coco import CocoAnnotations, read_annotated
-from decodetr.evaluation.predictors import BoxOracle, NameOracle, TeacherOracle, annotated, best_pairs
+from decodetr.evaluation.predictors import (
+    BoxOracle,
+    NameOracle,
+    TeacherNamesOracle,
+    TeacherOracle,
+    annotated,
+    best_pairs,
+)
 from decodetr.modeling_decodetr import Vocabulary
 
 NAMES = ["dog", "yak", "cat"]
@@ -82,6 +89,34 @@ def test_the_teacher_alone(coco, tmp_path):
     assert found["scores"][of_dog].tolist() == pytest.approx(sorted(expected.tolist(), reverse=True))
 
 
+def test_our_boxes_take_the_names_of_the_teacher(coco, tmp_path, monkeypatch):
+    from decodetr.pool_builder.crops import crop_region
+    from decodetr.pool_builder.embedder import ClipEmbedder
+
+    clip = ClipEmbedder(write_tiny_clip(tmp_path / "clip"))
+    vocabulary = Vocabulary(NAMES, torch.from_numpy(clip.embed_texts(NAMES)), clip.info)
+    picture = read_annotated(coco.images[0])
+    teacher = TeacherNamesOracle(SimpleNamespace(vocabulary=vocabulary, config=DeCoDetrConfig()), None, clip, 3)
+    monkeypatch.setattr(teacher, "forward", lambda inputs: FOUND)
+    (found,) = teacher([{"pixel_values": torch.zeros(3, 8, 8), "picture": picture}], [coco.images[0]])
+
+    def names_of(box):
+        crop = torch.from_numpy(clip.embed_images([crop_region(picture, box, clip.size)]))
+        return (clip.model.logit_scale.exp() * crop @ vocabulary.embeddings.T).softmax(-1)[0]
+
+    # The best three of three boxes: the suppressed one is not named, however well it fits.
+    boxes = {0.8: [9.0, 9, 40, 40], 0.5: [50.0, 20, 80, 60], 0.4: [0.0, 50, 5, 60]}
+    expected = torch.cat([sure * names_of(box) for sure, box in boxes.items()]).sort(descending=True)
+    assert found["scores"].tolist() == pytest.approx(expected.values[:3].tolist(), abs=1e-5)
+    assert found["labels"].tolist() == (expected.indices[:3] % 3).tolist()
+    placed = torch.tensor(list(boxes.values()))[expected.indices[:3] // 3]
+    assert torch.allclose(found["boxes"], placed, atol=1e-3)
+    # With two boxes at most, the least certain one is not looked at.
+    teacher.max_detections = 2
+    (found,) = teacher([{"pixel_values": torch.zeros(3, 8, 8), "picture": picture}], [coco.images[0]])
+    assert len(found["scores"]) == 2 and found["boxes"][:, 2].min() > 5.1
+
+
 def test_best_pairs():
     found = best_pairs(torch.tensor([[0.1, 0.6], [0.5, 0.2]]), torch.tensor([[0.0, 0, 1, 1], [2, 2, 3, 3]]), 3)
     assert found["scores"].tolist() == pytest.approx([0.6, 0.5, 0.2]) and found["labels"].tolist() == [1, 0, 1]
@@ -105,6 +140,8 @@ def test_commands(coco, split, tmp_path, capsys):
     assert "| oracle | names |" in capsys.readouterr().out
     assert run_eval(*words, "--oracle", "teacher") == 0  # the CLIP that the vocabulary remembers
     assert "| class | CLIPModel |" in capsys.readouterr().out
+    assert run_eval(*words, "--oracle", "teacher-names") == 0
+    assert "| oracle | teacher-names |" in capsys.readouterr().out
     vocabulary.save_pretrained(tmp_path / "names")  # a teacher needs no detector
     alone = ["--data", tmp_path / "data", "--oracle", "teacher", "--vocabulary", tmp_path / "names"]
     assert run_eval(*words, "--oracle", "teacher", "--output", tmp_path / "with") == 0
@@ -117,5 +154,7 @@ def test_commands(coco, split, tmp_path, capsys):
     write_tiny_clip(tmp_path / "other", dim=16, seed=1)
     assert run_eval(*words, "--oracle", "teacher", "--clip", tmp_path / "other") == 1
     assert "is not the vocabulary's" in capsys.readouterr().err
+    assert run_eval(*words, "--oracle", "names", "--clip", tmp_path / "clip") == 1
+    assert "--clip goes with --oracle teacher or teacher-names" in capsys.readouterr().err
     assert run_eval(*words, "--oracle", "teacher", "--clip", "no/clip") == 1
     assert "the CLIP 'no/clip' cannot be loaded" in capsys.readouterr().err

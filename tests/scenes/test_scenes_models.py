@@ -21,6 +21,7 @@ MEASURED = {
 }
 SHIPPED = shipped.resolve("scenes-decodetr")  # before a test puts its own in the place
 CEILING = {"AP50": 80.0, "AP50_novel": 82.0, "AP50_base": 79.0, "recall_novel": 99.0, "recall_base": 98.0}
+CEILING |= {f"{key}, own boxes": 70.0 for key in ("AP50", "AP50_novel", "AP50_base")}
 
 
 @pytest.fixture
