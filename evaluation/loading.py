@@ -74,7 +74,7 @@ def load_predictor(
     except (OSError, ValueError) as error:  # transformers raises both for a folder that holds no model
         raise cannot_load("model", source, error) from error
     weights = f"weights {(identity['weights'] or 'not known')[:12]}"
-    facts = {"model": source, "revision": identity["revision"] or weights}
+    facts: dict[str, str | None] = {"model": source, "revision": identity["revision"] or weights}
     if config.model_type != "decodetr":
         if oracle or vocabulary:
             raise ValueError(f"--oracle and --vocabulary need a DeCo-DETR, {source} is a {config.model_type}")
@@ -87,6 +87,7 @@ def load_predictor(
         "pool": f"{len(pool)} prototypes, {_digest(pool.captions, pool.prototypes)}",
         "training_used": in_words(model.config.training_info or "not recorded"),
     }
+    predictor: DeCoDetrPredictor | TeacherOracle
     if oracle == "teacher":
         predictor = TeacherOracle(_clip(own, clip, device, oracle), own, coco, max_detections)
     elif oracle == "teacher-names":
@@ -108,7 +109,7 @@ def teacher_alone(
     or name."""
     names = load_vocabulary(vocabulary)
     predictor = TeacherOracle(_clip(names, clip, device, "teacher"), names, coco, max_detections)
-    facts = {
+    facts: dict[str, str | None] = {
         "model": f"the teacher alone, {clip or names.info['encoder']}",
         "revision": f"fingerprint {predictor.clip.info['encoder_fingerprint']}",
         "vocabulary": f"{vocabulary}, {_digest(names.names, names.embeddings)}",
@@ -172,7 +173,7 @@ def load_peer(
     return ClosedSetPeer(model, processor, names, max_detections, allow_missing_names)
 
 
-def _clip(vocabulary, clip, device, oracle):
+def _clip(vocabulary: Vocabulary, clip: str | None, device: str | torch.device, oracle: str) -> ClipEmbedder:
     source = clip or vocabulary.info.get("encoder")
     if not source:
         raise ValueError(f"--oracle {oracle}: the vocabulary does not say which CLIP made it; give --clip NAME")

@@ -226,8 +226,8 @@ class TeacherNamesOracle(DeCoDetrPredictor):
         inputs = [{name: value for name, value in image.items() if name != "picture"} for image in prepared]
         boxes, _, objectness = ranked_boxes(self.forward(inputs))
         return [
-            named_by_teacher(self.clip, image["picture"], *found, self.embeddings, self.max_detections)
-            for image, *found in zip(prepared, boxes.float().cpu(), objectness.float().cpu())
+            named_by_teacher(self.clip, image["picture"], found, logits, self.embeddings, self.max_detections)
+            for image, found, logits in zip(prepared, boxes.float().cpu(), objectness.float().cpu())
         ]
 
 
