@@ -39,6 +39,7 @@ def pytest_collection_finish():
 
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # the usual 700 looks for garbage for a fifteenth of all time
     gc.enable()
     memory.gc = SimpleNamespace(collect=lambda: 0)
     re._MAXCACHE = 100_000

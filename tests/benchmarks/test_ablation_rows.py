@@ -168,6 +168,7 @@ def test_another_number_of_queries_is_taken_from_the_same_detector(set_up):
         set_up(queries=4)
 
 
+@pytest.mark.slow
 def test_a_setting_knows_what_the_command_would(set_up, built):
     full = CocoAnnotations.load(built / "scenes" / "annotations" / "train_full.json")
     plain, captions, names, labels = (set_up(setting=name) for name in ("V-OVD", "C-OVD", "G-OVD", "WS-OVD"))
@@ -243,6 +244,7 @@ def test_names_are_embedded_with_other_templates(set_up):
     assert torch.equal(bare.model(bare.pool, {}).vocabulary.embeddings, bare.names.select(bare.base).embeddings)
 
 
+@pytest.mark.slow
 def test_setups_have_features_of_their_own(built, tmp_path):
     import ablate
 

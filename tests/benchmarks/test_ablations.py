@@ -194,6 +194,7 @@ def test_the_page_says_what_each_part_costs(tmp_path):
     assert "batch 1, 80 names, 6,003 prototypes of width 512" in page and "cpu (a CPU), 1 thread, 2026-11-27" in page
 
 
+@pytest.mark.slow
 def test_costs_are_ratios_of_the_default_to_the_same_without_a_part(built, tmp_path, capsys, monkeypatch):
     import ablate
     from ablations import costs
@@ -286,6 +287,7 @@ def test_a_killed_run_goes_on_and_shares_features(built, tmp_path, capsys, monke
     assert "has runs of other settings" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_processes_take_runs_that_no_other_one_has_begun(built, tmp_path, capsys):
     """One holds a run: another one goes on to the next, and both are in the file."""
     import ablate

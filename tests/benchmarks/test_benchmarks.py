@@ -248,6 +248,7 @@ def test_evaluation_gives_the_same_ap_by_every_engine(tmp_path, capsys, monkeypa
     assert "| lvis: lvis |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_overhead_of_evaluation_counts_both(monkeypatch):
     import evaluation
 

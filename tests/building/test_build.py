@@ -196,6 +196,7 @@ def test_a_build_that_was_ended_goes_on_to_the_same_bytes(given, built, tmp_path
         assert (output / name).read_bytes() == (built / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_without_names_they_are_what_the_captions_say(given, built, tmp_path):
     output = tmp_path / "out"
     shutil.copytree(built, output, symlinks=True)

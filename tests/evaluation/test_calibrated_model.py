@@ -193,6 +193,7 @@ def test_the_command_calibrates_in_place_and_again_to_the_same(world, tmp_path):
     assert written.endswith("\n\n## Made\nBy me.\n")
 
 
+@pytest.mark.slow
 def test_the_command_suppresses_duplicates_where_it_is_asked_to(crowded, world, tmp_path):
     for name, more, given, suppressed in (
         ("asked", ["--duplicates"], crowded, True),
@@ -265,6 +266,7 @@ def test_a_run_without_duplicates_suppresses_nothing(world, tmp_path):
     assert DeCoDetrConfig.from_pretrained(tmp_path / "out").nms_iou is None
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_ends_with_the_same_calibration(world, tmp_path):
     options = ("--calibration-share", "0.5", "--save_strategy", "steps", "--save_steps", "1")
     options += ("--lr_scheduler_type", "constant")
@@ -304,6 +306,7 @@ def test_training_refuses_what_contradicts_it(world, tmp_path, capsys, more, mes
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_stream_that_begins_anew_has_no_calibration(world, tmp_path):
     assert _calibrated(world, tmp_path / "copy") == 0
     more = ("--model", str(tmp_path / "copy"), "--calibration-share", "0")

@@ -145,6 +145,7 @@ def average_precision(words, report):
     return json.loads((report / "report.json").read_text())["metrics"]
 
 
+@pytest.mark.slow
 def test_what_the_shipped_model_finds_goes_back_in(scenes, tmp_path, capsys):
     """AP of the files is AP of the model, and the data sets are data sets."""
     names = ["--names-split", scenes / "names.json"]

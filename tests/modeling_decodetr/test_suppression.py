@@ -69,6 +69,7 @@ class _Suppression(torch.nn.Module):
         return suppress_duplicates(logits, boxes, 0.3)
 
 
+@pytest.mark.slow
 def test_compiled_and_exported_suppression_is_the_same():
     logits, boxes = _crowd(0, 60)
     expected = suppress_duplicates(logits, boxes, 0.3)

@@ -61,7 +61,8 @@ def test_threads_get_the_answers_of_a_single_thread(family):
     assert _wrong_answers(answer, pictures, alone, calls) == 0
 
 
-@pytest.mark.parametrize("warm", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("warm", [True, False])
 def test_threads_with_a_compiled_model_get_the_answers_of_a_single_thread(warm):
     model, pictures = tiny_model("detr").eval(), _pictures()
     torch._dynamo.reset()

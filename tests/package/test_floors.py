@@ -6,14 +6,15 @@ import ast
 import re
 from collections import Counter
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
-from helpers.paths import ROOT
+from helpers.paths import ROOT, sources
 
 # Files that `save_pretrained` copies beside the weights, where only files of the same folder are: the ground.
 HUB = re.compile(r"modeling_decodetr\b|processing\.(image_processing_|picture_modes$)")
 LIMIT = 60  # imports of ours inside functions; cli/ is not counted, because its --help has to be instant
-ELSEWHERE = ("tests", "benchmarks", "docs", "build")
+ELSEWHERE = ("benchmarks", "docs")
 
 
 class Import(NamedTuple):
@@ -46,12 +47,11 @@ def height(module):
 def modules():
     """{name without `decodetr.`: (whether it is a package, its tree)}; the root is the empty name."""
     found = {}
-    for file in sorted(ROOT.rglob("*.py")):
-        path = file.relative_to(ROOT)
-        if path.parts[0] not in ELSEWHERE and not path.parts[0].startswith("."):
+    for path, tree in ((Path(file), tree) for file, tree in sources().items()):
+        if path.parts[0] not in ELSEWHERE:
             is_package = path.name == "__init__.py"
             name = ".".join((path.parent if is_package else path.with_suffix("")).parts)
-            found[name] = is_package, ast.parse(file.read_text(encoding="utf-8"))
+            found[name] = is_package, tree
     return found
 
 

@@ -138,6 +138,7 @@ def drawn(flat, tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_reshape_writes_a_folder_that_loads_and_a_card_with_both(drawn, tmp_path):
     out = tmp_path / "out"
     assert main(["scenes", "reshape", str(drawn), str(out), "--text-cosine", "0.8", "--workers", "1"]) == 0
@@ -183,6 +184,7 @@ def test_reshape_refuses_what_is_no_small_clip_before_it_draws(drawn, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_teachers_are_reshaped_and_changed_back_without_training(drawn, tmp_path, monkeypatch, capsys):
     folder, work = tmp_path / "teachers", tmp_path / "teachers" / "work"
     words = ["--scenes", "3", "--clip-steps", "1", "--llava-steps", "1", "--workers", "1"]

@@ -60,6 +60,7 @@ def test_runs_once_and_keeps_what_it_measured(built, tmp_path, capsys):
     assert "has runs of other settings" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_few_base_names_keep_their_boxes_and_all_others_count_as_novel(built, tmp_path, capsys):
     words = _words(built, tmp_path, "--variants", "none", "--seeds", "0", "--splits", "val", "--base-names", "48")
     assert main(words) == 0

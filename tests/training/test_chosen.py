@@ -113,6 +113,7 @@ def test_a_run_that_has_not_learned_says_so_and_its_card_too(two_clips, tmp_path
     assert "## Not learned" in (tmp_path / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_another_clip_takes_the_old_ones_temperatures_with_it(two_clips, tmp_path, caplog):
     """A model of one CLIP, tuned for its cosines, becomes one of another width by flags alone."""
     model = DeCoDetrForObjectDetection.from_pretrained(two_clips / "model")

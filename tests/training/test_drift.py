@@ -27,6 +27,7 @@ def test_by_hand():
     assert drift["mean_cosine_between"] == [_pool(0, 60, 180).mean_cosine(), _pool(0, 20, 190).mean_cosine()]
 
 
+@pytest.mark.slow
 def test_the_trainer_writes_it_where_the_pool_moves(one_step, tmp_path):
     config = ["--config", one_step[one_step.index("--data") + 1] + "/config.yaml", "--streams", "semantic"]
     moves = ["--set", "pool_momentum=0.5", "pool_update=literal", "--output_dir", str(tmp_path / "moved")]

@@ -50,6 +50,7 @@ def test_a_run_stops_at_the_evaluation_that_is_expected(
     assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_counts_on(scenes, tmp_path, script):
     script.extend([0.3, 0.2, 0.1])
     make_trainer(scenes, tmp_path, **STOPPING | {"max_steps": 2}, early_stopping_patience=2).train()

@@ -33,6 +33,7 @@ def test_the_average_follows_the_weights():
     assert torch.allclose(average.averages["weight"], torch.tensor([[1.19, 1.62]]))
 
 
+@pytest.mark.slow
 def test_evaluation_and_the_saved_model_see_the_average(scenes, tmp_path):
     trainer = make_trainer(scenes, tmp_path, ema_decay=0.5, eval_strategy="steps", eval_steps=2, **SAVING)
     weights = {}  # by step: what the average should be, and what evaluation saw

@@ -77,6 +77,7 @@ def test_a_fine_tune_reports_both_ends(world, sure, tmp_path):
     assert "The starting point and the trained model; held-out names: " in card
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_again_trains_the_same(world, sure, tmp_path):
     """What was measured before is kept, and measuring moves no random number."""
     more = ("--model", str(sure), "--val-annotations", str(world / "data/annotations/train.json"))

@@ -59,6 +59,7 @@ def test_what_cannot_be_sent_ends_no_run(hub, scenes, tmp_path, caplog):
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_card_of_a_finished_run_has_its_results(hub, scenes, tmp_path):
     output = tmp_path / "run"
     words = ["--max_steps", "1", "--save_strategy", "no", "--push-to-hub", "true", "--hub-license", "apache-2.0"]

@@ -134,6 +134,7 @@ def _place(file):
     return int(file.stem.split("_")[1])
 
 
+@pytest.mark.slow
 def test_a_map_is_drawn_for_a_logger_alone(scenes, tmp_path, monkeypatch):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))

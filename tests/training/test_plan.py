@@ -89,6 +89,7 @@ def test_a_plan_for_coco_needs_no_data(tmp_path, capsys):
     assert not list(tmp_path.glob("run*"))
 
 
+@pytest.mark.slow
 def test_cached_queries_take_what_was_asked(tmp_path, capsys):
     words = ["train", "--config", str(write_tiny_config(tmp_path)), "--plan", "coco", "--save-strategy", "no"]
     found = []
@@ -122,6 +123,7 @@ def test_data_of_ones_own_are_counted(tmp_path, capsys, scenes):
         assert [int(number) for number in found.groups()] == [12, boxes, len(coco.names), expected]
 
 
+@pytest.mark.slow
 def test_pictures_have_the_size_of_the_starting_point(tmp_path, capsys, tiny_detector_folder):
     words = ["train", "--model", str(tiny_detector_folder), "--plan", "lvis"]
     assert main(words) == 0

@@ -66,6 +66,7 @@ def test_captions_move_a_pool_that_may_move(world, tmp_path, capsys):
     assert _info(tmp_path / "with")["captions"] == str(world / "captions.json")
 
 
+@pytest.mark.slow
 def test_image_labels_narrow_the_teacher(world, tmp_path):
     weights = {}
     for name, more in (("without", ()), ("with", ("--image-labels", str(world / "labels.json")))):
@@ -76,6 +77,7 @@ def test_image_labels_narrow_the_teacher(world, tmp_path):
     assert not torch.equal(weights["with"], weights["without"])
 
 
+@pytest.mark.slow
 def test_images_without_boxes_teach_by_their_regions_and_labels(world, tmp_path):
     """They are replayed: of what their labels exclude, their regions teach nothing."""
     document = json.loads((world / "data/annotations/train.json").read_text())

@@ -133,6 +133,7 @@ def test_sharp_temperatures_pass_without_a_word(space):
     assert report.right == pytest.approx(report.own) and report.best > 0.9 and report.lookup < PROTOTYPES / 4
 
 
+@pytest.mark.slow
 def test_what_was_chosen_from_data_passes_and_mends_the_papers_values(space):
     names, prototypes, images, captions = space
     seen, labels = clip_images(names.repeat(4, 1), seed=3), torch.arange(NAMES).repeat(4)

@@ -233,6 +233,7 @@ def test_vocabulary_life_cycle(scenes, tmp_path):
     assert torch.equal(saved.vocabulary.embeddings, trainer.deployment_vocabulary.embeddings)
 
 
+@pytest.mark.slow
 def test_best_checkpoint_by_any_metric(scenes, tmp_path):
     args = {"save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
     trainer = make_trainer(

@@ -45,6 +45,7 @@ def test_detections_are_beside_annotations(scenes):
     assert EvaluationPictures(coco, 0).sheet([]) is None
 
 
+@pytest.mark.slow
 def test_they_come_from_the_evaluation_loop(scenes, tmp_path, monkeypatch):
     counted, forward = [], DeCoDetrForObjectDetection.forward
 

@@ -96,6 +96,7 @@ def test_heads_leave_autocast_after_copies_and_files_too(family, tmp_path):
         assert torch.equal(model(pixels).pred_boxes, expected)
 
 
+@pytest.mark.slow
 def test_a_bf16_run_learns_what_a_float32_run_learns(scenes, tmp_path):
     losses = {}
     for bf16 in (False, True):

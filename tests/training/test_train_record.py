@@ -51,6 +51,7 @@ def test_names_without_a_box_are_none_that_were_seen():
     assert seen_before({"training_names": ["a"]}, pool, {}) == {"detector": ["a"], "proposer": []}
 
 
+@pytest.mark.slow
 def test_a_random_pool_is_said_and_recorded(one_step, tmp_path, caplog):
     start = _without(one_step, "--pool")
     assert (
@@ -68,6 +69,7 @@ def test_a_random_pool_is_said_and_recorded(one_step, tmp_path, caplog):
     assert "random prototypes" not in caplog.text and "pool" not in _config(tmp_path / "c").training_info
 
 
+@pytest.mark.slow
 def test_a_detector_without_a_pool_is_said(one_step, tmp_path, caplog):
     model = DeCoDetrForObjectDetection(_config_of(one_step))
     model.detector.save_pretrained(tmp_path / "detector")

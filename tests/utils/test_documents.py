@@ -130,11 +130,11 @@ def test_what_is_no_file(tmp_path):
 
 def test_a_long_yaml_file_ends_soon(tmp_path):
     file = tmp_path / "data.yaml"
-    file.write_text("names: [" + "a," * 2_000_000 + "a]")
+    file.write_text("names: [" + "a," * 400_000 + "a]")
     started = time.process_time()
     with pytest.raises(ValueError, match=f"^{file}: line 1: more than 200,000 values"):
         read_yaml(file)
-    assert time.process_time() - started < 15  # seconds; 4 with LibYAML, 150 without
+    assert time.process_time() - started < 8  # seconds; 1 with LibYAML, 30 without
 
 
 def test_of_many_keys_the_one_that_is_there_twice_is_found_at_once():
