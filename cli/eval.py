@@ -89,9 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--oracle",
         choices=ORACLES,
-        help="measure an upper limit. boxes: annotated boxes, names of the model. names: boxes of the model, "
-        "annotated names. teacher: annotated boxes, names of CLIP alone. teacher-names: boxes of the model, names of "
-        "CLIP",
+        help="measure an upper limit, or the teacher. boxes: annotated boxes, names of the model. names: boxes of the "
+        "model, annotated names. teacher: annotated boxes, names of CLIP alone. teacher-names: boxes of the model, "
+        "names of CLIP",
     )
     add_clip(parser, "CLIP of --oracle teacher and teacher-names (default: the CLIP that made the vocabulary)")
     add_batch_size(parser, default=8)

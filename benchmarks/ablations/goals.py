@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable
 
+from ablations.rows import ROWS
 from decodetr.utils.tables import markdown_table
 
 # The whole method, and what it is compared with.
@@ -33,7 +34,8 @@ def goals_part(found: dict[str, dict], values_of: Callable[[dict, str, str], dic
             novel, base = (statistics.fmean(values_of(content, row, part).values()) for part in ("novel", "base"))
             ceiling = content["ceiling"]["val"]
             share = 100 * novel / ceiling["AP50_novel"]
-            same = ceiling.get("AP50_novel, own boxes")  # not in files of earlier versions
+            # Not in files of earlier versions, and a joint run has boxes of its own.
+            same = None if ROWS[row].joint else ceiling.get("AP50_novel, own boxes")
             more = novel - statistics.fmean(runs[reference]) if runs[reference] else None
             ratio = novel / base if base else None
             cells = [f"{novel:.1f}", f"{base:.1f}", "" if ratio is None else f"{ratio:.2f}", f"{share:.0f}"]
