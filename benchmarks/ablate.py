@@ -44,6 +44,7 @@ def parser():
     add("--base-names", type=int, nargs="+", metavar="N", help="base names that keep their boxes; several: each")
     add("--train-images", type=int, default=800, metavar="N", help="the first of them (800)")
     add("--queries", type=int, default=8, metavar="N", help="of an image that a step reads (8); 0: all")
+    add("--views", type=int, default=1, metavar="N", help="of each image that are cached (1); others are augmented")
     add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
     add("--threads", type=int, default=1, metavar="N", help="of torch (1)")
     add = arguments.add_argument_group("run alone").add_argument
@@ -90,7 +91,7 @@ def worlds(args):
         places = {name: getattr(args, name) for name in ("data", "built", "model", "vocabulary", "clip")}
     sizes = {name: getattr(args, name) for name in ("train_images", "val_images", "steps")}
     sizes |= {"queries": args.queries or None, "name": args.world or ("photos" if args.photos else "scenes")}
-    sizes |= {"from_scratch": args.from_scratch, "device": args.device}
+    sizes |= {"from_scratch": args.from_scratch, "views": args.views, "device": args.device}
     places = {name: str(place) for name, place in places.items()}
     return [World(base_names=count, **places, **sizes) for count in args.base_names or [None]]
 

@@ -33,17 +33,17 @@ def goals_part(found: dict[str, dict], values_of: Callable[[dict, str, str], dic
                 continue
             novel, base = (statistics.fmean(values_of(content, row, part).values()) for part in ("novel", "base"))
             ceiling = content["ceiling"]["val"]
-            share = 100 * novel / ceiling["AP50_novel"]
+            share = _percent(novel, ceiling["AP50_novel"])
             # Not in files of earlier versions, and a joint run has boxes of its own.
             same = None if ROWS[row].joint else ceiling.get("AP50_novel, own boxes")
             more = novel - statistics.fmean(runs[reference]) if runs[reference] else None
             ratio = novel / base if base else None
-            cells = [f"{novel:.1f}", f"{base:.1f}", "" if ratio is None else f"{ratio:.2f}", f"{share:.0f}"]
-            cells.append("" if not same else f"{100 * novel / same:.0f}")
+            cells = [f"{novel:.1f}", f"{base:.1f}", "" if ratio is None else f"{ratio:.2f}"]
+            cells += ["" if part is None else f"{part:.0f}" for part in (share, _percent(novel, same))]
             lines.append([key, str(len(runs[row])), *cells, "" if more is None else f"{more:+.1f}"])
             short = [f"{POINTS} points"] if more is None or more < POINTS else []
             short += [f"{RATIO} of names with boxes"] if ratio is None or ratio < RATIO else []
-            short += [f"{SHARE} % of the teacher on annotated boxes"] if share < SHARE else []
+            short += [f"{SHARE} % of the teacher on annotated boxes"] if share is None or share < SHARE else []
             worlds.setdefault(" and ".join(short), []).append(key)
             if same:
                 learned.setdefault(100 * novel >= SHARE * same, []).append(key)
@@ -59,3 +59,7 @@ def goals_part(found: dict[str, dict], values_of: Callable[[dict, str, str], dic
         some = [f"{words} in {', '.join(learned[is_it])}" for is_it, words in _LEARNED.items() if is_it in learned]
         said += f". {SHARE} % of the teacher on the same boxes {'; '.join(some)}"
     return f"{_HEAD}\n{markdown_table(heads, lines, escape=False)}\n**The goals** {said}.\n"
+
+
+def _percent(part, whole):
+    return 100 * part / whole if whole else None

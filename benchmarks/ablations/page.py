@@ -136,6 +136,7 @@ def _how(found):
         sizes = [settings[name] for name in ("base_names", "train_images", "val_images", "steps", "queries")]
         cells = ["all" if size is None else str(size) for size in sizes]
         words = f"{key}, from random weights" if settings.get("from_scratch") else key
+        words += f", {views} views" if (views := settings.get("views")) else ""
         rows.append([words, *cells, str(len(runs)), f"{statistics.median(seconds):.0f}", teacher, same])
     heads = ["world", "names with boxes", "training images", "validation images", "steps", "queries of an image"]
     table = _numbers([*heads, "runs", "s, median", "teacher: without / with boxes", "on the same boxes"], rows)

@@ -35,6 +35,7 @@ class World:
         train_images, val_images: so many are used; None: all. steps: of a run.
         queries: of an image that a step reads; None: all that something supervises.
         from_scratch (bool): joint rows begin with a detector of random weights, not with the model's.
+        views: of each image that are cached; all but the first are augmented.
         device: where it all runs; "auto": an accelerator if there is one.
     """
 
@@ -50,6 +51,7 @@ class World:
     steps: int
     queries: int | None
     from_scratch: bool = False
+    views: int = 1
     device: str = "auto"
 
     @property
@@ -60,7 +62,7 @@ class World:
     def settings(self) -> dict[str, Any]:
         """What its runs have in common, without places: those are known by their contents."""
         left_out = {"data", "built", "model", "vocabulary", "clip", "device"}
-        left_out |= set() if self.from_scratch else {"from_scratch"}
+        left_out |= {name for name, usual in (("from_scratch", False), ("views", 1)) if getattr(self, name) == usual}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     def options(self):
@@ -176,9 +178,10 @@ def _runs(world, setup, work):
             self.pools: dict[PoolChange, Any] = {}
             self.conflict: dict[str, Any] | None = None
 
-        def make_cache(self, views: int = 1, fields: Mapping[str, Any] | None = None, **options: Any):
+        def make_cache(self, views: int = world.views, fields: Mapping[str, Any] | None = None, **options: Any):
             fields = dict(fields or {})
-            own = "".join(f"-{name}-{fields[name]}" for name in SAMPLED if name in fields) + self.of_features
+            own = "" if views == 1 else f"-views-{views}"
+            own += "".join(f"-{name}-{fields[name]}" for name in SAMPLED if name in fields) + self.of_features
             fields["pool_update"] = "literal"  # with the captions that a pool that moves reads
             with FileLock(work / f"{LOCK}-{features.name}{own}"):  # the first process makes them, the others wait
                 cache = super().make_cache(views, fields, folder=Path(f"{features}{own}"), **options)

@@ -310,6 +310,23 @@ def test_processes_take_runs_that_no_other_one_has_begun(built, tmp_path, capsys
     assert json.loads(file.read_text()) == results
 
 
+def test_views_are_cached_and_belong_to_the_settings(built, tmp_path):
+    import ablate
+    from ablations.page import load_results, page_of
+
+    from decodetr.training.feature_cache import FeatureCache
+
+    words = _words(built, tmp_path, "--rows", "captions", "--base-names", "48", "--seeds", "0", "--device", "cpu")
+    assert ablate.main(words) == 0
+    assert ablate.main([*words, "--views", "2", "--world", "twice"]) == 0
+    (one,) = (tmp_path / "work").glob("features-????????????")
+    (two,) = (tmp_path / "work").glob("features-*-views-2")
+    assert len(FeatureCache(two)) == 2 * len(FeatureCache(one))
+    found = load_results(tmp_path / "results")
+    assert "views" not in found["scenes-48"]["settings"] and found["twice-48"]["settings"]["views"] == 2
+    assert "| twice-48, 2 views | 48 |" in page_of(found, {}, tmp_path)
+
+
 def test_the_gradients_of_both_losses_are_compared_where_both_reach():
     import torch
     from ablations.conflict_trainer import compare_gradients
