@@ -122,6 +122,10 @@ def _run(args, say):
         raise ValueError(f"{args.command} needs --work, a folder for cached features")
     if args.from_scratch and (apart := [row for row in rows if not ROWS[row].joint]):
         raise ValueError(f"--from-scratch: {apart[0]} trains the semantic stream alone; give rows of the ladder")
+    if args.views < 1:
+        raise ValueError(f"--views must be at least 1, got {args.views}")
+    if args.views > 1 and (joint := [row for row in rows if ROWS[row].joint]):
+        raise ValueError(f"--views: {joint[0]} reads the images and no cached features; leave it out")
     import torch
     from ablations.runs import run_costs, run_rows
 

@@ -3,7 +3,7 @@
 On a split of a scenes folder: AP50 of novel and base names with all names in the vocabulary. The same AP50 when the
 vocabulary holds twelve names or one, pooled over all such vocabularies. How often a name that is absent from an image
 scores above 0.5. And the ceiling, which is what the teacher itself, a CLIP, makes of the annotated boxes that the
-localization stream finds, and of the boxes that this gives for them.
+localization stream finds, and of all boxes that it gives.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def teacher_ceiling(
     progress: bool = True,
 ) -> dict[str, float]:
     """AP50 of CLIP's names for the annotated boxes that the localization stream finds (IoU of at least 0.5), and for
-    the boxes that it gives for them.
+    all boxes that it gives.
 
     Args: as in `measure`. clip: `ClipEmbedder`. A box's scores are the softmax over all names at CLIP's temperature,
     and for boxes of the localization stream times its objectness.

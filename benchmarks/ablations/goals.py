@@ -15,9 +15,9 @@ The goals of this project, for names without boxes: {POINTS} points more than wi
 names with boxes, {SHARE} % of what the teacher itself reaches. Means of the seeds.
 
 The teacher is asked twice. On annotated boxes it sees each object that was found as it is annotated, once. On the same
-boxes it names those of the detector, as the model does, at CLIP's own temperature and times the same objectness. What
-the model lacks there, the semantic stream did not learn. What the teacher lacks there was lost by boxes that do not
-fit.
+boxes it names those of the detector, as the model does, at CLIP's own temperature and times the same objectness, with
+no background. That is what the semantic stream learns from, and no limit: the model may pass it. What the teacher
+loses from the one to the other, it loses by boxes that do not fit, are found twice or lie on nothing.
 """
 
 

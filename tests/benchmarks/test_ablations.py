@@ -310,7 +310,7 @@ def test_processes_take_runs_that_no_other_one_has_begun(built, tmp_path, capsys
     assert json.loads(file.read_text()) == results
 
 
-def test_views_are_cached_and_belong_to_the_settings(built, tmp_path):
+def test_views_are_cached_and_belong_to_the_settings(built, tmp_path, capsys):
     import ablate
     from ablations.page import load_results, page_of
 
@@ -325,6 +325,10 @@ def test_views_are_cached_and_belong_to_the_settings(built, tmp_path):
     found = load_results(tmp_path / "results")
     assert "views" not in found["scenes-48"]["settings"] and found["twice-48"]["settings"]["views"] == 2
     assert "| twice-48, 2 views | 48 |" in page_of(found, {}, tmp_path)
+    assert ablate.main([*words, "--views", "0"]) == 1
+    assert "--views must be at least 1, got 0" in capsys.readouterr().err
+    assert ablate.main([*words, "--views", "2", "--rows", "joint-pool"]) == 1
+    assert "--views: joint-pool reads the images" in capsys.readouterr().err
 
 
 def test_the_gradients_of_both_losses_are_compared_where_both_reach():

@@ -109,6 +109,10 @@ def test_the_shape_that_never_has_a_box_has_its_own_column_where_there_is_one():
     at = head.index("crescents")
     assert row[at] == "12.3" and teacher[at] == "80.0"
     assert len(head) == len(row) == len(teacher)
+    ceiling |= {f"{key}, own boxes": 70.0 for key in ("AP50", "AP50_novel", "AP50_base", "AP50_never_boxed")}
+    ((_, head, (_, teacher, same)),) = tables(results)
+    assert same[0] == "the teacher itself, on the same boxes" and same[at] == "70.0" and teacher[at] == "80.0"
+    assert len(head) == len(same)
 
 
 @pytest.mark.slow
@@ -122,7 +126,8 @@ def test_variants_may_be_added_and_a_trained_model_counts_as_a_run(built, tmp_pa
     assert set(results["runs"]) == set(VARIANTS) and results["runs"]["captions"] == first["runs"]["captions"]
     page = (tmp_path / "table.md").read_text()
     rows = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines() if line.startswith("| ")][2:]
-    assert rows == [*VARIANTS.values(), "the teacher itself"] and "Validation; localization finds" in page
+    teachers = [f"the teacher itself, on {boxes}" for boxes in ("annotated boxes", "the same boxes")]
+    assert rows == [*VARIANTS.values(), *teachers] and "Validation; localization finds" in page
     measured = tmp_path / "m.json"
     measure = ["scenes", "measure", str(built / "scenes"), "--model", str(built / "detector"), "--split", "val"]
     measure += ["--clip", str(built / "clip"), "--vocabulary", str(built / "names"), "--output", str(measured)]
