@@ -23,6 +23,8 @@ from helpers.paths import BENCHMARKS, TESTS
 
 _COPIES = sys.platform == "linux" and os.environ.get("OMP_NUM_THREADS") == "1" and not torch.cuda.is_available()
 _METHOD = "fork" if _COPIES else "spawn"
+# Autograd begins before any export, which makes torch believe in eight GPUs: it would have threads for them then.
+torch.ones((), requires_grad=True).backward()
 
 
 def start(function, *args):
