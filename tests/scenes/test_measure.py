@@ -166,3 +166,6 @@ def test_table_and_command(world, model, tmp_path, monkeypatch, capsys):
     reached = ["AP50", "AP50_novel", "AP50_base", "AP50_never_boxed"]
     reached += [f"{key}, own boxes" for key in reached]
     assert set(report["ceiling"]) == {*reached, "recall_novel", "recall_base"}
+    # A folder that an earlier version measured has the teacher on annotated boxes alone.
+    earlier = {key: value for key, value in report["ceiling"].items() if "own boxes" not in key}
+    assert measured_table(report["measured"], earlier).count("the teacher itself") == 1
