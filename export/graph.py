@@ -73,5 +73,6 @@ class _Shares(torch.nn.Module):
         self._share = [log_share]  # in a list: no parameter, no buffer
 
     def log_normaliser(self, logits: torch.Tensor) -> torch.Tensor:
-        """As of [`Vocabulary`]."""
-        return (logits + self._share[0]).logsumexp(-1)
+        """As of [`Vocabulary`], as a product, which runtimes do faster than a log-sum-exp of many names."""
+        most = logits.amax(-1, keepdim=True)
+        return ((logits - most).exp() @ self._share[0].exp()).log() + most.squeeze(-1)
