@@ -18,8 +18,9 @@ os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
 _cache = tempfile.TemporaryDirectory(prefix="decodetr-tests-")
 os.environ["HF_DATASETS_CACHE"] = _cache.name
 gc.disable()  # on again where all is imported: pytest_collection_finish
-# A copy of this process has none of its threads. Garbage of libraries that wait for theirs would keep it for ever.
-os.register_at_fork(before=gc.collect, after_in_child=gc.freeze)
+# A copy of this process has none of its threads. Garbage of libraries that wait for theirs would keep it for ever, so
+# a copy does not look for what it has inherited.
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 def pytest_configure(config):

@@ -156,7 +156,9 @@ def _same(found, expected, tolerance):
         np.testing.assert_allclose(one["boxes"], other["boxes"], atol=100 * tolerance)
 
 
-@pytest.mark.parametrize("way", ["channels-last", pytest.param("onnx", marks=pytest.mark.slow), "openvino"])
+@pytest.mark.parametrize(
+    "way", ["channels-last", *(pytest.param(way, marks=pytest.mark.slow) for way in ("onnx", "openvino"))]
+)
 def test_real_ways_detect_what_eager_does_and_swap_names(model, processor, pictures, graphs, way):
     found = model.optimize(pictures, image_processor=processor, memory=graphs, way=way, runs=1)
     expected = detect(model, processor, pictures, threshold=0.0)

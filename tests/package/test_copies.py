@@ -43,6 +43,8 @@ def test_garbage_of_a_process_does_not_end_in_its_copy(tmp_path):
         gc.collect()
 
     assert _in_copy(let_go) == 0
+    assert not ended.exists()
+    gc.collect()
     assert ended.read_text().split() == [str(os.getpid())]
 
 

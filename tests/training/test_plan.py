@@ -112,6 +112,7 @@ def test_arithmetic_bounds_a_large_model():
     )
 
 
+@pytest.mark.slow
 def test_data_of_ones_own_are_counted(tmp_path, capsys, scenes):
     words = ["--config", str(write_tiny_config(tmp_path)), "--plan", "data", "--data", str(scenes)]
     coco = CocoAnnotations.load(scenes / "annotations/train.json")
