@@ -248,6 +248,7 @@ def _words(built, folder, *more):
     return [*words, "--results", str(folder / "results"), "--steps", "2", "--queries", "3", *more]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_shares_features(built, tmp_path, capsys, monkeypatch):
     import ablate
 
@@ -310,6 +311,7 @@ def test_processes_take_runs_that_no_other_one_has_begun(built, tmp_path, capsys
     assert json.loads(file.read_text()) == results
 
 
+@pytest.mark.slow
 def test_views_are_cached_and_belong_to_the_settings(built, tmp_path, capsys):
     import ablate
     from ablations.page import load_results, page_of

@@ -87,7 +87,7 @@ def test_small_and_bare_pools(tmp_path, coarse, fine, dim, captions):
     assert list(labelled) == (list(range(coarse)) if captions else []) and _ink(tmp_path / "map.png") > 0.001
 
 
-@pytest.mark.parametrize(("coarse", "fine"), [(1203, 4797), (6000, 0)])
+@pytest.mark.parametrize(("coarse", "fine"), [pytest.param(1203, 4797, marks=pytest.mark.slow), (6000, 0)])
 def test_six_thousand_prototypes(tmp_path, coarse, fine):
     start = time.process_time()
     labelled = draw_pool_map(_pool(coarse, fine, 32), tmp_path / "map.png")

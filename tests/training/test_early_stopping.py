@@ -36,7 +36,7 @@ def _aps(state):
         (2, 0.0, [0.1, 0.3, 0.2, 0.3], 4, 2),  # an equal one is no rise
         (1, 0.0, [0.1, 0.2, 0.15], 3, 2),
         (2, 0.05, [0.1, 0.12, 0.14], 3, 3),  # rises of less than the threshold do not count, but the best is the best
-        (2, 0.0, [0.3, 0.2, 0.4, 0.1, 0.5, 0.2, 0.1], 7, 5),
+        pytest.param(2, 0.0, [0.3, 0.2, 0.4, 0.1, 0.5, 0.2, 0.1], 7, 5, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_stops_at_the_evaluation_that_is_expected(
