@@ -59,7 +59,7 @@ def measure(family, args, folder) -> dict:
     detector = ExportedDetector(folder, threads=args.threads)
     loaded = time.perf_counter() - start
     start = time.perf_counter()
-    detector.set_names(vocabulary=None)
+    detector.set_names([f"name {i}" for i in range(MANY)])
     swapped = time.perf_counter() - start
     images, functions = pictures(), {}
     for count in (FEW, COMMON, MANY):

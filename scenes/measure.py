@@ -29,6 +29,7 @@ from decodetr.modeling_decodetr.semantic_stream import fuse_scores
 from decodetr.modeling_decodetr.vocabulary import check_space
 from decodetr.pool_builder.embedder import ClipEmbedder
 from decodetr.processing import CocoAnnotations, DetectionDataset, detection_collate
+from decodetr.scenes.run_records import teacher_cells
 from decodetr.scenes.world import HELD_OUT_SHAPE, NAMES
 from decodetr.utils.box_tensors import pixel_corners
 from decodetr.utils.shipped import load_vocabulary, resolve
@@ -215,10 +216,9 @@ def measured_table(measured: dict[str, float], ceiling: dict[str, float]) -> str
     for size, words in zip(SIZES, ("all names", "12 names", "one name")):
         cells = [f"{measured[f'{key}, {size}']:.1f}" for key in ("AP50_novel", "AP50_base", "AP50")]
         rows.append([words, *cells, f"{measured[f'absent, {size}']:.2f} %"])
-    for words, which in (("annotated boxes that were found", ""), ("the boxes of the model", ", own boxes")):
-        if f"AP50{which}" in ceiling:  # in files of earlier versions, the first alone
-            cells = [f"{ceiling[f'{key}{which}']:.1f}" for key in ("AP50_novel", "AP50_base", "AP50")]
-            rows.append([f"the teacher itself, on {words}", *cells, ""])
+    boxes = ("annotated boxes that were found", "the boxes of the model")
+    for words, cells in zip(boxes, teacher_cells(ceiling, ("AP50_novel", "AP50_base", "AP50"))):
+        rows.append([f"the teacher itself, on {words}", *cells, ""])
     text = markdown_table(header, rows)
     novel, base = measured["AP50_novel, all"], measured["AP50_base, all"]
     if ceiling["AP50_novel"] and base:

@@ -18,7 +18,7 @@ from decodetr.inference.loading import load_model
 from decodetr.scenes.comparison import Comparison, contents_of
 from decodetr.scenes.options import SPLITS, VARIANTS, ComparisonOptions
 from decodetr.scenes.pool_variants import PoolChange, silent_pool
-from decodetr.scenes.run_records import RunRecords
+from decodetr.scenes.run_records import RunRecords, teacher_cells
 from decodetr.utils.files import claim, write_text
 from decodetr.utils.tables import markdown_tables
 
@@ -76,10 +76,8 @@ def tables(results: dict) -> list[tuple[str, list[str], list[list[str]]]]:
             values.append([_percent(run["AP50_novel, all"], run["AP50_base, all"]) for run in measured])
             rows.append([words, str(len(runs)), *map(_cell, values)])
         reached = [key.removesuffix(", all") for key in columns if key.startswith("AP50") and key.endswith("all")]
-        for words, boxes in (("annotated boxes", ""), ("the same boxes", ", own boxes")):
-            if f"AP50{boxes}" in ceiling:  # in files of earlier versions, the first alone
-                teacher = [f"{ceiling[f'{key}{boxes}']:.1f}" for key in reached]
-                rows.append([f"the teacher itself, on {words}", "", *teacher, *[""] * (len(heads) - 2 - len(teacher))])
+        for words, cells in zip(("annotated boxes", "the same boxes"), teacher_cells(ceiling, reached)):
+            rows.append([f"the teacher itself, on {words}", "", *cells, *[""] * (len(heads) - 2 - len(cells))])
         recall = f"finds {ceiling['recall_novel']:.1f} % of novel and {ceiling['recall_base']:.1f} % of base objects"
         kept = f"{few} names have boxes; " if few else ""
         found.append((f"{SPLITS[split]}; {kept}localization {recall}", heads, rows))

@@ -1,5 +1,6 @@
 """What the runs of a comparison reached, in one JSON file that several processes add to."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,13 @@ class RunRecords:
         for kind in ("ceiling", "runs"):
             for name, done in found[kind].items():
                 self.content[kind][name] = done | self.content[kind].get(name, {})
+
+
+def teacher_cells(ceiling: dict[str, float], keys: Sequence[str]) -> list[list[str]]:
+    """Cells of these AP50 of a ceiling: on annotated boxes, and on those of the localization stream, which
+    files of earlier versions lack."""
+    return [
+        [f"{ceiling[f'{key}{boxes}']:.1f}" for key in keys]
+        for boxes in ("", ", own boxes")
+        if f"{keys[0]}{boxes}" in ceiling
+    ]

@@ -15,6 +15,7 @@ from ablations.goals import goals_part
 from ablations.plots import draw
 from ablations.rows import CLAIMS, QUESTIONS, ROWS
 from ablations.verdicts import RULE, UNMEASURED, UNTOLD, differences, in_words, told, verdict
+from decodetr.scenes.run_records import teacher_cells
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import write_text
 from decodetr.utils.tables import markdown_table
@@ -126,7 +127,9 @@ def _how(found):
     rows = []
     for key, content in found.items():
         settings, runs = content["settings"], [run for seeds in content["runs"].values() for run in seeds.values()]
-        seconds, teacher = [run["seconds"] for run in runs], _teacher(content["ceiling"][VAL])
+        seconds = [run["seconds"] for run in runs]
+        teacher = [" / ".join(cells) for cells in teacher_cells(content["ceiling"][VAL], ("AP50_novel", "AP50_base"))]
+        teacher += [""] * (2 - len(teacher))
         sizes = [settings[name] for name in ("base_names", "train_images", "val_images", "steps", "queries")]
         cells = ["all" if size is None else str(size) for size in sizes]
         words = f"{key}, from random weights" if settings.get("from_scratch") else key
@@ -141,13 +144,6 @@ def _how(found):
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     text = _MEASURED.format(when=when, threads=words, table=table, machines=_machines(found))
     return f"## How it was measured\n{text}"
-
-
-def _teacher(ceiling):
-    """Its AP50 without / with boxes: on annotated boxes, and on those of the detector, which earlier files lack."""
-    for boxes in ("", ", own boxes"):
-        names = [f"{name}{boxes}" for name in ("AP50_novel", "AP50_base")]
-        yield " / ".join(f"{ceiling[name]:.1f}" for name in names if name in ceiling)
 
 
 def _machines(found):
