@@ -4,6 +4,7 @@ import argparse
 import os
 import shutil
 import sys
+from importlib.util import find_spec
 
 from decodetr.cli.options import add_device, add_output, add_overwrite, at_least
 from decodetr.runtime.description import find_export
@@ -71,9 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--how",
         nargs="+",
-        choices=["eager", "compile"],
+        choices=["eager", "channels-last", "bfloat16", "compile", "openvino", "openvino-bfloat16"],
         default=["eager"],
-        help="as it is, or by torch.compile, on CUDA with CUDA graphs (default: eager)",
+        help="as it is; with the channels of maps last; in bfloat16; by torch.compile, on CUDA with CUDA graphs; by "
+        "OpenVINO (default: eager)",
     )
     add("--runs", type=int, default=5, help="timed calls of each row (default: 5)")
     add("--warmup", type=int, default=1, help="untimed rounds before them (default: 1)")
@@ -111,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         lambda: _lists(args),
         lambda: pick_device(args.device),
         lambda: _compiler(args.how),
+        lambda: _openvino(args),
         lambda: None if args.output is None else output_folder(args.output, "--output"),
     )
     from decodetr.speed.bench import COMMAND, Bench, BenchOptions, earlier_run
@@ -200,4 +203,16 @@ def _compiler(how):
         raise ValueError(
             f"--how compile needs a C++ compiler, and there is no {compiler}; install one, or set the environment "
             "variable CXX"
+        )
+
+
+def _openvino(args):
+    if not any(how.startswith("openvino") for how in args.how):
+        return
+    if find_spec("openvino") is None:
+        raise ImportError("--how openvino needs OpenVINO: pip install 'decodetr[openvino]'")
+    if args.dtype != "float32" or pick_device(args.device).type != "cpu":
+        raise ValueError(
+            "--how openvino starts from float32 on the CPU; leave --dtype out, give --device cpu, and take "
+            "--how openvino-bfloat16 for bfloat16"
         )

@@ -168,7 +168,7 @@ def recall(queries: torch.Tensor, tables: Tables) -> torch.Tensor:
     with torch.autocast(queries.device.type, enabled=False):
         scaled = F.normalize(queries.float(), dim=-1) / tables.scales.assignment_temperature
         weights = (tables.prototypes @ scaled.T).softmax(0) * tables.lengths[:, None]  # (M, n)
-        return (tables.prototypes.T @ weights).T
+        return weights.T @ tables.prototypes
 
 
 def background_of(predicted: torch.Tensor, tables: Tables) -> torch.Tensor:

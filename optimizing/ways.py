@@ -93,7 +93,13 @@ def _channels_last(case):
 
 
 def _half(dtype):
-    return lambda case: TorchDetector(copy.deepcopy(case.model).to(dtype), case.image_processor)
+    def make(case):
+        model = copy.deepcopy(case.model).to(dtype)
+        if model.device.type == "cpu":  # which convolves in half precision several times as fast with channels last
+            model = model.to(memory_format=torch.channels_last)
+        return TorchDetector(model, case.image_processor)
+
+    return make
 
 
 def _compiled(case):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from decodetr.runtime.description import find_export
 from decodetr.speed.catalog import OURS
-from decodetr.speed.contestants import Contestant, How, QueriesRead, of_folder, of_random_weights
+from decodetr.speed.contestants import Contestant, QueriesRead, of_folder, of_random_weights
 from decodetr.speed.exported import Exported
 from decodetr.speed.machine import (
     busy_warning,
@@ -35,6 +35,7 @@ from decodetr.speed.machine import (
 )
 from decodetr.speed.peers import peers_of
 from decodetr.speed.timing import clock, in_turn, ratios, spread
+from decodetr.speed.ways import How, precision_of
 from decodetr.utils.devices import pick_device
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import write_json
@@ -130,7 +131,8 @@ class Group:
 
     def __init__(self, setting: Setting, contestants: Sequence[Contestant], options: BenchOptions) -> None:
         self.setting, self.options = setting, options
-        self.entries = [(one, how) for one in contestants for how in options.how if how in one.ways]
+        self.entries = [one.in_way(how) for one in contestants for how in options.how if how in one.ways]
+        self.eager = {one.title: one for one in contestants}
         self.device = contestants[0].device
         self.files = [picture_bytes()] * setting.batch_size
 
@@ -139,46 +141,44 @@ class Group:
         """Calls of each, those that are not timed among them."""
         return 1 + self.options.warmup + self.options.runs
 
-    def measure(self, bounds: dict[str, float]) -> list[dict[str, Any]]:
-        """Rows of all, the skipped ones among them. `bounds`: of [`floor`]."""
+    def measure(self, bounds: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+        """Rows of all, the skipped ones among them. `bounds`: {precision: of [`floor`]}."""
         rows, calls, first = [], {}, {}
         if "compile" in self.options.how:
             torch.compiler.reset()  # sizes of an earlier group would make graphs of any size, which are slower
-        for number, (one, how) in enumerate(tqdm(self.entries, desc="first calls", unit="model", leave=False)):
-            row = {"title": one.title, "kind": one.kind, "how": how}
+        for number, one in enumerate(tqdm(self.entries, desc="first calls", unit="model", leave=False)):
+            row = {"title": one.title, "kind": one.kind, "how": one.how}
             rows.append(row)
             try:
-                row.update(self._set_up(one, how))
-                calls[number] = self._call(one, how)
-                first[number] = self._first(one, how, calls[number], row)
+                row.update(self._set_up(one))
+                calls[number] = self._call(one)
+                first[number] = self._first(one, calls[number], row)
             except _Skipped as reason:
                 row["skipped"] = str(reason)
                 calls.pop(number, None)
-            except (RuntimeError, ValueError) as error:  # of the library, at this precision
+            except (RuntimeError, ValueError) as error:  # of the library, in this precision or way
                 row["skipped"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
                 calls.pop(number, None)
         if calls:
             self._time(rows, calls, first, bounds)
         return rows
 
-    def _set_up(self, one, how):
+    def _set_up(self, one):
         """Names and what is done once for them; facts of the row."""
         one.set_names(self.setting.names, self.setting.batch_size)
         self._within(one.once_seconds(), 1, f"it {one.once}, which alone takes" if one.once else "")
         one.once_for_names()
-        if how == "compile":
-            one.compile()
         facts = {"queries": one.queries, "passes": len(one.texts), "parameters": one.parameters()}
         return {**facts, "tables": one.tables(), "published_millions": one.published, "over": one.over}
 
-    def _call(self, one, how):
+    def _call(self, one):
         """A function without arguments, which is what is timed."""
         if self.setting.what == "file":
-            return lambda: one.detect([open_image(file) for file in self.files], how)
+            return lambda: one.detect([open_image(file) for file in self.files])
         batch = one.prepare([open_image(file) for file in self.files])
-        return lambda: one.forward(batch, how)
+        return lambda: one.forward(batch)
 
-    def _first(self, one, how, call, row):
+    def _first(self, one, call, row):
         """Seconds of a call that is no run. What would take too long is told by a part of it, if it can."""
         pictures = [open_image(file) for file in self.files]
         batch = one.prepare(pictures)
@@ -186,10 +186,11 @@ class Group:
         row["image_size"] = list(batch["pixel_values"].shape[-2:])
         passes = f"{self.setting.names:,} names take {len(one.texts)} passes: " if len(one.texts) > 1 else ""
         self._within(one.least_seconds(batch), self.rounds, f"{passes}a call takes at least")
-        if how == "compile":
+        if one.how != "eager":
+            one.compile(batch)
             for _ in range(2):  # which compile, and record graphs
-                found = one.finish(one.forward(batch, how), sizes)
-            row["same_as_eager"] = same_share(found, one.finish(one.forward(batch), sizes))
+                found = one.finish(one.forward(batch), sizes)
+            row["same_as_eager"] = same_share(found, self._eagerly(one.title, pictures, sizes))
             del found
         start = clock(self.device)
         result = call()
@@ -199,7 +200,7 @@ class Group:
             row["read"] = read
         del result
         if self.setting.what == "forward" and one.counts_flops:
-            row["flops"] = flops(one, batch, how)
+            row["flops"] = flops(one, batch)
         if self.device.type == "cuda":
             before = used_bytes(self.device)
             reset_peak(self.device)
@@ -208,6 +209,11 @@ class Group:
             seconds = clock(self.device) - start  # the first one also loaded kernels
             row["memory_bytes"] = peak_bytes(self.device) - before
         return seconds
+
+    def _eagerly(self, title, pictures, sizes):
+        one = self.eager[title]
+        self._set_up(one)
+        return one.finish(one.forward(one.prepare(pictures)), sizes)
 
     def _within(self, seconds, calls, words):
         if seconds * calls > self.options.limit_s:
@@ -227,16 +233,30 @@ class Group:
         for number in calls:
             row = rows[number]
             row["seconds"] = spread(seconds[number])
+        fastest = fastest_of(rows[number] for number in calls if rows[number]["title"] == first_of_ours)
+        for number in calls:
+            row = rows[number]
             if (bare := places.get((row.pop("over"), row["how"]))) is not None:
                 row["over_bare"] = ratios(seconds, number, bare)
             if (reference := places.get((first_of_ours, row["how"]))) is not None:
                 row["over_reference"] = ratios(seconds, number, reference)
             if row["how"] != "eager" and (eager := places.get((row["title"], "eager"))) is not None:
                 row["over_eager"] = ratios(seconds, number, eager)
+            if len(options.how) > 1 and fastest is not None:
+                row["over_fastest"] = ratios(seconds, number, places[(first_of_ours, fastest)])
             if "flops" in row:
                 numbers = row["parameters"] + row["tables"]
-                read = numbers * self.entries[number][0].dtype.itemsize
-                row["share_of_floor"] = share_of_floor(row["seconds"]["median"], row["flops"], read, bounds)
+                dtype = precision_of(row["how"], self.entries[number].dtype)
+                bound = bounds[str(dtype).removeprefix("torch.")]
+                row["share_of_floor"] = share_of_floor(
+                    row["seconds"]["median"], row["flops"], numbers * dtype.itemsize, bound
+                )
+
+
+def fastest_of(rows: Iterable[dict[str, Any]]) -> How | None:
+    """In which way some rows are fastest. None: there are none."""
+    ordered = sorted(rows, key=lambda row: row["seconds"]["median"])
+    return ordered[0]["how"] if ordered else None
 
 
 class _Skipped(Exception):
@@ -248,7 +268,7 @@ def words_of(setting: Setting) -> str:
     return f"{setting.what}, {setting.names:,} names, batch {setting.batch_size}, N = {setting.queries}"
 
 
-def flops(one: Contestant, batch: dict[str, torch.Tensor], how: How = "eager") -> int:
+def flops(one: Contestant, batch: dict[str, torch.Tensor]) -> int:
     """FLOPs of a forward: two for every multiply-add of matrix products, convolutions and attention, nothing else; no
     `grid_sample`."""
     # The counter does not see into inference mode, and does not know the CPU's fused attention.
@@ -256,7 +276,7 @@ def flops(one: Contestant, batch: dict[str, torch.Tensor], how: How = "eager") -
     with torch.inference_mode(False), torch.no_grad():
         batch = {key: value.clone() for key, value in batch.items()}
         with FlopCounterMode(display=False, custom_mapping=fused) as counter:
-            one.passes(one.module, batch, how)
+            one.passes(one.module, batch, one.options())
     return counter.get_total_flops()
 
 
@@ -280,7 +300,7 @@ class Bench:
 
     def run(self) -> dict[str, Any]:
         """Measure what the output does not have yet. Returns the document that is in bench.json: "machine",
-        "settings", "floor" and "groups", each with its "setting", "contestants", "limit_s" and "rows"."""
+        "settings", "floors" and "groups", each with its "setting", "contestants", "limit_s" and "rows"."""
         before = torch.get_num_threads()
         try:
             if self.options.threads:
@@ -301,11 +321,11 @@ class Bench:
         started = {"command": COMMAND, "machine": machine, "settings": settings}
         if earlier := earlier_run(options.output, options.overwrite):
             check_same(earlier, started, options.output)
-            self.document = earlier
+            self.document = {"floors": {}, **earlier}
             return
         if warning := busy_warning(others):
             logger.warning(warning)
-        self.document = {**started, "floor": floor(self.device, self.dtype), "groups": []}
+        self.document = {**started, "floors": {}, "groups": []}
 
     def _run_queries(self, queries):
         options = self.options
@@ -328,9 +348,13 @@ class Bench:
             made |= {name: lambda name=name: self._saved(name, where) for name in saved}
             made |= {name: lambda name=name: peers_of(name, *where) for name in options.peers}
         contestants = [one for name in wanted for one in made[name]()]
+        floors = self.document["floors"]
+        for dtype in {precision_of(how, self.dtype) for how in options.how}:
+            name = str(dtype).removeprefix("torch.")
+            floors[name] = floors.get(name) or floor(self.device, dtype)
         with torch.inference_mode():
             for setting in missing:
-                rows = Group(setting, contestants, options).measure(self.document["floor"])
+                rows = Group(setting, contestants, options).measure(floors)
                 self._keep(setting, wanted, rows)
 
     def _saved(self, name, where):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +17,7 @@ from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr.detectors import num_queries
 from decodetr.speed.catalog import OURS, STREAM
 from decodetr.speed.timing import clock
+from decodetr.speed.ways import HOWS, OPENVINO, How, OpenVinoModule, copy_for, precision_of
 
 if TYPE_CHECKING:
     from typing import Any
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     import PIL.Image
     from transformers import BaseImageProcessor
 
-How = Literal["eager", "compile"]
 QueriesRead = int | Literal["rule", "all"]
 TOP_K = 100  # detections of an image, as `decodetr predict` keeps
 
@@ -39,9 +40,11 @@ class Contestant:
         queries: boxes that it gives an image.
     """
 
-    ways: tuple[How, ...] = ("eager", "compile")
+    ways: tuple[How, ...] = HOWS
+    outputs: tuple[str, ...] = ("logits", "pred_boxes")  # what `finish` reads of a pass
     counts_flops = True
     once = ""  # what is done once for a list of names, before any call; for the report
+    how: How = "eager"
 
     def __init__(
         self,
@@ -60,7 +63,16 @@ class Contestant:
         self.texts: list[dict[str, torch.Tensor]] = [
             {}
         ]  # of each pass of a call, what it is given beside the pictures
-        self._compiled: nn.Module | None = None
+        self._running: Callable[..., Any] = module
+
+    def in_way(self, how: How) -> Contestant:
+        """The same model, to be run in one of its `ways`. Names are set afterwards."""
+        other = copy.copy(self)
+        other.how = how
+        other.module = other._running = copy_for(how, self.module)
+        if how not in OPENVINO:  # which reads and gives float32
+            other.dtype = precision_of(how, self.dtype)
+        return other
 
     def parameters(self) -> int:
         """Numbers that are learned by gradient."""
@@ -91,10 +103,20 @@ class Contestant:
     def before(self) -> None:
         """Called before every call, and a part of it."""
 
-    def compile(self) -> None:
-        """Compile the module anew: with CUDA graphs on CUDA."""
-        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-        self._compiled = torch.compile(self.module, mode=mode)
+    def compile(self, batch: dict[str, torch.Tensor]) -> None:
+        """Where its way needs a graph: make it, for such batches and the names of now.
+
+        Raises:
+            ImportError, ValueError: it cannot be made, or takes more than one.
+        """
+        if self.how == "compile":
+            mode = "reduce-overhead" if self.device.type == "cuda" else "default"  # with CUDA graphs
+            self._running = torch.compile(self.module, mode=mode)
+        if self.how in OPENVINO:
+            if len(self.texts) > 1:
+                raise ValueError(f"a picture takes {len(self.texts)} passes, each of which would need a graph")
+            example, dtype = {**batch, **self.texts[0]}, precision_of(self.how, self.dtype)
+            self._running = OpenVinoModule(self.module, example, self.options(), self.outputs, dtype)
 
     def prepare(self, pictures: Sequence[PIL.Image.Image]) -> dict[str, torch.Tensor]:
         """The model's input, on its device: `pixel_values` (B, 3, H, W) and what else its image processor gives."""
@@ -103,27 +125,24 @@ class Contestant:
         batch["pixel_values"] = batch["pixel_values"].to(self.dtype)
         return batch
 
-    def running(self, how: How) -> nn.Module:
-        """The module that a call runs."""
-        if how == "eager":
-            return self.module
-        assert self._compiled is not None, "compile() comes first"
-        if self.device.type == "cuda":
-            torch.compiler.cudagraph_mark_step_begin()
-        return self._compiled
-
-    def options(self, how: How) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """What a forward is told beside pictures and texts."""
         return {}
 
-    def forward(self, batch: dict[str, torch.Tensor], how: How = "eager") -> list[Any]:
+    def forward(self, batch: dict[str, torch.Tensor]) -> list[Any]:
         """The forward alone: what each pass gives."""
-        return self.passes(self.running(how), batch, how)
+        if self.how == "compile" and self.device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()
+        if self.how in OPENVINO:  # its options are in the graph
+            return self.passes(self._running, batch, {})
+        return self.passes(self._running, batch, self.options())
 
-    def passes(self, module: nn.Module, batch: dict[str, torch.Tensor], how: How) -> list[Any]:
+    def passes(
+        self, module: Callable[..., Any], batch: dict[str, torch.Tensor], options: dict[str, Any]
+    ) -> list[Any]:
         """As [`forward`], of another module that computes the same."""
         self.before()
-        return [module(**batch, **text, **self.options(how)) for text in self.texts]
+        return [module(**batch, **text, **options) for text in self.texts]
 
     def read(self, outputs: list[Any]) -> int | None:
         """Of ours, how many queries of an image the semantic stream read at most."""
@@ -138,9 +157,9 @@ class Contestant:
         )
         return [{key: value.tolist() for key, value in one.items()} for one in found]
 
-    def detect(self, pictures: Sequence[PIL.Image.Image], how: How = "eager") -> list[dict[str, list]]:
+    def detect(self, pictures: Sequence[PIL.Image.Image]) -> list[dict[str, list]]:
         """Prepare, forward and finish."""
-        outputs = self.forward(self.prepare(pictures), how)
+        outputs = self.forward(self.prepare(pictures))
         return self.finish(outputs, [(picture.height, picture.width) for picture in pictures])
 
 
@@ -160,14 +179,16 @@ class Ours(Contestant):
         if queries_read != "rule":
             self.title += f", {queries_read} read"
 
-    def options(self, how: How) -> dict[str, Any]:
-        """A compiled graph reads all where no number is given, as its shapes must be known."""
+    def options(self) -> dict[str, Any]:
+        """A graph reads all where no number is given, as its shapes must be known."""
         if isinstance(self.queries_read, int):
             return {"semantic_queries": self.queries_read}
-        return {"min_score": 0.0} if self.queries_read == "all" or how == "compile" else {}
+        return {"min_score": 0.0} if self.queries_read == "all" or self.how in ("compile", *OPENVINO) else {}
 
     def read(self, outputs: list[Any]) -> int | None:
         """Those whose embedding is not zero."""
+        if self.how in OPENVINO:  # whose graph does not give embeddings
+            return self.options().get("semantic_queries", self.queries)
         return int(outputs[0].semantic_embeds.ne(0).any(-1).sum(1).max())
 
     def tables(self) -> int:
@@ -178,12 +199,12 @@ class Ours(Contestant):
         """Swap the vocabulary."""
         self.module.set_vocabulary(random_names(count, self.module.config.embedding_dim))
 
-    def detect(self, pictures: Sequence[PIL.Image.Image], how: How = "eager") -> list[dict[str, list]]:
+    def detect(self, pictures: Sequence[PIL.Image.Image]) -> list[dict[str, list]]:
         """Where no number of queries is given as `decodetr predict` does it, with the model's threshold. "labels" are
         names then."""
-        if self.queries_read != "rule":
-            return super().detect(pictures, how)
-        found = detect(self.running(how), self.image_processor, pictures, top_k=TOP_K)
+        if self.queries_read != "rule" or self.how in OPENVINO:
+            return super().detect(pictures)
+        found = detect(self._running, self.image_processor, pictures, top_k=TOP_K)
         return [{"scores": one["scores"], "labels": one["names"], "boxes": one["boxes"]} for one in found]
 
 

@@ -10,7 +10,7 @@ import torch
 
 from decodetr.runtime import ExportedDetector
 from decodetr.runtime.providers import providers_of
-from decodetr.speed.contestants import TOP_K, Contestant, How, random_names, title_of
+from decodetr.speed.contestants import TOP_K, Contestant, random_names, title_of
 
 if TYPE_CHECKING:
     from typing import Any
@@ -72,11 +72,11 @@ class Exported(Contestant):
         """`pixel_values` (B, 3, H, W), an array."""
         return {"pixel_values": np.stack([self.detector.preprocess(picture) for picture in pictures])}
 
-    def forward(self, batch: dict[str, Any], how: How = "eager") -> list[Any]:
+    def forward(self, batch: dict[str, Any]) -> list[Any]:
         """The graph alone."""
         return [self.detector.session.run({**batch, **self.detector.name_inputs()})]
 
-    def detect(self, pictures: Sequence[PIL.Image.Image], how: How = "eager") -> list[dict[str, list]]:
+    def detect(self, pictures: Sequence[PIL.Image.Image]) -> list[dict[str, list]]:
         """As `decodetr predict` does it. "labels" are names."""
         found = self.detector.detect(pictures, top_k=min(TOP_K, self.detector.description.top_k or TOP_K))
         return [{"scores": one["scores"], "labels": one["names"], "boxes": one["boxes"]} for one in found]

@@ -209,6 +209,8 @@ class OmDetTurbo(_Texts):
     """OmDet-Turbo: all names in one forward; the task, which lists them, is cut off at the length of its texts, as the
     processor does. What it has embedded it remembers. Here it forgets that before every call."""
 
+    outputs = ("decoder_class_logits", "decoder_coord_logits")
+
     def set_names(self, count: int, batch_size: int) -> None:
         """Make the names and the task "Detect a, b, c."."""
         config = self.module.config.text_config

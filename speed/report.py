@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from decodetr.speed.bench import FILES, Setting, words_of
+from decodetr.speed.bench import FILES, Setting, fastest_of, words_of
 from decodetr.speed.timing import show
 from decodetr.utils.files import replacing, write_text
 from decodetr.utils.markup import figure_text
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     "model | how | pixels | N | read | passes | ms, median (quartiles) | images/s | over its bare detector | "
-    "over {reference} | GFLOP | of the floor | MB of a call | parameters, M | as eager"
+    "over {reference} | over {fastest} | GFLOP | of the floor | MB of a call | parameters, M | as eager"
 )
 _COLORS = (
     "#2f5d8c",
@@ -37,13 +37,13 @@ _COLORS = (
 
 def text_of(document: dict[str, Any]) -> str:
     """The whole report in Markdown: the machine, and a table for each group."""
-    machine, bounds = document["machine"], document["floor"]
+    machine, floors = document["machine"], document["floors"]
     facts = {
         **machine,
         **document["settings"],
         "image_size": document["settings"]["image_size"] or "standard",
-        "a product of large matrices reaches": f"{bounds['gflops']:,.0f} GFLOP/s",
-        "a large copy reaches": f"{bounds['gbytes']:,.1f} GB/s",
+        **{f"a product of large matrices, {name}": f"{one['gflops']:,.0f} GFLOP/s" for name, one in floors.items()},
+        **{f"a large copy, {name}": f"{one['gbytes']:,.1f} GB/s" for name, one in floors.items()},
     }
     parts = [markdown_table(["machine and settings", "value"], facts.items(), escape=False)]
     parts += [group_text(group) for group in document["groups"]]
@@ -54,7 +54,9 @@ def text_of(document: dict[str, Any]) -> str:
 def group_text(group: dict[str, Any]) -> str:
     """The table of a group, without columns in which nothing stands."""
     reference = next((row["title"] for row in group["rows"] if row["kind"] == "ours"), "the first")
-    header = [name.strip() for name in _COLUMNS.format(reference=reference).split("|")]
+    fastest = fastest_of(row for row in group["rows"] if row["title"] == reference and "skipped" not in row)
+    columns = _COLUMNS.format(reference=reference, fastest=f"{reference} by {fastest}")
+    header = [name.strip() for name in columns.split("|")]
     rows = [_cells(row, group["setting"]["batch_size"]) for row in group["rows"] if "skipped" not in row]
     shown = [0, *(place for place in range(1, len(header)) if any(row[place] for row in rows))]
     lines = [f"{words_of(Setting(**group['setting']))}:\n"]
@@ -85,6 +87,7 @@ def _cells(row, batch_size):
         f"{batch_size / row['seconds']['median']:.2f}",
         show(row["over_bare"], digits=3) if "over_bare" in row else "",
         show(row["over_reference"]) if "over_reference" in row else "",
+        show(row["over_fastest"]) if "over_fastest" in row else "",
         f"{row['flops'] / 1e9:.1f}" if "flops" in row else "",
         f"{100 * row['share_of_floor']:.0f} %" if "share_of_floor" in row else "",
         f"{row['memory_bytes'] / 1e6:.0f}" if "memory_bytes" in row else "",

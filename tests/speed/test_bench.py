@@ -50,15 +50,15 @@ def test_times_and_ratios_are_those_of_the_clock(tiny, monkeypatch):
     for one, seconds in zip(contestants, (2.0, 3.0)):
         calls = costs.setdefault(one.title, [])
 
-        def forward(batch, how="eager", real=one.forward, seconds=seconds, calls=calls):
+        def forward(batch, real=one.forward, seconds=seconds, calls=calls):
             calls.append(batch)
             now[0] += seconds * (2 if len(calls) > 2 else 1)  # the first, two rounds
-            return real(batch, how)
+            return real(batch)
 
         monkeypatch.setattr(one, "forward", forward)
     group = Group(Setting(3, 2, 12, "forward"), contestants, _options(warmup=0, runs=2, batch_sizes=(2,)))
     with torch.inference_mode():
-        bare, ours = group.measure({"gflops": 1e-3, "gbytes": 1e9})
+        bare, ours = group.measure({"float32": {"gflops": 1e-3, "gbytes": 1e9}})
     assert bare["seconds"] == {"median": 3.0, "q1": 2.5, "q3": 3.5, "min": 2.0, "max": 4.0, "runs": 2}
     assert ours["seconds"]["median"] == 4.5 and ours["over_bare"]["median"] == 1.5
     assert "over_bare" not in bare and bare["over_reference"]["median"] == pytest.approx(2 / 3)
@@ -147,6 +147,42 @@ def test_as_many_queries_are_read_as_are_asked_for(tiny):
     assert rule["over_reference"]["median"] == 1.0
 
 
+def test_every_way_has_a_row_and_is_compared_with_eager_mode(tiny):
+    hows = ("eager", "channels-last", "bfloat16", "openvino", "openvino-bfloat16")
+    options = _options(models=("detr",), how=hows, queries_read=(5,), peers=("omdet-turbo",), runs=2)
+    document = Bench(options).run()
+    rows = {(row["title"], row["how"]): row for row in document["groups"][0]["rows"]}
+    ours = {how: rows["DETR-R50, 5 read", how] for how in hows}
+    assert [how for how in hows if "skipped" in ours[how]] == []
+    assert {how: one.get("same_as_eager") for how, one in ours.items() if "bfloat16" not in how} == {
+        "eager": None,
+        "channels-last": 1.0,
+        "openvino": 1.0,
+    }
+    assert {one["flops"] for one in ours.values()} == {ours["eager"]["flops"]}
+    assert {one["read"] for one in ours.values()} == {5} and set(document["floors"]) == {"float32", "bfloat16"}
+    # Others have the same rows, and one that cannot be converted says why.
+    assert "over_bare" in ours["openvino"] and rows["DETR-R50, bare", "openvino"]["same_as_eager"] == 1.0
+    assert "Guard" in rows["OmDet-Turbo-T, language cache off", "openvino"]["skipped"]
+    assert "skipped" not in rows["OmDet-Turbo-T, language cache on", "bfloat16"]
+    # The fastest way of ours is what all rows are compared with.
+    fastest = min(hows, key=lambda how: ours[how]["seconds"]["median"])
+    assert ours[fastest]["over_fastest"]["min"] == ours[fastest]["over_fastest"]["max"] == 1.0
+    assert f"over DETR-R50, 5 read by {fastest}" in text_of(document)
+
+
+def test_weights_of_other_ways_are_a_copy(tiny):
+    bare, ours = of_random_weights("detr", 12, None, CPU, torch.float32)
+    half, last = ours.in_way("bfloat16"), ours.in_way("channels-last")
+    assert half.dtype == torch.bfloat16 == next(half.module.parameters()).dtype
+    assert ours.dtype == last.dtype == torch.float32 == next(ours.module.parameters()).dtype
+    wide = {one.how: next(p for p in one.module.parameters() if p.ndim == 4 and p.shape[-1] > 1) for one in (ours, last)}
+    assert wide["channels-last"].is_contiguous(memory_format=torch.channels_last)
+    assert wide["eager"].is_contiguous()
+    last.set_names(7, 1)
+    assert len(last.module.vocabulary) == 7 != len(ours.module.vocabulary)
+
+
 @pytest.mark.slow
 def test_compiled_models_are_compared_with_themselves(tiny, monkeypatch):
     """By a backend that only traces: what a compiler makes of it is the compiler's business."""
@@ -177,7 +213,7 @@ def test_what_is_there_is_kept_and_what_is_missing_is_measured(tiny, tmp_path, m
     real = Group.measure
 
     def measure(group, bounds):
-        measured.append((group.setting.names, [one.title for one, _ in group.entries]))
+        measured.append((group.setting.names, [one.title for one in group.entries]))
         if group.setting.names == 7:
             raise KeyboardInterrupt
         return real(group, bounds)
@@ -268,6 +304,19 @@ def test_compiling_needs_a_compiler(capsys, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert main(["bench", "--how", "compile"]) == 1
     assert "--how compile needs a C++ compiler, and there is no no-such-compiler" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--dtype", "bfloat16"], ["--device", "meta"]])
+def test_openvino_starts_from_float32_on_the_cpu(words, capsys, monkeypatch):
+    monkeypatch.setattr("decodetr.cli.bench.pick_device", lambda name: torch.device(name.replace("auto", "cpu")))
+    assert main(["bench", "--how", "eager", "openvino-bfloat16", *words]) == 1
+    assert "--how openvino starts from float32 on the CPU" in capsys.readouterr().err
+
+
+def test_openvino_is_an_extra(capsys, monkeypatch):
+    monkeypatch.setattr("decodetr.cli.bench.find_spec", lambda name: None)
+    assert main(["bench", "--how", "openvino"]) == 1
+    assert "pip install 'decodetr[openvino]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["bench.json", "bench.md", "names.png"])
