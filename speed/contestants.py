@@ -63,10 +63,12 @@ class Contestant:
         self.texts: list[dict[str, torch.Tensor]] = [
             {}
         ]  # of each pass of a call, what it is given beside the pictures
-        self._running: Callable[..., Any] = module
+        self._running: Any = module  # what a call calls: the module, or what has been made of it
 
     def in_way(self, how: How) -> Contestant:
         """The same model, to be run in one of its `ways`. Names are set afterwards."""
+        if how == "eager":
+            return self
         other = copy.copy(self)
         other.how = how
         other.module = other._running = copy_for(how, self.module)
@@ -137,9 +139,7 @@ class Contestant:
             return self.passes(self._running, batch, {})
         return self.passes(self._running, batch, self.options())
 
-    def passes(
-        self, module: Callable[..., Any], batch: dict[str, torch.Tensor], options: dict[str, Any]
-    ) -> list[Any]:
+    def passes(self, module: Callable[..., Any], batch: dict[str, torch.Tensor], options: dict[str, Any]) -> list[Any]:
         """As [`forward`], of another module that computes the same."""
         self.before()
         return [module(**batch, **text, **options) for text in self.texts]

@@ -90,13 +90,13 @@ class GroundingDino(Contestant):
             self.texts.append(
                 {"input_ids": row, "attention_mask": torch.ones_like(row), "token_type_ids": torch.zeros_like(row)}
             )
-            self.spans.append((weights.to(self.device, self.dtype), group[0]))
+            self.spans.append((weights.to(self.device), group[0]))
 
     def finish(self, outputs: list[Any], sizes: list[tuple[int, int]]) -> list[dict[str, list]]:
         """The score of a name is the mean of its tokens'; the best over all prompts are kept."""
         prompts = []
         for output, (weights, first) in zip(outputs, self.spans):
-            pairs = best_pairs(output.logits.sigmoid() @ weights, output.pred_boxes, sizes)
+            pairs = best_pairs(output.logits.float().sigmoid() @ weights, output.pred_boxes, sizes)
             prompts.append([{**one, "labels": one["labels"] + first} for one in pairs])
         found = []
         for parts in zip(*prompts):

@@ -61,8 +61,8 @@ class OpenVinoModule:
     A module in OpenVINO, for inputs of the shapes of an example. Called as the module is, it gives some of its output.
 
     Args:
-        module: in float32, on the CPU. example: its inputs by name. options: what else it is told. outputs: fields that
-            it gives. dtype: what is computed in.
+        module: in float32, on the CPU. example: its inputs by name. options: what else it is told.
+        outputs: fields that it gives. dtype: what is computed in.
 
     Raises:
         ImportError: OpenVINO is missing. ValueError: torch cannot trace the module, or OpenVINO not convert it.
@@ -100,9 +100,7 @@ class OpenVinoModule:
     def __call__(self, **inputs: torch.Tensor) -> ModelOutput:
         """The fields, by name."""
         found = self.request.infer([inputs[name].numpy() for name in self.inputs], share_inputs=True)
-        return ModelOutput(
-            {name: torch.from_numpy(found[place].copy()) for place, name in enumerate(self.outputs)}
-        )
+        return ModelOutput({name: torch.from_numpy(found[place].copy()) for place, name in enumerate(self.outputs)})
 
 
 @contextmanager

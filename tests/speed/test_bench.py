@@ -149,7 +149,7 @@ def test_as_many_queries_are_read_as_are_asked_for(tiny):
 
 def test_every_way_has_a_row_and_is_compared_with_eager_mode(tiny):
     hows = ("eager", "channels-last", "bfloat16", "openvino", "openvino-bfloat16")
-    options = _options(models=("detr",), how=hows, queries_read=(5,), peers=("omdet-turbo",), runs=2)
+    options = _options(models=("detr",), how=hows, queries_read=(5,), peers=("grounding-dino", "omdet-turbo"), runs=2)
     document = Bench(options).run()
     rows = {(row["title"], row["how"]): row for row in document["groups"][0]["rows"]}
     ours = {how: rows["DETR-R50, 5 read", how] for how in hows}
@@ -165,6 +165,7 @@ def test_every_way_has_a_row_and_is_compared_with_eager_mode(tiny):
     assert "over_bare" in ours["openvino"] and rows["DETR-R50, bare", "openvino"]["same_as_eager"] == 1.0
     assert "Guard" in rows["OmDet-Turbo-T, language cache off", "openvino"]["skipped"]
     assert "skipped" not in rows["OmDet-Turbo-T, language cache on", "bfloat16"]
+    assert "skipped" not in rows["Grounding DINO-T", "bfloat16"]
     # The fastest way of ours is what all rows are compared with.
     fastest = min(hows, key=lambda how: ours[how]["seconds"]["median"])
     assert ours[fastest]["over_fastest"]["min"] == ours[fastest]["over_fastest"]["max"] == 1.0
@@ -176,7 +177,9 @@ def test_weights_of_other_ways_are_a_copy(tiny):
     half, last = ours.in_way("bfloat16"), ours.in_way("channels-last")
     assert half.dtype == torch.bfloat16 == next(half.module.parameters()).dtype
     assert ours.dtype == last.dtype == torch.float32 == next(ours.module.parameters()).dtype
-    wide = {one.how: next(p for p in one.module.parameters() if p.ndim == 4 and p.shape[-1] > 1) for one in (ours, last)}
+    wide = {
+        one.how: next(p for p in one.module.parameters() if p.ndim == 4 and p.shape[-1] > 1) for one in (ours, last)
+    }
     assert wide["channels-last"].is_contiguous(memory_format=torch.channels_last)
     assert wide["eager"].is_contiguous()
     last.set_names(7, 1)
