@@ -110,7 +110,7 @@ def _export(model, preprocessing, output, settings, size, source):
         _write_description(description, staging)
         start = time.perf_counter()
         file = staging / MODEL_FILES[settings.format]
-        session = open_session(settings.format, file, allow_pickle=True)  # which was written just now
+        session = open_session(settings.format, file, allow_pickle=True, dtype=settings.dtype)  # written just now
         seconds = time.perf_counter() - start
         parity = check_parity(graph, session, settings, size)
         description = replace(description, parity=parity)
@@ -125,10 +125,12 @@ def _is_ours(file):
 
 def _program(graph, settings, size):
     """The program, and the settings that hold for it: with one image where the batch cannot be left open."""
-    dtype = getattr(torch, settings.dtype)
     traced = graph
-    if settings.dtype != "float32":
-        traced = DetectionGraph(copy.deepcopy(graph.model).to(dtype), settings).eval()
+    # OpenVINO is given float32 and told to compute in bfloat16. It then keeps in float32 what decides the boxes, and
+    # it cannot run every graph in bfloat16 on processors that have units for it.
+    if settings.dtype == "float16" or (settings.dtype == "bfloat16" and settings.format != "openvino"):
+        model = copy.deepcopy(graph.model).to(getattr(torch, settings.dtype))
+        traced = DetectionGraph(model, settings).eval()
     try:
         return trace(traced, size), settings
     except ValueError as error:

@@ -43,14 +43,35 @@ _PROPOSALS = "gen_encoder_output_proposals"
 
 def keep_boxes_in_float32(detector: nn.Module) -> nn.Module:
     """Let the heads and the loss of a detector of transformers leave autocast, in place. Returns the detector."""
-    for name, module in detector.named_modules():
-        last = [part for part in name.split(".") if not part.isdigit()][-1:]
-        if last and last[0] in _HEADS and not isinstance(module, nn.ModuleList):
+    for module in _heads(detector):
+        if not isinstance(module, nn.ModuleList):
             module.forward = partial(_in_float32, module, "forward")
+    for module in detector.modules():
         if hasattr(module, _PROPOSALS):
             setattr(module, _PROPOSALS, partial(_in_float32, module, _PROPOSALS))
     detector.loss_function = Float32Loss(detector.loss_function)
     return detector
+
+
+def _heads(detector):
+    for name, module in detector.named_modules():
+        last = [part for part in name.split(".") if not part.isdigit()][-1:]
+        if last and last[0] in _HEADS:
+            yield module
+
+
+def halve(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Convert a DeCo-DETR to half precision in place, but for the heads of its detector, for calls under autocast to
+    this `dtype`. Boxes are then as exact as under autocast alone, which rounds all weights anew in each call.
+
+    Returns the model.
+    """
+    model.to(dtype)
+    # Normalisations take inputs of both types where their weights are in float32.
+    norms = (module for module in model.modules() if isinstance(module, nn.LayerNorm | nn.GroupNorm))
+    for module in (*_heads(model.detector), *norms):
+        module.float()
+    return model
 
 
 def _in_float32(module, method, *args):

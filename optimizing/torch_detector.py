@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from decodetr.inference.candidates import CandidateLabels
 from decodetr.inference.detection import detect
 from decodetr.runtime.exported_detector import BATCH_SIZE, check_asked, picture_of
@@ -25,14 +27,16 @@ class TorchDetector:
     """
     Args:
         model (DeCoDetrForObjectDetection): in evaluation mode. image_processor: of the model.
+        autocast (torch.dtype, *optional*): of every call.
     """
 
     def __init__(
         self,
         model: DeCoDetrForObjectDetection,
         image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
+        autocast: torch.dtype | None = None,
     ) -> None:
-        self.model, self.image_processor = model, image_processor
+        self.model, self.image_processor, self.autocast = model, image_processor, autocast
         self._candidates = CandidateLabels()
 
     @property
@@ -62,6 +66,7 @@ class TorchDetector:
             tables = self.model.semantic_stream.tables_with(tables, vocabulary)
         find = partial(detect, self.model, self.image_processor, tables=tables, min_score=min_score)
         waiting, found = iter(images), []
-        while some := list(islice(waiting, batch_size)):
-            found += find(map(picture_of, some), threshold, top_k)
+        with torch.autocast(self.model.device.type, self.autocast, enabled=self.autocast is not None):
+            while some := list(islice(waiting, batch_size)):
+                found += find(map(picture_of, some), threshold, top_k)
         return found

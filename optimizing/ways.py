@@ -15,6 +15,7 @@ import torch
 from decodetr.export.export_run import export_model
 from decodetr.export.settings import ExportSettings, has_one_size
 from decodetr.modeling_decodetr.detectors import num_queries
+from decodetr.modeling_decodetr.precision import halve
 from decodetr.optimizing.int8 import quantize
 from decodetr.optimizing.torch_detector import TorchDetector
 from decodetr.runtime.description import find_export
@@ -94,10 +95,10 @@ def _channels_last(case):
 
 def _half(dtype):
     def make(case):
-        model = copy.deepcopy(case.model).to(dtype)
+        model = halve(copy.deepcopy(case.model), dtype)
         if model.device.type == "cpu":  # which convolves in half precision several times as fast with channels last
             model = model.to(memory_format=torch.channels_last)
-        return TorchDetector(model, case.image_processor)
+        return TorchDetector(model, case.image_processor, autocast=dtype)
 
     return make
 

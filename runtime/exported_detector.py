@@ -60,7 +60,8 @@ class ExportedDetector:
             self.preprocess = Preprocessing(self.description.preprocessing)
             self._space = NameSpace(place, self.description) if self.description.names_input else None
             file = place / MODEL_FILES[self.description.runtime]
-            self.session = open_session(self.description.runtime, file, threads, providers, allow_pickle)
+            own = self.description
+            self.session = open_session(own.runtime, file, threads, providers, allow_pickle, own.dtype)
             _check_graph(file, self.session, self.description)
         self._tables: NameTables | None = None if self._space is None else self._space.stored()
 

@@ -48,6 +48,7 @@ def open_session(
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     allow_pickle: bool = False,
+    dtype: str = "float32",
 ) -> Session:
     """
     Args:
@@ -56,6 +57,8 @@ def open_session(
         providers (list[str], optional): execution providers of ONNX Runtime, the preferred one first; of OpenVINO one
             device, such as "CPU" or "GPU". Default: the CPU.
         allow_pickle (bool): read a file of `torch.export`, which can run code of whoever wrote it.
+        dtype (str): "bfloat16" lets OpenVINO compute in it where the device has units for it. Everything else is as
+            the graph says.
 
     Raises:
         ImportError: the runtime is not installed, with the line that installs it. FileNotFoundError: no such file.
@@ -67,7 +70,7 @@ def open_session(
     if kind == "onnx":
         return OnnxSession(file, threads, providers)
     if kind == "openvino":
-        return OpenVinoSession(file, threads, providers)
+        return OpenVinoSession(file, threads, providers, dtype)
     if not allow_pickle:
         raise ValueError(
             f"{file}: reading a file of torch.export can run code of whoever wrote it. If it is yours, give "
@@ -119,9 +122,11 @@ def openvino_core() -> openvino.Core:
 
 
 class OpenVinoSession:
-    """OpenVINO. Computes in the precision of the graph: on processors with bfloat16 it would round by default."""
+    """OpenVINO. On processors with bfloat16 it would round by default, so it is told in what to compute."""
 
-    def __init__(self, file: Path, threads: int | None, providers: Sequence[str] | None) -> None:
+    def __init__(
+        self, file: Path, threads: int | None, providers: Sequence[str] | None, dtype: str = "float32"
+    ) -> None:
         try:
             core = openvino_core()
         except ImportError as error:
@@ -129,7 +134,9 @@ class OpenVinoSession:
         (device,) = providers or ["CPU"]
         if device.split(".")[0] not in {name.split(".")[0] for name in core.available_devices}:
             raise ValueError(f"providers: OpenVINO finds no {device}, it has {', '.join(core.available_devices)}")
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        coarse = dtype == "bfloat16" and "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if coarse else "f32"}
+        settings["PERFORMANCE_HINT"] = "LATENCY"
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:

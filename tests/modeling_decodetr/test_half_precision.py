@@ -6,7 +6,7 @@ from helpers.tiny_models import TINY_DETECTORS, tiny_model
 from torch.nn import functional as F
 
 from decodetr import DeCoDetrForObjectDetection
-from decodetr.modeling_decodetr.precision import SamplingInFloat32
+from decodetr.modeling_decodetr.precision import SamplingInFloat32, halve
 from decodetr.modeling_decodetr.semantic_stream import _sample
 from decodetr.utils.shipped import resolve
 
@@ -87,3 +87,33 @@ def test_the_shipped_model_finds_the_same_in_half_precision(exact, dtype):
             best = other.objectness_logits.argmax()
             near = (mine.pred_boxes.float() - other.pred_boxes[:, best]).abs().amax(-1).min()
             assert near < 0.05
+
+
+@pytest.mark.parametrize("family", sorted(TINY_DETECTORS))
+def test_a_halved_model_gives_boxes_in_float32(family):
+    model = halve(tiny_model(family).eval(), torch.bfloat16)
+    convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert {weight.dtype for one in convolutions for weight in one.parameters()} == {torch.bfloat16}
+    assert {w.dtype for w in model.semantic_stream.predictor.parameters()} == {torch.bfloat16}
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        outputs = model(pixels.bfloat16())
+    assert outputs.pred_boxes.dtype == torch.float32 and outputs.logits.isfinite().all()
+    assert not torch.equal(outputs.pred_boxes, outputs.pred_boxes.bfloat16().float())
+
+
+def test_a_halved_model_finds_boxes_more_exactly_than_one_of_half_precision(exact):
+    """A side near 1 is a multiple of 1/256 in bfloat16."""
+    folder, pictures, outputs = exact
+    whole = DeCoDetrForObjectDetection.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    halved = halve(DeCoDetrForObjectDetection.from_pretrained(folder).eval(), torch.bfloat16)
+    off = {"whole": [], "halved": []}
+    with torch.inference_mode():
+        for pixels, other in zip(pictures, outputs):
+            best = other.pred_boxes[:, other.objectness_logits.argmax()]
+            with torch.autocast("cpu", torch.bfloat16):
+                found = {"halved": halved(pixels.bfloat16())}
+            found["whole"] = whole(pixels.bfloat16())
+            for name, mine in found.items():
+                off[name].append((mine.pred_boxes.float() - best).abs().amax(-1).min().item())
+    assert sum(off["halved"]) < 0.7 * sum(off["whole"])
