@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from decodetr.cli.options import add_device, add_output, add_overwrite, at_least
 from decodetr.runtime.description import find_export
-from decodetr.speed.catalog import OURS, PEERS
+from decodetr.speed.catalog import HOWS, OURS, PEERS
 from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.preflight import run_checks
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--how",
         nargs="+",
-        choices=["eager", "channels-last", "bfloat16", "compile", "openvino", "openvino-bfloat16"],
+        choices=HOWS,
         default=["eager"],
         help="as it is; with the channels of maps last; in bfloat16; by torch.compile, on CUDA with CUDA graphs; by "
         "OpenVINO (default: eager)",

@@ -37,6 +37,8 @@ OURS = {
     "d_fine": Entry("D-FINE-L", {"model_type": "d_fine", "num_labels": 1}),
     "detr": Entry("DETR-R50", {"model_type": "detr", "auxiliary_loss": True, "num_labels": 1}),
 }
+# Ways to run them (ways.py), under the names that they have in `decodetr.optimize`.
+HOWS = ("eager", "channels-last", "bfloat16", "compile", "openvino", "openvino-bfloat16")
 # Of DeCoDetrConfig, beside the detector: its defaults, as in the paper.
 STREAM = {"embedding_dim": 512, "num_coarse_prototypes": 1203, "num_fine_prototypes": 4800}
 

@@ -15,9 +15,9 @@ from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImagePr
 from decodetr.inference.detection import detect
 from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr.detectors import num_queries
-from decodetr.speed.catalog import OURS, STREAM
+from decodetr.speed.catalog import HOWS, OURS, STREAM
 from decodetr.speed.timing import clock
-from decodetr.speed.ways import HOWS, OPENVINO, How, OpenVinoModule, copy_for, precision_of
+from decodetr.speed.ways import OPENVINO, How, OpenVinoModule, copy_for, precision_of
 
 if TYPE_CHECKING:
     from typing import Any
@@ -40,7 +40,7 @@ class Contestant:
         queries: boxes that it gives an image.
     """
 
-    ways: tuple[How, ...] = HOWS
+    ways: tuple[str, ...] = HOWS
     outputs: tuple[str, ...] = ("logits", "pred_boxes")  # what `finish` reads of a pass
     counts_flops = True
     once = ""  # what is done once for a list of names, before any call; for the report

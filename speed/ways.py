@@ -7,7 +7,7 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 How = Literal["eager", "channels-last", "bfloat16", "compile", "openvino", "openvino-bfloat16"]
-HOWS: tuple[How, ...] = get_args(How)
 OPENVINO = ("openvino", "openvino-bfloat16")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,11 +10,14 @@ import torch
 
 from decodetr import DeCoDetrImageProcessor
 from decodetr.cli import main
+from decodetr.optimizing.ways import WAYS
 from decodetr.runtime.description import Description
 from decodetr.speed import bench
 from decodetr.speed.bench import Bench, BenchOptions, Group, Setting, same_share
+from decodetr.speed.catalog import HOWS
 from decodetr.speed.contestants import Contestant, of_random_weights
 from decodetr.speed.report import text_of, write_report
+from decodetr.speed.ways import How
 from decodetr.utils.files import write_json
 
 CPU = torch.device("cpu")
@@ -170,6 +174,10 @@ def test_every_way_has_a_row_and_is_compared_with_eager_mode(tiny):
     fastest = min(hows, key=lambda how: ours[how]["seconds"]["median"])
     assert ours[fastest]["over_fastest"]["min"] == ours[fastest]["over_fastest"]["max"] == 1.0
     assert f"over DETR-R50, 5 read by {fastest}" in text_of(document)
+
+
+def test_the_ways_are_those_of_optimize():
+    assert get_args(How) == HOWS and set(HOWS) <= set(WAYS)
 
 
 def test_weights_of_other_ways_are_a_copy(tiny):
