@@ -128,7 +128,7 @@ def _program(graph, settings, size):
     traced = graph
     # OpenVINO is given float32 and told to compute in bfloat16. It then keeps in float32 what decides the boxes, and
     # it cannot run every graph in bfloat16 on processors that have units for it.
-    if settings.dtype == "float16" or (settings.dtype == "bfloat16" and settings.format != "openvino"):
+    if settings.dtype != "float32" and (settings.format, settings.dtype) != ("openvino", "bfloat16"):
         model = copy.deepcopy(graph.model).to(getattr(torch, settings.dtype))
         traced = DetectionGraph(model, settings).eval()
     try:

@@ -121,8 +121,16 @@ def openvino_core() -> openvino.Core:
     return openvino.Core()
 
 
+def openvino_settings(device: str, dtype: str, threads: int | None) -> dict[str, Any]:
+    """How OpenVINO compiles a graph. On processors with units for bfloat16 it would round by default, so it is told in
+    what to compute: in bfloat16 where `dtype` says so and the device has units for it, else as the graph says."""
+    coarse = dtype == "bfloat16" and "BF16" in openvino_core().get_property(device, "OPTIMIZATION_CAPABILITIES")
+    settings = {"INFERENCE_PRECISION_HINT": "bf16" if coarse else "f32", "PERFORMANCE_HINT": "LATENCY"}
+    return settings if threads is None else settings | {"INFERENCE_NUM_THREADS": threads}
+
+
 class OpenVinoSession:
-    """OpenVINO. On processors with bfloat16 it would round by default, so it is told in what to compute."""
+    """OpenVINO."""
 
     def __init__(
         self, file: Path, threads: int | None, providers: Sequence[str] | None, dtype: str = "float32"
@@ -134,14 +142,9 @@ class OpenVinoSession:
         (device,) = providers or ["CPU"]
         if device.split(".")[0] not in {name.split(".")[0] for name in core.available_devices}:
             raise ValueError(f"providers: OpenVINO finds no {device}, it has {', '.join(core.available_devices)}")
-        coarse = dtype == "bfloat16" and "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES")
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if coarse else "f32"}
-        settings["PERFORMANCE_HINT"] = "LATENCY"
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
         try:
             graph = core.read_model(str(file))
-            self.model = core.compile_model(graph, device, settings)
+            self.model = core.compile_model(graph, device, openvino_settings(device, dtype, threads))
         except RuntimeError as error:
             raise ValueError(f"{file} cannot be loaded: {_line(error)}; export the model again") from error
         info = [FACTS, FACTS]

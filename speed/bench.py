@@ -133,6 +133,7 @@ class Group:
         self.setting, self.options = setting, options
         self.entries = [one.in_way(how) for one in contestants for how in options.how if how in one.ways]
         self.eager = {one.title: one for one in contestants}
+        self.eagerly: dict[str, list[dict[str, list]]] = {}  # what they find, by their titles
         self.device = contestants[0].device
         self.files = [picture_bytes()] * setting.batch_size
 
@@ -211,9 +212,12 @@ class Group:
         return seconds
 
     def _eagerly(self, title, pictures, sizes):
-        one = self.eager[title]
-        self._set_up(one)
-        return one.finish(one.forward(one.prepare(pictures)), sizes)
+        """What a model finds in eager mode, computed once for all its ways."""
+        if title not in self.eagerly:
+            one = self.eager[title]
+            self._set_up(one)
+            self.eagerly[title] = one.finish(one.forward(one.prepare(pictures)), sizes)
+        return self.eagerly[title]
 
     def _within(self, seconds, calls, words):
         if seconds * calls > self.options.limit_s:
@@ -276,7 +280,7 @@ def flops(one: Contestant, batch: dict[str, torch.Tensor]) -> int:
     with torch.inference_mode(False), torch.no_grad():
         batch = {key: value.clone() for key, value in batch.items()}
         with FlopCounterMode(display=False, custom_mapping=fused) as counter:
-            one.passes(one.module, batch, one.options())
+            one.passes(one.module, batch)
     return counter.get_total_flops()
 
 

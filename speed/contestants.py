@@ -135,14 +135,12 @@ class Contestant:
         """The forward alone: what each pass gives."""
         if self.how == "compile" and self.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
-        if self.how in OPENVINO:  # its options are in the graph
-            return self.passes(self._running, batch, {})
-        return self.passes(self._running, batch, self.options())
+        return self.passes(self._running, batch)
 
-    def passes(self, module: Callable[..., Any], batch: dict[str, torch.Tensor], options: dict[str, Any]) -> list[Any]:
+    def passes(self, module: Callable[..., Any], batch: dict[str, torch.Tensor]) -> list[Any]:
         """As [`forward`], of another module that computes the same."""
         self.before()
-        return [module(**batch, **text, **options) for text in self.texts]
+        return [module(**batch, **text, **self.options()) for text in self.texts]
 
     def read(self, outputs: list[Any]) -> int | None:
         """Of ours, how many queries of an image the semantic stream read at most."""
