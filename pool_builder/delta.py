@@ -5,11 +5,16 @@ Captions of other regions say what agreement by chance is. Their cosines have th
 captions, whatever the CLIP, so that a cut between the two is a property of the data.
 """
 
+import logging
+
 import numpy as np
+
+logger = logging.getLogger(__name__)
 
 OTHERS = 8  # captions of other regions that each region is compared with
 CHANCE = 0.01  # share of them that delta lets pass
 SAMPLE = 20_000  # most regions that are compared so
+FITTING, TELLING = 2.0, 1.2  # times that own captions pass more often: below, a warning; and nothing can be told
 
 
 def other_scores(images: np.ndarray, text_embeds: np.ndarray, said: np.ndarray, spoken: np.ndarray) -> np.ndarray:
@@ -40,7 +45,7 @@ def choose_delta(own: np.ndarray, others: np.ndarray) -> tuple[float, dict[str, 
         (delta, dict of figures): medians of `own` and of `others`, and the share of `others` above delta.
 
     Raises:
-        ValueError: own captions are not above it twice as often as others, so that a filter would say nothing.
+        ValueError: own captions are above it hardly more often than others, so that a filter would say nothing.
     """
     if not len(own) or not len(others):
         raise ValueError(
@@ -51,11 +56,20 @@ def choose_delta(own: np.ndarray, others: np.ndarray) -> tuple[float, dict[str, 
     median = float(np.median(own))
     delta = round(float(min(2 * middle - low, median)), 4)
     passed, passed_others = float((own > delta).mean()), float((others > delta).mean())
-    if not passed > 2 * passed_others:
+    got = (
+        f"cos(image, caption) with a median of {median:.3f}, {middle:.3f} with captions of other regions, and "
+        f"{100 * passed:.1f} % and {100 * passed_others:.1f} % above {delta}"
+    )
+    if not passed > TELLING * passed_others:
         raise ValueError(
-            "expected captions that fit their own regions better than others, got cos(image, caption) with a median "
-            f"of {median:.3f}, {middle:.3f} with captions of other regions, and {100 * passed:.1f} % and "
-            f"{100 * passed_others:.1f} % above {delta}; check --clip and --captioner, or give --delta or --keep-share"
+            f"expected captions that fit their own regions better than others, got {got}; check --clip and "
+            "--captioner, or give --delta or --keep-share"
+        )
+    if not passed > FITTING * passed_others:
+        logger.warning(
+            "Captions fit their own regions little better than others: %s. The pool will say little; check --clip and "
+            "--captioner",
+            got,
         )
     figures = {"own": median, "others": float(middle), "others_above": passed_others}
     return delta, {key: round(value, 4) for key, value in figures.items()}

@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import dataclass
 
+import torch
 from transformers import TrainingArguments
 
 from decodetr.training.early_stopping import check_early_stopping
@@ -36,6 +37,8 @@ class DeCoDetrTrainingArguments(OwnArguments, TrainingArguments):
     def __post_init__(self) -> None:
         if self.metric_for_best_model is None and needs_metric(self):  # the library's default, "loss", is not measured
             self.metric_for_best_model: str | None = default_metric(self.streams)
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu: bool = True  # the library wants to be told so, where there is nothing else
         super().__post_init__()
         if self.streams not in STREAMS:
             raise ValueError(f"streams must be one of {', '.join(STREAMS)}, got {self.streams!r}.")

@@ -54,6 +54,19 @@ def test_captions_that_fit_no_better_than_others_are_refused():
         choose_delta(OWN[:3], OWN[:0])
 
 
+def test_captions_that_fit_little_better_than_others_make_a_pool_with_a_warning(caplog):
+    """A weak captioner: half of its captions fit, and the others say what is somewhere else."""
+    weak = np.concatenate([OWN[:1000], CHANCE_SCORES[:1000]])
+    often = np.concatenate([CHANCE_SCORES[2000:8000], RNG.normal(0.27, 0.025, 2000)])
+    delta, figures = choose_delta(weak, often)
+    assert delta == pytest.approx(np.median(weak), abs=1e-4)
+    assert 1 / 2 < figures["others_above"] / (weak > delta).mean() < 1 / 1.2
+    assert "little better than others: cos(image, caption) with a median of 0.2" in caplog.text
+    caplog.clear()
+    choose_delta(OWN, CHANCE_SCORES)
+    assert not caplog.text
+
+
 def test_other_scores_are_those_of_captions_that_say_something_else():
     """Region i looks like text i; text 3 is said twice, text 0 is the empty caption."""
     images, texts = np.eye(4, dtype=np.float32)[[1, 2, 3, 3, 1]], np.eye(4, dtype=np.float16)

@@ -154,3 +154,9 @@ def test_options_of_the_command_that_would_do_nothing_are_refused(scenes, tmp_pa
     assert main(train_command(scenes, tmp_path / "run", "--max_steps", "1", *more)) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_bfloat16_needs_no_second_flag_where_there_is_only_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda *_: False)
+    args = DeCoDetrTrainingArguments(output_dir=str(tmp_path), bf16=True, report_to="none")
+    assert args.use_cpu and args.device.type == "cpu" and args.mixed_precision == "bf16"
