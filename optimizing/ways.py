@@ -61,6 +61,7 @@ class Way:
         devices (tuple of str): types of devices that it runs on.
         packages (tuple of str): that it needs. extra (str, *optional*): of decodetr, which installs them.
         pays_on (callable): torch.device -> whether it is tried where nobody says which ways.
+        needs_units (bool): for bfloat16, without which it would compute in float32 and be called otherwise.
     """
 
     make: Callable[[Case], TorchDetector | ExportedDetector]
@@ -68,6 +69,7 @@ class Way:
     packages: tuple[str, ...] = ()
     extra: str | None = None
     pays_on: Callable[[torch.device], bool] = lambda device: True
+    needs_units: bool = False
 
     def hindrance(self, device: torch.device) -> str | None:
         """Why it cannot be tried here, and what mends it. None if it can."""
@@ -75,6 +77,8 @@ class Way:
             return f"does not run on {device.type}"
         if missing := [name for name in self.packages if find_spec(name) is None]:
             return f"needs {', '.join(missing)}: pip install 'decodetr[{self.extra}]'"
+        if self.needs_units and not _has_bfloat16(device):
+            return "needs a processor with units for bfloat16, which this one has not"
         return None
 
 
@@ -148,7 +152,12 @@ WAYS = {
     "onnx": Way(_exported("onnx"), ("cpu",), ("onnx", "onnxscript", "onnxruntime"), "onnx"),
     "openvino": Way(_exported("openvino"), ("cpu",), ("openvino",), "openvino"),
     "openvino-bfloat16": Way(
-        _exported("openvino", "bfloat16"), ("cpu",), ("openvino",), "openvino", pays_on=_has_bfloat16
+        _exported("openvino", "bfloat16"),
+        ("cpu",),
+        ("openvino",),
+        "openvino",
+        pays_on=_has_bfloat16,
+        needs_units=True,
     ),
     "openvino-int8": Way(_int8, ("cpu",), ("openvino", "nncf"), "int8"),
 }

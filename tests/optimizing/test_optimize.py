@@ -280,3 +280,12 @@ def test_ap_by_hand():
     empty = {"names": [], "scores": [], "boxes": []}
     fallback = Check.of_detections([None], shown, [empty])  # nothing is above the threshold: the best ones count
     assert fallback.ap(shown) == 100 and list(fallback.truth.names) == ["a", "b"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_way_in_bfloat16_is_refused_where_it_would_compute_in_float32(monkeypatch, there):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx2": True, "amx_bf16": there})
+    monkeypatch.setattr("decodetr.optimizing.ways.find_spec", lambda name: object())
+    problem = WAYS["openvino-bfloat16"].hindrance(torch.device("cpu"))
+    assert problem == (None if there else "needs a processor with units for bfloat16, which this one has not")
+    assert WAYS["bfloat16"].hindrance(torch.device("cpu")) is None  # emulated, and slow
