@@ -33,7 +33,7 @@ from decodetr.evaluation.protocols import Protocol
 from decodetr.evaluation.report import describe, write_report
 from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, finite
-from decodetr.utils.name_list import read_names
+from decodetr.utils.name_list import read_typed_names
 from decodetr.utils.preflight import process_rank
 from decodetr.utils.versions import package_versions
 
@@ -119,7 +119,7 @@ def _protocol_and_annotations(options: EvalOptions) -> tuple[Protocol, CocoAnnot
     if split_file and split_file != "none":
         base, novel = (dict(enumerate(group)) for group in read_split(split_file))
         protocol = replace(protocol, base=base, novel=novel)
-    elif novel_names := read_names(options.novel_names or None):
+    elif novel_names := read_typed_names(options.novel_names or None, "--novel-names"):
         protocol = replace(protocol, novel=dict(enumerate(novel_names)))
     coco = load_annotations(
         options.data,

@@ -55,7 +55,7 @@ from decodetr.training.trainer import DeCoDetrTrainer
 from decodetr.training.trial import check_room, try_step
 from decodetr.utils.devices import machine_name
 from decodetr.utils.hub import recorded_place
-from decodetr.utils.name_list import read_names
+from decodetr.utils.name_list import read_typed_names
 from decodetr.utils.shipped import load_pool, load_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -311,7 +311,7 @@ class TrainingRun:
             part, separator, listed = word.partition("=")
             if not separator or part not in PARTS:
                 raise ValueError(f"--seen {word}: expected PART=NAMES with one of {', '.join(PARTS)}")
-            declared[part] = [] if listed == "none" else read_names(listed)
+            declared[part] = [] if listed == "none" else read_typed_names(listed, "--seen")
         if not (options.model or options.detector):
             declared = {"detector": [], **declared}
         pool_info = None if data.regions is None or own else config.pool_info

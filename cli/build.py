@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--names",
         metavar="NAMES",
-        help="""names to look for: a file with one name a line (or 'name: prompt; prompt'), or 'cat,"salt, pepper"' """
-        "(default: what the captions say). Others can be asked for at any time later",
+        help="""names to look for: a .txt or .json file with one name a line (or 'name: prompt; prompt'), or
+        'cat,"salt, pepper"' (default: what the captions say). Others can be asked for at any time later""",
     )
     add_output(parser, "folder of all stages; OUT/model is the model", metavar="OUT", required=True)
     add(
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         clip=args.clip,
         captioner=args.captioner,
         output=Path(args.output),
-        names=_names(args.names),
+        names=read_prompts(args.names),
         localize=args.localize,
         prompt=args.prompt,
         keep_share=args.keep_share,
@@ -102,11 +102,3 @@ def run(args: argparse.Namespace) -> int:
     from decodetr.building.build_run import BuildRun
 
     return BuildRun(options, args.overwrite, plan_only=args.plan).run()
-
-
-def _names(text):
-    if text is None:
-        return None
-    if Path(text).suffix.lower() in (".txt", ".json") and not Path(text).is_file():
-        raise ValueError(f"--names {text}: no such file")
-    return read_prompts(file=text) if Path(text).is_file() else read_prompts(text)

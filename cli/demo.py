@@ -8,7 +8,7 @@ import sys
 
 from decodetr.cli.options import add_clip, add_device, add_picture_limit, add_threshold
 from decodetr.demo.settings import HOST, PORT, DemoSettings, check_port
-from decodetr.utils.name_list import read_names
+from decodetr.utils.name_list import read_typed_names
 from decodetr.utils.preflight import require_package, run_checks
 from decodetr.utils.shipped import DEFAULT_MODEL, expect
 
@@ -60,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
     """Load the model, show its page until a signal."""
     from decodetr.utils.devices import pick_device
 
-    settings, *_ = run_checks(
+    settings, names, *_ = run_checks(
         lambda: DemoSettings(threshold=args.threshold),
-        lambda: args.names == "pool" or read_names(args.names),
+        lambda: _typed(args.names),
         lambda: check_port(args.port),
         lambda: require_package("gradio", "decodetr demo", "'decodetr[demo]'"),
         lambda: expect("model", args.model, "config.json"),
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
     launch(
         args.model,
-        args.names,
+        names,
         args.vocabulary,
         args.clip,
         settings,
@@ -86,6 +86,12 @@ def run(args: argparse.Namespace) -> int:
         tell=_tell,
     )
     return 0
+
+
+def _typed(text):
+    """The text that stands where names are typed: that of --names, or the names of a file as one would type them."""
+    names = None if text == "pool" else read_typed_names(text, "--names")
+    return text if names is None else ", ".join(f'"{name}"' if "," in name else name for name in names)
 
 
 def _tell(address):

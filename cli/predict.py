@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--names",
-        help="""detect these names: 'cat,"salt, pepper"'. pool: all that the pool of the model speaks of (default: all
-        names of the model)""",
+        help="""detect these names: 'cat,"salt, pepper"', or those of a .txt or .json file. pool: all that the pool of
+        the model speaks of (default: all names of the model)""",
     )
     parser.add_argument(
         "--names-file",

@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder, for --vocabulary of the other commands.",
     )
     source = build.add_mutually_exclusive_group()
-    source.add_argument("--names", help="""embed these names: 'cat,"salt, pepper"'""")
+    source.add_argument(
+        "--names", help="""embed these names: 'cat,"salt, pepper"', or those of a .txt or .json file"""
+    )
     source.add_argument(
         "--names-file",
         help="embed the names in this file, one per line. 'name: prompt; prompt' embeds other texts for a name, the "

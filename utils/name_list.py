@@ -7,29 +7,25 @@ from pathlib import Path
 from decodetr.utils.documents import read_json, read_text
 
 _PROMPTS = re.compile(r":\s+|:$")  # between a name and its prompts
+_QUOTED = re.compile(r'"[^"]+"')
+_FILES = (".txt", ".json")
 
 
 def read_names(text: str | None = None, file: str | Path | None = None, option: str = "--names") -> list[str] | None:
     """Names of `--names` (comma-separated, CSV quotes around names with commas) or of `--names-file` (one a line).
-    `option` is what messages call the text.
+    `option` is what messages call the text, of which no file is read.
 
     Returns None where neither is given. Repeated names are taken once, in their first place.
 
     Raises:
-        ValueError: both given, or no name in them.
+        ValueError: both given, no name in them, or a file that is no list of one name a line.
     """
     if text is not None and file is not None:
         raise ValueError("give --names or --names-file, not both")
     if file is not None:
         names = [name for _, name in _lines(file)]
     elif text is not None:
-        try:
-            names = [name for row in csv.reader([text], skipinitialspace=True, strict=True) for name in row]
-        except csv.Error as error:
-            raise ValueError(
-                f"{option} {text!r}: expected names with commas between them, and double quotes around a name with a "
-                f"comma, such as 'cat,\"salt, pepper\"'; got: {error}"
-            ) from error
+        names = _items(text, option)
     else:
         return None
     names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
@@ -38,45 +34,87 @@ def read_names(text: str | None = None, file: str | Path | None = None, option: 
     return names
 
 
-def read_prompts(text: str | None = None, file: str | Path | None = None) -> dict[str, list[str]] | None:
+def read_typed_names(text: str | None, option: str) -> list[str] | None:
+    """As [`read_names`], of an option of a command: a .txt or .json file stands for the names in it."""
+    return read_names(text, option=option) if names_file(text) is None else list(read_prompts(text, option=option))
+
+
+def names_file(text: str | None) -> Path | None:
+    """The file that people mean where they type `names.txt` in the place of names. It need not be there."""
+    return Path(text) if text and "," not in text and Path(text).suffix.lower() in _FILES else None
+
+
+def read_prompts(
+    text: str | None = None, file: str | Path | None = None, option: str = "--names"
+) -> dict[str, list[str]] | None:
     """Names and what is embedded for each of them, which is the name itself where nothing else is said.
 
     Args:
-        text: of `--names`, see [`read_names`].
+        text: of `--names`, see [`read_names`]; `name: prompt; prompt` is taken too. Or a .txt or .json file.
         file: of `--names-file`. One name a line, or `name: prompt; prompt`; or a .json file with a list of names, or
             {name: prompt or list of prompts}.
+        option: what messages call the text.
 
     Returns:
         {name: texts}, or None where neither is given. A name that is there twice has its first place and texts.
 
     Raises:
-        ValueError: both given, no name in them, or a name without texts. The message has the file and line.
+        FileNotFoundError: no such file. ValueError: both given, no name in them, or a name without texts. The message
+            has the file and line.
     """
-    if file is None or text is not None:
-        names = read_names(text, file)
-        return None if names is None else {name: [name] for name in names}
-    if Path(file).suffix.lower() == ".json":
+    if text is not None and file is not None:
+        raise ValueError("give --names or --names-file, not both")
+    if file is None and (file := names_file(text)) is not None and not file.is_file():
+        raise FileNotFoundError(
+            f"{option} {text}: no such file; a name that ends in {file.suffix} goes into a file of names"
+        )
+    if file is None:
+        if (names := read_names(text, option=option)) is None:
+            return None
+        written = [(f"{option} {name!r}", name) for name in names]
+    elif Path(file).suffix.lower() == ".json":
         return _of_json(file)
+    else:
+        written = [(f"{file}, line {number}", line) for number, line in _lines(file)]
     found: dict[str, list[str]] = {}
-    for number, line in _lines(file):
+    for where, line in written:
         name, *rest = _PROMPTS.split(line, maxsplit=1)
         prompts = [prompt.strip() for prompt in rest[0].split(";") if prompt.strip()] if rest else [name]
         if rest and not (name and prompts):
             raise ValueError(
-                f"{file}, line {number}: expected a name, or 'name: prompt; prompt', got {line!r}; a name "
-                "with a colon goes into a .json file"
+                f"{where}: expected a name, or 'name: prompt; prompt', got {line!r}; a name with a colon goes into a "
+                ".json file"
             )
+        if file is None and not rest and "; " in line:
+            raise ValueError(f"{where}: expected names with commas between them, got a semicolon in one")
         found.setdefault(name, prompts)
     if not found:
         raise ValueError(f"no names in {file}")
     return found
 
 
+def _items(text, option):
+    try:
+        return [name for row in csv.reader([text], skipinitialspace=True, strict=True) for name in row]
+    except csv.Error as error:
+        raise ValueError(
+            f"{option} {text!r}: expected names with commas between them, and double quotes around a name with a "
+            f"comma, such as 'cat,\"salt, pepper\"'; got: {error}"
+        ) from error
+
+
 def _lines(file):
-    """(number, text) of the lines that say something."""
+    """(number, name) of the lines that say something. A name may be quoted, as it is on a command line."""
+    found = []
     for number, line in enumerate(read_text(file).splitlines(), start=1):
         if (line := line.strip()) and not line.startswith("#"):
-            yield number, line
+            found.append((number, line))
+    if len(found) == 1 and "," in found[0][1] and not _QUOTED.fullmatch(found[0][1]):
+        raise ValueError(
+            f"{file}, line {found[0][0]}: expected one name a line, got {found[0][1]!r} alone; write each name on a "
+            "line of its own, or double quotes around the line if it is one name"
+        )
+    return [(number, line[1:-1].strip() if _QUOTED.fullmatch(line) else line) for number, line in found]
 
 
 def _of_json(file):

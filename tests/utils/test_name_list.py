@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from decodetr.utils.name_list import read_names, read_prompts
+from decodetr.utils.name_list import read_names, read_prompts, read_typed_names
 
 
 def test_names_without_texts_are_their_own():
@@ -65,3 +65,36 @@ def test_json(tmp_path):
 def test_one_source_is_enough(tmp_path):
     with pytest.raises(ValueError, match="not both"):
         read_prompts("cat", tmp_path / "names.txt")
+
+
+def test_a_file_in_the_place_of_names_is_read_and_never_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.txt").write_text("cat\ncone: traffic cone; pylon\n")
+    (tmp_path / "names.json").write_text('["cat", "dog"]')
+    assert read_prompts("names.txt") == {"cat": ["cat"], "cone": ["traffic cone", "pylon"]}
+    assert read_typed_names("names.json", "--class-names") == ["cat", "dog"]
+    assert read_typed_names("cat,dog", "--class-names") == ["cat", "dog"] and read_typed_names(None, "--seen") is None
+    with pytest.raises(FileNotFoundError, match="--class-names nofile.txt: no such file"):
+        read_typed_names("nofile.txt", "--class-names")
+    assert read_names("names.txt") == ["names.txt"]  # of a request, which names no files of the server
+
+
+def test_prompts_on_a_command_line():
+    assert read_prompts('cone: traffic cone; pylon,"salt, pepper"') == {
+        "cone": ["traffic cone", "pylon"],
+        "salt, pepper": ["salt, pepper"],
+    }
+    with pytest.raises(ValueError, match="--names 'cat; dog': expected names with commas between them"):
+        read_prompts("cat; dog")
+    assert read_prompts("a;b") == {"a;b": ["a;b"]}
+
+
+def test_quotes_in_a_file_are_those_of_a_command_line_and_a_list_in_one_line_is_refused(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text('"salt, pepper"\ncat\nsalt, sugar\nan 8" pipe\n')
+    assert read_names(file=file) == ["salt, pepper", "cat", "salt, sugar", 'an 8" pipe']
+    file.write_text("# mine\n cat, dog, bus\n")
+    with pytest.raises(ValueError, match="line 2: expected one name a line, got 'cat, dog, bus' alone"):
+        read_names(file=file)
+    file.write_text('"salt, pepper"\n')
+    assert read_prompts(file=file) == {"salt, pepper": ["salt, pepper"]}
