@@ -257,6 +257,11 @@ def detection_collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     (B, H, W) if the items have it. Items with a mask are padded at the bottom and right to the largest. Without one,
     all must be of one size (ValueError).
     """
+    if lacks := {"pixel_values", "labels"} - items[0].keys():
+        raise ValueError(
+            f"expected items with pixel_values and labels, got {sorted(items[0])} without {sorted(lacks)}; make them "
+            "by DetectionDataset, or by an image processor in `with_transform`"
+        )
     sizes = [tuple(item["pixel_values"].shape[-2:]) for item in items]
     batch: dict[str, Any] = {"labels": [item["labels"] for item in items]}
     if len(set(sizes)) == 1:

@@ -132,5 +132,5 @@ def chosen_callbacks(trainer: "DeCoDetrTrainer", coding: SampleCoding | None) ->
     if args.ema_decay is not None:
         found.append(WeightAveraging(trainer))
     if args.early_stopping_patience is not None:
-        found.append(EarlyStopping(args.early_stopping_patience, args.early_stopping_threshold))
+        found.append(EarlyStopping(args.early_stopping_patience, 100 * args.early_stopping_threshold))
     return found

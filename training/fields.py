@@ -113,10 +113,15 @@ _NO_CALLABLES = {
 
 
 def check_arguments(
-    model: "nn.Module | None", model_init: "Callable[..., nn.Module] | None", kwargs: dict[str, Any]
+    args: object, model: "nn.Module | None", model_init: "Callable[..., nn.Module] | None", kwargs: dict[str, Any]
 ) -> None:
     """ValueError for arguments of `transformers.Trainer` that contradict each other, or that DeCoDetrTrainer could
-    only ignore. kwargs: those that it hands on."""
+    only ignore, and TypeError for training arguments of another class. kwargs: those that it hands on."""
+    if not hasattr(args, "streams"):
+        raise TypeError(
+            "args: expected DeCoDetrTrainingArguments, which have all fields of TrainingArguments, got "
+            f"{type(args).__name__}"
+        )
     if (model is None) == (model_init is None):
         raise ValueError("give either model or model_init, got " + ("neither" if model is None else "both"))
     if model_init is not None and any(part is not None for part in kwargs.get("optimizers") or ()):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 _LAST = 3  # log entries whose mean is the end of a run
 _LEARNED = 0.7  # of the first loss: what a stream that began with random weights must be below in the end
 _FOUND = 10.0  # class-agnostic AP50, in percent, below which next to no object is found
+_RECALLED = 50.0  # class-agnostic recall, in percent, of which this cannot be: others are found that are not annotated
 _NAMED = 1 / 3  # of it: AP50 of the names below which boxes are right and names are not
 _NOVEL = 1 / 3  # of AP50 of base names: that of novel ones below which what has no box was not learned
 _WORSE = 1.0  # points of AP50 by which a fine-tune may end below its start
@@ -62,7 +63,8 @@ def _losses(history, situation, cure):
 def _metrics(metrics, situation, cure):
     boxes = metrics.get("eval_class_agnostic_AP50", math.nan)
     names = metrics.get("eval_AP50_base", metrics.get("eval_AP50", math.nan))
-    if boxes < _FOUND:
+    recall = metrics.get("eval_class_agnostic_AR50", 0.0)
+    if boxes < _FOUND and recall < _RECALLED:
         if situation.streams == "semantic":
             cure = "train the localization stream first (--streams localization), or start from a detector that does"
         yield f"class-agnostic AP50 is {boxes:.1f} %: next to no object is found; {cure}"

@@ -1,6 +1,7 @@
 """The two streams of a model: which parameters are whose, and which learn."""
 
-from collections.abc import Container
+import contextlib
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,11 +26,33 @@ def freeze_other(model: "DeCoDetrForObjectDetection", streams: str) -> None:
         model.semantic_stream.requires_grad_(False)
 
 
+def learning(model: "nn.Module") -> list["nn.Parameter"]:
+    """The parameters of a model that get a gradient."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+@contextlib.contextmanager
+def frozen(parameters: Sequence["nn.Parameter"]) -> Iterator[None]:
+    """Inside, they get no gradient. Afterwards they do: what a run freezes, the next one of the same model may
+    teach."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
 def parameter_groups(
     model: "nn.Module", decayed: Container[str], args: "DeCoDetrTrainingArguments"
 ) -> list[dict[str, Any]]:
     """The groups of an optimizer: backbone, rest of the detector and semantic stream, each with its rate, the
-    parameters `decayed` apart from those without weight decay."""
+    parameters `decayed` apart from those without weight decay.
+
+    Raises:
+        ValueError: nothing learns.
+    """
     rates = {
         "backbone": args.backbone_learning_rate,
         "detector": None,
@@ -46,4 +69,9 @@ def parameter_groups(
             if parameters:
                 group = {"params": parameters, "weight_decay": args.weight_decay if decay else 0.0}
                 groups.append(group if rate is None else {**group, "lr": rate})
+    if not groups:
+        raise ValueError(
+            f"streams={args.streams}, but no parameter of the model gets a gradient: call model.requires_grad_(True) "
+            "before DeCoDetrTrainer, which freezes what the run does not train"
+        )
     return groups

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from accelerate.utils import gather_object
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import Trainer, set_seed
+from transformers import set_seed
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOutput
 
 from decodetr.evaluation.output_evaluator import OutputEvaluator, results_of, rules_of
@@ -32,12 +32,13 @@ from decodetr.training.fsdp import check_sharded, keep_class_name, load_weights,
 from decodetr.training.hub import PushingTrainer
 from decodetr.training.identity import run_identity, settings_identity
 from decodetr.training.loggers import PoolMaps
-from decodetr.training.metrics import check_evaluation
 from decodetr.training.pairs import CAPTIONS_NEED
 from decodetr.training.pictures import EvaluationPictures, write_sheet
 from decodetr.training.predictions import KeptPredictions
-from decodetr.training.streams import freeze_other, parameter_groups, stream_of
+from decodetr.training.searching import SearchingTrainer
+from decodetr.training.streams import freeze_other, frozen, learning, parameter_groups, stream_of
 from decodetr.training.timm_backbone import freeze_backbone, keep_frozen
+from decodetr.training.trainer_data import check_before_training, check_evaluated, check_names
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Dataset
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class DeCoDetrTrainer(PushingTrainer):
+class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
     """
     Trainer of [`DeCoDetrForObjectDetection`].
 
@@ -98,13 +99,14 @@ class DeCoDetrTrainer(PushingTrainer):
         **kwargs: Any,
     ) -> None:
         args = DeCoDetrTrainingArguments(output_dir="tmp_trainer") if args is None else args
-        fields.check_arguments(model, model_init, kwargs)
+        fields.check_arguments(args, model, model_init, kwargs)
         check_streamed(args, train_dataset)
         self.args, self.train_dataset = args, None
         if model is None:
             set_seed(args.seed)
             self.model_init = model_init
             model = super().call_model_init()
+        check_names(train_dataset, model.vocabulary.names)
         self.training_vocabulary = model.vocabulary
         self.deployment_vocabulary = deployment_vocabulary
         self.novel_names, self.groups, self.names_learned = novel_names, groups, names_learned
@@ -143,9 +145,11 @@ class DeCoDetrTrainer(PushingTrainer):
         args = self.args
         if args.gradient_checkpointing or getattr(args, "activation_checkpointing", False):
             memory.check_checkpointing(model.detector)
+        learned = learning(model)
         freeze_other(model, args.streams)
         if args.freeze_backbone:
             freeze_backbone(model.detector)
+        self._frozen = [parameter for parameter in learned if not parameter.requires_grad]
 
     def call_model_init(self, trial: Any = None) -> "DeCoDetrForObjectDetection":
         """A new model by `model_init`, with the names and frozen parts of this run."""
@@ -169,16 +173,11 @@ class DeCoDetrTrainer(PushingTrainer):
             OutOfMemory: with advice. ValueError: the checkpoint, or what `output_dir` has, is of another run. An
                 evaluation lacks names or the metric that is asked for.
         """
-        coco = getattr(self.eval_dataset, "coco", None)
-        # What an evaluation cannot give is known before the first step. Of one that somebody changed they know it.
-        if coco is not None and getattr(self.evaluate, "__func__", None) is Trainer.evaluate:
-            names = (self.deployment_vocabulary or self.training_vocabulary).names
-            groups = self.groups(coco, names) if self.groups else None
-            check_evaluation(self.args, coco, names, self.novel_names, groups)
+        check_before_training(self)
         word = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         self.resumed_from = self.checkpoint_to_resume(word)
         had = 0 if self.resumed_from is None else checkpoints.step_of(self.resumed_from)
-        with memory.advice(self, "training"):
+        with frozen(self._frozen), memory.advice(self, "training"):
             result = super().train(self.resumed_from, *args, **kwargs)
         if self.state.global_step == had:
             logger.warning(
@@ -448,10 +447,7 @@ class DeCoDetrTrainer(PushingTrainer):
     ) -> EvalLoopOutput:
         """AP of the deployment names, streamed: only the best detections of each image are kept, on the CPU."""
         dataset = dataloader.dataset
-        if getattr(dataset, "coco", None) is None or self.processing_class is None:
-            raise ValueError(
-                "evaluation needs a DetectionDataset as eval_dataset and an image processor (processing_class)."
-            )
+        check_evaluated(dataset, self.processing_class)
         of_run = metric_key_prefix.startswith("eval") and (self.is_in_train or self.state.global_step)
         pictures = EvaluationPictures(dataset.coco, self.args.eval_pictures if of_run else 0)
         with memory.advice(self, "evaluation"), self.averaged(), self.deployed() as model:

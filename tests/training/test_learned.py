@@ -49,6 +49,8 @@ def test_boxes_or_names_that_are_not_found_are_said():
     assert "names without a box are hardly found (AP50 7.9 %, of base names 76.9 %)" in text and "--regions" in text
     (text,) = doubts([], {"eval_class_agnostic_AP50": 0.4, "eval_AP50": 0.1}, SEMANTIC)
     assert "class-agnostic AP50 is 0.4 %" in text and "--streams localization" in text
+    partly = {"eval_class_agnostic_AP50": 6.0, "eval_class_agnostic_AR50": 100.0, "eval_AP50": 100.0}
+    assert doubts([], partly, FINE_TUNE) == []  # few of the objects that are found are annotated
     (text,) = doubts([], {"eval_class_agnostic_AP50": 0.4}, LOCALIZATION, steps=10)
     assert "--max-steps 30" in text
 

@@ -1,0 +1,71 @@
+"""What DeCoDetrTrainer refuses before the first step, and what it gives back after the last."""
+
+import pytest
+import torch
+from helpers.trainings import make_parts, make_trainer, same_state, state_of
+from torch.utils.data import ConcatDataset, Subset
+from transformers import TrainingArguments
+
+from decodetr import DeCoDetrTrainer
+from decodetr.processing import detection_collate
+
+
+@pytest.mark.parametrize("wrap", [list, lambda data: Subset(data, [0]), lambda data: ConcatDataset([data, data])])
+def test_labels_of_other_names_are_refused(scenes, tmp_path, wrap):
+    model, train, *_ = make_parts(scenes)
+    args = make_trainer(scenes, tmp_path).args
+    data = train if wrap is list else wrap(train)
+    trainer = DeCoDetrTrainer(model, args, data)
+    names, train.names = list(train.names), sorted(train.names)[::-1]
+    first = next(i for i, pair in enumerate(zip(train.names, names)) if pair[0] != pair[1])
+    words = f"label {first} is '{train.names[first]}' and '{names[first]}' in the model"
+    with pytest.raises(ValueError, match=words):
+        DeCoDetrTrainer(model, args, data)
+    with pytest.raises(ValueError, match=words):  # changed since
+        trainer.train()
+    train.names = names[:-1]
+    with pytest.raises(ValueError, match=f"got {len(names) - 1}; label {len(names) - 1} is nothing and"):
+        DeCoDetrTrainer(model, args, data)
+
+
+def test_an_evaluation_that_cannot_be_made_is_refused_before_the_first_step(scenes, tmp_path):
+    model, train, val, processor, _ = make_parts(scenes)
+    args = make_trainer(scenes, tmp_path, eval_strategy="steps", eval_steps=1, max_steps=2).args
+    for evaluated in (Subset(val, [0]), {"some": Subset(val, [0])}):
+        trainer = DeCoDetrTrainer(model, args, train, eval_dataset=evaluated, processing_class=processor)
+        with pytest.raises(ValueError, match="got Subset: give a DetectionDataset.* instead of Subset"):
+            trainer.train()
+        assert trainer.state.global_step == 0
+    with pytest.raises(ValueError, match="processing_class=image_processor"):
+        DeCoDetrTrainer(model, args, train, eval_dataset=val).train()
+
+
+def test_what_a_run_freezes_the_next_one_of_the_same_model_teaches(scenes, tmp_path):
+    first = make_trainer(scenes, tmp_path, streams="localization", max_steps=1, freeze_backbone=True)
+    model = first.model
+    whole = {name: p.requires_grad for name, p in model.named_parameters()}
+    before = state_of(model.semantic_stream)
+    first.train()
+    assert same_state(before, state_of(model.semantic_stream))
+    first.train()  # and again, which freezes the same
+    assert same_state(before, state_of(model.semantic_stream))
+    assert all(p.requires_grad for p in model.semantic_stream.parameters()) and any(whole.values())
+    args = make_trainer(scenes, tmp_path / "second", max_steps=1).args
+    DeCoDetrTrainer(model, args, first.train_dataset, data_collator=detection_collate).train()
+    assert not same_state(before, state_of(model.semantic_stream))
+
+
+def test_a_model_of_which_nothing_learns_is_refused(scenes, tmp_path):
+    model, train, *_ = make_parts(scenes)
+    model.requires_grad_(False)
+    trainer = DeCoDetrTrainer(model, make_trainer(scenes, tmp_path).args, train)
+    with pytest.raises(ValueError, match=r"streams=joint, but no parameter .* model.requires_grad_\(True\)"):
+        trainer.train()
+
+
+def test_arguments_of_another_trainer_and_items_of_another_task_are_refused(scenes, tmp_path):
+    model, train, *_ = make_parts(scenes)
+    with pytest.raises(TypeError, match="expected DeCoDetrTrainingArguments, which have all fields of Training"):
+        DeCoDetrTrainer(model, TrainingArguments(str(tmp_path)), train)
+    with pytest.raises(ValueError, match=r"got \['image', 'objects'\] without \['labels', 'pixel_values'\]"):
+        detection_collate([{"image": torch.zeros(1), "objects": {}}])

@@ -1,0 +1,45 @@
+"""A search for hyper-parameters, whose objective is the AP that chooses the best checkpoint."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from transformers import Trainer
+
+from decodetr.training.metrics import default_metric
+
+if TYPE_CHECKING:
+    from transformers.trainer_utils import BestRun
+
+    from decodetr.training.arguments import DeCoDetrTrainingArguments
+
+
+class SearchingTrainer(Trainer):
+    """`transformers.Trainer`, which knows what a better trial is. There is no loss of evaluation here, and the
+    library would minimize the sum of all metrics, of which sizes without an object have none."""
+
+    args: "DeCoDetrTrainingArguments"
+    novel_names: list[str] | None
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] | None = None,
+        **kwargs: Any,
+    ) -> "BestRun | list[BestRun]":
+        """
+        As of `transformers.Trainer`, which needs `model_init`.
+
+        Args:
+            hp_space, n_trials, kwargs: of `transformers.Trainer.hyperparameter_search`.
+            compute_objective: what is made of the metrics of an evaluation. Default: `metric_for_best_model`, AP50 of
+                base names without one.
+            direction: default: "maximize", or "minimize" where `greater_is_better` is False.
+        """
+        metric = self.args.metric_for_best_model or default_metric(self.args.streams, bool(self.novel_names))
+        key = metric if metric.startswith("eval_") else f"eval_{metric}"
+        if direction is None:
+            direction = "minimize" if self.args.greater_is_better is False else "maximize"
+        objective = compute_objective or (lambda metrics: metrics[key])
+        return super().hyperparameter_search(hp_space, objective, n_trials, direction, **kwargs)
