@@ -20,7 +20,7 @@ from accelerate.utils import gather_object
 
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.annotations.names_split import names_split_file, read_split
-from decodetr.annotations.sources import load_annotations
+from decodetr.annotations.sources import load_annotations, part_to_evaluate
 from decodetr.evaluation.analysis import Analysis
 from decodetr.evaluation.calibrate import before_and_after
 from decodetr.evaluation.detections import feed_detections
@@ -54,7 +54,8 @@ def evaluate(options: EvalOptions) -> dict | None:
     """
     options.check()
     with claim(options.output if process_rank() == 0 else None, "decodetr eval"):
-        protocol, whole = _protocol_and_annotations(options)
+        part = _part(options)
+        protocol, whole = _protocol_and_annotations(options, part)
         coco = protocol.select_images(whole)
         split = protocol.split(coco)
         rank, processes, device = _process(options.device)
@@ -87,7 +88,7 @@ def evaluate(options: EvalOptions) -> dict | None:
             "protocol": _facts(options, protocol, coco, evaluator.by_name, names) | facts,
             "headline": list(protocol.headline),
             "max_detections": protocol.max_detections,
-            "source": _source(options),
+            "source": _source(options, part),
             "images": [entry["image_id"] for entry in coco.images],
             "metrics": metrics,
         }
@@ -102,7 +103,7 @@ def evaluate(options: EvalOptions) -> dict | None:
         return report
 
 
-def _protocol_and_annotations(options: EvalOptions) -> tuple[Protocol, CocoAnnotations]:
+def _protocol_and_annotations(options: EvalOptions, part: str) -> tuple[Protocol, CocoAnnotations]:
     """The protocol with the split that was asked for, and the annotation file."""
     protocol = Protocol.load(options.protocol)
     if options.max_detections is not None:
@@ -123,7 +124,7 @@ def _protocol_and_annotations(options: EvalOptions) -> tuple[Protocol, CocoAnnot
         protocol = replace(protocol, novel=dict(enumerate(novel_names)))
     coco = load_annotations(
         options.data,
-        "val",
+        part,
         options.annotations,
         options.images,
         class_names=options.class_names,
@@ -133,6 +134,13 @@ def _protocol_and_annotations(options: EvalOptions) -> tuple[Protocol, CocoAnnot
     if protocol.name == "custom":  # by what the file is, as in training
         protocol = replace(protocol, **rules_of(coco, options.max_detections))
     return protocol, coco
+
+
+def _part(options):
+    """The part of the data set that is evaluated."""
+    if options.part and (options.annotations or not options.data):
+        raise ValueError(f"--part {options.part} goes with --data alone; leave it out, or --annotations")
+    return options.part or part_to_evaluate(None if options.annotations else options.data)
 
 
 def _process(device):
@@ -198,12 +206,13 @@ def _split_names(protocol):
     return {name for group in (protocol.base, protocol.novel) for name in (group or {}).values()}
 
 
-def _source(options):
+def _source(options, part):
     """What `decodetr eval compare` reads the annotations from again."""
     here = options.data and os.path.exists(options.data)  # else a name of the Hub
     return {
         "data": os.path.abspath(options.data) if here else options.data,
         "file": options.annotations and os.path.abspath(options.annotations),
+        "part": part,
         "form": {"class_names": options.class_names, "box_format": options.box_format},
     }
 

@@ -108,6 +108,8 @@ def _doubts(coco):
 
 def _load(data, part, file, images, class_names, box_format, check_images, findings):
     if file is not None:
+        if Path(file).suffix.lower() in (".yaml", ".yml", ".xml"):
+            raise ValueError(f"{file}: expected an annotation file of COCO (.json); of other forms give --data {file}")
         return CocoAnnotations.load(file, images, check_images)
     layout = _layout(data)
     if layout.kind == "datasets":
@@ -167,7 +169,8 @@ def _place(data, layout, part):
         there = "; ".join(f"{name}: {', '.join(map(str, found))}" for name, found in layout.parts.items())
         raise FileNotFoundError(
             f"{data}: {KINDS[layout.kind]} without a part {part!r}; it has {there or 'none'}. Hold a share of the "
-            "training images back (`decodetr train --val-share 0.1`), or name the annotation file"
+            "training images back (`decodetr train --val-share 0.1`), evaluate another part (`decodetr eval --part`), "
+            "or name the annotation file"
         )
     if len(places) > 1:
         raise ValueError(
@@ -218,6 +221,18 @@ def has_part(data: str | Path, part: str) -> bool:
     if layout.kind == "datasets":
         return _split_of(_dataset(data)[0], part) is not None
     return part in layout.parts
+
+
+def part_to_evaluate(data: str | Path | None) -> str:
+    """The part that a data set is evaluated on where nobody names one: "val", or the only one that it has, which is
+    said."""
+    if data is None or has_part(data, "val"):
+        return "val"
+    there = [part for part in PARTS if has_part(data, part)]
+    if len(there) != 1:
+        return "val"  # which the reader misses, and says what there is
+    logger.warning("%s: no part 'val'; %s, the only one, is evaluated", data, there[0])
+    return there[0]
 
 
 def check_part(data: str | Path, part: str) -> None:

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from decodetr.annotations.formats import DATA_HELP, form_of
+from decodetr.annotations.formats import DATA_HELP, PARTS, form_of
 from decodetr.cli.options import (
     add_batch_size,
     add_clip,
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "detections.json of `decodetr predict`, or a COCO results file (.json)",
     )
     add("--data", metavar="DIR", help=f"evaluate on the validation images of this data set: {DATA_HELP}")
+    add("--part", choices=PARTS, help="of --data (default: val, or the only one that it has)")
     add(
         "--annotations",
         metavar="FILE",
@@ -164,6 +165,7 @@ def run(args: argparse.Namespace) -> int:
             detections=args.detections,
             data=args.data,
             annotations=args.annotations,
+            part=args.part,
             images=args.images,
             protocol=args.protocol,
             names_split=args.names_split,

@@ -89,9 +89,8 @@ class _Run:
         facts, per_name = report["protocol"], report["per_name"]
         try:
             source = annotations or report["source"]["file"]
-            coco = load_annotations(
-                report["source"]["data"], "val", source, check_images=False, **report["source"]["form"]
-            )
+            place, part = report["source"]["data"], report["source"].get("part", "val")
+            coco = load_annotations(place, part, source, check_images=False, **report["source"]["form"])
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}; if it was moved, give --annotations FILE") from error
         names, found = load_detections(Path(folder) / "detections.parquet", coco)

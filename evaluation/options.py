@@ -25,6 +25,7 @@ class EvalOptions:
         model: folder or name of a DeCo-DETR or of another detector of transformers.
         detections: instead of a model: detections.parquet of a run, or COCO results.
         data: a data set, as [`load_annotations`] takes it. annotations: instead, or of it: a COCO or LVIS file.
+        part: of the data set: "train", "val" or "test". Default: "val", or the only one that it has.
         images: folder of its images.
         protocol: one of PROTOCOLS, or a JSON file.
         class_names, box_format: of a `datasets` data set, as [`load_annotations`] takes them.
@@ -40,6 +41,7 @@ class EvalOptions:
     detections: str | None = None
     data: str | None = None
     annotations: str | None = None
+    part: str | None = None
     images: str | None = None
     protocol: str = "custom"
     class_names: list[str] | None = None

@@ -149,7 +149,8 @@ def test_a_trainer_knows_data_names_pool_and_settings_of_its_run(scenes, tmp_pat
         assert lines and all(line.strip().startswith(key) for line in lines), (key, lines)
     model, train, _, processor, deployed = make_parts(scenes)
     train.coco = train.coco.select_images([image["image_id"] for image in train.coco.images[1:]])
-    model.set_vocabulary(model.vocabulary.select(model.vocabulary.names[::-1]))
+    train.names = train.names[::-1]
+    model.set_vocabulary(model.vocabulary.select(train.names))
     args = DeCoDetrTrainingArguments(output_dir=str(tmp_path), max_steps=4, report_to="none", use_cpu=True)
     other = DeCoDetrTrainer(model, args, train, processing_class=processor, deployment_vocabulary=deployed)
     found = "".join(differences(first.identity(), other.identity()))
