@@ -30,6 +30,7 @@ from decodetr.building.photos import (
 )
 from decodetr.building.plan import measure
 from decodetr.building.result import how_to_go_on, write_result
+from decodetr.building.shown import shown_words
 from decodetr.building.teacher_boxes import all_regions, teacher_boxes
 from decodetr.cards.cost import counted
 from decodetr.cards.scores import HEADER, score_rows
@@ -306,7 +307,8 @@ class BuildRun:
         if stage == "pictures":
             shown = [str(path) for path in self._shown(options)]
             model, place = str(options.output / "model"), str(options.output / "pictures")
-            return ["predict", *shown, "--model", model, "--output", place, "--device", options.device]
+            more = shown_words(self.options.output)
+            return ["predict", *shown, "--model", model, "--output", place, *more, "--device", options.device]
         return command_of(stage, options, self.start)
 
     def _made_by(self, stage, pictures):

@@ -1,6 +1,7 @@
 """`decodetr build` over a tiny detector with classes, tiny teachers and a folder of photos without boxes."""
 
 import json
+import shlex
 import shutil
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ from decodetr.building.photos import (
     write_photos,
 )
 from decodetr.building.plan import Plan
+from decodetr.building.shown import shown_words
 from decodetr.cards.cost import cost_section
 from decodetr.cards.model_card import License
 from decodetr.cards.renewal import CardOptions, card_of
@@ -273,6 +275,30 @@ def test_scores_that_cannot_be_calibrated_say_why_and_other_errors_end_the_build
     same = BuildOptions(detector="", images="", clip="", captioner="", output=output)
     words = commands.command_of("scores", same, commands.Start(False, 3, False))
     assert options.duplicates == ("--duplicates" in words) and options.model in words and options.annotations in words
+
+
+def test_scores_that_are_not_calibrated_are_shown_from_the_best_f1(given, built, tmp_path, capsys):
+    output = tmp_path / "out 'é'"
+    shutil.copytree(built, output, symlinks=True)
+    assert shown_words(output) == ["--threshold", "0", "--top-k", "5"], "of one photo that is kept aside"
+    shown = json.loads((output / "pictures/detections.json").read_text())
+    assert (shown["threshold"], shown["top_k"]) == (0.0, 5) and len(shown["images"]) == 1
+    report = json.loads((output / "report/report.json").read_text())
+    report |= {"threshold": 0.0169775, "per_name": {"cup": {"support": 22}}}
+    write_json(output / "report/report.json", report)
+    _build(given, output, overwrite="pictures")
+    out, card = capsys.readouterr().out, (output / "model/README.md").read_text()
+    assert "--threshold 0.0169 --device cpu" in out
+    words = shlex.split(out.splitlines()[-1])
+    assert words[:3] == ["decodetr", "predict", "PHOTOS"] and words[4] == f"{output}/model"
+    assert words[5:] == ["--threshold", "0.0169", "--output", "found"]
+    assert "give `decodetr predict` --threshold 0.0169. This is the score at which F1 was best in the report" in card
+    assert "there were no validation images" not in card and "run: --calibration-share" not in card
+    assert "## Measured\nAP50 " in card and "Not calibrated by this run: boxes that CLIP named in the 1 photos" in card
+    assert "F1 is best at a score of 0.0169" in card and card.count("## Scores") == 1
+    config = json.loads((output / "model/config.json").read_text())
+    write_json(output / "model/config.json", config | {"score_threshold": 0.4})
+    assert shown_words(output) == []
 
 
 @pytest.mark.parametrize("engine", ["datasets", "ray"])
