@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from decodetr.annotations.left_over import pictures_below
+from decodetr.annotations.left_over import SOME_OF_FOLDER, pictures_below
 from decodetr.annotations.sources import has_part, kind_of, load_annotations
 from decodetr.utils.documents import read_json, read_text
 from decodetr.utils.files import committed, write_json
@@ -170,7 +170,7 @@ def coco_document(
     """
     categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
     return {
-        "info": {"description": "photos of decodetr build", "image_folder": FOLDER},
+        "info": {"description": "photos of decodetr build", "image_folder": FOLDER, SOME_OF_FOLDER: True},
         "images": list(images),
         "annotations": list(annotations),
         "categories": categories,
