@@ -24,6 +24,7 @@ from decodetr.building.photos import (
     coco_document,
     find_photos,
     has_boxes,
+    link_photos,
     photos_of,
     photos_root,
     write_photos,
@@ -151,6 +152,8 @@ class BuildRun:
             if self.plan_only:
                 sys.stdout.write("" if left else f"{options.output} is finished: nothing is left to do\n")
                 return 0
+            if "photos" in self.record["done"] and "photos" in self.stages:
+                link_photos(options.images, options.output / "data")  # which may have moved
             for number, stage in enumerate(self.stages, start=1):
                 self.stage = stage
                 if status := self._do(stage, pictures, f"[{number}/{len(self.stages)}] "):
@@ -312,17 +315,19 @@ class BuildRun:
         return command_of(stage, options, self.start)
 
     def _made_by(self, stage, pictures):
-        """What tells a stage from one of other words, photos or names, wherever OUT lies and however places are
-        spelled."""
+        """What tells a stage from one of other words, photos or names, wherever OUT, photos and models lie. Models are
+        told by their identity in the record, photos by their digest."""
         options, top = self.options, photos_root(self.options.images) if pictures else None
+        place = _place(options.images)
+        places = [place, str(photos_root(place))] if pictures else [place]
         words = self._words(
             stage,
             replace(
                 options,
-                detector=_place(options.detector),
-                images=_place(options.images),
-                clip=_place(options.clip),
-                captioner=_place(options.captioner),
+                detector="DETECTOR",
+                images=place,
+                clip="CLIP",
+                captioner="CAPTIONER",
                 output=Path("OUT"),
                 engine="datasets",  # whoever makes the shards, they are the same
                 ray_address=None,
@@ -335,7 +340,7 @@ class BuildRun:
             "pool": self._annotated.digest() if self.start.boxed else None,
         }.get(stage)
         digest = f" # {hashlib.sha256(repr(more).encode()).hexdigest()[:12]}" if more else ""
-        return f"decodetr {shlex.join(words)}{digest}"
+        return f"decodetr {shlex.join(_without_place(word, places) for word in words)}{digest}"
 
     def _read_record(self):
         file, models = self.options.output / RECORD, self._models()
@@ -415,6 +420,14 @@ class BuildRun:
 def _place(name):
     """A folder by its whole path. Any other name as it is."""
     return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _without_place(word, places):
+    """A word of a command, with IMAGES for the places of the photos, or for what it begins with."""
+    for place in places:
+        if word == place or word.startswith(place.rstrip(os.sep) + os.sep):
+            return f"IMAGES{word.removeprefix(place.rstrip(os.sep))}"
+    return word
 
 
 def _with_texts(names):

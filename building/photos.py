@@ -152,7 +152,7 @@ def write_photos(images: str | Path, folder: Path) -> dict[str, int]:
         SAMPLE: [entries[number] for number in sorted(order[:MOST_SAMPLED])],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    _link(folder / FOLDER, root.resolve())
+    link_photos(images, folder)
     with committed(folder) as staging:
         for name, some in parts.items():
             write_json(staging / "annotations" / name, coco_document(some, (_OBJECT,)), indent=None)
@@ -182,9 +182,17 @@ def photos_of(folder: Path, name: str) -> list[dict[str, Any]]:
     return read_json(folder / "annotations" / name, dict)["images"]
 
 
-def _link(place, root):
-    """A data set names no files outside of its folder; what a link in it leads to counts as inside."""
+def link_photos(images: str | Path, folder: Path) -> None:
+    """Make FOLDER/photos, of OUT/data, lead to the folder of the photos, wherever an earlier one led. A data set names
+    no files outside of its folder; what a link in it leads to counts as inside.
+
+    Raises:
+        ValueError: links cannot be made there.
+    """
+    place, root = folder / FOLDER, photos_root(images).resolve()
     try:
+        if place.is_symlink() and place.readlink() == root:
+            return
         place.unlink(missing_ok=True)
         place.symlink_to(root, target_is_directory=True)
     except OSError as error:

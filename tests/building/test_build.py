@@ -276,6 +276,20 @@ def test_places_are_the_same_however_they_are_spelled(given, built, monkeypatch,
     assert capsys.readouterr().out.count("done before") == 8
 
 
+def test_a_project_that_was_moved_goes_on(given, built, tmp_path, capsys):
+    moved = tmp_path / "moved"
+    shutil.copytree(given, moved)
+    shutil.copytree(built, moved / "out", symlinks=True)
+    assert (moved / "out/data/photos").readlink() == given / "photos"
+    capsys.readouterr()
+    _build(moved, moved / "out")
+    assert capsys.readouterr().out.count("done before") == 8
+    assert (moved / "out/data/photos").readlink() == moved / "photos"
+    (moved / "photos/one more.jpg").write_bytes(b"other photos")
+    with pytest.raises(ValueError, match="stage photos was made by another command(.|\n)*photos IMAGES # "):
+        _build(moved, moved / "out")
+
+
 def test_scores_that_cannot_be_calibrated_say_why_and_other_errors_end_the_build(given, built, tmp_path, monkeypatch):
     output, asked = tmp_path / "out", []
     shutil.copytree(built, output, symlinks=True)
