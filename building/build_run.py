@@ -144,10 +144,13 @@ class BuildRun:
             self._remove(overwritten)
             left = [stage for stage in self.stages if stage not in self.record["done"]]
             if left and (self.plan_only or "plan" not in self.record):
-                self.record["plan"] = measure(options, self.start, pictures or self._pictures_of_data(), left).text()
+                plan = measure(options, self.start, pictures or self._pictures_of_data(), left)
+                sys.stdout.write(plan.text())
+                plan.check_room(options.output)
+                self.record["plan"] = plan.text()
                 if not self.plan_only:
                     self._write_record()
-            if left:
+            elif left:
                 sys.stdout.write(self.record["plan"])
             if self.plan_only:
                 sys.stdout.write("" if left else f"{options.output} is finished: nothing is left to do\n")

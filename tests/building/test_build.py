@@ -28,7 +28,7 @@ from decodetr.building.photos import (
     photos_root,
     write_photos,
 )
-from decodetr.building.plan import Plan
+from decodetr.building.plan import Plan, measure
 from decodetr.building.result import how_to_go_on
 from decodetr.building.shown import shown_words
 from decodetr.cards.cost import cost_section
@@ -236,10 +236,24 @@ def test_the_plan_says_what_each_stage_costs_and_makes_nothing(given, tmp_path, 
     command += ["--captioner", str(given / "llava"), "--output", str(output), "--plan", "--device", "cpu"]
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert f"Plan for {PHOTOS + 1} photos" in out and "memory for cached features" in out
+    assert f"Plan for {PHOTOS + 1} photos" in out and ", of which cached features " in out
     rows = {line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| ")}
     assert {"coverage", "pool", "model", "report", "together"} <= rows
     assert not [path for path in output.rglob("*") if path.is_file() and not path.name.startswith(".")]
+
+
+def test_the_plan_counts_the_queries_that_are_cached_and_refuses_a_full_disk(given, tmp_path, monkeypatch):
+    options = BuildOptions(
+        detector=str(given / "detector"), images=str(given / "photos"), clip=str(given / "clip"),
+        captioner=str(given / "llava"), output=tmp_path / "out", device="cpu",
+    )  # fmt: skip
+    plan = measure(options, commands.Start(False, 3, False), find_photos(given / "photos"), ["pool", "model"])
+    assert plan.queries == pytest.approx(12, abs=0.5), "as a training announces"
+    assert plan.cached == pytest.approx(2 * plan.photos * 12 * 1400, rel=0.1) and plan.disk > plan.cached
+    plan.disk, plan.cached = 3e9, 2e9
+    monkeypatch.setattr("decodetr.utils.preflight.free_bytes", lambda _: 1_000_000_000)
+    with pytest.raises(ValueError, match=r"cached features: 2.* take at least 3.*, and 1.* are free there; choose"):
+        plan.check_room(tmp_path / "out")
 
 
 def test_stages_of_localize_only_with_it():
