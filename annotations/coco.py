@@ -32,7 +32,7 @@ from decodetr.annotations.coco_checks import (
 from decodetr.annotations.coco_mending import file_name_of, mend_files, mend_sizes
 from decodetr.annotations.findings import FirstError
 from decodetr.annotations.image_entries import Federation, ImageEntries
-from decodetr.annotations.left_over import unnamed_pictures
+from decodetr.annotations.left_over import SOME_OF_FOLDER, unnamed_pictures
 from decodetr.annotations.parsed import LARGE, parsed_once
 from decodetr.annotations.written_paths import missing_files
 from decodetr.utils.documents import no_collection, short
@@ -173,7 +173,9 @@ class CocoAnnotations:
         federation = read_federation(file, data["images"], category_ids)
         frequencies = read_frequencies(file, data["categories"], category_ids)
         coco = cls(file, folder, names, category_ids, images, index, federation, frequencies)
-        if check_images:
+        info = data.get("info")
+        some = isinstance(info, dict) and info.get(SOME_OF_FOLDER) is True
+        if check_images and not some:
             coco._look_around([image["path"] for image in images])
         return coco
 

@@ -13,6 +13,8 @@ from decodetr.utils.paths import file_names, files_below
 # Files that lie about in every data set and are nobody's picture or label.
 _COMPANIONS = (".cache", ".csv", ".html", ".json", ".md", ".names", ".npy", ".pdf", ".txt", ".xml", ".yaml", ".yml")
 _LISTS = ("classes.txt", "labels.txt", "notes.txt", "predefined_classes.txt", "test.txt", "train.txt", "val.txt")
+# Field of a COCO file's info that is true where it means to name some pictures of its folder alone.
+SOME_OF_FOLDER = "some_of_folder"
 NO_PICTURE = "files that are no pictures by their suffix: convert them or take them away"
 NO_LABELS = "pictures without a label file: background"
 NO_IMAGE = "label files of no picture"

@@ -24,12 +24,14 @@ from decodetr.building.photos import (
     coco_document,
     find_photos,
     has_boxes,
+    link_photos,
     photos_of,
     photos_root,
     write_photos,
 )
 from decodetr.building.plan import measure
 from decodetr.building.result import how_to_go_on, write_result
+from decodetr.building.shown import shown_words
 from decodetr.building.teacher_boxes import all_regions, teacher_boxes
 from decodetr.cards.cost import counted
 from decodetr.cards.scores import HEADER, score_rows
@@ -142,14 +144,19 @@ class BuildRun:
             self._remove(overwritten)
             left = [stage for stage in self.stages if stage not in self.record["done"]]
             if left and (self.plan_only or "plan" not in self.record):
-                self.record["plan"] = measure(options, self.start, pictures or self._pictures_of_data(), left).text()
+                plan = measure(options, self.start, pictures or self._pictures_of_data(), left)
+                sys.stdout.write(plan.text())
+                plan.check_room(options.output)
+                self.record["plan"] = plan.text()
                 if not self.plan_only:
                     self._write_record()
-            if left:
+            elif left:
                 sys.stdout.write(self.record["plan"])
             if self.plan_only:
                 sys.stdout.write("" if left else f"{options.output} is finished: nothing is left to do\n")
                 return 0
+            if "photos" in self.record["done"] and "photos" in self.stages:
+                link_photos(options.images, options.output / "data")  # which may have moved
             for number, stage in enumerate(self.stages, start=1):
                 self.stage = stage
                 if status := self._do(stage, pictures, f"[{number}/{len(self.stages)}] "):
@@ -306,21 +313,24 @@ class BuildRun:
         if stage == "pictures":
             shown = [str(path) for path in self._shown(options)]
             model, place = str(options.output / "model"), str(options.output / "pictures")
-            return ["predict", *shown, "--model", model, "--output", place, "--device", options.device]
+            more = shown_words(self.options.output)
+            return ["predict", *shown, "--model", model, "--output", place, *more, "--device", options.device]
         return command_of(stage, options, self.start)
 
     def _made_by(self, stage, pictures):
-        """What tells a stage from one of other words, photos or names, wherever OUT lies and however places are
-        spelled."""
+        """What tells a stage from one of other words, photos or names, wherever OUT, photos and models lie. Models are
+        told by their identity in the record, photos by their digest."""
         options, top = self.options, photos_root(self.options.images) if pictures else None
+        place = _place(options.images)
+        places = [place, str(photos_root(place))] if pictures else [place]
         words = self._words(
             stage,
             replace(
                 options,
-                detector=_place(options.detector),
-                images=_place(options.images),
-                clip=_place(options.clip),
-                captioner=_place(options.captioner),
+                detector="DETECTOR",
+                images=place,
+                clip="CLIP",
+                captioner="CAPTIONER",
                 output=Path("OUT"),
                 engine="datasets",  # whoever makes the shards, they are the same
                 ray_address=None,
@@ -333,7 +343,7 @@ class BuildRun:
             "pool": self._annotated.digest() if self.start.boxed else None,
         }.get(stage)
         digest = f" # {hashlib.sha256(repr(more).encode()).hexdigest()[:12]}" if more else ""
-        return f"decodetr {shlex.join(words)}{digest}"
+        return f"decodetr {shlex.join(_without_place(word, places) for word in words)}{digest}"
 
     def _read_record(self):
         file, models = self.options.output / RECORD, self._models()
@@ -413,6 +423,14 @@ class BuildRun:
 def _place(name):
     """A folder by its whole path. Any other name as it is."""
     return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _without_place(word, places):
+    """A word of a command, with IMAGES for the places of the photos, or for what it begins with."""
+    for place in places:
+        if word == place or word.startswith(place.rstrip(os.sep) + os.sep):
+            return f"IMAGES{word.removeprefix(place.rstrip(os.sep))}"
+    return word
 
 
 def _with_texts(names):

@@ -51,6 +51,8 @@ def command_of(stage: str, options: BuildOptions, start: Start) -> list[str]:
     device = ["--device", options.device]
     teachers = {"--clip": options.clip, "--captioner": options.captioner}
     asked = ["--prompt", options.prompt] if options.prompt else []
+    if (options.prompt or "").startswith("-"):  # no option
+        asked = [f"--prompt={options.prompt}"]
     asked += [] if options.keep_share is None else ["--keep-share", str(options.keep_share)]
     seed = ["--seed", str(options.seed), *_engine(options)]
     if stage == "coverage":

@@ -1,5 +1,6 @@
 """What `decodetr build` is told, and which stages follow from it. Nothing heavy is imported."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,9 @@ class BuildOptions:
     workers: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("detector", "images", "clip", "captioner", "output"):
+            if str(place := getattr(self, name)).startswith("-"):  # the command of a stage would take it for an option
+                object.__setattr__(self, name, type(place)(os.path.abspath(place)))
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"--max-steps must be at least 1, got {self.steps}")
         if self.keep_share is not None and not 0 < self.keep_share <= 1:

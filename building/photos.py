@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from decodetr.annotations.left_over import pictures_below
+from decodetr.annotations.left_over import SOME_OF_FOLDER, pictures_below
 from decodetr.annotations.sources import has_part, kind_of, load_annotations
 from decodetr.utils.documents import read_json, read_text
 from decodetr.utils.files import committed, write_json
-from decodetr.utils.images import IMAGE_SUFFIXES, open_image
+from decodetr.utils.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, open_image
 from decodetr.utils.markup import one_line
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ FOLDER = "photos"  # in OUT/data: a link to the folder of the user
 LEARNED, KEPT, SAMPLE, UNREADABLE = "learned.json", "kept.json", "sample.json", "unreadable.json"
 KEPT_SHARE, MOST_KEPT = 0.1, 200  # photos that are kept aside, to calibrate the scores on
 MOST_SAMPLED = 60  # photos whose captions say how much the detector finds
+_CONVERT = "convert .heic, .dng and the like to JPEG"
 _OBJECT = "object"  # the one category as long as names are not known
 
 
@@ -33,9 +34,20 @@ def has_boxes(images: str | Path) -> bool:
     """
     if _is_list(images):
         return False
-    if kind_of(images) == "images":
+    try:
+        kind, learned = kind_of(images), has_part(images, "train")
+    except FileNotFoundError as error:
+        if not os.path.exists(images):
+            raise FileNotFoundError(
+                f"--images {images}: no such folder; expected one of photos, a .txt file with a path a line, or a "
+                f"data set ({error})"
+            ) from error
+        if _unread(images):
+            find_photos(images)  # says what to do with them
+        raise
+    if kind == "images":
         return False
-    if not has_part(images, "train"):
+    if not learned:
         logger.warning(
             "--images %s: a data set without training images: all its pictures count as photos, and its boxes are not "
             "used",
@@ -57,9 +69,10 @@ def find_photos(images: str | Path) -> list[Path]:
     pictures, others = pictures_below(images)
     if not pictures:
         some = ", ".join(sorted(path.name for path in others)[:5]) or "nothing else"
+        mend = f"; {_CONVERT}" if _unread(images) else ""
         raise FileNotFoundError(
             f"--images {images}: expected pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) in it or its sub-folders, "
-            f"got none (there is {some})"
+            f"got none (there is {some}){mend}"
         )
     return pictures
 
@@ -69,6 +82,12 @@ def photos_root(images: str | Path) -> Path:
     if not _is_list(images):
         return Path(os.path.abspath(images))
     return Path(os.path.commonpath([os.path.abspath(path.parent) for path in find_photos(images)]))
+
+
+def _unread(images):
+    """The pictures below a folder in forms that are not read."""
+    others = [] if _is_list(images) or not Path(images).is_dir() else pictures_below(images)[1]
+    return [path for path in others if path.suffix.lower() in UNREAD_SUFFIXES]
 
 
 def _is_list(images):
@@ -114,10 +133,14 @@ def write_photos(images: str | Path, folder: Path) -> dict[str, int]:
             continue
         place = Path(os.path.abspath(path)).relative_to(root).as_posix()
         entries.append({"id": len(entries) + 1, "file_name": place, "width": picture.width, "height": picture.height})
+    if unread := _unread(images):
+        forms = ", ".join(sorted({path.suffix.lower() for path in unread}))
+        logger.warning("left out: %d photos in forms that are not read (%s); %s", len(unread), forms, _CONVERT)
     for problem in unreadable[:5]:
         logger.warning("left out: %s", problem["error"])
     if len(unreadable) > 5:
         logger.warning("%d photos are left out; %s names all", len(unreadable), one_line(folder / UNREADABLE))
+    unreadable += [{"file": str(path), "error": f"{path}: {path.suffix} is not read; {_CONVERT}"} for path in unread]
     if len(entries) < 2:
         raise ValueError(f"--images {images}: expected at least two pictures that can be read, got {len(entries)}")
     order = torch.randperm(len(entries), generator=torch.Generator().manual_seed(0)).tolist()
@@ -129,7 +152,7 @@ def write_photos(images: str | Path, folder: Path) -> dict[str, int]:
         SAMPLE: [entries[number] for number in sorted(order[:MOST_SAMPLED])],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    _link(folder / FOLDER, root.resolve())
+    link_photos(images, folder)
     with committed(folder) as staging:
         for name, some in parts.items():
             write_json(staging / "annotations" / name, coco_document(some, (_OBJECT,)), indent=None)
@@ -147,7 +170,7 @@ def coco_document(
     """
     categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
     return {
-        "info": {"description": "photos of decodetr build", "image_folder": FOLDER},
+        "info": {"description": "photos of decodetr build", "image_folder": FOLDER, SOME_OF_FOLDER: True},
         "images": list(images),
         "annotations": list(annotations),
         "categories": categories,
@@ -159,9 +182,17 @@ def photos_of(folder: Path, name: str) -> list[dict[str, Any]]:
     return read_json(folder / "annotations" / name, dict)["images"]
 
 
-def _link(place, root):
-    """A data set names no files outside of its folder; what a link in it leads to counts as inside."""
+def link_photos(images: str | Path, folder: Path) -> None:
+    """Make FOLDER/photos, of OUT/data, lead to the folder of the photos, wherever an earlier one led. A data set names
+    no files outside of its folder; what a link in it leads to counts as inside.
+
+    Raises:
+        ValueError: links cannot be made there.
+    """
+    place, root = folder / FOLDER, photos_root(images).resolve()
     try:
+        if place.is_symlink() and place.readlink() == root:
+            return
         place.unlink(missing_ok=True)
         place.symlink_to(root, target_is_directory=True)
     except OSError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torchvision.ops import box_convert
 
 from decodetr.building.commands import GRID_WINDOWS
 from decodetr.building.photos import KEPT_SHARE, MOST_KEPT, MOST_SAMPLED
@@ -17,12 +18,13 @@ from decodetr.pool_builder.proposals import select_proposals
 from decodetr.pool_builder.settings import PoolSettings, PoolTask
 from decodetr.training.arguments import DeCoDetrTrainingArguments
 from decodetr.training.choices import BATCH, NEW, PRETRAINED, Situation, choose
+from decodetr.training.feature_building import query_budget
 from decodetr.training.feature_cache import feature_collate
 from decodetr.training.options import TrainOptions
 from decodetr.training.starting_point import start_model
 from decodetr.utils.devices import pick_device
 from decodetr.utils.images import open_image
-from decodetr.utils.preflight import in_units
+from decodetr.utils.preflight import in_units, require_room
 from decodetr.utils.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 TRIED = 4  # photos, and crops, of a sample
 _TRAINED = 3  # a training step costs about so many forwards of its photos
+_VIEWS = 2  # of each photo, that are cached
 _ROW_BYTES = 400  # of a region besides its embeddings: boxes, scores, caption
 
 
@@ -42,7 +45,8 @@ class Plan:
     Args:
         photos (int): that will be learned from. regions (float): of a photo, as found on the sample.
         seconds (dict): {stage: seconds}, of those that are tried. notes (dict): {stage: what is counted}.
-        disk, memory (float): bytes that stages write, and that the cached features take.
+        disk (float): bytes that stages write. cached (float): those of them that are cached features.
+        queries (float): of a photo, whose features are cached: of each region, all that lie on it.
     """
 
     photos: int
@@ -50,16 +54,27 @@ class Plan:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     disk: float = 0.0
-    memory: float = 0.0
+    cached: float = 0.0
+    queries: float = 0.0
 
     def text(self) -> str:
         """A table for people."""
         rows = [[stage, _duration(value), self.notes.get(stage, "")] for stage, value in self.seconds.items()]
         rows.append(["together", _duration(sum(self.seconds.values())), ""])
+        features = f", of which cached features {in_units(self.cached)}, while it trains" if self.cached else ""
         return (
             f"Plan for {self.photos:,} photos, from {TRIED} of them:\n"
             f"{markdown_table(['stage', 'takes about', 'for'], rows)}\n"
-            f"disk {in_units(self.disk)}; memory for cached features {in_units(self.memory)}\n"
+            f"disk {in_units(self.disk)}{features}\n"
+        )
+
+    def check_room(self, output: Path) -> None:
+        """ValueError where the disk of a folder has less room than the stages need. With both figures."""
+        require_room(
+            output,
+            int(self.disk),
+            f"the stages of the plan (cached features: {in_units(self.cached)})",
+            "choose another --output, or give fewer photos",
         )
 
 
@@ -115,7 +130,7 @@ def measure(options: BuildOptions, start: Start, pictures: Sequence[Path], stage
             plan.seconds[stage] = steps * BATCH * _TRAINED * look
             plan.notes[stage] = f"{steps:,} steps x {BATCH} photos x {_TRAINED} x {_duration(look)}"
         elif stage == "model":
-            _semantic(plan, options, start, embed.dim, images[0], look)
+            _semantic(plan, options, start, embed.dim, images, boxes, look)
         elif stage in ("scores", "report"):
             kept = min(MOST_KEPT, round(KEPT_SHARE * plan.photos))
             plan.seconds[stage] = kept * look
@@ -123,7 +138,7 @@ def measure(options: BuildOptions, start: Start, pictures: Sequence[Path], stage
     return plan
 
 
-def _semantic(plan, options, start, width, image, look):
+def _semantic(plan, options, start, width, images, boxes, look):
     """The semantic stream: two views of cached features, and steps over them."""
     if start.is_decodetr:
         begin = TrainOptions(data=".", model=options.detector, reset_semantics=True)
@@ -133,9 +148,15 @@ def _semantic(plan, options, start, width, image, look):
     model, processor = start_model(begin, ["object"])
     device = pick_device(options.device)
     model.to(device).train()
-    count = max(round(plan.regions), 1)
-    queries, samples = _one(model, processor, image, count, device)
-    plan.memory = 2 * plan.photos * sum(part.numel() * 2 for part in (queries, *samples))
+    found = [_cached(model, processor, image, some, device) for image, some in zip(images, boxes)]
+    plan.queries = sum(len(one["queries"]) for one in found) / len(found)
+    count = max(round(plan.queries), 1)
+    queries, *samples = (
+        torch.randn(count, *part.shape[1:], device=device) for part in (found[0]["queries"], *found[0]["samples"])
+    )
+    as_it_is = 2 * (sum(part.shape[1:].numel() for part in (queries, *samples)) + width)  # float16, and the embedding
+    number = _VIEWS * plan.photos * plan.queries
+    plan.cached = number * min(as_it_is, query_budget(as_it_is, number, None) or as_it_is)
     item = {
         "queries": queries,
         "samples": samples,
@@ -152,8 +173,11 @@ def _semantic(plan, options, start, width, image, look):
 
     one = _timed(step)[0]
     steps = options.steps or _steps(options, "semantic", plan.photos)
-    plan.seconds["model"] = 2 * plan.photos * look + steps * one
-    plan.notes["model"] = f"2 views of {plan.photos:,} photos x {_duration(look)}, {steps:,} steps x {_duration(one)}"
+    plan.seconds["model"] = _VIEWS * plan.photos * look + steps * one
+    plan.notes["model"] = (
+        f"{_VIEWS} views of {plan.photos:,} photos x {_duration(look)}, {steps:,} steps x {_duration(one)}"
+    )
+    plan.disk += plan.cached
     plan.disk += 3 * sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
@@ -164,23 +188,21 @@ def _steps(options, streams, photos):
     return choose(situation, frozenset(), arguments)["max_steps"]
 
 
-def _one(model, processor, image, count, device):
-    """(queries (count, C), samples) of a photo, as they are cached."""
+def _cached(model, processor, image, boxes, device):
+    """What is cached of a photo: of `extract_semantic_features`, with regions (n, 4) as pixels x0, y0, x1, y1."""
     inputs = processor(images=[image], return_tensors="pt").to(device)
-    boxes = torch.full((count, 4), 0.5, device=device)
+    width, height = image.size
+    shares = boxes.float().reshape(-1, 4).cpu() / torch.tensor([width, height, width, height])
     label = {
         "class_labels": torch.zeros(0, dtype=torch.int64, device=device),
         "boxes": torch.zeros(0, 4, device=device),
-        "region_boxes": boxes,
-        "region_embeds": torch.randn(count, model.config.embedding_dim, device=device),
+        "region_boxes": box_convert(shares, "xyxy", "cxcywh").to(device),
+        "region_embeds": torch.randn(len(shares), model.config.embedding_dim, device=device),
     }
     with torch.no_grad():
         (found,) = model.eval().extract_semantic_features(inputs["pixel_values"], [label], inputs.get("pixel_mask"))
     model.train()
-    channels = found["queries"].shape[1]
-    return torch.randn(count, channels, device=device), [
-        torch.randn(count, *samples.shape[1:], device=device) for samples in found["samples"]
-    ]
+    return found
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -14,7 +14,7 @@ from decodetr.cards.parts import licensing, parts_table
 from decodetr.cards.places import hub_name, is_shipped, shown_place
 from decodetr.cards.render import Markdown, content_of, fill, parsed, renew
 from decodetr.cards.results import merged, read_report
-from decodetr.cards.scores import TITLE, scores_section
+from decodetr.cards.scores import TITLE, best_of_report, scores_section
 from decodetr.modeling_decodetr import PrototypePool, Vocabulary
 from decodetr.utils.documents import read_json, read_text
 from decodetr.utils.files import write_text
@@ -114,7 +114,7 @@ def _model(options, folder, license, old):
         measured, report = read_report(file, folder)
         results = merged(results, measured)
         if report.get("scores") and report.get("default_threshold") == config.common_threshold:
-            scores = scores_section(config, measured=report["scores"], best=report["threshold"])
+            scores = scores_section(config, measured=report["scores"], best=best_of_report(report))
     if scores is None and not old.get("library_name"):  # what a run measured of its scores stays
         scores = scores_section(config)
     return model_card(

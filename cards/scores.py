@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from decodetr.cards.places import shown_place
 from decodetr.cards.render import content_of, parsed
 from decodetr.cards.sections import Section, sections_of, with_section
 from decodetr.utils.documents import read_text
 from decodetr.utils.markup import front_matter, markdown_text
-from decodetr.utils.tables import markdown_table
+from decodetr.utils.tables import markdown_table, score_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from decodetr.modeling_decodetr.configuration_decodetr import DeCoDetrConfig
 
 TITLE = "## Scores"
 HEADER = ["names", "precision, %", "recall, %", "calibration error", "of scores above 0.1"]
+LEAST_OF_BEST = 10  # objects: with fewer, the score of the best F1 is that of one detection or another
 _FACTS = {"images", "objects", "names", "data", "kept_aside", "before", "after"}
 
 
@@ -78,8 +80,21 @@ def scores_section(
         header = HEADER if info is not None else [f"names, threshold {config.common_threshold:g}", *HEADER[1:]]
         lines += ["", markdown_table(header, rows).rstrip()]
     if best is not None:
-        lines += ["", f"F1 is best at a score of {best:.3f}: `decodetr predict --threshold`."]
+        lines += ["", best_score(best)]
     return lines
+
+
+def best_score(threshold: float) -> str:
+    """The sentence on the score at which F1 is best, in 0..1."""
+    return f"F1 is best at a score of {score_text(threshold)}: `decodetr predict --threshold`."
+
+
+def best_of_report(report: Mapping[str, Any]) -> float | None:
+    """The score at which F1 is best, of a report.json. None where nothing was found, or where fewer than
+    `LEAST_OF_BEST` objects say so."""
+    objects = sum(row["support"] for row in report.get("per_name", {}).values())
+    threshold = report.get("threshold", 1.0)  # 1: nothing was found
+    return threshold if threshold < 1 and objects >= LEAST_OF_BEST else None
 
 
 def of_one(measured: dict[str, dict], group: str) -> dict[str, dict]:

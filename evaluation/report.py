@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from decodetr.cards.scores import HEADER, of_one, score_rows
+from decodetr.cards.scores import HEADER, best_of_report, best_score, of_one, score_rows
 from decodetr.evaluation.analysis import KINDS
 from decodetr.evaluation.detections import save_detections
 from decodetr.evaluation.figures import comparison, draw_calibration, draw_curves, draw_errors
@@ -18,7 +18,7 @@ from decodetr.utils.documents import read_json
 from decodetr.utils.files import committed, json_text, replacing, write_json, write_text
 from decodetr.utils.html_page import links, paragraph, picture, table
 from decodetr.utils.html_page import write_report as write_page
-from decodetr.utils.tables import markdown_table
+from decodetr.utils.tables import markdown_table, score_text
 
 if TYPE_CHECKING:
     from decodetr.evaluation.analysis import Analysis
@@ -31,8 +31,8 @@ def markdown_report(report: dict, with_names: bool = False) -> str:
     """The report as Markdown: protocol, metrics (the headline first), errors, and all names if `with_names`."""
     # What has no title is text.
     blocks = [markdown_table(header, rows, 1 + header.count("")) for header, rows in _tables(report)]
-    if report.get("threshold", 1) < 1:  # 1: nothing was found
-        blocks.append(f"F1 is best at a score of {report['threshold']:.3f}: `decodetr predict --threshold`.\n")
+    if (best := best_of_report(report)) is not None:
+        blocks.append(f"{best_score(best)}\n")
     if with_names:
         blocks.append(markdown_table(*_names_table(report)))
     return "\n".join(blocks)
@@ -151,8 +151,8 @@ def _write_page(report, analysis, output, digest):
             errors,
             picture(output / "errors.png", f"AP50 that each kind of errors costs: {kinds}."),
             paragraph(
-                f"Counts are those of detections above {report['threshold']:.3f}, where F1 is best, and of all missed "
-                "objects."
+                f"Counts are those of detections above {score_text(report['threshold'])}, where F1 is best, "
+                "and of all missed objects."
             ),
         ],
         "Confused names": [

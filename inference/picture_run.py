@@ -40,6 +40,7 @@ from decodetr.utils.files import clear, committed
 from decodetr.utils.images import in_batches, open_image, pixel_count
 from decodetr.utils.markup import one_line
 from decodetr.utils.shipped import resolve
+from decodetr.utils.tables import score_text
 
 if TYPE_CHECKING:
     from typing import Any
@@ -326,7 +327,7 @@ class PredictRun:
             if self.options.threshold is None:
                 text += f"The threshold is that of the model's calibration, {least:g}\n"
         elif (best := _best_threshold(self.options.model)) is not None:
-            text += f"On the model's validation images F1 was best at --threshold {best:.3f}\n"
+            text += f"On the model's validation images F1 was best at --threshold {score_text(best)}\n"
         return text
 
 
@@ -373,7 +374,7 @@ def _best_threshold(name):
     if not file.is_file():
         return None
     value = read_json(file, dict).get("eval_best_threshold")
-    return value if isinstance(value, float) else None
+    return value if isinstance(value, float) and value < 1 else None  # 1: nothing was found
 
 
 def _learned(model):

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from decodetr.processing import RegionTable
 
 CLIP_TEMPERATURE = 0.01  # of CLIP's own softmax, if its space does not say another: its logit scale is 100
+# Fields that a config may leave to the space of its pool.
+_FROM_SPACE = (
+    *("teacher_temperature", "assignment_temperature", "teacher_name_temperature", "name_temperature"),
+    *("background_level", "background_threshold"),
+)
 _REGIONS, _NAMES = 512, 32  # as many as are looked at
 _MOST_SEEN = 20  # times as many regions are gone through for some with a name
 _STEPS, _BATCH = 30, 512  # of the pool's momentum, and captions in each
@@ -40,7 +45,8 @@ class SpaceReport:
 
     Attributes:
         scales (Scales): temperatures and background of the model. measured (bool): the pool describes its space, and
-            the config may take everything from there. centred (bool): it takes the means from there.
+            the config may take everything from there. given (frozenset[str]): fields that the config states itself.
+            centred (bool): it takes the means from there.
         right, background (float): the teacher's mean share of a region's right name and of the background. Where no
             right name is known, `right` is that of the most likely name.
         own (float): the share of the same name in CLIP's own softmax over the names alone.
@@ -53,6 +59,7 @@ class SpaceReport:
 
     scales: Scales
     measured: bool = False
+    given: frozenset[str] = frozenset()
     centred: bool = True
     right: float | None = None
     background: float | None = None
@@ -68,7 +75,8 @@ class SpaceReport:
     def problems(self) -> list[str]:
         """What cannot work, one line each, with the fields that mend it."""
         found = []
-        if self.right is not None and self.own is not None and self.right < _LEAST_OF_OWN * self.own:
+        few = self.right is not None and self.own is not None and self.right < _LEAST_OF_OWN * self.own
+        if few and self._can_mend("teacher_name_temperature", "background_level", "background_threshold"):
             what = "right" if self.named else "most likely"
             found.append(
                 f"teacher_name_temperature={self.scales.teacher_name_temperature:g}: the teacher gives the {what} "
@@ -76,14 +84,15 @@ class SpaceReport:
                 f"these names gives it {self.own:.0%}, so that regions teach little of names; "
                 f"{self._mend('teacher_name_temperature', 'background_level')}"
             )
-        if self.lookup is not None and self.lookup > max(_MOST_OF_POOL * self.prototypes, 4):
+        many = self.lookup is not None and self.lookup > max(_MOST_OF_POOL * self.prototypes, 4)
+        if many and self._can_mend("teacher_temperature", "assignment_temperature"):
             found.append(
                 f"teacher_temperature={self.scales.teacher_temperature:g}, assignment_temperature="
                 f"{self.scales.assignment_temperature:g}: {self.lookup:,.0f} of {self.prototypes:,} prototypes take "
                 "part in a lookup (effective number), so that it is nearly the same for everything; "
                 f"{self._mend('teacher_temperature', 'assignment_temperature')}"
             )
-        if self.best is not None and self.best < _LEAST_SCORE:
+        if self.best is not None and self.best < _LEAST_SCORE and self._can_mend("name_temperature"):
             found.append(
                 f"name_temperature={self.scales.name_temperature:g}: no embedding can give its name more than "
                 f"{self.best:.2f} on average, so that hardly a detection passes a threshold of {_LEAST_SCORE}; "
@@ -95,6 +104,11 @@ class SpaceReport:
                 f" from {self.cosine:.3f} to {self.moved:.3f} (1: all are one point); --set pool_update=frozen"
             )
         return found
+
+    def _can_mend(self, *fields):
+        """Whether a flag changes something: what a run chose from its data, as the config states none of these fields,
+        cannot be taken from there again."""
+        return not (self.measured and self.centred) or bool(self.given.intersection(fields))
 
     def _mend(self, *fields):
         """Flags that take fields from the pool's space. Of a pool without one, what makes it have one."""
@@ -180,7 +194,9 @@ def describe_space(
     config, tables = model.config, model.tables()
     embeds, names, texts = (rows.to(model.device) for rows in (embeds, names, texts))
     space = tables.pool.info.get("space") or {}
-    report = SpaceReport(tables.scales, "teacher_temperature" in space, config.centred, prototypes=len(tables.pool))
+    given = frozenset(name for name in _FROM_SPACE if getattr(config, name) is not None)
+    measured = "teacher_temperature" in space
+    report = SpaceReport(tables.scales, measured, given, config.centred, prototypes=len(tables.pool))
     if len(embeds):
         known = names >= 0
         report.named = bool(known.any())

@@ -37,6 +37,10 @@ FORMATS = {
     "WEBP": (".webp",),
 }
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+# Pictures of telephones and cameras that are not read.
+UNREAD_SUFFIXES = frozenset(
+    (".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".hif", ".jxl", ".nef", ".orf", ".raf", ".rw2")
+)
 MAX_BYTES = 1 << 30
 BATCH_PIXELS = 1 << 26  # of pictures that are held at once
 # What is said of annotated pictures that EXIF turns.

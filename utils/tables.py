@@ -1,10 +1,12 @@
 """Tables as data, a header and rows of cells, written as Markdown. utils/html_page.py writes them as HTML."""
 
+import math
 from collections.abc import Iterable, Sequence
+from decimal import ROUND_FLOOR, Decimal
 
 from decodetr.utils.card_text import markdown_table
 
-__all__ = ["markdown_table", "markdown_tables"]
+__all__ = ["markdown_table", "markdown_tables", "score_text"]
 
 
 def markdown_tables(tables: Iterable[tuple[str, Sequence[object], Iterable[Sequence[object]]]]) -> str:
@@ -14,3 +16,12 @@ def markdown_tables(tables: Iterable[tuple[str, Sequence[object], Iterable[Seque
         tables: list of (title, header, rows).
     """
     return "\n".join(f"{title}:\n\n{markdown_table(header, rows, escape=False)}" for title, header, rows in tables)
+
+
+def score_text(score: float) -> str:
+    """A score in 0..1 with three digits that say something, for `--threshold`: rounded down, so that what has this
+    score is shown, and without an exponent."""
+    if not score > 0:
+        return "0"
+    digit = Decimal(1).scaleb(math.floor(math.log10(score)) - 2)
+    return f"{Decimal(score).quantize(digit, ROUND_FLOOR).normalize():f}"

@@ -1,7 +1,9 @@
 """`decodetr build` over a tiny detector with classes, tiny teachers and a folder of photos without boxes."""
 
 import json
+import shlex
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,7 +28,9 @@ from decodetr.building.photos import (
     photos_root,
     write_photos,
 )
-from decodetr.building.plan import Plan
+from decodetr.building.plan import Plan, measure
+from decodetr.building.result import how_to_go_on
+from decodetr.building.shown import shown_words
 from decodetr.cards.cost import cost_section
 from decodetr.cards.model_card import License
 from decodetr.cards.renewal import CardOptions, card_of
@@ -232,10 +236,24 @@ def test_the_plan_says_what_each_stage_costs_and_makes_nothing(given, tmp_path, 
     command += ["--captioner", str(given / "llava"), "--output", str(output), "--plan", "--device", "cpu"]
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert f"Plan for {PHOTOS + 1} photos" in out and "memory for cached features" in out
+    assert f"Plan for {PHOTOS + 1} photos" in out and ", of which cached features " in out
     rows = {line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| ")}
     assert {"coverage", "pool", "model", "report", "together"} <= rows
     assert not [path for path in output.rglob("*") if path.is_file() and not path.name.startswith(".")]
+
+
+def test_the_plan_counts_the_queries_that_are_cached_and_refuses_a_full_disk(given, tmp_path, monkeypatch):
+    options = BuildOptions(
+        detector=str(given / "detector"), images=str(given / "photos"), clip=str(given / "clip"),
+        captioner=str(given / "llava"), output=tmp_path / "out", device="cpu",
+    )  # fmt: skip
+    plan = measure(options, commands.Start(False, 3, False), find_photos(given / "photos"), ["pool", "model"])
+    assert plan.queries == pytest.approx(12, abs=0.5), "as a training announces"
+    assert plan.cached == pytest.approx(2 * plan.photos * 12 * 1400, rel=0.1) and plan.disk > plan.cached
+    plan.disk, plan.cached = 3e9, 2e9
+    monkeypatch.setattr("decodetr.utils.preflight.free_bytes", lambda _: 1_000_000_000)
+    with pytest.raises(ValueError, match=r"cached features: 2.* take at least 3.*, and 1.* are free there; choose"):
+        plan.check_room(tmp_path / "out")
 
 
 def test_stages_of_localize_only_with_it():
@@ -245,11 +263,45 @@ def test_stages_of_localize_only_with_it():
     assert stages.index("first-pool") < stages.index("boxes") < stages.index("pool")
 
 
+def test_places_and_prompts_are_not_taken_for_options(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = {"detector": "-d", "images": "-i", "clip": "-c", "captioner": "-l", "output": Path("-out")}
+    options = BuildOptions(**places, prompt="--short")
+    assert options.output == tmp_path / "-out" and options.images == str(tmp_path / "-i")
+    for stage in ("coverage", "pool", "names", "model", "scores", "report"):
+        words = commands.command_of(stage, options, commands.Start(False, 3, False))
+        assert not {*map(str, places.values()), "-out/data", "--short"} & set(words), words
+    assert "--prompt=--short" in commands.command_of("pool", options, commands.Start(False, 3, False))
+    named = BuildOptions(**places | {"output": Path("out"), "clip": "owner/clip"})
+    assert (named.output, named.clip) == (Path("out"), "owner/clip")
+
+
+def test_the_command_at_the_end_can_be_pasted_into_a_shell(tmp_path):
+    output = tmp_path / "out é 'q'"
+    write_json(output / "model/config.json", {"score_threshold": 0.4})
+    words = shlex.split(how_to_go_on(output).splitlines()[-1])
+    assert words == ["decodetr", "predict", "PHOTOS", "--model", f"{output}/model", "--output", "found"]
+
+
 def test_places_are_the_same_however_they_are_spelled(given, built, monkeypatch, capsys):
     monkeypatch.chdir(given)
     arguments = ("detector", "photos", "clip", str(given / "photos" / ".." / "llava"), built)
     decodetr.build(*arguments, names=NAMES, steps=3, device="cpu", keep_share=0.9)
     assert capsys.readouterr().out.count("done before") == 8
+
+
+def test_a_project_that_was_moved_goes_on(given, built, tmp_path, capsys):
+    moved = tmp_path / "moved"
+    shutil.copytree(given, moved)
+    shutil.copytree(built, moved / "out", symlinks=True)
+    assert (moved / "out/data/photos").readlink() == given / "photos"
+    capsys.readouterr()
+    _build(moved, moved / "out")
+    assert capsys.readouterr().out.count("done before") == 8
+    assert (moved / "out/data/photos").readlink() == moved / "photos"
+    (moved / "photos/one more.jpg").write_bytes(b"other photos")
+    with pytest.raises(ValueError, match="stage photos was made by another command(.|\n)*photos IMAGES # "):
+        _build(moved, moved / "out")
 
 
 def test_scores_that_cannot_be_calibrated_say_why_and_other_errors_end_the_build(given, built, tmp_path, monkeypatch):
@@ -273,6 +325,30 @@ def test_scores_that_cannot_be_calibrated_say_why_and_other_errors_end_the_build
     same = BuildOptions(detector="", images="", clip="", captioner="", output=output)
     words = commands.command_of("scores", same, commands.Start(False, 3, False))
     assert options.duplicates == ("--duplicates" in words) and options.model in words and options.annotations in words
+
+
+def test_scores_that_are_not_calibrated_are_shown_from_the_best_f1(given, built, tmp_path, capsys):
+    output = tmp_path / "out 'é'"
+    shutil.copytree(built, output, symlinks=True)
+    assert shown_words(output) == ["--threshold", "0", "--top-k", "5"], "of one photo that is kept aside"
+    shown = json.loads((output / "pictures/detections.json").read_text())
+    assert (shown["threshold"], shown["top_k"]) == (0.0, 5) and len(shown["images"]) == 1
+    report = json.loads((output / "report/report.json").read_text())
+    report |= {"threshold": 0.0169775, "per_name": {"cup": {"support": 22}}}
+    write_json(output / "report/report.json", report)
+    _build(given, output, overwrite="pictures")
+    out, card = capsys.readouterr().out, (output / "model/README.md").read_text()
+    assert "--threshold 0.0169 --device cpu" in out
+    words = shlex.split(out.splitlines()[-1])
+    assert words[:3] == ["decodetr", "predict", "PHOTOS"] and words[4] == f"{output}/model"
+    assert words[5:] == ["--threshold", "0.0169", "--output", "found"]
+    assert "give `decodetr predict` --threshold 0.0169. This is the score at which F1 was best in the report" in card
+    assert "there were no validation images" not in card and "run: --calibration-share" not in card
+    assert "## Measured\nAP50 " in card and "Not calibrated by this run: boxes that CLIP named in the 1 photos" in card
+    assert "F1 is best at a score of 0.0169" in card and card.count("## Scores") == 1
+    config = json.loads((output / "model/config.json").read_text())
+    write_json(output / "model/config.json", config | {"score_threshold": 0.4})
+    assert shown_words(output) == []
 
 
 @pytest.mark.parametrize("engine", ["datasets", "ray"])

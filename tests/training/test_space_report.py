@@ -3,6 +3,7 @@ cosines, where the paper's temperatures cannot work, and on wide ones, where the
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from torch.nn import functional as F
 
 from decodetr import PrototypePool, Vocabulary
 from decodetr.cli import main
+from decodetr.modeling_decodetr.embedding_space import Scales
 from decodetr.pool_builder.space import choose_scales
 from decodetr.pool_builder.space import describe_space as measure
 from decodetr.processing import CocoAnnotations, RegionTable, write_regions
 from decodetr.training.space_report import (
+    SpaceReport,
     best_scores,
     describe_space,
     effective_number,
@@ -153,6 +156,18 @@ def test_what_was_chosen_from_data_passes_and_mends_the_papers_values(space):
         "--set centred=true teacher_temperature=null assignment_temperature=null",
         "--set pool_update=frozen",
     ]
+
+
+def test_what_the_run_chose_itself_is_no_alarm():
+    """Figures as of ordinary builds. Only what the config states can be taken back."""
+    scales = Scales(0.3, 0.3, 0.07, 0.03, *[0.2] * (len(Scales._fields) - 4))
+    figures = {"right": 0.0, "background": 1.0, "own": 1.0, "lookup": 6.0, "prototypes": 14, "best": 0.37}
+    chosen = SpaceReport(scales, measured=True, **figures)
+    assert chosen.problems() == []
+    for field in ("teacher_name_temperature", "assignment_temperature", "name_temperature"):
+        (said,) = replace(chosen, given=frozenset([field])).problems()
+        assert f"{field}=" in said and "; --set " in said
+    assert len(replace(chosen, centred=False).problems()) == len(replace(chosen, measured=False).problems()) == 3
 
 
 def test_a_wide_space_takes_the_papers_temperatures(space):
