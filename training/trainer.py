@@ -36,6 +36,7 @@ from decodetr.training.metrics import check_evaluation
 from decodetr.training.pairs import CAPTIONS_NEED
 from decodetr.training.pictures import EvaluationPictures, write_sheet
 from decodetr.training.predictions import KeptPredictions
+from decodetr.training.running_statistics import share_statistics
 from decodetr.training.streams import freeze_other, parameter_groups, stream_of
 from decodetr.training.timm_backbone import freeze_backbone, keep_frozen
 
@@ -180,6 +181,7 @@ class DeCoDetrTrainer(PushingTrainer):
         had = 0 if self.resumed_from is None else checkpoints.step_of(self.resumed_from)
         with memory.advice(self, "training"):
             result = super().train(self.resumed_from, *args, **kwargs)
+            share_statistics(self)
         if self.state.global_step == had:
             logger.warning(
                 "%s has %d steps already, all that max_steps or num_train_epochs ask for: no step was trained; larger "
@@ -384,6 +386,7 @@ class DeCoDetrTrainer(PushingTrainer):
         """Save the model with its deployment names and, but in a checkpoint, its averaged weights."""
         checkpoint = output_dir if _internal_call else None
         if checkpoint is not None:
+            share_statistics(self)  # a run that goes on from it has them everywhere
             if self.args.should_save:
                 checkpoints.begin(checkpoint, self.identity())
             self.accelerator.wait_for_everyone()
@@ -463,6 +466,7 @@ class DeCoDetrTrainer(PushingTrainer):
                 **rules,
                 groups=self.groups(dataset.coco, model.vocabulary.names) if self.groups else None,
             )
+            share_statistics(self)
             model.eval()
             silent = self.args.disable_tqdm or not self.is_world_process_zero()
             for batch in tqdm(dataloader, desc=description, unit="batch", disable=silent):
@@ -477,11 +481,9 @@ class DeCoDetrTrainer(PushingTrainer):
                 if self._predicted is not None:
                     self._predicted.update(ids, results, labels, model.vocabulary.names)
                 pictures.update(ids, results if self.names_learned else [boxes["localization"] for boxes in results])
-            if self.accelerator.num_processes > 1:
-                evaluator.merge(gather_object)
-                pictures.merge(gather_object)
-                if self._predicted is not None:
-                    self._predicted.merge(gather_object)
+            for kept in (evaluator, pictures, self._predicted):
+                if kept is not None and self.accelerator.num_processes > 1:
+                    kept.merge(gather_object)
             names = model.vocabulary.names if self.names_learned else ["object"]
         if self.is_world_process_zero() and (sheet := pictures.sheet(names)) is not None:
             step, callbacks = self.state.global_step, self.callback_handler.callbacks
