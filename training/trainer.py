@@ -105,7 +105,7 @@ class DeCoDetrTrainer(PushingTrainer):
         if model is None:
             set_seed(args.seed)
             self.model_init = model_init
-            model = super().call_model_init()
+            model = fields.accepted(super().call_model_init())
         self.training_vocabulary = model.vocabulary
         self.deployment_vocabulary = deployment_vocabulary
         self.novel_names, self.groups, self.names_learned = novel_names, groups, names_learned
@@ -150,7 +150,7 @@ class DeCoDetrTrainer(PushingTrainer):
 
     def call_model_init(self, trial: Any = None) -> "DeCoDetrForObjectDetection":
         """A new model by `model_init`, with the names and frozen parts of this run."""
-        model = super().call_model_init(trial)
+        model = fields.accepted(super().call_model_init(trial))
         self._prepare(model)
         if isinstance(self.train_dataset, FeatureCache):
             self.train_dataset.check(model)
