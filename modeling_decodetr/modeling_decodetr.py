@@ -177,7 +177,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
 
         Raises:
             ValueError: neither or both of pixels and features, `losses_only` without labels, wrong image size, labels
-                outside the vocabulary, `min_score` or `semantic_queries` out of range.
+                outside the vocabulary, boxes in pixels, `min_score` or `semantic_queries` out of range.
         """
         tables = self.tables() if tables is None else tables
         if pixel_values is None and semantic_features is not None:

@@ -310,6 +310,9 @@ def test_a_negative_count_is_refused():
         ({"region_embeds": torch.rand(1, 16)}, "has 1 rows, but 'region_boxes' has 3"),
         ({"region_boxes": torch.rand(2, 4)}, "has 3 rows, but 'region_boxes' has 2"),
         ({"pseudo_boxes": torch.rand(4)}, r"\['pseudo_boxes'\] must be \(n, 4\)"),
+        ({"boxes": torch.tensor([[0.5] * 4, [32.0, 20, 8, 2]])}, r"\[0\]\['boxes'\] must be .* 0\.5 to 32\. Divide"),
+        ({"region_boxes": torch.full((3, 4), -7)}, r"\[0\]\['region_boxes'\] must be \(cx, cy, w, h\) in 0\.\.1"),
+        ({"ignore_boxes": torch.full((1, 4), torch.nan)}, r"\['ignore_boxes'\] must be .* from nan to nan"),
     ],
 )
 @pytest.mark.parametrize("frozen", [False, True])
@@ -321,6 +324,14 @@ def test_labels_out_of_range_are_named(change, message, frozen):
         model(**batch)
     with pytest.raises(ValueError, match=message):
         model.eval().extract_semantic_features(**batch)
+
+
+def test_boxes_that_reach_out_of_their_image_pass():
+    model, batch = tiny_model("detr").train(), tiny_batch()
+    batch["labels"][0]["boxes"] = torch.tensor([[1.0078, 0.5, 0.02, 1.004], [-0.2, 1.3, 0.5, 1.6]])
+    assert model(**batch).loss.isfinite()
+    batch["labels"] = [{key: value[:0] for key, value in label.items()} for label in batch["labels"]]
+    assert model(**batch).loss.isfinite()  # nothing at all
 
 
 def test_labels_that_are_missing_are_named():
