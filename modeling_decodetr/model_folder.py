@@ -152,12 +152,18 @@ def check_tables(model: PreTrainedModel) -> None:
 
 
 def table_digests(model: PreTrainedModel, state_dict: dict[str, torch.Tensor] | None = None) -> dict[str, str | None]:
-    """Digests of the tables of a model, {name: SHA-256}, with tensors of `state_dict` where it has them."""
+    """Digests of the tables of a model, {name: SHA-256}, with tensors of `state_dict` where it has them. ValueError
+    for a table on the meta device."""
     tensors, digests = state_dict or {}, {}
     for name in ("prototype_pool", "vocabulary"):
         table = getattr(model, name)
         rows = {key: tensors.get(f"{name}.{key}", own) for key, own in table.named_buffers(recurse=False)}
         digests[name] = table_digest(table.texts(), rows)
+        if digests[name] is None:
+            raise ValueError(
+                f"{name} is on the meta device, which has shapes without values: there is nothing to save. Load the "
+                "model with from_pretrained, or give its weights as state_dict to save_pretrained."
+            )
     return digests
 
 

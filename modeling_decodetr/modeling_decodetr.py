@@ -384,7 +384,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         Args: as of `PreTrainedModel.save_pretrained`. With `push_to_hub`, also those of [`push_to_hub`].
 
         Raises:
-            ValueError: the config's names or captions are not those of the tables.
+            ValueError: the config's names or captions are not those of the tables, or the tables are on meta.
         """
         check_tables(self)
         self.config.table_digests = table_digests(self, state_dict)

@@ -1,6 +1,7 @@
 """What a saved model must hold to be loaded, and what may be asked of it then: nothing of it is random, unread or of
 other names."""
 
+import copy
 import json
 import shutil
 
@@ -332,6 +333,17 @@ def test_boxes_that_reach_out_of_their_image_pass():
     assert model(**batch).loss.isfinite()
     batch["labels"] = [{key: value[:0] for key, value in label.items()} for label in batch["labels"]]
     assert model(**batch).loss.isfinite()  # nothing at all
+
+
+def test_a_model_without_values_is_not_saved(tmp_path):
+    model = tiny_model("detr")
+    empty = copy.deepcopy(model).to("meta")
+    with pytest.raises(ValueError, match="prototype_pool is on the meta device, .* as state_dict to save_pretrained"):
+        empty.save_pretrained(tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
+    empty.save_pretrained(tmp_path / "given", state_dict=model.state_dict())
+    loaded = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "given")
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
 def test_labels_that_are_missing_are_named():
