@@ -1,6 +1,7 @@
 """What a saved model must hold to be loaded, and what may be asked of it then: nothing of it is random, unread or of
 other names."""
 
+import contextlib
 import copy
 import json
 import shutil
@@ -13,6 +14,7 @@ from transformers import AutoConfig, AutoModelForObjectDetection
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.detectors import detector_family
+from decodetr.modeling_decodetr.model_folder import check_placed
 
 WEIGHTS = "model.safetensors"
 
@@ -333,6 +335,35 @@ def test_boxes_that_reach_out_of_their_image_pass():
     assert model(**batch).loss.isfinite()
     batch["labels"] = [{key: value[:0] for key, value in label.items()} for label in batch["labels"]]
     assert model(**batch).loss.isfinite()  # nothing at all
+
+
+def test_a_device_map_by_which_no_forward_works_is_refused(tmp_path):
+    model, batch = tiny_model().eval(), tiny_batch()
+    model.save_pretrained(tmp_path / "model")
+    placed = {"detector": "cpu", "semantic_stream": "cpu", "prototype_pool": "cpu", "vocabulary": "cpu"}
+
+    def load(device_map):
+        offload = {"offload_folder": tmp_path / "offload"}
+        return DeCoDetrForObjectDetection.from_pretrained(tmp_path / "model", device_map=device_map, **offload)
+
+    with torch.no_grad():
+        expected = model(batch["pixel_values"]).logits
+        assert torch.equal(load({**placed, "detector": "disk"}).eval()(batch["pixel_values"]).logits, expected)
+    for wrong in ({**placed, "semantic_stream": "disk"}, {**placed, "vocabulary": "disk"}, {"": "disk"}):
+        with pytest.raises(ValueError, match="must be on one device, .* not on (cpu, )?disk; only parts of the det"):
+            load(wrong)
+
+
+@pytest.mark.parametrize(
+    "detector, stream, table, fits",
+    [(0, 0, 0, True), ("disk", 0, 0, True), ("cpu", 0, 0, True), (0, "cpu", 0, False), (0, 1, 1, False),
+     (0, 0, 1, False), (0, "cpu", "cpu", False)],
+)  # fmt: skip
+def test_a_device_map_over_accelerators_is_judged_by_where_the_stream_is(detector, stream, table, fits):
+    placed = {"detector.model": detector, "semantic_stream": stream, "prototype_pool": table, "vocabulary": table}
+    with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="device_map: semantic_stream"):
+        check_placed(placed)
+    check_placed(None)
 
 
 def test_a_model_without_values_is_not_saved(tmp_path):
