@@ -163,13 +163,18 @@ class DetectionEvaluator:
         return [(image_id, *kept) for image_id, kept in self._predictions.items()]
 
     def merge(self, states: Iterable[list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]]) -> None:
-        """Take in the `state()` of several processes (its own may be among them). An image that is already there is
-        dropped: samplers pad the last batch with images that another process has."""
+        """Take in the `state()` of several processes (its own may be among them).
+
+        Samplers pad the last batch with images that another process has. Such an image counts once, as the first of
+        the `states` has it, whatever is already here: processes that merge the same states have the same metrics.
+        """
+        merged = {}
         for state in states:
             for image_id, *kept in state:
                 if image_id not in self._image_numbers:
                     raise ValueError(f"image id {image_id!r} of a merged state is not in the annotation file")
-                self._predictions.setdefault(image_id, tuple(kept))
+                merged.setdefault(image_id, tuple(kept))
+        self._predictions.update(merged)
 
     def compute(self, per_name: bool = False, partial: bool = False) -> dict:
         """Metrics in percent (0..100). NaN where there is no ground truth.

@@ -1,11 +1,14 @@
-"""Checks of what training is given: every index is in its table, lists that belong together are equally long.
+"""Checks of what training is given: every index is in its table, boxes are relative to their image, and lists that
+belong together are equally long.
 
-Without them a negative index takes a row from the end, and a missing embedding that of another region.
+Without them a negative index takes a row from the end, a missing embedding that of another region, and boxes in pixels
+are learned as they are.
 """
 
 import torch
 
 _BOXES = ("boxes", "region_boxes", "pseudo_boxes", "ignore_boxes")
+_LEAST, _MOST = -1.0, 2.0  # of a relative box: those that reach out of their image pass, pixels do not
 
 
 def check_labels(labels: list[dict], batch: int, num_names: int) -> None:
@@ -24,7 +27,27 @@ def check_labels(labels: list[dict], batch: int, num_names: int) -> None:
             if key in label and len(label[key]) != rows:
                 raise ValueError(f"labels[{i}][{key!r}] has {len(label[key])} rows, but {other!r} has {rows}.")
     check_indices([label["class_labels"] for label in labels], num_names, "labels[{}]['class_labels']")
+    check_boxes(labels)
     check_absent(labels, num_names)
+
+
+def check_boxes(labels: list[dict]) -> None:
+    """ValueError unless all boxes are relative to their image, as far as that can be seen: numbers in -1..2."""
+    boxes = {(i, key): label[key] for i, label in enumerate(labels) for key in _BOXES if key in label}
+    if not boxes or _within(torch.cat(list(boxes.values())), _LEAST, _MOST):
+        return
+    for (i, key), part in boxes.items():
+        if not _within(part, _LEAST, _MOST):
+            raise ValueError(
+                f"labels[{i}][{key!r}] must be (cx, cy, w, h) in 0..1 of the image, got values from "
+                f"{float(part.min()):g} to {float(part.max()):g}. Divide pixels by the image's width (cx, w) and "
+                "height (cy, h), or let the model's image processor convert COCO annotations."
+            )
+
+
+def _within(values, least, most):
+    """Whether all are in least..most, and none is NaN. Looks once: each look waits for the accelerator."""
+    return not values.numel() or bool(((values >= least) & (values <= most)).all())
 
 
 def check_cached(features: dict, num_names: int) -> None:
@@ -59,10 +82,10 @@ def check_indices(
             name = what.format(number[i] if number else i)
             raise ValueError(f"{name} must be int64 of shape (n,), got {part.dtype} {tuple(part.shape)}.")
     together = torch.cat(parts) if parts else torch.zeros(0)
-    if not together.numel() or lowest <= together.min() <= together.max() < num_names:
+    if _within(together, lowest, num_names - 1):
         return
     for i, part in enumerate(parts):
-        if part.numel() and not lowest <= part.min() <= part.max() < num_names:
+        if not _within(part, lowest, num_names - 1):
             raise ValueError(
                 f"{what.format(number[i] if number else i)} must index the {num_names} names of the vocabulary, got "
                 f"values from {int(part.min())} to {int(part.max())}."

@@ -113,6 +113,7 @@ def check_loaded(model: PreTrainedModel, info: dict, where: str | Path) -> None:
             "change shapes cannot be given while a model is loaded; if none were, config.json and weights are not of "
             "one model: download or save it again."
         )
+    check_placed(getattr(model, "hf_device_map", None))
     pool, names = model.prototype_pool, model.vocabulary
     try:
         PrototypePool(pool.prototypes, pool.level, pool.parent, pool.count, pool.captions)
@@ -129,6 +130,24 @@ def check_loaded(model: PreTrainedModel, info: dict, where: str | Path) -> None:
                 "was copied, by itself. Names are changed with model.set_vocabulary, which takes their embeddings "
                 "too; a damaged folder must be saved again."
             )
+
+
+def check_placed(device_map: dict[str, int | str | torch.device] | None) -> None:
+    """ValueError where the semantic stream or a table is not where the model computes. Accelerate fetches what lies
+    elsewhere when a module's `forward` is called, and theirs are called by other methods too.
+
+    Args:
+        device_map: {name of a module: its device, or "disk"}, as the library has filled it in.
+    """
+    placed = {name: str(device) for name, device in (device_map or {}).items()}
+    accelerators = set(placed.values()) - {"cpu", "disk"}
+    own = {device for name, device in placed.items() if name.partition(".")[0] != "detector"}
+    if own and (len(own) > 1 or own != (accelerators or {"cpu"})):
+        raise ValueError(
+            "device_map: semantic_stream, prototype_pool and vocabulary must be on one device, that on which the "
+            f"model computes, not on {', '.join(sorted(own))}; only parts of the detector can be offloaded, to cpu or "
+            "disk. They are small: give them the device of the GPU (cpu where there is none)."
+        )
 
 
 def check_tables(model: PreTrainedModel) -> None:
@@ -152,12 +171,18 @@ def check_tables(model: PreTrainedModel) -> None:
 
 
 def table_digests(model: PreTrainedModel, state_dict: dict[str, torch.Tensor] | None = None) -> dict[str, str | None]:
-    """Digests of the tables of a model, {name: SHA-256}, with tensors of `state_dict` where it has them."""
+    """Digests of the tables of a model, {name: SHA-256}, with tensors of `state_dict` where it has them. ValueError
+    for a table on the meta device."""
     tensors, digests = state_dict or {}, {}
     for name in ("prototype_pool", "vocabulary"):
         table = getattr(model, name)
         rows = {key: tensors.get(f"{name}.{key}", own) for key, own in table.named_buffers(recurse=False)}
         digests[name] = table_digest(table.texts(), rows)
+        if digests[name] is None:
+            raise ValueError(
+                f"{name} is on the meta device, which has shapes without values: there is nothing to save. Load the "
+                "model with from_pretrained, or give its weights as state_dict to save_pretrained."
+            )
     return digests
 
 

@@ -177,7 +177,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
 
         Raises:
             ValueError: neither or both of pixels and features, `losses_only` without labels, wrong image size, labels
-                outside the vocabulary, `min_score` or `semantic_queries` out of range.
+                outside the vocabulary, boxes in pixels, `min_score` or `semantic_queries` out of range.
         """
         tables = self.tables() if tables is None else tables
         if pixel_values is None and semantic_features is not None:
@@ -384,7 +384,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         Args: as of `PreTrainedModel.save_pretrained`. With `push_to_hub`, also those of [`push_to_hub`].
 
         Raises:
-            ValueError: the config's names or captions are not those of the tables.
+            ValueError: the config's names or captions are not those of the tables, or the tables are on meta.
         """
         check_tables(self)
         self.config.table_digests = table_digests(self, state_dict)

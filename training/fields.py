@@ -129,6 +129,20 @@ def check_arguments(
     for name, why in _NO_CALLABLES.items():
         if kwargs.get(name) is not None:
             raise ValueError(f"DeCoDetrTrainer has no {name}: {why}.")
+    accepted(model)
+
+
+def accepted(model: Any) -> Any:
+    """The model itself. ValueError for a `PeftModel` around one: it names weights in another way, so that the streams
+    cannot be told apart, and its folder holds an adapter alone, without names, from which no run goes on."""
+    if any(kind.__module__.partition(".")[0] == "peft" for kind in type(model).__mro__):
+        raise ValueError(
+            f"expected a DeCoDetrForObjectDetection, got a {type(model).__name__} of PEFT around one: DeCoDetrTrainer "
+            "trains and saves whole models. Give it model.merge_and_unload().requires_grad_(True), the model with "
+            "what the adapters have learned; streams='semantic' or freeze_backbone=True train fewer weights. Adapters "
+            "are trained in a loop of your own, with the model's loss."
+        )
+    return model
 
 
 def default_of(field: dataclasses.Field) -> Any:

@@ -119,7 +119,10 @@ class OwnArguments:
     weight_decay: float = _field(1e-4, "weight decay of AdamW")
     # Columns are dropped by signature otherwise, and label dicts of streamed data would be sliced.
     remove_unused_columns: bool = _field(False, "must stay false for detection")
-    # The pool and the vocabulary are buffers that every process updates alike. Broadcasting them costs time.
+    # The pool and the vocabulary are buffers that every process updates alike. Broadcasting them costs time. Running
+    # statistics are not alike, and are shared where it matters (running_statistics.py).
     ddp_broadcast_buffers: bool | None = _field(
-        False, "broadcast buffers between processes; not needed, because all processes update them alike"
+        False,
+        "broadcast the first process's buffers before each forward; not needed: pool and names are updated alike, and "
+        "evaluations and checkpoints share the statistics of batch norms",
     )

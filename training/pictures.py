@@ -46,7 +46,7 @@ class EvaluationPictures:
 
     def merge(self, gather: Callable[[list], list]) -> None:
         """Take in what other processes saw. `gather` joins a list over processes (accelerate's gather_object)."""
-        self._results = dict(gather(list(self._results.items())))
+        self._results = dict(reversed(gather(list(self._results.items()))))  # the first one's, as metrics count
 
     def sheet(self, names: Sequence[str]) -> Image.Image | None:
         """A PIL image with two cells per validation image, annotations on the left and detections of at least

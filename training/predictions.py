@@ -30,7 +30,7 @@ class KeptPredictions:
 
     def merge(self, gather: Callable[[list], list]) -> None:
         """Take in what other processes kept. `gather` joins a list over processes (accelerate's gather_object)."""
-        self._rows = dict(gather(list(self._rows.items())))
+        self._rows = dict(reversed(gather(list(self._rows.items()))))  # the first one's, as metrics count
 
     def in_order(self, ids: Iterable[int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """(predictions, annotations), lists in the order of `ids`."""

@@ -35,6 +35,7 @@ from decodetr.training.loggers import PoolMaps
 from decodetr.training.pairs import CAPTIONS_NEED
 from decodetr.training.pictures import EvaluationPictures, write_sheet
 from decodetr.training.predictions import KeptPredictions
+from decodetr.training.running_statistics import share_statistics
 from decodetr.training.searching import SearchingTrainer
 from decodetr.training.streams import freeze_other, frozen, learning, parameter_groups, stream_of
 from decodetr.training.timm_backbone import freeze_backbone, keep_frozen
@@ -105,7 +106,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
         if model is None:
             set_seed(args.seed)
             self.model_init = model_init
-            model = super().call_model_init()
+            model = fields.accepted(super().call_model_init())
         check_names(train_dataset, model.vocabulary.names)
         self.training_vocabulary = model.vocabulary
         self.deployment_vocabulary = deployment_vocabulary
@@ -153,7 +154,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
 
     def call_model_init(self, trial: Any = None) -> "DeCoDetrForObjectDetection":
         """A new model by `model_init`, with the names and frozen parts of this run."""
-        model = super().call_model_init(trial)
+        model = fields.accepted(super().call_model_init(trial))
         self._prepare(model)
         if isinstance(self.train_dataset, FeatureCache):
             self.train_dataset.check(model)
@@ -179,6 +180,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
         had = 0 if self.resumed_from is None else checkpoints.step_of(self.resumed_from)
         with frozen(self._frozen), memory.advice(self, "training"):
             result = super().train(self.resumed_from, *args, **kwargs)
+            share_statistics(self)
         if self.state.global_step == had:
             logger.warning(
                 "%s has %d steps already, all that max_steps or num_train_epochs ask for: no step was trained; larger "
@@ -383,6 +385,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
         """Save the model with its deployment names and, but in a checkpoint, its averaged weights."""
         checkpoint = output_dir if _internal_call else None
         if checkpoint is not None:
+            share_statistics(self)  # a run that goes on from it has them everywhere
             if self.args.should_save:
                 checkpoints.begin(checkpoint, self.identity())
             self.accelerator.wait_for_everyone()
@@ -459,6 +462,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
                 **rules,
                 groups=self.groups(dataset.coco, model.vocabulary.names) if self.groups else None,
             )
+            share_statistics(self)
             model.eval()
             silent = self.args.disable_tqdm or not self.is_world_process_zero()
             for batch in tqdm(dataloader, desc=description, unit="batch", disable=silent):
@@ -473,11 +477,9 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
                 if self._predicted is not None:
                     self._predicted.update(ids, results, labels, model.vocabulary.names)
                 pictures.update(ids, results if self.names_learned else [boxes["localization"] for boxes in results])
-            if self.accelerator.num_processes > 1:
-                evaluator.merge(gather_object)
-                pictures.merge(gather_object)
-                if self._predicted is not None:
-                    self._predicted.merge(gather_object)
+            for kept in (evaluator, pictures, self._predicted):
+                if kept is not None and self.accelerator.num_processes > 1:
+                    kept.merge(gather_object)
             names = model.vocabulary.names if self.names_learned else ["object"]
         if self.is_world_process_zero() and (sheet := pictures.sheet(names)) is not None:
             step, callbacks = self.state.global_step, self.callback_handler.callbacks

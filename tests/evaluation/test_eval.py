@@ -168,6 +168,17 @@ def test_merge_drops_padded_samples():
     assert ranks[0].compute() == pytest.approx(evaluate(coco, predictions), nan_ok=True)
 
 
+def test_an_image_that_two_processes_have_counts_as_the_first_has_it():
+    coco = truth(["cat", "dog"], {1: [("cat", BOX)]})
+    ranks = [DetectionEvaluator(coco, coco.names) for _ in range(2)]
+    for label, evaluator in enumerate(ranks):
+        evaluator.update([1], [prediction((label, 0.5, BOX))])
+    states = [evaluator.state() for evaluator in ranks]
+    for evaluator in ranks:
+        evaluator.merge(states)
+        assert evaluator.compute()["AP"] == pytest.approx(100)
+
+
 @pytest.mark.parametrize(
     ("image_id", "row", "message"),
     [

@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainer, DeCoDetrTrainingArguments
 from helpers.tiny_models import tiny_config
-from helpers.trainings import make_parts
+from helpers.trainings import make_parts, make_trainer
 
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["DetrDecoderLayer"]}}
@@ -125,6 +125,41 @@ def main(scenes, folder, *names):
             except ValueError as error:
                 found["refused"] = str(error)
         torch.save(found, Path(folder) / f"{name} {os.environ['RANK']}.pt")
+
+
+def learning_batch_norms(scenes, folder):
+    """Train a family whose batch norms learn, with evaluations, the best model at the end, and a padded last batch.
+    What each process has goes to FOLDER/RANK.pt."""
+    torch.set_num_threads(1)
+    often = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    trained = make_trainer(
+        Path(scenes),
+        Path(folder) / "run",
+        **often,
+        max_steps=3,
+        learning_rate=1e-2,
+        per_device_train_batch_size=2,
+        per_device_eval_batch_size=3,
+        load_best_model_at_end=True,
+        metric_for_best_model="class_agnostic_AR100",
+    )
+    drifted, sharing = [], trained._maybe_log_save_evaluate
+    trained._maybe_log_save_evaluate = lambda *args, **kw: (drifted.append(_statistics(trained)), sharing(*args, **kw))
+    trained.train()
+    logs = [entry for entry in trained.state.log_history if "eval_AP" in entry]
+    best = trained.state.best_metric, trained.state.best_model_checkpoint
+    # A user's own evaluation, and what its detections are, after steps that nothing has shared.
+    trained.model.train()
+    trained.model(**trained._prepare_inputs(next(iter(trained.get_train_dataloader()))))
+    predicted = trained.predict(trained.eval_dataset)
+    found = {"logs": logs, "best": best, "drifted": drifted, "statistics": _statistics(trained)}
+    found |= {"metrics": predicted.metrics, "scores": [row["scores"] for row in predicted.predictions]}
+    torch.save(found, Path(folder) / f"{os.environ['RANK']}.pt")
+
+
+def _statistics(trained):
+    named = trained.model.named_buffers()
+    return {name: buffer.clone() for name, buffer in named if name.endswith(("running_mean", "running_var"))}
 
 
 if __name__ == "__main__":

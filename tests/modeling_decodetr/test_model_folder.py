@@ -1,6 +1,8 @@
 """What a saved model must hold to be loaded, and what may be asked of it then: nothing of it is random, unread or of
 other names."""
 
+import contextlib
+import copy
 import json
 import shutil
 
@@ -12,6 +14,7 @@ from transformers import AutoConfig, AutoModelForObjectDetection
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.detectors import detector_family
+from decodetr.modeling_decodetr.model_folder import check_placed
 
 WEIGHTS = "model.safetensors"
 
@@ -310,6 +313,9 @@ def test_a_negative_count_is_refused():
         ({"region_embeds": torch.rand(1, 16)}, "has 1 rows, but 'region_boxes' has 3"),
         ({"region_boxes": torch.rand(2, 4)}, "has 3 rows, but 'region_boxes' has 2"),
         ({"pseudo_boxes": torch.rand(4)}, r"\['pseudo_boxes'\] must be \(n, 4\)"),
+        ({"boxes": torch.tensor([[0.5] * 4, [32.0, 20, 8, 2]])}, r"\[0\]\['boxes'\] must be .* 0\.5 to 32\. Divide"),
+        ({"region_boxes": torch.full((3, 4), -7)}, r"\[0\]\['region_boxes'\] must be \(cx, cy, w, h\) in 0\.\.1"),
+        ({"ignore_boxes": torch.full((1, 4), torch.nan)}, r"\['ignore_boxes'\] must be .* from nan to nan"),
     ],
 )
 @pytest.mark.parametrize("frozen", [False, True])
@@ -321,6 +327,54 @@ def test_labels_out_of_range_are_named(change, message, frozen):
         model(**batch)
     with pytest.raises(ValueError, match=message):
         model.eval().extract_semantic_features(**batch)
+
+
+def test_boxes_that_reach_out_of_their_image_pass():
+    model, batch = tiny_model("detr").train(), tiny_batch()
+    batch["labels"][0]["boxes"] = torch.tensor([[1.0078, 0.5, 0.02, 1.004], [-0.2, 1.3, 0.5, 1.6]])
+    assert model(**batch).loss.isfinite()
+    batch["labels"] = [{key: value[:0] for key, value in label.items()} for label in batch["labels"]]
+    assert model(**batch).loss.isfinite()  # nothing at all
+
+
+def test_a_device_map_by_which_no_forward_works_is_refused(tmp_path):
+    model, batch = tiny_model().eval(), tiny_batch()
+    model.save_pretrained(tmp_path / "model")
+    placed = {"detector": "cpu", "semantic_stream": "cpu", "prototype_pool": "cpu", "vocabulary": "cpu"}
+
+    def load(device_map):
+        offload = {"offload_folder": tmp_path / "offload"}
+        return DeCoDetrForObjectDetection.from_pretrained(tmp_path / "model", device_map=device_map, **offload)
+
+    with torch.no_grad():
+        expected = model(batch["pixel_values"]).logits
+        assert torch.equal(load({**placed, "detector": "disk"}).eval()(batch["pixel_values"]).logits, expected)
+    for wrong in ({**placed, "semantic_stream": "disk"}, {**placed, "vocabulary": "disk"}, {"": "disk"}):
+        with pytest.raises(ValueError, match="must be on one device, .* not on (cpu, )?disk; only parts of the det"):
+            load(wrong)
+
+
+@pytest.mark.parametrize(
+    "detector, stream, table, fits",
+    [(0, 0, 0, True), ("disk", 0, 0, True), ("cpu", 0, 0, True), (0, "cpu", 0, False), (0, 1, 1, False),
+     (0, 0, 1, False), (0, "cpu", "cpu", False)],
+)  # fmt: skip
+def test_a_device_map_over_accelerators_is_judged_by_where_the_stream_is(detector, stream, table, fits):
+    placed = {"detector.model": detector, "semantic_stream": stream, "prototype_pool": table, "vocabulary": table}
+    with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="device_map: semantic_stream"):
+        check_placed(placed)
+    check_placed(None)
+
+
+def test_a_model_without_values_is_not_saved(tmp_path):
+    model = tiny_model("detr")
+    empty = copy.deepcopy(model).to("meta")
+    with pytest.raises(ValueError, match="prototype_pool is on the meta device, .* as state_dict to save_pretrained"):
+        empty.save_pretrained(tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
+    empty.save_pretrained(tmp_path / "given", state_dict=model.state_dict())
+    loaded = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "given")
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
 def test_labels_that_are_missing_are_named():

@@ -9,7 +9,8 @@ import pytest
 import torch
 from helpers.paths import TESTS
 from helpers.processes import run_pair, torchrun
-from helpers.two_process_runs import RUNS, main, run
+from helpers.trainings import same_state
+from helpers.two_process_runs import RUNS, learning_batch_norms, main, run
 from safetensors.torch import load_file
 
 from decodetr import DeCoDetrForObjectDetection
@@ -80,6 +81,22 @@ def test_two_processes_train_as_one(two_processes, one_process, scenes, name):
             assert (key in entry) == (key in expected)
             if key in entry:
                 assert entry[key] == pytest.approx(expected[key], rel=1e-3), key
+
+
+def test_processes_whose_batch_norms_learn_decide_alike(scenes, one_process, tmp_path):
+    run_pair(learning_batch_norms, scenes, tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
+    assert not same_state(first["drifted"][0], second["drifted"][0])  # each saw images of its own
+    for ours, theirs in zip([*first["logs"], first["metrics"]], [*second["logs"], second["metrics"]]):
+        values = [{k: v for k, v in entry.items() if "AP" in k or "AR" in k} for entry in (ours, theirs)]
+        assert values[0] == pytest.approx(values[1], abs=0, rel=0, nan_ok=True) and len(values[0]) > 10
+    assert len(first["logs"]) == 3 and first["best"] == second["best"]
+    assert all(torch.equal(a, b) for a, b in zip(first["scores"], second["scores"]))
+    assert same_state(first["statistics"], second["statistics"]) and len(first["statistics"]) > 20
+    # Each of them resumes with what the first one had.
+    saved = load_file(tmp_path / "run/checkpoint-1/model.safetensors")
+    of_first = {name: tensor for name, tensor in first["drifted"][0].items() if name in saved}
+    assert len(of_first) > 20 and all(torch.equal(saved[name], tensor) for name, tensor in of_first.items())
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import torch
 from helpers.paths import ROOT
 from helpers.tiny_models import tiny_batch, tiny_model
 from helpers.trainings import make_parts, make_trainer, train_command
+from peft import LoraConfig, get_peft_model
 from transformers import Trainer
 
 from decodetr import DeCoDetrTrainer, DeCoDetrTrainingArguments
@@ -88,6 +89,17 @@ def test_a_callable_that_nothing_would_call_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match=f"DeCoDetrTrainer has no {name}: "):
         DeCoDetrTrainer(tiny_model(), args, **{name: lambda *given: {}})
     assert f"`{name}`" in DOCS
+
+
+def test_a_model_inside_adapters_is_refused(tmp_path):
+    adapted = get_peft_model(tiny_model("detr"), LoraConfig(r=2, target_modules=["q_proj"]))
+    args = DeCoDetrTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    for given in ({"model": adapted}, {"model_init": lambda: adapted}):
+        with pytest.raises(ValueError, match=r"got a PeftModel of PEFT .* model.merge_and_unload\(\)"):
+            DeCoDetrTrainer(args=args, **given)
+    merged = adapted.merge_and_unload().requires_grad_(True)
+    assert DeCoDetrTrainer(merged, args).model is merged
+    assert all(parameter.requires_grad for parameter in merged.parameters())
 
 
 def test_an_optimizer_of_ones_own_is_used(scenes, tmp_path):
