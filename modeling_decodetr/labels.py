@@ -11,6 +11,7 @@ _BOXES = ("boxes", "region_boxes", "pseudo_boxes", "ignore_boxes")
 _LEAST, _MOST = -1.0, 2.0  # of a relative box: those that reach out of their image pass, pixels do not
 
 
+@torch.compiler.disable  # one break of the graph instead of one for each look at values
 def check_labels(labels: list[dict], batch: int, num_names: int) -> None:
     """ValueError unless `labels`, as in the model's `forward`, fit a batch of images and a vocabulary of so many
     names."""
