@@ -116,6 +116,7 @@ def test_a_compiled_run_is_the_eager_run(scenes, tmp_path):
     """With EMA, momentum, clipping of each stream, another vocabulary in evaluation, checkpoints and a resume."""
     args = {"max_steps": 3, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
     args |= {"ema_decay": 0.5, "max_grad_norm": 0.01, "augment": False, "eval_pictures": 0}
+    args["config"] = {"pool_update": "literal"}
     eager = make_trainer(scenes, tmp_path / "eager", **args)
     before = eager.model.prototype_pool.prototypes.clone()
     eager.train()
