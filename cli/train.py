@@ -115,7 +115,9 @@ def read_fields(words: Sequence[str]) -> dict[str, Any]:
     return vars(found)
 
 
-def _check_required(options):
+def _check_required(options, left):
+    if left and not left[0].startswith("-") and left[0].endswith((".yaml", ".yml", ".json")):
+        raise ValueError(f"{left[0]}: a file of options is given by --recipe {left[0]}")
     absent = [
         option for name, option in (("data", "--data"), ("output_dir", "--output")) if not getattr(options, name)
     ]
@@ -165,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
     options, stored = read_options(given)
     if options.plan:
         return _plan(options, stored | read_fields(left))
-    _check_required(options)
+    _check_required(options, left)
     _check_apart(options)
     from decodetr.training.device import device_fields
     from decodetr.training.output import output_fields

@@ -205,6 +205,8 @@ def test_what_a_run_needs_may_come_from_either(tmp_path, capsys, monkeypatch):
     assert "give a starting point (--model, --detector or --config), on the command" in capsys.readouterr().err
     assert main(["train"]) == 1
     assert "give --data and --output and a starting point" in capsys.readouterr().err
+    assert main(["train", "recipe.yaml"]) == 1  # as scripts of the field take it
+    assert "recipe.yaml: a file of options is given by --recipe recipe.yaml" in capsys.readouterr().err
     assert main(["train", "--recipe", "decodetr-r51"]) == 1
     assert (
         "--recipe decodetr-r51: no such file; did you mean 'decodetr-r50'?; give one, or one of decodetr-"
