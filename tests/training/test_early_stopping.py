@@ -35,13 +35,7 @@ def _aps(state):
     [
         (2, 0.0, [0.1, 0.3, 0.2, 0.3], 4, 2),  # an equal one is no rise
         (1, 0.0, [0.1, 0.2, 0.15], 3, 2),
-        (
-            2,
-            0.05,
-            [1, 5, 6],
-            3,
-            3,
-        ),  # rises of less than 5 points of AP do not count, but the best is the best
+        (2, 0.05, [1, 5, 6], 3, 3),  # rises of less than 5 points do not count, but the best is the best
         pytest.param(2, 0.0, [0.3, 0.2, 0.4, 0.1, 0.5, 0.2, 0.1], 7, 5, marks=pytest.mark.slow),
     ],
 )
