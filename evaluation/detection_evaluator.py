@@ -21,6 +21,7 @@ from decodetr.annotations.coco import AnnotationIndex
 from decodetr.evaluation import ENGINES
 from decodetr.evaluation.coco_matching import coco_accumulate, compact_prediction, mean_percent
 from decodetr.evaluation.matches import match_detections
+from decodetr.utils.spelling import spelled_otherwise
 
 if TYPE_CHECKING:
     from types import SimpleNamespace
@@ -109,7 +110,8 @@ class DetectionEvaluator:
         if self.missing_names and not (allow_missing_names or class_agnostic):
             raise ValueError(
                 f"{len(self.missing_names)} categories of the annotation file are not in the vocabulary of "
-                f"{len(self.names)} names: {self.missing_names[:10]}. Give a vocabulary that has them, or allow "
+                f"{len(self.names)} names: {self.missing_names[:10]}"
+                f"{spelled_otherwise(self.missing_names, self.names)}. Give a vocabulary that has them, or allow "
                 "missing names (allow_missing_names=True, --allow-missing-names), which then count as AP 0"
             )
         self.groups = {group: set(members) for group, members in (groups or {}).items()}

@@ -21,6 +21,7 @@ from decodetr.processing.regions import RegionTable
 from decodetr.utils.box_tensors import relative_centers
 from decodetr.utils.boxes import corners_of
 from decodetr.utils.drawing import shrunk
+from decodetr.utils.spelling import spelled_otherwise
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -246,8 +247,8 @@ def check_known(where: object, unknown: list[str], names: Collection[str]) -> No
     if unknown:
         raise ValueError(
             f"{where}: expected names of the vocabulary ({len(names)} names), got {unknown[:10]}"
-            f"{f' and {len(unknown) - 10} more' if len(unknown) > 10 else ''}; add them to the vocabulary, or "
-            "leave their annotations out with skip_unknown_names=True"
+            f"{f' and {len(unknown) - 10} more' if len(unknown) > 10 else ''}{spelled_otherwise(unknown, names)}; add "
+            "them to the vocabulary, or leave their annotations out with skip_unknown_names=True"
         )
 
 

@@ -1,0 +1,24 @@
+"""Words that nobody knows, and the known ones that are near."""
+
+import pytest
+from helpers.detections import truth
+
+from decodetr.evaluation.detection_evaluator import DetectionEvaluator
+from decodetr.utils.spelling import closest, spelled_otherwise
+
+
+@pytest.mark.parametrize("name", ["Fire Truck", "fire_truck", "FIRE-TRUCK", " fire  truck"])
+def test_a_name_in_other_letters_is_told(name):
+    words = spelled_otherwise(["cat", name], ["bus", "fire truck"])
+    assert words == f"; {name!r} is 'fire truck' there, and names must be equal to the letter"
+
+
+def test_other_names_are_not():
+    assert spelled_otherwise(["fire engine"], ["fire truck"]) == spelled_otherwise([], ["a"]) == ""
+    assert closest("fire truk", ["bus", "fire truck"]) == "; did you mean 'fire truck'?"
+
+
+def test_an_evaluation_says_so():
+    coco = truth(["Fire_Truck"], {1: [("Fire_Truck", [0, 0, 10, 10])]})
+    with pytest.raises(ValueError, match="'Fire_Truck' is 'fire truck' there, .* Give a vocabulary that has them"):
+        DetectionEvaluator(coco, ["fire truck"])
