@@ -50,9 +50,7 @@ def command_of(stage: str, options: BuildOptions, start: Start) -> list[str]:
     out, data = options.output, _data(options, start)
     device = ["--device", options.device]
     teachers = {"--clip": options.clip, "--captioner": options.captioner}
-    asked = ["--prompt", options.prompt] if options.prompt else []
-    if (options.prompt or "").startswith("-"):  # no option
-        asked = [f"--prompt={options.prompt}"]
+    asked = [f"--prompt={options.prompt}"] if options.prompt else []  # in one word: it may begin with a hyphen
     asked += [] if options.keep_share is None else ["--keep-share", str(options.keep_share)]
     seed = ["--seed", str(options.seed), *_engine(options)]
     if stage == "coverage":

@@ -35,7 +35,8 @@ def has_boxes(images: str | Path) -> bool:
     if _is_list(images):
         return False
     try:
-        kind, learned = kind_of(images), has_part(images, "train")
+        kind = kind_of(images)
+        learned = kind != "images" and has_part(images, "train")
     except FileNotFoundError as error:
         if not os.path.exists(images):
             raise FileNotFoundError(

@@ -89,12 +89,16 @@ def best_score(threshold: float) -> str:
     return f"F1 is best at a score of {score_text(threshold)}: `decodetr predict --threshold`."
 
 
-def best_of_report(report: Mapping[str, Any]) -> float | None:
-    """The score at which F1 is best, of a report.json. None where nothing was found, or where fewer than
-    `LEAST_OF_BEST` objects say so."""
-    objects = sum(row["support"] for row in report.get("per_name", {}).values())
-    threshold = report.get("threshold", 1.0)  # 1: nothing was found
+def best_of(threshold: float, objects: int) -> float | None:
+    """The score at which F1 is best, if it says something. None where nothing was found, which has a threshold of 1,
+    or where fewer than `LEAST_OF_BEST` objects say so."""
     return threshold if threshold < 1 and objects >= LEAST_OF_BEST else None
+
+
+def best_of_report(report: Mapping[str, Any]) -> float | None:
+    """[`best_of`] what a report.json has."""
+    objects = sum(row["support"] for row in report.get("per_name", {}).values())
+    return best_of(report.get("threshold", 1.0), objects)
 
 
 def of_one(measured: dict[str, dict], group: str) -> dict[str, dict]:

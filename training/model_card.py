@@ -8,7 +8,7 @@ from decodetr.annotations.coco import CocoAnnotations
 from decodetr.cards.model_card import ModelFacts, model_card
 from decodetr.cards.places import last_part, shown_command, shown_place
 from decodetr.cards.results import measured_text, results_of
-from decodetr.cards.scores import LEAST_OF_BEST, scores_section
+from decodetr.cards.scores import best_of, scores_section
 from decodetr.evaluation.output_evaluator import rules_of
 from decodetr.modeling_decodetr import DeCoDetrConfig
 from decodetr.training.forgetting import ForgettingReport
@@ -115,8 +115,7 @@ def _scores(result):
     best = None
     if result.metrics is not None:
         objects = len(result.val.annotations_by_image.column("id", crowds=False))
-        found = result.metrics["eval_best_threshold"]
-        best = found if found < 1 and objects >= LEAST_OF_BEST else None  # 1: nothing was found
+        best = best_of(result.metrics["eval_best_threshold"], objects)
     return scores_section(result.config, result.not_calibrated, result.scores, best)
 
 

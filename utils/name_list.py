@@ -36,9 +36,9 @@ def read_names(text: str | None = None, file: str | Path | None = None, option: 
 
 def read_typed_names(text: str | None, option: str) -> list[str] | None:
     """As [`read_names`], of an option of a command: a .txt or .json file stands for the names in it."""
-    return (
-        read_names(text, option=option) if names_file(text) is None else list(read_prompts(text, option=option) or ())
-    )
+    if names_file(text) is None:
+        return read_names(text, option=option)
+    return list(read_prompts(text, option=option) or ())
 
 
 def names_file(text: str | None) -> Path | None:
