@@ -7,7 +7,6 @@ streaming evaluation, and the swap between training names and deployment names.
 
 import contextlib
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ from decodetr.training.fsdp import check_sharded, keep_class_name, load_weights,
 from decodetr.training.hub import PushingTrainer
 from decodetr.training.identity import run_identity, settings_identity
 from decodetr.training.loggers import PoolMaps
+from decodetr.training.loss_terms import LossTerms
 from decodetr.training.pairs import CAPTIONS_NEED
 from decodetr.training.pictures import EvaluationPictures, write_sheet
 from decodetr.training.predictions import KeptPredictions
@@ -130,7 +130,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
         check_sharded(self)
         # forward takes **kwargs for the detector, not a batch-wide item count: let the Trainer average micro-batches.
         self.model_accepts_loss_kwargs = False
-        self._term_sums, self._term_counts = defaultdict(float), defaultdict(int)
+        self._loss_terms = LossTerms()
         self._pool_sums = self._parameters = None
         self._pool_momentum = PoolMomentum(self)
         for callback in (self._pool_momentum, *chosen_callbacks(self, self._coding)):
@@ -280,24 +280,18 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
             loss = loss + bare.config.distill_weight * terms["loss_distill"]
             loss = loss + self.align_weight() * terms["loss_align"]
             self._collect_text_embeds(bare, inputs)
-        for name, term in terms.items():
-            self._term_sums[name] += term.detach().float()
-            self._term_counts[name] += 1
+        self._loss_terms.add(terms)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of every loss term since the last log, lambda_align and the pool's mean cosine."""
-        if "loss" in logs and self._term_sums:
-            names = sorted(self._term_sums)
-            means = torch.stack([self._term_sums[name] / self._term_counts[name] for name in names])
-            means = self.accelerator.gather(means[None]).mean(0).tolist()
-            logs.update(zip(names, means))
+        if "loss" in logs and (means := self._loss_terms.means(gather_object)):
+            logs.update(means)
             logs["align_weight"] = self.align_weight()
             model = self.model
             if self.args.streams != "localization" and model.config.pool_update != "frozen":
                 logs["pool_mean_cosine"] = model.prototype_pool.mean_cosine()
-            self._term_sums.clear()
-            self._term_counts.clear()
+            self._loss_terms.clear()
         super().log(logs, start_time)
 
     # Optimizer
@@ -347,8 +341,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
     def forget_sums(self) -> None:
         """Forget what a step that failed has collected: `auto_find_batch_size` starts again after it."""
         self._pool_sums = self._parameters = None
-        self._term_sums.clear()
-        self._term_counts.clear()
+        self._loss_terms.clear()
 
     def step_pool(self) -> None:
         """Apply the momentum step to what was collected since the last one. All processes end with the same pool."""
