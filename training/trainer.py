@@ -25,7 +25,7 @@ from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.training import checkpoints, fields, memory
 from decodetr.training.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
 from decodetr.training.callbacks import PoolMomentum, chosen_callbacks
-from decodetr.training.dataloading import StreamedTraining, check_streamed, collate_or_skip, set_epoch
+from decodetr.training.dataloading import StreamedTraining, check_loading, collate_or_skip, set_epoch
 from decodetr.training.feature_cache import FeatureCache, cache_of_run, feature_collate
 from decodetr.training.fsdp import check_sharded, keep_class_name, load_weights, total_norm
 from decodetr.training.hub import PushingTrainer
@@ -101,7 +101,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
     ) -> None:
         args = DeCoDetrTrainingArguments(output_dir="tmp_trainer") if args is None else args
         fields.check_arguments(args, model, model_init, kwargs)
-        check_streamed(args, train_dataset)
+        check_loading(args, train_dataset)
         self.args, self.train_dataset = args, None
         if model is None:
             set_seed(args.seed)
