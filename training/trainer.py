@@ -37,7 +37,7 @@ from decodetr.training.pictures import EvaluationPictures, write_sheet
 from decodetr.training.predictions import KeptPredictions
 from decodetr.training.running_statistics import share_statistics
 from decodetr.training.searching import SearchingTrainer
-from decodetr.training.streams import freeze_other, frozen, learning, parameter_groups, stream_of
+from decodetr.training.streams import freeze_other, frozen, learning, parameter_groups, set_learning, stream_of
 from decodetr.training.timm_backbone import freeze_backbone, keep_frozen
 from decodetr.training.trainer_data import check_before_training, check_evaluated, check_names
 
@@ -112,6 +112,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
         self.deployment_vocabulary = deployment_vocabulary
         self.novel_names, self.groups, self.names_learned = novel_names, groups, names_learned
         self.weight_average = self.resumed_from = self._predicted = None
+        self._frozen = []
         self._model_class = type(model)  # FSDP changes it
         self._prepare(model)
         self._identity = run_identity(args, model, train_dataset, start, deployment_vocabulary)
@@ -150,11 +151,13 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
         freeze_other(model, args.streams)
         if args.freeze_backbone:
             freeze_backbone(model.detector)
-        self._frozen = [parameter for parameter in learned if not parameter.requires_grad]
+        # Into the same list: `train` frees what it has at the end, of a model that `model_init` made meanwhile too.
+        self._frozen[:] = [parameter for parameter in learned if not parameter.requires_grad]
 
     def call_model_init(self, trial: Any = None) -> "DeCoDetrForObjectDetection":
         """A new model by `model_init`, with the names and frozen parts of this run."""
         model = fields.accepted(super().call_model_init(trial))
+        set_learning(self._frozen, True)  # of the model before, which may be this one
         self._prepare(model)
         if isinstance(self.train_dataset, FeatureCache):
             self.train_dataset.check(model)
