@@ -141,8 +141,9 @@ class TrainingRun:
             except KeyboardInterrupt:
                 self._say_how_to_go_on(trainer.state.global_step)
                 raise
-            kept.fit(trainer, processor)
             trainer.save_model(_internal_call=True)  # sent once its card has the results
+            if kept.fit(trainer, processor):  # after a save, so that an error there cannot lose the trained model
+                trainer.save_model(_internal_call=True)
             trainer.save_state()
             trainer.accelerator.wait_for_everyone()  # nobody reads cached features any more
             if trainer.is_world_process_zero() and isinstance(trainer.train_dataset, FeatureCache):

@@ -116,5 +116,4 @@ def step(trainer, batch):
 def trainer_losses(trainer) -> dict:
     """Mean of the main loss terms over all steps: a mode that learned nothing, or something else, would show here."""
     kept = ("loss_det", "loss_distill", "loss_align")
-    sums, counts = trainer._term_sums, trainer._term_counts
-    return {name: (sums[name] / counts[name]).item() for name in kept if counts[name]}
+    return {name: mean for name, mean in trainer._loss_terms.means().items() if name in kept}

@@ -125,9 +125,13 @@ class OutputEvaluator:
         self._seen = set()
 
     def update(self, image_ids: Sequence[int], results: Sequence[Mapping]) -> None:
-        """Add a batch. An image that was there before is dropped: samplers of several processes pad the last batch."""
-        fresh = [i for i, image_id in enumerate(image_ids) if image_id not in self._seen]
-        self._seen.update(image_ids)
+        """Add a batch. Of an image that comes again, in this batch too, the first one counts: samplers of several
+        processes pad the last batch."""
+        fresh = []
+        for i, image_id in enumerate(image_ids):
+            if image_id not in self._seen:
+                self._seen.add(image_id)
+                fresh.append(i)
         ids = [image_ids[i] for i in fresh]
         self.by_name.update(ids, [results[i] for i in fresh])
         located = [(image_ids[i], results[i]["localization"]) for i in fresh if "localization" in results[i]]

@@ -116,29 +116,41 @@ class KeptImages:
         asked = "nms_iou" not in said_fields(options)
         return cls(source, kept, reason, asked), coco.select_images({image["image_id"] for image in coco.images} - ids)
 
-    def fit(self, trainer: "DeCoDetrTrainer", processor: "DeCoDetrImageProcessor") -> None:
+    def fit(self, trainer: "DeCoDetrTrainer", processor: "DeCoDetrImageProcessor") -> bool:
         """Choose `nms_iou` and calibrate the trained model of a DeCoDetrTrainer, whose config gets what was found;
-        every process does the same. What cannot be fitted leaves it as it is, with a warning."""
+        every process does the same. What cannot be fitted leaves it as it is, with a warning. Returns whether the
+        config has changed."""
         if self.kept is None:
-            return
+            return False
         config, names = trainer.model.config, (trainer.deployment_vocabulary or trainer.training_vocabulary).names
         known = set(names)
-        coco = self.kept.select([name for name in self.kept.names if name in known])
+        if not (shared := [name for name in self.kept.names if name in known]):
+            none = f"none of the names of the {len(self.kept)} images kept aside is one of the saved model's"
+            logger.warning(
+                "Nothing is set after training: %s; `decodetr calibrate --duplicates` does it on images with boxes of "
+                "those",
+                none,
+            )
+            self.reason = self.reason or f"{none}; {_OTHER_IMAGES}"
+            return False
+        coco = self.kept.select(shared)
         dataset = DetectionDataset(coco, processor, names, skip_unknown_names=True)
         with uncalibrated(config):
             found = _detections(trainer, dataset)
             asked = self.chooses_nms_iou and config.nms_iou is None
-            if asked and _choose_nms_iou(config, found.localization):
+            suppresses = asked and _choose_nms_iou(config, found.localization)
+            if suppresses:
                 found = _detections(trainer, dataset)
         if self.reason is not None:
-            return
+            return suppresses
         try:
             fields = fit_scores(found.by_name)
         except TooLittle as error:
             self.reason = f"of the {len(coco)} images kept aside, {error}"
             logger.warning("Scores are not calibrated: %s", self.reason)
-            return
+            return suppresses
         set_calibration(config, fields, {"data": self.source, "kept_aside": True})
+        return True
 
 
 def _detections(trainer, dataset):

@@ -61,18 +61,19 @@ def choose(situation: Situation, given: Set[str], training: "DeCoDetrTrainingArg
         dict: {field of DeCoDetrTrainingArguments: value}, without those that are given.
     """
     found: dict[str, Any] = {"per_device_train_batch_size": _batch(situation)}
+    own_batch = "per_device_train_batch_size" in given
+    batch = (training.per_device_train_batch_size if own_batch else _batch(situation)) * situation.parts
     if "learning_rate" not in given:  # which is also that of the groups without a given rate
         found |= _rates(situation)
     if not {"max_steps", "num_train_epochs"} & given and situation.images:
-        batch = found | {name: getattr(training, name) for name in given & found.keys()}
-        found["max_steps"] = steps(situation, batch["per_device_train_batch_size"] * situation.parts)
+        found["max_steps"] = steps(situation, batch)
     if situation.cached and situation.augmented and _seen_twice(situation):
         found["cache_views"] = 2  # each of which such a run sees at least once
     if situation.streams == "semantic" or situation.semantics == TRAINED:
         found["align_weight_start"] = 1.0  # no localization that has to come first
     if situation.detector == TRAINED and situation.streams != "semantic" and situation.images < _FEW:
         found["freeze_backbone"] = True  # few images have other batch norm statistics than many
-    length = _length(situation, found, given, training)
+    length = _length(situation, found, given, training, batch)
     found["lr_scheduler_type"] = "cosine"
     if "lr_scheduler_type" not in given or training.lr_scheduler_type != SchedulerType.CONSTANT:
         found["warmup_steps"] = min(200 if situation.detector == NEW else 50, length // 10)
@@ -130,11 +131,12 @@ def _round(value):
     return math.ceil(value / scale) * scale
 
 
-def _length(situation, found, given, training):
-    """Steps of the run, as far as they are known: chosen, given, or of the given epochs."""
+def _length(situation, found, given, training, batch):
+    """Steps of `batch` images that the run has, as far as they are known: chosen, given, or of the given epochs."""
     if "max_steps" in found:
         return found["max_steps"]
     if training.max_steps > 0:
         return training.max_steps
     images = situation.images * (training.cache_views if "cache_views" in given else found.get("cache_views", 1))
-    return math.ceil(training.num_train_epochs * images / BATCH)
+    an_epoch = images // batch if training.dataloader_drop_last else math.ceil(images / batch)
+    return math.ceil(training.num_train_epochs * an_epoch)

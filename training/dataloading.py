@@ -1,7 +1,7 @@
 """Read training images: the epoch that their order depends on, and streams without a length.
 
 Of a stream, Accelerate would have the first process read for all of them and cut what it sends in slices, of a list of
-label dicts too, or have every process decode everything. Here every process reads its own share
+label dicts too (`dispatch_batches`), or have every process decode everything. Here every process reads its own share
 (`StreamedDetectionDataset`), and a resumed run passes over what it has had without decoding it.
 """
 
@@ -20,20 +20,22 @@ if TYPE_CHECKING:
     from decodetr.processing.streamed_dataset import StreamedDetectionDataset
     from decodetr.training.arguments import DeCoDetrTrainingArguments
 
+DISPATCH = (
+    "accelerator_config.dispatch_batches=True would give images the labels of others: label dicts are cut in slices "
+    "between processes; leave it out"
+)
 
-def check_streamed(args: "DeCoDetrTrainingArguments", dataset: "Dataset | None") -> None:
+
+def check_loading(args: "DeCoDetrTrainingArguments", dataset: "Dataset | None") -> None:
     """Set `args.accelerator_config.dispatch_batches` to False if the training data are iterable.
 
     Raises:
-        ValueError: the arguments do not go with such data.
+        ValueError: the arguments do not go with such data, or batches would be cut in slices.
     """
+    if args.accelerator_config.dispatch_batches:
+        raise ValueError(DISPATCH)
     if not isinstance(dataset, IterableDataset):
         return
-    if args.accelerator_config.dispatch_batches:
-        raise ValueError(
-            "accelerator_config.dispatch_batches=True would give images the labels of others: label dicts of streamed "
-            "data are cut in slices between processes; leave it out"
-        )
     if args.max_steps <= 0 and not has_length(dataset):
         raise ValueError("streamed training data have no length: give the number of steps, --max-steps N")
     if args.cache_features:

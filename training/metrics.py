@@ -26,19 +26,25 @@ def default_metric(streams: str, novel: bool = False) -> str:
     return "eval_AP50_base" if novel else "eval_AP50"
 
 
+def full_name(metric: str | None) -> str:
+    """The name that an evaluation during training gives a metric: with "eval_", which need not be typed."""
+    return metric if metric and metric.startswith("eval_") else f"eval_{metric}"
+
+
 def check_metric(
     args: "DeCoDetrTrainingArguments",
     groups: Sequence[str] = (),
     novel: bool = False,
     empty: Collection[str] = (),
     max_detections: Iterable[int] = (COCO_DETECTIONS, FEDERATED_DETECTIONS),
+    prefix: str = "eval",
 ) -> None:
     """Check `metric_for_best_model` before the first step.
 
     Args:
         args (DeCoDetrTrainingArguments). groups: names of the groups of names besides novel and base.
         novel (bool): names are split into novel and base. empty: groups whose names have no object.
-        max_detections: what may be kept per image, where the arguments do not say it.
+        max_detections: what may be kept per image, where the arguments do not say it. prefix (str): of the metrics.
 
     Raises:
         ValueError: an evaluation does not give it, it has no value, or it would choose the worst.
@@ -47,11 +53,11 @@ def check_metric(
         return
     given = args.metric_for_best_model
     kept = max_detections if args.eval_max_detections is None else (args.eval_max_detections,)
-    known = [f"eval_{name}" for most in kept for name in output_metric_names(most, groups, novel)]
+    known = [f"{prefix}_{name}" for most in kept for name in output_metric_names(most, groups, novel)]
     known = list(dict.fromkeys(known))
     if args.streams == "localization":  # the names are those of a stream that does not learn
-        known = [name for name in known if name.startswith("eval_class_agnostic_")]
-    name = given if given and given.startswith("eval_") else f"eval_{given}"
+        known = [name for name in known if name.startswith(f"{prefix}_class_agnostic_")]
+    name = full_name(given)
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"give one of {', '.join(known)}"
@@ -64,7 +70,7 @@ def check_metric(
     if (group := name.rpartition("_")[2]) in empty:
         raise ValueError(
             f"--metric-for-best-model {given}: the validation data have no object of {group} names, so it has no "
-            f"value; {default_metric(args.streams)} has one"
+            f"value; {default_metric(args.streams).replace('eval', prefix, 1)} has one"
         )
     if args.greater_is_better is False:
         raise ValueError(f"--greater-is-better false: {given} is better the higher it is; leave it out")
@@ -101,18 +107,23 @@ def check_evaluation(
     names: Collection[str],
     novel_names: Iterable[str] | None = None,
     groups: Mapping[str, Iterable[str]] | None = None,
+    prefix: str = "eval",
+    reads_metric: bool = True,
 ) -> None:
     """Check, before the first step, that evaluations of a run can be made and give the metric that it reads.
 
     Args:
         args (DeCoDetrTrainingArguments). coco: annotations of the evaluation. names (list[str]): of the model then.
         novel_names: of the split, or None. groups: {group: names} besides novel and base, or None.
+        prefix (str): of its metrics. reads_metric (bool): the metric that the run reads, if any, is one of them.
 
     Raises:
         ValueError: names with objects that the model lacks, or see [`check_metric`].
     """
     used, novel = check_names(coco, names), set(novel_names or ())
+    if not reads_metric:
+        return
     members = dict(groups or {}) | ({"novel": novel, "base": set(coco.names) - novel} if novel else {})
     empty = [group for group, some in members.items() if not used & set(some)]
     kept = rules_of(coco, args.eval_max_detections)["max_detections"]
-    check_metric(args, list(groups or ()), bool(novel), empty, (kept,))
+    check_metric(args, list(groups or ()), bool(novel), empty, (kept,), prefix)

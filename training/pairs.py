@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
 from decodetr.modeling_decodetr.detectors import detector_family
 from decodetr.training.calibration import why_none_kept, why_not
+from decodetr.training.dataloading import DISPATCH
 from decodetr.training.memory import can_checkpoint_family
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def check_pairs(facts: "Facts") -> list[str]:
     """
     problems = [*_start(facts), *_data(facts), *_setting(facts), *_regions(facts)]
     if facts.training is not None:
-        problems += [*_streams(facts), *_streaming(facts), *_useless(facts), *_calibration(facts)]
+        problems += [*_streams(facts), *_loading(facts), *_useless(facts), *_calibration(facts)]
     if facts.config is not None:
         problems += [*_config(facts)]
     return problems
@@ -138,8 +139,10 @@ def _calibration(facts):
         yield f"--set {set_too[0]}: this run calibrates its scores itself; give --calibration-share 0 to set them"
 
 
-def _streaming(facts):
+def _loading(facts):
     options, training = facts.options, facts.training
+    if training.accelerator_config.dispatch_batches:
+        yield DISPATCH
     if not options.streaming:
         return
     if options.train_annotations:
@@ -152,8 +155,6 @@ def _streaming(facts):
         yield "streamed training data have no length: give the number of steps, --max-steps N"
     if training.cache_features:
         yield "cache_features keeps features of all images, and streamed data have no end: leave one out"
-    if training.accelerator_config.dispatch_batches:
-        yield "accelerator_config.dispatch_batches=True would give streamed images the labels of others; leave it out"
 
 
 def _useless(facts):

@@ -39,9 +39,10 @@ class EvaluationPictures:
         self._results = {}
 
     def update(self, image_ids: Iterable[int], results: Iterable[Mapping[str, Any]]) -> None:
-        """Take in a batch: dicts with "scores", "labels", "boxes" (xyxy pixels), as `results_of` gives them."""
+        """Take in a batch: dicts with "scores", "labels", "boxes" (xyxy pixels), as `results_of` gives them. Of an
+        image that comes again the first one counts, as in the metrics."""
         for image_id, result in zip(image_ids, results):
-            if image_id in self._wanted:
+            if image_id in self._wanted and image_id not in self._results:
                 self._results[image_id] = {key: result[key].cpu() for key in ("scores", "labels", "boxes")}
 
     def merge(self, gather: Callable[[list], list]) -> None:

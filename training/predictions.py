@@ -18,11 +18,15 @@ class KeptPredictions:
         names: list[str],
     ) -> None:
         """
+        Take in a batch. Of an image that comes again the first one counts, as in the metrics.
+
         Args:
             ids: image ids of a batch. results: dicts of `results_of`. labels: dicts of the data set.
             names (list[str]): of the labels of the detections.
         """
         for image_id, result, label in zip(ids, results, labels):
+            if image_id in self._rows:
+                continue
             found = {key: value.cpu() for key, value in result.items() if key != "localization"}
             found["localization"] = {key: value.cpu() for key, value in result["localization"].items()}
             truth = {key: label[key].cpu() for key in ("class_labels", "boxes", "orig_size")}

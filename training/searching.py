@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
 
-from decodetr.training.metrics import default_metric
+from decodetr.training.metrics import default_metric, full_name
 
 if TYPE_CHECKING:
     from transformers.trainer_utils import BestRun
@@ -38,7 +38,7 @@ class SearchingTrainer(Trainer):
             direction: default: "maximize", or "minimize" where `greater_is_better` is False.
         """
         metric = self.args.metric_for_best_model or default_metric(self.args.streams, bool(self.novel_names))
-        key = metric if metric.startswith("eval_") else f"eval_{metric}"
+        key = full_name(metric)
         if direction is None:
             direction = "minimize" if self.args.greater_is_better is False else "maximize"
         objective = compute_objective or (lambda metrics: metrics[key])

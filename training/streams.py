@@ -1,7 +1,7 @@
 """The two streams of a model: which parameters are whose, and which learn."""
 
 import contextlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,15 +33,19 @@ def learning(model: "nn.Module") -> list["nn.Parameter"]:
 
 @contextlib.contextmanager
 def frozen(parameters: Sequence["nn.Parameter"]) -> Iterator[None]:
-    """Inside, they get no gradient. Afterwards they do: what a run freezes, the next one of the same model may
-    teach."""
-    for parameter in parameters:
-        parameter.requires_grad_(False)
+    """Inside, they get no gradient. Afterwards those that the list has then do: what a run freezes, the next one of
+    the same model may teach."""
+    set_learning(parameters, False)
     try:
         yield
     finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+        set_learning(parameters, True)
+
+
+def set_learning(parameters: Iterable["nn.Parameter"], learns: bool) -> None:
+    """Let parameters get a gradient, or none."""
+    for parameter in parameters:
+        parameter.requires_grad_(learns)
 
 
 def parameter_groups(

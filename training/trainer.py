@@ -7,7 +7,6 @@ streaming evaluation, and the swap between training names and deployment names.
 
 import contextlib
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,18 +25,19 @@ from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.training import checkpoints, fields, memory
 from decodetr.training.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
 from decodetr.training.callbacks import PoolMomentum, chosen_callbacks
-from decodetr.training.dataloading import StreamedTraining, check_streamed, collate_or_skip, set_epoch
+from decodetr.training.dataloading import StreamedTraining, check_loading, collate_or_skip, set_epoch
 from decodetr.training.feature_cache import FeatureCache, cache_of_run, feature_collate
 from decodetr.training.fsdp import check_sharded, keep_class_name, load_weights, total_norm
 from decodetr.training.hub import PushingTrainer
 from decodetr.training.identity import run_identity, settings_identity
 from decodetr.training.loggers import PoolMaps
+from decodetr.training.loss_terms import LossTerms
 from decodetr.training.pairs import CAPTIONS_NEED
 from decodetr.training.pictures import EvaluationPictures, write_sheet
 from decodetr.training.predictions import KeptPredictions
 from decodetr.training.running_statistics import share_statistics
 from decodetr.training.searching import SearchingTrainer
-from decodetr.training.streams import freeze_other, frozen, learning, parameter_groups, stream_of
+from decodetr.training.streams import freeze_other, frozen, learning, parameter_groups, set_learning, stream_of
 from decodetr.training.timm_backbone import freeze_backbone, keep_frozen
 from decodetr.training.trainer_data import check_before_training, check_evaluated, check_names
 
@@ -101,7 +101,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
     ) -> None:
         args = DeCoDetrTrainingArguments(output_dir="tmp_trainer") if args is None else args
         fields.check_arguments(args, model, model_init, kwargs)
-        check_streamed(args, train_dataset)
+        check_loading(args, train_dataset)
         self.args, self.train_dataset = args, None
         if model is None:
             set_seed(args.seed)
@@ -112,6 +112,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
         self.deployment_vocabulary = deployment_vocabulary
         self.novel_names, self.groups, self.names_learned = novel_names, groups, names_learned
         self.weight_average = self.resumed_from = self._predicted = None
+        self._frozen = []
         self._model_class = type(model)  # FSDP changes it
         self._prepare(model)
         self._identity = run_identity(args, model, train_dataset, start, deployment_vocabulary)
@@ -130,7 +131,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
         check_sharded(self)
         # forward takes **kwargs for the detector, not a batch-wide item count: let the Trainer average micro-batches.
         self.model_accepts_loss_kwargs = False
-        self._term_sums, self._term_counts = defaultdict(float), defaultdict(int)
+        self._loss_terms = LossTerms()
         self._pool_sums = self._parameters = None
         self._pool_momentum = PoolMomentum(self)
         for callback in (self._pool_momentum, *chosen_callbacks(self, self._coding)):
@@ -150,11 +151,13 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
         freeze_other(model, args.streams)
         if args.freeze_backbone:
             freeze_backbone(model.detector)
-        self._frozen = [parameter for parameter in learned if not parameter.requires_grad]
+        # Into the same list: `train` frees what it has at the end, of a model that `model_init` made meanwhile too.
+        self._frozen[:] = [parameter for parameter in learned if not parameter.requires_grad]
 
     def call_model_init(self, trial: Any = None) -> "DeCoDetrForObjectDetection":
         """A new model by `model_init`, with the names and frozen parts of this run."""
         model = fields.accepted(super().call_model_init(trial))
+        set_learning(self._frozen, True)  # of the model before, which may be this one
         self._prepare(model)
         if isinstance(self.train_dataset, FeatureCache):
             self.train_dataset.check(model)
@@ -280,24 +283,18 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
             loss = loss + bare.config.distill_weight * terms["loss_distill"]
             loss = loss + self.align_weight() * terms["loss_align"]
             self._collect_text_embeds(bare, inputs)
-        for name, term in terms.items():
-            self._term_sums[name] += term.detach().float()
-            self._term_counts[name] += 1
+        self._loss_terms.add(terms)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of every loss term since the last log, lambda_align and the pool's mean cosine."""
-        if "loss" in logs and self._term_sums:
-            names = sorted(self._term_sums)
-            means = torch.stack([self._term_sums[name] / self._term_counts[name] for name in names])
-            means = self.accelerator.gather(means[None]).mean(0).tolist()
-            logs.update(zip(names, means))
+        if "loss" in logs and (means := self._loss_terms.means(gather_object)):
+            logs.update(means)
             logs["align_weight"] = self.align_weight()
             model = self.model
             if self.args.streams != "localization" and model.config.pool_update != "frozen":
                 logs["pool_mean_cosine"] = model.prototype_pool.mean_cosine()
-            self._term_sums.clear()
-            self._term_counts.clear()
+            self._loss_terms.clear()
         super().log(logs, start_time)
 
     # Optimizer
@@ -347,8 +344,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
     def forget_sums(self) -> None:
         """Forget what a step that failed has collected: `auto_find_batch_size` starts again after it."""
         self._pool_sums = self._parameters = None
-        self._term_sums.clear()
-        self._term_counts.clear()
+        self._loss_terms.clear()
 
     def step_pool(self) -> None:
         """Apply the momentum step to what was collected since the last one. All processes end with the same pool."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
 
-from decodetr.training.metrics import check_evaluation
+from decodetr.training.metrics import check_evaluation, full_name
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -32,10 +32,16 @@ def check_before_training(trainer: "DeCoDetrTrainer") -> None:
         return
     if trainer.args.eval_strategy != "no":
         check_evaluated(trainer.eval_dataset, trainer.processing_class)
-    if (coco := getattr(trainer.eval_dataset, "coco", None)) is not None:
-        names = (trainer.deployment_vocabulary or trainer.training_vocabulary).names
-        groups = trainer.groups(coco, names) if trainer.groups else None
-        check_evaluation(trainer.args, coco, names, trainer.novel_names, groups)
+    names = (trainer.deployment_vocabulary or trainer.training_vocabulary).names
+    data, metric = trainer.eval_dataset, full_name(trainer.args.metric_for_best_model)
+    parts = {f"eval_{part}": dataset for part, dataset in data.items()} if isinstance(data, dict) else {"eval": data}
+    # The metric is of one of the data sets. Where it names none, the first is asked, so that it says what it has.
+    named = [part for part in parts if metric.startswith(f"{part}_")] or list(parts)[:1]
+    of_metric = max(named, key=len, default=None)
+    for part, dataset in parts.items():
+        if (coco := getattr(dataset, "coco", None)) is not None:
+            groups = trainer.groups(coco, names) if trainer.groups else None
+            check_evaluation(trainer.args, coco, names, trainer.novel_names, groups, part, part == of_metric)
 
 
 def check_names(dataset: "Dataset | None", names: Sequence[str]) -> None:

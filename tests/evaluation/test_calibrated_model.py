@@ -234,6 +234,29 @@ def test_training_calibrates_on_images_that_it_keeps_aside(world, tmp_path, capl
     assert state["epoch"] == 0.5  # two of the four batches that 30 images make
 
 
+def test_a_run_that_deploys_none_of_its_training_names_is_not_lost(world, tmp_path, caplog):
+    Vocabulary.random(["heron", "yak"], 16).save_pretrained(tmp_path / "others")
+    options = ("--calibration-share", "0.5", "--deploy-vocabulary", str(tmp_path / "others"))
+    assert _train(world, tmp_path / "out", *options) == 0
+    model = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "out")
+    assert model.vocabulary.names == ["heron", "yak"] and model.config.score_threshold is None
+    assert "none of the names of the 30 images kept aside is one of the saved model's" in caplog.text
+    assert "none of the names of the 30 images kept aside" in (tmp_path / "out/README.md").read_text()
+
+
+def test_an_error_on_the_kept_images_does_not_lose_the_trained_model(world, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("a picture is damaged")
+
+    monkeypatch.setattr("decodetr.training.calibration._detections", fail)
+    options = ("--calibration-share", "0.5", "--semantic_learning_rate", "0.1")
+    assert _train(world, tmp_path / "out", *options) == 1
+    begun, trained = (
+        DeCoDetrForObjectDetection.from_pretrained(f).state_dict() for f in (world / "model", tmp_path / "out")
+    )
+    assert not torch.equal(*(state["semantic_stream.predictor.weight"] for state in (begun, trained)))
+
+
 def test_a_run_that_finds_objects_twice_suppresses_the_duplicates(crowded, tmp_path, caplog):
     options = ("--calibration-share", "0.5")
     assert _train(crowded, tmp_path / "out", *options) == 0

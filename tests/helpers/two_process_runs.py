@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainer, DeCoDetrTrainingArguments
+from decodetr.processing import DetectionDataset
 from helpers.tiny_models import tiny_config
 from helpers.trainings import make_parts, make_trainer
 
@@ -155,6 +156,37 @@ def learning_batch_norms(scenes, folder):
     found = {"logs": logs, "best": best, "drifted": drifted, "statistics": _statistics(trained)}
     found |= {"metrics": predicted.metrics, "scores": [row["scores"] for row in predicted.predictions]}
     torch.save(found, Path(folder) / f"{os.environ['RANK']}.pt")
+
+
+def short_of_boxes_and_images(scenes, folder):
+    """With a family that gives no denoising terms for a batch without boxes: evaluate and predict fewer images than a
+    batch has, then train where the second process sees no box. What each process has goes to FOLDER/RANK.pt."""
+    torch.set_num_threads(1)
+    trained = make_trainer(
+        Path(scenes),
+        Path(folder) / "run",
+        augment=False,
+        max_steps=2,
+        logging_steps=1,
+        per_device_train_batch_size=2,
+        per_device_eval_batch_size=8,
+        train_sampling_strategy="sequential",
+    )
+    few, terms = few_images(trained), []
+    found = {"metrics": trained.evaluate(few), "rows": trained.predict(few).predictions}
+    trained.train_dataset = Halved(trained.train_dataset)
+    trained.model.register_forward_hook(lambda model, args, outputs: terms.append(outputs.loss_dict))
+    trained.train()
+    terms = [{name: float(term) for name, term in of_step.items()} for of_step in terms]
+    logs = [entry for entry in trained.state.log_history if "loss_det" in entry]
+    torch.save({**found, "terms": terms, "logs": logs}, Path(folder) / f"{os.environ['RANK']}.pt")
+
+
+def few_images(trained):
+    """The first three of a trainer's validation images, as a data set."""
+    val = trained.eval_dataset
+    coco = val.coco.select_images([image["image_id"] for image in val.coco.images[:3]])
+    return DetectionDataset(coco, trained.processing_class, val.names)
 
 
 def _statistics(trained):

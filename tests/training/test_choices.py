@@ -12,7 +12,7 @@ from decodetr.training.choices import NEW, PRETRAINED, choose, steps
 
 
 def _choose(situation, **given):
-    return choose(situation, set(given), SimpleNamespace(**{"max_steps": -1, **given}))
+    return choose(situation, set(given), SimpleNamespace(**{"max_steps": -1, "dataloader_drop_last": False, **given}))
 
 
 def test_a_new_semantic_stream_over_cached_features():
@@ -117,6 +117,22 @@ def test_the_warm_up_follows_the_length_that_is_given():
     assert _choose(SEMANTIC, num_train_epochs=1.0, cache_views=1)["warmup_steps"] == 20  # 200 steps
     assert "warmup_steps" not in _choose(SEMANTIC, lr_scheduler_type=SchedulerType.CONSTANT)
     assert _choose(SEMANTIC, lr_scheduler_type=SchedulerType.LINEAR)["warmup_steps"] == 50
+
+
+@pytest.mark.parametrize(
+    ("parts", "given", "steps"),
+    [
+        (1, {"per_device_train_batch_size": 64}, 75),
+        (4, {"per_device_train_batch_size": 16}, 75),  # processes, or accumulated batches
+        (4, {}, 600),  # two images each
+        (1, {"per_device_train_batch_size": 150}, 33),  # the last batch of an epoch has fewer
+        (1, {"per_device_train_batch_size": 150, "dataloader_drop_last": True}, 30),
+        (16, {}, 300),  # one image each
+    ],
+)
+def test_the_warm_up_is_a_tenth_of_the_real_steps_of_given_epochs(parts, given, steps):
+    chosen = _choose(replace(LOCALIZATION, parts=parts), num_train_epochs=3, **given)
+    assert chosen["warmup_steps"] == steps // 10
 
 
 def test_further_views_need_augmentation_and_memory():

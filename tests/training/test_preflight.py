@@ -157,6 +157,7 @@ def test_a_mistyped_starting_point_is_told_at_once(refused, option, what):
         (["--image-size", "65"], "needs a multiple of 32; give 64 or 96"),
         (["--backbone", "resnet18"], "--backbone needs --config"),
         (["--val-share", "0.2", "--val-annotations", "VAL"], "--val-annotations none to hold training images back"),
+        (["--accelerator_config", '{"dispatch_batches": true}'], "label dicts are cut in slices between processes"),
         (["--val-share", "1.5"], "must lie between 0 and 1, got 1.5"),
         (["--set", "num_queries=60"], "its detector has: --set detector_config.num_queries=60"),
         (["--set", "detector_config.num_quries=60"], "did you mean 'num_queries'"),

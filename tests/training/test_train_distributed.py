@@ -9,8 +9,15 @@ import pytest
 import torch
 from helpers.paths import TESTS
 from helpers.processes import run_pair, torchrun
-from helpers.trainings import same_state
-from helpers.two_process_runs import RUNS, learning_batch_norms, main, run
+from helpers.trainings import make_trainer, same_state
+from helpers.two_process_runs import (
+    RUNS,
+    few_images,
+    learning_batch_norms,
+    main,
+    run,
+    short_of_boxes_and_images,
+)
 from safetensors.torch import load_file
 
 from decodetr import DeCoDetrForObjectDetection
@@ -97,6 +104,29 @@ def test_processes_whose_batch_norms_learn_decide_alike(scenes, one_process, tmp
     saved = load_file(tmp_path / "run/checkpoint-1/model.safetensors")
     of_first = {name: tensor for name, tensor in first["drifted"][0].items() if name in saved}
     assert len(of_first) > 20 and all(torch.equal(saved[name], tensor) for name, tensor in of_first.items())
+
+
+def test_processes_with_few_images_and_other_loss_terms_go_on(scenes, tmp_path):
+    run_pair(short_of_boxes_and_images, scenes, tmp_path)
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
+    # Each process had the three images several times in its batch of eight.
+    alone = make_trainer(scenes, tmp_path / "one", augment=False, per_device_eval_batch_size=8)
+    expected = alone.predict(few := few_images(alone))
+    metrics = {key.replace("test_", "eval_"): value for key, value in expected.metrics.items() if "A" in key}
+    for own in found:
+        measured = {key: value for key, value in own["metrics"].items() if "A" in key}
+        assert measured == pytest.approx(metrics, abs=0.01, nan_ok=True) and len(measured) > 10
+        assert [row["image_id"] for row in own["rows"]] == [image["image_id"] for image in few.coco.images]
+        for row, other in zip(own["rows"], expected.predictions, strict=True):
+            assert torch.allclose(row["scores"], other["scores"], atol=1e-5)
+    # The second process has no boxes, and so no denoising terms: their mean is that of the first.
+    first, second = (own["terms"] for own in found)
+    assert len(first) == len(second) == len(found[0]["logs"]) == 2
+    for entry, other, ours, theirs in zip(found[0]["logs"], found[1]["logs"], first, second):
+        assert "loss_bbox_dn_0" in ours.keys() - theirs.keys()
+        for name in ours | theirs:
+            values = [terms[name] for terms in (ours, theirs) if name in terms]
+            assert entry[name] == other[name] == pytest.approx(sum(values) / len(values), rel=1e-4, abs=1e-4), name
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from transformers import Trainer
 from decodetr import DeCoDetrTrainer, DeCoDetrTrainingArguments
 from decodetr.cli import main
 from decodetr.training import fields
+from decodetr.training.predictions import KeptPredictions
 
 DOCS = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 OBEYED = set(
@@ -110,6 +111,22 @@ def test_an_optimizer_of_ones_own_is_used(scenes, tmp_path):
     assert type(optimizer) is torch.optim.SGD and {group["lr"] for group in optimizer.param_groups} == {0.5}
     own = torch.optim.Adam(model.parameters(), lr=0.25)
     assert DeCoDetrTrainer(model, args, train, optimizers=(own, None)).create_optimizer() is own
+
+
+def test_the_first_prediction_of_an_image_that_comes_again_is_kept():
+    def part(value):
+        scores = torch.tensor([value])
+        truth = {key: scores for key in ("class_labels", "boxes", "orig_size")}
+        return {"scores": scores, "localization": {"scores": scores}}, truth
+
+    results, labels = zip(*map(part, (0.1, 0.2, 0.3)))
+    kept = KeptPredictions()
+    kept.update([7, 8, 7], results, labels, ["cat"])
+    kept.update([8], results[2:], labels[2:], ["cat"])
+    found, truth = kept.in_order([8, 7])
+    assert [float(row["scores"]) for row in found] == pytest.approx([0.2, 0.1])
+    assert [float(row["localization"]["scores"]) for row in found] == pytest.approx([0.2, 0.1])
+    assert [float(row["boxes"]) for row in truth] == pytest.approx([0.2, 0.1])
 
 
 def test_predict_gives_detections_and_metrics(scenes, tmp_path):

@@ -46,6 +46,20 @@ def test_frozen_parts_of_a_new_model_stay(scenes, tmp_path):
     assert not same_state(state_of(made[0].detector), state_of(made[-1].detector))
 
 
+@pytest.mark.parametrize("same", [False, True], ids=["new models", "one model"])
+def test_a_new_model_learns_again_after_its_training(scenes, tmp_path, same):
+    made = []
+    _, trainer = _made(scenes, tmp_path, made, streams="localization", freeze_backbone=True, max_steps=1)
+    if same:
+        trainer.model_init = lambda: made[0]
+    whole = {name for name, p in make_parts(scenes)[0].named_parameters() if p.requires_grad}
+    for _ in range(2):
+        before = state_of(trainer.model.semantic_stream)
+        trainer.train()
+        assert same_state(before, state_of(trainer.model.semantic_stream))
+        assert {name for name, p in trainer.model.named_parameters() if p.requires_grad} == whole
+
+
 def test_a_search_tries_its_rates(scenes, tmp_path, monkeypatch):
     """What `hyperparameter_search` does with a trial, without the library that makes trials."""
     made = []

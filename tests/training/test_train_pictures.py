@@ -34,7 +34,8 @@ def test_detections_are_beside_annotations(scenes):
     sheet = pictures.sheet(["one", "two"])
     assert sheet.size == (4 * _CELL, 2 * (_CELL + _HEADER))  # two images in a row, the fourth was not asked for
     again = EvaluationPictures(coco, 3)
-    again.update(ids, [found([])] * len(ids))
+    again.update([*ids, ids[0]], [*[found([])] * len(ids), found([0.9])])  # the first one of an image counts
+    again.update(ids[:2], [found([0.9])] * 2)
     plain = again.sheet(["one", "two"])
     for (row, column), drawn in {(0, 1): True, (0, 3): False, (1, 1): False}.items():
         same = np.abs(_cell(sheet, row, column) - _cell(plain, row, column)).max() == 0

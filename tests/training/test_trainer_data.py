@@ -40,6 +40,45 @@ def test_an_evaluation_that_cannot_be_made_is_refused_before_the_first_step(scen
         DeCoDetrTrainer(model, args, train, eval_dataset=val).train()
 
 
+def test_batches_that_one_process_would_cut_for_all_are_refused(scenes, tmp_path):
+    with pytest.raises(ValueError, match="dispatch_batches=True would give images the labels of others"):
+        make_trainer(scenes, tmp_path, accelerator_config={"dispatch_batches": True})
+    assert make_trainer(scenes, tmp_path).args.accelerator_config.dispatch_batches is None
+
+
+@pytest.mark.parametrize(
+    "metric, words",
+    [
+        (None, "eval_AP50: no metric of an evaluation during training; did you mean eval_a_AP50 or"),
+        ("eval_c_AP50", "did you mean eval_a_AP50 or"),
+        ("eval_b_AP5", "did you mean eval_b_AP.* or eval_b_AP50"),
+        ("a_b_AP5", "did you mean eval_a_b_AP.* or eval_a_b_AP50"),
+    ],
+)
+def test_a_metric_of_none_of_several_data_sets_is_refused_before_the_first_step(scenes, tmp_path, metric, words):
+    trainer = _evaluating_several(scenes, tmp_path, metric)
+    with pytest.raises(ValueError, match=words):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_the_metric_of_one_of_several_data_sets_chooses(scenes, tmp_path):
+    trainer = _evaluating_several(scenes, tmp_path, "b_class_agnostic_AP50")
+    trainer.train()
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-1")
+    logged = [entry["eval_b_class_agnostic_AP50"] for entry in trainer.state.log_history if "eval_b_AP50" in entry]
+    assert trainer.state.best_metric == logged[0] and "eval_a_b_AP50" in trainer.evaluate()
+
+
+def _evaluating_several(scenes, output, metric):
+    """A trainer of one step with three evaluated data sets, of which `metric` chooses the best checkpoint."""
+    strategy = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    trainer = make_trainer(scenes, output, **strategy, load_best_model_at_end=True, metric_for_best_model=metric)
+    trainer.novel_names = None
+    trainer.eval_dataset = dict.fromkeys(("a", "b", "a_b"), trainer.eval_dataset)
+    return trainer
+
+
 def test_what_a_run_freezes_the_next_one_of_the_same_model_teaches(scenes, tmp_path):
     first = make_trainer(scenes, tmp_path, streams="localization", max_steps=1, freeze_backbone=True)
     model = first.model
