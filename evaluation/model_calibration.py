@@ -19,6 +19,7 @@ from decodetr.evaluation.predictors import DeCoDetrPredictor
 from decodetr.evaluation.thresholds import read_thresholds
 from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr import DeCoDetrConfig
+from decodetr.modeling_decodetr.remote_entries import remote_entries
 from decodetr.utils.documents import read_text
 from decodetr.utils.files import claim, committed, output_folder, write_text
 from decodetr.utils.hub import recorded_place
@@ -184,5 +185,6 @@ def _write(options, model, image_processor):
             if (made := folder / "training_config.yaml").is_file():
                 write_text(staging / made.name, read_text(made))
         else:
-            model.config.save_pretrained(staging)
+            with remote_entries(model.config):
+                model.config.save_pretrained(staging)
         write_text(staging / "README.md", with_scores(folder / "README.md", model.config, place))

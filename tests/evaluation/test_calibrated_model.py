@@ -178,6 +178,7 @@ def test_the_command_makes_a_calibrated_copy_with_a_card(world, tmp_path, capsys
 def test_the_command_calibrates_in_place_and_again_to_the_same(world, tmp_path):
     assert _calibrated(world, tmp_path / "copy") == 0
     first = DeCoDetrConfig.from_pretrained(tmp_path / "copy")
+    entries = json.loads((tmp_path / "copy/config.json").read_text())
     card = "# Mine\n\nText.\n\n## Measured\nA table.\n\n## Scores\nOld.\n\n## Made\nBy me.\n"
     (tmp_path / "copy/README.md").write_text(card)
     weights = (tmp_path / "copy/model.safetensors").stat().st_mtime_ns
@@ -186,6 +187,10 @@ def test_the_command_calibrates_in_place_and_again_to_the_same(world, tmp_path):
     for name in UNCALIBRATED:  # from the scores as they were, not from calibrated ones
         assert getattr(second, name) == getattr(first, name), name
     assert (tmp_path / "copy/model.safetensors").stat().st_mtime_ns == weights
+    again = json.loads((tmp_path / "copy/config.json").read_text())
+    assert "custom_pipelines" in again and {name: again[name] for name in ("auto_map", "custom_pipelines")} == {
+        name: entries[name] for name in ("auto_map", "custom_pipelines")
+    }  # what programs without decodetr need
     written = (tmp_path / "copy/README.md").read_text()
     assert "Old." not in written and written.startswith(
         "# Mine\n\nText.\n\n## Measured\nA table.\n\n<!-- decodetr:scores "
