@@ -108,6 +108,8 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
             self.model_init = model_init
             model = fields.accepted(super().call_model_init())
         check_names(train_dataset, model.vocabulary.names)
+        if train_dataset is not None:  # else it is evaluated alone
+            fields.check_weights(model)
         self.training_vocabulary = model.vocabulary
         self.deployment_vocabulary = deployment_vocabulary
         self.novel_names, self.groups, self.names_learned = novel_names, groups, names_learned
@@ -155,6 +157,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
     def call_model_init(self, trial: Any = None) -> "DeCoDetrForObjectDetection":
         """A new model by `model_init`, with the names and frozen parts of this run."""
         model = fields.accepted(super().call_model_init(trial))
+        fields.check_weights(model)
         self._prepare(model)
         if isinstance(self.train_dataset, FeatureCache):
             self.train_dataset.check(model)
