@@ -122,7 +122,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
             if isinstance(train_dataset, FeatureCache):
                 train_dataset.check(model)
             else:
-                train_dataset = cache_of_run(model, train_dataset, collate, args, self._identity["data"])
+                train_dataset = cache_of_run(model, train_dataset, collate, args)
             self._train_collate = feature_collate
         coding = train_dataset.coding if isinstance(train_dataset, FeatureCache) else None
         self._coding = None if coding is None else coding.to(args.device)
