@@ -188,7 +188,10 @@ def test_weights_in_half_precision_are_not_trained(scenes, tmp_path, dtype):
     with pytest.raises(ValueError, match=match):
         DeCoDetrTrainer(model_init=lambda: model, args=args, train_dataset=train, processing_class=processor)
     DeCoDetrTrainer(model, args, eval_dataset=val, processing_class=processor)  # evaluates
-    DeCoDetrTrainer(model.float(), args, train, processing_class=processor)
+    trainer = DeCoDetrTrainer(model.float(), args, train, processing_class=processor)
+    trainer.model.to(dtype)
+    with pytest.raises(ValueError, match=match):
+        trainer.train()
 
 
 def test_a_model_that_was_saved_in_half_precision_starts_in_float32(tmp_path):
