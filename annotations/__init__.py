@@ -11,6 +11,7 @@ stream.py                 AnnotationStream: such a data set read row by row
 layouts.py                what form the data of a folder have, and where their parts are
 sources.py                load_annotations: whichever of them it is
 formats.py                words for parts and forms that commands need too; form_of
+picture_digest.py         whether pictures are still what they were
 names_split.py            the split of names into base and novel
 names_ahead.py            the names of a COCO file, without the rest of it
 captions.py               captions of whole images

@@ -34,6 +34,7 @@ from decodetr.annotations.findings import FirstError
 from decodetr.annotations.image_entries import Federation, ImageEntries
 from decodetr.annotations.left_over import SOME_OF_FOLDER, unnamed_pictures
 from decodetr.annotations.parsed import LARGE, parsed_once
+from decodetr.annotations.picture_digest import picture_digest
 from decodetr.annotations.written_paths import missing_files
 from decodetr.utils.documents import no_collection, short
 from decodetr.utils.images import STORED_FRAME, UNKNOWN_FRAME, annotated_frame, open_image
@@ -246,6 +247,11 @@ class CocoAnnotations:
         for column in (index.image_rows, *(index.column(name) for name in ("category", "bbox", "area", "iscrowd"))):
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()[:12]
+
+    def picture_digest(self) -> str:
+        """12 hexadecimal digits that tell the pictures from others of the same names, at little cost, wherever they
+        lie: sizes of all files, and the bytes of some (picture_digest.py)."""
+        return picture_digest(self.images.columns["path"], stored_source)
 
     def to_dataset(self) -> datasets.Dataset:
         """

@@ -19,7 +19,7 @@ from decodetr.annotations.formats import BOX_FORMATS
 from decodetr.utils.boxes import centers_to_sides, in_pixels, sides_of
 from decodetr.utils.documents import short
 from decodetr.utils.files import regular_file
-from decodetr.utils.images import MAX_BYTES, image_header, upright_size
+from decodetr.utils.images import MAX_BYTES, image_header, is_image, upright_size
 from decodetr.utils.paths import allow_outside, inside
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def read_dataset(
             lead anywhere.
 
     Returns:
-        CocoAnnotations: category ids are the class numbers. Image ids are `image_id`, or the row's number from 1.
+        CocoAnnotations: category ids are the class numbers. Image ids are `image_id`, or the row's number from 1. File
+        names are those of [`picture_name`].
 
     Raises:
         ValueError: a column is missing or holds something else. The message names data set and row.
@@ -86,6 +87,7 @@ def read_dataset(
     images = dataset.select_columns(["image"]).cast_column("image", undecoded_image())
     rest = dataset.select_columns([column for column in _COLUMNS if column in dataset.column_names])
     ids = _image_ids(rest, name, told)
+    places = images.flatten()["image.path"][:]  # without the pictures themselves
     entries, rows, boxes, labels, areas, crowds = [], [], [], [], [], []
     for row, values in enumerate(rest):
         stored = StoredImage(images, row, name, folders)
@@ -96,7 +98,13 @@ def read_dataset(
             continue
         objects = reader.read(values["objects"], width, height, f"{name}, row {row}", told)
         rows += [len(entries)] * len(objects["bbox"])
-        entry = {"image_id": ids[row], "file_name": f"{row}", "width": width, "height": height, "path": stored}
+        entry = {
+            "image_id": ids[row],
+            "file_name": picture_name(places[row], row),
+            "width": width,
+            "height": height,
+            "path": stored,
+        }
         entries.append({**entry, "size_declared": declared})
         boxes.append(objects["bbox"])
         labels += objects["names"]
@@ -193,6 +201,17 @@ def undecoded_image() -> datasets.Image:
     import datasets
 
     return datasets.Image(decode=False)
+
+
+def picture_name(path: str | None, row: int) -> str:
+    """What a picture of a data set is called: the name of the file that it is or was, without folders, which is the
+    same wherever the data lie; where there is none, the number of the row, from 0.
+
+    Args:
+        path: of the undecoded image, also one inside an archive (zip://a.jpg::train.zip).
+    """
+    name = (path or "").partition("::")[0].replace("\\", "/").rpartition("/")[2]
+    return name if is_image(name) else f"{row}"
 
 
 def image_source(value: Any, where: object, folders: Sequence[str | Path] | None = None) -> bytes | str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from decodetr.annotations.coco import read_annotated
-from decodetr.annotations.hub_dataset import RowReader, image_size, image_source, undecoded_image
+from decodetr.annotations.hub_dataset import RowReader, image_size, image_source, picture_name, undecoded_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,6 +104,10 @@ class AnnotationStream:
         """The row's place in the data set, for messages."""
         shard = f", shard {row['shard']}" if self._rows.num_shards > 1 else ""
         return f"{self.name}{shard}, row {row['row']}"
+
+    def file_name(self, row: dict[str, Any]) -> str:
+        """The name of the row's picture, as [`picture_name`] has it."""
+        return picture_name((row["values"]["image"] or {}).get("path"), row["row"])
 
     def read(self, row: dict[str, Any]) -> tuple[PIL.Image.Image, int, list[str], dict[str, np.ndarray]]:
         """

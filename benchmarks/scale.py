@@ -119,7 +119,7 @@ def _write_regions(staging, ids, alike, rng):
                 embeds[name] = np.resize(unit.astype(np.float16), (SHARD, WIDTH)) if alike else unit.astype(np.float16)
         corners = rng.uniform(0, 30, (n, 2)).astype(np.float32)
         boxes = np.concatenate([corners, corners + rng.uniform(4, 30, (n, 2)).astype(np.float32)], 1)
-        columns = {"image_id": rows, "file_name": pa.array(["x.jpg"] * n), "box": _lists(boxes)}
+        columns = {"image_id": rows, "file_name": pa.array([f"{i:012d}.jpg" for i in rows]), "box": _lists(boxes)}
         columns |= {"proposal_score": rng.random(n, dtype=np.float32), "caption": pa.array(["a thing"] * n)}
         columns |= {name: _lists(values[:n]) for name, values in embeds.items()}
         columns |= {"clip_score": np.full(n, 0.3, dtype=np.float32), "kept": np.ones(n, dtype=bool)}

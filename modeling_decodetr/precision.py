@@ -2,7 +2,8 @@
 
 In bfloat16 a coordinate near 1 is a multiple of 1/256: on an image of 1,000 pixels boxes are off by up to two, and the
 matcher and the box losses see steps instead of slopes. The heads that give boxes, their reference points and logits
-are small, so they leave autocast. So does the loss with its matcher. Without autocast nothing changes.
+are small, so they leave autocast, unless their own weights are in half precision. So does the loss with its matcher,
+which is in float32 without autocast too. Else nothing changes without autocast.
 
 On the CPU, torch's `grid_sample` reads wrong values, and memory that is not its own, from half-precision maps that are
 not contiguous, as deformable attention has them. A model in half precision samples in float32 there.
@@ -79,19 +80,21 @@ def _in_float32(module, method, *args):
     function, device = getattr(type(module), method), args[0].device.type
     if not torch.is_autocast_enabled(device):
         return function(module, *args)
-    with torch.autocast(device, enabled=False):
+    # Of a model that was loaded in half precision, autocast makes the inputs agree with the weights.
+    half = any(_is_half(weight) for weight in module.parameters())
+    with contextlib.nullcontext() if half else torch.autocast(device, enabled=False):
         return function(module, *as_float32(args))
 
 
 class Float32Loss:
-    """The loss function of a detector, without autocast and on float32 tensors. A class, because closures cannot be
-    pickled."""
+    """The loss function of a detector, without autocast and on float32 tensors, also of a model in half precision:
+    matchers have no operators for it on the CPU. A class, because closures cannot be pickled."""
 
     def __init__(self, loss_function: Callable) -> None:
         self.loss_function = loss_function
 
     def __call__(self, logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if not torch.is_autocast_enabled(logits.device.type):
+        if not (torch.is_autocast_enabled(logits.device.type) or _is_half(logits)):
             return self.loss_function(logits, *args, **kwargs)
         with torch.autocast(logits.device.type, enabled=False):
             return self.loss_function(as_float32(logits), *as_float32(args), **as_float32(kwargs))
@@ -112,8 +115,11 @@ class Float32Buffers(nn.Module):
 
 def safe_sampling(pixel_values: torch.Tensor) -> contextlib.AbstractContextManager:
     """A context in which `grid_sample` is right for a model that gets these pixels."""
-    half = pixel_values.dtype in (torch.float16, torch.bfloat16)
-    return SamplingInFloat32() if half and pixel_values.device.type == "cpu" else contextlib.nullcontext()
+    return (
+        SamplingInFloat32()
+        if _is_half(pixel_values) and pixel_values.device.type == "cpu"
+        else contextlib.nullcontext()
+    )
 
 
 class SamplingInFloat32(TorchFunctionMode):
@@ -131,9 +137,13 @@ class SamplingInFloat32(TorchFunctionMode):
 def as_float32(value: Any) -> Any:
     """`value` with every half-precision tensor in it, also in lists, tuples and dicts, in float32."""
     if isinstance(value, torch.Tensor):
-        return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+        return value.float() if _is_half(value) else value
     if isinstance(value, dict):
         return {key: as_float32(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(as_float32(entry) for entry in value)
     return value
+
+
+def _is_half(tensor):
+    return tensor.dtype in (torch.float16, torch.bfloat16)

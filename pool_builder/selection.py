@@ -18,7 +18,7 @@ from decodetr.pool_builder.delta import SAMPLE, choose_delta, other_scores
 from decodetr.pool_builder.embedding_file import Embeddings
 from decodetr.pool_builder.image_captions import open_image_captions
 from decodetr.pool_builder.settings import PoolSettings
-from decodetr.pool_builder.shards import StageFolder
+from decodetr.pool_builder.shards import CONTENTS, StageFolder
 from decodetr.pool_builder.space import FEWEST, choose_scales, describe_space
 from decodetr.pool_builder.stages import name_prompt, open_stage
 from decodetr.processing.embedding_columns import embedding_array, embedding_rows
@@ -229,7 +229,7 @@ def provenance(output: Path) -> dict[str, Any]:
     info = {}
     for stage in ("proposals", "captions", "embeddings", REGIONS):
         info |= StageFolder.open(output / stage, stage).identity
-    for name in ("stage", "format_version", "input", "images", "boxes", "shard_groups", "batch_size"):
+    for name in ("stage", "format_version", "input", "images", CONTENTS, "boxes", "shard_groups", "batch_size"):
         info.pop(name, None)
     return info
 

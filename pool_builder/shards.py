@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 MANIFEST, FORMAT_VERSION = "manifest.json", 2
 # The command that makes a stage, where it has another name.
 COMMANDS = {"texts": "embeddings", "image_texts": "embeddings", "regions": "filter", "clusters": "cluster"}
+CONTENTS = "contents_of_pictures"  # in an identity: the stage has looked at pictures of this digest
 _POLL = 0.2  # seconds between two looks at what other processes do
 
 
@@ -85,7 +86,7 @@ class StageFolder:
         if self.ranks.rank == 0:
             self._claim(overwrite)
         else:
-            self._await(lambda: (self._manifest() or {}).get("identity") == self.identity)
+            self._await(lambda: self._goes_on((self._manifest() or {}).get("identity")))
 
     @classmethod
     def open(cls, folder: str | Path, stage: str) -> Self:
@@ -116,7 +117,7 @@ class StageFolder:
                     f"{self.folder}: expected a folder of the stage {self.stage!r}, got files without {MANIFEST}; "
                     "choose another --output, or remove them"
                 )
-            if manifest["identity"] == self.identity:
+            if self._goes_on(manifest["identity"]):
                 return
             if not overwrite:
                 raise ValueError(
@@ -126,6 +127,15 @@ class StageFolder:
                 )
             shutil.rmtree(self.folder)
         write_json(self.folder / MANIFEST, {"identity": self.identity, "shards": self.count})
+
+    def _goes_on(self, stored):
+        """Whether shards of the identity `stored` are those that are wanted. What an earlier version made does not
+        tell its pictures, and keeps its identity."""
+        mine = {name: value for name, value in self.identity.items() if name != CONTENTS or name in (stored or {})}
+        if stored != mine:
+            return False
+        self.identity = mine
+        return True
 
     def _manifest(self):
         try:
@@ -225,7 +235,7 @@ class StageFolder:
 
         Returns:
             dict: "rows", "counts" (summed), "problems" (of all shards, in order) and "digest", SHA-256 over the
-            shards, by which the next stage knows its input.
+            shards, and of the pictures that they are of, by which the next stage knows its input.
         """
         if self.ranks.rank > 0:
             self._await(lambda: "totals" in (self._manifest() or {}))
@@ -237,7 +247,10 @@ class StageFolder:
         for record in records:
             for name, number in record["counts"].items():
                 counts[name] = counts.get(name, 0) + number
-        digest = hashlib.sha256(json.dumps([record["sha256"] for record in records]).encode()).hexdigest()
+        content = [record["sha256"] for record in records]
+        if CONTENTS in self.identity:  # other pictures may have given the same rows
+            content.append(self.identity[CONTENTS])
+        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         totals = {
             "rows": sum(record["rows"] for record in records),
             "counts": counts,

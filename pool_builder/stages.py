@@ -21,7 +21,7 @@ from decodetr.pool_builder.engines import IN_PROCESS, Engine
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shard_makers import TEXTS_PER_SHARD, CaptionMaker, EmbeddingMaker, RegionMaker, TextMaker
-from decodetr.pool_builder.shards import COMMANDS, MANIFEST, Ranks, StageFolder
+from decodetr.pool_builder.shards import COMMANDS, CONTENTS, MANIFEST, Ranks, StageFolder
 from decodetr.processing.embedding_columns import embedding_array, embedding_rows
 
 __all__ = [
@@ -127,6 +127,7 @@ def propose_regions(
             [[entry[key] for key in ("image_id", "file_name", "width", "height")] for entry in coco.images]
         ),
         "boxes": _digest([coco.annotations_by_image.column(name).tolist() for name in ("bbox", "iscrowd")]),
+        CONTENTS: coco.picture_digest(),
         "annotated_names": coco.names,
         **(proposer.identity if proposer else {"proposer": None, "proposer_training_info": None}),
         **settings.of("min_objectness", "min_side", "nms_iou", "max_proposals", "batch_size", "shard_groups"),
@@ -158,10 +159,14 @@ def caption_regions(
 
     Returns:
         dict: totals. Counts: empty and cut captions (those that the longest length cut off).
+
+    Raises:
+        ValueError: the pictures are not those that the proposals are of, or the folder holds something else.
     """
     before = StageFolder.open(output / "proposals", "proposals")
     identity = {
         "input": before.digest,
+        CONTENTS: _contents(coco, before),
         **captioner.identity,
         **settings.of(*_ASKED, "context", "batch_size"),
     }
@@ -193,10 +198,26 @@ def embed_regions(
         encoder takes).
     """
     before = open_stage(output, "captions")
-    identity = {"input": before.digest, **clip.identity, **settings.of("context", "batch_size")}
+    identity = {
+        "input": before.digest,
+        CONTENTS: _contents(coco, before),
+        **clip.identity,
+        **settings.of("context", "batch_size"),
+    }
     folder = StageFolder(output / "embeddings", "embeddings", identity, before.count, ranks, overwrite)
     engine.run(folder, EmbeddingMaker(coco.images, before, settings, clip))
     return folder.finish(), _embed_captions(before, output, clip, ranks, overwrite, engine)
+
+
+def _contents(coco, before):
+    """The digest of the pictures, which must be those that the stage `before` has looked at."""
+    contents = coco.picture_digest()
+    if before.identity.get(CONTENTS, contents) != contents:
+        raise ValueError(
+            f"{before.folder} was made from pictures of the same names that {coco.file} has no longer; run `decodetr "
+            "pool build` with --overwrite, or each stage from `decodetr pool proposals` on"
+        )
+    return contents
 
 
 def _embed_captions(regions, output, clip, ranks, overwrite, engine):

@@ -4,6 +4,7 @@ image_processing_decodetr.py, image_processing_pil_decodetr.py   resize, normali
 picture_modes.py        pictures of any mode as 8-bit RGB
 regions.py              RegionTable, write_regions: the offline teacher's regions, in Parquet shards
 region_shards.py, region_store.py       these shards checked, and as they are mapped in training
+region_names.py         whether regions are of the pictures that data have now
 augmentations.py        DetectionAugmentation: flip, scale, crop, colour, for objects and regions together
 detection_dataset.py    DetectionDataset, detection_collate: what a DataLoader gives the model
 streamed_dataset.py     StreamedDetectionDataset: the same items from a data set of `datasets` that is streamed

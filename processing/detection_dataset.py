@@ -52,7 +52,7 @@ class TargetOptions:
     What the targets of an image are made of, besides its annotations.
 
     Args:
-        regions (RegionTable, optional): joined by image id.
+        regions (RegionTable, optional): joined by image id. Names of files must agree.
         augmentation (DetectionAugmentation, optional): called with `set_epoch`'s epoch and the image's id.
         skip_unknown_names (bool): leave out annotations whose name is not in the vocabulary. Otherwise they are an
             error.
@@ -225,11 +225,8 @@ class DetectionDataset(TargetMaker, Dataset):
             unknown = [name for name, missing in zip(coco.names, without_label.tolist()) if missing]
             check_known(coco.file, unknown, self.names)
         regions = self.targets.regions
-        if regions is not None and len(regions) and not any(image["image_id"] in regions for image in coco.images):
-            raise ValueError(
-                f"{regions.source}: expected regions of images of {coco.file}, got none with an image_id of it; "
-                "build the regions from the same annotation file"
-            )
+        if regions is not None and len(regions):
+            regions.check_images(coco.images, coco.file)
 
     def __len__(self) -> int:
         return len(self.coco.images)

@@ -26,6 +26,7 @@ READ = ("image_id", "box", "proposal_score", "image_embed", "text_embed", "clip_
 SHARD = re.compile(r"regions-(\d{5,})-of-(\d{5,})\.parquet")
 _LISTS = ("box", "image_embed", "text_embed")
 _PART = 4096  # rows that are in memory at once
+_NAMES_PART = 1 << 16  # the same of names of files alone
 _UNIT_TOLERANCE = 1e-2  # float16 keeps lengths to about 1e-3
 
 
@@ -91,6 +92,30 @@ def read_parts(file: Path, types: dict[str, np.dtype[Any]]) -> Iterator[dict[str
             for part in parts:
                 if len(part["box"]):
                     yield {name: part[name].astype(types[name], copy=False) for name in READ}
+
+
+def names_of_images(files: list[Path]) -> dict[int, str]:
+    """{image id: name of its file} of the images whose rows have one: that of the first row.
+
+    Raises:
+        ValueError: a shard is cut off.
+    """
+    found: dict[int, str] = {}
+    for file in files:
+        with _whole(file), pq.ParquetFile(file) as parquet:
+            kinds = {field.name: field.type for field in parquet.schema_arrow}
+            kind = kinds.get("file_name", pa.null())
+            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                continue
+            for batch in parquet.iter_batches(_NAMES_PART, columns=["image_id", "file_name"]):
+                rows = pa.table(batch).drop_null()
+                ids, firsts = np.unique(rows["image_id"].to_numpy().astype(np.int64), return_index=True)
+                names = rows["file_name"].take(pa.array(firsts)).to_pylist()
+                for image_id, name in zip(ids.tolist(), names):
+                    if name:
+                        found.setdefault(image_id, name)
+    return found
 
 
 def column_types(files: list[Path]) -> dict[str, np.dtype[Any]]:

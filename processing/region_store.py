@@ -2,6 +2,7 @@
 
     *.arrow                 one row a region, in the order in which they came; embeddings in the precision they had
     index.json              how many regions, the width of their embeddings, and a digest of each of the two tables
+    names-*.npy             names of the files of the images that have one: ids, the bytes of all, where each begins
     kept-*.npy, all-*.npy   of kept regions and, where there are others, of all: ids of images, where the rows of each
                             begin in `rows`, and `rows`, which are numbers of rows of the Arrow files
 
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from decodetr.annotations.image_entries import Texts
 from decodetr.processing.embedding_columns import embedding_array
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import write_json
@@ -29,7 +31,7 @@ from decodetr.utils.files import write_json
 if TYPE_CHECKING:
     from typing import Any
 
-KEPT, ALL = "kept", "all"
+KEPT, ALL, NAMES = "kept", "all", "names"
 _INDEX = "index.json"
 _PART = 8192  # rows of a record batch that is put together of small ones
 _EVERY = 100  # of embeddings, so many are left out of the digest for one that counts
@@ -97,7 +99,8 @@ class RegionStore:
 
 
 class RegionIndex:
-    """Which rows of a store are of which image. Pickled, it is the path."""
+    """Which rows of a store are of which image, and the names of their files (`names`, in the order of ascending ids,
+    of images that have one). Pickled, it is the path."""
 
     def __init__(self, folder: Path, which: str) -> None:
         found = read_json(folder / _INDEX, dict)
@@ -108,6 +111,10 @@ class RegionIndex:
         self.ids, self._starts, self.rows = (
             np.load(folder / f"{self.which}-{part}.npy", mmap_mode="r") for part in ("ids", "starts", "rows")
         )
+        self._named, content, starts = (
+            np.load(folder / f"{NAMES}-{part}.npy", mmap_mode="r") for part in ("ids", "content", "starts")
+        )
+        self.names = Texts(content, starts)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RegionIndex, (self.folder, self.which)
@@ -118,6 +125,11 @@ class RegionIndex:
         if place == len(self.ids) or self.ids[place] != image_id:
             return self.rows[:0]
         return self.rows[self._starts[place] : self._starts[place + 1]]
+
+    def name_of(self, image_id: int) -> str | None:
+        """The name of the file of an image, None where it is not known."""
+        place = int(np.searchsorted(self._named, image_id))
+        return self.names[place] if place < len(self._named) and self._named[place] == image_id else None
 
 
 class RegionWriter:
@@ -156,13 +168,16 @@ class RegionWriter:
         self._writer.write_batch(batch)
 
 
-def write_index(folder: Path, staging: Path, shards: Iterable[int] = ()) -> None:
+def write_index(
+    folder: Path, staging: Path, shards: Iterable[int] = (), names: Mapping[int, str] | None = None
+) -> None:
     """
     Write the index of the Arrow files of a folder into `staging`, which may be the same.
 
     Args:
         shards (ints): the row with which each shard begins. Of one image, regions of an earlier shard come first, and
             of one shard those that are kept.
+        names (dict, optional): image id -> name of its file.
     """
     store = RegionStore(folder)
     ids = store.column("image_id") if len(store) else np.zeros(0, dtype=np.int64)
@@ -179,6 +194,11 @@ def write_index(folder: Path, staging: Path, shards: Iterable[int] = ()) -> None
             np.save(staging / f"{which}-{part}.npy", values)
         tables[which] = _digest(store, rows, unique, starts)
     dim = store.read(order[:1], ("image_embed",))["image_embed"].shape[1] if len(store) else 0
+    names = dict(sorted((names or {}).items()))
+    texts = Texts.of(list(names.values()))
+    named = np.array(list(names), dtype=np.int64)
+    for part, values in (("ids", named), ("content", texts.content), ("starts", texts.starts)):
+        np.save(staging / f"{NAMES}-{part}.npy", values)
     write_json(staging / _INDEX, {"embedding_dim": dim, "regions": len(ids), "tables": tables})
 
 

@@ -25,7 +25,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from decodetr.annotations.image_entries import ImageEntries
 from decodetr.processing.embedding_columns import embedding_array
+from decodetr.processing.region_names import alike, other_pictures
 from decodetr.processing.region_shards import (
     COLUMNS,
     SHARD,
@@ -33,6 +35,7 @@ from decodetr.processing.region_shards import (
     check_rows,
     column_types,
     find_shards,
+    names_of_images,
     read_parts,
     texts_of,
 )
@@ -42,7 +45,7 @@ from decodetr.utils.made_once import identity_of, made_once
 
 logger = logging.getLogger(__name__)
 
-_FORM = "regions-1"  # of what is made of the shards: another number where it changes
+_FORM = "regions-2"  # of what is made of the shards: another number where it changes
 _NAMES = {
     "boxes": "box",
     "image_embeds": "image_embed",
@@ -80,6 +83,47 @@ class RegionTable:
     def image_ids(self) -> list[int]:
         """Ids of the images that have kept regions, ascending."""
         return self._index.ids.tolist()
+
+    def check_images(self, images: ImageEntries, where: object) -> None:
+        """
+        Whether these are regions of some images: of their ids, and of files of their names where both are known.
+
+        Args:
+            images: of `CocoAnnotations`. where: the annotation file, for the message.
+
+        Raises:
+            ValueError: no image has any, or the regions of an id are of another file.
+        """
+        ids, names = images.columns["image_id"], images.columns["file_name"]
+        with_regions = np.flatnonzero(np.isin(ids, self._index.ids)).tolist()
+        if not with_regions:
+            raise ValueError(
+                f"{self.source}: expected regions of images of {where}, got none with an image_id of it; build the "
+                "regions from the same annotation file"
+            )
+        named = ((int(ids[row]), self._index.name_of(int(ids[row])), names[row]) for row in with_regions)
+        pairs = ((image_id, there, here) for image_id, there, here in named if there and here)
+        other = other_pictures(pairs, lambda: self._index.names, lambda: names)
+        if other:
+            count = f" ({len(other)} of {len(with_regions)} images have those of another picture)"
+            raise ValueError(self._of_another_picture(*other[0], where, count))
+
+    def check_image(self, image_id: int, file_name: str, where: object) -> None:
+        """The same of one image of a stream, which has regions or not. where: its place, for the message.
+
+        Raises:
+            ValueError: its regions are of another file.
+        """
+        there = self._index.name_of(image_id) if image_id in self else None
+        if there and not alike(there, file_name):
+            raise ValueError(self._of_another_picture(image_id, there, file_name, where))
+
+    def _of_another_picture(self, image_id, there, here, where, count=""):
+        return (
+            f"{self.source}: image_id {image_id}: expected regions of {here}, as {where} has it, got those of "
+            f"{there}{count}: images came or went since the regions were built, or they are of another form of the "
+            "data. Build them again from these data (`decodetr pool build` with another --output, or --overwrite)"
+        )
 
     def digest(self) -> str:
         """12 hexadecimal digits of a SHA-256 over ids, boxes, scores and one embedding in a hundred: tells one table
@@ -170,9 +214,18 @@ def _needed(files):
     """Bytes of what `_make` writes: the rows, where they are, twice, and what Arrow adds."""
     return (
         int(1.01 * bytes_of_rows(files, column_types(files)))
-        + 32 * sum(pq.read_metadata(file).num_rows for file in files)
+        + 48 * sum(pq.read_metadata(file).num_rows for file in files)
+        + sum(_bytes_of_names(file) for file in files)
         + (1 << 20)
     )
+
+
+def _bytes_of_names(file):
+    """Bytes that the names of files take in a shard, at most."""
+    shard = pq.read_metadata(file)
+    groups = (shard.row_group(number) for number in range(shard.num_row_groups))
+    columns = (group.column(number) for group in groups for number in range(group.num_columns))
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "file_name")
 
 
 def _make(files, staging):
@@ -193,7 +246,7 @@ def _make(files, staging):
                 writer.write(part)
                 count += len(part["box"])
     pa.default_memory_pool().release_unused()  # which Arrow would keep for the next file
-    write_index(staging, staging, shards)
+    write_index(staging, staging, shards, names_of_images(files))
 
 
 def captioned_regions(folder: str | Path, most: int) -> dict[str, Any]:

@@ -100,12 +100,14 @@ class StreamedDetectionDataset(TargetMaker, IterableDataset):
         image, image_id, names, annotations = self.stream.read(row)
         if not self.targets.skip_unknown_names:
             self._check_names(self.stream.place(row), names)
-        self._check_regions(image_id)
+        self._check_regions(image_id, row)
         labels = torch.tensor([self.label_of_name.get(name, -1) for name in names], dtype=torch.int64)
         return self.make_item(image, image_id, labels, annotations, epoch)
 
-    def _check_regions(self, image_id):
+    def _check_regions(self, image_id, row):
         """A stream cannot be searched for the images that have regions: the first ones must do."""
+        if self.targets.regions is not None:
+            self.targets.regions.check_image(image_id, self.stream.file_name(row), self.stream.place(row))
         if self._without_regions is None or image_id in self.targets.regions:
             self._without_regions = None
             return

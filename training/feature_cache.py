@@ -25,6 +25,7 @@ from decodetr.modeling_decodetr.loss_decodetr import SupervisedQueries
 from decodetr.training.feature_building import FeatureBuilder, reads_captions
 from decodetr.training.feature_coding import SampleCoding
 from decodetr.training.feature_shards import CODING, ShardFolder, unpacked
+from decodetr.training.identity import dataset_identity
 from decodetr.utils.preflight import in_units
 
 if TYPE_CHECKING:
@@ -190,9 +191,9 @@ def cache_of_run(
     dataset: Dataset,
     collate: Callable[[list], dict[str, Any]],
     args: "DeCoDetrTrainingArguments",
-    source: dict[str, Any] | None,
 ) -> FeatureCache:
-    """The features of a run with `cache_features`, as its arguments say. Args: as of [`FeatureCache.build`]."""
+    """The features of a run with `cache_features`, as its arguments say. Args: as of [`FeatureCache.build`]. They are
+    of the pictures that are there now, whatever is kept of others of the same names."""
     return FeatureCache.build(
         model.to(args.device),
         dataset,
@@ -203,7 +204,7 @@ def cache_of_run(
         folder=args.cache_folder or Path(args.output_dir, FOLDER),
         own=args.cache_folder is None,
         query_bytes=args.cache_query_bytes,
-        source=source,
+        source=dataset_identity(dataset, contents=True),
         rank=args.process_index,
         processes=args.world_size,
     )

@@ -145,6 +145,17 @@ def accepted(model: Any) -> Any:
     return model
 
 
+def check_weights(model: "nn.Module") -> None:
+    """ValueError for a model that shall be trained whose weights are in half precision: most steps are smaller than
+    what these can hold, and an average of them hardly moves."""
+    half = {str(weight.dtype).removeprefix("torch.") for weight in model.parameters()} & {"bfloat16", "float16"}
+    if half:
+        raise ValueError(
+            f"expected a model with weights in float32 to train, got some in {' and '.join(sorted(half))}, which lose "
+            "the small steps of training: give model.float(), and bf16=True (--bf16 true) to compute in half precision"
+        )
+
+
 def default_of(field: dataclasses.Field) -> Any:
     """The default of a dataclass field."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

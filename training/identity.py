@@ -74,14 +74,19 @@ def settings_identity(args: "DeCoDetrTrainingArguments") -> dict[str, Any]:
     return json.loads(json.dumps({"settings": fields.deciding(args), LENGTH: fields.length(args)}, default=str))
 
 
-def dataset_identity(dataset: Any) -> dict[str, Any] | None:
-    """What a data set gives to learn, as a dict. Of one that is not ours its kind and length."""
+def dataset_identity(dataset: Any, contents: bool = False) -> dict[str, Any] | None:
+    """What a data set gives to learn, as a dict. Of one that is not ours its kind and length.
+
+    Args:
+        contents (bool): also what tells its pictures from others of the same names
+            ([`CocoAnnotations.picture_digest`]).
+    """
     if dataset is None:
         return None
     if hasattr(dataset, "made_by"):  # FeatureCache
         return {"cached": dataset.source, "items": len(dataset)}
     if hasattr(dataset, "datasets"):  # ReplayedDataset, ConcatDataset
-        return {f"part {i}": dataset_identity(part) for i, part in enumerate(dataset.datasets, 1)}
+        return {f"part {i}": dataset_identity(part, contents) for i, part in enumerate(dataset.datasets, 1)}
     if not hasattr(dataset, "label_of_name"):
         return {"kind": type(dataset).__name__, "items": len(dataset) if hasattr(dataset, "__len__") else None}
     coco, stream = getattr(dataset, "coco", None), getattr(dataset, "stream", None)
@@ -89,6 +94,8 @@ def dataset_identity(dataset: Any) -> dict[str, Any] | None:
     if coco is not None:
         files = digest([[image["image_id"], image["file_name"]] for image in coco.images])
         found |= {"annotations": coco.digest(), "images": [len(coco.images), files]}
+        if contents:
+            found["contents of pictures"] = coco.picture_digest()
     if stream is not None:
         order = {"shuffle_buffer": dataset.shuffle_buffer, "seed": dataset.seed}
         place, separator, split = str(stream.name).rpartition(" (")

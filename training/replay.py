@@ -62,17 +62,13 @@ def replay_dataset(
         images (int, *optional*): so many of the images that have regions, drawn at random by `seed`. Default: all.
 
     Raises:
-        ValueError: there are no regions, or no image has any.
+        ValueError: there are no regions, no image has any, or they are of other pictures.
     """
     regions = targets.regions
     if regions is None:
         raise ValueError(f"{coco.file}: replayed images teach by their regions: expected regions in targets, got none")
+    regions.check_images(coco.images, coco.file)
     known = [image["image_id"] for image in coco.images if image["image_id"] in regions]
-    if not known:
-        raise ValueError(
-            f"{regions.source}: expected regions of images of {coco.file}, got none with an image_id of it; build "
-            "the regions from the same annotation file"
-        )
     if images is not None:
         order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed)).tolist()
         known = [known[i] for i in order[:images]]

@@ -76,7 +76,7 @@ def start_model(
         processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
     if options.image_size is not None:
         _resize(model.config, processor, options.image_size)
-    return model, processor
+    return model.float(), processor  # weights that were saved in half precision are not trained in it
 
 
 def _resize(config, processor, side):

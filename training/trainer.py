@@ -108,6 +108,8 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
             self.model_init = model_init
             model = fields.accepted(super().call_model_init())
         check_names(train_dataset, model.vocabulary.names)
+        if train_dataset is not None:  # else it is evaluated alone
+            fields.check_weights(model)
         self.training_vocabulary = model.vocabulary
         self.deployment_vocabulary = deployment_vocabulary
         self.novel_names, self.groups, self.names_learned = novel_names, groups, names_learned
@@ -121,7 +123,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
             if isinstance(train_dataset, FeatureCache):
                 train_dataset.check(model)
             else:
-                train_dataset = cache_of_run(model, train_dataset, collate, args, self._identity["data"])
+                train_dataset = cache_of_run(model, train_dataset, collate, args)
             self._train_collate = feature_collate
         coding = train_dataset.coding if isinstance(train_dataset, FeatureCache) else None
         self._coding = None if coding is None else coding.to(args.device)
@@ -158,6 +160,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
         """A new model by `model_init`, with the names and frozen parts of this run."""
         model = fields.accepted(super().call_model_init(trial))
         set_learning(self._frozen, True)  # of the model before, which may be this one
+        fields.check_weights(model)
         self._prepare(model)
         if isinstance(self.train_dataset, FeatureCache):
             self.train_dataset.check(model)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
 
+from decodetr.training.fields import check_weights
 from decodetr.training.metrics import check_evaluation, full_name
 
 if TYPE_CHECKING:
@@ -22,11 +23,12 @@ def check_before_training(trainer: "DeCoDetrTrainer") -> None:
     """What cannot work is known before the first step.
 
     Raises:
-        ValueError: labels of other names than the model's, or an evaluation that cannot be made, lacks names or the
-            metric that is asked for.
+        ValueError: labels of other names than the model's, weights in half precision, or an evaluation that cannot be
+            made, lacks names or the metric that is asked for.
     """
-    if trainer.model_init is None:  # names may have been set since the Trainer was made
+    if trainer.model_init is None:  # the model may have been changed since the Trainer was made
         check_names(trainer.train_dataset, trainer.model.vocabulary.names)
+        check_weights(trainer.model)
     # Of an evaluation that somebody changed they know what it needs.
     if getattr(trainer.evaluate, "__func__", None) is not Trainer.evaluate or trainer.eval_dataset is None:
         return

@@ -59,7 +59,7 @@ def made_once(
     The folder of what follows from a source. Made now, unless a process has made it before or is making it.
 
     Args:
-        kind (str): a name of files of one form, such as "regions-1": another form is another kind.
+        kind (str): a name of files of one form, such as "regions-2": another form is another kind.
         source: where the data are. It is named in messages.
         identity: anything that JSON can hold: the same data have the same, changed data have another.
         needed: gives the bytes that will be written, at most.

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.tiny_models import TINY_DETECTORS, tiny_model
+from helpers.tiny_models import TINY_DETECTORS, tiny_batch, tiny_model
 from torch.nn import functional as F
 
 from decodetr import DeCoDetrForObjectDetection
@@ -65,6 +65,30 @@ def test_every_call_is_finite(family, dtype):
     assert set(seen) == {torch.float32}  # never in half precision, where the CPU reads what is not there
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_in_half_precision_work_under_autocast(family):
+    """As `from_pretrained(dtype=torch.bfloat16)` gives them, when a caller computes under autocast all the same."""
+    model = tiny_model(family).eval().bfloat16()
+    batch = tiny_batch(regions=True)
+    batch["pixel_values"] = batch["pixel_values"].bfloat16()
+    with torch.no_grad():
+        plain = model(**batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = model(**batch)
+    assert (outputs.pred_boxes - plain.pred_boxes).abs().max() < 0.02
+    assert torch.isclose(outputs.loss, plain.loss, rtol=0.02)
+
+
+# Families whose queries are not chosen among places of the maps: rounding changes no choice of theirs.
+@pytest.mark.parametrize("family", ["detr", "conditional_detr", "deformable_detr"])
+def test_the_loss_of_weights_in_half_precision_is_near_the_exact_one(family):
+    model, batch = tiny_model(family).eval(), tiny_batch(regions=True)
+    with torch.no_grad():
+        exact = model(**batch).loss
+        loss = model.bfloat16()(**{**batch, "pixel_values": batch["pixel_values"].bfloat16()}).loss
+    assert loss.dtype == torch.float32 and torch.isclose(loss, exact, rtol=0.01)
+
+
 @pytest.fixture(scope="module")
 def exact():
     """(folder of the shipped model, six pictures, its outputs for each in float32)."""
@@ -89,9 +113,15 @@ def test_the_shipped_model_finds_the_same_in_half_precision(exact, dtype):
             assert near < 0.05
 
 
-@pytest.mark.parametrize("family", sorted(TINY_DETECTORS))
-def test_a_halved_model_gives_boxes_in_float32(family):
-    model = halve(tiny_model(family).eval(), torch.bfloat16)
+# A Deformable DETR of two stages has a layer in half precision between its maps and its first boxes.
+TWO_STAGES = {"two_stage": True, "with_box_refine": True, "two_stage_num_proposals": 5}
+
+
+@pytest.mark.parametrize(
+    "family, detector", [*((one, {}) for one in sorted(TINY_DETECTORS)), ("deformable_detr", TWO_STAGES)]
+)
+def test_a_halved_model_gives_boxes_in_float32(family, detector):
+    model = halve(tiny_model(family, detector=detector).eval(), torch.bfloat16)
     convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
     assert {weight.dtype for one in convolutions for weight in one.parameters()} == {torch.bfloat16}
     assert {w.dtype for w in model.semantic_stream.predictor.parameters()} == {torch.bfloat16}

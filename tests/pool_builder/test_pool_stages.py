@@ -1,5 +1,6 @@
 """The stages of a pool: resume after a kill, damaged shards, several processes, pictures that cannot be read."""
 
+import hashlib
 import json
 import os
 import random
@@ -124,6 +125,60 @@ def test_a_damaged_shard_is_made_again(sharded, models, tmp_path, caplog, damage
     assert main(command) == 0
     assert damage == "no record" or f"{shard} is cut off, changed or missing; it is made again" in caplog.text
     assert bytes_of_files(tmp_path / "out") == bytes_of_files(sharded / "out")
+
+
+def test_stages_of_pictures_that_are_there_no_longer_are_made_again(sharded, models, tmp_path, capsys):
+    """Annotated boxes alone: the proposals have the same rows, whatever the pictures show."""
+    data = shutil.copytree(sharded / "data", tmp_path / "data")
+    boxes = ["--max-proposals", "0", "--delta", "-1", *SHARDS]
+    command = build_command(data, models, tmp_path / "out", *boxes)
+    assert main(command) == 0
+    for file in (data / "train").iterdir():
+        os.utime(file, (1, 1))  # as copies have
+    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*.parquet")}
+    assert main(command) == 0
+    assert made == {file: file.stat().st_mtime_ns for file in made}
+    for file in (data / "train").iterdir():
+        with Image.open(file) as picture:
+            other = Image.effect_noise(picture.size, 90).convert("RGB")
+        other.save(file)
+    capsys.readouterr()
+    assert main(command) == 1
+    assert 'contents_of_pictures: "' in capsys.readouterr().err
+    captions = ["--captioner", str(models / "llava"), "--max-new-tokens", "4", "--batch-size", "4", "--device", "cpu"]
+    assert main(["pool", "captions", "--data", str(data), *captions, "--output", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "proposals was made from pictures of the same names that" in error and "with --overwrite" in error
+    assert main([*command, "--overwrite"]) == 0
+    assert main(build_command(data, models, tmp_path / "new", *boxes)) == 0
+    mine, new = bytes_of_files(tmp_path / "out"), bytes_of_files(tmp_path / "new")
+    assert mine == new
+
+
+def test_stages_of_an_earlier_version_are_gone_on_with(sharded, models, tmp_path):
+    """Their manifests do not tell the pictures, and the next stage knows them by their rows alone."""
+    out, before = shutil.copytree(sharded / "out", tmp_path / "out"), None
+    for stage in ("proposals", "captions", "embeddings", "texts", "regions", "clusters"):
+        file = out / stage / "manifest.json"
+        manifest = json.loads(file.read_text())
+        manifest["identity"].pop("contents_of_pictures", None)
+        records = sorted((out / stage).glob("*-of-*.json"))
+        rows = [json.loads(record.read_text())["sha256"] for record in records]
+        manifest["totals"]["digest"] = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        if before:
+            source = {"texts": "captions"}.get(stage, before)
+            manifest["identity"]["input"] = json.loads((out / source / "manifest.json").read_text())["totals"][
+                "digest"
+            ]
+        before = stage if stage != "texts" else before
+        file.write_text(json.dumps(manifest))
+    (out / "clusters" / "manifest.json").unlink()
+    shutil.rmtree(out / "clusters")
+    made = {file: file.stat().st_mtime_ns for file in out.rglob("*.parquet")}
+    assert main(build_command(sharded / "data", models, out, *SHARDS)) == 0
+    assert made == {file: file.stat().st_mtime_ns for file in made}
+    for file in FILES[1:]:
+        assert (out / file).read_bytes() == (sharded / "out" / file).read_bytes()
 
 
 def test_two_processes_build_the_same_pool(sharded, models, tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from helpers.trainings import make_parts, make_trainer, same_state, state_of, train_command
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from decodetr.cli import main
@@ -118,6 +119,31 @@ def test_features_of_other_data_or_settings_are_refused_or_replaced(build, tmp_p
     with pytest.raises(ValueError, match="expected cached features or an empty folder, got other files"):
         build("else", own=True)
     assert (tmp_path / "else" / "thesis.tex").is_file()
+
+
+def test_features_of_pictures_that_are_there_no_longer_are_refused(scenes, tmp_path):
+    """Pictures of the same names and sizes; and data that were copied."""
+
+    def items(data, **options):
+        settings = {"streams": "semantic", "cache_features": True, "cache_folder": str(tmp_path / "kept"), **options}
+        trainer = make_trainer(data, tmp_path / "run", augment=False, **settings)
+        assert "contents of pictures" not in trainer.identity()["data"]  # else a checkpoint would be refused
+        return trainer.train_dataset
+
+    copied, shard = shutil.copytree(scenes, tmp_path / "copied"), "features-00000-of-00001.safetensors"
+    queries = items(scenes)[0]["queries"].clone()
+    made = (tmp_path / "kept" / shard).stat().st_mtime_ns
+    assert torch.equal(items(copied)[0]["queries"], queries)
+    assert (tmp_path / "kept" / shard).stat().st_mtime_ns == made  # served again
+    for file in (copied / "train").iterdir():
+        with Image.open(file) as picture:
+            other = Image.new("RGB", picture.size, "red")
+        other.save(file)
+    with pytest.raises(ValueError, match=r'source.contents of pictures: "\w{12}" there, "\w{12}" here') as error:
+        items(copied)
+    assert str(error.value).endswith("Give another --cache-folder, or remove this one.")
+    shutil.rmtree(tmp_path / "kept")
+    assert not torch.equal(items(copied)[0]["queries"], queries)
 
 
 def test_processes_share_the_shards(build, parts, tmp_path, monkeypatch):

@@ -11,10 +11,12 @@ from helpers.trainings import make_parts, make_trainer, train_command
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer
 
-from decodetr import DeCoDetrTrainer, DeCoDetrTrainingArguments
+from decodetr import DeCoDetrImageProcessor, DeCoDetrTrainer, DeCoDetrTrainingArguments
 from decodetr.cli import main
 from decodetr.training import fields
 from decodetr.training.predictions import KeptPredictions
+from decodetr.training.options import TrainOptions
+from decodetr.training.starting_point import start_model
 
 DOCS = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 OBEYED = set(
@@ -189,3 +191,28 @@ def test_bfloat16_needs_no_second_flag_where_there_is_only_a_cpu(tmp_path, monke
     monkeypatch.setattr(torch.accelerator, "is_available", lambda *_: False)
     args = DeCoDetrTrainingArguments(output_dir=str(tmp_path), bf16=True, report_to="none")
     assert args.use_cpu and args.device.type == "cpu" and args.mixed_precision == "bf16"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_half_precision_are_not_trained(scenes, tmp_path, dtype):
+    """They would be wrong without a word: an average of them hardly moves."""
+    model, train, val, processor, _ = make_parts(scenes, augment=False)
+    args = DeCoDetrTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    name = str(dtype).removeprefix("torch.")
+    match = rf"weights in float32 to train, got some in {name}, .*give model.float\(\), and bf16=True"
+    with pytest.raises(ValueError, match=match):
+        DeCoDetrTrainer(model.to(dtype), args, train, processing_class=processor)
+    with pytest.raises(ValueError, match=match):
+        DeCoDetrTrainer(model_init=lambda: model, args=args, train_dataset=train, processing_class=processor)
+    DeCoDetrTrainer(model, args, eval_dataset=val, processing_class=processor)  # evaluates
+    trainer = DeCoDetrTrainer(model.float(), args, train, processing_class=processor)
+    trainer.model.to(dtype)
+    with pytest.raises(ValueError, match=match):
+        trainer.train()
+
+
+def test_a_model_that_was_saved_in_half_precision_starts_in_float32(tmp_path):
+    tiny_model("detr").bfloat16().save_pretrained(tmp_path)
+    DeCoDetrImageProcessor().save_pretrained(tmp_path)
+    model, _ = start_model(TrainOptions(data="", output_dir="", model=str(tmp_path)), None)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
