@@ -14,8 +14,8 @@ from transformers import Trainer
 from decodetr import DeCoDetrImageProcessor, DeCoDetrTrainer, DeCoDetrTrainingArguments
 from decodetr.cli import main
 from decodetr.training import fields
-from decodetr.training.predictions import KeptPredictions
 from decodetr.training.options import TrainOptions
+from decodetr.training.predictions import KeptPredictions
 from decodetr.training.starting_point import start_model
 
 DOCS = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
