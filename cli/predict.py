@@ -51,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--picture-format",
         choices=("png", "jpg"),
-        default="png",
         help="of annotated images: png, or jpg, which is smaller and made much faster (default: png)",
     )
     parser.add_argument(
@@ -86,13 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help="also detect in overlapping tiles of this side, for small objects in large images (default: no tiles)",
     )
-    parser.add_argument(
-        "--slice-overlap", type=float, default=0.2, help="share of a tile that the next one has too (default: 0.2)"
-    )
+    parser.add_argument("--slice-overlap", type=float, help="share of a tile that the next one has too (default: 0.2)")
     parser.add_argument(
         "--track", action="store_true", help="number the objects of videos; needs `pip install 'decodetr[track]'`"
     )
-    parser.add_argument("--frame-stride", type=int, default=1, help="use every so many frames of a video (default: 1)")
+    parser.add_argument("--frame-stride", type=int, help="use every so many frames of a video (default: 1)")
     parser.add_argument("--max-frames", type=int, help="stop after so many frames of a video (default: at its end)")
     parser.add_argument(
         "--allow-urls", action="store_true", help="fetch images and videos from addresses (default: an error)"
@@ -125,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--{name} must be at least {least}, got {given}")
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise ValueError(f"--threshold must be in 0..1, got {args.threshold}")
-    if not 0 <= args.slice_overlap < 1:
+    if args.slice_overlap is not None and not 0 <= args.slice_overlap < 1:
         raise ValueError(f"--slice-overlap must be at least 0 and below 1, got {args.slice_overlap}")
     if args.slice is not None and args.explain:
         raise ValueError("--explain shows what the queries of one image read; leave out --slice or --explain")
@@ -142,11 +139,25 @@ def run(args: argparse.Namespace) -> int:
         lambda: expect_file("--font", args.font),
         lambda: _expect_way(args),
     )
-    if args.track and not sources.videos:
-        raise ValueError("--track numbers the objects of videos, and no video is given; leave it out")
+    _check_use(args, sources)
     args.formats = formats
     with claim(args.output, "decodetr predict"):
         return _predict(args, names, sources)
+
+
+def _check_use(args, sources):
+    """ValueError for an option that would change nothing."""
+    no_video, no_image = not sources.videos, args.no_pictures or not sources.pictures
+    for option, given, is_idle, why in (
+        ("--track", args.track or None, no_video, "numbers the objects of videos, and no video is given"),
+        ("--frame-stride", args.frame_stride, no_video, "is of videos, and none is given"),
+        ("--max-frames", args.max_frames, no_video, "is of videos, and none is given"),
+        ("--slice-overlap", args.slice_overlap, args.slice is None, "is of tiles, and --slice is not given"),
+        ("--font", args.font, args.no_pictures, "is of annotated pictures, and none are made"),
+        ("--picture-format", args.picture_format, no_image, "is of annotated images, and none are made"),
+    ):
+        if given is not None and is_idle:
+            raise ValueError(f"{option} {why}; leave it out")
 
 
 def _expect_model(args):
@@ -285,6 +296,7 @@ def _predict_by_clip(args, names, sources):
 def _options(args):
     from decodetr.inference.picture_run import PredictOptions
 
+    own = {name: getattr(args, name) for name in ("picture_format", "slice_overlap", "frame_stride")}
     return PredictOptions(
         output=args.output,
         model=args.model,
@@ -296,12 +308,10 @@ def _options(args):
         font=args.font,
         formats=args.formats,
         pictures=not args.no_pictures,
-        picture_format=args.picture_format,
         crops=args.save_crops,
         workers=args.workers,
         slice=args.slice,
-        slice_overlap=args.slice_overlap,
         track=args.track,
-        frame_stride=args.frame_stride,
         max_frames=args.max_frames,
+        **{name: value for name, value in own.items() if value is not None},  # else the defaults there
     )

@@ -12,6 +12,7 @@ from decodetr.annotations.coco import read_annotated
 from decodetr.evaluation import ENGINES
 from decodetr.evaluation.output_evaluator import OutputEvaluator, rules_of
 from decodetr.evaluation.predictors import DeCoDetrPredictor, TeacherOracle
+from decodetr.modeling_decodetr.evaluation_mode import evaluating
 from decodetr.utils.images import in_batches
 
 if TYPE_CHECKING:
@@ -60,14 +61,9 @@ def evaluate_model(
     options = {**rules, "base_names": base_names, "engine": engine}
     evaluator = OutputEvaluator(coco, names, novel_names, allow_missing_names=allow_missing_names, **options)
     model.to(device or model.device)
-    modes = {module: module.training for module in model.modules()}  # a frozen detector stays in eval in training
-    model.eval()
-    try:
+    with evaluating(model):
         predictor = DeCoDetrPredictor(model, image_processor, rules["max_detections"])
         run_predictor(predictor, coco, evaluator, batch_size, num_workers, progress)
-    finally:
-        for module, training in modes.items():
-            module.training = training
     return evaluator.compute(per_name=True)
 
 

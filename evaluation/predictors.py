@@ -39,7 +39,7 @@ class DeCoDetrPredictor:
     A DeCo-DETR and its image processor.
 
     Args:
-        model: DeCoDetrForObjectDetection in evaluation mode.
+        model: DeCoDetrForObjectDetection.
         image_processor: its image processor.
         max_detections (int): detections per image over all names.
     """

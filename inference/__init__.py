@@ -6,6 +6,7 @@ examples.py       example images of names, in folders or as annotated boxes
 candidates.py     labels of one call as names, with what prompts have around them
 detection.py      detect; forward, for prepared images
 shown.py          which detections are shown, by the thresholds of their names
+any_picture.py    as_picture: a PIL image of whatever a caller has for a picture
 one_call.py       decodetr.detect: any picture in, supervision.Detections out
 exported_model.py an exported model in the place of a DeCo-DETR
 pipelines.py      the pipelines of transformers for a DeCo-DETR

@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
-import torch
 from transformers import AutoImageProcessor
 
+from decodetr.inference.any_picture import as_picture
 from decodetr.inference.candidates import CandidateLabels
 from decodetr.inference.detection import detect_labels
 from decodetr.inference.loading import load_model
 from decodetr.inference.shown import above, to_supervision
 from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
 from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
-from decodetr.utils.download import is_url, open_url
-from decodetr.utils.images import in_batches, open_image, pixel_count
+from decodetr.runtime.exported_detector import check_asked
+from decodetr.utils.download import is_url
+from decodetr.utils.images import in_batches, pixel_count
 from decodetr.utils.quiet_supervision import sv
 from decodetr.utils.shipped import resolve
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
+    import torch
 
+    from decodetr.inference.any_picture import Picture
     from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
-
-    Picture: TypeAlias = str | os.PathLike[str] | PIL.Image.Image | np.ndarray | torch.Tensor
 
 _CANDIDATES = CandidateLabels()  # keeps what was embedded
 
@@ -50,7 +50,8 @@ def detect(
     Detect in one picture or in several.
 
     Args:
-        model: folder, Hub name or shipped name of a DeCo-DETR, which stays loaded, or a loaded model.
+        model: folder, Hub name or shipped name of a DeCo-DETR, which stays loaded, or a loaded model. One in training
+            detects in evaluation mode and stays as it was.
         images: a picture, or a list or tuple of them: a file, a PIL image, an array (H, W, 3) or (H, W) of RGB or grey
             values, or a tensor (3, H, W) or (1, H, W).
         names (list[str], *optional*): look for these alone, in this call alone. Names that the model lacks are
@@ -69,9 +70,10 @@ def detect(
 
     Raises:
         FileNotFoundError: no such model or picture. ValueError: a picture that cannot be read, an address without
-            `allow_urls`, or names without embedding.
+            `allow_urls`, a threshold, top_k or batch_size that cannot be meant, or names without embedding.
     """
     pictures = list(images) if isinstance(images, list | tuple) else [images]
+    check_asked(pictures, threshold, top_k, batch_size)
     if isinstance(model, DeCoDetrForObjectDetection):
         detector, processor = model, image_processor or processor_of(model)
     else:
@@ -89,35 +91,6 @@ def detect(
             meant = None if stands_for is None else [stands_for[label] for label in result["labels"]]
             found.append(to_supervision(above(result, detector.config, threshold, meant)))
     return found if isinstance(images, list | tuple) else found[0]
-
-
-def as_picture(picture: Picture, allow_urls: bool = False) -> PIL.Image.Image:
-    """A PIL image of what [`detect`] takes for a picture."""
-    if isinstance(picture, PIL.Image.Image):
-        return picture
-    if isinstance(picture, str | os.PathLike):
-        if is_url(picture):
-            if not allow_urls:
-                raise ValueError(f"{picture}: pictures are fetched only with allow_urls=True")
-            return open_url(str(picture))
-        return open_image(os.fspath(picture))
-    if isinstance(picture, torch.Tensor):
-        picture = picture.detach().cpu().numpy()
-        picture = np.moveaxis(picture, 0, -1) if picture.ndim == 3 else picture
-    if not isinstance(picture, np.ndarray) or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (1,), (3,)):
-        got = f"an array of shape {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-        raise ValueError(
-            f"expected a picture: a file, a PIL image, an array (H, W, 3) of RGB or a tensor (3, H, W), got {got}"
-        )
-    picture = picture[..., 0] if picture.shape[2:] == (1,) else picture
-    if picture.dtype != np.uint8:
-        if picture.dtype.kind != "f" or not (0 <= picture.min() and picture.max() <= 1):
-            raise ValueError(
-                f"expected an array of uint8, or of floats from 0 to 1, got {picture.dtype} from {picture.min()} to "
-                f"{picture.max()}; convert it"
-            )
-        picture = (picture * 255).round().astype(np.uint8)
-    return PIL.Image.fromarray(np.ascontiguousarray(picture))
 
 
 def processor_of(model: DeCoDetrForObjectDetection) -> DeCoDetrImageProcessor | DeCoDetrImageProcessorPil:

@@ -45,9 +45,12 @@ def find_images(
         found = [entry for entry in entries if is_image(entry) or entry.suffix.lower() in videos]
         left_over[NO_PICTURE] += [entry for entry in entries if entry in others]
         if not found:
-            kind = "has no images" if path.is_dir() else "is no file, no folder and matches no image"
+            wanted = "images or videos" if videos else "images"
+            kind = f"has no {wanted}" if path.is_dir() else f"is no file, no folder and matches no {wanted}"
+            kinds = f"{', '.join(sorted(IMAGE_SUFFIXES))} (images)"
+            kinds += f" or {', '.join(sorted(videos))} (videos)" if videos else ""
             rest = f"; passed over: {line}" if (line := in_a_line(left_over)) else ""
-            raise FileNotFoundError(f"{source} {kind}; expected files with {', '.join(sorted(IMAGE_SUFFIXES))}{rest}")
+            raise FileNotFoundError(f"{source} {kind}; expected files with {kinds}{rest}")
         paths += found
     if line := in_a_line(left_over):
         logger.warning("passed over: %s", line)

@@ -2,7 +2,8 @@
 `pipeline("zero-shot-object-detection")`.
 
 They differ from the library's in this: pictures in files are opened by `open_image`, the default threshold is that of
-the model, and all candidate labels are scored in one pass, as names of this call alone.
+the model, all candidate labels are scored in one pass, as names of this call alone, and a model in training detects in
+evaluation mode and stays as it was.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from transformers.pipelines.zero_shot_object_detection import ZeroShotObjectDete
 from decodetr.inference.candidates import CandidateLabels
 from decodetr.inference.detection import forward
 from decodetr.inference.shown import least_score, lowest_threshold
+from decodetr.modeling_decodetr.evaluation_mode import evaluating
 from decodetr.processing.picture_modes import to_rgb
+from decodetr.runtime.exported_detector import check_threshold
 from decodetr.utils.download import is_url, open_url
 from decodetr.utils.images import open_image
 
@@ -30,8 +33,14 @@ if TYPE_CHECKING:
 
 
 def _with_min_score(parameters, threshold):
-    """Parameters of the three steps of a pipeline. The model reads the queries that can reach the threshold."""
+    """Parameters of the three steps of a pipeline. The model reads the queries that can reach the threshold.
+
+    Raises:
+        ValueError: a threshold that is not in 0 to 1.
+    """
     before, _, after = parameters
+    for one in threshold if isinstance(threshold, list) else [threshold]:
+        check_threshold(one)
     return before, {"least": min(threshold) if isinstance(threshold, list) and threshold else threshold}, after
 
 
@@ -42,7 +51,8 @@ class DeCoDetrDetector(ObjectDetectionPipeline):
         return _with_min_score(super()._sanitize_parameters(**kwargs), kwargs.get("threshold"))
 
     def _forward(self, model_inputs: dict[str, Any], least: float | None = None) -> dict[str, Any]:
-        return super()._forward({**model_inputs, "min_score": least_score(self.model.config, least)})
+        with evaluating(self.model):  # the library leaves a model in training mode
+            return super()._forward({**model_inputs, "min_score": least_score(self.model.config, least)})
 
     def preprocess(self, image: str | Path | PIL.Image.Image, timeout: float | None = None) -> dict[str, Any]:
         """A picture: a file, a URL or a PIL image."""

@@ -13,6 +13,7 @@ from transformers.image_utils import load_image
 from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES
 from transformers.pipelines.zero_shot_object_detection import ZeroShotObjectDetectionPipeline
 
+from .evaluation_mode import evaluating
 from .name_choice import choose_names
 from .prompts import name_of
 from .vocabulary import Vocabulary
@@ -42,7 +43,8 @@ class DeCoDetrZeroShotPipeline(ZeroShotObjectDetectionPipeline):
         rows = [chosen.embeddings[chosen.names.index(name)] for name in names]
         tables = self.model.semantic_stream.tables_with(tables, Vocabulary(names, torch.stack(rows), chosen.info))
         images = {key: model_inputs[key] for key in ("pixel_values", "pixel_mask") if key in model_inputs}
-        outputs = self.model(**images, tables=tables, min_score=0.0)
+        with evaluating(self.model):
+            outputs = self.model(**images, tables=tables, min_score=0.0)
         kept = {"is_last": True, "size": model_inputs["size"], "labels": labels, "names": names}
         return {**kept, "logits": outputs.logits, "pred_boxes": outputs.pred_boxes}
 
@@ -51,6 +53,8 @@ class DeCoDetrZeroShotPipeline(ZeroShotObjectDetectionPipeline):
     ) -> list[dict[str, Any]]:
         """Detections of one image, best first."""
         (outputs,) = model_outputs
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must be in 0 to 1, got {threshold}")
         least = self.model.config.thresholds(outputs["names"], threshold)
         (found,) = self.image_processor.post_process_object_detection(
             {key: outputs[key] for key in ("logits", "pred_boxes")},

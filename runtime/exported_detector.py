@@ -252,15 +252,20 @@ def _check_graph(file, session, description):
         raise ValueError(f"{file} and {FILE} beside it are of two exports; export the model again")
 
 
-def check_asked(images: object, threshold: float | None, top_k: int, batch_size: int) -> None:
+def check_asked(images: object, threshold: float | None, top_k: int, batch_size: int = 1) -> None:
     """ValueError where what `detect` is asked cannot be meant."""
-    if isinstance(images, str | os.PathLike | np.ndarray | PIL.Image.Image):
+    if isinstance(images, str | os.PathLike | PIL.Image.Image) or hasattr(images, "shape"):  # array or tensor
         raise ValueError(f"images must be a list, got {type(images).__name__}; write [image]")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ValueError(f"threshold must be in 0 to 1, got {threshold}")
+    check_threshold(threshold)
     for name, value in (("top_k", top_k), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def check_threshold(threshold: float | None) -> None:
+    """ValueError where no score can be above a threshold, or every one must be."""
+    if threshold is not None and not 0 <= threshold <= 1:  # also NaN
+        raise ValueError(f"threshold must be in 0 to 1, got {threshold}")
 
 
 def picture_of(image: PIL.Image.Image | np.ndarray | str | Path) -> PIL.Image.Image:

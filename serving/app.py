@@ -19,7 +19,7 @@ import decodetr
 from decodetr.serving.engine import Engine
 from decodetr.serving.metrics import Counted
 from decodetr.serving.payload import Several, Single, in_words, read_payload
-from decodetr.serving.refusal import Refusal
+from decodetr.serving.refusal import GONE, Refusal
 from decodetr.serving.service import Service
 from decodetr.serving.settings import ServeSettings
 from decodetr.utils.files import json_text
@@ -27,7 +27,6 @@ from decodetr.utils.files import json_text
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-_GONE = 499  # of a client that did not wait, as others say it
 
 
 class Detection(BaseModel):
@@ -154,7 +153,7 @@ def _add_detection(app, service):
         request: Request, names: _Names = None, threshold: _Threshold = None, top_k: _TopK = None
     ) -> Response:
         """Detect in one picture: the body itself, `image` of a form, or `image` of JSON."""
-        (found,) = await entries(request, _query(names, threshold, top_k), several=False)
+        (found,) = await entries(request, _query(request, names, threshold, top_k), several=False)
         return _json(found)
 
     @app.post("/v1/detect/batch", responses={200: {"model": FoundInAll}, **_PROBLEMS}, openapi_extra=_body(Several))
@@ -162,7 +161,8 @@ def _add_detection(app, service):
         request: Request, names: _Names = None, threshold: _Threshold = None, top_k: _TopK = None
     ) -> Response:
         """Detect in several pictures, `images` of a form or of JSON. They get the same names, threshold and top_k."""
-        return _json({"images": await entries(request, _query(names, threshold, top_k), several=True)})
+        query = _query(request, names, threshold, top_k)
+        return _json({"images": await entries(request, query, several=True)})
 
 
 def _add_state(app, service):
@@ -192,8 +192,13 @@ def _add_state(app, service):
         return _json(facts | {"new_names": service.settings.new_names and facts["text_model"] is not None})
 
 
-def _query(names, threshold, top_k):
-    return {"names": None if names is None else ",".join(names), "threshold": threshold, "top_k": top_k}
+def _query(request, names, threshold, top_k):
+    """What the address asks for. What else is in it is misspelt, and would not be obeyed."""
+    query = {"names": None if names is None else ",".join(names), "threshold": threshold, "top_k": top_k}
+    if unknown := sorted(set(request.query_params) - set(query)):
+        words = ", ".join(repr(word[:40]) for word in unknown)
+        raise Refusal(422, f"the address has {words}, expected {', '.join(query)}")
+    return query
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
@@ -204,7 +209,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> R
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Refusal(_GONE, "the client has closed its connection")
+            raise Refusal(GONE, "the client has closed its connection")
         return task.result()
     finally:
         task.cancel()

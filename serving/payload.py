@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
 
-from decodetr.serving.refusal import Refusal
+from decodetr.serving.refusal import GONE, Refusal
 from decodetr.serving.settings import MAX_NAME_LENGTH, ServeSettings
 from decodetr.utils.name_list import read_names
 
@@ -84,7 +85,7 @@ async def read_payload(
         run: awaits a function and its arguments in another thread.
 
     Raises:
-        Refusal: what cannot be read, is too much, or takes too long.
+        Refusal: what cannot be read, is too much, or takes too long, or whose client has gone.
     """
     try:
         async with asyncio.timeout(settings.body_seconds):
@@ -94,6 +95,8 @@ async def read_payload(
             408, f"the body took more than {settings.body_seconds:g} s to arrive; send it faster, or a smaller one",
             {"Connection": "close"},
         ) from error  # fmt: skip
+    except ClientDisconnect as error:
+        raise Refusal(GONE, "the client has closed its connection before its body was there") from error
 
 
 async def _read(request, query, several, settings, run):

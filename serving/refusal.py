@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+GONE = 499  # of a client that did not wait, as others say it
+
 
 class Refusal(Exception):
     """

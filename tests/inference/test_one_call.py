@@ -95,6 +95,10 @@ def test_names_are_of_this_call_and_thresholds_of_the_model(loaded, pixels):
             "expected an array of uint8, or of floats from 0 to 1, got int64 from 300",
         ),
         (np.full((4, 4, 3), 7.0), "got float64 from 7.0 to 7.0"),
+        (np.zeros((0, 0, 3), np.uint8), r"at least one pixel: .*, got an array of shape \(0, 0, 3\)"),
+        (np.zeros((0, 4)), r"got an array of shape \(0, 4\)"),
+        (torch.zeros(3, 5, 0), r"got an array of shape \(5, 0, 3\)"),
+        (Image.new("RGB", (0, 7)), "at least one pixel: .*, got an image of 0 x 7 pixels"),
         (None, "got NoneType"),
         ("https://example.org/a.png", "fetched only with allow_urls=True"),
     ],
@@ -102,6 +106,42 @@ def test_names_are_of_this_call_and_thresholds_of_the_model(loaded, pixels):
 def test_what_is_no_picture_is_refused(loaded, picture, message):
     with pytest.raises(ValueError, match=message):
         decodetr.detect(loaded[0], picture)
+    with pytest.raises(ValueError, match=message):
+        detect_batch(*loaded, [picture])
+
+
+def test_a_batch_may_be_arrays_and_tensors(loaded, pixels, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (wanted,) = detect_batch(*loaded, [Image.fromarray(pixels)], 0.0)
+    chw = torch.from_numpy(pixels).permute(2, 0, 1)
+    for found in detect_batch(*loaded, [pixels, pixels / 255, chw, chw / 255, tmp_path / "a.png"], 0.0):
+        assert found["names"] == wanted["names"] and len(found["names"]) == 36
+        np.testing.assert_allclose(found["scores"], wanted["scores"], rtol=1e-3)
+        np.testing.assert_allclose(found["boxes"], wanted["boxes"], atol=1e-2)
+    for alone in (pixels, chw, Image.fromarray(pixels), "a.png"):  # the planes of a tensor are no pictures
+        with pytest.raises(ValueError, match=r"images must be a list, got \w+; write \[image\]"):
+            detect_batch(*loaded, alone)
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ({"threshold": 40}, "threshold must be in 0 to 1, got 40"),
+        ({"threshold": -1}, "threshold must be in 0 to 1, got -1"),
+        ({"threshold": float("nan")}, "threshold must be in 0 to 1, got nan"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(loaded, pixels, asked, message):
+    for pictures in (pixels, [pixels], []):
+        with pytest.raises(ValueError, match=message):
+            decodetr.detect(loaded[0], pictures, **asked)
+    with pytest.raises(ValueError, match=message):
+        decodetr.detect("no/such/model", pixels, **asked)  # before anything is loaded
+    if "batch_size" not in asked:
+        with pytest.raises(ValueError, match=message):
+            detect_batch(*loaded, [Image.fromarray(pixels)], **asked)
 
 
 def test_addresses_are_fetched_up_to_a_limit(loaded, pixels, monkeypatch):

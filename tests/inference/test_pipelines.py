@@ -19,6 +19,7 @@ from transformers.pipelines.zero_shot_object_detection import ZeroShotObjectDete
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, Vocabulary
 from decodetr.inference.candidates import name_of
 from decodetr.inference.loading import load_model
+from decodetr.modeling_decodetr.zero_shot_pipeline import DeCoDetrZeroShotPipeline
 
 NAMES = ["cat", "dog", "salt, pepper"]  # of tiny_detector_folder
 
@@ -210,7 +211,7 @@ def test_post_processing_with_names(tiny_detector_folder, image):
 
 
 @pytest.mark.parametrize("task", ["object-detection", "zero-shot-object-detection"])
-@pytest.mark.parametrize("threshold, least", [(None, 0.25), (0.6, 0.6), (0.0, 0.0), (-1.0, 0.0)])
+@pytest.mark.parametrize("threshold, least", [(None, 0.25), (0.6, 0.6), (0.0, 0.0), (1.0, 1.0)])
 def test_the_model_reads_the_queries_that_can_reach_the_threshold(task, threshold, least, monkeypatch):
     model = tiny_model("detr", score_threshold=0.5, name_thresholds={"cat": 0.25}).eval()
     detector = pipeline(task, model=model, image_processor=DeCoDetrImageProcessor(size={"height": 64, "width": 64}))
@@ -226,3 +227,26 @@ def test_the_model_reads_the_queries_that_can_reach_the_threshold(task, threshol
         options["candidate_labels"] = ["cat"]
     detector(Image.new("RGB", (80, 60)), **options)
     assert asked == [least]
+
+
+@pytest.mark.parametrize("task", ["object-detection", "zero-shot-object-detection"])
+@pytest.mark.parametrize("threshold", [40, -0.1, float("nan")])
+def test_a_threshold_that_is_no_score_is_refused(task, threshold, tiny_detector_folder, image):
+    model, processor = load_model(tiny_detector_folder, device="cpu")
+    detector = pipeline(task, model=model, image_processor=processor, device="cpu")
+    saved = DeCoDetrZeroShotPipeline(model=model, image_processor=processor, device=torch.device("cpu"))
+    message = f"threshold must be in 0 to 1, got {threshold}"
+    for run in (detector, saved):
+        labels = {} if run is detector and task == "object-detection" else {"candidate_labels": ["cat"]}
+        with pytest.raises(ValueError, match=message):
+            run(image, threshold=threshold, **labels)
+        assert run(image, threshold=0, **labels)
+    with pytest.raises(ValueError, match=message):
+        pipeline(task, model=model, image_processor=processor, device="cpu", threshold=threshold)
+    if task == "object-detection":
+        with pytest.raises(ValueError, match=message):
+            detector(image, threshold=[0.5, threshold, 0.5])
+    batch = processor(images=[image], return_tensors="pt")
+    with torch.inference_mode():
+        outputs = model(**batch)
+    assert len(processor.post_process_object_detection(outputs, -1.0)[0]["scores"]) == 36  # as the library's takes any

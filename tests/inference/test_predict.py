@@ -48,8 +48,13 @@ def test_find_images(tmp_path):
     with pytest.raises(FileNotFoundError, match="missing.png is no file, no folder"):
         find_images([tmp_path / "missing.png"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="empty has no images"):
+    with pytest.raises(FileNotFoundError, match="empty has no images; expected files with .*webp .images.$"):
         find_images([tmp_path / "empty"])
+    both = r"expected files with \.apng, .*\.webp \(images\) or \.m4v, \.mp4 \(videos\)$"
+    for source, kind in (("nowhere.mp4", "is no file, no folder and matches no images or videos"),
+                         ("empty", "has no images or videos")):  # fmt: skip
+        with pytest.raises(FileNotFoundError, match=f"{source} {kind}; {both}"):
+            find_images([tmp_path / source], None, {".mp4", ".m4v"})
 
 
 def test_pictures_never_overwrite(tmp_path):

@@ -146,6 +146,35 @@ def test_tracking_without_its_package_or_without_a_video(command, tiny_detector_
     assert "pip install 'decodetr[track]'" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("--max-frames 2", "--max-frames is of videos, and none is given; leave it out"),
+        ("--frame-stride 1", "--frame-stride is of videos, and none is given; leave it out"),
+        ("--slice-overlap 0.2", "--slice-overlap is of tiles, and --slice is not given; leave it out"),
+        ("--no-pictures --picture-format png", "--picture-format is of annotated images, and none are made"),
+        ("--no-pictures --font FONT", "--font is of annotated pictures, and none are made; leave it out"),
+    ],
+)
+def test_an_option_that_changes_nothing_is_refused(tiny_detector_folder, tmp_path, capsys, options, message):
+    image, font = write_image(tmp_path / "a.png"), tmp_path / "font.ttf"
+    font.touch()
+    words = ["predict", image, "--model", tiny_detector_folder, "--output", tmp_path / "out", "--device", "cpu"]
+    assert main([*map(str, words), *options.replace("FONT", str(font)).split()]) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_options_of_images_and_of_videos_go_together(command, film, tmp_path, capsys):
+    images = [*command, "--picture-format", "jpg"]
+    assert main(images) == 1
+    assert "--picture-format is of annotated images, and none are made" in capsys.readouterr().err
+    image = str(write_image(tmp_path / "a.png"))
+    assert main([images[0], image, *images[1:], "--max-frames", "2"]) == 0
+    assert [(entry["file"], entry.get("frame")) for entry in read(tmp_path)["images"]] == [
+        (image, None), (str(film), 0), (str(film), 2)]  # fmt: skip
+    assert (tmp_path / "out" / "a.jpg").is_file()
+
+
 def test_tracks_follow_what_moves():
     def at(*lefts):
         boxes = np.array([[left, 10, left + 20, 30] for left in lefts], dtype=np.float32).reshape(-1, 4)

@@ -168,6 +168,15 @@ def test_the_loop_answers_while_the_model_and_a_text_model_work(gated, picture, 
     assert answer.status_code == 422 and answer.json()["detail"] == "no such text model"
 
 
+def scope_of(address, kind):
+    """What ASGI says of a request."""
+    return {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": address, "raw_path": address.encode(), "query_string": b"", "root_path": "",
+        "headers": [(b"content-type", kind.encode())], "server": ("test", 80), "client": ("test", 1),
+    }  # fmt: skip
+
+
 def test_a_client_that_has_gone_costs_nothing(gated, picture):
     async def work(client, service):
         messages = [{"type": "http.request", "body": picture.bytes, "more_body": False}, {"type": "http.disconnect"}]
@@ -181,16 +190,11 @@ def test_a_client_that_has_gone_costs_nothing(gated, picture):
         async def send(message):
             sent.append(message)
 
-        scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
-            "path": "/v1/detect", "raw_path": b"/v1/detect", "query_string": b"", "root_path": "",
-            "headers": [(b"content-type", b"image/png")], "server": ("test", 80), "client": ("test", 1),
-        }  # fmt: skip
         gated.gate.clear()
         busy = asyncio.create_task(client.post("/v1/detect", content=picture.bytes, headers=PNG))
         await until(lambda: service.inside == 1 and service.batcher.waiting == 0)
         await asyncio.sleep(0.05)
-        going = asyncio.create_task(client._transport.app(scope, receive, send))
+        going = asyncio.create_task(client._transport.app(scope_of("/v1/detect", "image/png"), receive, send))
         await until(lambda: service.batcher.waiting == 1)
         left.set()
         await going
@@ -202,6 +206,31 @@ def test_a_client_that_has_gone_costs_nothing(gated, picture):
     before = len(gated.batches)
     run(gated, work, batch_size=1)
     assert [count for _, count in gated.batches[before + 1 :]] == [1, 1]  # after the warm-up
+
+
+@pytest.mark.parametrize("kind", ["image/png", "application/json", "multipart/form-data; boundary=q"])
+@pytest.mark.parametrize("address", ["/v1/detect", "/v1/detect/batch"])
+def test_a_client_that_leaves_while_its_body_arrives_is_no_failure(gated, picture, kind, address):
+    async def work(client, service):
+        messages = [{"type": "http.request", "body": b"--q\r\n", "more_body": True}, {"type": "http.disconnect"}]
+        sent = []
+
+        async def receive():
+            return messages.pop(0)
+
+        async def send(message):
+            sent.append(message)
+
+        await client._transport.app(scope_of(address, kind), receive, send)
+        assert service.inside == 0
+        return sent[0]["status"], service.metrics.text().decode()
+
+    status, figures = run(gated, work)
+    if kind == "image/png" and address.endswith("batch"):
+        assert status == 415  # before anything is read
+    else:
+        assert status == 499
+        assert f'decodetr_requests_total{{path="{address}",status="499"}} 1.0' in figures
 
 
 def test_what_fails_is_500_and_the_next_request_goes_on(gated, picture, monkeypatch):

@@ -179,6 +179,26 @@ def test_a_body_that_cannot_be_used(client, given, status, message):
     assert answer.json().keys() == {"detail"} and "Traceback" not in answer.text
 
 
+@pytest.mark.parametrize("address, pictures", [("/v1/detect", "image"), ("/v1/detect/batch", "images")])
+def test_a_misspelt_word_is_refused_wherever_it_stands(client, picture, address, pictures):
+    image = base64.b64encode(picture.bytes).decode()
+    post = {"files": {pictures: picture.bytes}}
+    for words, said in (
+        ({"treshold": "0.99"}, "the address has 'treshold', expected names, threshold, top_k"),
+        ({"threshold": "0", "name": "cat", "k": "1"}, "the address has 'k', 'name', expected names, threshold, top_k"),
+        ({"x" * 1000: ""}, f"the address has '{'x' * 40}', expected"),
+    ):
+        answer = client.post(address, params=words, **post)
+        assert answer.status_code == 422 and answer.json()["detail"].startswith(said)
+    assert client.post(address, params={"threshold": "0", "names": "cat", "top_k": "1"}, **post).status_code == 200
+    for body in (
+        {**post, "data": {"treshold": "0.99"}},
+        {"json": {pictures: [image] if pictures == "images" else image, "treshold": 0.99}},
+    ):
+        answer = client.post(address, **body)
+        assert answer.status_code == 422 and answer.json()["detail"] == "treshold: Extra inputs are not permitted"
+
+
 BAD_WISHES = [
     ({"threshold": "2"}, "threshold: Input should be less than or equal to 1"),
     ({"threshold": "nan"}, "threshold: "),
