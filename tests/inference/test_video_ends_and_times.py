@@ -104,7 +104,10 @@ def test_whole_videos_of_any_kind_are_whole(tmp_path, name, options):
 
 
 def test_frames_that_an_edit_list_hides_are_not_missing(tmp_path):
-    with av.open(str(film(tmp_path / "film.mp4", g="40"))) as whole, av.open(str(tmp_path / "t.mp4"), "w") as container:
+    with (
+        av.open(str(film(tmp_path / "film.mp4", g="40"))) as whole,
+        av.open(str(tmp_path / "t.mp4"), "w") as container,
+    ):
         stream = container.add_stream_from_template(whole.streams.video[0])
         for packet in whole.demux(video=0):
             if packet.dts is not None:
