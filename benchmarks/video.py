@@ -105,10 +105,10 @@ def stages(model, processor, file, folder, args, threshold):
     """Seconds of all cores of every stage for the whole video, each by itself."""
     import torch
 
+    from decodetr.inference.annotated_video import video_sink
     from decodetr.inference.detection import forward
     from decodetr.inference.shown import to_supervision
     from decodetr.inference.tracking import Tracks
-    from decodetr.inference.video_run import video_sink
     from decodetr.utils.drawing import draw_detections
 
     spent = dict.fromkeys(STAGES, 0.0)
@@ -120,6 +120,7 @@ def stages(model, processor, file, folder, args, threshold):
         return result
 
     names, tracks, batches = model.vocabulary.names, Tracks(threshold, 25), read_batches(file, args)
+    seconds = (number / 25 for number in itertools.count())
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=folder) as output:
         with video_sink(Path(output) / "drawn.mp4", 25) as show:
             while pictures := timed("decoding", next, batches, None):
@@ -134,7 +135,7 @@ def stages(model, processor, file, folder, args, threshold):
                     drawn = timed(
                         "drawing", draw_detections, picture, result["boxes"], result["names"], result["scores"]
                     )
-                    timed("encoding", show, drawn)
+                    timed("encoding", show, drawn, next(seconds))
     return spent
 
 

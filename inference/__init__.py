@@ -19,6 +19,7 @@ background.py     reading and writing beside the detector
 picture_files.py  which pictures, and the files that the annotated ones are written to
 result_files.py   the forms of results
 video_run.py      one video of the command
+annotated_video   the video that shows what was found in it
 picture_run.py    detect in many pictures, draw and write, and lose nothing when interrupted
 journal.py        what an unfinished run has done
 explanations.py   what a detection is made of

@@ -129,6 +129,7 @@ class PredictRun:
         self.output = Path(options.output)
         self.output.mkdir(parents=True, exist_ok=True)
         self.failed = {str(file): error for file, error in download(sources.addresses).items()}
+        self.unwritten: dict[str, str] = {}  # form of results: what went wrong with it
         self.paths = [path for path in sources.pictures if str(path) not in self.failed]
         key = {"model": digest, "scores": _scores(model.config), "font": options.font}
         key |= {name: getattr(options, name) for name in _DECIDES}
@@ -163,7 +164,7 @@ class PredictRun:
             missing = [name for name in sources if name not in self.done and name not in self.failed]
             self._write(missing)
             sys.stdout.write(self._summary(missing))
-        return 1 if self.failed else 0
+        return 1 if self.failed or self.unwritten else 0
 
     def _read(self, pool: ThreadPoolExecutor) -> Iterator[tuple[list[Path], list[PIL.Image.Image | Exception]]]:
         """Batches of pictures, or of what was wrong with them, that threads open ahead."""
@@ -299,9 +300,12 @@ class PredictRun:
         keys = self._keys()
         names = self.model.vocabulary.names
         results = Results(head, {"failed": failed, "missing": missing}, names, lambda: self.journal.read(keys))
-        gone = [] if missing else [JOURNAL]
+        gone: list[str] = []
         with committed(self.output, remove=gone) as staging:
-            gone += write_results(self.options.formats, self.output, staging, results)
+            old, self.unwritten = write_results(self.options.formats, self.output, staging, results)
+            gone += old if missing or self.unwritten else [*old, JOURNAL]
+        for form, error in self.unwritten.items():
+            sys.stderr.write(f"--format {form} could not be written: {error}; the same command tries it again\n")
 
     def _summary(self, missing):
         """What was found, for people."""
@@ -311,7 +315,8 @@ class PredictRun:
         text = f"{count} detections in {len(keys)} images"
         if self.failed:
             text += f", {len(self.failed)} unreadable (see the messages above)"
-        text += f": {one_line(self.output / _SHOWN.get(self.options.formats[0], self.options.formats[0]))}\n"
+        written = [form for form in self.options.formats if form not in self.unwritten]
+        text += f": {one_line(self.output / _SHOWN.get(written[0], written[0]))}\n" if written else ", not written\n"
         if missing:
             total = len(self.paths) + len(self.videos)
             text += f"{len(missing)} of {total} images are missing, the first is {one_line(missing[0])}; "

@@ -8,8 +8,11 @@ programs. csv is written by supervision, parquet by pyarrow.
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +33,7 @@ FORMATS = ("json", "jsonl", *DATA_SETS, "csv", "parquet")
 CROPS, FRAMES, VIDEOS = "crops", "frames", "videos"
 MARK = ".decodetr-predict"  # in folders that this command made: what is in them may be replaced
 _ROWS = 4096  # of a row group
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 has no place for
 _SCHEMA = pa.schema(
     [
         ("file", pa.string()),
@@ -59,6 +63,11 @@ class Results:
     tail: dict[str, Any]
     names: list[str]
     entries: Callable[[], Iterator[dict[str, Any]]]
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Name to its place in the vocabulary. Made once: vocabularies are long, and pictures many."""
+        return {name: place for place, name in reversed(list(enumerate(self.names)))}
 
 
 def check_formats(formats: list[str], output: str | Path) -> list[str]:
@@ -91,26 +100,40 @@ def rows_of(result: Mapping[str, list]) -> list[dict[str, Any]]:
     return [dict(zip(keys, values)) for values in zip(*result.values())]
 
 
-def write_results(formats: list[str], output: Path, staging: Path, results: Results) -> list[str]:
-    """Write all forms into `staging`, which becomes a part of `output`. Pictures of data sets are linked there.
+def write_results(
+    formats: list[str], output: Path, staging: Path, results: Results
+) -> tuple[list[str], dict[str, str]]:
+    """Write all forms into `staging`, which becomes a part of `output`. Pictures of data sets are linked there. Of a
+    form that fails nothing is in `staging`, and the others are written.
 
     Returns:
-        Names of files of earlier data sets that are to go, relative to `output`.
+        Names of files of earlier data sets that are to go, relative to `output`. Form to what went wrong with it.
     """
-    gone = []
+    gone, failed = [], {}
     for name in formats:
-        if name not in DATA_SETS:
-            _PLAIN[name](staging, results)
-            continue
-        folder = output / name
-        old = [file for file in folder.rglob("*") if file.is_file() or file.is_symlink()]
-        gone += [str(file.relative_to(output)) for file in old if file.name != MARK]
-        marked(staging, name)
-        links = dict(_pictures(results))
-        link_files(folder / DATA_SETS[name], links)
-        gone = [file for file in gone if file not in {os.path.join(name, DATA_SETS[name], link) for link in links}]
-        _SETS[name](staging / name, results)
-    return gone
+        try:
+            if name in DATA_SETS:
+                gone += _write_set(name, output, staging, results)
+            else:
+                _PLAIN[name](staging, results)
+        except Exception as error:  # of supervision, pyarrow, an XML parser, the disk: the others are still written
+            failed[name] = f"{type(error).__name__}: {error}"
+            shutil.rmtree(staging / name, ignore_errors=True)
+            (staging / f"detections.{name}").unlink(missing_ok=True)
+    return gone, failed
+
+
+def _write_set(name, output, staging, results):
+    """Write a data set. Returns what is to go of an earlier one."""
+    folder, pictures = output / name, DATA_SETS[name]
+    old = [file for file in folder.rglob("*") if file.is_file() or file.is_symlink()]
+    (staging / name).mkdir()
+    _SETS[name](staging / name, results)
+    marked(output, name)  # before anything else is there: whatever ends this, the next run may write here
+    links = dict(_pictures(results))
+    link_files(folder / pictures, links)
+    kept = {MARK, *(os.path.join(pictures, link) for link in links)}
+    return [str(file.relative_to(output)) for file in old if str(file.relative_to(folder)) not in kept]
 
 
 def _pictures(results):
@@ -149,9 +172,9 @@ def _write_jsonl(staging, results):
 def _write_csv(staging, results):
     with sv.CSVSink(str(staging / "detections.csv")) as sink:
         for entry in results.entries():
-            found = _supervision(entry, results.names)
-            found.data["class_name"] = np.array([row["name"] for row in entry["detections"]], dtype=str)
-            said = {"file": entry["file"], "frame": entry.get("frame", "")}
+            found = _supervision(entry, results.places)
+            found.data["class_name"] = np.array([_utf_8(row["name"]) for row in entry["detections"]], dtype=str)
+            said = {"file": _utf_8(entry["file"]), "frame": entry.get("frame", "")}
             sink.append(found, {**said, "width": entry["width"], "height": entry["height"]})
 
 
@@ -159,11 +182,12 @@ def _write_parquet(staging, results):
     rows = []
     with pq.ParquetWriter(staging / "detections.parquet", _SCHEMA) as writer:
         for entry in results.entries():
-            same = {"file": entry["file"], "frame": entry.get("frame")}
+            same = {"file": _utf_8(entry["file"]), "frame": entry.get("frame")}
             same |= {"width": entry["width"], "height": entry["height"]}
             for row in entry["detections"]:
                 box = dict(zip(("x0", "y0", "x1", "y1"), row["box"]))
-                rows.append({**same, "name": row["name"], "score": row["score"], **box, "track": row.get("track")})
+                said = {"name": _utf_8(row["name"]), "score": row["score"], "track": row.get("track")}
+                rows.append({**same, **said, **box})
             if len(rows) >= _ROWS:
                 writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
                 rows = []
@@ -206,19 +230,20 @@ def _write_yolo(staging, results):
         with open(staging / "labels" / f"{Path(name).stem}.txt", "w", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))
     names = "".join(f"  {number}: {_line(name)}\n" for number, name in enumerate(results.names))  # YAML holds JSON
-    with open(staging / "data.yaml", "w", encoding="utf-8") as file:
+    with open(staging / "data.yaml", "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"train: images\nnames:\n{names}")
 
 
 def _write_voc(staging, results):
     """Annotations/ and JPEGImages/, by supervision: whole pixels from 1."""
     (staging / "Annotations").mkdir()
+    names = [_xml(name) for name in results.names]
     for name, entry in _named(results):
         kept = [(row, box) for row, box in inside_picture(entry)]
-        found = _supervision({"detections": [{**row, "box": box} for row, box in kept]}, results.names)
+        found = _supervision({"detections": [{**row, "box": box} for row, box in kept]}, results.places)
         shape = (entry["height"], entry["width"], 3)
         with open(staging / "Annotations" / f"{Path(name).stem}.xml", "w", encoding="utf-8") as file:
-            file.write(detections_to_pascal_voc(found, results.names, name, shape))
+            file.write(detections_to_pascal_voc(found, names, _xml(name), shape))
 
 
 def inside_picture(entry: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], tuple[float, float, float, float]]]:
@@ -232,15 +257,26 @@ def inside_picture(entry: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], t
             yield row, box
 
 
-def _supervision(entry, names):
-    rows, place = entry["detections"], {name: number for number, name in reversed(list(enumerate(names)))}
+def _supervision(entry, places):
+    rows = entry["detections"]
     tracks = [-1 if row.get("track") is None else row["track"] for row in rows]
     return sv.Detections(
         xyxy=np.array([row["box"] for row in rows], dtype=np.float32).reshape(-1, 4),
         confidence=np.array([row["score"] for row in rows], dtype=np.float32),
-        class_id=np.array([place[row["name"]] for row in rows], dtype=int),
+        class_id=np.array([places[row["name"]] for row in rows], dtype=int),
         tracker_id=np.array(tracks, dtype=int),
     )
+
+
+def _utf_8(text):
+    """A text that UTF-8 can hold: the names of files that are no UTF-8 have surrogates, which become \\udcXX as in
+    our JSON."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _xml(text):
+    """The same for XML, which has no control characters either: they become \\xXX."""
+    return _NO_XML.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _line(value):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-import numpy as np
 from tqdm.auto import tqdm
 
+from decodetr.inference.annotated_video import video_sink
 from decodetr.inference.background import Behind, ahead
 from decodetr.inference.picture_files import unique_names
 from decodetr.inference.result_files import FRAMES, VIDEOS, marked, rows_of
@@ -21,12 +18,9 @@ from decodetr.inference.shown import lowest_threshold, to_supervision
 from decodetr.inference.tracking import Tracks
 from decodetr.inference.videos import Video, is_live
 from decodetr.utils.files import committed
-from decodetr.utils.quiet_supervision import sv
 
 if TYPE_CHECKING:
     from typing import Any
-
-    import PIL.Image
 
     from decodetr.inference.picture_run import PredictRun
 
@@ -42,7 +36,7 @@ def detect_video(run: PredictRun, source: str) -> None:
     """Detect in the frames of a video and write what is asked for.
 
     A live source ends with --max-frames, or when it is interrupted: what there is then is kept. So are the frames of a
-    damaged file up to where it can be read.
+    damaged or cut off file up to where it can be read.
 
     Args:
         run ([`PredictRun`]): its options, its model and its journal, which gets the results.
@@ -66,7 +60,7 @@ def detect_video(run: PredictRun, source: str) -> None:
         ):
             try:
                 with Behind() as behind:
-                    while batch := list(itertools.islice(frames, options.batch_size)):
+                    for batch in _batches(frames, options.batch_size):
                         _do(run, source, name, batch, tracks, show, staging, behind)
                         progress.update(len(batch))
             except (KeyboardInterrupt, ValueError) as error:  # after which the video so far is written
@@ -79,6 +73,23 @@ def detect_video(run: PredictRun, source: str) -> None:
     if stopped is not None:
         raise stopped
     return None
+
+
+def _batches(frames, size):
+    """Lists of frames. Those that were read before an error come before it."""
+    batch, failed = [], None
+    try:
+        for frame in frames:
+            batch.append(frame)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except ValueError as error:
+        failed = error
+    if batch:
+        yield batch
+    if failed is not None:
+        raise failed
 
 
 def _failed(run, source, error):
@@ -108,7 +119,7 @@ def _keep(run, source, name, batch, found, tracks, show, staging):
         entry["detections"] = rows_of(result)
         run.write_crops(staging, f"{name}_{frame.number:06d}", frame.picture, entry)
         if show is not None:
-            show(run.draw(frame.picture, result))
+            show(run.draw(frame.picture, result), frame.seconds)
         entries.append(entry)
     run.journal.add(entries)
 
@@ -118,25 +129,3 @@ def _one_name_a_box(result):
     first = {tuple(box): row for row, box in reversed(list(enumerate(result["boxes"])))}
     kept = sorted(first.values())
     return {key: [values[row] for row in kept] for key, values in result.items()}
-
-
-@contextmanager
-def video_sink(file: Path | None, rate: float) -> Iterator[Any]:
-    """A function that appends a picture to a video, or None where there is none."""
-    if file is None:
-        yield None
-        return
-    sinks: list[sv.VideoSink] = []
-
-    def show(picture: PIL.Image.Image) -> None:
-        width, height = picture.width // 2 * 2, picture.height // 2 * 2  # codecs want even sides
-        if not sinks:
-            info = sv.VideoInfo(width=width, height=height, fps=max(1, round(rate)), total_frames=None)
-            sinks.append(sv.VideoSink(str(file), info).__enter__())
-        sinks[0].write_frame(np.ascontiguousarray(np.asarray(picture)[:height, :width, ::-1]))
-
-    try:
-        yield show
-    finally:
-        for sink in sinks:
-            sink.__exit__(None, None, None)

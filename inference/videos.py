@@ -26,6 +26,9 @@ _CAMERA = "camera:"
 _PROTOCOLS = {"file": "file", "http": "http,https,tcp,tls", "live": "rtsp,rtsps,rtp,srtp,rtmp,srt,udp,tcp,tls"}
 _CAMERAS = {"Linux": ("v4l2", "/dev/video{}"), "Darwin": ("avfoundation", "{}"), "Windows": ("dshow", "video={}")}
 _SECONDS = 30.0  # of waiting for a stream
+_SAY_LENGTH = ("mov,", "matroska,", "avi", "flv")  # when they begin. Of others FFmpeg reads the end, or guesses
+_MISSING = 0.05  # of what a file says that it has: lengths are not always exact
+_MISSING_FRAMES = 3
 
 
 class Frame(NamedTuple):
@@ -81,29 +84,62 @@ class Video:
         self._stream.thread_type = "AUTO"
         self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 25)
         self.frames = self._stream.frames or 0
+        self._end = 0.0
 
     def read(self, stride: int = 1, most: int | None = None) -> Iterator[Frame]:
         """Yield every `stride`-th frame, at most `most`.
 
         Raises:
-            ValueError: the file is damaged from here on.
+            ValueError: the file is damaged from here on, ends clearly before the end that it says, or has no frame.
         """
         import av
 
-        given = 0
+        given = number = 0
         try:
-            for number, frame in enumerate(self._container.decode(self._stream)):
-                if number % stride:
+            for number, frame in enumerate(self._decoded(), 1):
+                if (number - 1) % stride:
                     continue
                 picture = frame.to_image()
                 if turn := getattr(frame, "rotation", 0):
                     picture = picture.rotate(turn, expand=True)
-                yield Frame(number, float(frame.time if frame.time is not None else number / self.rate), picture)
+                seconds = float(frame.time if frame.time is not None else (number - 1) / self.rate)
+                yield Frame(number - 1, seconds, picture)
                 given += 1
                 if given == most:
                     return
         except av.FFmpegError as error:
             raise ValueError(f"{self.source}: damaged after {given} frames: {error}") from error
+        if not number:
+            raise ValueError(f"{self.source}: expected a video, got no frame that can be read")
+        if self._is_cut_off(number):
+            ends = f"it ends at {self._end:.1f} of {self._length():.1f} seconds"
+            raise ValueError(f"{self.source}: damaged after {given} frames: {ends}")
+
+    def _decoded(self):
+        """All frames. Notes where the file ends: sound may be longer than pictures."""
+        for packet in self._container.demux():
+            start = packet.pts if packet.pts is not None else packet.dts
+            if start is not None:
+                self._end = max(self._end, float((start + (packet.duration or 0)) * packet.time_base))
+            if packet.stream.index == self._stream.index:
+                yield from packet.decode()
+
+    def _length(self):
+        """Seconds, as the file says, 0 where it does not."""
+        form = self._container.format.name
+        if not form.startswith(_SAY_LENGTH):
+            return 0.0
+        if form == "avi":  # whose frames take equally long. FFmpeg's own length is less where much is missing
+            return self.frames / self.rate
+        return (self._container.duration or 0) / 1e6
+
+    def _is_cut_off(self, count):
+        """Whether a file that had so many frames lacks its end: by its length, and by its number of frames too if it
+        says that. An edit list hides frames, and the last frame may be shown for long."""
+        missing, length = self.frames - count, self._length()
+        if self.frames and missing <= max(_MISSING_FRAMES, _MISSING * self.frames):
+            return False
+        return length - self._end > max(_MISSING_FRAMES / self.rate, _MISSING * length)
 
     def __enter__(self) -> Video:
         return self

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +13,8 @@ from PIL import Image
 
 from decodetr.annotations.sources import load_annotations
 from decodetr.cli import main
+from decodetr.inference import detection, result_files
+from decodetr.inference.result_files import Results, write_results
 from decodetr.scenes.world import SceneSettings
 from decodetr.scenes.write import write_scenes
 
@@ -131,6 +134,87 @@ def test_what_is_not_ours_is_not_replaced(written, tiny_detector_folder, tmp_pat
     assert main([*words, "--format", "json", "--format", "xml"]) == 1
     assert "--format xml: expected some of json, jsonl" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "yolo"]
+
+
+@pytest.fixture
+def latin(tiny_detector_folder, tmp_path):
+    """(words of the command without forms, folder of its results) of two pictures, one with an old name in Latin-1."""
+    write_image(tmp_path / "in" / "a.png")
+    write_image(tmp_path / "in" / "b.png", size=(90, 40)).rename(os.fsdecode(bytes(tmp_path / "in") + b"/caf\xe9.png"))
+    words = ["predict", tmp_path / "in", "--model", tiny_detector_folder, "--output", tmp_path / "out", "--top-k", 2]
+    return [*map(str, words), "--threshold", "0", "--device", "cpu", "--no-pictures"], tmp_path / "out"
+
+
+def test_names_that_are_no_utf_8_are_in_every_form(latin):
+    words, output = latin
+    assert main([*words, "--format", FORMS]) == 0
+    report = json.loads((output / "detections.json").read_text(encoding="utf-8"))
+    files = [entry["file"] for entry in report["images"] for _ in entry["detections"]]
+    assert sum(file.endswith("caf\udce9.png") for file in files) == 2
+    wanted = [file.replace("\udce9", "\\udce9") for file in files]
+    assert pq.read_table(output / "detections.parquet")["file"].to_pylist() == wanted
+    with open(output / "detections.csv", newline="", encoding="utf-8") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == wanted
+    for form in ("coco", "yolo", "voc"):
+        data = load_annotations(output / form, "train")
+        by_name = {os.path.realpath(entry["path"]): entry for entry in data.images}
+        for entry in report["images"]:
+            found = of_data_set(data, by_name[os.path.realpath(entry["file"])])
+            assert_same(found, inside(entry), 1.01)
+
+
+def test_names_of_things_that_xml_or_utf_8_cannot_hold(tmp_path):
+    picture, odd = write_image(tmp_path / "a.png"), ["caf\udce9 & <co>", "bell\x07", "last\ufffe"]
+    rows = [{"name": name, "score": 0.5, "box": [1.0, 2.0, 30.0, 40.0]} for name in odd]
+    entry = {"file": str(picture), "width": 80, "height": 60, "detections": rows}
+    results = Results({"model": "m"}, {}, odd, lambda: iter([entry]))
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    assert write_results(FORMS.split(","), tmp_path / "out", staging, results) == ([], {})
+    assert pq.read_table(staging / "detections.parquet")["name"].to_pylist() == ["caf\\udce9 & <co>", *odd[1:]]
+    root = ElementTree.parse(staging / "voc" / "Annotations" / "a.xml").getroot()
+    names = [element.findtext("name") for element in root.findall("object")]
+    assert names == ["caf\\udce9 & <co>", "bell\\x07", "last\\ufffe"]
+
+
+def test_a_form_that_fails_does_not_take_the_others_along(latin, monkeypatch, capsys):
+    words, output = latin
+    with monkeypatch.context() as broken:
+        broken.setattr(result_files, "detections_to_pascal_voc", lambda *_: 1 / 0)
+        broken.setitem(result_files._PLAIN, "csv", fails_in_the_middle)
+        assert main([*words, "--format", "csv,voc,json,coco"]) == 1
+    out, err = capsys.readouterr()
+    assert "--format csv could not be written: OSError: no space" in err
+    assert "--format voc could not be written: ZeroDivisionError: division by zero; the same command tries" in err
+    assert "4 detections in 2 images" in out and "detections.json" in out
+    assert {file.name for file in output.iterdir()} == {"detections.json", "coco", ".decodetr-predict.jsonl"}
+    assert len(load_annotations(output / "coco", "train").images) == 2
+    monkeypatch.setattr(detection, "detect", lambda *_, **__: pytest.fail("detected again"))
+    assert main([*words, "--format", "csv,voc,json,coco"]) == 0
+    assert {file.name for file in output.iterdir()} == {"detections.json", "coco", "voc", "detections.csv"}
+
+
+def fails_in_the_middle(staging, results):
+    (staging / "detections.csv").write_text("x_min")
+    raise OSError("no space")
+
+
+def test_vocabularies_are_not_gone_through_for_every_picture(tmp_path):
+    class Counted(list):
+        count = 0
+
+        def __iter__(self):
+            self.count += 1
+            return super().__iter__()
+
+    names, rows = Counted(["cat", "dog"]), [{"name": "dog", "score": 0.5, "box": [1.0, 2.0, 30.0, 40.0]}]
+    files = [str(write_image(tmp_path / f"{number}.png")) for number in range(9)]
+    entries = [{"file": file, "width": 80, "height": 60, "detections": rows} for file in files]
+    (tmp_path / "staging").mkdir()
+    write_results(
+        ["csv", "voc"], tmp_path / "out", tmp_path / "staging", Results({}, {}, names, lambda: iter(entries))
+    )
+    assert names.count <= 2
 
 
 @pytest.fixture(scope="module")
