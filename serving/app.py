@@ -198,6 +198,8 @@ def _query(request, names, threshold, top_k):
     if unknown := sorted(set(request.query_params) - set(query)):
         words = ", ".join(repr(word[:40]) for word in unknown)
         raise Refusal(422, f"the address has {words}, expected {', '.join(query)}")
+    if twice := [word for word in ("threshold", "top_k") if len(request.query_params.getlist(word)) > 1]:
+        raise Refusal(422, f"{twice[0]} is in the address more than once; give it once")
     return query
 
 

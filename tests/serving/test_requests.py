@@ -187,6 +187,7 @@ def test_a_misspelt_word_is_refused_wherever_it_stands(client, picture, address,
         ({"treshold": "0.99"}, "the address has 'treshold', expected names, threshold, top_k"),
         ({"threshold": "0", "name": "cat", "k": "1"}, "the address has 'k', 'name', expected names, threshold, top_k"),
         ({"x" * 1000: ""}, f"the address has '{'x' * 40}', expected"),
+        ({"threshold": ["0.1", "0.9"]}, "threshold is in the address more than once; give it once"),
     ):
         answer = client.post(address, params=words, **post)
         assert answer.status_code == 422 and answer.json()["detail"].startswith(said)
