@@ -318,8 +318,8 @@ class BuildRun:
         return command_of(stage, options, self.start)
 
     def _made_by(self, stage, pictures):
-        """What tells a stage from one of other words, photos or names, wherever OUT, photos and models lie. Models are
-        told by their identity in the record, photos by their digest."""
+        """What tells a stage from one of other words, photos, boxes or names, wherever OUT, photos and models lie.
+        Models are told by their identity in the record."""
         options, top = self.options, photos_root(self.options.images) if pictures else None
         place = _place(options.images)
         places = [place, str(photos_root(place))] if pictures else [place]
@@ -340,7 +340,7 @@ class BuildRun:
         more = {
             "photos": [(os.path.relpath(path, top), path.stat().st_size) for path in pictures if path.exists()],
             "names": options.names,
-            "pool": self._annotated.digest() if self.start.boxed else None,
+            "pool": (self._annotated.digest(), self._annotated.picture_digest()) if self.start.boxed else None,
         }.get(stage)
         digest = f" # {hashlib.sha256(repr(more).encode()).hexdigest()[:12]}" if more else ""
         return f"decodetr {shlex.join(_without_place(word, places) for word in words)}{digest}"

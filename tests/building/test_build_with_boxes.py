@@ -1,8 +1,10 @@
 """`decodetr build` of a data set whose photos have boxes, from a DeCo-DETR."""
 
 import json
+from functools import partial
 
 import numpy as np
+import pytest
 import torch
 from helpers.tiny_models import tiny_model
 from helpers.tiny_teachers import write_tiny_clip, write_tiny_llava
@@ -34,10 +36,12 @@ def test_boxes_teach_their_names_and_are_evaluated(tmp_path, capsys):
         document = {"images": images, "annotations": rows, "categories": categories}
         (tmp_path / "data/annotations").mkdir(exist_ok=True)
         (tmp_path / f"data/annotations/{part}.json").write_text(json.dumps(document))
-    model = decodetr.build(
+    build = partial(
+        decodetr.build,
         tmp_path / "detector", tmp_path / "data", tmp_path / "clip", tmp_path / "llava", tmp_path / "out",
         names={"blue_dog": ["blue dog"], "cup": ["a cup"]}, steps=2, device="cpu", keep_share=0.9,
     )  # fmt: skip
+    model = build()
     trained = DeCoDetrForObjectDetection.from_pretrained(model)
     assert trained.vocabulary.names == ["cup", "red star", "blue_dog"]
     assert trained.config.training_info["training_names"] == ["cup", "red star"], "those with boxes compete"
@@ -50,3 +54,8 @@ def test_boxes_teach_their_names_and_are_evaluated(tmp_path, capsys):
     card = (model / "README.md").read_text()
     assert "The data set has boxes" in card and "on validation images" in card
     assert "[1/5] decodetr pool build" in capsys.readouterr().out
+    assert build() == model, "nothing is left to do"
+    other = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    other.save(tmp_path / "data/train/3.png")  # another picture in its place, with the same boxes
+    with pytest.raises(ValueError, match="the stage pool was made by another command"):
+        build()
