@@ -1,8 +1,8 @@
 """`decodetr build`, and `decodetr.build` in Python: each stage once, whatever ended the run before."""
 
-import hashlib
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -16,6 +16,7 @@ from transformers import AutoConfig
 
 from decodetr.annotations.sources import has_part, load_annotations
 from decodetr.building.commands import Start, command_of, has_report
+from decodetr.building.contents import changed, contents_of
 from decodetr.building.coverage import ENOUGH, coverage, coverage_text
 from decodetr.building.options import STAGES, BuildOptions
 from decodetr.building.photos import (
@@ -57,6 +58,7 @@ logger = logging.getLogger(__name__)
 RECORD = "build.json"
 _INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 _WITHOUT_BOXES = ("photos", "coverage", "scores")  # stages that a data set with boxes has no need of
+_DIGEST = re.compile(r" # [0-9a-f]{12}$")  # what the commands of earlier records end with
 SHOWN = 12  # photos whose detections are drawn
 # What each stage writes into OUT, where that is not called as the stage is.
 _WRITTEN = {
@@ -189,8 +191,8 @@ class BuildRun:
             status = own.get(stage, self._command)(stage, words)
         if status:
             return status
-        made_by = self._made_by(stage, pictures)
-        self.record["done"][stage] = {"command": made_by, "seconds": round(self.record["spent"][stage]["seconds"], 1)}
+        made = {"command": self._made_by(stage, pictures), "made_of": self._made_of(stage, pictures)}
+        self.record["done"][stage] = made | {"seconds": round(self.record["spent"][stage]["seconds"], 1)}
         self._write_record()
         return 0
 
@@ -318,9 +320,9 @@ class BuildRun:
         return command_of(stage, options, self.start)
 
     def _made_by(self, stage, pictures):
-        """What tells a stage from one of other words, photos, boxes or names, wherever OUT, photos and models lie.
-        Models are told by their identity in the record."""
-        options, top = self.options, photos_root(self.options.images) if pictures else None
+        """The command that makes a stage, wherever OUT, photos and models lie. Models are told by their identity in
+        the record, what else it is made of by [`contents_of`]."""
+        options = self.options
         place = _place(options.images)
         places = [place, str(photos_root(place))] if pictures else [place]
         words = self._words(
@@ -337,13 +339,11 @@ class BuildRun:
                 workers=None,
             ),
         )
-        more = {
-            "photos": [(os.path.relpath(path, top), path.stat().st_size) for path in pictures if path.exists()],
-            "names": options.names,
-            "pool": (self._annotated.digest(), self._annotated.picture_digest()) if self.start.boxed else None,
-        }.get(stage)
-        digest = f" # {hashlib.sha256(repr(more).encode()).hexdigest()[:12]}" if more else ""
-        return f"decodetr {shlex.join(_without_place(word, places) for word in words)}{digest}"
+        return f"decodetr {shlex.join(_without_place(word, places) for word in words)}"
+
+    def _made_of(self, stage, pictures):
+        training = self._annotated if self.start.boxed else None
+        return contents_of(stage, self.options, pictures, training, has_report(self.options, self.start))
 
     def _read_record(self):
         file, models = self.options.output / RECORD, self._models()
@@ -396,13 +396,18 @@ class BuildRun:
         for stage in self.stages:
             if stage not in self.record["done"]:
                 continue
-            before = self.record["done"][stage]["command"]
-            now = self._made_by(stage, pictures)
+            done = self.record["done"][stage]
+            again = f"give --overwrite {stage} to make it, and what comes after it, again; or another --output"
+            before, now = _DIGEST.sub("", done["command"]), self._made_by(stage, pictures)
             if before != now:
                 raise ValueError(
                     f"{self.options.output}: the stage {stage} was made by another command:\n  {before}\nnow\n"
-                    f"  {now}\ngive --overwrite {stage} to make it, and what comes after it, again; or another "
-                    "--output"
+                    f"  {now}\n{again}"
+                )
+            made_of = self._made_of(stage, pictures)
+            if other := changed(done.get("made_of", made_of), made_of):
+                raise ValueError(
+                    f"{self.options.output}: the stage {stage} was made of other {', '.join(other)}; {again}"
                 )
 
     def _write_record(self):

@@ -55,7 +55,29 @@ def test_boxes_teach_their_names_and_are_evaluated(tmp_path, capsys):
     assert "The data set has boxes" in card and "on validation images" in card
     assert "[1/5] decodetr pool build" in capsys.readouterr().out
     assert build() == model, "nothing is left to do"
-    other = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
-    other.save(tmp_path / "data/train/3.png")  # another picture in its place, with the same boxes
-    with pytest.raises(ValueError, match="the stage pool was made by another command"):
+    record = json.loads((tmp_path / "out/build.json").read_text())
+    assert [*record["done"]["pool"]["made_of"]] == ["names split", "boxes", "pictures"]
+
+    val = tmp_path / "data/annotations/val.json"
+    whole = val.read_text()
+    val.write_text(json.dumps({**document, "annotations": rows[1:]}))
+    with pytest.raises(ValueError, match="the stage model was made of other validation boxes; give --overwrite model"):
         build()
+    val.write_text(whole)
+    split = {"base": {"1": "cup"}, "novel": {"2": "red star"}}
+    (tmp_path / "data/names.json").write_text(json.dumps(split))
+    with pytest.raises(ValueError, match="the stage pool was made of other names split; give --overwrite pool"):
+        build()
+    (tmp_path / "data/names.json").unlink()
+    picture = tmp_path / "data/train/3.png"
+    same = picture.read_bytes()
+    Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(picture)  # with the same boxes
+    with pytest.raises(ValueError, match="the stage pool was made of other pictures; give --overwrite pool"):
+        build()
+    picture.write_bytes(same)
+
+    for stage in record["done"].values():  # as an earlier version wrote it
+        stage["command"] += " # 0123456789ab"
+        del stage["made_of"]
+    (tmp_path / "out/build.json").write_text(json.dumps(record))
+    assert build() == model
