@@ -22,11 +22,11 @@ from decodetr.building.photos import (
     KEPT,
     LEARNED,
     coco_document,
-    find_photos,
     has_boxes,
     link_photos,
     photos_of,
     photos_root,
+    photos_to_learn,
     write_photos,
 )
 from decodetr.building.plan import measure
@@ -136,7 +136,7 @@ class BuildRun:
     def run(self) -> int:
         """Returns the exit status: of the first stage that failed, or 0."""
         options = self.options
-        pictures = [] if self.start.boxed else find_photos(options.images)
+        pictures = [] if self.start.boxed else photos_to_learn(options.images)
         with claim(options.output, "decodetr build"):
             self.record = self._read_record()
             overwritten = self._overwritten()

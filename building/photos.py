@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,36 @@ def find_photos(images: str | Path) -> list[Path]:
     return pictures
 
 
+def photos_to_learn(images: str | Path) -> list[Path]:
+    """[`find_photos`], after it was seen that they are enough, which costs the opening of two.
+
+    Raises:
+        FileNotFoundError: as of `find_photos`. ValueError: fewer than two can be read.
+    """
+    paths = find_photos(images)
+    check_enough(images, len(list(islice(filter(_can_be_read, paths), 2))))
+    return paths
+
+
+def check_enough(images: str | Path, readable: int) -> None:
+    """ValueError unless there is a photo to learn from besides one that is kept aside."""
+    if readable < 2:
+        raise ValueError(f"--images {images}: expected at least two pictures that can be read, got {readable}")
+
+
+def kept_aside(photos: int) -> int:
+    """How many of the photos are kept aside."""
+    return min(max(round(KEPT_SHARE * photos), 1), MOST_KEPT)
+
+
+def _can_be_read(path):
+    try:
+        open_image(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def photos_root(images: str | Path) -> Path:
     """The folder in which all photos lie: the given one, that of the file which describes a data set, or what the
     files of a list have in common."""
@@ -178,10 +209,9 @@ def write_photos(images: str | Path, folder: Path) -> dict[str, int]:
     if len(unreadable) > 5:
         logger.warning("%d photos are left out; %s names all", len(unreadable), one_line(folder / UNREADABLE))
     unreadable += [{"file": str(path), "error": f"{path}: {path.suffix} is not read; {_CONVERT}"} for path in unread]
-    if len(entries) < 2:
-        raise ValueError(f"--images {images}: expected at least two pictures that can be read, got {len(entries)}")
+    check_enough(images, len(entries))
     order = torch.randperm(len(entries), generator=torch.Generator().manual_seed(0)).tolist()
-    kept = set(order[: min(max(round(KEPT_SHARE * len(entries)), 1), MOST_KEPT)])
+    kept = set(order[: kept_aside(len(entries))])
     parts = {
         "train.json": entries,
         LEARNED: [entry for number, entry in enumerate(entries) if number not in kept],

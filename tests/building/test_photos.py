@@ -8,7 +8,16 @@ import pytest
 from PIL import Image
 
 from decodetr.annotations.sources import load_annotations
-from decodetr.building.photos import LEARNED, coco_document, find_photos, has_boxes, photos_root, write_photos
+from decodetr.building.photos import (
+    LEARNED,
+    coco_document,
+    find_photos,
+    has_boxes,
+    kept_aside,
+    photos_root,
+    photos_to_learn,
+    write_photos,
+)
 from decodetr.utils.files import write_json
 
 
@@ -80,7 +89,7 @@ def test_of_a_data_set_without_training_boxes_only_its_training_images_are_photo
     assert names == {"train/1.png", "train/2.png", "train/3.png"}
 
 
-def test_training_images_of_a_described_data_set_lie_beside_the_file_or_are_refused(tmp_path):
+def test_training_images_of_a_described_data_set_lie_beside_the_file_or_are_refused(tmp_path, monkeypatch):
     data = tmp_path / "data"
     for place in (data / "images/train", data / "images/val", tmp_path / "elsewhere/images"):
         place.mkdir(parents=True)
@@ -97,3 +106,17 @@ def test_training_images_of_a_described_data_set_lie_beside_the_file_or_are_refu
         ValueError, match="elsewhere/images/1.png, a training image, lies outside of it; give a .txt file"
     ):
         find_photos(file)
+
+
+def test_fewer_than_two_photos_that_can_be_read_are_refused_before_they_are_listed(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "2.png")
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="expected at least two pictures that can be read, got 1"):
+        photos_to_learn(tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "3.png")
+    assert photos_to_learn(tmp_path) == [tmp_path / f"{number}.png" for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("photos", "kept"), [(2, 1), (3, 1), (14, 1), (25, 2), (100, 10), (9000, 200)])
+def test_a_tenth_of_the_photos_is_kept_aside_but_at_least_one(photos, kept):
+    assert kept_aside(photos) == kept
