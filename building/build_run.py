@@ -23,17 +23,18 @@ from decodetr.building.photos import (
     KEPT,
     LEARNED,
     coco_document,
-    find_photos,
     has_boxes,
     link_photos,
     photos_of,
     photos_root,
+    photos_to_learn,
     write_photos,
 )
 from decodetr.building.plan import measure
 from decodetr.building.result import how_to_go_on, write_result
 from decodetr.building.shown import shown_words
 from decodetr.building.teacher_boxes import all_regions, teacher_boxes
+from decodetr.building.validation_names import check_validation_names
 from decodetr.cards.cost import counted
 from decodetr.cards.scores import HEADER, score_rows
 from decodetr.evaluation.calibrate import LEAST_OBJECTS
@@ -124,6 +125,8 @@ class BuildRun:
     def __init__(self, options: BuildOptions, overwrite: str | None = None, plan_only: bool = False) -> None:
         self.options, self.plan_only = options, plan_only
         self.start = _check(options)
+        if self.start.boxed:
+            check_validation_names(options.images, self._names_to_learn())
         # Boxes say what the photos show, and training calibrates on them.
         self.stages = [stage for stage in options.stages if not (self.start.boxed and stage in _WITHOUT_BOXES)]
         self.stage = self.stages[0]
@@ -135,7 +138,7 @@ class BuildRun:
     def run(self) -> int:
         """Returns the exit status: of the first stage that failed, or 0."""
         options = self.options
-        pictures = [] if self.start.boxed else find_photos(options.images)
+        pictures = [] if self.start.boxed else photos_to_learn(options.images)
         with claim(options.output, "decodetr build"):
             self.record = self._read_record()
             overwritten = self._overwritten()

@@ -3,12 +3,14 @@
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
+from decodetr.annotations.layouts import KINDS
 from decodetr.annotations.left_over import SOME_OF_FOLDER, pictures_below
 from decodetr.annotations.sources import has_part, kind_of, load_annotations
 from decodetr.utils.documents import read_json, read_text
@@ -23,6 +25,7 @@ LEARNED, KEPT, SAMPLE, UNREADABLE = "learned.json", "kept.json", "sample.json", 
 KEPT_SHARE, MOST_KEPT = 0.1, 200  # photos that are kept aside, to calibrate the scores on
 MOST_SAMPLED = 60  # photos whose captions say how much the detector finds
 _CONVERT = "convert .heic, .dng and the like to JPEG"
+_IN_FILES = tuple(kind for kind in KINDS if kind not in ("images", "datasets"))  # data sets of annotated picture files
 _OBJECT = "object"  # the one category as long as names are not known
 
 
@@ -56,17 +59,29 @@ def has_boxes(images: str | Path) -> bool:
         )
         return False
     coco = load_annotations(images, "train", check_images=False)
-    return bool(len(coco.annotations_by_image.column("id", crowds=False)))
+    if len(coco.annotations_by_image.column("id", crowds=False)):
+        return True
+    if kind in _IN_FILES:
+        logger.warning(
+            "--images %s: a data set whose training images have no boxes: they alone count as photos, and those of "
+            "its other parts are not looked at",
+            images,
+        )
+    return False
 
 
 def find_photos(images: str | Path) -> list[Path]:
-    """The pictures below a folder, sorted, or those that a .txt file lists, one a line, beginning in its folder.
+    """The pictures below a folder, sorted; those that a .txt file lists, one a line, beginning in its folder; or the
+    training images of a data set, as a later evaluation is to measure on others.
 
     Raises:
-        FileNotFoundError: there are none, or a file of the list is missing.
+        FileNotFoundError: there are none, or a file of the list is missing. ValueError: training images lie outside of
+            their data set.
     """
     if _is_list(images):
         return _listed(Path(images))
+    if _has_training_part(images):
+        return _training_images(images)
     pictures, others = pictures_below(images)
     if not pictures:
         some = ", ".join(sorted(path.name for path in others)[:5]) or "nothing else"
@@ -78,11 +93,62 @@ def find_photos(images: str | Path) -> list[Path]:
     return pictures
 
 
+def photos_to_learn(images: str | Path) -> list[Path]:
+    """[`find_photos`], after it was seen that they are enough, which costs the opening of two.
+
+    Raises:
+        FileNotFoundError: as of `find_photos`. ValueError: fewer than two can be read.
+    """
+    paths = find_photos(images)
+    check_enough(images, len(list(islice(filter(_can_be_read, paths), 2))))
+    return paths
+
+
+def check_enough(images: str | Path, readable: int) -> None:
+    """ValueError unless there is a photo to learn from besides one that is kept aside."""
+    if readable < 2:
+        raise ValueError(f"--images {images}: expected at least two pictures that can be read, got {readable}")
+
+
+def kept_aside(photos: int) -> int:
+    """How many of the photos are kept aside."""
+    return min(max(round(KEPT_SHARE * photos), 1), MOST_KEPT)
+
+
+def _can_be_read(path):
+    try:
+        open_image(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def photos_root(images: str | Path) -> Path:
-    """The folder in which all photos lie: the given one, or what the files of a list have in common."""
+    """The folder in which all photos lie: the given one, that of the file which describes a data set, or what the
+    files of a list have in common."""
     if not _is_list(images):
-        return Path(os.path.abspath(images))
+        place = Path(os.path.abspath(images))
+        return place.parent if place.is_file() else place
     return Path(os.path.commonpath([os.path.abspath(path.parent) for path in find_photos(images)]))
+
+
+def _has_training_part(images):
+    """Whether training images are told from others."""
+    try:
+        return kind_of(images) in _IN_FILES and has_part(images, "train")
+    except FileNotFoundError:  # nothing that is recognised: photos in unread forms, or none
+        return False
+
+
+def _training_images(images):
+    root = photos_root(images)
+    coco = load_annotations(images, "train", check_images=False)
+    found = sorted({Path(os.path.abspath(image["path"])) for image in coco.images})
+    if other := next((path for path in found if not path.is_relative_to(root)), None):
+        raise ValueError(
+            f"--images {images}: {other}, a training image, lies outside of it; give a .txt file with a path a line"
+        )
+    return found
 
 
 def _unread(images):
@@ -134,7 +200,8 @@ def write_photos(images: str | Path, folder: Path) -> dict[str, int]:
             continue
         place = Path(os.path.abspath(path)).relative_to(root).as_posix()
         entries.append({"id": len(entries) + 1, "file_name": place, "width": picture.width, "height": picture.height})
-    if unread := _unread(images):
+    unread = [] if _has_training_part(images) else _unread(images)  # of a data set its reader says it
+    if unread:
         forms = ", ".join(sorted({path.suffix.lower() for path in unread}))
         logger.warning("left out: %d photos in forms that are not read (%s); %s", len(unread), forms, _CONVERT)
     for problem in unreadable[:5]:
@@ -142,10 +209,9 @@ def write_photos(images: str | Path, folder: Path) -> dict[str, int]:
     if len(unreadable) > 5:
         logger.warning("%d photos are left out; %s names all", len(unreadable), one_line(folder / UNREADABLE))
     unreadable += [{"file": str(path), "error": f"{path}: {path.suffix} is not read; {_CONVERT}"} for path in unread]
-    if len(entries) < 2:
-        raise ValueError(f"--images {images}: expected at least two pictures that can be read, got {len(entries)}")
+    check_enough(images, len(entries))
     order = torch.randperm(len(entries), generator=torch.Generator().manual_seed(0)).tolist()
-    kept = set(order[: min(max(round(KEPT_SHARE * len(entries)), 1), MOST_KEPT)])
+    kept = set(order[: kept_aside(len(entries))])
     parts = {
         "train.json": entries,
         LEARNED: [entry for number, entry in enumerate(entries) if number not in kept],

@@ -11,7 +11,7 @@ import torch
 from torchvision.ops import box_convert
 
 from decodetr.building.commands import GRID_WINDOWS
-from decodetr.building.photos import KEPT_SHARE, MOST_KEPT, MOST_SAMPLED
+from decodetr.building.photos import MOST_SAMPLED, kept_aside
 from decodetr.pool_builder.crops import crop_region
 from decodetr.pool_builder.pool_run import load_models
 from decodetr.pool_builder.proposals import select_proposals
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from decodetr.building.commands import Start
     from decodetr.building.options import BuildOptions
 
-TRIED = 4  # photos, and crops, of a sample
+TRIED = 4  # photos, and crops, of a sample, or as many as there are
 _TRAINED = 3  # a training step costs about so many forwards of its photos
 _VIEWS = 2  # of each photo, that are cached
 _ROW_BYTES = 400  # of a region besides its embeddings: boxes, scores, caption
@@ -47,6 +47,7 @@ class Plan:
         seconds (dict): {stage: seconds}, of those that are tried. notes (dict): {stage: what is counted}.
         disk (float): bytes that stages write. cached (float): those of them that are cached features.
         queries (float): of a photo, whose features are cached: of each region, all that lie on it.
+        tried (int): photos of the sample.
     """
 
     photos: int
@@ -56,6 +57,7 @@ class Plan:
     disk: float = 0.0
     cached: float = 0.0
     queries: float = 0.0
+    tried: int = 0
 
     def text(self) -> str:
         """A table for people."""
@@ -63,7 +65,7 @@ class Plan:
         rows.append(["together", _duration(sum(self.seconds.values())), ""])
         features = f", of which cached features {in_units(self.cached)}, while it trains" if self.cached else ""
         return (
-            f"Plan for {self.photos:,} photos, from {TRIED} of them:\n"
+            f"Plan for {self.photos:,} photos, from {self.tried} of them:\n"
             f"{markdown_table(['stage', 'takes about', 'for'], rows)}\n"
             f"disk {in_units(self.disk)}{features}\n"
         )
@@ -87,8 +89,8 @@ def measure(options: BuildOptions, start: Start, pictures: Sequence[Path], stage
     Returns:
         Plan. Loading the models is not in it, nor are names and pictures, which take seconds.
     """
-    plan = Plan(len(pictures))
     images = [image for path in pictures[: 4 * TRIED] if (image := _opened(path)) is not None][:TRIED]
+    plan = Plan(len(pictures), tried=len(images))
     if not images:
         return plan
     settings = PoolSettings() if options.prompt is None else PoolSettings(prompt=options.prompt)
@@ -132,7 +134,7 @@ def measure(options: BuildOptions, start: Start, pictures: Sequence[Path], stage
         elif stage == "model":
             _semantic(plan, options, start, embed.dim, images, boxes, look)
         elif stage in ("scores", "report"):
-            kept = min(MOST_KEPT, round(KEPT_SHARE * plan.photos))
+            kept = kept_aside(plan.photos)
             plan.seconds[stage] = kept * look
             plan.notes[stage] = f"{kept:,} photos x {_duration(look)}"
     return plan

@@ -76,17 +76,23 @@ def check_metric(
         raise ValueError(f"--greater-is-better false: {given} is better the higher it is; leave it out")
 
 
-def check_names(coco: "CocoAnnotations", names: Collection[str]) -> set[str]:
+_MORE_NAMES = (
+    "give --deploy-vocabulary with them (decodetr vocabulary build), other --val-annotations, or --val-annotations "
+    "none"
+)
+
+
+def check_names(coco: "CocoAnnotations", names: Collection[str], remedy: str = _MORE_NAMES) -> set[str]:
     """Check that a model has every name with objects in its validation data.
 
     Args:
-        coco: annotations of the evaluation. names: of the saved model.
+        coco: annotations of the evaluation. names: of the saved model. remedy: what to do, in the words of a command.
 
     Returns:
         set[str]: the names with objects.
 
     Raises:
-        ValueError: it has not. Says which, and the options that mend it.
+        ValueError: it has not. Says which, and the remedy.
     """
     index = coco.annotations_by_image
     numbers = set(index.column("category", crowds=False).tolist())
@@ -95,8 +101,7 @@ def check_names(coco: "CocoAnnotations", names: Collection[str]) -> set[str]:
         more = ", ..." if len(missing) > 5 else ""
         raise ValueError(
             f"{coco.file}: {len(missing)} names of the validation data are not among the {len(names)} of the saved "
-            f"model: {', '.join(map(repr, missing[:5]))}{more}; give --deploy-vocabulary with them (decodetr "
-            "vocabulary build), other --val-annotations, or --val-annotations none"
+            f"model: {', '.join(map(repr, missing[:5]))}{more}; {remedy}"
         )
     return used
 

@@ -242,6 +242,25 @@ def test_the_plan_says_what_each_stage_costs_and_makes_nothing(given, tmp_path, 
     assert not [path for path in output.rglob("*") if path.is_file() and not path.name.startswith(".")]
 
 
+def test_the_plan_of_few_photos_says_how_many_and_one_alone_is_refused(given, tmp_path, capsys, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    command = ["build", str(given / "detector"), "--images", str(tmp_path / "photos"), "--clip", str(given / "clip")]
+    command += ["--captioner", str(given / "llava"), "--output", str(tmp_path / "out"), "--plan", "--device", "cpu"]
+    shutil.copy(given / "photos/0.png", tmp_path / "photos")
+    with monkeypatch.context() as patch:
+        patch.setattr(build_run, "measure", lambda *_: pytest.fail("models were loaded"))
+        for some in (command, [word for word in command if word != "--plan"]):
+            assert main(some) == 1
+            assert "expected at least two pictures that can be read, got 1" in capsys.readouterr().err
+    for name in ("1.png", "2.png"):
+        shutil.copy(given / "photos/0.png", tmp_path / "photos" / name)
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "Plan for 3 photos, from 3 of them:" in out
+    rows = {line.split("|")[1].strip(): line for line in out.splitlines() if line.startswith("| ")}
+    assert "| 1 photos x " in rows["scores"] and "| 1 photos x " in rows["report"]
+
+
 def test_the_plan_counts_the_queries_that_are_cached_and_refuses_a_full_disk(given, tmp_path, monkeypatch):
     options = BuildOptions(
         detector=str(given / "detector"), images=str(given / "photos"), clip=str(given / "clip"),

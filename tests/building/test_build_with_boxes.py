@@ -12,30 +12,56 @@ from PIL import Image
 
 import decodetr
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
+from decodetr.building import build_run
+from decodetr.building.options import BuildOptions
+from decodetr.cli import main
 
 PHOTOS = 12
+NAMES = ["cup", "red star"]
+
+
+def _write_given(folder, rng, val_names=NAMES):
+    """A DeCo-DETR, its teachers, and a data set with boxes."""
+    tiny_model(names=["cat"], embedding_dim=8).save_pretrained(folder / "detector")
+    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder / "detector")
+    write_tiny_clip(folder / "clip")
+    write_tiny_llava(folder / "llava")
+    for part, names in (("train", NAMES), ("val", val_names)):
+        images, rows = [], []
+        (folder / "data" / part).mkdir(parents=True)
+        for number in range(1, PHOTOS + 1):
+            picture = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+            picture.save(folder / f"data/{part}/{number}.png")
+            images.append({"id": number, "file_name": f"{number}.png", "width": 64, "height": 64})
+            box = {"id": number, "image_id": number, "category_id": 1 + number % len(names), "bbox": [8, 8, 30, 30]}
+            rows.append({**box, "area": 900, "iscrowd": 0})
+        categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+        document = {"images": images, "annotations": rows, "categories": categories}
+        (folder / "data/annotations").mkdir(exist_ok=True)
+        (folder / f"data/annotations/{part}.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("plan", [[], ["--plan"]])
+def test_names_of_the_validation_images_alone_are_asked_for_before_any_work(tmp_path, capsys, monkeypatch, plan):
+    _write_given(tmp_path, np.random.default_rng(0), [*NAMES, "zebra", "yak"])
+    monkeypatch.setattr(build_run, "measure", lambda *_: pytest.fail("models were loaded"))
+    words = ["build", str(tmp_path / "detector"), "--images", str(tmp_path / "data"), "--clip", str(tmp_path / "clip")]
+    words += ["--captioner", str(tmp_path / "llava"), "--output", str(tmp_path / "out"), "--device", "cpu", *plan]
+    assert main([*words, "--names", "yak"]) == 1
+    error = capsys.readouterr().err
+    assert "1 names of the validation data are not among the 3 of the saved model: 'zebra'; a build learns" in error
+    assert "give the others by --names FILE" in error and "--deploy-vocabulary" not in error
+    assert not (tmp_path / "out").exists()
+    options = BuildOptions(
+        detector=str(tmp_path / "detector"), images=str(tmp_path / "data"), clip=str(tmp_path / "clip"),
+        captioner=str(tmp_path / "llava"), output=tmp_path / "out", names={"zebra": ["a"], "yak": ["b"]}, device="cpu",
+    )  # fmt: skip
+    assert build_run.BuildRun(options).start.boxed, "with all of them it begins"
 
 
 def test_boxes_teach_their_names_and_are_evaluated(tmp_path, capsys):
     rng = np.random.default_rng(0)
-    tiny_model(names=["cat"], embedding_dim=8).save_pretrained(tmp_path / "detector")
-    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "detector")
-    write_tiny_clip(tmp_path / "clip")
-    write_tiny_llava(tmp_path / "llava")
-    for part in ("train", "val"):
-        images, rows = [], []
-        (tmp_path / "data" / part).mkdir(parents=True)
-        for number in range(1, PHOTOS + 1):
-            Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
-                tmp_path / f"data/{part}/{number}.png"
-            )
-            images.append({"id": number, "file_name": f"{number}.png", "width": 64, "height": 64})
-            box = {"id": number, "image_id": number, "category_id": 1 + number % 2, "bbox": [8, 8, 30, 30]}
-            rows.append({**box, "area": 900, "iscrowd": 0})
-        categories = [{"id": 1, "name": "cup"}, {"id": 2, "name": "red star"}]
-        document = {"images": images, "annotations": rows, "categories": categories}
-        (tmp_path / "data/annotations").mkdir(exist_ok=True)
-        (tmp_path / f"data/annotations/{part}.json").write_text(json.dumps(document))
+    _write_given(tmp_path, rng)
     build = partial(
         decodetr.build,
         tmp_path / "detector", tmp_path / "data", tmp_path / "clip", tmp_path / "llava", tmp_path / "out",

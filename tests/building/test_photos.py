@@ -2,12 +2,23 @@
 
 import json
 import logging
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from decodetr.annotations.sources import load_annotations
-from decodetr.building.photos import LEARNED, has_boxes, write_photos
+from decodetr.building.photos import (
+    LEARNED,
+    coco_document,
+    find_photos,
+    has_boxes,
+    kept_aside,
+    photos_root,
+    photos_to_learn,
+    write_photos,
+)
 from decodetr.utils.files import write_json
 
 
@@ -50,3 +61,64 @@ def test_a_misspelt_folder_is_no_such_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="--images nonex: no such folder; expected one of photos"):
         has_boxes("nonex")
+
+
+def _data_set_without_training_boxes(folder):
+    """Three pictures in each part; those for training have no boxes."""
+    for part in ("train", "val", "test"):
+        images = [{"id": number, "file_name": f"{number}.png", "width": 8, "height": 8} for number in (1, 2, 3)]
+        box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}
+        document = coco_document(images, ["cat"], [] if part == "train" else [box])
+        write_json(folder / f"annotations/{part}.json", document | {"info": {}})
+        (folder / part).mkdir()
+        for entry in images:
+            Image.new("RGB", (8, 8)).save(folder / part / entry["file_name"])
+        (folder / part / "raw.HEIC").write_bytes(b"whatever")
+
+
+def test_of_a_data_set_without_training_boxes_only_its_training_images_are_photos(tmp_path, caplog):
+    data = tmp_path / "data"
+    data.mkdir()
+    _data_set_without_training_boxes(data)
+    assert not has_boxes(data)
+    assert "training images have no boxes: they alone count as photos" in caplog.text
+    assert find_photos(data) == [data / f"train/{number}.png" for number in (1, 2, 3)]
+    assert write_photos(data, tmp_path / "out") == {"photos": 3, "kept": 1, "unreadable": 0}
+    names = {
+        entry["file_name"] for entry in json.loads((tmp_path / "out/annotations/train.json").read_text())["images"]
+    }
+    assert names == {"train/1.png", "train/2.png", "train/3.png"}
+
+
+def test_training_images_of_a_described_data_set_lie_beside_the_file_or_are_refused(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    for place in (data / "images/train", data / "images/val", tmp_path / "elsewhere/images"):
+        place.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(place / "1.png")
+        labels = Path(str(place).replace("/images", "/labels"))
+        labels.mkdir(parents=True)
+        (labels / "1.txt").write_text("")  # nothing is in it
+    file = data / "data.yaml"
+    file.write_text("train: images/train\nval: images/val\nnames: [cat]\n")
+    assert not has_boxes(file) and photos_root(file) == data
+    assert find_photos(file) == [data / "images/train/1.png"]
+    trusted = SimpleNamespace(images=[{"path": str(tmp_path / "elsewhere/images/1.png")}])  # as --allow-outside reads
+    monkeypatch.setattr("decodetr.building.photos.load_annotations", lambda *_, **__: trusted)
+    with pytest.raises(
+        ValueError, match="elsewhere/images/1.png, a training image, lies outside of it; give a .txt file"
+    ):
+        find_photos(file)
+
+
+def test_fewer_than_two_photos_that_can_be_read_are_refused_before_they_are_listed(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "2.png")
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="expected at least two pictures that can be read, got 1"):
+        photos_to_learn(tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "3.png")
+    assert photos_to_learn(tmp_path) == [tmp_path / f"{number}.png" for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("photos", "kept"), [(2, 1), (3, 1), (14, 1), (25, 2), (100, 10), (9000, 200)])
+def test_a_tenth_of_the_photos_is_kept_aside_but_at_least_one(photos, kept):
+    assert kept_aside(photos) == kept
