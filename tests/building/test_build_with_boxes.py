@@ -86,7 +86,8 @@ def test_boxes_teach_their_names_and_are_evaluated(tmp_path, capsys):
 
     val = tmp_path / "data/annotations/val.json"
     whole = val.read_text()
-    val.write_text(json.dumps({**document, "annotations": rows[1:]}))
+    document = json.loads(whole)
+    val.write_text(json.dumps({**document, "annotations": document["annotations"][1:]}))
     with pytest.raises(ValueError, match="the stage model was made of other validation boxes; give --overwrite model"):
         build()
     val.write_text(whole)
