@@ -1,8 +1,9 @@
 """Detections on disk: what a run found, to be evaluated again, by another engine or protocol, or compared.
 
-Ours are Parquet. COCO's results format (a JSON list of {"image_id", "category_id", "bbox", "score"}) is read too, so
-that what other programs found goes through the same evaluation. So is what `decodetr predict` writes: detections.json,
-and coco/annotations/train.json of `--format coco`. Their images are found by their file names.
+Ours are Parquet, with the file names of the images: another form of the same data numbers them otherwise. COCO's
+results format (a JSON list of {"image_id", "category_id", "bbox", "score"}) is read too, so that what other programs
+found goes through the same evaluation. So is what `decodetr predict` writes: detections.json, and
+coco/annotations/train.json of `--format coco`. Their images are found by their file names.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from decodetr.annotations.box_style import doubts
+from decodetr.annotations.written_paths import spelling_key
+from decodetr.processing.region_names import other_pictures
 from decodetr.utils.boxes import corners_of
 from decodetr.utils.documents import decoded, parse_json, read_json, short
 from decodetr.utils.files import reading, regular_file, replacing
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_NAMES, _FACTS = "decodetr_names", "decodetr_facts"
+_NAMES, _FACTS, _FILES = "decodetr_names", "decodetr_facts", "decodetr_files"
 _COLUMNS = ("x0", "y0", "x1", "y1")
 _WITHOUT_NAMES = (
     "{file}: the {form} of `decodetr predict` has no list of the names that were looked for; give its detections.json "
@@ -41,7 +44,7 @@ def save_detections(
     file: str | Path, evaluator: DetectionEvaluator, facts: dict[str, str | None] | None = None
 ) -> None:
     """Write what a [`DetectionEvaluator`] has kept: image_id, name, score, x0, y0, x1, y1 in pixels, one row each.
-    `facts`: what a report says of the model, {text: text}."""
+    File names of the images that were seen go with them. `facts`: what a report says of the model, {text: text}."""
     state = sorted(evaluator.state(), key=lambda row: row[0])
     counts = [len(scores) for _, scores, *_ in state]
     boxes = np.concatenate([rows[3] for rows in state]) if state else np.zeros((0, 4), np.float32)
@@ -54,6 +57,9 @@ def save_detections(
     }
     # The whole vocabulary, as the column holds only the names that were found.
     metadata = {_NAMES: json.dumps(evaluator.names, ensure_ascii=False), _FACTS: json.dumps(facts or {})}
+    seen = {row[0] for row in state}
+    files = {entry["image_id"]: entry.get("file_name") for entry in evaluator.coco.images if entry["image_id"] in seen}
+    metadata[_FILES] = json.dumps({image_id: name for image_id, name in files.items() if name})
     with replacing(file) as partial:
         pq.write_table(pa.table(columns).replace_schema_metadata(metadata), partial)
 
@@ -86,7 +92,7 @@ def load_detections(file: str | Path, coco: CocoAnnotations) -> tuple[list[str],
 
     Raises:
         FileNotFoundError: no such file. ValueError: another format, or images or categories that `coco` lacks. The
-            message names the row.
+            message names the row or the image.
     """
     file = Path(file)
     if not file.is_file():
@@ -151,7 +157,67 @@ def _read_parquet(file, coco):
     label_of = np.array([place[name] for name in found], dtype=np.int64)
     boxes = np.stack([table[name].to_numpy() for name in _COLUMNS], axis=1).astype(np.float32)
     labels = label_of[coded.indices.to_numpy()]
-    return names, table["image_id"].to_numpy(), labels, table["score"].to_numpy(), boxes
+    images = _numbered_as(coco, table["image_id"].to_numpy(), _stored_files(table, file), file)
+    return names, images, labels, table["score"].to_numpy(), boxes
+
+
+def _stored_files(table, file):
+    """{image_id: file name} of the images that were seen. Empty for a file that was written without."""
+    stored = parse_json(
+        decoded((table.schema.metadata or {}).get(_FILES.encode(), b"{}"), file), f"{file}: {_FILES}", dict
+    )
+    try:
+        files = {int(image_id): name for image_id, name in stored.items()}
+    except ValueError as error:
+        raise ValueError(f"{file}: {_FILES}: expected numbers of images as keys, got: {error}") from error
+    if wrong := [name for name in files.values() if not isinstance(name, str)]:
+        raise ValueError(f"{file}: {_FILES}: expected names of files, got {short(wrong[0])}")
+    return files
+
+
+def _numbered_as(coco, images, files, file):
+    """The image ids (D,) of `coco` for those of a file. They are the same unless the files say that they are of other
+    pictures, as in another form of the data, or are ids that `coco` lacks: then images are found by their file names.
+
+    Args:
+        images (D,): image id of each detection. files: [`_stored_files`].
+    """
+    here = dict(zip(coco.images.columns["image_id"].tolist(), coco.images.columns["file_name"]))
+    pairs = [(image_id, there, here[image_id]) for image_id, there in files.items() if here.get(image_id)]
+    are_known = np.isin(images, list(here)).all()
+    if not files or (are_known and not other_pictures(pairs, files.values, here.values)):
+        return images
+    ends = {}  # of a path, in any spelling: images. A look at all images of one file name would take too long
+    for image_id, name in here.items():
+        for end in _ends(name):
+            ends.setdefault(end, []).append(image_id)
+    with_rows, counterpart, taken = np.unique(images).tolist(), {}, {}
+    needed = set(with_rows)
+    for image_id in dict.fromkeys([*files, *with_rows]):
+        name = files.get(image_id, "")
+        best = next((ends[end] for end in _ends(name) if end in ends), [])
+        if len(best) > 1:  # in other letter case, maybe
+            best = [other for other in best if here[other] == name] or best
+        if len(best) == 1 and taken.setdefault(best[0], image_id) == image_id:
+            counterpart[image_id] = best[0]
+        elif best or image_id in needed:  # where nothing was found, the data may lack the image
+            got = f"{len(best) or 'none'}"
+            if len(best) == 1:
+                got = f"the one of image_id {taken[best[0]]}, {files[taken[best[0]]]}"
+            raise ValueError(
+                f"{file}: image_id {image_id}, {name or 'no file name'}: expected one image of {coco.file} with that "
+                f"file name, as the image ids are others there, got {got}; give the annotation file that belongs to "
+                "these detections, or run `decodetr eval --model` on these data"
+            )
+    logger.info("%s: image ids are others than in %s; images are found by their file names", file, coco.file)
+    numbers = np.array([counterpart[image_id] for image_id in with_rows], dtype=np.int64)
+    return numbers[np.searchsorted(with_rows, images)]
+
+
+def _ends(name):
+    """The path of a file in any spelling, without its first folder, and so on to its file name alone."""
+    parts = spelling_key(name).split("/") if name else []
+    return ["/".join(parts[place:]) for place in range(len(parts))]
 
 
 def _is_text(kind):

@@ -7,7 +7,8 @@ from pathlib import Path
 from decodetr.utils.documents import read_json, read_text
 
 _PROMPTS = re.compile(r":\s+|:$")  # between a name and its prompts
-_QUOTED = re.compile(r'"[^"]+"')
+# A name in quotes, and prompts. Quotes in it are doubled, as in CSV.
+_QUOTED = re.compile(r'"((?:[^"]|"")+)"\s*(?::(.*))?')
 _FILES = (".txt", ".json")
 
 
@@ -23,7 +24,10 @@ def read_names(text: str | None = None, file: str | Path | None = None, option: 
     if text is not None and file is not None:
         raise ValueError("give --names or --names-file, not both")
     if file is not None:
-        names = [name for _, name in _lines(file)]
+        names = []
+        for _, line in _lines(file):
+            name, prompts = _quoted(line)
+            names.append(line if name is None or prompts is not None else name)
     elif text is not None:
         names = _items(text, option)
     else:
@@ -53,16 +57,17 @@ def read_prompts(
 
     Args:
         text: of `--names`, see [`read_names`]; `name: prompt; prompt` is taken too. Or a .txt or .json file.
-        file: of `--names-file`. One name a line, or `name: prompt; prompt`; or a .json file with a list of names, or
-            {name: prompt or list of prompts}.
+        file: of `--names-file`. One name a line, or `name: prompt; prompt`, where a name in double quotes may have
+            a colon; or a .json file with a list of names, or {name: prompt or list of prompts}.
         option: what messages call the text.
 
     Returns:
         {name: texts}, or None where neither is given. A name that is there twice has its first place and texts.
+        A key that a .json file has twice is an error.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: both given, no name in them, or a name without texts. The message
-            has the file and line.
+        FileNotFoundError: no such file. ValueError: both given, no name in them, a name without texts, or a key that
+            is there twice. The message has the file and, of a text, the line.
     """
     if text is not None and file is not None:
         raise ValueError("give --names or --names-file, not both")
@@ -80,14 +85,16 @@ def read_prompts(
         written = [(f"{file}, line {number}", line) for number, line in _lines(file)]
     found: dict[str, list[str]] = {}
     for where, line in written:
-        name, *rest = _PROMPTS.split(line, maxsplit=1)
-        prompts = [prompt.strip() for prompt in rest[0].split(";") if prompt.strip()] if rest else [name]
-        if rest and not (name and prompts):
+        name, rest = _quoted(line) if file is not None else (None, None)  # CSV took the quotes of a command line
+        if name is None:
+            name, rest = (*_PROMPTS.split(line, maxsplit=1), None)[:2]
+        prompts = [name] if rest is None else [prompt.strip() for prompt in rest.split(";") if prompt.strip()]
+        if not (name and prompts):
             raise ValueError(
                 f"{where}: expected a name, or 'name: prompt; prompt', got {line!r}; a name with a colon goes into a "
-                ".json file"
+                "file of names, in double quotes"
             )
-        if file is None and not rest and "; " in line:
+        if file is None and rest is None and "; " in line:
             raise ValueError(f"{where}: expected names with commas between them, got a semicolon in one")
         found.setdefault(name, prompts)
     if not found:
@@ -106,7 +113,7 @@ def _items(text, option):
 
 
 def _lines(file):
-    """(number, name) of the lines that say something. A name may be quoted, as it is on a command line."""
+    """(number, line) of the lines that say something. A name may be quoted, as it is on a command line."""
     found = []
     for number, line in enumerate(read_text(file).splitlines(), start=1):
         if (line := line.strip()) and not line.startswith("#"):
@@ -116,11 +123,17 @@ def _lines(file):
             f"{file}, line {found[0][0]}: expected one name a line, got {found[0][1]!r} alone; write each name on a "
             "line of its own, or double quotes around the line if it is one name"
         )
-    return [(number, line[1:-1].strip() if _QUOTED.fullmatch(line) else line) for number, line in found]
+    return found
+
+
+def _quoted(line):
+    """(name, text of its prompts or None) of a line that begins with a name in quotes, else (None, None)."""
+    match = _QUOTED.fullmatch(line)
+    return (match[1].replace('""', '"').strip(), match[2]) if match else (None, None)
 
 
 def _of_json(file):
-    content = read_json(file)
+    content = read_json(file, unique=True)  # Python would keep the last of two texts for a name
     if not isinstance(content, dict | list | None):
         raise ValueError(f"{file}: expected a list of names, or {{name: prompt or list of prompts}}, got {content!r}")
     pairs = content.items() if isinstance(content, dict) else [(name, name) for name in content or ()]

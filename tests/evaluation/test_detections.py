@@ -42,6 +42,98 @@ def test_round_trip(coco, tmp_path):
     assert load_detections(tmp_path / "none.parquet", coco) == (names, {})
 
 
+# The same pictures under other image ids
+
+
+def renumbered(coco, tmp_path, file_names):
+    """`coco` with the images {id: file name} instead."""
+    document = json.loads(coco.file.read_text())
+    document["images"] = [
+        {"id": image_id, "file_name": name, "width": 96, "height": 64} for image_id, name in file_names.items()
+    ]
+    document["annotations"] = []
+    file = tmp_path / "renumbered.json"
+    file.write_text(json.dumps(document))
+    return CocoAnnotations.load(file, check_images=False)
+
+
+def saved(coco, tmp_path, scores=((5, 0.5), (6, 0.25), (8, 0.75))):
+    """Detections of the images 5.png, 6.png and 8.png, one each, of a score that tells which; or of some of them."""
+    evaluator = DetectionEvaluator(coco, NAMES)
+    evaluator.update(
+        [5, 6, 8],
+        [{"scores": [], "labels": [], "boxes": []}] * (3 - len(scores))
+        + [{"scores": [score], "labels": [0], "boxes": [BOX]} for _, score in scores],
+    )
+    save_detections(tmp_path / "d.parquet", evaluator)
+    return tmp_path / "d.parquet"
+
+
+def scores_of(file, coco):
+    return {image_id: rows["scores"].tolist() for image_id, rows in load_detections(file, coco)[1].items()}
+
+
+@pytest.mark.parametrize(
+    "file_names, expected",
+    [
+        ({5: "5.png", 6: "6.png", 8: "8.png"}, {5: 0.5, 6: 0.25, 8: 0.75}),
+        ({6: "5.png", 8: "6.png", 5: "8.png"}, {6: 0.5, 8: 0.25, 5: 0.75}),  # the same ids for other pictures
+        ({0: "images/val/8.png", 1: "images/val/5.png", 2: "images/val/6.png"}, {0: 0.75, 1: 0.5, 2: 0.25}),
+        ({5: "val/6.PNG", 6: "val\\5.png", 7: "8.png", 9: "more.png"}, {5: 0.25, 6: 0.5, 7: 0.75}),
+        ({5: "a/5.png", 6: "b/6.png", 8: "c/8.png"}, {5: 0.5, 6: 0.25, 8: 0.75}),
+    ],
+)
+def test_images_that_have_other_ids_are_found_by_their_file_names(coco, tmp_path, file_names, expected):
+    found = scores_of(saved(coco, tmp_path), renumbered(coco, tmp_path, file_names))
+    assert found == {image_id: [score] for image_id, score in expected.items()}
+
+
+def test_of_files_of_one_name_that_of_the_same_folder_is_taken(coco, tmp_path):
+    there = renumbered(coco, tmp_path, {5: "a/x.png", 6: "b/x.png", 8: "c/y.png"})
+    file = saved(there, tmp_path)
+    here = renumbered(coco, tmp_path, {8: "b/x.png", 6: "data/a/x.png", 5: "y.png"})
+    assert scores_of(file, here) == {6: [0.5], 8: [0.25], 5: [0.75]}
+
+
+@pytest.mark.parametrize(
+    "file_names, message",
+    [
+        ({5: "6.png", 6: "5.png", 8: "9.png"}, "image_id 8, 8.png: expected one image of .*renumbered.json.*got none"),
+        ({5: "6.png", 6: "5.png", 8: "a/8.png", 9: "b/8.png"}, "image_id 8, 8.png: expected one image .* got 2; give"),
+        ({1: "other.png", 2: "another.png"}, "image_id 5, 5.png: .* got none; give the annotation file that belongs"),
+    ],
+)
+def test_images_that_cannot_be_told_by_their_file_names_are_named(coco, tmp_path, file_names, message):
+    with pytest.raises(ValueError, match=message):
+        load_detections(saved(coco, tmp_path), renumbered(coco, tmp_path, file_names))
+
+
+def test_two_images_of_a_file_are_never_one_of_the_data(coco, tmp_path):
+    file = saved(renumbered(coco, tmp_path, {5: "a/x.png", 6: "b/x.png", 8: "y.png"}), tmp_path)
+    with pytest.raises(ValueError, match="image_id 6, b/x.png: .* got the one of image_id 5, a/x.png; give"):
+        load_detections(file, renumbered(coco, tmp_path, {5: "y.png", 6: "c/x.png"}))
+
+
+def test_an_image_without_detections_may_be_missing(coco, tmp_path):
+    file = saved(coco, tmp_path, scores=[(8, 0.75)])
+    assert scores_of(file, renumbered(coco, tmp_path, {5: "8.png"})) == {5: [0.75]}
+
+
+def test_files_without_file_names_go_by_their_ids(coco, tmp_path):
+    file = saved(coco, tmp_path)
+    table = pq.read_table(file)
+    metadata = {key: value for key, value in table.schema.metadata.items() if key != b"decodetr_files"}
+    assert len(metadata) == len(table.schema.metadata) - 1
+    pq.write_table(table.replace_schema_metadata(metadata), file)
+    assert scores_of(file, coco) == {5: [0.5], 6: [0.25], 8: [0.75]}
+    with pytest.raises(ValueError, match=r"row 0: expected an image of .*, got image_id 5 \(2 such rows\)"):
+        load_detections(file, renumbered(coco, tmp_path, {8: "8.png"}))
+    for wrong in ("[]", '{"a": "5.png"}', '{"5": 5}'):
+        pq.write_table(table.replace_schema_metadata(metadata | {b"decodetr_files": wrong}), file)
+        with pytest.raises(ValueError, match="d.parquet: decodetr_files: expected"):
+            load_detections(file, coco)
+
+
 def results(tmp_path, rows):
     file = tmp_path / "results.json"
     file.write_text(rows if isinstance(rows, str) else json.dumps(rows))

@@ -98,3 +98,48 @@ def test_quotes_in_a_file_are_those_of_a_command_line_and_a_list_in_one_line_is_
         read_names(file=file)
     file.write_text('"salt, pepper"\n')
     assert read_prompts(file=file) == {"salt, pepper": ["salt, pepper"]}
+
+
+def test_a_quoted_name_in_a_file_is_taken_to_the_letter_and_may_have_prompts(tmp_path):
+    file = tmp_path / "names.txt"
+    lines = (
+        '"salt, pepper": white powder; black powder',
+        '"traffic: cone"',
+        '"Book: the film":book',
+        '"an 8"" pipe": pipe',
+        '"a""b"',
+        '"cat" and "dog": pets',
+        'an "odd" cup: cup',
+    )
+    file.write_text("\n".join(lines))
+    assert read_prompts(file=file) == {
+        "salt, pepper": ["white powder", "black powder"],
+        "traffic: cone": ["traffic: cone"],
+        "Book: the film": ["book"],
+        'an 8" pipe': ["pipe"],
+        'a"b': ['a"b'],
+        '"cat" and "dog"': ["pets"],
+        'an "odd" cup': ["cup"],
+    }
+    assert read_names(file=file)[1] == "traffic: cone"
+    file.write_text(lines[0])  # alone, it is no list of names with commas between them
+    assert read_prompts(file=file) == {"salt, pepper": ["white powder", "black powder"]}
+    file.write_text('"salt, pepper",cat\n')
+    with pytest.raises(ValueError, match="line 1: expected one name a line"):
+        read_prompts(file=file)
+    for line in ('"cat":', '"cat": ;', '" ": cat', '" "'):
+        file.write_text(f"dog\n{line}\n")
+        with pytest.raises(
+            ValueError, match=r"names.txt, line 2: expected a name, or .*file of names, in double quotes"
+        ):
+            read_prompts(file=file)
+    assert read_prompts('"""cat""","""dog"": pet"') == {'"cat"': ['"cat"'], '"dog"': ["pet"]}  # CSV took one pair
+
+
+def test_a_key_that_a_json_file_has_twice_is_refused(tmp_path):
+    file = tmp_path / "names.json"
+    file.write_text('{"cat": "x", "dog": "z", "cat": "y"}')
+    with pytest.raises(ValueError, match="names.json: the key 'cat' is there twice; leave one"):
+        read_prompts(file=file)
+    file.write_text('["cat", "dog", "cat"]')
+    assert read_prompts(file=file) == {"cat": ["cat"], "dog": ["dog"]}
