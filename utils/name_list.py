@@ -87,7 +87,8 @@ def read_prompts(
     for where, line in written:
         name, rest = _quoted(line) if file is not None else (None, None)  # CSV took the quotes of a command line
         if name is None:
-            name, rest = (*_PROMPTS.split(line, maxsplit=1), None)[:2]
+            name, *prompted = _PROMPTS.split(line, maxsplit=1)
+            rest = prompted[0] if prompted else None
         prompts = [name] if rest is None else [prompt.strip() for prompt in rest.split(";") if prompt.strip()]
         if not (name and prompts):
             raise ValueError(
