@@ -13,6 +13,7 @@ from decodetr.annotations.names_split import names_split_file
 from decodetr.annotations.picture_digest import picture_digest
 from decodetr.annotations.sources import load_annotations
 from decodetr.building.photos import photos_root
+from decodetr.utils.documents import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ def contents_of(
     if stage not in ("pool", "model", "report"):
         return {}
     split = names_split_file(options.images if Path(options.images).is_dir() else None)
-    found = {"names split": _digest(None if split is None else split.read_text(encoding="utf-8"))}
+    found = {"names split": _digest(None if split is None else read_text(split))}
     if stage == "pool":
         return found | _of_data(training, _TRAINED)
     # The validation images choose the checkpoint of the model, too.
