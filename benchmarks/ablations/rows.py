@@ -319,6 +319,11 @@ QUESTIONS = {
         "No pool, + pool, + gradient isolation, + cosine lambda(t), each with those above it; and without isolation.",
         ("joint-none", "joint-pool", "joint-isolation", "joint-cosine", "joint-cosine-mixed", "joint-linear"),
     ),
+    "isolation": Question(
+        "What are isolation and schedule worth beside each other?",
+        "The whole method in joint training, without isolation, with a constant lambda, and without both.",
+        ("joint-cosine", "joint-cosine-mixed", "joint-isolation", "joint-pool"),
+    ),
 }
 
 
