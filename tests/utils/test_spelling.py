@@ -22,3 +22,8 @@ def test_an_evaluation_says_so():
     coco = truth(["Fire_Truck"], {1: [("Fire_Truck", [0, 0, 10, 10])]})
     with pytest.raises(ValueError, match="'Fire_Truck' is 'fire truck' there, .* Give a vocabulary that has them"):
         DetectionEvaluator(coco, ["fire truck"])
+
+
+def test_letters_of_two_characters_are_shown_by_their_numbers():
+    words = spelled_otherwise(["cre\u0300me"], ["cr\u00e8me"])  # which look the same
+    assert words == r"; 'cre\u0300me' is 'cr\xe8me' there, and names must be equal to the letter"
