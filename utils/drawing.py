@@ -104,11 +104,13 @@ def draw_explanations(
     Returns:
         PIL RGB image: the picture at the top left, unchanged, and to its right (below it, if it is much wider than
         high) one block per detection, in one or two columns, with a bar, weight and caption for each prototype. Bars
-        are relative to the heaviest prototype shown. Captions are cut to fit. At most MOST_EXPLAINED detections. A
-        line says how many more there are. Without detections the picture alone.
+        are relative to the heaviest prototype shown. Those of one caption, as a coarse prototype and a fine one often
+        have, are one line. Captions are cut to fit. At most MOST_EXPLAINED detections. A line says how many more there
+        are. Without detections the picture alone.
     """
     if not names:
         return picture.copy()
+    prototypes = [_of_one_caption(rows) for rows in prototypes]
     size = _font_size(picture)
     font = ImageFont.truetype(str(font_path or default_font()), size)
     line, width = round(1.45 * size), 34 * size
@@ -148,6 +150,16 @@ def draw_explanations(
     for text in footer:
         write(left + size, top + panel_height - line, text, panel_width - 2 * size, "#444444")
     return canvas
+
+
+def _of_one_caption(rows):
+    """The prototypes with those of one caption added up, heaviest first."""
+    found: dict[Any, dict[str, Any]] = {}
+    for row in rows:
+        key = row["index"] if row["caption"] is None else row["caption"]
+        before = found.get(key)
+        found[key] = row if before is None else {**before, "weight": before["weight"] + row["weight"]}
+    return sorted(found.values(), key=lambda row: -row["weight"])
 
 
 def label_colors(names: Sequence[str]) -> list[tuple[str, str]]:

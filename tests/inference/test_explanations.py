@@ -111,8 +111,8 @@ def test_detect_explains_without_changing_detections(model):
 
 
 def prototypes(count, weights=(0.6, 0.3, 0.1), caption="a red star"):
-    rows = [{"index": 17 + j, "caption": caption, "weight": weight} for j, weight in enumerate(weights)]
-    return [rows] * count
+    captions = [caption if caption is None else f"{caption} {j}" for j in range(len(weights))]
+    return [[{"index": 17 + j, "caption": captions[j], "weight": weight} for j, weight in enumerate(weights)]] * count
 
 
 def panel(size, count=1, rows=None, names=None):
@@ -142,6 +142,16 @@ def test_bars_are_proportional_to_weights():
     color = pixels[size + size // 2, size + size // 2]  # of the square before the name
     lengths = [(pixels[y] == color).all(-1).sum() for y in range(size + size // 2 + 19, 6 * size, 19)]
     assert lengths[0] == 5 * size + 1 and lengths[1] == pytest.approx(lengths[0] / 2, abs=1) and lengths[2] <= 1
+
+
+def test_prototypes_of_one_caption_are_one_line():
+    (twice,), (once,) = prototypes(1, (0.2, 0.5, 0.1, 0.1)), prototypes(1, (0.5, 0.3, 0.1))
+    for row, caption in zip(twice, ("a coin", "a ring", "a coin", None)):
+        row["caption"] = caption
+    for row, index, caption in zip(once, (18, 17, 20), ("a ring", "a coin", None)):
+        row |= {"index": index, "caption": caption}
+    assert panel((640, 640), rows=[twice])[1].tobytes() == panel((640, 640), rows=[once])[1].tobytes()
+    assert [row["weight"] for row in twice] == [0.2, 0.5, 0.1, 0.1], "what was given stays"
 
 
 def test_captions_are_drawn_and_cut():
