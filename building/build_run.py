@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -16,7 +15,7 @@ from transformers import AutoConfig
 
 from decodetr.annotations.sources import has_part, load_annotations
 from decodetr.building.commands import Start, command_of, has_report
-from decodetr.building.contents import changed, contents_of
+from decodetr.building.contents import contents_of, difference
 from decodetr.building.coverage import ENOUGH, coverage, coverage_text
 from decodetr.building.options import STAGES, BuildOptions
 from decodetr.building.photos import (
@@ -34,7 +33,6 @@ from decodetr.building.plan import measure
 from decodetr.building.result import how_to_go_on, write_result
 from decodetr.building.shown import shown_words
 from decodetr.building.teacher_boxes import all_regions, teacher_boxes
-from decodetr.building.validation_names import check_validation_names
 from decodetr.cards.cost import counted
 from decodetr.cards.scores import HEADER, score_rows
 from decodetr.evaluation.calibrate import LEAST_OBJECTS
@@ -43,6 +41,7 @@ from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr import DeCoDetrConfig, PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.detectors import detector_family
 from decodetr.pool_builder.preflight import check_engine
+from decodetr.training.metrics import check_names
 from decodetr.utils.devices import machine_name, pick_device
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim, committed, is_unused, output_folder, write_json
@@ -59,7 +58,7 @@ logger = logging.getLogger(__name__)
 RECORD = "build.json"
 _INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 _WITHOUT_BOXES = ("photos", "coverage", "scores")  # stages that a data set with boxes has no need of
-_DIGEST = re.compile(r" # [0-9a-f]{12}$")  # what the commands of earlier records end with
+_MORE_NAMES = "a build learns the names of the training images and --names: give the others by --names FILE"
 SHOWN = 12  # photos whose detections are drawn
 # What each stage writes into OUT, where that is not called as the stage is.
 _WRITTEN = {
@@ -125,8 +124,8 @@ class BuildRun:
     def __init__(self, options: BuildOptions, overwrite: str | None = None, plan_only: bool = False) -> None:
         self.options, self.plan_only = options, plan_only
         self.start = _check(options)
-        if self.start.boxed:
-            check_validation_names(options.images, self._names_to_learn())
+        if self._judged is not None:  # before all captions are made
+            check_names(self._judged, self._names_to_learn(), _MORE_NAMES)
         # Boxes say what the photos show, and training calibrates on them.
         self.stages = [stage for stage in options.stages if not (self.start.boxed and stage in _WITHOUT_BOXES)]
         self.stage = self.stages[0]
@@ -250,6 +249,13 @@ class BuildRun:
         """The training images of a data set with boxes."""
         return load_annotations(self.options.images, "train", check_images=False)
 
+    @cached_property
+    def _judged(self):
+        """Its validation images, or None."""
+        if not (self.start.boxed and has_report(self.options, self.start)):
+            return None
+        return load_annotations(self.options.images, "val", check_images=False)
+
     def _scores(self, stage, words):
         """How much the detector finds; and, from what the teacher sees in the photos kept aside, calibrated scores."""
         options, found = self.options, self.record["found"]
@@ -346,7 +352,7 @@ class BuildRun:
 
     def _made_of(self, stage, pictures):
         training = self._annotated if self.start.boxed else None
-        return contents_of(stage, self.options, pictures, training, has_report(self.options, self.start))
+        return contents_of(stage, self.options, pictures, training, self._judged)
 
     def _read_record(self):
         file, models = self.options.output / RECORD, self._models()
@@ -399,18 +405,11 @@ class BuildRun:
         for stage in self.stages:
             if stage not in self.record["done"]:
                 continue
-            done = self.record["done"][stage]
-            again = f"give --overwrite {stage} to make it, and what comes after it, again; or another --output"
-            before, now = _DIGEST.sub("", done["command"]), self._made_by(stage, pictures)
-            if before != now:
+            now = self._made_by(stage, pictures), self._made_of(stage, pictures)
+            if other := difference(self.record["done"][stage], *now):
                 raise ValueError(
-                    f"{self.options.output}: the stage {stage} was made by another command:\n  {before}\nnow\n"
-                    f"  {now}\n{again}"
-                )
-            made_of = self._made_of(stage, pictures)
-            if other := changed(done.get("made_of", made_of), made_of):
-                raise ValueError(
-                    f"{self.options.output}: the stage {stage} was made of other {', '.join(other)}; {again}"
+                    f"{self.options.output}: the stage {stage} was made {other}give --overwrite {stage} to make it, "
+                    "and what comes after it, again; or another --output"
                 )
 
     def _write_record(self):

@@ -6,32 +6,37 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING
 
 from decodetr.annotations.names_split import names_split_file
 from decodetr.annotations.picture_digest import picture_digest
-from decodetr.annotations.sources import load_annotations
 from decodetr.building.photos import photos_root
 from decodetr.utils.documents import read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Any
 
     from decodetr.annotations.coco import CocoAnnotations
     from decodetr.building.options import BuildOptions
 
-_TRAINED, _JUDGED = ("boxes", "pictures"), ("validation boxes", "validation pictures")
+_DIGEST = re.compile(r" # [0-9a-f]{12}$")  # what the commands of earlier records end with
 
 
 def contents_of(
-    stage: str, options: BuildOptions, photos: Sequence[Path], training: CocoAnnotations | None, has_val: bool
+    stage: str,
+    options: BuildOptions,
+    photos: Sequence[Path],
+    training: CocoAnnotations | None,
+    validation: CocoAnnotations | None,
 ) -> dict[str, str]:
     """{what it is made of, in words: digest} of a stage; empty where its command says all.
 
     Args:
         photos (list of Path): of a build without boxes. training (CocoAnnotations, optional): of one with boxes.
-        has_val (bool): whether that one has something to evaluate on.
+        validation (CocoAnnotations, optional): of that one, if it has any.
     """
     if stage == "names":
         return {"names": _digest(options.names)}
@@ -39,29 +44,33 @@ def contents_of(
         if stage != "photos":
             return {}
         top = photos_root(options.images)
-        return {"photos": _digest([sorted(os.path.relpath(path, top) for path in photos), _of_files(photos)])}
-    if stage not in ("pool", "model", "report"):
-        return {}
-    split = names_split_file(options.images if Path(options.images).is_dir() else None)
+        names = sorted(os.path.relpath(path, top) for path in photos)
+        return {"photos": _digest([names, picture_digest(photos, lambda path: path)])}
+    split = names_split_file(options.images)
     found = {"names split": _digest(None if split is None else read_text(split))}
-    if stage == "pool":
-        return found | _of_data(training, _TRAINED)
-    # The validation images choose the checkpoint of the model, too.
-    return found | (_of_data(load_annotations(options.images, "val", check_images=False), _JUDGED) if has_val else {})
+    if stage in ("first-pool", "pool"):
+        return found | _of_data(training, "boxes", "pictures")
+    if stage in ("boxes", "model", "report"):  # the validation images choose the checkpoint of a training, too
+        return found | ({} if validation is None else _of_data(validation, "validation boxes", "validation pictures"))
+    return {}
 
 
-def changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """The words for what is another one now, or is there now or no longer."""
-    return [what for what in {**before, **now} if before.get(what) != now.get(what)]
+def difference(done: dict[str, Any], command: str, made_of: dict[str, str]) -> str | None:
+    """What a finished stage was made by or of and would not be now, as a part of a message. None if there is nothing.
+
+    Args:
+        done (dict): its record: "command", and "made_of", which earlier versions have not written.
+    """
+    before = _DIGEST.sub("", done["command"])
+    if before != command:
+        return f"by another command:\n  {before}\nnow\n  {command}\n"
+    found = done.get("made_of", made_of)
+    other = [what for what in {**found, **made_of} if found.get(what) != made_of.get(what)]
+    return f"of other {', '.join(other)}; " if other else None
 
 
-def _of_data(coco, words):
-    return dict(zip(words, (coco.digest(), coco.picture_digest())))
-
-
-def _of_files(paths):
-    read: Callable[[Any], Path] = Path
-    return picture_digest(paths, read)
+def _of_data(coco, boxes, pictures):
+    return {boxes: coco.digest(), pictures: coco.picture_digest()}
 
 
 def _digest(value):

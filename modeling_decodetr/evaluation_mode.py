@@ -3,11 +3,21 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from torch import nn
 
+
+@dataclass
+class _Held:
+    """Modules of a model that were in training, and how many calls keep them from it."""
+
+    modules: list[nn.Module]
+    calls: int = 0
+
+
 _LOCK = threading.Lock()  # not the model's: a lock cannot be copied
-_HELD: dict[nn.Module, tuple[list[nn.Module], list[None]]] = {}  # modules that were in training, calls at work
+_HELD: dict[nn.Module, _Held] = {}
 
 
 @contextmanager
@@ -20,19 +30,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     with _LOCK:
         held = _HELD.get(model)
         if held is None and _trains(model):
-            held = _HELD[model] = [module for module in model.modules() if module.training], []
-            for module in held[0]:
+            held = _HELD[model] = _Held([module for module in model.modules() if module.training])
+            for module in held.modules:
                 module.training = False
         if held is not None:
-            held[1].append(None)
+            held.calls += 1
     try:
         yield
     finally:
         if held is not None:
             with _LOCK:
-                held[1].pop()
-                if not held[1]:
-                    for module in held[0]:
+                held.calls -= 1
+                if not held.calls:
+                    for module in held.modules:
                         module.training = True
                     del _HELD[model]
 
