@@ -52,6 +52,13 @@ def parser():
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="of the semantic stream (0 1 2)")
     add("--steps", type=int, default=200, metavar="N", help="of a run (200)")
     add("--val-images", type=int, default=150, metavar="N", help="the first of them (150)")
+    add(
+        "--captioners",
+        nargs="+",
+        default=[],
+        metavar="WORD=BUILT",
+        help="of rows with another captioner: its pool build",
+    )
     add("--from-scratch", action="store_true", help="joint rows begin with a detector of random weights")
     add = arguments.add_argument_group("cost alone").add_argument
     add("--rounds", type=int, default=15, metavar="N", help="timed ones (15)")
@@ -77,6 +84,14 @@ def listed():
     return "\n".join(lines[1:])
 
 
+def pair_of(words):
+    """A word and a folder, of WORD=BUILT."""
+    word, equals, folder = words.partition("=")
+    if not (word and equals and folder):
+        raise ValueError(f"--captioners {words}: expected WORD=BUILT")
+    return word, folder
+
+
 def worlds(args):
     """The worlds that the arguments name, one for each number of base names."""
     from ablations.runs import World
@@ -91,6 +106,7 @@ def worlds(args):
         places = {name: getattr(args, name) for name in ("data", "built", "model", "vocabulary", "clip")}
     sizes = {name: getattr(args, name) for name in ("train_images", "val_images", "steps")}
     sizes |= {"queries": args.queries or None, "name": args.world or ("photos" if args.photos else "scenes")}
+    sizes["captioners"] = tuple(pair_of(pair) for pair in args.captioners)
     sizes |= {"from_scratch": args.from_scratch, "views": args.views, "device": args.device}
     places = {name: str(place) for name, place in places.items()}
     return [World(base_names=count, **places, **sizes) for count in args.base_names or [None]]

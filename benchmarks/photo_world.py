@@ -6,6 +6,7 @@
     python benchmarks/photo_world.py teachers DIR/teachers  # small CLIP and LLaVA
     python benchmarks/photo_world.py detector DIR           # DIR/detector: over ImageNet weights, finds drawings
     python benchmarks/photo_world.py run DIR                # the three above, and then README's chain
+    python benchmarks/photo_world.py captioner DIR/teachers --hidden-size 32 --layers 1   # a LLaVA of another size
 
 See docs/photo_world.md.
 """
@@ -36,6 +37,7 @@ def parse(words=None):
         ("teachers", "train the small CLIP and LLaVA"),
         ("detector", "a detector over the ImageNet backbone, trained to find drawings"),
         ("run", "everything, then README's chain"),
+        ("captioner", "one more LLaVA, of another size, beside the teachers"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("folder", metavar="DIR", type=Path, help="where to write")
@@ -57,7 +59,12 @@ def parse(words=None):
             command.add_argument("--detector-pictures", type=int, default=PICTURES, metavar="N", help=words_of)
             words_of = f"of them in a step ({BATCH})"
             command.add_argument("--detector-batch", type=int, default=BATCH, metavar="N", help=words_of)
-        for field, (default, words_of) in _TEACHERS.items() if name in ("teachers", "run") else ():
+        for field in ("hidden_size", "layers") if name == "captioner" else ():
+            option, words_of = f"--{field.replace('_', '-')}", "of its language model"
+            command.add_argument(option, type=int, required=True, metavar="N", help=words_of)
+        for field, (default, words_of) in _TEACHERS.items() if name in ("teachers", "run", "captioner") else ():
+            if name == "captioner" and field == "clip_steps":
+                continue
             option = f"--{field.replace('_', '-')}"
             command.add_argument(option, type=int, default=default, metavar="N", help=f"{words_of} ({default})")
     return parser.parse_args(words)
@@ -95,6 +102,12 @@ def _run(args, settings):
             from photos.teachers import write_teachers
 
             measured = write_teachers(args.folder, settings, workers=args.workers, **steps)
+            sys.stdout.write(f"{measured}\n")
+        elif args.command == "captioner":
+            from photos.teachers import write_captioner
+
+            size = {"hidden_size": args.hidden_size, "layers": args.layers}
+            measured = write_captioner(args.folder, settings, workers=args.workers, **size, **steps)
             sys.stdout.write(f"{measured}\n")
         else:
             from photos.chain import run_chain

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 _IMAGE = "<image>"
+HIDDEN_SIZE, LAYERS = 128, 3  # of the language model
 # The conversation format of LLaVA-1.5.
 _CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
@@ -67,15 +68,19 @@ def llava_processor(patch_size: int, texts: SceneTexts, class_token: bool = Fals
 
 
 def new_llava(
-    clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, class_token: bool = False
+    clip: CLIPModel,
+    tokenizer: PreTrainedTokenizerFast,
+    class_token: bool = False,
+    hidden_size: int = HIDDEN_SIZE,
+    layers: int = LAYERS,
 ) -> LlavaForConditionalGeneration:
     """A `LlavaForConditionalGeneration` with the vision tower of `clip` and a language model of random weights.
-    class_token: as in [`train_llava`]."""
+    class_token, hidden_size, layers: as in [`train_llava`]."""
     text = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=3,
+        hidden_size=hidden_size,
+        intermediate_size=3 * hidden_size,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=256,
         tie_word_embeddings=True,
@@ -138,6 +143,8 @@ def train_llava(
     texts: SceneTexts = SCENE_TEXTS,
     start: LlavaForConditionalGeneration | None = None,
     class_token: bool = False,
+    hidden_size: int = HIDDEN_SIZE,
+    layers: int = LAYERS,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
     seed: int = 0,
@@ -147,10 +154,11 @@ def train_llava(
     Args:
         class_token: the language model sees all tokens of CLIP's last layer, the class token too, instead of the
             patches of the layer before, as LLaVA-1.5 does. It helps little (docs/photo_world.md).
+        hidden_size, layers: of the language model. hidden_size: a multiple of 8, for its 4 heads.
     """
     torch.manual_seed(seed)
     processor = llava_processor(clip.config.vision_config.patch_size, texts, class_token)
-    model = new_llava(clip, processor.tokenizer, class_token)
+    model = new_llava(clip, processor.tokenizer, class_token, hidden_size, layers)
     if start is not None:
         begin_with(model.model.language_model, start.model.language_model)
     dataset = CaptionedCrops(crops, names, texts.things, texts.answer, seed)

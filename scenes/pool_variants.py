@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from decodetr import PrototypePool
@@ -140,6 +141,27 @@ def silent_pool(
     silent = Counter({caption: n for caption, n in counts.items() if not mentions(caption, novel_names)})
     say(f"captions without novel names: {len(silent)} of {len(counts)} distinct ones")
     return caption_pool(silent, clip, pool, pool.info["num_coarse"], pool.info["num_fine"])
+
+
+def check_same_regions(regions_folder: str | Path, other: str | Path) -> None:
+    """
+    Raises:
+        ValueError: the two folders have other boxes or images.
+    """
+    places = ["image_id", "box"]
+    tables = [
+        [pq.read_table(shard, columns=places) for shard in _shards(Path(one))] for one in (regions_folder, other)
+    ]
+    one, two = (pa.concat_tables(shards) if shards else None for shards in tables)
+    if one is None or two is None or not one.equals(two):
+        raise ValueError(f"{other} has not the regions of {regions_folder}: build it of the same detector and images")
+
+
+def _places(folder):
+    tables = [pq.read_table(shard, columns=["image_id", "box"]) for shard in _shards(folder)]
+    if not tables:
+        raise ValueError(f"{folder} has no regions: expected those of `decodetr pool build`")
+    return pa.concat_tables(tables)
 
 
 def _shards(folder: Path) -> Iterable[Path]:

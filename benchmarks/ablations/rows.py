@@ -35,6 +35,8 @@ class Row:
     Args:
         words: what it is, in a table.
         pool (dict): fields of `PoolChange`. fields (dict): of the model's config.
+        captioner: whose captions of the same regions the pool is built of, by its word in `World.captioners`. None:
+            the world's.
         training (dict): options of the training, by their words.
         begin: name of a change to the new model, of `BEGINNINGS` in beginnings.py.
         end: name of a change to the trained one, of `ENDINGS` in extension.py.
@@ -44,6 +46,7 @@ class Row:
 
     words: str
     pool: dict[str, Any] = field(default_factory=dict)
+    captioner: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     begin: str | None = None
@@ -94,6 +97,8 @@ ROWS = {
     **{
         f"lost-{share}": Row(f"{share} % of the words lost", pool={"lost": share / 100}) for share in (25, 50, 75, 100)
     },
+    "captioner-small": Row("a smaller LLaVA", captioner="small"),
+    "captioner-large": Row("a larger LLaVA", captioner="large"),
     **{f"captioned-1/{n}": Row(f"1 of {n} regions captioned", pool={"share": 1 / n}) for n in (4, 16, 64)},
     **{f"best-{share}": Row(f"the best {share} % kept", pool={"best": share / 100}) for share in (100, 50, 25)},
     "query": Row("the query alone (paper 2.2)", fields={"semantic_inputs": "query"}),
@@ -237,6 +242,11 @@ QUESTIONS = {
         ("captions", "lost-25", "lost-50", "lost-75", "lost-100"),
         axis={"captions": 0, "lost-25": 25, "lost-50": 50, "lost-75": 75, "lost-100": 100},
         label="words lost, %",
+    ),
+    "captioners": Question(
+        "What is a larger captioner worth?",
+        "The pools that `pool build` makes of the same regions with LLaVAs of other sizes.",
+        ("captioner-small", "captions", "captioner-large"),
     ),
     "captioned": Question(
         "How many regions must be captioned?",

@@ -36,6 +36,7 @@ class World:
         queries: of an image that a step reads; None: all that something supervises.
         from_scratch (bool): joint rows begin with a detector of random weights, not with the model's.
         views: of each image that are cached; all but the first are augmented.
+        captioners: of rows with another captioner, its word and what `decodetr pool build` made with it.
         device: where it all runs; "auto": an accelerator if there is one.
     """
 
@@ -52,6 +53,7 @@ class World:
     queries: int | None
     from_scratch: bool = False
     views: int = 1
+    captioners: tuple[tuple[str, str], ...] = ()
     device: str = "auto"
 
     @property
@@ -61,7 +63,7 @@ class World:
 
     def settings(self) -> dict[str, Any]:
         """What its runs have in common, without places: those are known by their contents."""
-        left_out = {"data", "built", "model", "vocabulary", "clip", "device"}
+        left_out = {"data", "built", "model", "vocabulary", "clip", "captioners", "device"}
         left_out |= {name for name, usual in (("from_scratch", False), ("views", 1)) if getattr(self, name) == usual}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
@@ -162,7 +164,7 @@ def _runs(world, setup, work):
     from ablations.setups import SetUpComparison
     from decodetr import PrototypePool
     from decodetr.scenes.comparison import SAMPLED, SomeQueries, contents_of
-    from decodetr.scenes.pool_variants import PoolChange
+    from decodetr.scenes.pool_variants import PoolChange, check_same_regions
     from decodetr.speed.machine import environment
     from decodetr.utils.documents import read_json
     from decodetr.utils.files import LOCK, committed, is_unused, write_json
@@ -175,7 +177,7 @@ def _runs(world, setup, work):
 
         def __init__(self) -> None:
             super().__init__(setup, world.options(), world.train_images, world.val_images, world.device)
-            self.pools: dict[PoolChange, Any] = {}
+            self.pools: dict[PoolChange | str, Any] = {}
             self.conflict: dict[str, Any] | None = None
 
         def make_cache(self, views: int = world.views, fields: Mapping[str, Any] | None = None, **options: Any):
@@ -204,6 +206,25 @@ def _runs(world, setup, work):
                         super().changed_pool(change).save_pretrained(staging)
             return PrototypePool.from_pretrained(folder)
 
+        def pool_of(self, row: Row) -> PrototypePool:
+            """Of a row, made once."""
+            key = row.captioner or PoolChange(**row.pool)
+            if key not in self.pools:
+                self.pools[key] = self.pool_of_captioner(key) if row.captioner else self.changed_pool(key)
+            return self.pools[key]
+
+        def pool_of_captioner(self, word: str) -> PrototypePool:
+            """The pool that was built of the same regions with another captioner."""
+            built = dict(world.captioners).get(word)
+            if built is None:
+                raise ValueError(
+                    f"a row needs --captioners {word}=BUILT, of `decodetr pool build` of the same regions"
+                )
+            check_same_regions(self.built / "regions", Path(built) / "regions")
+            pool = PrototypePool.from_pretrained(Path(built) / "pool")
+            pool.info["space"] = self.space(pool)
+            return pool
+
         def trainer(self, model: Any, arguments: Any, data: Any) -> Any:
             """Of both streams: one that watches how their losses pull."""
             if arguments.streams != "joint":
@@ -214,10 +235,7 @@ def _runs(world, setup, work):
 
         def entry(self, row: Row, seed: int) -> dict[str, Any]:
             """What a run reached, what it took, and where."""
-            change = PoolChange(**row.pool)
-            if change not in self.pools:
-                self.pools[change] = self.changed_pool(change)
-            pool = self.pools[change]
+            pool = self.pool_of(row)
             begin = BEGINNINGS[row.begin] if row.begin else None
             if not row.joint:
                 self.features(row.fields)  # made once, and no part of what this run takes

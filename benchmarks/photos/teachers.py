@@ -91,6 +91,40 @@ def write_teachers(output, settings, *, scenes, clip_steps, llava_steps, workers
     return measured
 
 
+def write_captioner(output, settings, *, hidden_size, layers, llava_steps, scenes, workers=1):
+    """Train a LLaVA of another size on the crops of the teachers and write `output/photo-llava-HIDDENxLAYERS`. Its
+    language model begins with random weights.
+
+    Args:
+        output: folder of `write_teachers`, with its `photo-clip`. settings, scenes: of it.
+        hidden_size, layers: of the language model. llava_steps: optimizer steps.
+
+    Returns:
+        What was measured of it, as in `output/measured.json`.
+    """
+    from transformers import CLIPModel
+
+    output, name = Path(output), f"{LLAVA}-{hidden_size}x{layers}"
+    work, texts = output / "work", Texts(photographs_of(settings).world)
+    model, processor = train_llava(
+        work / name,
+        CLIPModel.from_pretrained(output / CLIP),
+        *_crops(work, "teachers", scenes, settings, workers),
+        steps=llava_steps,
+        class_token=True,
+        hidden_size=hidden_size,
+        layers=layers,
+        texts=texts,
+        seed=settings.seed,
+    )
+    _save(model, processor, output / name)
+    validation = _crops(work, "teachers-val", VALIDATION_SCENES, settings, workers)
+    measured = measure_llava(output / name, texts, *validation)
+    measured |= {"parameters": model.model.language_model.num_parameters(), "steps": llava_steps}
+    write_json(output / "measured.json", read_json(output / "measured.json", dict) | {name: measured})
+    return measured
+
+
 def _shape(clip, processor, texts, crops, stamps, most=4000):
     """The CLIP with a real one's cosines, by the names of crops of named things."""
     from decodetr.scenes.clip_geometry import reshape, statistics

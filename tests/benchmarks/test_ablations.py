@@ -2,11 +2,14 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 from helpers.tiny_built import write_tiny_built
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
@@ -210,7 +213,6 @@ def test_views_are_cached_and_belong_to_the_settings(built, tmp_path):
 
 
 def test_the_gradients_of_both_losses_are_compared_where_both_reach():
-    import torch
     from ablations.conflict_trainer import compare_gradients
 
     shared, own = (torch.nn.Parameter(torch.tensor(values)) for values in ([1.0, 2.0], [3.0]))
@@ -249,10 +251,39 @@ def test_every_row_trains(built, tmp_path):
     model.config.detector_config.num_queries = 5
     model.save_pretrained(few)
     DeCoDetrImageProcessor.from_pretrained(built / "detector").save_pretrained(few)
-    assert ablate.main(_words(built, tmp_path, "--rows", *ROWS, "--seeds", "0", "--model", str(few))) == 0
+    others = [f"{word}={built / 'built'}" for word in ("small", "large")]
+    words = _words(built, tmp_path, "--rows", *ROWS, "--seeds", "0", "--model", str(few), "--captioners", *others)
+    assert ablate.main(words) == 0
     results = json.loads((tmp_path / "results" / "scenes.json").read_text())
     assert set(results["runs"]) == set(ROWS)
     assert all(math.isfinite(run["0"]["val"]["AP50_novel, all"]) for run in results["runs"].values())
+
+
+def test_the_pool_of_another_captioner_is_of_the_same_regions(built, tmp_path, capsys):
+    import ablate
+
+    from decodetr import PrototypePool
+
+    other = tmp_path / "other"
+    shutil.copytree(built / "built", other)
+    pool = PrototypePool.from_pretrained(other / "pool")
+    shutil.rmtree(other / "pool")
+    coarse = torch.nonzero(pool.level == 0).flatten()
+    smaller = PrototypePool(
+        pool.prototypes[coarse], pool.level[coarse], pool.parent[coarse], pool.count[coarse],
+        [pool.captions[i] for i in coarse], pool.info | {"num_fine": 0},
+    )  # fmt: skip
+    smaller.save_pretrained(other / "pool")
+    words = _words(built, tmp_path, "--rows", "captioner-small", "--seeds", "0", "--base-names", "48")
+    assert ablate.main(words) == 1
+    assert "a row needs --captioners small=BUILT" in capsys.readouterr().err
+    assert ablate.main([*words, "--captioners", f"small={other}"]) == 0
+    results = json.loads((tmp_path / "results" / "scenes-48.json").read_text())
+    assert results["runs"]["captioner-small"]["0"]["prototypes"] == [len(coarse), 0]
+    (shard, *_) = sorted((other / "regions").glob("*.parquet"))
+    pq.write_table(pq.read_table(shard).slice(1), shard)
+    assert ablate.main([*words, "--captioners", f"small={other}", "--world", "again"]) == 1
+    assert "build it of the same detector and images" in capsys.readouterr().err
 
 
 def test_what_does_not_go_together_is_refused(tmp_path, capsys):
@@ -263,6 +294,7 @@ def test_what_does_not_go_together_is_refused(tmp_path, capsys):
         (["run", "--work", str(tmp_path)], "give --data and --built, or --photos"),
         (["run", "--data", "d", "--built", "b"], "run needs --work"),
         (["run", "--data", "d", "--built", "b", "--photos", "p"], "give --data and --built, or --photos"),
+        ([*given, "--captioners", "small"], "--captioners small: expected WORD=BUILT"),
         ([*given, "--views", "0"], "--views must be at least 1, got 0"),
         ([*given, "--views", "2", "--rows", "joint-pool"], "--views: joint-pool reads the images"),
     ):

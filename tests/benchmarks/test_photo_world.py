@@ -2,6 +2,7 @@
 folders."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from photos import backbone, chain, detector, scene, stamps, teachers, write
 from photos.texts import Texts, kind
 from photos.write import PhotoSettings, write_world
 from PIL import Image
-from transformers import CLIPModel, CLIPProcessor
+from transformers import CLIPModel, CLIPProcessor, LlavaForConditionalGeneration
 
 from decodetr.scenes.llava_teacher import CaptionCollate, llava_processor, new_llava
 from decodetr.scenes.teacher_data import teacher_crops
@@ -332,6 +333,20 @@ def test_a_clip_that_has_the_texts_of_a_real_one_gets_its_other_cosines():
     assert after["text"] == pytest.approx(max(teachers.TEXT_COSINE, before["text"] + 0.005), abs=1e-3)
     assert (after["right"], after["other"]) == pytest.approx((0.27, 0.19), abs=1e-3)
     assert after["accuracy"] == pytest.approx(before["accuracy"], abs=0.03)
+
+
+def test_a_captioner_of_another_size_stands_beside_the_teachers(package, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(teachers, "VALIDATION_SCENES", 2)
+    shutil.copytree(resolve("scenes-clip"), tmp_path / teachers.CLIP)
+    (tmp_path / "measured.json").write_text('{"llava": {"object": 0.5}}')
+    places = ["--stamps", str(package[0]), "--backgrounds", str(package[1]), "--image-size", str(SIDE)]
+    words = ["captioner", str(tmp_path), *places, "--hidden-size", "16", "--layers", "1"]
+    assert photo_world.main([*words, "--llava-steps", "2", "--scenes", "4"]) == 0, capsys.readouterr().err
+    config = LlavaForConditionalGeneration.from_pretrained(tmp_path / "photo-llava-16x1").config.text_config
+    assert (config.hidden_size, config.intermediate_size, config.num_hidden_layers) == (16, 48, 1)
+    measured = json.loads((tmp_path / "measured.json").read_text())
+    assert set(measured) == {"llava", "photo-llava-16x1"} and measured["photo-llava-16x1"]["steps"] == 2
+    assert 0 <= measured["photo-llava-16x1"]["object"] <= 1 and measured["photo-llava-16x1"]["parameters"] > 0
 
 
 def test_a_captioner_that_sees_the_class_token_answers_by_it(package):
