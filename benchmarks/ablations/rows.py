@@ -97,8 +97,8 @@ ROWS = {
     **{
         f"lost-{share}": Row(f"{share} % of the words lost", pool={"lost": share / 100}) for share in (25, 50, 75, 100)
     },
-    "captioner-small": Row("a smaller LLaVA", captioner="small"),
-    "captioner-large": Row("a larger LLaVA", captioner="large"),
+    "captioner-32": Row("a LLaVA of 32 channels and 1 layer", captioner="32"),
+    "captioner-64": Row("a LLaVA of 64 channels and 2 layers", captioner="64"),
     **{f"captioned-1/{n}": Row(f"1 of {n} regions captioned", pool={"share": 1 / n}) for n in (4, 16, 64)},
     **{f"best-{share}": Row(f"the best {share} % kept", pool={"best": share / 100}) for share in (100, 50, 25)},
     "query": Row("the query alone (paper 2.2)", fields={"semantic_inputs": "query"}),
@@ -245,8 +245,9 @@ QUESTIONS = {
     ),
     "captioners": Question(
         "What is a larger captioner worth?",
-        "The pools that `pool build` makes of the same regions with LLaVAs of other sizes.",
-        ("captioner-small", "captions", "captioner-large"),
+        "The pools that `pool build` makes of the same regions with smaller LLaVAs, whose captions name fewer things "
+        "(photo_world.md, Captioners of three sizes). The default has 128 channels and 3 layers.",
+        ("captions", "captioner-64", "captioner-32"),
     ),
     "captioned": Question(
         "How many regions must be captioned?",

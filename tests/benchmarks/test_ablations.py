@@ -251,7 +251,7 @@ def test_every_row_trains(built, tmp_path):
     model.config.detector_config.num_queries = 5
     model.save_pretrained(few)
     DeCoDetrImageProcessor.from_pretrained(built / "detector").save_pretrained(few)
-    others = [f"{word}={built / 'built'}" for word in ("small", "large")]
+    others = [f"{word}={built / 'built'}" for word in ("32", "64")]
     words = _words(built, tmp_path, "--rows", *ROWS, "--seeds", "0", "--model", str(few), "--captioners", *others)
     assert ablate.main(words) == 0
     results = json.loads((tmp_path / "results" / "scenes.json").read_text())
@@ -274,15 +274,15 @@ def test_the_pool_of_another_captioner_is_of_the_same_regions(built, tmp_path, c
         [pool.captions[i] for i in coarse], pool.info | {"num_fine": 0},
     )  # fmt: skip
     smaller.save_pretrained(other / "pool")
-    words = _words(built, tmp_path, "--rows", "captioner-small", "--seeds", "0", "--base-names", "48")
+    words = _words(built, tmp_path, "--rows", "captioner-32", "--seeds", "0", "--base-names", "48")
     assert ablate.main(words) == 1
-    assert "a row needs --captioners small=BUILT" in capsys.readouterr().err
-    assert ablate.main([*words, "--captioners", f"small={other}"]) == 0
+    assert "a row needs --captioners 32=BUILT" in capsys.readouterr().err
+    assert ablate.main([*words, "--captioners", f"32={other}"]) == 0
     results = json.loads((tmp_path / "results" / "scenes-48.json").read_text())
-    assert results["runs"]["captioner-small"]["0"]["prototypes"] == [len(coarse), 0]
+    assert results["runs"]["captioner-32"]["0"]["prototypes"] == [len(coarse), 0]
     (shard, *_) = sorted((other / "regions").glob("*.parquet"))
     pq.write_table(pq.read_table(shard).slice(1), shard)
-    assert ablate.main([*words, "--captioners", f"small={other}", "--world", "again"]) == 1
+    assert ablate.main([*words, "--captioners", f"32={other}", "--world", "again"]) == 1
     assert "build it of the same detector and images" in capsys.readouterr().err
 
 
@@ -294,7 +294,7 @@ def test_what_does_not_go_together_is_refused(tmp_path, capsys):
         (["run", "--work", str(tmp_path)], "give --data and --built, or --photos"),
         (["run", "--data", "d", "--built", "b"], "run needs --work"),
         (["run", "--data", "d", "--built", "b", "--photos", "p"], "give --data and --built, or --photos"),
-        ([*given, "--captioners", "small"], "--captioners small: expected WORD=BUILT"),
+        ([*given, "--captioners", "32"], "--captioners 32: expected WORD=BUILT"),
         ([*given, "--views", "0"], "--views must be at least 1, got 0"),
         ([*given, "--views", "2", "--rows", "joint-pool"], "--views: joint-pool reads the images"),
     ):
