@@ -5,7 +5,7 @@
     python benchmarks/forgetting.py scenes --output tuned --names weak.txt      # these names
 
 Writes a COCO folder of the training scenes that show one of the names, with the boxes of these names alone, then runs
-`decodetr train --model scenes-decodetr` on it in several ways and prints AP before and after (docs/training.md).
+`decodetr train --model scenes-decodetr` on it in several ways and prints AP before and after (docs/finetune.md).
 """
 
 import argparse

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 QUERY_BYTES, MOST_RAW = 10_000, 8 * 2**30  # of a query, where all of them would take more than that as they are
 _LOOKED_AT = 64  # images that say what a query takes, and how many queries an image has; a twentieth of few
 _FITTED = 512  # images that the coding is fitted to
-_ENOUGH_VARIANCE = 0.9  # of each map. docs/training.md has what was measured with less
+_ENOUGH_VARIANCE = 0.9  # of each map. docs/feature_cache.md has what was measured with less
 _SHARD_IMAGES, _SHARD_BYTES = 256, 2**28
 _INDEX = 8  # bytes of an int64
 _WHO = "decodetr train --cache-features"
@@ -96,7 +96,7 @@ class FeatureBuilder:
             if min(self.coding.kept) < _ENOUGH_VARIANCE:
                 logger.warning(
                     "The coding leaves %.0f %% of the variance of a map, and names may be learned worse "
-                    "(docs/training.md): --cache-query-bytes above %d keeps more.",
+                    "(docs/feature_cache.md): --cache-query-bytes above %d keeps more.",
                     100 * min(self.coding.kept),
                     most,
                 )

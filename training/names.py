@@ -21,7 +21,7 @@ def set_names(
     Names that the model's vocabulary lacks are embedded by the text model that made it, so that one command goes from
     new data to a trained model. The names that it had stay. Training names are those of the training annotations,
     where the setting allows them the novel names too, and in a fine-tune every name of the vocabulary
-    (docs/training.md has the measurement).
+    (docs/finetune.md has the measurement).
 
     Args:
         model (DeCoDetrForObjectDetection): after pool and vocabulary were set.

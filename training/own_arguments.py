@@ -1,7 +1,7 @@
 """The fields that DeCoDetrTrainingArguments adds to transformers.TrainingArguments, or gives another default.
 
-Apart from arguments.py, so that `decodetr train --help` explains them without importing transformers. docs/training.md
-has them as a table.
+Apart from arguments.py, so that `decodetr train --help` explains them without importing transformers.
+docs/training_options.md has them as a table.
 """
 
 from dataclasses import dataclass, field

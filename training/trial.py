@@ -56,7 +56,8 @@ def try_step(
         raise ValueError(
             f"the model cannot make one step with images of {sizes}, before anything long was begun: "
             f"{type(error).__name__}: {str(error).strip() or 'no message'}\nIts detector is {_describe(model)}. Give "
-            "another --image-size, or a starting point with another backbone (docs/training.md lists those that work)."
+            "another --image-size, or a starting point with another backbone (docs/training_options.md lists those "
+            "that work)."
         ) from error
     finally:
         model.zero_grad(set_to_none=True)

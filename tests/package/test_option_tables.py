@@ -1,4 +1,4 @@
-"""The tables of options in docs/training.md are those of the dataclasses; run as a program, this file writes them."""
+"""The tables of options in docs/training_options.md are those of the dataclasses; run as a program, this file writes them."""
 
 import dataclasses
 import re
@@ -10,7 +10,7 @@ from decodetr.training.arguments import DeCoDetrTrainingArguments
 from decodetr.training.options import TrainOptions
 from decodetr.training.own_arguments import GROUPS, OwnArguments, option_of
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "training_options.md"
 OWN = {entry.name for entry in dataclasses.fields(OwnArguments)}
 TABLES = (DeCoDetrTrainingArguments, TrainOptions)
 

@@ -112,7 +112,7 @@ def test_nothing_was_left_out():
         "pools.md": 1,
         "model.md": 1,
         "data.md": 1,
-        "training.md": 1,
+        "training_options.md": 1,
     }
     looked = {param.id for param in [*of_python(), *of_commands()]}
     left = [param.id for param in BLOCKS if param.id not in looked]

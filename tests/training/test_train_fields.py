@@ -18,7 +18,7 @@ from decodetr.training.options import TrainOptions
 from decodetr.training.predictions import KeptPredictions
 from decodetr.training.starting_point import start_model
 
-DOCS = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+DOCS = (ROOT / "docs" / "training_options.md").read_text(encoding="utf-8")
 OBEYED = set(
     "self model args data_collator train_dataset eval_dataset processing_class model_init callbacks optimizers "
     "optimizer_cls_and_kwargs".split()
