@@ -1,7 +1,8 @@
 """The options of a training run: what `decodetr train` takes besides the fields of DeCoDetrTrainingArguments.
 
 The command makes its options of these fields (cli/train.py), a recipe its keys (cli/recipe.py), and
-docs/training_options.md its table, so a text has its one home here. Nothing heavy is imported: `decodetr train --help` reads this file.
+docs/training_options.md its table, so a text has its one home here. Nothing heavy is imported: `decodetr train --help`
+reads this file.
 """
 
 from dataclasses import dataclass, field

@@ -219,7 +219,7 @@ QUESTIONS = {
     "momentum": Question(
         "Does the pool have to move?",
         "Frozen against the paper's rule, with gamma 0.99 and 0. A rule that kept prototypes at unit length and moved "
-        "them as far as captions were assigned to them is gone: it made no difference (model.md, Momentum).",
+        "them as far as captions were assigned to them is gone: it made no difference (design_history.md, Momentum).",
         ("captions", "momentum-literal", "momentum-literal-0"),
     ),
     "temperature": Question(
