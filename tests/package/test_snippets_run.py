@@ -96,6 +96,7 @@ NOT_HERE = {
         "decodetr predict": "tries every runtime for minutes: tests/optimizing",
         "import": "the same",
     },
+    "photo_world.md": {"decodetr train --data DRAWINGS": "drawings that no command writes: tests/benchmarks"},
     "pools.md": {"decodetr pool build ...": "a cluster of Ray: tests/pool_builder"},
     "scenes.md": {
         "decodetr scenes teachers": "trains for an hour: tests/scenes",
