@@ -379,10 +379,6 @@ class SemanticStream(Float32Buffers):
         for name, value in derived.items():
             setattr(self, name, value)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        state_dict.pop(f"{prefix}background", None)  # saved by version 0.1
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
 
 @torch.no_grad()
 def derive(pool: PrototypePool, vocabulary: Vocabulary, centre: bool = True) -> dict[str, torch.Tensor]:

@@ -105,8 +105,7 @@ def start_identity(options: "TrainOptions") -> dict[str, Any] | None:
     return found | {"reset_semantics": bool(options.reset_semantics)}
 
 
-# Fields of the config that are chosen for the cosines of one pool and CLIP, or kept for the weights of a stream that
-# an earlier version trained.
+# Fields of the config that are chosen for the cosines of one pool and CLIP, or for what a stream learns from them.
 _OF_SPACE = (
     "centred assignment_temperature teacher_temperature teacher_name_temperature name_temperature "
     "background_threshold background_level background_margin distill_weight distill_at residual_weight pool_update"
