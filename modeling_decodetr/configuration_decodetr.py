@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
-from .default_threshold import DEFAULT_THRESHOLD
+from .default_threshold import DEFAULT_THRESHOLD, thresholds_of
 from .file_commit import reading, unfinished
 from .remote_entries import is_remote
 
@@ -365,10 +365,7 @@ class DeCoDetrConfig(PreTrainedConfig):
         """The score from which each of some names is shown: `threshold` where one is given, else the name's own, else
         that of the model. Default: the names of the model, in the order of its labels."""
         names = [self.id2label[i] for i in range(self.num_labels)] if names is None else names
-        if threshold is not None:
-            return [threshold] * len(names)
-        own = self.name_thresholds or {}
-        return [own.get(name, self.common_threshold) for name in names]
+        return thresholds_of(names, threshold, self.name_thresholds, self.common_threshold)
 
 
 def _unknown(fields) -> list[str]:

@@ -35,11 +35,6 @@ PROMPTS = (
 )
 
 
-def full_captions(name: SceneName) -> list[str]:
-    """All captions that say everything of a `SceneName`, the name itself among them."""
-    return [_fill(template, name) for template in _FULL]
-
-
 def clip_caption(name: SceneName | None, rng: np.random.Generator, partial: float = 0.1) -> str:
     """A caption for the contrastive pairs: with probability `partial` one that leaves something out, as the web's do.
     `name` None is a region without an object."""

@@ -2,18 +2,20 @@
 know besides boxes of base names."""
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ablations.rows import Setup
-from decodetr import Vocabulary
+from decodetr import DeCoDetrForObjectDetection, PrototypePool, Vocabulary
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.modeling_decodetr.prompts import recorded
 from decodetr.scenes.comparison import Comparison
 from decodetr.scenes.options import ComparisonOptions
 from decodetr.scenes.pool_variants import caption_pool, kept_captions
+from decodetr.scenes.recipes import SEMANTIC_TRAINING
 from decodetr.training.data import TrainingData
 from decodetr.training.names import set_names
 from decodetr.training.options import TrainOptions
@@ -21,6 +23,7 @@ from decodetr.training.provenance import SETTINGS
 from decodetr.utils.shipped import resolve
 
 CAPTIONS_OF_AN_IMAGE = 5  # as COCO has
+_OF_CACHED = ("--streams", "--cache_features", "--align_weight_start")
 
 
 class SetUpComparison(Comparison):
@@ -46,6 +49,20 @@ class SetUpComparison(Comparison):
         self.of_features += f"-{self.setting.name}" if self.setting.novel_names else ""
         if self.setting.novel_names or self.setting.captions:
             self._know_more()
+
+    def train_jointly(
+        self,
+        pool: PrototypePool,
+        fields: Mapping[str, Any],
+        seed: int,
+        training: Mapping[str, Any] | None = None,
+        begin: Callable[[DeCoDetrForObjectDetection], None] | None = None,
+    ) -> DeCoDetrForObjectDetection:
+        """As `train`, with both streams trained over the images, from the localization stream as it is: lambda_align
+        and the detector's rate are those of `decodetr train`."""
+        common = {name: value for name, value in SEMANTIC_TRAINING.items() if name not in _OF_CACHED}
+        options = {**common, "--streams": "joint", **(training or {})}
+        return self._trained(pool, fields, seed, options, begin, self.dataset())
 
     def _take_queries(self, times):
         """Queries are those places of the maps that the detector is surest of: it can give another number of them."""
