@@ -367,7 +367,10 @@ def read_annotated(entry: dict[str, Any], file: str | Path | None = None) -> PIL
     return image
 
 
-def _warn_of_frame(what, path, told=set()):  # noqa: B006 (what this process has said)
-    if what not in told:
-        told.add(what)
+_told: set[str] = set()  # what this process has said
+
+
+def _warn_of_frame(what, path):
+    if what not in _told:
+        _told.add(what)
         logger.warning("%s: %s", path, what)

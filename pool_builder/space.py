@@ -31,7 +31,7 @@ _NONE = -9.0  # a cosine of nothing; -inf has no gradient
 _PRIOR = 0.03
 
 
-def describe_space(
+def space_without_names(
     image_embeds: np.ndarray,
     text_embeds: np.ndarray,
     prototypes: np.ndarray,
@@ -91,7 +91,7 @@ def choose_scales(
     """The temperatures and the background of `Scales`, from regions whose name is known.
 
     Args:
-        space (dict): of [`describe_space`]. prototypes (M, d).
+        space (dict): of [`space_without_names`]. prototypes (M, d).
         image_embeds (R, d): unit rows. labels (R,) int64: their names, rows of `names` (K, d), K at least 2.
 
     Returns:

@@ -120,7 +120,7 @@ class SpaceReport:
 
 
 @torch.no_grad()
-def effective_number(log_weights: torch.Tensor) -> float:
+def mean_effective_number(log_weights: torch.Tensor) -> float:
     """Effective number of entries that distributions use: the mean of exp(entropy).
 
     Args:
@@ -222,7 +222,7 @@ def _describe_teacher(report, model, tables, embeds, names):
     if model.config.pool_use == "lookup+background":
         some = tables.prototypes[:: max(len(tables.prototypes) // _REGIONS, 1)]
         sharpest = log_assignment(some, tables.prototypes, tables.scales.assignment_temperature)
-        report.lookup = max(effective_number(lookups.log()), effective_number(sharpest))
+        report.lookup = max(mean_effective_number(lookups.log()), mean_effective_number(sharpest))
 
 
 def _best(model, tables):

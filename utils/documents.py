@@ -18,8 +18,8 @@ from yaml.cyaml import CParser
 
 from decodetr.utils.excerpts import short
 from decodetr.utils.files import regular_file
+from decodetr.utils.lazy import TYPE_CHECKING
 
-TYPE_CHECKING = False  # as that of typing, which takes its time to import
 if TYPE_CHECKING:
     from typing import Any
 

@@ -20,7 +20,7 @@ from decodetr.training.data import TrainingData
 from decodetr.training.names import set_names
 from decodetr.training.options import TrainOptions
 from decodetr.training.provenance import SETTINGS
-from decodetr.utils.shipped import resolve
+from decodetr.utils.shipped import a, resolve
 
 CAPTIONS_OF_AN_IMAGE = 5  # as COCO has
 _OF_CACHED = ("--streams", "--cache_features", "--align_weight_start")
@@ -112,9 +112,5 @@ def captions_of_images(coco: CocoAnnotations) -> Counter[str]:
         names = list(dict.fromkeys(coco.names[category] for category in categories))
         for _ in range(CAPTIONS_OF_AN_IMAGE if names else 0):
             chosen = rng.permutation(len(names))[:2]
-            counts[" and ".join(_with_article(names[place]) for place in chosen)] += 1
+            counts[" and ".join(a(names[place]) for place in chosen)] += 1
     return counts
-
-
-def _with_article(name):
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -15,7 +15,13 @@ from decodetr import PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.embedding_space import DEFAULTS, as_images, centred, look_up, mean_cosine, scales_of
 from decodetr.modeling_decodetr.loss_decodetr import teacher_targets
 from decodetr.modeling_decodetr.semantic_stream import SemanticStream
-from decodetr.pool_builder.space import choose_scales, describe, describe_space, effective_number, lookup_temperature
+from decodetr.pool_builder.space import (
+    choose_scales,
+    describe,
+    effective_number,
+    lookup_temperature,
+    space_without_names,
+)
 
 D = 96
 
@@ -50,7 +56,7 @@ def clip():
     pool = PrototypePool(_texts(captions))
     labels = torch.arange(20).repeat_interleave(20)
     regions = _images(captions.repeat(2, 1), 3)
-    space = describe_space(regions, _texts(captions.repeat(2, 1)), pool.prototypes, logit_scale=100.0)
+    space = space_without_names(regions, _texts(captions.repeat(2, 1)), pool.prototypes, logit_scale=100.0)
     space |= choose_scales(space, pool.prototypes, _images(names[labels], 4), labels, _texts(names[:20]))
     return space, PrototypePool(pool.prototypes, info={"space": space}), names
 
