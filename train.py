@@ -7,6 +7,7 @@ of `training/options.py`, and the Trainer is in `training/trainer.py`.
 
 import sys
 
+from decodetr.utils.excerpts import some_of
 from decodetr.utils.program import run_command
 
 if __name__ == "__main__":  # before the imports below, so that --help is instant
@@ -24,7 +25,6 @@ from decodetr.annotations.stream import AnnotationStream
 from decodetr.evaluation.analysis import Analysis
 from decodetr.evaluation.calibrate import before_and_after
 from decodetr.modeling_decodetr import Vocabulary
-from decodetr.modeling_decodetr.prompts import some_of
 from decodetr.pool_builder.space import describe
 from decodetr.processing import DetectionAugmentation, DetectionDataset
 from decodetr.processing.detection_dataset import TargetOptions

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from decodetr.utils.documents import short
+from decodetr.utils.excerpts import short
 
 if TYPE_CHECKING:
     from typing import Any, TypeGuard

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from decodetr.utils.documents import read_json, short
+from decodetr.utils.documents import read_json
+from decodetr.utils.excerpts import short
 
 
 def read_captions(file: str | Path) -> tuple[dict[int, list[int]], dict[str, int]]:

@@ -36,14 +36,14 @@ from decodetr.annotations.left_over import SOME_OF_FOLDER, unnamed_pictures
 from decodetr.annotations.parsed import LARGE, parsed_once
 from decodetr.annotations.picture_digest import picture_digest
 from decodetr.annotations.written_paths import missing_files
-from decodetr.utils.documents import no_collection, short
+from decodetr.utils.documents import no_collection
+from decodetr.utils.excerpts import short
 from decodetr.utils.images import STORED_FRAME, UNKNOWN_FRAME, annotated_frame, open_image
 from decodetr.utils.paths import inside
 
 if TYPE_CHECKING:
     from typing import Any, Protocol, Self
 
-    import datasets
     import PIL.Image
 
     from decodetr.annotations.findings import Findings
@@ -253,45 +253,6 @@ class CocoAnnotations:
         lie: sizes of all files, and the bytes of some (picture_digest.py)."""
         return picture_digest(self.images.columns["path"], stored_source)
 
-    def to_dataset(self) -> datasets.Dataset:
-        """
-        A `datasets.Dataset` with columns image (datasets.Image, decoded when read), image_id, file_name, width, height
-        and objects {"id", "bbox" xywh pixels, "category" (ClassLabel), "area", "iscrowd"}, each a list.
-
-        `datasets` turns pictures as EXIF says when it decodes. Where boxes are of the pixels as stored, and for 16-bit
-        pictures, read them by [`read_image`] (`cast_column("image", datasets.Image(decode=False))`).
-        """
-        import datasets
-
-        objects = datasets.Features(
-            {
-                "id": datasets.List(datasets.Value("int64")),
-                "bbox": datasets.List(datasets.List(datasets.Value("float32"), length=4)),
-                "category": datasets.List(datasets.ClassLabel(names=self.names)),
-                "area": datasets.List(datasets.Value("float32")),
-                "iscrowd": datasets.List(datasets.Value("int64")),
-            }
-        )
-        features = datasets.Features(
-            {
-                "image": datasets.Image(),
-                "image_id": datasets.Value("int64"),
-                "file_name": datasets.Value("string"),
-                "width": datasets.Value("int64"),
-                "height": datasets.Value("int64"),
-                "objects": objects,
-            }
-        )
-        columns = {
-            name: [image[name] for image in self.images] for name in ("image_id", "file_name", "width", "height")
-        }
-        columns["image"] = [image["path"] for image in self.images]
-        columns["objects"] = [
-            {name: values.tolist() for name, values in self.annotations_by_image.arrays(image["image_id"]).items()}
-            for image in self.images
-        ]
-        return datasets.Dataset.from_dict(columns, features=features)
-
 
 def read_image(
     path: str | Path | ImageOfDataset, image_id: int | None = None, size: tuple[int, int] | None = None
@@ -406,7 +367,10 @@ def read_annotated(entry: dict[str, Any], file: str | Path | None = None) -> PIL
     return image
 
 
-def _warn_of_frame(what, path, told=set()):  # noqa: B006 (what this process has said)
-    if what not in told:
-        told.add(what)
+_told: set[str] = set()  # what this process has said
+
+
+def _warn_of_frame(what, path):
+    if what not in _told:
+        _told.add(what)
         logger.warning("%s: %s", path, what)

@@ -14,7 +14,8 @@ import numpy as np
 from decodetr.annotations.coco_mending import file_name_of, mend
 from decodetr.annotations.findings import FirstError
 from decodetr.annotations.image_entries import Federation
-from decodetr.utils.documents import read_json, short
+from decodetr.utils.documents import read_json
+from decodetr.utils.excerpts import short
 
 if TYPE_CHECKING:
     from typing import Any, TypeGuard

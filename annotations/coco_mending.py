@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from decodetr.annotations.written_paths import find_written
-from decodetr.utils.documents import short
+from decodetr.utils.excerpts import short
 from decodetr.utils.images import image_header, upright_size
 from decodetr.utils.paths import inside
 

@@ -285,9 +285,9 @@ def _statistics(coco, support, split):
     return statistics
 
 
-def draw_sheet(coco: CocoAnnotations, file: str | Path, most: int = _SHEET) -> None:
+def draw_sheet(coco: CocoAnnotations, file: str | Path) -> None:
     """A sheet of annotated pictures, evenly chosen over the file, with their names."""
-    entries = coco.images[:: max(1, len(coco.images) // most)][:most]
+    entries = coco.images[:: max(1, len(coco.images) // _SHEET)][:_SHEET]
     side, columns = 480, min(4, len(entries))
     sheet = Image.new("RGB", (side * columns, side * -(-len(entries) // columns)), "white")
     for place, entry in enumerate(entries):

@@ -15,7 +15,7 @@ from decodetr.annotations.box_style import find_style, is_box, polygon_points
 from decodetr.annotations.coco_checks import is_name, is_size
 from decodetr.annotations.coco_mending import file_name_of, mend
 from decodetr.annotations.findings import Findings
-from decodetr.utils.documents import short
+from decodetr.utils.excerpts import short
 from decodetr.utils.images import STORED_FRAME, UNKNOWN_FRAME, annotated_frame, upright_size
 
 

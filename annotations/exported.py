@@ -21,7 +21,7 @@ from decodetr.annotations.coco_checks import is_name
 from decodetr.annotations.findings import FirstError
 from decodetr.annotations.left_over import NO_PICTURE, pictures_below
 from decodetr.annotations.written_paths import spelling_key
-from decodetr.utils.documents import short
+from decodetr.utils.excerpts import short
 from decodetr.utils.images import image_header, upright_size
 from decodetr.utils.paths import inside
 

@@ -17,7 +17,7 @@ from decodetr.annotations.coco_checks import is_name
 from decodetr.annotations.findings import FirstError
 from decodetr.annotations.formats import BOX_FORMATS
 from decodetr.utils.boxes import centers_to_sides, in_pixels, sides_of
-from decodetr.utils.documents import short
+from decodetr.utils.excerpts import short
 from decodetr.utils.files import regular_file
 from decodetr.utils.images import MAX_BYTES, image_header, is_image, upright_size
 from decodetr.utils.paths import allow_outside, inside

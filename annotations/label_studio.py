@@ -28,7 +28,8 @@ from decodetr.annotations.exported import (
     turned,
 )
 from decodetr.annotations.findings import Findings
-from decodetr.utils.documents import read_json, short
+from decodetr.utils.documents import read_json
+from decodetr.utils.excerpts import short
 from decodetr.utils.images import image_header, is_image, upright_size
 
 if TYPE_CHECKING:

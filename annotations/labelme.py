@@ -25,7 +25,8 @@ from decodetr.annotations.exported import (
     told_to,
 )
 from decodetr.annotations.findings import Findings
-from decodetr.utils.documents import read_json, short
+from decodetr.utils.documents import read_json
+from decodetr.utils.excerpts import short
 
 if TYPE_CHECKING:
     from decodetr.annotations.coco import CocoAnnotations

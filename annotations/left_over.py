@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from decodetr.utils.excerpts import some_of
 from decodetr.utils.images import is_image
 from decodetr.utils.paths import file_names, files_below
 
@@ -98,11 +99,10 @@ def unnamed_pictures(image_folder: str | Path, paths: Iterable[str], whole: bool
     return {UNNAMED: pictures, NO_PICTURE: others}
 
 
-def in_a_line(left_over: Mapping[str, Sequence[Path]], shown: int = 3) -> str:
+def in_a_line(left_over: Mapping[str, Sequence[Path]]) -> str:
     """What is left over as a text. Empty where nothing is."""
     parts = []
     for what, paths in left_over.items():
         if paths:
-            more = ", ..." if len(paths) > shown else ""
-            parts.append(f"{len(paths)} {what} ({', '.join(map(str, paths[:shown]))}{more})")
+            parts.append(f"{len(paths)} {what} ({some_of(paths, 3, str)})")
     return "; ".join(parts)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from decodetr.utils.documents import read_json, short
+from decodetr.utils.documents import read_json
+from decodetr.utils.excerpts import short
 
 
 def names_split_file(data: str | Path | None, names_split: str | Path | None = None) -> Path | None:

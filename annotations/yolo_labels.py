@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from decodetr.utils.boxes import centers_to_sides, sides_of
-from decodetr.utils.documents import read_text, short
+from decodetr.utils.documents import read_text
+from decodetr.utils.excerpts import short
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,7 +25,7 @@ def figures_of(names, base, captions, seed):
 
     from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, PrototypePool, Vocabulary
     from decodetr.modeling_decodetr.loss_decodetr import teacher_targets
-    from decodetr.pool_builder.space import choose_scales, describe_space, effective_number
+    from decodetr.pool_builder.space import choose_scales, effective_number, space_without_names
     from decodetr.training.space_report import best_scores
 
     generator = torch.Generator().manual_seed(1000 + seed)  # captions are drawn with a seed of 0
@@ -35,7 +35,7 @@ def figures_of(names, base, captions, seed):
     some = torch.randperm(len(captions), generator=generator)[:400]
     regions = torch.cat([images_of(captions[some], captions, generator), annotated])
     texts = torch.cat([prototypes[some], padded[labels]])
-    space = describe_space(regions, texts, prototypes, logit_scale=100.0)
+    space = space_without_names(regions, texts, prototypes, logit_scale=100.0)
     numbers = torch.arange(len(base)).repeat_interleave(EACH)
     space |= choose_scales(space, prototypes, annotated, numbers, padded[torch.tensor(base)], seed)
     fields = {"embedding_dim": padded.shape[1], "num_coarse_prototypes": 1, "num_fine_prototypes": 0}

@@ -3,8 +3,6 @@ its folders lie, and over nothing else than it began with."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from typing import TYPE_CHECKING
@@ -13,6 +11,7 @@ from decodetr.annotations.names_split import names_split_file
 from decodetr.annotations.picture_digest import picture_digest
 from decodetr.building.photos import photos_root
 from decodetr.utils.documents import read_text
+from decodetr.utils.model_identity import json_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,15 +38,15 @@ def contents_of(
         validation (CocoAnnotations, optional): of that one, if it has any.
     """
     if stage == "names":
-        return {"names": _digest(options.names)}
+        return {"names": json_digest(options.names, 12)}
     if training is None:
         if stage != "photos":
             return {}
         top = photos_root(options.images)
         names = sorted(os.path.relpath(path, top) for path in photos)
-        return {"photos": _digest([names, picture_digest(photos, lambda path: path)])}
+        return {"photos": json_digest([names, picture_digest(photos, lambda path: path)], 12)}
     split = names_split_file(options.images)
-    found = {"names split": _digest(None if split is None else read_text(split))}
+    found = {"names split": json_digest(None if split is None else read_text(split), 12)}
     if stage in ("first-pool", "pool"):
         return found | _of_data(training, "boxes", "pictures")
     if stage in ("boxes", "model", "report"):  # the validation images choose the checkpoint of a training, too
@@ -71,7 +70,3 @@ def difference(done: dict[str, Any], command: str, made_of: dict[str, str]) -> s
 
 def _of_data(coco, boxes, pictures):
     return {boxes: coco.digest(), pictures: coco.picture_digest()}
-
-
-def _digest(value):
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

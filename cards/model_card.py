@@ -14,6 +14,7 @@ from decodetr.cards.results import measured_text
 from decodetr.modeling_decodetr import DeCoDetrConfig
 from decodetr.modeling_decodetr.detectors import num_queries
 from decodetr.utils.card_leftovers import ON_THIS_MACHINE
+from decodetr.utils.excerpts import some_of
 from decodetr.utils.markup import code_block, in_words, markdown_text
 from decodetr.utils.tables import markdown_table
 
@@ -146,8 +147,7 @@ def model_card(facts: ModelFacts) -> str:
 
 def some(names: Sequence[str]) -> Markdown:
     """The first names of a list, as Markdown."""
-    more = ", ..." if len(names) > SHOWN_NAMES else ""
-    return Markdown(", ".join(map(markdown_text, names[:SHOWN_NAMES])) + more)
+    return Markdown(some_of(names, SHOWN_NAMES, markdown_text))
 
 
 def assignment(variable: str, name: str) -> str:

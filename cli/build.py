@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from decodetr.building.options import STAGES, BuildOptions
-from decodetr.cli.options import add_clip, add_device, add_engine, add_limits, add_output
+from decodetr.cli.options import CAPTIONER, add_clip, add_device, add_engine, add_limits, add_output
 from decodetr.utils.name_list import read_prompts
 
 
@@ -28,13 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "whose boxes are used; required",
     )
     add_clip(parser, "folder, Hub name or shipped name of a CLIP", required=True)
-    add(
-        "--captioner",
-        required=True,
-        metavar="NAME",
-        help="folder, Hub name or shipped name of a LLaVA or another image-text-to-text model; or MODEL@URL of a chat "
-        "completion server, such as vLLM; required",
-    )
+    add("--captioner", required=True, metavar="NAME", help=CAPTIONER)
     add(
         "--names",
         metavar="NAMES",

@@ -14,6 +14,7 @@ from decodetr.cli.options import (
     add_form_arguments,
     add_output,
     add_overwrite,
+    add_vocabulary,
     add_workers,
 )
 from decodetr.evaluation import ENGINES, ORACLES, PREPARED, PROTOCOLS
@@ -77,11 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="""list the novel names here instead: 'cat,"salt, pepper"'; all others are base names""",
     )
-    add(
-        "--vocabulary",
-        metavar="NAME",
-        help="vocabulary that replaces that of the model: folder, Hub name or shipped name",
-    )
+    add_vocabulary(parser)
     add(
         "--allow-missing-names",
         action="store_true",

@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 
-from decodetr.cli.options import add_clip, add_output, add_overwrite, asked_names, at_least
+from decodetr.cli.options import add_clip, add_output, add_overwrite, add_vocabulary, asked_names, at_least
 from decodetr.utils.markup import one_line
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import DEFAULT_MODEL, expect
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--names-file",
         help="names of the graph from this file, one per line; 'name: prompt; prompt' embeds the prompts for a name",
     )
-    add("--vocabulary", help="vocabulary that replaces that of the model: folder, Hub name or shipped name")
-    add_clip(parser, "CLIP that embeds names which the model lacks (default: the one that the model records)")
+    add_vocabulary(parser)
+    add_clip(parser)
     add(
         "--names-input",
         action="store_true",

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from decodetr.cli.options import add_device
+from decodetr.utils.excerpts import some_of
 from decodetr.utils.markup import in_words, one_line
 from decodetr.utils.shipped import DEFAULT_MODEL
 
@@ -137,5 +138,4 @@ def _rounded(value):
 
 
 def _some(names):
-    more = ", ..." if len(names) > _SHOWN else ""
-    return f"{len(names)}" + (f": {', '.join(map(str, names[:_SHOWN]))}{more}" if names else "")
+    return f"{len(names)}" + (f": {some_of(names, _SHOWN, str)}" if names else "")

@@ -12,6 +12,10 @@ from decodetr.utils.model_room import load
 from decodetr.utils.name_list import read_prompts
 
 DEFAULT_THRESHOLD = load("default_threshold").DEFAULT_THRESHOLD
+CAPTIONER = (
+    "folder, Hub name or shipped name of a LLaVA or another image-text-to-text model; or MODEL@URL of a chat "
+    "completion server, such as vLLM; required"
+)
 
 
 def add_output(parser: argparse.ArgumentParser, text: str, metavar: str = "DIR", required: bool = False) -> None:
@@ -100,21 +104,33 @@ def add_threshold(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_workers(parser: argparse.ArgumentParser, default: int = 0) -> None:
+def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add --workers: processes that read images."""
     parser.add_argument(
         "--workers",
         type=int,
-        default=default,
+        default=0,
         metavar="N",
-        help=f"processes that read images; 0: the main process (default: {default})",
+        help="processes that read images; 0: the main process (default: 0)",
     )
 
 
-def add_clip(parser: argparse.ArgumentParser, text: str, required: bool = False, dest: str = "clip") -> None:
+def add_vocabulary(parser: argparse.ArgumentParser) -> None:
+    """Add --vocabulary: other names than those of the model."""
+    parser.add_argument(
+        "--vocabulary",
+        metavar="NAME",
+        help="vocabulary that replaces that of the model: folder, Hub name or shipped name",
+    )
+
+
+def add_clip(
+    parser: argparse.ArgumentParser,
+    text: str = "CLIP that embeds names which the model lacks (default: the one that the model records)",
+    required: bool = False,
+) -> None:
     """Add --clip: a CLIP or another model that embeds texts in its space. `text` says what for."""
-    add = parser.add_argument
-    add("--clip", dest=dest, required=required, metavar="NAME", help=text + ("; required" if required else ""))
+    parser.add_argument("--clip", required=required, metavar="NAME", help=text + ("; required" if required else ""))
 
 
 def at_least(args: argparse.Namespace, **least: int) -> None:

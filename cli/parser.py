@@ -131,18 +131,15 @@ def parsers_of(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]
     return found
 
 
-def also_spelled(
-    parser: argparse.ArgumentParser, but: Iterable[str] = _OF_TRAINING, also: dict[str, tuple[str, ...]] | None = None
-) -> argparse.ArgumentParser:
+def also_spelled(parser: argparse.ArgumentParser, but: Iterable[str] = _OF_TRAINING) -> argparse.ArgumentParser:
     """Let the options of a parser be called by their other words, which --help does not list. Two words for one option
     with different values are an error. Returns the parser.
 
     Args:
         parser (argparse.ArgumentParser). but: words that are not added.
-        also (dict, *optional*): {word: its other words}. Default: `ALSO`.
     """
     known = parser._option_string_actions
-    for word, others in (ALSO if also is None else also).items():
+    for word, others in ALSO.items():
         group = (word, *others)
         actions = {id(known[option]): known[option] for option in group if option in known}
         if len(actions) != 1:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from decodetr.annotations.formats import DATA_HELP, form_of
 from decodetr.cli.options import (
+    CAPTIONER,
     add_clip,
     add_device,
     add_engine,
@@ -30,8 +31,7 @@ _MODELS = {
     "detector": "what proposes regions: folder, Hub name or shipped name of a DeCo-DETR or of any detector of "
     "transformers; torchvision:fasterrcnn_resnet50_fpn_v2, whose RPN is used; or grid, for a fixed grid of boxes "
     "(default: annotated boxes only)",
-    "captioner": "folder, Hub name or shipped name of a LLaVA or another image-text-to-text model; or MODEL@URL of a "
-    "chat completion server, such as vLLM; required",
+    "captioner": CAPTIONER,
     "clip": "folder, Hub name or shipped name of a CLIP; required",
 }
 _STAGES = {

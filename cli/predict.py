@@ -8,7 +8,15 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from decodetr.cli.options import add_clip, add_picture_limit, add_threshold, asked_names
+from decodetr.cli.options import (
+    add_batch_size,
+    add_clip,
+    add_device,
+    add_picture_limit,
+    add_threshold,
+    add_vocabulary,
+    asked_names,
+)
 from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.images import open_image
@@ -65,10 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--names-file",
         help="detect the names in this file, one per line; 'name: prompt; prompt' embeds the prompts for a name",
     )
-    parser.add_argument(
-        "--vocabulary",
-        help="vocabulary that replaces that of the model: folder, Hub name or shipped name",
-    )
+    add_vocabulary(parser)
     add_clip(
         parser,
         "CLIP that embeds names which the model lacks (default: the one that the model records). With a detector of "
@@ -94,14 +99,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-urls", action="store_true", help="fetch images and videos from addresses (default: an error)"
     )
-    parser.add_argument("--batch-size", type=int, default=4, help="images per batch (default: 4)")
+    add_batch_size(parser, default=4)
     parser.add_argument(
         "--workers", type=int, default=2, help="threads that read and draw images meanwhile, 0 for none (default: 2)"
     )
     parser.add_argument(
         "--font", help="TrueType font of the labels, for scripts that the default lacks (default: DejaVu Sans)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
+    add_device(parser)
     parser.add_argument(
         "--optimize",
         metavar="WAY",

@@ -9,7 +9,8 @@ from pathlib import Path
 from decodetr.cli.parser import ALSO, tell_old
 from decodetr.training.options import TrainOptions
 from decodetr.utils.arguments import options_of
-from decodetr.utils.documents import read_yaml, short
+from decodetr.utils.documents import read_yaml
+from decodetr.utils.excerpts import short
 from decodetr.utils.shipped import HUB_CARDS
 from decodetr.utils.spelling import closest
 

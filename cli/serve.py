@@ -6,7 +6,15 @@ Heavy imports are inside the functions, so that `decodetr serve --help` is insta
 import argparse
 import sys
 
-from decodetr.cli.options import add_clip, add_device, add_picture_limit, add_threshold, asked_names, at_least
+from decodetr.cli.options import (
+    add_clip,
+    add_device,
+    add_picture_limit,
+    add_threshold,
+    add_vocabulary,
+    asked_names,
+    at_least,
+)
 from decodetr.serving.settings import ServeSettings
 from decodetr.utils.preflight import require_package, run_checks
 from decodetr.utils.shipped import DEFAULT_MODEL, expect
@@ -46,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         model speaks of (default: all names of the model)""",
     )
     add("--names-file", help="look for the names in this file, one per line, where a request says none")
-    add("--vocabulary", help="vocabulary that replaces that of the model: folder, Hub name or shipped name")
-    add_clip(parser, "CLIP that embeds names which the model lacks (default: the one that the model records)")
+    add_vocabulary(parser)
+    add_clip(parser)
     add("--no-new-names", action="store_true", help="refuse names without a stored embedding (default: embed them)")
     add_threshold(parser)
     add_device(parser)

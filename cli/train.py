@@ -20,7 +20,7 @@ from decodetr.training.options import TrainOptions
 from decodetr.utils.arguments import extend_lists, only_given
 from decodetr.utils.files import claim
 from decodetr.utils.outputs import apart
-from decodetr.utils.preflight import Findings, process_rank
+from decodetr.utils.preflight import Problems, process_rank
 from decodetr.utils.shipped import resolve
 from decodetr.utils.spelling import closest
 
@@ -172,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
     from decodetr.training.device import device_fields
     from decodetr.training.output import output_fields
 
-    findings = Findings()
+    findings = Problems()
     said = findings.call(read_fields, left)
     arguments = None if said is None else stored | said
     if arguments is not None and (found := findings.call(device_fields, options.device, arguments)):

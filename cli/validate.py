@@ -10,6 +10,7 @@ from pathlib import Path
 
 from decodetr.annotations.formats import DATA_HELP, PARTS
 from decodetr.cli.options import add_form_arguments, add_output, add_overwrite
+from decodetr.utils.excerpts import some_of
 from decodetr.utils.files import is_unused, write_json
 from decodetr.utils.outputs import apart, unwritten
 from decodetr.utils.tables import markdown_table
@@ -82,9 +83,9 @@ def run(args: argparse.Namespace) -> int:
     if fixable and not args.repair:
         sys.stdout.write("A copy without these: the same command with --repair DIR\n")
     if unread:
-        some = ", ".join(unread[:5]) + (", ..." if len(unread) > 5 else "")
         sys.stdout.write(
-            f"Not read: {some}; `decodetr validate FILE --images DIR` reads an annotation file of any name\n"
+            f"Not read: {some_of(unread, say=str)}; `decodetr validate FILE --images DIR` reads an annotation file of "
+            "any name\n"
         )
     return 1 if errors or nothing else 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from decodetr.cli.options import add_clip, add_device, add_output, add_overwrite
 from decodetr.utils.documents import read_text
+from decodetr.utils.excerpts import some_of
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.name_list import read_prompts
 from decodetr.utils.outputs import apart, unwritten
@@ -134,8 +135,8 @@ def _build(args, names):
     if names:
         vocabulary = embed_names(names, args.clip, templates, args.device, not args.keep_underscores)
         if own := vocabulary.info.get("prompts"):
-            some = ", ".join(f"{name!r} as {' and '.join(map(repr, texts))}" for name, texts in list(own.items())[:3])
-            said.append(f"{len(own)} of them by other texts: {some}" + (", ..." if len(own) > 3 else ""))
+            others = [f"{name!r} as {' and '.join(map(repr, some))}" for name, some in own.items()]
+            said.append(f"{len(own)} of them by other texts: {some_of(others, 3, str)}")
     if args.images:
         shown = _embed_examples(args)
         said.append(f"{len(shown)} of them by {sum(shown.info['examples'].values())} example images")

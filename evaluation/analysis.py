@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 KINDS = ("localization", "classification", "both", "duplicate", "background")
 _FOUND, _TOUCHED = 0.5, 0.1
 _BINS = 10
+_CONFUSED = 30  # pairs of names that are listed
 SHOWN = 0.1  # scores below are never shown, and nearly all of the best 100 boxes of an image have such scores
 
 
@@ -122,10 +123,10 @@ class Analysis:
     def _columns(self, group):
         return [column for column, name in enumerate(self.names) if name in self.groups[group]]
 
-    def curves(self, steps: tuple[int, ...] = (0, 5)) -> dict[str, dict[str, list[float]]]:
+    def curves(self) -> dict[str, dict[str, list[float]]]:
         """{group: {"0.50": [101 precisions at recalls 0, 0.01 .. 1, mean over its names], "0.75": ...}}."""
         report = {group: {} for group in self.groups}
-        for step in steps:
+        for step in (0, 5):
             hit, counts = self.matches["hit"][:, step], ~self.matches["ignored"][:, step]
             curves = np.full((len(self.names), 101), np.nan)
             for name, rows in enumerate(rows_of(self.found["name"], len(self.names), counts)):
@@ -149,7 +150,7 @@ class Analysis:
             report[group] = {"bins": bins, **errors}
         return report
 
-    def confusion(self, similarity: Callable[[str, str], float | None] | None = None, most: int = 30) -> list[dict]:
+    def confusion(self, similarity: Callable[[str, str], float | None] | None = None) -> list[dict]:
         """What objects are taken for: the best detection on each (IoU >= 0.5, whatever its name) has another name.
 
         Args:
@@ -168,7 +169,7 @@ class Analysis:
         pairs = np.array([(self.truth["name"][g], name) for g, name in best.items()], dtype=np.int64).reshape(-1, 2)
         pairs, counts = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0, return_counts=True)
         rows = []
-        for place in np.argsort(-counts, kind="stable")[:most]:
+        for place in np.argsort(-counts, kind="stable")[:_CONFUSED]:
             name, other = (self.names[column] for column in pairs[place])
             row = {"name": name, "taken_for": other, "count": int(counts[place])}
             row["share"] = row["count"] / int(self.objects[pairs[place, 0]])

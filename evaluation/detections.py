@@ -22,7 +22,8 @@ from decodetr.annotations.box_style import doubts
 from decodetr.annotations.written_paths import spelling_key
 from decodetr.processing.region_names import other_pictures
 from decodetr.utils.boxes import corners_of
-from decodetr.utils.documents import decoded, parse_json, read_json, short
+from decodetr.utils.documents import decoded, parse_json, read_json
+from decodetr.utils.excerpts import short
 from decodetr.utils.files import reading, regular_file, replacing
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Self
 
 from decodetr.annotations.names_split import _check_apart, _names
 from decodetr.evaluation import PROTOCOLS
-from decodetr.utils.documents import read_json, short
+from decodetr.utils.documents import read_json
+from decodetr.utils.excerpts import short
 
 if TYPE_CHECKING:
     from decodetr.annotations.coco import CocoAnnotations

@@ -5,13 +5,13 @@ A line that was cut off is passed over. The file goes when all results are writt
 begins, so that a hundred thousand images are no burden.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from decodetr.utils.documents import decoded, parse_json
+from decodetr.utils.model_identity import json_digest
 
 FILE = ".decodetr-predict.jsonl"
 
@@ -36,7 +36,7 @@ class Journal:
 
     def __init__(self, output: str | Path, settings: dict[str, Any]) -> None:
         self.output, self._file = Path(output), Path(output) / FILE
-        self._first = {"settings": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()}
+        self._first = {"settings": json_digest(settings)}
         self._lines: dict[str, _Line] = {}
         self._frames: dict[str, list[str]] = {}  # keys of each video
         self._index()

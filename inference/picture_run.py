@@ -36,6 +36,7 @@ from decodetr.inference.sources import Sources, download
 from decodetr.inference.video_run import detect_video, video_names
 from decodetr.utils.documents import read_json
 from decodetr.utils.drawing import draw_detections, draw_explanations
+from decodetr.utils.excerpts import some_of
 from decodetr.utils.files import clear, committed
 from decodetr.utils.images import in_batches, open_image, pixel_count
 from decodetr.utils.markup import one_line
@@ -390,8 +391,7 @@ def _learned(model):
         return f"The model learned {len(names)} names from CLIP and captions, without a box of any."
     if not names:
         return "The model does not say what it was trained on."
-    some = ", ".join(map(one_line, names[:5])) + (", ..." if len(names) > 5 else "")
     earlier = (info.get("seen") or {}).get("detector")  # of a fine-tune. A list, or "unknown"
     others = len(set(earlier) - set(names)) if isinstance(earlier, list) else 0
     before = f", after boxes of {others} other names" if others else ""
-    return f"The model was trained on boxes of {len(names)} names{before}: {some}."
+    return f"The model was trained on boxes of {len(names)} names{before}: {some_of(names, say=one_line)}."

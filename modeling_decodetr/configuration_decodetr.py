@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
-from .default_threshold import DEFAULT_THRESHOLD
+from .default_threshold import DEFAULT_THRESHOLD, thresholds_of
 from .file_commit import reading, unfinished
 from .remote_entries import is_remote
 
@@ -323,11 +323,6 @@ class DeCoDetrConfig(PreTrainedConfig):
         given = {key: kwargs.pop(key) for key in list(kwargs) if key in cls.__dataclass_fields__ and key != "dtype"}
         for key in [key for key, value in given.items() if isinstance(value, dict) and key in cls.sub_configs]:
             kwargs[key] = given.pop(key)  # the library changes the stored sub-config by it
-        if "transformers_version" in config_dict and "residual_weight" not in config_dict:
-            config_dict = _of_version_0_2(config_dict)
-        if "transformers_version" in config_dict:  # a model that was saved before there was dropout
-            config_dict = {"semantic_dropout": 0.0, **config_dict}
-            config_dict = _without_choices_that_are_gone(config_dict)
         if not is_remote(cls):
             config_dict = {key: value for key, value in config_dict.items() if key != "custom_pipelines"}
         fields = {**config_dict, **given}
@@ -370,37 +365,7 @@ class DeCoDetrConfig(PreTrainedConfig):
         """The score from which each of some names is shown: `threshold` where one is given, else the name's own, else
         that of the model. Default: the names of the model, in the order of its labels."""
         names = [self.id2label[i] for i in range(self.num_labels)] if names is None else names
-        if threshold is not None:
-            return [threshold] * len(names)
-        own = self.name_thresholds or {}
-        return [own.get(name, self.common_threshold) for name in names]
-
-
-def _of_version_0_2(fields) -> dict:
-    """The stored fields of a model saved before there were `residual_weight` and the others of its kind, so that its
-    weights mean what they did."""
-    logger.warning(
-        "%s was saved by decodetr 0.2; it works as it did then. `decodetr train --model MODEL --reset-semantics` "
-        "trains its semantic stream as it is today.",
-        fields.get("name_or_path") or "the model",
-    )
-    level = fields.get("background_cosine")
-    return {
-        **{key: value for key, value in fields.items() if key != "background_cosine"},
-        "centred": False,
-        "residual_weight": None,
-        "distill_at": "query",
-        "teacher_name_temperature": fields.get("teacher_temperature"),
-        "background_level": -1 if level is None else level,
-    }
-
-
-def _without_choices_that_are_gone(fields) -> dict:
-    """The same without what only training read, and chose in another way then: where L_distill acts, by the pool, and
-    a momentum that hardly moved it."""
-    gone = {"pool_temperature"} | ({"distill_at"} if fields.get("distill_at") is None else set())
-    gone |= {"pool_update"} if fields.get("pool_update") == "stable" else set()
-    return {key: value for key, value in fields.items() if key not in gone}
+        return thresholds_of(names, threshold, self.name_thresholds, self.common_threshold)
 
 
 def _unknown(fields) -> list[str]:

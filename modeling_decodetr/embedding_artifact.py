@@ -124,7 +124,7 @@ class EmbeddingArtifact(Float32Buffers):
             tensors = load_file(path)
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} cannot be read ({error}); build or download the {cls.stem} again.") from error
-        digest = metadata.pop("table_digest", None)  # folders of version 0.1 have none
+        digest = metadata.pop("table_digest", None)  # none where others wrote the folder
         try:
             artifact = cls._from_parts(tensors, metadata)
         except (TypeError, ValueError, OverflowError) as error:

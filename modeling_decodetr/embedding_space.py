@@ -115,7 +115,7 @@ def mean_of(space: dict | None, kind: str, like: torch.Tensor) -> torch.Tensor:
     return like.new_zeros(like.shape[-1]) if mean is None else torch.tensor(mean, dtype=like.dtype, device=like.device)
 
 
-def text_cosine(embeddings: torch.Tensor) -> float:
+def mean_cosine(embeddings: torch.Tensor) -> float:
     """Mean cosine between two different ones of unit rows (n, d), n at least 2: how narrow a space is."""
     n = len(embeddings)
     return ((embeddings.double().sum(0).square().sum() - n) / (n * (n - 1))).item()
@@ -153,7 +153,7 @@ def look_up(queries: torch.Tensor, tables: Tables) -> tuple[torch.Tensor, torch.
         return log_weights, (log_weights.exp() * tables.lengths) @ tables.prototypes
 
 
-def recall(queries: torch.Tensor, tables: Tables) -> torch.Tensor:
+def look_up_rows(queries: torch.Tensor, tables: Tables) -> torch.Tensor:
     """What [`look_up`] finds, for inference, where the assignment itself is not wanted.
 
     The table is multiplied by the queries and not the queries by the table: with a few dozen of them that is up to

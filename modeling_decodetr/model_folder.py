@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .embedding_artifact import table_digest
+from .excerpts import short, some_of
 from .hub_repository import it_has, weight_files
 from .prototype_pool import PrototypePool
 from .vocabulary import Vocabulary
@@ -89,7 +90,7 @@ def check_requested(
         if getattr(asked, field) != getattr(stored, field):
             raise ValueError(
                 f"{where}: {field} cannot be changed while a model is loaded, because it describes what is stored: "
-                f"expected {_short(getattr(stored, field))}, got {_short(getattr(asked, field))}. Leave it out; "
+                f"expected {short(getattr(stored, field))}, got {short(getattr(asked, field))}. Leave it out; "
                 f"{remedy}."
             )
 
@@ -102,16 +103,17 @@ def check_loaded(model: PreTrainedModel, info: dict, where: str | Path) -> None:
     """
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
-            f"{where}: the weight files (*.safetensors) lack {len(missing)} tensors: {_some(missing)}. The folder is "
-            "damaged, holds another kind of model, or fields were given that add weights. Download or save it again, "
-            "without such fields; a bare detector becomes a DeCo-DETR by DeCoDetrForObjectDetection.from_detector."
+            f"{where}: the weight files (*.safetensors) lack {len(missing)} tensors: {some_of(missing, 3, str)}. The "
+            "folder is damaged, holds another kind of model, or fields were given that add weights. Download or save "
+            "it again, without such fields; a bare detector becomes a DeCo-DETR by "
+            "DeCoDetrForObjectDetection.from_detector."
         )
     if other := sorted(info["mismatched_keys"]):
         shapes = [f"{name} {tuple(found)} instead of {tuple(expected)}" for name, found, expected in other]
         raise ValueError(
-            f"{where}: {len(other)} tensors have other shapes than the config says: {_some(shapes)}. Fields that "
-            "change shapes cannot be given while a model is loaded; if none were, config.json and weights are not of "
-            "one model: download or save it again."
+            f"{where}: {len(other)} tensors have other shapes than the config says: {some_of(shapes, 3, str)}. Fields "
+            "that change shapes cannot be given while a model is loaded; if none were, config.json and weights are "
+            "not of one model: download or save it again."
         )
     check_placed(getattr(model, "hf_device_map", None))
     pool, names = model.prototype_pool, model.vocabulary
@@ -184,15 +186,6 @@ def table_digests(model: PreTrainedModel, state_dict: dict[str, torch.Tensor] | 
                 "model with from_pretrained, or give its weights as state_dict to save_pretrained."
             )
     return digests
-
-
-def _some(words):
-    return ", ".join(words[:3]) + (", ..." if len(words) > 3 else "")
-
-
-def _short(value):
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def old_weights(folder: str | Path, new: set[str]) -> list[str]:

@@ -70,7 +70,6 @@ class DeCoDetrPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _keep_in_fp32_modules_strict = ["prototype_pool.prototypes", "vocabulary"]
-    _keys_to_ignore_on_load_unexpected = [r"^semantic_stream\.background$"]  # saved by version 0.1
 
     def get_input_embeddings(self) -> None:
         """None, because there are no tokens. Accelerate's FSDP calls this."""

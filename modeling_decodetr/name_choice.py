@@ -8,8 +8,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .excerpts import some_of
 from .hub_rule import local_only, packaged, recorded_place
-from .prompts import checked_names, prompts_of, recorded, some_of
+from .prompts import checked_names, prompts_of, recorded
 from .vocabulary import Vocabulary, describe_encoder, same_encoder
 
 logger = logging.getLogger(__name__)

@@ -1,10 +1,9 @@
 """Names and what is embedded for them: a name itself, or other texts, its prompts."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_SOME = 5
 _ARTICLE = re.compile(r"(a|an|the)\s+", re.IGNORECASE)
 
 
@@ -59,12 +58,6 @@ def recorded(info: Mapping[str, Any], key: str) -> dict[str, Any]:
     config of others may have it."""
     found = info.get(key)
     return dict(found) if isinstance(found, Mapping) else {}
-
-
-def some_of(names: Iterable[str], most: int = _SOME) -> str:
-    """The first few of some names, for a message."""
-    names = list(names)
-    return ", ".join(map(repr, names[:most])) + (", ..." if len(names) > most else "")
 
 
 def name_of(label: str, known: Sequence[str] | dict[str, int]) -> str:

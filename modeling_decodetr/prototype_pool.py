@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from .embedding_artifact import EmbeddingArtifact, check_embeddings, random_rows
-from .embedding_space import check_space, log_assignment
+from .embedding_space import check_space, log_assignment, mean_cosine
 
 
 class PrototypePool(EmbeddingArtifact):
@@ -107,9 +107,7 @@ class PrototypePool(EmbeddingArtifact):
     @torch.no_grad()
     def mean_cosine(self) -> float:
         """Mean cosine between two different prototypes in [-1, 1]. Near 1 the pool has collapsed. NaN when M = 1."""
-        unit = F.normalize(self.prototypes, dim=-1)
-        m = len(self)
-        return ((unit.sum(0).square().sum() - m) / (m * (m - 1))).item() if m > 1 else float("nan")
+        return mean_cosine(F.normalize(self.prototypes, dim=-1).cpu()) if len(self) > 1 else float("nan")
 
     @classmethod
     def random(

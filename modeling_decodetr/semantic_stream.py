@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configuration_decodetr import DeCoDetrConfig
-from .embedding_space import Tables, background_mass, background_of, centred, look_up, mean_of, recall, scales_of
+from .embedding_space import Tables, background_mass, background_of, centred, look_up, look_up_rows, mean_of, scales_of
 from .precision import Float32Buffers
 from .prototype_pool import PrototypePool
 from .vocabulary import Vocabulary
@@ -299,7 +299,7 @@ class SemanticStream(Float32Buffers):
     def _score(self, inputs, tables):
         """As [`SemanticStream.score`], of rows (n, C [+ region features])."""
         projected = self.input_projection(inputs)
-        looked_up = recall(projected, tables) if self.config.pool_use == "lookup+background" else None
+        looked_up = look_up_rows(projected, tables) if self.config.pool_use == "lookup+background" else None
         embeds = self._enhance(projected, looked_up)
         predicted = self._unit_prediction(embeds)
         with torch.autocast(inputs.device.type, enabled=False):
@@ -378,10 +378,6 @@ class SemanticStream(Float32Buffers):
         derived = derive(pool, vocabulary, self.config.centred)
         for name, value in derived.items():
             setattr(self, name, value)
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        state_dict.pop(f"{prefix}background", None)  # saved by version 0.1
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 @torch.no_grad()

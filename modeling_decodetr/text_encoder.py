@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 
+from .excerpts import some_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -114,7 +116,7 @@ def check_lengths(
                 f"the names {_start(names[other])} and {_start(names[i])} differ only after the {length} tokens that "
                 "the text encoder takes, so they would get one embedding; shorten them."
             )
-    some = ", ".join(_start(names[i]) for i in sorted(long)[:5]) + (", ..." if len(long) > 5 else "")
+    some = some_of((names[i] for i in sorted(long)), say=_start)
     message = "%d of %d names are longer than the %d tokens that the text encoder takes; their ends are cut off: %s"
     logger.warning(message, len(long), len(names), length, some)
 

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from .embedding_artifact import EmbeddingArtifact, check_embeddings, random_rows, unit_rows
-from .embedding_space import as_texts, text_cosine
-from .prompts import checked_names, own_prompts, prompts_of, recorded, some_of
+from .embedding_space import as_texts, mean_cosine
+from .excerpts import some_of
+from .prompts import checked_names, own_prompts, prompts_of, recorded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,7 +147,7 @@ class Vocabulary(EmbeddingArtifact):
         sums = torch.stack([own.sum(0) for own in rows.split([len(texts) for texts in prompts])])
         embeddings = F.normalize(sums, dim=-1)
         info = {**encoder_info(model), "templates": templates}
-        info |= {"text_cosine": text_cosine(embeddings)} if len(names) > 1 else {}
+        info |= {"text_cosine": mean_cosine(embeddings)} if len(names) > 1 else {}
         info |= {"prompts": own} if (own := own_prompts(names, prompts)) else {}
         info |= {"underscores_to_spaces": True} if underscores_to_spaces else {}
         vocabulary = cls(names, embeddings, info)

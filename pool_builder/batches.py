@@ -13,10 +13,10 @@ logger = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
 
 
-def read_ahead(items: Iterable[_Item], size: int = 2) -> Iterator[_Item]:
-    """What an iterable gives, made in a thread up to `size` items ahead of whoever takes it. Its errors come where the
+def read_ahead(items: Iterable[_Item]) -> Iterator[_Item]:
+    """What an iterable gives, made in a thread two items ahead of whoever takes it. Its errors come where the
     item would have come."""
-    waiting, stop, end = queue.Queue(size), threading.Event(), object()
+    waiting, stop, end = queue.Queue(2), threading.Event(), object()
 
     def put(entry):
         while not stop.is_set():

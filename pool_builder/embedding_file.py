@@ -48,7 +48,7 @@ class EmbeddingFile:
                 f"{folder}: expected room for {in_units(size)}, the embeddings of {shape[0]:,} captions while they "
                 f"are clustered, got {in_units(free)}; free some, or choose an --output on another disk"
             )
-        file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - it lives as long as this object
+        file = tempfile.TemporaryFile(dir=folder, buffering=0)  # it lives as long as this object
         file.truncate(max(size, 1))
         return cls(file, shape, dtype)
 

@@ -24,6 +24,7 @@ MOST_LABELS = 40
 _TSNE = range(8, 2001)  # numbers of coarse prototypes. t-SNE of more takes minutes
 _LONGEST_LABEL = 34  # letters
 _DPI = 100
+_ROUNDS = 40  # of pushing places apart
 
 
 def layout(prototypes: np.ndarray, level: np.ndarray, parent: np.ndarray) -> np.ndarray:
@@ -199,7 +200,7 @@ def _gap(n):
     return 1.2 / np.sqrt(n)
 
 
-def _apart(places, rounds=40):
+def _apart(places):
     """Places (n, 2), those closer than `_gap` pushed apart."""
     from scipy.spatial import cKDTree
 
@@ -210,7 +211,7 @@ def _apart(places, rounds=40):
     number = np.arange(n)
     spiral = np.stack([np.cos(2.4 * number), np.sin(2.4 * number)], 1) * (1 + number)[:, None] / n
     places = places + 1e-3 * _gap(n) * spiral
-    for _ in range(rounds):
+    for _ in range(_ROUNDS):
         distance, other = cKDTree(places).query(places, k=min(n, 9))
         lacking = np.maximum(_gap(n) - distance[:, 1:], 0)
         away = (places[:, None] - places[other[:, 1:]]) / np.maximum(distance[:, 1:, None], 1e-12)

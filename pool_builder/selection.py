@@ -19,7 +19,7 @@ from decodetr.pool_builder.embedding_file import Embeddings
 from decodetr.pool_builder.image_captions import open_image_captions
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import CONTENTS, StageFolder
-from decodetr.pool_builder.space import FEWEST, choose_scales, describe_space
+from decodetr.pool_builder.space import FEWEST, choose_scales, space_without_names
 from decodetr.pool_builder.stages import name_prompt, open_stage
 from decodetr.processing.embedding_columns import embedding_array, embedding_rows
 from decodetr.utils.files import committed, replacing, write_text
@@ -180,7 +180,7 @@ def measure_space(
     sample = _sampled(regions, ["kept", "image_embed", "text_embed"], lambda table: np.ones(len(table), dtype=bool))
     kept = np.concatenate([table["kept"].to_numpy() for table in sample])
     images, captions = (_float_rows(sample, column)[kept] for column in ("image_embed", "text_embed"))
-    space = describe_space(images, captions, coarse, **given)
+    space = space_without_names(images, captions, coarse, **given)
     allowed = None if among is None else pa.array(sorted(among), pa.string())
     annotated = _sampled(regions, ["name", "image_embed"], lambda table: _named(table["name"], allowed))
     named = _float_rows(annotated, "image_embed")

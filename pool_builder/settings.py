@@ -23,7 +23,8 @@ def prompt_text(prompt: str) -> str:
     return PROMPTS.get(prompt, prompt)
 
 
-def _setting(default, text):
+def setting(default: Any, text: str) -> Any:
+    """A field of settings that are options of a command. `text` is its help."""
     return field(default=default, metadata={"help": text})
 
 
@@ -35,38 +36,38 @@ class PoolSettings:
         ValueError: a value out of its range.
     """
 
-    prompt: str = _setting(PROMPTS["short"], f"question to the captioner: {', '.join(PROMPTS)}, or any text")
-    max_new_tokens: int = _setting(32, "longest caption, in tokens")
-    captioner_dtype: str = _setting("auto", "precision of the captioner: auto, float32, bfloat16 or float16")
-    captioner_bits: int = _setting(
+    prompt: str = setting(PROMPTS["short"], f"question to the captioner: {', '.join(PROMPTS)}, or any text")
+    max_new_tokens: int = setting(32, "longest caption, in tokens")
+    captioner_dtype: str = setting("auto", "precision of the captioner: auto, float32, bfloat16 or float16")
+    captioner_bits: int = setting(
         0, "load the captioner with 4 or 8 bits per weight, by bitsandbytes; 0: do not quantize"
     )
-    delta: float = _setting(
+    delta: float = setting(
         None,
         "keep a region if the cosine of its crop and its caption in CLIP is above this, -1 to 1 (default: the "
         "value that the caption of another region exceeds once in 100)",
     )
-    keep_share: float = _setting(
+    keep_share: float = setting(
         None,
         "keep this share of the regions instead, those whose crop and caption agree best, 0 to 1 (default: --delta "
         "decides)",
     )
-    num_coarse: int = _setting(1203, "number of coarse prototypes, M1, by K-Means")
-    kmeans: str = _setting(
+    num_coarse: int = setting(1203, "number of coarse prototypes, M1, by K-Means")
+    kmeans: str = setting(
         "auto", "K-Means algorithm: lloyd, minibatch, faiss, or auto: lloyd up to 50,000 captions, minibatch above"
     )
-    num_fine: int = _setting(4800, "largest number of fine prototypes, M2, by DBSCAN in each coarse cluster")
-    min_samples: int = _setting(2, "DBSCAN: least number of regions in the neighbourhood of a core caption")
-    min_objectness: float = _setting(0.05, "drop proposals with a lower objectness, 0 to 1")
-    min_side: float = _setting(2.0, "drop proposals with a smaller width or height, in pixels")
-    nms_iou: float = _setting(
+    num_fine: int = setting(4800, "largest number of fine prototypes, M2, by DBSCAN in each coarse cluster")
+    min_samples: int = setting(2, "DBSCAN: least number of regions in the neighbourhood of a core caption")
+    min_objectness: float = setting(0.05, "drop proposals with a lower objectness, 0 to 1")
+    min_side: float = setting(2.0, "drop proposals with a smaller width or height, in pixels")
+    nms_iou: float = setting(
         0.7, "of two proposals that overlap more than this IoU, keep the one with the higher objectness"
     )
-    context: float = _setting(0.0, "enlarge a crop on every side by this share of its box")
-    max_proposals: int = _setting(20, "largest number of proposals per image; annotated boxes do not count")
-    batch_size: int = _setting(32, "images of the detector, and crops of captioner and CLIP, per batch")
-    shard_groups: int = _setting(32, "a shard file holds the regions of this many batches of images")
-    seed: int = _setting(0, "seed of K-Means")
+    context: float = setting(0.0, "enlarge a crop on every side by this share of its box")
+    max_proposals: int = setting(20, "largest number of proposals per image; annotated boxes do not count")
+    batch_size: int = setting(32, "images of the detector, and crops of captioner and CLIP, per batch")
+    shard_groups: int = setting(32, "a shard file holds the regions of this many batches of images")
+    seed: int = setting(0, "seed of K-Means")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", prompt_text(self.prompt))

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from decodetr.processing.region_shards import texts_of
 from decodetr.utils.documents import read_json
+from decodetr.utils.excerpts import short_json
 from decodetr.utils.files import committed, is_unused, reading, write_json
 
 logger = logging.getLogger(__name__)
@@ -275,13 +276,8 @@ def _differences(old, new):
     lines = []
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
-            lines.append(f"  {name}: {_short(old.get(name))} then, {_short(new.get(name))} now")
+            lines.append(f"  {name}: {short_json(old.get(name))} then, {short_json(new.get(name))} now")
     return "\n".join(lines)
-
-
-def _short(value):
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _sha256(file):

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from torch.nn import functional as F
 
 from decodetr.modeling_decodetr import PrototypePool
-from decodetr.modeling_decodetr.embedding_space import background_mass, centred, text_cosine
+from decodetr.modeling_decodetr.embedding_space import background_mass, centred, mean_cosine
 
 LOOKED_UP = 5.0  # prototypes that a lookup spreads over at least: median of the effective number
 _REGIONS, _COSINES = 2000, 1_500_000  # at most so many regions are asked, and so many of their cosines
@@ -31,7 +31,7 @@ _NONE = -9.0  # a cosine of nothing; -inf has no gradient
 _PRIOR = 0.03
 
 
-def describe_space(
+def space_without_names(
     image_embeds: np.ndarray,
     text_embeds: np.ndarray,
     prototypes: np.ndarray,
@@ -72,7 +72,7 @@ def describe_space(
         "image_mean": per_cluster.mean(0).tolist(),
         "logit_scale": logit_scale,
         "logit_bias": logit_bias,
-        "text_cosine": text_cosine(rows) if len(rows) > 1 else None,
+        "text_cosine": mean_cosine(rows) if len(rows) > 1 else None,
         "effective_rank": torch.special.entr(spectrum).sum().exp().item(),
         "matched_cosine": (images * texts).sum(-1).mean().item(),
         "mismatched_cosine": crossed.mean().item() if len(crossed) else None,
@@ -91,7 +91,7 @@ def choose_scales(
     """The temperatures and the background of `Scales`, from regions whose name is known.
 
     Args:
-        space (dict): of [`describe_space`]. prototypes (M, d).
+        space (dict): of [`space_without_names`]. prototypes (M, d).
         image_embeds (R, d): unit rows. labels (R,) int64: their names, rows of `names` (K, d), K at least 2.
 
     Returns:
@@ -167,7 +167,7 @@ def lookup_temperature(
     return tau, effective_number(similarity / tau)
 
 
-def random_pool(pool: PrototypePool, image_embeds: np.ndarray | torch.Tensor, seed: int = 0) -> PrototypePool:
+def random_pool(pool: PrototypePool, image_embeds: np.ndarray | torch.Tensor) -> PrototypePool:
     """A pool as large as `pool` that says nothing: random directions around the same mean, as far from it, of which a
     lookup takes as many.
 
@@ -176,7 +176,7 @@ def random_pool(pool: PrototypePool, image_embeds: np.ndarray | torch.Tensor, se
     """
     space = dict(pool.info["space"])
     text_mean, image_mean = (torch.tensor(space[name]) for name in ("text_mean", "image_mean"))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     directions = F.normalize(torch.randn(pool.prototypes.shape, generator=generator), dim=-1)
     rows = text_mean + (pool.prototypes - text_mean).norm(dim=-1, keepdim=True) * directions
     images = centred(torch.as_tensor(image_embeds[:_REGIONS]), image_mean)

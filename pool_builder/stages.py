@@ -6,8 +6,6 @@ crosses a group, so the rows do not depend on the size of the shards or on who c
 left out, with its reason in the shard's record.
 """
 
-import hashlib
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shard_makers import TEXTS_PER_SHARD, CaptionMaker, EmbeddingMaker, RegionMaker, TextMaker
 from decodetr.pool_builder.shards import COMMANDS, CONTENTS, MANIFEST, Ranks, StageFolder
 from decodetr.processing.embedding_columns import embedding_array, embedding_rows
+from decodetr.utils.model_identity import json_digest
 
 __all__ = [
     "INPUTS",
@@ -123,10 +122,10 @@ def propose_regions(
     """
     size = settings.shard_groups * settings.batch_size
     identity = {
-        "images": _digest(
+        "images": json_digest(
             [[entry[key] for key in ("image_id", "file_name", "width", "height")] for entry in coco.images]
         ),
-        "boxes": _digest([coco.annotations_by_image.column(name).tolist() for name in ("bbox", "iscrowd")]),
+        "boxes": json_digest([coco.annotations_by_image.column(name).tolist() for name in ("bbox", "iscrowd")]),
         CONTENTS: coco.picture_digest(),
         "annotated_names": coco.names,
         **(proposer.identity if proposer else {"proposer": None, "proposer_training_info": None}),
@@ -252,7 +251,3 @@ def embed_texts(
 def name_prompt(name: str) -> str:
     """The text that stands for an annotated name where the teacher's space is measured (space.py)."""
     return fill_template(Vocabulary.TEMPLATE, name)
-
-
-def _digest(content):
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

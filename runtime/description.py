@@ -8,8 +8,10 @@ from typing import Any
 
 from decodetr.utils.documents import read_json
 from decodetr.utils.hub import downloaded
+from decodetr.utils.model_room import load
 from decodetr.utils.shipped import is_hub_name
 
+_rule = load("default_threshold")
 FILE = "export.json"
 FORMAT, FORMAT_VERSION = "decodetr-export", 1
 TABLES_FILE = "name_tables.safetensors"
@@ -92,10 +94,7 @@ class Description:
     def thresholds(self, names: list[str] | None = None, threshold: float | None = None) -> list[float]:
         """The score from which each of some names is shown, as of the model's config."""
         names = self.names if names is None else names
-        if threshold is not None:
-            return [threshold] * len(names)
-        own = self.name_thresholds or {}
-        return [own.get(name, self.common_threshold) for name in names]
+        return _rule.thresholds_of(names, threshold, self.name_thresholds, self.common_threshold)
 
     def to_json(self) -> dict[str, Any]:
         """What stands in export.json."""

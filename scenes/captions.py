@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from decodetr.pool_builder.settings import prompt_text
 from decodetr.scenes.world import NAMES, SceneName
 
 if TYPE_CHECKING:
@@ -29,15 +30,10 @@ _FULL = (
 _PARTIAL = ("{a} {c} {s}", "a {p} {s}", "a {s}", "{s}", "something {c}", "something {c} and {p}")
 EMPTY = ("background", "an empty background", "a part of the background", "no object", "a photo without an object")
 PROMPTS = (
-    "Describe the object in this image in a few words.",
+    prompt_text("short"),
     "What is in this image?",
     "Describe this region.",
 )
-
-
-def full_captions(name: SceneName) -> list[str]:
-    """All captions that say everything of a `SceneName`, the name itself among them."""
-    return [_fill(template, name) for template in _FULL]
 
 
 def clip_caption(name: SceneName | None, rng: np.random.Generator, partial: float = 0.1) -> str:

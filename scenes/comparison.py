@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 from transformers import HfArgumentParser, set_seed
 
@@ -42,7 +41,6 @@ from decodetr.utils.devices import pick_device
 from decodetr.utils.model_identity import folder_digest
 from decodetr.utils.shipped import load_vocabulary, resolve
 
-_OF_CACHED = ("--streams", "--cache_features", "--align_weight_start")
 SAMPLED = ("region_grid", "region_pixels", "region_iou_threshold")  # fields that decide which features are cached
 
 
@@ -185,20 +183,6 @@ class Comparison:
         cache = self.features(fields)  # before the seed is set: making it draws random weights
         return self._trained(pool, fields, seed, {**SEMANTIC_TRAINING, **(training or {})}, begin, cache)
 
-    def train_jointly(
-        self,
-        pool: PrototypePool,
-        fields: Mapping[str, Any],
-        seed: int,
-        training: Mapping[str, Any] | None = None,
-        begin: Callable[[DeCoDetrForObjectDetection], None] | None = None,
-    ) -> DeCoDetrForObjectDetection:
-        """The same, with both streams trained over the images, from the localization stream as it is: lambda_align
-        and the detector's rate are those of `decodetr train`."""
-        common = {name: value for name, value in SEMANTIC_TRAINING.items() if name not in _OF_CACHED}
-        options = {**common, "--streams": "joint", **(training or {})}
-        return self._trained(pool, fields, seed, options, begin, self.dataset())
-
     def _trained(self, pool, fields, seed, options, begin, data):
         with tempfile.TemporaryDirectory() as folder:
             trainer = self.new_trainer(pool, fields, seed, options, begin, data, folder)
@@ -247,27 +231,6 @@ class Comparison:
         """What the teacher itself reaches on a split."""
         teacher = (self.names, self.novel, self.clip)
         return teacher_ceiling(self.localized, self.processor, self.splits[split], *teacher)
-
-
-class SomeQueries(FeatureCache):
-    """Cached features of which a step reads a few queries an image, others each time: most queries of a small picture
-    lie on the same objects.
-
-    Args:
-        folder: of a finished cache. most: queries an image.
-    """
-
-    def __init__(self, folder: str | Path, most: int) -> None:
-        super().__init__(folder)
-        self.most = most
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        item = super().__getitem__(index)
-        rows = torch.randperm(len(item["queries"]))[: self.most]
-        chosen: dict[str, Any] = {
-            name: item[name][rows] for name in ("queries", "name_index", "region_embeds", "image") if name in item
-        }
-        return {**item, **chosen, "samples": [part[rows] for part in item["samples"]]}
 
 
 def contents_of(options: ComparisonOptions) -> dict[str, Any]:

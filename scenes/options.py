@@ -1,6 +1,8 @@
 """What the comparison of pools and the quickstart are told. Plain Python, because `--help` shows some of it."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+
+from decodetr.pool_builder.settings import setting
 
 SPLITS = {"val": "Validation", "test": "The shifted split"}
 VARIANTS = {
@@ -51,22 +53,18 @@ class ComparisonOptions:
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in own}
 
 
-def _setting(default, text):
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True, kw_only=True)
 class QuickstartOptions:
     """What the quickstart makes, and where."""
 
-    output: str = _setting("decodetr-quickstart", "write everything into this folder")
-    train_images: int = _setting(640, "number of training images to draw")
-    val_images: int = _setting(128, "number of validation images to draw")
-    semantic_steps: int = _setting(640, "training steps of the semantic stream")
-    model: str = _setting("scenes-decodetr", "DeCo-DETR whose detector is used: folder or shipped name")
-    clip: str = _setting("scenes-clip", "CLIP that is the teacher: folder or shipped name")
-    captioner: str = _setting("scenes-llava", "LLaVA that captions regions: folder or shipped name")
-    overwrite: bool = _setting(False, "delete an earlier quickstart in the folder first (default: continue it)")
+    output: str = setting("decodetr-quickstart", "write everything into this folder")
+    train_images: int = setting(640, "number of training images to draw")
+    val_images: int = setting(128, "number of validation images to draw")
+    semantic_steps: int = setting(640, "training steps of the semantic stream")
+    model: str = setting("scenes-decodetr", "DeCo-DETR whose detector is used: folder or shipped name")
+    clip: str = setting("scenes-clip", "CLIP that is the teacher: folder or shipped name")
+    captioner: str = setting("scenes-llava", "LLaVA that captions regions: folder or shipped name")
+    overwrite: bool = setting(False, "delete an earlier quickstart in the folder first (default: continue it)")
 
     def settings(self) -> dict:
         """What decides the result, for the record."""

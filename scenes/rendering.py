@@ -131,8 +131,8 @@ def _measure(name, pixels, full):
 # --- objects ---------------------------------------------------------------------------------------------------------
 
 
-def _arc(radius, start, stop, centre_x=0.0, steps=48):
-    angles = np.radians(np.linspace(start, stop, steps))
+def _arc(radius, start, stop, centre_x=0.0):
+    angles = np.radians(np.linspace(start, stop, 48))
     return np.stack([centre_x + radius * np.cos(angles), radius * np.sin(angles)], axis=1)
 
 

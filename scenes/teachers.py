@@ -7,7 +7,9 @@ Drawing, either training and the measurements go on where they stopped when the 
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,9 +88,11 @@ def write_teachers(
     output = Path(output)
     work = output / "work"
     settings = {"scenes": scenes, "clip_steps": clip_steps, "llava_steps": llava_steps, "seed": seed}
-    _claim(work, settings | {"world_version": WORLD_VERSION})
-    crops, names = _crops(work, "teachers", scenes, seed, workers)
-    validation = _crops(work, "teachers-val", VALIDATION_SCENES, seed, workers)
+    take_work_folder(work, settings | {"world_version": WORLD_VERSION})
+    crops, names = drawn_once(work, "teachers", lambda: teacher_crops("teachers", scenes, seed, workers))
+    validation = drawn_once(
+        work, "teachers-val", lambda: teacher_crops("teachers-val", VALIDATION_SCENES, seed, workers)
+    )
     words = f"--scenes {scenes} --clip-steps {clip_steps} --llava-steps {llava_steps} --seed {seed}"
     facts = {"command": f"decodetr scenes teachers DIR {words}", "crops": len(crops), "scenes": scenes}
 
@@ -202,8 +206,8 @@ def validation_crops(workers: int = 1) -> tuple[np.ndarray, np.ndarray]:
     return teacher_crops("teachers-val", VALIDATION_SCENES, 0, workers)
 
 
-def _claim(work, settings):
-    """Take the folder, or go on in it where the settings are the same."""
+def take_work_folder(work: Path, settings: dict[str, Any]) -> None:
+    """Take a folder of crops and checkpoints, or go on in it where the settings are the same."""
     file = work / "settings.json"
     if file.exists() and (found := read_json(file)) != settings:
         raise ValueError(
@@ -213,15 +217,18 @@ def _claim(work, settings):
     write_json(file, settings)
 
 
-def _crops(work, split, scenes, seed, workers):
-    """(crops, names) of a split, drawn once."""
+def drawn_once(
+    work: Path, split: str, draw: Callable[[], tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(crops, names) of a split, from the work folder or, the first time, drawn."""
     file = work / f"{split}.npz"
     if not file.exists():
-        crops, names = teacher_crops(split, scenes, seed, workers)
+        crops, names = draw()
         with replacing(file) as partial:
             np.savez(partial, crops=crops, names=names)
     with np.load(file, allow_pickle=False) as arrays:
-        return arrays["crops"], arrays["names"]
+        crops, names = arrays.values()
+        return crops, names
 
 
 def _save(model, processor, folder):

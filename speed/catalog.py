@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-TYPE_CHECKING = False  # as that of typing, which takes its time to import
+from decodetr.utils.lazy import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Any
 

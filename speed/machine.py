@@ -47,9 +47,9 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def used_by_others(seconds: float = 0.5) -> float:
-    """Percent of all cores that are in use while this process waits so long."""
-    return psutil.cpu_percent(interval=seconds)
+def used_by_others() -> float:
+    """Percent of all cores that are in use while this process waits half a second."""
+    return psutil.cpu_percent(interval=0.5)
 
 
 def busy_warning(percent: float) -> str | None:

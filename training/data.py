@@ -72,7 +72,7 @@ class TrainingData:
         regions = _load_regions(options.regions_folder, options, streams)
         if base is not None and regions is not None and not options.streaming:
             check_regions(regions, whole, base)
-        val = _load_validation(options, form)
+        val = _load_validation(options)
         if val is None and options.val_share is not None:
             coco, val = _split_off(coco, whole, options.val_share)
         if val is None:
@@ -152,7 +152,7 @@ def _load_training(options, form):
     )
 
 
-def _load_validation(options, form):
+def _load_validation(options):
     """Validation data that the data set has, or that are given."""
     if options.val_annotations == "none":
         return None

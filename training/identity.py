@@ -13,6 +13,7 @@ import torch
 
 from decodetr.training import fields
 from decodetr.training.self_regions import OWN_REGIONS
+from decodetr.utils.excerpts import short_json
 from decodetr.utils.model_identity import without_place
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 LENGTH = "length"  # the section that a run which goes on may change
 SKETCH = "embeddings"
-_SHOWN = 120  # characters of a value in a message
 # Of the config: what is compared elsewhere, or says where something came from.
 _NOT_SETTINGS = frozenset(
     """
@@ -139,7 +139,7 @@ def differences(stored: dict[str, Any], asked: dict[str, Any]) -> list[str]:
         if key.startswith("model.detector_config.") and not (key in there and key in here):
             continue  # another version of transformers has other fields
         if not _same(key, there.get(key), here.get(key)):
-            lines.append(f"  {key}: {_short(there.get(key))} there, {_short(here.get(key))} here")
+            lines.append(f"  {key}: {short_json(there.get(key))} there, {short_json(here.get(key))} here")
     return lines
 
 
@@ -194,8 +194,3 @@ def _weak_labels(weak):
 
 def _plain(value):
     return dict(value) if hasattr(value, "keys") else value
-
-
-def _short(value):
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

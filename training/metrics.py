@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from decodetr.evaluation.output_evaluator import COCO_DETECTIONS, FEDERATED_DETECTIONS, output_metric_names, rules_of
+from decodetr.utils.excerpts import some_of
 
 if TYPE_CHECKING:
     from decodetr.annotations.coco import CocoAnnotations
@@ -98,10 +99,9 @@ def check_names(coco: "CocoAnnotations", names: Collection[str], remedy: str = _
     numbers = set(index.column("category", crowds=False).tolist())
     used = {name for number, name in enumerate(coco.names) if number in numbers}
     if missing := [name for name in coco.names if name in used - set(names)]:
-        more = ", ..." if len(missing) > 5 else ""
         raise ValueError(
             f"{coco.file}: {len(missing)} names of the validation data are not among the {len(names)} of the saved "
-            f"model: {', '.join(map(repr, missing[:5]))}{more}; {remedy}"
+            f"model: {some_of(missing)}; {remedy}"
         )
     return used
 

@@ -23,7 +23,7 @@ from decodetr.training.provenance import Setting, choose_setting
 from decodetr.training.space import check_space, stored_config
 from decodetr.training.starting_point import WIDTHS, fields_of_space, starting_config
 from decodetr.utils.files import output_folder
-from decodetr.utils.preflight import Findings
+from decodetr.utils.preflight import Problems
 from decodetr.utils.shipped import expect, expect_file, load_pool, load_vocabulary
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ logger = logging.getLogger(__name__)
 
 
 def check(
-    options: "TrainOptions", arguments: dict[str, Any] | None, findings: Findings | None = None
+    options: "TrainOptions", arguments: dict[str, Any] | None, findings: Problems | None = None
 ) -> DeCoDetrTrainingArguments:
     """Check the options of a run, and say what is chosen by default.
 
     Args:
         options (TrainOptions).
         arguments (dict or None): the given fields of DeCoDetrTrainingArguments. None where they cannot be read.
-        findings ([`Findings`], *optional*): what was found before.
+        findings ([`Problems`], *optional*): what was found before.
 
     Returns:
         DeCoDetrTrainingArguments.
@@ -49,7 +49,7 @@ def check(
     Raises:
         ValueError, OSError: what cannot be run, with what mends it. Several problems as one ValueError.
     """
-    findings = findings or Findings()
+    findings = findings or Problems()
     findings.call(output_folder, options.output_dir, "--output")
     findings.call(_check_data, options)
     split = findings.call(_read_split, options)
@@ -159,7 +159,7 @@ def _refuse(problem):
 
 def _check_data(options):
     """The training, validation, held-out and replayed data are there."""
-    findings = Findings()
+    findings = Problems()
     needed = [("--held-out-data", options.held_out_data, "val"), ("--replay-data", options.replay_data, "train")]
     if not options.train_annotations:
         needed.append(("--data", options.data, "train"))

@@ -120,7 +120,7 @@ class SpaceReport:
 
 
 @torch.no_grad()
-def effective_number(log_weights: torch.Tensor) -> float:
+def mean_effective_number(log_weights: torch.Tensor) -> float:
     """Effective number of entries that distributions use: the mean of exp(entropy).
 
     Args:
@@ -171,11 +171,10 @@ def literal_drift(
     momentum: float,
     steps: int = _STEPS,
     batch: int = _BATCH,
-    seed: int = 0,
 ) -> float:
     """Mean cosine between prototypes after literal momentum (paper 3.5) over batches drawn from `texts` (n, d).
     The pool stays as it is."""
-    moved, generator = PrototypePool(pool.prototypes), torch.Generator().manual_seed(seed)
+    moved, generator = PrototypePool(pool.prototypes), torch.Generator().manual_seed(0)
     for _ in range(steps):
         rows = torch.randint(len(texts), (batch,), generator=generator)
         moved.update(moved.assignment_sums(texts[rows], temperature), momentum)
@@ -223,7 +222,7 @@ def _describe_teacher(report, model, tables, embeds, names):
     if model.config.pool_use == "lookup+background":
         some = tables.prototypes[:: max(len(tables.prototypes) // _REGIONS, 1)]
         sharpest = log_assignment(some, tables.prototypes, tables.scales.assignment_temperature)
-        report.lookup = max(effective_number(lookups.log()), effective_number(sharpest))
+        report.lookup = max(mean_effective_number(lookups.log()), mean_effective_number(sharpest))
 
 
 def _best(model, tables):
@@ -244,7 +243,6 @@ def sample_regions(
     regions: "RegionTable",
     names: Sequence[str],
     limit: int = _REGIONS,
-    seed: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     Some regions of a data set, and what annotated boxes say that they show.
@@ -262,7 +260,7 @@ def sample_regions(
     labels_of_categories = torch.tensor([label_of.get(name, -1) for name in coco.names or ()] + [-1])
     found, labels, texts, seen, named = [], [], [], 0, 0
     ids = regions.image_ids
-    for i in torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed)).tolist():
+    for i in torch.randperm(len(ids), generator=torch.Generator().manual_seed(0)).tolist():
         rows = {name: torch.from_numpy(values) for name, values in regions.get(ids[i]).items()}
         category = torch.full((len(rows["boxes"]),), -1)
         if ids[i] in index:

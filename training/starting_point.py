@@ -15,7 +15,8 @@ from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
 from decodetr.modeling_decodetr.detectors import detector_family
 from decodetr.training.space import asked_space, is_foreign
 from decodetr.training.timm_backbone import check_timm_backbone, load_timm_weights
-from decodetr.utils.documents import parse_yaml, read_yaml, short
+from decodetr.utils.documents import parse_yaml, read_yaml
+from decodetr.utils.excerpts import short
 from decodetr.utils.hub import local_only
 from decodetr.utils.model_identity import folder_digest, model_identity
 from decodetr.utils.shipped import cannot_load, expect, load_pool, load_vocabulary, resolve
@@ -105,8 +106,7 @@ def start_identity(options: "TrainOptions") -> dict[str, Any] | None:
     return found | {"reset_semantics": bool(options.reset_semantics)}
 
 
-# Fields of the config that are chosen for the cosines of one pool and CLIP, or kept for the weights of a stream that
-# an earlier version trained.
+# Fields of the config that are chosen for the cosines of one pool and CLIP, or for what a stream learns from them.
 _OF_SPACE = (
     "centred assignment_temperature teacher_temperature teacher_name_temperature name_temperature "
     "background_threshold background_level background_margin distill_weight distill_at residual_weight pool_update"

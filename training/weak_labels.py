@@ -21,7 +21,7 @@ from decodetr.annotations.captions import read_captions
 from decodetr.annotations.coco_checks import read_categories, read_document
 from decodetr.modeling_decodetr.text_encoder import encode_texts, load_text_model
 from decodetr.utils.devices import pick_device
-from decodetr.utils.documents import short
+from decodetr.utils.excerpts import short
 from decodetr.utils.files import replacing
 from decodetr.utils.hub import local_only
 from decodetr.utils.model_identity import folder_digest

@@ -7,6 +7,7 @@ box_tensors.py     boxes of the model, and corners in pixels
 devices.py         the device of a --device option
 documents.py       the one reader of JSON, YAML and text that somebody else wrote
 drawing.py         boxes and names on pictures
+excerpts.py        the beginning of what is too long for a message
 files.py           results are written whole or not at all; a run's lock on its folder; regular files only
 html_page.py       one HTML file that shows what a run made
 hub.py             who may ask the Hub

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-TYPE_CHECKING = False  # as that of typing, which takes its time to import
+from decodetr.utils.lazy import TYPE_CHECKING
+
 if TYPE_CHECKING:
     import torch
 

@@ -16,9 +16,10 @@ from pathlib import Path
 import yaml
 from yaml.cyaml import CParser
 
+from decodetr.utils.excerpts import short
 from decodetr.utils.files import regular_file
+from decodetr.utils.lazy import TYPE_CHECKING
 
-TYPE_CHECKING = False  # as that of typing, which takes its time to import
 if TYPE_CHECKING:
     from typing import Any
 
@@ -198,12 +199,6 @@ def _shaped(value, shape, where):
         return value
     expected = {dict: "a mapping (name: value)", list: "a list"}[shape]
     raise ValueError(f"{where}: expected {expected}, got {short(value)}")
-
-
-def short(value: object) -> str:
-    """The `repr` of a value, cut to 80 characters, for messages."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _check_nodes(root):

@@ -54,6 +54,11 @@ def folder_digest(folder: str | Path) -> str | None:
     return digest.hexdigest()
 
 
+def json_digest(value: Any, digits: int = 64) -> str:
+    """The first hexadecimal digits of the SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
+
+
 def without_place(value: Any) -> Any:
     """Names of local folders without the folders above them, also inside a dict. Anything else as it is."""
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Checks before the work: each in a moment, their findings together, nothing read in full."""
+"""Checks before the work: each in a moment, their problems together, nothing read in full."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-TYPE_CHECKING = False  # as that of typing, which takes its time to import
+from decodetr.utils.lazy import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Findings:
+class Problems:
     """Problems of several checks, told together."""
 
     def __init__(self) -> None:
@@ -55,9 +56,9 @@ def run_checks(*checks: Callable[[], Any]) -> list[Any]:
         list: what each returned.
 
     Raises:
-        ValueError, OSError: see [`Findings.tell`].
+        ValueError, OSError: see [`Problems.tell`].
     """
-    findings = Findings()
+    findings = Problems()
     results = [findings.call(check) for check in checks]
     findings.tell()
     return results

@@ -13,10 +13,10 @@ from pathlib import Path
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import regular_file
 from decodetr.utils.hub import local_only
+from decodetr.utils.lazy import TYPE_CHECKING
 from decodetr.utils.model_room import load
 from decodetr.utils.spelling import closest
 
-TYPE_CHECKING = False  # as that of typing, which takes its time to import
 if TYPE_CHECKING:
     from decodetr.modeling_decodetr import PrototypePool, Vocabulary
 
@@ -81,9 +81,9 @@ def kind_of(folder: str | Path) -> tuple[str, str] | None:
     return next((kind for file, kind in _KINDS.items() if (folder / file).exists()), None)
 
 
-def a(kind: str) -> str:
-    """A kind of [`kind_of`] with its article."""
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+def a(noun: str) -> str:
+    """A noun, such as a kind of [`kind_of`], with its article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def is_hub_name(name: str | Path) -> bool:

@@ -162,7 +162,7 @@ def _tables(question, found):
         return _over_base_names(question, found)
     parts = []
     for key, content in found.items():
-        reference, *others = question.rows
+        reference = question.rows[0]
         there = [row for row in question.rows if values_of(content, row)]
         if reference not in there or len(there) < 2 or set(there) <= _OVER:
             continue
@@ -172,7 +172,7 @@ def _tables(question, found):
             less = "" if row == reference or not values else in_words(values)
             rows.append([ROWS[row].words, str(len(content["runs"][row])), *_figures(content, row), less])
         heads = ["row", "seeds", *_METRICS.values(), f"than {ROWS[reference].words}"]
-        parts += [f"World `{key}`:\n", _numbers(heads, rows), _answer(question, content, there), ""]
+        parts += [f"World `{key}`:\n", _numbers(heads, rows), _answer(content, there), ""]
     return parts
 
 
@@ -196,7 +196,7 @@ def spread(values: list[float]) -> str:
     return f"{statistics.fmean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
-def _answer(question, content, there):
+def _answer(content, there):
     """One sentence: what is more, what is less, what seeds do not tell."""
     reference, groups = there[0], {1: [], -1: [], 0: [], None: []}
     for row in there[1:]:
@@ -213,7 +213,6 @@ def _answer(question, content, there):
 
 
 def _over_base_names(question, found):
-    reference, other = question.rows[:2]
     parts = []
     for name in dict.fromkeys(content["settings"]["name"] for content in found.values()):
         worlds = [content for content in found.values() if content["settings"]["name"] == name]

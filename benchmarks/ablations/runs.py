@@ -1,7 +1,5 @@
 """Runs of rows on a world. Each is written as soon as it is there, so that a killed command goes on."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -151,26 +149,23 @@ def _unless_held(file):
         yield True
 
 
-def _digest(*parts):
-    """Of what something was made of, for its name."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
-
-
 def _runs(world, setup, work):
     """The [`Comparison`] of a world, over features that stay in `work`, for all worlds of the same images."""
     from ablations.beginnings import BEGINNINGS, random_detector
     from ablations.conflict_trainer import ConflictTrainer
     from ablations.extension import ENDINGS
     from ablations.setups import SetUpComparison
+    from ablations.some_queries import SomeQueries
     from decodetr import PrototypePool
-    from decodetr.scenes.comparison import SAMPLED, SomeQueries, contents_of
+    from decodetr.scenes.comparison import SAMPLED, contents_of
     from decodetr.scenes.pool_variants import PoolChange, check_same_regions
     from decodetr.speed.machine import environment
     from decodetr.utils.documents import read_json
     from decodetr.utils.files import LOCK, committed, is_unused, write_json
+    from decodetr.utils.model_identity import json_digest
 
     contents = contents_of(world.options())
-    features = work / f"features-{_digest(contents, world.base_names, world.train_images)}"
+    features = work / f"features-{json_digest([contents, world.base_names, world.train_images], 12)}"
 
     class Runs(SetUpComparison):
         """Pools and features are made once for all rows."""
@@ -191,7 +186,7 @@ def _runs(world, setup, work):
 
         def space(self, pool: PrototypePool) -> dict[str, Any]:
             """Measured once for all processes."""
-            file = work / f"space-{_digest(pool.prototypes.tolist(), self.base, contents)}.json"
+            file = work / f"space-{json_digest([pool.prototypes.tolist(), self.base, contents], 12)}.json"
             with FileLock(work / f"{LOCK}-{file.name}"):
                 if not file.exists():
                     write_json(file, super().space(pool))
@@ -199,7 +194,7 @@ def _runs(world, setup, work):
 
         def changed_pool(self, change: PoolChange) -> PrototypePool:
             """Made once for all processes."""
-            folder = work / f"pool-{_digest(asdict(change), asdict(setup), self.base, contents)}"
+            folder = work / f"pool-{json_digest([asdict(change), asdict(setup), self.base, contents], 12)}"
             with FileLock(work / f"{LOCK}-{folder.name}"):
                 if is_unused(folder):
                     with committed(folder) as staging:

@@ -2,25 +2,28 @@
 know besides boxes of base names."""
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ablations.rows import Setup
-from decodetr import Vocabulary
+from decodetr import DeCoDetrForObjectDetection, PrototypePool, Vocabulary
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.modeling_decodetr.prompts import recorded
 from decodetr.scenes.comparison import Comparison
 from decodetr.scenes.options import ComparisonOptions
 from decodetr.scenes.pool_variants import caption_pool, kept_captions
+from decodetr.scenes.recipes import SEMANTIC_TRAINING
 from decodetr.training.data import TrainingData
 from decodetr.training.names import set_names
 from decodetr.training.options import TrainOptions
 from decodetr.training.provenance import SETTINGS
-from decodetr.utils.shipped import resolve
+from decodetr.utils.shipped import a, resolve
 
 CAPTIONS_OF_AN_IMAGE = 5  # as COCO has
+_OF_CACHED = ("--streams", "--cache_features", "--align_weight_start")
 
 
 class SetUpComparison(Comparison):
@@ -46,6 +49,20 @@ class SetUpComparison(Comparison):
         self.of_features += f"-{self.setting.name}" if self.setting.novel_names else ""
         if self.setting.novel_names or self.setting.captions:
             self._know_more()
+
+    def train_jointly(
+        self,
+        pool: PrototypePool,
+        fields: Mapping[str, Any],
+        seed: int,
+        training: Mapping[str, Any] | None = None,
+        begin: Callable[[DeCoDetrForObjectDetection], None] | None = None,
+    ) -> DeCoDetrForObjectDetection:
+        """As `train`, with both streams trained over the images, from the localization stream as it is: lambda_align
+        and the detector's rate are those of `decodetr train`."""
+        common = {name: value for name, value in SEMANTIC_TRAINING.items() if name not in _OF_CACHED}
+        options = {**common, "--streams": "joint", **(training or {})}
+        return self._trained(pool, fields, seed, options, begin, self.dataset())
 
     def _take_queries(self, times):
         """Queries are those places of the maps that the detector is surest of: it can give another number of them."""
@@ -95,9 +112,5 @@ def captions_of_images(coco: CocoAnnotations) -> Counter[str]:
         names = list(dict.fromkeys(coco.names[category] for category in categories))
         for _ in range(CAPTIONS_OF_AN_IMAGE if names else 0):
             chosen = rng.permutation(len(names))[:2]
-            counts[" and ".join(_with_article(names[place]) for place in chosen)] += 1
+            counts[" and ".join(a(names[place]) for place in chosen)] += 1
     return counts
-
-
-def _with_article(name):
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

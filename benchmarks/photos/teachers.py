@@ -15,9 +15,10 @@ from decodetr.pool_builder.crops import crop_region
 from decodetr.scenes.clip_teacher import train_clip
 from decodetr.scenes.llava_teacher import train_llava
 from decodetr.scenes.teacher_data import CROP_SIDE
+from decodetr.scenes.teachers import drawn_once, take_work_folder
 from decodetr.utils.devices import pick_device
 from decodetr.utils.documents import read_json
-from decodetr.utils.files import committed, replacing, write_json
+from decodetr.utils.files import committed, write_json
 from decodetr.utils.shipped import resolve
 
 from .scene import draw_scene
@@ -54,7 +55,7 @@ def write_teachers(output, settings, *, scenes, clip_steps, llava_steps, workers
     output = Path(output)
     work, texts = output / "work", Texts(photographs_of(settings).world)
     said = {"scenes": scenes, "clip_steps": clip_steps, "llava_steps": llava_steps, "seed": settings.seed}
-    _claim(work, said | {"photographs": photographs_of(settings).world.digest})
+    take_work_folder(work, said | {"photographs": photographs_of(settings).world.digest})
     crops, stamps = _crops(work, "teachers", scenes, settings, workers)
     validation = _crops(work, "teachers-val", VALIDATION_SCENES, settings, workers)
     file = output / "measured.json"
@@ -170,24 +171,8 @@ def _covered(one, other):
     return sides.prod() / min((one[2:] - one[:2]).prod(), (other[2:] - other[:2]).prod())
 
 
-def _claim(work, settings):
-    file = work / "settings.json"
-    if file.exists() and (found := read_json(file)) != settings:
-        raise ValueError(
-            f"{file} is of teachers with other settings: {found}, now {settings}; repeat them to go on, or choose "
-            "another folder"
-        )
-    write_json(file, settings)
-
-
 def _crops(work, split, scenes, settings, workers):
-    file = work / f"{split}.npz"
-    if not file.exists():
-        crops, stamps = teacher_crops(split, scenes, settings, workers)
-        with replacing(file) as part:
-            np.savez(part, crops=crops, stamps=stamps)
-    with np.load(file, allow_pickle=False) as arrays:
-        return arrays["crops"], arrays["stamps"]
+    return drawn_once(work, split, lambda: teacher_crops(split, scenes, settings, workers))
 
 
 def _save(model, processor, folder):

@@ -195,22 +195,6 @@ def test_lvis_files_have_a_url_instead_of_a_name(tmp_path):
     assert coco.images[1]["file_name"] == "train2017/b.png"
 
 
-def test_to_dataset(tmp_path):
-    dataset = CocoAnnotations.load(_write(tmp_path)).to_dataset()
-    assert dataset.column_names == ["image_id", "file_name", "width", "height", "image", "objects"]
-    row = dataset[1]
-    assert row["image"].size == (20, 50)
-    assert row["image"].getpixel((0, 0)) == (10, 20, 30)
-    assert row["objects"] == {
-        "id": [1, 2],
-        "bbox": [[1, 2, 3.5, 4], [0, 0, 10, 10]],
-        "category": [1, 0],
-        "area": [14, 80],
-        "iscrowd": [0, 0],
-    }
-    assert dataset.features["objects"]["category"].feature.names == ["café", "salt, pepper"]
-
-
 def test_read_image(tmp_path):
     pixels = np.zeros((10, 20, 3), dtype=np.uint8)
     pixels[:, :10, 0] = 200

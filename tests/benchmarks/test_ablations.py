@@ -368,8 +368,7 @@ def test_counts_of_captions_are_weights(comparison):
 
 def test_a_step_reads_other_queries_of_an_image_each_time(comparison, tmp_path):
     import torch
-
-    from decodetr.scenes.comparison import SomeQueries
+    from ablations.some_queries import SomeQueries
 
     whole = comparison.make_cache(views=1, folder=tmp_path / "features")
     some = SomeQueries(whole.folder, 2)

@@ -13,7 +13,7 @@ from decodetr.evaluation.detection_evaluator import metric_names
 from decodetr.evaluation.output_evaluator import OutputEvaluator, output_metric_names
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.processing import CocoAnnotations
-from decodetr.utils.preflight import Findings, in_units, require_room, run_checks
+from decodetr.utils.preflight import Problems, in_units, require_room, run_checks
 from decodetr.utils.shipped import expect
 
 
@@ -139,7 +139,7 @@ def test_findings_are_told_together_and_each_once():
     with pytest.raises(ValueError, match="2 problems, found before any work was done:\n- a\n- b"):
         run_checks(lambda: fail(ValueError("a")), lambda: 1, lambda: fail(OSError("b")))
     with pytest.raises(RuntimeError):  # what no user causes is not hidden
-        Findings().call(fail, RuntimeError("bug"))
+        Problems().call(fail, RuntimeError("bug"))
 
 
 def test_room_on_the_disk_is_that_of_the_nearest_folder_that_exists(tmp_path):

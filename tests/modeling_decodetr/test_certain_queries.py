@@ -183,11 +183,11 @@ def test_scores_of_inference_are_those_of_training(fields, level, margin, monkey
 
 
 def test_recall_is_what_the_lookup_finds(model):
-    from decodetr.modeling_decodetr.embedding_space import recall
+    from decodetr.modeling_decodetr.embedding_space import look_up_rows
 
     tables = model.tables()
     queries = torch.randn(7, model.config.embedding_dim, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(recall(queries, tables), look_up(queries, tables)[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(look_up_rows(queries, tables), look_up(queries, tables)[1], rtol=1e-4, atol=1e-5)
 
 
 def test_the_order_of_sampling_and_projecting_changes_nothing():

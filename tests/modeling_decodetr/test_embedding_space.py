@@ -12,10 +12,16 @@ from helpers.tiny_models import tiny_batch, tiny_model
 from torch.nn import functional as F
 
 from decodetr import PrototypePool, Vocabulary
-from decodetr.modeling_decodetr.embedding_space import DEFAULTS, as_images, centred, look_up, scales_of, text_cosine
+from decodetr.modeling_decodetr.embedding_space import DEFAULTS, as_images, centred, look_up, mean_cosine, scales_of
 from decodetr.modeling_decodetr.loss_decodetr import teacher_targets
 from decodetr.modeling_decodetr.semantic_stream import SemanticStream
-from decodetr.pool_builder.space import choose_scales, describe, describe_space, effective_number, lookup_temperature
+from decodetr.pool_builder.space import (
+    choose_scales,
+    describe,
+    effective_number,
+    lookup_temperature,
+    space_without_names,
+)
 
 D = 96
 
@@ -50,7 +56,7 @@ def clip():
     pool = PrototypePool(_texts(captions))
     labels = torch.arange(20).repeat_interleave(20)
     regions = _images(captions.repeat(2, 1), 3)
-    space = describe_space(regions, _texts(captions.repeat(2, 1)), pool.prototypes, logit_scale=100.0)
+    space = space_without_names(regions, _texts(captions.repeat(2, 1)), pool.prototypes, logit_scale=100.0)
     space |= choose_scales(space, pool.prototypes, _images(names[labels], 4), labels, _texts(names[:20]))
     return space, PrototypePool(pool.prototypes, info={"space": space}), names
 
@@ -64,7 +70,7 @@ def _tables(pool, names, **fields):
 def test_what_was_measured_is_what_went_in(clip):
     space, pool, _ = clip
     assert space["text_cosine"] == pytest.approx(0.75, abs=0.01)
-    assert space["text_cosine"] == pytest.approx(text_cosine(pool.prototypes), abs=1e-5)
+    assert space["text_cosine"] == pytest.approx(mean_cosine(pool.prototypes), abs=1e-5)
     assert space["matched_cosine"] == pytest.approx(0.27, abs=0.01)
     assert space["mismatched_cosine"] == pytest.approx(0.19, abs=0.01)
     assert 0.01 < space["mismatched_spread"] < 0.04

@@ -12,7 +12,7 @@ from decodetr import PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.embedding_space import as_texts, centred
 from decodetr.pool_builder.crops import crop_region
 from decodetr.pool_builder.embedder import ClipEmbedder
-from decodetr.pool_builder.space import choose_scales, describe_space
+from decodetr.pool_builder.space import choose_scales, space_without_names
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_in_a_space_like_clips_examples_come_near_their_text():
     texts = clip_texts(330)
     captions, names, labels = texts[:300], texts[:40], torch.arange(40).repeat_interleave(10)
     regions = clip_images(captions.repeat(3, 1), 3)
-    space = describe_space(regions, captions.repeat(3, 1), captions, logit_scale=100.0)
+    space = space_without_names(regions, captions.repeat(3, 1), captions, logit_scale=100.0)
     space |= choose_scales(space, captions, clip_images(names[labels], 4), labels, names)
     asked = torch.cat([names, texts[300:]])  # what captions speak of, and what none does
     examples = F.normalize(clip_images(asked.repeat_interleave(3, 0), 9).view(70, 3, -1).mean(1), dim=-1)

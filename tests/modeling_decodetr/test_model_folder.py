@@ -105,20 +105,6 @@ def test_a_folder_without_some_tensors_is_refused(folder, part):
         AutoModelForObjectDetection.from_pretrained(folder)
 
 
-def test_a_folder_of_version_01_is_loaded_without_a_word(folder, caplog):
-    """It has the mask of the background among its tensors, and no digests."""
-    _write_tensors(folder, lambda tensors: tensors.update({"semantic_stream.background": torch.zeros(12) > 0}))
-    _write_config(folder, table_digests=None)
-    model = DeCoDetrForObjectDetection.from_pretrained(folder)
-    assert not caplog.text
-    expected = _background(model, 0.3)
-    assert 0 < sum(expected) and model.semantic_stream.background.tolist() == expected
-    weights = model.state_dict()
-    assert "semantic_stream.background" not in weights
-    model.load_state_dict({**weights, "semantic_stream.background": torch.zeros(12) > 0})
-    assert model.semantic_stream.background.tolist() == expected
-
-
 # Fields are obeyed
 
 
@@ -426,25 +412,3 @@ def test_a_swap_that_is_refused_changes_nothing():
     with pytest.raises(ValueError, match="width 8"):
         model.set_pool(PrototypePool(torch.eye(16)[:4]), Vocabulary(["a"], torch.ones(1, 8)))
     assert model.prototype_pool is before and model.vocabulary.names == NAMES
-
-
-def test_a_model_that_was_saved_before_there_was_dropout_has_none(tmp_path):
-    tiny_model(semantic_dropout=0.3).save_pretrained(tmp_path)
-    file = tmp_path / "config.json"
-    stored = json.loads(file.read_text())
-    assert stored.pop("semantic_dropout") == 0.3
-    assert DeCoDetrConfig.from_pretrained(tmp_path).semantic_dropout == 0.3
-    file.write_text(json.dumps(stored))
-    assert DeCoDetrConfig.from_pretrained(tmp_path).semantic_dropout == 0
-    assert DeCoDetrConfig().semantic_dropout == 0.3
-
-
-def test_choices_of_training_that_are_gone_are_those_of_today(tmp_path, caplog):
-    tiny_model(distill_at="query", pool_update="literal").save_pretrained(tmp_path)
-    config = DeCoDetrConfig.from_pretrained(tmp_path)
-    assert config.distill_at == "query" and config.pool_update == "literal"
-    file = tmp_path / "config.json"
-    gone = {"distill_at": None, "pool_update": "stable", "pool_temperature": 0.01}
-    file.write_text(json.dumps({**json.loads(file.read_text()), **gone}))
-    config = DeCoDetrConfig.from_pretrained(tmp_path)
-    assert config.distill_at == "both" and config.pool_update == "frozen" and not caplog.records

@@ -214,6 +214,7 @@ def test_a_page_runs(name, stock, names_in_python, names_of_the_hub, tmp_path, m
             else:
                 run_line(text, next((more for words, more in COMPLETED.items() if text.startswith(words)), []))
             ran[is_python] += 1
+    assert any(ran)
     sys.stdout.write(f"\n{name}: executed {ran[0]} commands, {ran[1]} blocks of Python\n")
 
 

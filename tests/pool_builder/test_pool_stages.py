@@ -64,7 +64,7 @@ def test_killed_at_any_moment_it_ends_the_same(sharded, models, tmp_path):
     command, rng = build_command(sharded / "data", models, tmp_path / "out", *SHARDS), random.Random(0)
     started, finished = time.monotonic(), {}
     assert _launch(build_command(sharded / "data", models, tmp_path / "whole", *SHARDS)).wait() == 0
-    whole, kills = time.monotonic() - started, 0
+    whole, kills, kept = time.monotonic() - started, 0, 0
     while kills < 20:
         process = _launch(command)
         try:
@@ -76,11 +76,13 @@ def test_killed_at_any_moment_it_ends_the_same(sharded, models, tmp_path):
             kills, break_now = kills + 1, False
         for record in (tmp_path / "out").rglob("*-of-*.json"):
             shard = record.with_suffix(".parquet")
+            kept += shard in finished
             assert finished.setdefault(shard, shard.stat().st_mtime_ns) == shard.stat().st_mtime_ns
         if break_now:
             assert bytes_of_files(tmp_path / "out") == bytes_of_files(sharded / "out")
             subprocess.run(["rm", "-r", tmp_path / "out"], check=True)
             finished.clear()
+    assert kept
     assert main(command) == 0
     assert bytes_of_files(tmp_path / "out") == bytes_of_files(sharded / "out")
 

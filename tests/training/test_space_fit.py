@@ -7,7 +7,7 @@ from helpers.clip_like import DIM, clip_images, clip_texts
 from torch.nn import functional as F
 
 from decodetr import PrototypePool, Vocabulary
-from decodetr.pool_builder.space import choose_scales, describe_space
+from decodetr.pool_builder.space import choose_scales, space_without_names
 from decodetr.processing.regions import write_regions
 from decodetr.training.space_fit import _said_twice, fit_space, named_by_captions
 
@@ -24,7 +24,7 @@ def made(tmp_path_factory):
     thing = torch.arange(NAMES).repeat_interleave(EACH)
     way = torch.arange(NAMES * EACH) % WAYS
     texts, images = said[thing * WAYS + way], clip_images(names[thing])
-    space = describe_space(images.numpy(), texts.numpy(), said.numpy(), logit_scale=100.0)
+    space = space_without_names(images.numpy(), texts.numpy(), said.numpy(), logit_scale=100.0)
     labels = (texts @ said.T).argmax(1)
     space |= choose_scales(space, said, images, labels, said)
     space["asked"] = {**space["asked"], "by": "captions"}

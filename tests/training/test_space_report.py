@@ -17,14 +17,14 @@ from decodetr import PrototypePool, Vocabulary
 from decodetr.cli import main
 from decodetr.modeling_decodetr.embedding_space import Scales
 from decodetr.pool_builder.space import choose_scales
-from decodetr.pool_builder.space import describe_space as measure
+from decodetr.pool_builder.space import space_without_names as measure
 from decodetr.processing import CocoAnnotations, RegionTable, write_regions
 from decodetr.training.space_report import (
     SpaceReport,
     best_scores,
     describe_space,
-    effective_number,
     literal_drift,
+    mean_effective_number,
     own_shares,
     sample_regions,
 )
@@ -63,8 +63,8 @@ def test_the_generated_space_has_the_cosines_of_clip(space):
 
 def test_effective_numbers_by_hand():
     half = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]).log()
-    assert effective_number(half[:1]) == pytest.approx(2.0) and effective_number(half) == pytest.approx(1.5)
-    assert effective_number(torch.full((3, 7), -math.log(7))) == pytest.approx(7.0)
+    assert mean_effective_number(half[:1]) == pytest.approx(2.0) and mean_effective_number(half) == pytest.approx(1.5)
+    assert mean_effective_number(torch.full((3, 7), -math.log(7))) == pytest.approx(7.0)
 
 
 def test_the_best_score_of_a_name_is_that_of_the_best_embedding():
