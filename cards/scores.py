@@ -40,6 +40,7 @@ def scores_section(
         list of lines.
     """
     info, lines = config.calibration_info, ["", TITLE]
+    common = score_text(config.common_threshold)
     taken = (info or {}).get("thresholds_of")
     if info is not None and not _FACTS <= info.keys():  # written by somebody else
         info = None
@@ -60,14 +61,14 @@ def scores_section(
             lines[-1] += " Where the model was trained on these images, what it reaches on them is too good."
         lines += [
             "",
-            f"`decodetr predict` shows scores above {config.common_threshold:g}"
+            f"`decodetr predict` shows scores above {common}"
             + (f" ({own} names have separate thresholds)" if own else "")
-            + f"; give other programs the same: `pipeline(...)(image, threshold={config.common_threshold:g})`.",
+            + f"; give other programs the same: `pipeline(...)(image, threshold={common})`.",
         ]
     if taken:
         own = len(config.name_thresholds or ())
         lines.append(
-            f"`decodetr predict` shows scores above {config.common_threshold:g}"
+            f"`decodetr predict` shows scores above {common}"
             + (f" ({own} names have separate thresholds)" if own else "")
             + f", where F1 was best in an evaluation ({markdown_text(shown_place(taken))})."
         )
@@ -77,7 +78,7 @@ def scores_section(
             row for group in measured["after"] for row in score_rows(of_one(measured, group), f"validation, {group}")
         ]
     if rows:
-        header = HEADER if info is not None else [f"names, threshold {config.common_threshold:g}", *HEADER[1:]]
+        header = HEADER if info is not None else [f"names, threshold {common}", *HEADER[1:]]
         lines += ["", markdown_table(header, rows).rstrip()]
     if best is not None:
         lines += ["", best_score(best)]
