@@ -14,6 +14,7 @@ from typing import Any
 from decodetr.annotations.box_style import find_style, is_box, polygon_points
 from decodetr.annotations.coco_checks import is_name, is_size
 from decodetr.annotations.coco_mending import file_name_of, mend
+from decodetr.annotations.federated_lists import renumber_lists, with_lists
 from decodetr.annotations.findings import Findings
 from decodetr.annotations.object_area import DONE, object_area
 from decodetr.utils.documents import short
@@ -70,7 +71,7 @@ def examine(
     annotations = _annotations(rows, images, listed, new_id, shift, style, findings)
     return findings, {
         **document,
-        "images": list(images.values()),
+        "images": renumber_lists(images.values(), annotations, new_id, shift, findings),
         "annotations": annotations,
         "categories": categories,
     }
@@ -120,6 +121,12 @@ def _number(document, key, reference, findings):
             else entry
             for entry in document[entries]
         ]
+    if key == "categories":
+
+        def numbered(_, values):
+            return [numbers.get(value, value) if type(value) in (str, int) else value for value in values]
+
+        document["images"] = [with_lists(entry, numbered) for entry in document["images"]]
 
 
 def _is_id(value):
