@@ -98,8 +98,12 @@ def best_of(threshold: float, objects: int) -> float | None:
 
 def best_of_report(report: Mapping[str, Any]) -> float | None:
     """[`best_of`] what a report.json has."""
-    objects = sum(row["support"] for row in report.get("per_name", {}).values())
-    return best_of(report.get("threshold", 1.0), objects)
+    return best_of(report.get("threshold", 1.0), objects_of(report))
+
+
+def objects_of(report: Mapping[str, Any]) -> int:
+    """How many objects a report.json is of: annotations of its names, without crowds."""
+    return sum(row["support"] for row in report.get("per_name", {}).values())
 
 
 def of_one(measured: dict[str, dict], group: str) -> dict[str, dict]:

@@ -146,7 +146,8 @@ class Analysis:
         return report
 
     def confusion(self, similarity: Callable[[str, str], float | None] | None = None, most: int = 30) -> list[dict]:
-        """What objects are taken for: the best detection on each (IoU >= 0.5, whatever its name) has another name.
+        """What objects are taken for: the best detection that counts on each (IoU >= 0.5, whatever its name) has
+        another name.
 
         Args:
             similarity (callable, optional): (name, name) -> cosine of their embeddings, or None.
@@ -159,7 +160,7 @@ class Analysis:
         nearest = np.where(own, self.matches["same_object"], self.matches["other_object"])
         best = {}
         for row in np.argsort(-self.found["score"], kind="stable"):
-            if iou[row] >= _FOUND:
+            if iou[row] >= _FOUND and self.counts[row]:
                 best.setdefault(int(nearest[row]), int(self.found["name"][row]))
         pairs = np.array([(self.truth["name"][g], name) for g, name in best.items()], dtype=np.int64).reshape(-1, 2)
         pairs, counts = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0, return_counts=True)

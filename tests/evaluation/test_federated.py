@@ -104,6 +104,20 @@ def test_what_has_no_area_is_in_no_figure(tmp_path):
     assert best_thresholds(analysis)["names"]["n3"]["precision"] == 1.0
 
 
+def test_what_may_be_there_without_annotation_is_no_confusion(tmp_path):
+    """The better detection on the object of n2 says n1, of which not every object is annotated here: nobody knows
+    whether it is right. In the other image n1 is verified to be absent."""
+    file = lvis_file(tmp_path, [(1, [], [1]), (2, [1], [])], [(1, 1, FAR), (1, 2, BOX), (2, 2, BOX)])
+    coco, box, far = CocoAnnotations.load(file, check_images=False), [10, 10, 60, 60], [100, 100, 160, 160]
+    evaluator = DetectionEvaluator(coco, coco.names, federated=True)
+    evaluator.update([1], [{"labels": [0, 1, 0], "scores": [0.9, 0.8, 0.7], "boxes": [box, box, far]}])
+    evaluator.update([2], [{"labels": [0, 1], "scores": [0.9, 0.8], "boxes": [box, box]}])
+    analysis = Analysis(evaluator)
+    (row,) = analysis.confusion()
+    assert (row["name"], row["taken_for"], row["count"], row["share"]) == ("n2", "n1", 1, 0.5)
+    assert analysis.errors()["classification"]["count"] == 1
+
+
 def random_lvis(folder, seed, images=60, names=12):
     rng = np.random.default_rng(seed)
     rows, annotations, found = [], [], {}
