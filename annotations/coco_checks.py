@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from decodetr.annotations.coco_mending import file_name_of, mend
+from decodetr.annotations.federated_lists import LISTS
 from decodetr.annotations.findings import FirstError
 from decodetr.annotations.image_entries import Federation
 from decodetr.utils.documents import read_json
@@ -146,13 +147,12 @@ def read_federation(file: str | Path, entries: list[dict[str, Any]], category_id
 
     An image without the lists in a file that has them is an error: it would count as nothing verified.
     """
-    keys = ("neg_category_ids", "not_exhaustive_category_ids")
-    if not any(key in entry for entry in entries for key in keys):
+    if not any(key in entry for entry in entries for key in LISTS):
         return None
     known, federation = np.array(category_ids, dtype=np.int64), {}
     for row, entry in enumerate(entries):
         lists = []
-        for key in keys:
+        for key in LISTS:
             given = entry.get(key)
             if not isinstance(given, list) or not all(type(value) is int for value in given):
                 raise ValueError(

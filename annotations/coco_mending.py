@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from decodetr.annotations.federated_lists import LISTS, with_lists
 from decodetr.annotations.written_paths import find_written
 from decodetr.utils.excerpts import short
 from decodetr.utils.images import image_header, upright_size
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from decodetr.annotations.findings import Findings
 
 _IDS = {"images": ("id", "width", "height"), "annotations": ("id", "image_id", "category_id"), "categories": ("id",)}
+_NO_INTEGERS = "ids and sizes that are texts, or numbers with a point"
 _WHOLE = re.compile(r"-?\d{1,18}")
 
 
@@ -35,7 +37,8 @@ def mend(document: dict[str, Any], findings: Findings) -> dict[str, Any]:
     document = dict(document)
     for key, fields in _IDS.items():
         document[key] = _with_numbers(key, document[key], fields, findings)
-    document["categories"] = _without_root(document["categories"], document["annotations"], findings)
+    document["images"] = _with_numbers_listed(document["images"], findings)
+    document["categories"] = _without_root(document, findings)
     return document
 
 
@@ -91,24 +94,46 @@ def _with_numbers(key, entries, fields, findings):
         entries = list(entries)
         for row, entry in enumerate(entries):
             value = entry.get(field)
-            if _is_whole(value) and not (type(value) is float and field in ("width", "height")):
-                what = "ids and sizes that are texts, or numbers with a point"
-                findings.add("warning", what, f"{key}[{row}]: {field} {short(value)}", "whole numbers")
-                entries[row] = {**entry, field: int(value)}
+            if type(value) is int or (number := whole_number(value)) is None:
+                continue
+            if not (type(value) is float and field in ("width", "height")):
+                findings.add("warning", _NO_INTEGERS, f"{key}[{row}]: {field} {short(value)}", "whole numbers")
+                entries[row] = {**entry, field: number}
     return entries
 
 
-def _is_whole(value):
+def _with_numbers_listed(images, findings):
+    """The same of LVIS' lists of category ids."""
+
+    def numbers(row):
+        def change(key, values):
+            found = [whole_number(value) for value in values]
+            if all(type(value) is int or number is None for value, number in zip(values, found)):
+                return values
+            findings.add("warning", _NO_INTEGERS, f"images[{row}]: {key} {short(values)}", "whole numbers")
+            return [value if number is None else number for value, number in zip(values, found)]
+
+        return change
+
+    return [with_lists(entry, numbers(row)) for row, entry in enumerate(images)]
+
+
+def whole_number(value: object) -> int | None:
+    """The whole number that a value means as an id, be it a number, a text such as "12", or 12.0. None for others."""
     if type(value) is float:
-        return value.is_integer() and abs(value) < 2**53
-    return isinstance(value, str) and value.isascii() and _WHOLE.fullmatch(value) is not None
+        return int(value) if value.is_integer() and abs(value) < 2**53 else None
+    if isinstance(value, str):
+        return int(value) if value.isascii() and _WHOLE.fullmatch(value) is not None else None
+    return value if type(value) is int else None
 
 
-def _without_root(categories, annotations, findings):
-    """Categories but for one that only stands above all others: no annotation has it, and it is their supercategory.
+def _without_root(document, findings):
+    """Categories but for one that only stands above all others: it is their supercategory, and neither an annotation
+    nor a list of LVIS has it.
 
     Its own supercategory is nothing: a name that means something, such as COCO's `person`, is in a group.
     """
+    categories = document["categories"]
     for row, root in enumerate(categories if len(categories) > 1 else ()):
         name = root.get("name")
         if not name or root.get("supercategory") not in (None, "", "none", "None", "root"):
@@ -116,7 +141,12 @@ def _without_root(categories, annotations, findings):
         others = categories[:row] + categories[row + 1 :]
         if not all(entry.get("supercategory") == name for entry in others):
             continue
-        if all(entry.get("category_id") != root.get("id") for entry in annotations):
+        if not any(root.get("id") == entry.get("category_id") for entry in document["annotations"]) and not any(
+            root.get("id") in values
+            for entry in document["images"]
+            for key in LISTS
+            if isinstance(values := entry.get(key), list)
+        ):
             what = "categories that are no name of objects, but stand above all others and have no annotation"
             findings.add("warning", what, f"categories[{row}] (id {short(root.get('id'))}): {short(name)}", "left out")
             return others

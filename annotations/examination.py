@@ -14,7 +14,9 @@ from typing import Any
 from decodetr.annotations.box_style import find_style, is_box, polygon_points
 from decodetr.annotations.coco_checks import is_name, is_size
 from decodetr.annotations.coco_mending import file_name_of, mend
+from decodetr.annotations.federated_lists import renumber_lists, with_lists
 from decodetr.annotations.findings import Findings
+from decodetr.annotations.object_area import DONE, object_area
 from decodetr.utils.excerpts import short
 from decodetr.utils.images import STORED_FRAME, UNKNOWN_FRAME, annotated_frame, upright_size
 
@@ -69,7 +71,7 @@ def examine(
     annotations = _annotations(rows, images, listed, new_id, shift, style, findings)
     return findings, {
         **document,
-        "images": list(images.values()),
+        "images": renumber_lists(images.values(), annotations, new_id, shift, findings),
         "annotations": annotations,
         "categories": categories,
     }
@@ -119,6 +121,12 @@ def _number(document, key, reference, findings):
             else entry
             for entry in document[entries]
         ]
+    if key == "categories":
+
+        def numbered(_, values):
+            return [numbers.get(value, value) if type(value) in (str, int) else value for value in values]
+
+        document["images"] = [with_lists(entry, numbered) for entry in document["images"]]
 
 
 def _is_id(value):
@@ -266,16 +274,11 @@ def _annotations(entries, images, listed, new_id, shift, style, findings):
             findings.add("warning", "annotations that repeat", f"{where}: {box}", "left out")
             continue
         seen.add(key)
+        written = entry.get("bbox")
         entry = {**entry, "category_id": category, "bbox": box}
         entry["id"] = entry["id"] if numbered else None
         ids |= {entry["id"]} if numbered else set()
-        area = box[2] * box[3] if entry.get("area") is None else entry["area"]
-        if type(area) not in (int, float) or not math.isfinite(area) or area < 0:
-            findings.add(
-                "error", "areas that are no numbers of 0 or more", f"{where}: {short(area)}", "that of the box"
-            )
-            area = box[2] * box[3]
-        entry["area"] = area
+        entry["area"] = _area(entry.get("area"), written, box, style, image, where, findings)
         if entry.get("iscrowd", 0) not in (0, 1):
             findings.add("error", "iscrowd that is neither 0 nor 1", f"{where}: {short(entry['iscrowd'])}", "0")
             entry["iscrowd"] = 0
@@ -317,6 +320,20 @@ def _box(entry, image, style, where, findings):
         findings.add("warning", "boxes that reach out of their image by more than a pixel", what, "clipped")
         return [x0, y0, x1 - x0, y1 - y0]
     return box
+
+
+def _area(given, written, box, style, image, where, findings):
+    """The area of an object with the box x, y, w, h, of what the file says."""
+    if given is None:
+        return box[2] * box[3]
+    if type(given) not in (int, float) or not math.isfinite(given) or given < 0:
+        findings.add("error", "areas that are no numbers of 0 or more", f"{where}: {short(given)}", "that of the box")
+        return box[2] * box[3]
+    pixels = image["width"] * image["height"] if style.relative else None
+    area, wrong = object_area(given, written, box, pixels)
+    if wrong:
+        findings.add("warning", wrong, f"{where}: {given:g} of {short(box)}", DONE.get(wrong, "that of the box"))
+    return area
 
 
 def examine_names(

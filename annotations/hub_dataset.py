@@ -16,6 +16,7 @@ from decodetr.annotations.coco import AnnotationIndex, CocoAnnotations
 from decodetr.annotations.coco_checks import is_name
 from decodetr.annotations.findings import FirstError
 from decodetr.annotations.formats import BOX_FORMATS
+from decodetr.annotations.object_area import DONE, object_area
 from decodetr.utils.boxes import centers_to_sides, in_pixels, sides_of
 from decodetr.utils.excerpts import short
 from decodetr.utils.files import regular_file
@@ -180,7 +181,8 @@ class RowReader:
             message = f"{where}: expected a {self._key} for each of the {len(boxes)} boxes, got {len(labels)}"
             told.add("error", "rows with more or fewer categories than boxes", message, "their objects are left out")
             boxes, labels = [], []
-        boxes, keep = _boxes(boxes, self.box_format, width, height, where, told)
+        written = boxes
+        boxes, keep = _boxes(written, self.box_format, width, height, where, told)
         for place, label in enumerate(labels):
             if not (is_name(label) if self._name_of is None else label in self._name_of):
                 expected = "a text" if self._name_of is None else f"one of the {len(self.names)} categories"
@@ -188,10 +190,14 @@ class RowReader:
                 told.add("error", "categories that are none", message + "(--class-names)", "left out")
                 keep[place] = False
         kept = np.flatnonzero(keep).tolist()
+        areas = _areas(columns.get("area"), boxes, kept, where, told)
+        if self.box_format != "coco":
+            pixels = width * height if self.box_format == "yolo" else None
+            areas = _areas_of_boxes(areas, [written[place] for place in kept], boxes[kept], pixels, where, told)
         return {
             "bbox": boxes[kept],
             "names": [labels[place] if self._name_of is None else self._name_of[labels[place]] for place in kept],
-            "area": _areas(columns.get("area"), boxes, kept, where, told),
+            "area": areas,
             "iscrowd": _crowds(columns.get("iscrowd"), len(boxes), kept, where, told),
         }
 
@@ -328,6 +334,18 @@ def _areas(areas, boxes, kept, where, findings):
         elif area is not None:
             of_boxes[place] = area
     return [of_boxes[place] for place in kept]
+
+
+def _areas_of_boxes(areas, written, boxes, pixels, where, findings):
+    """Areas, put right where they are of the boxes as they are written, not as they are read."""
+    mended = []
+    for given, *parts in zip(areas, written, boxes.tolist()):
+        area, wrong = object_area(given, *parts, pixels)
+        if wrong:
+            message = f"{where}: {given:g} of {short(parts[1])}"
+            findings.add("warning", wrong, message, DONE.get(wrong, "that of the box"))
+        mended.append(area)
+    return mended
 
 
 def _crowds(crowds, count, kept, where, findings):

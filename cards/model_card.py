@@ -16,7 +16,7 @@ from decodetr.modeling_decodetr.detectors import num_queries
 from decodetr.utils.card_leftovers import ON_THIS_MACHINE
 from decodetr.utils.excerpts import some_of
 from decodetr.utils.markup import code_block, in_words, markdown_text
-from decodetr.utils.tables import markdown_table
+from decodetr.utils.tables import markdown_table, score_text
 
 SHOWN_NAMES = 30
 TAGS = ["decodetr", "open-vocabulary-detection", "zero-shot-object-detection", "arxiv:2604.02753"]
@@ -211,7 +211,7 @@ def _pipeline_snippet(facts):
         "",
         place,
         f'detector = pipeline("object-detection", model=model{remote})',
-        f'print(detector("picture.jpg", threshold={threshold:g}))',
+        f'print(detector("picture.jpg", threshold={score_text(threshold)}))',
     ]
     return Markdown(code_block("\n".join(lines), "python"))
 

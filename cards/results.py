@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult
 
 from decodetr.cards.places import hub_dataset, last_part
 from decodetr.cards.render import Markdown
+from decodetr.cards.scores import objects_of
 from decodetr.utils.documents import read_json
 from decodetr.utils.markup import markdown_text, visible
 from decodetr.utils.model_identity import model_identity
@@ -92,7 +93,7 @@ def read_report(file: str | Path, folder: str | Path) -> tuple[list[EvalResult],
     facts = {
         "protocol": protocol["protocol"],
         "images": protocol["images"],
-        "objects": protocol["annotations"],
+        "objects": objects_of(report) if "per_name" in report else protocol["annotations"],
         "names": protocol["vocabulary_size"],
         "max_detections": report["max_detections"],
         "federated": bool(protocol["federated"]) or None,

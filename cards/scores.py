@@ -40,6 +40,7 @@ def scores_section(
         list of lines.
     """
     info, lines = config.calibration_info, ["", TITLE]
+    common = score_text(config.common_threshold)
     taken = (info or {}).get("thresholds_of")
     if info is not None and not _FACTS <= info.keys():  # written by somebody else
         info = None
@@ -60,14 +61,14 @@ def scores_section(
             lines[-1] += " Where the model was trained on these images, what it reaches on them is too good."
         lines += [
             "",
-            f"`decodetr predict` shows scores above {config.common_threshold:g}"
+            f"`decodetr predict` shows scores above {common}"
             + (f" ({own} names have separate thresholds)" if own else "")
-            + f"; give other programs the same: `pipeline(...)(image, threshold={config.common_threshold:g})`.",
+            + f"; give other programs the same: `pipeline(...)(image, threshold={common})`.",
         ]
     if taken:
         own = len(config.name_thresholds or ())
         lines.append(
-            f"`decodetr predict` shows scores above {config.common_threshold:g}"
+            f"`decodetr predict` shows scores above {common}"
             + (f" ({own} names have separate thresholds)" if own else "")
             + f", where F1 was best in an evaluation ({markdown_text(shown_place(taken))})."
         )
@@ -77,7 +78,7 @@ def scores_section(
             row for group in measured["after"] for row in score_rows(of_one(measured, group), f"validation, {group}")
         ]
     if rows:
-        header = HEADER if info is not None else [f"names, threshold {config.common_threshold:g}", *HEADER[1:]]
+        header = HEADER if info is not None else [f"names, threshold {common}", *HEADER[1:]]
         lines += ["", markdown_table(header, rows).rstrip()]
     if best is not None:
         lines += ["", best_score(best)]
@@ -97,8 +98,12 @@ def best_of(threshold: float, objects: int) -> float | None:
 
 def best_of_report(report: Mapping[str, Any]) -> float | None:
     """[`best_of`] what a report.json has."""
-    objects = sum(row["support"] for row in report.get("per_name", {}).values())
-    return best_of(report.get("threshold", 1.0), objects)
+    return best_of(report.get("threshold", 1.0), objects_of(report))
+
+
+def objects_of(report: Mapping[str, Any]) -> int:
+    """How many objects a report.json is of: annotations of its names, without crowds."""
+    return sum(row["support"] for row in report.get("per_name", {}).values())
 
 
 def of_one(measured: dict[str, dict], group: str) -> dict[str, dict]:

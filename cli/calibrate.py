@@ -18,7 +18,7 @@ from decodetr.utils.documents import read_json
 from decodetr.utils.outputs import unwritten
 from decodetr.utils.preflight import run_checks
 from decodetr.utils.shipped import expect, expect_file
-from decodetr.utils.tables import markdown_table
+from decodetr.utils.tables import markdown_table, score_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         done = f"Calibrated on {info['images']} images with {info['objects']} objects of {info['names']} names; the"
     own = len(config.name_thresholds or ())
     sys.stdout.write(
-        f"{done} default threshold is {config.common_threshold:g}"
+        f"{done} default threshold is {score_text(config.common_threshold)}"
         + (f", {own} names have a separate one" if own else "")
         + f": {options.place()}\n"
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from decodetr.evaluation.best_f1 import best_f1
 from decodetr.evaluation.coco_matching import mean_percent
 from decodetr.evaluation.matches import average_precision, match_detections, precision_at_recalls, rows_of
 
@@ -35,7 +36,8 @@ class Analysis:
         evaluator. truth, found: its arrays. matches: of [`match_detections`].
         kind (D,) int: of each detection the place in KINDS, -1 where it found an object or does not count.
         missed (G,) bool: which objects are missed.
-        threshold (float): the score at which F1 over all detections is best. Counts of mistakes refer to it.
+        threshold (float): that of [`best_f1`] over all names, 1 where nothing was found. Counts of mistakes are of the
+            detections `above` it.
     """
 
     def __init__(self, evaluator: DetectionEvaluator) -> None:
@@ -47,7 +49,8 @@ class Analysis:
         self.objects = np.bincount(self.truth["name"][~self.truth["crowd"]], minlength=len(self.names))
         self.kind = self._kinds()
         self.missed = self._missed()
-        self.threshold = self._best_threshold()
+        best = best_f1(self.found["score"][self.counts], self.hit[self.counts], max(int(self.objects.sum()), 1))
+        self.threshold: float = 1.0 if best["threshold"] is None else best["threshold"]
 
     def _kinds(self):
         same, other = self.matches["same_iou"], self.matches["other_iou"]
@@ -70,13 +73,6 @@ class Analysis:
             missed[self.matches[pointer][self.kind == KINDS.index(kind)]] = False
         return missed
 
-    def _best_threshold(self):
-        scores, hit = self.found["score"][self.counts], self.hit[self.counts]
-        order = np.argsort(-scores, kind="stable")
-        right = np.cumsum(hit[order])
-        f1 = 2 * right / (np.arange(1, len(order) + 1) + max(self.objects.sum(), 1))
-        return float(scores[order][f1.argmax()]) if hit.any() else 1.0
-
     def errors(self) -> dict[str, dict[str, float]]:
         """Kinds of errors: {kind: {"count": detections above the threshold (objects, if missed), "delta_AP50_<group>":
         what AP50 of the group would gain without them}}.
@@ -84,7 +80,7 @@ class Analysis:
         Localization and classification errors are put right (a detection whose object another one found is taken
         away), the other detections are taken away, and missed objects are not counted.
         """
-        above = self.found["score"] >= self.threshold
+        above = self.above()
         before, report = self._group_ap(), {}
         for place, kind in enumerate(KINDS):
             rows = self.kind == place
@@ -151,7 +147,8 @@ class Analysis:
         return report
 
     def confusion(self, similarity: Callable[[str, str], float | None] | None = None) -> list[dict]:
-        """What objects are taken for: the best detection on each (IoU >= 0.5, whatever its name) has another name.
+        """What objects are taken for: the best detection that counts on each (IoU >= 0.5, whatever its name) has
+        another name.
 
         Args:
             similarity (callable, optional): (name, name) -> cosine of their embeddings, or None.
@@ -164,7 +161,7 @@ class Analysis:
         nearest = np.where(own, self.matches["same_object"], self.matches["other_object"])
         best = {}
         for row in np.argsort(-self.found["score"], kind="stable"):
-            if iou[row] >= _FOUND:
+            if iou[row] >= _FOUND and self.counts[row]:
                 best.setdefault(int(nearest[row]), int(self.found["name"][row]))
         pairs = np.array([(self.truth["name"][g], name) for g, name in best.items()], dtype=np.int64).reshape(-1, 2)
         pairs, counts = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0, return_counts=True)
@@ -176,14 +173,18 @@ class Analysis:
             rows.append(row | {"cosine": similarity(name, other) if similarity else None})
         return rows
 
+    def above(self) -> np.ndarray:
+        """(D,) bool: detections with scores above the threshold, which `decodetr predict` would show."""
+        return self.found["score"] > self.threshold
+
     def wrong(self) -> np.ndarray:
         """(D,) bool: detections above the threshold that found no object and count."""
-        return (self.found["score"] >= self.threshold) & ~self.hit & self.counts
+        return self.above() & ~self.hit & self.counts
 
     def reached(self) -> np.ndarray:
         """(G,) bool: objects that a detection above the threshold found."""
         reached = np.zeros(len(self.truth["name"]), dtype=bool)
-        reached[self.matches["object"][self.hit & (self.found["score"] >= self.threshold)]] = True
+        reached[self.matches["object"][self.hit & self.above()]] = True
         return reached
 
     def worst_images(self, most: int = 12) -> list[dict[str, int]]:

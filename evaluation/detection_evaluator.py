@@ -94,7 +94,10 @@ class DetectionEvaluator:
         self.image_ids = sorted(image["image_id"] for image in coco.images)
         self._image_numbers = {image_id: number for number, image_id in enumerate(self.image_ids)}
         rows = coco.annotations_by_image
-        self._index = rows if isinstance(rows, AnnotationIndex) else AnnotationIndex.from_rows(rows)
+        index = rows if isinstance(rows, AnnotationIndex) else AnnotationIndex.from_rows(rows)
+        if federated:  # LVIS' evaluation looks at no annotation and no detection without area
+            index = index.take(np.flatnonzero(index.column("area") > 0), list(index))
+        self._index = index
         objects = self._index.column("category", crowds=False)
         self.support = Counter(dict(zip(coco.names, np.bincount(objects, minlength=len(coco.names)).tolist())))
         self.novel_names = None if novel_names is None else set(novel_names)
@@ -284,7 +287,8 @@ class DetectionEvaluator:
         """The detections that count: a dict of arrays (D,), images in order, best first in each.
 
         "image" and "name" as in `truth`; "box" (D, 4) x, y, w, h in pixels; "score". In a federated file, those of
-        names that are neither annotated in the image nor verified to be absent do not count.
+        names that are neither annotated in the image nor verified to be absent do not count, nor do boxes without
+        area.
         """
         kept = sorted((self._image_numbers[image_id], *rows) for image_id, rows in self._predictions.items())
         images = np.repeat([row[0] for row in kept], [len(row[1]) for row in kept]).astype(np.int64)
@@ -307,6 +311,7 @@ class DetectionEvaluator:
             known = np.concatenate([present, np.array(absent, dtype=np.int64).reshape(-1, 2)])
             name, num_names = self._name_of_category[known[:, 1]], len(self.evaluated)
             counts &= np.isin(images * num_names + names, (known[:, 0] * num_names + name)[name >= 0])
+            counts &= (table["box"][:, 2:] > 0).all(axis=1)
         return {key: column[counts] for key, column in table.items()}
 
     def _accumulate(self, truth, found):

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from decodetr.annotations.box_style import doubts
+from decodetr.annotations.coco_mending import whole_number
 from decodetr.annotations.written_paths import spelling_key
 from decodetr.processing.region_names import other_pictures
 from decodetr.utils.boxes import corners_of
@@ -321,19 +322,32 @@ def _read_results(file, rows, coco):
     images, columns = [], []
     for place, row in enumerate(rows):
         try:
-            label, (x, y, width, height) = label_of[row["category_id"]], map(float, row["bbox"])
-            if not (type(row["image_id"]) is type(row["category_id"]) is int and abs(row["image_id"]) < 2**63):
-                raise TypeError("ids must be integers of 64 bits")
-            if {type(value) for value in (*row["bbox"], row["score"])} - {int, float}:
-                raise TypeError("boxes and scores must be numbers")
-            images.append(row["image_id"])
-            columns.append((label, float(row["score"]), x, y, width, height))
-        except (KeyError, TypeError, ValueError) as error:
+            image, category, box, score = (row[key] for key in ("image_id", "category_id", "bbox", "score"))
+            numbers = [*box, score]
+        except (KeyError, TypeError) as error:
             raise ValueError(
-                f"{file}: row {place}: expected image_id, a category_id of {coco.file} "
-                f"({coco.category_ids[0]} to {coco.category_ids[-1]}), bbox [x, y, width, height] and score, got "
-                f"{short(row)}; are the categories numbered from 0, or renumbered?"
+                f"{file}: row {place}: expected image_id, category_id, bbox [x, y, width, height] and score, got "
+                f"{short(row)}"
             ) from error
+        ids = [whole_number(image), whole_number(category)]  # as annotation files are read
+        if None in ids or not -(2**63) <= ids[0] < 2**63:
+            raise ValueError(
+                f"{file}: row {place}: expected image_id and category_id as whole numbers of 64 bits, got "
+                f"{short(image)} and {short(category)}; write the ids of {coco.file}"
+            )
+        if ids[1] not in label_of:
+            raise ValueError(
+                f"{file}: row {place}: expected a category_id of {coco.file} ({coco.category_ids[0]} to "
+                f"{coco.category_ids[-1]}), got {short(category)}; are the categories numbered from 0, or renumbered?"
+            )
+        if len(numbers) != 5 or {type(value) for value in numbers} - {int, float}:
+            raise ValueError(
+                f"{file}: row {place}: expected bbox as four numbers x, y, width, height and score as a number, got "
+                f"{short(box)} and {short(score)}"
+            )
+        images.append(ids[0])
+        x, y, width, height, score = map(float, numbers)
+        columns.append((label_of[ids[1]], score, x, y, width, height))
     size_of = {entry["image_id"]: (entry["width"], entry["height"]) for entry in coco.images}
     known = [place for place, image in enumerate(images) if image in size_of]
     sizes = np.array([size_of[images[place]] for place in known], dtype=np.float64).reshape(-1, 2)

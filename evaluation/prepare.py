@@ -9,6 +9,7 @@ from pathlib import Path
 
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.annotations.coco_checks import read_document
+from decodetr.annotations.federated_lists import LISTS
 from decodetr.evaluation.protocols import Protocol
 from decodetr.utils.files import committed, write_json
 from decodetr.utils.paths import link_pictures
@@ -113,7 +114,7 @@ def _filter(file, category_ids, image_ids, only_annotated):
         document["images"] = [image for image in document["images"] if image["id"] in image_ids]
         rows = [row for row in rows if row["image_id"] in image_ids]
     for image in document["images"]:
-        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+        for key in LISTS:
             if key in image:
                 image[key] = [number for number in image[key] if number in category_ids]
     document["annotations"] = rows

@@ -194,12 +194,12 @@ def _worst(report, analysis, output):
     """Blocks of the worst images, drawn into OUTPUT/worst."""
     entries = {entry["image_id"]: entry for entry in analysis.evaluator.coco.images}
     truth, found, blocks = analysis.truth, analysis.found, []
-    reached, wrong = analysis.reached(), analysis.wrong()
+    reached, wrong, above = analysis.reached(), analysis.wrong(), analysis.above()
     for row in report["worst_images"]:
         entry, file = entries[row["image_id"]], output / "worst" / f"{row['image_id']}.jpg"
         text = f"{entry['file_name']}: {row['wrong']} wrong, {row['not_found']} not found."
         objects = (truth["image"] == row["image"]) & ~truth["crowd"]
-        seen = (found["image"] == row["image"]) & (found["score"] >= report["threshold"])
+        seen = (found["image"] == row["image"]) & above
         parts = (
             (*_labelled(truth, objects, analysis.names), None, reached[objects]),
             (*_labelled(found, seen, analysis.names), found["score"][seen].tolist(), ~wrong[seen]),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from decodetr.evaluation.best_f1 import best_f1
 from decodetr.evaluation.calibrate import LEAST_OF_A_NAME
 from decodetr.evaluation.matches import rows_of
 from decodetr.utils.documents import read_json
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from decodetr.evaluation.analysis import Analysis
 
 FILE = "thresholds.json"
-_DIGITS = 6
 
 
 def best_thresholds(analysis: Analysis) -> dict[str, Any]:
@@ -33,8 +31,8 @@ def best_thresholds(analysis: Analysis) -> dict[str, Any]:
     names = {}
     for column, rows in enumerate(rows_of(analysis.found["name"], len(analysis.names), counts)):
         if objects := int(analysis.objects[column]):
-            names[analysis.names[column]] = {"objects": objects, **_best(scores[rows], hit[rows], objects)}
-    whole = _best(scores[counts], hit[counts], max(int(analysis.objects.sum()), 1))
+            names[analysis.names[column]] = {"objects": objects, **best_f1(scores[rows], hit[rows], objects)}
+    whole = best_f1(scores[counts], hit[counts], max(int(analysis.objects.sum()), 1))
     own = {
         name: row["threshold"]
         for name, row in names.items()
@@ -42,26 +40,6 @@ def best_thresholds(analysis: Analysis) -> dict[str, Any]:
     }
     ordered = dict(sorted(names.items(), key=lambda item: (item[1]["f1"], item[0])))
     return {"threshold": whole["threshold"], "name_thresholds": own, "names": ordered}
-
-
-def _best(scores, hit, objects):
-    """Threshold, F1, precision and recall of detections (D,) at the best F1."""
-    if not hit.any():
-        return {"threshold": None, "f1": 0.0, "precision": None, "recall": 0.0}
-    order = np.argsort(-scores, kind="stable")
-    ordered, right = scores[order].astype(np.float64), np.cumsum(hit[order])
-    shown = np.arange(1, len(order) + 1)
-    f1 = 2 * right / (shown + objects)
-    f1[:-1][ordered[:-1] == ordered[1:]] = -1  # equal scores are shown together
-    best = int(f1.argmax())
-    # Half-way to what is not shown any more, but close: of what lies between, these images know nothing.
-    below = max(ordered[best + 1] if best + 1 < len(ordered) else 0.0, ordered[best] - 0.01)
-    return {
-        "threshold": round((ordered[best] + below) / 2, _DIGITS),
-        "f1": round(float(f1[best]), 4),
-        "precision": round(float(right[best] / shown[best]), 4),
-        "recall": round(float(right[best] / objects), 4),
-    }
 
 
 def read_thresholds(file: str | Path) -> tuple[float, dict[str, float]]:

@@ -331,7 +331,7 @@ class PredictRun:
             )
         if (least := self.model.config.score_threshold) is not None:
             if self.options.threshold is None:
-                text += f"The threshold is that of the model's calibration, {least:g}\n"
+                text += f"The threshold is that of the model's calibration, {score_text(least)}\n"
         elif (best := _best_threshold(self.options.model)) is not None:
             text += f"On the model's validation images F1 was best at --threshold {score_text(best)}\n"
         return text

@@ -1,8 +1,7 @@
 """Tables as data, a header and rows of cells, written as Markdown. utils/html_page.py writes them as HTML."""
 
-import math
 from collections.abc import Iterable, Sequence
-from decimal import ROUND_FLOOR, Decimal
+from decimal import Decimal
 
 from decodetr.utils.card_text import markdown_table
 
@@ -19,9 +18,6 @@ def markdown_tables(tables: Iterable[tuple[str, Sequence[object], Iterable[Seque
 
 
 def score_text(score: float) -> str:
-    """A score in 0..1 with three digits that say something, for `--threshold`: rounded down, so that what has this
-    score is shown, and without an exponent."""
-    if not score > 0:
-        return "0"
-    digit = Decimal(1).scaleb(math.floor(math.log10(score)) - 2)
-    return f"{Decimal(score).quantize(digit, ROUND_FLOOR).normalize():f}"
+    """A score in 0..1 as a text for `--threshold`: all its digits, since a score above it may be close, and no
+    exponent."""
+    return f"{Decimal(repr(float(score))).normalize():f}"

@@ -360,7 +360,7 @@ def test_scores_that_are_not_calibrated_are_shown_from_the_best_f1(given, built,
     shown = json.loads((output / "pictures/detections.json").read_text())
     assert (shown["threshold"], shown["top_k"]) == (0.0, 5) and len(shown["images"]) == 1
     report = json.loads((output / "report/report.json").read_text())
-    report |= {"threshold": 0.0169775, "per_name": {"cup": {"support": 22}}}
+    report |= {"threshold": 0.0169, "per_name": {"cup": {"support": 22}}}
     write_json(output / "report/report.json", report)
     _build(given, output, overwrite="pictures")
     out, card = capsys.readouterr().out, (output / "model/README.md").read_text()

@@ -59,6 +59,15 @@ def test_results_become_a_table_and_a_model_index(model, tmp_path, capsys):
     assert card_leftovers(text) == [] and '"ann/cones"' in text
 
 
+def test_crowds_are_no_objects(model, tmp_path, capsys):
+    """Of the 85 annotations of the report 5 are crowds."""
+    file = _report(model, tmp_path / "report.json", {"AP50": 94.747})
+    report = json.loads((tmp_path / "report.json").read_text())
+    report["per_name"] = {"cone": {"support": 78}, "cup": {"support": 2}, "yak": {"support": 0}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert "20 images, 80 objects, 240 names" in _printed(capsys, str(model), "--results", file, "--license", "mit")
+
+
 @pytest.mark.parametrize(
     "wrong", [{"revision": "weights 0123456789ab"}, {"vocabulary": "other, x"}, {"oracle": "boxes"}]
 )

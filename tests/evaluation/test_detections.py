@@ -159,15 +159,38 @@ def test_results_of_other_programs(coco, tmp_path, capsys):
     assert "| AP | 0.0 |" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("write_id", [str, float, lambda number: f"{number:08d}"])
+def test_ids_of_results_are_read_as_those_of_annotations(coco, tmp_path, write_id):
+    """A program that writes texts, or 12.0, writes them in both files."""
+    document = json.loads(coco.file.read_text())
+    for entry in (*document["images"], *document["categories"]):
+        entry["id"] = write_id(entry["id"])
+    for entry in document["annotations"]:
+        entry |= {key: write_id(entry[key]) for key in ("image_id", "category_id")}
+    coco.file.write_text(json.dumps(document))
+    there = CocoAnnotations.load(coco.file, check_images=False)
+    rows = [row(), row(category_id=13), row(image_id=8)]
+    expected = load_detections(results(tmp_path, rows), coco)
+    rows = [{**entry, **{key: write_id(entry[key]) for key in ("image_id", "category_id")}} for entry in rows]
+    found = load_detections(results(tmp_path, rows), there)
+    assert found[0] == expected[0] and found[1].keys() == expected[1].keys() == {5, 8}
+    for image, columns in expected[1].items():
+        assert all((found[1][image][key] == values).all() for key, values in columns.items())
+
+
 ROTTEN = {
     "unknown image": ([row(), row(image_id=77)], "row 1: expected an image of", "got image_id 77 (1 such rows)"),
-    "unknown category": ([row(category_id=4)], "row 0: expected image_id, a category_id of", "(3 to 13)"),
+    "unknown category": ([row(category_id=4)], "row 0: expected a category_id of", "(3 to 13), got 4"),
+    "a category that is a text": ([row(category_id="cat")], "whole numbers of 64 bits, got 5 and 'cat'", "row 0"),
+    "a truth value as an id": ([row(image_id=True)], "whole numbers of 64 bits, got True and 3", "row 0"),
+    "a box of texts": ([row(bbox=["1", "2", "3", "4"])], "expected bbox as four numbers x, y, width, height", "'1'"),
+    "a box that is none": ([row(bbox=None)], "row 0: expected image_id, category_id, bbox", ""),
     "categories from 0": ([row(category_id=0)], "are the categories numbered from 0, or renumbered?", "row 0"),
     "NaN score": ([row(score=float("nan"))], "image 5: NaN or infinite scores or boxes", ""),
-    "an id that is no integer": ([row(image_id=5.9)], "row 0: expected image_id", ""),
+    "an id that is no integer": ([row(image_id=5.9)], "row 0: expected image_id", "whole numbers of 64 bits, got 5.9"),
     "no score": ([{k: v for k, v in row().items() if k != "score"}], "row 0: expected image_id", "bbox [x, y"),
     "negative size": ([row(bbox=[10, 10, -5, 20])], "has a negative size", "image 5"),
-    "three numbers": ([row(bbox=[1, 2, 3])], "row 0: expected", "bbox [x, y, width, height]"),
+    "three numbers": ([row(bbox=[1, 2, 3])], "row 0: expected bbox as four numbers", "got [1, 2, 3]"),
     "no list": ({"annotations": []}, "expected a list of detections (COCO's results format)", ""),
     "cut off": ('[{"image_id": 5, ', "expected a JSON file", "cut off"),
 }
@@ -332,7 +355,7 @@ def test_boxes_of_another_form_are_said(coco, tmp_path, caplog, boxes, said):
     "change", [{"image_id": 2**70}, {"image_id": True}, {"score": "0.5"}, {"bbox": ["1", 2, 3, 4]}]
 )
 def test_values_that_are_no_numbers(coco, tmp_path, change):
-    with pytest.raises(ValueError, match="row 0: expected image_id, a category_id of"):
+    with pytest.raises(ValueError, match="row 0: expected "):
         load_detections(results(tmp_path, [row(**change)]), coco)
 
 

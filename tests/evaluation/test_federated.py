@@ -8,7 +8,9 @@ import pytest
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.cli import main
 from decodetr.evaluation import ENGINES
+from decodetr.evaluation.analysis import KINDS, Analysis
 from decodetr.evaluation.detection_evaluator import DetectionEvaluator
+from decodetr.evaluation.thresholds import best_thresholds
 
 BOX, FAR = [10.0, 10.0, 50.0, 50.0], [100.0, 100.0, 60.0, 60.0]  # xywh
 
@@ -75,6 +77,47 @@ def test_objects_of_a_name_that_is_not_exhaustive_are_found_or_missed(tmp_path, 
     assert result["AR300"] == pytest.approx(50)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("flat", [[100.0, 100.0, 0.0, 60.0], [100.0, 100.0, 60.0, 0.0]])
+def test_what_has_no_area_is_not_looked_at(tmp_path, engine, flat):
+    """LVIS' package takes neither annotations nor detections without area, whether a name is exhaustive or not."""
+    file = lvis_file(tmp_path, [(1, [], [1]), (2, [2], [])], [(1, 1, BOX), (1, 2, BOX), (2, 3, BOX), (2, 1, flat)])
+    found = {1: [(1, 0.9, flat), (1, 0.8, BOX), (2, 0.9, flat), (2, 0.8, BOX)]}
+    found |= {2: [(1, 0.95, FAR), (2, 0.95, flat), (3, 0.9, flat), (3, 0.8, BOX)]}
+    result = evaluate(file, found, engine)
+    assert result["AP"] == pytest.approx(100, abs=1e-6) == result["AR300"]
+    assert {name: row["support"] for name, row in result["per_name"].items()} == {"n1": 1, "n2": 1, "n3": 1}
+
+
+def test_what_has_no_area_is_in_no_figure(tmp_path):
+    """Nor in errors, calibration and thresholds."""
+    file = lvis_file(tmp_path, [(1, [2], [1])], [(1, 1, BOX), (1, 3, BOX)])
+    coco, box, flat = CocoAnnotations.load(file, check_images=False), [10, 10, 60, 60], [100, 100, 100, 160]
+    evaluator = DetectionEvaluator(coco, coco.names, federated=True)
+    rows = [(0, 0.9, flat), (0, 0.6, box), (1, 0.9, flat), (2, 0.8, flat), (2, 0.7, box)]
+    labels, scores, boxes = zip(*rows)
+    evaluator.update([1], [{"labels": labels, "scores": scores, "boxes": boxes}])
+    analysis = Analysis(evaluator)
+    errors = analysis.errors()
+    assert {kind: row["count"] for kind, row in errors.items()} == dict.fromkeys([*KINDS, "missed"], 0)
+    assert sum(row["count"] for row in analysis.calibration()["all"]["bins"]) == 2
+    assert best_thresholds(analysis)["names"]["n3"]["precision"] == 1.0
+
+
+def test_what_may_be_there_without_annotation_is_no_confusion(tmp_path):
+    """The better detection on the object of n2 says n1, of which not every object is annotated here: nobody knows
+    whether it is right. In the other image n1 is verified to be absent."""
+    file = lvis_file(tmp_path, [(1, [], [1]), (2, [1], [])], [(1, 1, FAR), (1, 2, BOX), (2, 2, BOX)])
+    coco, box, far = CocoAnnotations.load(file, check_images=False), [10, 10, 60, 60], [100, 100, 160, 160]
+    evaluator = DetectionEvaluator(coco, coco.names, federated=True)
+    evaluator.update([1], [{"labels": [0, 1, 0], "scores": [0.9, 0.8, 0.7], "boxes": [box, box, far]}])
+    evaluator.update([2], [{"labels": [0, 1], "scores": [0.9, 0.8], "boxes": [box, box]}])
+    analysis = Analysis(evaluator)
+    (row,) = analysis.confusion()
+    assert (row["name"], row["taken_for"], row["count"], row["share"]) == ("n2", "n1", 1, 0.5)
+    assert analysis.errors()["classification"]["count"] == 1
+
+
 def random_lvis(folder, seed, images=60, names=12):
     rng = np.random.default_rng(seed)
     rows, annotations, found = [], [], {}
@@ -93,7 +136,10 @@ def random_lvis(folder, seed, images=60, names=12):
                     found[i].append((c if rng.random() < 0.8 else int(rng.integers(1, names + 1)), near))
         for _ in range(6):
             far = np.float32([*rng.uniform(0, 150, 2), *rng.uniform(5, 150, 2)]).tolist()
+            far[2] *= rng.random() > 0.3  # some without area
             found[i].append((int(rng.integers(1, names + 1)), far))
+        if rng.random() < 0.3:  # a name that the package takes to be neither there nor absent
+            annotations.append((i, int(rng.integers(1, names + 1)), [5.0, 5.0, 0.0, 9.0]))
         # As an xyxy float32 array would give it back, with ties of the score.
         found[i] = [(c, float(np.float32(round(rng.random(), 2))), _through_corners(box)) for c, box in found[i]]
     return lvis_file(folder, rows, annotations, "rrrcccccffff"), found
