@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from decodetr.utils.documents import short
+from decodetr.utils.excerpts import short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

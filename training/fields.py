@@ -1,7 +1,7 @@
 """What each field of the training arguments is to a run: it decides the result, its length, or only how the run is
 done; or it means nothing in detection and is refused.
 
-Every field has one place here, so that none is accepted and ignored (docs/training_options.md has the words for users).
+Every field has one place here, so that none is accepted and ignored (words for users: docs/training_options.md).
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The tables of options in docs/training_options.md are those of the dataclasses; run as a program, this file writes them."""
+"""The tables of options in docs/training_options.md are those of the dataclasses. Run as a program, it writes them."""
 
 import dataclasses
 import re
