@@ -1,6 +1,7 @@
 """The last two stages, light ones that one process does: which regions are kept (paper 1.4), and the clusters of
 their captions (paper 1.5 to 1.7), from which the pool is made."""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from decodetr.cards.renewal import pool_card
 from decodetr.modeling_decodetr import PrototypePool
+from decodetr.pool_builder.caption_accuracy import caption_accuracy, doubt
 from decodetr.pool_builder.caption_table import CaptionTable, TextTable, embeddings_of
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
 from decodetr.pool_builder.delta import SAMPLE, choose_delta, other_scores
@@ -23,6 +25,8 @@ from decodetr.pool_builder.space import FEWEST, choose_scales, space_without_nam
 from decodetr.pool_builder.stages import name_prompt, open_stage
 from decodetr.processing.embedding_columns import embedding_array, embedding_rows
 from decodetr.utils.files import committed, replacing, write_text
+
+logger = logging.getLogger(__name__)
 
 REPORT = "report.json"
 _MEASURED = 200_000  # regions that the teacher's space is measured on, and as many annotated ones
@@ -155,6 +159,8 @@ def cluster_regions(
     }
     pool = pool_of_clusters(captions.embeddings, captions.captions, captions.counts, coarse, fine, info)
     pool.info["space"] = measure_space(before, open_stage(output, "texts"), pool)
+    if (doubted := doubt(pool.info["space"])) is not None:
+        logger.warning("%s", doubted)
     (output / REPORT).unlink(missing_ok=True)  # that of another pool
     with committed(output / "pool") as staging:
         pool.save_pretrained(staging)
@@ -182,14 +188,16 @@ def measure_space(
     images, captions = (_float_rows(sample, column)[kept] for column in ("image_embed", "text_embed"))
     space = space_without_names(images, captions, coarse, **given)
     allowed = None if among is None else pa.array(sorted(among), pa.string())
-    annotated = _sampled(regions, ["name", "image_embed"], lambda table: _named(table["name"], allowed))
-    named = _float_rows(annotated, "image_embed")
+    annotated = _sampled(regions, ["name", "image_embed", "text_embed"], lambda table: _named(table["name"], allowed))
+    named, said = (_float_rows(annotated, column) for column in ("image_embed", "text_embed"))
     finite = np.isfinite(named).all(1)
+    named, said = named[finite], said[finite]
     names = np.concatenate([table["name"].to_numpy() for table in annotated])[finite]
     known, labels = np.unique(names.astype(str), return_inverse=True)
     if len(known) > 1 and len(labels) >= FEWEST:
         embeds = embeddings_of(texts, [name_prompt(name) for name in known])
-        return space | _by("annotations", choose_scales(space, pool.prototypes, named[finite], labels, embeds))
+        space |= caption_accuracy(said, named, labels, embeds)
+        return space | _by("annotations", choose_scales(space, pool.prototypes, named, labels, embeds))
     if len(coarse) < 2:
         return space
     labels = (captions @ coarse.T).argmax(1)
