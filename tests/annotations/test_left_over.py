@@ -107,8 +107,8 @@ def test_pictures_that_a_coco_file_does_not_name(tmp_path, capsys, caplog):
 def test_pictures_of_another_part_are_not_left_over(tmp_path, capsys, caplog, val, lvis):
     folder, document = write(tmp_path / "data", good()), good()
     (folder / "train").rename(folder / "images")
-    for name in ("v 1.png", "nobody.png"):
-        shutil.copy(folder / "images" / "1.png", folder / "images" / name)
+    for name, colour in (("v 1.png", "red"), ("nobody.png", "blue")):
+        Image.new("RGB", (96, 64), colour).save(folder / "images" / name)
     entry = document["images"][0]
     entry["file_name"] = "v 1.png"
     if lvis:
