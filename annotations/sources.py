@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import mmap
 import os
@@ -38,6 +37,7 @@ from decodetr.annotations.left_over import UNNAMED, in_a_line
 from decodetr.annotations.pascal_voc import read_pascal_voc
 from decodetr.annotations.stream import AnnotationStream
 from decodetr.annotations.yolo import read_yolo
+from decodetr.utils.documents import decoded, parse_json
 
 if TYPE_CHECKING:
     from decodetr.annotations.findings import Findings
@@ -130,16 +130,18 @@ def of_no_part(
 
 def _named_pictures(file, images):
     """Paths of the pictures that a COCO file names. None of one that is damaged: who reads it says so."""
-    told: dict[str, list[str]] = {"file_name": [], "coco_url": [], "image_folder": []}
+    found: dict[bytes, list[bytes]] = {b"file_name": [], b"coco_url": [], b"image_folder": []}
     try:
         with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             for key, text in (match.groups() for match in _OF_PICTURES.finditer(content)):
-                told[key.decode()].append(json.loads(text))
-        urls = (file_name_of({"coco_url": url}) for url in told["coco_url"])
-        names = told["file_name"] or [name for name in urls if name]
-        document = {"images": [{"file_name": name} for name in names[:1]]}
-        if told["image_folder"]:
-            document["info"] = {"image_folder": told["image_folder"][0]}
+                found[key].append(text)
+        names, urls, folders = (
+            parse_json(decoded(b"[" + b",".join(texts) + b"]", file), file, list) for texts in found.values()
+        )
+        names = names or [name for url in urls if (name := file_name_of({"coco_url": url}))]
+        document = {"images": [{"file_name": name} for name in names[:1]], "info": {}}
+        if folders:
+            document["info"] = {"image_folder": folders[0]}
         folder = find_image_folder(file, document, images, check=False)
     except (OSError, ValueError):
         return set()

@@ -34,15 +34,15 @@ def resize_floats(
     Returns:
         (C, height, width) float32, but for rounding what `interpolate` gives of the multiplied values.
     """
-    factor = np.float32(factor)
+    times = np.float32(factor)
     if resample not in _TAPS or is_pillows(resample, antialias):
-        channels = (Image.fromarray(channel.astype(np.float32) * factor) for channel in pixels)
+        channels = (Image.fromarray(channel.astype(np.float32) * times) for channel in pixels)
         return np.stack([np.asarray(channel.resize(size[::-1], resample)) for channel in channels])
     rows, columns = (_taps(*sides, resample) for sides in zip(pixels.shape[1:], size))
     result = np.zeros((len(pixels), *size), dtype=np.float32)
     for row, down in rows:
         read = pixels[:, row]  # few of the rows, so that a large picture is never floats as a whole
-        line = sum((read[:, :, column].astype(np.float32) * factor) * across for column, across in columns)
+        line = sum((read[:, :, column].astype(np.float32) * times) * across for column, across in columns)
         result += line * down[:, None]
     return result
 

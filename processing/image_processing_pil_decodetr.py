@@ -24,6 +24,7 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_transforms import center_to_corners_format, get_size_with_aspect_ratio
 from transformers.image_utils import SizeDict, get_image_size_for_max_height_width
 from transformers.models.rt_detr.image_processing_pil_rt_detr import (
+    RTDetrImageProcessorKwargs,
     RTDetrImageProcessorPil,
 )
 
@@ -34,7 +35,7 @@ _MAX_PIXELS = 1 << 26  # of a resized picture. As many as are read of one
 _BLOCK = 128  # pairs whose greatest logit decides whether they are looked at
 
 
-class DeCoDetrImageProcessorKwargs(RTDetrImageProcessorPil.valid_kwargs, total=False):
+class DeCoDetrImageProcessorKwargs(RTDetrImageProcessorKwargs, total=False):  # type: ignore[call-arg]
     r"""
     antialias (`bool`, *optional*, defaults to `True`):
         Whether shrinking looks at all pixels of the image, or, where false, at the next ones alone.

@@ -6,7 +6,7 @@ label dicts too (`dispatch_batches`), or have every process decode everything. H
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
 from accelerate.data_loader import IterableDatasetShard
@@ -52,7 +52,7 @@ def check_full_batch(args: "DeCoDetrTrainingArguments", dataset: "Dataset | None
     Raises:
         ValueError: with the numbers. Of data that are going to be cached those of all views.
     """
-    if not args.dataloader_drop_last or isinstance(dataset, IterableDataset) or not has_length(dataset):
+    if not args.dataloader_drop_last or isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
         return
     processes = 1 if args.accelerator_config.split_batches else args.world_size
     views = args.cache_views if args.cache_features and not hasattr(dataset, "coding") else 1
