@@ -17,7 +17,7 @@ from decodetr.annotations.findings import Findings
 from decodetr.annotations.formats import PARTS, form_of
 from decodetr.annotations.layouts import find_layout
 from decodetr.annotations.left_over import unnamed_pictures
-from decodetr.annotations.sources import coco_file, has_part, kind_of, load_annotations, part_names
+from decodetr.annotations.sources import coco_file, has_part, kind_of, load_annotations, of_no_part, part_names
 from decodetr.utils.documents import read_json
 from decodetr.utils.drawing import draw_detections, shrunk
 from decodetr.utils.files import replacing
@@ -120,7 +120,8 @@ class DatasetReport:
         paths, outside = _paths(file, folder, known)
         pictures = {**_look_at(paths, part, options.decode), **outside}
         whole = folder.resolve() != data_folder(file).resolve()
-        _add_left_over(unnamed_pictures(folder, list(paths.values()), whole), findings)
+        unnamed = unnamed_pictures(folder, list(paths.values()), whole)
+        _add_left_over(of_no_part(unnamed, file, options.images), findings)
         findings, repaired = examine(document, pictures, findings, options.box_format)
         self._find_copies(pictures, part, findings)
         if repaired is None or not repaired["images"] or not repaired["categories"]:

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from decodetr.annotations.box_style import doubts
-from decodetr.annotations.coco import CocoAnnotations
+from decodetr.annotations.coco import CocoAnnotations, data_folder, find_image_folder
+from decodetr.annotations.coco_mending import file_name_of
 from decodetr.annotations.cvat import read_cvat
 from decodetr.annotations.formats import DATA_HELP, PARTS
 from decodetr.annotations.hub_dataset import read_dataset
@@ -31,10 +33,11 @@ from decodetr.annotations.layouts import (
     not_recognised,
     part_named,
 )
-from decodetr.annotations.left_over import in_a_line
+from decodetr.annotations.left_over import UNNAMED, in_a_line
 from decodetr.annotations.pascal_voc import read_pascal_voc
 from decodetr.annotations.stream import AnnotationStream
 from decodetr.annotations.yolo import read_yolo
+from decodetr.utils.documents import decoded, parse_json
 
 if TYPE_CHECKING:
     from decodetr.annotations.findings import Findings
@@ -94,9 +97,55 @@ def load_annotations(
             raise ValueError(f"{coco.file}: expected {what}, got none; is it the right file?")
     if findings is None and (said := _doubts(coco)):
         logger.warning("%s: %s; `decodetr validate %s --repair DIR` mends a copy", coco.file, said, data or file)
+    if UNNAMED in coco.left_over:
+        coco.left_over = of_no_part(coco.left_over, coco.file, images)
     if findings is None and (unused := in_a_line(coco.left_over)):
         logger.warning("%s: not used: %s", coco.file, unused)
     return coco
+
+
+# What a COCO file says of where its pictures are. A large one is parsed in minutes, and searched in a second.
+_OF_PICTURES = re.compile(rb'"(file_name|coco_url|image_folder)"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+def of_no_part(
+    left_over: Mapping[str, Sequence[Path]], file: Path, images: str | Path | None = None
+) -> dict[str, Sequence[Path]]:
+    """What is left over of the pictures of a COCO file, without those that another annotation file of its data set
+    names: images/ may have the training and the validation pictures.
+
+    Args:
+        left_over (dict): as of `unnamed_pictures`. file: the COCO file.
+        images (*optional*): the folder of the pictures, where the user gave one.
+    """
+    if not (pictures := left_over.get(UNNAMED)):
+        return dict(left_over)
+    layout, named = find_layout(data_folder(file)), set()
+    others = {other for files in layout.parts.values() for other in files} if layout.kind == "coco" else set()
+    for other in others:
+        if os.path.realpath(other) != os.path.realpath(file):
+            named |= _named_pictures(other, images)
+    return {**left_over, UNNAMED: [path for path in pictures if os.path.normpath(path) not in named]}
+
+
+def _named_pictures(file, images):
+    """Paths of the pictures that a COCO file names. None of one that is damaged: who reads it says so."""
+    found: dict[bytes, list[bytes]] = {b"file_name": [], b"coco_url": [], b"image_folder": []}
+    try:
+        with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for key, text in (match.groups() for match in _OF_PICTURES.finditer(content)):
+                found[key].append(text)
+        names, urls, folders = (
+            parse_json(decoded(b"[" + b",".join(texts) + b"]", file), file, list) for texts in found.values()
+        )
+        names = names or [name for url in urls if (name := file_name_of({"coco_url": url}))]
+        document = {"images": [{"file_name": name} for name in names[:1]], "info": {}}
+        if folders:
+            document["info"] = {"image_folder": folders[0]}
+        folder = find_image_folder(file, document, images, check=False)
+    except (OSError, ValueError):
+        return set()
+    return {os.path.normpath(os.path.join(folder, name)) for name in names}
 
 
 def _doubts(coco):

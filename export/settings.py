@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from decodetr.modeling_decodetr.detectors import detector_family, num_queries
 from decodetr.runtime.description import MODEL_FILES
-from decodetr.runtime.preprocessing import FIELDS, Preprocessing
+from decodetr.runtime.preprocessing import FIELDS, STEPS, Preprocessing
 
 if TYPE_CHECKING:
     from typing import Any
@@ -88,7 +88,7 @@ def preprocessing_of(
     Raises:
         ValueError: it pads to a fixed size, or pads and has no fixed size where the graph has one.
     """
-    fields: dict[str, Any] = {name: _plain(getattr(image_processor, name)) for name in FIELDS}
+    fields: dict[str, Any] = {name: _plain(getattr(image_processor, name)) for name in (*FIELDS, *STEPS)}
     if settings.image_size is not None:
         height, width = settings.image_size
         return {**fields, "do_resize": True, "size": {"height": height, "width": width}}

@@ -4,6 +4,8 @@ Nothing else in the package asks which detector it has. The table was checked ag
 tests, which train, save and reload every family.
 """
 
+import logging
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from .configuration_decodetr import DeCoDetrConfig
+
+logger = logging.getLogger(__name__)
 
 
 def _conv_encoder_channels(encoder: nn.Module, config) -> list[int]:
@@ -309,24 +313,72 @@ def load_detector(
     return detector, seen
 
 
+# Whose image processors work as ours does, but for what `_steps` says.
+_KNOWN = re.compile(r"(Detr|ConditionalDetr|DeformableDetr|RTDetr|RfDetr|GroundingDino|Yolos|DeCoDetr)ImageProcessor")
+
+
 def detector_preprocessing(
     name_or_path: str | Path, config: PreTrainedConfig, **hub: str | bool | None
 ) -> dict | None:
-    """How a saved detector wants its images: size, mean, std and padding as keyword arguments of an image processor.
+    """How a saved detector wants its images, as keyword arguments of an image processor. None where the folder has no
+    image processor.
 
-    Sizes that the family cannot take (not fixed where padding is ignored, or no multiple of its divisor) are replaced
-    by the next fixed size. None where the folder has no image processor.
+    What the family cannot take (sides that are not fixed, or padding, where it ignores padding; sides that are no
+    multiple of its divisor) is replaced by the next fixed size, with a warning.
     """
+    family = detector_family(config)
     try:
         saved = AutoImageProcessor.from_pretrained(name_or_path, **hub)
     except OSError:
         return None
-    family, size = detector_family(config), dict(saved.size)
-    divisor = family.size_divisor(config)
-    if "height" not in size and (divisor > 1 or not family.uses_pixel_mask):
+    size = dict(saved.size)
+    divisor, replaced = family.size_divisor(config), []
+    asked, do_resize = _by_name(size), saved.do_resize
+    pad_size = dict(saved.pad_size) if saved.do_pad and getattr(saved, "pad_size", None) else None
+    fixed = divisor > 1 or not family.uses_pixel_mask
+    if fixed and "height" not in size:
         side = size.get("shortest_edge") or size["max_height"]
         size = {"height": side, "width": side}
     if "height" in size:
         size = {key: -(-size[key] // divisor) * divisor for key in ("height", "width")}
+    if fixed:
+        replaced += [f"size {asked} by {_by_name(size)}"] if asked != _by_name(size) else []
+        replaced += [] if do_resize else [f"do_resize=False by size {_by_name(size)}"]
+        replaced += [f"pad_size {_by_name(pad_size)} by no padding"] if pad_size else []
+        do_resize, pad_size = True, None
+    if replaced:
+        logger.warning(
+            "%s: %s takes images of one size, with sides that are multiples of %d, without padding. Of its image "
+            "processor were replaced: %s. Boxes can differ from the detector's own",
+            *(name_or_path, config.model_type, divisor, ", ".join(replaced)),
+        )
+    if not _KNOWN.match(kind := type(saved).__name__):
+        logger.warning(
+            "%s: its image processor is a %s, whose steps are not known here. Its size, resampling, mean and std are "
+            "used; boxes can differ from the detector's own",
+            *(name_or_path, kind),
+        )
     fields = ("do_normalize", "do_rescale", "rescale_factor", "image_mean", "image_std")
-    return {"size": size, "do_pad": "height" not in size, **{name: getattr(saved, name) for name in fields}}
+    return {
+        "size": size,
+        "do_resize": do_resize,
+        "resample": int(saved.resample),
+        "do_pad": not fixed and (pad_size is not None or not do_resize or "height" not in size),
+        **({} if pad_size is None else {"pad_size": pad_size}),
+        **{name: getattr(saved, name) for name in fields},
+        **_steps(saved),
+    }
+
+
+def _steps(saved):
+    """The fields by which an image processor resizes otherwise than most: RF-DETR's has them in its code."""
+    if type(saved).__name__ == "RfDetrImageProcessor":
+        return {"antialias": False, "rescale_first": True}
+    return {name: getattr(saved, name) for name in ("antialias", "rescale_first") if hasattr(saved, name)}
+
+
+def _by_name(size):
+    """A size of an image processor in words: "64 x 96", or "shortest_edge 64, longest_edge 100"."""
+    if "height" in size:
+        return f"{size['height']} x {size['width']}"
+    return ", ".join(f"{name} {side}" for name, side in sorted(size.items(), reverse=True))

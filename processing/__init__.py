@@ -2,6 +2,7 @@
 
 image_processing_decodetr.py, image_processing_pil_decodetr.py   resize, normalise, pad; turn outputs into detections
 picture_modes.py        pictures of any mode as 8-bit RGB
+float_resizing.py       pictures resized in floats as torch does it, without torch
 regions.py              RegionTable, write_regions: the offline teacher's regions, in Parquet shards
 region_shards.py, region_store.py       these shards checked, and as they are mapped in training
 region_names.py         whether regions are of the pictures that data have now

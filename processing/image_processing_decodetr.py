@@ -23,7 +23,9 @@ class DeCoDetrImageProcessor(DeCoDetrProcessingMixin, RTDetrImageProcessor):
     The arguments are those of the library's detectors, among them: `size`, `{"height", "width"}` (exact, default
     640 x 640) or `{"shortest_edge", "longest_edge"}` (keeps the aspect ratio); `do_pad` (default False), `pad_size`:
     pads at the bottom and right and adds `pixel_mask` (B, H, W), 1 on the image, for the detector families that
-    honour it (not RT-DETR's); `do_rescale`, `do_normalize` with `image_mean` and `image_std`.
+    honour it (not RT-DETR's); `do_rescale`, `do_normalize` with `image_mean` and `image_std`; `resample`, a filter of
+    PIL; `antialias` (default True) and `rescale_first` (default False), False and True for images as RF-DETR's own
+    image processor makes them: resized in floats, from the next pixels alone.
 
     `processor(images, annotations=None, return_tensors="pt")` takes annotations as COCO targets,
     `{"image_id": int, "annotations": [{"bbox": [x, y, w, h] pixels, "category_id", "area", "iscrowd"}]}`, and
@@ -47,8 +49,10 @@ class DeCoDetrImageProcessor(DeCoDetrProcessingMixin, RTDetrImageProcessor):
         return pixels if device is None else pixels.to(device)
 
     def resize(self, image: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As the library's, channel after channel in memory."""
-        return super().resize(image, *args, **kwargs).contiguous()
+        """As the library's, with or without smoothing, channel after channel in memory."""
+        if image.is_floating_point():  # the same values to the bit as of the library's own tensors
+            image = image.contiguous()
+        return super().resize(image, *args, antialias=self.antialias, **kwargs).contiguous()
 
 
 DeCoDetrImageProcessor.register_for_auto_class("AutoImageProcessor")

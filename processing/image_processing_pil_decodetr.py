@@ -6,11 +6,13 @@ The library's RT-DETR image processor does the work. Different here:
   `pixel_mask` predict (their positions and reference points are normalised by the mask), and what makes
   `post_process_object_detection(target_sizes=original sizes)` right whatever the image was batched with;
 - the score of a (query, name) pair is final, so post-processing keeps the best pairs over queries x names;
-- pictures of 16 bits and floats are scaled, not clipped, and transparency is dropped, as of pictures in files.
+- pictures of 16 bits and floats are scaled, not clipped, and transparency is dropped, as of pictures in files;
+- `antialias` and `rescale_first`, by which RF-DETR's own image processor differs from those of the other families.
 
 This file is copied to the Hub with the modeling files, so it imports only transformers, torch and siblings.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,21 +20,41 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers.image_processing_utils import BaseImageProcessor
-from transformers.image_transforms import center_to_corners_format
-from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_transforms import center_to_corners_format, get_size_with_aspect_ratio
+from transformers.image_utils import SizeDict, get_image_size_for_max_height_width
+from transformers.models.rt_detr.image_processing_pil_rt_detr import (
+    RTDetrImageProcessorKwargs,
+    RTDetrImageProcessorPil,
+)
 
+from .float_resizing import is_pillows, resize_eight_bits, resize_floats
 from .picture_modes import to_eight_bits, to_rgb
 
 _MAX_PIXELS = 1 << 26  # of a resized picture. As many as are read of one
 _BLOCK = 128  # pairs whose greatest logit decides whether they are looked at
 
 
+class DeCoDetrImageProcessorKwargs(RTDetrImageProcessorKwargs, total=False):  # type: ignore[call-arg]
+    r"""
+    antialias (`bool`, *optional*, defaults to `True`):
+        Whether shrinking looks at all pixels of the image, or, where false, at the next ones alone.
+    rescale_first (`bool`, *optional*, defaults to `False`):
+        Whether images are rescaled before they are resized, and so resized in floats instead of rounded to 8 bits.
+    """
+
+    antialias: bool
+    rescale_first: bool
+
+
 class DeCoDetrProcessingMixin(BaseImageProcessor):
     """Defaults, padding rule and post-processing of both backends; comes before the library's class in the bases."""
 
+    valid_kwargs = DeCoDetrImageProcessorKwargs
     do_normalize = True
     do_convert_rgb = True
+    antialias = True
+    rescale_first = False
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -59,6 +81,32 @@ class DeCoDetrProcessingMixin(BaseImageProcessor):
         elif kwargs.get("do_rescale", self.do_rescale) and math.isclose(factor, 1 / 255):
             image = to_eight_bits(image)
         return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
+
+    def _preprocess(
+        self,
+        images: list,
+        *args: Any,
+        do_rescale: bool,
+        rescale_factor: float,
+        antialias: bool,
+        rescale_first: bool,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        if antialias != self.antialias:  # of this call alone: `resize`, which the library calls, reads the attribute
+            other = copy.copy(self)
+            other.antialias = antialias
+            return other._preprocess(
+                images,
+                *args,
+                do_rescale=do_rescale,
+                rescale_factor=rescale_factor,
+                antialias=antialias,
+                rescale_first=rescale_first,
+                **kwargs,
+            )
+        if rescale_first and do_rescale:
+            images, do_rescale = [self.rescale(image, rescale_factor) for image in images], False
+        return super()._preprocess(images, *args, do_rescale=do_rescale, rescale_factor=rescale_factor, **kwargs)
 
     def _update_annotation_for_padded_image(
         self, annotation, input_image_size, output_image_size, padding, update_bboxes
@@ -221,6 +269,23 @@ def _sizes(target_sizes, batch_size, device):
 
 class DeCoDetrImageProcessorPil(DeCoDetrProcessingMixin, RTDetrImageProcessorPil):
     """Image processor of DeCo-DETR on PIL and numpy. Same arguments and results as `DeCoDetrImageProcessor`."""
+
+    def resize(self, image: np.ndarray, size: SizeDict, resample: int | None = None, **kwargs: Any) -> np.ndarray:
+        """As the library's, or, where Pillow does it otherwise than torchvision, as torchvision."""
+        resample = int(self.resample if resample is None else resample)
+        if image.dtype == np.uint8 and is_pillows(resample, self.antialias):
+            return super().resize(image, size, resample=resample, **kwargs)
+        resized = resize_eight_bits if image.dtype == np.uint8 else resize_floats
+        return resized(image, _new_size(image.shape[-2:], size), resample, self.antialias)
+
+
+def _new_size(old, size):
+    """(height, width) that the library resizes an image of (height, width) to."""
+    if size.shortest_edge and size.longest_edge:
+        return get_size_with_aspect_ratio(old, size.shortest_edge, size.longest_edge)
+    if size.max_height and size.max_width:
+        return get_image_size_for_max_height_width(old, size.max_height, size.max_width)
+    return size.height, size.width
 
 
 DeCoDetrImageProcessorPil.register_for_auto_class("AutoImageProcessor")

@@ -144,7 +144,7 @@ class ExportedDetector:
             sizes, resized = zip(*(self._opened(image) for image in some))
             groups: dict[tuple[int, int], list[int]] = {}
             for place, picture in enumerate(resized):
-                groups.setdefault(picture.size, []).append(place)
+                groups.setdefault(picture.shape[:2], []).append(place)
             of_batch: list[dict[str, list]] = [{} for _ in some]
             for places in groups.values():
                 alike, of = [resized[place] for place in places], [sizes[place] for place in places]
@@ -170,15 +170,15 @@ class ExportedDetector:
             )
         return size
 
-    def resized(self, picture: PIL.Image.Image) -> PIL.Image.Image:
-        """A PIL image of any mode, in RGB and as large as the graph takes it, for [`ExportedDetector.detect_resized`].
-        Raises as [`ExportedDetector.size_of`]."""
+    def resized(self, picture: PIL.Image.Image) -> np.ndarray:
+        """The pixels (H, W, 3) of a PIL image of any mode, in RGB and as large as the graph takes it, for
+        [`ExportedDetector.detect_resized`]. Raises as [`ExportedDetector.size_of`]."""
         self.size_of(picture)
         return self.preprocess.resized(picture)
 
     def detect_resized(
         self,
-        resized: Sequence[PIL.Image.Image],
+        resized: Sequence[np.ndarray],
         sizes: Sequence[tuple[int, int]],
         tables: NameTables | None = None,
         threshold: float | None = None,
@@ -196,7 +196,7 @@ class ExportedDetector:
         found = []
         for start in range(0, len(resized), step):
             some = resized[start : start + step]
-            pixel_values = np.zeros((step, 3, *some[0].size[::-1]), dtype=np.float32)
+            pixel_values = np.zeros((step, 3, *some[0].shape[:2]), dtype=np.float32)
             for picture, out in zip(some, pixel_values):
                 self.preprocess.values(picture, out)
             outputs = self.session.run({"pixel_values": pixel_values} | (tables.inputs() if tables else {}))

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from decodetr.processing.float_resizing import is_pillows, resize_eight_bits, resize_floats
 from decodetr.processing.picture_modes import to_rgb
 
 FIELDS = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+STEPS = {"antialias": True, "rescale_first": False}  # fields that an older export.json lacks: what it meant
 
 
 class Preprocessing:
     """
     Args:
-        fields (dict): those of `FIELDS`, as the image processor has them. `size` is {"height", "width"},
+        fields (dict): those of `FIELDS` and `STEPS`, as the image processor has them. `size` is {"height", "width"},
             {"shortest_edge", "longest_edge"} or {"max_height", "max_width"}.
 
     Raises:
@@ -33,15 +35,22 @@ class Preprocessing:
         self.resample = PIL.Image.Resampling(fields["resample"])
         if self.size is not None and not any(set(rule) <= set(self.size) for rule in _RULES):
             raise ValueError(f"preprocessing: expected a size by {' or '.join(map(str, _RULES))}, got {self.size}")
+        steps = {name: fields.get(name, usual) for name, usual in STEPS.items()}
+        self.antialias = steps["antialias"]
+        self.factor = fields["rescale_factor"] if fields["do_rescale"] else 1.0
+        self.in_floats = steps["rescale_first"] and bool(fields["do_rescale"])
+        self.normalise = None
+        if fields["do_normalize"]:
+            mean, std = (np.array(fields[name], dtype=np.float32) for name in ("image_mean", "image_std"))
+            self.normalise = np.broadcast_to(mean, 3)[:, None], np.broadcast_to(std, 3)[:, None]
         # (3, 256) float32: what each of the 256 values of a channel becomes.
         values = np.arange(256, dtype=np.float32)[None]
-        factor = fields["rescale_factor"] if fields["do_rescale"] else 1.0
-        if fields["do_normalize"]:
-            scale = np.float32(1.0 / factor)
-            mean, std = (np.array(fields[name], dtype=np.float32)[:, None] for name in ("image_mean", "image_std"))
+        if self.normalise:
+            scale = np.float32(1.0 / self.factor)
+            mean, std = self.normalise
             values = (values - mean * scale) / (std * scale)
         else:
-            values = values * np.float32(factor)
+            values = values * np.float32(self.factor)
         self.table = np.ascontiguousarray(np.broadcast_to(values, (3, 256)))
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
@@ -60,18 +69,32 @@ class Preprocessing:
         """pixel_values (3, H, W) float32 of a PIL image of any mode."""
         return self.values(self.resized(image))
 
-    def resized(self, image: PIL.Image.Image) -> PIL.Image.Image:
-        """A PIL image of any mode in RGB, at its target size."""
+    def resized(self, image: PIL.Image.Image) -> np.ndarray:
+        """A PIL image of any mode in RGB, at its target size: (H, W, 3), uint8, or float32 in 0 to 1 where pictures
+        are rescaled before they are resized."""
         image = to_rgb(image)
-        height, width = self.target_size(image.height, image.width)
-        return image if image.size == (width, height) else image.resize((width, height), self.resample)
+        size = self.target_size(image.height, image.width)
+        same = (image.height, image.width) == size
+        if not same and not self.in_floats and is_pillows(self.resample, self.antialias):
+            image, same = image.resize(size[::-1], self.resample), True
+        pixels = np.asarray(image)
+        if same:
+            return pixels
+        how = pixels.transpose(2, 0, 1), size, self.resample, self.antialias
+        made = resize_floats(*how, self.factor) if self.in_floats else resize_eight_bits(*how)
+        return made.transpose(1, 2, 0)
 
-    def values(self, resized: PIL.Image.Image, out: np.ndarray | None = None) -> np.ndarray:
+    def values(self, resized: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """pixel_values (3, H, W) float32 of what `resized` gives, written into `out` if it is given."""
-        values = np.asarray(resized)
-        result = np.empty((3, *values.shape[:2]), dtype=np.float32) if out is None else out
+        result = np.empty((3, *resized.shape[:2]), dtype=np.float32) if out is None else out
         for channel in range(3):
-            np.take(self.table[channel], values[..., channel], out=result[channel], mode="clip")
+            if resized.dtype == np.uint8:
+                np.take(self.table[channel], resized[..., channel], out=result[channel], mode="clip")
+                continue
+            result[channel] = resized[..., channel]
+            if self.normalise:
+                mean, std = self.normalise
+                result[channel] = (result[channel] - mean[channel]) / std[channel]
         return result
 
 

@@ -57,7 +57,7 @@ class ExportedEngine:
     def prepare(self, picture: Image.Image) -> Prepared:
         """See [`Engine`]: the picture as large as the graph takes it, which a large one no longer is."""
         resized = self.detector.resized(picture)
-        return Prepared(resized, resized.size, picture.size, "orientation" in picture.info)
+        return Prepared(resized, resized.shape[1::-1], picture.size, "orientation" in picture.info)
 
     def detect(
         self, pictures: Sequence[Prepared], search: Search, top_k: int, min_score: float

@@ -260,9 +260,8 @@ def of_folder(
     """
     model, image_processor = load_model(name, device=device)
     if size is not None:
-        image_processor = type(image_processor).from_dict(
-            {**image_processor.to_dict(), "size": {"height": size, "width": size}, "do_pad": False}
-        )
+        sides = {"size": {"height": size, "width": size}, "do_resize": True, "do_pad": False, "pad_size": None}
+        image_processor = type(image_processor).from_dict(image_processor.to_dict() | sides)
     return with_bare(title_of(name), model.to(dtype=dtype), image_processor, queries_read)
 
 

@@ -1,16 +1,17 @@
-"""Read training images: the epoch that their order depends on, and streams without a length.
+"""Read images: the epoch that the order of training images depends on, streams without a length, whole evaluations.
 
 Of a stream, Accelerate would have the first process read for all of them and cut what it sends in slices, of a list of
 label dicts too (`dispatch_batches`), or have every process decode everything. Here every process reads its own share
 (`StreamedDetectionDataset`), and a resumed run passes over what it has had without decoding it.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
 from accelerate.data_loader import IterableDatasetShard
 from torch.utils.data import IterableDataset
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import has_length
 
 if TYPE_CHECKING:
@@ -30,10 +31,12 @@ def check_loading(args: "DeCoDetrTrainingArguments", dataset: "Dataset | None") 
     """Set `args.accelerator_config.dispatch_batches` to False if the training data are iterable.
 
     Raises:
-        ValueError: the arguments do not go with such data, or batches would be cut in slices.
+        ValueError: the arguments do not go with such data, or batches would be cut in slices. No batch is full where
+            only full ones are used.
     """
     if args.accelerator_config.dispatch_batches:
         raise ValueError(DISPATCH)
+    check_full_batch(args, dataset)
     if not isinstance(dataset, IterableDataset):
         return
     if args.max_steps <= 0 and not has_length(dataset):
@@ -41,6 +44,51 @@ def check_loading(args: "DeCoDetrTrainingArguments", dataset: "Dataset | None") 
     if args.cache_features:
         raise ValueError("cache_features keeps features of all images, and streamed data have no end: leave one out")
     args.accelerator_config.dispatch_batches = False
+
+
+def check_full_batch(args: "DeCoDetrTrainingArguments", dataset: "Dataset | None") -> None:
+    """Of data without a full batch `dataloader_drop_last` leaves nothing, and a run without a step would end well.
+
+    Raises:
+        ValueError: with the numbers. Of data that are going to be cached those of all views.
+    """
+    if not args.dataloader_drop_last or isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+        return
+    processes = 1 if args.accelerator_config.split_batches else args.world_size
+    views = args.cache_views if args.cache_features and not hasattr(dataset, "coding") else 1
+    items, batch = len(dataset) * views, args.train_batch_size * processes
+    if items < batch:
+        of = f" on {processes} processes" if processes > 1 else ""
+        smaller = f", or give --batch-size {items // processes} at most" if items >= processes else ""
+        raise ValueError(
+            "dataloader_drop_last=True (--dataloader-drop-last true) leaves out a batch that is not full, and "
+            f"{items} training images fill none of {batch} (--batch-size {args.train_batch_size}{of}): no step could "
+            f"be trained; leave it out{smaller}"
+        )
+
+
+class LoadingTrainer(Trainer):
+    """`transformers.Trainer`, whose evaluations have all images: `dataloader_drop_last` is a matter of training."""
+
+    args: "DeCoDetrTrainingArguments"
+
+    def get_eval_dataloader(self, eval_dataset: "str | Dataset | None" = None) -> "DataLoader":
+        """The loader of an evaluation, of all images."""
+        with self._all_images():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: "Dataset") -> "DataLoader":
+        """The loader of [`Trainer.predict`], of all images."""
+        with self._all_images():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextlib.contextmanager
+    def _all_images(self) -> Iterator[None]:
+        dropped, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = dropped
 
 
 class StreamedTraining(TrainerCallback):

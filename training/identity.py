@@ -112,9 +112,18 @@ def dataset_identity(dataset: Any, contents: bool = False) -> dict[str, Any] | N
     if targets.weak_labels is not None:
         found["weak_labels"] = _weak_labels(targets.weak_labels)
     processor = getattr(dataset.image_processor, "to_dict", dict)()
-    shapes = ("size", "image_mean", "image_std", "do_resize", "do_normalize", "do_rescale", "rescale_factor", "do_pad")
-    found["image processor"] = {name: _plain(processor[name]) for name in shapes if name in processor}
+    found["image processor"] = {name: _plain(processor[name]) for name in _SHAPES if name in processor}
+    # Only where they are not what every image processor had when they were not recorded: earlier runs go on.
+    found["image processor"] |= {
+        name: _plain(processor[name])
+        for name, usual in _RARE.items()
+        if processor.get(name) is not None and processor[name] != usual
+    }
     return found
+
+
+_SHAPES = ("size", "image_mean", "image_std", "do_resize", "do_normalize", "do_rescale", "rescale_factor", "do_pad")
+_RARE = {"resample": 2, "antialias": True, "rescale_first": False, "pad_size": None}
 
 
 def digest(*parts: object) -> str:

@@ -28,7 +28,7 @@ from decodetr.processing.regions import count_regions
 from decodetr.training.choices import choose
 from decodetr.training.chosen import situation_of
 from decodetr.training.feature_building import bytes_of_query, query_budget
-from decodetr.training.starting_point import starting_config
+from decodetr.training.starting_point import in_squares, starting_config
 from decodetr.training.step_cost import CACHED, StepCost, forward_cost, step_cost
 from decodetr.training.trial import kept_checkpoints, learned_numbers
 from decodetr.utils.images import open_image
@@ -317,7 +317,7 @@ def _processor(options, config):
             fields = detector_preprocessing(options.detector, config.detector_config)
         processor = DeCoDetrImageProcessor(**(fields or {}))
     if options.image_size is not None:
-        processor.size = type(processor)(size={"height": options.image_size, "width": options.image_size}).size
+        in_squares(processor, options.image_size)
     return processor
 
 

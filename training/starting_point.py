@@ -76,16 +76,27 @@ def start_model(
         _load_backbone(model, options.backbone)
         processor = DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
     if options.image_size is not None:
-        _resize(model.config, processor, options.image_size)
+        in_squares(processor, options.image_size)
+        _record_squares(model.config, processor, options.image_size)
     return model.float(), processor  # weights that were saved in half precision are not trained in it
 
 
-def _resize(config, processor, side):
-    """Squares of `side` pixels, for the image processor and in what the config says of it."""
+def in_squares(processor: DeCoDetrImageProcessor, side: int) -> None:
+    """Let an image processor make squares of `side` pixels, whatever it made before.
+
+    Raises:
+        ValueError: a side below 1.
+    """
     if side < 1:
         raise ValueError(f"--image-size must be at least 1 pixel, got {side}")
     processor.size = type(processor)(size={"height": side, "width": side}).size
+    processor.do_resize, processor.pad_size = True, None
+
+
+def _record_squares(config, processor, side):
+    """What `in_squares` did, in what the config says of the image processor."""
     stored = config.preprocessing or {name: list(getattr(processor, name)) for name in ("image_mean", "image_std")}
+    stored = {name: value for name, value in stored.items() if name not in ("do_resize", "pad_size")}
     config.preprocessing = {**stored, "size": {"height": side, "width": side}}
 
 

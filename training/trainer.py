@@ -25,7 +25,7 @@ from decodetr.processing.streamed_dataset import StreamedDetectionDataset
 from decodetr.training import checkpoints, fields, memory
 from decodetr.training.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
 from decodetr.training.callbacks import PoolMomentum, chosen_callbacks
-from decodetr.training.dataloading import StreamedTraining, check_loading, collate_or_skip, set_epoch
+from decodetr.training.dataloading import LoadingTrainer, StreamedTraining, check_loading, collate_or_skip, set_epoch
 from decodetr.training.feature_cache import FeatureCache, cache_of_run, feature_collate
 from decodetr.training.fsdp import check_sharded, keep_class_name, load_weights, total_norm
 from decodetr.training.hub import PushingTrainer
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
+class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, LoadingTrainer):
     """
     Trainer of [`DeCoDetrForObjectDetection`].
 
@@ -191,7 +191,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer):
             logger.warning(
                 "%s has %d steps already, all that max_steps or num_train_epochs ask for: no step was trained; larger "
                 "ones go on.",
-                self.resumed_from,
+                self.resumed_from or "a new run",
                 had,
             )
         if self.weight_average is not None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
 
+from decodetr.training.dataloading import check_full_batch
 from decodetr.training.fields import check_weights
 from decodetr.training.metrics import check_evaluation, full_name
 
@@ -23,9 +24,10 @@ def check_before_training(trainer: "DeCoDetrTrainer") -> None:
     """What cannot work is known before the first step.
 
     Raises:
-        ValueError: labels of other names than the model's, weights in half precision, or an evaluation that cannot be
-            made, lacks names or the metric that is asked for.
+        ValueError: labels of other names than the model's, weights in half precision, no full batch where only full
+            ones are used, or an evaluation that cannot be made, lacks names or the metric that is asked for.
     """
+    check_full_batch(trainer.args, trainer.train_dataset)
     if trainer.model_init is None:  # the model may have been changed since the Trainer was made
         check_names(trainer.train_dataset, trainer.model.vocabulary.names)
         check_weights(trainer.model)

@@ -102,6 +102,38 @@ def test_pictures_that_a_coco_file_does_not_name(tmp_path, capsys, caplog):
     assert "1 pictures that the annotation file does not name" in caplog.text
 
 
+@pytest.mark.parametrize("val", ["annotations/val.json", "annotations/instances_val2017.json", "val.json"])
+@pytest.mark.parametrize("lvis", [False, True])
+def test_pictures_of_another_part_are_not_left_over(tmp_path, capsys, caplog, val, lvis):
+    folder, document = write(tmp_path / "data", good()), good()
+    (folder / "train").rename(folder / "images")
+    for name, colour in (("v 1.png", "red"), ("nobody.png", "blue")):
+        Image.new("RGB", (96, 64), colour).save(folder / "images" / name)
+    entry = document["images"][0]
+    entry["file_name"] = "v 1.png"
+    if lvis:
+        entry["coco_url"] = f"http://host/images/{entry.pop('file_name')}"
+    document["images"] = [entry]
+    document["annotations"] = [one for one in document["annotations"] if one["image_id"] == entry["id"]]
+    (folder / val).write_text(json.dumps(document))
+    for part, own in (("train", 6), ("val", 1)):
+        caplog.clear()
+        coco = load_annotations(folder, part)
+        assert len(coco) == own
+        assert [path.name for path in coco.left_over["pictures that the annotation file does not name"]] == [
+            "nobody.png"
+        ]
+        assert "1 pictures that the annotation file does not name" in caplog.text
+    printed = _validate(capsys, folder)
+    assert printed.count("| warning | pictures that the annotation file does not name | 1 |") == 2
+    (folder / "images" / "nobody.png").unlink()
+    caplog.clear()
+    assert not load_annotations(folder, "train").left_over["pictures that the annotation file does not name"]
+    assert "not used" not in caplog.text
+    (folder / val).write_text("{")  # damaged: nobody's pictures are left over again
+    assert "v 1.png" in str(load_annotations(folder, "train").left_over)
+
+
 def test_links_are_followed_and_do_not_loop(tmp_path, expected):
     folder = write_yolo(tmp_path / "yolo")
     (folder / "images" / "train").rename(tmp_path / "elsewhere")

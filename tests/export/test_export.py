@@ -70,6 +70,23 @@ def test_detections_are_those_of_the_model(model, detector):
     assert detector.detect([]) == []
 
 
+def test_pictures_of_rf_detrs_steps_are_resized_so_without_torch_too(model, tmp_path):
+    processor = DeCoDetrImageProcessor(size=SIZE, antialias=False, rescale_first=True)
+    _exported(model, tmp_path / "onnx", "onnx", processor=processor)
+    own = json.loads((tmp_path / "onnx" / "export.json").read_text())["preprocessing"]
+    assert own["antialias"] is False and own["rescale_first"] is True
+    noise = np.random.default_rng(0).integers(0, 256, (3, 300, 457, 3), dtype=np.uint8)
+    images = [*pictures(), *map(Image.fromarray, noise)]
+    expected, usual = (
+        detect(model, each, images, 0.0, min_score=0) for each in (processor, DeCoDetrImageProcessor(size=SIZE))
+    )
+    found = ExportedDetector(tmp_path / "onnx").detect(images, threshold=0.0, batch_size=4)
+    assert_same(found, expected)
+    logs = [np.log(np.concatenate([one["scores"] for one in rows])) for rows in (found, expected, usual)]
+    np.testing.assert_allclose(logs[0], logs[1], atol=1e-3)
+    assert np.abs(logs[2] - logs[1]).max() > 0.1  # else the pictures say nothing
+
+
 def test_files_and_arrays_are_pictures_too(detector, tmp_path):
     image = pictures()[0]
     image.save(tmp_path / "a.png")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from helpers.paths import ROOT, sources
 
 # Files that `save_pretrained` copies beside the weights, where only files of the same folder are: the ground.
-HUB = re.compile(r"modeling_decodetr\b|processing\.(image_processing_|picture_modes$)")
+HUB = re.compile(r"modeling_decodetr\b|processing\.(image_processing_|picture_modes$|float_resizing$)")
 LIMIT = 60  # imports of ours inside functions; cli/ is not counted, because its --help has to be instant
 ELSEWHERE = ("benchmarks", "docs")
 

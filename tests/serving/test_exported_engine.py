@@ -64,10 +64,10 @@ class Stub:
     def resized(self, image):
         if image.width > 10 * image.height:
             raise ValueError("the graph takes images of at least 65 pixels a side")
-        return image.resize((64, 64))
+        return np.asarray(image.resize((64, 64)))
 
     def detect_resized(self, images, sizes, tables, threshold, top_k):
-        assert {image.size for image in images} == {(64, 64)}
+        assert {image.shape for image in images} == {(64, 64, 3)}
         self.asked.append((len(images), tables, top_k))
         return [{"names": ["dog"], "scores": [0.5], "boxes": [[0.0, size[1] / 2, *size]]} for size in sizes]
 
@@ -85,7 +85,7 @@ def test_pictures_wait_at_the_size_of_the_graph_and_boxes_are_of_the_pictures(pi
         assert client.get("/health").status_code == 200, "a picture is no reason to start the server again"
     assert stub.made == [("dog",), ("dog", "cat"), ("dog",)]  # of which the first had to go
     assert [asked for asked in stub.asked if asked[1]][:2] == [(1, ("tables of", "dog"), 7)] * 2
-    assert engine.prepare(picture.image).inputs.size == (64, 64)
+    assert engine.prepare(picture.image).inputs.shape == (64, 64, 3)
 
 
 @pytest.mark.slow

@@ -46,6 +46,39 @@ def test_batches_that_one_process_would_cut_for_all_are_refused(scenes, tmp_path
     assert make_trainer(scenes, tmp_path).args.accelerator_config.dispatch_batches is None
 
 
+def test_dropping_the_last_batch_is_of_training_alone(scenes, tmp_path):
+    _, train, val, *_ = make_parts(scenes)
+    batch = len(val) + 1
+    some = {"dataloader_drop_last": True, "per_device_train_batch_size": batch, "per_device_eval_batch_size": batch}
+    trainer = make_trainer(scenes, tmp_path, **some)
+    assert len(trainer.get_train_dataloader()) == len(train) // batch < len(train) / batch
+    for loader in (trainer.get_eval_dataloader(), trainer.get_test_dataloader(val)):
+        assert [len(labels["labels"]) for labels in loader] == [len(val)]
+    assert trainer.args.dataloader_drop_last
+    assert trainer.evaluate().keys() == make_trainer(scenes, tmp_path).evaluate().keys()
+    assert len(trainer.predict(val).predictions) == len(val)
+
+
+def test_full_batches_alone_of_data_without_one_are_refused_before_the_start(scenes, tmp_path):
+    _, train, *_ = make_parts(scenes)
+    batch, some = len(train) + 1, {"dataloader_drop_last": True, "max_steps": 1}
+    words = (
+        rf"--dataloader-drop-last true\) .* {len(train)} training images fill none of {batch} \(--batch-size {batch}\)"
+        rf": no step .* --batch-size {len(train)} at most"
+    )
+    with pytest.raises(ValueError, match=words):
+        make_trainer(scenes, tmp_path, per_device_train_batch_size=batch, **some)
+    trainer = make_trainer(scenes, tmp_path, per_device_train_batch_size=len(train), **some)
+    assert len(trainer.get_train_dataloader()) == 1
+    make_trainer(scenes, tmp_path, per_device_train_batch_size=batch)  # where the rest of a batch is used
+
+
+def test_a_run_of_no_steps_says_so_without_a_checkpoint(scenes, tmp_path, caplog):
+    trainer = make_trainer(scenes, tmp_path, max_steps=-1, num_train_epochs=0)
+    trainer.train()
+    assert "a new run has 0 steps already" in caplog.text and "None has" not in caplog.text
+
+
 @pytest.mark.parametrize(
     "metric, words",
     [
