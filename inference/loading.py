@@ -50,13 +50,7 @@ def load_model(
         ValueError: not a DeCo-DETR, or names that have no embedding (with close matches) and cannot get one.
     """
     with loading("model", model) as folder:
-        config = AutoConfig.from_pretrained(folder)
-        if config.model_type != DeCoDetrConfig.model_type:
-            raise ValueError(
-                f"{model} holds a model of type {config.model_type!r}, expected a DeCo-DETR; `decodetr build` "
-                "makes one of a detector of transformers and photos, and `decodetr predict --clip CLIP --names ...` "
-                "detects with it at once"
-            )
+        check_type(AutoConfig.from_pretrained(folder).model_type, model)
         detector = DeCoDetrForObjectDetection.from_pretrained(folder)
         image_processor = AutoImageProcessor.from_pretrained(folder)
         if not isinstance(image_processor, DeCoDetrProcessingMixin):
@@ -69,6 +63,16 @@ def load_model(
     if names is not None:
         detector.set_names(names, text_model)
     return detector.to(pick_device(device)).eval(), image_processor
+
+
+def check_type(model_type: str | None, model: str | Path) -> None:
+    """ValueError unless the `model_type` of a config is that of a DeCo-DETR. `model`: what the message calls it."""
+    if model_type != DeCoDetrConfig.model_type:
+        raise ValueError(
+            f"{model} holds a model of type {model_type!r}, expected a DeCo-DETR; `decodetr build` makes one of a "
+            "detector of transformers and photos, and `decodetr predict --clip CLIP --names ...` detects with it at "
+            "once"
+        )
 
 
 def bare_model(model: str | os.PathLike[str] | nn.Module) -> str | os.PathLike[str] | DeCoDetrForObjectDetection:
