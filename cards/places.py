@@ -1,15 +1,14 @@
 """How names of models, data sets and folders are written into a card: what is on the Hub by its name there, a folder
 of somebody's machine by its last part."""
 
-import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
 
+from decodetr.modeling_decodetr.hub_repository import shown_place
 from decodetr.utils.shipped import HUB_CARDS, is_hub_name, resolve
 
-_ABSOLUTE = re.compile(r"(?:~?/|[A-Za-z]:[\\/]|\\\\|file://).+", re.DOTALL)
+__all__ = ["hub_dataset", "hub_name", "is_shipped", "last_part", "shown_command", "shown_place"]
 
 
 def hub_name(name: str | None) -> str | None:
@@ -29,17 +28,6 @@ def last_part(path: str | None) -> str:
     path = str(path).removeprefix("file://").rstrip("/\\")
     parts = PureWindowsPath(path) if "\\" in path else PurePosixPath(path)
     return parts.name.removesuffix(".json")
-
-
-def shown_place(value: Any) -> Any:
-    """A value of a record with folders of one machine by their last part, also inside of lists and dicts."""
-    if isinstance(value, dict):
-        return {key: shown_place(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [shown_place(item) for item in value]
-    if isinstance(value, str) and _ABSOLUTE.fullmatch(value):
-        return PureWindowsPath(value).name if "\\" in value else PurePosixPath(value).name
-    return value
 
 
 def shown_command(words: Iterable[str]) -> str:

@@ -27,10 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run `decodetr push`. Returns the exit status."""
+    from huggingface_hub.utils import validate_repo_id
+
     from decodetr.publishing.contents import contents
     from decodetr.publishing.push import push
 
     if args.dry_run:
+        validate_repo_id(args.repo_id)
         found = contents(args.folder, args.everything)
         sys.stdout.write(f"{_sent(found)}{_left(found)}nothing was sent, as --dry-run says\n")
         return 0

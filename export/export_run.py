@@ -22,6 +22,7 @@ from decodetr.inference.loading import weights_digest
 from decodetr.modeling_decodetr.default_threshold import DEFAULT_THRESHOLD
 from decodetr.modeling_decodetr.detectors import detector_family, num_queries
 from decodetr.modeling_decodetr.embedding_space import mean_of
+from decodetr.modeling_decodetr.hub_repository import shown_place
 from decodetr.runtime.description import FILE, FORMAT, MODEL_FILES, TABLES_FILE, WRITTEN, Description
 from decodetr.runtime.sessions import FACTS, open_session
 from decodetr.utils.documents import read_json
@@ -200,7 +201,7 @@ def _metadata(description):
         "versions"
     ).split()
     content = description.to_json()
-    return {FACTS: json.dumps({key: content[key] for key in kept})}
+    return {FACTS: json.dumps(shown_place({key: content[key] for key in kept}))}
 
 
 def write_tables(model: DeCoDetrForObjectDetection, staging: Path) -> None:

@@ -37,6 +37,7 @@ def write_program(
     Raises:
         ValueError: the exporter cannot write it, with its words.
     """
+    _forget_lines(program)
     writers = {"onnx": _write_onnx, "openvino": _write_openvino, "pt2": _write_pt2}
     with _quiet(), without_checks():
         try:
@@ -48,6 +49,13 @@ def write_program(
             raise ValueError(
                 f"--format {settings.format}: {type(error).__name__}: {reason}; try another one"
             ) from error
+
+
+def _forget_lines(program):
+    """Take out which lines of which files made a node: paths of this machine, thousands of times."""
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
 
 
 def _write_onnx(program, settings, staging, metadata):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoImageProcessor
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection  # also tells the Auto classes of it
@@ -48,13 +50,7 @@ def load_model(
         ValueError: not a DeCo-DETR, or names that have no embedding (with close matches) and cannot get one.
     """
     with loading("model", model) as folder:
-        config = AutoConfig.from_pretrained(folder)
-        if config.model_type != DeCoDetrConfig.model_type:
-            raise ValueError(
-                f"{model} holds a model of type {config.model_type!r}, expected a DeCo-DETR; `decodetr build` "
-                "makes one of a detector of transformers and photos, and `decodetr predict --clip CLIP --names ...` "
-                "detects with it at once"
-            )
+        check_type(AutoConfig.from_pretrained(folder).model_type, model)
         detector = DeCoDetrForObjectDetection.from_pretrained(folder)
         image_processor = AutoImageProcessor.from_pretrained(folder)
         if not isinstance(image_processor, DeCoDetrProcessingMixin):
@@ -67,6 +63,38 @@ def load_model(
     if names is not None:
         detector.set_names(names, text_model)
     return detector.to(pick_device(device)).eval(), image_processor
+
+
+def check_type(model_type: str | None, model: str | Path) -> None:
+    """ValueError unless the `model_type` of a config is that of a DeCo-DETR. `model`: what the message calls it."""
+    if model_type != DeCoDetrConfig.model_type:
+        raise ValueError(
+            f"{model} holds a model of type {model_type!r}, expected a DeCo-DETR; `decodetr build` makes one of a "
+            "detector of transformers and photos, and `decodetr predict --clip CLIP --names ...` detects with it at "
+            "once"
+        )
+
+
+def bare_model(model: str | os.PathLike[str] | nn.Module) -> str | os.PathLike[str] | DeCoDetrForObjectDetection:
+    """A loaded DeCo-DETR without what wraps it: `torch.compile`, PEFT, data parallel. A folder or name is itself.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    inner = model
+    while isinstance(inner, nn.Module) and not isinstance(inner, DeCoDetrForObjectDetection):
+        wrapped = inner._modules.get("_orig_mod", inner._modules.get("module"))
+        if wrapped is None and hasattr(inner, "peft_config"):
+            wrapped = inner.get_base_model()
+        if wrapped is None:
+            break
+        inner = wrapped
+    if isinstance(inner, str | os.PathLike | DeCoDetrForObjectDetection):
+        return inner
+    raise ValueError(
+        "model: expected a folder, a Hub name, a shipped name or a loaded DeCoDetrForObjectDetection, got "
+        f"{type(inner).__name__}; DeCoDetrForObjectDetection.from_pretrained loads one"
+    )
 
 
 def weights_digest(state: Mapping[str, torch.Tensor]) -> str:

@@ -15,9 +15,10 @@ from transformers import AutoImageProcessor
 from decodetr.inference.any_picture import as_picture
 from decodetr.inference.candidates import CandidateLabels
 from decodetr.inference.detection import detect_labels
-from decodetr.inference.loading import load_model
+from decodetr.inference.loading import bare_model, load_model
 from decodetr.inference.shown import above, to_supervision
 from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+from decodetr.modeling_decodetr.origin import Origin
 from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
 from decodetr.runtime.exported_detector import check_asked
 from decodetr.utils.download import is_url
@@ -35,7 +36,7 @@ _CANDIDATES = CandidateLabels()  # keeps what was embedded
 
 
 def detect(
-    model: str | os.PathLike[str] | DeCoDetrForObjectDetection,
+    model: str | os.PathLike[str] | torch.nn.Module,
     images: Picture | Sequence[Picture],
     names: Sequence[str] | None = None,
     threshold: float | None = None,
@@ -50,8 +51,9 @@ def detect(
     Detect in one picture or in several.
 
     Args:
-        model: folder, Hub name or shipped name of a DeCo-DETR, which stays loaded, or a loaded model. One in training
-            detects in evaluation mode and stays as it was.
+        model: folder, Hub name or shipped name of a DeCo-DETR, which stays loaded, or a loaded model, also inside of
+            PEFT, data parallel or `torch.compile`, whose compiled code is not used. One in training detects in
+            evaluation mode and stays as it was.
         images: a picture, or a list or tuple of them: a file, a PIL image, an array (H, W, 3) or (H, W) of RGB or grey
             values, or a tensor (3, H, W) or (1, H, W).
         names (list[str], *optional*): look for these alone, in this call alone. Names that the model lacks are
@@ -59,7 +61,7 @@ def detect(
         threshold (float, *optional*): only scores above it, 0 to 1. Default: that of the model, for each name.
         top_k (int): at most so many detections of a picture.
         batch_size (int): pictures at once.
-        image_processor (*optional*): of a loaded model. Default: that of the folder it is from.
+        image_processor (*optional*): of a loaded model. Default: that of where it was loaded from.
         device: for a model that is loaded here: auto, cpu, cuda, ...
         allow_urls (bool): also fetch http(s):// addresses.
 
@@ -70,14 +72,16 @@ def detect(
 
     Raises:
         FileNotFoundError: no such model or picture. ValueError: a picture that cannot be read, an address without
-            `allow_urls`, a threshold, top_k or batch_size that cannot be meant, or names without embedding.
+            `allow_urls`, a threshold, top_k or batch_size that cannot be meant, names without embedding, or a model
+            of another kind. OSError: the folder of a loaded model has no image processor.
     """
     pictures = list(images) if isinstance(images, list | tuple) else [images]
     check_asked(pictures, threshold, top_k, batch_size)
-    if isinstance(model, DeCoDetrForObjectDetection):
-        detector, processor = model, image_processor or processor_of(model)
+    given = bare_model(model)
+    if isinstance(given, DeCoDetrForObjectDetection):
+        detector, processor = given, image_processor or processor_of(given)
     else:
-        detector, loaded = _loaded(str(model), _state(str(model)), str(device))
+        detector, loaded = _loaded(str(given), _state(str(given)), str(device))
         processor = image_processor or loaded
     tables = detector.tables()
     stands_for = None
@@ -94,10 +98,21 @@ def detect(
 
 
 def processor_of(model: DeCoDetrForObjectDetection) -> DeCoDetrImageProcessor | DeCoDetrImageProcessorPil:
-    """The image processor of a loaded model: of the folder that it is from, else what its detector came with."""
-    if model.name_or_path:
-        return AutoImageProcessor.from_pretrained(model.name_or_path)
-    return DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
+    """The image processor of a loaded model: of the folder, or the revision of a repository, that it is from, else
+    what its detector came with.
+
+    Raises:
+        OSError: there is none, or no longer.
+    """
+    origin = model.origin or (Origin.of(model.name_or_path, {}) if model.name_or_path else None)
+    if origin is None:
+        return DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
+    try:
+        return AutoImageProcessor.from_pretrained(origin.where, **origin.hub)
+    except OSError as error:
+        raise OSError(
+            f"{error}\nThe model was loaded from there; give image_processor=, which loads without the model too"
+        ) from error
 
 
 @lru_cache(maxsize=2)

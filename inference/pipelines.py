@@ -1,22 +1,25 @@
 """The pipelines of transformers for a DeCo-DETR: `pipeline("object-detection")` and
 `pipeline("zero-shot-object-detection")`.
 
-They differ from the library's in this: pictures in files are opened by `open_image`, the default threshold is that of
-the model, all candidate labels are scored in one pass, as names of this call alone, and a model in training detects in
-evaluation mode and stays as it was.
+They differ from the library's in this: pictures are those of `decodetr.detect`, of any kind and mixed, and those in
+files are opened by `open_image`; the default threshold is that of the model, all candidate labels are scored in one
+pass, as names of this call alone, and a model in training detects in evaluation mode and stays as it was.
 """
 
 from __future__ import annotations
 
 import base64
+import os
+import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from transformers.pipelines.base import ChunkPipeline
 from transformers.pipelines.object_detection import ObjectDetectionPipeline
 from transformers.pipelines.zero_shot_object_detection import ZeroShotObjectDetectionPipeline
 
+from decodetr.inference.any_picture import as_picture
 from decodetr.inference.candidates import CandidateLabels
 from decodetr.inference.detection import forward
 from decodetr.inference.shown import least_score, lowest_threshold
@@ -27,9 +30,10 @@ from decodetr.utils.download import is_url, open_url
 from decodetr.utils.images import open_image
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Any
 
-    import PIL.Image
+    from decodetr.inference.any_picture import Picture
 
 
 def _with_min_score(parameters, threshold):
@@ -47,6 +51,15 @@ def _with_min_score(parameters, threshold):
 class DeCoDetrDetector(ObjectDetectionPipeline):
     """`pipeline("object-detection")` of a DeCo-DETR. `threshold`: one, or one for each name. Default: the model's."""
 
+    def __call__(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """As the library's, also for tuples, columns and lists of pictures of several kinds. `args`: a picture, as of
+        [`preprocess`], or several."""
+        if args and (several := _several(args[0])) is not None:
+            args = (several, *args[1:])
+            if not several:
+                return []
+        return super().__call__(*args, **kwargs)
+
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         return _with_min_score(super()._sanitize_parameters(**kwargs), kwargs.get("threshold"))
 
@@ -54,8 +67,8 @@ class DeCoDetrDetector(ObjectDetectionPipeline):
         with evaluating(self.model):  # the library leaves a model in training mode
             return super()._forward({**model_inputs, "min_score": least_score(self.model.config, least)})
 
-    def preprocess(self, image: str | Path | PIL.Image.Image, timeout: float | None = None) -> dict[str, Any]:
-        """A picture: a file, a URL or a PIL image."""
+    def preprocess(self, image: Picture, timeout: float | None = None) -> dict[str, Any]:
+        """A picture: a file, a URL, base64 text, a PIL image, an array or a tensor, as of [`as_picture`]."""
         return super().preprocess(_picture(image, timeout))
 
     def postprocess(
@@ -87,14 +100,15 @@ class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
 
     def __call__(
         self,
-        image: str | Path | PIL.Image.Image | Sequence[Any],
+        image: Picture | dict[str, Any] | Sequence[Any],
         candidate_labels: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
         **kwargs: Any,
     ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
-        """As the library's, also for lists of files.
+        """As the library's, also for lists of pictures of several kinds, and for a data set of pictures.
 
         Args:
-            image: file, URL, PIL image, a list of such, or dicts {"image", "candidate_labels"}.
+            image: a file, a URL, base64 text, a PIL image, an array or a tensor, as of [`as_picture`], a list of
+                such, or dicts {"image", "candidate_labels"}.
             candidate_labels: names, or one text of them with commas. Default: the names of the model.
             threshold (float, *optional*): only scores above it. Default: that of the model, for each name.
             top_k (int, *optional*): at most so many detections of an image.
@@ -103,23 +117,34 @@ class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
             [{"score", "label" (as given), "box": {"xmin", "ymin", "xmax", "ymax"}}], best first, in a list for a list.
 
         Raises:
-            ValueError: labels that have no embedding and cannot get one.
+            ValueError: labels that have no embedding and cannot get one, or something else than a picture.
         """
-        image = str(image) if isinstance(image, Path) else image
-        if isinstance(image, list | tuple) and image and all(isinstance(one, str | Path) for one in image):
+        candidate_labels = kwargs.pop("text_queries", candidate_labels)  # what the library once called them
+        pictures = _several(image)
+        if pictures == []:
+            return []
+        if pictures is not None:
             several = [] if candidate_labels is None or isinstance(candidate_labels, str) else list(candidate_labels)
             each = bool(several) and not any(isinstance(labels, str) for labels in several)
-            if each and len(several) != len(image):
+            if each and len(several) != len(pictures):
                 raise ValueError(
-                    f"{len(image)} images but {len(several)} lists of candidate_labels; give one for each"
+                    f"{len(pictures)} images but {len(several)} lists of candidate_labels; give one for each"
                 )
-            labels = several if each else [candidate_labels] * len(image)
-            image = [{"image": one, "candidate_labels": wanted} for one, wanted in zip(image, labels)]
-        return super().__call__(image, candidate_labels=candidate_labels, **kwargs)
+            labels = several if each else [candidate_labels] * len(pictures)
+            image = [_with_labels(one, wanted) for one, wanted in zip(pictures, labels)]
+            candidate_labels = None
+        # Past the library's, which takes fewer kinds, and drops the labels of generators and data sets.
+        return ChunkPipeline.__call__(self, image, candidate_labels=candidate_labels, **kwargs)
 
-    def preprocess(self, inputs: dict[str, Any], timeout: float | None = None) -> Iterator[dict[str, Any]]:
+    def preprocess(
+        self,
+        inputs: Picture | dict[str, Any],
+        timeout: float | None = None,
+        candidate_labels: str | Sequence[str] | None = None,
+    ) -> Iterator[dict[str, Any]]:
         """A picture and its labels, as one chunk."""
-        picture, labels = _picture(inputs["image"], timeout), inputs.get("candidate_labels")
+        inputs = _with_labels(inputs, candidate_labels)
+        picture, labels = _picture(inputs["image"], timeout), inputs["candidate_labels"]
         if isinstance(labels, str):
             labels = [label for part in labels.split(",") if (label := part.strip())]
         features = self.image_processor(images=[picture], return_tensors="pt")
@@ -127,7 +152,9 @@ class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
         yield {"is_last": True, "target_size": size, "candidate_labels": labels, **features}
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
-        return _with_min_score(super()._sanitize_parameters(**kwargs), kwargs.get("threshold"))
+        before, *after = _with_min_score(super()._sanitize_parameters(**kwargs), kwargs.get("threshold"))
+        labels = {key: kwargs[key] for key in ("candidate_labels",) if kwargs.get(key) is not None}
+        return {**before, **labels}, *after
 
     def _forward(self, model_inputs: dict[str, Any], least: float | None = None) -> dict[str, Any]:
         """One pass over all labels of the images that have the same ones. The model keeps its names."""
@@ -183,6 +210,7 @@ class DeCoDetrZeroShotDetector(ZeroShotObjectDetectionPipeline):
 
 _TENSORS, _TEXTS = ("logits", "pred_boxes"), ("labels", "names")
 _MOST = 100  # as of post_process_object_detection
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")  # the names of pictures are shorter, or have a suffix
 
 
 def _only(value, kind):
@@ -190,10 +218,30 @@ def _only(value, kind):
     return value if isinstance(value, kind) else value[0]
 
 
+def _several(images):
+    """A list of what may be several pictures, or None: one, or what the library goes through by itself."""
+    return list(images) if isinstance(images, Sequence) and not isinstance(images, str | bytes) else None
+
+
+def _with_labels(picture, labels):
+    """{"image", "candidate_labels"} of a picture, or of such a dict with or without labels."""
+    return {"candidate_labels": labels, **(picture if isinstance(picture, dict) else {"image": picture})}
+
+
 def _picture(image, timeout):
     """A PIL image in 8-bit RGB, of a file as `open_image` gives it. Also of an address, and of base64 text."""
     if isinstance(image, str) and is_url(image):
         return open_url(image, timeout)
     if isinstance(image, str) and image.startswith("data:"):
-        return open_image(base64.b64decode(image.partition(",")[2]), "data:")
-    return open_image(image) if isinstance(image, str | Path) else to_rgb(image)
+        return _decoded(image.partition(",")[2])
+    if isinstance(image, str) and _BASE64.fullmatch(image) and not os.path.exists(image):
+        return _decoded(image)
+    return to_rgb(as_picture(image))
+
+
+def _decoded(text):
+    try:
+        content = base64.b64decode(text)
+    except ValueError as error:
+        raise ValueError(f"a picture as base64 text cannot be decoded: {error}") from error
+    return open_image(content, "base64 text")

@@ -158,12 +158,13 @@ class EmbeddingArtifact(Float32Buffers):
             The commit's information.
 
         Raises:
-            ValueError: the card has leftovers, as `decodetr push` refuses them, or no license. Nothing was sent then.
+            ValueError: the repository holds another kind, or the card has leftovers, as `decodetr push` refuses them,
+                or no license. Nothing was sent then.
             OSError: from the Hub, with what to do. There is no new commit then.
         """
         message = commit_message or f"Upload {self.stem}"
         return push_saved(
-            self.save_pretrained, repo_id, license=license, private=private, token=token, revision=revision,
+            self.save_pretrained, repo_id, self.stem, license=license, private=private, token=token, revision=revision,
             commit_message=message,
         )  # fmt: skip
 

@@ -18,6 +18,10 @@ from .hub_repository import CARD, stored_card, upload, weight_files
 # (folder, ACCOUNT/NAME, license or None) -> the card of what lies in the folder, whose own one, if it has one, is
 # renewed. The root of the installed package sets it.
 make_card: Callable[[Path, str, str | None], str] | None = None
+_DROPPED = {
+    "safe_serialization": "weights are always safetensors; leave it out",
+    "use_temp_dir": "a temporary folder is always used; leave it out",
+}
 _PUSHED_WITH = (
     *("repo_id", "private", "token", "revision", "commit_message", "commit_description", "create_pr", "tags"),
     *("license", "image_processor"),
@@ -27,6 +31,7 @@ _PUSHED_WITH = (
 def push_saved(
     save: Callable[[Path], object],
     repo_id: str,
+    kind: str,
     *,
     license: str | None = None,
     tags: list[str] | None = None,
@@ -41,14 +46,17 @@ def push_saved(
     """Save something into a folder of its own, and send that with its card.
 
     Args:
-        save (function): writes into a folder. repo_id (`str`): NAME or ACCOUNT/NAME. license (`str`, *optional*): that
-            the card states, in the Hub's spelling. Default: that of the repository's card.
+        save (function): writes into a folder. repo_id (`str`): NAME or ACCOUNT/NAME.
+        kind (`str`): of what is saved, "model", "pool" or "vocabulary".
+        license (`str`, *optional*): that the card states, in the Hub's spelling. Default: that of the repository's
+            card.
         tags (*optional*): more of them for the card. The others: as of [`upload`].
 
     Raises:
-        ValueError: the card has leftovers, or no license. Nothing was sent then. OSError: from the Hub.
+        ValueError: the repository holds another kind, the card has leftovers, or no license. Nothing was sent then.
+            OSError: from the Hub.
     """
-    repo_id, old = stored_card(repo_id, revision, token)
+    repo_id, old = stored_card(repo_id, kind, revision, token)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save(folder)
@@ -72,8 +80,13 @@ def push_model(
     image_processor: Any = None,
     max_shard_size: int | str = "50GB",
     tags: str | list[str] | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
     commit_message: str | None = None,
-    **kwargs: Any,
+    commit_description: str | None = None,
+    create_pr: bool = False,
+    **unknown: Any,
 ) -> CommitInfo:
     """Upload the model and its card in one commit. The card is that of `decodetr card`; what a person wrote into the
     one that is there stays, and results of what was there go. Weights that were there go too.
@@ -81,16 +94,18 @@ def push_model(
     Args:
         repo_id (`str`): NAME or ACCOUNT/NAME, made if missing. license (`str`, *optional*): of the weights, in the
             Hub's spelling. Default: that of the card that is there.
-        image_processor (*optional*): goes in the same commit. max_shard_size, tags, commit_message, and of `kwargs`
-            private, token, revision, commit_description, create_pr: as of `PushToHubMixin.push_to_hub`.
+        image_processor (*optional*): goes in the same commit. The others: as of `PushToHubMixin.push_to_hub`.
 
     Returns:
         The commit's information.
 
     Raises:
-        ValueError: the card has leftovers, as `decodetr push` refuses them, or no license. Nothing was sent then.
+        ValueError: the repository holds another kind, or the card has leftovers, as `decodetr push` refuses them, or
+            no license. Nothing was sent then.
         OSError: from the Hub, with what to do. There is no new commit then.
+        TypeError: another argument, such as those that transformers 5 has dropped.
     """
+    _check_arguments(unknown)
 
     def save(folder: Path) -> None:
         self.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -100,8 +115,9 @@ def push_model(
     tags = [*(self.model_tags or []), *([tags] if isinstance(tags, str) else tags or [])]
     message = commit_message or "Upload model"
     return push_saved(
-        save, repo_id, license=license, tags=tags, commit_message=message, replaced=weight_files, **kwargs
-    )
+        save, repo_id, "model", license=license, tags=tags, private=private, token=token, revision=revision,
+        commit_message=message, commit_description=commit_description, create_pr=create_pr, replaced=weight_files,
+    )  # fmt: skip
 
 
 def push_arguments(save_directory: str | Path, kwargs: dict[str, Any]) -> dict[str, Any] | None:
@@ -131,15 +147,18 @@ def push_part(
     commit_message: str | None = None,
     commit_description: str | None = None,
     create_pr: bool = False,
+    **unknown: Any,
 ) -> CommitInfo:
     """Upload a part of a model, its config or its image processor, to a repository whose card is whole.
 
     Args: as of `PushToHubMixin.push_to_hub`.
 
     Raises:
-        ValueError: the repository has no card, or its card has leftovers. OSError: from the Hub, with what to do.
+        ValueError: the repository holds no model, has no card, or its card has leftovers. OSError: from the Hub, with
+            what to do. TypeError: another argument.
     """
-    repo_id, card = stored_card(repo_id, revision, token)
+    _check_arguments(unknown)
+    repo_id, card = stored_card(repo_id, "model", revision, token)
     if card is None:
         raise ValueError(
             f"{repo_id} has no card ({CARD}), which a part of a model does not bring: push the model first, with "
@@ -152,6 +171,13 @@ def push_part(
             name, repo_id, commit_message or f"Upload {type(self).__name__}", private=private, token=token,
             revision=revision, description=commit_description, create_pr=create_pr,
         )  # fmt: skip
+
+
+def _check_arguments(unknown):
+    """TypeError for arguments that nothing is done with, as of transformers' own models."""
+    for name in unknown:
+        why = f"; transformers 5 has dropped it too: {_DROPPED[name]}" if name in _DROPPED else ""
+        raise TypeError(f"push_to_hub() got an unexpected keyword argument {name!r}{why}")
 
 
 def tagged(text: str, tags: list[str]) -> str:

@@ -1,20 +1,29 @@
 """A repository of the Hub: how a folder becomes one commit of it, what it holds, and what to do where that fails.
 
+What a model, a table or an export records of where things lay on its maker's machine is cut to the last part in what
+is sent, as in cards. The files of the folder stay as they are.
+
 It imports nothing of ours: `utils` loads it by its path, without the model.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
 CARD = "README.md"
+# What a repository holds, and the file that tells. Its JSON has a record of what it was made of.
+MARKS = {"model": "config.json", "pool": "pool.json", "vocabulary": "vocabulary.json", "exported model": "export.json"}
+_TABLES = ("pool.json", "vocabulary.json")  # whose fields are that record, but for texts; others have *_info
+_TEXTS = ("names", "captions", "prompt", "prompts", "templates")
+_ABSOLUTE = re.compile(r"(?:~?/|[A-Za-z]:[\\/]|\\\\|file://).+", re.DOTALL)
 _SHOWN = 8  # files of a repository
 _UNKNOWN_TOKEN = "Invalid credentials in Authorization header"  # X-Error-Message of the Hub
 
@@ -63,7 +72,7 @@ def upload(
         if revision is not None and not create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         operations: list[CommitOperationAdd | CommitOperationDelete] = [CommitOperationDelete(name) for name in gone]
-        operations += [CommitOperationAdd(name, folder / name) for name in files]
+        operations += [CommitOperationAdd(name, _sent(folder, name)) for name in files]
         return api.create_commit(
             repo_id,
             operations,
@@ -74,18 +83,70 @@ def upload(
         )
 
 
-def stored_card(repo_id: str, revision: str | None = None, token: str | bool | None = None) -> tuple[str, str | None]:
+def check_kind(names: Collection[str], kind: str, repo_id: str, what: str = "this") -> None:
+    """Refuse to put one kind of things among another one.
+
+    Args:
+        names: of the files of a repository. kind (`str`): key of `MARKS`, of what is to be sent there.
+        repo_id, what (`str`): what the message calls the two.
+
+    Raises:
+        ValueError: the repository holds another kind.
+    """
+    if other := next((other for other, mark in MARKS.items() if other != kind and mark in names), None):
+        raise ValueError(f"{repo_id} holds {_a(other)}, and {what} is {_a(kind)}; name another repository")
+
+
+def _a(kind):
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def shown_place(value: Any) -> Any:
+    """A value of a record with folders of one machine by their last part, also inside of lists and dicts."""
+    if isinstance(value, dict):
+        return {key: item if _of_texts(key, item) else shown_place(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [shown_place(item) for item in value]
+    if isinstance(value, str) and _ABSOLUTE.fullmatch(value):
+        return PureWindowsPath(value).name if "\\" in value else PurePosixPath(value).name
+    return value
+
+
+def _of_texts(key, value):
+    """Whether a field has names, captions or what they are made of, such as "/m/01", and no places."""
+    return key == "prompt" or (not isinstance(value, str) and str(key).endswith(_TEXTS))
+
+
+def _sent(folder, name):
+    """What is sent of a file: its path, or its bytes with other places."""
+    file = folder / name
+    if name not in MARKS.values():
+        return file
+    content = json.loads(file.read_text(encoding="utf-8"))
+    record = {key: value for key, value in content.items()
+              if name in _TABLES or key == "source" or key.endswith("_info")}  # fmt: skip
+    shown = shown_place(record)
+    if shown == record:
+        return file
+    text = json.dumps({**content, **shown}, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def stored_card(
+    repo_id: str, kind: str, revision: str | None = None, token: str | bool | None = None
+) -> tuple[str, str | None]:
     """The whole name of a repository of the user, and its card.
 
     Args:
-        repo_id (`str`): NAME or ACCOUNT/NAME. revision (`str`, *optional*): branch; one that is not there has the card
-            of the first one. token (`str` or `bool`, *optional*).
+        repo_id (`str`): NAME or ACCOUNT/NAME. kind (`str`): key of `MARKS`, of what it is to hold.
+        revision (`str`, *optional*): branch; one that is not there has the card of the first one.
+        token (`str` or `bool`, *optional*).
 
     Returns:
         (ACCOUNT/NAME, text or None: the repository or its card is not there).
 
     Raises:
-        OSError: as of [`hub_errors`].
+        ValueError: it holds another kind. OSError: as of [`hub_errors`].
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -102,6 +163,7 @@ def stored_card(repo_id: str, revision: str | None = None, token: str | bool | N
             if error.response.headers.get("X-Error-Message") == _UNKNOWN_TOKEN:
                 raise
             return repo_id, None
+        check_kind(there, kind, repo_id)
         if CARD not in there:
             return repo_id, None
         return repo_id, Path(api.hf_hub_download(repo_id, CARD, revision=revision)).read_text(encoding="utf-8")

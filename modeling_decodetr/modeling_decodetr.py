@@ -46,6 +46,7 @@ from .model_folder import (
     old_weights,
     table_digests,
 )
+from .origin import Origin
 from .output_decodetr import DeCoDetrObjectDetectionOutput
 from .precision import keep_boxes_in_float32
 from .prototype_pool import PrototypePool
@@ -108,7 +109,12 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
     and `vocabulary` the tables that both training and inference read. No text encoder is part of it.
 
     A model made from a config alone has a random pool and random name embeddings, always the same ones.
+
+    Attributes:
+        origin ([`Origin`], *optional*): where `from_pretrained` has loaded it from. No part of what is saved.
     """
+
+    origin: Origin | None = None
 
     def __init__(self, config: DeCoDetrConfig) -> None:
         super().__init__(config)
@@ -430,6 +436,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
             model, info = super().from_pretrained(where, *args, config=config, **kwargs)
         check_loaded(model, info, where)
         fill_buffers(model.detector)
+        model.origin = Origin.of(model.name_or_path, kwargs)  # of an adapter's base, not of the adapter
         return (model, info) if with_info else model  # type: ignore[return-value]  # the library says Self of both
 
     @classmethod

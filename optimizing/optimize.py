@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from decodetr.inference.loading import load_model
+from decodetr.inference.loading import bare_model, load_model
 from decodetr.inference.one_call import processor_of
 from decodetr.inference.shown import above
 from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     import PIL.Image
+    import torch
 
     from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
     from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
@@ -102,7 +103,7 @@ class Optimized:
 
 
 def optimize(
-    model: str | os.PathLike[str] | DeCoDetrForObjectDetection,
+    model: str | os.PathLike[str] | torch.nn.Module,
     pictures: Iterable[Picture] | None = None,
     *,
     data: str | Path | None = None,
@@ -146,12 +147,13 @@ def optimize(
         raise ValueError(f"ways: {unknown[0]!r} is none of {', '.join(WAYS)}")
     if not 0 <= max_ap_loss <= 100 or runs < 1:
         raise ValueError(f"max_ap_loss must lie in [0, 100] and runs be at least 1, got {max_ap_loss} and {runs}")
-    if isinstance(model, DeCoDetrForObjectDetection):
-        processor = image_processor or processor_of(model)
+    given = bare_model(model)
+    if isinstance(given, DeCoDetrForObjectDetection):
+        processor = image_processor or processor_of(given)
     else:
-        model, loaded = load_model(str(model))
-        processor = image_processor or loaded
-    eager = copy.deepcopy(model).float().eval().requires_grad_(False)
+        given, own = load_model(str(given))
+        processor = image_processor or own
+    eager = copy.deepcopy(given).float().eval().requires_grad_(False)
     device = eager.device
     chosen = list(ways or [name for name, one in WAYS.items() if device.type in one.devices and one.pays_on(device)])
     if way is not None:

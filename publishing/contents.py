@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
+from html import unescape
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from decodetr.inference.loading import load_model
+from decodetr.inference.loading import check_type, load_model
 from decodetr.runtime import ExportedDetector
 from decodetr.runtime.description import MODEL_FILES, WRITTEN, Description, read_description
 from decodetr.runtime.sessions import FACTS
 from decodetr.utils.card_leftovers import check_card
-from decodetr.utils.documents import parse_json, read_text
+from decodetr.utils.documents import parse_json, read_json, read_text
 from decodetr.utils.files import reading
 from decodetr.utils.paths import files_below
 from decodetr.utils.shipped import a, kind_of, load_pool, load_vocabulary
@@ -27,17 +27,30 @@ from decodetr.utils.shipped import a, kind_of, load_pool, load_vocabulary
 CARD = "README.md"
 _BESIDE = re.compile(r"LICEN[CS]E[\w.-]*|NOTICE[\w.-]*|CITATION\.cff")
 _WEIGHTS = r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?"
-# By `kind_of`: which files loading reads, and the one that tells the kind. Code of a model besides.
+# By `kind_of`: which files loading reads. Code of a model besides.
 _KINDS = {
-    "model": (re.compile(rf"config\.json|preprocessor_config\.json|{_WEIGHTS}"), "config.json"),
-    "pool": (re.compile(r"pool\.(json|safetensors)"), "pool.json"),
-    "vocabulary": (re.compile(r"vocabulary\.(json|safetensors)"), "vocabulary.json"),
-    "exported model": (re.compile("|".join(map(re.escape, WRITTEN))), WRITTEN[0]),
+    "model": re.compile(rf"config\.json|preprocessor_config\.json|{_WEIGHTS}"),
+    "pool": re.compile(r"pool\.(json|safetensors)"),
+    "vocabulary": re.compile(r"vocabulary\.(json|safetensors)"),
+    "exported model": re.compile("|".join(map(re.escape, WRITTEN))),
 }
 # Never, not even with everything else: what runs code where it is read, and what a run keeps for itself.
 _PICKLES = (".bin", ".pt", ".pth", ".pt2", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".dill", ".msgpack")
 _OF_A_RUN = re.compile(r"(checkpoint-.*|optimizer|scheduler|scaler|rng_state)([._-].*)?|__pycache__|\..*")
-_LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|(?:src|href)\s*=\s*[\"']([^\"']+)")
+# What a card links, in Markdown (with pairs of brackets inside, as CommonMark has them) and in HTML.
+_LINKS = [
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        r"\]\(\s*<([^<>\n]+)>",
+        r"\]\(\s*((?!<)(?:[^\s()\\]|\\.|\((?:[^\s()\\]|\\.)*\))+)",
+        r"^ {0,3}\[[^\]\n]+\]:\s*<([^<>\n]+)>",
+        r"^ {0,3}\[[^\]\n]+\]:\s*([^\s<]\S*)",
+        r"\b(?:src|href|poster)\s*=\s*[\"']([^\"']+)",
+        r"\b(?:src|href|poster)\s*=\s*([^\s\"'>]+)",
+    )
+]
+_SETS = re.compile(r"\bsrcset\s*=\s*[\"']([^\"']+)")  # "a.png, b.png 2x"
+_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,8 @@ def contents(folder: str | Path, everything: bool = False) -> Contents:
         )
     kind = found[0]
     with reading(folder):
+        if kind == "model":  # before a card is asked for, which no other model gets
+            check_type(read_json(folder / "config.json", dict).get("model_type"), folder)
         _check_card(folder)
         _check(folder, kind)
         files = [Path(file).relative_to(folder).as_posix() for file in files_below(folder)]
@@ -90,12 +105,7 @@ def contents(folder: str | Path, everything: bool = False) -> Contents:
 
 def needed(name: str, kind: str) -> bool:
     """Whether loading this kind reads a file of that name. Of a repository, these are replaced by a push."""
-    return bool(_KINDS[kind][0].fullmatch(name)) or (kind == "model" and name in _code())
-
-
-def other_kind(names: Collection[str], kind: str) -> str | None:
-    """The kind that a repository with files of these names holds, if it is another one."""
-    return next((other for other, (_, mark) in _KINDS.items() if other != kind and mark in names), None)
+    return bool(_KINDS[kind].fullmatch(name)) or (kind == "model" and name in _code())
 
 
 @cache
@@ -157,8 +167,15 @@ def _check_program(folder: Path, description: Description) -> None:
 
 def _shown_by_card(folder):
     """Relative paths of files that the card shows or links."""
-    found = {unquote(first or second) for first, second in _LINK.findall(read_text(folder / CARD))}
-    return {str(PurePosixPath(path.partition("#")[0])) for path in found}
+    text = read_text(folder / CARD)
+    found = [link for pattern in _LINKS for link in pattern.findall(text)]
+    found += [part.split()[0] for links in _SETS.findall(text) for part in links.split(",") if part.strip()]
+    return {str(PurePosixPath(_path(link))) for link in found}
+
+
+def _path(link):
+    """The path of a link, without what follows it, such as "#top" and "?raw=true"."""
+    return unquote(re.split("[#?]", unescape(_ESCAPED.sub(r"\1", link)), maxsplit=1)[0])
 
 
 def _goes(name, kind, shown, everything):

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from huggingface_hub.utils import validate_repo_id
 
-from decodetr.modeling_decodetr.hub_repository import upload
-from decodetr.publishing.contents import Contents, contents, needed, other_kind
+from decodetr.modeling_decodetr.hub_repository import check_kind, upload
+from decodetr.publishing.contents import Contents, contents, needed
 from decodetr.utils.files import reading
-from decodetr.utils.shipped import a
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,7 @@ def push(
         found = contents(folder, everything)
 
         def replaced(there: set[str]) -> set[str]:
-            if other := other_kind(there, found.kind):
-                raise ValueError(
-                    f"{repo_id} holds {a(other)}, and {folder} is {a(found.kind)}; name another repository"
-                )
+            check_kind(there, found.kind, repo_id, str(folder))
             return {name for name in there if needed(name, found.kind)}
 
         made = upload(

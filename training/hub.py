@@ -14,7 +14,7 @@ from transformers.trainer_utils import HubStrategy
 from decodetr.cards.model_card import License
 from decodetr.cards.renewal import CARD, CardOptions, card_of
 from decodetr.modeling_decodetr.hub_push import tagged
-from decodetr.modeling_decodetr.hub_repository import hub_errors
+from decodetr.modeling_decodetr.hub_repository import check_kind, hub_errors
 from decodetr.publishing.push import Pushed, push
 from decodetr.utils.card_leftovers import check_card
 from decodetr.utils.files import write_text
@@ -114,8 +114,10 @@ class PushingTrainer(Trainer):
                     self.args.hub_token,
                 )
                 check_card(text, f"the card of {self.hub_model_id}")
+                api = HfApi(token=token)
                 with hub_errors(self.hub_model_id, writes=True):
-                    HfApi(token=token).upload_file(
+                    check_kind(api.list_repo_files(self.hub_model_id, revision=branch), "model", self.hub_model_id)
+                    api.upload_file(
                         path_or_fileobj=text.encode(),
                         path_in_repo=CARD,
                         repo_id=self.hub_model_id,

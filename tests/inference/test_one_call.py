@@ -1,7 +1,10 @@
 """`decodetr.detect`: pictures of any kind in, `supervision.Detections` out."""
 
+import copy
 import io
 import json
+import pickle
+import shutil
 import urllib.error
 import urllib.request
 
@@ -9,14 +12,19 @@ import numpy as np
 import pytest
 import supervision as sv
 import torch
+from helpers.hub_server import TOKEN
 from helpers.pictures import write_image
+from huggingface_hub import HfApi
 from PIL import Image
+from transformers import AutoModelForObjectDetection
 
 import decodetr
+from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
 from decodetr.cli import main
 from decodetr.inference.detection import detect as detect_batch
 from decodetr.inference.journal import Journal
 from decodetr.inference.loading import load_model
+from decodetr.inference.one_call import processor_of
 from decodetr.inference.picture_files import picture_paths, unique_names
 from decodetr.utils import download
 
@@ -210,3 +218,94 @@ def test_a_journal_holds_places_not_results(tmp_path):
         assert list(again.read(keys)) == entries and list(again.read(keys[7:9])) == entries[7:9]
         assert again.found(keys[7]) == (7, 0.7) and again.has_video(str(image)) and not again.has(image)
     assert Journal(tmp_path, {"other": 1}).frames(str(image)) == []
+
+
+@pytest.fixture(scope="module")
+def two_sizes(tiny_detector_folder, tmp_path_factory):
+    """A folder of a model, and of the same one below v2/, whose image processor makes other sizes."""
+    folder = tmp_path_factory.mktemp("two") / "model"
+    shutil.copytree(tiny_detector_folder, folder)
+    shutil.copytree(tiny_detector_folder, folder / "v2")
+    DeCoDetrImageProcessor(size={"height": 96, "width": 96}).save_pretrained(folder / "v2")
+    return folder
+
+
+def test_the_image_processor_is_of_the_same_subfolder(two_sizes, loaded, pixels):
+    model = DeCoDetrForObjectDetection.from_pretrained(two_sizes, subfolder="v2")
+    assert processor_of(model).size["height"] == 96
+    found = decodetr.detect(model, pixels, threshold=0.0)
+    assert same(found, decodetr.detect(two_sizes / "v2", pixels, threshold=0.0))
+    other = decodetr.detect(two_sizes, pixels, threshold=0.0)
+    assert np.abs(found.xyxy - other.xyxy).max() > 1e-2
+    model = AutoModelForObjectDetection.from_pretrained(two_sizes, subfolder="v2")
+    assert processor_of(model).size["height"] == 96 and processor_of(copy.deepcopy(model)).size["height"] == 96
+
+
+def test_a_relative_folder_is_found_from_another_one(two_sizes, monkeypatch, tmp_path):
+    monkeypatch.chdir(two_sizes.parent)
+    model = DeCoDetrForObjectDetection.from_pretrained("model/v2")
+    (tmp_path / "model" / "v2").mkdir(parents=True)
+    DeCoDetrImageProcessor(size={"height": 160, "width": 160}).save_pretrained(tmp_path / "model" / "v2")
+    monkeypatch.chdir(tmp_path)
+    assert processor_of(model).size["height"] == 96
+
+
+@pytest.mark.allow_hosts(["127.0.0.1"])
+def test_the_image_processor_is_of_the_same_revision(hub, two_sizes, tmp_path, monkeypatch):
+    api = HfApi()
+    api.create_repo("me/model")
+    api.create_branch("me/model", branch="two")
+    for folder, branch in ((two_sizes, "main"), (two_sizes / "v2", "two")):
+        files = {"folder_path": folder, "ignore_patterns": "v2/*"}
+        api.upload_folder(repo_id="me/model", revision=branch, **files)
+    cache = tmp_path / "cache"
+    first = DeCoDetrForObjectDetection.from_pretrained("me/model", revision="two", cache_dir=cache, token=TOKEN)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    hub.repos["me/model"].private = True  # the token is that of the model
+    assert processor_of(first).size["height"] == 96
+    assert list((tmp_path / "home").rglob("preprocessor_config.json")) == []  # in the cache of the model
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    moved = AutoModelForObjectDetection.from_pretrained("me/model", revision="two")
+    api.upload_file(
+        path_or_fileobj=two_sizes / "preprocessor_config.json", path_in_repo="preprocessor_config.json",
+        repo_id="me/model", revision="two",
+    )  # fmt: skip
+    assert processor_of(moved).size["height"] == 96
+    assert processor_of(DeCoDetrForObjectDetection.from_pretrained("me/model")).size["height"] == 64
+    first.save_pretrained(tmp_path / "saved")
+    stored = pickle.dumps(first)
+    written = (tmp_path / "saved" / "config.json").read_text() + repr(first) + repr(first.origin)
+    assert TOKEN not in written and "cache" not in written and TOKEN.encode() not in stored
+    assert processor_of(copy.deepcopy(first)).size["height"] == 96
+
+
+def test_a_folder_without_an_image_processor_says_what_to_give(two_sizes, tmp_path):
+    shutil.copytree(two_sizes / "v2", tmp_path / "model")
+    model = DeCoDetrForObjectDetection.from_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "preprocessor_config.json").unlink()
+    with pytest.raises(OSError, match="give image_processor="):
+        decodetr.detect(model, np.zeros((8, 8, 3), np.uint8))
+
+
+def test_wrapped_models_are_taken_out_of_their_wrappers(loaded, tiny_detector_folder, pixels):
+    model, processor = loaded
+    wanted = decodetr.detect(model, pixels, threshold=0.0)
+    compiled, parallel = torch.compile(model), torch.nn.DataParallel(model)
+    assert same(decodetr.detect(compiled, pixels, threshold=0.0), wanted)
+    assert same(decodetr.detect(parallel, pixels, threshold=0.0), wanted)
+    peft = pytest.importorskip("peft")
+    own = DeCoDetrForObjectDetection.from_pretrained(tiny_detector_folder)
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, modules_to_save=["predictor"])
+    adapted = peft.get_peft_model(own, settings)
+    with torch.no_grad():
+        [weight.normal_() for weight in adapted.parameters() if weight.requires_grad]
+    found = decodetr.detect(torch.compile(adapted), pixels, threshold=0.0)
+    assert not np.allclose(found.confidence, wanted.confidence, rtol=1e-3)
+    assert same(found, decodetr.detect(adapted.merge_and_unload(), pixels, threshold=0.0, image_processor=processor))
+
+
+@pytest.mark.parametrize("given", [torch.nn.Linear(2, 2), 7, None, torch.compile(torch.nn.Linear(2, 2))])
+def test_what_is_no_model_is_refused(given, pixels):
+    with pytest.raises(ValueError, match="model: expected a folder, a Hub name, .* got (Linear|int|NoneType); "):
+        decodetr.detect(given, pixels)

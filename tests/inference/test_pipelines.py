@@ -1,11 +1,13 @@
 """The pipelines of transformers with a DeCo-DETR: the interface of Grounding DINO, one pass for all labels, and no
 question about the code next to the weights."""
 
+import base64
 import builtins
 import subprocess
 import sys
 import threading
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from helpers.pictures import write_image
 from helpers.tiny_models import tiny_model
 from PIL import Image
 from transformers import ObjectDetectionPipeline, pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 from transformers.pipelines.zero_shot_object_detection import ZeroShotObjectDetectionPipeline
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, Vocabulary
@@ -250,3 +253,43 @@ def test_a_threshold_that_is_no_score_is_refused(task, threshold, tiny_detector_
     with torch.inference_mode():
         outputs = model(**batch)
     assert len(processor.post_process_object_detection(outputs, -1.0)[0]["scores"]) == 36  # as the library's takes any
+
+
+@pytest.mark.parametrize("task", ["object-detection", "zero-shot-object-detection"])
+def test_pictures_of_every_kind_give_the_same(task, tiny_detector_folder, image, tmp_path):
+    detector = pipeline(task, model=str(tiny_detector_folder), device="cpu")
+    image.save(tmp_path / "a.png")
+    pixels = np.array(image)
+    text = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
+    kinds = [tmp_path / "a.png", str(tmp_path / "a.png"), image, pixels, torch.from_numpy(pixels).permute(2, 0, 1)]
+    kinds += [text, f"data:image/png;base64,{text}", "\n".join(text[i : i + 76] for i in range(0, len(text), 76))]
+    wanted = detector(image, threshold=0.0)
+    assert wanted and all(detector(kind, threshold=0.0) == wanted for kind in kinds)
+    for several in (kinds, tuple(kinds), datasets.Dataset.from_dict({"x": [str(tmp_path / "a.png")]})["x"]):
+        found = detector(several, threshold=0.0)
+        assert len(found) == len(several) and all(rows == wanted for rows in found)
+    assert [rows == wanted for rows in detector((kind for kind in kinds[:3]), threshold=0.0)] == [True] * 3
+    assert detector([]) == []
+
+
+@pytest.mark.parametrize("task", ["object-detection", "zero-shot-object-detection"])
+@pytest.mark.parametrize("given, message", [
+    (b"abc", "expected a picture .* got bytes"), (7, "expected a picture .* got int"),
+    (np.zeros((2, 2, 7), np.uint8), r"got an array of shape \(2, 2, 7\)"), ("A" * 65, "base64 text cannot be decoded"),
+    ("A" * 64, "base64 text"), ("nothing.png", "nothing.png"),
+])  # fmt: skip
+def test_what_is_no_picture_is_refused(task, given, message, tiny_detector_folder):
+    detector = pipeline(task, model=str(tiny_detector_folder), device="cpu")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        detector(given)
+
+
+def test_labels_of_a_call_are_those_of_all_its_pictures(zero_shot, image):
+    wanted = zero_shot(image, candidate_labels=["dog"], threshold=0.0)
+    data = KeyDataset([{"picture": image}, {"picture": np.asarray(image)}], "picture")
+    for several in (data, (one for one in [image, image]), [image, {"image": image}]):
+        assert list(zero_shot(several, candidate_labels=["dog"], threshold=0.0)) == [wanted] * 2
+    own = {"image": image, "candidate_labels": ["cat"]}
+    of_cat = zero_shot([own, image], candidate_labels="dog", threshold=0.0)
+    assert [{row["label"] for row in rows} for rows in of_cat] == [{"cat"}, {"dog"}]
+    assert zero_shot(own, threshold=0.0) == zero_shot(image, ["cat"], threshold=0.0) == of_cat[0]

@@ -138,6 +138,11 @@ def test_what_cannot_be_meant_is_refused(model, processor, pictures, tmp_path, o
         decodetr.optimize(model, options.pop("pictures"), image_processor=processor, memory=tmp_path, **options)
 
 
+def test_what_is_no_model_is_refused():
+    with pytest.raises(ValueError, match="model: expected a folder, .* got Linear; "):
+        decodetr.optimize(torch.nn.Linear(2, 2))
+
+
 def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch):
     monkeypatch.setattr("decodetr.optimizing.ways.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"openvino needs openvino: pip install 'decodetr\[openvino\]'"):

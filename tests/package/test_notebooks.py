@@ -5,9 +5,11 @@ import importlib
 import json
 import re
 
+import matplotlib.pyplot as plt
 import pytest
 from helpers import notebooks
 from helpers.notebooks import FOLDER, NAMES
+from PIL import Image
 
 from decodetr.cli import command_parser
 from decodetr.cli.train import read_fields
@@ -68,6 +70,7 @@ def test_a_notebook_says_first_how_to_install_and_what_to_change(name):
     (own,) = [cell.source for cell in book.cells if re.match(r"\*\*Your own \w+\.\*\*", cell.source)]
     (said,) = re.findall(r"^```python\n(.*?)^```$", own, re.MULTILINE | re.DOTALL)
     assert set(notebooks.assigned(said)) <= set(values)
+    assert ("SCENES" in values) == (notebooks.assigned(said).get("SCENES") == 0)  # else drawn ones take their place
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,6 +99,30 @@ def test_commands_of_a_notebook_are_understood(name):
             read_fields(rest)
         else:
             assert rest == [], (command, rest)
+
+
+def test_own_pictures_are_found_whatever_they_are_called(tmp_path, capsys):
+    book = notebooks.read("photos_to_detector")
+    own = [cell for cell in notebooks.code_cells(book) if "PHOTOS" in cell.source and "show(" in cell.source]
+    assert len(own) == 2
+    (helper,) = [cell for cell in notebooks.code_cells(book) if "def show" in cell.source]
+    values = {"SCENES": 0, "PHOTOS": str(tmp_path)}
+    plt.switch_backend("agg")
+    exec(notebooks.python_of(helper), values)
+    for name in ("1.PNG", "a b/2.webp", "a b/3.jpeg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    exec(notebooks.python_of(own[0]), values)
+    assert sum(len(axis.images) for axis in plt.gcf().axes) == 3
+    plt.close("all")
+    values["show"]([])
+    assert capsys.readouterr().out == "no pictures\n" and not plt.get_fignums()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_long_commands_are_quiet(name):
+    for command, *words in notebooks.commands(book := notebooks.read(name), _values(book)):
+        assert command not in ("build", "train", "predict") or {"--quiet", "--plan"} & set(words)
 
 
 def test_a_word_that_nobody_knows_would_be_found(capsys):

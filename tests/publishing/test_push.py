@@ -112,6 +112,38 @@ def test_nothing_is_sent_by_a_dry_run(hub, run_folder, capsys):
     assert hub.repos == {} and hub.asked == []
 
 
+def test_folders_of_this_machine_are_sent_by_their_last_part(hub, made, tmp_path):
+    folder = shutil.copytree(made / "onnx", tmp_path / "onnx")
+    content = json.loads((folder / "export.json").read_text())
+    content |= {"source": "/home/me/mine", "training_info": {"data": "/home/me/photos"}}
+    (folder / "export.json").write_text(json.dumps(content))
+    assert main(["push", str(folder), "me/mine"]) == 0
+    sent = json.loads(hub.files("me/mine")["export.json"])
+    assert sent == {**content, "source": "mine", "training_info": {"data": "photos"}}
+    assert json.loads((folder / "export.json").read_text()) == content
+
+
+LINKS = """
+![a](<my pic.jpg>) ![b](b_(1).jpg "t") ![c][1] [![d](d.jpg)](e.json#top) <img src=f.jpg> ![g](g%20h.jpg?raw=true)
+<picture><source srcset="dark.jpg 2x, darker.jpg"><img src='./pictures/i.jpg'></picture>
+![j](j\\_k.jpg) ![l](l&amp;m.jpg)
+
+[1]: n.jpg
+[2]: <o p.jpg> "title"
+"""
+
+
+def test_all_that_a_card_shows_goes(made, tmp_path):
+    folder = shutil.copytree(made / "pool", tmp_path / "pool")
+    shown = ["my pic.jpg", "b_(1).jpg", "n.jpg", "d.jpg", "e.json", "f.jpg", "g h.jpg", "dark.jpg", "darker.jpg"]
+    shown += ["pictures/i.jpg", "j_k.jpg", "l&m.jpg", "o p.jpg"]
+    for name in (*shown, "2x.jpg", "my", "b_.jpg"):
+        (folder / name).write_bytes(b"jpg")
+    (folder / "README.md").write_text(CARD + LINKS, encoding="utf-8")
+    sent = set(contents(folder).sent)
+    assert sent - {"README.md", "pool.json", "pool.safetensors", "pictures/seen.png"} == set(shown)
+
+
 def test_a_branch_and_a_message(hub, made, capsys):
     assert main(["push", str(made / "pool"), "me/pool"]) == 0
     words = ["--revision", "v2", "--commit-message", "the second"]
@@ -180,7 +212,7 @@ def test_what_is_damaged_is_refused(hub, made, tmp_path, capsys):
     assert hub.asked == []
 
 
-def test_other_folders_are_refused_with_what_they_are(hub, made, tmp_path, capsys):
+def test_other_folders_are_refused_with_what_they_are(hub, made, model, tmp_path, capsys):
     assert "there is no such folder" in refused(capsys, tmp_path / "nothing", "me/mine")
     shutil.copytree(made / "model", tmp_path / "built" / "model")
     assert f"its model is {tmp_path / 'built' / 'model'}" in refused(capsys, tmp_path / "built", "me/mine")
@@ -188,7 +220,13 @@ def test_other_folders_are_refused_with_what_they_are(hub, made, tmp_path, capsy
     (tmp_path / "report" / "report.json").write_text("{}")
     assert "it is a report of `decodetr eval`" in refused(capsys, tmp_path / "report", "me/mine")
     assert "it has built, report" in refused(capsys, tmp_path, "me/mine")
-    assert "'a/b/c'" in refused(capsys, made / "pool", "a/b/c") and hub.asked == []
+    for name in ("a/b/c", "me/bad name"):
+        assert f"'{name}'" in refused(capsys, made / "pool", name)
+        assert f"'{name}'" in refused(capsys, made / "pool", name, "--dry-run")
+    model.detector.save_pretrained(tmp_path / "detr")
+    said = refused(capsys, tmp_path / "detr", "me/mine", "--dry-run")
+    assert "holds a model of type 'detr', expected a DeCo-DETR" in said and "README.md" not in said
+    assert hub.asked == []
 
 
 def test_who_may_not_write_is_told(hub, made, capsys, monkeypatch, tmp_path):

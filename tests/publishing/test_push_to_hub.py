@@ -1,5 +1,6 @@
 """`push_to_hub` of models, pools and vocabularies: our card goes up, or nothing does, as with `decodetr push`."""
 
+import json
 import os
 import subprocess
 import sys
@@ -165,3 +166,55 @@ assert "decodetr" not in sys.modules
     assert first.startswith("me/new has no card (README.md)") and "pip install decodetr" in first
     assert second == "the card of me/mine cannot be published as it is:" and last == "sent"
     assert ModelCard(card_on(hub)).data.license == "mit" and "me/new" not in hub.repos
+
+
+@pytest.mark.parametrize("there, kind, sent, other", [
+    (model, "model", names, "vocabulary"), (model, "model", pool, "pool"), (names, "vocabulary", model, "model"),
+    (pool, "pool", lambda: model().config, "model"),
+    (names, "vocabulary", lambda: DeCoDetrImageProcessor(size=SIZE), "model"),
+])  # fmt: skip
+def test_a_repository_of_another_kind_keeps_its_card(hub, there, kind, sent, other):
+    there().push_to_hub("me/mine", license="mit")
+    before = dict(hub.files("me/mine"))
+    with pytest.raises(ValueError, match=f"me/mine holds a {kind}, and this is a {other}; name another repository"):
+        sent().push_to_hub("me/mine")
+    assert hub.files("me/mine") == before
+
+
+def test_folders_of_this_machine_are_sent_by_their_last_part(hub, tmp_path):
+    made = model()
+    home = {"data": "/home/me/my photos", "captions": "C:\\Users\\me\\captions.json", "chosen": {"from": ["~/a/b"]}}
+    texts = {"training_names": ["/cat", "dog"], "setting": "V-OVD", "regions": "the model's own"}
+    made.config.training_info = {**home, **texts}
+    made.config.calibration_info = {"data": "file:///home/me/val", "images": 3}
+    made.set_vocabulary(
+        Vocabulary(["/cat", "dog"], random_rows(2, 16), {"encoder": "/home/me/clip", "templates": ["/{}"]})
+    )
+    made.save_pretrained(tmp_path / "mine", push_to_hub=True, license="mit")
+    sent = json.loads(hub.files("me/mine")["config.json"])
+    assert sent["training_info"] == {
+        **texts, "data": "my photos", "captions": "captions.json", "chosen": {"from": ["b"]},
+    }  # fmt: skip
+    assert sent["calibration_info"] == {"data": "val", "images": 3}
+    assert sent["id2label"] == {"0": "/cat", "1": "dog"}
+    assert sent["vocabulary_info"]["encoder"] == "clip" and sent["vocabulary_info"]["templates"] == ["/{}"]
+    kept = json.loads((tmp_path / "mine" / "config.json").read_text(encoding="utf-8"))
+    assert kept["training_info"]["data"] == "/home/me/my photos" and {**kept, **sent} == sent
+    assert DeCoDetrForObjectDetection.from_pretrained("me/mine").vocabulary.names == ["/cat", "dog"]
+    info = {"encoder": "/home/me/clip", "proposer_training_info": {"data": "/home/me/coco"}, "prompt": "/say"}
+    table = PrototypePool(random_rows(4, 16), captions=["/ab", "é", "c", "d"], info=info)
+    table.push_to_hub("me/pool", license="mit")
+    loaded = PrototypePool.from_pretrained("me/pool")
+    assert loaded.captions == table.captions and loaded.digest() == table.digest() and table.info == info
+    assert loaded.info == {"encoder": "clip", "proposer_training_info": {"data": "coco"}, "prompt": "/say"}
+    assert not any(b"home" in content for name in ("me/mine", "me/pool") for content in hub.files(name).values()
+                   if b"def " not in content)  # fmt: skip
+
+
+def test_arguments_that_transformers_has_dropped_are_named(hub):
+    for part, given in ((model(), "use_temp_dir"), (model().config, "safe_serialization")):
+        with pytest.raises(TypeError, match=rf"push_to_hub\(\) got .* '{given}'; transformers 5 has dropped it too: "):
+            part.push_to_hub("me/mine", **{given: True})
+    with pytest.raises(TypeError, match=r"^push_to_hub\(\) got an unexpected keyword argument 'licence'$"):
+        model().push_to_hub("me/mine", licence="mit")
+    assert hub.asked == []

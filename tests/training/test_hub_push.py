@@ -4,8 +4,9 @@ import pytest
 from helpers.trainings import make_trainer, train_command
 from huggingface_hub import ModelCard
 
-from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainingArguments
+from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainingArguments, PrototypePool
 from decodetr.cli import main
+from decodetr.modeling_decodetr.embedding_artifact import random_rows
 from decodetr.utils.card_leftovers import card_leftovers
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
@@ -57,6 +58,15 @@ def test_what_cannot_be_sent_ends_no_run(hub, scenes, tmp_path, caplog):
     with pytest.raises(ValueError, match="a note to oneself, 'TODO'"):
         trainer.push_to_hub(blocking=False).result()
     assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_the_repository_of_a_pool_stays_one(hub, scenes, tmp_path, caplog):
+    PrototypePool(random_rows(4, 16)).push_to_hub("me/run", license="mit")
+    before = dict(hub.files("me/run"))
+    trainer = make_trainer(scenes, tmp_path / "run", save_strategy="steps", save_steps=2, **PUSH)
+    assert trainer.train().global_step == 4
+    assert hub.files("me/run") == before
+    assert "Not sent to the Hub: me/run holds a pool, and this is a model; name another repository" in caplog.text
 
 
 @pytest.mark.slow
