@@ -16,6 +16,7 @@ from torch._higher_order_ops import while_loop
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, PreTrainedConfig
 from transformers.utils import ModelOutput
 
+from .map_cells import Cells, map_cells
 from .precision import safe_sampling
 
 if TYPE_CHECKING:
@@ -115,6 +116,13 @@ def backbone_module(detector: nn.Module) -> nn.Module:
 def feature_channels(detector: nn.Module) -> list[int]:
     """Channels of each feature map, without running the detector."""
     return detector_family(detector.config).channels(feature_module(detector), detector.config)
+
+
+def feature_cells(detector: nn.Module) -> list[Cells] | None:
+    """The cells of each feature map. None where images are as large as families with a divisor want them: their maps
+    cover the canvas exactly."""
+    family = detector_family(detector.config)
+    return map_cells(feature_module(detector)) if family.size_divisor(detector.config) == 1 else None
 
 
 class _Seen(threading.local):

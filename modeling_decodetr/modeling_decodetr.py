@@ -21,6 +21,7 @@ from .detectors import (
     class_labels_of_detector,
     detector_family,
     detector_preprocessing,
+    feature_cells,
     feature_channels,
     inner_outputs,
     load_detector,
@@ -50,7 +51,7 @@ from .output_decodetr import DeCoDetrObjectDetectionOutput
 from .precision import keep_boxes_in_float32
 from .prototype_pool import PrototypePool
 from .remote_entries import remote_entries
-from .semantic_stream import LEAST_LOG_SCORE, SemanticStream, boxes_on_canvas, derive, fuse_scores
+from .semantic_stream import LEAST_LOG_SCORE, SemanticStream, boxes_on_canvas, derive, fuse_scores, pixels_of
 from .swappable_tables import SwappableTables
 from .timm_maps import fill_buffers, fit_timm
 from .vocabulary import Vocabulary
@@ -123,8 +124,8 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         self.prototype_pool.info = dict(config.pool_info or {})
         names = [config.id2label[i] for i in range(config.num_labels)]
         self.vocabulary = Vocabulary.random(names, config.embedding_dim, config.vocabulary_info)
-        channels = feature_channels(self.detector)
-        self.semantic_stream = SemanticStream(config, query_dim(config.detector_config), channels)
+        channels, cells = feature_channels(self.detector), feature_cells(self.detector)
+        self.semantic_stream = SemanticStream(config, query_dim(config.detector_config), channels, cells)
         self.semantic_stream.refresh(self.prototype_pool, self.vocabulary)
         watch_feature_maps(self.detector)
         self.register_load_state_dict_post_hook(_refresh_background)
@@ -284,7 +285,8 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         """What the semantic stream reads, cut off from the detector's graph."""
         canvas = boxes_on_canvas(found["boxes"].detach(), pixel_mask)
         maps = [self._cut(m) for m in maps]
-        return self.semantic_stream.gather(self._cut(found["queries"]), maps, pixel_values, canvas, row)
+        queries, pixels = self._cut(found["queries"]), pixels_of(pixel_mask)
+        return self.semantic_stream.gather(queries, maps, pixel_values, canvas, row, pixels)
 
     def _scores(self, found, maps, pixel_values, pixel_mask, tables, chosen):
         """{"logits" (B, N, K), "semantic_embeds" (B, N, d)}, of which only the [`CertainQueries`] are computed."""
@@ -349,15 +351,15 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         supervised = self._supervision(found["boxes"], found["objectness"], labels, vocabulary)
         n = found["boxes"].shape[1]
         pooling = self.semantic_stream.region_pooling
-        canvas = boxes_on_canvas(found["boxes"], pixel_mask)
+        canvas, pixels = boxes_on_canvas(found["boxes"], pixel_mask), pixels_of(pixel_mask)
         features = []
         for b in range(len(labels)):
             mine, samples = supervised.of_image(b), []
             query = mine.row % n
             if pooling is not None:
-                samples = pooling.sample(
-                    [m[b : b + 1] for m in maps], pixel_values[b : b + 1], canvas[b : b + 1, query]
-                )
+                one = slice(b, b + 1)
+                mine_pixels = None if pixels is None else pixels[one]
+                samples = pooling.sample([m[one] for m in maps], pixel_values[one], canvas[one, query], mine_pixels)
             features.append(
                 {
                     "queries": found["queries"][b, query],
