@@ -35,15 +35,49 @@ class Cells(NamedTuple):
     def last_point(self, pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """The middle of the last cell (B, 2) of pictures (B, 2), of so many pixels in x and y, in -1..1 of a map
         (H_l, W_l): what lies beyond is read there, as at the border of a map without padding. Infinite at that."""
-        number = ((pixels + (self.stride - 1 if self.partial else 0)) // self.stride).clamp(min=1)
         last = [
             ((2 * count - 1) / side - 1).masked_fill(count >= side, torch.inf)
-            for count, side in zip(number.unbind(-1), (size[1], size[0]))
+            for count, side in zip(self._number(pixels).unbind(-1), (size[1], size[0]))
         ]
         return torch.stack(last, -1)
 
+    def mask(self, pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Which cells (B, H_l, W_l) of a map are of pictures (B, 2), of so many pixels in x and y."""
+        x, y = (
+            torch.arange(side, device=pixels.device) < count[:, None]
+            for count, side in zip(self._number(pixels).unbind(-1), (size[1], size[0]))
+        )
+        return y[:, :, None] & x[:, None]
+
+    def _number(self, pixels):
+        """How many cells they have, of each image and axis."""
+        return ((pixels + (self.stride - 1 if self.partial else 0)) // self.stride).clamp(min=1)
+
 
 PIXELS = Cells(1)  # of the picture itself
+
+
+def pixels_of(pixel_mask: torch.Tensor) -> torch.Tensor:
+    """How many pixels each image has in x and y (B, 2), of a mask (B, H, W)."""
+    return torch.stack([pixel_mask[:, 0].sum(-1), pixel_mask[:, :, 0].sum(-1)], -1)
+
+
+def mask_cells(module: nn.Module, cells: list[Cells] | None) -> None:
+    """Let a feature module say exactly which cells are padding. The library asks the mask of pixels at nearest points,
+    which on canvases whose sides are no multiples of the stride takes a cell of padding for one of the image.
+
+    The hook is a plain function, so that models can be copied, pickled, compiled and exported.
+    """
+    if cells is not None:
+        module.cells = cells
+        module.register_forward_hook(_mask_exactly)
+
+
+def _mask_exactly(module, args, output):
+    if torch.compiler.is_exporting():  # graphs are of images without padding
+        return None
+    pixels = pixels_of(args[1])
+    return [(level, cells.mask(pixels, level.shape[-2:])) for cells, (level, _) in zip(module.cells, output)]
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from .detectors import (
     detector_preprocessing,
     feature_cells,
     feature_channels,
+    feature_module,
     inner_outputs,
     load_detector,
     objectness_logits,
@@ -39,6 +40,7 @@ from .ignored_queries import weighted_background
 from .labels import check_cached, check_labels
 from .loss_decodetr import SupervisedQueries, alignment_loss, distillation_loss, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
+from .map_cells import mask_cells, pixels_of
 from .model_folder import (
     check_loaded,
     check_requested,
@@ -51,7 +53,7 @@ from .output_decodetr import DeCoDetrObjectDetectionOutput
 from .precision import keep_boxes_in_float32
 from .prototype_pool import PrototypePool
 from .remote_entries import remote_entries
-from .semantic_stream import LEAST_LOG_SCORE, SemanticStream, boxes_on_canvas, derive, fuse_scores, pixels_of
+from .semantic_stream import LEAST_LOG_SCORE, SemanticStream, boxes_on_canvas, derive, fuse_scores
 from .swappable_tables import SwappableTables
 from .timm_maps import fill_buffers, fit_timm
 from .vocabulary import Vocabulary
@@ -127,6 +129,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         channels, cells = feature_channels(self.detector), feature_cells(self.detector)
         self.semantic_stream = SemanticStream(config, query_dim(config.detector_config), channels, cells)
         self.semantic_stream.refresh(self.prototype_pool, self.vocabulary)
+        mask_cells(feature_module(self.detector), cells)
         watch_feature_maps(self.detector)
         self.register_load_state_dict_post_hook(_refresh_background)
         self.post_init()
@@ -285,7 +288,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         """What the semantic stream reads, cut off from the detector's graph."""
         canvas = boxes_on_canvas(found["boxes"].detach(), pixel_mask)
         maps = [self._cut(m) for m in maps]
-        queries, pixels = self._cut(found["queries"]), pixels_of(pixel_mask)
+        queries, pixels = self._cut(found["queries"]), None if pixel_mask is None else pixels_of(pixel_mask)
         return self.semantic_stream.gather(queries, maps, pixel_values, canvas, row, pixels)
 
     def _scores(self, found, maps, pixel_values, pixel_mask, tables, chosen):
@@ -351,7 +354,8 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         supervised = self._supervision(found["boxes"], found["objectness"], labels, vocabulary)
         n = found["boxes"].shape[1]
         pooling = self.semantic_stream.region_pooling
-        canvas, pixels = boxes_on_canvas(found["boxes"], pixel_mask), pixels_of(pixel_mask)
+        canvas = boxes_on_canvas(found["boxes"], pixel_mask)
+        pixels = None if pixel_mask is None else pixels_of(pixel_mask)
         features = []
         for b in range(len(labels)):
             mine, samples = supervised.of_image(b), []

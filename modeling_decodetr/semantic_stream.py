@@ -188,11 +188,6 @@ def boxes_on_canvas(boxes: torch.Tensor, pixel_mask: torch.Tensor | None) -> tor
     return boxes * share.repeat(1, 2)[:, None].to(boxes)
 
 
-def pixels_of(pixel_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """How many pixels each image has in x and y (B, 2), of a mask (B, H, W)."""
-    return None if pixel_mask is None else torch.stack([pixel_mask[:, 0].sum(-1), pixel_mask[:, :, 0].sum(-1)], -1)
-
-
 def pad_boxes(boxes: torch.Tensor, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Some of the boxes of a batch, as few as an image has.
 
