@@ -18,6 +18,7 @@ from transformers.utils import can_return_tuple
 from .certain_queries import certain_queries
 from .configuration_decodetr import DeCoDetrConfig
 from .detectors import (
+    check_detector,
     class_labels_of_detector,
     detector_family,
     detector_preprocessing,
@@ -37,7 +38,7 @@ from .embedding_space import Tables, look_up
 from .file_commit import committed, reading
 from .hub_push import push_arguments, push_model
 from .ignored_queries import weighted_background
-from .labels import check_cached, check_labels
+from .labels import boxes_in_float32, check_cached, check_labels
 from .loss_decodetr import SupervisedQueries, alignment_loss, distillation_loss, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
 from .map_cells import mask_cells, pixels_of
@@ -116,7 +117,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
 
     def __init__(self, config: DeCoDetrConfig) -> None:
         super().__init__(config)
-        detector_family(config.detector_config)  # an unsupported family is refused before anything is built
+        check_detector(config.detector_config)  # before anything is built
         detector = AutoModelForObjectDetection.from_config(config.detector_config)
         self.detector = keep_boxes_in_float32(fit_timm(detector))
         self.prototype_pool = PrototypePool.random(
@@ -196,6 +197,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
             raise ValueError("losses_only=True needs labels.")
         if labels is not None:
             check_labels(labels, len(pixel_values), len(tables.vocabulary))
+            labels = boxes_in_float32(labels)
         found, maps = self._localize(pixel_values, pixel_mask, labels, tables.vocabulary.names, **kwargs)
         boxes, objectness = found["boxes"], found["objectness"]
         certain = objectness
@@ -351,7 +353,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         vocabulary = self.vocabulary
         check_labels(labels, len(pixel_values), len(vocabulary))
         found, maps = self._localize(pixel_values, pixel_mask, None, vocabulary.names)
-        supervised = self._supervision(found["boxes"], found["objectness"], labels, vocabulary)
+        supervised = self._supervision(found["boxes"], found["objectness"], boxes_in_float32(labels), vocabulary)
         n = found["boxes"].shape[1]
         pooling = self.semantic_stream.region_pooling
         canvas = boxes_on_canvas(found["boxes"], pixel_mask)

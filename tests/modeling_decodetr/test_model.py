@@ -306,3 +306,25 @@ def test_wrong_inputs_are_named():
         model()
     with pytest.raises(ValueError, match="must be one of"):
         DeCoDetrForObjectDetection(DeCoDetrConfig(detector_config={"model_type": "yolos", "num_labels": 1}))
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "words"),
+    [
+        ("detr", {"num_channels": 1}, "this detr reads pictures of num_channels=1, but pictures are RGB"),
+        ("deformable_detr", "backbone", "reads pictures of num_channels=4, but pictures are RGB"),
+        *(
+            (family, {"learn_initial_query": True}, f"cannot run a {family} with learn_initial_query=true.*to false")
+            for family in ("rt_detr", "rt_detr_v2", "d_fine", "deimv2")
+        ),
+    ],
+)
+def test_detectors_that_cannot_run_are_refused_before_they_are_built(family, fields, words, tmp_path):
+    if fields == "backbone":
+        fields = {"backbone_config": {**TINY_DETECTORS[family]["backbone_config"], "num_channels": 4}}
+    config = tiny_config(family, detector=fields)
+    with pytest.raises(ValueError, match=words):
+        DeCoDetrForObjectDetection(config)
+    AutoModelForObjectDetection.from_config(config.detector_config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        DeCoDetrForObjectDetection.from_detector(tmp_path)
