@@ -29,8 +29,10 @@ class Cells(NamedTuple):
         # Sizes may be open in a graph, which must not ask. Else what need not change is the same to the bit.
         if all(isinstance(side, int) for side in (*size, *canvas)) and covered == list(canvas):
             return boxes
-        y, x = (side / whole for side, whole in zip(canvas, covered))
-        return torch.stack([part * by for part, by in zip(boxes.unbind(-1), (x, y, x, y))], -1)
+        # Tensors by whole numbers: OpenVINO has no quotient of two sizes.
+        return torch.stack(
+            [part * canvas[axis] / covered[axis] for part, axis in zip(boxes.unbind(-1), (1, 0, 1, 0))], -1
+        )
 
     def last_point(self, pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """The middle of the last cell (B, 2) of pictures (B, 2), of so many pixels in x and y, in -1..1 of a map
