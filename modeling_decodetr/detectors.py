@@ -18,6 +18,7 @@ from torch._higher_order_ops import while_loop
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection, PreTrainedConfig
 from transformers.utils import ModelOutput
 
+from .map_cells import Cells, map_cells
 from .precision import safe_sampling
 
 if TYPE_CHECKING:
@@ -104,6 +105,23 @@ def detector_family(config: PreTrainedConfig) -> DetectorFamily:
     return DETECTOR_FAMILIES[config.model_type]
 
 
+def check_detector(config: PreTrainedConfig) -> None:
+    """ValueError for a detector that cannot be the localization stream: of no family in the table, of pictures that
+    are not RGB, or that the library builds and cannot run."""
+    detector_family(config)
+    for part in (config, getattr(config, "backbone_config", None)):
+        if (channels := getattr(part, "num_channels", 3)) != 3:
+            raise ValueError(
+                f"this {config.model_type} reads pictures of num_channels={channels}, but pictures are RGB, grey ones "
+                "too (three equal channels): give a detector with num_channels=3, in its backbone_config too."
+            )
+    if getattr(config, "learn_initial_query", False):
+        raise ValueError(
+            f"transformers cannot run a {config.model_type} with learn_initial_query=true (it asks a module for "
+            "`tile`): set it to false, and the queries are then taken from the picture, as by default."
+        )
+
+
 def feature_module(detector: nn.Module) -> nn.Module:
     """The module of the detector whose output holds the feature maps."""
     return detector.model.get_submodule(detector_family(detector.config).feature_module)
@@ -119,6 +137,13 @@ def backbone_module(detector: nn.Module) -> nn.Module:
 def feature_channels(detector: nn.Module) -> list[int]:
     """Channels of each feature map, without running the detector."""
     return detector_family(detector.config).channels(feature_module(detector), detector.config)
+
+
+def feature_cells(detector: nn.Module) -> list[Cells] | None:
+    """The cells of each feature map. None where images are as large as families with a divisor want them: their maps
+    cover the canvas exactly."""
+    family = detector_family(detector.config)
+    return map_cells(feature_module(detector)) if family.size_divisor(detector.config) == 1 else None
 
 
 class _Seen(threading.local):
@@ -303,7 +328,7 @@ def load_detector(
     """A saved detector of a supported family: (detector, the class names it was trained on). With `class_agnostic`
     its class head is replaced by one for "object"."""
     config = AutoConfig.from_pretrained(name_or_path, **hub)
-    detector_family(config)
+    check_detector(config)
     seen = [config.id2label[i] for i in sorted(config.id2label)]
     if class_agnostic:
         config.num_labels = 1

@@ -32,6 +32,14 @@ def check_labels(labels: list[dict], batch: int, num_names: int) -> None:
     check_absent(labels, num_names)
 
 
+def boxes_in_float32(labels: list[dict]) -> list[dict]:
+    """Labels without boxes in float64, as augmentations often have them: matchers compare boxes of one type."""
+    return [
+        {key: part.float() if key in _BOXES and part.dtype == torch.float64 else part for key, part in label.items()}
+        for label in labels
+    ]
+
+
 def check_boxes(labels: list[dict]) -> None:
     """ValueError unless all boxes are relative to their image, as far as that can be seen: numbers in -1..2."""
     boxes = {(i, key): label[key] for i, label in enumerate(labels) for key in _BOXES if key in label}

@@ -18,10 +18,13 @@ from transformers.utils import can_return_tuple
 from .certain_queries import certain_queries
 from .configuration_decodetr import DeCoDetrConfig
 from .detectors import (
+    check_detector,
     class_labels_of_detector,
     detector_family,
     detector_preprocessing,
+    feature_cells,
     feature_channels,
+    feature_module,
     inner_outputs,
     load_detector,
     objectness_logits,
@@ -35,9 +38,10 @@ from .embedding_space import Tables, look_up
 from .file_commit import committed, reading
 from .hub_push import push_arguments, push_model
 from .ignored_queries import weighted_background
-from .labels import check_cached, check_labels
+from .labels import boxes_in_float32, check_cached, check_labels
 from .loss_decodetr import SupervisedQueries, alignment_loss, distillation_loss, supervise_batch, teacher_targets
 from .loss_normalisation import mean_count, normalised_detector_loss
+from .map_cells import mask_cells, pixels_of
 from .model_folder import (
     check_loaded,
     check_requested,
@@ -118,7 +122,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
 
     def __init__(self, config: DeCoDetrConfig) -> None:
         super().__init__(config)
-        detector_family(config.detector_config)  # an unsupported family is refused before anything is built
+        check_detector(config.detector_config)  # before anything is built
         detector = AutoModelForObjectDetection.from_config(config.detector_config)
         self.detector = keep_boxes_in_float32(fit_timm(detector))
         self.prototype_pool = PrototypePool.random(
@@ -128,9 +132,10 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         self.prototype_pool.info = dict(config.pool_info or {})
         names = [config.id2label[i] for i in range(config.num_labels)]
         self.vocabulary = Vocabulary.random(names, config.embedding_dim, config.vocabulary_info)
-        channels = feature_channels(self.detector)
-        self.semantic_stream = SemanticStream(config, query_dim(config.detector_config), channels)
+        channels, cells = feature_channels(self.detector), feature_cells(self.detector)
+        self.semantic_stream = SemanticStream(config, query_dim(config.detector_config), channels, cells)
         self.semantic_stream.refresh(self.prototype_pool, self.vocabulary)
+        mask_cells(feature_module(self.detector), cells)
         watch_feature_maps(self.detector)
         self.register_load_state_dict_post_hook(_refresh_background)
         self.post_init()
@@ -197,6 +202,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
             raise ValueError("losses_only=True needs labels.")
         if labels is not None:
             check_labels(labels, len(pixel_values), len(tables.vocabulary))
+            labels = boxes_in_float32(labels)
         found, maps = self._localize(pixel_values, pixel_mask, labels, tables.vocabulary.names, **kwargs)
         boxes, objectness = found["boxes"], found["objectness"]
         certain = objectness
@@ -289,7 +295,8 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         """What the semantic stream reads, cut off from the detector's graph."""
         canvas = boxes_on_canvas(found["boxes"].detach(), pixel_mask)
         maps = [self._cut(m) for m in maps]
-        return self.semantic_stream.gather(self._cut(found["queries"]), maps, pixel_values, canvas, row)
+        queries, pixels = self._cut(found["queries"]), None if pixel_mask is None else pixels_of(pixel_mask)
+        return self.semantic_stream.gather(queries, maps, pixel_values, canvas, row, pixels)
 
     def _scores(self, found, maps, pixel_values, pixel_mask, tables, chosen):
         """{"logits" (B, N, K), "semantic_embeds" (B, N, d)}, of which only the [`CertainQueries`] are computed."""
@@ -351,18 +358,19 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         vocabulary = self.vocabulary
         check_labels(labels, len(pixel_values), len(vocabulary))
         found, maps = self._localize(pixel_values, pixel_mask, None, vocabulary.names)
-        supervised = self._supervision(found["boxes"], found["objectness"], labels, vocabulary)
+        supervised = self._supervision(found["boxes"], found["objectness"], boxes_in_float32(labels), vocabulary)
         n = found["boxes"].shape[1]
         pooling = self.semantic_stream.region_pooling
         canvas = boxes_on_canvas(found["boxes"], pixel_mask)
+        pixels = None if pixel_mask is None else pixels_of(pixel_mask)
         features = []
         for b in range(len(labels)):
             mine, samples = supervised.of_image(b), []
             query = mine.row % n
             if pooling is not None:
-                samples = pooling.sample(
-                    [m[b : b + 1] for m in maps], pixel_values[b : b + 1], canvas[b : b + 1, query]
-                )
+                one = slice(b, b + 1)
+                mine_pixels = None if pixels is None else pixels[one]
+                samples = pooling.sample([m[one] for m in maps], pixel_values[one], canvas[one, query], mine_pixels)
             features.append(
                 {
                     "queries": found["queries"][b, query],

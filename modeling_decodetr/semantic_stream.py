@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from .configuration_decodetr import DeCoDetrConfig
 from .embedding_space import Tables, background_mass, background_of, centred, look_up, look_up_rows, mean_of, scales_of
+from .map_cells import PIXELS, Cells
 from .precision import Float32Buffers
 from .prototype_pool import PrototypePool
 from .vocabulary import Vocabulary
@@ -32,11 +33,18 @@ _ROWS, _ROWS_ELSEWHERE = 256, 4096
 class RegionPooling(nn.Module):
     """Features of boxes: every map is projected 1 x 1 to a few channels and sampled bilinearly on a grid in each box,
     in the order that costs less, which changes nothing else. With `pixel_grid`, the image itself is sampled too, and
-    these thumbnails go through three convolutions."""
+    these thumbnails go through three convolutions. `cells`: of each map, if they need not cover the canvas exactly."""
 
-    def __init__(self, channels: list[int], out_channels: int, grid: int, pixel_grid: int = 0) -> None:
+    def __init__(
+        self,
+        channels: list[int],
+        out_channels: int,
+        grid: int,
+        pixel_grid: int = 0,
+        cells: list[Cells] | None = None,
+    ) -> None:
         super().__init__()
-        self.grid, self.pixel_grid = grid, pixel_grid
+        self.grid, self.pixel_grid, self.cells = grid, pixel_grid, cells
         self.out_features = len(channels) * out_channels * grid**2
         self.projections = nn.ModuleList(nn.Conv2d(c, out_channels, kernel_size=1) for c in channels)
         self.pixel_encoder = None
@@ -49,12 +57,18 @@ class RegionPooling(nn.Module):
             self.out_features += widths[-1] * (-(-pixel_grid // 8)) ** 2
 
     def sample(
-        self, feature_maps: list[torch.Tensor], pixel_values: torch.Tensor, boxes: torch.Tensor
+        self,
+        feature_maps: list[torch.Tensor],
+        pixel_values: torch.Tensor,
+        boxes: torch.Tensor,
+        pixels: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
         """Raw samples of maps (B, C_l, H_l, W_l) and of the image (B, 3, H, W) at a grid of points in boxes (B, N, 4)
-        (cx, cy, w, h in 0..1): a list of (B, N, C_l, grid^2), and with `pixel_grid` (B, N, 3, pixel_grid^2)."""
-        samples = [_sample(feature_map, boxes, self.grid) for feature_map in feature_maps]
-        return samples + ([_sample(pixel_values, boxes, self.pixel_grid)] if self.pixel_grid else [])
+        (cx, cy, w, h in 0..1 of the canvas): a list of (B, N, C_l, grid^2), and with `pixel_grid` (B, N, 3,
+        pixel_grid^2). `pixels` (B, 2): how much of the canvas is image, in x and y, where there is padding."""
+        places = self._places(feature_maps, pixel_values, boxes, pixels)
+        samples = [_sample(feature_map, self.grid, *place) for feature_map, place in zip(feature_maps, places)]
+        return samples + ([_sample(pixel_values, self.pixel_grid, *places[-1])] if self.pixel_grid else [])
 
     def forward(
         self,
@@ -62,12 +76,14 @@ class RegionPooling(nn.Module):
         pixel_values: torch.Tensor,
         boxes: torch.Tensor,
         row: torch.Tensor | None = None,
+        pixels: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(B, N, out_features) for maps (B, C_l, H_l, W_l), the image (B, 3, H, W) and boxes (B, N, 4). With `row`
-        (n,), indices into the B * N boxes, those alone: (n, out_features)."""
-        pooled = [self._pool(project, m, boxes) for project, m in zip(self.projections, feature_maps)]
+        """(B, N, out_features) for maps (B, C_l, H_l, W_l), the image (B, 3, H, W), boxes (B, N, 4) and `pixels` as
+        of [`RegionPooling.sample`]. With `row` (n,), indices into the B * N boxes, those alone: (n, out_features)."""
+        places = self._places(feature_maps, pixel_values, boxes, pixels)
+        pooled = [self._pool(p, m, *place) for p, m, place in zip(self.projections, feature_maps, places)]
         if self.pixel_grid:
-            pooled.append(_sample(pixel_values, boxes, self.pixel_grid))
+            pooled.append(_sample(pixel_values, self.pixel_grid, *places[-1]))
         pooled = [part.flatten(0, 1) if row is None else part.flatten(0, 1)[row] for part in pooled]
         if self.pixel_grid:
             pooled[-1] = self._encode(pooled[-1]).to(pooled[0].dtype)
@@ -111,14 +127,26 @@ class RegionPooling(nn.Module):
             basis = F.normalize(basis.to(rows), dim=0)  # orthonormal
             rows.copy_((rows.flatten(1) @ basis @ basis.T).view_as(rows))
 
-    def _pool(self, project, feature_map, boxes):
+    def _places(self, feature_maps, pixel_values, boxes, pixels):
+        """For each map, and then the image: boxes relative to what it covers, and the last point to read (B, 2)."""
+        if self.cells is None and pixels is None:
+            return [(boxes, None)] * (len(feature_maps) + 1)
+        boxes, canvas, places = boxes.float(), pixel_values.shape[-2:], []
+        for level, feature_map in enumerate(feature_maps):
+            size = feature_map.shape[-2:]
+            cells = Cells(canvas[0] // size[0]) if self.cells is None else self.cells[level]
+            placed = boxes if self.cells is None else cells.boxes_on_map(boxes, size, canvas)
+            places.append((placed, None if pixels is None else cells.last_point(pixels, size)))
+        return [*places, (boxes, None if pixels is None else PIXELS.last_point(pixels, canvas))]
+
+    def _pool(self, project, feature_map, boxes, last):
         """(B, N, out_channels, grid^2) of a map (B, C_l, H_l, W_l)."""
         places = feature_map.shape[-2] * feature_map.shape[-1]
         # The size of the picture may be open in a graph that is exported.
         if torch.compiler.is_exporting() or boxes.shape[1] * self.grid**2 >= places:
-            return _sample(project(feature_map), boxes, self.grid)
+            return _sample(project(feature_map), self.grid, boxes, last)
         # A convolution of so many short rows takes twice as long as this product.
-        samples = _sample(feature_map, boxes, self.grid).transpose(2, 3)  # (B, N, grid^2, C_l)
+        samples = _sample(feature_map, self.grid, boxes, last).transpose(2, 3)  # (B, N, grid^2, C_l)
         return F.linear(samples, project.weight.flatten(1), project.bias).transpose(2, 3)
 
     def _encode(self, thumbnails):
@@ -132,13 +160,16 @@ def _folded(weight, bias, mean, basis):
     return (weight @ basis.to(weight))[..., None], bias + weight @ mean.to(weight)
 
 
-def _sample(feature_map, boxes, grid):
-    """Values of (B, C, H, W) at grid x grid points in boxes (B, N, 4): (B, N, C, grid^2)."""
+def _sample(feature_map, grid, boxes, last=None):
+    """Values of (B, C, H, W) at grid x grid points in boxes (B, N, 4), none beyond `last` (B, 2), if that is given:
+    (B, N, C, grid^2)."""
     centres = (torch.arange(grid, device=boxes.device) + 0.5) / grid - 0.5
     offsets = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).reshape(-1, 2)
     boxes = boxes.float()  # in half precision a point is up to two pixels off, and the CPU samples wrong values
     points = boxes[..., None, :2] + offsets.to(boxes) * boxes[..., None, 2:]  # (B, N, grid^2, 2)
     points, maps = 2 * points - 1, feature_map.float()
+    if last is not None:
+        points = torch.minimum(points, last[:, None, None])
     # On a CPU, `grid_sample` computes the images of a batch at once, in one thread each. So channels become images.
     if maps.device.type == "cpu" and maps.is_contiguous() and not torch.compiler.is_exporting():
         parts = math.gcd(maps.shape[1], _PARTS)
@@ -184,7 +215,9 @@ class SemanticStream(Float32Buffers):
     change there is obeyed.
     """
 
-    def __init__(self, config: DeCoDetrConfig, query_dim: int, map_channels: list[int]) -> None:
+    def __init__(
+        self, config: DeCoDetrConfig, query_dim: int, map_channels: list[int], cells: list[Cells] | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.dropout_seed = 0
@@ -192,7 +225,7 @@ class SemanticStream(Float32Buffers):
         self.region_pooling = None
         if config.semantic_inputs == "query+region":
             self.region_pooling = RegionPooling(
-                map_channels, config.region_channels, config.region_grid, config.region_pixels
+                map_channels, config.region_channels, config.region_grid, config.region_pixels, cells
             )
             query_dim = query_dim + self.region_pooling.out_features
         self.input_projection = _MLP(query_dim, hidden, d)  # h_theta
@@ -236,17 +269,18 @@ class SemanticStream(Float32Buffers):
         pixel_values: torch.Tensor,
         boxes: torch.Tensor,
         row: torch.Tensor | None = None,
+        pixels: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """What the stream reads: (B, N, C [+ region features]) of queries (B, N, C) and of what lies in their boxes
-        (B, N, 4) on maps (B, C_l, H_l, W_l) and image. With `row` (n,), ascending indices into the B * N queries,
-        those alone: (n, C [+ region features])."""
+        (B, N, 4) on maps (B, C_l, H_l, W_l) and image, of so many `pixels` (B, 2). With `row` (n,), ascending indices
+        into the B * N queries, those alone: (n, C [+ region features])."""
         slot = None
         if row is not None:
             queries = queries.flatten(0, 1)[row]
             boxes, slot = pad_boxes(boxes, row)
         if self.region_pooling is None:
             return queries
-        regions = self.region_pooling(feature_maps, pixel_values.to(queries.dtype), boxes, slot)
+        regions = self.region_pooling(feature_maps, pixel_values.to(queries.dtype), boxes, slot, pixels)
         return torch.cat([queries, regions.to(queries.dtype)], dim=-1)
 
     def gather_cached(self, features: dict) -> torch.Tensor:

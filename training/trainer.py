@@ -468,7 +468,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, LoadingTrainer):
                 batch = self._prepare_inputs(batch)
                 labels = batch.pop("labels")
                 with torch.no_grad(), self.compute_loss_context_manager():
-                    outputs = model(**batch)
+                    outputs = model(**batch, min_score=0.0)  # AP counts the least score
                 ids = [int(label["image_id"]) for label in labels]
                 sizes = [tuple(label["orig_size"].tolist()) for label in labels]
                 results = results_of(outputs, self.processing_class, sizes, rules["max_detections"])

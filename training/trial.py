@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
+from torch.overrides import TorchFunctionMode
 
 from decodetr.utils.preflight import in_units, require_room, written
 
@@ -36,9 +37,9 @@ def try_step(
     device = model.device
     sharded = args.fsdp or args.deepspeed  # too large for one device, maybe
     target = device if sharded else args.device
-    sizes = "unknown size"
+    sizes, choice = "unknown size", _LastChoice()
     try:
-        with torch.random.fork_rng([target] if target.type == "cuda" else []), _precision(args, target):
+        with choice, torch.random.fork_rng([target] if target.type == "cuda" else []), _precision(args, target):
             model.to(target).train()
             if args.streams == "semantic":
                 model.detector.eval()
@@ -52,13 +53,16 @@ def try_step(
                 model(**inputs)
     except torch.OutOfMemoryError:
         return
-    except (AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+    except RuntimeError as error:
+        if choice.among is None or choice.count <= choice.among:
+            raise _refused(model, sizes, error) from error
         raise ValueError(
-            f"the model cannot make one step with images of {sizes}, before anything long was begun: "
-            f"{type(error).__name__}: {str(error).strip() or 'no message'}\nIts detector is {_describe(model)}. Give "
-            "another --image-size, or a starting point with another backbone (docs/training_options.md lists those "
-            "that work)."
+            f"the detector ({_describe(model)}) has {choice.count} queries, more than images of {sizes} have places "
+            f"on its feature maps: {choice.among}, of which each query takes one. Give a larger --image-size, or a "
+            f"starting point with at most {choice.among} queries."
         ) from error
+    except (AssertionError, IndexError, TypeError, ValueError) as error:
+        raise _refused(model, sizes, error) from error
     finally:
         model.zero_grad(set_to_none=True)
         with torch.no_grad():
@@ -66,6 +70,28 @@ def try_step(
                 buffer.copy_(buffers[name])
         for module, mode in modes.items():
             module.training = mode
+
+
+class _LastChoice(TorchFunctionMode):
+    """Inside, what `topk` was last asked for: `count` of so many `among`."""
+
+    count, among = 0, None
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (torch.topk, torch.Tensor.topk):
+            values, self.count = args[0], args[1] if len(args) > 1 else kwargs["k"]
+            self.among = values.shape[args[2] if len(args) > 2 else kwargs.get("dim", -1)]
+        return func(*args, **kwargs)
+
+
+def _refused(model, sizes, error):
+    return ValueError(
+        f"the model cannot make one step with images of {sizes}, before anything long was begun: "
+        f"{type(error).__name__}: {str(error).strip() or 'no message'}\nIts detector is {_describe(model)}. Give "
+        "another --image-size, or a starting point with another backbone (docs/training_options.md lists those that "
+        "work)."
+    )
 
 
 def _labels(model, count):

@@ -36,8 +36,8 @@ def test_sampling_of_maps_that_are_not_contiguous_is_right(dtype):
 def test_regions_are_sampled_at_their_exact_places(dtype):
     value, _ = _as_deformable_attention_has_it(dtype, seed=0)
     boxes = torch.rand(6, 30, 4, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.2
-    exact = _sample(value.float(), boxes, grid=4)
-    assert torch.equal(_sample(value, boxes, grid=4), exact.to(dtype))
+    exact = _sample(value.float(), 4, boxes)
+    assert torch.equal(_sample(value, 4, boxes), exact.to(dtype))
 
 
 @pytest.mark.parametrize("dtype", HALF)

@@ -61,7 +61,7 @@ def test_samples_of_a_ramp_are_the_coordinates(grid):
     y = ((torch.arange(height) + 0.5) / height)[:, None].expand(height, width)
     feature_map = torch.stack([x, y])[None]
     boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.6], [0.35, 0.6, 0.2, 0.1]]])
-    samples = _sample(feature_map, boxes, grid)
+    samples = _sample(feature_map, grid, boxes)
     assert samples.shape == (1, 2, 2, grid**2)
     for n in range(2):
         assert torch.allclose(samples[0, n].T, torch.tensor(_grid_points(boxes[0, n], grid)), atol=1e-6)
@@ -69,7 +69,7 @@ def test_samples_of_a_ramp_are_the_coordinates(grid):
 
 def test_samples_by_loops():
     feature_map, grid = _randn(2, 3, 5, 7), 4
-    samples = _sample(feature_map, BOXES, grid)
+    samples = _sample(feature_map, grid, BOXES)
     for b in range(2):
         for n in range(3):
             for p, (x, y) in enumerate(_grid_points(BOXES[b, n], grid)):

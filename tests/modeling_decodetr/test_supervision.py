@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_models import tiny_batch, tiny_model
 
 from decodetr.modeling_decodetr.loss_decodetr import match_annotations, supervise_queries
 
@@ -173,3 +174,19 @@ def test_half_precision_predictions_are_supervised_alike(dtype):
     pred = _boxes(RIGHT, MIDDLE, LEFT, NEAR_LEFT)
     expected = _supervise(pred, label)
     assert _supervise(pred.to(dtype), label, objectness=torch.zeros(4, dtype=dtype)) == expected
+
+
+@pytest.mark.parametrize("family", ["detr", "rt_detr_v2", "lw_detr"])
+def test_boxes_in_float64_teach_what_they_are(family):
+    """As augmentations have them."""
+    model, batch = tiny_model(family).eval(), tiny_batch(regions=True)
+    for label in batch["labels"]:
+        label["boxes"] = label["boxes"].double().float()
+        label["pseudo_boxes"] = torch.tensor([[0.3, 0.3, 0.2, 0.2]])
+    exact = [{k: v.double() if k.endswith("boxes") else v for k, v in label.items()} for label in batch["labels"]]
+    assert exact[0]["boxes"].dtype == exact[0]["region_boxes"].dtype == torch.float64
+    expected, found = (model(batch["pixel_values"], labels=labels).loss_dict for labels in (batch["labels"], exact))
+    assert found.keys() == expected.keys() and all(torch.equal(expected[name], found[name]) for name in found)
+    features = [model.extract_semantic_features(batch["pixel_values"], labels) for labels in (batch["labels"], exact)]
+    assert all(torch.equal(a["queries"], b["queries"]) for a, b in zip(*features))
+    assert exact[0]["boxes"].dtype == torch.float64  # the caller's own stay as they are

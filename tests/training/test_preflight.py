@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from helpers.pool_data import BASE, NOVEL, WHOLE
-from helpers.tiny_models import tiny_config
+from helpers.tiny_models import tiny_config, tiny_model
 
 import decodetr.train
 import decodetr.training.preflight
@@ -296,6 +296,20 @@ def test_the_tried_step_leaves_nothing_behind(two_clips):
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert torch.equal(drawn, torch.get_rng_state()) and not model.training
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_tried_step_counts_queries_and_places():
+    from decodetr import DeCoDetrTrainingArguments
+    from decodetr.training.trial import try_step
+
+    processor = DeCoDetrImageProcessor(size={"height": 64, "width": 64})
+    args = DeCoDetrTrainingArguments(output_dir="run", use_cpu=True, report_to="none")
+    for family in ("rt_detr_v2", "d_fine"):
+        model = tiny_model(family, detector={"num_queries": 21})
+        words = r"has 21 queries, more than images of 64 x 64 have places on its feature maps: 20, .* at most 20"
+        with pytest.raises(ValueError, match=words):
+            try_step(model, processor, args)
+    try_step(tiny_model("rt_detr_v2", detector={"num_queries": 20}), processor, args)
 
 
 # Another CLIP

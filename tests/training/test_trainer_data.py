@@ -141,3 +141,16 @@ def test_arguments_of_another_trainer_and_items_of_another_task_are_refused(scen
         DeCoDetrTrainer(model, TrainingArguments(str(tmp_path)), train)
     with pytest.raises(ValueError, match=r"got \['image', 'objects'\] without \['labels', 'pixel_values'\]"):
         detection_collate([{"image": torch.zeros(1), "objects": {}}])
+
+
+def test_an_evaluation_reads_all_queries(scenes, tmp_path, monkeypatch):
+    """Also those that the model leaves out by itself, whose least score AP would count."""
+    from decodetr.modeling_decodetr import certain_queries
+
+    trainer = make_trainer(scenes, tmp_path)
+    everything = trainer.predict(trainer.eval_dataset).predictions
+    monkeypatch.setattr(certain_queries, "LEAST_QUERIES", 1)
+    monkeypatch.setattr(certain_queries, "MIN_SCORE", 0.999)
+    for all_of_it, found in zip(everything, trainer.predict(trainer.eval_dataset).predictions, strict=True):
+        assert torch.equal(all_of_it["scores"], found["scores"]) and found["scores"].min() > 1e-11
+        assert torch.equal(all_of_it["boxes"], found["boxes"])
