@@ -486,15 +486,17 @@ def test_images_of_any_size(tmp_path, capsys):
 def test_graphs_of_any_size_read_maps_where_the_model_does(kind, tmp_path):
     """Of images whose sides are no multiples of a stride, whose maps cover more than they."""
     model = tiny_model("detr", region_pixels=8).eval()
-    model.detector.class_labels_classifier.bias.data[0] += 8  # so that scores are those of names
+    model.detector.class_labels_classifier.bias.data[0] += 8  # so that scores are those of names, which differ much
+    model.semantic_stream.predictor.weight.data.normal_(generator=torch.Generator().manual_seed(0))
     processor = DeCoDetrImageProcessorPil(size={"shortest_edge": 97, "longest_edge": 301})
     _exported(model, tmp_path, kind, processor=processor, dynamic_size=True)
     images = pictures()
     found = ExportedDetector(tmp_path, allow_pickle=True).detect(images, threshold=0.0)
     expected = [detect(model, processor, [image], 0.0)[0] for image in images]
-    assert max(expected[0]["scores"]) > 0.1
     for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(sorted(one["scores"]), sorted(other["scores"]), atol=1e-5)
+        one, other = (np.log(sorted(detections["scores"])) for detections in (one, other))
+        assert other.std() > 1
+        np.testing.assert_allclose(one, other, atol=2e-3)
 
 
 @pytest.mark.slow
