@@ -246,7 +246,8 @@ QUESTIONS = {
     "captioners": Question(
         "What is a larger captioner worth?",
         "The pools that `pool build` makes of the same regions with smaller LLaVAs, whose captions name fewer things "
-        "(photo_world.md, Captioners of three sizes). The default has 128 channels and 3 layers.",
+        "([captioners of three sizes](photo_world.md#captioners-of-three-sizes)). The default has 128 channels and 3 "
+        "layers.",
         ("captions", "captioner-64", "captioner-32"),
     ),
     "captioned": Question(
