@@ -98,7 +98,7 @@ def measure_parts(forward, model, read) -> dict:
     places = {
         "detector": (model.detector, "forward"),
         "h_theta": (stream.input_projection, "forward"),
-        "lookup": (semantic_stream, "recall"),
+        "lookup": (semantic_stream, "look_up_rows"),
         "residual": (stream.residual, "forward"),
         "predictor": (stream.predictor, "forward"),
         "names": (stream, "_against_names"),

@@ -11,7 +11,7 @@ from helpers.data_forms import NAMES
 from PIL import Image, ImageOps
 
 from decodetr import DeCoDetrImageProcessor
-from decodetr.annotations.coco import _warn_of_frame, read_annotated
+from decodetr.annotations.coco import _told, read_annotated
 from decodetr.annotations.sources import load_annotations, load_stream
 from decodetr.cli import main
 from decodetr.processing import DetectionDataset
@@ -23,7 +23,7 @@ BOX = [4, 6, 20, 10]  # x, y, w, h in the picture as it is meant
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet():
-    _warn_of_frame.__defaults__[0].clear()
+    _told.clear()
 
 
 def _picture(path, orientation=1, size=(48, 32), deep=False):
