@@ -20,6 +20,7 @@ _TEACHERS = {
     "clip_steps": (1800, "optimizer steps of the CLIP"),
     "llava_steps": (2400, "optimizer steps of the LLaVA"),
 }
+_ASKED = {"teachers": tuple(_TEACHERS), "run": tuple(_TEACHERS), "captioner": ("llava_steps",)}
 
 
 def parse(words=None):
@@ -62,9 +63,8 @@ def parse(words=None):
         for field in ("hidden_size", "layers") if name == "captioner" else ():
             option, words_of = f"--{field.replace('_', '-')}", "of its language model"
             command.add_argument(option, type=int, required=True, metavar="N", help=words_of)
-        for field, (default, words_of) in _TEACHERS.items() if name in ("teachers", "run", "captioner") else ():
-            if name == "captioner" and field == "clip_steps":
-                continue
+        for field in _ASKED.get(name, ()):
+            default, words_of = _TEACHERS[field]
             option = f"--{field.replace('_', '-')}"
             command.add_argument(option, type=int, default=default, metavar="N", help=f"{words_of} ({default})")
     return parser.parse_args(words)

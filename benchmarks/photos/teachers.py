@@ -92,25 +92,30 @@ def write_teachers(output, settings, *, scenes, clip_steps, llava_steps, workers
     return measured
 
 
-def write_captioner(output, settings, *, hidden_size, layers, llava_steps, scenes, workers=1):
+def write_captioner(output, settings, *, hidden_size, layers, llava_steps, workers=1):
     """Train a LLaVA of another size on the crops of the teachers and write `output/photo-llava-HIDDENxLAYERS`. Its
     language model begins with random weights.
 
     Args:
-        output: folder of `write_teachers`, with its `photo-clip`. settings, scenes: of it.
+        output: folder of `write_teachers`, with its `photo-clip`. settings: of it.
         hidden_size, layers: of the language model. llava_steps: optimizer steps.
 
     Returns:
         What was measured of it, as in `output/measured.json`.
+
+    Raises:
+        FileNotFoundError: there are no teachers. ValueError: they are of other settings.
     """
     from transformers import CLIPModel
 
     output, name = Path(output), f"{LLAVA}-{hidden_size}x{layers}"
     work, texts = output / "work", Texts(photographs_of(settings).world)
+    made_of = read_json(work / "settings.json", dict)
+    take_work_folder(work, made_of | {"seed": settings.seed, "photographs": photographs_of(settings).world.digest})
     model, processor = train_llava(
         work / name,
         CLIPModel.from_pretrained(output / CLIP),
-        *_crops(work, "teachers", scenes, settings, workers),
+        *_crops(work, "teachers", made_of["scenes"], settings, workers),
         steps=llava_steps,
         class_token=True,
         hidden_size=hidden_size,

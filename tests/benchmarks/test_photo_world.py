@@ -339,9 +339,14 @@ def test_a_captioner_of_another_size_stands_beside_the_teachers(package, tmp_pat
     monkeypatch.setattr(teachers, "VALIDATION_SCENES", 2)
     shutil.copytree(resolve("scenes-clip"), tmp_path / teachers.CLIP)
     (tmp_path / "measured.json").write_text('{"llava": {"object": 0.5}}')
+    (tmp_path / "work").mkdir()
+    made_of = {"scenes": 4, "seed": 0, "photographs": stamps.read_world(package[0]).digest}
+    (tmp_path / "work/settings.json").write_text(json.dumps(made_of))
     places = ["--stamps", str(package[0]), "--backgrounds", str(package[1]), "--image-size", str(SIDE)]
     words = ["captioner", str(tmp_path), *places, "--hidden-size", "16", "--layers", "1"]
-    assert photo_world.main([*words, "--llava-steps", "2", "--scenes", "4"]) == 0, capsys.readouterr().err
+    assert photo_world.main([*words, "--llava-steps", "2", "--seed", "1"]) == 1
+    assert "other settings" in capsys.readouterr().err
+    assert photo_world.main([*words, "--llava-steps", "2"]) == 0, capsys.readouterr().err
     config = LlavaForConditionalGeneration.from_pretrained(tmp_path / "photo-llava-16x1").config.text_config
     assert (config.hidden_size, config.intermediate_size, config.num_hidden_layers) == (16, 48, 1)
     measured = json.loads((tmp_path / "measured.json").read_text())

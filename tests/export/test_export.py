@@ -6,15 +6,14 @@ import re
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from filelock import FileLock
-from helpers.exports import SIZE, assert_same, pictures, torch_detections
-from helpers.tiny_models import TINY_DETECTORS, tiny_model
+from helpers.exports import SIZE, assert_same, exported, pictures, torch_detections
+from helpers.tiny_models import tiny_model
 from helpers.without_torch import PROGRAM
 from PIL import Image
 
@@ -35,15 +34,6 @@ from decodetr.utils.files import LOCK
 NAMES = ["cat", "dog", "salt, pepper", "cat"]
 
 
-def _exported(model, folder, *args, processor=None, **settings):
-    made = export_model(
-        model, processor or DeCoDetrImageProcessor(size=SIZE), folder, ExportSettings(*args, **settings)
-    )
-    for file in Path(folder).glob("model.*"):  # nothing says where the code of this machine lies
-        assert not any(path in file.read_bytes() for path in (b"site-packages", b"modeling_decodetr.py", b"/home/"))
-    return made
-
-
 @pytest.fixture(scope="module")
 def model():
     return tiny_model("detr", names=NAMES, score_scale=1.3, score_bias=0.2, name_thresholds={"dog": 0.9}).eval()
@@ -54,7 +44,7 @@ def folder(model, tmp_path_factory):
     """ONNX, with names as input."""
     folder = tmp_path_factory.mktemp("exported") / "onnx"
     model.config.name_or_path = model.name_or_path = "/home/me/mine"
-    made = _exported(model, folder, "onnx", names_input=True)
+    made = exported(model, folder, "onnx", names_input=True)
     parity = made.description.parity
     assert parity["batches"] == [1, 4] and parity["found"] == parity["compared"] == 5 * 12
     assert made.description.dynamic == ["batch", "names"] and made.bytes > 100_000
@@ -76,7 +66,7 @@ def test_detections_are_those_of_the_model(model, detector):
 
 def test_pictures_of_rf_detrs_steps_are_resized_so_without_torch_too(model, tmp_path):
     processor = DeCoDetrImageProcessor(size=SIZE, antialias=False, rescale_first=True)
-    _exported(model, tmp_path / "onnx", "onnx", processor=processor)
+    exported(model, tmp_path / "onnx", "onnx", processor=processor)
     own = json.loads((tmp_path / "onnx" / "export.json").read_text())["preprocessing"]
     assert own["antialias"] is False and own["rescale_first"] is True
     noise = np.random.default_rng(0).integers(0, 256, (3, 300, 457, 3), dtype=np.uint8)
@@ -363,7 +353,7 @@ def test_rt_detr_v2_takes_any_batch(tmp_path):
     """Its batch size is a number in the code of the library. A file of torch.export is read only when it is asked
     for."""
     model = tiny_model("rt_detr_v2", nms_iou=0.3).eval()
-    made = _exported(model, tmp_path, "pt2", semantic_queries=11)
+    made = exported(model, tmp_path, "pt2", semantic_queries=11)
     assert made.description.dynamic == ["batch"] and made.description.parity["batches"] == [1, 4]
     with pytest.raises(ValueError, match="can run code of whoever wrote it. If it is yours, give allow_pickle=True"):
         ExportedDetector(tmp_path)
@@ -437,7 +427,7 @@ def test_a_graph_that_detects_something_else_is_found_out(model, folder, detecto
 def test_what_does_not_go_together_is_refused(tmp_path, family, processor, settings, message):
     model = tiny_model(family).eval()
     with pytest.raises(ValueError, match=message):
-        _exported(model, tmp_path / "out", "onnx", processor=DeCoDetrImageProcessor(**processor), **settings)
+        exported(model, tmp_path / "out", "onnx", processor=DeCoDetrImageProcessor(**processor), **settings)
     assert not (tmp_path / "out").exists()
 
 
@@ -460,55 +450,3 @@ def test_damaged_exports_are_refused(folder, tmp_path):
         ExportedDetector(tmp_path)
     with pytest.raises(FileNotFoundError, match="no exported model is there: expected a folder with export.json"):
         ExportedDetector(tmp_path / "nowhere")
-
-
-@pytest.mark.slow
-def test_images_of_any_size(tmp_path, capsys):
-    """They keep their shape, and those of one size share a batch."""
-    model = tiny_model("detr").eval()
-    processor = DeCoDetrImageProcessorPil(size={"shortest_edge": 96, "longest_edge": 300})
-    made = _exported(model, tmp_path, "onnx", processor=processor, dynamic_size=True)
-    assert made.description.dynamic == ["batch", "height", "width"] and made.description.image_size is None
-    images = [*pictures(), *pictures(seed=1)]
-    found = ExportedDetector(tmp_path).detect(images, threshold=0.0)
-    assert_same(found, [detect(model, processor, [image], 0.0)[0] for image in images])
-    for place, image in {"a": images[0], "banner": Image.new("RGB", (3000, 2)), "b": images[1]}.items():
-        image.save(tmp_path / f"{place}.png")
-    words = ["predict", tmp_path, "--model", tmp_path, "--output", tmp_path / "found", "--no-pictures"]
-    assert main([*map(str, words)]) == 1
-    said, rows = capsys.readouterr(), json.loads((tmp_path / "found/detections.json").read_text())["images"]
-    assert "banner.png: a picture of 3000 x 2 pixels becomes 300 x 0, and the graph takes" in said.err
-    assert [Path(row["file"]).name for row in rows] == ["a.png", "b.png"] and "1 unreadable" in said.out
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onnx", "openvino", "pt2"])
-def test_graphs_of_any_size_read_maps_where_the_model_does(kind, tmp_path):
-    """Of images whose sides are no multiples of a stride, whose maps cover more than they."""
-    model = tiny_model("detr", region_pixels=8).eval()
-    model.detector.class_labels_classifier.bias.data[0] += 8  # so that scores are those of names, which differ much
-    model.semantic_stream.predictor.weight.data.normal_(generator=torch.Generator().manual_seed(0))
-    processor = DeCoDetrImageProcessorPil(size={"shortest_edge": 97, "longest_edge": 301})
-    _exported(model, tmp_path, kind, processor=processor, dynamic_size=True)
-    images = pictures()
-    found = ExportedDetector(tmp_path, allow_pickle=True).detect(images, threshold=0.0)
-    expected = [detect(model, processor, [image], 0.0)[0] for image in images]
-    for one, other in zip(found, expected, strict=True):
-        one, other = (np.log(sorted(detections["scores"])) for detections in (one, other))
-        assert other.std() > 1
-        np.testing.assert_allclose(one, other, atol=2e-3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onnx", "openvino", "pt2"])
-@pytest.mark.parametrize("family", sorted(TINY_DETECTORS))
-def test_every_family_is_exported(family, kind, tmp_path):
-    """At batch 1 and 4, with names baked in and as input."""
-    model, images = tiny_model(family).eval(), pictures()
-    for names_input in (False, True):
-        folder = tmp_path / str(names_input)
-        made = _exported(model, folder, kind, names_input=names_input)
-        parity = made.description.parity
-        assert parity["batches"] == [1, 4] and parity["found"] == parity["compared"] == 60
-        found = ExportedDetector(folder, allow_pickle=True).detect(images, threshold=0.0)
-        assert [len(one["names"]) for one in found] == [36] * len(images)

@@ -1,8 +1,13 @@
 """Exported tiny models, pictures, and whether two programs found the same in them."""
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
+from decodetr import DeCoDetrImageProcessor
+from decodetr.export.export_run import export_model
+from decodetr.export.settings import ExportSettings
 from decodetr.inference.detection import detect
 from decodetr.processing import DeCoDetrImageProcessorPil
 
@@ -32,3 +37,13 @@ def assert_same(found, expected, score=1e-5, box=0.01):
         assert one["names"] == other["names"]
         np.testing.assert_allclose(one["scores"], other["scores"], atol=score)
         np.testing.assert_allclose(np.reshape(one["boxes"], (-1, 4)), np.reshape(other["boxes"], (-1, 4)), atol=box)
+
+
+def exported(model, folder, *args, processor=None, **settings):
+    """Export a model, and see that its files say nothing of this machine."""
+    made = export_model(
+        model, processor or DeCoDetrImageProcessor(size=SIZE), folder, ExportSettings(*args, **settings)
+    )
+    for file in Path(folder).glob("model.*"):  # nothing says where the code of this machine lies
+        assert not any(path in file.read_bytes() for path in (b"site-packages", b"modeling_decodetr.py", b"/home/"))
+    return made
