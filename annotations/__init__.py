@@ -4,7 +4,7 @@ coco.py, coco_checks.py, coco_mending.py   CocoAnnotations: a COCO file, checked
 annotation_index.py, image_entries.py, parsed.py   its annotations and images as arrays, kept where they are large
 yolo.py, yolo_labels.py   the same from YOLO folders
 cvat.py, label_studio.py, labelme.py, pascal_voc.py   the same from what annotation tools export
-exported.py               what these four share: pictures found by their names, shapes as boxes
+exported.py, turned_shapes.py   what these four share: pictures found by their names, shapes as boxes
 image_folder.py           the same from pictures alone
 hub_dataset.py            the same from data sets of `datasets`
 stream.py                 AnnotationStream: such a data set read row by row

@@ -22,6 +22,7 @@ import numpy as np
 
 from decodetr.annotations.annotation_index import AnnotationIndex
 from decodetr.annotations.coco_checks import (
+    is_own_file,
     read_annotations,
     read_categories,
     read_document,
@@ -166,6 +167,9 @@ class CocoAnnotations:
             data = {**data, "images": mend_files(data["images"], folder, told)}
         data = {**data, "images": mend_sizes(data["images"], [folder, data_folder(file)], told)}
         images = read_images(file, data["images"])
+        listed: dict[str, str] = {}
+        for row, image in enumerate(images):
+            is_own_file(listed, image["file_name"], f"images[{row}] (id {image['image_id']})", told, file)
         locate_images(file, folder, images)
         if check_images:
             _check_images_exist(file, images)

@@ -6,15 +6,17 @@ Every error is a ValueError with the file, the row and its id, what was expected
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from decodetr.annotations.coco_mending import file_name_of, mend
+from decodetr.annotations.coco_mending import degrees_turned, file_name_of, mend
 from decodetr.annotations.federated_lists import LISTS
 from decodetr.annotations.findings import FirstError
 from decodetr.annotations.image_entries import Federation
+from decodetr.annotations.object_area import NOTHING
 from decodetr.utils.documents import read_json
 from decodetr.utils.excerpts import short
 
@@ -31,10 +33,10 @@ def read_document(file: Path, findings: Findings | None = None, polygons: bool =
 
     Args:
         file (Path). findings (Findings, optional): is told of what was mended. Default: the log.
-        polygons: with the outlines of the objects, which are most of a file.
+        polygons: with the outlines of the objects, which are most of a file. Without, those of turned boxes stay.
     """
     try:
-        document = read_json(file, drop=None if polygons else "segmentation")
+        document = read_json(file, each=None if polygons else _without_polygons)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file}: no such annotation file; expected a COCO JSON file") from error
     check_lists(file, document)
@@ -43,6 +45,12 @@ def read_document(file: Path, findings: Findings | None = None, polygons: bool =
     if findings is None:
         told.warn(logger, file)
     return document
+
+
+def _without_polygons(entry):
+    if "segmentation" in entry and not degrees_turned(entry):
+        del entry["segmentation"]
+    return entry
 
 
 def check_lists(file: str | Path, document: object) -> None:
@@ -142,6 +150,28 @@ def read_images(file: str | Path, entries: list[dict[str, Any]]) -> list[dict[st
     return images
 
 
+def is_own_file(
+    names: dict[str, str], name: str, where: str, findings: Findings, file: str | Path | None = None
+) -> bool:
+    """Whether an image can have its file: no other has it, or under the same name, which is only told.
+
+    Args:
+        names: {path: name} of the images before. This one is added.
+        name, where: of this image: its file_name, and the row.
+        file: the annotation file, for an error that is raised.
+    """
+    path = os.path.normpath(name)
+    if path not in names:
+        names[path] = name
+        return True
+    if (first := names[path]) == name:
+        findings.add("warning", "files that are listed twice", f"{where}: {name}")
+        return True
+    message = f"{where}: expected a file of its own, got {name!r}, which is {first!r} of another image; merge the two"
+    findings.add("error", "files that are listed under two names", f"{file}: {message}" if file else message)
+    return False
+
+
 def read_federation(file: str | Path, entries: list[dict[str, Any]], category_ids: list[int]) -> Federation | None:
     """image id -> (absent, not exhaustive), indices of categories as int64 arrays, of LVIS' lists. None without them.
 
@@ -226,6 +256,14 @@ def read_annotations(
         raise ValueError(
             f"{_where(file, key, row, entries[row])}: expected an area of 0 or more, got {areas[row]}; correct it"
         )
+    nothing = (areas == 0) & (boxes[:, 2:] > 0).all(axis=1)
+    if nothing.any():
+        row = int(nothing.argmax())
+        logger.warning(
+            "%s: %d of %d %s, the first in annotations[%d] (id %s): AP_small, AP_medium and AP_large are not those of "
+            "the objects, and a federated evaluation leaves them out; `decodetr validate --repair DIR` mends a copy",
+            file, int(nothing.sum()), len(areas), NOTHING, row, entries[row]["id"],
+        )  # fmt: skip
     crowds = [entry.get("iscrowd", 0) for entry in entries]
     if not all(crowd in (0, 1) for crowd in crowds):
         row = next(row for row, crowd in enumerate(crowds) if crowd not in (0, 1))

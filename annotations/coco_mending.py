@@ -1,16 +1,19 @@
 """What a COCO document means although it is not written so, for training and `decodetr validate` alike.
 
-Only what has one meaning: ids and sizes that are texts, sizes that are missing, files in another spelling, and the
-root that Roboflow puts above the categories.
+Only what has one meaning: ids and sizes that are texts, sizes that are missing, files in another spelling, boxes that
+CVAT says are turned, and the root that Roboflow puts above the categories.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from decodetr.annotations.box_style import is_box, polygon_points
 from decodetr.annotations.federated_lists import LISTS, with_lists
+from decodetr.annotations.turned_shapes import around, turned_corners
 from decodetr.annotations.written_paths import find_written
 from decodetr.utils.excerpts import short
 from decodetr.utils.images import image_header, upright_size
@@ -28,7 +31,8 @@ _WHOLE = re.compile(r"-?\d{1,18}")
 
 
 def mend(document: dict[str, Any], findings: Findings) -> dict[str, Any]:
-    """The document with ids and sizes as numbers, without a root category. What is not mended stays the same object.
+    """The document with ids and sizes as numbers, with boxes around turned ones, without a root category. What is not
+    mended stays the same object.
 
     Args:
         document (dict): with lists of dicts under images, annotations and categories.
@@ -38,8 +42,17 @@ def mend(document: dict[str, Any], findings: Findings) -> dict[str, Any]:
     for key, fields in _IDS.items():
         document[key] = _with_numbers(key, document[key], fields, findings)
     document["images"] = _with_numbers_listed(document["images"], findings)
+    document["annotations"] = _with_extents(document["annotations"], findings)
     document["categories"] = _without_root(document, findings)
     return document
+
+
+def degrees_turned(entry: dict[str, Any]) -> float:
+    """By how much the box of an annotation is turned, clockwise around its center. CVAT and Datumaro write it as an
+    attribute, and as `bbox` the box before."""
+    attributes = entry.get("attributes")
+    degrees = attributes.get("rotation") if isinstance(attributes, dict) else None
+    return degrees % 360 if type(degrees) in (int, float) and math.isfinite(degrees) else 0.0
 
 
 def file_name_of(entry: dict[str, Any]) -> str | None:
@@ -125,6 +138,26 @@ def whole_number(value: object) -> int | None:
     if isinstance(value, str):
         return int(value) if value.isascii() and _WHOLE.fullmatch(value) is not None else None
     return value if type(value) is int else None
+
+
+def _with_extents(annotations, findings):
+    """Annotations with the box around a turned one, or around the polygons of an object that has some: those lie where
+    they are drawn. What is mended is not turned any more. `area` is that of the object, and stays."""
+    turned = [row for row, entry in enumerate(annotations) if degrees_turned(entry)]
+    annotations = list(annotations) if turned else annotations
+    for row in turned:
+        entry = annotations[row]
+        box, degrees = entry.get("bbox"), degrees_turned(entry)
+        if not is_box(box) or min(box[2:]) <= 0:
+            continue  # said of the box
+        x, y, w, h = box
+        points = polygon_points(entry.get("segmentation")) or turned_corners([x, y, x + w, y + h], degrees)
+        findings.add(
+            "warning", "boxes that are turned", f"annotations[{row}]: {short(box)} by {degrees:g}", "the box around it"
+        )
+        still = {**entry["attributes"], "rotation": 0.0}
+        annotations[row] = {**entry, "bbox": around(points), "attributes": still}
+    return annotations
 
 
 def _without_root(document, findings):

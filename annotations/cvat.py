@@ -15,16 +15,15 @@ from decodetr.annotations.exported import (
     ExportedImage,
     ExportedShape,
     PictureFinder,
-    around_ellipse,
     declared_size,
     exported_annotations,
     left_over,
     number_in,
     passed_over,
     told_to,
-    turned,
 )
 from decodetr.annotations.findings import Findings
+from decodetr.annotations.turned_shapes import around_ellipse
 from decodetr.utils.files import regular_file
 from decodetr.utils.xml_documents import read_xml
 
@@ -100,7 +99,8 @@ def _shapes(image: Element, where, told):
             passed_over(element.tag, place, told)
         elif element.tag in _READERS:
             points, corners = _READERS[element.tag](element)
-            shapes.append(ExportedShape(place, element.get("label"), points, corners))
+            degrees = number_in(element.get("rotation", "0")) if element.tag == "box" else 0.0
+            shapes.append(ExportedShape(place, element.get("label"), points, corners, degrees))
     return shapes
 
 
@@ -109,12 +109,7 @@ def _numbers(element, *keys):
 
 
 def _of_box(element):
-    box = _numbers(element, "xtl", "ytl", "xbr", "ybr")
-    degrees = number_in(element.get("rotation", "0"))
-    if degrees == 0:
-        return box, True
-    x0, y0, x1, y1 = box
-    return turned([x0, y0, x1, y0, x1, y1, x0, y1], ((x0 + x1) / 2, (y0 + y1) / 2), degrees), False
+    return _numbers(element, "xtl", "ytl", "xbr", "ybr"), True
 
 
 def _of_polygon(element):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from decodetr.annotations.box_style import find_style, is_box, polygon_points
-from decodetr.annotations.coco_checks import is_name, is_size
+from decodetr.annotations.coco_checks import is_name, is_own_file, is_size
 from decodetr.annotations.coco_mending import file_name_of, mend
 from decodetr.annotations.federated_lists import renumber_lists, with_lists
 from decodetr.annotations.findings import Findings
@@ -175,7 +175,7 @@ def _extents(annotations):
 
 def _images(entries, findings, pictures, extents):
     """{id: entry} of the images that can be used."""
-    kept, names = {}, set()
+    kept, names = {}, {}
     for row, entry in enumerate(entries):
         where, number = f"images[{row}]", entry.get("id")
         name, picture = file_name_of(entry), pictures.get(number)
@@ -195,9 +195,8 @@ def _images(entries, findings, pictures, extents):
                 continue
             width, height = upright_size(picture.size, picture.orientation)
             entry = {**entry, "width": width, "height": height, "size_declared": False}
-        if name in names:
-            findings.add("warning", "files that are listed twice", f"{where}: {name}")
-        names.add(name)
+        if not is_own_file(names, name, where, findings):
+            continue
         if (size := _true_size(entry, picture, extents.get(number, (0, 0)), findings)) is not None:
             kept[number] = {**entry, "width": size[0], "height": size[1]}
     return kept

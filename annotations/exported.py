@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from decodetr.annotations.coco import AnnotationIndex, CocoAnnotations
 from decodetr.annotations.coco_checks import is_name
 from decodetr.annotations.findings import FirstError
 from decodetr.annotations.left_over import NO_PICTURE, pictures_below
+from decodetr.annotations.turned_shapes import around, turned_corners
 from decodetr.annotations.written_paths import spelling_key
 from decodetr.utils.excerpts import short
 from decodetr.utils.images import image_header, upright_size
@@ -45,12 +47,14 @@ class ExportedShape:
         label: its name, as the file has it.
         points: x, y, x, y, ... in pixels, of which the box around them is taken. Not finite: an error.
         corners (bool): the points are x0, y0, x1, y1, in this order.
+        degrees (float): how far a box of such corners is turned around its center, clockwise.
     """
 
     where: str
     label: object
     points: Sequence[float]
     corners: bool = False
+    degrees: float = 0.0
 
 
 @dataclass
@@ -172,8 +176,10 @@ def exported_annotations(
     rows: list[int] = []
     labels: list[str] = []
     boxes: list[list[float]] = []
+    images = list(images)
+    times = Counter(image.path for image in images if image.path is not None)
     for image in images:
-        entry = _entry(image, len(entries) + 1, folder, told)
+        entry = _entry(image, len(entries) + 1, folder, told, times)
         if entry is None:
             continue
         for shape in image.shapes:
@@ -239,29 +245,17 @@ def number_in(text: object) -> float:
         return math.nan
 
 
-def turned(points: Sequence[float], center: tuple[float, float], degrees: float) -> list[float]:
-    """Points x, y, x, y, ... turned around a center, clockwise in an image."""
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    found: list[float] = []
-    for x, y in zip(points[0::2], points[1::2]):
-        dx, dy = x - center[0], y - center[1]
-        found += [center[0] + dx * cos - dy * sin, center[1] + dx * sin + dy * cos]
-    return found
-
-
-def around_ellipse(center: tuple[float, float], radii: tuple[float, float], degrees: float) -> list[float]:
-    """x0, y0, x1, y1 of the box around an ellipse that is turned."""
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    half = math.hypot(radii[0] * cos, radii[1] * sin), math.hypot(radii[0] * sin, radii[1] * cos)
-    return [center[0] - half[0], center[1] - half[1], center[0] + half[0], center[1] + half[1]]
-
-
-def _entry(image, number, folder, told):
+def _entry(image, number, folder, told, times: Mapping[Path, int]):
     """The entry of `CocoAnnotations.images`, or None where the image cannot be used."""
     if image.path is None:
         message = f"{image.where}: expected one image called {image.written!r} below {folder}, got none, or several; "
         message += "restore it, or take it out of the annotations"
         told.add("error", "images that are not there", message, "left out with their objects")
+        return None
+    if times[image.path] > 1 and image.path.is_file():  # else a name stands for a picture that need not be there
+        message = f"{image.where}: expected a picture of its own, got {image.path}, which {times[image.path]} entries "
+        message += f"are of ({image.written!r} here); give each its own file, or leave one entry for the picture"
+        told.add("error", "entries that are of one picture", message, "left out with their objects")
         return None
     size = image.size
     if size is None:
@@ -281,7 +275,7 @@ def _box(shape, told):
         told.add("error", "shapes without a name", message, "left out")
         return None
     points = [float(value) for value in shape.points]
-    if len(points) < 4 or len(points) % 2 or not all(map(math.isfinite, points)):
+    if len(points) < 4 or len(points) % 2 or not all(map(math.isfinite, [*points, shape.degrees])):
         message = f"{shape.where}: expected finite coordinates in pixels, got {short(points)}; correct the shape"
         told.add("error", "shapes whose coordinates are no finite numbers", message, "left out")
         return None
@@ -289,5 +283,4 @@ def _box(shape, told):
         message = f"{shape.where}: expected x0 <= x1 and y0 <= y1, got {short(points)}; correct the box"
         told.add("error", "boxes of negative size", message, "left out")
         return None
-    xs, ys = points[0::2], points[1::2]
-    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    return around(turned_corners(points, shape.degrees) if shape.degrees else points)

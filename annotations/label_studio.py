@@ -18,16 +18,15 @@ from decodetr.annotations.exported import (
     ExportedImage,
     ExportedShape,
     PictureFinder,
-    around_ellipse,
     declared_size,
     exported_annotations,
     left_over,
     number_in,
     passed_over,
     told_to,
-    turned,
 )
 from decodetr.annotations.findings import Findings
+from decodetr.annotations.turned_shapes import around_ellipse, turned
 from decodetr.utils.documents import read_json
 from decodetr.utils.excerpts import short
 from decodetr.utils.images import image_header, is_image, upright_size
@@ -154,6 +153,8 @@ def _regions(annotation, path, where, told):
     declared, size, shapes = None, None, []
     for number, region in enumerate(annotation["result"]):
         place = f"{where}: result[{number}]"
+        if isinstance(region, dict) and region.get("type") == "relation":
+            continue  # between two regions; it is none itself
         value = region.get("value") if isinstance(region, dict) else None
         if not isinstance(value, dict):
             message = f"{place}: expected a region with a value, got {short(value)}; export the project again"

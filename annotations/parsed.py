@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from decodetr.annotations.coco import CocoAnnotations
 
 LARGE = 16 << 20  # bytes of a file that is parsed once. A smaller one takes less than a second
-_FORM = "annotations-1"  # of what is kept: another number where it changes
+_FORM = "annotations-2"  # of what is kept: another number where it changes
 _NUMBERS = ("image_id", "width", "height", "size_declared")
 _TEXTS = ("file_name", "path")
 _BOXES = ("id", "category", "bbox", "area", "iscrowd")

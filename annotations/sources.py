@@ -177,8 +177,11 @@ def _load(data, part, file, images, class_names, box_format, check_images, findi
     if place.is_file():
         return read_pascal_voc(layout.files, data, images, check_images, findings, place)
     files = layout.members.get(part) or [file for file in layout.files if file.is_relative_to(place)]
-    read = read_pascal_voc if layout.kind == "voc" else read_labelme
-    coco = read(files, place, images, check_images, findings)
+    if layout.kind == "voc":
+        others = layout.files if layout.members else ()  # folders of their own may be of another program
+        coco = read_pascal_voc(files, place, images, check_images, findings, others=others)
+    else:
+        coco = read_labelme(files, place, images, check_images, findings)
     if layout.members:  # pictures of other parts are left over of none
         kept = {what: [path for path in paths if _is_in(path, data, part)] for what, paths in coco.left_over.items()}
         coco.left_over = kept
@@ -215,6 +218,11 @@ def _place(data, layout, part):
     """
     places = layout.parts.get(part, [])
     if not places:
+        if layout.kind == "yolo" and not layout.parts:
+            raise FileNotFoundError(
+                f"{data}: expected the folders of the images in its YAML file, got names alone; write "
+                f"`{part}: images/{part}`, or wherever its images are, into it"
+            )
         there = "; ".join(f"{name}: {', '.join(map(str, found))}" for name, found in layout.parts.items())
         raise FileNotFoundError(
             f"{data}: {KINDS[layout.kind]} without a part {part!r}; it has {there or 'none'}. Hold a share of the "

@@ -43,8 +43,8 @@ def read_yolo(file: str | Path, part: str, findings: Findings | None = None) -> 
 
     Args:
         file: data.yaml, with `names` (list, or {number: name}) and for each part a folder of images, a list of such,
-            or a text file with a path in each line. Relative to `path`, if given, else to the file. Or classes.txt
-            next to `images` and `labels`.
+            or a text file with a path in each line. Relative to `path`, if given, else to the file. Without a part,
+            and classes.txt: next to `images` and `labels`, whose pictures are all "train".
         part (str): "train", "val" or "test".
         findings (Findings, optional): is told of what cannot be used, which is left out then. Default: the first such
             thing is an error, and warnings are logged.
@@ -98,7 +98,7 @@ def read_yolo(file: str | Path, part: str, findings: Findings | None = None) -> 
 
 def read_data_yaml(file: str | Path) -> dict[str, Any]:
     """What a data.yaml holds, a dict with `names`. Every value is the text that stands in the file. A classes.txt has
-    the names in its lines."""
+    the names in its lines. Where neither names a part, the pictures of `images` are the training part."""
     if Path(file).name == NAMES_ALONE:
         return {"names": read_text(file).strip().splitlines(), "train": "images"}
     try:
@@ -107,7 +107,19 @@ def read_data_yaml(file: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{file}: no such file; expected YOLO's data.yaml") from error
     if not isinstance(config, dict) or "names" not in config:
         raise ValueError(f"{file}: expected YOLO's data.yaml, with `names` and a folder for each part")
-    return config
+    return {**config, "train": "images"} if _is_of_one_folder(file, config) else config
+
+
+def _is_of_one_folder(file, config):
+    """Whether a data.yaml has the names alone, next to `images` and `labels`: what supervision writes. Folders of
+    parts in `images` are not guessed."""
+    images, keys = Path(file).parent / "images", [key for keys in _PART_KEYS.values() for key in keys]
+    return (
+        "nc" in config  # other YAML files have names too
+        and not any(config.get(key) or (images / key).is_dir() for key in keys)
+        and images.is_dir()
+        and images.with_name("labels").is_dir()
+    )
 
 
 def is_data_yaml(file: str | Path) -> bool:

@@ -36,8 +36,10 @@ class Analysis:
         evaluator. truth, found: its arrays. matches: of [`match_detections`].
         kind (D,) int: of each detection the place in KINDS, -1 where it found an object or does not count.
         missed (G,) bool: which objects are missed.
+        are_shares (bool): all scores are in 0..1. Others rank detections as well, but are no share of right ones.
         threshold (float): that of [`best_f1`] over all names, 1 where nothing was found. Counts of mistakes are of the
-            detections `above` it.
+            detections `above` it. Of scores that are no shares, it is one of their places between the least and the
+            greatest.
     """
 
     def __init__(self, evaluator: DetectionEvaluator) -> None:
@@ -46,10 +48,14 @@ class Analysis:
         self.truth, self.found = evaluator.truth(), evaluator.found()
         self.matches = match_detections(self.truth, self.found)
         self.hit, self.counts = self.matches["hit"][:, 0], ~self.matches["ignored"][:, 0]
+        scores = self.found["score"]
+        low, high = scores.min(initial=0), scores.max(initial=1)
+        self.are_shares = bool(low >= 0 and high <= 1)
+        self._scores = scores if self.are_shares else ((scores - low) / (high - low)).astype(np.float32)
         self.objects = np.bincount(self.truth["name"][~self.truth["crowd"]], minlength=len(self.names))
         self.kind = self._kinds()
         self.missed = self._missed()
-        best = best_f1(self.found["score"][self.counts], self.hit[self.counts], max(int(self.objects.sum()), 1))
+        best = best_f1(self._scores[self.counts], self.hit[self.counts], max(int(self.objects.sum()), 1))
         self.threshold: float = 1.0 if best["threshold"] is None else best["threshold"]
 
     def _kinds(self):
@@ -175,7 +181,7 @@ class Analysis:
 
     def above(self) -> np.ndarray:
         """(D,) bool: detections with scores above the threshold, which `decodetr predict` would show."""
-        return self.found["score"] > self.threshold
+        return self._scores > self.threshold
 
     def wrong(self) -> np.ndarray:
         """(D,) bool: detections above the threshold that found no object and count."""

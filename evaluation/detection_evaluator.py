@@ -24,6 +24,7 @@ from decodetr.evaluation.matches import match_detections
 from decodetr.utils.spelling import spelled_otherwise
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import SimpleNamespace
 
     import torch
@@ -41,6 +42,15 @@ def metric_names(max_detections: int, groups: Iterable[str] = (), class_agnostic
     kinds = ("AR50",) if class_agnostic else ("AP", "AP50")
     of_groups = [f"{kind}_{group}" for group in groups for kind in kinds]
     return ["AP", "AP50", "AP75", *areas, f"AR{max_detections}", "AR50", *of_groups]
+
+
+def expect_areas(file: str | Path, areas: np.ndarray) -> None:
+    """Raise ValueError where no annotation of a federated file counts, because their areas (n,) are all 0."""
+    if len(areas) and not (areas > 0).any():
+        raise ValueError(
+            f"{file}: expected objects with an area above 0, as LVIS' rules count no others, got none among "
+            f"{len(areas)} annotations; `decodetr validate --repair DIR` gives them that of their boxes"
+        )
 
 
 class DetectionEvaluator:
@@ -96,6 +106,7 @@ class DetectionEvaluator:
         rows = coco.annotations_by_image
         index = rows if isinstance(rows, AnnotationIndex) else AnnotationIndex.from_rows(rows)
         if federated:  # LVIS' evaluation looks at no annotation and no detection without area
+            expect_areas(getattr(coco, "file", "annotations"), index.column("area"))
             index = index.take(np.flatnonzero(index.column("area") > 0), list(index))
         self._index = index
         objects = self._index.column("category", crowds=False)

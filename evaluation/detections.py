@@ -103,6 +103,12 @@ def load_detections(file: str | Path, coco: CocoAnnotations) -> tuple[list[str],
         raise ValueError(_WITHOUT_NAMES.format(file=file, form=form))
     with reading(file.parent):
         names, images, labels, scores, boxes = (_read_json if file.suffix == ".json" else _read_parquet)(file, coco)
+    if ((scores < 0) | (scores > 1)).any():
+        logger.warning(
+            "%s: expected scores in 0..1, got %g to %g: AP needs only their order, but there are no thresholds and no "
+            "calibration of them",
+            file, scores.min(), scores.max(),
+        )  # fmt: skip
     known = np.isin(images, [image["image_id"] for image in coco.images])
     if not known.all():
         row = int((~known).argmax())

@@ -22,8 +22,7 @@ def draw_curves(curves: dict[str, dict[str, list[float]]], file: str | Path) -> 
                 [i / 100 for i in range(101)], values, style, color=color, label=figure_text(f"{group}, IoU {iou}")
             )
     axes.set(xlabel="recall", ylabel="precision, mean over names", xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(frameon=False, fontsize=8)
-    _save(figure, file)
+    _save(figure, file, legend=True)
 
 
 def draw_calibration(calibration: dict[str, dict], file: str | Path) -> None:
@@ -39,8 +38,7 @@ def draw_calibration(calibration: dict[str, dict], file: str | Path) -> None:
             label=figure_text(f"{group}: error {entry['error']:.3f}"),
         )
     axes.set(xlabel="score", ylabel="share that is right (IoU 0.5)", xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(frameon=False, fontsize=8)
-    _save(figure, file)
+    _save(figure, file, legend=True)
 
 
 def draw_errors(errors: dict[str, dict[str, float | None]], groups: list[str], file: str | Path) -> None:
@@ -55,8 +53,7 @@ def draw_errors(errors: dict[str, dict[str, float | None]], groups: list[str], f
     axes.set_yticks([i + 0.4 - height / 2 for i in range(len(errors))], list(errors))
     axes.invert_yaxis()
     axes.set(xlabel="AP50 gained without them, points")
-    axes.legend(frameon=False, fontsize=8)
-    _save(figure, file)
+    _save(figure, file, legend=True)
 
 
 def comparison(
@@ -105,7 +102,10 @@ def draw_differences(result: dict[str, dict], file: str | Path) -> None:
     _save(figure, file)
 
 
-def _save(figure, file):
+def _save(figure, file, legend=False):
+    (axes,) = figure.axes
+    if legend and axes.get_legend_handles_labels()[0]:  # of nothing, matplotlib warns
+        axes.legend(frameon=False, fontsize=8)
     with replacing(file) as partial:
         figure.savefig(partial, dpi=110)
 

@@ -79,7 +79,8 @@ class Protocol:
         return protocol
 
     def split(self, coco: "CocoAnnotations") -> dict:
-        """The split of a file: {"base": names or None, "novel": names or None, "groups": {group: names}}.
+        """The split of a file: {"base": names or None, "novel": names or None, "groups": {group: names}}. The groups
+        are those of LVIS' frequencies, where federated rules count and the file has them.
 
         Raises:
             ValueError: the file lacks names or frequencies of the protocol.
@@ -94,15 +95,16 @@ class Protocol:
         if base is not None and novel is None:
             known = set(base)
             novel = [name for name in coco.names if name not in known]
-        if not self.novel_frequencies:
-            return {"base": base, "novel": novel, "groups": {}}
-        if coco.frequencies is None:
+        if self.novel_frequencies and coco.frequencies is None:
             raise ValueError(f"{coco.file}: {self.name} needs the frequency of every category, as LVIS has it")
-        pairs = list(zip(coco.names, coco.frequencies))
-        novel = [name for name, frequency in pairs if frequency in self.novel_frequencies]
+        pairs = list(zip(coco.names, coco.frequencies or ()))
         groups = {
             group: [name for name, frequency in pairs if frequency == letter] for letter, group in _GROUPS.items()
         }
+        groups = groups if self.federated and pairs else {}
+        if not self.novel_frequencies:
+            return {"base": base, "novel": novel, "groups": groups}
+        novel = [name for name, frequency in pairs if frequency in self.novel_frequencies]
         base = [name for name, frequency in pairs if frequency not in self.novel_frequencies]
         return {"base": base, "novel": novel, "groups": groups}
 

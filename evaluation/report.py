@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from decodetr.modeling_decodetr.vocabulary import Vocabulary
 
 _WORST = 12
+_CALIBRATION = "calibration.png"
 
 
 def markdown_report(report: dict, with_names: bool = False) -> str:
@@ -81,8 +82,8 @@ def number(value: float | None) -> str:
 
 
 def describe(analysis: Analysis, vocabulary: Vocabulary | None = None) -> dict:
-    """The parts of a report that an [`Analysis`] gives: groups, threshold, errors, confusion, calibration, curves,
-    worst_images. With a `Vocabulary`, confusions have the cosine between the names."""
+    """The parts of a report that an [`Analysis`] gives: groups, errors, confusion, curves, worst_images, and, of
+    scores in 0..1, threshold and calibration. With a `Vocabulary`, confusions have the cosine between the names."""
     similarity = None
     if vocabulary is not None:
         place = {name: row for row, name in enumerate(vocabulary.names)}
@@ -93,12 +94,14 @@ def describe(analysis: Analysis, vocabulary: Vocabulary | None = None) -> dict:
             return None if None in rows else float(embeddings[rows[0]] @ embeddings[rows[1]])
 
     image_ids = analysis.evaluator.image_ids
+    of_scores = {}
+    if analysis.are_shares:
+        of_scores = {"threshold": analysis.threshold, "calibration": analysis.calibration()}
     return {
         "groups": list(analysis.groups),
-        "threshold": analysis.threshold,
+        **of_scores,
         "errors": analysis.errors(),
         "confusion": analysis.confusion(similarity),
-        "calibration": analysis.calibration(),
         "curves": analysis.curves(),
         "worst_images": [{**row, "image_id": image_ids[row["image"]]} for row in analysis.worst_images(_WORST)],
     }
@@ -118,10 +121,12 @@ def write_report(report: dict, analysis: Analysis, output: str | Path, facts: di
     text = json_text(report)
     digest = hashlib.sha256(text.encode("utf-8", errors="backslashreplace")).hexdigest()
     output = Path(output)
-    with committed(output, remove=_pictures_of(output)) as staging:
+    earlier = [*_pictures_of(output), *(() if analysis.are_shares else (THRESHOLDS, _CALIBRATION))]
+    with committed(output, remove=earlier) as staging:
         save_detections(staging / "detections.parquet", analysis.evaluator, facts)
         write_text(staging / "report.json", text)
-        write_json(staging / THRESHOLDS, {"model": facts.get("model"), **best_thresholds(analysis)})
+        if analysis.are_shares:
+            write_json(staging / THRESHOLDS, {"model": facts.get("model"), **best_thresholds(analysis)})
         tied = f"\nreport.json of this page: SHA-256 {digest}\n"
         write_text(staging / "report.md", markdown_report(report, with_names=True) + tied)
         _write_page(report, analysis, staging, digest)
@@ -139,10 +144,16 @@ def _pictures_of(output):
 
 def _write_page(report, analysis, output, digest):
     draw_curves(report["curves"], output / "precision_recall.png")
-    draw_calibration(report["calibration"], output / "calibration.png")
     draw_errors(report["errors"], report["groups"], output / "errors.png")
     protocol, metrics, errors, *scores = (table(*parts) for parts in _tables(report))
     kinds = f"localization and classification errors put right, {', '.join(KINDS[2:])} taken away, missed not counted"
+    above, calibration, thresholds = "at the score where F1 is best", scores, {}
+    if analysis.are_shares:
+        above = f"above {score_text(report['threshold'])}, where F1 is best,"
+        draw_calibration(report["calibration"], output / _CALIBRATION)
+        calibration = [*scores, picture(output / _CALIBRATION, "Ten equal steps of the score.")]
+        how = "score of best F1 of each name; decodetr calibrate --thresholds gives it to a model"
+        thresholds = {THRESHOLDS: how}
     sections = {
         "Metrics": [metrics],
         "Protocol": [protocol],
@@ -150,10 +161,7 @@ def _write_page(report, analysis, output, digest):
         "Errors": [
             errors,
             picture(output / "errors.png", f"AP50 that each kind of errors costs: {kinds}."),
-            paragraph(
-                f"Counts are those of detections above {score_text(report['threshold'])}, where F1 is best, "
-                "and of all missed objects."
-            ),
+            paragraph(f"Counts are those of detections {above} and of all missed objects."),
         ],
         "Confused names": [
             table(
@@ -165,10 +173,7 @@ def _write_page(report, analysis, output, digest):
                 ],
             )
         ],
-        "Calibration": [
-            *scores,
-            picture(output / "calibration.png", "Ten equal steps of the score."),
-        ],
+        "Calibration": calibration,
         "Worst images": _worst(report, analysis, output),
         "Names": [table(*_names_table(report))],
         "Files": [
@@ -176,7 +181,7 @@ def _write_page(report, analysis, output, digest):
                 {
                     "report.json": f"all of this, as numbers; SHA-256 {digest}",
                     "report.md": "the tables",
-                    THRESHOLDS: "score of best F1 of each name; decodetr calibrate --thresholds gives it to a model",
+                    **thresholds,
                     "detections.parquet": "every detection that counted; decodetr eval --detections reads it again",
                 }
             )

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from decodetr.evaluation.detection_evaluator import expect_areas
 from decodetr.evaluation.output_evaluator import COCO_DETECTIONS, FEDERATED_DETECTIONS, output_metric_names, rules_of
 from decodetr.utils.excerpts import some_of
 
@@ -123,8 +124,11 @@ def check_evaluation(
         prefix (str): of its metrics. reads_metric (bool): the metric that the run reads, if any, is one of them.
 
     Raises:
-        ValueError: names with objects that the model lacks, or see [`check_metric`].
+        ValueError: names with objects that the model lacks, a federated file without an area, or see
+            [`check_metric`].
     """
+    if rules_of(coco)["federated"]:
+        expect_areas(coco.file, coco.annotations_by_image.column("area"))
     used, novel = check_names(coco, names), set(novel_names or ())
     if not reads_metric:
         return

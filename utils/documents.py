@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,7 +69,11 @@ def decoded(content: bytes, where: str | Path) -> str:
 
 
 def read_json(
-    file: str | Path, shape: type | None = None, most: int | None = None, unique: bool = False, drop: str | None = None
+    file: str | Path,
+    shape: type | None = None,
+    most: int | None = None,
+    unique: bool = False,
+    each: Callable[[dict[str, Any]], Any] | None = None,
 ) -> Any:
     """Return what a JSON file holds. Whole numbers that no float holds are infinite, as 1e400 is.
 
@@ -78,29 +82,27 @@ def read_json(
         shape (`type`, *optional*): what the top must be, `dict` or `list`.
         most (`int`, *optional*): bytes. Default [`decodetr.utils.files.max_bytes`].
         unique (`bool`): refuse a key that is in one object twice. For files whose keys are ids.
-        drop (`str`, *optional*): a key that is left out of all objects as they are read. Not with `unique`.
+        each (*optional*): what an object becomes as it is read, such as one without some key. Not with `unique`.
 
     Raises:
         FileNotFoundError: no such file. ValueError: no regular file, too large, no JSON, nested more than 100 deep, a
             key that is there twice, or another shape. The message names the file.
     """
-    return parse_json(decoded(regular_file(file, most).read_bytes(), file), file, shape, unique, drop)
+    return parse_json(decoded(regular_file(file, most).read_bytes(), file), file, shape, unique, each)
 
 
 def parse_json(
-    text: str, where: str | Path, shape: type | None = None, unique: bool = False, drop: str | None = None
+    text: str,
+    where: str | Path,
+    shape: type | None = None,
+    unique: bool = False,
+    each: Callable[[dict[str, Any]], Any] | None = None,
 ) -> Any:
     """The value of a JSON text. As [`read_json`]."""
-
-    def without(read):
-        read.pop(drop, None)
-        return read
-
-    hook = None if drop is None else without
     try:
         with no_collection():
             pairs_hook = _unique_keys if unique else None
-            value = json.loads(text, parse_int=_whole, object_hook=hook, object_pairs_hook=pairs_hook)
+            value = json.loads(text, parse_int=_whole, object_hook=each, object_pairs_hook=pairs_hook)
     except RecursionError as error:
         raise ValueError(f"{where}: {_TOO_DEEP}") from error
     except json.JSONDecodeError as error:

@@ -112,8 +112,9 @@ def test_regions_of_label_studio(tmp_path, caplog):
     ellipse = region("a", 1, [48, 32, 0, 0], "ellipselabels", radiusX=10, radiusY=25)
     brush = region("a", 1, [0, 0, 0, 0], "brushlabels", format="rle", rle=[0, 1])
     choice = {"value": {"choices": ["good"]}, "id": "q", "type": "choices", "from_name": "c", "to_name": "image"}
+    relation = {"from_id": "r0", "to_id": "r1", "type": "relation", "direction": "right"}
     regions = [turned, polygon, ellipse, brush, choice]
-    regions = [{**entry, "id": f"r{place}"} for place, entry in enumerate(regions)] + named_apart
+    regions = [{**entry, "id": f"r{place}"} for place, entry in enumerate(regions)] + [relation] + named_apart
     coco = load_annotations(write_label_studio(tmp_path, _one(regions)), "train")
     cake, salt = NAMES
     assert _boxes(coco) == {

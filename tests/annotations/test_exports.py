@@ -261,10 +261,14 @@ def test_what_supervision_writes(tmp_path, form, kind):
     elif form == "yolo":
         labels = {"annotations_directory_path": str(folder / "labels"), "data_yaml_path": str(folder / "cakes.yaml")}
         dataset.as_yolo(**places, **labels)
-        (folder / "cakes.yaml").write_text(
-            (folder / "cakes.yaml").read_text(encoding="utf-8") + "train: images\n", encoding="utf-8"
-        )
+        (folder / "recipe.yaml").write_text("names: [cake]\n")  # of something else
     else:
         getattr(dataset, f"as_{form}")(**places, annotations_directory_path=str(folder / "Annotations"))
     assert kind_of(folder) == kind
     _assert_read(load_annotations(folder, "train"))
+
+
+def test_a_yolo_folder_whose_file_names_no_part_says_what_to_write(tmp_path):
+    write_yolo(tmp_path, train="")
+    with pytest.raises(FileNotFoundError, match="got names alone; write `train: images/train`, or wherever"):
+        load_annotations(tmp_path, "train")

@@ -13,6 +13,7 @@ from decodetr.annotations.coco_mending import mend
 from decodetr.annotations.findings import FirstError
 from decodetr.annotations.sources import load_annotations
 from decodetr.annotations.written_paths import find_written
+from decodetr.cli import main
 
 EXPECTED = good()
 
@@ -98,6 +99,22 @@ def test_files_that_could_be_two_are_not_guessed(tmp_path):
     assert find_written(tmp_path, ["x/b/c.png", "y/b/c.png"]) == {}
     assert find_written(tmp_path, ["../b/c.png", "nothing", "a\0"]) == {"../b/c.png": "b/c.png"}
     assert find_written(tmp_path / "none", ["a"]) == {}
+
+
+def test_a_file_of_two_images_is_said_once(tmp_path, caplog, capsys):
+    document = good()
+    document["images"][1]["file_name"] = document["images"][0]["file_name"]
+    coco = load(tmp_path, document)
+    said = "1 files that are listed twice, the first: images[1]"
+    assert len(coco) == len(document["images"]) and caplog.text.count(said) == 1
+    main(["validate", str(tmp_path / "data")])
+    assert capsys.readouterr().out.count("files that are listed twice") == 1
+    document["images"][1]["file_name"] = f"./{document['images'][0]['file_name']}"
+    with pytest.raises(ValueError, match=r"train.json: images\[1\] \(id 2\): expected a file of its own, got './"):
+        load(tmp_path / "other", document)
+    main(["validate", str(tmp_path / "other" / "data"), "--repair", str(tmp_path / "repaired")])
+    assert "files that are listed under two names" in capsys.readouterr().out
+    assert len(load_annotations(tmp_path / "repaired", "train")) == len(document["images"]) - 1
 
 
 def test_links_in_a_circle_end(tmp_path):

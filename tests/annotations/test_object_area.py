@@ -9,6 +9,7 @@ from PIL import Image
 
 from decodetr.annotations.hub_dataset import read_dataset
 from decodetr.annotations.object_area import GREATER, NOTHING, OF_OTHER_BOX, RELATIVE, object_area
+from decodetr.annotations.sources import load_annotations
 from decodetr.cli import main
 
 # given, box as written, box in pixels, pixels of the image where boxes are shares: area, what was wrong
@@ -115,3 +116,18 @@ def test_data_sets_that_are_read_with_another_style(caplog, box_format, box, are
     coco = read_dataset(datasets.Dataset.from_dict(rows, features=features), "set", box_format=box_format)
     assert coco.annotations_by_image.column("area").tolist() == [pytest.approx(expected)]
     assert ("areas that are" in caplog.text) == (area is not None and area != expected)
+
+
+def test_areas_of_0_are_said_when_a_file_is_read(tmp_path, caplog):
+    document = good()
+    for row in document["annotations"]:
+        row["area"] = 0
+    load_annotations(write(tmp_path / "data", document), "train")
+    (said,) = [record.getMessage() for record in caplog.records if NOTHING in record.getMessage()]
+    rows = len(document["annotations"])
+    assert f"{rows} of {rows} {NOTHING}, the first in annotations[0]" in said and "AP_small" in said
+    caplog.clear()
+    for row in document["annotations"]:
+        del row["area"]
+    load_annotations(write(tmp_path / "other", document), "train")
+    assert not caplog.text

@@ -107,9 +107,12 @@ def test_places_and_lists_of_images_are_those_of_a_dict():
     assert all(np.array_equal(a, b) for key in lists for a, b in zip(federation[key], lists[key]))
 
 
-def test_a_key_is_left_out_of_all_objects_as_they_are_read():
+def test_objects_are_changed_as_they_are_read():
+    def without(entry):
+        return {key: value for key, value in entry.items() if key != "segmentation"}
+
     text = '{"segmentation": 1, "a": [{"segmentation": [[1, 2]], "b": {"segmentation": {}, "c": 3}}]}'
-    assert parse_json(text, "here", drop="segmentation") == {"a": [{"b": {"c": 3}}]}
+    assert parse_json(text, "here", each=without) == {"a": [{"b": {"c": 3}}]}
 
 
 def test_an_index_of_some_images_shares_the_annotations_of_the_whole():

@@ -385,3 +385,40 @@ def test_tables_with_other_columns(coco, tmp_path):
         pq.write_table(pa.table(columns).replace_schema_metadata({"decodetr_names": names}), file)
         with pytest.raises(ValueError, match=message):
             load_detections(file, coco)
+
+
+@pytest.mark.parametrize("scale", [lambda score: 100 * score, lambda score: np.log(score / (1 - score))])
+def test_scores_that_are_no_shares_have_no_calibration_and_no_thresholds(coco, tmp_path, caplog, scale):
+    """AP, errors and the worst images are those of the same ranking; what an earlier report had is gone."""
+    scores = {3: [0.9, 0.6, 0.3, 0.2], 13: [0.8, 0.4]}
+    rows = [
+        row(image_id=5 + 3 * (place % 2), category_id=category, score=score, bbox=[10 + 9 * place, 8, 40, 50])
+        for category, values in scores.items()
+        for place, score in enumerate(values)
+    ]
+    command = ["--annotations", str(coco.file), "--output", str(tmp_path / "report")]
+    reports = []
+    for change in (float, scale):
+        found = [{**entry, "score": float(change(entry["score"]))} for entry in rows]
+        assert run_eval("--detections", results(tmp_path, found), *command, "--overwrite") == 0
+        reports.append(json.loads((tmp_path / "report" / "report.json").read_text()))
+    plain, other = reports
+    assert plain["metrics"]["AP50"] > 0 and {"threshold", "calibration"} <= set(plain)
+    assert not {"threshold", "calibration"} & set(other)
+    for key in ("metrics", "per_name", "curves", "errors", "confusion", "worst_images"):
+        assert other[key] == plain[key], key
+    left = {file.name for file in (tmp_path / "report").iterdir()}
+    assert not left & {"thresholds.json", "calibration.png"} and {"errors.png", "report.html"} <= left
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "at the score where F1 is best" in page and "thresholds.json" not in page and "<h2>Calibration" not in page
+    assert caplog.text.count("expected scores in 0..1, got ") == 1
+    assert run_eval("--detections", results(tmp_path, rows), *command, "--overwrite") == 0
+    assert (tmp_path / "report" / "thresholds.json").is_file()
+
+
+def test_a_report_without_an_object_draws_without_a_warning(coco, tmp_path, recwarn):
+    document = json.loads(coco.file.read_text())
+    coco.file.write_text(json.dumps({**document, "annotations": []}))
+    command = ["--annotations", str(coco.file), "--output", str(tmp_path / "report")]
+    assert run_eval("--detections", results(tmp_path, [row()]), *command) == 0
+    assert not [str(warning.message) for warning in recwarn if "No artists with labels" in str(warning.message)]

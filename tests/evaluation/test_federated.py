@@ -1,6 +1,7 @@
 """LVIS' federated evaluation: hand-made cases, and the numbers of LVIS' own package."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from decodetr.evaluation import ENGINES
 from decodetr.evaluation.analysis import KINDS, Analysis
 from decodetr.evaluation.detection_evaluator import DetectionEvaluator
 from decodetr.evaluation.thresholds import best_thresholds
+from decodetr.training.metrics import check_evaluation
 
 BOX, FAR = [10.0, 10.0, 50.0, 50.0], [100.0, 100.0, 60.0, 60.0]  # xywh
 
@@ -186,6 +188,30 @@ def test_the_command_counts_federated_and_by_frequency(tmp_path, capsys):
     for key, value in (("AP_rare", "100.0"), ("AP_common", "50.0"), ("AP_frequent", "100.0"), ("AP_novel", "100.0")):
         assert f"| {key} | {value} |" in printed
     assert "| differs from published set | 3 names instead of 1,203;" in printed and "| federated | True |" in printed
+
+
+def test_a_file_without_an_area_is_refused(tmp_path, capsys):
+    """None of its annotations would count, and every metric would be empty."""
+    file = lvis_file(tmp_path, [(3, [], [])], [(3, 1, BOX)])
+    document = json.loads(file.read_text())
+    document["annotations"][0]["area"] = 0
+    file.write_text(json.dumps(document))
+    (tmp_path / "found.json").write_text(json.dumps([]))
+    assert main(["eval", "--detections", str(tmp_path / "found.json"), "--annotations", str(file)]) == 1
+    assert "lvis.json: expected objects with an area above 0, as LVIS' rules count" in capsys.readouterr().err
+    coco = CocoAnnotations.load(file, check_images=False)
+    with pytest.raises(ValueError, match="lvis.json: expected objects with an area above 0"):
+        check_evaluation(SimpleNamespace(eval_max_detections=None), coco, coco.names)  # before a run's first step
+
+
+def test_a_federated_file_of_any_protocol_has_groups_of_frequencies(tmp_path, capsys):
+    file = lvis_file(tmp_path, [(3, [], [])], [(3, 1, BOX), (3, 2, FAR)])
+    found = [{"image_id": 3, "category_id": 1, "score": 0.9, "bbox": BOX}]
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    assert main(["eval", "--detections", str(tmp_path / "found.json"), "--annotations", str(file)]) == 0
+    printed = capsys.readouterr().out
+    for key, value in (("AP_rare", "100.0"), ("AP_common", "0.0"), ("AP_frequent", "-")):
+        assert f"| {key} | {value} |" in printed
 
 
 def test_images_that_are_left_out_take_their_lists_along(tmp_path):
