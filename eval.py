@@ -35,6 +35,7 @@ from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, finite
 from decodetr.utils.name_list import read_typed_names
 from decodetr.utils.preflight import process_rank
+from decodetr.utils.spelling import spelled_as
 from decodetr.utils.versions import package_versions
 
 __all__ = ["EvalOptions", "evaluate", "evaluate_model", "main"]
@@ -60,6 +61,7 @@ def evaluate(options: EvalOptions) -> dict | None:
         split = protocol.split(coco)
         rank, processes, device = _process(options.device)
         predictor, names, vocabulary, facts = _predictor(options, coco, whole, protocol, split, device)
+        names = spelled_as(names, coco.names)
         evaluator = OutputEvaluator(
             coco,
             names,
@@ -131,8 +133,13 @@ def _protocol_and_annotations(options: EvalOptions, part: str) -> tuple[Protocol
         box_format=options.box_format,
         check_images=not options.detections,
     )
-    if protocol.name == "custom":  # by what the file is, as in training
-        protocol = replace(protocol, **rules_of(coco, options.max_detections))
+    if protocol.name == "custom":
+        groups = {
+            name: dict(enumerate(spelled_as(group.values(), coco.names)))
+            for name in ("base", "novel")
+            if (group := getattr(protocol, name))
+        }
+        protocol = replace(protocol, **groups, **rules_of(coco, options.max_detections))  # rules as in training
     return protocol, coco
 
 

@@ -51,6 +51,7 @@ from decodetr.training.space_fit import fit_space
 from decodetr.training.space_report import describe_space, sample_regions
 from decodetr.training.starting_point import start_identity, start_model
 from decodetr.training.thumbnails import choose_thumbnails
+from decodetr.training.time_spent import TimeSpent
 from decodetr.training.trainer import DeCoDetrTrainer
 from decodetr.training.trial import check_room, try_step
 from decodetr.utils.devices import machine_name
@@ -168,7 +169,7 @@ class TrainingRun:
                     names=deployed.names,
                     names_learned=trainer.names_learned,
                     steps=trainer.state.global_step,
-                    train_metrics=trained.metrics,
+                    spent=next(c.spent for c in trainer.callback_handler.callbacks if isinstance(c, TimeSpent)),
                     val=data.val,
                     max_detections=training.eval_max_detections,
                     metrics=metrics,
@@ -177,7 +178,6 @@ class TrainingRun:
                     doubts=self._doubts(trainer.state, metrics, situation, forgetting),
                     forgetting=forgetting,
                     machine=_machine(training.device, training.world_size),
-                    processes=training.world_size,
                 )
             )
         trainer.send("End of training")

@@ -45,7 +45,7 @@ from decodetr.training.metrics import check_names
 from decodetr.utils.devices import machine_name, pick_device
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim, committed, is_unused, output_folder, write_json
-from decodetr.utils.hub import local_only
+from decodetr.utils.hub import local_only, without_user
 from decodetr.utils.model_identity import model_identity
 from decodetr.utils.outputs import apart
 from decodetr.utils.preflight import run_checks
@@ -380,7 +380,7 @@ class BuildRun:
         found = {}
         for what, name in names.items():
             identity = {} if "@http" in name else model_identity(resolve(name))
-            found[what] = identity.get("weights") or identity.get("revision") or name
+            found[what] = identity.get("weights") or identity.get("revision") or without_user(name)
         return found
 
     def _overwritten(self):

@@ -15,7 +15,7 @@ from decodetr.cards.scores import best_of_report, scores_section
 from decodetr.cards.sections import Section
 from decodetr.modeling_decodetr import DeCoDetrConfig
 from decodetr.utils.documents import read_json
-from decodetr.utils.hub import recorded_place
+from decodetr.utils.hub import recorded_place, without_user
 from decodetr.utils.markup import markdown_text, one_line
 
 TITLE = "## How it was built"
@@ -49,7 +49,7 @@ def _lines(options, start, found, as_text):
         yield f"Localization began with {place}, and learned its certain regions, as objects of no class."
     else:
         yield f"Boxes and objectness are those of {place}, to the bit."
-    teachers = [as_text(recorded_place(name)) for name in (options.clip, options.captioner)]
+    teachers = [as_text(without_user(recorded_place(name))) for name in (options.clip, options.captioner)]
     yield f"Names were learned from {teachers[0]} and the captions of {teachers[1]}, with `decodetr build`."
     if start.boxed:
         yield "The data set has boxes: these names were learned from them too."

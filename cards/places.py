@@ -1,12 +1,16 @@
 """How names of models, data sets and folders are written into a card: what is on the Hub by its name there, a folder
 of somebody's machine by its last part."""
 
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from decodetr.modeling_decodetr.hub_repository import shown_place
 from decodetr.utils.shipped import HUB_CARDS, is_hub_name, resolve
+
+_SECRET = re.compile(r"token|key|secret|passw", re.IGNORECASE)  # in the word of an option
+_HIDDEN = "***"
 
 __all__ = ["hub_dataset", "hub_name", "is_shipped", "last_part", "shown_command", "shown_place"]
 
@@ -31,11 +35,17 @@ def last_part(path: str | None) -> str:
 
 
 def shown_command(words: Iterable[str]) -> str:
-    """A command line for a shell, with folders of one machine by their last part."""
-    shown = []
+    """A command line for a shell, with folders of one machine by their last part, and without secrets: what follows
+    an option of a token, a key or a password, and those in addresses."""
+    shown, secret = [], False
     for word in words:
         option, equals, value = word.partition("=")
-        shown.append(f"{option}={shown_place(value)}" if equals and word.startswith("-") else shown_place(word))
+        if word.startswith("-"):
+            secret = bool(_SECRET.search(option))
+            value = _HIDDEN if secret else shown_place(value)
+            shown.append(f"{option}={value}" if equals else word)
+        else:
+            shown.append(_HIDDEN if secret else shown_place(word))
     return shlex.join(shown)
 
 

@@ -79,6 +79,7 @@ def read_options(given: dict[str, Any]) -> tuple[TrainOptions, dict[str, Any]]:
         parser = CommandParser()
         add_arguments(parser)
         recipe, stored = read_recipe(given, also_spelled(extend_lists(parser)), training_parser())
+        _refuse_token(stored, f"{given['recipe']}: hub_token")
         given = recipe | given | {"set": [*recipe.get("set", []), *given.get("set", [])]}
     own = {option.name for option in fields(TrainOptions)}  # limits of pictures hold already
     return TrainOptions(**{name: value for name, value in given.items() if name in own}), stored
@@ -106,6 +107,7 @@ def read_fields(words: Sequence[str]) -> dict[str, Any]:
         found, unknown = parser.parse_known_args(words, Said())
     except argparse.ArgumentError as error:
         raise ValueError(str(error).replace("argument ", "", 1)) from error
+    _refuse_token(vars(found), "--hub-token")
     if unknown:
         own = argparse.ArgumentParser(add_help=False)
         add_arguments(own)
@@ -113,6 +115,14 @@ def read_fields(words: Sequence[str]) -> dict[str, Any]:
         near = closest(unknown[0].partition("=")[0], known)
         raise ValueError(f"unrecognized arguments: {' '.join(unknown)}{near}")
     return vars(found)
+
+
+def _refuse_token(given, where):
+    """A token that is said where others can read it: in the list of processes, the history of a shell, a file."""
+    if "hub_token" in given:
+        from decodetr.training.environment import TOKEN
+
+        raise ValueError(f"{where}: a token is a secret, and others can read it here; leave it out, and {TOKEN}")
 
 
 def _check_required(options, left):

@@ -24,6 +24,7 @@ from scipy.special import expit
 
 from decodetr.evaluation.analysis import SHOWN, Analysis, calibration_bins, calibration_error
 from decodetr.modeling_decodetr.configuration_decodetr import DEFAULT_THRESHOLD, UNCALIBRATED
+from decodetr.utils.spelling import spelled_as
 
 if TYPE_CHECKING:
     from decodetr.evaluation.detection_evaluator import DetectionEvaluator
@@ -204,7 +205,8 @@ def before_and_after(analysis: Analysis, config: DeCoDetrConfig) -> dict[str, di
         {"before", "after": [`of_group`]}, "after" alone of a model that is not calibrated.
     """
     names, scores = analysis.names, analysis.found["score"]
-    report = {"after": of_group(analysis, scores, config.thresholds(names))}
+    known = spelled_as(names, config.name_thresholds or ())
+    report = {"after": of_group(analysis, scores, config.thresholds(known))}
     if config.score_threshold is None:
         return report
     raw = expit(config.uncalibrated(logit(scores)))

@@ -24,6 +24,7 @@ from decodetr.utils.documents import read_text
 from decodetr.utils.files import claim, committed, output_folder, write_text
 from decodetr.utils.hub import recorded_place
 from decodetr.utils.shipped import HUB_CARDS, resolve
+from decodetr.utils.spelling import spelled_as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,7 @@ def calibrate_model(options: CalibrationOptions) -> tuple[DeCoDetrConfig, dict[s
             return _take_over(options)
         coco = _annotated(options)
         model, image_processor = load_model(options.model, device=options.device)
+        coco.names = spelled_as(coco.names, model.vocabulary.names)  # thresholds are kept by the model's names
         known = set(model.vocabulary.names)
         if not (names := [name for name in coco.names if name in known]):
             raise ValueError(
@@ -162,7 +164,7 @@ def _annotated(options: CalibrationOptions) -> CocoAnnotations:
         box_format=options.box_format,
     )
     if split := names_split_file(options.data, options.names_split):
-        coco = coco.select(read_split(split)[0])
+        coco = coco.select(spelled_as(read_split(split)[0], coco.names))
     order = torch.randperm(len(coco), generator=torch.Generator().manual_seed(0)).tolist()
     return coco.select_images({coco.images[place]["image_id"] for place in order[: options.most]})
 

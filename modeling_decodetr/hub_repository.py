@@ -24,6 +24,7 @@ MARKS = {"model": "config.json", "pool": "pool.json", "vocabulary": "vocabulary.
 _TABLES = ("pool.json", "vocabulary.json")  # whose fields are that record, but for texts; others have *_info
 _TEXTS = ("names", "captions", "prompt", "prompts", "templates")
 _ABSOLUTE = re.compile(r"(?:~?/|[A-Za-z]:[\\/]|\\\\|file://).+", re.DOTALL)
+_SIGNED = re.compile(r"(?<=://)[^/\s@]*@")  # user:password@ of an address
 _SHOWN = 8  # files of a repository
 _UNKNOWN_TOKEN = "Invalid credentials in Authorization header"  # X-Error-Message of the Hub
 
@@ -102,14 +103,20 @@ def _a(kind):
 
 
 def shown_place(value: Any) -> Any:
-    """A value of a record with folders of one machine by their last part, also inside of lists and dicts."""
+    """A value of a record with folders of one machine by their last part and addresses without a user's name and
+    password, also inside of lists and dicts."""
     if isinstance(value, dict):
         return {key: item if _of_texts(key, item) else shown_place(item) for key, item in value.items()}
     if isinstance(value, list):
         return [shown_place(item) for item in value]
     if isinstance(value, str) and _ABSOLUTE.fullmatch(value):
         return PureWindowsPath(value).name if "\\" in value else PurePosixPath(value).name
-    return value
+    return without_user(value) if isinstance(value, str) else value
+
+
+def without_user(text: str) -> str:
+    """A text whose addresses have no user's name and password."""
+    return _SIGNED.sub("", text)
 
 
 def _of_texts(key, value):

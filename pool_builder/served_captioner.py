@@ -9,6 +9,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from decodetr.utils.hub import without_user
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -46,7 +48,8 @@ class ServedCaptioner:
                 pairs = list(pool.map(self._ask, prepared or self.prepare(crops)))
             except Exception as error:  # of the client's transport, another library in other versions of the Hub's
                 raise ConnectionError(
-                    f"{self.model}@{self.url}: the server of captions does not answer: {type(error).__name__}: {error}"
+                    f"{self.model}@{without_user(self.url)}: the server of captions does not answer: "
+                    f"{type(error).__name__}: {without_user(str(error))}"
                 ) from error
         return [caption for caption, _ in pairs], [whole for _, whole in pairs]
 

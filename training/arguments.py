@@ -1,9 +1,11 @@
 """The arguments of a training run."""
 
+import copy
 import logging
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -85,6 +87,20 @@ class DeCoDetrTrainingArguments(OwnArguments, TrainingArguments):
                 f"DataParallel over {self.n_gpu} GPUs is not supported: start with `accelerate launch -m "
                 "decodetr.train` or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES=0."
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the token: pickled arguments lie with each model that a Trainer saves (training_args.bin)."""
+        return {**vars(self), "hub_token": None}
+
+    def __copy__(self) -> "DeCoDetrTrainingArguments":
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DeCoDetrTrainingArguments":
+        copied = object.__new__(type(self))
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        return copied
 
     def _metric_of_boxes(self):
         """The metric that chooses the best checkpoint. Where only boxes are trained, one of names is replaced."""

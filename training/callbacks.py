@@ -14,6 +14,7 @@ from decodetr.pool_builder.drift import pool_drift
 from decodetr.training import ema
 from decodetr.training.early_stopping import EarlyStopping
 from decodetr.training.feature_coding import SampleCoding
+from decodetr.training.time_spent import TimeSpent
 from decodetr.utils.files import write_json
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class WeightAveraging(TrainerCallback):
     def on_train_begin(
         self, args: "DeCoDetrTrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
     ) -> None:
+        self.trainer.weight_average = None  # of a trial before that did not come to its end
         if args.ema_decay is None:
             return
         average = ema.WeightAverage(self.trainer.model, args.ema_decay)
@@ -120,17 +122,12 @@ class WeightAveraging(TrainerCallback):
 
 
 def chosen_callbacks(trainer: "DeCoDetrTrainer", coding: SampleCoding | None) -> list[TrainerCallback]:
-    """The callbacks that the arguments of a run ask for.
+    """The callbacks of a run. What the arguments do not ask for does nothing: those of a trial may ask for it.
 
     Args:
         trainer (DeCoDetrTrainer). coding: of cached samples, or None.
     """
-    args = trainer.args
-    found: list[TrainerCallback] = [DropoutSeeds(trainer)]
+    found: list[TrainerCallback] = [DropoutSeeds(trainer), WeightAveraging(trainer), EarlyStopping(), TimeSpent()]
     if coding is not None:
         found.append(ProjectedSamples(trainer, coding.bases))
-    if args.ema_decay is not None:
-        found.append(WeightAveraging(trainer))
-    if args.early_stopping_patience is not None:
-        found.append(EarlyStopping(args.early_stopping_patience, 100 * args.early_stopping_threshold))
     return found

@@ -17,6 +17,7 @@ from decodetr.processing import RegionTable
 from decodetr.training.options import TrainOptions
 from decodetr.training.provenance import Setting, choose_setting
 from decodetr.training.weak_labels import CaptionTable, WeakLabels, read_image_labels
+from decodetr.utils.spelling import spelled_as
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ class TrainingData:
         setting = choose_setting(options.setting, novel)
         form = form_of(options.class_names, options.box_format)
         whole = _load_training(options, form)
+        if base is not None and novel is not None:
+            base, novel = (spelled_as(group, whole.names or ()) for group in (base, novel))
         coco = whole if base is None else whole.select(base)
         annotated_names = _annotated_names(coco)
         regions = _load_regions(options.regions_folder, options, streams)

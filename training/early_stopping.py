@@ -50,17 +50,38 @@ def check_early_stopping(args: "DeCoDetrTrainingArguments") -> None:
         raise ValueError(f"early_stopping_threshold must lie in 0..1, as AP does, got {threshold:g}.")
     if args.eval_strategy == "no":
         raise ValueError(f"early_stopping_patience={patience} needs evaluations: give eval_strategy=steps or epoch.")
+    if args.metric_for_best_model is None:  # of a trial: else there is a default
+        raise ValueError(f"early_stopping_patience={patience} needs metric_for_best_model, such as AP50.")
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """As the library's. A run that goes on from a checkpoint counts on from what that had counted, and one that had
-    stopped stays as it is."""
+    """As the library's, with the patience and the threshold of the arguments, which a trial may change. Without a
+    patience it does nothing. A run that goes on from a checkpoint counts on from what that had counted, and one that
+    had stopped stays as it is."""
 
     def on_train_begin(
         self, args: "DeCoDetrTrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
     ) -> None:
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())  # which the library wants of all
+        if args.early_stopping_patience is None:
+            return
+        check_early_stopping(args)
+        self.early_stopping_patience = args.early_stopping_patience
+        self.early_stopping_threshold = 100 * args.early_stopping_threshold
         super().on_train_begin(args, state, control, **kwargs)
-        stored = state.stateful_callbacks.get(type(self).__name__, {})
+        # What the state of a run that begins has is left of the run before, such as another trial.
+        stored = state.stateful_callbacks[type(self).__name__] if state.global_step else {}
         self.early_stopping_patience_counter = stored.get("attributes", {}).get("early_stopping_patience_counter", 0)
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
+
+    def on_evaluate(
+        self,
+        args: "DeCoDetrTrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        if args.early_stopping_patience is not None:
+            super().on_evaluate(args, state, control, metrics, **kwargs)

@@ -35,6 +35,7 @@ _REPORTERS = {
     "trackio": ("trackio", "'decodetr[trackio]'"),
     "wandb": ("wandb", "'decodetr[wandb]'"),
 }
+TOKEN = "run `hf auth login`, or set the environment variable HF_TOKEN"
 # Fields without whose package the arguments themselves cannot be made.
 _PACKAGES = {"deepspeed": "deepspeed"}
 
@@ -150,7 +151,7 @@ def _check_compiler(args):
 
 def _check_token(args):
     if not (args.hub_token or get_token()):
-        raise ValueError("--push-to-hub true needs a token of the Hub: run `hf auth login`, or give --hub-token")
+        raise ValueError(f"--push-to-hub true needs a token of the Hub: {TOKEN}")
 
 
 def _check_resume(args):

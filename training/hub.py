@@ -2,26 +2,35 @@
 because of it: what could not be sent is said, and lies in the output folder."""
 
 import logging
-from concurrent.futures import Future
+import os
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi
 from transformers import Trainer
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, SaveStrategy
+from transformers.utils.hub import PushInProgress
 
 from decodetr.cards.model_card import License
 from decodetr.cards.renewal import CARD, CardOptions, card_of
 from decodetr.modeling_decodetr.hub_push import tagged
-from decodetr.modeling_decodetr.hub_repository import check_kind, hub_errors
+from decodetr.modeling_decodetr.hub_repository import check_kind, upload
+from decodetr.publishing.contents import needed
 from decodetr.publishing.push import Pushed, push
+from decodetr.training import checkpoints
+from decodetr.training.output import ARGUMENTS
 from decodetr.utils.card_leftovers import check_card
 from decodetr.utils.files import write_text
 
 if TYPE_CHECKING:
     from decodetr.training.arguments import DeCoDetrTrainingArguments
 
+_STAGED = ".decodetr.push-"  # and the step: folders in the output with what is being sent
+_NOT_YET = "Not sent to the Hub: %s\nThe run goes on; the next checkpoint, and the model at its end, are sent again"
+_SENDER = ThreadPoolExecutor(1)  # checkpoints are sent in their order
 logger = logging.getLogger(__name__)
 
 
@@ -102,32 +111,60 @@ class PushingTrainer(Trainer):
         return card_of(CardOptions(source=source, name=name or self.hub_model_id, license=stated, old=old))[0]
 
     def _push_from_checkpoint(self, checkpoint_folder):
-        """Send the newest checkpoint, and before the first one a card that says what the model is so far. It does not
-        lie in the output folder, where a card says that the run is finished."""
-        if self.args.hub_strategy == HubStrategy.END or not self.is_world_process_zero():
+        """Send the newest checkpoint while the run goes on: its model, as `decodetr push` sends one, the whole of it
+        where `hub_strategy` says so, and, once, a card that says what the model is so far. It does not lie in the
+        output folder, where a card says that the run is finished."""
+        args, strategy = self.args, self.args.hub_strategy
+        if strategy == HubStrategy.END or not self.is_world_process_zero():
             return
+        pushing = self.push_in_progress
+        if pushing is not None and not pushing.is_done() and not args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(args, self.state, self.control)
+        checkpoint, staged = Path(checkpoint_folder), Path(args.output_dir, f"{_STAGED}{self.state.global_step}")
+        below = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: checkpoint.name}.get(strategy)
         try:
+            if pushing is None:  # nothing is under way: left by a run that was killed
+                for left in Path(args.output_dir).glob(f"{_STAGED}*"):
+                    shutil.rmtree(left, ignore_errors=True)
+            _stage(checkpoint, staged, below)
             if not self._card_sent:
-                text, branch, token = (
-                    self._card_of(str(checkpoint_folder)),
-                    self.args.hub_revision,
-                    self.args.hub_token,
-                )
+                text = self._card_of(str(checkpoint))
                 check_card(text, f"the card of {self.hub_model_id}")
-                api = HfApi(token=token)
-                with hub_errors(self.hub_model_id, writes=True):
-                    check_kind(api.list_repo_files(self.hub_model_id, revision=branch), "model", self.hub_model_id)
-                    api.upload_file(
-                        path_or_fileobj=text.encode(),
-                        path_in_repo=CARD,
-                        repo_id=self.hub_model_id,
-                        revision=branch,
-                        commit_message="Training begins",
-                    )
-                self._card_sent = True
-            super()._push_from_checkpoint(checkpoint_folder)
+                write_text(staged / CARD, text)
         except (OSError, ValueError) as error:
-            self._not_sent(error)
+            shutil.rmtree(staged, ignore_errors=True)
+            logger.warning(_NOT_YET, error)
+            return
+        in_steps = args.save_strategy == SaveStrategy.STEPS
+        where = f"step {self.state.global_step}" if in_steps else f"epoch {int(self.state.epoch)}"
+        job = _SENDER.submit(self._send_staged, staged, below, f"Training in progress, {where}")
+        jobs = [] if pushing is None or pushing.is_done() else pushing.jobs
+        self.push_in_progress = PushInProgress([*jobs, job])
+
+    def _send_staged(self, staged, below, message):
+        """In another thread, one after the other."""
+
+        def replaced(there: set[str]) -> set[str]:
+            check_kind(there, "model", self.hub_model_id)
+            return {name for name in there if needed(name, "model") or (below and name.startswith(f"{below}/"))}
+
+        args = self.args
+        try:
+            upload(
+                staged,
+                self.hub_model_id,
+                message,
+                private=args.hub_private_repo,
+                token=args.hub_token,
+                revision=args.hub_revision,
+                replaced=replaced,
+            )
+            self._card_sent = True
+        except Exception as error:  # which nobody else would see in this thread
+            logger.warning(_NOT_YET, error)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
 
     def _not_sent(self, error):
         logger.warning(
@@ -135,3 +172,28 @@ class PushingTrainer(Trainer):
             error,
             *(self.args.output_dir, self.args.output_dir, self.hub_model_id),
         )
+
+
+def _stage(checkpoint, staged, below):
+    """Put together what goes to the Hub of a checkpoint, which may be removed before all of it is there.
+
+    Args:
+        checkpoint (Path). staged (Path): folder to make. below (str or None): the folder in it for the whole
+            checkpoint, without the pickled arguments, which nobody reads: a run that goes on has its own.
+    """
+    staged.mkdir()
+    for file in checkpoint.iterdir():
+        if needed(file.name, "model"):
+            _link(file, staged / file.name)
+    if below is not None:
+        left_out = shutil.ignore_patterns(ARGUMENTS, checkpoints.MARK, ".*")
+        shutil.copytree(checkpoint, staged / below, ignore=left_out, copy_function=_link)
+        if (checkpoint / checkpoints.MARK).is_file():
+            checkpoints.mark(staged / below)  # of the files that are sent, else it would not be complete there
+
+
+def _link(source, target):
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)

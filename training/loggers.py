@@ -3,8 +3,10 @@
 Numbers are the library's business. Of its loggers these take pictures: TensorBoard, Weights & Biases, Trackio, MLflow.
 """
 
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +90,23 @@ def kept_open(callbacks: Iterable[TrainerCallback]) -> Iterator[None]:
             del callback.__dict__["on_train_end"]
             for args, kwargs in calls[-1:]:
                 callback.on_train_end(*args, **kwargs)
+
+
+class TensorBoardFolder(TrainerCallback):
+    """OUTPUT/runs for what TensorBoard gets before training too, such as an evaluation of the starting point: the
+    library knows its folder from the beginning of training on, and writes into the current one before. It must be
+    called before the loggers."""
+
+    def __init__(self, trainer: "DeCoDetrTrainer") -> None:
+        self.trainer = trainer
+
+    def on_log(
+        self, args: "DeCoDetrTrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                name = f"{datetime.now():%b%d_%H-%M-%S}_{socket.gethostname()}"  # as the library's
+                callback.logging_dir = str(Path(args.output_dir, "runs", name))
 
 
 class PoolMaps(TrainerCallback):

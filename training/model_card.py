@@ -12,6 +12,7 @@ from decodetr.cards.scores import best_of, scores_section
 from decodetr.evaluation.output_evaluator import rules_of
 from decodetr.modeling_decodetr import DeCoDetrConfig
 from decodetr.training.forgetting import ForgettingReport
+from decodetr.training.time_spent import Spent
 from decodetr.utils.files import write_text
 from decodetr.utils.markup import code_block, markdown_text
 from decodetr.utils.versions import package_versions
@@ -29,14 +30,14 @@ class RunResult:
         start (str or None): the saved model, detector or backbone that it started from.
         config (DeCoDetrConfig): of the trained model. image_size (dict): of its image processor.
         names (list[str]): that the saved model detects. names_learned (bool): it knows them.
-        steps (int): of the run, of which train_metrics are those of the Trainer.
+        steps (int): of the run. spent (Spent): the time that they took.
         val (CocoAnnotations or None): the validation data, and max_detections, kept in an image, as the run was told.
         metrics (dict or None): of the final evaluation on them.
         scores: of their images, as `before_and_after` gives them, or None.
         not_calibrated (str or None): why scores are not calibrated.
         doubts (list[str]): whether it has learned.
         forgetting (ForgettingReport or None): of a fine-tune.
-        machine (str): what it ran on. processes (int): how many there were.
+        machine (str): what it ran on.
     """
 
     output_dir: str
@@ -47,7 +48,7 @@ class RunResult:
     names: list[str]
     names_learned: bool
     steps: int
-    train_metrics: dict
+    spent: Spent
     val: CocoAnnotations | None = None
     max_detections: int | None = None
     metrics: dict | None = None
@@ -56,7 +57,6 @@ class RunResult:
     doubts: list[str] = field(default_factory=list)
     forgetting: ForgettingReport | None = None
     machine: str = "a device that is not recorded"
-    processes: int = 1
 
 
 def write_card(result: RunResult) -> Path:
@@ -134,15 +134,23 @@ def _forgetting(report):
 
 
 def _made(result):
-    seconds = result.train_metrics.get("train_runtime", 0)
-    hours = seconds * result.processes / 3600
     return "\n".join(
         [
             code_block(f"decodetr train {shown_command(result.words)}"),
             "",
-            f"{result.steps} steps, {seconds:.0f} s on {markdown_text(result.machine)}. That is {hours:.3g} hours of "
-            "one device (computed: seconds x processes). Energy was not measured.",
+            f"{_time(result)} Energy was not measured.",
             "",
             "With " + ", ".join(map(" ".join, package_versions(_PACKAGES).items())) + ".",
         ]
+    )
+
+
+def _time(result):
+    steps, spent = result.steps, result.spent
+    if not spent.steps:
+        return f"{steps} steps; the time that they took was not recorded."
+    of_which = "" if spent.steps == steps else f" of the last {spent.steps}, others not recorded,"
+    return (
+        f"{steps} steps, {spent.seconds:.0f} s{of_which} on {markdown_text(result.machine)}. That is "
+        f"{spent.device_seconds / 3600:.3g} hours of one device (computed: seconds x processes)."
     )

@@ -6,6 +6,7 @@ from decodetr.inference.names import choose_names
 from decodetr.modeling_decodetr import Vocabulary
 from decodetr.utils.hub import recorded_place
 from decodetr.utils.shipped import cannot_load, load_vocabulary, resolve
+from decodetr.utils.spelling import spelled_as
 
 if TYPE_CHECKING:
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
@@ -31,7 +32,9 @@ def set_names(
     Raises:
         ValueError: names without an embedding that cannot be embedded.
     """
-    known, annotated = model.vocabulary, data.coco.names
+    annotated = data.coco.names
+    written = [*(annotated or ()), *(data.novel or ()), *(data.val.names if data.val is not None else ())]
+    known = _spelled_as(model.vocabulary, written)
     wanted = list(annotated or ())  # a stream of texts does not say which there are
     if data.novel and data.setting.novel_names:
         wanted += [name for name in data.novel if name not in wanted]
@@ -51,6 +54,12 @@ def set_names(
         wanted = known.names
     deployed = known
     if options.deploy_vocabulary:
-        deployed = load_vocabulary(options.deploy_vocabulary)
+        deployed = _spelled_as(load_vocabulary(options.deploy_vocabulary), written)
     model.set_vocabulary(known.select(wanted) if wanted else known)
     return deployed
+
+
+def _spelled_as(vocabulary, written):
+    """A vocabulary whose names are spelled as in the data, where they look equal."""
+    names = spelled_as(vocabulary.names, written)
+    return vocabulary if names == vocabulary.names else Vocabulary(names, vocabulary.embeddings, vocabulary.info)

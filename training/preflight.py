@@ -25,6 +25,7 @@ from decodetr.training.starting_point import WIDTHS, fields_of_space, starting_c
 from decodetr.utils.files import output_folder
 from decodetr.utils.preflight import Problems
 from decodetr.utils.shipped import expect, expect_file, load_pool, load_vocabulary
+from decodetr.utils.spelling import spelled_as
 
 if TYPE_CHECKING:
     from decodetr.modeling_decodetr import DeCoDetrConfig, PrototypePool
@@ -245,6 +246,7 @@ def _check_names(facts, vocabulary, deployed):
             own = vocabulary.names
         known = {*own, *(name for name in trained if not facts.split or name in facts.split[0])}
         known |= set(facts.novel if facts.setting.novel_names else ())
+    known = set(spelled_as(known, evaluated))
     if set(evaluated) - known:
         check_names(load_annotations(options.data, "val", file, check_images=False), known)
 
@@ -286,4 +288,5 @@ def _chosen(facts):
     length = ""
     if {"max_steps", "num_train_epochs"} & facts.given:
         length = f"{training.max_steps} steps " if training.max_steps > 0 else f"{training.num_train_epochs:g} epochs "
-    yield f"{length}on {training.device}"
+    processes = training.world_size
+    yield f"{length}on {training.device}, {processes} process{'es' if processes > 1 else ''}"

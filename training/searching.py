@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from decodetr.training.arguments import DeCoDetrTrainingArguments
 
+_MADE_ONCE = ("cache_features", "cache_views", "cache_query_bytes", "cache_folder")
+
 
 class SearchingTrainer(Trainer):
     """`transformers.Trainer`, which knows what a better trial is. There is no loss of evaluation here, and the
@@ -43,3 +45,13 @@ class SearchingTrainer(Trainer):
             direction = "minimize" if self.args.greater_is_better is False else "maximize"
         objective = compute_objective or (lambda metrics: metrics[key])
         return super().hyperparameter_search(hp_space, objective, n_trials, direction, **kwargs)
+
+    def _hp_search_setup(self, trial):
+        made = {name: getattr(self.args, name) for name in _MADE_ONCE}
+        super()._hp_search_setup(trial)
+        if changed := [name for name, value in made.items() if getattr(self.args, name) != value]:
+            vars(self.args).update(made)
+            raise ValueError(
+                f"{' and '.join(changed)} cannot be searched: features are computed once, when the trainer is made; "
+                "make a trainer for each value"
+            )

@@ -30,7 +30,7 @@ from decodetr.training.feature_cache import FeatureCache, cache_of_run, feature_
 from decodetr.training.fsdp import check_sharded, keep_class_name, load_weights, total_norm
 from decodetr.training.hub import PushingTrainer
 from decodetr.training.identity import run_identity, settings_identity
-from decodetr.training.loggers import PoolMaps
+from decodetr.training.loggers import PoolMaps, TensorBoardFolder
 from decodetr.training.loss_terms import LossTerms
 from decodetr.training.pairs import CAPTIONS_NEED
 from decodetr.training.pictures import EvaluationPictures, write_sheet
@@ -138,7 +138,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, LoadingTrainer):
         self._pool_momentum = PoolMomentum(self)
         for callback in (self._pool_momentum, *chosen_callbacks(self, self._coding)):
             self.add_callback(callback)
-        self.callback_handler.callbacks.insert(0, PoolMaps(self))
+        self.callback_handler.callbacks[:0] = [TensorBoardFolder(self), PoolMaps(self)]
         if isinstance(train_dataset, StreamedDetectionDataset):
             self.add_callback(StreamedTraining(train_dataset))
         if model_init is not None:

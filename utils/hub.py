@@ -6,10 +6,11 @@ from pathlib import Path
 
 from decodetr.utils.model_room import load
 
-__all__ = ["downloaded", "local_only", "recorded_place"]
+__all__ = ["downloaded", "local_only", "recorded_place", "without_user"]
 
 _rule = load("hub_rule")
 local_only, recorded_place = _rule.local_only, _rule.recorded_place
+without_user = load("hub_repository").without_user
 
 
 def downloaded(repo_id: str, files: Sequence[str]) -> Path | None:

@@ -1,15 +1,24 @@
-"""Names as a user writes them, on a command line or in a file. In a file, a line that begins with # is a comment."""
+"""Names as a user writes them, on a command line or in a file. In a file, a line that begins with # is a comment.
+
+Names that look equal are equal ([`as_seen`]); `spelled_as` finds those of annotations again, which stay as written.
+"""
 
 import csv
+import logging
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from decodetr.utils.documents import read_json, read_text
+from decodetr.utils.spelling import as_seen
 
 _PROMPTS = re.compile(r":\s+|:$")  # between a name and its prompts
 # A name in quotes, and prompts. Quotes in it are doubled, as in CSV.
 _QUOTED = re.compile(r'"((?:[^"]|"")+)"\s*(?::(.*))?')
 _FILES = (".txt", ".json")
+_NUMBERED = re.compile(r"(\d+)[.)]\s")
+_HEADS = frozenset("id name names class classes class_name label labels category category_name supercategory".split())
+logger = logging.getLogger(__name__)
 
 
 def read_names(text: str | None = None, file: str | Path | None = None, option: str = "--names") -> list[str] | None:
@@ -33,8 +42,10 @@ def read_names(text: str | None = None, file: str | Path | None = None, option: 
     else:
         return None
     names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    where = f"{file}" if file is not None else f"{option} {text!r}"
     if not names:
-        raise ValueError(f"no names in {f'{file}' if file is not None else f'{option} {text!r}'}")
+        raise ValueError(f"no names in {where}")
+    _warn_of_case(names, where)
     return names
 
 
@@ -100,12 +111,14 @@ def read_prompts(
         found.setdefault(name, prompts)
     if not found:
         raise ValueError(f"no names in {file}")
+    if file is not None:  # else `read_names` has said it
+        _warn_of_case(found, str(file))
     return found
 
 
 def _items(text, option):
     try:
-        return [name for row in csv.reader([text], skipinitialspace=True, strict=True) for name in row]
+        return [name for row in csv.reader([as_seen(text)], skipinitialspace=True, strict=True) for name in row]
     except csv.Error as error:
         raise ValueError(
             f"{option} {text!r}: expected names with commas between them, and double quotes around a name with a "
@@ -116,7 +129,7 @@ def _items(text, option):
 def _lines(file):
     """(number, line) of the lines that say something. A name may be quoted, as it is on a command line."""
     found = []
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
+    for number, line in enumerate(as_seen(read_text(file)).splitlines(), start=1):
         if (line := line.strip()) and not line.startswith("#"):
             found.append((number, line))
     if len(found) == 1 and "," in found[0][1] and not _QUOTED.fullmatch(found[0][1]):
@@ -124,7 +137,39 @@ def _lines(file):
             f"{file}, line {found[0][0]}: expected one name a line, got {found[0][1]!r} alone; write each name on a "
             "line of its own, or double quotes around the line if it is one name"
         )
+    if what := _other_format([line for _, line in found]):
+        number, line = found[0]
+        raise ValueError(f"{file}, line {number}: expected one name a line and nothing else, got {line!r}: {what}")
     return found
+
+
+def _other_format(lines: Sequence[str]) -> str | None:
+    """What lines plainly are that are no names, all of them, and what to do. None where they may be names."""
+    if lines and all(line.startswith("- ") for line in lines):
+        return "every line is an item of a list; remove the dashes"
+    if len(lines) < 2:
+        return None
+    if all(line.endswith(",") for line in lines[:-1]):
+        return "every line ends with a comma; remove the commas"
+    numbers = [int(match[1]) if (match := _NUMBERED.match(line)) else None for line in lines]
+    if numbers[0] is not None and numbers == list(range(numbers[0], numbers[0] + len(lines))):
+        return "the lines are numbered; remove the numbers"
+    for separator in ",\t;":
+        rows = [line.split(separator) for line in lines]
+        header = {cell.strip().strip('"').casefold() for cell in rows[0]}
+        if len(rows[0]) > 1 and len({len(row) for row in rows}) == 1 and header & _HEADS and ":" not in lines[0]:
+            return "the lines are rows of a table below its header; keep the column of names alone, without the header"
+    return None
+
+
+def _warn_of_case(names: Iterable[str], where: str) -> None:
+    """Warn of names that are equal but for case: each is a class of its own."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.casefold(), []).append(name)
+    if alike := [group for group in groups.values() if len(group) > 1]:
+        some = "; ".join(", ".join(map(repr, group)) for group in alike[:5]) + ("; ..." if alike[5:] else "")
+        logger.warning("%s: names that are equal but for case are names of their own: %s", where, some)
 
 
 def _quoted(line):
@@ -146,7 +191,8 @@ def _of_json(file):
             raise ValueError(
                 f"{file}: expected a list of names, or {{name: prompt or list of prompts}}, got {given!r} for {name!r}"
             )
-        found.setdefault(name.strip(), [text.strip() for text in texts])
+        found.setdefault(as_seen(name).strip(), [as_seen(text).strip() for text in texts])
     if not found:
         raise ValueError(f"no names in {file}")
+    _warn_of_case(found, str(file))
     return found

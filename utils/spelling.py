@@ -1,8 +1,27 @@
 """Words that nobody knows, and the known ones that are near."""
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable
+
+# Characters that nobody sees: zero width space, word joiner, byte order mark, soft hyphen, marks of direction. Zero
+# width joiners stay: words of some languages, and emoji, are others without them.
+_UNSEEN = re.compile("[\u200b\u2060\ufeff\u00ad\u200e\u200f]")
+
+
+def as_seen(text: str) -> str:
+    """A text without characters that nobody sees, in the composed form of Unicode (NFC): what looks equal is equal."""
+    return unicodedata.normalize("NFC", _UNSEEN.sub("", text))
+
+
+def spelled_as(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Names, those that look equal to one of `others` spelled as that one: a file of annotations and a keyboard may
+    write one letter in two ways. What is there to the letter stays."""
+    names, others = list(names), list(others)
+    taken, letters = set(names), set(others)
+    there = {as_seen(other): other for other in reversed(others) if other not in taken}
+    return [name if name in letters else there.pop(as_seen(name), name) for name in names]
 
 
 def closest(word: str, known: Iterable[str]) -> str:

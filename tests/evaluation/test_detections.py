@@ -261,6 +261,22 @@ def test_names_of_another_vocabulary_are_named(coco, tmp_path, capsys):
     assert "| missing names | salt, pepper |" in capsys.readouterr().out
 
 
+def test_names_that_look_equal_are_the_categories_of_the_file(tmp_path):
+    """Annotations have another form of Unicode than who types; reports have theirs."""
+    written, typed = "cafe\u0301", "caf\u00e9"
+    coco = CocoAnnotations.load(write_coco(tmp_path / "data", ["cat", written], {5: [("cat", BOX), (written, BOX)]}))
+    evaluator = DetectionEvaluator(coco, ["cat", typed], allow_missing_names=True)
+    evaluator.update([5], [{"scores": [0.5, 0.4], "labels": [0, 1], "boxes": [BOX, BOX]}])
+    save_detections(tmp_path / "d.parquet", evaluator)
+    words = ["--detections", tmp_path / "d.parquet", "--annotations", coco.file, "--output", tmp_path / "out"]
+    assert run_eval(*words, "--novel-names", typed) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["metrics"]["AP_novel"] == report["metrics"]["AP"] == 100 and set(report["per_name"]) == {
+        "cat",
+        written,
+    }
+
+
 # Of decodetr predict
 
 

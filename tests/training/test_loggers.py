@@ -175,3 +175,14 @@ def test_an_absent_logger_is_named_before_data_are_read(name, one_step, tmp_path
     assert one_step[-2] == "--report_to" and main(words) == 1
     error = capsys.readouterr().err
     assert f"--report-to {name} needs {name}" in error and f"pip install 'decodetr[{name}]'" in error and not read
+
+
+def test_what_is_logged_before_training_lies_in_the_output_too(scenes, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    trainer = make_trainer(scenes, tmp_path / "run", max_steps=1, report_to="tensorboard")
+    trainer.evaluate()
+    trainer.train()
+    files = [file.relative_to(tmp_path).parts[:2] for file in tmp_path.rglob("events*")]
+    assert files == [("run", "runs")]

@@ -199,7 +199,7 @@ def test_options_without_effect_are_said(two_clips, tmp_path, caplog):
     assert _train(two_clips, tmp_path, *more, "--streams", "localization", "--semantic_learning_rate", "1e-3") == 0
     for option in ("backbone-learning-rate", "semantic-learning-rate"):
         assert f"--{option} has no effect" in caplog.text
-    assert "Chosen by default: " in caplog.text and "1 steps on cpu" in caplog.text
+    assert "Chosen by default: " in caplog.text and "1 steps on cpu, 1 process" in caplog.text
 
 
 def test_validation_names_without_an_embedding_are_refused_before_training_data_are_read(two_clips, refused):

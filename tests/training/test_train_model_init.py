@@ -7,6 +7,8 @@ import torch
 from helpers.trainings import make_parts, make_trainer, same_state, state_of
 
 from decodetr import DeCoDetrTrainer
+from decodetr.evaluation.output_evaluator import OutputEvaluator
+from decodetr.training import ema
 
 
 def _made(scenes, output, made, **args):
@@ -60,15 +62,45 @@ def test_a_new_model_learns_again_after_its_training(scenes, tmp_path, same):
         assert {name for name, p in trainer.model.named_parameters() if p.requires_grad} == whole
 
 
-def test_a_search_tries_its_rates(scenes, tmp_path, monkeypatch):
-    """What `hyperparameter_search` does with a trial, without the library that makes trials."""
-    made = []
-    monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: trial.params)
-    _, trainer = _made(scenes, tmp_path, made, max_steps=1)
+def _searching(scenes, output, monkeypatch, made, **args):
+    """What `hyperparameter_search` makes of a Trainer, without the library that makes trials."""
     from transformers.trainer_utils import HPSearchBackend
 
+    monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: trial.params)
+    _, trainer = _made(scenes, output, made, **args)
     trainer.hp_search_backend = HPSearchBackend.OPTUNA
     trainer.hp_space, trainer.hp_name, trainer.compute_objective = (lambda trial: trial.params), None, sum
+    return trainer
+
+
+def test_a_search_tries_averages_and_patience(scenes, tmp_path, monkeypatch):
+    decays, aps = [], []
+    average, measured = ema.WeightAverage, OutputEvaluator.compute
+    monkeypatch.setattr(ema, "WeightAverage", lambda model, decay: decays.append(decay) or average(model, decay))
+    monkeypatch.setattr(OutputEvaluator, "compute", lambda self: {**measured(self), "AP50": aps.pop(0)})
+    every = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "eval_AP50", "eval_pictures": 0}
+    trainer = _searching(scenes, tmp_path, monkeypatch, [], max_steps=4, **every)
+    trainer._report_to_hp_search = lambda *args: None
+    ends = []
+    for number, params in enumerate(
+        ({"ema_decay": 0.9}, {"early_stopping_patience": 1}, {"ema_decay": 0.5, "early_stopping_patience": 2})
+    ):
+        aps[:] = [0.4, 0.3, 0.2, 0.1]
+        trainer.args.ema_decay = None
+        trainer.train(trial=types.SimpleNamespace(number=number, params=params))
+        ends.append(trainer.state.global_step)
+    assert decays == [0.9, 0.5] and ends == [4, 2, 3]
+    trainer.args.metric_for_best_model = trainer.args.early_stopping_patience = None
+    with pytest.raises(ValueError, match="early_stopping_patience=2 needs metric_for_best_model"):
+        trainer.train(trial=types.SimpleNamespace(number=3, params={"early_stopping_patience": 2}))
+    trainer.args.early_stopping_patience = None
+    with pytest.raises(ValueError, match="cache_views cannot be searched: .* make a trainer for each value"):
+        trainer.train(trial=types.SimpleNamespace(number=4, params={"cache_views": 2}))
+
+
+def test_a_search_tries_its_rates(scenes, tmp_path, monkeypatch):
+    made = []
+    trainer = _searching(scenes, tmp_path, monkeypatch, made, max_steps=1)
     for number, rate in enumerate((1e-3, 0.0)):
         trial = types.SimpleNamespace(number=number, params={"learning_rate": rate})
         before = state_of(make_parts(scenes)[0].detector)

@@ -1,10 +1,15 @@
 """Starting points of `decodetr train`: a saved model, its semantic stream anew, changed fields of the config."""
 
+import types
+
 import pytest
 import torch
+from helpers.tiny_models import tiny_config
 
-from decodetr import DeCoDetrForObjectDetection
+from decodetr import DeCoDetrForObjectDetection, Vocabulary
 from decodetr.cli import main
+from decodetr.training.names import set_names
+from decodetr.training.options import TrainOptions
 from decodetr.training.starting_point import fields_of_new_stream
 
 
@@ -68,3 +73,14 @@ def test_reset_semantics_needs_a_model(one_step, tmp_path, capsys):
     config = one_step[one_step.index("--data") + 1] + "/config.yaml"
     assert main([*one_step, "--config", config, "--reset-semantics", "--output_dir", str(tmp_path)]) == 1
     assert "--reset-semantics needs --model" in capsys.readouterr().err
+
+
+def test_names_that_look_equal_to_those_of_the_data_are_spelled_as_these():
+    written, typed = "cafe\u0301", "caf\u00e9"
+    model = DeCoDetrForObjectDetection(tiny_config())
+    model.set_vocabulary(Vocabulary.random([typed, "dog"], model.config.embedding_dim))
+    embedding = model.vocabulary[typed]
+    data = types.SimpleNamespace(coco=types.SimpleNamespace(names=[written]), novel=None, val=None)
+    deployed = set_names(model, TrainOptions(data="x", output_dir="y"), data)
+    assert model.vocabulary.names == [written] and deployed.names == [written, "dog"]
+    assert torch.equal(model.vocabulary[written], embedding)

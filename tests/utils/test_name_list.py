@@ -143,3 +143,61 @@ def test_a_key_that_a_json_file_has_twice_is_refused(tmp_path):
         read_prompts(file=file)
     file.write_text('["cat", "dog", "cat"]')
     assert read_prompts(file=file) == {"cat": ["cat"], "dog": ["dog"]}
+
+
+def test_names_that_look_equal_are_one(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("caf\u00e9\ncafe\u0301\nzero\u200bwidth\n\ufeffzerowidth\nم\u200cن\n", encoding="utf-8")
+    names = ["caf\u00e9", "zerowidth", "م\u200cن"]  # a joiner makes another word
+    assert read_names(file=file) == list(read_prompts(file=file)) == names
+    assert read_names("cafe\u0301, a\u00adb") == ["caf\u00e9", "ab"]
+    (tmp_path / "names.json").write_text(json.dumps({"cafe\u0301": "a cafe\u0301"}))
+    assert read_prompts(file=tmp_path / "names.json") == {"caf\u00e9": ["a caf\u00e9"]}
+
+
+def test_names_that_differ_by_case_are_told(tmp_path, caplog):
+    file = tmp_path / "names.txt"
+    file.write_text("Cat\ndog\ncat\n")
+    for read in (lambda: read_names(file=file), lambda: read_prompts(file=file), lambda: read_prompts("Cat,dog,cat")):
+        caplog.clear()
+        assert list(read()) == ["Cat", "dog", "cat"]
+        assert len(caplog.records) == 1 and "but for case are names of their own: 'Cat', 'cat'" in caplog.text
+    caplog.clear()
+    assert read_names("cat, dog") and not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("cat,\ndog,\n", "every line ends with a comma; remove the commas"),
+        ("cat,\ndog,\nbird\n", "every line ends with a comma"),
+        ("- cat\n- dog\n", "every line is an item of a list; remove the dashes"),
+        ("1. cat\n2. dog\n3. bird\n", "the lines are numbered; remove the numbers"),
+        ("id,name\n1,cat\n2,dog\n", "rows of a table below its header"),
+        ("name\tsupercategory\ncat\tanimal\n", "rows of a table below its header"),
+    ],
+)
+def test_a_file_of_another_format_is_refused(tmp_path, text, what):
+    file = tmp_path / "names.txt"
+    file.write_text(text)
+    for read in (read_names, read_prompts):
+        with pytest.raises(ValueError, match=f"names.txt, line 1: expected one name a line and .*, got .*{what}"):
+            read(file=file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1. FC Köln\nFC Bayern\n",
+        "1. FC Köln\n1. FC Nürnberg\n",
+        "1. FC Köln\n",
+        "salt, pepper\ncup\nname tag\n",
+        "salt, pepper\noil, vinegar\n",
+        "id card\nname tag\n",
+        "-20 °C\n- sign\n",
+    ],
+)
+def test_names_that_look_like_it_are_names(tmp_path, text):
+    file = tmp_path / "names.txt"
+    file.write_text(text, encoding="utf-8")
+    assert read_names(file=file) == text.splitlines()

@@ -4,7 +4,7 @@ import pytest
 from helpers.detections import truth
 
 from decodetr.evaluation.detection_evaluator import DetectionEvaluator
-from decodetr.utils.spelling import closest, spelled_otherwise
+from decodetr.utils.spelling import closest, spelled_as, spelled_otherwise
 
 
 @pytest.mark.parametrize("name", ["Fire Truck", "fire_truck", "FIRE-TRUCK", " fire  truck"])
@@ -27,3 +27,10 @@ def test_an_evaluation_says_so():
 def test_letters_of_two_characters_are_shown_by_their_numbers():
     words = spelled_otherwise(["cre\u0300me"], ["cr\u00e8me"])  # which look the same
     assert words == r"; 'cre\u0300me' is 'cr\xe8me' there, and names must be equal to the letter"
+
+
+def test_names_that_look_equal_are_spelled_as_there():
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    assert spelled_as([composed, "cat", "zero\u200bwidth"], [apart, "zerowidth"]) == [apart, "cat", "zerowidth"]
+    assert spelled_as([apart], [composed, apart]) == [apart]  # what is there to the letter stays
+    assert spelled_as([composed, apart], [apart]) == [composed, apart]
