@@ -233,7 +233,8 @@ class SemanticStream(Float32Buffers):
         self.input_projection = _MLP(query_dim, hidden, d)  # h_theta
         self.residual = _MLP(d, hidden, d)
         self.predictor = nn.Linear(d, d)  # g_phi
-        self.shapes = {name: tuple(weight.shape) for name, weight in self.named_parameters()}  # before any wrapper
+        # Before anything wraps the weights. DeepSpeed's ZeRO-3 divides them as soon as they are made.
+        self.shapes = {name: tuple(getattr(w, "ds_shape", w.shape)) for name, w in self.named_parameters()}
         # What follows from pool and vocabulary, so it is not saved. `refresh` computes it. Prototypes and names are
         # centred unit rows, `closest` is the cosine of each prototype to the name that is closest to it.
         rows = {"prototypes": (config.num_prototypes, d), "names": (config.num_labels, d), "image_mean": (d,)}
