@@ -82,6 +82,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if stage == "cluster":
             text = "also cluster the captions that `decodetr pool embeddings --image-captions` embedded"
             command.add_argument("--image-captions", action="store_true", help=text)
+        if stage in ("cluster", "build"):
+            command.add_argument(
+                "--vocabulary",
+                metavar="NAME",
+                help="embeddings of the annotated names, for those that CLIP does not know as they are: folder, Hub "
+                "name or shipped name of a vocabulary, which can have other texts for them (default: the names as "
+                "they are)",
+            )
         if models:
             if "captioner" in models:
                 text = "auto: spread the captioner over all devices (default: one device)"
@@ -191,6 +199,7 @@ def _task(args):
         device_map=getattr(args, "device_map", None),
         image_captions=captions if images else None,
         join_image_captions=args.pool_command == "cluster" and bool(captions),
+        vocabulary=getattr(args, "vocabulary", None),
         overwrite=args.overwrite,
         engine=getattr(args, "engine", "datasets"),
         ray_address=getattr(args, "ray_address", None),

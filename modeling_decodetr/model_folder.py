@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -19,11 +20,10 @@ from .embedding_artifact import table_digest
 from .excerpts import short, some_of
 from .hub_repository import it_has, weight_files
 from .prototype_pool import PrototypePool
+from .semantic_stream import SemanticStream
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    import torch
-
     from .configuration_decodetr import DeCoDetrConfig
 
 _HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -38,6 +38,7 @@ _DESCRIBE = {
     "num_fine_prototypes": _POOL,
     "prototype_captions": _POOL,
     "pool_info": _POOL,
+    "table_digests": "they are computed whenever a model is saved",
     "embedding_dim": "a stream of another width starts from the detector, by from_detector",
     "preprocessing": "give these values to the image processor, which is loaded by itself",
 }
@@ -153,7 +154,8 @@ def check_placed(device_map: dict[str, int | str | torch.device] | None) -> None
 
 
 def check_tables(model: PreTrainedModel) -> None:
-    """ValueError unless the config of a model says of its tables what they are: it may have been changed by hand."""
+    """ValueError unless the config of a model says of its tables and weights what they are: it may have been changed
+    by hand."""
     names, pool, config = model.vocabulary.names, model.prototype_pool, model.config
     if config.id2label != dict(enumerate(names)) or any(
         not 0 <= i < len(names) or names[i] != name for name, i in (config.label2id or {}).items()
@@ -169,6 +171,21 @@ def check_tables(model: PreTrainedModel) -> None:
         raise ValueError(
             "config.embedding_dim, num_coarse_prototypes, num_fine_prototypes and prototype_captions must describe "
             "the model's pool; they were changed by themselves. Use model.set_pool for another pool."
+        )
+    for field, table, remedy in (("pool_info", pool, _POOL), ("vocabulary_info", model.vocabulary, _NAMES)):
+        if (getattr(config, field) or {}) != table.info:
+            raise ValueError(
+                f"config.{field} must be what the model's table says; one of them was changed by itself, so that "
+                f"another model would be saved. {remedy}."
+            )
+    stream = model.semantic_stream
+    with torch.device("meta"):
+        asked = SemanticStream(config, *stream.built_from)
+    if changed := sorted({name for name, _ in asked.shapes.items() ^ stream.shapes.items()}):
+        raise ValueError(
+            f"the config asks for another semantic stream than the model has: {some_of(changed, 3, str)} would have "
+            "other shapes. Its fields semantic_* and region_* that change shapes were changed by themselves; set them "
+            "back. A stream of another shape starts from the detector, by from_detector."
         )
 
 

@@ -219,7 +219,9 @@ class SemanticStream(Float32Buffers):
         self, config: DeCoDetrConfig, query_dim: int, map_channels: list[int], cells: list[Cells] | None = None
     ) -> None:
         super().__init__()
+        self.built_from = (query_dim, map_channels, cells)
         self.config = config
+        self.centred = config.centred  # of what follows from pool and vocabulary
         self.dropout_seed = 0
         d, hidden = config.embedding_dim, config.semantic_hidden_dim
         self.region_pooling = None
@@ -231,19 +233,18 @@ class SemanticStream(Float32Buffers):
         self.input_projection = _MLP(query_dim, hidden, d)  # h_theta
         self.residual = _MLP(d, hidden, d)
         self.predictor = nn.Linear(d, d)  # g_phi
+        # Before anything wraps the weights. DeepSpeed's ZeRO-3 divides them as soon as they are made.
+        self.shapes = {name: tuple(getattr(w, "ds_shape", w.shape)) for name, w in self.named_parameters()}
         # What follows from pool and vocabulary, so it is not saved. `refresh` computes it. Prototypes and names are
         # centred unit rows, `closest` is the cosine of each prototype to the name that is closest to it.
         rows = {"prototypes": (config.num_prototypes, d), "names": (config.num_labels, d), "image_mean": (d,)}
         for name, shape in {**rows, "lengths": rows["prototypes"][:1], "closest": rows["prototypes"][:1]}.items():
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float32), persistent=False)
 
-    @property
-    def background(self) -> torch.Tensor:
-        """(M,) bool: the prototypes that stand for none of the names."""
-        return self._is_background(self.closest, scales_of(self.config, (self.config.pool_info or {}).get("space")))
-
     def tables(self, pool: PrototypePool, vocabulary: Vocabulary) -> Tables:
         """The tables of a call, with what [`SemanticStream.refresh`] derived from this pool and these names."""
+        if self.centred != self.config.centred:  # it was set since
+            self.refresh(pool, vocabulary)
         scales = scales_of(self.config, pool.info.get("space"))
         background = self._is_background(self.closest, scales)
         derived = (self.prototypes, self.names, self.lengths, background, self.image_mean)
@@ -252,7 +253,7 @@ class SemanticStream(Float32Buffers):
     def tables_with(self, tables: Tables, vocabulary: Vocabulary) -> Tables:
         """The same tables as if these were the names, which the model does not take over."""
         device = tables.prototypes.device
-        names, closest = names_among(tables.pool, tables.prototypes, vocabulary, self.config.centred)
+        names, closest = names_among(tables.pool, tables.prototypes, vocabulary, self.centred)
         if vocabulary.embeddings.device != device:
             vocabulary = copy.deepcopy(vocabulary).to(device)
         return tables._replace(
@@ -409,7 +410,11 @@ class SemanticStream(Float32Buffers):
     def refresh(self, pool: PrototypePool, vocabulary: Vocabulary) -> None:
         """Compute again what follows from pool and vocabulary: centred rows, and how close each prototype is to a
         name."""
-        derived = derive(pool, vocabulary, self.config.centred)
+        self.take(derive(pool, vocabulary, self.config.centred), self.config.centred)
+
+    def take(self, derived: dict[str, torch.Tensor], centred: bool) -> None:
+        """Take over what [`derive`] found, with or without centring."""
+        self.centred = centred
         for name, value in derived.items():
             setattr(self, name, value)
 

@@ -88,13 +88,13 @@ class SwappableTables:
 
     def _swap(self, pool, vocabulary):
         """Put tables that fit the model in, with everything that follows from them."""
-        derived = derive(pool, vocabulary, self.config.centred)
+        centred = self.config.centred
+        derived = derive(pool, vocabulary, centred)
         vocabulary = copy.deepcopy(vocabulary).to(pool.prototypes.device)  # what the caller changes is the caller's
         fine, names = pool.num_fine, vocabulary.names
         with _SWAPPING:
             self.prototype_pool, self.vocabulary = pool, vocabulary
-            for name, value in derived.items():
-                setattr(self.semantic_stream, name, value)
+            self.semantic_stream.take(derived, centred)
             self.config.num_coarse_prototypes, self.config.num_fine_prototypes = len(pool) - fine, fine
             self.config.prototype_captions, self.config.pool_info = pool.captions, dict(pool.info) or None
             self.config.id2label = dict(enumerate(names))

@@ -7,7 +7,7 @@ import torch
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 
 from decodetr.annotations.coco import CocoAnnotations
-from decodetr.modeling_decodetr import PrototypePool
+from decodetr.modeling_decodetr import PrototypePool, Vocabulary
 from decodetr.pool_builder.captioner import Captioner
 from decodetr.pool_builder.cost import timed, write_cost
 from decodetr.pool_builder.embedder import ClipEmbedder
@@ -81,6 +81,7 @@ def build_pool(
     ranks: Ranks | None = None,
     overwrite: bool = False,
     image_captions: str | Path | None = None,
+    vocabulary: Vocabulary | None = None,
     engine: Engine = IN_PROCESS,
     machine: str | None = None,
 ) -> PrototypePool | None:
@@ -97,6 +98,7 @@ def build_pool(
         ranks (Ranks): which of how many processes this is. By default what the environment says.
         engine ([`Engine`]): makes the shards of the heavy stages. Default: this process.
         image_captions: file of captions of the training images, which join those of regions (OUT/image_texts).
+        vocabulary (Vocabulary, optional): of the same CLIP, whose embeddings stand for the annotated names it has.
         machine (str, optional): what it runs on, for OUT/spent.json and the card. Default: this machine.
 
     Returns:
@@ -121,7 +123,7 @@ def build_pool(
     with timed(output, "regions", machine, ranks):
         filter_regions(output, settings, overwrite)
     with timed(output, "clusters", machine, ranks):
-        pool = cluster_regions(output, settings, overwrite, bool(image_captions))
+        pool = cluster_regions(output, settings, overwrite, bool(image_captions), vocabulary)
     write_report(output)
     return pool
 

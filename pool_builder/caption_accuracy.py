@@ -4,6 +4,7 @@ A captioner that names few things makes a pool that is worth less than none (doc
 sizes). Boxes with names tell before the training does.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 # Gain over chance of captions, as a share of what CLIP's look at the region gains, below which a pool is in doubt:
 # measured pools that help have 0.78 to 1, one that harms has 0.07.
 _ENOUGH = 0.5
+_SPREAD = 2  # standard deviations of what guessing gets right, above which CLIP is better than that
 
 
 def caption_accuracy(
@@ -41,9 +43,15 @@ def doubt(space: dict[str, Any]) -> str | None:
     enough or no names are annotated."""
     if "captions_right" not in space:
         return None
-    chance = 1 / space["asked"]["names"]
+    names, regions = space["asked"]["names"], space["asked"]["regions"]
+    chance = 1 / names
     captions, images = (space[f"{what}_right"] for what in ("captions", "images"))
-    if images <= chance or captions - chance >= _ENOUGH * (images - chance):
+    if images - chance <= _SPREAD * math.sqrt(chance * (1 - chance) / regions):
+        return (
+            f"CLIP's look at the annotated regions names {images:.0%} of them, as guessing would (mean over {names} "
+            "names): what it teaches of them is worth nothing; give a --clip that knows what is in these pictures"
+        )
+    if captions - chance >= _ENOUGH * (images - chance):
         return None
     return (
         f"captions name {captions:.0%} of the annotated regions, CLIP's look at them {images:.0%} (mean over "

@@ -251,6 +251,9 @@ def cluster_prototypes(
         weights = csr_array((counts[some].astype(np.float64), (labels[some], np.arange(len(some)))), (size, len(some)))
         sums += weights @ embeddings[some].astype(np.float64)
     total = np.bincount(labels[rows], weights=counts[rows], minlength=size).astype(np.int64)
+    for cluster in np.flatnonzero((sums == 0).all(1)):  # opposite captions have no mean; the most frequent one stands
+        some = rows[labels[rows] == cluster]
+        sums[cluster] = embeddings[some[counts[some].argmax()]]
     return (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32), total
 
 

@@ -9,6 +9,7 @@ from decodetr.annotations.coco import CocoAnnotations
 from decodetr.annotations.names_split import names_split_file, read_split
 from decodetr.annotations.sources import load_annotations
 from decodetr.modeling_decodetr import PrototypePool
+from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
 from decodetr.pool_builder.build import build_pool, captioner_model, clip_model, refresh_report
 from decodetr.pool_builder.cost import timed
 from decodetr.pool_builder.engines import IN_PROCESS
@@ -18,11 +19,11 @@ from decodetr.pool_builder.preflight import check_room
 from decodetr.pool_builder.proposers import proposer_model
 from decodetr.pool_builder.selection import cluster_regions, filter_regions
 from decodetr.pool_builder.settings import PoolData, PoolTask
-from decodetr.pool_builder.shards import Ranks
+from decodetr.pool_builder.shards import Ranks, StageFolder
 from decodetr.pool_builder.stages import caption_regions, embed_regions, propose_regions
 from decodetr.utils.devices import machine_name, pick_device
 from decodetr.utils.hub import local_only
-from decodetr.utils.shipped import loading
+from decodetr.utils.shipped import load_vocabulary, loading
 
 
 def run_stage(task: PoolTask) -> PrototypePool | None:
@@ -43,7 +44,8 @@ def run_stage(task: PoolTask) -> PrototypePool | None:
             filter_regions(output, task.settings, task.overwrite)
     elif task.stage == "cluster":
         with timed(output, "clusters", _machine(task, ranks), ranks):
-            pool = cluster_regions(output, task.settings, task.overwrite, task.join_image_captions)
+            names = _vocabulary(task)
+            pool = cluster_regions(output, task.settings, task.overwrite, task.join_image_captions, names)
     elif task.data is None:
         raise ValueError(f"the stage {task.stage!r} looks at images, got no data")
     else:
@@ -83,6 +85,7 @@ def _run_heavy(task, coco, models, ranks, engine):
             ranks=ranks,
             overwrite=overwrite,
             image_captions=task.image_captions,
+            vocabulary=_vocabulary(task, models["clip"].identity),
             engine=engine,
             machine=machine,
         )
@@ -97,6 +100,21 @@ def _run_heavy(task, coco, models, ranks, engine):
         with timed(output, "image_texts", machine, ranks):
             embed_image_captions(coco, task.image_captions, output, models["clip"], ranks, overwrite, engine)
     return None
+
+
+def _vocabulary(task, clip=None):
+    """The vocabulary that a task names, which must be of the same CLIP: that with the identity `clip`, or of texts
+    that are there."""
+    if task.vocabulary is None:
+        return None
+    vocabulary = load_vocabulary(task.vocabulary)
+    clip = StageFolder.open(task.output / "texts", "texts").identity if clip is None else clip
+    if not same_encoder(vocabulary.info, clip):
+        raise ValueError(
+            f"--vocabulary {task.vocabulary} was made with encoder {describe_encoder(vocabulary.info)}, the pool with "
+            f"{describe_encoder(clip)}: make it again with `decodetr vocabulary build --clip`"
+        )
+    return vocabulary
 
 
 def _machine(task, ranks):

@@ -37,6 +37,7 @@ def check(task: PoolTask) -> None:
     data, settings = task.data, task.settings
     read = {"--data": data.folder, "--images": data.images, "--annotations": data.annotations} if data else {}
     read |= {f"--{option}": name for option, name in task.models.items()} | {"--image-captions": task.image_captions}
+    read["--vocabulary"] = task.vocabulary
     apart("--output", task.output, read, ())
     checks: list[Callable[[], object]] = [partial(output_folder, task.output, "--output")]
     if data is not None:

@@ -12,13 +12,14 @@ import pyarrow.compute as pc
 import torch
 
 from decodetr.cards.renewal import pool_card
-from decodetr.modeling_decodetr import PrototypePool
+from decodetr.modeling_decodetr import PrototypePool, Vocabulary
 from decodetr.pool_builder.caption_accuracy import caption_accuracy, doubt
 from decodetr.pool_builder.caption_table import CaptionTable, TextTable, embeddings_of
 from decodetr.pool_builder.clusters import cluster_prototypes, coarse_clusters, fine_clusters, representatives
 from decodetr.pool_builder.delta import SAMPLE, choose_delta, other_scores
 from decodetr.pool_builder.embedding_file import Embeddings
 from decodetr.pool_builder.image_captions import open_image_captions
+from decodetr.pool_builder.known_names import doubt_names, known_names
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import CONTENTS, StageFolder
 from decodetr.pool_builder.space import FEWEST, choose_scales, space_without_names
@@ -120,12 +121,17 @@ def draw_scores(scores: np.ndarray, cut: float, counts: dict[str, int], file: st
 
 
 def cluster_regions(
-    output: Path, settings: PoolSettings, overwrite: bool = False, image_captions: bool = False
+    output: Path,
+    settings: PoolSettings,
+    overwrite: bool = False,
+    image_captions: bool = False,
+    vocabulary: Vocabulary | None = None,
 ) -> PrototypePool:
     """OUTPUT/clusters, the distinct captions of kept regions with their two clusters, and OUTPUT/pool.
 
     Args:
         image_captions (bool): the captions of OUTPUT/image_texts join those of regions.
+        vocabulary (Vocabulary, *optional*): what stands for annotated names, see [`measure_space`].
 
     Returns:
         PrototypePool, coarse prototypes first. `info` has provenance, settings and the numbers of regions, of kept
@@ -158,9 +164,10 @@ def cluster_regions(
         **({"image_captions": joined.totals["rows"]} if joined is not None else {}),
     }
     pool = pool_of_clusters(captions.embeddings, captions.captions, captions.counts, coarse, fine, info)
-    pool.info["space"] = measure_space(before, open_stage(output, "texts"), pool)
-    if (doubted := doubt(pool.info["space"])) is not None:
-        logger.warning("%s", doubted)
+    pool.info["space"] = measure_space(before, open_stage(output, "texts"), pool, vocabulary=vocabulary)
+    for doubted in (doubt_names(pool.info["space"]), doubt(pool.info["space"])):
+        if doubted is not None:
+            logger.warning("%s", doubted)
     (output / REPORT).unlink(missing_ok=True)  # that of another pool
     with committed(output / "pool") as staging:
         pool.save_pretrained(staging)
@@ -169,17 +176,23 @@ def cluster_regions(
 
 
 def measure_space(
-    regions: StageFolder, texts: StageFolder, pool: PrototypePool, among: Iterable[str] | None = None
+    regions: StageFolder,
+    texts: StageFolder,
+    pool: PrototypePool,
+    among: Iterable[str] | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> dict[str, Any]:
     """The teacher's space as the regions show it, for `pool.info["space"]` (space.py).
 
     Args:
         regions, texts: finished [`StageFolder`]s. pool (PrototypePool): its `info` has `logit_scale` and `logit_bias`.
         among: only these names may choose. Default: all that are annotated.
+        vocabulary (Vocabulary, *optional*): of the pool's encoder. It says what stands for the names that it has.
 
     Returns:
         dict. Its `asked` says what the temperatures were chosen by: the numbers of names and of their annotated
-        regions, or of coarse prototypes, where fewer than two names or too few regions are annotated.
+        regions, or of coarse prototypes, where fewer than two names that CLIP knows or too few regions of them are
+        annotated. `unknown_names` are those that it does not know.
     """
     coarse = pool.prototypes[pool.level == 0].numpy()
     given = {name: pool.info.get(name) for name in ("logit_scale", "logit_bias")}
@@ -193,15 +206,30 @@ def measure_space(
     finite = np.isfinite(named).all(1)
     named, said = named[finite], said[finite]
     names = np.concatenate([table["name"].to_numpy() for table in annotated])[finite]
-    known, labels = np.unique(names.astype(str), return_inverse=True)
-    if len(known) > 1 and len(labels) >= FEWEST:
-        embeds = embeddings_of(texts, [name_prompt(name) for name in known])
-        space |= caption_accuracy(said, named, labels, embeds)
-        return space | _by("annotations", choose_scales(space, pool.prototypes, named, labels, embeds))
+    names, labels = np.unique(names.astype(str), return_inverse=True)
+    if len(names) > 1 and len(labels) >= FEWEST:
+        embeds = _name_embeddings(texts, names, vocabulary)
+        known = known_names(space, named, labels, embeds)
+        if not known.all():
+            space["unknown_names"] = names[~known].tolist()
+        rows = known[labels]
+        if known.sum() > 1 and rows.sum() >= max(FEWEST, len(labels) / 2):
+            embeds, labels = embeds[known], np.unique(labels[rows], return_inverse=True)[1]
+            space |= caption_accuracy(said[rows], named[rows], labels, embeds)
+            return space | _by("annotations", choose_scales(space, pool.prototypes, named[rows], labels, embeds))
     if len(coarse) < 2:
         return space
     labels = (captions @ coarse.T).argmax(1)
     return space | _by("captions", choose_scales(space, pool.prototypes, images, labels, coarse))
+
+
+def _name_embeddings(texts, names, vocabulary):
+    """(K, d) of annotated names: of the vocabulary where it has them, else of the stage's texts."""
+    found = embeddings_of(texts, [name_prompt(name) for name in names])
+    for row, name in enumerate(names):
+        if vocabulary is not None and name in vocabulary:
+            found[row] = vocabulary[name].numpy()
+    return found
 
 
 def _sampled(regions, columns, choose):

@@ -130,6 +130,8 @@ class PoolTask:
         device (str), device_map (str, optional): where models run.
         image_captions (str, optional): file of captions of the training images, which join those of regions.
         join_image_captions (bool): of "cluster": so do those that "embeddings" has embedded.
+        vocabulary (str, optional): of "cluster" and "build": folder, Hub or shipped name of a vocabulary, whose
+            embeddings stand for the annotated names that it has.
         overwrite (bool): make stages of other settings again.
         engine (str): who makes the shards: one of `ENGINES`. ray_address (str, optional), workers (int, optional): of
             "ray".
@@ -144,6 +146,7 @@ class PoolTask:
     device_map: str | None = None
     image_captions: str | None = None
     join_image_captions: bool = False
+    vocabulary: str | None = None
     overwrite: bool = False
     engine: str = "datasets"
     ray_address: str | None = None

@@ -101,7 +101,7 @@ def choose_scales(
     """
     text_mean, image_mean = (torch.tensor(space[name]) for name in ("text_mean", "image_mean"))
     fewest = max(_COSINES // (len(prototypes) + len(names)), FEWEST)
-    rows, labels = _balanced(torch.as_tensor(labels), min(_REGIONS, fewest), seed)
+    rows, labels = balanced(torch.as_tensor(labels), min(_REGIONS, fewest), seed)
     z = F.normalize(torch.as_tensor(image_embeds).float(), dim=-1)[rows]
     p, n = centred(torch.as_tensor(prototypes), text_mean), centred(torch.as_tensor(names), text_mean)
     own = None
@@ -191,8 +191,9 @@ def effective_number(logits: torch.Tensor) -> float:
     return torch.special.entr(logits.softmax(-1)).sum(-1).exp().median().item()
 
 
-def _balanced(labels, most, seed):
-    """(rows, their labels): at most so many of them, of frequent names no more than of others as far as that goes."""
+def balanced(labels: torch.Tensor, most: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows, their labels (R,)): at most so many of them, of frequent names no more than of others as far as that
+    goes."""
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels.numpy()[order]
     by_name = np.argsort(shuffled, kind="stable")

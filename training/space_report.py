@@ -7,7 +7,7 @@ the figures). The same functions judge any config. One that works passes without
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +16,7 @@ from torchvision.ops import box_iou
 
 from decodetr.modeling_decodetr import PrototypePool
 from decodetr.modeling_decodetr.embedding_space import Scales, log_assignment
+from decodetr.modeling_decodetr.excerpts import some_of
 from decodetr.modeling_decodetr.loss_decodetr import teacher_targets
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ _MOST_SEEN = 20  # times as many regions are gone through for some with a name
 _STEPS, _BATCH = 30, 512  # of the pool's momentum, and captions in each
 _LEAST_OF_OWN = 0.5  # share that the teacher gives right names, as a part of what CLIP's own softmax gives them
 _LEAST_SCORE = 0.5  # what a name's best embedding must reach, the threshold of the pipeline
+_MOST_UNKNOWN = 0.1  # share of the training names that CLIP may not know
+_TEXTS = "give such names texts that say what is seen, also to `decodetr pool cluster --vocabulary` (docs/names.md)"
 _MOST_OF_POOL = 0.25  # effective number of prototypes in a lookup, as a part of the pool
 
 
@@ -46,7 +49,9 @@ class SpaceReport:
     Attributes:
         scales (Scales): temperatures and background of the model. measured (bool): the pool describes its space, and
             the config may take everything from there. given (frozenset[str]): fields that the config states itself.
-            centred (bool): it takes the means from there.
+            centred (bool): it takes the means from there. by (str): what the space was chosen by, its `asked["by"]`.
+        unknown (list[str]), names (int): training names that CLIP did not know when the pool was made, without texts
+            of their own, and the number of all.
         right, background (float): the teacher's mean share of a region's right name and of the background. Where no
             right name is known, `right` is that of the most likely name.
         own (float): the share of the same name in CLIP's own softmax over the names alone.
@@ -61,6 +66,9 @@ class SpaceReport:
     measured: bool = False
     given: frozenset[str] = frozenset()
     centred: bool = True
+    by: str | None = None
+    unknown: list[str] = field(default_factory=list)
+    names: int = 0
     right: float | None = None
     background: float | None = None
     own: float | None = None
@@ -75,6 +83,11 @@ class SpaceReport:
     def problems(self) -> list[str]:
         """What cannot work, one line each, with the fields that mend it."""
         found = []
+        if len(self.unknown) > _MOST_UNKNOWN * self.names:
+            found.append(
+                f"CLIP does not know {len(self.unknown)} of {self.names} training names ({some_of(self.unknown)}), so "
+                f"that regions teach nothing of them; {_TEXTS}"
+            )
         few = self.right is not None and self.own is not None and self.right < _LEAST_OF_OWN * self.own
         if few and self._can_mend("teacher_name_temperature", "background_level", "background_threshold"):
             what = "right" if self.named else "most likely"
@@ -106,12 +119,20 @@ class SpaceReport:
         return found
 
     def _can_mend(self, *fields):
-        """Whether a flag changes something: what a run chose from its data, as the config states none of these fields,
-        cannot be taken from there again."""
+        """Whether something can be changed: a flag, or what annotated boxes chose these fields by. What captions alone
+        chose cannot be taken from there again."""
+        return self._states(fields) or self.by == "annotations"
+
+    def _states(self, fields):
+        """Whether the config does without the pool's space in these fields."""
         return not (self.measured and self.centred) or bool(self.given.intersection(fields))
 
     def _mend(self, *fields):
-        """Flags that take fields from the pool's space. Of a pool without one, what makes it have one."""
+        """Flags that take fields from the pool's space. Of a pool without one, what makes it have one. Of fields that
+        are from there, what makes it a better one."""
+        if not self._states(fields):
+            why = "the pool's annotated names chose this, which CLIP does not tell apart or captions do not say"
+            return f"{why}; {_TEXTS}, or give `decodetr pool build` a better --captioner"
         if self.measured:
             centred = [] if self.centred else ["centred=true"]
             return f"--set {' '.join([*centred, *(f'{field}=null' for field in fields)])}"
@@ -196,6 +217,11 @@ def describe_space(
     given = frozenset(name for name in _FROM_SPACE if getattr(config, name) is not None)
     measured = "teacher_temperature" in space
     report = SpaceReport(tables.scales, measured, given, config.centred, prototypes=len(tables.pool))
+    report.by = space.get("asked", {}).get("by")
+    texts_given = tables.vocabulary.info.get("prompts") or {}
+    unknown = set(space.get("unknown_names", ())).difference(texts_given)
+    report.unknown = [name for name in tables.vocabulary.names if name in unknown]
+    report.names = len(tables.vocabulary)
     if len(embeds):
         known = names >= 0
         report.named = bool(known.any())

@@ -313,7 +313,7 @@ def test_shipped_recipes_train(name, data, tmp_path, monkeypatch):
     assert len(model.vocabulary.names) == len(split["base"]) + len(split["novel"])
     if name == "decodetr-r50-paper":
         assert set(model.config.detector_config.id2label.values()) == set(split["base"].values())
-        assert "pseudo_boxes" not in info and not model.semantic_stream.background.any()
+        assert "pseudo_boxes" not in info and not model.tables().background.any()
 
 
 @pytest.mark.parametrize("name", ["decodetr-r50", "decodetr-r50-paper", "decodetr-clip-r50"])

@@ -29,15 +29,15 @@ def test_background_is_recomputed_after_every_swap():
     for seed, count in enumerate([1, 2, 40]):
         model.set_vocabulary(Vocabulary([str(i) for i in range(count)], _randn(count, 16, seed=seed)))
         expected = _background(model.prototype_pool.prototypes, model.vocabulary.embeddings, 0.3)
-        assert model.semantic_stream.background.tolist() == expected
+        assert model.tables().background.tolist() == expected
     for seed, count in enumerate([3, 2000]):
         model.set_pool(PrototypePool(_randn(count, 16, seed=seed) * 2))
         expected = _background(model.prototype_pool.prototypes, model.vocabulary.embeddings, 0.3)
-        assert model.semantic_stream.background.tolist() == expected
+        assert model.tables().background.tolist() == expected
     pool, vocabulary = PrototypePool(_randn(60, 16, seed=9)), Vocabulary(list("abcd"), _randn(4, 16, seed=10))
     model.set_pool(pool, vocabulary)
-    assert model.semantic_stream.background.tolist() == _background(pool.prototypes, vocabulary.embeddings, 0.3)
-    assert 10 < sum(model.semantic_stream.background.tolist()) < 50
+    assert model.tables().background.tolist() == _background(pool.prototypes, vocabulary.embeddings, 0.3)
+    assert 10 < sum(model.tables().background.tolist()) < 50
 
 
 def test_a_swapped_in_pool_is_a_copy():
@@ -53,13 +53,13 @@ def test_background_is_recomputed_after_a_momentum_step():
     names = torch.eye(16)[:3]
     model.set_pool(PrototypePool(torch.eye(16)[8:12]))
     model.set_vocabulary(Vocabulary(NAMES, names))
-    assert model.semantic_stream.background.all()
+    assert model.tables().background.all()
     # Texts near name 0 pull prototype 2 towards it; the other prototypes get nothing.
     sums = torch.zeros(4, 16)
     sums[2] = 5 * names[0]
     model.update_prototypes(sums)
     expected = _background(model.prototype_pool.prototypes, names, 0.3)
-    assert model.semantic_stream.background.tolist() == expected == [True, True, False, True]
+    assert model.tables().background.tolist() == expected == [True, True, False, True]
 
 
 def test_a_frozen_pool_does_not_move():

@@ -52,9 +52,9 @@ def test_student_by_hand_with_the_pool_and_without(image_cosine):
         with torch.no_grad():
             names, background = stream.name_log_probs(embeds, model.tables())
             predicted = F.normalize(stream.predictor(embeds), dim=-1)
-        assert stream.background.any() == (not fields)
+        assert model.tables().background.any() == (not fields)
         for row in range(4):
-            around = pool.prototypes[stream.background], LEVEL / image_cosine, MARGIN / image_cosine
+            around = pool.prototypes[model.tables().background], LEVEL / image_cosine, MARGIN / image_cosine
             expected = _softmax(predicted[row], vocabulary.embeddings, *around)
             assert np.allclose(names[row].exp(), expected[:-1], atol=1e-5)
             assert background[row].exp().item() == pytest.approx(expected[-1], abs=1e-5)

@@ -226,7 +226,7 @@ def test_vocabulary_swap_is_saved(tmp_path):
     loaded = AutoModelForObjectDetection.from_pretrained(tmp_path)
     assert loaded.vocabulary.names == ["a, b", "é", "z", "w"] and loaded.config.num_labels == 4
     assert torch.equal(loaded.vocabulary.embeddings, model.vocabulary.embeddings)
-    assert torch.equal(loaded.semantic_stream.background, model.semantic_stream.background)
+    assert torch.equal(loaded.tables().background, model.tables().background)
     assert loaded.config.vocabulary_info == {"encoder": "some/clip"}
 
 

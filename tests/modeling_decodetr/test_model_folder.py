@@ -60,6 +60,7 @@ def _write_tensors(folder, change):
         {"vocabulary_info": {"encoder": "other/clip"}},
         {"embedding_dim": 8},
         {"preprocessing": {"size": {"height": 32, "width": 32}}},
+        {"table_digests": {"a": "b"}},
     ],
 )
 @pytest.mark.parametrize("loader", [AutoModelForObjectDetection, DeCoDetrForObjectDetection])
@@ -85,9 +86,16 @@ def test_a_config_with_other_names_is_refused_with_the_remedy(saved):
         ({"label2id": {"cat": 2}}, "set_vocabulary"),
         ({"prototype_captions": ["a crate"] * 12}, "set_pool"),
         ({"num_coarse_prototypes": 6, "num_fine_prototypes": 6}, "set_pool"),
+        ({"pool_info": {"space": {"name_temperature": 0.5}}}, "config.pool_info .*set_pool"),
+        ({"vocabulary_info": {"encoder": "other/clip"}}, "config.vocabulary_info .*set_vocabulary"),
+        ({"semantic_inputs": "query"}, "another semantic stream than .*: input_projection.0.bias"),
+        ({"region_channels": 8}, "another semantic stream"),
+        ({"region_grid": 2}, "another semantic stream"),
+        ({"region_pixels": 8}, "another semantic stream"),
+        ({"semantic_hidden_dim": 5}, "another semantic stream"),
     ],
 )
-def test_a_model_whose_config_has_other_names_is_not_saved(tmp_path, fields, message):
+def test_a_model_whose_config_describes_another_one_is_not_saved(tmp_path, fields, message):
     model = tiny_model("detr")
     for field, value in fields.items():
         setattr(model.config, field, value)
@@ -117,7 +125,7 @@ def _background(model, threshold):
 def test_what_is_background_follows_the_given_fields(saved, fields):
     model = DeCoDetrForObjectDetection.from_pretrained(saved, **fields).eval()
     expected = _background(model, 0.1) if "background_threshold" in fields else [False] * 12
-    assert model.semantic_stream.background.tolist() == expected != _background(model, 0.3)
+    assert model.tables().background.tolist() == expected != _background(model, 0.3)
     pixels = tiny_batch()["pixel_values"]
     with torch.no_grad():
         logits = model(pixels).logits
@@ -148,6 +156,35 @@ def test_a_field_changes_the_same_given_at_loading_or_set_afterwards(saved, fiel
         assert not torch.equal(later(pixels).logits, before)
 
 
+def test_centring_set_afterwards_is_that_given_at_loading(tmp_path):
+    """In a call, in the tables of other names, after a swap, and in the folder that is saved."""
+    model = tiny_model("detr")
+    pool, pixels = model.prototype_pool, tiny_batch()["pixel_values"]
+    pool.info = {"space": {"text_mean": pool.prototypes[:3].mean(0).tolist(), "image_mean": [0.1] * 16}}
+    model.set_pool(pool)
+    model.save_pretrained(tmp_path / "model")
+    load = DeCoDetrForObjectDetection.from_pretrained
+    given, before = load(tmp_path / "model", centred=False).eval(), load(tmp_path / "model").eval()
+    later = load(tmp_path / "model").eval()
+    other = given.vocabulary.select(NAMES[:2])
+    with torch.no_grad():
+        expected = given(pixels).logits
+        two = given(pixels, tables=given.semantic_stream.tables_with(given.tables(), other)).logits
+        assert not torch.equal(before(pixels).logits, expected)
+        taken = later.tables()
+        later.config.centred = False
+        held = before(pixels, tables=before.semantic_stream.tables_with(before.tables(), other)).logits
+        assert torch.equal(later(pixels, tables=later.semantic_stream.tables_with(taken, other)).logits, held)
+        assert torch.equal(later(pixels).logits, expected)
+        assert torch.equal(later(pixels, tables=later.semantic_stream.tables_with(later.tables(), other)).logits, two)
+        later.set_vocabulary(NAMES)
+        assert torch.equal(later(pixels).logits, expected)
+        later.save_pretrained(tmp_path / "saved")
+        assert torch.equal(load(tmp_path / "saved").eval()(pixels).logits, expected)
+        later.config.centred = True
+        assert torch.equal(later(pixels).logits, before(pixels).logits)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -174,9 +211,9 @@ def test_a_field_given_at_loading_is_checked(saved):
 def test_weights_loaded_into_a_model_bring_their_background():
     first, other = (tiny_model("detr", background_threshold=0.3) for _ in range(2))
     other.set_vocabulary(Vocabulary(NAMES, torch.eye(16)[:3]))
-    assert not torch.equal(first.semantic_stream.background, other.semantic_stream.background)
+    assert not torch.equal(first.tables().background, other.tables().background)
     other.load_state_dict(first.state_dict())
-    assert torch.equal(first.semantic_stream.background, other.semantic_stream.background)
+    assert torch.equal(first.tables().background, other.tables().background)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -52,13 +52,13 @@ def test_background_prototypes_take_part_only_where_they_may(pool_use, expected,
     fields = {} if pool_use == "lookup+background" else ABLATION
     model = tiny_model(pool_use=pool_use, **fields)
     model.set_vocabulary(model.vocabulary)
-    assert bool(model.semantic_stream.background.any()) is expected
+    assert bool(model.tables().background.any()) is expected
     _, background = model.semantic_stream.name_log_probs(torch.randn(3, 16), model.tables())
     assert bool((background > -1e30).all()) is expected
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path)
     assert again.config.pool_use == pool_use
-    assert torch.equal(again.semantic_stream.background, model.semantic_stream.background)
+    assert torch.equal(again.tables().background, model.tables().background)
 
 
 @pytest.mark.parametrize("pool_use", ["background", "none"])

@@ -247,7 +247,7 @@ def test_name_probabilities_by_hand():
         g = g / np.linalg.norm(g)
         over_names = [np.exp(g @ row / 0.07) for row in vocabulary.embeddings.double().numpy()]
         over_pool = [
-            np.exp(g @ row / np.linalg.norm(row) / 0.07) if stream.background[j] else 0.0
+            np.exp(g @ row / np.linalg.norm(row) / 0.07) if stream.tables(pool, vocabulary).background[j] else 0.0
             for j, row in enumerate(pool.prototypes.double().numpy())
         ]
         total = sum(over_names) + sum(over_pool)
@@ -272,7 +272,7 @@ def test_without_background_the_names_sum_to_one_and_gradients_stay_finite():
     pool, vocabulary = PrototypePool(torch.eye(4)), Vocabulary(list("abcd"), torch.eye(4))
     embeds = _randn(3, 4).requires_grad_()
     stream.refresh(pool, vocabulary)
-    assert not stream.background.any()
+    assert not stream.tables(pool, vocabulary).background.any()
     names, background = stream.name_log_probs(embeds, stream.tables(pool, vocabulary))
     assert torch.allclose(names.exp().sum(-1), torch.ones(3), atol=1e-6) and (background == float("-inf")).all()
     names[:, 0].sum().backward()

@@ -34,6 +34,12 @@ def test_coarse_clusters_and_weighted_centroids():
     assert total[labels[0]] == 4 and total[labels[1]] == 2 and prototypes.dtype == np.float32
 
 
+def test_opposite_captions_have_the_most_frequent_one_as_their_prototype():
+    embeddings = np.array([[1, 0], [-1, 0], [-1, 0], [0, 1]], dtype=np.float32)
+    prototypes, total = cluster_prototypes(embeddings, _counts(3, 1, 2, 1), np.array([0, 0, 0, 1]))
+    assert prototypes.tolist() == [[1, 0], [0, 1]] and total.tolist() == [6, 1]
+
+
 def test_coarse_clusters_follow_the_counts():
     """With a count of 1000 on 0 and 20 degrees, joining these would cost 60, joining all others 4."""
     embeddings = _directions(0, 20, 100, 120)

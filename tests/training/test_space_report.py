@@ -167,7 +167,21 @@ def test_what_the_run_chose_itself_is_no_alarm():
     for field in ("teacher_name_temperature", "assignment_temperature", "name_temperature"):
         (said,) = replace(chosen, given=frozenset([field])).problems()
         assert f"{field}=" in said and "; --set " in said
+    boxes = replace(chosen, by="annotations").problems()
+    assert len(boxes) == 3 and all("annotated names chose this" in line and "--vocabulary" in line for line in boxes)
     assert len(replace(chosen, centred=False).problems()) == len(replace(chosen, measured=False).problems()) == 3
+
+
+def test_a_run_over_names_that_clip_does_not_know_says_so(space):
+    names, prototypes, images, captions = space
+    model = _model(names, prototypes, pool_update="frozen", background_threshold=-1.0, **SHARP)
+    called = model.vocabulary.names
+    pool = PrototypePool(prototypes, info={"space": {"unknown_names": called[:10]}})
+    for told, said in ((0, [f"CLIP does not know 10 of {NAMES} training names"]), (5, [])):
+        texts = dict.fromkeys(called[:told], "it")
+        model.set_pool(pool, Vocabulary(called, names, {"prompts": texts}))
+        problems = describe_space(model, images, torch.arange(NAMES), captions).problems()
+        assert [line.split(" (")[0] for line in problems] == said
 
 
 def test_a_wide_space_takes_the_papers_temperatures(space):
