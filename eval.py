@@ -134,13 +134,15 @@ def _protocol_and_annotations(options: EvalOptions, part: str) -> tuple[Protocol
         check_images=not options.detections,
     )
     if protocol.name == "custom":
-        groups = {
-            name: dict(enumerate(spelled_as(group.values(), coco.names)))
-            for name in ("base", "novel")
-            if (group := getattr(protocol, name))
-        }
-        protocol = replace(protocol, **groups, **rules_of(coco, options.max_detections))  # rules as in training
+        base, novel = (_spelled(group, coco.names) for group in (protocol.base, protocol.novel))
+        rules = rules_of(coco, options.max_detections)  # as in training
+        protocol = replace(protocol, base=base, novel=novel, **rules)
     return protocol, coco
+
+
+def _spelled(group, names):
+    """The names of a group, spelled as the annotations do."""
+    return group and dict(enumerate(spelled_as(group.values(), names)))
 
 
 def _part(options):

@@ -52,7 +52,9 @@ def degrees_turned(entry: dict[str, Any]) -> float:
     attribute, and as `bbox` the box before."""
     attributes = entry.get("attributes")
     degrees = attributes.get("rotation") if isinstance(attributes, dict) else None
-    return degrees % 360 if type(degrees) in (int, float) and math.isfinite(degrees) else 0.0
+    if isinstance(degrees, bool) or not isinstance(degrees, int | float) or not math.isfinite(degrees):
+        return 0.0
+    return degrees % 360
 
 
 def file_name_of(entry: dict[str, Any]) -> str | None:

@@ -94,12 +94,12 @@ class DeCoDetrTrainingArguments(OwnArguments, TrainingArguments):
 
     def __copy__(self) -> "DeCoDetrTrainingArguments":
         copied = object.__new__(type(self))
-        vars(copied).update(vars(self))
+        copied.__dict__.update(vars(self))
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "DeCoDetrTrainingArguments":
         copied = object.__new__(type(self))
-        vars(copied).update(copy.deepcopy(vars(self), memo))
+        copied.__dict__.update(copy.deepcopy(vars(self), memo))
         return copied
 
     def _metric_of_boxes(self):

@@ -127,7 +127,7 @@ def chosen_callbacks(trainer: "DeCoDetrTrainer", coding: SampleCoding | None) ->
     Args:
         trainer (DeCoDetrTrainer). coding: of cached samples, or None.
     """
-    found: list[TrainerCallback] = [DropoutSeeds(trainer), WeightAveraging(trainer), EarlyStopping(), TimeSpent()]
+    found: list[TrainerCallback] = [DropoutSeeds(trainer)]
     if coding is not None:
         found.append(ProjectedSamples(trainer, coding.bases))
-    return found
+    return [*found, WeightAveraging(trainer), EarlyStopping(), TimeSpent()]  # an average of projected weights
