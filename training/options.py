@@ -174,7 +174,8 @@ class TrainOptions:
         None,
         "regions data set of the training images, a folder of Parquet files that `decodetr pool build` writes. self: "
         "let the starting point propose regions, so that training does not erase what it finds now. none: use no "
-        "regions (default: self with --model, unless --reset-semantics or --streaming is given; else none)",
+        "regions (default: none with --streaming; else self with --model, unless --reset-semantics is given, and with "
+        "--detector and --streams localization; else none)",
     )
     unkept_regions: str | None = _option(
         None,
@@ -250,6 +251,12 @@ class TrainOptions:
     def uses_own_regions(self) -> bool:
         """Whether the starting point's own view of the images is what keeps it from forgetting."""
         return self.goes_on and not self.streaming and self.regions in (None, "self")
+
+    def uses_detector_boxes(self, streams: str) -> bool:
+        """Whether a run of these streams looks first where the starting detector sees objects, which then need not be
+        background."""
+        trained = self.detector and streams == "localization" and self.pseudo_boxes != "none"
+        return bool(trained) and not self.streaming and self.regions in (None, "self")
 
     @property
     def regions_folder(self) -> str | None:
