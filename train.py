@@ -282,8 +282,8 @@ class TrainingRun:
     def _detector_boxes(self, model, processor, data):
         """Where the starting detector, with the classes that it has, sees something that nobody annotated."""
         used = data.pseudo_boxes(self.training.streams, model.config.class_agnostic)
-        detector = bare_detector(self.options, model.config.embedding_dim)
-        regions = self._own_regions(detector, processor, data, used["pseudo_box_score"])
+        starting = bare_detector(self.options, model.config.embedding_dim) if self.options.detector else model
+        regions = self._own_regions(starting, processor, data, used["pseudo_box_score"])
         if len(regions) and self.training.process_index == 0:
             logger.warning(
                 "The starting detector is sure of %s things without a box in %s of %s images, by a score of at least "

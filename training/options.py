@@ -174,8 +174,8 @@ class TrainOptions:
         None,
         "regions data set of the training images, a folder of Parquet files that `decodetr pool build` writes. self: "
         "let the starting point propose regions, so that training does not erase what it finds now. none: use no "
-        "regions (default: none with --streaming; else self with --model, unless --reset-semantics is given, and with "
-        "--detector and --streams localization; else none)",
+        "regions (default: none with --streaming; else self with --model, with --reset-semantics "
+        "or --detector only for --streams localization; else none)",
     )
     unkept_regions: str | None = _option(
         None,
@@ -253,10 +253,11 @@ class TrainOptions:
         return self.goes_on and not self.streaming and self.regions in (None, "self")
 
     def uses_detector_boxes(self, streams: str) -> bool:
-        """Whether a run of these streams looks first where the starting detector sees objects, which then need not be
+        """Whether a run of these streams looks first where the starting detector sees things, which then need not be
         background."""
-        trained = self.detector and streams == "localization" and self.pseudo_boxes != "none"
-        return bool(trained) and not self.streaming and self.regions in (None, "self")
+        if streams != "localization" or self.streaming or self.pseudo_boxes == "none":
+            return False
+        return bool(self.detector or self.model) and not self.uses_own_regions and self.regions in (None, "self")
 
     @property
     def regions_folder(self) -> str | None:

@@ -91,8 +91,8 @@ def _regions(facts):
     options = facts.options
     if options.regions == "self" and not facts.looks_itself:
         yield (
-            "--regions self needs a trained starting point (--model, or --detector with --streams localization), and "
-            "data that are not streamed"
+            "--regions self needs a trained starting point (--model; with --reset-semantics, or --detector, only for "
+            "--streams localization), and data that are not streamed"
         )
     asked = options.pseudo_boxes in ("objects", "ignore") or (
         options.pseudo_box_score is not None and options.pseudo_boxes is None
