@@ -49,7 +49,7 @@ from decodetr.training.replay import ReplayedDataset, replay_dataset
 from decodetr.training.self_regions import self_regions
 from decodetr.training.space_fit import fit_space
 from decodetr.training.space_report import describe_space, sample_regions
-from decodetr.training.starting_point import start_identity, start_model
+from decodetr.training.starting_point import bare_detector, start_identity, start_model
 from decodetr.training.thumbnails import choose_thumbnails
 from decodetr.training.time_spent import TimeSpent
 from decodetr.training.trainer import DeCoDetrTrainer
@@ -60,6 +60,8 @@ from decodetr.utils.name_list import read_typed_names
 from decodetr.utils.shipped import load_pool, load_vocabulary
 
 logger = logging.getLogger(__name__)
+
+_PSEUDO_BOXES_ARE = {"objects": "objects too, without a name", "ignore": "neither objects nor background"}
 
 __all__ = ["DeCoDetrTrainer", "DeCoDetrTrainingArguments", "TrainingRun", "main"]
 
@@ -122,6 +124,8 @@ class TrainingRun:
         try_step(model, processor, training)
         if options.uses_own_regions:
             data = replace(data, regions=self._own_regions(model, processor, data))
+        elif options.uses_detector_boxes(training.streams):
+            data = replace(data, regions=self._detector_boxes(model, processor, data))
         elif training.streams != "localization" and not random_tables:
             self._tell_space(model, data)
         model.config.training_info = self._training_info(model, data, started_from, random_tables, chosen)
@@ -261,7 +265,7 @@ class TrainingRun:
 
     # Data
 
-    def _own_regions(self, model, processor, data):
+    def _own_regions(self, model, processor, data, min_objectness=None):
         training = self.training
         return self_regions(
             model,
@@ -272,7 +276,24 @@ class TrainingRun:
             num_workers=training.dataloader_num_workers,
             rank=training.process_index,
             processes=training.world_size,
+            min_objectness=min_objectness,
         )
+
+    def _detector_boxes(self, model, processor, data):
+        """Where the starting detector, with the classes that it has, sees something that nobody annotated."""
+        used = data.pseudo_boxes(self.training.streams, model.config.class_agnostic)
+        starting = bare_detector(self.options, model.config.embedding_dim) if self.options.detector else model
+        regions = self._own_regions(starting, processor, data, used["pseudo_box_score"])
+        if len(regions) and self.training.process_index == 0:
+            logger.warning(
+                "The starting detector is sure of %s things without a box in %s of %s images, by a score of at least "
+                "%s. They are %s (--pseudo-boxes none: background)",
+                *(f"{count:,}" for count in (len(regions), len(regions.image_ids), len(data.coco))),
+                used["pseudo_box_score"],
+                _PSEUDO_BOXES_ARE[used["pseudo_boxes"]],
+            )
+        transformers.set_seed(self.training.seed)  # as if nothing had been looked at
+        return regions
 
     def _training_dataset(self, model, processor, data):
         options, training, names = self.options, self.training, model.vocabulary.names
@@ -306,7 +327,7 @@ class TrainingRun:
     def _training_info(self, model, data, started_from, random_tables, chosen):
         """The record of paper 5: the setting, what had been seen before, and what this run used."""
         options, config, names = self.options, model.config, model.vocabulary.names
-        own = options.uses_own_regions
+        looked = options.uses_own_regions or options.uses_detector_boxes(self.training.streams)
         declared = {}
         for word in options.seen:
             part, separator, listed = word.partition("=")
@@ -315,7 +336,7 @@ class TrainingRun:
             declared[part] = [] if listed == "none" else read_typed_names(listed, "--seen")
         if not (options.model or options.detector):
             declared = {"detector": [], **declared}
-        pool_info = None if data.regions is None or own else config.pool_info
+        pool_info = None if data.regions is None or looked else config.pool_info
         seen = seen_before(started_from, pool_info, declared)
         novel_seen = check_seen(seen, data.novel or [], data.setting, options.allow_seen_novel)
         used = {
@@ -323,7 +344,7 @@ class TrainingRun:
             "annotated_names": names if data.annotated_names is None else data.annotated_names,
             "training_names": names,
             "data": recorded_place(options.data),
-            "regions": "the model's own" if own else options.regions and recorded_place(options.regions),
+            "regions": "the model's own" if looked else options.regions and recorded_place(options.regions),
             "captions": self._captions(config),
             "image_labels": options.image_labels and recorded_place(options.image_labels),
             "replay_data": options.replay_data and recorded_place(options.replay_data),

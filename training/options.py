@@ -174,7 +174,8 @@ class TrainOptions:
         None,
         "regions data set of the training images, a folder of Parquet files that `decodetr pool build` writes. self: "
         "let the starting point propose regions, so that training does not erase what it finds now. none: use no "
-        "regions (default: self with --model, unless --reset-semantics or --streaming is given; else none)",
+        "regions (default: none with --streaming; else self with --model, with --reset-semantics "
+        "or --detector only for --streams localization; else none)",
     )
     unkept_regions: str | None = _option(
         None,
@@ -192,7 +193,8 @@ class TrainOptions:
         None,
         "regions with a high proposal score that overlap no annotated box. objects: the localization stream learns "
         "them as objects. ignore: they are neither objects nor background, see ignore_weight of the config. none: "
-        "they are background (default: objects; ignore if the detector is not class-agnostic)",
+        "they are background (default: objects; ignore if the detector is not class-agnostic, or if they are what a "
+        "starting --detector sees)",
         choices=("objects", "ignore", "none"),
     )
     pseudo_box_score: float | None = _option(
@@ -250,6 +252,13 @@ class TrainOptions:
     def uses_own_regions(self) -> bool:
         """Whether the starting point's own view of the images is what keeps it from forgetting."""
         return self.goes_on and not self.streaming and self.regions in (None, "self")
+
+    def uses_detector_boxes(self, streams: str) -> bool:
+        """Whether a run of these streams looks first where the starting detector sees things, which then need not be
+        background."""
+        if streams != "localization" or self.streaming or self.pseudo_boxes == "none":
+            return False
+        return bool(self.detector or self.model) and not self.uses_own_regions and self.regions in (None, "self")
 
     @property
     def regions_folder(self) -> str | None:

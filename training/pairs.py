@@ -89,8 +89,11 @@ def _setting(facts):
 
 def _regions(facts):
     options = facts.options
-    if options.regions == "self" and not options.uses_own_regions:
-        yield "--regions self needs a trained starting point (--model), and data that are not streamed"
+    if options.regions == "self" and not facts.looks_itself:
+        yield (
+            "--regions self needs a trained starting point (--model; with --reset-semantics, or --detector, only for "
+            "--streams localization), and data that are not streamed"
+        )
     asked = options.pseudo_boxes in ("objects", "ignore") or (
         options.pseudo_box_score is not None and options.pseudo_boxes is None
     )

@@ -105,7 +105,8 @@ class Facts:
         setting (Setting or None): None where it cannot be.
         has_validation (bool): the data set has validation images, or annotations of some are given.
         validates (bool): they are evaluated, or a share of the training images.
-        has_regions (bool): the training images have regions, or get the model's own.
+        looks_itself (bool): the starting point proposes regions of the training images.
+        has_regions (bool): the training images have regions, or get these.
     """
 
     def __init__(
@@ -120,7 +121,9 @@ class Facts:
         self.options, self.training, self.given = options, training, given
         self.config, self.pool, self.split = config, pool, split
         self.novel = list(split[1]) if split else []
-        self.has_regions = options.uses_own_regions or options.regions_folder is not None
+        streams = training.streams if training is not None else "joint"
+        self.looks_itself = options.uses_own_regions or options.uses_detector_boxes(streams)
+        self.has_regions = self.looks_itself or options.regions_folder is not None
         self.has_validation = _has_validation(options)
         self.validates = bool(options.val_share) or self.has_validation
 
@@ -258,7 +261,7 @@ def _chosen(facts):
         has_classes = facts.config is not None and not facts.config.class_agnostic
         yield f"streams {training.streams}{', or semantic if the detector lacks a class' if has_classes else ''}"
     if options.regions is None:
-        yield "regions self" if facts.options.uses_own_regions else "no regions"
+        yield "regions self" if facts.looks_itself else "no regions"
     if options.val_annotations is None and not options.val_share:
         yield "validation images of the data set" if facts.validates else "no validation"
     if options.names_split is None and facts.novel:

@@ -48,6 +48,7 @@ def self_regions(
     num_workers: int = 0,
     rank: int = 0,
     processes: int = 1,
+    min_objectness: float | None = None,
 ) -> RegionTable:
     """
     Args:
@@ -55,6 +56,7 @@ def self_regions(
         coco (CocoAnnotations): boxes on its annotated ones are left out. Limits are those of `pool build`.
         image_processor: of the model.
         rank, processes: every process looks at its share of the images, and has all regions in the end.
+        min_objectness (float, optional): least score of a region, in 0..1, instead of the limit of `pool build`.
 
     Returns:
         RegionTable. Its files are removed when nothing holds the table of the first process any more.
@@ -63,6 +65,8 @@ def self_regions(
         OSError: there is no room for them, or processes share no folder.
     """
     limits = PoolSettings().of(*_LIMITS)
+    if min_objectness is not None:
+        limits["min_objectness"] = min_objectness
     folder = _common_folder(coco, limits["max_proposals"] * 4 * model.config.embedding_dim, rank, processes)
     training = model.training
     model.to(device).eval()

@@ -60,13 +60,7 @@ def start_model(
             vocabulary = load_vocabulary(options.vocabulary) if options.vocabulary else None
         elif (space := asked_space(options)) is not None:
             fields.setdefault("embedding_dim", space[0])
-        try:
-            with local_only(options.detector):
-                model = DeCoDetrForObjectDetection.from_detector(
-                    options.detector, pool=pool, vocabulary=vocabulary, **fields
-                )
-        except OSError as error:
-            raise cannot_load("detector", options.detector, error) from error
+        model = _from_detector(options.detector, pool=pool, vocabulary=vocabulary, **fields)
         if nested:
             with _same_shapes(options):
                 model = _with_detector_fields(model, nested)
@@ -79,6 +73,20 @@ def start_model(
         in_squares(processor, options.image_size)
         _record_squares(model.config, processor, options.image_size)
     return model.float(), processor  # weights that were saved in half precision are not trained in it
+
+
+def bare_detector(options: "TrainOptions", embedding_dim: int) -> DeCoDetrForObjectDetection:
+    """The starting detector with the classes that it has, which a class-agnostic start replaces by "object".
+    `embedding_dim` is the width of its random tables."""
+    return _from_detector(options.detector, class_agnostic=False, embedding_dim=embedding_dim).float()
+
+
+def _from_detector(name, **fields):
+    try:
+        with local_only(name):
+            return DeCoDetrForObjectDetection.from_detector(name, **fields)
+    except OSError as error:
+        raise cannot_load("detector", name, error) from error
 
 
 def in_squares(processor: DeCoDetrImageProcessor, side: int) -> None:

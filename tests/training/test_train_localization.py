@@ -76,3 +76,38 @@ def test_boxes_are_learned_without_an_embedding_of_any_name(scenes, tmp_path):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["training_info"]["vocabulary"] == "random"
     assert main([*command, str(tmp_path / "joint"), "--streams", "joint"]) == 1, "names need embeddings"
+
+
+@pytest.mark.parametrize("use", [None, "ignore", "none"])
+def test_what_the_starting_detector_sees_is_no_background(scenes, tmp_path, caplog, monkeypatch, use):
+    """It looks with the classes that it has, which the class-agnostic start has lost."""
+    torch.manual_seed(0)
+    bare = DeCoDetrForObjectDetection(tiny_config(class_agnostic=False)).detector
+    with torch.no_grad():
+        for name, parameter in bare.named_parameters():
+            if "class_embed" in name and name.endswith("bias"):
+                parameter.fill_(2.0)  # sure of everything
+    bare.save_pretrained(tmp_path / "bare")
+    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "bare")
+    seen, loss = [], DeCoDetrForObjectDetection.forward
+
+    def watched(self, *args, labels=None, **kwargs):
+        if labels is not None and self.training:
+            seen.extend(label.get(key) for label in labels for key in ("pseudo_boxes", "ignore_boxes") if key in label)
+        return loss(self, *args, labels=labels, **kwargs)
+
+    monkeypatch.setattr(DeCoDetrForObjectDetection, "forward", watched)
+    command = ["train", "--detector", str(tmp_path / "bare"), "--data", str(scenes), "--streams", "localization"]
+    command += [
+        "--max-steps",
+        "2",
+        "--save-strategy",
+        "no",
+        "--use-cpu",
+        "true",
+        "--output-dir",
+        str(tmp_path / "run"),
+    ]
+    assert main(command + (["--pseudo-boxes", use] if use else [])) == 0
+    assert ("sure of" in caplog.text) == (use != "none")
+    assert (sum(map(len, seen)) > 0) == (use != "none")
