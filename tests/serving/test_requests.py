@@ -167,8 +167,10 @@ BAD = [
     ({"json": {"image": "", "name": "cat"}}, 422, "name: Extra inputs are not permitted"),
     ({"files": {"picture": b"x"}}, 422, "the form has a file 'picture', expected 'image': curl -F image=@photo.jpg"),
     ({"files": {"other": (None, "x")}}, 422, "the form has no file 'image'"),
-    ({"files": [("image", b"x"), ("image", b"x")]}, 400, "Maximum number of files is 1"),
-    ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "Missing boundary"),
+    ({"files": [("image", b"x"), ("image", b"x")]}, 400, "files is 1; send one picture as image=@photo.jpg, several to /v1/detect/batch as images=@photo.jpg"),
+    ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "the form cannot be read: Missing boundary"),
+    ({"json": {"image": "", "threshold": True}}, 422, "threshold: Value error, expected a number, got true"),
+    ({"json": {"image": "", "top_k": True}}, 422, "top_k: Value error, expected a number, got true"),
 ]  # fmt: skip
 
 
@@ -247,6 +249,7 @@ def test_addresses_that_are_none(client):
     content = paths["/v1/detect"]["post"]["requestBody"]["content"]
     assert set(content) == {"application/json", "multipart/form-data", "image/*"}
     assert set(content["application/json"]["schema"]["properties"]) == {"image", "names", "threshold", "top_k"}
+    assert {"400", "408", "413", "415", "422", "429", "503"} < set(paths["/v1/detect"]["post"]["responses"])
     assert {"/health", "/ready", "/metrics", "/v1/names", "/v1/detect/batch"} < set(paths)
 
 
