@@ -131,7 +131,7 @@ def text_of(made, seconds: float) -> str:
         "names": names,
         "post-processing": best,
         "parity": f"{parity['found']} of {parity['compared']} {found} of random images found again at batch "
-        f"{' and '.join(map(str, parity['batches']))}; scores differ by at most {parity['score']:.1e}, their logits by "
+        f"{' and '.join(map(str, parity['batches']))}; scores differ by at most {parity['score']:.1e}, logits by "
         f"{parity['logit']:.1e}, boxes by {parity['box']:.1e} of the image",
         "size": f"{made.bytes / 2**20:.1f} MiB, loaded in {made.load_seconds:.2f} s",
     }

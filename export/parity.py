@@ -23,8 +23,8 @@ BATCHES = (1, 4)
 # small scores apart; and the least share of what the model gives that must be found again. Detectors that choose their
 # queries choose another one where two are as good.
 LIMITS = {"float32": (1e-3, 0.02, 0.99), "float16": (2e-2, 0.3, 0.9), "bfloat16": (5e-2, 1.0, 0.8)}
-# Names of a query that are compared: with a score of at least 1e-6, or of a hundredth of its best one. Others are never
-# shown, and far from exact in half the precision.
+# Names of a query that are compared: with a score of at least 1e-6, or of a hundredth of its best one. Others are
+# never shown, and far from exact in half the precision.
 _LEAST_LOGIT, _BELOW_BEST = -13.8, 4.6
 _AT_FLOOR = 1e-3  # above the least logit, which is still that
 _BLOCK = 32  # queries whose scores of all names are looked at together

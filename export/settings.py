@@ -134,7 +134,11 @@ def check_model(
         )
     most = most_detections(model, settings)
     if settings.post_processing == "inside" and settings.top_k is not None and settings.top_k > most:
-        of = f"{n} queries, of one name" if settings.names_input else f"{n} queries x {len(model.vocabulary)} names"
+        of = (
+            f"{n} queries and at least one name"
+            if settings.names_input
+            else f"{n} queries x {len(model.vocabulary)} names"
+        )
         raise ValueError(f"--top-k {settings.top_k}: the graph has {of} to choose from; give at most {most}")
     if settings.semantic_queries is not None and settings.semantic_queries > n:
         raise ValueError(f"--queries {settings.semantic_queries}: the detector has {n}")

@@ -19,8 +19,8 @@ def find_images(
     sources: Iterable[str | Path], output: str | Path | None = None, videos: Collection[str] = ()
 ) -> list[Path]:
     """Image files of files, folders and glob patterns (** too). Each file once, in that order, and those of a folder
-    and its sub-folders by path. Hidden folders are left out. Links to one file are as many pictures: git-annex, DVC and
-    the Hub's cache keep equal files once.
+    and its sub-folders by path. Hidden folders are left out. Links to one file are as many pictures: git-annex, DVC
+    and the Hub's cache keep equal files once.
 
     Files that are given by name are taken whatever they are called, of the others those with the suffix of a picture
     or video. A warning says which are passed over.

