@@ -20,10 +20,11 @@ from decodetr.annotations.findings import FirstError
 from decodetr.annotations.left_over import NO_LABELS, NO_PICTURE, pictures_below, unused_labels
 from decodetr.annotations.written_paths import find_written
 from decodetr.annotations.yolo_labels import declared_format, read_label_files
-from decodetr.utils.documents import read_text, read_yaml
+from decodetr.utils.documents import read_text
 from decodetr.utils.excerpts import short
 from decodetr.utils.images import image_header, upright_size
 from decodetr.utils.paths import inside
+from decodetr.utils.yaml_documents import read_yaml
 
 if TYPE_CHECKING:
     from typing import Any

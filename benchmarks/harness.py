@@ -7,7 +7,7 @@ import sys
 
 def read_config(file) -> dict:
     """Fields of a DeCoDetrConfig from a YAML or JSON file, read as `decodetr train` does."""
-    from decodetr.utils.documents import read_yaml
+    from decodetr.utils.yaml_documents import read_yaml
 
     return read_yaml(file, dict)
 

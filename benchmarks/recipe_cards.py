@@ -124,7 +124,7 @@ def computed(recipe: str) -> dict[str, str]:
 def published(options) -> dict:
     """The config of the published detector of a recipe, as far as this machine has it: the library's defaults, which
     are those of RT-DETRv2-R50, and its image size."""
-    from decodetr.utils.documents import parse_yaml
+    from decodetr.utils.yaml_documents import parse_yaml
 
     fields = {name: parse_yaml(value, "set") for name, value in (word.split("=", 1) for word in options.set)}
     options.set = []

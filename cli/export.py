@@ -52,7 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare so many of the most certain queries with names, the others are no detections; fewer cost less "
         "(default: all)",
     )
-    add("--top-k", type=int, default=100, help="detections of a graph with post-processing inside (default: 100)")
+    add(
+        "--top-k",
+        type=int,
+        help="detections of a graph with post-processing inside (default: 100, or as many as there are pairs of query "
+        "and name, if that is less; with --names-input one name counts)",
+    )
     add(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
@@ -126,8 +131,8 @@ def text_of(made, seconds: float) -> str:
         "names": names,
         "post-processing": best,
         "parity": f"{parity['found']} of {parity['compared']} {found} of random images found again at batch "
-        f"{' and '.join(map(str, parity['batches']))}; scores differ by at most {parity['score']:.1e}, boxes by "
-        f"{parity['box']:.1e} of the image",
+        f"{' and '.join(map(str, parity['batches']))}; scores differ by at most {parity['score']:.1e}, logits by "
+        f"{parity['logit']:.1e}, boxes by {parity['box']:.1e} of the image",
         "size": f"{made.bytes / 2**20:.1f} MiB, loaded in {made.load_seconds:.2f} s",
     }
     width = max(map(len, rows))

@@ -29,6 +29,8 @@ from decodetr.utils.shipped import (
     resolve,
 )
 
+_TOP_K = 100  # detections of an image
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `decodetr predict`."""
@@ -80,7 +82,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "transformers, CLIP names what is in each of its boxes: nothing needs to be trained, but it is slow",
     )
     add_threshold(parser)
-    parser.add_argument("--top-k", type=int, default=100, help="detections to keep per image (default: 100)")
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        help=f"detections to keep per image (default: {_TOP_K}, or as many as the graph of an exported model gives)",
+    )
     parser.add_argument(
         "--explain", action="store_true", help="also write which prototypes each detection used, with their captions"
     )
@@ -261,9 +267,10 @@ def _predict_exported(args, names, sources):
         if given:
             raise ValueError(f"{option}: {args.model} is exported, and cannot do that; give the model itself")
     model = ExportedModel(args.model, names, args.vocabulary, providers_of(args.model, args.device))
-    if (most := model.config.top_k) is not None and args.top_k > most:
+    most = model.config.top_k
+    if most is not None and args.top_k is not None and args.top_k > most:
         raise ValueError(f"--top-k {args.top_k}: the graph of {args.model} gives at most {most} detections")
-    return PredictRun(_options(args), model, sources, model.find, model.digest(), model.detector.size_of).run()
+    return PredictRun(_options(args, most), model, sources, model.find, model.digest(), model.detector.size_of).run()
 
 
 def _is_other_detector(model):
@@ -298,7 +305,8 @@ def _predict_by_clip(args, names, sources):
     return PredictRun(_options(args), detector, sources, detector, weights_digest(detector.state_dict())).run()
 
 
-def _options(args):
+def _options(args, most=None):
+    """What a run is asked. `most`: detections that a graph gives."""
     from decodetr.inference.picture_run import PredictOptions
 
     own = {name: getattr(args, name) for name in ("picture_format", "slice_overlap", "frame_stride")}
@@ -307,7 +315,7 @@ def _options(args):
         model=args.model,
         vocabulary=args.vocabulary,
         threshold=args.threshold,
-        top_k=args.top_k,
+        top_k=args.top_k or min(_TOP_K, most or _TOP_K),
         explain=args.explain,
         batch_size=args.batch_size,
         font=args.font,

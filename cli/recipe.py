@@ -9,10 +9,10 @@ from pathlib import Path
 from decodetr.cli.parser import ALSO, tell_old
 from decodetr.training.options import TrainOptions
 from decodetr.utils.arguments import options_of
-from decodetr.utils.documents import read_yaml
 from decodetr.utils.excerpts import short
 from decodetr.utils.shipped import HUB_CARDS
 from decodetr.utils.spelling import closest
+from decodetr.utils.yaml_documents import read_yaml
 
 RECIPE = "recipe.yaml"
 # What a starting point is, and what only fits the one it was written for: on the command line, another starting point

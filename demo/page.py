@@ -99,9 +99,12 @@ def build_page(desk: Desk, names: str | None = None, examples: Sequence[str] = (
             return act(lambda visit: desk.detect(visit, file, choice, text), visit, slider)
 
         def arrive(visit: Visit | None, file: str | None, choice: str, text: str, slider: float) -> list[Any]:
-            if file is None or (choice == TYPED and not text.strip()):
-                return act(lambda visit: desk.see(visit, file), visit, slider)
-            return detect(visit, file, choice, text, slider)
+            seen, wrong = told(lambda visit: desk.see(visit, file), visit or Visit())
+            if wrong:  # what was found in the picture before is not of this one
+                seen = Visit(drawn=seen.drawn)
+            if wrong or file is None or (choice == TYPED and not text.strip()):
+                return [seen, *view(seen, slider, wrong)]
+            return detect(seen, file, choice, text, slider)
 
         def pick(visit: Visit | None, slider: float, event: gr.EventData) -> list[Any]:
             return act(lambda visit: desk.click(visit, float(event.x), float(event.y), slider), visit, slider)
@@ -116,15 +119,18 @@ def build_page(desk: Desk, names: str | None = None, examples: Sequence[str] = (
         def name_box(
             visit: Visit | None, corners: str, name: str, text: str, file: str | None, slider: float
         ) -> list[Any]:
-            typed = []
+            given = []
 
             def action(visit: Visit) -> Visit:
-                visit, given = desk.name_box(visit, corners, name)
-                typed.append(_with(text, given))
-                return desk.detect(visit, file, TYPED, typed[0])
+                visit, one = desk.name_box(visit, corners, name)
+                given.append(one)
+                return visit
 
-            found = act(action, visit, slider)
-            return [*((TYPED, typed[0]) if typed else (gr.skip(), gr.skip())), *found]
+            named, wrong = told(action, visit or Visit())
+            if wrong:
+                return [gr.skip(), gr.skip(), named, *view(named, slider, wrong)]
+            typed = _with(text, given[0])  # what it stands for stays, also where the other names cannot be looked for
+            return [TYPED, typed, *detect(named, file, TYPED, typed, slider)]
 
         model = {"concurrency_id": "model", "concurrency_limit": 1}  # one thread runs it
         private: dict[str, Any] = {"api_visibility": "private"}

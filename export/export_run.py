@@ -16,7 +16,15 @@ from safetensors.torch import save_file
 from decodetr.export.formats import write_program
 from decodetr.export.graph import DetectionGraph
 from decodetr.export.parity import check_parity
-from decodetr.export.settings import PACKAGES, ExportSettings, check_model, preprocessing_of, require_packages
+from decodetr.export.settings import (
+    PACKAGES,
+    TOP_K,
+    ExportSettings,
+    check_model,
+    most_detections,
+    preprocessing_of,
+    require_packages,
+)
 from decodetr.export.tracing import trace
 from decodetr.inference.loading import weights_digest
 from decodetr.modeling_decodetr.default_threshold import DEFAULT_THRESHOLD
@@ -92,6 +100,8 @@ def export_model(
     check_output(output, overwrite)
     preprocessing = preprocessing_of(image_processor, settings)
     size = check_model(model, settings, preprocessing)
+    if settings.top_k is None:
+        settings = replace(settings, top_k=min(TOP_K, most_detections(model, settings)))
     with claim(output, "decodetr export"):
         check_output(output, overwrite)  # another export may have ended meanwhile
         return _export(model, preprocessing, output, settings, size, source)

@@ -53,12 +53,13 @@ class DetectionGraph(torch.nn.Module):
         if self.settings.post_processing == "outside":
             return {"logits": logits, "pred_boxes": boxes}
         values, pairs = logits.flatten(1).topk(self.settings.top_k, dim=1)
-        query = torch.div(pairs, logits.shape[2], rounding_mode="floor")
+        names = logits.shape[2]
+        query = torch.div(pairs, names, rounding_mode="floor")
         centre, side = boxes.split(2, dim=-1)
         corners = torch.cat([centre - 0.5 * side, centre + 0.5 * side], dim=-1)
         return {
-            "scores": values.sigmoid(),
-            "labels": pairs % logits.shape[2],
+            "scores": 1 / (1 + (-values).exp()),  # the sigmoid of ONNX Runtime is off by 3e-8, of small scores much
+            "labels": pairs - query * names,  # %, which cannot go into ONNX where names are an input
             "boxes": corners.gather(1, query[..., None].expand(-1, -1, 4)),
         }
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
     from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
 
+TOP_K = 100
 DTYPES = ("float32", "float16", "bfloat16")
 # What a format needs besides torch, and the extra that has it.
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "pt2": ()}
@@ -31,7 +32,8 @@ class ExportSettings:
         names_input (bool): the graph reads its names, instead of having them baked in.
         post_processing (str): "inside": the graph gives the `top_k` best scores, labels and boxes; "outside": logits
             and boxes of all queries.
-        top_k (int): detections of a graph with post-processing inside.
+        top_k (int, optional): detections of a graph with post-processing inside. Default: [`most_detections`], at most
+            `TOP_K`.
         dtype (str): in which the graph computes, of `DTYPES`. Its inputs and outputs are float32.
         batch_size (int, optional): fixed number of images. Default: any number.
         dynamic_size (bool): images of any height and width that the detector takes.
@@ -42,7 +44,7 @@ class ExportSettings:
     format: str
     names_input: bool = False
     post_processing: str = "outside"
-    top_k: int = 100
+    top_k: int | None = None
     dtype: str = "float32"
     batch_size: int | None = None
     dynamic_size: bool = False
@@ -130,13 +132,23 @@ def check_model(
             f"{config.model_type} takes images whose sides are multiples of {divisor}, got {size[0]} x {size[1]}; "
             "correct --image-size"
         )
-    names = 1 if settings.names_input else len(model.vocabulary)
-    if settings.post_processing == "inside" and settings.top_k > n * names:
-        of = f"{n} queries" if settings.names_input else f"{n} queries x {names} names"
-        raise ValueError(f"--top-k {settings.top_k}: the graph has {of} to choose from; give at most {n * names}")
+    most = most_detections(model, settings)
+    if settings.post_processing == "inside" and settings.top_k is not None and settings.top_k > most:
+        of = (
+            f"{n} queries and at least one name"
+            if settings.names_input
+            else f"{n} queries x {len(model.vocabulary)} names"
+        )
+        raise ValueError(f"--top-k {settings.top_k}: the graph has {of} to choose from; give at most {most}")
     if settings.semantic_queries is not None and settings.semantic_queries > n:
         raise ValueError(f"--queries {settings.semantic_queries}: the detector has {n}")
     return size
+
+
+def most_detections(model: DeCoDetrForObjectDetection, settings: ExportSettings) -> int:
+    """Pairs of query and name that a graph always has: names that are its input may be one."""
+    names = 1 if settings.names_input else len(model.vocabulary)
+    return names * num_queries(model.config.detector_config)
 
 
 def _plain(value):

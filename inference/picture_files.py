@@ -19,7 +19,8 @@ def find_images(
     sources: Iterable[str | Path], output: str | Path | None = None, videos: Collection[str] = ()
 ) -> list[Path]:
     """Image files of files, folders and glob patterns (** too). Each file once, in that order, and those of a folder
-    and its sub-folders by path. Hidden folders are left out.
+    and its sub-folders by path. Hidden folders are left out. Links to one file are as many pictures: git-annex, DVC
+    and the Hub's cache keep equal files once.
 
     Files that are given by name are taken whatever they are called, of the others those with the suffix of a picture
     or video. A warning says which are passed over.
@@ -54,7 +55,7 @@ def find_images(
         paths += found
     if line := in_a_line(left_over):
         logger.warning("passed over: %s", line)
-    return list({os.path.realpath(path): path for path in paths}.values())
+    return list({os.path.abspath(path): path for path in paths}.values())
 
 
 def _is_meant(folder, file, output):
@@ -78,7 +79,7 @@ def picture_paths(
     taken = {os.path.realpath(path).lower() for path in (*images, *taken)}
     result, tried = [], {}
     for image in images:
-        stems = [image.stem, f"{Path(os.path.realpath(image)).parent.name}_{image.stem}"]
+        stems = [image.stem, f"{Path(os.path.abspath(image)).parent.name}_{image.stem}"]
         number = tried.get(stems[1], 1)  # of that folder and name: a thousand such would be tried a thousand times
         while True:
             stem = stems[number - 1] if number <= 2 else f"{stems[1]}_{number - 1}"

@@ -45,7 +45,7 @@ def find_sources(sources: Iterable[str | Path], output: str | Path, allow_urls: 
 
     Raises:
         FileNotFoundError: a source that does not exist, or holds nothing. ValueError: an address without `allow_urls`,
-            or a list that is no text.
+            or a list that is no text or names a list.
     """
     found, names = Sources(), []
     for source in _listed(sources):
@@ -101,6 +101,8 @@ def _listed(sources):
             if is_live(line):
                 raise ValueError(f"{file}: {line}: cameras and streams are named in the command, not in a list")
             beside = file.parent / line
+            if Path(line).suffix.lower() == _LIST and not is_url(line):
+                raise ValueError(f"{file}: {line}: lists in lists are not read; name it in the command")
             yield str(beside) if not is_url(line) and beside.exists() else line
 
 

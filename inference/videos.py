@@ -69,11 +69,14 @@ class Video:
         self.source = source
         try:
             self._container = av.open(*_how(source)[0], **_how(source)[1])
-            self._stream = self._container.streams.video[0]
         except FileNotFoundError:
             raise FileNotFoundError(f"{source}: no such file") from None
-        except (OSError, ValueError, IndexError) as error:
-            raise ValueError(f"{source}: expected a video, got: {error or 'no pictures in it'}") from error
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{source}: expected a video, got: {error}") from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise ValueError(f"{source}: expected a video, got a file without pictures, such as sound alone")
+        self._stream = self._container.streams.video[0]
         most = limit(MAX_PIXELS_VARIABLE, MAX_PIXELS)
         if self._stream.width * self._stream.height > most:
             self._container.close()

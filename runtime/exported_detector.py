@@ -18,7 +18,7 @@ from decodetr.runtime.sessions import INPUTS, open_session
 from decodetr.utils.files import reading
 from decodetr.utils.images import open_image
 
-BATCH_SIZE = 8  # images at once, where the caller does not say
+BATCH_SIZE, TOP_K = 8, 100  # images at once, and detections of each, where the caller does not say
 
 
 class ExportedDetector:
@@ -115,7 +115,7 @@ class ExportedDetector:
         images: Iterable[PIL.Image.Image | np.ndarray | str | Path],
         names: Sequence[str] | NameTables | None = None,
         threshold: float | None = None,
-        top_k: int = 100,
+        top_k: int | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> list[dict[str, list]]:
         """
@@ -124,7 +124,8 @@ class ExportedDetector:
                 EXIF says. Any number, of any sizes.
             names (list[str], or of [`ExportedDetector.tables_of`], *optional*): for this call alone.
             threshold (float, *optional*): only scores above it. Default: what the model says, for each name.
-            top_k (int): at most so many detections an image, chosen before the threshold.
+            top_k (int, *optional*): at most so many detections an image, chosen before the threshold. Default: 100, or
+                as many as the graph gives.
             batch_size (int): images that are opened, and go through the graph, at once.
 
         Returns:
@@ -135,9 +136,11 @@ class ExportedDetector:
             ValueError: something else than pictures, `top_k` below 1 or above that of the graph, names as above.
         """
         own = self.description
+        most = own.top_k
+        top_k = min(TOP_K, most or TOP_K) if top_k is None else top_k
         check_asked(images, threshold, top_k, batch_size)
-        if own.top_k is not None and top_k > own.top_k:
-            raise ValueError(f"top_k must be at most {own.top_k}, which the graph gives, got {top_k}")
+        if most is not None and top_k > most:
+            raise ValueError(f"top_k must be at most {most}, which the graph gives, got {top_k}")
         tables = self._tables if names is None else names if isinstance(names, NameTables) else self.tables_of(names)
         waiting, found = iter(images), []
         while some := list(islice(waiting, batch_size)):
@@ -182,7 +185,7 @@ class ExportedDetector:
         sizes: Sequence[tuple[int, int]],
         tables: NameTables | None = None,
         threshold: float | None = None,
-        top_k: int = 100,
+        top_k: int = TOP_K,
     ) -> list[dict[str, list]]:
         """As [`ExportedDetector.detect`], of what [`ExportedDetector.resized`] gave, all of one size.
 

@@ -69,6 +69,7 @@ _TopK = Annotated[int | None, Query(ge=1, description="At most so many detection
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": text}
     for status, text in {
+        400: "a form that cannot be read, or with too many files",
         408: "the body took too long", 413: "too many bytes or pixels", 415: "no picture, form or JSON",
         422: "a picture that cannot be read, or names, threshold or top_k that cannot be used",
         429: "too many pictures wait; Retry-After says when to come again", 503: "the model is not ready",

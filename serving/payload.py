@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from decodetr.serving.refusal import GONE, Refusal
@@ -46,6 +47,13 @@ class Wish(BaseModel):
     )
     threshold: float | None = Field(None, ge=0, le=1, description="Only scores above it.")
     top_k: int | None = Field(None, ge=1, description="At most so many detections of a picture.")
+
+    @field_validator("threshold", "top_k", mode="before")
+    @classmethod
+    def _no_boolean(cls, value: object) -> object:
+        if isinstance(value, bool):  # which pydantic would take for 1 or 0
+            raise ValueError(f"expected a number, got {str(value).lower()}")
+        return value
 
 
 class Single(Wish):
@@ -111,7 +119,12 @@ async def _read(request, query, several, settings, run):
         labels = [_label(key, i, several) for i in range(len(texts))]
         pictures = await run(lambda: [(label, _decoded(text, label)) for label, text in zip(labels, texts)])
     elif kind == "multipart/form-data":
-        pictures, fields = await _form(request, key, several, settings)
+        try:
+            pictures, fields = await _form(request, key, several, settings)
+        except HTTPException as error:  # of the library: too many parts, or no form
+            how = "one picture as image=@photo.jpg, several to /v1/detect/batch as images=@photo.jpg"
+            how = f"at most {settings.most_images} pictures as images=@photo.jpg" if several else how
+            raise Refusal(400, f"the form cannot be read: {error.detail.rstrip('.')}; send {how}") from error
         said = _checked(Wish, fields)
     elif kind.startswith("image/") or kind == "application/octet-stream":
         if several:

@@ -15,12 +15,12 @@ from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
 from decodetr.modeling_decodetr.detectors import detector_family
 from decodetr.training.space import asked_space, is_foreign
 from decodetr.training.timm_backbone import check_timm_backbone, load_timm_weights
-from decodetr.utils.documents import parse_yaml, read_yaml
 from decodetr.utils.excerpts import short
 from decodetr.utils.hub import local_only
 from decodetr.utils.model_identity import folder_digest, model_identity
 from decodetr.utils.shipped import cannot_load, expect, load_pool, load_vocabulary, resolve
 from decodetr.utils.spelling import closest
+from decodetr.utils.yaml_documents import parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from decodetr.training.options import TrainOptions

@@ -5,7 +5,7 @@ arguments.py       options that take several values
 boxes.py           the forms of boxes in annotation files
 box_tensors.py     boxes of the model, and corners in pixels
 devices.py         the device of a --device option
-documents.py       the one reader of JSON, YAML and text that somebody else wrote
+documents.py       the one reader of JSON and text that somebody else wrote
 drawing.py         boxes and names on pictures
 excerpts.py        the beginning of what is too long for a message
 files.py           results are written whole or not at all; a run's lock on its folder; regular files only
@@ -26,4 +26,5 @@ shipped.py         models and tables by name, those that travel with the package
 spelling.py        the known word that is near to an unknown one
 tables.py          tables as Markdown
 xml_documents.py   the one reader of XML that somebody else wrote
+yaml_documents.py  the one reader of YAML that somebody else wrote
 """

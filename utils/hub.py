@@ -25,10 +25,15 @@ def downloaded(repo_id: str, files: Sequence[str]) -> Path | None:
         None where there is no such repository, or not that file, or where the Hub cannot be asked.
 
     Raises:
-        ConnectionError: the connection was lost.
+        ConnectionError: the connection was lost. ImportError: huggingface_hub is not installed.
     """
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    try:
+        from huggingface_hub import hf_hub_download, snapshot_download
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    except ImportError as error:  # an exported model runs without it
+        raise ImportError(
+            f"{repo_id}: no such folder, and a name of the Hub needs huggingface_hub: pip install huggingface_hub"
+        ) from error
 
     with load("hub_repository").hub_errors(repo_id):
         try:

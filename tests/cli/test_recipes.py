@@ -26,8 +26,8 @@ from decodetr.scenes.world import SceneSettings
 from decodetr.scenes.write import write_scenes
 from decodetr.training.options import TrainOptions
 from decodetr.training.starting_point import make_config, starting_config
-from decodetr.utils.documents import parse_yaml, read_yaml
 from decodetr.utils.shipped import HUB_CARDS
+from decodetr.utils.yaml_documents import parse_yaml, read_yaml
 
 RECIPES = sorted(file.parent.name for file in HUB_CARDS.glob("*/recipe.yaml"))
 # Millions of parameters: detector from, to; and all up to. Their papers give DETR-R50 41, Deformable DETR-R50 40 and

@@ -121,6 +121,42 @@ def test_what_is_shown_of_errors_is_text(page, desk, scene):
     assert sentence.startswith('<p class="wrong">') and "<script>" not in sentence and "&lt;script&gt;" in sentence
 
 
+def _function(page, name):
+    return next(one.fn for one in page.fns.values() if one.fn and one.fn.__name__ == name)
+
+
+def test_a_file_that_cannot_be_read_shows_nothing_of_the_picture_before(page, scene, tmp_path):
+    from decodetr.demo.searches import OWN, TYPED
+
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    arrive = _function(page, "arrive")
+    visit, _, stage, rows, _ = arrive(None, scene.file, OWN, "", 0.3)
+    assert stage["boxes"] and rows.choices
+    box = ",".join(map(str, scene.objects[0][1]))
+    _, _, visit, *_ = _function(page, "name_box")(visit, box, "mine", "", scene.file, 0.3)
+    for choice, text in ((OWN, ""), (TYPED, "mine"), (TYPED, "")):
+        after, sentence, stage, rows, _ = arrive(visit, str(broken), choice, text, 0.3)
+        assert "no picture that can be read" in sentence and stage is None and rows.choices == []
+        assert after.sighting is None and after.drawn.names == ["mine"]
+    # Names that cannot be looked for: the new picture is there, without boxes.
+    after, sentence, stage, *_ = arrive(after, scene.file, TYPED, '"a" b', 0.3)
+    assert "double quotes" in sentence and stage["boxes"] == [] and after.sighting.file == scene.file
+
+
+def test_a_name_from_a_box_outlives_names_that_cannot_be_looked_for(page, scene):
+    from decodetr.demo.searches import OWN
+
+    visit, *_ = _function(page, "arrive")(None, scene.file, OWN, "", 0.3)
+    box, name_box = ",".join(map(str, scene.objects[0][1])), _function(page, "name_box")
+    choice, text, visit, sentence, *_ = name_box(visit, box, "thing A", '"cup', scene.file, 0.3)
+    assert text == '"cup, thing A' and "double quotes" in sentence
+    visit, _, _, rows, _ = _function(page, "detect")(visit, scene.file, choice, "thing A", 0.3)
+    assert [label for label, _ in rows.choices][0].startswith("thing A 0.")
+    choice, text, after, sentence, *_ = name_box(visit, box, " ", "thing A", scene.file, 0.3)
+    assert "value" not in choice and "value" not in text and "Write a name" in sentence and after == visit
+
+
 def test_examples_of_the_shipped_model_are_drawn_and_others_are_of_a_folder(tmp_path, scene):
     drawn = server._drawn_scenes(tmp_path)
     assert len(drawn) == 6 and all(Path(file).is_file() for file in drawn)

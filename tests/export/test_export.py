@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from helpers.exports import SIZE, assert_same, exported, pictures, torch_detections
 from helpers.tiny_models import tiny_model
-from helpers.without_torch import PROGRAM
+from helpers.without_torch import PROGRAM, RUNTIME
 from PIL import Image
 
 from decodetr import DeCoDetrImageProcessor, Vocabulary
@@ -265,6 +265,24 @@ def test_nothing_needs_torch_after_the_export(model, folder, tmp_path):
     assert (tmp_path / "found/a.png").exists() and (tmp_path / "found/crops").is_dir()
 
 
+def test_the_runtime_needs_four_packages(model, folder, tmp_path):
+    """Those that docs/export.md names, for all that it does."""
+    files = [tmp_path / name for name in ("a.png", "b.jpg", "c.tif")]
+    for file, image in zip(files, pictures(), strict=True):
+        image.save(file)
+    other = Vocabulary(["one", "two"], random_rows(2, 16, seed=3))
+    other.save_pretrained(tmp_path / "names")
+    argv = [sys.executable, "-c", RUNTIME, folder, tmp_path / "names", *files]
+    done = subprocess.run([*map(str, argv)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    detector = ExportedDetector(folder)
+    own, swapped = json.loads(done.stdout)
+    assert_same(own, detector.detect(files, threshold=0.0))
+    detector.set_names(vocabulary=tmp_path / "names")
+    assert_same(swapped, detector.detect(files, threshold=0.0))
+    assert "somebody/something: no such folder, and a name of the Hub needs huggingface_hub: pip" in done.stderr
+
+
 def test_predict_finds_the_same_with_the_model_and_with_its_export(model, folder, tmp_path):
     model.save_pretrained(tmp_path / "model")
     DeCoDetrImageProcessor(size=SIZE).save_pretrained(tmp_path / "model")
@@ -348,6 +366,21 @@ def test_openvino_with_baked_names_and_post_processing_inside_replaces_an_export
         detector.set_names(["dog"])
 
 
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "pt2"])
+def test_names_as_input_with_post_processing_inside(kind, model, tmp_path):
+    """A tiny detector has fewer pairs than the usual number of detections: 12 queries and, at worst, one name."""
+    made = exported(model, tmp_path, kind, names_input=True, post_processing="inside")
+    assert made.description.top_k == 12 and made.description.dynamic == ["batch", "names"]
+    detector, images = ExportedDetector(tmp_path, allow_pickle=True), pictures()
+    swapped = tiny_model("detr", names=NAMES, score_scale=1.3, score_bias=0.2).eval()
+    for names in (NAMES, ["dog"], ["salt, pepper", "cat"]):
+        swapped.set_vocabulary(model.vocabulary.select(names))
+        detector.set_names(names)
+        found = detector.detect(images, threshold=0.0)
+        assert [len(one["names"]) for one in found] == [12, 12, 12]
+        assert_same(found, torch_detections(swapped, images, top_k=12))
+
+
 @pytest.mark.slow
 def test_rt_detr_v2_takes_any_batch(tmp_path):
     """Its batch size is a number in the code of the library. A file of torch.export is read only when it is asked
@@ -393,7 +426,19 @@ def test_a_graph_that_detects_something_else_is_found_out(model, folder, detecto
     def swap(found):
         found["logits"] = found["logits"][..., ::-1] + [0, 0.5, 1, 0]
 
+    def flatten(found):
+        found["logits"][:] = -20
+
     assert check_parity(graph, Changed(lambda found: None), settings, (64, 64))["found"] == 60
+    # Where all scores are below 1e-6, as of names that are not in the pictures.
+    graph.model.config.score_bias, before = -15.0, graph.model.config.score_bias
+    try:
+        with pytest.raises(ValueError, match="of 60 queries only 0 were found again"):
+            check_parity(graph, Changed(flatten), settings, (64, 64))
+        shifted = Changed(lambda found: found["logits"].__isub__(np.float32(before + 15)))
+        assert check_parity(graph, shifted, settings, (64, 64))["found"] == 60
+    finally:
+        graph.model.config.score_bias = before
     for change, left in ((move, 0), (lift, 55), (swap, 0)):
         with pytest.raises(ValueError, match=rf"of 60 queries only {left} were found again"):
             check_parity(graph, Changed(change), settings, (64, 64))
@@ -412,7 +457,12 @@ def test_a_graph_that_detects_something_else_is_found_out(model, folder, detecto
         ),
         ("rt_detr_v2", {"size": SIZE}, {"image_size": (64, 70)}, "multiples of 32, got 64 x 70; correct"),
         ("detr", {"size": SIZE}, {"post_processing": "inside", "top_k": 37}, "12 queries x 3 names .*at most 36"),
-        ("detr", {"size": SIZE}, {"post_processing": "inside", "names_input": True}, "12 queries to choose from"),
+        (
+            "detr",
+            {"size": SIZE},
+            {"post_processing": "inside", "names_input": True, "top_k": 13},
+            "12 queries and at least one name to choose from; give at most 12",
+        ),
         (
             "detr",
             {"size": SIZE},

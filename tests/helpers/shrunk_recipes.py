@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForObjectDetection
 
 from decodetr import DeCoDetrImageProcessor
 from decodetr.cli.recipe import recipe_file
-from decodetr.utils.documents import read_yaml
+from decodetr.utils.yaml_documents import read_yaml
 from helpers.tiny_models import TINY_DETECTORS
 
 SWIN, SWIN2 = "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"

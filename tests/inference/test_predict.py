@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +56,20 @@ def test_find_images(tmp_path):
                          ("empty", "has no images or videos")):  # fmt: skip
         with pytest.raises(FileNotFoundError, match=f"{source} {kind}; {both}"):
             find_images([tmp_path / source], None, {".mp4", ".m4v"})
+
+
+def test_links_to_one_file_are_as_many_pictures(tmp_path, monkeypatch):
+    """As git-annex, DVC and the Hub's cache lay out equal files. A link to a folder above is entered once."""
+    one = write_image(tmp_path / "store" / "blob.png")
+    links = [tmp_path / "in" / name for name in ("a.png", "b.png")]
+    (tmp_path / "in").mkdir()
+    for link in links:
+        link.symlink_to(one)
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in", target_is_directory=True)
+    assert find_images([tmp_path / "in"]) == links
+    monkeypatch.chdir(tmp_path / "in")
+    assert find_images(["a.png", links[0], "../in/a.png"]) == [Path("../in/a.png")]
+    assert [path.stem for path in picture_paths(links, tmp_path / "out")] == ["a", "b"]
 
 
 def test_pictures_never_overwrite(tmp_path):

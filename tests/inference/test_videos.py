@@ -54,6 +54,13 @@ def test_what_is_no_video_is_refused(film, tmp_path, monkeypatch):
             Video(str(film))
     with pytest.raises(FileNotFoundError, match="missing.mp4: no such file"):
         Video(str(tmp_path / "missing.mp4"))
+    with av.open(str(tmp_path / "sound.mp4"), "w") as sound:
+        stream = sound.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        sound.mux([*stream.encode(frame), *stream.encode(None)])
+    with pytest.raises(ValueError, match="sound.mp4: expected a video, got a file without pictures"):
+        Video(str(tmp_path / "sound.mp4"))
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(ValueError, match="text.mp4: expected a video"):
         Video(str(tmp_path / "text.mp4"))
@@ -82,6 +89,10 @@ def test_sources_are_sorted_out(film, tmp_path):
     listed.write_text("camera:0\n")
     with pytest.raises(ValueError, match="list.txt: camera:0: cameras and streams are named in the command"):
         find_sources([listed], tmp_path / "out", allow_urls=True)
+    (tmp_path / "in" / "more.txt").write_text("a.png\n")
+    listed.write_text("more.txt\n")
+    with pytest.raises(ValueError, match="list.txt: more.txt: lists in lists are not read; name it in the command"):
+        find_sources([listed], tmp_path / "out")
     listed.write_text("\n")
     with pytest.raises(ValueError, match="list.txt: expected a source in each line, got none"):
         find_sources([listed], tmp_path / "out")

@@ -1,5 +1,5 @@
-"""JSON, YAML and text that somebody else wrote are read by utils/documents.py and nowhere else; all commands say what
-is wrong with a file, whatever it is."""
+"""JSON, YAML and text that somebody else wrote are read by utils/documents.py and its neighbours alone; all commands
+say what is wrong with a file, whatever it is."""
 
 import ast
 import json
@@ -28,6 +28,7 @@ OWN = {
     "utils/documents.py",
     "utils/files.py",
     "utils/xml_documents.py",
+    "utils/yaml_documents.py",
 }
 XML = {"xml", "lxml", "defusedxml"}
 
@@ -172,7 +173,7 @@ def test_captions_and_image_labels_that_are_none(tmp_path):
 @pytest.mark.parametrize("names", ["{0: off}", "{0: 7}", "{0: ~}"])
 def test_names_in_a_config_are_texts(names):
     from decodetr.training.starting_point import config_fields, make_config
-    from decodetr.utils.documents import parse_yaml
+    from decodetr.utils.yaml_documents import parse_yaml
 
     with pytest.raises(ValueError, match="here: id2label: 0: expected a name, got .*; write it in quotes"):
         make_config({"id2label": parse_yaml(names, "here")}, "here")

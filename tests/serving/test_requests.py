@@ -167,8 +167,10 @@ BAD = [
     ({"json": {"image": "", "name": "cat"}}, 422, "name: Extra inputs are not permitted"),
     ({"files": {"picture": b"x"}}, 422, "the form has a file 'picture', expected 'image': curl -F image=@photo.jpg"),
     ({"files": {"other": (None, "x")}}, 422, "the form has no file 'image'"),
-    ({"files": [("image", b"x"), ("image", b"x")]}, 400, "Maximum number of files is 1"),
-    ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "Missing boundary"),
+    ({"files": [("image", b"x"), ("image", b"x")]}, 400, "files is 1; send one picture as image="),
+    ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "cannot be read: Missing boundary"),
+    ({"json": {"image": "", "threshold": True}}, 422, "threshold: Value error, expected a number, got true"),
+    ({"json": {"image": "", "top_k": True}}, 422, "top_k: Value error, expected a number, got true"),
 ]  # fmt: skip
 
 
@@ -177,6 +179,7 @@ def test_a_body_that_cannot_be_used(client, given, status, message):
     answer = client.post("/v1/detect", **given)
     assert answer.status_code == status and message in answer.json()["detail"], answer.text
     assert answer.json().keys() == {"detail"} and "Traceback" not in answer.text
+    assert status != 400 or answer.json()["detail"].endswith("several to /v1/detect/batch as images=@photo.jpg")
 
 
 @pytest.mark.parametrize("address, pictures", [("/v1/detect", "image"), ("/v1/detect/batch", "images")])
@@ -247,6 +250,7 @@ def test_addresses_that_are_none(client):
     content = paths["/v1/detect"]["post"]["requestBody"]["content"]
     assert set(content) == {"application/json", "multipart/form-data", "image/*"}
     assert set(content["application/json"]["schema"]["properties"]) == {"image", "names", "threshold", "top_k"}
+    assert {"400", "408", "413", "415", "422", "429", "503"} < set(paths["/v1/detect"]["post"]["responses"])
     assert {"/health", "/ready", "/metrics", "/v1/names", "/v1/detect/batch"} < set(paths)
 
 

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from decodetr.utils.documents import parse_json, parse_yaml, read_json, read_text, read_yaml
+from decodetr.utils.documents import parse_json, read_json, read_text
+from decodetr.utils.yaml_documents import parse_yaml, read_yaml
 
 DEEP = "nested more than 100 deep"
 
