@@ -72,7 +72,7 @@ def check_parity(
     if not compared:
         raise ValueError(
             "the exported graph cannot be checked: the model has no detection in the pictures of the check, whose "
-            f"scores are all {float(sigmoid(np.float32(floor))):.0e}; give other names, or --post-processing outside"
+            f"scores are all {float(sigmoid(np.asarray(floor))):.0e}; give other names, or --post-processing outside"
         )
     if len(pairs) < least * compared:
         what = "detections" if settings.post_processing == "inside" else "queries"

@@ -151,5 +151,5 @@ def shaped(value: Any, shape: type | None, where: str | Path) -> Any:
     """A value that has been read, as it is. Raises ValueError unless it is a `dict` or a `list`, as `shape` says."""
     if shape is None or isinstance(value, shape):
         return value
-    expected = {dict: "a mapping (name: value)", list: "a list"}[shape]
+    expected = "a list" if shape is list else "a mapping (name: value)"
     raise ValueError(f"{where}: expected {expected}, got {short(value)}")
