@@ -34,6 +34,7 @@ from decodetr.training.calibration import KeptImages
 from decodetr.training.checkpoints import to_resume
 from decodetr.training.chosen import CHOSEN, set_chosen, situation_of
 from decodetr.training.data import TrainingData
+from decodetr.training.detector_boxes import DetectorBoxes
 from decodetr.training.feature_cache import FeatureCache
 from decodetr.training.forgetting import ForgettingReport
 from decodetr.training.identity import digest, settings_identity
@@ -60,8 +61,6 @@ from decodetr.utils.name_list import read_typed_names
 from decodetr.utils.shipped import load_pool, load_vocabulary
 
 logger = logging.getLogger(__name__)
-
-_PSEUDO_BOXES_ARE = {"objects": "objects too, without a name", "ignore": "neither objects nor background"}
 
 __all__ = ["DeCoDetrTrainer", "DeCoDetrTrainingArguments", "TrainingRun", "main"]
 
@@ -125,7 +124,7 @@ class TrainingRun:
         if options.uses_own_regions:
             data = replace(data, regions=self._own_regions(model, processor, data))
         elif options.uses_detector_boxes(training.streams):
-            data = replace(data, regions=self._detector_boxes(model, processor, data))
+            data = self._with_detector_boxes(model, processor, data)
         elif training.streams != "localization" and not random_tables:
             self._tell_space(model, data)
         model.config.training_info = self._training_info(model, data, started_from, random_tables, chosen)
@@ -265,7 +264,7 @@ class TrainingRun:
 
     # Data
 
-    def _own_regions(self, model, processor, data, min_objectness=None):
+    def _own_regions(self, model, processor, data, sure=None):
         training = self.training
         return self_regions(
             model,
@@ -276,24 +275,21 @@ class TrainingRun:
             num_workers=training.dataloader_num_workers,
             rank=training.process_index,
             processes=training.world_size,
-            min_objectness=min_objectness,
+            sure=sure,
         )
 
-    def _detector_boxes(self, model, processor, data):
-        """Where the starting detector, with the classes that it has, sees something that nobody annotated."""
-        used = data.pseudo_boxes(self.training.streams, model.config.class_agnostic)
-        starting = bare_detector(self.options, model.config.embedding_dim) if self.options.detector else model
-        regions = self._own_regions(starting, processor, data, used["pseudo_box_score"])
-        if len(regions) and self.training.process_index == 0:
-            logger.warning(
-                "The starting detector is sure of %s things without a box in %s of %s images, by a score of at least "
-                "%s. They are %s (--pseudo-boxes none: background)",
-                *(f"{count:,}" for count in (len(regions), len(regions.image_ids), len(data.coco))),
-                used["pseudo_box_score"],
-                _PSEUDO_BOXES_ARE[used["pseudo_boxes"]],
-            )
+    def _with_detector_boxes(self, model, processor, data):
+        """The data with what the starting detector is sure of, by the classes that it has."""
+        options, agnostic = self.options, model.config.class_agnostic
+        score = data.pseudo_boxes(self.training.streams, agnostic)["pseudo_box_score"]
+        starting = bare_detector(options, model.config.embedding_dim) if options.detector else model
+        regions = self._own_regions(starting, processor, data, score)
+        seen = DetectorBoxes.count(data.coco, regions)
+        use = options.pseudo_boxes or seen.use(agnostic)
+        if self.training.process_index == 0:
+            logger.warning("%s", seen.describe(score, use))
         transformers.set_seed(self.training.seed)  # as if nothing had been looked at
-        return regions
+        return replace(data, regions=regions, options=replace(options, pseudo_boxes=use))
 
     def _training_dataset(self, model, processor, data):
         options, training, names = self.options, self.training, model.vocabulary.names

@@ -116,11 +116,9 @@ class TrainingData:
         use, score = self.options.pseudo_boxes, self.options.pseudo_box_score
         if use == "none" or streams == "semantic":
             return {}
-        # Only a class-agnostic detector can learn objects without a name. A detector that has not seen these data is
-        # often sure of what is no object: docs/photo_world.md has the measurement.
-        learns = class_agnostic and not self.options.uses_detector_boxes(streams)
         return {
-            "pseudo_boxes": use or ("objects" if learns else "ignore"),
+            # Only a class-agnostic detector can learn objects without a name.
+            "pseudo_boxes": use or ("objects" if class_agnostic else "ignore"),
             "pseudo_box_score": PSEUDO_BOX_SCORE if score is None else score,
         }
 

@@ -194,7 +194,7 @@ class TrainOptions:
         "regions with a high proposal score that overlap no annotated box. objects: the localization stream learns "
         "them as objects. ignore: they are neither objects nor background, see ignore_weight of the config. none: "
         "they are background (default: objects; ignore if the detector is not class-agnostic, or if they are what a "
-        "starting --detector sees)",
+        "starting --detector sees that finds less than 80 % of the annotated objects)",
         choices=("objects", "ignore", "none"),
     )
     pseudo_box_score: float | None = _option(

@@ -48,7 +48,7 @@ def self_regions(
     num_workers: int = 0,
     rank: int = 0,
     processes: int = 1,
-    min_objectness: float | None = None,
+    sure: float | None = None,
 ) -> RegionTable:
     """
     Args:
@@ -56,7 +56,7 @@ def self_regions(
         coco (CocoAnnotations): boxes on its annotated ones are left out. Limits are those of `pool build`.
         image_processor: of the model.
         rank, processes: every process looks at its share of the images, and has all regions in the end.
-        min_objectness (float, optional): least score of a region, in 0..1, instead of the limit of `pool build`.
+        sure (float, optional): regions of at least this score, in 0..1, also those on annotated boxes.
 
     Returns:
         RegionTable. Its files are removed when nothing holds the table of the first process any more.
@@ -65,15 +65,15 @@ def self_regions(
         OSError: there is no room for them, or processes share no folder.
     """
     limits = PoolSettings().of(*_LIMITS)
-    if min_objectness is not None:
-        limits["min_objectness"] = min_objectness
+    if sure is not None:
+        limits["min_objectness"] = sure
     folder = _common_folder(coco, limits["max_proposals"] * 4 * model.config.embedding_dim, rank, processes)
     training = model.training
     model.to(device).eval()
     dataset = DetectionDataset(coco, image_processor, coco.names)
     share = Subset(dataset, range(rank, len(dataset), processes))
     loader = DataLoader(share, batch_size, collate_fn=detection_collate, num_workers=num_workers)
-    write_part(folder / f"{rank:05d}.arrow", _regions(model, loader, coco, limits, quiet=rank > 0))
+    write_part(folder / f"{rank:05d}.arrow", _regions(model, loader, coco, limits, apart=sure is None, quiet=rank > 0))
     model.train(training)
     if processes > 1:
         wait_for_everyone()
@@ -99,20 +99,21 @@ def _common_folder(coco, bytes_of_image, rank, processes):
     return folder
 
 
-def _regions(model, loader, coco, limits, quiet):
+def _regions(model, loader, coco, limits, apart, quiet):
     """Columns of a regions data set of each image."""
     entries = {image["image_id"]: image for image in coco.images}
     for batch in tqdm(loader, desc="the model's own regions", unit="batch", disable=quiet):
         outputs = forward(model, batch, output_prototype_weights=True)
         for b, label in enumerate(batch["labels"]):
-            yield _regions_of_image(model, outputs, b, coco, entries[int(label["image_id"])], limits)
+            entry = entries[int(label["image_id"])]
+            annotated = annotated_boxes(coco, entry)[0] if apart else torch.zeros(0, 4)
+            yield _regions_of_image(model, outputs, b, entry, annotated, limits)
 
 
-def _regions_of_image(model, outputs, b, coco, entry, limits):
+def _regions_of_image(model, outputs, b, entry, annotated, limits):
     """Columns of a regions data set for the b-th image of a batch."""
     boxes = pixel_corners(outputs.pred_boxes[b].float().cpu(), entry["width"], entry["height"])
     scores = outputs.objectness_logits[b].float().sigmoid().cpu()
-    annotated, _ = annotated_boxes(coco, entry)
     boxes, scores, query = select_proposals(boxes, scores, annotated, entry["width"], entry["height"], **limits)
     compared = model.semantic_stream.predictor(outputs.semantic_embeds[b, query])
     looked_up = model.prototype_pool.prototypes[outputs.prototype_weights[b, query].argmax(-1)]

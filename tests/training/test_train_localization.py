@@ -2,13 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from helpers.tiny_models import tiny_config
 from helpers.trainings import make_trainer, train_command
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, DeCoDetrTrainingArguments
+from decodetr.annotations.coco import CocoAnnotations
 from decodetr.cli import main
+from decodetr.training.detector_boxes import DetectorBoxes
 
 
 @pytest.mark.parametrize(
@@ -109,6 +112,38 @@ def test_what_the_starting_detector_sees_is_no_background(scenes, tmp_path, capl
         str(tmp_path / "run"),
     ]
     assert main(command + (["--pseudo-boxes", use] if use else [])) == 0
-    assert ("sure of" in caplog.text) == (use != "none")
+    assert ("things without a box" in caplog.text) == (use != "none")
     expected = {None: {"ignore_boxes"}, "ignore": {"ignore_boxes"}, "objects": {"pseudo_boxes"}, "none": set()}
     assert {key for key, count in seen if count} == expected[use]
+
+
+def test_who_knows_the_annotated_objects_is_right_about_others(tmp_path):
+    """Counted by hand: 5 annotated objects and a crowd in 3 images."""
+    box = [10, 10, 20, 20]
+    annotations = [
+        {"id": n, "image_id": image, "category_id": 1, "bbox": at, "area": 400, "iscrowd": int(n == 6)}
+        for n, (image, at) in enumerate(
+            [(1, box), (1, [40, 40, 20, 20]), (2, box), (2, [40, 10, 20, 20]), (3, box), (3, [0, 0, 60, 60])], 1
+        )
+    ]
+    images = [{"id": n, "file_name": f"{n}.jpg", "width": 64, "height": 64} for n in (1, 2, 3)]
+    file = tmp_path / "boxes.json"
+    file.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cup"}]})
+    )
+    coco = CocoAnnotations.load(file, tmp_path, check_images=False)
+    rows = {
+        1: [[10, 10, 30, 30], [40, 40, 60, 62], [0, 40, 20, 60]],
+        2: [[11, 10, 30, 30], [40, 10, 60, 30]],
+        3: [[40, 40, 60, 60]],
+    }
+
+    class Regions:
+        def boxes(self, image_id):
+            return np.array(rows[image_id], dtype=np.float32)
+
+    seen = DetectorBoxes.count(coco, Regions())
+    assert seen == DetectorBoxes(annotated=5, found=4, others=2, images=2)
+    assert seen.use(True) == "objects" and seen.use(False) == "ignore"
+    assert DetectorBoxes(annotated=5, found=3, others=2, images=2).use(True) == "ignore"
+    assert "finds 80% of the 5 annotated objects" in seen.describe(0.4, "objects")

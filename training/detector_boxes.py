@@ -1,0 +1,63 @@
+"""What the detector that a localization starts from sees in the training images, before it learns there that whatever
+has no box is background.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torchvision.ops import box_iou
+
+from decodetr.processing.detection_dataset import apart_from
+
+if TYPE_CHECKING:
+    from decodetr.annotations.coco import CocoAnnotations
+    from decodetr.processing import RegionTable
+
+_KNOWS = 0.8  # share of the annotated objects from which on a detector is right about others: docs/training.md
+_SAME = 0.5  # IoU
+_ARE = {"objects": "objects too, without a name", "ignore": "neither objects nor background"}
+
+
+@dataclass(frozen=True)
+class DetectorBoxes:
+    """
+    What a detector is sure of, counted.
+
+    Args:
+        annotated, found (int): annotated objects, and those of them that it is sure of.
+        others, images (int): things without a box that it is sure of, and the images that show one.
+    """
+
+    annotated: int
+    found: int
+    others: int
+    images: int
+
+    @classmethod
+    def count(cls, coco: "CocoAnnotations", regions: "RegionTable") -> "DetectorBoxes":
+        """Of the regions that it is sure of, see `self_regions`, in annotated images."""
+        annotated = found = others = images = 0
+        for image in coco.images:
+            boxes = torch.from_numpy(regions.boxes(image["image_id"]))
+            objects = torch.from_numpy(coco.annotations_by_image.corners(image["image_id"], crowds=False)).float()
+            annotated += len(objects)
+            if len(objects) and len(boxes):
+                found += int((box_iou(objects, boxes).amax(1) >= _SAME).sum())
+            apart = int(apart_from(objects, boxes).sum())
+            others, images = others + apart, images + (apart > 0)
+        return cls(annotated, found, others, images)
+
+    def use(self, class_agnostic: bool) -> str:
+        """ "objects" if it knows the annotated ones, so that others are probably some too, and if a class-agnostic
+        detector is trained, which alone can learn what has no name. Else "ignore"."""
+        return "objects" if class_agnostic and self.found >= _KNOWS * self.annotated else "ignore"
+
+    def describe(self, score: float, use: str) -> str:
+        """What it saw, and what that is to the localization, in three sentences."""
+        share = f"{self.found / self.annotated:.0%}" if self.annotated else "none"
+        return (
+            f"The starting detector finds {share} of the {self.annotated:,} annotated objects by a score of at least "
+            f"{score:g}. So it sees {self.others:,} things without a box, in {self.images:,} images. They are "
+            f"{_ARE[use]} (--pseudo-boxes; none: background)"
+        )
