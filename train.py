@@ -289,6 +289,8 @@ class TrainingRun:
         if self.training.process_index == 0:
             logger.warning("%s", seen.describe(score, use))
         transformers.set_seed(self.training.seed)  # as if nothing had been looked at
+        if use == "none":
+            return data
         return replace(data, regions=regions, options=replace(options, pseudo_boxes=use))
 
     def _training_dataset(self, model, processor, data):
@@ -324,6 +326,7 @@ class TrainingRun:
         """The record of paper 5: the setting, what had been seen before, and what this run used."""
         options, config, names = self.options, model.config, model.vocabulary.names
         looked = options.uses_own_regions or options.uses_detector_boxes(self.training.streams)
+        looked = looked and data.regions is not None
         declared = {}
         for word in options.seen:
             part, separator, listed = word.partition("=")

@@ -14,9 +14,15 @@ if TYPE_CHECKING:
     from decodetr.annotations.coco import CocoAnnotations
     from decodetr.processing import RegionTable
 
-_KNOWS = 0.8  # share of the annotated objects from which on a detector is right about others: docs/training.md
+# Share of the annotated objects that it finds, from which on a detector is right about others, and from which on it
+# is not mostly wrong: docs/training.md has the measurement.
+_RIGHT, _NOT_WRONG = 0.8, 0.5
 _SAME = 0.5  # IoU
-_ARE = {"objects": "objects too, without a name", "ignore": "neither objects nor background"}
+_ARE = {
+    "objects": "objects too, without a name",
+    "ignore": "neither objects nor background",
+    "none": "background, as everything without a box",
+}
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,11 @@ class DetectorBoxes:
         return cls(annotated, found, others, images)
 
     def use(self, class_agnostic: bool) -> str:
-        """ "objects" if it knows the annotated ones, so that others are probably some too, and if a class-agnostic
-        detector is trained, which alone can learn what has no name. Else "ignore"."""
-        return "objects" if class_agnostic and self.found >= _KNOWS * self.annotated else "ignore"
+        """What the others are to be: "objects", "ignore" or "none", background, by the share of the annotated objects
+        that it finds. Only a class-agnostic detector can learn objects without a name."""
+        if self.found < _NOT_WRONG * self.annotated:
+            return "none"
+        return "objects" if class_agnostic and self.found >= _RIGHT * self.annotated else "ignore"
 
     def describe(self, score: float, use: str) -> str:
         """What it saw, and what that is to the localization, in three sentences."""
@@ -59,5 +67,5 @@ class DetectorBoxes:
         return (
             f"The starting detector finds {share} of the {self.annotated:,} annotated objects by a score of at least "
             f"{score:g}. So it sees {self.others:,} things without a box, in {self.images:,} images. They are "
-            f"{_ARE[use]} (--pseudo-boxes; none: background)"
+            f"{_ARE[use]} (--pseudo-boxes {use})"
         )

@@ -193,8 +193,8 @@ class TrainOptions:
         None,
         "regions with a high proposal score that overlap no annotated box. objects: the localization stream learns "
         "them as objects. ignore: they are neither objects nor background, see ignore_weight of the config. none: "
-        "they are background (default: objects; ignore if the detector is not class-agnostic, or if they are what a "
-        "starting --detector sees that finds less than 80 % of the annotated objects)",
+        "they are background (default: objects; ignore if the detector is not class-agnostic; by what it "
+        "finds of the annotated objects, if they are what a starting --detector sees)",
         choices=("objects", "ignore", "none"),
     )
     pseudo_box_score: float | None = _option(
