@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from decodetr.modeling_decodetr.hub_repository import shown_place
 from decodetr.utils.shipped import HUB_CARDS, is_hub_name, resolve
 
-_SECRET = re.compile(r"token|key|secret|passw", re.IGNORECASE)  # in the word of an option
+_SECRET = re.compile(r"(token|keys?|secrets?|passw\w*)$", re.IGNORECASE)  # --max-new-tokens is none
 _HIDDEN = "***"
 
 __all__ = ["hub_dataset", "hub_name", "is_shipped", "last_part", "shown_command", "shown_place"]

@@ -22,12 +22,12 @@ def test_a_card_shows_a_command_without_secrets():
         [
             *("--data", "/home/me/cones", f"--hub-token={SECRET}", "--HUB_TOKEN", SECRET, "--push-to-hub", "true"),
             *("--api-key", SECRET, "--Secret", SECRET, "--db-password", SECRET, "--keep", "5", "--my-keys", SECRET),
-            *("--url", f"https://me:{SECRET}@host/v1", "-v"),
+            *("--url", f"https://me:{SECRET}@host/v1", "--max-new-tokens", "32"),
         ]
     )
     assert shown == (
         "--data cones '--hub-token=***' --HUB_TOKEN '***' --push-to-hub true --api-key '***' --Secret '***' "
-        "--db-password '***' --keep 5 --my-keys '***' --url https://host/v1 -v"
+        "--db-password '***' --keep 5 --my-keys '***' --url https://host/v1 --max-new-tokens 32"
     )
 
 
