@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -39,8 +40,10 @@ class DeCoDetrTrainingArguments(OwnArguments, TrainingArguments):
     def __post_init__(self) -> None:
         if self.metric_for_best_model is None and needs_metric(self):  # the library's default, "loss", is not measured
             self.metric_for_best_model: str | None = default_metric(self.streams)
-        if self.bf16 and not torch.accelerator.is_available():
-            self.use_cpu: bool = True  # the library wants to be told so, where there is nothing else
+        processes = int(os.environ.get("WORLD_SIZE", 1))
+        if (self.bf16 or processes > 1) and not torch.accelerator.is_available():
+            # The library wants to be told so. Else each of several processes would be a run of its own.
+            self.use_cpu: bool = True
         super().__post_init__()
         if self.streams not in STREAMS:
             raise ValueError(f"streams must be one of {', '.join(STREAMS)}, got {self.streams!r}.")

@@ -19,8 +19,9 @@ from helpers.two_process_runs import (
     short_of_boxes_and_images,
 )
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
-from decodetr import DeCoDetrForObjectDetection
+from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainingArguments
 
 SHORT = ("ddp", "ddp, nothing on rank 1", "ddp, cached")  # of RUNS. The others take longer than all else here
 ALL = ("here", "torchrun")  # ways to start all RUNS
@@ -150,3 +151,15 @@ def test_divided_weights_are_saved_whole_and_resumed(two_processes):
 def test_fsdp_is_refused_where_accelerate_would_leave_it_out(two_processes):
     found = torch.load(two_processes / "fsdp 0.pt", weights_only=False)
     assert "Accelerate has FSDP for several GPU processes alone" in found["refused"]
+
+
+@pytest.mark.parametrize("processes, accelerator", [("2", False), ("2", True), ("1", False)])
+def test_processes_without_an_accelerator_are_one_run(monkeypatch, tmp_path, processes, accelerator):
+    """The library makes a group of processes on CPUs only if it is told so. Else each is a run of its own."""
+    told = []
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
+    monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: told.append(self.use_cpu) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        DeCoDetrTrainingArguments(output_dir=str(tmp_path))
+    assert told == [processes == "2" and not accelerator]
