@@ -325,8 +325,7 @@ class TrainingRun:
     def _training_info(self, model, data, started_from, random_tables, chosen):
         """The record of paper 5: the setting, what had been seen before, and what this run used."""
         options, config, names = self.options, model.config, model.vocabulary.names
-        looked = options.uses_own_regions or options.uses_detector_boxes(self.training.streams)
-        looked = looked and data.regions is not None
+        looked = data.regions is not None and not options.regions_folder
         declared = {}
         for word in options.seen:
             part, separator, listed = word.partition("=")

@@ -29,8 +29,6 @@ from decodetr.utils.shipped import (
     resolve,
 )
 
-_TOP_K = 100  # detections of an image
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `decodetr predict`."""
@@ -85,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top-k",
         type=int,
-        help=f"detections to keep per image (default: {_TOP_K}, or as many as the graph of an exported model gives)",
+        help="detections to keep per image (default: 100, or as many as the graph of an exported model gives)",
     )
     parser.add_argument(
         "--explain", action="store_true", help="also write which prototypes each detection used, with their captions"
@@ -309,13 +307,16 @@ def _options(args, most=None):
     """What a run is asked. `most`: detections that a graph gives."""
     from decodetr.inference.picture_run import PredictOptions
 
+    top_k = args.top_k
+    if top_k is None:
+        top_k = PredictOptions.top_k if most is None else min(PredictOptions.top_k, most)
     own = {name: getattr(args, name) for name in ("picture_format", "slice_overlap", "frame_stride")}
     return PredictOptions(
         output=args.output,
         model=args.model,
         vocabulary=args.vocabulary,
         threshold=args.threshold,
-        top_k=args.top_k or min(_TOP_K, most or _TOP_K),
+        top_k=top_k,
         explain=args.explain,
         batch_size=args.batch_size,
         font=args.font,

@@ -56,16 +56,16 @@ class DetectorBoxes:
 
     def use(self, class_agnostic: bool) -> str:
         """What the others are to be: "objects", "ignore" or "none", background, by the share of the annotated objects
-        that it finds. Only a class-agnostic detector can learn objects without a name."""
-        if self.found < _NOT_WRONG * self.annotated:
+        that it finds. Only a class-agnostic detector can learn objects without a name. Nothing annotated tells nothing
+        of it: "none"."""
+        if not self.annotated or self.found < _NOT_WRONG * self.annotated:
             return "none"
         return "objects" if class_agnostic and self.found >= _RIGHT * self.annotated else "ignore"
 
     def describe(self, score: float, use: str) -> str:
         """What it saw, and what that is to the localization, in three sentences."""
-        share = f"{self.found / self.annotated:.0%}" if self.annotated else "none"
         return (
-            f"The starting detector finds {share} of the {self.annotated:,} annotated objects by a score of at least "
-            f"{score:g}. So it sees {self.others:,} things without a box, in {self.images:,} images. They are "
+            f"The starting detector finds {self.found:,} of the {self.annotated:,} annotated objects by a score of at "
+            f"least {score:g}. So it sees {self.others:,} things without a box, in {self.images:,} images. They are "
             f"{_ARE[use]} (--pseudo-boxes {use})"
         )

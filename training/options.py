@@ -174,8 +174,8 @@ class TrainOptions:
         None,
         "regions data set of the training images, a folder of Parquet files that `decodetr pool build` writes. self: "
         "let the starting point propose regions, so that training does not erase what it finds now. none: use no "
-        "regions (default: none with --streaming; else self with --model, with --reset-semantics "
-        "or --detector only for --streams localization; else none)",
+        "regions (default: self with --model; where the semantic stream begins anew, with --reset-semantics or "
+        "--detector, for --streams localization alone; else, and with --streaming, none)",
     )
     unkept_regions: str | None = _option(
         None,
@@ -193,8 +193,8 @@ class TrainOptions:
         None,
         "regions with a high proposal score that overlap no annotated box. objects: the localization stream learns "
         "them as objects. ignore: they are neither objects nor background, see ignore_weight of the config. none: "
-        "they are background (default: objects; ignore if the detector is not class-agnostic; by what it "
-        "finds of the annotated objects, if they are what a starting --detector sees)",
+        "they are background (default: objects; ignore if the detector is not class-agnostic; where a "
+        "starting detector has looked, by the share of the annotated objects that it finds)",
         choices=("objects", "ignore", "none"),
     )
     pseudo_box_score: float | None = _option(

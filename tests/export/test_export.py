@@ -10,7 +10,6 @@ import threading
 import numpy as np
 import onnx
 import pytest
-import torch
 from filelock import FileLock
 from helpers.exports import SIZE, assert_same, exported, pictures, torch_detections
 from helpers.tiny_models import tiny_model
@@ -26,7 +25,6 @@ from decodetr.export.parity import check_parity
 from decodetr.export.settings import ExportSettings
 from decodetr.inference.detection import detect
 from decodetr.modeling_decodetr.embedding_artifact import random_rows
-from decodetr.processing import DeCoDetrImageProcessorPil
 from decodetr.runtime import ExportedDetector
 from decodetr.runtime.description import find_export
 from decodetr.utils.files import LOCK
@@ -379,28 +377,6 @@ def test_names_as_input_with_post_processing_inside(kind, model, tmp_path):
         found = detector.detect(images, threshold=0.0)
         assert [len(one["names"]) for one in found] == [12, 12, 12]
         assert_same(found, torch_detections(swapped, images, top_k=12))
-
-
-@pytest.mark.slow
-def test_rt_detr_v2_takes_any_batch(tmp_path):
-    """Its batch size is a number in the code of the library. A file of torch.export is read only when it is asked
-    for."""
-    model = tiny_model("rt_detr_v2", nms_iou=0.3).eval()
-    made = exported(model, tmp_path, "pt2", semantic_queries=11)
-    assert made.description.dynamic == ["batch"] and made.description.parity["batches"] == [1, 4]
-    with pytest.raises(ValueError, match="can run code of whoever wrote it. If it is yours, give allow_pickle=True"):
-        ExportedDetector(tmp_path)
-    images = pictures()
-    found = ExportedDetector(tmp_path, allow_pickle=True).detect(images, threshold=1e-6)
-    processor = DeCoDetrImageProcessorPil(size=SIZE)
-    with torch.no_grad():
-        outputs = model(**processor(images=images, return_tensors="pt"), semantic_queries=11)
-    sizes = [(image.height, image.width) for image in images]
-    # Suppressed ones have one score, and any order.
-    expected = processor.post_process_object_detection(outputs, 1e-6, target_sizes=sizes)
-    names = [[model.vocabulary.names[label] for label in one["labels"]] for one in expected]
-    rows = [{key: one[key].tolist() for key in ("scores", "boxes")} for one in expected]
-    assert_same(found, [{"names": own, **row} for own, row in zip(names, rows)])
 
 
 def test_a_graph_that_detects_something_else_is_found_out(model, folder, detector):

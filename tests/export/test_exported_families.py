@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.exports import assert_same, exported, pictures
+from helpers.exports import SIZE, assert_same, exported, pictures
 from helpers.tiny_models import TINY_DETECTORS, tiny_model
 from PIL import Image
 
@@ -66,3 +66,25 @@ def test_every_family_is_exported(family, kind, tmp_path):
         assert parity["batches"] == [1, 4] and parity["found"] == parity["compared"] == 60
         found = ExportedDetector(folder, allow_pickle=True).detect(images, threshold=0.0)
         assert [len(one["names"]) for one in found] == [36] * len(images)
+
+
+@pytest.mark.slow
+def test_rt_detr_v2_takes_any_batch(tmp_path):
+    """Its batch size is a number in the code of the library. A file of torch.export is read only when it is asked
+    for."""
+    model = tiny_model("rt_detr_v2", nms_iou=0.3).eval()
+    made = exported(model, tmp_path, "pt2", semantic_queries=11)
+    assert made.description.dynamic == ["batch"] and made.description.parity["batches"] == [1, 4]
+    with pytest.raises(ValueError, match="can run code of whoever wrote it. If it is yours, give allow_pickle=True"):
+        ExportedDetector(tmp_path)
+    images = pictures()
+    found = ExportedDetector(tmp_path, allow_pickle=True).detect(images, threshold=1e-6)
+    processor = DeCoDetrImageProcessorPil(size=SIZE)
+    with torch.no_grad():
+        outputs = model(**processor(images=images, return_tensors="pt"), semantic_queries=11)
+    sizes = [(image.height, image.width) for image in images]
+    # Suppressed ones have one score, and any order.
+    expected = processor.post_process_object_detection(outputs, 1e-6, target_sizes=sizes)
+    names = [[model.vocabulary.names[label] for label in one["labels"]] for one in expected]
+    rows = [{key: one[key].tolist() for key in ("scores", "boxes")} for one in expected]
+    assert_same(found, [{"names": own, **row} for own, row in zip(names, rows)])

@@ -140,4 +140,5 @@ def test_who_knows_the_annotated_objects_is_right_about_others(tmp_path):
     assert [DetectorBoxes(5, found, others=2, images=2).use(True) for found in range(6)] == [
         "none", "none", "none", "ignore", "objects", "objects",
     ]  # fmt: skip
-    assert "finds 80% of the 5 annotated objects" in seen.describe(0.4, "objects")
+    assert DetectorBoxes(annotated=0, found=0, others=2, images=2).use(True) == "none"
+    assert "finds 4 of the 5 annotated objects" in seen.describe(0.4, "objects")
