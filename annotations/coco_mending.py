@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _IDS = {"images": ("id", "width", "height"), "annotations": ("id", "image_id", "category_id"), "categories": ("id",)}
 _NO_INTEGERS = "ids and sizes that are texts, or numbers with a point"
+# COCO's own evaluation overwrites the field by iscrowd. LVIS' and MMDetection obey it.
+_IGNORED = 'annotations with "ignore", which are objects here; write "iscrowd": 1 for what is to be ignored'
 _WHOLE = re.compile(r"-?\d{1,18}")
 
 
@@ -43,6 +45,9 @@ def mend(document: dict[str, Any], findings: Findings) -> dict[str, Any]:
         document[key] = _with_numbers(key, document[key], fields, findings)
     document["images"] = _with_numbers_listed(document["images"], findings)
     document["annotations"] = _with_extents(document["annotations"], findings)
+    for row, entry in enumerate(document["annotations"]):
+        if entry.get("ignore"):
+            findings.add("warning", _IGNORED, f"annotations[{row}] (id {short(entry.get('id'))})")
     document["categories"] = _without_root(document, findings)
     return document
 

@@ -112,7 +112,8 @@ class DetectionEvaluator:
         objects = self._index.column("category", crowds=False)
         self.support = Counter(dict(zip(coco.names, np.bincount(objects, minlength=len(coco.names)).tolist())))
         self.novel_names = None if novel_names is None else set(novel_names)
-        if self.novel_names and not self.novel_names & set(coco.names):
+        # The training part of an open-vocabulary data set has base names alone.
+        if self.novel_names and not (self.novel_names | set(base_names or ())) & set(coco.names):
             raise ValueError(
                 f"none of the {len(self.novel_names)} novel names is a category of the annotation file, e.g. "
                 f"{sorted(self.novel_names)[:3]} against {coco.names[:3]}; names must be equal to the letter"

@@ -1,5 +1,6 @@
 """Calibrate the scores of a saved model on annotated images, as `decodetr calibrate` does."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from decodetr.utils.files import claim, committed, output_folder, write_text
 from decodetr.utils.hub import recorded_place
 from decodetr.utils.shipped import HUB_CARDS, resolve
 from decodetr.utils.spelling import spelled_as
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +69,16 @@ class CalibrationOptions:
             ValueError: neither is given, or thresholds besides.
         """
         if self.thresholds:
-            if self.annotations or self.data:
-                raise ValueError("--thresholds FILE needs no --data and no --annotations; leave them out")
+            of_images = {
+                "--data": self.data,
+                "--annotations": self.annotations,
+                "--images": self.images,
+                "--names-split": self.names_split,
+                "--duplicates": self.duplicates,
+                "--most": self.most != CALIBRATION_IMAGES,
+            }
+            if given := [option for option, value in of_images.items() if value]:
+                raise ValueError(f"--thresholds FILE reads no images; leave out {', '.join(given)}")
             return self.thresholds
         if not (source := self.annotations or self.data):
             raise ValueError(
@@ -120,10 +131,8 @@ def calibrate_model(options: CalibrationOptions) -> tuple[DeCoDetrConfig, dict[s
         coco = coco.select(names)
         with uncalibrated(model.config):
             found = _detections(options, model, image_processor, coco)
-            if options.duplicates and model.config.nms_iou is None:
-                model.config.nms_iou, _ = choose_nms_iou(found.localization)
-                if model.config.nms_iou is not None:
-                    found = _detections(options, model, image_processor, coco)
+            if options.duplicates and _choose_nms_iou(model.config, found.localization):
+                found = _detections(options, model, image_processor, coco)
         try:
             fields = fit_scores(found.by_name)
         except ValueError as error:
@@ -133,6 +142,22 @@ def calibrate_model(options: CalibrationOptions) -> tuple[DeCoDetrConfig, dict[s
         info = set_calibration(model.config, fields, {"data": recorded_place(options.source()), "kept_aside": False})
         _write(options, model, image_processor)
         return model.config, info
+
+
+def _choose_nms_iou(config, localization):
+    """Set the `nms_iou` that suits detections without any, and say what was found. Whether boxes change by it."""
+    if config.nms_iou is not None:
+        logger.warning(
+            'Duplicates: the model has nms_iou %g already, which stays; for another choice write "nms_iou": null '
+            "into its config.json first",
+            config.nms_iou,
+        )
+        return False
+    config.nms_iou, reached = choose_nms_iou(localization)
+    tried = ", ".join(f"{ap:.1f} with nms_iou {iou:g}" for iou, ap in reached.items() if iou is not None)
+    chosen = "none is chosen" if config.nms_iou is None else f"{config.nms_iou:g} is chosen"
+    logger.warning("Duplicates: AP50 of the boxes is %.1f without nms_iou, %s; %s", reached[None], tried, chosen)
+    return config.nms_iou is not None
 
 
 def _take_over(options):

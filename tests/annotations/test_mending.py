@@ -45,6 +45,14 @@ def test_ids_that_are_texts_are_numbers(tmp_path, caplog, write_id):
     )
 
 
+def test_ignore_is_told_as_an_object(tmp_path, caplog):
+    document = good()
+    document["annotations"][0]["ignore"], document["annotations"][1]["ignore"] = 1, 0
+    assert boxes(load(tmp_path, document)) == boxes(load(tmp_path / "other", EXPECTED))
+    assert '1 annotations with "ignore", which are objects here' in caplog.text
+    assert caplog.text.count('"ignore"') == 1
+
+
 def test_ids_that_are_one_as_numbers_are_refused(tmp_path):
     document = good()
     document["images"][0]["id"], document["images"][1]["id"] = "1", "01"

@@ -199,15 +199,17 @@ def test_the_command_calibrates_in_place_and_again_to_the_same(world, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_suppresses_duplicates_where_it_is_asked_to(crowded, world, tmp_path):
+def test_the_command_suppresses_duplicates_where_it_is_asked_to(crowded, world, tmp_path, caplog):
     for name, more, given, suppressed in (
         ("asked", ["--duplicates"], crowded, True),
         ("unasked", [], crowded, False),
         ("needless", ["--duplicates"], world, False),
     ):
+        caplog.clear()
         assert _calibrated(given, tmp_path / name, *more) == 0
         nms_iou = json.loads((tmp_path / name / "config.json").read_text())["nms_iou"]
         assert (nms_iou is not None) == suppressed, name
+        assert ("AP50 of the boxes is" in caplog.text) == bool(more), name
 
 
 @pytest.mark.parametrize(

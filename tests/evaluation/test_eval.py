@@ -200,6 +200,16 @@ def test_bad_input_is_refused(image_id, row, message):
         evaluator.update([image_id], [row])
 
 
+def test_a_file_of_base_names_alone_has_no_novel_metrics():
+    """As the training part of an open-vocabulary data set is."""
+    evaluator = DetectionEvaluator(truth(["cat"], {1: [("cat", BOX)]}), ["cat"], ["dog"], base_names=["cat"])
+    evaluator.update([1], [prediction((0, 0.5, BOX))])
+    metrics = evaluator.compute()
+    assert metrics["AP50_base"] == pytest.approx(100) and np.isnan(metrics["AP50_novel"])
+    with pytest.raises(ValueError, match="none of the 1 novel names"):
+        DetectionEvaluator(truth(["cat"], {1: []}), ["cat"], ["dog"], base_names=["horse"])
+
+
 def test_bad_arguments_are_refused():
     coco = truth(["cat"], {1: [("cat", BOX)]})
     with pytest.raises(ValueError, match="none of the 1 novel names"):

@@ -89,7 +89,8 @@ def test_a_model_takes_thresholds_over(folder, capsys):
     file.write_text(json.dumps({"threshold": 0.4, "name_thresholds": {"other": 0.1}}))
     copy = ["calibrate", "--model", str(folder / "model"), "--output", str(folder / "copy"), "--thresholds", str(file)]
     assert main(copy) == 1 and "none of its 1 names, such as ['other']" in capsys.readouterr().err
-    assert main([*copy, "--data", str(folder)]) == 1 and "leave them out" in capsys.readouterr().err
+    for unread in (["--data", str(folder)], ["--duplicates"], ["--most", "3"]):
+        assert main([*copy, *unread]) == 1 and f"leave out {unread[0]}" in capsys.readouterr().err
     assert not (folder / "copy").exists()
 
 
