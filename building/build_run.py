@@ -30,7 +30,7 @@ from decodetr.building.photos import (
     write_photos,
 )
 from decodetr.building.plan import measure
-from decodetr.building.result import how_to_go_on, write_result
+from decodetr.building.result import how_to_ask_otherwise, how_to_go_on, write_result
 from decodetr.building.shown import shown_words
 from decodetr.building.teacher_boxes import all_regions, teacher_boxes
 from decodetr.cards.cost import counted
@@ -164,6 +164,7 @@ class BuildRun:
             for number, stage in enumerate(self.stages, start=1):
                 self.stage = stage
                 if status := self._do(stage, pictures, f"[{number}/{len(self.stages)}] "):
+                    sys.stderr.write(how_to_ask_otherwise(stage, self.record["done"]))
                     return status
             sys.stdout.write(
                 "\n" + write_result(options, self.start, self.record["found"], self.record.get("spent", {}))

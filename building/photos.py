@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from decodetr.annotations.layouts import KINDS
 from decodetr.annotations.left_over import SOME_OF_FOLDER, pictures_below
 from decodetr.annotations.sources import has_part, kind_of, load_annotations
 from decodetr.utils.documents import read_json, read_text
-from decodetr.utils.files import committed, write_json
-from decodetr.utils.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, open_image
+from decodetr.utils.files import committed, limit, write_json
+from decodetr.utils.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, image_header, open_image
+from decodetr.utils.limits import MAX_PIXELS, MAX_PIXELS_VARIABLE
 from decodetr.utils.markup import one_line
 
 logger = logging.getLogger(__name__)
@@ -41,10 +42,12 @@ def has_boxes(images: str | Path) -> bool:
         kind = kind_of(images)
         learned = kind != "images" and has_part(images, "train")
     except FileNotFoundError as error:
-        if not os.path.exists(images):
+        if not os.path.isdir(images):
+            no_file = not os.path.exists(images)
+            there, more = ("no such folder", error) if no_file else ("a file of another kind", "docs/data.md")
             raise FileNotFoundError(
-                f"--images {images}: no such folder; expected one of photos, a .txt file with a path a line, or a "
-                f"data set ({error})"
+                f"--images {images}: {there}; expected a folder of photos, a .txt file with a path a line, or a data "
+                f"set ({more})"
             ) from error
         if _unread(images):
             find_photos(images)  # says what to do with them
@@ -100,7 +103,7 @@ def photos_to_learn(images: str | Path) -> list[Path]:
         FileNotFoundError: as of `find_photos`. ValueError: fewer than two can be read.
     """
     paths = find_photos(images)
-    check_enough(images, len(list(islice(filter(_can_be_read, paths), 2))))
+    check_enough(images, len(list(islice((path for path in paths if can_be_read(open_image, path)), 2))))
     return paths
 
 
@@ -115,12 +118,38 @@ def kept_aside(photos: int) -> int:
     return min(max(round(KEPT_SHARE * photos), 1), MOST_KEPT)
 
 
-def _can_be_read(path):
+def can_be_read(read: Callable[..., object], *given: object) -> bool:
+    """Whether a picture can be read by a function, of what it is given."""
     try:
-        open_image(path)
+        read(*given)
     except (OSError, ValueError):
         return False
     return True
+
+
+def listed_otherwise(photos: Iterable[Path], root: Path, folder: Path) -> list[Path]:
+    """Photos that [`write_photos`] has listed in FOLDER and would leave out now, or has left out and would list, as
+    with another limit of pixels. Costs the opening of those that were left out, and of very large ones.
+
+    Args:
+        photos, root: of [`find_photos`] and [`photos_root`].
+    """
+    pixels = {entry["file_name"]: entry["width"] * entry["height"] for entry in photos_of(folder, "train.json")}
+    least = limit(MAX_PIXELS_VARIABLE, MAX_PIXELS // 2)  # the lowest limit, whatever the format
+    found = []
+    for path in photos:
+        listed = pixels.get(_place(path, root))
+        if listed is None:
+            other = can_be_read(open_image, path)
+        else:
+            other = listed > least and not can_be_read(image_header, path)
+        if other:
+            found.append(path)
+    return found
+
+
+def _place(path, root):
+    return Path(os.path.abspath(path)).relative_to(root).as_posix()
 
 
 def photos_root(images: str | Path) -> Path:
@@ -198,7 +227,7 @@ def write_photos(images: str | Path, folder: Path) -> dict[str, int]:
         except (OSError, ValueError) as error:
             unreadable.append({"file": str(path), "error": str(error)})
             continue
-        place = Path(os.path.abspath(path)).relative_to(root).as_posix()
+        place = _place(path, root)
         entries.append({"id": len(entries) + 1, "file_name": place, "width": picture.width, "height": picture.height})
     unread = [] if _has_training_part(images) else _unread(images)  # of a data set its reader says it
     if unread:

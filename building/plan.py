@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torchvision.ops import box_convert
 
-from decodetr.building.commands import GRID_WINDOWS
+from decodetr.building.commands import GRID_WINDOWS, has_report
 from decodetr.building.photos import MOST_SAMPLED, kept_aside
 from decodetr.pool_builder.crops import crop_region
 from decodetr.pool_builder.pool_run import load_models
@@ -133,7 +133,7 @@ def measure(options: BuildOptions, start: Start, pictures: Sequence[Path], stage
             plan.notes[stage] = f"{steps:,} steps x {BATCH} photos x {_TRAINED} x {_duration(look)}"
         elif stage == "model":
             _semantic(plan, options, start, embed.dim, images, boxes, look)
-        elif stage in ("scores", "report"):
+        elif stage == "scores" or (stage == "report" and has_report(options, start)):
             kept = kept_aside(plan.photos)
             plan.seconds[stage] = kept * look
             plan.notes[stage] = f"{kept:,} photos x {_duration(look)}"

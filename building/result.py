@@ -1,7 +1,7 @@
 """What a build says of itself: a section of the model's card, and the last lines of the command."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,16 @@ def _later(options, found):
         best = None if report is None else best_of_report(report)
         reason = shown_place(reason).rstrip(".")
         yield Section("\n".join(scores_section(config, reason, best=best)).strip(), "scores")
+
+
+def how_to_ask_otherwise(stage: str, done: Collection[str]) -> str:
+    """What to know of the options that the message of a failed stage names; nothing where they can just be given."""
+    if stage not in ("first-pool", "pool") or "coverage" not in done:
+        return ""
+    return (
+        f"decodetr build: the stage {stage} failed, as said above; with another --prompt or --keep-share, give "
+        "--overwrite coverage too\n"
+    )
 
 
 def how_to_go_on(output: Path) -> str:

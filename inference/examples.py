@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,16 +12,19 @@ from tqdm.auto import tqdm
 from decodetr.annotations.coco import read_annotated
 from decodetr.inference.picture_files import find_images
 from decodetr.modeling_decodetr.image_encoder import pixel_box
-from decodetr.utils.images import open_image
+from decodetr.utils.excerpts import some_of
+from decodetr.utils.images import is_image, open_image
 
 if TYPE_CHECKING:
     import PIL.Image
 
     from decodetr.annotations.coco import CocoAnnotations
 
+logger = logging.getLogger(__name__)
+
 
 def examples_of_folders(folder: str | Path, most: int | None = None) -> dict[str, list[PIL.Image.Image]]:
-    """The pictures of a folder that has a sub-folder for each name.
+    """The pictures of a folder that has a sub-folder for each name. A warning says which lie beside these.
 
     Args:
         folder: with the sub-folders. Their names are the names. most (int, optional): pictures of a name, in the order
@@ -33,12 +37,22 @@ def examples_of_folders(folder: str | Path, most: int | None = None) -> dict[str
         FileNotFoundError: no such folder, no sub-folders, or one without pictures. ValueError: a damaged picture.
     """
     if not Path(folder).is_dir():
-        raise FileNotFoundError(f"{folder} is no folder; expected one with a sub-folder of pictures for each name")
-    folders = sorted(path for path in Path(folder).iterdir() if path.is_dir() and not path.name.startswith("."))
+        raise FileNotFoundError(
+            f"--images {folder} is no folder; expected one with a sub-folder of pictures for each name"
+        )
+    entries = sorted(path for path in Path(folder).iterdir() if not path.name.startswith("."))
+    folders = [path for path in entries if path.is_dir()]
     if not folders:
         raise FileNotFoundError(
-            f"{folder} has no sub-folders; expected one with example pictures for each name, or --annotations FILE "
-            "with the boxes of examples"
+            f"--images {folder} has no sub-folders; expected one with example pictures for each name, or "
+            "--annotations FILE with the boxes of examples"
+        )
+    if loose := [path.name for path in entries if not path.is_dir() and is_image(path)]:
+        logger.warning(
+            "--images %s: pictures beside the sub-folders belong to no name, and are not used: %s; move each into the "
+            "folder of its name",
+            folder,
+            some_of(loose, 5),
         )
     return {path.name: [open_image(file) for file in find_images([path])[:most]] for path in folders}
 

@@ -49,8 +49,8 @@ def choose_delta(own: np.ndarray, others: np.ndarray) -> tuple[float, dict[str, 
     """
     if not len(own) or not len(others):
         raise ValueError(
-            f"expected regions with different captions to choose --delta from, got {len(own)} with a caption and an "
-            "embedding; give --delta or --keep-share"
+            f"expected regions with different captions to choose delta from, got {len(own)} with a caption and an "
+            "embedding; check --clip and --captioner, or give --keep-share"
         )
     low, middle = np.quantile(others, [CHANCE, 0.5])
     median = float(np.median(own))
@@ -63,7 +63,7 @@ def choose_delta(own: np.ndarray, others: np.ndarray) -> tuple[float, dict[str, 
     if not passed > TELLING * passed_others:
         raise ValueError(
             f"expected captions that fit their own regions better than others, got {got}; check --clip and "
-            "--captioner, or give --delta or --keep-share"
+            "--captioner, or give --keep-share"
         )
     if not passed > FITTING * passed_others:
         logger.warning(

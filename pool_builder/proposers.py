@@ -141,10 +141,21 @@ class RpnProposer:
 
     @classmethod
     def from_torchvision(cls, weights: WeightsEnum, device: str | torch.device) -> Self:
-        """With weights of torchvision, downloaded once and checked by their hash."""
+        """With weights of torchvision, downloaded once and checked by their hash.
+
+        Raises:
+            OSError: they cannot be downloaded.
+        """
         name = next(n for n in _faster_rcnns() if torchvision.models.get_model_weights(n) is type(weights))
         detector = torchvision.models.get_model(name, weights=None, weights_backbone=None)
-        detector.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
+        try:
+            state = weights.get_state_dict(check_hash=True, weights_only=True)
+        except OSError as error:  # of the network, which names nothing
+            raise OSError(
+                f"--detector {TORCHVISION}{name}: expected its weights from {weights.url} or in {torch.hub.get_dir()}/"
+                f"checkpoints, got: {error}; connect to the network, put the file there, or give another --detector"
+            ) from error
+        detector.load_state_dict(state)
         return cls(detector.to(device).eval())
 
     def _keep(self, *args):

@@ -16,7 +16,9 @@ _PROMPTS = re.compile(r":\s+|:$")  # between a name and its prompts
 # A name in quotes, and prompts. Quotes in it are doubled, as in CSV.
 _QUOTED = re.compile(r'"((?:[^"]|"")+)"\s*(?::(.*))?')
 _FILES = (".txt", ".json")
-_NUMBERED = re.compile(r"(\d+)[.)]\s")
+_NUMBERED = re.compile(r"(\d+)[.),;]?\s")
+_ID = re.compile(r"\d+:\s")  # before a text: in id2label, or in the names of YOLO
+_BACKWARDS = "expected a name and its texts, got numbers with a text each, as of class ids"
 _HEADS = frozenset("id name names class classes class_name label labels category category_name supercategory".split())
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,8 @@ def read_names(text: str | None = None, file: str | Path | None = None, option: 
     Returns None where neither is given. Repeated names are taken once, in their first place.
 
     Raises:
-        ValueError: both given, no name in them, or a file that is no list of one name a line.
+        ValueError: both given, no name in them, semicolons between names, or a file that is no list of one name a
+            line.
     """
     if text is not None and file is not None:
         raise ValueError("give --names or --names-file, not both")
@@ -77,8 +80,8 @@ def read_prompts(
         A key that a .json file has twice is an error.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: both given, no name in them, a name without texts, or a key that
-            is there twice. The message has the file and, of a text, the line.
+        FileNotFoundError: no such file. ValueError: both given, no name in them, a name without texts, a key that is
+            there twice, or class ids in the place of names. The message has the file and, of a text, the line.
     """
     if text is not None and file is not None:
         raise ValueError("give --names or --names-file, not both")
@@ -95,6 +98,7 @@ def read_prompts(
     else:
         written = [(f"{file}, line {number}", line) for number, line in _lines(file)]
     found: dict[str, list[str]] = {}
+    ids = len(written) > 1  # as long as all names are numbers with a text
     for where, line in written:
         name, rest = _quoted(line) if file is not None else (None, None)  # CSV took the quotes of a command line
         if name is None:
@@ -106,24 +110,42 @@ def read_prompts(
                 f"{where}: expected a name, or 'name: prompt; prompt', got {line!r}; a name with a colon goes into a "
                 "file of names, in double quotes"
             )
-        if file is None and rest is None and "; " in line:
-            raise ValueError(f"{where}: expected names with commas between them, got a semicolon in one")
+        ids = ids and len(prompts) == 1 and bool(_ID.match(line))
         found.setdefault(name, prompts)
     if not found:
         raise ValueError(f"no names in {file}")
+    if ids:
+        raise ValueError(
+            f"{written[0][0]}: {_BACKWARDS}; give the texts alone, or, in a file, double quotes around numbers that "
+            "are names"
+        )
     if file is not None:  # else `read_names` has said it
         _warn_of_case(found, str(file))
     return found
 
 
 def _items(text, option):
+    text = as_seen(text)
     try:
-        return [name for row in csv.reader([as_seen(text)], skipinitialspace=True, strict=True) for name in row]
+        names = [name for row in csv.reader([text], skipinitialspace=True, strict=True) for name in row]
     except csv.Error as error:
         raise ValueError(
             f"{option} {text!r}: expected names with commas between them, and double quotes around a name with a "
             f"comma, such as 'cat,\"salt, pepper\"'; got: {error}"
         ) from error
+    for name in names:
+        quoted = name.replace('"', '""')
+        if _has_semicolon(name) and f'"{quoted}"' not in text:
+            raise ValueError(
+                f"{option} {name!r}: expected names with commas between them, got a semicolon in one; write commas, "
+                "or double quotes around the name"
+            )
+    return names
+
+
+def _has_semicolon(line):
+    """Whether there is one, and not between prompts."""
+    return ";" in line and not _PROMPTS.search(line)
 
 
 def _lines(file):
@@ -132,9 +154,10 @@ def _lines(file):
     for number, line in enumerate(as_seen(read_text(file)).splitlines(), start=1):
         if (line := line.strip()) and not line.startswith("#"):
             found.append((number, line))
-    if len(found) == 1 and "," in found[0][1] and not _QUOTED.fullmatch(found[0][1]):
+    alone = found[0][1] if len(found) == 1 else ""
+    if ("," in alone or _has_semicolon(alone)) and not _QUOTED.fullmatch(alone):
         raise ValueError(
-            f"{file}, line {found[0][0]}: expected one name a line, got {found[0][1]!r} alone; write each name on a "
+            f"{file}, line {found[0][0]}: expected one name a line, got {alone!r} alone; write each name on a "
             "line of its own, or double quotes around the line if it is one name"
         )
     if what := _other_format([line for _, line in found]):
@@ -151,9 +174,11 @@ def _other_format(lines: Sequence[str]) -> str | None:
         return None
     if all(line.endswith(",") for line in lines[:-1]):
         return "every line ends with a comma; remove the commas"
+    if all(line.endswith(";") and _has_semicolon(line) for line in lines[:-1]):
+        return "every line ends with a semicolon; remove the semicolons"
     numbers = [int(match[1]) if (match := _NUMBERED.match(line)) else None for line in lines]
     if numbers[0] is not None and numbers == list(range(numbers[0], numbers[0] + len(lines))):
-        return "the lines are numbered; remove the numbers"
+        return "the lines are numbered; remove the numbers, or write double quotes around each line that is a name"
     for separator in ",\t;":
         rows = [line.split(separator) for line in lines]
         header = {cell.strip().strip('"').casefold() for cell in rows[0]}
@@ -183,6 +208,11 @@ def _of_json(file):
     if not isinstance(content, dict | list | None):
         raise ValueError(f"{file}: expected a list of names, or {{name: prompt or list of prompts}}, got {content!r}")
     pairs = content.items() if isinstance(content, dict) else [(name, name) for name in content or ()]
+    if isinstance(content, dict) and len(content) > 1:
+        if all(name.isdecimal() and isinstance(text, str) for name, text in pairs):
+            raise ValueError(
+                f"{file}: {_BACKWARDS}; give a list of the texts, or brackets around each if the numbers are names"
+            )
     found = {}
     for name, given in pairs:
         texts = [given] if isinstance(given, str) else given

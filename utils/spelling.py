@@ -8,11 +8,13 @@ from collections.abc import Iterable
 # Characters that nobody sees: zero width space, word joiner, byte order mark, soft hyphen, marks of direction. Zero
 # width joiners stay: words of some languages, and emoji, are others without them.
 _UNSEEN = re.compile("[\u200b\u2060\ufeff\u00ad\u200e\u200f]")
+_SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")  # of Unicode, but for that of the keyboard
 
 
 def as_seen(text: str) -> str:
-    """A text without characters that nobody sees, in the composed form of Unicode (NFC): what looks equal is equal."""
-    return unicodedata.normalize("NFC", _UNSEEN.sub("", text))
+    """A text without characters that nobody sees, with one kind of space, in the composed form of Unicode (NFC): what
+    looks equal is equal."""
+    return unicodedata.normalize("NFC", _SPACES.sub(" ", _UNSEEN.sub("", text)))
 
 
 def spelled_as(names: Iterable[str], others: Iterable[str]) -> list[str]:

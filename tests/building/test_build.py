@@ -35,6 +35,7 @@ from decodetr.cards.cost import cost_section
 from decodetr.cards.model_card import License
 from decodetr.cards.renewal import CardOptions, card_of
 from decodetr.cli import main
+from decodetr.pool_builder.settings import PROMPTS
 from decodetr.processing import CocoAnnotations
 from decodetr.utils.card_leftovers import card_leftovers
 from decodetr.utils.files import write_json
@@ -174,8 +175,36 @@ def test_what_is_done_is_not_done_again_and_another_wish_names_the_stage(given, 
     assert capsys.readouterr().out.count("done before") == 8
     with pytest.raises(ValueError, match="stage names(.|\n)*--overwrite names"):
         _build(given, built, names=NAMES[:2])
+    with pytest.raises(ValueError, match="stage names was made of other order of names; give --overwrite names"):
+        _build(given, built, names=NAMES[::-1])
     with pytest.raises(ValueError, match="stage model was made by another command(.|\n)*--overwrite model"):
         _build(given, built, steps=4)
+
+
+def test_what_changes_nothing_is_not_refused(given, built, capsys, monkeypatch):
+    assert " --device cpu" in json.loads((built / "build.json").read_text())["done"]["pool"]["command"]
+    monkeypatch.setenv("DECODETR_MAX_IMAGE_PIXELS", str(64 * 96))  # as many as the largest photo has
+    for prompt in ("short", PROMPTS["short"]):
+        _build(given, built, device="auto", prompt=prompt)
+        assert capsys.readouterr().out.count("done before") == 8
+    with pytest.raises(ValueError, match="stage coverage was made by another command(.|\n)*--prompt=What is the main"):
+        _build(given, built, prompt="name")
+
+
+def test_another_limit_of_pixels_is_refused_where_other_photos_are_read(given, built, tmp_path, monkeypatch):
+    other = (
+        "stage photos was made of other pictures that can be read within --max-image-pixels; give --overwrite photos"
+    )
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=other):
+        patch.setenv("DECODETR_MAX_IMAGE_PIXELS", str(64 * 96 - 1))
+        _build(given, built)
+    output = tmp_path / "out"
+    shutil.copytree(built, output, symlinks=True)
+    listed = output / "data/annotations/train.json"
+    document = json.loads(listed.read_text())
+    write_json(listed, document | {"images": document["images"][1:]})  # as with a lower limit
+    with pytest.raises(ValueError, match=other):
+        _build(given, output)
 
 
 @pytest.mark.parametrize("ended_in", [pytest.param("pool", marks=pytest.mark.slow), "train"])
@@ -220,6 +249,10 @@ def test_what_cannot_be_built_is_said_before_any_work(given, tmp_path, capsys):
 
     assert "There is: nothing" in error(given / "detector", tmp_path / "empty")
     assert "no such folder" in error(given / "detector", tmp_path / "nowhere")
+    of_file = error(given / "detector", given / "photos" / "0.png")
+    assert (
+        f"--images {given}/photos/0.png: a file of another kind; expected a folder of photos, a .txt file" in of_file
+    )
     assert "--max-steps must be at least 1" in error(given / "detector", given / "photos", "--max-steps", "0")
     assert "detector" in error(tmp_path / "nowhere", given / "photos")
     found = error(given / "clip", given / "photos")
@@ -427,6 +460,15 @@ def test_a_command_that_ctrl_c_ends_ends_the_build(given, tmp_path, monkeypatch,
     with pytest.raises(KeyboardInterrupt):
         _build(given, tmp_path / "out")
     assert stage not in json.loads((tmp_path / "out" / "build.json").read_text())["done"]
+
+
+def test_a_pool_that_fails_says_what_goes_with_other_options(given, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build_run, "run_command", lambda _, words: "grid" not in words)
+    monkeypatch.setattr(build_run, "measure", lambda *_: Plan(PHOTOS))
+    with pytest.raises(RuntimeError, match="the stage 'pool' of the build"):
+        _build(given, tmp_path / "out")
+    said = "the stage pool failed, as said above; with another --prompt or --keep-share, give --overwrite coverage too"
+    assert said in capsys.readouterr().err
 
 
 def test_names_and_outputs_that_cannot_work_are_refused(given, tmp_path, capsys):

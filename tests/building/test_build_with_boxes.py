@@ -12,7 +12,7 @@ from PIL import Image
 
 import decodetr
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
-from decodetr.building import build_run
+from decodetr.building import build_run, contents
 from decodetr.building.options import BuildOptions
 from decodetr.cli import main
 
@@ -59,7 +59,17 @@ def test_names_of_the_validation_images_alone_are_asked_for_before_any_work(tmp_
     assert build_run.BuildRun(options).start.boxed, "with all of them it begins"
 
 
-def test_boxes_teach_their_names_and_are_evaluated(tmp_path, capsys):
+def test_a_plan_without_validation_images_has_no_report(tmp_path, capsys):
+    _write_given(tmp_path, np.random.default_rng(0))
+    (tmp_path / "data/annotations/val.json").unlink()
+    words = ["build", str(tmp_path / "detector"), "--images", str(tmp_path / "data"), "--clip", str(tmp_path / "clip")]
+    words += ["--captioner", str(tmp_path / "llava"), "--output", str(tmp_path / "out"), "--device", "cpu", "--plan"]
+    assert main(words) == 0
+    rows = {line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| ")}
+    assert {"pool", "model", "together"} <= rows and "report" not in rows
+
+
+def test_boxes_teach_their_names_and_are_evaluated(tmp_path, capsys, monkeypatch):
     rng = np.random.default_rng(0)
     _write_given(tmp_path, rng)
     build = partial(
@@ -102,6 +112,13 @@ def test_boxes_teach_their_names_and_are_evaluated(tmp_path, capsys):
     with pytest.raises(ValueError, match="the stage pool was made of other pictures; give --overwrite pool"):
         build()
     picture.write_bytes(same)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(contents, "problem_images", lambda _: [{"image_id": 3}])  # which can be read
+        with pytest.raises(
+            ValueError, match="the stage pool was made of other pictures that can be read within --max"
+        ):
+            build()
 
     for stage in record["done"].values():  # as an earlier version wrote it
         stage["command"] += " # 0123456789ab"

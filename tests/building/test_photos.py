@@ -62,7 +62,7 @@ def test_a_folder_with_nothing_else_says_what_to_do(tmp_path):
 
 def test_a_misspelt_folder_is_no_such_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="--images nonex: no such folder; expected one of photos"):
+    with pytest.raises(FileNotFoundError, match="--images nonex: no such folder; expected a folder of photos"):
         has_boxes("nonex")
 
 

@@ -23,8 +23,20 @@ def test_a_sub_folder_is_a_name(tmp_path):
         examples_of_folders(tmp_path)
     with pytest.raises(FileNotFoundError, match="a has no sub-folders; expected one with example pictures"):
         examples_of_folders(tmp_path / "a")
-    with pytest.raises(FileNotFoundError, match="gone is no folder"):
-        examples_of_folders(tmp_path / "gone")
+    for other in ("gone", "a/0.png"):
+        with pytest.raises(
+            FileNotFoundError, match=f"--images .*{other} is no folder; expected one with a sub-folder"
+        ):
+            examples_of_folders(tmp_path / other)
+
+
+def test_pictures_beside_the_sub_folders_are_told(tmp_path, caplog):
+    for name in ("cat/0.png", "dog.png", ".hidden.png"):
+        write_image(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert list(examples_of_folders(tmp_path)) == ["cat"]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert f"--images {tmp_path}: pictures beside the sub-folders" in said and "not used: 'dog.png'; move each" in said
 
 
 def _write(folder, rows):

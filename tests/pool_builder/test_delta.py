@@ -48,9 +48,11 @@ def test_at_least_half_of_the_regions_stay():
 
 
 def test_captions_that_fit_no_better_than_others_are_refused():
-    with pytest.raises(ValueError, match=r"median of 0.1\d\d, 0.190 with .* give --delta or --keep-share"):
+    with pytest.raises(ValueError, match=r"median of 0.1\d\d, 0.190 with .* --captioner, or give --keep-share"):
         choose_delta(CHANCE_SCORES[:500], CHANCE_SCORES)
-    with pytest.raises(ValueError, match="different captions to choose --delta from, got 3 with"):
+    with pytest.raises(
+        ValueError, match="different captions to choose delta from, got 3 with .*, or give --keep-share"
+    ):
         choose_delta(OWN[:3], OWN[:0])
 
 

@@ -85,6 +85,20 @@ def test_torchvision_weights_are_checked_and_never_unpickled(rpn, monkeypatch):
         proposer_model("torchvision:resnet18", "cpu")
 
 
+def test_weights_that_cannot_be_downloaded_name_the_detector(monkeypatch):
+    from urllib.error import URLError
+
+    from torchvision.models.detection import FasterRCNN_MobileNet_V3_Large_320_FPN_Weights as Weights
+
+    def offline(self, **how):
+        raise URLError("no network")
+
+    monkeypatch.setattr(Weights.DEFAULT.__class__, "get_state_dict", offline)
+    name = "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn"
+    with pytest.raises(OSError, match=f"--detector {name}: expected its weights .*no network.*put the file there"):
+        proposer_model(name, "cpu").load()
+
+
 def test_unusable_boxes_are_counted(tmp_path):
     """Of zero size, or outside the image: in no region, and in the report."""
     import json

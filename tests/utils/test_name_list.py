@@ -84,9 +84,13 @@ def test_prompts_on_a_command_line():
         "cone": ["traffic cone", "pylon"],
         "salt, pepper": ["salt, pepper"],
     }
-    with pytest.raises(ValueError, match="--names 'cat; dog': expected names with commas between them"):
-        read_prompts("cat; dog")
-    assert read_prompts("a;b") == {"a;b": ["a;b"]}
+    for read in (read_prompts, read_names):
+        for text in ("cat; dog", "cat;dog"):
+            with pytest.raises(
+                ValueError, match=f"--names '{text}': expected names with commas between them, got a semi"
+            ):
+                read(text)
+    assert read_prompts('"a;b",c') == {"a;b": ["a;b"], "c": ["c"]}
 
 
 def test_quotes_in_a_file_are_those_of_a_command_line_and_a_list_in_one_line_is_refused(tmp_path):
@@ -96,8 +100,14 @@ def test_quotes_in_a_file_are_those_of_a_command_line_and_a_list_in_one_line_is_
     file.write_text("# mine\n cat, dog, bus\n")
     with pytest.raises(ValueError, match="line 2: expected one name a line, got 'cat, dog, bus' alone"):
         read_names(file=file)
-    file.write_text('"salt, pepper"\n')
-    assert read_prompts(file=file) == {"salt, pepper": ["salt, pepper"]}
+    file.write_text("cat;dog\n")
+    with pytest.raises(ValueError, match="line 1: expected one name a line, got 'cat;dog' alone"):
+        read_names(file=file)
+    for name in ("salt, pepper", "salt;pepper"):
+        file.write_text(f'"{name}"\n')
+        assert read_prompts(file=file) == {name: [name]}
+    file.write_text("cone: traffic cone; pylon\n")
+    assert read_prompts(file=file) == {"cone": ["traffic cone", "pylon"]}
 
 
 def test_a_quoted_name_in_a_file_is_taken_to_the_letter_and_may_have_prompts(tmp_path):
@@ -145,10 +155,32 @@ def test_a_key_that_a_json_file_has_twice_is_refused(tmp_path):
     assert read_prompts(file=file) == {"cat": ["cat"], "dog": ["dog"]}
 
 
+def test_class_ids_are_no_names(tmp_path):
+    text, table = tmp_path / "names.txt", tmp_path / "names.json"
+    text.write_text("0: cat\n2: dog\n")
+    table.write_text('{"0": "cat", "2": "dog"}')
+    for file, mend in (
+        (text, "give the texts alone, or, in a file, double quotes"),
+        (table, "give a list of the texts"),
+    ):
+        with pytest.raises(ValueError, match=f"{file.name}.*: expected a name and its texts, got numbers .*; {mend}"):
+            read_prompts(file=file)
+    with pytest.raises(ValueError, match="--names '0: cat': expected a name and its texts, got numbers"):
+        read_prompts("0: cat,1: dog")
+    digits = {"0": ["zero"], "1": ["one"]}
+    text.write_text('"0": zero\n"1": one\n')
+    table.write_text(json.dumps(digits))
+    assert read_prompts(file=text) == read_prompts(file=table) == digits
+    for other in ("0: zero; nought\n1: one\n", "911: a Porsche 911\n"):
+        text.write_text(other)
+        assert next(iter(read_prompts(file=text))) == other.split(":")[0]
+
+
 def test_names_that_look_equal_are_one(tmp_path):
     file = tmp_path / "names.txt"
     file.write_text("caf\u00e9\ncafe\u0301\nzero\u200bwidth\n\ufeffzerowidth\nم\u200cن\n", encoding="utf-8")
     names = ["caf\u00e9", "zerowidth", "م\u200cن"]  # a joiner makes another word
+    assert read_names("hard\u00a0hat, hard hat,hard\u3000hat") == ["hard hat"]
     assert read_names(file=file) == list(read_prompts(file=file)) == names
     assert read_names("cafe\u0301, a\u00adb") == ["caf\u00e9", "ab"]
     (tmp_path / "names.json").write_text(json.dumps({"cafe\u0301": "a cafe\u0301"}))
@@ -172,7 +204,10 @@ def test_names_that_differ_by_case_are_told(tmp_path, caplog):
         ("cat,\ndog,\n", "every line ends with a comma; remove the commas"),
         ("cat,\ndog,\nbird\n", "every line ends with a comma"),
         ("- cat\n- dog\n", "every line is an item of a list; remove the dashes"),
+        ("cat;\ndog;\n", "every line ends with a semicolon; remove the semicolons"),
         ("1. cat\n2. dog\n3. bird\n", "the lines are numbered; remove the numbers"),
+        ("1 cat\n2 dog\n", "the lines are numbered; remove the numbers, or write double quotes"),
+        ("0\tcat\n1\tdog\n", "the lines are numbered; remove the numbers"),
         ("id,name\n1,cat\n2,dog\n", "rows of a table below its header"),
         ("name\tsupercategory\ncat\tanimal\n", "rows of a table below its header"),
     ],
@@ -191,6 +226,7 @@ def test_a_file_of_another_format_is_refused(tmp_path, text, what):
         "1. FC Köln\nFC Bayern\n",
         "1. FC Köln\n1. FC Nürnberg\n",
         "1. FC Köln\n",
+        "1 euro\n2 euro\n5 euro\n",
         "salt, pepper\ncup\nname tag\n",
         "salt, pepper\noil, vinegar\n",
         "id card\nname tag\n",

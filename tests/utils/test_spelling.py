@@ -32,5 +32,6 @@ def test_letters_of_two_characters_are_shown_by_their_numbers():
 def test_names_that_look_equal_are_spelled_as_there():
     composed, apart = "caf\u00e9", "cafe\u0301"
     assert spelled_as([composed, "cat", "zero\u200bwidth"], [apart, "zerowidth"]) == [apart, "cat", "zerowidth"]
+    assert spelled_as(["hard hat"], ["hard\u00a0hat"]) == ["hard\u00a0hat"]
     assert spelled_as([apart], [composed, apart]) == [apart]  # what is there to the letter stays
     assert spelled_as([composed, apart], [apart]) == [composed, apart]
