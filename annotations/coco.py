@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import deque
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -358,7 +359,7 @@ def read_annotated(entry: dict[str, Any], file: str | Path | None = None) -> PIL
     if image.info:
         frame, known = annotated_frame(image.info["stored_size"], image.info["orientation"], declared)
         if frame == "stored" or not known:
-            _warn_of_frame(STORED_FRAME if frame == "stored" else UNKNOWN_FRAME, str(entry["path"]))
+            _warn_of_frame(STORED_FRAME if frame == "stored" else UNKNOWN_FRAME, entry, file)
     if image.size != expected:
         where = f"as in {file}" if file else "as annotated"
         remedy = "boxes would be wrong: annotate the image again or restore the original"
@@ -371,10 +372,13 @@ def read_annotated(entry: dict[str, Any], file: str | Path | None = None) -> PIL
     return image
 
 
-_told: set[str] = set()  # what this process has said
+_told: deque[tuple[str, str]] = deque(maxlen=64)  # (what, of which data set) this process has said of late
 
 
-def _warn_of_frame(what, path):
-    if what not in _told:
-        _told.add(what)
+def _warn_of_frame(what, entry, file):
+    path, name = str(entry["path"]), entry.get("file_name") or ""
+    folder = path.removesuffix(name) if path.endswith(name) and name else os.path.dirname(path)
+    said = what, str(file or folder)
+    if said not in _told:
+        _told.append(said)
         logger.warning("%s: %s", path, what)

@@ -12,8 +12,8 @@ import numpy as np
 
 from decodetr.annotations.image_entries import Federation, ImageEntries, Texts
 from decodetr.utils.documents import read_json
-from decodetr.utils.files import write_json
-from decodetr.utils.made_once import NotKept, identity_of, made_once
+from decodetr.utils.files import file_state, write_json
+from decodetr.utils.made_once import NotKept, made_once
 
 if TYPE_CHECKING:
     from typing import Any
@@ -45,7 +45,7 @@ def parsed_once(file: Path, how: list[Any], parse: Callable[[], CocoAnnotations]
         _write(staging, parse())
 
     try:
-        return _read(made_once(_FORM, file, [identity_of([file]), how], lambda: file.stat().st_size, make))
+        return _read(made_once(_FORM, file, [[file_state(file)], how], lambda: file.stat().st_size, make))
     except NotKept as error:
         logger.warning("%s: it is parsed again by each process that reads it: %s", file, error)
         return None

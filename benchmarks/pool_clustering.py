@@ -66,7 +66,8 @@ def run_one(args):
     from decodetr.speed.machine import peak_gb
 
     stored = np.load(args.captions, mmap_mode="r")
-    embeddings = EmbeddingFile(args.captions, stored.shape, stored.dtype, stored.offset)
+    file = open(args.captions, "rb", buffering=0)
+    embeddings = EmbeddingFile(file, stored.shape, stored.dtype, stored.offset)
     n = len(embeddings)
     scored = np.arange(0, n, max(1, n // SCORED))
     if args.one == "sample":

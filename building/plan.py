@@ -12,6 +12,7 @@ from torchvision.ops import box_convert
 
 from decodetr.building.commands import GRID_WINDOWS, has_report
 from decodetr.building.photos import MOST_SAMPLED, kept_aside
+from decodetr.modeling_decodetr.evaluation_mode import evaluating
 from decodetr.pool_builder.crops import crop_region
 from decodetr.pool_builder.pool_run import load_models
 from decodetr.pool_builder.proposals import select_proposals
@@ -201,9 +202,8 @@ def _cached(model, processor, image, boxes, device):
         "region_boxes": box_convert(shares, "xyxy", "cxcywh").to(device),
         "region_embeds": torch.randn(len(shares), model.config.embedding_dim, device=device),
     }
-    with torch.no_grad():
-        (found,) = model.eval().extract_semantic_features(inputs["pixel_values"], [label], inputs.get("pixel_mask"))
-    model.train()
+    with torch.no_grad(), evaluating(model):
+        (found,) = model.extract_semantic_features(inputs["pixel_values"], [label], inputs.get("pixel_mask"))
     return found
 
 

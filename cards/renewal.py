@@ -154,7 +154,7 @@ def _record(info: dict[str, Any]) -> Markdown:
     return Markdown(markdown_table(["what", "recorded"], rows, left=2).rstrip())
 
 
-def _pool(options, folder, license, old):
+def _pool(options, folder, license, _old):
     return pool_card(load_pool(folder), _title(options, folder), options.name or options.source, license)
 
 
@@ -200,7 +200,7 @@ def pool_card(
     )
 
 
-def _vocabulary(options, folder, license, old):
+def _vocabulary(options, folder, license, _old):
     return vocabulary_card(load_vocabulary(folder), _title(options, folder), options.name or options.source, license)
 
 
@@ -234,7 +234,7 @@ def vocabulary_card(
     )
 
 
-def _export(options, folder, license, old):
+def _export(options, folder, license, _old):
     content = read_json(folder / "export.json", dict)
     data, name = _table_data(license, "export"), options.name or options.source
     data.tags = [*data.tags, str(content["runtime"])]

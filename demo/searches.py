@@ -11,6 +11,7 @@ from decodetr.inference.candidates import CandidateLabels
 from decodetr.modeling_decodetr.image_encoder import load_image_model
 from decodetr.modeling_decodetr.vocabulary import Vocabulary, check_space
 from decodetr.serving.engine import KeptSearches, Search
+from decodetr.utils.excerpts import first_line
 from decodetr.utils.shipped import load_vocabulary, loading
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Searches:
             with loading("CLIP", clip, asked_by) as source:
                 return load_image_model(source)
         except (ImportError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
+            reason = first_line(error).rstrip(".")
             raise ValueError(
                 f"A name from a box needs the CLIP that made the names of the model, {clip}: {reason}. "
                 f"Start the demo with --clip NAME, where NAME is that CLIP."

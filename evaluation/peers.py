@@ -9,7 +9,6 @@ where it can serve.
 from __future__ import annotations
 
 import inspect
-import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+
+from decodetr.utils.spelling import folded
 
 if TYPE_CHECKING:
     from types import SimpleNamespace
@@ -166,7 +167,7 @@ def match_names(names: Sequence[str], id2label: dict[int, str]) -> dict[str, int
     that Pascal VOC calls differently ("couch", "sofa"). Each time one name with one class, never a choice.
     """
     columns = {}
-    for key in (str, _folded, lambda text: _VOC_NAMES.get(_folded(text), _folded(text))):
+    for key in (str, folded, lambda text: _VOC_NAMES.get(folded(text), folded(text))):
         wanted, classes = defaultdict(list), defaultdict(list)
         for name in names:
             if name not in columns:
@@ -178,10 +179,6 @@ def match_names(names: Sequence[str], id2label: dict[int, str]) -> dict[str, int
             if len(same) == len(classes[text]) == 1:
                 columns[same[0]] = classes[text][0]
     return columns
-
-
-def _folded(text):
-    return re.sub(r"[\s_-]+", "", text.casefold())
 
 
 def some(names: Sequence[str]) -> str:

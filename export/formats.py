@@ -126,7 +126,7 @@ def _write_openvino(program, settings, staging, metadata):
     shapes = {}
     for port, name in zip(model.inputs, INPUTS):
         port.set_names({name})
-        shapes[port] = _shape_of(name, program, settings)
+        shapes[port] = _shape_of(name, program)
     for port, name in zip(model.outputs, OUTPUTS[settings.post_processing]):
         port.set_names({name})
     model.reshape(shapes)
@@ -135,7 +135,7 @@ def _write_openvino(program, settings, staging, metadata):
     openvino.save_model(model, staging / MODEL_FILES["openvino"], compress_to_fp16=False)
 
 
-def _shape_of(name, program, settings):
+def _shape_of(name, program):
     """The shape of an input, -1 for a size that is open."""
     given = dict(zip(INPUTS, (node.meta["val"].shape for node in _inputs(program))))[name]
     return [size if isinstance(size, int) else -1 for size in given]
@@ -146,7 +146,7 @@ def _inputs(program):
     return [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
 
 
-def _write_pt2(program, settings, staging, metadata):
+def _write_pt2(program, _settings, staging, metadata):
     torch.export.save(program, staging / MODEL_FILES["pt2"], extra_files={f"{FACTS}.json": metadata[FACTS]})
 
 

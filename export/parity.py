@@ -86,7 +86,7 @@ def check_parity(
     return result
 
 
-def _matched_queries(ours, theirs, most_box, most_logit, floor):
+def _matched_queries(ours, theirs, most_box, most_logit, _floor):
     """(difference of scores, of logits, of boxes) of each query that theirs have too, and how many queries there
     are."""
     free, pairs = np.ones(len(theirs["pred_boxes"]), dtype=bool), []

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
+
+from decodetr.utils.excerpts import first_line
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
@@ -48,12 +53,16 @@ class Behind:
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         if self._thread is not None:
             self._thread.shutdown(wait=True)
-        if kind is None:
+        try:
             self.wait()
+        except Exception as last:
+            if kind is None:
+                raise
+            logger.error("what was done meanwhile failed: %s: %s", type(last).__name__, first_line(last))
 
 
-def ahead(items: Iterator[Item], most: int) -> Generator[Item, None, None]:
-    """Yield the items of an iterator that a thread reads, at most so many ahead. Its error is raised in its place.
+def read_ahead(items: Iterable[Item], most: int) -> Generator[Item, None, None]:
+    """Yield the items of an iterable that a thread reads, at most so many ahead. Its error is raised in its place.
 
     The thread has ended when the iterator that is returned has, or is closed.
     """

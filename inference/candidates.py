@@ -17,15 +17,15 @@ logger = logging.getLogger(__name__)
 
 
 class CandidateLabels:
-    """Vocabularies of labels that callers give, as texts. What has been embedded once is kept.
+    """Vocabularies of labels that callers give, as texts. What has been embedded of late is kept.
 
     Args:
         text_model: folder, Hub name or shipped name of the text model of names that the model lacks. Default: the one
             that the model records.
-        kept (int, *optional*): so many names at most, the oldest go. Default: all of them.
+        kept (int): so many names at most, the oldest go.
     """
 
-    def __init__(self, text_model: str | Path | None = None, kept: int | None = None) -> None:
+    def __init__(self, text_model: str | Path | None = None, kept: int = 20_000) -> None:
         self.text_model, self.kept = text_model, kept
         self._rows: dict[tuple[str, str], torch.Tensor] = {}
         self._embedding = threading.Lock()
@@ -61,6 +61,6 @@ class CandidateLabels:
                 fresh = choose_names(stored, missing, self.text_model)
                 self._rows |= {(space, name): row for name, row in zip(missing, fresh.embeddings.cpu())}
             found = {name: self._rows[space, name] for name in names}
-            while self.kept is not None and len(self._rows) > self.kept:
+            while len(self._rows) > self.kept:
                 del self._rows[next(iter(self._rows))]
         return found

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from decodetr.utils.documents import decoded, parse_json
+from decodetr.utils.files import file_state
 from decodetr.utils.model_identity import json_digest
 
 FILE = ".decodetr-predict.jsonl"
@@ -135,7 +136,6 @@ def _line(start, row):
 def _state(path):
     """Size and time of the last change of a file, by which a changed one is known. None if it is gone."""
     try:
-        found = Path(path).stat()
+        return list(file_state(path)[1:])
     except OSError:
         return None
-    return [found.st_size, found.st_mtime_ns]

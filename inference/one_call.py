@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +21,7 @@ from decodetr.modeling_decodetr.origin import Origin
 from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
 from decodetr.runtime.exported_detector import check_asked
 from decodetr.utils.download import is_url
+from decodetr.utils.files import folder_state
 from decodetr.utils.images import in_batches, pixel_count
 from decodetr.utils.quiet_supervision import sv
 from decodetr.utils.shipped import resolve
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from decodetr.inference.any_picture import Picture
     from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
 
-_CANDIDATES = CandidateLabels()  # keeps what was embedded
+_CANDIDATES = CandidateLabels()  # keeps what was embedded of late
 
 
 def detect(
@@ -81,7 +81,7 @@ def detect(
     if isinstance(given, DeCoDetrForObjectDetection):
         detector, processor = given, image_processor or processor_of(given)
     else:
-        detector, loaded = _loaded(str(given), _state(str(given)), str(device))
+        detector, loaded = _loaded(str(given), folder_state(resolve(str(given))), str(device))
         processor = image_processor or loaded
     tables = detector.tables()
     stands_for = None
@@ -118,12 +118,6 @@ def processor_of(model: DeCoDetrForObjectDetection) -> DeCoDetrImageProcessor | 
 @lru_cache(maxsize=2)
 def _loaded(model, state, device):
     return load_model(model, device=device)
-
-
-def _state(model):
-    """What tells that a folder has another model than before."""
-    files = sorted(Path(resolve(model)).glob("*.safetensors")) + [Path(resolve(model)) / "config.json"]
-    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file())
 
 
 def _pixels(picture):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 
 from decodetr.inference.annotated_video import video_sink
-from decodetr.inference.background import Behind, ahead
+from decodetr.inference.background import Behind, read_ahead
 from decodetr.inference.picture_files import unique_names
 from decodetr.inference.result_files import FRAMES, VIDEOS, marked, rows_of
 from decodetr.inference.shown import lowest_threshold, to_supervision
@@ -50,8 +50,8 @@ def detect_video(run: PredictRun, source: str) -> None:
         rate = video.rate / options.frame_stride
         least = lowest_threshold(run.model.config, options.threshold)
         tracks = Tracks(least, rate) if options.track else None
-        expected = [count for count in (options.max_frames, video.frames // options.frame_stride) if count]
-        frames = ahead(video.read(options.frame_stride, options.max_frames), options.batch_size)
+        expected = [count for count in (options.max_frames, -(-video.frames // options.frame_stride)) if count]
+        frames = read_ahead(video.read(options.frame_stride, options.max_frames), options.batch_size)
         file = marked(staging, VIDEOS) / f"{name}.mp4" if options.pictures else None
         with (
             closing(frames),

@@ -41,17 +41,24 @@ def boxes_in_float32(labels: list[dict]) -> list[dict]:
 
 
 def check_boxes(labels: list[dict]) -> None:
-    """ValueError unless all boxes are relative to their image, as far as that can be seen: numbers in -1..2."""
+    """ValueError unless all boxes are relative to their image, as far as that can be seen: numbers in -1..2, and no
+    negative sides."""
     boxes = {(i, key): label[key] for i, label in enumerate(labels) for key in _BOXES if key in label}
-    if not boxes or _within(torch.cat(list(boxes.values())), _LEAST, _MOST):
+    if not boxes or _relative(torch.cat(list(boxes.values()))):
         return
     for (i, key), part in boxes.items():
-        if not _within(part, _LEAST, _MOST):
+        if not _relative(part):
             raise ValueError(
-                f"labels[{i}][{key!r}] must be (cx, cy, w, h) in 0..1 of the image, got values from "
-                f"{float(part.min()):g} to {float(part.max()):g}. Divide pixels by the image's width (cx, w) and "
-                "height (cy, h), or let the model's image processor convert COCO annotations."
+                f"labels[{i}][{key!r}] must be (cx, cy, w, h) in 0..1 of the image, w and h not negative, got "
+                f"values from {float(part.min()):g} to {float(part.max()):g}. Divide pixels by the image's width (cx, "
+                "w) and height (cy, h), or let the model's image processor convert COCO annotations."
             )
+
+
+def _relative(boxes):
+    """Whether all of (n, 4) boxes are. Looks once, as below."""
+    inside = ((boxes >= _LEAST) & (boxes <= _MOST)).all()
+    return not boxes.numel() or bool(inside & (boxes[:, 2:] >= 0).all())
 
 
 def _within(values, least, most):

@@ -76,7 +76,7 @@ def supervise_queries(
     region = torch.where(index >= n, index - n, -1)
     if n:
         query, matched = match_annotations(pred_boxes, objectness_logits, boxes)
-        annotation[query], region[query] = matched, -1
+        annotation[query] = matched
         if len(regions):
             best, index = box_iou(everything[:n], everything[n:])[0].nan_to_num().max(-1)
             box_region = torch.where(best >= iou_threshold, index, -1)

@@ -26,6 +26,7 @@ from decodetr.scenes.rendering import draw_scene
 from decodetr.speed.machine import environment
 from decodetr.speed.timing import in_turn, ratios, show, spread
 from decodetr.utils.documents import read_json
+from decodetr.utils.excerpts import first_line
 from decodetr.utils.files import claim, write_json
 from decodetr.utils.tables import markdown_table
 
@@ -242,7 +243,7 @@ def _measure(case, ways, check, max_ap_loss, runs, progress):
             rows[name] = {"ap": check.ap(_all_of(detectors[name], check.pictures))}
         except Exception as error:  # of a compiler or a runtime, of any type: the others are still tried
             detectors.pop(name, None)
-            rows[name] = {"problem": str(error).strip().splitlines()[0][:200] or type(error).__name__}
+            rows[name] = {"problem": first_line(error)[:200]}
             logger.info("%s", name, exc_info=True)
     seconds = in_turn(
         {name: _one_by_one(detector, case.pictures) for name, detector in detectors.items()},

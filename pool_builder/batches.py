@@ -1,53 +1,12 @@
-"""Batches of a long build: prepared ahead of the model, and smaller when memory runs out."""
+"""Batches of a long build, smaller when memory runs out."""
 
 import logging
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 logger = logging.getLogger(__name__)
-
-_Item = TypeVar("_Item")
-
-
-def read_ahead(items: Iterable[_Item]) -> Iterator[_Item]:
-    """What an iterable gives, made in a thread two items ahead of whoever takes it. Its errors come where the
-    item would have come."""
-    waiting, stop, end = queue.Queue(2), threading.Event(), object()
-
-    def put(entry):
-        while not stop.is_set():
-            try:
-                return waiting.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work():
-        try:
-            for item in items:
-                put((item, None))
-                if stop.is_set():
-                    return
-            put((end, None))
-        except BaseException as error:  # of any kind: it is raised again where the item is awaited
-            put((end, error))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = waiting.get()
-            if error is not None:
-                raise error
-            if item is end:
-                return
-            yield item
-    finally:
-        stop.set()
-        thread.join()
 
 
 class ShrinkingBatches:

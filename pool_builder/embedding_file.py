@@ -1,10 +1,10 @@
 """Embeddings that stay on disk: read in blocks as unit rows, in float32 whatever the precision of the file."""
 
-import contextlib
+import io
 import math
 import tempfile
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class EmbeddingFile:
     never the file. Scattered rows are not mapped: the system would map up to two megabytes around each.
 
     Args:
-        file (`str`, `Path` or an open binary file): rows one after another, without gaps.
+        file (`io.FileIO`): opened without a buffer. Rows lie one after another, without gaps.
         shape (tuple of int): (n, d).
         dtype: float16, whose rows come out at unit length, or float32, whose rows are unit rows already.
         offset (int): bytes before the first row.
@@ -27,7 +27,7 @@ class EmbeddingFile:
     Attributes: shape (n, d), dtype.
     """
 
-    def __init__(self, file: str | Path | IO[bytes], shape: tuple[int, int], dtype: Any, offset: int = 0) -> None:
+    def __init__(self, file: io.FileIO, shape: tuple[int, int], dtype: Any, offset: int = 0) -> None:
         self.shape, self.dtype = shape, np.dtype(dtype)
         self._file, self._offset = file, offset
 
@@ -65,10 +65,9 @@ class EmbeddingFile:
             return np.array(self._map("r")[rows])
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
-        with self._opened() as file:
-            for first, end, place in self._runs(rows):
-                file.seek(place)
-                file.readinto(found[first:end].data.cast("B"))
+        for first, end, place in self._runs(rows):
+            self._file.seek(place)
+            self._all(self._file.readinto, found[first:end])
         return found
 
     def put(self, rows: np.ndarray | slice, values: np.ndarray) -> None:
@@ -77,16 +76,20 @@ class EmbeddingFile:
             self._map("r+")[rows] = values
             return
         values = np.ascontiguousarray(values, dtype=self.dtype)
-        with self._opened() as file:
-            for first, end, place in self._runs(rows):
-                file.seek(place)
-                file.write(values[first:end].data.cast("B"))
+        for first, end, place in self._runs(rows):
+            self._file.seek(place)
+            self._all(self._file.write, values[first:end])
 
-    def _opened(self):
-        """The file without a buffer, whose position nobody else moves."""
-        if isinstance(self._file, str | Path):
-            return open(self._file, "rb", buffering=0)
-        return contextlib.nullcontext(self._file)
+    def _all(self, move, rows):
+        """Read or write rows to their end, which the system may do in parts."""
+        left = rows.data.cast("B")
+        while left:
+            if not (moved := move(left)):
+                raise OSError(
+                    f"the file of {self.shape[0]:,} embeddings of width {self.shape[1]} ends before the rows that are "
+                    "asked for: it was cut off; make it again"
+                )
+            left = left[moved:]
 
     def _runs(self, rows):
         """(first, end of rows that follow one another, place of the first one in the file)."""

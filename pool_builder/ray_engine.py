@@ -25,6 +25,7 @@ from decodetr.pool_builder.ray_worker import ShardWorker, Starts, size_of_image,
 from decodetr.pool_builder.settings import PoolTask
 from decodetr.pool_builder.shard_makers import ShardMaker
 from decodetr.pool_builder.shards import StageFolder
+from decodetr.utils.excerpts import last_line
 from decodetr.utils.files import write_text
 from decodetr.utils.no_reports import no_reports
 
@@ -219,6 +220,6 @@ def _look(nodes, task, mark, images):
         except RayError as error:
             if not any(other["NodeID"] == node["NodeID"] and other["Alive"] for other in ray.nodes()):
                 continue  # it has left the cluster meanwhile
-            found = [f"it does not look around: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"]
+            found = [f"it does not look around: {type(error).__name__}: {last_line(error)}"]
         problems += [f"- {name}: {problem}" for problem in found]
     return problems

@@ -18,13 +18,14 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from decodetr.annotations.coco import CocoAnnotations, read_annotated
-from decodetr.pool_builder.batches import read_ahead
+from decodetr.inference.background import read_ahead
 from decodetr.pool_builder.crops import crop_region
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.pool_builder.proposals import annotated_boxes, propose_in
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import StageFolder
 from decodetr.processing.embedding_columns import embedding_array
+from decodetr.utils.excerpts import first_line
 from decodetr.utils.images import in_batches
 
 TEXTS_PER_SHARD = 16384  # a multiple of the batch of encode_texts: shards do not change a batch
@@ -253,7 +254,7 @@ def _map_crops(maker, shard, title, model, describe, features):
                 some = [crops[row] for row in rows]
                 yield rows, some, model.prepare(some)
 
-    with contextlib.closing(read_ahead(batches())) as ahead:
+    with contextlib.closing(read_ahead(batches(), 2)) as ahead:
 
         def make(batch):
             start, end = groups[batch["first"][0]]
@@ -287,7 +288,7 @@ def _spans(groups):
 
 
 def _problem(entry, error):
-    return {"image_id": entry["image_id"], "file_name": entry["file_name"], "problem": str(error).split("\n")[0]}
+    return {"image_id": entry["image_id"], "file_name": entry["file_name"], "problem": first_line(error)}
 
 
 def _map(title, firsts, make: Callable[[dict], dict], features, total, unit) -> pa.Table:

@@ -40,8 +40,8 @@ from decodetr.processing.region_shards import (
     texts_of,
 )
 from decodetr.processing.region_store import ALL, KEPT, SCATTERED, RegionIndex, RegionStore, RegionWriter, write_index
-from decodetr.utils.files import committed, reading
-from decodetr.utils.made_once import identity_of, made_once
+from decodetr.utils.files import committed, file_state, reading
+from decodetr.utils.made_once import made_once
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,9 @@ class RegionTable:
         source = Path(folder_or_file)
         with reading(source):
             files = find_shards(source)
-            folder = made_once(_FORM, source, identity_of(files), partial(_needed, files), partial(_make, files))
+            folder = made_once(
+                _FORM, source, [file_state(file) for file in files], partial(_needed, files), partial(_make, files)
+            )
             table = cls(source, folder, unkept)
         if not len(table):
             logger.warning("%s: no region is kept; nothing will be distilled", source)

@@ -117,18 +117,18 @@ class Batcher(Generic[Item, Answer]):
                     break
         return found
 
-    def _answer(self, batch):
+    def _answer(self, batch, again=False):
         start = time.perf_counter()
         try:
             answers = self._run([job.item for job in batch])
         except Exception as error:  # whatever it is, somebody waits for it
-            self._failed += 1
+            self._failed += not again  # as long as none that is tried again goes through
             logger.exception("a batch of %d failed", len(batch))
             if len(batch) == 1:
                 batch[0].answer.set_exception(error)
             else:  # one of them may be the reason
                 for job in batch:
-                    self._answer([job])
+                    self._answer([job], again=True)
             return
         seconds = time.perf_counter() - start
         self._failed = 0

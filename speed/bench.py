@@ -38,6 +38,7 @@ from decodetr.speed.timing import clock, in_turn, ratios, spread
 from decodetr.speed.ways import How, precision_of
 from decodetr.utils.devices import pick_device
 from decodetr.utils.documents import read_json
+from decodetr.utils.excerpts import first_line
 from decodetr.utils.files import write_json
 from decodetr.utils.images import open_image
 from decodetr.utils.model_identity import folder_digest
@@ -158,7 +159,7 @@ class Group:
                 row["skipped"] = str(reason)
                 calls.pop(number, None)
             except (RuntimeError, ValueError) as error:  # of the library, in this precision or way
-                row["skipped"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                row["skipped"] = f"{type(error).__name__}: {first_line(error)}"
                 calls.pop(number, None)
         if calls:
             self._time(rows, calls, first, bounds)

@@ -6,7 +6,6 @@ trainer_state.json last. A checkpoint is complete if the listed files have these
 read. One of the files, run.json, says which run it is of: a folder holds the checkpoints of one run alone.
 """
 
-import functools
 import logging
 import shutil
 from pathlib import Path
@@ -28,10 +27,19 @@ _REMEDY = (
 logger = logging.getLogger(__name__)
 
 
-@functools.cache
+_told: set[str] = set()  # to the run that is about to train
+
+
 def _warn(text):
-    """Warn once: a run looks several times, before what takes long and when it trains."""
-    logger.warning(text)
+    """Warn once a run, which looks several times, before what takes long and when it trains."""
+    if text not in _told:
+        _told.add(text)
+        logger.warning(text)
+
+
+def begun() -> None:
+    """A run has begun: the next one in this process is told everything again."""
+    _told.clear()
 
 
 def clear(folder: str | Path) -> None:

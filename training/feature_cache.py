@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import Dataset
 
+from decodetr.modeling_decodetr.evaluation_mode import evaluating
 from decodetr.modeling_decodetr.loss_decodetr import SupervisedQueries
 from decodetr.training.feature_building import FeatureBuilder, reads_captions
 from decodetr.training.feature_coding import SampleCoding
@@ -162,15 +163,16 @@ class FeatureCache(Dataset):
             raise ValueError(_NOTHING)
         if folder is None and processes > 1:
             raise ValueError(f"{processes} processes need one folder for the features that they share: give folder=")
-        temporary, training = folder is None, model.training
+        temporary = folder is None
         identity = {"made_by": _maker(model), "source": source, "images": len(dataset), "views": views}
         identity = json.loads(json.dumps({**identity, "query_bytes": query_bytes}, default=str))
         folder = Path(tempfile.mkdtemp(prefix="decodetr-features-") if folder is None else folder)
-        builder = FeatureBuilder(model.eval(), dataset, collate, batch_size, num_workers, folder)
+        builder = FeatureBuilder(model, dataset, collate, batch_size, num_workers, folder)
         try:
-            if rank == 0:
-                builder.begin(identity, own, query_bytes)
-            builder.run(views, rank, processes)
+            with evaluating(model):
+                if rank == 0:
+                    builder.begin(identity, own, query_bytes)
+                builder.run(views, rank, processes)
             cache = cls(folder)
             if not len(cache):
                 raise ValueError(_NOTHING)
@@ -178,8 +180,6 @@ class FeatureCache(Dataset):
             if temporary:
                 shutil.rmtree(folder)
             raise
-        finally:
-            model.train(training)
         if temporary:
             weakref.finalize(cache, _remove, folder, os.getpid())
         logger.info("cached %d images, %s, in %s", len(cache), in_units(cache.num_bytes), folder)

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from decodetr.inference.detection import forward
 from decodetr.modeling_decodetr.embedding_space import as_images
+from decodetr.modeling_decodetr.evaluation_mode import evaluating
 from decodetr.pool_builder.proposals import annotated_boxes, select_proposals
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.processing import DetectionDataset, RegionTable, detection_collate
@@ -68,13 +69,13 @@ def self_regions(
     if sure is not None:
         limits["min_objectness"] = sure
     folder = _common_folder(coco, limits["max_proposals"] * 4 * model.config.embedding_dim, rank, processes)
-    training = model.training
-    model.to(device).eval()
+    model.to(device)
     dataset = DetectionDataset(coco, image_processor, coco.names)
     share = Subset(dataset, range(rank, len(dataset), processes))
     loader = DataLoader(share, batch_size, collate_fn=detection_collate, num_workers=num_workers)
-    write_part(folder / f"{rank:05d}.arrow", _regions(model, loader, coco, limits, apart=sure is None, quiet=rank > 0))
-    model.train(training)
+    found = _regions(model, loader, coco, limits, apart=sure is None, quiet=rank > 0)
+    with evaluating(model):
+        write_part(folder / f"{rank:05d}.arrow", found)
     if processes > 1:
         wait_for_everyone()
     if rank == 0:

@@ -1,6 +1,6 @@
 """The embedding space of a run: that of one CLIP for pool, vocabulary, regions and starting point, or none works."""
 
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from decodetr.modeling_decodetr import DeCoDetrConfig
 from decodetr.modeling_decodetr.text_encoder import encode_texts, encoder_info, load_text_model
 from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
+from decodetr.utils.files import folder_state
 from decodetr.utils.shipped import cannot_load, load_pool, load_vocabulary, resolve
 
 if TYPE_CHECKING:
@@ -39,9 +40,14 @@ def asked_space(options: "TrainOptions") -> tuple[int, dict[str, Any]] | None:
     return table.embedding_dim, table.info
 
 
-@cache
 def text_space(name: str) -> tuple[int, dict[str, Any]]:
-    """(width d, info) of a CLIP-like text model, by folder, Hub or shipped name. Loads it, once."""
+    """(width d, info) of a CLIP-like text model, by folder, Hub or shipped name. Loads it, once as long as it is the
+    same."""
+    return _text_space(name, folder_state(resolve(name)))
+
+
+@lru_cache(maxsize=8)
+def _text_space(name, _state):
     try:
         model, tokenizer = load_text_model(resolve(name))
     except OSError as error:

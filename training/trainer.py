@@ -183,6 +183,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, LoadingTrainer):
         check_before_training(self)
         word = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         self.resumed_from = self.checkpoint_to_resume(word)
+        checkpoints.begun()
         had = 0 if self.resumed_from is None else checkpoints.step_of(self.resumed_from)
         with frozen(self._frozen), memory.advice(self, "training"):
             result = super().train(self.resumed_from, *args, **kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from decodetr.utils.excerpts import first_line
 from decodetr.utils.lazy import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,13 +31,13 @@ def pick_device(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
         chosen = None
-        reason = str(error)
+        reason = first_line(error)
     else:
         reason = "there is none on this machine"
     kinds = {"cpu": 1} | ({there.type: count} if there else {})
     if chosen is None or chosen.type not in kinds or (chosen.index or 0) >= kinds[chosen.type]:
         known = ", ".join(["auto", *kinds, *(f"{there.type}:{i}" for i in range(count))])
-        raise ValueError(f"--device {device}: expected one of {known}, got {device!r} ({reason.splitlines()[0]})")
+        raise ValueError(f"--device {device}: expected one of {known}, got {device!r} ({reason})")
     return chosen
 
 

@@ -16,7 +16,9 @@ __all__ = [
     "claim",
     "clear",
     "committed",
+    "file_state",
     "finite",
+    "folder_state",
     "is_unused",
     "json_text",
     "max_bytes",
@@ -34,6 +36,7 @@ STAGING, committed, reading = _commit.STAGING, _commit.committed, _commit.readin
 LOCK = ".decodetr.lock"
 _held = set()  # (folder, name of the lock) that this process holds
 MAX_BYTES = 4 << 30  # of one file that is read into memory. LVIS' training annotations are 1.1 GB
+_OF_MODELS = (".json", ".safetensors", ".bin")
 _MAX_BYTES_VARIABLE = "DECODETR_MAX_FILE_BYTES"
 
 
@@ -85,6 +88,22 @@ def finite(value: Any) -> Any:
 def write_json(file: str | Path, value: object, indent: int | None = 1) -> Path:
     """Write a JSON file, whole or not at all. Returns its `Path`. Raises as [`write_text`]."""
     return write_text(file, json_text(value, indent))
+
+
+def file_state(file: str | Path) -> tuple[str, int, int]:
+    """(real path, bytes, time of the last change in nanoseconds) of a file: what it is, without reading it.
+
+    Raises:
+        OSError: it is gone.
+    """
+    state = os.stat(file)
+    return os.path.realpath(file), state.st_size, state.st_mtime_ns
+
+
+def folder_state(folder: str | Path) -> tuple[tuple[str, int, int], ...]:
+    """What tells that a folder has another model or processor than before. Empty if there is no such folder."""
+    files = sorted(Path(folder).glob("*"))
+    return tuple(file_state(file) for file in files if file.suffix in _OF_MODELS and file.is_file())
 
 
 def is_unused(folder: str | Path) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -244,17 +243,16 @@ def _opened(source, where):
     if isinstance(source, str | os.PathLike):
         source = regular_file(source, MAX_BYTES)
     most = limit(MAX_PIXELS_VARIABLE, MAX_PIXELS)
-    if Image.MAX_IMAGE_PIXELS is not None and most > Image.MAX_IMAGE_PIXELS:  # the user's wish
-        Image.MAX_IMAGE_PIXELS = most
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-        try:
-            Image.init()  # of the formats that Pillow was built with, AVIF may be missing
-            image = Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
-        except Image.DecompressionBombError as error:
-            raise _too_large(where, error, most) from error
-        except Exception as error:
-            raise _unreadable(where, error) from error
+    of_pillow = Image.MAX_IMAGE_PIXELS
+    if os.environ.get(MAX_PIXELS_VARIABLE) and of_pillow is not None and most > of_pillow:
+        Image.MAX_IMAGE_PIXELS = most  # the user's wish, for the process too: decoders and crops look there again
+    try:
+        Image.init()  # of the formats that Pillow was built with, AVIF may be missing
+        image = Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # as an error, if asked for
+        raise _too_large(where, error, min(most, 2 * Image.MAX_IMAGE_PIXELS)) from error
+    except Exception as error:
+        raise _unreadable(where, error) from error
     if image.format == "JPEG2000":  # whose decoder takes 19 bytes a pixel, four times what others do
         most = limit(MAX_PIXELS_VARIABLE, MAX_PIXELS // 2)
     if image.width * image.height > most:

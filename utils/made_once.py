@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,12 +44,6 @@ def cache_folder() -> Path:
 
     home = os.environ.get("HF_DATASETS_CACHE") or os.path.join(constants.HF_HOME, "datasets")
     return Path(home).expanduser() / "decodetr"
-
-
-def identity_of(files: Iterable[str | Path]) -> list[tuple[str, int, int]]:
-    """(path, bytes, time of the last change in nanoseconds) of files: what they are, without reading them."""
-    found = ((os.path.realpath(file), os.stat(file)) for file in files)
-    return [(path, state.st_size, state.st_mtime_ns) for path, state in found]
 
 
 def made_once(

@@ -33,10 +33,10 @@ def closest(word: str, known: Iterable[str]) -> str:
 
 
 def spelled_otherwise(unknown: Iterable[str], known: Iterable[str]) -> str:
-    """ "; ... is ... there" for the first unknown name that a known one equals but for case, underscores, hyphens and
-    the ways that Unicode has for one letter, or nothing."""
-    plain = {_plain(name): name for name in known}
-    pair = next(((name, plain[_plain(name)]) for name in unknown if _plain(name) in plain), None)
+    """ "; ... is ... there" for the first unknown name that a known one equals but for what [`folded`] takes away, or
+    nothing."""
+    plain = {folded(name): name for name in known}
+    pair = next(((name, plain[folded(name)]) for name in unknown if folded(name) in plain), None)
     if pair is None:
         return ""
     looks_equal = unicodedata.normalize("NFC", pair[0]) == unicodedata.normalize("NFC", pair[1])
@@ -44,5 +44,6 @@ def spelled_otherwise(unknown: Iterable[str], known: Iterable[str]) -> str:
     return f"; {name} is {there} there, and names must be equal to the letter"
 
 
-def _plain(name):
-    return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").replace("-", " ").split())
+def folded(name: str) -> str:
+    """A name without case, spaces, underscores and hyphens, in one of the ways that Unicode has for its letters."""
+    return re.sub(r"[\s_-]+", "", as_seen(name).casefold())

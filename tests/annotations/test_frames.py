@@ -105,7 +105,7 @@ def test_boxes_of_the_pixels_as_stored_keep_them(tmp_path, capsys, caplog):
 @pytest.mark.parametrize(("orientation", "size"), [(3, (48, 32)), (6, (32, 32))])
 def test_a_frame_that_the_size_cannot_tell_is_a_finding_and_a_warning(tmp_path, orientation, size, capsys, caplog):
     _items(tmp_path, orientation, size)
-    assert [record.message.split(": ", 1)[1] for record in caplog.records] == [UNKNOWN_FRAME]
+    assert [record.message.split(": ", 1)[1] for record in caplog.records] == [UNKNOWN_FRAME] * 3  # data sets
     for kind in ("coco", "yolo", "saved"):
         assert main(["validate", str(tmp_path / kind)]) == 0
         assert f"| warning | {UNKNOWN_FRAME} | 1 |" in capsys.readouterr().out, kind
@@ -120,6 +120,16 @@ def test_annotations_of_turned_pictures_without_a_size_are_a_finding_too(tmp_pat
     repaired = json.loads((tmp_path / "repaired" / "annotations" / "train.json").read_text())
     assert repaired["images"][0] == {"id": 1, "file_name": "images/a.png", "width": 48, "height": 32}
     assert repaired["annotations"][0]["bbox"] == pytest.approx(BOX, abs=1e-6)
+
+
+def test_every_data_set_is_told_of_its_frames_once(tmp_path, caplog):
+    for name in ("one", "two"):
+        for picture in ("a/1.png", "b/2.png"):
+            _picture(tmp_path / name / picture, 6, (32, 32))
+            entry = {"path": str(tmp_path / name / picture), "file_name": picture, "image_id": 1}
+            read_annotated(entry | {"width": 32, "height": 32})
+    places = [str(tmp_path / name / "a/1.png") for name in ("one", "two")]
+    assert [record.message for record in caplog.records] == [f"{place}: {UNKNOWN_FRAME}" for place in places]
 
 
 def test_pool_and_evaluation_see_the_same_picture(tmp_path):

@@ -207,6 +207,7 @@ def test_names_that_a_detector_lacks():
         (["Cat", "CAT"], ["cat"], {}),
         (["N/A"], ["N/A", "N/A"], {}),
         (["crème"], ["creme"], {}),
+        (["Cre\u0300me brule"], ["cr\u00e8me_brule"], {"Cre\u0300me brule": 0}),  # in two letters, and in one
     ],
 )
 def test_a_class_is_a_name_to_the_letter_or_beyond_doubt(names, classes, expected):

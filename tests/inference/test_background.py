@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from decodetr.inference.background import Behind, ahead
+from decodetr.inference.background import Behind, read_ahead
 
 
 def test_what_is_read_ahead_comes_in_order_and_not_further_ahead_than_asked():
@@ -17,11 +17,11 @@ def test_what_is_read_ahead_comes_in_order_and_not_further_ahead_than_asked():
             yield number
 
     found = []
-    for number in ahead(source(), 3):
+    for number in read_ahead(source(), 3):
         time.sleep(0.002)
         assert len(read) <= number + 1 + 3 + 1  # given, waiting, and one that finds no room
         found.append(number)
-    assert found == list(range(20)) and list(ahead(iter(()), 2)) == []
+    assert found == list(range(20)) and list(read_ahead(iter(()), 2)) == []
 
 
 def test_an_error_comes_after_what_was_read_before_it():
@@ -31,8 +31,8 @@ def test_an_error_comes_after_what_was_read_before_it():
 
     found = []
     with pytest.raises(ValueError, match="damaged"):
-        found.extend(ahead(source(), 4))
-    found = ahead(source(), 4)
+        found.extend(read_ahead(source(), 4))
+    found = read_ahead(source(), 4)
     assert [next(found), next(found)] == [1, 2]
     with pytest.raises(ValueError, match="damaged"):
         next(found)
@@ -45,7 +45,7 @@ def test_the_thread_ends_with_its_reader():
         while True:
             yield 0
 
-    frames = ahead(endless(), 2)
+    frames = read_ahead(endless(), 2)
     assert next(frames) == 0 and set(threading.enumerate()) - before
     frames.close()
     assert not set(threading.enumerate()) - before
@@ -82,3 +82,14 @@ def test_an_error_behind_is_raised_once_and_never_hides_another():
         behind.do(lambda: time.sleep(0.01) or done.append(1))
         raise KeyboardInterrupt
     assert done == [1]
+
+
+def test_of_two_errors_the_one_behind_is_told(caplog):
+    def fail():
+        time.sleep(0.01)
+        raise OSError("disk full")
+
+    with pytest.raises(ValueError, match="damaged"), Behind() as behind:
+        behind.do(fail)
+        raise ValueError("damaged")
+    assert [record.message for record in caplog.records] == ["what was done meanwhile failed: OSError: disk full"]

@@ -75,6 +75,37 @@ def test_a_folder_stays_loaded_until_it_changes(tiny_detector_folder, loaded, pi
     assert same(first, decodetr.detect(loaded[0], pixels, threshold=0.0))
 
 
+def test_a_changed_processor_is_noticed_and_so_is_another_folder_of_that_name(
+    tiny_detector_folder, pixels, tmp_path, monkeypatch
+):
+    from decodetr.inference import one_call
+
+    for place, side in (("a", 64), ("b", 96)):
+        shutil.copytree(tiny_detector_folder, tmp_path / place / "model")
+        DeCoDetrImageProcessor(size={"height": side, "width": side}).save_pretrained(tmp_path / place / "model")
+    seen = []
+    detect_labels = one_call.detect_labels
+
+    def watched(model, processor, *rest, **more):
+        seen.append(processor.size["height"])
+        return detect_labels(model, processor, *rest, **more)
+
+    monkeypatch.setattr(one_call, "detect_labels", watched)
+    for place in "ab":
+        monkeypatch.chdir(tmp_path / place)
+        decodetr.detect("model", pixels, device="cpu")
+    DeCoDetrImageProcessor(size={"height": 128, "width": 128}).save_pretrained("model")
+    decodetr.detect("model", pixels, device="cpu")
+    assert seen == [64, 96, 128]
+
+
+def test_names_that_were_embedded_are_not_kept_for_ever():
+    from decodetr.inference import one_call
+    from decodetr.serving.settings import ServeSettings
+
+    assert one_call._CANDIDATES.kept == ServeSettings().kept_names
+
+
 def test_names_are_of_this_call_and_thresholds_of_the_model(loaded, pixels):
     model, _ = loaded
     found = decodetr.detect(model, pixels, names=["salt, pepper", "a dog."], threshold=0.0)

@@ -123,6 +123,18 @@ def test_a_video_gets_detections_for_each_frame_and_a_picture_in_motion(command,
     assert [file.stem for file in labels] == [file.stem for file in frames]
 
 
+def test_the_bar_of_a_video_counts_every_frame_that_is_read(command, film, monkeypatch):
+    bars, tqdm = [], video_run.tqdm
+
+    def watched(**options):
+        bars.append(tqdm(**options))
+        return bars[-1]
+
+    monkeypatch.setattr(video_run, "tqdm", watched)
+    assert main([*command, "--no-pictures"]) == 0
+    assert [(bar.n, bar.total) for bar in bars] == [(5, 5)]  # the first of nine, and every second
+
+
 def test_an_interrupted_video_is_begun_again_and_a_damaged_one_is_said(command, film, tmp_path, monkeypatch, capsys):
     whole = [*command, "--no-pictures"]
     run, calls = video_run._do, []

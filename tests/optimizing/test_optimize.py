@@ -55,7 +55,7 @@ class _Fake:
 
 @pytest.fixture
 def fakes(monkeypatch):
-    """Ways of known times: eager 4, "same" 2, "wrong" 1 with other boxes, "broken" cannot be made."""
+    """Ways of known times: eager 4, "same" 2, "wrong" 1 with other boxes, "broken" and "silent" cannot be made."""
     made = []
 
     def way(name, shift):
@@ -68,7 +68,11 @@ def fakes(monkeypatch):
     def broken(case):
         raise RuntimeError("no such instruction\nand more")
 
+    def silent(case):
+        raise AssertionError
+
     ways = {"eager": WAYS["eager"], "same": way("same", 0.0), "wrong": way("wrong", 40.0), "broken": Way(broken)}
+    ways["silent"] = Way(silent)
     times = {"eager": 4.0, "same": 2.0, "wrong": 1.0}
     monkeypatch.setattr(module, "WAYS", ways)
     monkeypatch.setattr("decodetr.optimizing.ways.WAYS", ways)
@@ -85,9 +89,10 @@ def fakes(monkeypatch):
 def test_the_fastest_way_that_keeps_the_detections_is_chosen(model, processor, pictures, fakes, tmp_path):
     found = decodetr.optimize(model, pictures, image_processor=processor, memory=tmp_path)
     rows = found.report["ways"]
-    assert found.way == "same" and list(rows) == ["eager", "same", "wrong", "broken"]
+    assert found.way == "same" and list(rows) == ["eager", "same", "wrong", "broken", "silent"]
     assert rows["same"]["ap"] == rows["eager"]["ap"] > 90 and rows["wrong"]["ap"] < 50
     assert rows["same"]["ratio"]["median"] == 0.5 and rows["broken"]["problem"] == "no such instruction"
+    assert rows["silent"]["problem"] == "AssertionError"
     table = found.table()
     assert "same (chosen)" in table and "no such instruction" in table and "eager float32 detects in 3" in table
     loose = decodetr.optimize(model, pictures, image_processor=processor, memory=tmp_path, max_ap_loss=100)

@@ -1,5 +1,7 @@
 """Captions that do not fit into memory: gathered from shards, clustered from a file, the same whatever the shards."""
 
+import io
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -139,3 +141,27 @@ def test_a_full_disk_is_said_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10**9}))
     with pytest.raises(OSError, match=r"room for 10.2 GB, the embeddings of 10,000,000 captions .* got 1.0 GB"):
         EmbeddingFile.scratch(tmp_path, (10_000_000, 512), np.float16)
+
+
+def test_a_file_that_was_cut_off_is_no_embeddings(tmp_path):
+    file = open(tmp_path / "rows", "w+b", buffering=0)
+    np.ones((10, DIM), np.float32).tofile(file)
+    embeddings = EmbeddingFile(file, (20, DIM), np.float32)
+    assert embeddings.stored(np.array([3, 9])).tolist() == [[1] * DIM] * 2
+    for rows in ([3, 15], [9, 10]):
+        with pytest.raises(OSError, match="20 embeddings of width .* ends before the rows .* make it again"):
+            embeddings.stored(np.array(rows))
+
+
+def test_rows_are_whole_where_the_system_takes_them_in_parts(tmp_path):
+    class Slow(io.FileIO):
+        def readinto(self, view):
+            return super().readinto(view[:10])
+
+        def write(self, view):
+            return super().write(view[:10])
+
+    embeddings = EmbeddingFile(Slow(tmp_path / "rows", "w+"), (6, DIM), np.float32)
+    values = np.arange(6 * DIM, dtype=np.float32).reshape(6, DIM)
+    embeddings.put(np.array([2, 3, 4, 0, 1, 5]), values)
+    assert np.array_equal(embeddings.stored(np.array([2, 3, 4, 0, 1, 5])), values)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from decodetr import PrototypePool
 from decodetr.cli import main
-from decodetr.pool_builder.batches import ShrinkingBatches, read_ahead
+from decodetr.pool_builder.batches import ShrinkingBatches
 from decodetr.pool_builder.captioner import Captioner
 from decodetr.pool_builder.crops import crop_region
 from decodetr.pool_builder.embedder import ClipEmbedder
@@ -131,29 +131,6 @@ def test_what_is_prepared_is_used_as_long_as_it_fits():
     assert batches([1, 2], [3, 4]) == [3, 4]
     assert batches([1, 2, 3, 4], [5, 6, 7, 8]) == [1, 2, 3, 4] and batches.limit == 2
     assert seen[1:] == [[5, 6, 7, 8], (1, 2), (3, 4)]
-
-
-def test_reading_ahead_keeps_order_and_errors_and_stops():
-    made = []
-
-    def numbers(last):
-        for number in range(100):
-            made.append(number)
-            if number == last:
-                raise OSError("torn picture")
-            yield number
-
-    assert list(read_ahead(numbers(None))) == list(range(100))
-    taken = []
-    with pytest.raises(OSError, match="torn picture"):
-        for number in read_ahead(numbers(7)):
-            taken.append(number)
-    assert taken == list(range(7))
-    made.clear()
-    ahead = read_ahead(numbers(None))
-    assert next(ahead) == 0
-    ahead.close()  # whoever takes no more stops the thread
-    assert len(made) < 6
 
 
 def test_an_empty_list_needs_no_call():

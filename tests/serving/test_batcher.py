@@ -72,6 +72,18 @@ def test_it_is_not_healthy_when_everything_fails(batcher, gate):
     assert batcher.submit("good", "x").result(300) == "good!" and batcher.healthy
 
 
+def test_a_batch_is_one_failure(gate):
+    gate.open.set()
+    batcher = Batcher(gate, batch_size=2, max_wait=60)
+    for count in (1, 2, 3):
+        for answer in [batcher.submit("bad", "x") for _ in range(2)]:
+            with pytest.raises(ZeroDivisionError):
+                answer.result(300)
+        assert batcher.healthy == (count < 3)
+    assert len(gate.batches) == 3 * 3  # together, then each alone
+    batcher.close()
+
+
 def test_what_was_cancelled_does_not_go_through(batcher, gate):
     _hold(batcher, gate)
     gone, there = batcher.submit("gone", "x"), batcher.submit("there", "x")

@@ -105,6 +105,15 @@ def test_a_finished_cache_serves_again_and_a_damaged_shard_is_made_again(build, 
         list(cls)
 
 
+def test_the_model_keeps_its_modes(build, parts):
+    model, _ = parts
+    model.train().detector.eval()  # frozen, as a run has it
+    modes = [module.training for module in model.modules()]
+    build()
+    assert [module.training for module in model.modules()] == modes and any(modes)
+    model.eval()
+
+
 def test_features_of_other_data_or_settings_are_refused_or_replaced(build, tmp_path):
     build(source={"annotations": "a"})
     with pytest.raises(ValueError, match='source.annotations: "a" there, "b" here') as error:

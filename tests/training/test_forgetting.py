@@ -111,8 +111,11 @@ def test_own_regions_teach_what_the_model_says(world, sure):
     """Boxes are the model's, apart from annotated ones; as CLIP's distribution, an embedding gives its own scores."""
     model, coco = _load(sure), _data(world)
     processor = DeCoDetrImageProcessor.from_pretrained(sure)
+    model.train().detector.eval()  # frozen, as a run has it
+    modes = [module.training for module in model.modules()]
     table = self_regions(model, coco, processor, batch_size=3)
-    assert len(table) > 10 and not model.training
+    assert len(table) > 10 and [module.training for module in model.modules()] == modes
+    model.eval()
     entry = next(image for image in coco.images if len(table.get(image["image_id"])["boxes"]) > 1)
     found = table.get(entry["image_id"])
     from decodetr.processing import read_image

@@ -61,6 +61,15 @@ def test_a_longer_run_is_the_same_run_but_does_not_begin_beside_a_shorter_one(tm
     assert "checkpoints of this very run, the newest checkpoint-6" in caplog.text
 
 
+def test_a_run_is_told_once_and_the_next_one_again(scenes, tmp_path, caplog):
+    (tmp_path / "checkpoint-9").mkdir()
+    for count in (1, 2):
+        trainer = make_trainer(scenes, tmp_path, max_steps=1, save_strategy="no")
+        trainer.checkpoint_to_resume("auto")  # before what takes long
+        trainer.train("auto")
+        assert caplog.text.count("checkpoint-9 is left out") == count
+
+
 def test_a_run_does_not_begin_beside_checkpoints_of_another(tmp_path):
     _checkpoint(tmp_path, 6)
     with pytest.raises(ValueError, match=r"checkpoints of another run, and a new one would mix with them"):

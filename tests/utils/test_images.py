@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -321,6 +322,34 @@ def test_the_limit_of_pixels_is_an_option_for_one_command(tmp_path, detector, mo
     assert open_image(tmp_path / "a.png").size == (30, 20)
     with pytest.raises(SystemExit):
         main([*words, "--max-image-pixels", "0"])
+
+
+def test_opening_changes_nothing_of_the_process(tmp_path, monkeypatch):
+    """Threads of others have Pillow's limit and filters of warnings of their own."""
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    opened, seen = Image.open, []
+
+    def watched(*args, **more):
+        seen.append((list(warnings.filters), Image.MAX_IMAGE_PIXELS))
+        return opened(*args, **more)
+
+    monkeypatch.setattr(Image, "open", watched)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # a user's, below ours
+    before = list(warnings.filters)
+    assert open_image(tmp_path / "a.png").size == (30, 20) and seen == [(before, 1000)]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    with pytest.raises(images.TooManyPixels, match="600 pixels.*, more than the 400 pixels"):
+        open_image(tmp_path / "a.png")
+    monkeypatch.setenv("DECODETR_MAX_IMAGE_PIXELS", "600")  # asked for, of the process
+    assert open_image(tmp_path / "a.png").size == (30, 20) and Image.MAX_IMAGE_PIXELS == 600
+
+
+def test_a_warning_of_pillow_that_is_an_error_is_too_many_pixels(tmp_path, monkeypatch):
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
+    with warnings.catch_warnings(), pytest.raises(images.TooManyPixels, match="a.png: .*600 pixels"):
+        warnings.simplefilter("error")
+        open_image(tmp_path / "a.png")
 
 
 def test_large_pictures_are_taken_one_at_a_time():

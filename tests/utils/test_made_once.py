@@ -8,7 +8,8 @@ from collections import namedtuple
 import pytest
 
 from decodetr.utils import made_once as module
-from decodetr.utils.made_once import NotKept, identity_of, made_once, passing_folder, remove_with
+from decodetr.utils.files import file_state
+from decodetr.utils.made_once import NotKept, made_once, passing_folder, remove_with
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +35,11 @@ def _made(identity, make, source="data"):
 def test_what_was_made_is_found_and_what_changed_is_made_anew(tmp_path, cache, make):
     file = tmp_path / "data"
     file.write_text("1")
-    folder = _made(identity_of([file]), make, file)
+    folder = _made([file_state(file)], make, file)
     assert (folder / "a.txt").read_text() == "made" and folder.parent == cache / "things"
-    assert _made(identity_of([file]), make, file) == folder and make.calls == 1
+    assert _made([file_state(file)], make, file) == folder and make.calls == 1
     file.write_text("22")
-    assert _made(identity_of([file]), make, file) != folder and make.calls == 2
+    assert _made([file_state(file)], make, file) != folder and make.calls == 2
     assert (folder / "a.txt").exists()  # a run may still read it
 
 

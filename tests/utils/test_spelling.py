@@ -7,7 +7,7 @@ from decodetr.evaluation.detection_evaluator import DetectionEvaluator
 from decodetr.utils.spelling import closest, spelled_as, spelled_otherwise
 
 
-@pytest.mark.parametrize("name", ["Fire Truck", "fire_truck", "FIRE-TRUCK", " fire  truck"])
+@pytest.mark.parametrize("name", ["Fire Truck", "fire_truck", "FIRE-TRUCK", " fire  truck", "firetruck"])
 def test_a_name_in_other_letters_is_told(name):
     words = spelled_otherwise(["cat", name], ["bus", "fire truck"])
     assert words == f"; {name!r} is 'fire truck' there, and names must be equal to the letter"
