@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from decodetr.inference.loading import weights_digest
 from decodetr.modeling_decodetr.configuration_decodetr import DeCoDetrConfig
 from decodetr.modeling_decodetr.vocabulary import Vocabulary
 from decodetr.pool_builder.build import clip_model
@@ -19,6 +20,7 @@ from decodetr.pool_builder.proposals import select_proposals
 from decodetr.pool_builder.proposers import proposer_model
 from decodetr.processing.picture_modes import to_rgb
 from decodetr.utils.devices import pick_device
+from decodetr.utils.model_identity import config_settings, json_digest
 from decodetr.utils.shipped import loading
 
 if TYPE_CHECKING:
@@ -95,11 +97,19 @@ class ClipDetector:
         return [self._named(*one, least, top_k) for one in zip(pictures, self.proposer(pictures))]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """All that decides a detection: the weights of both, and the embeddings of names."""
+        """The weights of both, and the embeddings of names."""
         detector = getattr(self.proposer, "detector", None)
         parts = {"clip": self.clip.model.state_dict(), "detector": detector.state_dict() if detector else {}}
         found = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
         return found | {"texts": self._texts}
+
+    def digest(self) -> str:
+        """SHA-256 of all that decides a detection: weights, names, configs and preprocessing."""
+        detector, processor = (getattr(self.proposer, name, None) for name in ("detector", "image_processor"))
+        models = [one for one in (self.clip.model, detector) if hasattr(one, "config")]
+        configs = [config_settings(one.config.to_dict()) for one in models]
+        pictures = [one.to_json_string() for one in (self.clip.image_processor, processor) if one is not None]
+        return json_digest([weights_digest(self.state_dict()), configs, pictures])
 
     def _named(self, image, proposed, least, top_k):
         boxes, objectness, _ = select_proposals(*proposed, torch.zeros(0, 4), image.width, image.height, **_LIMITS)

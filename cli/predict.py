@@ -209,7 +209,7 @@ def _predict(args, names, sources):
     if find_export(args.model) is not None:  # before torch is imported, which it does without
         return _predict_exported(args, names, sources)
     from decodetr.inference.detection import detect
-    from decodetr.inference.loading import load_model, weights_digest
+    from decodetr.inference.loading import answer_digest, load_model
     from decodetr.inference.picture_run import PredictRun
     from decodetr.inference.shown import least_score
 
@@ -230,7 +230,7 @@ def _predict(args, names, sources):
         )
     least = least_score(model.config, args.threshold)
     find_in: Callable[..., list[dict[str, list]]] = partial(detect, model, image_processor, min_score=least)
-    digest = weights_digest(model.state_dict())
+    digest = answer_digest(model, image_processor)
     if args.optimize:
         optimized = _optimized(args, model, image_processor, sources)
         find_in, digest = partial(optimized.find, min_score=least), f"{digest} {optimized.way}"
@@ -285,7 +285,6 @@ def _is_other_detector(model):
 def _predict_by_clip(args, names, sources):
     """Boxes of a detector, names of CLIP on crops of them."""
     from decodetr.building.clip_detector import ClipDetector
-    from decodetr.inference.loading import weights_digest
     from decodetr.inference.picture_run import PredictRun
 
     if not isinstance(names, dict):
@@ -300,7 +299,7 @@ def _predict_by_clip(args, names, sources):
         "up instead\n"
     )
     detector = ClipDetector.from_pretrained(args.model, args.clip, names, args.device)
-    return PredictRun(_options(args), detector, sources, detector, weights_digest(detector.state_dict())).run()
+    return PredictRun(_options(args), detector, sources, detector, detector.digest()).run()
 
 
 def _options(args, most=None):

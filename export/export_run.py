@@ -25,7 +25,7 @@ from decodetr.export.settings import (
     preprocessing_of,
     require_packages,
 )
-from decodetr.export.tracing import trace
+from decodetr.export.tracing import ONE_AT_A_TIME, trace
 from decodetr.inference.loading import weights_digest
 from decodetr.modeling_decodetr.default_threshold import DEFAULT_THRESHOLD
 from decodetr.modeling_decodetr.detectors import detector_family, num_queries
@@ -102,7 +102,7 @@ def export_model(
     size = check_model(model, settings, preprocessing)
     if settings.top_k is None:
         settings = replace(settings, top_k=min(TOP_K, most_detections(model, settings)))
-    with claim(output, "decodetr export"):
+    with ONE_AT_A_TIME, claim(output, "decodetr export"):
         check_output(output, overwrite)  # another export may have ended meanwhile
         return _export(model, preprocessing, output, settings, size, source)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ from decodetr.runtime.description import LEAST_PIXELS
 # Of transformers: its checks of sizes are operators that ONNX does not know.
 _CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
 _MOST_IMAGES, _MOST_NAMES, _MOST_PIXELS = 1024, 1_000_000, 8192
+# torch.export, the exporters and what is changed here meanwhile are of the whole process: one graph at a time.
+ONE_AT_A_TIME = threading.Lock()
 
 
 def trace(graph: DetectionGraph, size: tuple[int, int]) -> torch.export.ExportedProgram:

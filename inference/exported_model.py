@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from decodetr.runtime.description import GRAPH_FILES
 from decodetr.runtime.exported_detector import ExportedDetector
 
 if TYPE_CHECKING:
@@ -76,10 +77,14 @@ class ExportedModel:
         return self.detector.detect(images, threshold=threshold, top_k=top_k, batch_size=len(images))
 
     def digest(self) -> str:
-        """SHA-256 of what decides the detections: the graph, and what it reads of the names."""
+        """SHA-256 of what decides the detections: the graph, in which weights and most settings of the config are, and
+        what it reads of pictures and names."""
         own = self.config
-        digest = hashlib.sha256(own.weights_digest.encode())
-        digest.update(json.dumps([own.runtime, own.dtype, own.preprocessing, own.semantic_queries]).encode())
+        digest = hashlib.sha256(json.dumps([own.runtime, own.dtype, own.preprocessing]).encode())
+        for name in GRAPH_FILES:
+            if (file := self.detector.folder / name).is_file():
+                with open(file, "rb") as stream:
+                    digest.update(name.encode() + hashlib.file_digest(stream, "sha256").digest())
         for values in self.detector.name_inputs().values():
             digest.update(values.tobytes())
         return digest.hexdigest()

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoImageProcessor
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection  # also tells the Auto classes of it
 from decodetr.processing.image_processing_pil_decodetr import DeCoDetrProcessingMixin
 from decodetr.utils.devices import pick_device
+from decodetr.utils.model_identity import config_settings, json_digest
 from decodetr.utils.shipped import load_vocabulary, loading
 
 if TYPE_CHECKING:
@@ -95,6 +96,18 @@ def bare_model(model: str | os.PathLike[str] | nn.Module) -> str | os.PathLike[s
         "model: expected a folder, a Hub name, a shipped name or a loaded DeCoDetrForObjectDetection, got "
         f"{type(inner).__name__}; DeCoDetrForObjectDetection.from_pretrained loads one"
     )
+
+
+def answer_digest(
+    model: DeCoDetrForObjectDetection,
+    image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil,
+    names: bool = True,
+) -> str:
+    """SHA-256 of all that decides what a model answers: weights and tables, settings of its config, its pool's space,
+    and the preprocessing. `names`: those that it looks for count too."""
+    weights = {key: value for key, value in model.state_dict().items() if names or not key.startswith("vocabulary.")}
+    settings = [config_settings(model.config.to_dict()), model.prototype_pool.info.get("space")]
+    return json_digest([weights_digest(weights), *settings, image_processor.to_json_string()])
 
 
 def weights_digest(state: Mapping[str, torch.Tensor]) -> str:

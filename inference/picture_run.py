@@ -107,7 +107,7 @@ class PredictRun:
         model: says names (`vocabulary`) and thresholds (`config`). A DeCo-DETR, or what stands for one.
         find_in (callable): pictures, threshold, `top_k` and, for explanations, `explain` to what
             [`decodetr.inference.detection.detect`] gives.
-        digest (str): of all that decides what `find_in` finds, as [`weights_digest`] gives it. Results of another one
+        digest (str): of all that decides what `find_in` finds, as [`answer_digest`] gives it. Results of another one
             are not gone on with.
         check (callable, *optional*): raises ValueError for a picture that `find_in` cannot take. It is reported as a
             damaged one is, and the rest is done.
@@ -132,7 +132,7 @@ class PredictRun:
         self.failed = {str(file): error for file, error in download(sources.addresses).items()}
         self.unwritten: dict[str, str] = {}  # form of results: what went wrong with it
         self.paths = [path for path in sources.pictures if str(path) not in self.failed]
-        key = {"model": digest, "scores": _scores(model.config), "font": options.font}
+        key = {"model": digest, "font": options.font}
         key |= {name: getattr(options, name) for name in _DECIDES}
         self.journal = Journal(self.output, {**self._made_with(), **key})
         self.done = {str(path) for path in self.paths if self.journal.has(path)}
@@ -367,11 +367,6 @@ def picture_options(form: str) -> dict[str, Any]:
     info.add_text("Software", SIGNATURE)
     # Only runs of equal bytes are looked for: files of photos are as small, and made in a seventh of the time.
     return {"format": "PNG", "compress_level": 1, "compress_type": 3, "pnginfo": info}
-
-
-def _scores(config):
-    """What the scores of the same weights depend on."""
-    return [config.score_scale, config.score_bias]
 
 
 def _best_threshold(name):

@@ -12,15 +12,16 @@ import torch
 from huggingface_hub import constants
 
 from decodetr import __version__
-from decodetr.inference.loading import weights_digest
+from decodetr.inference.loading import answer_digest
 from decodetr.speed.machine import environment
 from decodetr.utils.files import json_text
 
 if TYPE_CHECKING:
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
+    from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
+    from decodetr.processing.image_processing_pil_decodetr import DeCoDetrImageProcessorPil
 
 _PACKAGES = ("torch", "transformers", "openvino", "onnxruntime", "nncf")
-_SCORES = ("score_scale", "score_bias", "score_threshold", "name_thresholds", "nms_iou")
 
 
 def default_memory() -> Path:
@@ -28,17 +29,15 @@ def default_memory() -> Path:
     return Path(constants.HF_HOME) / "decodetr" / "optimized"
 
 
-def circumstances(model: DeCoDetrForObjectDetection, preprocessing: dict[str, Any]) -> dict[str, Any]:
-    """What graphs and times hold for: the weights without the names, what else decides scores, the machine, and its
-    packages."""
-    weights = {name: value for name, value in model.state_dict().items() if not name.startswith("vocabulary.")}
+def circumstances(
+    model: DeCoDetrForObjectDetection, image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil
+) -> dict[str, Any]:
+    """What graphs and times hold for: what decides the answers but for the names, the machine, and its packages."""
     return {
-        "weights": weights_digest(weights),
-        "scores": {name: getattr(model.config, name) for name in _SCORES},
+        "model": answer_digest(model, image_processor, names=False),
         **{name: value for name, value in environment(model.device).items() if name in ("device", "cores")},
         "threads": torch.get_num_threads(),
         "packages": {"decodetr": __version__} | {name: _version(name) for name in _PACKAGES},
-        "preprocessing": preprocessing,
     }
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
@@ -119,7 +120,7 @@ def optimize(
 ) -> Optimized:
     """
     Try ways to run a model, check what they detect, and keep the fastest. A second call finds the choice of the first
-    one, as long as weights, machine and packages are the same.
+    one, as long as weights, config, machine and packages are the same. Calls at once wait for each other.
 
     Args:
         model: folder, Hub name or shipped name of a DeCo-DETR, or a loaded one, whose device and names are kept. It is
@@ -135,7 +136,8 @@ def optimize(
         image_processor: of a loaded model. Default: that of the folder it is from.
         runs (int): timed rounds, in which the ways take turns at one picture.
         memory: folder of the choices. Default: decodetr/optimized below HF_HOME.
-        again (bool): measure, although there is a choice. progress (bool): show a progress bar.
+        again (bool): measure, although there is a choice; int8 has the ranges of this call's pictures.
+        progress (bool): show a progress bar.
 
     Returns:
         [`Optimized`].
@@ -161,7 +163,7 @@ def optimize(
         check_way("way", way, device)
         chosen = ["eager", way]
     asked = {"ways": chosen, "way": way, "max_ap_loss": max_ap_loss, "data": None if data is None else str(data)}
-    folder = folder_of(circumstances(eager, processor.to_dict()), memory)
+    folder = folder_of(circumstances(eager, processor), memory)
     file = report_of(folder, asked)
 
     @cache
@@ -172,15 +174,17 @@ def optimize(
         check = annotated() if pictures is None else None
         return _pictures(pictures if check is None else check.pictures)
 
-    case = Case(eager, processor, folder, look)
+    case = Case(eager, processor, folder, file.with_suffix(""), look)
     report = None if again else _remembered(file, asked)
     if report is None:
-        with claim(folder, "decodetr.optimize"):
-            check = annotated()
-            report = {"asked": asked, **_measure(case, chosen, check, max_ap_loss, runs, progress)}
-            if way is not None:
-                _insist(report, way, max_ap_loss)
-            write_json(file, report)
+        with claim(folder, "decodetr.optimize", wait=True):
+            report = None if again else _remembered(file, asked)  # of a run that was waited for
+            if report is None:
+                measured = _measure(replace(case, anew=True), chosen, annotated(), max_ap_loss, runs, progress)
+                report = {"asked": asked, **measured}
+                if way is not None:
+                    _insist(report, way, max_ap_loss)
+                write_json(file, report)
     try:
         detector = WAYS[report["chosen"]].make(case)
     except (OSError, ValueError) as error:
@@ -204,7 +208,9 @@ def _insist(report, way, max_ap_loss):
 def _remembered(file, asked):
     """The report of an earlier call."""
     report = read_json(file, dict) if file.is_file() else {}
-    return report if report.get("asked") == asked and report.get("chosen") in WAYS else None
+    if report.get("asked") != asked or report.get("chosen") not in WAYS:
+        return None
+    return None if any(row.get("may_pass") for row in report["ways"].values()) else report
 
 
 def _pictures(pictures):
@@ -243,7 +249,7 @@ def _measure(case, ways, check, max_ap_loss, runs, progress):
             rows[name] = {"ap": check.ap(_all_of(detectors[name], check.pictures))}
         except Exception as error:  # of a compiler or a runtime, of any type: the others are still tried
             detectors.pop(name, None)
-            rows[name] = {"problem": first_line(error)[:200]}
+            rows[name] = {"problem": first_line(error)[:200], "may_pass": _may_pass(error)}
             logger.info("%s", name, exc_info=True)
     seconds = in_turn(
         {name: _one_by_one(detector, case.pictures) for name, detector in detectors.items()},
@@ -261,6 +267,12 @@ def _measure(case, ways, check, max_ap_loss, runs, progress):
         "ways": {name: rows[name] for name in ("eager", *others)},
         "environment": environment(case.model.device),
     }
+
+
+def _may_pass(error):
+    """Whether a way that failed may work the next time: the disk or the memory was full. What a model cannot, it
+    cannot then either."""
+    return isinstance(error, OSError | MemoryError) or bool(re.search("MemoryError|out of memory|alloc", str(error)))
 
 
 def _all_of(detector, pictures):

@@ -38,14 +38,18 @@ class Case:
 
     Args:
         model (DeCoDetrForObjectDetection): in float32. image_processor: of it.
-        folder (Path): for files of ways that have some. look (callable): gives pictures such as it will see, a list of
-            PIL images. It is called if they are needed, once.
+        folder (Path): for files of ways that have some. measured (Path): for those that depend on the pictures too.
+        look (callable): gives pictures such as it will see, a list of PIL images. It is called if they are needed,
+            once.
+        anew (bool): files that depend on the pictures are made, also where they are there.
     """
 
     model: DeCoDetrForObjectDetection
     image_processor: DeCoDetrImageProcessor | DeCoDetrImageProcessorPil
     folder: Path
+    measured: Path
     look: Callable[[], list[PIL.Image.Image]]
+    anew: bool = False
 
     @cached_property
     def pictures(self) -> list[PIL.Image.Image]:
@@ -121,8 +125,8 @@ def _exported(kind, dtype="float32"):
 
 
 def _int8(case):
-    folder = case.folder / "openvino-int8"
-    if find_export(folder) is None:
+    folder = case.measured / "openvino-int8"
+    if case.anew or find_export(folder) is None:
         quantize(_export(case, "openvino"), folder, case.pictures)
     return ExportedDetector(folder, threads=torch.get_num_threads())
 

@@ -17,8 +17,9 @@ FORMAT, FORMAT_VERSION = "decodetr-export", 1
 TABLES_FILE = "name_tables.safetensors"
 # Of a side, where it is open: a map of one cell would be a case of its own. The coarsest have one for 64 pixels.
 LEAST_PIXELS = 65
+GRAPH_FILES = ("model.onnx", "model.onnx.data", "model.xml", "model.bin", "model.pt2")
 # Everything that an export may write, first what must be there.
-WRITTEN = (FILE, TABLES_FILE, "model.onnx", "model.onnx.data", "model.xml", "model.bin", "model.pt2")
+WRITTEN = (FILE, TABLES_FILE, *GRAPH_FILES)
 MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.xml", "pt2": "model.pt2"}  # by --format
 
 

@@ -12,7 +12,7 @@ import PIL.Image
 
 from decodetr.runtime.description import FILE, LEAST_PIXELS, MODEL_FILES, find_export, read_description
 from decodetr.runtime.name_tables import NameSpace, NameTables, checked_names
-from decodetr.runtime.post_processing import best_pairs, corners, sigmoid
+from decodetr.runtime.post_processing import best_pairs, check_numbers, corners, sigmoid
 from decodetr.runtime.preprocessing import Preprocessing
 from decodetr.runtime.sessions import INPUTS, open_session
 from decodetr.utils.files import reading
@@ -233,6 +233,7 @@ class ExportedDetector:
             logits, queries, labels = best_pairs(outputs["logits"], top_k)
             scores, boxes = sigmoid(logits), corners(outputs["pred_boxes"][queries])
         else:
+            check_numbers(outputs["scores"])
             scores, labels, boxes = (outputs[name][:top_k] for name in ("scores", "labels", "boxes"))
         boxes = boxes * np.array([*size, *size], dtype=np.float32)
         found = [names[label] for label in labels.tolist()]

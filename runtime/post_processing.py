@@ -22,8 +22,7 @@ def best_pairs(logits: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray, 
         ValueError: logits that are NaN.
     """
     best = logits.max(axis=1)
-    if np.isnan(best).any():
-        raise ValueError("scores are NaN: the graph overflowed; export the model with --dtype float32 or bfloat16")
+    check_numbers(best)
     flat = logits.reshape(-1)
     least = np.partition(best, len(best) - top_k)[len(best) - top_k] if top_k < len(best) else -np.inf
     pairs = np.flatnonzero(flat >= least) if np.isfinite(least) else np.flatnonzero(flat > -np.inf)
@@ -31,6 +30,12 @@ def best_pairs(logits: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray, 
         pairs = pairs[np.sort(np.argpartition(-flat[pairs], top_k - 1)[:top_k])]
     pairs = pairs[np.argsort(-flat[pairs], kind="stable")]
     return flat[pairs], pairs // logits.shape[1], pairs % logits.shape[1]
+
+
+def check_numbers(scores: np.ndarray) -> None:
+    """ValueError where a score is NaN."""
+    if np.isnan(scores).any():
+        raise ValueError("scores are NaN: the graph overflowed; export the model with --dtype float32 or bfloat16")
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

@@ -378,15 +378,30 @@ class Bench:
         for group in self.document["groups"]:
             if identity.items() <= group.items():
                 skipped = any("--limit-s" in row.get("skipped", "") for row in group["rows"])
-                return not skipped or self.options.limit_s <= group["limit_s"]
+                if not skipped or self.options.limit_s <= group["limit_s"]:
+                    return True
         return False
 
     def _keep(self, setting, wanted, rows):
         identity = self._identity(setting, wanted)
-        groups = [group for group in self.document["groups"] if group["setting"] != identity["setting"]]
-        self.document["groups"] = [*groups, {**identity, "limit_s": self.options.limit_s, "rows": rows}]
+        new = {**identity, "limit_s": self.options.limit_s, "rows": rows}
+        # A ratio holds within a group, so others stay as they are.
+        groups = [group for group in self.document["groups"] if not _replaces(new, group)]
+        self.document["groups"] = [*groups, new]
         if self.options.output:
             write_json(Path(self.options.output) / FILES[0], self.document)
+
+
+def _replaces(new, old):
+    """Whether a group has the models of an earlier one, in whatever state, and all figures that that one has: a model
+    that fails now takes no earlier figure away."""
+    figures = [{(row["title"], row["how"]) for row in one["rows"] if "skipped" not in row} for one in (new, old)]
+    return _asked(new) == _asked(old) and figures[0] >= figures[1]
+
+
+def _asked(group):
+    names = [name for name, _ in group["contestants"]]
+    return [group["setting"], group["how"], group["queries_read"], names]
 
 
 def earlier_run(folder: str | None, overwrite: bool = False) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ import torch
 from decodetr.training import fields
 from decodetr.training.self_regions import OWN_REGIONS
 from decodetr.utils.excerpts import short_json
-from decodetr.utils.model_identity import without_place
+from decodetr.utils.model_identity import config_settings, without_place
 
 if TYPE_CHECKING:
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection, Vocabulary
@@ -22,13 +22,6 @@ if TYPE_CHECKING:
 
 LENGTH = "length"  # the section that a run which goes on may change
 SKETCH = "embeddings"
-# Of the config: what is compared elsewhere, or says where something came from.
-_NOT_SETTINGS = frozenset(
-    """
-    id2label label2id prototype_captions pool_info vocabulary_info table_digests training_info preprocessing
-    architectures auto_map transformers_version use_cache dtype torch_dtype name_or_path _name_or_path _commit_hash
-    """.split()
-)
 
 
 def run_identity(
@@ -60,7 +53,7 @@ def run_identity(
     tables["pool"] = _table(pool.level.tolist(), pool.prototypes, model.config.pool_info)
     identity = {
         "start": start,
-        "model": {**_config(model.config), **tables},
+        "model": {**config_settings(model.config.to_dict()), **tables},
         "data": dataset_identity(dataset),
         **settings_identity(args),
     }
@@ -179,17 +172,6 @@ def _same(key, there, here):
     if key.endswith(SKETCH) and isinstance(there, list) and isinstance(here, list):
         return np.allclose(there, here, rtol=1e-3, atol=1e-3)
     return there == here
-
-
-def _config(config):
-    return _settings(config.to_dict())
-
-
-def _settings(stored):
-    """A config as a dict, those in it too, without what is no setting."""
-    if not isinstance(stored, dict):
-        return stored
-    return {key: _settings(value) for key, value in stored.items() if key not in _NOT_SETTINGS}
 
 
 def _weak_labels(weak):

@@ -1,10 +1,12 @@
 """Results are written whole or not at all, and never by two runs at once. What is read is a regular file."""
 
 import json
+import logging
 import math
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,11 +32,13 @@ __all__ = [
     "write_text",
 ]
 
+logger = logging.getLogger(__name__)
+
 _commit = load("file_commit")
 STAGING, committed, reading = _commit.STAGING, _commit.committed, _commit.reading
 
 LOCK = ".decodetr.lock"
-_held = set()  # (folder, name of the lock) that this process holds
+_held = set()  # (folder, name of the lock, thread of this process that holds it)
 MAX_BYTES = 4 << 30  # of one file that is read into memory. LVIS' training annotations are 1.1 GB
 _OF_MODELS = (".json", ".safetensors", ".bin")
 _MAX_BYTES_VARIABLE = "DECODETR_MAX_FILE_BYTES"
@@ -114,17 +118,19 @@ def is_unused(folder: str | Path) -> bool:
 
 
 @contextmanager
-def claim(folder: str | Path | None, what: str, part: str = "") -> Iterator[None]:
-    """Hold a folder for one run: a second one is refused at once. Inside a run that holds it, nothing happens.
+def claim(folder: str | Path | None, what: str, part: str = "", wait: bool = False) -> Iterator[None]:
+    """Hold a folder for one run: a second one, of another process or thread, is refused at once. Inside a run that
+    holds it, nothing happens.
 
     Args:
         folder (`str`, `Path` or None): made if missing. A file `.decodetr.lock` marks it meanwhile. Whether it is
             held, the system knows: the file that a killed run leaves holds nobody off. None: nothing is held.
         what (`str`): who holds it, for the message, such as "decodetr train".
         part (`str`): of runs that share a folder on purpose, what this one alone writes, such as its rank.
+        wait (`bool`): until nobody else holds it.
 
     Raises:
-        ValueError: another process holds it, or it is a file. OSError: it cannot be made or written.
+        ValueError: another run holds it, or it is a file. OSError: it cannot be made or written.
     """
     from filelock import FileLock, Timeout
 
@@ -133,7 +139,7 @@ def claim(folder: str | Path | None, what: str, part: str = "") -> Iterator[None
         return
     folder = output_folder(folder, what)
     name = f"{LOCK}-{part}" if part else LOCK
-    key = (str(folder.resolve()), name)
+    key = (str(folder.resolve()), name, threading.get_ident())
     if key in _held:
         yield
         return
@@ -141,14 +147,13 @@ def claim(folder: str | Path | None, what: str, part: str = "") -> Iterator[None
     folder.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(folder / name, thread_local=False), folder / f"{name}.holder"
     try:
-        lock.acquire(timeout=0)
-        while not Path(lock.lock_file).exists():  # its last holder removed it between our opening and our locking it
-            lock.release()
-            lock.acquire(timeout=0)
+        _acquire(lock, 0)
     except Timeout as error:
-        raise ValueError(
-            f"{folder}: another run ({_holder(holder)}) writes here; wait for it, stop it, or choose another output"
-        ) from error
+        said = f"{folder}: another run ({_holder(holder)}) writes here"
+        if not wait:
+            raise ValueError(f"{said}; wait for it, stop it, or choose another output") from error
+        logger.warning("%s; waiting for it", said)
+        _acquire(lock, -1)
     _held.add(key)
     try:
         holder.write_text(f"{what}, process {os.getpid()}", encoding="utf-8")
@@ -162,6 +167,14 @@ def claim(folder: str | Path | None, what: str, part: str = "") -> Iterator[None
         if made:
             with suppress(OSError):  # not empty: something was written
                 folder.rmdir()
+
+
+def _acquire(lock, seconds):
+    """Raises `filelock.Timeout`."""
+    lock.acquire(timeout=seconds)
+    while not Path(lock.lock_file).exists():  # its last holder removed it between our opening and our locking it
+        lock.release()
+        lock.acquire(timeout=seconds)
 
 
 def _holder(file):

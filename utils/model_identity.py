@@ -11,6 +11,13 @@ from decodetr.utils.documents import read_json
 
 # What training writes next to a model: how it went, which differs from run to run.
 _OF_A_RUN = re.compile(r".*_results\.json|trainer_state\.json|(forgetting|pool_drift|run|complete)\.json")
+# Of a config: what is compared elsewhere, or says where something came from.
+_NOT_SETTINGS = frozenset(
+    """
+    id2label label2id prototype_captions pool_info vocabulary_info table_digests training_info preprocessing
+    architectures auto_map transformers_version use_cache dtype torch_dtype name_or_path _name_or_path _commit_hash
+    """.split()
+)
 
 
 def model_identity(name_or_path: str | Path, revision: str | None = None) -> dict[str, str | None]:
@@ -52,6 +59,13 @@ def folder_digest(folder: str | Path) -> str | None:
             with open(file, "rb") as stream:
                 digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+def config_settings(stored: Any) -> Any:
+    """A config of transformers as a dict, those in it too, without what is no setting."""
+    if not isinstance(stored, dict):
+        return stored
+    return {key: config_settings(value) for key, value in stored.items() if key not in _NOT_SETTINGS}
 
 
 def json_digest(value: Any, digits: int = 64) -> str:

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import onnx
@@ -24,6 +26,7 @@ from decodetr.export.graph import DetectionGraph
 from decodetr.export.parity import check_parity
 from decodetr.export.settings import ExportSettings
 from decodetr.inference.detection import detect
+from decodetr.inference.exported_model import ExportedModel
 from decodetr.modeling_decodetr.embedding_artifact import random_rows
 from decodetr.runtime import ExportedDetector
 from decodetr.runtime.description import find_export
@@ -60,6 +63,41 @@ def test_detections_are_those_of_the_model(model, detector):
     assert_same(detector.detect(images[:1], threshold=0.0, top_k=5), torch_detections(model, images[:1], top_k=5))
     assert_same(detector.detect(images), torch_detections(model, images, None))  # thresholds of the config
     assert detector.detect([]) == []
+
+
+def test_threads_export_one_graph_at_a_time(model, tmp_path, monkeypatch):
+    busy, most = [], []
+
+    def export(*given):
+        busy.append(given)
+        time.sleep(0.1)
+        most.append(len(busy))
+        busy.pop()
+
+    monkeypatch.setattr("decodetr.export.export_run._export", export)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    given = model, DeCoDetrImageProcessor(size=SIZE)
+    threads = [
+        threading.Thread(target=export_model, args=(*given, folder, ExportSettings("onnx"))) for folder in folders
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1]
+
+
+def test_results_of_another_graph_of_the_same_weights_are_not_gone_on_with(folder, tmp_path):
+    for name in ("copy", "other"):
+        shutil.copytree(folder, tmp_path / name)
+    graph = onnx.load(tmp_path / "other/model.onnx")
+    constant = next(one for one in graph.graph.initializer if one.data_type == onnx.TensorProto.FLOAT)
+    constant.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(constant) + 1, constant.name))
+    onnx.save(graph, tmp_path / "other/model.onnx")
+    found = [ExportedModel(place) for place in (folder, tmp_path / "copy", tmp_path / "other")]
+    assert len({one.config.weights_digest for one in found}) == 1
+    digests = [one.digest() for one in found]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_pictures_of_rf_detrs_steps_are_resized_so_without_torch_too(model, tmp_path):

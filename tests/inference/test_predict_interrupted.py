@@ -3,6 +3,7 @@ replace anything else."""
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -84,6 +85,27 @@ def test_changed_images_and_settings_are_done_again(command, stop_at, tmp_path):
     calls = stop_at()
     assert main([*command, "--names", "dog"]) == 0 and len(calls) == 5
     assert read(tmp_path)["missing"] == []
+
+
+@pytest.mark.parametrize(
+    "file, change",
+    [
+        ("config.json", {"nms_iou": 0.5}),
+        ("config.json", {"name_temperature": 0.2}),
+        ("preprocessor_config.json", {"size": {"height": 96, "width": 96}}),
+    ],
+)
+def test_results_of_another_config_are_not_gone_on_with(
+    command, stop_at, tiny_detector_folder, tmp_path, file, change
+):
+    folder = shutil.copytree(tiny_detector_folder, tmp_path / "mine")
+    command[command.index("--model") + 1] = str(folder)
+    stop_at(4, KeyboardInterrupt())
+    assert main(command) == 130
+    fields = json.loads((folder / file).read_text(encoding="utf-8"))
+    (folder / file).write_text(json.dumps({**fields, **change}), encoding="utf-8")
+    calls = stop_at()
+    assert main(command) == 0 and len(calls) == 5
 
 
 def test_a_killed_run_goes_on(command, stop_at, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from decodetr import DeCoDetrImageProcessor, Vocabulary
 from decodetr.inference.detection import detect
 from decodetr.optimizing import optimize as module
 from decodetr.optimizing.check import Check
+from decodetr.optimizing.memory import circumstances
 from decodetr.optimizing.torch_detector import TorchDetector
 from decodetr.optimizing.ways import WAYS, Way, check_way
 from decodetr.runtime.exported_detector import ExportedDetector
@@ -117,6 +119,98 @@ def test_a_choice_is_remembered_until_something_changes(model, processor, pictur
     assert again.folder == first.folder  # names can be swapped in any way
     next(first.folder.glob("report-*.json")).write_text('{"asked": 1}')
     assert decodetr.optimize(model, pictures, image_processor=processor, memory=tmp_path).way == "same"
+
+
+def _with(model, field, value):
+    """Another config of the same weights."""
+    config = model.config if field in model.config.to_dict() else model.config.detector_config
+    assert getattr(config, field) != value
+    setattr(config, field, value)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        *(("name_temperature", 0.2), ("residual_weight", 0.1), ("centred", False), ("nms_iou", 0.5)),
+        *(("background_level", 0.9), ("score_threshold", 0.7), ("activation_function", "gelu")),
+    ],
+)
+def test_graphs_of_another_config_are_others(processor, field, value):
+    model, other = tiny_model("detr"), tiny_model("detr")
+    other.load_state_dict(model.state_dict())
+    other.config.training_info = {"names": ["a"]}  # tells where it is from
+    assert circumstances(other, processor) == circumstances(model, processor)
+    _with(other, field, value)
+    assert circumstances(other, processor) != circumstances(model, processor)
+
+
+def test_graphs_of_another_space_or_preprocessing_are_others(model, processor):
+    other = tiny_model("detr")
+    other.load_state_dict(model.state_dict())
+    other.prototype_pool.info["space"] = {"name_temperature": 0.2}
+    larger = DeCoDetrImageProcessor(size={"height": 96, "width": 64})
+    assert circumstances(other, processor) != circumstances(model, processor) != circumstances(model, larger)
+
+
+def test_threads_that_ask_for_the_same_at_once_measure_once(model, processor, pictures, fakes, tmp_path):
+    found = []
+
+    def work():
+        found.append(decodetr.optimize(model, pictures, image_processor=processor, memory=tmp_path))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.way for one in found] == ["same"] * 3 and found[0].report == found[1].report == found[2].report
+    assert sorted(fakes) == ["same"] * 4 + ["wrong"]  # tried once, taken by each
+
+
+@pytest.mark.parametrize(
+    "error, tried",
+    [
+        (OSError("No space left on device"), 2),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2),
+        (ValueError("torch cannot export this detr"), 1),
+    ],
+)
+def test_what_failed_of_a_full_disk_or_memory_is_tried_again(
+    model, processor, pictures, fakes, monkeypatch, tmp_path, error, tried
+):
+    calls = []
+
+    def fails(case):
+        calls.append(case)
+        raise error
+
+    monkeypatch.setitem(module.WAYS, "broken", Way(fails))
+    for _ in range(2):
+        found = decodetr.optimize(model, pictures, image_processor=processor, memory=tmp_path)
+    assert len(calls) == tried and found.way == "same"
+
+
+def test_ranges_of_int8_are_those_of_the_pictures_of_a_measurement(model, processor, pictures, monkeypatch, tmp_path):
+    seen = []
+
+    def quantize(exported, folder, images):
+        seen.append(images)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "export.json").write_text("{}")
+
+    monkeypatch.setattr("decodetr.optimizing.ways._export", lambda case, kind: None)
+    monkeypatch.setattr("decodetr.optimizing.ways.quantize", quantize)
+    eager = TorchDetector(model, processor)
+    monkeypatch.setattr("decodetr.optimizing.ways.ExportedDetector", lambda folder, threads: eager)
+    way = Way(WAYS["openvino-int8"].make)
+    monkeypatch.setattr(module, "WAYS", {"eager": WAYS["eager"], "openvino-int8": way})
+    monkeypatch.setattr("decodetr.optimizing.ways.WAYS", module.WAYS)
+    options = {"image_processor": processor, "memory": tmp_path, "runs": 1}
+    for given, again in ((pictures[:2], False), (pictures[2:], False), (pictures[2:], True)):
+        decodetr.optimize(model, given, way="openvino-int8", again=again, **options)
+    assert seen == [pictures[:2], pictures[2:]]  # the choice is there in the second call
+    decodetr.optimize(model, pictures, ways=["openvino-int8"], **options)  # ranges of another choice stay
+    assert seen[2:] == [pictures] and len(list(tmp_path.glob("*/*/*/export.json"))) == 2
 
 
 def test_a_way_that_is_named_is_taken(model, processor, pictures, fakes, tmp_path, caplog):

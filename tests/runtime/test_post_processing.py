@@ -1,8 +1,11 @@
 """The best pairs are those of a full sort."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from decodetr.runtime.exported_detector import ExportedDetector
 from decodetr.runtime.post_processing import best_pairs, corners, sigmoid
 
 
@@ -27,6 +30,18 @@ def test_queries_that_were_not_scored_are_never_given():
 def test_broken_scores_are_an_error():
     with pytest.raises(ValueError, match="scores are NaN.*--dtype float32"):
         best_pairs(np.array([[0.0, np.nan]], dtype=np.float32), 1)
+
+
+def test_broken_scores_of_a_graph_with_post_processing_inside_are_an_error():
+    class Inside(ExportedDetector):
+        def __init__(self):
+            self.description = SimpleNamespace(thresholds=lambda names, threshold: [0.0] * len(names))
+
+    outputs = {"scores": np.float32([np.nan, 0.5]), "labels": np.array([0, 1]), "boxes": np.zeros((2, 4), np.float32)}
+    with pytest.raises(ValueError, match="scores are NaN.*--dtype float32"):
+        Inside()._detections(outputs, (10, 10), ["a", "b"], None, 2)
+    outputs["scores"][0] = 0.75
+    assert Inside()._detections(outputs, (10, 10), ["a", "b"], None, 2)["scores"] == [0.75, 0.5]
 
 
 def test_scores_and_corners():

@@ -105,8 +105,26 @@ def test_another_model_in_a_folder_is_measured_anew(tiny, tmp_path, monkeypatch)
     folder.mkdir()
     for content, times in (("{}", 1), ("{ }", 1), ('{"a": 1}', 2)):
         (folder / "config.json").write_text(content, encoding="utf-8")
-        Bench(_options(models=(str(folder),), output=output)).run()
-        assert len(measured) == times
+        document = Bench(_options(models=(str(folder),), output=output)).run()
+        assert len(measured) == times and len(document["groups"]) == 1
+
+
+def test_a_model_that_fails_takes_no_earlier_figure_away(tiny, tmp_path, monkeypatch):
+    rows = [{"title": "mine", "how": "eager", "seconds": {"median": 1.0}}]
+    monkeypatch.setattr(Group, "measure", lambda group, bounds: rows)
+    monkeypatch.setattr(
+        Bench, "_saved", lambda self, name, where: of_random_weights("detr", 12, None, CPU, torch.float32)
+    )
+    folder, output = tmp_path / "mine", str(tmp_path / "out")
+    folder.mkdir()
+    found = []
+    for state in range(3):
+        (folder / "config.json").write_text(str(state), encoding="utf-8")
+        rows = [{**rows[0], **({"skipped": "RuntimeError: no"} if state == 1 else {})}]
+        found.append(Bench(_options(models=(str(folder),), output=output)).run()["groups"])
+        rows = [{key: value for key, value in rows[0].items() if key != "skipped"}]
+    assert len(found[0]) == 1 and len(found[1]) == 2 and found[1][0] == found[0][0]
+    assert len(found[2]) == 1 and "skipped" not in found[2][0]["rows"][0]  # it works again
 
 
 def test_the_whole_way_from_a_file_is_timed(tiny, monkeypatch):
@@ -253,9 +271,10 @@ def test_what_is_there_is_kept_and_what_is_missing_is_measured(tiny, tmp_path, m
     measured.clear()
     again = Bench(_options(names=(4, 3), output=output)).run()
     assert not measured and again == document
-    # Others beside it would have no neighbours in time: the group is measured anew.
+    # Others beside it would have no neighbours in time: they are a group of their own, and what is there stays.
     more = Bench(_options(names=(3,), models=("detr", "d_fine"), output=output)).run()
-    assert [names for names, _ in measured] == [3] and len(more["groups"]) == 2
+    assert [names for names, _ in measured] == [3] and more["groups"][:2] == again["groups"]
+    assert len(more["groups"]) == 3 and text_of(more).count("forward, 3 names, batch 1, N = 12:") == 2
     with pytest.raises(ValueError, match=r"measured otherwise \(runs was 1 and is 3\).*--overwrite"):
         Bench(_options(runs=3, output=output)).run()
     replaced = Bench(_options(runs=3, output=output, overwrite=True)).run()

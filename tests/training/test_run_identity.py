@@ -13,9 +13,10 @@ from decodetr.annotations.stream import AnnotationStream
 from decodetr.cli import main
 from decodetr.training.checkpoints import RUN, mark, problem, to_resume
 from decodetr.training.feature_cache import FeatureCache
-from decodetr.training.identity import _config, dataset_identity, differences
+from decodetr.training.identity import dataset_identity, differences
 from decodetr.training.options import TrainOptions
 from decodetr.training.starting_point import start_identity
+from decodetr.utils.model_identity import config_settings
 
 RUN_A = {"start": {"weights": "a"}, "settings": {"learning_rate": 1e-4, "seed": 1}, "length": {"max_steps": 6}}
 RUN_B = {**RUN_A, "settings": {"learning_rate": 5e-4, "seed": 1}}
@@ -110,11 +111,11 @@ def test_tables_are_compared_as_they_are_not_to_the_last_digit():
 
 def test_a_saved_and_loaded_model_has_the_settings_of_the_one_before(tmp_path):
     model = tiny_model()
-    settings = _config(model.config)
+    settings = config_settings(model.config.to_dict())
     assert settings["nms_iou"] is None and settings["detector_config"]["backbone_config"]
     model.save_pretrained(tmp_path)
     for saved in (model, DeCoDetrForObjectDetection.from_pretrained(tmp_path)):
-        assert differences({"model": settings}, {"model": _config(saved.config)}) == []
+        assert differences({"model": settings}, {"model": config_settings(saved.config.to_dict())}) == []
 
 
 def test_a_run_is_the_same_where_its_backbone_or_its_stream_lies_elsewhere(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +45,26 @@ def test_a_second_run_is_refused_and_told_who_holds_the_folder(holder, tmp_path)
     with pytest.raises(ValueError, match=rf"another run \(decodetr train, process {process.pid}\) writes here"):
         with claim(tmp_path, "decodetr train"):
             raise AssertionError("two runs")
+
+
+def test_another_thread_is_another_run(tmp_path):
+    order = []
+
+    def work(wait):
+        try:
+            with claim(tmp_path, "decodetr export", wait=wait):
+                order.append("waited for")
+        except ValueError as error:
+            order.append(str(error))
+
+    refused, waiting = (threading.Thread(target=work, args=(wait,)) for wait in (False, True))
+    with claim(tmp_path, "decodetr.optimize"):
+        refused.start(), waiting.start()
+        refused.join()
+        time.sleep(0.3)
+        order.append("done")
+    waiting.join()
+    assert "another run (decodetr.optimize, process" in order[0] and order[1:] == ["done", "waited for"]
 
 
 def test_a_killed_run_holds_nobody_off(holder, tmp_path):
