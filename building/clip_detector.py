@@ -106,10 +106,10 @@ class ClipDetector:
     def digest(self) -> str:
         """SHA-256 of all that decides a detection: weights, names, configs and preprocessing."""
         detector, processor = (getattr(self.proposer, name, None) for name in ("detector", "image_processor"))
-        models = [one for one in (self.clip.model, detector) if hasattr(one, "config")]
-        configs = [config_settings(one.config.to_dict()) for one in models]
+        configs = [getattr(one, "config", None) for one in (self.clip.model, detector)]
+        settings = [config_settings(config.to_dict()) for config in configs if config is not None]
         pictures = [one.to_json_string() for one in (self.clip.image_processor, processor) if one is not None]
-        return json_digest([weights_digest(self.state_dict()), configs, pictures])
+        return json_digest([weights_digest(self.state_dict()), settings, pictures])
 
     def _named(self, image, proposed, least, top_k):
         boxes, objectness, _ = select_proposals(*proposed, torch.zeros(0, 4), image.width, image.height, **_LIMITS)

@@ -45,8 +45,8 @@ def contents_of(
         validation (CocoAnnotations, optional): of that one, if it has any.
     """
     if stage == "names":
-        names = dict.fromkeys([*([] if training is None else training.names), *(options.names or ())])
-        return {"names": json_digest(options.names, 12)} | _other_order(options.output / "names.json", list(names))
+        wanted = dict.fromkeys([*([] if training is None else training.names), *(options.names or ())])
+        return {"names": json_digest(options.names, 12)} | _other_order(options.output / "names.json", list(wanted))
     if training is None:
         if stage != "photos":
             return {}

@@ -3,7 +3,6 @@
 import json
 import shlex
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,7 +28,6 @@ from decodetr.building.photos import (
     write_photos,
 )
 from decodetr.building.plan import Plan, measure
-from decodetr.building.result import how_to_go_on
 from decodetr.building.shown import shown_words
 from decodetr.cards.cost import cost_section
 from decodetr.cards.model_card import License
@@ -306,33 +304,6 @@ def test_the_plan_counts_the_queries_that_are_cached_and_refuses_a_full_disk(giv
     monkeypatch.setattr("decodetr.utils.preflight.free_bytes", lambda _: 1_000_000_000)
     with pytest.raises(ValueError, match=r"cached features: 2.* take at least 3.*, and 1.* are free there; choose"):
         plan.check_room(tmp_path / "out")
-
-
-def test_stages_of_localize_only_with_it():
-    given = {"detector": "d", "images": "i", "clip": "c", "captioner": "l", "output": "o"}
-    assert "boxes" not in BuildOptions(**given).stages
-    stages = BuildOptions(**given, localize=True).stages
-    assert stages.index("first-pool") < stages.index("boxes") < stages.index("pool")
-
-
-def test_places_and_prompts_are_not_taken_for_options(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    places = {"detector": "-d", "images": "-i", "clip": "-c", "captioner": "-l", "output": Path("-out")}
-    options = BuildOptions(**places, prompt="--short")
-    assert options.output == tmp_path / "-out" and options.images == str(tmp_path / "-i")
-    for stage in ("coverage", "pool", "names", "model", "scores", "report"):
-        words = commands.command_of(stage, options, commands.Start(False, 3, False))
-        assert not {*map(str, places.values()), "-out/data", "--short"} & set(words), words
-    assert "--prompt=--short" in commands.command_of("pool", options, commands.Start(False, 3, False))
-    named = BuildOptions(**places | {"output": Path("out"), "clip": "owner/clip"})
-    assert (named.output, named.clip) == (Path("out"), "owner/clip")
-
-
-def test_the_command_at_the_end_can_be_pasted_into_a_shell(tmp_path):
-    output = tmp_path / "out é 'q'"
-    write_json(output / "model/config.json", {"score_threshold": 0.4})
-    words = shlex.split(how_to_go_on(output).splitlines()[-1])
-    assert words == ["decodetr", "predict", "PHOTOS", "--model", f"{output}/model", "--output", "found"]
 
 
 def test_places_are_the_same_however_they_are_spelled(given, built, monkeypatch, capsys):

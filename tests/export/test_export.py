@@ -7,12 +7,10 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import onnx
 import pytest
-from filelock import FileLock
 from helpers.exports import SIZE, assert_same, exported, pictures, torch_detections
 from helpers.tiny_models import tiny_model
 from helpers.without_torch import PROGRAM, RUNTIME
@@ -30,7 +28,6 @@ from decodetr.inference.exported_model import ExportedModel
 from decodetr.modeling_decodetr.embedding_artifact import random_rows
 from decodetr.runtime import ExportedDetector
 from decodetr.runtime.description import find_export
-from decodetr.utils.files import LOCK
 
 NAMES = ["cat", "dog", "salt, pepper", "cat"]
 
@@ -63,28 +60,6 @@ def test_detections_are_those_of_the_model(model, detector):
     assert_same(detector.detect(images[:1], threshold=0.0, top_k=5), torch_detections(model, images[:1], top_k=5))
     assert_same(detector.detect(images), torch_detections(model, images, None))  # thresholds of the config
     assert detector.detect([]) == []
-
-
-def test_threads_export_one_graph_at_a_time(model, tmp_path, monkeypatch):
-    busy, most = [], []
-
-    def export(*given):
-        busy.append(given)
-        time.sleep(0.1)
-        most.append(len(busy))
-        busy.pop()
-
-    monkeypatch.setattr("decodetr.export.export_run._export", export)
-    folders = [tmp_path / "a", tmp_path / "b"]
-    given = model, DeCoDetrImageProcessor(size=SIZE)
-    threads = [
-        threading.Thread(target=export_model, args=(*given, folder, ExportSettings("onnx"))) for folder in folders
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1, 1]
 
 
 def test_results_of_another_graph_of_the_same_weights_are_not_gone_on_with(folder, tmp_path):
@@ -364,12 +339,6 @@ def test_what_is_there_is_replaced_only_when_asked(model, folder, tmp_path, caps
         with pytest.raises(ValueError, match="would replace .*model.onnx, which it did not write"):
             export_model(model, processor, tmp_path, ExportSettings("onnx"), overwrite)
     assert (tmp_path / "model.onnx").read_text() == "mine"
-
-
-def test_one_export_at_a_time_in_a_folder(model, tmp_path):
-    with FileLock(tmp_path / LOCK), pytest.raises(ValueError, match="another run .* writes here"):
-        export_model(model, DeCoDetrImageProcessor(size=SIZE), tmp_path, ExportSettings("pt2"))
-    assert not (tmp_path / "export.json").exists()
 
 
 def test_openvino_reports_to_nobody(monkeypatch):
