@@ -122,6 +122,30 @@ def check_detector(config: PreTrainedConfig) -> None:
         )
 
 
+def check_images(config: PreTrainedConfig, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> None:
+    """ValueError unless a detector of this config can take images (B, 3, H, W) with a mask (B, H, W) of padding."""
+    family = detector_family(config)
+    divisor = family.size_divisor(config)
+    if pixel_values.shape[-2] % divisor or pixel_values.shape[-1] % divisor:
+        raise ValueError(
+            f"{config.model_type} needs images whose height and width are multiples of {divisor}, got "
+            f"{tuple(pixel_values.shape[-2:])}; set the image processor's size accordingly."
+        )
+    # Graphs that are exported are of images without padding.
+    if pixel_mask is not None and not family.uses_pixel_mask and not torch.compiler.is_exporting():
+        _check_unpadded(config, pixel_mask)
+
+
+@torch.compiler.disable  # one break of the graph, where a family gets the mask that it ignores
+def _check_unpadded(config, pixel_mask):
+    if not pixel_mask.all():
+        raise ValueError(
+            f"pixel_mask has zeros, which {config.model_type} ignores: it would take the padding for picture, and "
+            "its boxes would be wrong. Give the image processor a fixed size, {'height': ..., 'width': ...}, and "
+            "do_pad=False."
+        )
+
+
 def feature_module(detector: nn.Module) -> nn.Module:
     """The module of the detector whose output holds the feature maps."""
     return detector.model.get_submodule(detector_family(detector.config).feature_module)

@@ -1,23 +1,35 @@
-"""Checks of what training is given: every index is in its table, boxes are relative to their image, and lists that
-belong together are equally long.
+"""Checks of what training is given: everything is a tensor on the images' device, every index is in its table, boxes
+are relative to their image, embeddings are numbers, and lists that belong together are equally long.
 
 Without them a negative index takes a row from the end, a missing embedding that of another region, and boxes in pixels
 are learned as they are.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
+_INDICES = ("class_labels", "absent_labels")
 _BOXES = ("boxes", "region_boxes", "pseudo_boxes", "ignore_boxes")
+_EMBEDS = ("region_embeds", "region_text_embeds", "caption_embeds")
 _LEAST, _MOST = -1.0, 2.0  # of a relative box: those that reach out of their image pass, pixels do not
 
 
 @torch.compiler.disable  # one break of the graph instead of one for each look at values
-def check_labels(labels: list[dict], batch: int, num_names: int) -> None:
-    """ValueError unless `labels`, as in the model's `forward`, fit a batch of images and a vocabulary of so many
-    names."""
-    if len(labels) != batch:
-        raise ValueError(f"labels must hold one dict for each of the {batch} images, got {len(labels)}.")
+def check_labels(labels: list[dict], pixel_values: torch.Tensor, num_names: int) -> None:
+    """ValueError unless `labels`, as in the model's `forward`, fit a batch of images (B, 3, H, W) and a vocabulary of
+    so many names."""
+    batch = len(pixel_values)
+    if not isinstance(labels, list | tuple) or len(labels) != batch:
+        got = len(labels) if isinstance(labels, list | tuple) else type(labels).__name__
+        raise ValueError(f"labels must hold one dict for each of the {batch} images, got {got}.")
     for i, label in enumerate(labels):
+        if not isinstance(label, Mapping):
+            raise ValueError(f"labels[{i}] must be a dict, got {type(label).__name__}.")
+        for key in (*_INDICES, *_BOXES, *_EMBEDS):
+            if key in label:
+                _check_tensor(label[key], f"labels[{i}][{key!r}]", pixel_values.device, key not in _INDICES)
         if missing := [key for key in ("class_labels", "boxes") if key not in label]:
             raise ValueError(f"labels[{i}] must have 'class_labels' and 'boxes', {missing[0]!r} is missing.")
         for key in _BOXES:
@@ -29,7 +41,18 @@ def check_labels(labels: list[dict], batch: int, num_names: int) -> None:
                 raise ValueError(f"labels[{i}][{key!r}] has {len(label[key])} rows, but {other!r} has {rows}.")
     check_indices([label["class_labels"] for label in labels], num_names, "labels[{}]['class_labels']")
     check_boxes(labels)
+    _check_embeds(labels)
     check_absent(labels, num_names)
+
+
+def _check_tensor(value: Any, what: str, device: torch.device, floats: bool) -> None:
+    """ValueError unless a value, of which the error speaks as `what`, is a tensor on a device, of floats if asked."""
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"{what} must be a tensor, got {type(value).__name__}.")
+    if value.device != device:
+        raise ValueError(f"{what} must be on {device}, as pixel_values are, got {value.device}.")
+    if floats and not value.is_floating_point():
+        raise ValueError(f"{what} must be floats, got {value.dtype}.")
 
 
 def boxes_in_float32(labels: list[dict]) -> list[dict]:
@@ -41,24 +64,39 @@ def boxes_in_float32(labels: list[dict]) -> list[dict]:
 
 
 def check_boxes(labels: list[dict]) -> None:
-    """ValueError unless all boxes are relative to their image, as far as that can be seen: numbers in -1..2, and no
-    negative sides."""
+    """ValueError unless all boxes are relative to their image, as far as that can be seen: numbers in -1..2. Width and
+    height are not negative; boxes without area pass, which data sets leave out."""
     boxes = {(i, key): label[key] for i, label in enumerate(labels) for key in _BOXES if key in label}
-    if not boxes or _relative(torch.cat(list(boxes.values()))):
+    if not boxes or _are_boxes(torch.cat(list(boxes.values()))):
         return
     for (i, key), part in boxes.items():
-        if not _relative(part):
+        if not _within(part, _LEAST, _MOST):
             raise ValueError(
-                f"labels[{i}][{key!r}] must be (cx, cy, w, h) in 0..1 of the image, w and h not negative, got "
-                f"values from {float(part.min()):g} to {float(part.max()):g}. Divide pixels by the image's width (cx, "
-                "w) and height (cy, h), or let the model's image processor convert COCO annotations."
+                f"labels[{i}][{key!r}] must be (cx, cy, w, h) in 0..1 of the image, got values from "
+                f"{float(part.min()):g} to {float(part.max()):g}. Divide pixels by the image's width (cx, w) and "
+                "height (cy, h), or let the model's image processor convert COCO annotations."
+            )
+        if not _are_boxes(part):
+            row = int((part[:, 2:] < 0).any(1).int().argmax())
+            raise ValueError(
+                f"labels[{i}][{key!r}] must be (cx, cy, w, h), got a negative width or height in row {row}: "
+                f"{[round(side, 4) for side in part[row].tolist()]}. Swap the corners of the box that it was made of."
             )
 
 
-def _relative(boxes):
-    """Whether all of (n, 4) boxes are. Looks once, as below."""
-    inside = ((boxes >= _LEAST) & (boxes <= _MOST)).all()
-    return not boxes.numel() or bool(inside & (boxes[:, 2:] >= 0).all())
+def _are_boxes(boxes):
+    """Whether all rows (n, 4) are in range, with a width and a height of at least 0. Looks once."""
+    return bool(((boxes >= _LEAST) & (boxes <= _MOST)).all() & (boxes[:, 2:] >= 0).all())
+
+
+def _check_embeds(labels):
+    """ValueError unless all embeddings are finite."""
+    embeds = {(i, key): label[key] for i, label in enumerate(labels) for key in _EMBEDS if key in label}
+    if not embeds or bool(torch.stack([part.isfinite().all() for part in embeds.values()]).all()):
+        return
+    for (i, key), part in embeds.items():
+        if not part.isfinite().all():
+            raise ValueError(f"labels[{i}][{key!r}] has NaN or infinite values; embed these regions or texts again.")
 
 
 def _within(values, least, most):

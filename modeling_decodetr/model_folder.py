@@ -153,6 +153,18 @@ def check_placed(device_map: dict[str, int | str | torch.device] | None) -> None
         )
 
 
+def check_quantized(model: PreTrainedModel) -> None:
+    """ValueError for a model that torchao has quantized while it was loaded: the library saves it, and does not load
+    what it saved, of bare detectors neither."""
+    quantization = getattr(model.config, "quantization_config", None)
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+    if getattr(method, "quant_method", method) == "torchao":
+        raise ValueError(
+            "a model that torchao has quantized can be saved, but not be loaded again: save the model that it was "
+            "loaded from, without quantization_config, and quantize it after loading."
+        )
+
+
 def check_tables(model: PreTrainedModel) -> None:
     """ValueError unless the config of a model says of its tables and weights what they are: it may have been changed
     by hand."""

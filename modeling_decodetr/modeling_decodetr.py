@@ -19,8 +19,8 @@ from .certain_queries import certain_queries
 from .configuration_decodetr import DeCoDetrConfig
 from .detectors import (
     check_detector,
+    check_images,
     class_labels_of_detector,
-    detector_family,
     detector_preprocessing,
     feature_cells,
     feature_channels,
@@ -44,6 +44,7 @@ from .loss_normalisation import mean_count, normalised_detector_loss
 from .map_cells import mask_cells, pixels_of
 from .model_folder import (
     check_loaded,
+    check_quantized,
     check_requested,
     check_tables,
     damaged_file,
@@ -56,7 +57,7 @@ from .precision import keep_boxes_in_float32
 from .prototype_pool import PrototypePool
 from .remote_entries import remote_entries
 from .semantic_stream import LEAST_LOG_SCORE, SemanticStream, boxes_on_canvas, derive, fuse_scores
-from .swappable_tables import SwappableTables
+from .swappable_tables import SwappableTables, follow_loaded_tables
 from .timm_maps import fill_buffers, fit_timm
 from .vocabulary import Vocabulary
 
@@ -137,7 +138,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         self.semantic_stream.refresh(self.prototype_pool, self.vocabulary)
         mask_cells(feature_module(self.detector), cells)
         watch_feature_maps(self.detector)
-        self.register_load_state_dict_post_hook(_refresh_background)
+        follow_loaded_tables(self)
         self.post_init()
 
     @can_return_tuple
@@ -160,7 +161,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape (B, 3, H, W)): normalised by the model's image processor. H and
                 W are multiples of what the detector's family needs (`detectors.py`).
             pixel_mask (`torch.LongTensor` of shape (B, H, W), *optional*): 1 for pixels, 0 for padding on the right
-                and at the bottom. Only for families that honour it.
+                and at the bottom. For families that do not honour it, all ones.
             labels (`list[dict]` of length B, *optional*): `class_labels` (n,) int64, indices into the vocabulary;
                 `boxes` (n, 4) float (cx, cy, w, h) in 0..1; with a teacher also `region_boxes` (R, 4) likewise and
                 `region_embeds` (R, d), CLIP image embeddings; `pseudo_boxes` (P, 4) are objects without a name and
@@ -186,8 +187,9 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
             [`DeCoDetrObjectDetectionOutput`].
 
         Raises:
-            ValueError: neither or both of pixels and features, `losses_only` without labels, wrong image size, labels
-                outside the vocabulary, boxes in pixels, `min_score` or `semantic_queries` out of range.
+            ValueError: neither or both of pixels and features, `losses_only` without labels, wrong image size, padding
+                that the detector ignores, labels that are no tensors on the images' device, outside the vocabulary or
+                with boxes in pixels, `min_score` or `semantic_queries` out of range.
         """
         tables = self.tables() if tables is None else tables
         if pixel_values is None and semantic_features is not None:
@@ -201,7 +203,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         if losses_only and labels is None:
             raise ValueError("losses_only=True needs labels.")
         if labels is not None:
-            check_labels(labels, len(pixel_values), len(tables.vocabulary))
+            check_labels(labels, pixel_values, len(tables.vocabulary))
             labels = boxes_in_float32(labels)
         found, maps = self._localize(pixel_values, pixel_mask, labels, tables.vocabulary.names, **kwargs)
         boxes, objectness = found["boxes"], found["objectness"]
@@ -252,12 +254,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
     def _localize(self, pixel_values, pixel_mask, labels, names, **kwargs):
         """Run the detector: its N real queries (B, N, C), boxes, objectness and losses, and its feature maps."""
         config = self.config.detector_config
-        divisor = detector_family(config).size_divisor(config)
-        if pixel_values.shape[-2] % divisor or pixel_values.shape[-1] % divisor:
-            raise ValueError(
-                f"{config.model_type} needs images whose height and width are multiples of {divisor}, got "
-                f"{tuple(pixel_values.shape[-2:])}; set the image processor's size accordingly."
-            )
+        check_images(config, pixel_values, pixel_mask)
         detector_labels = None
         # A frozen detector inside a model in training is in eval mode: its loss and denoising queries are not wanted.
         if labels is not None and (self.detector.training or not self.training):
@@ -356,7 +353,7 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
             of (n, C_l, points) as [`RegionPooling.sample`] gives them, and those of [`SupervisedQueries`].
         """
         vocabulary = self.vocabulary
-        check_labels(labels, len(pixel_values), len(vocabulary))
+        check_labels(labels, pixel_values, len(vocabulary))
         found, maps = self._localize(pixel_values, pixel_mask, None, vocabulary.names)
         supervised = self._supervision(found["boxes"], found["objectness"], boxes_in_float32(labels), vocabulary)
         n = found["boxes"].shape[1]
@@ -397,8 +394,10 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         Args: as of `PreTrainedModel.save_pretrained`. With `push_to_hub`, also those of [`push_to_hub`].
 
         Raises:
-            ValueError: the config's names or captions are not those of the tables, or the tables are on meta.
+            ValueError: the config's names or captions are not those of the tables, the tables are on meta, or the
+                weights are quantized so that they could not be loaded again.
         """
+        check_quantized(self)
         check_tables(self)
         self.config.table_digests = table_digests(self, state_dict)
         push = push_arguments(save_directory, kwargs)
@@ -480,11 +479,6 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         elif vocabulary is not None:
             model.set_vocabulary(vocabulary)
         return model
-
-
-def _refresh_background(model, incompatible_keys):
-    """After `load_state_dict`: what is background follows from the tables."""
-    model.semantic_stream.refresh(model.prototype_pool, model.vocabulary)
 
 
 # So that pipeline("object-detection") knows the model without a warning.

@@ -406,7 +406,7 @@ class SemanticStream(Float32Buffers):
         kept = torch.rand(values.shape, generator=generator, device=values.device) >= share
         return values * kept / (1 - share)
 
-    @torch.no_grad()
+    @torch.inference_mode(False)  # what is derived is trained with later
     def refresh(self, pool: PrototypePool, vocabulary: Vocabulary) -> None:
         """Compute again what follows from pool and vocabulary: centred rows, and how close each prototype is to a
         name."""

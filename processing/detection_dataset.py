@@ -270,7 +270,8 @@ def detection_collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     if not all("pixel_mask" in item for item in items):
         raise ValueError(
             f"expected images of one size in a batch, got (height, width) {sorted(set(sizes))[:4]}; give the image "
-            "processor a fixed size, {'height': ..., 'width': ...}, or do_pad=True if the detector honours pixel_mask"
+            "processor a fixed size, {'height': ..., 'width': ...}, or do_pad=True if the detector honours pixel_mask "
+            "(the RT-DETR family, with D-FINE and DEIMv2, does not)"
         )
     height, width = (max(side) for side in zip(*sizes))
     for name in ("pixel_values", "pixel_mask"):

@@ -140,8 +140,8 @@ class DeCoDetrProcessingMixin(BaseImageProcessor):
             float32 (x0, y0, x1, y1), in pixels if `target_sizes` is given. Not clipped to the image.
 
         Raises:
-            ValueError: on shapes that don't fit, `top_k` below 1, a number of thresholds that is not that of the
-                names, or scores that are NaN.
+            ValueError: on shapes that don't fit, `top_k` below 1, thresholds above 1, a number of them that is not
+                that of the names, sizes that are not above 0, or scores that are NaN.
         """
         logits, pred_boxes = _output(outputs, "logits"), _output(outputs, "pred_boxes")
         if logits.ndim != 3 or pred_boxes.shape != (*logits.shape[:2], 4):
@@ -152,11 +152,7 @@ class DeCoDetrProcessingMixin(BaseImageProcessor):
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         batch_size, _, num_names = logits.shape
-        least = torch.as_tensor(threshold, dtype=torch.float32, device=logits.device)
-        if least.ndim and least.shape != (num_names,):
-            raise ValueError(
-                f"threshold must be a number, or one for each of the {num_names} names, got {tuple(least.shape)}"
-            )
+        least = _thresholds(threshold, num_names).to(logits.device)
 
         # The sigmoid rises with the logit, so the best pairs are chosen on the logits as they are. Only k are upcast.
         top_logits, query_index, labels = top_pairs(logits, top_k)  # (B, k)
@@ -255,15 +251,36 @@ def _output(outputs, name):
     return value
 
 
+def _thresholds(threshold, num_names):
+    """float32 of shape () or (K,) from a number, or a sequence or tensor of K."""
+    try:
+        least = torch.as_tensor(threshold, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        least = None
+    if least is None or (least.ndim and least.shape != (num_names,)):
+        got = repr(threshold) if least is None else tuple(least.shape)
+        raise ValueError(f"threshold must be a number, or one for each of the {num_names} names, got {got}")
+    if not (least <= 1).all():  # also NaN; below 0, all scores are above it, as with the library's processors
+        raise ValueError(f"threshold must be a score, not above 1, got {threshold}")
+    return least
+
+
 def _sizes(target_sizes, batch_size, device):
     """(B, 2) float32 (height, width) from a tensor or a list of pairs."""
     if not isinstance(target_sizes, torch.Tensor):
-        target_sizes = torch.tensor([[float(side) for side in size] for size in target_sizes])
+        try:
+            target_sizes = torch.tensor([[float(side) for side in size] for size in target_sizes])
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"target_sizes must have one (height, width) for each of the {batch_size} images, got {target_sizes!r}"
+            ) from error
     if target_sizes.shape != (batch_size, 2):
         raise ValueError(
             f"target_sizes must have one (height, width) for each of the {batch_size} images, got shape "
             f"{tuple(target_sizes.shape)}"
         )
+    if not ((target_sizes > 0) & target_sizes.isfinite()).all():
+        raise ValueError(f"target_sizes must be finite and above 0, got {target_sizes.tolist()}")
     return target_sizes.to(device=device, dtype=torch.float32)
 
 

@@ -134,7 +134,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, LoadingTrainer):
         # forward takes **kwargs for the detector, not a batch-wide item count: let the Trainer average micro-batches.
         self.model_accepts_loss_kwargs = False
         self._loss_terms = LossTerms()
-        self._pool_sums = self._parameters = None
+        self._pool_sums = self._parameters = self._align_weight = None
         self._pool_momentum = PoolMomentum(self)
         for callback in (self._pool_momentum, *chosen_callbacks(self, self._coding)):
             self.add_callback(callback)
@@ -285,7 +285,8 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, LoadingTrainer):
             loss = loss + terms["loss_det"]
         if self.args.streams != "localization":
             loss = loss + bare.config.distill_weight * terms["loss_distill"]
-            loss = loss + self.align_weight() * terms["loss_align"]
+            self._align_weight = self.align_weight()  # for the log, which comes after the step was counted
+            loss = loss + self._align_weight * terms["loss_align"]
             self._collect_text_embeds(bare, inputs)
         self._loss_terms.add(terms)
         return (loss, outputs) if return_outputs else loss
@@ -294,7 +295,8 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, LoadingTrainer):
         """Add the mean of every loss term since the last log, lambda_align and the pool's mean cosine."""
         if "loss" in logs and (means := self._loss_terms.means(gather_object)):
             logs.update(means)
-            logs["align_weight"] = self.align_weight()
+            if self._align_weight is not None:
+                logs["align_weight"] = self._align_weight
             model = self.model
             if self.args.streams != "localization" and model.config.pool_update != "frozen":
                 logs["pool_mean_cosine"] = model.prototype_pool.mean_cosine()

@@ -92,6 +92,25 @@ def test_padding_changes_no_semantic_loss(family):
             assert torch.allclose(losses[0][name], other[name], atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["rt_detr", "rt_detr_v2", "d_fine", "deimv2"])
+def test_padding_that_a_detector_ignores_is_refused(family):
+    model = tiny_model(family).eval()
+    alone, padded = _inputs((64, 64), (64, 96))
+    labels = [{"class_labels": torch.tensor([0, 2]), "boxes": EDGE}]
+    message = f"pixel_mask has zeros, which {family} ignores: .* a fixed size, .*, and do_pad=False"
+    compiled = torch.compile(model, backend="eager")
+    for call in (
+        lambda: model(**padded),
+        lambda: compiled(**padded),
+        lambda: model.train()(**padded, labels=labels),
+        lambda: model.eval().extract_semantic_features(**padded, labels=labels),
+    ):
+        with torch.no_grad(), pytest.raises(ValueError, match=message):
+            call()
+    with torch.no_grad():
+        assert torch.equal(model(**alone).logits, model(alone["pixel_values"]).logits)
+
+
 def _joined(features, image):
     features = dict(features)
     if "absent" in features:

@@ -176,6 +176,26 @@ def test_errors_of_post_processing():
         post_process({"logits": torch.zeros(1, 2, 3), "pred_boxes": torch.zeros(1, 3, 4)})
 
 
+@pytest.mark.parametrize(
+    "threshold, target_sizes, message",
+    [
+        *((value, None, f"threshold must be a score, not above 1, got {value}") for value in (2, float("nan"))),
+        ([0.5, 1.5, 0.5], None, r"threshold must be a score, not above 1, got \[0\.5, 1\.5, 0\.5\]"),
+        *((value, None, "threshold must be a number, or one for each of the 3 names, got") for value in (None, "0.5")),
+        *((0.5, value, r"one \(height, width\) for each of the 1 images, got") for value in ((10, 20), [None])),
+        *(
+            (0.5, [(10, side)], r"target_sizes must be finite and above 0, got \[\[10")
+            for side in (0, -1, float("nan"), float("inf"))
+        ),
+        (0.5, torch.tensor([[0, 4]]), r"target_sizes must be finite and above 0, got \[\[0, 4"),
+    ],
+)
+def test_thresholds_and_sizes_that_mean_nothing_are_refused(threshold, target_sizes, message):
+    outputs = {"logits": torch.zeros(1, 2, 3), "pred_boxes": torch.full((1, 2, 4), 0.5)}
+    with pytest.raises(ValueError, match=message):
+        DeCoDetrImageProcessor().post_process_object_detection(outputs, threshold, target_sizes)
+
+
 def test_supervision_reads_the_result():
     supervision = pytest.importorskip("supervision")
     (result,) = DeCoDetrImageProcessor().post_process_object_detection(_outputs(), 0.5, [(100, 200)])

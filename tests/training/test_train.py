@@ -199,6 +199,15 @@ def test_logs_every_term_averaged(scenes, tmp_path):
     assert {"align_weight", "learning_rate"} <= logs[0].keys() and "pool_mean_cosine" not in logs[0]  # it is frozen
 
 
+def test_the_logged_align_weight_is_that_of_the_loss(scenes, tmp_path):
+    trainer = make_trainer(
+        scenes, tmp_path, max_steps=3, logging_steps=1, align_weight_start=0.0, align_weight_end=1.0
+    )
+    trainer.train()
+    logged = [entry["align_weight"] for entry in trainer.state.log_history if "align_weight" in entry]
+    assert logged == pytest.approx([0.0, 0.5, 1.0])
+
+
 def test_resume_ends_where_the_uninterrupted_run_ends(scenes, tmp_path):
     args = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "config": {"semantic_dropout": 0.5}}
     whole = make_trainer(scenes, tmp_path / "whole", **args)
