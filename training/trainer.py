@@ -134,7 +134,8 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, LoadingTrainer):
         # forward takes **kwargs for the detector, not a batch-wide item count: let the Trainer average micro-batches.
         self.model_accepts_loss_kwargs = False
         self._loss_terms = LossTerms()
-        self._pool_sums = self._parameters = self._align_weight = None
+        self._pool_sums = self._parameters = None
+        self._align_weight: float | None = None
         self._pool_momentum = PoolMomentum(self)
         for callback in (self._pool_momentum, *chosen_callbacks(self, self._coding)):
             self.add_callback(callback)
