@@ -2,8 +2,9 @@
 
 The new files are written into a hidden folder next to the old ones. When all of them are on the disk, that folder is
 renamed: this is the commit. Then the files move to their places. A process that dies before the commit has changed
-nothing. After it, whoever reads or writes the folder next finishes the move. Standard library and safetensors alone,
-because this file travels to the Hub with the model.
+nothing. After it, whoever reads or writes the folder next finishes the move, inside the folder alone: a folder of
+somebody else's may have a commit that names files elsewhere. Standard library and safetensors alone, because this file
+travels to the Hub with the model.
 """
 
 import errno
@@ -14,7 +15,8 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from itertools import chain
+from pathlib import Path, PurePath
 
 from safetensors import SafetensorError
 
@@ -81,7 +83,8 @@ def reading(folder: str | Path) -> Iterator[None]:
     A folder that does not exist, or on which no lock can be had, is read as it is.
 
     Raises:
-        OSError: a commit is unfinished and this process may not write. The message says what to do.
+        OSError: a commit is unfinished and this process may not write, or it names files outside of the folder. The
+            message says what to do.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -96,7 +99,7 @@ def reading(folder: str | Path) -> Iterator[None]:
 
 def unfinished(folder: str | Path) -> bool:
     """Whether a folder holds a commit whose files have not all moved; [`reading`] finishes it."""
-    return (Path(folder) / COMMITTED).is_dir()
+    return _is_folder(Path(folder) / COMMITTED)
 
 
 def _commit(folder, staging, remove):
@@ -116,7 +119,7 @@ def _commit(folder, staging, remove):
         _finish(folder)  # what somebody else left since we began
         os.rename(staging, folder / COMMITTED)
         _to_disk(folder)
-        _finish(folder)
+        _move(folder)
 
 
 def _check_place(folder, name):
@@ -130,26 +133,56 @@ def _check_place(folder, name):
 
 
 def _finish(folder):
-    """Move the files of a commit to their places. May be repeated after a kill at any moment."""
+    """Move the files of a commit that somebody left. OSError where it could touch anything outside of the folder."""
     ready = folder / COMMITTED
-    if not ready.is_dir():
+    if not _is_folder(ready):
         return
+    for name in chain.from_iterable(_manifest(ready).values()):
+        if not all(_is_inside(name, root) for root in (folder, ready)):
+            raise OSError(
+                f"{folder}: {COMMITTED} names {name!r}, which lies outside of the folder or behind a link, as no save of "
+                f"decodetr's does: do not use the folder, or remove {COMMITTED} from it"
+            )
+    _move(folder)
+
+
+def _move(folder):
+    """Move the files of the commit to their places. May be repeated after a kill at any moment."""
+    ready = folder / COMMITTED
     try:
-        if (ready / _MANIFEST).is_file():  # it goes last: without it everything has moved
-            manifest = json.loads((ready / _MANIFEST).read_text(encoding="utf-8"))
-            for name in manifest["files"]:
-                if (ready / name).exists():
-                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(ready / name, folder / name)
-            for name in manifest["remove"]:
-                (folder / name).unlink(missing_ok=True)
-            (ready / _MANIFEST).unlink()
+        manifest = _manifest(ready)
+        for name in manifest["files"]:
+            if os.path.lexists(ready / name):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(ready / name, folder / name)
+        for name in manifest["remove"]:
+            (folder / name).unlink(missing_ok=True)
+        (ready / _MANIFEST).unlink(missing_ok=True)  # it goes last: without it everything has moved
         shutil.rmtree(ready)
     except OSError as error:
         raise OSError(
             f"{folder}: an interrupted save is complete in {COMMITTED}, but its files cannot be moved to their places "
             f"({error}); open the folder once with the right to write"
         ) from error
+
+
+def _manifest(ready):
+    """{"files": names, "remove": names} of a commit, without any where everything has moved."""
+    file = ready / _MANIFEST
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and not file.is_symlink() else {}
+    return {key: found.get(key, []) for key in ("files", "remove")}
+
+
+def _is_folder(path):
+    return path.is_dir() and not path.is_symlink()
+
+
+def _is_inside(name, root):
+    """Whether a name leads to a place in a folder, and through no link to another one."""
+    path = PurePath(name)
+    if path.anchor or ".." in path.parts or not path.parts:
+        return False
+    return os.path.realpath((root / path).parent) == os.path.join(os.path.realpath(root), *path.parts[:-1])
 
 
 def _sweep(folder):

@@ -125,6 +125,9 @@ class DeCoDetrForObjectDetection(SwappableTables, DeCoDetrPreTrainedModel):
         super().__init__(config)
         check_detector(config.detector_config)  # before anything is built
         detector = AutoModelForObjectDetection.from_config(config.detector_config)
+        # Constructors of the DETR family freeze all of a ResNet, for they look for names that its layers have no more;
+        # `from_pretrained` freezes nothing.
+        detector.requires_grad_(True)
         self.detector = keep_boxes_in_float32(fit_timm(detector))
         self.prototype_pool = PrototypePool.random(
             config.num_coarse_prototypes, config.num_fine_prototypes, config.embedding_dim

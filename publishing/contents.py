@@ -77,8 +77,8 @@ def contents(folder: str | Path, everything: bool = False) -> Contents:
         everything (bool): also files that are not needed to load it, but no pickles, checkpoints and hidden files.
 
     Raises:
-        FileNotFoundError: it is none of these, or has no card. ValueError: it is damaged or not finished, or its card
-            has leftovers.
+        FileNotFoundError: it is none of these, or has no card. ValueError: it is damaged or not finished, its card
+            has leftovers, or a link would send a file from elsewhere.
     """
     folder = Path(folder)
     found = kind_of(folder)
@@ -98,6 +98,7 @@ def contents(folder: str | Path, everything: bool = False) -> Contents:
         files = [Path(file).relative_to(folder).as_posix() for file in files_below(folder)]
         shown = _shown_by_card(folder)
         sent = [name for name in files if _goes(name, kind, shown, everything)]
+        _check_links(folder, sent)
         size = sum((folder / name).stat().st_size for name in sent)
     left = sorted({_top(name, sent) for name in set(files) - set(sent)} - {""})
     return Contents(folder, kind, sorted(sent), size, left)
@@ -114,6 +115,17 @@ def _code():
     package = Path(__file__).resolve().parent.parent
     rooms = (package / "modeling_decodetr", package / "processing")
     return {file.name for room in rooms for file in room.glob("*.py")} - {"__init__.py"}
+
+
+def _check_links(folder, sent):
+    """ValueError where a link would send a file from elsewhere."""
+    root = folder.resolve()
+    for name in sent:
+        if not (real := (folder / name).resolve()).is_relative_to(root):
+            raise ValueError(
+                f"{folder / name} is a link to {real}, which is outside of the folder; put the file itself in its "
+                "place, or remove it"
+            )
 
 
 def _what_is_there(folder):

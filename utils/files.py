@@ -156,6 +156,7 @@ def claim(folder: str | Path | None, what: str, part: str = "", wait: bool = Fal
         _acquire(lock, -1)
     _held.add(key)
     try:
+        holder.unlink(missing_ok=True)  # what lies there is not written through: it may be a link
         holder.write_text(f"{what}, process {os.getpid()}", encoding="utf-8")
         yield
     finally:

@@ -164,6 +164,49 @@ def test_a_reader_that_may_not_write_is_told_what_to_do(tmp_path, monkeypatch):
         pass
 
 
+@pytest.mark.parametrize("key", ["files", "remove"])
+@pytest.mark.parametrize("name", ["../mine.txt", "{top}/mine.txt", "sub/../../mine.txt", "linked/mine.txt", "."])
+def test_a_commit_of_somebody_else_touches_nothing_outside_of_its_folder(tmp_path, name, key):
+    """A folder from the Hub or an archive may have one that was made on purpose."""
+    folder, ready, mine = tmp_path / "theirs", tmp_path / "theirs" / COMMITTED, tmp_path / "mine.txt"
+    (ready / "sub").mkdir(parents=True)
+    mine.write_text("mine")
+    (folder / "linked").symlink_to(tmp_path)
+    (ready / "mine.txt").write_text("theirs")
+    (ready / "sub" / "mine.txt").write_text("theirs")
+    names = {"files": [], "remove": [], key: [name.format(top=tmp_path)]}
+    (ready / ".manifest.json").write_text(json.dumps(names))
+    for opens in (reading, committed):
+        with pytest.raises(OSError, match="lies outside of the folder or behind a link"), opens(folder):
+            pass
+    assert mine.read_text() == "mine" and ready.is_dir()
+
+
+def test_a_commit_takes_no_file_of_the_reader_into_its_folder(tmp_path):
+    folder, secrets = tmp_path / "theirs", tmp_path / "secrets"
+    (folder / COMMITTED).mkdir(parents=True)
+    secrets.mkdir()
+    (secrets / "key").write_text("mine")
+    (folder / COMMITTED / "sub").symlink_to(secrets)
+    (folder / COMMITTED / ".manifest.json").write_text(json.dumps({"files": ["sub/key"], "remove": []}))
+    with pytest.raises(OSError, match="behind a link"), reading(folder):
+        pass
+    assert (secrets / "key").read_text() == "mine"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / COMMITTED).symlink_to(folder / COMMITTED)  # is no commit
+    with reading(other):
+        assert (folder / COMMITTED).is_dir()
+
+
+def test_a_save_behind_the_users_own_link_is_written(tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path / "large")
+    _write(tmp_path / "out", "new")
+    assert _read(tmp_path / "out") == ("new", "new") and list((tmp_path / "large").iterdir())
+
+
 def test_what_killed_writers_left_is_swept_away_and_what_living_ones_write_is_not(tmp_path):
     left = tmp_path / f"{STAGING}left"
     left.mkdir(parents=True)

@@ -247,6 +247,16 @@ def test_pool_swap_is_saved_and_checked(tmp_path):
         model.set_pool(PrototypePool(torch.randn(4, 8)))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_parameter_of_a_new_detector_learns(family, tmp_path):
+    """Also those of a ResNet, as `from_pretrained` of the library has it."""
+    model = tiny_model(family)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    model.detector.save_pretrained(tmp_path)
+    started = DeCoDetrForObjectDetection.from_detector(tmp_path)
+    assert all(parameter.requires_grad for parameter in started.parameters())
+
+
 def test_from_detector_brings_weights_and_preprocessing(tmp_path):
     from transformers import RTDetrImageProcessor
 

@@ -280,3 +280,11 @@ def test_a_model_of_the_package_needs_no_extra_file():
 
     found = contents(HUB_CARDS / "scenes-vocabulary")
     assert found.sent == ["README.md", "vocabulary.json", "vocabulary.safetensors"] and found.left == []
+
+
+def test_a_link_sends_no_file_from_elsewhere(run_folder, tmp_path):
+    (tmp_path / "id_rsa").write_text("mine")
+    (run_folder / "LICENSE").unlink()
+    (run_folder / "LICENSE").symlink_to(tmp_path / "id_rsa")
+    with pytest.raises(ValueError, match="LICENSE is a link to .*id_rsa, which is outside of the folder"):
+        contents(run_folder)

@@ -153,3 +153,12 @@ def test_every_command_that_writes_a_folder_holds_it(holder, tmp_path, monkeypat
     assert f"{out}: another run (decodetr train, process" in error and "choose another output" in error
     assert time.perf_counter() - started < 10
     assert sorted(path.name for path in out.iterdir()) == [LOCK, f"{LOCK}.holder"]
+
+
+def test_who_holds_a_folder_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f"{LOCK}.holder").symlink_to(tmp_path / "mine.txt")
+    with claim(tmp_path / "out", "decodetr predict"):
+        assert "decodetr predict" in (tmp_path / "out" / f"{LOCK}.holder").read_text()
+    assert (tmp_path / "mine.txt").read_text() == "mine"
