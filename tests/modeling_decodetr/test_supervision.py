@@ -7,7 +7,6 @@ import pytest
 import torch
 from helpers.tiny_models import tiny_batch, tiny_model
 
-from decodetr.modeling_decodetr.labels import check_boxes
 from decodetr.modeling_decodetr.loss_decodetr import match_annotations, supervise_queries
 
 
@@ -191,13 +190,3 @@ def test_boxes_in_float64_teach_what_they_are(family):
     features = [model.extract_semantic_features(batch["pixel_values"], labels) for labels in (batch["labels"], exact)]
     assert all(torch.equal(a["queries"], b["queries"]) for a, b in zip(*features))
     assert exact[0]["boxes"].dtype == torch.float64  # the caller's own stay as they are
-
-
-@pytest.mark.parametrize("key", ["boxes", "pseudo_boxes"])
-@pytest.mark.parametrize(
-    "box", [(0.5, 0.5, -0.1, 0.2), (0.5, 0.5, 0.1, -0.2), (0.5, 0.5, 0.1, float("nan")), (9, 9, 9, 9)]
-)
-def test_boxes_without_a_meaning_are_refused(key, box):
-    check_boxes([{key: _boxes((-0.1, 1.1, 0.0, 2.0))}, {}])
-    with pytest.raises(ValueError, match=rf"labels\[1\]\['{key}'\] must be .* w and h not negative"):
-        check_boxes([{key: _boxes(LEFT)}, {key: _boxes(LEFT, box)}])
