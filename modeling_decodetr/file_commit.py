@@ -140,8 +140,8 @@ def _finish(folder):
     for name in chain.from_iterable(_manifest(ready).values()):
         if not all(_is_inside(name, root) for root in (folder, ready)):
             raise OSError(
-                f"{folder}: {COMMITTED} names {name!r}, which lies outside of the folder or behind a link, as no save of "
-                f"decodetr's does: do not use the folder, or remove {COMMITTED} from it"
+                f"{folder}: {COMMITTED} names {name!r}, which lies outside of the folder or behind a link, as no save "
+                f"of decodetr's does: do not use the folder, or remove {COMMITTED} from it"
             )
     _move(folder)
 
