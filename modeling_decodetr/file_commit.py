@@ -169,8 +169,15 @@ def _move(folder):
 def _manifest(ready):
     """{"files": names, "remove": names} of a commit, without any where everything has moved."""
     file = ready / _MANIFEST
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() and not file.is_symlink() else {}
-    return {key: found.get(key, []) for key in ("files", "remove")}
+    if not file.is_file() or file.is_symlink():
+        return {"files": [], "remove": []}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {key: [str(name) for name in found[key]] for key in ("files", "remove")}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise OSError(
+            f"{file}: expected what a save of decodetr's writes: do not use the folder, or remove {COMMITTED} from it"
+        ) from error
 
 
 def _is_folder(path):

@@ -182,6 +182,14 @@ def test_a_commit_of_somebody_else_touches_nothing_outside_of_its_folder(tmp_pat
     assert mine.read_text() == "mine" and ready.is_dir()
 
 
+@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": 3, "remove": []}', "[" * 100_000])
+def test_a_commit_that_nobody_wrote_is_refused(tmp_path, manifest):
+    (tmp_path / COMMITTED).mkdir()
+    (tmp_path / COMMITTED / ".manifest.json").write_text(manifest)
+    with pytest.raises(OSError, match="expected what a save of decodetr's writes"), reading(tmp_path):
+        pass
+
+
 def test_a_commit_takes_no_file_of_the_reader_into_its_folder(tmp_path):
     folder, secrets = tmp_path / "theirs", tmp_path / "secrets"
     (folder / COMMITTED).mkdir(parents=True)
