@@ -31,7 +31,7 @@ class CandidateLabels:
         self._embedding = threading.Lock()
 
     def vocabulary(self, stored: Vocabulary, labels: Sequence[str]) -> tuple[Vocabulary, list[str]]:
-        """The vocabulary of some labels, in their order.
+        """The vocabulary of some labels, each once, in their order.
 
         Args:
             stored ([`Vocabulary`]): of the model. labels (list[str]): see [`name_of`].
@@ -45,6 +45,7 @@ class CandidateLabels:
         labels = labels if isinstance(labels, str) else list(labels)
         if isinstance(labels, str) or not labels or not all(isinstance(one, str) and one.strip() for one in labels):
             raise ValueError(f"labels must be a list of names, at least one, got {labels!r}")
+        labels = list(dict.fromkeys(labels))  # one that is there twice would find everything twice
         place = {name: row for row, name in reversed(list(enumerate(stored.names)))}
         names = [name_of(label, place) for label in labels]
         space = repr(sorted(stored.info.items(), key=lambda item: item[0]))

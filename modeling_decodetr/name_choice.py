@@ -19,8 +19,8 @@ Names = Sequence[str] | Mapping[str, str | Sequence[str]]
 
 
 def choose_names(vocabulary: Vocabulary, names: Names, text_model: str | Path | None = None) -> Vocabulary:
-    """A vocabulary of `names` alone, in this order. Those that are not stored get embedded by the text model and with
-    the templates that made the others.
+    """A vocabulary of `names` alone, each once, in this order. Those that are not stored get embedded by the text model
+    and with the templates that made the others.
 
     Args:
         vocabulary ([`Vocabulary`]).
@@ -32,7 +32,7 @@ def choose_names(vocabulary: Vocabulary, names: Names, text_model: str | Path | 
         ValueError: some names are not stored, and the text model is unknown, cannot be loaded, or is not the one that
             made the vocabulary.
     """
-    wanted = checked_names(names)
+    wanted = list(dict.fromkeys(checked_names(names)))
     fresh = _not_stored(vocabulary, names)
     if not fresh:
         return vocabulary.select(wanted)

@@ -21,6 +21,11 @@ def test_stored_names_need_no_text_model(model, monkeypatch, caplog):
     assert model.vocabulary.names == ["dog"] and torch.equal(model.vocabulary["dog"], row) and not caplog.records
 
 
+def test_a_name_that_is_there_twice_is_taken_once(model):
+    model.set_names(["dog", "gnu", "dog", "gnu"])
+    assert model.vocabulary.names == ["dog", "gnu"]
+
+
 def test_new_names_are_embedded_as_the_stored_ones_were(model, text_detector, tmp_path, caplog):
     dog = model.vocabulary["dog"].clone()
     model.set_names(["gnu", "dog", "yak"])
