@@ -19,8 +19,8 @@ Names = Sequence[str] | Mapping[str, str | Sequence[str]]
 
 
 def choose_names(vocabulary: Vocabulary, names: Names, text_model: str | Path | None = None) -> Vocabulary:
-    """A vocabulary of `names` alone, each once, in this order. Those that are not stored get embedded by the text model
-    and with the templates that made the others.
+    """A vocabulary of `names` alone, each once, in this order. Those that are not stored get embedded by the text
+    model and with the templates that made the others.
 
     Args:
         vocabulary ([`Vocabulary`]).

@@ -1,12 +1,15 @@
-"""What code and documents refer to is there: rows of docs/paper.md, documents, links and headings."""
+"""What code and documents refer to is there: rows of docs/paper.md, documents, links, headings and commands."""
 
 import os
 import re
 import subprocess
+from argparse import _SubParsersAction
 from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
+
+from decodetr.cli import command_parser
 
 THIS = Path(__file__).resolve().relative_to(ROOT).as_posix()
 TEXTS = {".py", ".md", ".yaml", ".yml", ".cfg", ".toml"}
@@ -160,3 +163,17 @@ def test_what_leads_nowhere_is_found():
         assert broken_link(link, "docs/paper.md")
     for link in ("model.md#deviations", "#4-reported-results", "../evaluation/protocols", "https://arxiv.org/abs/1"):
         assert not broken_link(link, "docs/paper.md")
+
+
+def test_documents_and_cards_name_commands_that_exist():
+    used = {
+        (command, word, name)
+        for name, text in CONTENTS.items()
+        if name.endswith(".md")
+        for command, word in re.findall(r"`decodetr (pool|scenes|vocabulary) ([a-z-]+)", text)
+    }
+    choices = {}
+    for command in ("pool", "scenes", "vocabulary"):
+        actions = command_parser(command)[1]._actions
+        (choices[command],) = (set(action.choices) for action in actions if isinstance(action, _SubParsersAction))
+    assert len(used) > 20 and not {found for found in used if found[1] not in choices[found[0]]}
