@@ -67,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_picture_limit(parser)
     add("--access-log", action="store_true", help="print a line for each request (default: none)")
     add(
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        help="take requests for this host name, too, where --host is a loopback address, as of a proxy that passes "
+        "its own name on; repeat it for more (default: localhost, 127.0.0.1, [::1])",
+    )
+    add(
         "--allow-origin",
         action="append",
         metavar="ADDRESS",
@@ -150,6 +157,7 @@ def _settings(args):
         **given,
         threshold=args.threshold,
         new_names=not args.no_new_names,
+        hosts=tuple(args.allow_host or ()),
         origins=tuple(args.allow_origin or ()),
     )
 

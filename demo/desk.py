@@ -203,9 +203,7 @@ class Desk:
         try:
             return open_image(file, "the picture")
         except TooManyPixels as error:
-            raise Unclear(
-                f"The picture has more than the {error.most:,} pixels that are taken; give a smaller one."
-            ) from error
+            raise Unclear(f"The picture has more than the {error.most} that are taken; give a smaller one.") from error
         except FileNotFoundError as error:
             minutes = self.settings.kept_seconds // 60
             raise Unclear(f"The picture is gone: files are kept for {minutes} minutes. Give it again.") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from decodetr.utils.files import limit
-from decodetr.utils.limits import MAX_PIXELS, MAX_PIXELS_VARIABLE
+from decodetr.utils.limits import MAX_PIXELS, MAX_PIXELS_VARIABLE, MAX_SIDE
 
 if TYPE_CHECKING:
     from typing import Any
@@ -78,11 +78,12 @@ class Video:
             raise ValueError(f"{source}: expected a video, got a file without pictures, such as sound alone")
         self._stream = self._container.streams.video[0]
         most = limit(MAX_PIXELS_VARIABLE, MAX_PIXELS)
-        if self._stream.width * self._stream.height > most:
+        width, height = self._stream.width, self._stream.height
+        if width * height > most or max(width, height) > MAX_SIDE:
             self._container.close()
             raise ValueError(
-                f"{source}: frames of {self._stream.width} x {self._stream.height} pixels, more than the {most:,} "
-                "that are decoded at most; if you trust the video, give --max-image-pixels"
+                f"{source}: frames of {width} x {height} pixels, more than the {most:,}, or {MAX_SIDE:,} a side, that "
+                "are decoded at most; if you trust the video, --max-image-pixels takes more pixels"
             )
         self._stream.thread_type = "AUTO"
         self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 25)

@@ -144,9 +144,9 @@ def _add_errors(app):
 
 def _add_detection(app, service):
     async def entries(request: Request, query: dict[str, Any], several: bool) -> list[dict[str, Any]]:
-        with service.entrance() as let_in:
-            payload = await read_payload(request, query, several, service.settings, service.run)
-            let_in(len(payload.pictures) - 1)
+        with service.arrival() as arrived:
+            payload = await read_payload(request, query, several, service.settings, service.run, arrived)
+        with service.entrance(len(payload.pictures)):
             return await _unless_gone(request, service.answer(payload))
 
     @app.post("/v1/detect", responses={200: {"model": Found}, **_PROBLEMS}, openapi_extra=_body(Single))

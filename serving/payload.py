@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import string
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -34,6 +35,10 @@ _HOW = (
     "image=@photo.jpg), or as JSON with base64"
 )
 _FIELDS = 20  # of a form, besides pictures
+_MANY, _SAID = 100, 3  # mistakes that are no honest ones; those that are told
+_LETTERS = 40  # of a word that somebody made up
+_SPACES = string.whitespace.encode()
+_Texts = Annotated[list[str], Field(fail_fast=True)]  # an error for each of millions of elements would take minutes
 
 
 class Wish(BaseModel):
@@ -41,7 +46,7 @@ class Wish(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    names: list[str] | str | None = Field(
+    names: _Texts | str | None = Field(
         None,
         description="Look for these: a list, or a text with commas, and double quotes around a name with a comma.",
     )
@@ -65,7 +70,7 @@ class Single(Wish):
 class Several(Wish):
     """A request for several pictures."""
 
-    images: list[str] = Field(min_length=1, description="The bytes of each picture's file in base64.")
+    images: _Texts = Field(min_length=1, description="The bytes of each picture's file in base64.")
 
 
 @dataclass(frozen=True)
@@ -84,20 +89,26 @@ class Payload:
 
 
 async def read_payload(
-    request: Request, query: Mapping[str, Any], several: bool, settings: ServeSettings, run: Wait
+    request: Request,
+    query: Mapping[str, Any],
+    several: bool,
+    settings: ServeSettings,
+    run: Wait,
+    arrived: Callable[[int], None],
 ) -> Payload:
     """Read the body of a request.
 
     Args:
         query: names (list of texts), threshold and top_k of the address. several (bool): a form or JSON with `images`.
         run: awaits a function and its arguments in another thread.
+        arrived: told of the bytes that come, as they come.
 
     Raises:
         Refusal: what cannot be read, is too much, or takes too long, or whose client has gone.
     """
     try:
         async with asyncio.timeout(settings.body_seconds):
-            return await _read(_limited(request, settings.max_body_bytes), query, several, settings, run)
+            return await _read(_limited(request, settings.max_body_bytes, arrived), query, several, settings, run)
     except TimeoutError as error:
         raise Refusal(
             408, f"the body took more than {settings.body_seconds:g} s to arrive; send it faster, or a smaller one",
@@ -112,7 +123,9 @@ async def _read(request, query, several, settings, run):
     key = "images" if several else "image"
     given = {name: value for name, value in query.items() if value is not None}
     if kind == "application/json":
-        said = await run(_checked, Several if several else Single, await request.body())
+        body = await request.body()
+        _check_marks(body, settings)
+        said = await run(_checked, Several if several else Single, body)
         texts = said.pop(key)
         texts = texts if several else [texts]
         _count(texts, key, settings)
@@ -139,8 +152,8 @@ async def _read(request, query, several, settings, run):
     return Payload(pictures, _names(said.get("names"), settings), said.get("threshold"), _top_k(said, settings))
 
 
-def _limited(request, most):
-    """The same request with a body of at most so many bytes."""
+def _limited(request, most, arrived):
+    """The same request with a body of at most so many bytes, which are told of."""
     refusal = Refusal(
         413, f"the body has more than the {most:,} bytes that are taken; send a smaller picture, or fewer"
     )
@@ -152,9 +165,11 @@ def _limited(request, most):
     async def receive() -> Message:
         nonlocal read
         message = await request.receive()
-        read += len(message.get("body", b""))
+        length = len(message.get("body", b""))
+        read += length
         if read > most:
             raise refusal
+        arrived(length)
         return message
 
     return Request(request.scope, receive)
@@ -168,7 +183,9 @@ async def _form(request, key, several, settings):
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 if name != key:
-                    raise Refusal(422, f"the form has a file {name!r}, expected {key!r}: curl -F {key}=@photo.jpg")
+                    raise Refusal(
+                        422, f"the form has a file {name[:_LETTERS]!r}, expected {key!r}: curl -F {key}=@photo.jpg"
+                    )
                 label = _label(key, len(pictures), several)
                 pictures.append((f"{label} ({value.filename})" if value.filename else label, await value.read()))
             elif name == "names":
@@ -193,18 +210,33 @@ def _count(pictures, key, settings):
         raise Refusal(422, f"{key}: {len(pictures)} pictures, more than the {settings.most_images} of one request")
 
 
+def _check_marks(body, settings):
+    """Refuse a JSON text of millions of values, each of which would become an object. Base64 has none of these marks,
+    and names have no more characters."""
+    most = settings.max_names * MAX_NAME_LENGTH
+    if (count := sum(map(body.count, (b",", b"[", b"{")))) > most:
+        raise Refusal(422, f"the body has {count:,} commas and brackets, more than the {most:,} of a request's names")
+
+
 def _checked(kind, given):
     """Fields of a JSON text or of a dict, of their types."""
     try:
         said = kind.model_validate_json(given) if isinstance(given, bytes) else kind.model_validate(given)
     except ValidationError as error:
+        if error.error_count() > _MANY:  # unknown words: the texts about them would take longer than finding them
+            raise Refusal(
+                422, f"the body has {error.error_count():,} mistakes; expected {', '.join(kind.model_fields)}"
+            ) from None
         raise Refusal(422, in_words(error.errors(include_input=False, include_url=False))) from error
     return said.model_dump()
 
 
 def in_words(errors: Sequence[Mapping[str, Any]]) -> str:
-    """What a check by pydantic found, as one text."""
-    found = [(".".join(str(part) for part in error["loc"] if part != "query"), error["msg"]) for error in errors]
+    """What a check by pydantic found first, as one text."""
+    found = [
+        (".".join(str(part)[:_LETTERS] for part in error["loc"] if part != "query"), error["msg"])
+        for error in errors[:_SAID]
+    ]
     return "; ".join(f"{place}: {message}" if place else message for place, message in found)
 
 
@@ -215,7 +247,7 @@ def _decoded(text, label):
     elif text[:8].lower().startswith(("http:", "https:", "file:", "ftp:", "s3:")):
         raise Refusal(422, f"{label}: addresses are not fetched; send the bytes of the picture in base64")
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode(text.encode("ascii").translate(None, _SPACES), validate=True)
     except (binascii.Error, ValueError) as error:
         raise Refusal(422, f"{label}: expected the bytes of a picture in base64, got: {error}") from error
 
@@ -224,6 +256,10 @@ def _names(given, settings):
     """The names that are asked for, each once, or None for the model's own."""
     if given is None:
         return None
+    most = settings.max_names * (MAX_NAME_LENGTH + 3) if isinstance(given, str) else settings.max_names
+    if len(given) > most:  # before a text is cut up, or each name looked at
+        what = "characters" if isinstance(given, str) else "given"
+        raise Refusal(422, f"names: {len(given):,} {what}, more than the {most:,} of one request")
     try:
         names = read_names(given, option="names") if isinstance(given, str) else [name.strip() for name in given]
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 import socket
@@ -9,10 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from decodetr.serving.app import create_app
 from decodetr.serving.engine import Engine
 from decodetr.serving.settings import ServeSettings
+
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -45,6 +49,11 @@ def address_of(bound: socket.socket) -> str:
     return f"http://[{name[0]}]:{name[1]}" if ":" in name[0] else f"http://{name[0]}:{name[1]}"
 
 
+def _is_loopback(bound):
+    name = bound.getsockname()
+    return not isinstance(name, str) and ipaddress.ip_address(name[0]).is_loopback
+
+
 class Server(uvicorn.Server):
     """
     uvicorn's, of one model.
@@ -63,11 +72,11 @@ class Server(uvicorn.Server):
         access_log: bool = False,
     ) -> None:
         self._tell = tell
-        app = create_app(engine, settings, self._end)
-        self.service = app.state.service
+        self.app = create_app(engine, settings, self._end)
+        self.service = self.app.state.service
         super().__init__(
             uvicorn.Config(
-                app,
+                self.app,
                 log_level="info" if access_log else "warning",
                 access_log=access_log,
                 server_header=False,
@@ -81,6 +90,9 @@ class Server(uvicorn.Server):
         Raises:
             ValueError: the model cannot be warmed up. KeyboardInterrupt: of SIGINT, at the end.
         """
+        if _is_loopback(bound):  # a page of another site could give its own name this address, and read answers
+            hosts = [*_LOOPBACK, bound.getsockname()[0], *self.service.settings.hosts]
+            self.app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
         with _no_death_of_sigterm():
             self.run(sockets=[bound])
         if self.service.failed is not None:

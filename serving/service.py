@@ -49,7 +49,8 @@ class Service:
 
     def __init__(self, engine: Engine, settings: ServeSettings) -> None:
         self.engine, self.settings = engine, settings
-        self.inside = 0  # pictures let in and not answered. Of the event loop alone
+        self.inside = 0  # pictures let in and not answered. This and the next are of the event loop alone
+        self._bodies = self._body_bytes = 0  # that arrive
         self.ready = False
         self.failed: Exception | None = None
         self._reading = ThreadPoolExecutor(settings.workers, "decodetr-read")
@@ -89,32 +90,51 @@ class Service:
             pool.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
-    def entrance(self) -> Iterator[Callable[[int], None]]:
-        """Let a picture in until the end of the block, and more of them by what is yielded.
+    def arrival(self) -> Iterator[Callable[[int], None]]:
+        """Let a body arrive until the end of the block. What is yielded is told of its bytes, as they come.
+
+        A body is no picture yet: a client that sends none would keep the place of one.
 
         Raises:
-            Refusal: the server is not ready, or full (also of what is yielded).
+            Refusal: the server is not ready, or full of pictures, or of bodies (also of what is yielded).
         """
         if not self.ready:
             raise Refusal(503, "the model is not ready; try again", {"Retry-After": "1"})
+        self._check_room(1)
+        if self._bodies >= self.settings.most_bodies:
+            raise _busy(f"{self._bodies:,} requests are sending their bodies already", 1)
         own = 0
 
-        def let_in(count: int) -> None:
+        def arrived(count: int) -> None:
             nonlocal own
-            if self.inside + count > self.settings.max_queue:
-                seconds = max(1, min(60, math.ceil(self.inside * self.batcher.seconds_per_item)))
-                raise Refusal(
-                    429,
-                    f"{self.inside} pictures wait already; try again in {seconds} s",
-                    {"Retry-After": str(seconds)},
-                )
-            self.inside, own = self.inside + count, own + count
+            if self._body_bytes + count > self.settings.most_bytes:
+                raise _busy(f"bodies of {self._body_bytes:,} bytes are arriving already", 1)
+            self._body_bytes, own = self._body_bytes + count, own + count
 
+        self._bodies += 1
         try:
-            let_in(1)
-            yield let_in
+            yield arrived
         finally:
-            self.inside -= own
+            self._bodies, self._body_bytes = self._bodies - 1, self._body_bytes - own
+
+    @contextmanager
+    def entrance(self, count: int) -> Iterator[None]:
+        """Let pictures in until the end of the block.
+
+        Raises:
+            Refusal: the server has no room for so many.
+        """
+        self._check_room(count)
+        self.inside += count
+        try:
+            yield
+        finally:
+            self.inside -= count
+
+    def _check_room(self, count):
+        if self.inside + count > self.settings.max_queue:
+            seconds = max(1, min(60, math.ceil(self.inside * self.batcher.seconds_per_item)))
+            raise _busy(f"{self.inside} pictures wait already", seconds)
 
     async def answer(self, payload: Payload) -> list[dict[str, Any]]:
         """Entries as those of detections.json, without the file: "width", "height", "turned", "best_score" and
@@ -151,7 +171,7 @@ class Service:
             picture = open_image(content, label)
         except TooManyPixels as error:
             raise Refusal(
-                413, f"{label}: more than the {error.most:,} pixels that are taken; send a smaller picture"
+                413, f"{label}: more than the {error.most} that are taken; send a smaller picture"
             ) from error
         except ValueError as error:
             reason = type(error.__cause__ or error).__name__
@@ -172,6 +192,10 @@ class Service:
         pictures, searches, numbers, least = zip(*asked)
         results = self.engine.detect(pictures, searches[0], max(numbers), min(least))
         return [{key: values[:most] for key, values in result.items()} for result, most in zip(results, numbers)]
+
+
+def _busy(what, seconds):
+    return Refusal(429, f"{what}; try again in {seconds} s", {"Retry-After": str(seconds)})
 
 
 async def _all(awaited):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 MAX_NAME_LENGTH = 500  # characters. Text encoders of CLIP cut a text off at about 300
+_HOST = re.compile(r"\*|(\*\.)?[^*:/\s]+|\[[0-9a-fA-F:]+\]")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class ServeSettings:
         new_names (bool): whether names without a stored embedding are embedded by the text model of the others.
         body_seconds (float): how long the body of a request may take to arrive.
         shutdown_seconds (int): how long answers may take that are on their way when the server is told to end.
+        hosts (tuple[str]): names of this machine, besides those of the loopback, that requests may have as their Host
+            while the server listens at a loopback address.
         origins (tuple[str]): web pages of other addresses whose scripts may read answers (CORS).
 
     Raises:
@@ -46,6 +50,7 @@ class ServeSettings:
     new_names: bool = True
     body_seconds: float = 30.0
     shutdown_seconds: int = 30
+    hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -60,6 +65,8 @@ class ServeSettings:
             raise ValueError(f"--max-wait-ms must be at least 0, got {self.max_wait_ms}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ValueError(f"--threshold must be in 0..1, got {self.threshold}")
+        if wrong := [host for host in self.hosts if not _HOST.fullmatch(host)]:
+            raise ValueError(f"--allow-host {wrong[0]}: expected a name such as detect.example.org, without port")
         if self.top_k > self.max_top_k:
             raise ValueError(f"--top-k {self.top_k} is above --max-top-k {self.max_top_k}")
 
@@ -67,6 +74,16 @@ class ServeSettings:
     def most_images(self) -> int:
         """Pictures that one request can have: more than all that are let in would never be."""
         return min(self.max_images, self.max_queue)
+
+    @property
+    def most_bodies(self) -> int:
+        """Bodies that may arrive at once. Slow clients keep places of these alone."""
+        return 8 * self.max_queue
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of bodies that arrive. Few of 8 times the bodies are large."""
+        return self.max_queue * self.max_body_bytes
 
 
 def _option(name):

@@ -2,7 +2,7 @@
 
 What a file is called says nothing about its content, so the decoders are listed here: those that Pillow runs in its
 own process. PostScript, which starts Ghostscript, and everything exotic are not among them. The number of pixels is
-known before any is decoded, and is bounded.
+known before any is decoded, and is bounded; so are the sides.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from decodetr.utils.files import limit, regular_file
-from decodetr.utils.limits import MAX_PIXELS, MAX_PIXELS_VARIABLE
+from decodetr.utils.limits import MAX_PIXELS, MAX_PIXELS_VARIABLE, MAX_SIDE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,9 +52,9 @@ _QUARTER_TURNS = range(5, 9)  # EXIF orientations that swap width and height
 
 
 class TooManyPixels(ValueError):
-    """A picture that is not decoded because of its size. `most` are the pixels that are allowed."""
+    """A picture that is not decoded because of its size. `most` is what is allowed, such as "67,108,864 pixels"."""
 
-    def __init__(self, message: str, most: int) -> None:
+    def __init__(self, message: str, most: str) -> None:
         super().__init__(message)
         self.most = most
 
@@ -255,10 +255,14 @@ def _opened(source, where):
         raise _unreadable(where, error) from error
     if image.format == "JPEG2000":  # whose decoder takes 19 bytes a pixel, four times what others do
         most = limit(MAX_PIXELS_VARIABLE, MAX_PIXELS // 2)
+    size = f"{image.width} x {image.height} pixels"
     if image.width * image.height > most:
-        size = f"{image.width} x {image.height} pixels"
         image.close()
         raise _too_large(where, size, most)
+    if max(image.size) > MAX_SIDE:
+        image.close()
+        side = f"{MAX_SIDE:,} pixels a side"
+        raise TooManyPixels(f"{where}: {size}, more than the {side} that are decoded at most; cut it into parts", side)
     return image
 
 
@@ -266,7 +270,7 @@ def _too_large(where, size, most):
     return TooManyPixels(
         f"{where}: {size}, more than the {most:,} pixels that are decoded at most; if you trust the picture, give "
         f"--max-image-pixels or set the environment variable {MAX_PIXELS_VARIABLE}",
-        most,
+        f"{most:,} pixels",
     )
 
 

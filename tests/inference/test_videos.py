@@ -11,7 +11,7 @@ import supervision as sv
 from helpers.pictures import write_image
 
 from decodetr.cli import main
-from decodetr.inference import video_run
+from decodetr.inference import video_run, videos
 from decodetr.inference.sources import find_sources
 from decodetr.inference.tracking import Tracks
 from decodetr.inference.videos import Video
@@ -51,6 +51,10 @@ def test_what_is_no_video_is_refused(film, tmp_path, monkeypatch):
     with monkeypatch.context() as small:
         small.setenv("DECODETR_MAX_IMAGE_PIXELS", "3000")
         with pytest.raises(ValueError, match="film.mp4: frames of 64 x 48 pixels, more than the 3,000"):
+            Video(str(film))
+    with monkeypatch.context() as small:
+        small.setattr(videos, "MAX_SIDE", 63)
+        with pytest.raises(ValueError, match="film.mp4: frames of 64 x 48 pixels, .* or 63 a side"):
             Video(str(film))
     with pytest.raises(FileNotFoundError, match="missing.mp4: no such file"):
         Video(str(tmp_path / "missing.mp4"))

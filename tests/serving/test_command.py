@@ -24,6 +24,7 @@ from decodetr.serving.settings import ServeSettings
         (["--body-seconds", "0"], "--body-seconds must be above 0"),
         (["--threshold", "1.5"], "--threshold must be in 0..1"),
         (["--top-k", "2000"], "--top-k 2000 is above --max-top-k 1000"),
+        (["--allow-host", "http://a.example"], "--allow-host http://a.example: expected a name such as"),
         (["--threads", "0"], "--threads must be at least 1"),
         (["--port", "-1"], "--port must be in 0..65535, got -1"),
         (["--names", "a", "--names-file", "b"], "not both"),
@@ -86,12 +87,19 @@ def test_the_options_reach_the_server(capsys, monkeypatch, tiny_detector_folder,
         "3",
     ]
     words += ["--max-images", "2", "--no-new-names", "--allow-origin", "https://a.example", "--device", "cpu"]
+    words += ["--allow-host", "a.example"]
     words += ["--clip", str(text_detector[1]), "--kept-names", "7", "--threshold", "0.25", "--access-log"]
     assert main(["serve", *words]) == 0
     place, engine, settings, access_log, closed = seen
     assert place == ("::1", 8000) and access_log and closed == "closed"
     assert settings == ServeSettings(
-        threshold=0.25, max_queue=3, max_images=2, new_names=False, origins=("https://a.example",), kept_names=7
+        threshold=0.25,
+        max_queue=3,
+        max_images=2,
+        new_names=False,
+        kept_names=7,
+        hosts=("a.example",),
+        origins=("https://a.example",),
     )
     facts = engine.facts()
     assert facts["names"] == ["dog", "salt, pepper"] and engine.kept.most == 7

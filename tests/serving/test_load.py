@@ -288,6 +288,12 @@ def test_pixels_are_limited_before_they_are_decoded(client, monkeypatch):
         answer = client.post("/v1/detect", content=content, headers=PNG)
         assert answer.status_code == status
         assert status == 200 or "the picture: more than the 5,000 pixels that are taken" in answer.json()["detail"]
+    monkeypatch.delenv("DECODETR_MAX_IMAGE_PIXELS")
+    stream = io.BytesIO()
+    Image.new("1", (1, 65_536)).save(stream, "PNG")
+    answer = client.post("/v1/detect", content=stream.getvalue(), headers=PNG)
+    assert answer.status_code == 413
+    assert answer.json()["detail"].startswith("the picture: more than the 65,535 pixels a side that are taken; send a")
 
 
 def test_a_body_that_does_not_arrive_is_408(gated):
@@ -303,3 +309,39 @@ def test_a_body_that_does_not_arrive_is_408(gated):
     answer = run(gated, work, body_seconds=0.05)
     assert answer.status_code == 408 and answer.headers["connection"] == "close"
     assert "0.05 s" in answer.json()["detail"]
+
+
+def test_bodies_that_do_not_arrive_take_no_place_of_a_picture(gated, picture):
+    async def work(client, service):
+        arrive = asyncio.Event()
+
+        async def body(first=b"x"):
+            yield first
+            await arrive.wait()
+            yield picture.bytes
+
+        def post(content):
+            return asyncio.create_task(client.post("/v1/detect", content=content, headers=PNG))
+
+        slow = [post(body()) for _ in range(15)]
+        await until(lambda: service._body_bytes == 15)
+        assert service.inside == 0
+        answer = await post(picture.bytes)
+        slow.append(post(body()))
+        await until(lambda: service._body_bytes == 16)
+        many = await post(picture.bytes)
+        for task in slow.pop(), slow.pop(), slow.pop():
+            task.cancel()
+        slow += [post(body(bytes(20_000))) for _ in range(2)]
+        await until(lambda: service._body_bytes == 40_013)
+        large = await post(bytes(20_000))
+        arrive.set()
+        return answer, many, large, await asyncio.gather(*slow), service
+
+    answer, many, large, slow, service = run(gated, work, max_queue=2, max_body_bytes=25_000)
+    assert (answer.status_code, many.status_code, large.status_code) == (200, 429, 429)
+    assert many.json()["detail"] == "16 requests are sending their bodies already; try again in 1 s"
+    assert large.json()["detail"] == "bodies of 40,013 bytes are arriving already; try again in 1 s"
+    assert many.headers["retry-after"] == large.headers["retry-after"] == "1"
+    assert {one.status_code for one in slow} <= {200, 413, 422, 429}
+    assert service.inside == service._bodies == service._body_bytes == 0

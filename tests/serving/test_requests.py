@@ -203,6 +203,42 @@ def test_a_misspelt_word_is_refused_wherever_it_stands(client, picture, address,
         assert answer.status_code == 422 and answer.json()["detail"] == "treshold: Extra inputs are not permitted"
 
 
+LARGE = [
+    (
+        '{"images": [' + "[]," * 1_000_000 + "1]}",
+        "the body has 2,000,002 commas and brackets, more than the 1,000,000",
+    ),
+    ('{"images": [' + "1," * 200_000 + "1]}", "images.0: Input should be a valid string"),
+    ('{"images": [' + '"",' * 200_000 + '""]}', "images: 200001 pictures, more than the 16 of one request"),
+    (
+        '{"images": [""], "names": [' + "1," * 200_000 + "1]}",
+        "names.list[str].0: Input should be a valid string; names.str: Input should be a valid string",
+    ),
+    ('{"images": [""], "names": [' + '"",' * 200_000 + '""]}', "names: 200,001 given, more than the 2,000 of"),
+    (
+        '{"images": [""], "names": "' + "aaa," * 300_000 + '"}',
+        "names: 1,200,000 characters, more than the 1,006,000 of",
+    ),
+    (
+        "{" + ",".join(f'"{"k" * 100}{i}": 1' for i in range(20_000)) + "}",
+        "the body has 20,001 mistakes; expected names, threshold, top_k, images",
+    ),
+    (
+        "{" + ",".join(f'"{"k" * 10_000}{i}": 1' for i in range(50)) + ', "images": [""]}',
+        "; ".join([f"{'k' * 40}: Extra inputs are not permitted"] * 3),
+    ),
+    ('{"images": [""], "top_k": ' + "9" * 1_000_000 + "}", "Invalid JSON: number out of range"),
+    ('{"images": ["' + "AA " * 1_000_000 + '%"]}', "images[0]: expected the bytes of a picture in base64, got: "),
+]
+
+
+@pytest.mark.parametrize("body, message", LARGE)
+def test_a_body_of_many_mistakes_is_answered_shortly(client, body, message):
+    answer = client.post("/v1/detect/batch", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422 and len(answer.text) < 300
+    assert answer.json()["detail"].startswith(message)
+
+
 BAD_WISHES = [
     ({"threshold": "2"}, "threshold: Input should be less than or equal to 1"),
     ({"threshold": "nan"}, "threshold: "),

@@ -7,9 +7,11 @@ import threading
 
 import httpx2
 import pytest
+from fastapi.testclient import TestClient
 from helpers.processes import start
 from helpers.servers import BrokenEngine, serve_slowly, unix_socket, wait_for
 
+from decodetr.serving.model_engine import ModelEngine
 from decodetr.serving.server import Server, address_of, bind
 from decodetr.serving.settings import ServeSettings
 
@@ -71,3 +73,19 @@ def test_an_address_is_taken_before_anything_is_loaded():
         bind("127.0.0.1", 70000)
     with pytest.raises(ValueError, match="cannot listen at --host nowhere.invalid"):
         bind("nowhere.invalid", 0)
+
+
+@pytest.mark.enable_socket
+@pytest.mark.parametrize(
+    "host, refused", [("127.0.0.1", ["a.example", "a.example:8000", "localhost.a.example", ""]), ("0.0.0.0", [])]
+)
+def test_other_host_names_are_refused_at_a_loopback_address_alone(loaded, monkeypatch, host, refused):
+    monkeypatch.setattr(Server, "run", lambda *_, **__: None)
+    server = Server(ModelEngine(*loaded, "tiny"), ServeSettings(hosts=("proxy.example",)))
+    with bind(host, 0) as bound:
+        server.run_on(bound)
+    names = ["127.0.0.1", "LOCALHOST:8000", "[::1]:8000", "proxy.example", "a.example", "a.example:8000"]
+    names += ["localhost.a.example", ""]
+    with TestClient(server.app) as client:
+        codes = {name: client.get("/health", headers={"host": name}).status_code for name in names}
+    assert codes == {name: 400 if name in refused else 200 for name in names}

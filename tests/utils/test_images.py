@@ -240,6 +240,10 @@ HOSTILE = {
     "68 megapixels": (lambda path: path.write_bytes(_png(8193, 8193)), "more than the 67,108,864 pixels"),
     "170 megapixels": (lambda path: path.write_bytes(_png(17000, 10000)), "more than the 67,108,864 pixels"),
     "2 gigapixels": (lambda path: path.write_bytes(_png(2**31 - 1, 1)), "more than the 67,108,864 pixels"),
+    "66 thousand rows": (
+        lambda path: path.write_bytes(_png(1, 65_536)),
+        "65536 pixels, more than the 65,535 pixels a",
+    ),
     "a link to nowhere": (lambda path: path.symlink_to("gone.png"), "no such"),
     "a link to itself": (lambda path: path.symlink_to(path.name), "cannot be read"),
 }
