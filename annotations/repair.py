@@ -46,7 +46,7 @@ def repaired_copy(
             copied = coco.image_folder is None
             images = _free_name(folder, part, earlier, copied)
             if copied:
-                document = _with_pictures(staging() / images, document, coco)
+                document = _with_pictures(staging(), images, document, coco)
             else:
                 images = link_pictures(staging(), images, coco.image_folder)
             parts[part] = images
@@ -95,15 +95,15 @@ def _as_written(document, image_folder):
     return {**document, "info": {**info, "image_folder": image_folder}, "images": images}
 
 
-def _with_pictures(place, document, coco):
+def _with_pictures(staging, folder, document, coco):
     """The document with the pictures of a data set as files, their bytes as they are."""
     path_of = {entry["image_id"]: entry["path"] for entry in coco.images}
     images = []
-    place.mkdir()
+    (staging / folder).mkdir()
     for number, entry in enumerate(document["images"], start=1):
         source = stored_source(path_of[entry["id"]])
         content = source if isinstance(source, bytes) else regular_file(source).read_bytes()
         name = f"{number:06d}{_SIGNATURES.get(content[:2], '.png')}"
-        (place / name).write_bytes(content)
+        (staging / folder / name).write_bytes(content)
         images.append({**entry, "file_name": name})
     return {**document, "images": images}

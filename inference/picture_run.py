@@ -263,7 +263,7 @@ class PredictRun:
             folder.mkdir(exist_ok=True)
             left, top, right, bottom = (round(side) for side in box)
             crop = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-            crop.save(folder / fitting(stem, f"_{number}.png"))
+            crop.save(staging / CROPS / folder.name / fitting(stem, f"_{number}.png"))
 
     def _made_with(self):
         vocabulary = self.model.vocabulary
