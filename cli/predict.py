@@ -182,6 +182,7 @@ def _expect_way(args):
     """Check that a model can be optimized as it is asked."""
     if not args.optimize:
         return
+    from decodetr.optimizing.memory import memory_folder
     from decodetr.optimizing.ways import check_way
     from decodetr.runtime.description import find_export
 
@@ -193,6 +194,7 @@ def _expect_way(args):
         raise ValueError(f"--optimize: {args.model} is an exported model; give the model itself, or leave it out")
     if args.optimize != "auto":
         check_way("--optimize", args.optimize, pick_device(args.device))
+    memory_folder()
 
 
 def _whole_numbers(args):

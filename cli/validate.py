@@ -6,12 +6,13 @@ exit status on errors, and with `--repair` a copy of the annotation files withou
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from decodetr.annotations.formats import DATA_HELP, PARTS
 from decodetr.cli.options import add_form_arguments, add_output, add_overwrite
 from decodetr.utils.excerpts import some_of
-from decodetr.utils.files import is_unused, write_json
+from decodetr.utils.files import is_unused, reading, write_json
 from decodetr.utils.outputs import apart, unwritten
 from decodetr.utils.tables import markdown_table
 
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Run `decodetr validate`. Returns 1 if there are errors."""
     from decodetr.annotations.dataset_report import DatasetReport, ReportOptions, other_annotations
     from decodetr.annotations.names_split import names_split_file, read_split
+    from decodetr.annotations.repair import repaired_copy
     from decodetr.utils.shipped import load_vocabulary
 
     source = Path(args.data)
@@ -73,10 +75,13 @@ def run(args: argparse.Namespace) -> int:
     if not parts:
         beside = f"; there are {', '.join(unread[:5])}: give one of these files" if unread else ""
         raise FileNotFoundError(f"{args.data}: expected annotations of {', '.join(PARTS)}, got none{beside}")
-    written, errors, nothing = {}, 0, True
-    for part in parts:
-        written[part], found, usable = _report(args, dataset, part)
-        errors, nothing = errors + found, nothing and not usable
+    written, errors, usable = {}, 0, []
+    with repaired_copy(args.repair, args.data) if args.repair else nullcontext() as add:
+        for part in parts:
+            written[part], found, some = _report(args, dataset, part, add)
+            errors, usable = errors + found, usable + [part] * some
+    for part in usable if args.repair else ():
+        sys.stderr.write(f"wrote {Path(args.repair, 'annotations', part)}.json, in COCO's form\n")
     if args.output:
         write_json(Path(args.output) / "validation.json", {**written, "unread": unread})
     fixable = any(finding["repair"] for entry in written.values() for finding in entry["findings"])
@@ -87,21 +92,19 @@ def run(args: argparse.Namespace) -> int:
             f"Not read: {some_of(unread, say=str)}; `decodetr validate FILE --images DIR` reads an annotation file of "
             "any name\n"
         )
-    return 1 if errors or nothing else 0
+    return 1 if errors or not usable else 0
 
 
-def _report(args, dataset, part):
-    """Examine a part, repair it where that is asked for, print the table: (entry of validation.json, number of kinds
-    of errors, whether anything can be used)."""
+def _report(args, dataset, part, add):
+    """Examine a part, add it to the repaired copy if there is one, print the table: (entry of validation.json, number
+    of kinds of errors, whether anything can be used)."""
     from decodetr.annotations.dataset_report import draw_sheet
-    from decodetr.annotations.repair import write_repaired
 
     report = dataset.examine(part)
-    if args.repair and report.coco is None:
+    if add is not None and report.coco is None:
         sys.stderr.write(f"{part}: not repaired, as nothing of it can be used\n")
-    elif args.repair:
-        file = write_repaired(args.repair, part, report.document, report.coco, args.data)
-        sys.stderr.write(f"wrote {file}, in COCO's form\n")
+    elif add is not None:
+        add(part, report.document, report.coco)
     sys.stdout.write(_table(part, report))
     if args.output and report.coco is not None and report.coco.images:
         draw_sheet(report.coco, Path(args.output) / f"{part}.jpg")
@@ -123,6 +126,8 @@ def _check_outputs(args, source):
     repaired = Path(args.repair)
     apart("--repair", repaired, inputs)
     apart("--repair", repaired / "annotations", inputs)
+    with reading(repaired):  # which finishes what a killed one had committed
+        pass
     if (repaired / REPAIRED).is_file():
         unwritten("--repair", repaired, (REPAIRED,), "decodetr validate", args.overwrite)
         return

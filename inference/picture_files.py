@@ -1,6 +1,7 @@
 """Pictures to detect in, and the files that the annotated ones are written to."""
 
 import glob
+import hashlib
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -13,6 +14,8 @@ from decodetr.utils.paths import files_below
 logger = logging.getLogger(__name__)
 
 SIGNATURE = "decodetr predict"  # in the header of its pictures
+_NAME_BYTES = 255  # of a file name, which most file systems allow
+_CUT_BYTES = 200
 
 
 def find_images(
@@ -68,6 +71,19 @@ def _is_meant(folder, file, output):
     return not results.startswith(top + os.sep) or not os.path.realpath(file).startswith(results + os.sep)
 
 
+def fitting(stem: str, end: str = "") -> str:
+    """The name of a file or folder, `stem` and then `end`. Where file systems do not allow one so long, `stem` is cut,
+    and a digest of it keeps such names apart."""
+    return f"{_cut(stem, end)}{end}"
+
+
+def _cut(stem, end):
+    content = os.fsencode(stem)
+    if len(content) + len(os.fsencode(end)) <= _NAME_BYTES:
+        return stem
+    return f"{content[:_CUT_BYTES].decode(errors='ignore')}-{hashlib.sha256(content).hexdigest()[:8]}"
+
+
 def picture_paths(
     images: Sequence[Path], output: str | Path, taken: Iterable[str | Path] = (), suffix: str = ".png"
 ) -> list[Path]:
@@ -83,7 +99,7 @@ def picture_paths(
         number = tried.get(stems[1], 1)  # of that folder and name: a thousand such would be tried a thousand times
         while True:
             stem = stems[number - 1] if number <= 2 else f"{stems[1]}_{number - 1}"
-            path = Path(output) / f"{stem}{suffix}"
+            path = Path(output) / fitting(stem, suffix)
             free = not os.path.lexists(path) or _is_ours(path)
             if (key := os.path.realpath(path).lower()) not in taken and free:
                 break
@@ -99,7 +115,7 @@ def unique_names(files: Iterable[str | Path]) -> Iterator[str]:
     taken, tried = set(), {}
     for file in map(Path, files):
         stem, number = file.stem, tried.get(file.stem.lower(), 1)
-        while (name := stem if number == 1 else f"{stem}_{number}").lower() in taken:
+        while (name := _cut(stem if number == 1 else f"{stem}_{number}", file.suffix)).lower() in taken:
             number += 1
         tried[stem.lower()] = number + 1
         taken.add(name.lower())

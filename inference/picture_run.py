@@ -19,7 +19,7 @@ import decodetr
 from decodetr.inference.background import Behind
 from decodetr.inference.journal import FILE as JOURNAL
 from decodetr.inference.journal import Journal
-from decodetr.inference.picture_files import SIGNATURE, picture_paths
+from decodetr.inference.picture_files import SIGNATURE, fitting, picture_paths
 from decodetr.inference.result_files import (
     CROPS,
     DATA_SETS,
@@ -259,11 +259,11 @@ class PredictRun:
             return
         marked(staging, CROPS)
         for number, (row, box) in enumerate(inside_picture(entry), 1):
-            folder = staging / CROPS / (re.sub(r"[^\w.-]+", "_", row["name"]).strip(".") or "_")
+            folder = staging / CROPS / fitting(re.sub(r"[^\w.-]+", "_", row["name"]).strip(".") or "_")
             folder.mkdir(exist_ok=True)
             left, top, right, bottom = (round(side) for side in box)
             crop = image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-            crop.save(staging / CROPS / folder.name / f"{stem}_{number}.png")
+            crop.save(staging / CROPS / folder.name / fitting(stem, f"_{number}.png"))
 
     def _made_with(self):
         vocabulary = self.model.vocabulary

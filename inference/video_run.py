@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from decodetr.inference.annotated_video import video_sink
 from decodetr.inference.background import Behind, read_ahead
-from decodetr.inference.picture_files import unique_names
+from decodetr.inference.picture_files import fitting, unique_names
 from decodetr.inference.result_files import FRAMES, VIDEOS, marked, rows_of
 from decodetr.inference.shown import lowest_threshold, to_supervision
 from decodetr.inference.tracking import Tracks
@@ -29,7 +29,8 @@ def video_names(sources: list[str]) -> dict[str, str]:
     """A name for the files of each video, its own where no earlier one has it."""
     stems = [os.path.splitext(os.path.basename(source))[0] for source in sources]
     safe = [re.sub(r"[^\w-]+", "_", stem).strip("_") or "video" for stem in stems]
-    return dict(zip(sources, unique_names(safe)))
+    end = "_0000000000.png"  # of a frame
+    return dict(zip(sources, unique_names(fitting(stem, end).removesuffix(end) for stem in safe)))
 
 
 def detect_video(run: PredictRun, source: str) -> None:

@@ -34,13 +34,14 @@ _LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what was written
 
 @contextmanager
 def committed(folder: str | Path, remove: Iterable[str] | Callable[[set[str]], Iterable[str]] = ()) -> Iterator[Path]:
-    """Yield an empty folder. The files that stand in it at the end become files of `folder`, all of them or none.
+    """Yield an empty folder. The files and links that stand in it at the end become those of `folder`, all of them or
+    none.
 
     Args:
         folder (`str` or `Path`): made if missing. Files of other names in it stay. What is written into the folder of
             another commit, or into a folder in it, becomes part of that one.
-        remove (iterable of `str`, or function of the set of new names that returns one): names of files of `folder`
-            that go in the same commit, unless they are written again.
+        remove (iterable of `str`, or function of the set of new names that returns one): names of files or links of
+            `folder` that go in the same commit, unless they are written again.
 
     Raises:
         OSError: the disk is full, the folder cannot be written, or one of the names is a folder or a device there. The
@@ -51,7 +52,7 @@ def committed(folder: str | Path, remove: Iterable[str] | Callable[[set[str]], I
     if any(part.startswith(STAGING) for part in folder.parts):
         yield folder  # inside another commit, which these files join. Waiting for its lock would be for ever
         return
-    with ExitStack() as kept, _named_when_full(folder):
+    with ExitStack() as kept, named_when_full(folder):
         with _locked(folder):
             _finish(folder)
             _sweep(folder)
@@ -63,17 +64,18 @@ def committed(folder: str | Path, remove: Iterable[str] | Callable[[set[str]], I
 
 
 @contextmanager
-def _named_when_full(folder):
-    """Inside, the error of a full disk names the folder: a write that fails knows no file."""
+def named_when_full(folder: str | Path) -> Iterator[None]:
+    """Inside, the error of a full disk says what to do. It names the folder if it names no file, as of a write."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         number = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, SafetensorError) else None
         number = int(number[1]) if number else getattr(error, "errno", None)
-        if number not in _LOST or getattr(error, "filename", None) is not None:
+        file = getattr(error, "filename", None)
+        if number not in _LOST or (file is not None and error.strerror != os.strerror(number)):  # it says so already
             raise
         text = f"{os.strerror(number)}: nothing was written; make room, or write to another disk"
-        raise OSError(number, text, str(folder)) from error
+        raise OSError(number, text, str(folder) if file is None else file) from error
 
 
 @contextmanager
@@ -103,16 +105,17 @@ def unfinished(folder: str | Path) -> bool:
 
 
 def _commit(folder, staging, remove):
-    files = sorted(str(file.relative_to(staging)) for file in staging.rglob("*") if file.is_file())
+    links = {str(file.relative_to(staging)) for file in staging.rglob("*") if file.is_symlink()}
+    files = sorted(links | {str(file.relative_to(staging)) for file in staging.rglob("*") if file.is_file()})
     if not files:  # another process of a distributed run writes
         return
     for name in files:
-        _check_place(folder, name)
+        _check_place(folder, name, name in links)
     remove = sorted(set(remove(set(files)) if callable(remove) else remove) - set(files))
     manifest = staging / _MANIFEST
     manifest.write_text(json.dumps({"files": files, "remove": remove}), encoding="utf-8")
     mode = manifest.stat().st_mode & 0o777  # that of a file which open() makes. Some writers make theirs private
-    for name in (*files, _MANIFEST):
+    for name in {*files, _MANIFEST} - links:  # what a link leads to is somebody else's
         os.chmod(staging / name, mode)
         _to_disk(staging / name)
     with _locked(folder):
@@ -122,10 +125,10 @@ def _commit(folder, staging, remove):
         _move(folder)
 
 
-def _check_place(folder, name):
+def _check_place(folder, name, is_link):
     """OSError where a new file cannot go: a commit that cannot be finished would hold off whoever opens the folder."""
     place = folder / name
-    if place.exists() and not place.is_file():
+    if place.exists() and not place.is_file() and not (is_link and place.is_symlink()):
         raise OSError(f"{place}: expected a file or nothing, got a folder or a device; choose another name")
     for above in list(place.parents)[: len(Path(name).parents) - 1]:
         if above.exists() and not above.is_dir():

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from decodetr import __version__
 from decodetr.inference.loading import answer_digest
 from decodetr.speed.machine import environment
-from decodetr.utils.files import json_text
+from decodetr.utils.files import json_text, remembering_folder
 
 if TYPE_CHECKING:
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
@@ -41,9 +41,19 @@ def circumstances(
     }
 
 
+def memory_folder(memory: str | Path | None = None) -> Path:
+    """The folder of all choices: the given one, or the default.
+
+    Raises:
+        PermissionError: choices can be neither read nor kept there. The message says what to do.
+    """
+    remedy = "set the environment variable HF_HOME to a folder of yours, or give decodetr.optimize another `memory`"
+    return remembering_folder(default_memory() if memory is None else memory, remedy)
+
+
 def folder_of(held: dict[str, Any], memory: str | Path | None = None) -> Path:
-    """The folder of some circumstances."""
-    return (default_memory() if memory is None else Path(memory)) / _digest(held)
+    """The folder of some circumstances. Raises as [`memory_folder`]."""
+    return memory_folder(memory) / _digest(held)
 
 
 def report_of(folder: Path, asked: dict[str, Any]) -> Path:

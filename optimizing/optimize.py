@@ -19,7 +19,7 @@ from decodetr.inference.one_call import processor_of
 from decodetr.inference.shown import above
 from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
 from decodetr.optimizing.check import MOST, Check
-from decodetr.optimizing.memory import circumstances, folder_of, report_of
+from decodetr.optimizing.memory import circumstances, folder_of, memory_folder, report_of
 from decodetr.optimizing.torch_detector import TorchDetector
 from decodetr.optimizing.ways import WAYS, Case, check_way
 from decodetr.runtime.exported_detector import BATCH_SIZE, ExportedDetector, picture_of
@@ -144,12 +144,14 @@ def optimize(
 
     Raises:
         ValueError: unknown ways, no pictures, or options out of range; `way` does not work for this model.
-            FileNotFoundError: no such model or data. ImportError: `way` needs a package.
+            FileNotFoundError: no such model or data. ImportError: `way` needs a package. PermissionError: `memory` may
+            not be entered.
     """
     if unknown := sorted({*(ways or ()), way or "eager"} - WAYS.keys()):
         raise ValueError(f"ways: {unknown[0]!r} is none of {', '.join(WAYS)}")
     if not 0 <= max_ap_loss <= 100 or runs < 1:
         raise ValueError(f"max_ap_loss must lie in [0, 100] and runs be at least 1, got {max_ap_loss} and {runs}")
+    memory_folder(memory)  # before minutes are spent
     given = bare_model(model)
     if isinstance(given, DeCoDetrForObjectDetection):
         processor = image_processor or processor_of(given)

@@ -8,8 +8,8 @@
     DIR/names.json                    {"base": {"<category id>": name}, "novel": {...}}
     DIR/preview.png                   validation scenes with boxes and names, and a row of the shifted split
 
-`scenes.json` is written first, then everything else at once: a folder with `names.json` is complete. An interrupted
-one is finished by the same call, which draws its pictures again.
+Everything is written at once: a folder with `scenes.json` is complete, and an earlier world stays until the new one is
+whole. After an interruption the same call draws the pictures again.
 """
 
 import logging
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 _SETTINGS_FILE = "scenes.json"
 _WRITER = "decodetr scenes write"
-_LAST_FILE = "names.json"
-_RESULT_FILES = (_LAST_FILE, "preview.png", *(f"annotations/{name}.json" for name in ("train_full", *SPLITS)))
+_NAMES_FILE = "names.json"
+_RESULT_FILES = (_NAMES_FILE, "preview.png", *(f"annotations/{name}.json" for name in ("train_full", *SPLITS)))
 _DESCRIPTIONS = {
     "train": "drawn scenes, base names only: novel objects are drawn, but not annotated",
     "train_full": "drawn scenes, all names, the pictures of train",
@@ -71,11 +71,11 @@ def write_scenes(
     if complete and not overwrite:
         logger.info("%s is already complete", folder)
         return folder
-    _claim(folder, settings, overwrite)
+    _check(folder, settings, overwrite)
 
     tasks = [(split, index) for split in SPLITS for index in range(getattr(settings, split))]
     rows = {split: [] for split in SPLITS}
-    with committed(folder) as staging:
+    with committed(folder, remove=_pictures(folder)) as staging:
         for split in SPLITS:
             (staging / split).mkdir()
         with tqdm(total=len(tasks), desc=f"scenes in {folder}", unit="image") as bar:
@@ -88,7 +88,8 @@ def write_scenes(
             write_json(staging / "annotations" / f"{name}.json", document, indent=None)
         names = names_document(settings.base_names)
         _write_preview(staging, documents, {int(number) for number in names["novel"]})
-        write_json(staging / _LAST_FILE, names)
+        write_json(staging / _NAMES_FILE, names)
+        write_json(staging / _SETTINGS_FILE, _parameters(settings))
     return folder
 
 
@@ -126,8 +127,8 @@ def _is_complete(folder, settings):
     return True
 
 
-def _claim(folder, settings, overwrite):
-    """Make the folder ours: refuse what must not be touched, clear what is stale, and say what is going to be here."""
+def _check(folder, settings, overwrite):
+    """Refuse what must not be touched."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose a folder")
     wanted, found = _parameters(settings), _found_parameters(folder)
@@ -143,14 +144,11 @@ def _claim(folder, settings, overwrite):
             f"{folder} holds scenes of other settings ({changes}); choose another folder, repeat the settings of "
             f"{_SETTINGS_FILE}, or replace them with --overwrite (overwrite=True)"
         )
-    # Results first: from here on nothing claims that the pictures belong to them.
-    for file in _RESULT_FILES:
-        (folder / file).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / _SETTINGS_FILE, wanted)
-    for split in SPLITS:
-        for picture in (folder / split).glob("[0-9]*.jpg"):
-            picture.unlink()
+
+
+def _pictures(folder):
+    """Names of the pictures of an earlier world."""
+    return [f"{split}/{picture.name}" for split in SPLITS for picture in (folder / split).glob("[0-9]*.jpg")]
 
 
 def _file_name(index):

@@ -27,6 +27,7 @@ __all__ = [
     "output_folder",
     "reading",
     "regular_file",
+    "remembering_folder",
     "replacing",
     "write_json",
     "write_text",
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 _commit = load("file_commit")
 STAGING, committed, reading = _commit.STAGING, _commit.committed, _commit.reading
+named_when_full = _commit.named_when_full
 
 LOCK = ".decodetr.lock"
 _held = set()  # (folder, name of the lock, thread of this process that holds it)
@@ -144,10 +146,12 @@ def claim(folder: str | Path | None, what: str, part: str = "", wait: bool = Fal
         yield
         return
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    with named_when_full(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(folder / name, thread_local=False), folder / f"{name}.holder"
     try:
-        _acquire(lock, 0)
+        with named_when_full(folder):
+            _acquire(lock, 0)
     except Timeout as error:
         said = f"{folder}: another run ({_holder(holder)}) writes here"
         if not wait:
@@ -157,7 +161,8 @@ def claim(folder: str | Path | None, what: str, part: str = "", wait: bool = Fal
     _held.add(key)
     try:
         holder.unlink(missing_ok=True)  # what lies there is not written through: it may be a link
-        holder.write_text(f"{what}, process {os.getpid()}", encoding="utf-8")
+        with named_when_full(folder):
+            holder.write_text(f"{what}, process {os.getpid()}", encoding="utf-8")
         yield
     finally:
         _held.discard(key)
@@ -195,12 +200,35 @@ def output_folder(folder: str | Path, option: str) -> Path:
         ValueError: it, or a folder above it, is a file. PermissionError: nothing can be written there.
     """
     folder = Path(folder)
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    there = _nearest(folder)
     if not there.is_dir():
         raise ValueError(f"{option} {folder}: expected a folder, got a file ({there}); choose another output")
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(f"{option} {folder}: nothing can be written into {there}; choose another output")
     return folder
+
+
+def remembering_folder(folder: str | Path, remedy: str) -> Path:
+    """Return the path if what is remembered can be read there, or written for the first time.
+
+    Args:
+        folder (`str` or `Path`). remedy (`str`): what to do, for the message.
+
+    Raises:
+        PermissionError: it, or a folder above it, may not be entered or written, or is a file.
+    """
+    folder = Path(folder)
+    there = _nearest(folder)
+    if not os.access(there, os.X_OK | (os.R_OK if there == folder else os.W_OK)) or not there.is_dir():
+        raise PermissionError(
+            f"{folder}: nothing can be kept there, as {there} may not be entered or written; {remedy}"
+        )
+    return folder
+
+
+def _nearest(folder):
+    """The path, or the nearest one above it that is there, as far as this process may look."""
+    return next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
 
 
 def clear(folder: str | Path) -> None:

@@ -74,7 +74,7 @@ def link_pictures(folder: str | Path, part: str, images: str | Path) -> str:
             os.unlink(place)
         os.symlink(images, place, target_is_directory=True)
     except (OSError, NotImplementedError):
-        sys.stderr.write(f"no link to {images} could be made: read {folder} with --allow-outside\n")
+        sys.stderr.write(f"no link to {images} could be made: read the annotations of {part} with --allow-outside\n")
         return images
     return part
 

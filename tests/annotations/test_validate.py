@@ -1,7 +1,9 @@
 """`decodetr validate`: what it finds, what it exits with, what a repaired copy is."""
 
+import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import datasets
@@ -10,9 +12,11 @@ from helpers.broken_data import BROKEN, NAMES, WHOLE, good, make, training_says,
 from helpers.data_forms import assert_same, hub_dataset, items, write_yolo
 from PIL import Image
 
+from decodetr.annotations import repair
 from decodetr.annotations.left_over import UNNAMED
 from decodetr.annotations.sources import load_annotations
 from decodetr.cli import main
+from decodetr.utils.files import write_json
 
 
 def validate(capsys, *words):
@@ -226,6 +230,49 @@ def test_pictures_of_another_data_set_are_not_replaced(tmp_path, capsys):
         main(["validate", str(tmp_path / data), "--repair", str(tmp_path / "repaired"), "--overwrite"])
     assert all(file.read_bytes() == b"old" for file in (*mine.iterdir(), *theirs.glob("000001.*")))
     assert len(load_annotations(tmp_path / "repaired", "train").images) == len(hub_dataset())
+
+
+def test_a_repair_replaces_all_of_the_earlier_one_and_nothing_else(tmp_path, capsys):
+    both, one, copy = write(tmp_path / "both", good()), write(tmp_path / "one", good()), tmp_path / "repaired"
+    for part in ("val", "test"):
+        shutil.copytree(both / "train", both / part)
+        shutil.copy(both / "annotations" / "train.json", both / "annotations" / f"{part}.json")
+    assert main(["validate", str(both), "--repair", str(copy)]) in (0, 1)
+    assert {file.stem for file in (copy / "annotations").iterdir()} == {"train", "val", "test"}
+    (copy / "annotations" / "mine.json").write_text("{}")
+    assert main(["validate", str(one), "--repair", str(copy), "--overwrite"]) in (0, 1)
+    assert {path.name for path in copy.iterdir()} == {"annotations", "repaired.json", "train"}
+    assert {file.name for file in (copy / "annotations").iterdir()} == {"mine.json", "train.json"}
+    hub_dataset().save_to_disk(tmp_path / "saved")
+    for data in ("saved", "one", "saved"):  # copies, a link, copies
+        main(["validate", str(tmp_path / data), "--repair", str(copy), "--overwrite"])
+        coco = load_annotations(copy, "train")
+        assert all(Path(entry["path"]).is_file() for entry in coco.images) and coco.images
+        links = [path for path in copy.iterdir() if path.is_symlink()]
+        copies = list(copy.rglob("0*.*"))
+        assert (len(links), len(copies)) == ((1, 0) if data == "one" else (0, len(hub_dataset())))
+    assert len(list((both / "train").iterdir())) == len(list((one / "train").iterdir())) > 0
+
+
+def test_a_repair_that_fails_in_its_second_part_writes_nothing(tmp_path, capsys, monkeypatch):
+    data, copy = write(tmp_path / "data", good()), tmp_path / "repaired"
+    shutil.copytree(data / "train", data / "val")
+    shutil.copy(data / "annotations" / "train.json", data / "annotations" / "val.json")
+    written = []
+
+    def full(file, value, indent=1):
+        written.append(Path(file).name)
+        if written[-1] == "val.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_json(file, value, indent)
+
+    monkeypatch.setattr(repair, "write_json", full)
+    assert main(["validate", str(data), "--repair", str(copy)]) == 1
+    assert written == ["train.json", "val.json"] and list(copy.iterdir()) == []
+    assert f"nothing was written; make room, or write to another disk: '{copy}'" in capsys.readouterr().err
+    monkeypatch.undo()
+    main(["validate", str(data), "--repair", str(copy)])
+    assert {file.name for file in (copy / "annotations").iterdir()} == {"train.json", "val.json"}
 
 
 def test_all_faults_of_yolo_and_a_copy_without_them(tmp_path, capsys):

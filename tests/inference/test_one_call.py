@@ -25,7 +25,8 @@ from decodetr.inference.detection import detect as detect_batch
 from decodetr.inference.journal import Journal
 from decodetr.inference.loading import load_model
 from decodetr.inference.one_call import processor_of
-from decodetr.inference.picture_files import picture_paths, unique_names
+from decodetr.inference.picture_files import fitting, picture_paths, unique_names
+from decodetr.inference.video_run import video_names
 from decodetr.utils import download
 
 NAMES = ["cat", "dog", "salt, pepper"]  # of tiny_detector_folder
@@ -235,6 +236,25 @@ def test_names_of_many_files_are_found_in_linear_time(tmp_path):
         "a_2_2.gif",
         "a_3.bmp",
     ]
+
+
+def test_names_that_file_systems_do_not_take_are_cut_and_stay_different(tmp_path):
+    long, letter = "x" * 251, "\u00e9" * 150  # two bytes each
+    files = [tmp_path / f"{folder}" / f"{stem}.jpg" for folder in "ab" for stem in (long, f"{letter[:125]}z")]
+    files += [tmp_path / "c" / f"{long}.png"] * 2 + [tmp_path / letter]
+    paths = picture_paths(files, tmp_path / "out")
+    names = [path.name for path in paths]
+    assert names[:2] == [f"{long}.png", f"{letter[:125]}z.png"] and len(set(names)) == len(names)
+    assert names[-1].startswith(f"{letter[:100]}-") and len(names[-1].encode()) == 200 + 9 + 4
+    assert fitting(f"a{letter}").startswith(f"a{letter[:99]}-")  # no half of a letter
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert fitting("x" * 255) == "x" * 255 and fitting("x" * 256)[:201] == "x" * 200 + "-"
+    assert fitting("x" * 256) != fitting("x" * 257) and fitting("x" * 250, "_1.png").endswith("_1.png")
+    copies = list(unique_names([f"a/{long}.jpg", f"b/{long}.jpg"]))
+    assert copies[0] == f"{long}.jpg" and copies[1] != copies[0] and len(copies[1]) < 255
+    assert len(video_names([f"{'v' * 250}.mp4"])[f"{'v' * 250}.mp4"]) == 209
 
 
 def test_a_journal_holds_places_not_results(tmp_path):

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 from helpers.pictures import write_image
@@ -13,6 +14,7 @@ from PIL import Image
 
 from decodetr.cli import main
 from decodetr.inference import detection as predict
+from decodetr.inference.picture_run import PredictRun
 
 _DETECT = predict.detect
 
@@ -43,6 +45,22 @@ def stop_at(monkeypatch):
         return calls
 
     return stop
+
+
+def test_a_long_name_does_not_end_the_run(command, tmp_path):
+    """Of a file, and of a class."""
+    stem, name = "x" * 251, "é" * 200
+    (tmp_path / "in" / "0.jpg").rename(tmp_path / "in" / f"{stem}.jpg")
+    assert main([*command, "--save-crops", "--format", "json,yolo"]) == 0
+    assert (tmp_path / "out" / f"{stem}.png").is_file() and len(read(tmp_path)["images"]) == 5
+    crops = [path.name for path in (tmp_path / "out" / "crops").rglob("*_1.png")]
+    assert len(crops) == 5 and {"1_1.png", "4_1.png"} < set(crops)
+    assert [len(crop) for crop in sorted(crops)][-1] == 200 + 9 + len("_1.png")
+    entry = {"width": 90, "height": 60, "detections": [{"name": name, "box": [0, 0, 9, 9], "score": 0.5}]}
+    run = SimpleNamespace(options=SimpleNamespace(crops=True))
+    PredictRun.write_crops(run, tmp_path / "long", "a", Image.new("RGB", (90, 60)), entry)
+    (folder,) = (path for path in (tmp_path / "long" / "crops").iterdir() if path.is_dir())
+    assert folder.name.startswith(f"{name[:100]}-") and (folder / "a_1.png").is_file()
 
 
 def read(tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 
 import decodetr
 from decodetr import DeCoDetrImageProcessor, Vocabulary
+from decodetr.cli import main
 from decodetr.inference.detection import detect
 from decodetr.optimizing import optimize as module
 from decodetr.optimizing.check import Check
@@ -393,3 +394,14 @@ def test_a_way_in_bfloat16_is_refused_where_it_would_compute_in_float32(monkeypa
     problem = WAYS["openvino-bfloat16"].hindrance(torch.device("cpu"))
     assert problem == (None if there else "needs a processor with units for bfloat16, which this one has not")
     assert WAYS["bfloat16"].hindrance(torch.device("cpu")) is None  # emulated, and slow
+
+
+def test_a_memory_that_may_not_be_entered_is_said_before_any_work(tmp_path, tiny_detector_folder, monkeypatch, capsys):
+    (tmp_path / "home").write_text("a file: root may enter every folder")
+    with pytest.raises(PermissionError, match="home may not be entered or written; set the .* HF_HOME"):
+        decodetr.optimize("no model", memory=tmp_path / "home" / "memory")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    words = ["predict", tmp_path, "--model", tiny_detector_folder, "--output", tmp_path / "out", "--optimize", "auto"]
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    assert main([*map(str, words), "--device", "cpu"]) == 1
+    assert "nothing can be kept there" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -1,7 +1,9 @@
 """The drawn world: its names and split, its pictures against their boxes, and the folders it writes."""
 
 import argparse
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -257,6 +259,21 @@ def test_other_settings_need_overwrite_which_replaces_only_scenes(tmp_path):
     assert sorted(f.name for f in (folder / "train").iterdir()) == ["000001.jpg", "000002.jpg"]
     assert (folder / "regions" / "mine.txt").read_text() == "mine"
     assert load(folder, "val")["info"]["seed"] == 8
+
+
+def test_earlier_scenes_stay_until_the_new_ones_are_whole(tmp_path, monkeypatch):
+    first = replace(SMALL, train=3, val=2, test=1)
+    folder = write_scenes(tmp_path / "world", first)
+    before = contents(folder)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("decodetr.scenes.write._write_preview", full)
+        with pytest.raises(OSError, match="nothing was written; make room"):
+            write_scenes(folder, replace(first, train=2, seed=8), overwrite=True)
+    assert contents(folder) == before
 
 
 def test_few_base_names_change_the_training_boxes_and_the_split_alone(folder, tmp_path):

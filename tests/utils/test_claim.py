@@ -1,5 +1,6 @@
 """One run a folder: a second one is refused at once; what ended, in whatever way, holds nobody off."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from decodetr.cli import main
-from decodetr.utils.files import LOCK, claim, clear, is_unused, output_folder
+from decodetr.utils.files import LOCK, claim, clear, is_unused, named_when_full, output_folder
 
 _HOLD = """
 import sys, time
@@ -162,3 +163,20 @@ def test_who_holds_a_folder_is_not_written_through_a_link(tmp_path):
     with claim(tmp_path / "out", "decodetr predict"):
         assert "decodetr predict" in (tmp_path / "out" / f"{LOCK}.holder").read_text()
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_full_disk_names_the_folder_and_the_remedy(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=f"make room, or write to another disk: '{tmp_path}'"):
+        with claim(tmp_path, "decodetr train"):
+            raise AssertionError("held")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_a_full_disk_does_not_open_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(OSError, match="nothing was written; make room, or write to another disk: 'lock'"):
+        with named_when_full(tmp_path), named_when_full(tmp_path / "inner"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "lock")
