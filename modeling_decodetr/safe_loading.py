@@ -52,7 +52,7 @@ def _refuse_named_pickle(source, options):
 
 def _no_safetensors(source):
     return OSError(
-        f"{source} has no weights in safetensors. Others (pytorch_model.bin) are pickles, which are not loaded, because "
+        f"{source} has no weights in safetensors. Others (pytorch_model.bin) are pickles, which are not loaded: "
         "reading them can run any code. Convert them where they come from: load the model with transformers and write "
         "it with save_pretrained; for a model of the Hub, https://huggingface.co/spaces/safetensors/convert opens a "
         "pull request, whose files can be downloaded into a folder."

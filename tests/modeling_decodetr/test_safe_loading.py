@@ -12,9 +12,10 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 
 from decodetr import Vocabulary
 from decodetr.modeling_decodetr.hub_rule import local_only
+from decodetr.modeling_decodetr.name_choice import choose_names
 from decodetr.modeling_decodetr.safe_loading import load_safely
 
-EVIL = "open({!r}, 'w').close()\nfrom transformers import PreTrainedConfig\nclass E(PreTrainedConfig): model_type = 'e'\n"
+EVIL = "open({!r}, 'w').close()\nfrom transformers import PreTrainedConfig as E\n"
 
 
 @pytest.fixture
@@ -27,15 +28,14 @@ def _change(file, **fields):
 
 
 def _bring_code(folder, kind):
-    name = {"AutoConfig": "config", "AutoTokenizer": "tokenizer_config"}.get(kind, "preprocessor_config")
-    field = {"AutoConfig": "model_type", "AutoTokenizer": "tokenizer_class"}.get(kind, "image_processor_type")
-    for file in folder.glob("processor_config.json"):  # it would have the image processor inside
-        file.unlink()
-    (folder / "preprocessor_config.json").touch()
+    """Code of the folder is the only thing that its config, or its image processor, can be made by."""
+    (folder / "processor_config.json").unlink()  # it has the image processor inside
     (folder / "preprocessor_config.json").write_text("{}")
-    code = ["evil.E", None] if kind == "AutoTokenizer" else "evil.E"
-    _change(folder / f"{name}.json", **{field: "evil", "auto_map": {kind: code}})
-    _change(folder / "config.json", **({} if kind == "AutoConfig" else {"model_type": "vit"}))
+    file, field = {
+        "AutoConfig": ("config.json", "model_type"),
+        "AutoImageProcessor": ("preprocessor_config.json", "image_processor_type"),
+    }[kind]
+    _change(folder / file, **{field: "evil", "auto_map": {kind: "evil.E"}})
     (folder / "evil.py").write_text(EVIL.format(str(folder / "OWNED")))
 
 
@@ -69,20 +69,18 @@ def test_a_pickle_is_refused_with_what_converts_it(clip, named):
             load()
 
 
+def _named(vocabulary, text_model=None):
+    return choose_names(vocabulary, ["gnu"], text_model).names
+
+
 def test_a_file_does_not_choose_a_folder_beside_it(clip, monkeypatch):
     monkeypatch.chdir(clip.parent)
     names = Vocabulary.from_text_model(["cat"], "clip")
     for place in ("clip", "./clip"):
         stranger = Vocabulary(names.names, names.embeddings, {**names.info, "encoder": place})
         with pytest.raises(ValueError, match="lies in the current folder.*--clip"):
-            stranger_names(stranger)
-    assert stranger_names(stranger, "clip").names == ["gnu"]
-    assert stranger_names(names).names == ["gnu"]  # the whole path
+            _named(stranger)
+    assert _named(stranger, "clip") == ["gnu"]
+    assert _named(names) == ["gnu"]  # the whole path
     with local_only("clip"):  # as the user gave it
         assert load_safely(AutoConfig, "clip").model_type == "clip"
-
-
-def stranger_names(vocabulary, text_model=None):
-    from decodetr.modeling_decodetr.name_choice import choose_names
-
-    return choose_names(vocabulary, ["gnu"], text_model)
