@@ -40,6 +40,7 @@ from decodetr.evaluation.model_calibration import CalibrationOptions, calibrate_
 from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr import DeCoDetrConfig, PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.detectors import detector_family
+from decodetr.modeling_decodetr.safe_loading import load_safely
 from decodetr.pool_builder.preflight import check_engine
 from decodetr.training.metrics import check_names
 from decodetr.utils.devices import machine_name, pick_device
@@ -484,7 +485,7 @@ def _check_device(device):
 def _start_of(options):
     expect("detector", options.detector, "config.json")
     with loading("detector", options.detector) as folder, local_only(folder):
-        config = AutoConfig.from_pretrained(folder)
+        config = load_safely(AutoConfig, folder)
     if isinstance(config, DeCoDetrConfig):
         return Start(True, config.detector_config.num_labels)
     try:

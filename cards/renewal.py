@@ -16,6 +16,7 @@ from decodetr.cards.render import Markdown, content_of, fill, parsed, renew
 from decodetr.cards.results import merged, read_report
 from decodetr.cards.scores import TITLE, best_of_report, scores_section
 from decodetr.modeling_decodetr import PrototypePool, Vocabulary
+from decodetr.modeling_decodetr.safe_loading import load_safely
 from decodetr.utils.documents import read_json, read_text
 from decodetr.utils.files import write_text
 from decodetr.utils.markup import code_block, in_words, markdown_text
@@ -101,14 +102,14 @@ def card_to_push(folder: Path, repo_id: str, license: str | None) -> str:
 
 def _model(options, folder, license, old):
     with loading("model", options.source) as place:
-        config = AutoConfig.from_pretrained(place)
+        config = load_safely(AutoConfig, place)
         if not isinstance(config, DeCoDetrConfig):
             raise ValueError(
                 f"{options.source}: expected a DeCo-DETR, got a {config.model_type}, whose card is its own"
             )
         size = (config.preprocessing or {}).get("size")
         if (folder / "preprocessor_config.json").is_file():  # a model alone goes to the Hub without
-            size = dict(AutoImageProcessor.from_pretrained(place).size)
+            size = dict(load_safely(AutoImageProcessor, place).size)
     results, scores = list(old.get("eval_results") or []), None
     for file in options.results:
         measured, report = read_report(file, folder)

@@ -278,10 +278,11 @@ def _is_other_detector(model):
     from transformers import AutoConfig
 
     from decodetr.modeling_decodetr import DeCoDetrConfig
+    from decodetr.modeling_decodetr.safe_loading import load_safely
     from decodetr.utils.shipped import loading
 
     with loading("model", model) as folder:
-        return AutoConfig.from_pretrained(folder).model_type != DeCoDetrConfig.model_type
+        return load_safely(AutoConfig, folder).model_type != DeCoDetrConfig.model_type
 
 
 def _predict_by_clip(args, names, sources):

@@ -28,6 +28,7 @@ from decodetr.evaluation.predictors import (
 )
 from decodetr.evaluation.zero_shot_peers import ZERO_SHOT
 from decodetr.inference.loading import load_model
+from decodetr.modeling_decodetr.safe_loading import load_safely
 from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
 from decodetr.pool_builder.embedder import ClipEmbedder
 from decodetr.utils.devices import pick_device
@@ -69,7 +70,7 @@ def load_predictor(
     folder = resolve(source, "model")
     try:
         with local_only(folder):
-            config = AutoConfig.from_pretrained(folder)
+            config = load_safely(AutoConfig, folder)
             identity = model_identity(folder)
     except (OSError, ValueError) as error:  # transformers raises both for a folder that holds no model
         raise cannot_load("model", source, error) from error
@@ -152,10 +153,9 @@ def load_peer(
             "expected different names, at least one, and max_detections of at least 1; got "
             f"{some(names) or 'no names'} and {max_detections}"
         )
-    local = {"trust_remote_code": False}
     try:
         with local_only(source):
-            config = AutoConfig.from_pretrained(source, **local)
+            config = load_safely(AutoConfig, source)
             peer = ZERO_SHOT.get(config.model_type)
             if peer is None and type(config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING:
                 raise ValueError(
@@ -163,8 +163,8 @@ def load_peer(
                     f"zero-shot detector of type {', '.join(ZERO_SHOT)}"
                 )
             auto = AutoModelForZeroShotObjectDetection if peer else AutoModelForObjectDetection
-            model = auto.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **local)
-            processor = (AutoProcessor if peer else AutoImageProcessor).from_pretrained(source, **local)
+            model = load_safely(auto, source, dtype=torch.float32)
+            processor = load_safely(AutoProcessor if peer else AutoImageProcessor, source)
     except OSError as error:
         raise cannot_load("detector", source, error) from error
     model = model.to(pick_device(device)).eval()

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection  # also tells the Auto classes of it
+from decodetr.modeling_decodetr.safe_loading import load_safely
 from decodetr.processing.image_processing_pil_decodetr import DeCoDetrProcessingMixin
 from decodetr.utils.devices import pick_device
 from decodetr.utils.model_identity import config_settings, json_digest
@@ -51,9 +52,9 @@ def load_model(
         ValueError: not a DeCo-DETR, or names that have no embedding (with close matches) and cannot get one.
     """
     with loading("model", model) as folder:
-        check_type(AutoConfig.from_pretrained(folder).model_type, model)
+        check_type(load_safely(AutoConfig, folder).model_type, model)
         detector = DeCoDetrForObjectDetection.from_pretrained(folder)
-        image_processor = AutoImageProcessor.from_pretrained(folder)
+        image_processor = load_safely(AutoImageProcessor, folder)
         if not isinstance(image_processor, DeCoDetrProcessingMixin):
             raise ValueError(
                 f"{model}: preprocessor_config.json is of {type(image_processor).__name__}, expected a "

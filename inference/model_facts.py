@@ -20,6 +20,7 @@ from decodetr.inference.detection import forward
 from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr.detectors import DETECTOR_FAMILIES, num_queries
 from decodetr.modeling_decodetr.embedding_space import scales_of
+from decodetr.modeling_decodetr.safe_loading import load_safely
 from decodetr.processing.regions import count_regions
 from decodetr.utils.shipped import cannot_load, hub_kind, kind_of, load_pool, load_vocabulary, loading, resolve
 
@@ -79,9 +80,9 @@ def describe(name: str | Path) -> dict[str, Any]:
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise cannot_load("model", name, f"the folder has no config.json; it has {inside}")
     with loading("model", name) as place:
-        config = AutoConfig.from_pretrained(place)
+        config = load_safely(AutoConfig, place)
         if isinstance(config, DeCoDetrConfig):
-            size = dict(AutoImageProcessor.from_pretrained(place).size)
+            size = dict(load_safely(AutoImageProcessor, place).size)
             return {"name": str(name), "kind": "DeCo-DETR", **model_facts(config, size)}
     return {"name": str(name), **_other_model(str(name), config)}
 

@@ -18,6 +18,7 @@ from decodetr.inference.loading import bare_model, load_model
 from decodetr.inference.shown import above, to_supervision
 from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
 from decodetr.modeling_decodetr.origin import Origin
+from decodetr.modeling_decodetr.safe_loading import load_safely
 from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor
 from decodetr.runtime.exported_detector import check_asked
 from decodetr.utils.download import is_url
@@ -108,7 +109,7 @@ def processor_of(model: DeCoDetrForObjectDetection) -> DeCoDetrImageProcessor | 
     if origin is None:
         return DeCoDetrImageProcessor(**(model.config.preprocessing or {}))
     try:
-        return AutoImageProcessor.from_pretrained(origin.where, **origin.hub)
+        return load_safely(AutoImageProcessor, origin.where, **origin.hub)
     except OSError as error:
         raise OSError(
             f"{error}\nThe model was loaded from there; give image_processor=, which loads without the model too"

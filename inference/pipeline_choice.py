@@ -14,6 +14,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.object_detection import ObjectDetectionPipeline
 from transformers.pipelines.zero_shot_object_detection import ZeroShotObjectDetectionPipeline
 
+from decodetr.modeling_decodetr.safe_loading import load_safely
+
 if TYPE_CHECKING:
     from typing import Any
 
@@ -34,7 +36,7 @@ class AnyZeroShotDetector(ZeroShotObjectDetectionPipeline):
         if ours := _ours("DeCoDetrZeroShotDetector", model):
             return ours(*args, model=model, **kwargs)
         if kwargs.get("tokenizer") is None:
-            kwargs["tokenizer"] = AutoTokenizer.from_pretrained(model.name_or_path)
+            kwargs["tokenizer"] = load_safely(AutoTokenizer, model.name_or_path)
         return ZeroShotObjectDetectionPipeline(*args, model=model, **kwargs)
 
 

@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 
 from .map_cells import Cells, map_cells
 from .precision import safe_sampling
+from .safe_loading import load_safely
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -351,13 +352,13 @@ def load_detector(
 ) -> tuple["PreTrainedModel", list[str]]:
     """A saved detector of a supported family: (detector, the class names it was trained on). With `class_agnostic`
     its class head is replaced by one for "object"."""
-    config = AutoConfig.from_pretrained(name_or_path, **hub)
+    config = load_safely(AutoConfig, name_or_path, **hub)
     check_detector(config)
     seen = [config.id2label[i] for i in sorted(config.id2label)]
     if class_agnostic:
         config.num_labels = 1
-    detector = AutoModelForObjectDetection.from_pretrained(
-        name_or_path, config=config, ignore_mismatched_sizes=class_agnostic, **hub
+    detector = load_safely(
+        AutoModelForObjectDetection, name_or_path, config=config, ignore_mismatched_sizes=class_agnostic, **hub
     )
     return detector, seen
 
@@ -377,7 +378,7 @@ def detector_preprocessing(
     """
     family = detector_family(config)
     try:
-        saved = AutoImageProcessor.from_pretrained(name_or_path, **hub)
+        saved = load_safely(AutoImageProcessor, name_or_path, **hub)
     except OSError:
         return None
     size = dict(saved.size)

@@ -69,10 +69,10 @@ def named_when_full(folder: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        number = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, SafetensorError) else None
-        number = int(number[1]) if number else getattr(error, "errno", None)
-        file = getattr(error, "filename", None)
-        if number not in _LOST or (file is not None and error.strerror != os.strerror(number)):  # it says so already
+        found = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, SafetensorError) else None
+        number = int(found[1]) if found else getattr(error, "errno", None)
+        file, said = getattr(error, "filename", None), getattr(error, "strerror", None)
+        if number not in _LOST or (file is not None and said != os.strerror(number)):  # it says so already
             raise
         text = f"{os.strerror(number)}: nothing was written; make room, or write to another disk"
         raise OSError(number, text, str(folder) if file is None else file) from error

@@ -25,11 +25,17 @@ def local_only(source: str | Path, asked_by: str | None = None) -> Iterator[None
             the message.
 
     Raises:
-        ValueError: something would have to be asked of the Hub. The message says what, and who wants it.
+        ValueError: something would have to be asked of the Hub, or a file names a folder by a relative path, which may
+            have come with the file. The message says what, and who wants it.
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    if asked_by is not None and Path(source).exists() and not Path(source).is_absolute():
+        raise ValueError(
+            f"{source} lies in the current folder, but a file can only name a text model by its whole path, its Hub "
+            f"name or a shipped name; {asked_by}"
+        )
     # The library's switch is one for all threads, and so is its lock. It lies with it, because this file is loaded by
     # the model and by `utils`.
     one_at_a_time = vars(constants).setdefault("_decodetr_one_at_a_time", threading.RLock())

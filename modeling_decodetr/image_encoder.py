@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor
 
+from .safe_loading import load_safely
 from .text_encoder import load_text_model
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def load_image_model(
     """
     model, _ = load_text_model(name_or_path, revision=revision, token=token)
     check_image_model(model, name_or_path)
-    return model, AutoImageProcessor.from_pretrained(str(name_or_path), revision=revision, token=token)
+    return model, load_safely(AutoImageProcessor, str(name_or_path), revision=revision, token=token)
 
 
 def check_image_model(model: PreTrainedModel, name: str | Path) -> None:

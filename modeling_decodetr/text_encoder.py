@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 
 from .excerpts import some_of
+from .safe_loading import load_safely
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,18 +39,18 @@ def load_text_model(
         ValueError: the model has no text features of CLIP's kind.
     """
     name_or_path = str(name_or_path)
-    config = AutoConfig.from_pretrained(name_or_path, revision=revision, token=token)
+    config = load_safely(AutoConfig, name_or_path, revision=revision, token=token)
     if type(config) not in MODEL_MAPPING:  # such as a DeCo-DETR. The library would list all that it knows
         raise ValueError(
             f"{name_or_path} holds a model of type {config.model_type!r}, expected a model with text features such as "
             "CLIPModel."
         )
-    model = AutoModel.from_pretrained(name_or_path, revision=revision, token=token, dtype=torch.float32)
+    model = load_safely(AutoModel, name_or_path, revision=revision, token=token, dtype=torch.float32)
     if not hasattr(model, "get_text_features"):
         raise ValueError(
             f"{name_or_path} holds a {type(model).__name__}, expected a model with text features such as CLIPModel."
         )
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(name_or_path, revision=revision, token=token)
+    return model.to(device).eval(), load_safely(AutoTokenizer, name_or_path, revision=revision, token=token)
 
 
 def text_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -8,6 +8,7 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
 
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.modeling_decodetr import PrototypePool, Vocabulary
+from decodetr.modeling_decodetr.safe_loading import load_safely
 from decodetr.pool_builder.captioner import Captioner
 from decodetr.pool_builder.cost import timed, write_cost
 from decodetr.pool_builder.embedder import ClipEmbedder
@@ -37,7 +38,7 @@ def captioner_model(
         identity = {"captioner": name.split("@")[0], "captioner_revision": None, "captioner_model": "served"}
         prompt, longest = settings.prompt, settings.max_new_tokens
         return Model(identity, lambda: ServedCaptioner(name, prompt=prompt, max_new_tokens=longest), 0)
-    config = AutoConfig.from_pretrained(name)
+    config = load_safely(AutoConfig, name)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ValueError(
             f"{name} holds a model of type {config.model_type!r}, expected one of AutoModelForImageTextToText, "

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from decodetr.modeling_decodetr.safe_loading import load_safely
 from decodetr.pool_builder.batches import ShrinkingBatches
 from decodetr.pool_builder.crops import processor_size
 
@@ -54,12 +55,17 @@ class Captioner:
         device_map: str | None = None,
         revision: str | None = None,
     ) -> None:
-        self.processor = AutoProcessor.from_pretrained(name_or_path, revision=revision)
+        self.processor = load_safely(AutoProcessor, name_or_path, revision=revision)
         # A decoder goes on from the last position, which must be a token of the prompt.
         self.processor.tokenizer.padding_side = "left"
         placed = {"device_map": device_map or {"": device}} if device_map or bits else {}
-        model = AutoModelForImageTextToText.from_pretrained(
-            name_or_path, revision=revision, dtype=dtype, quantization_config=_quantization(bits), **placed
+        model = load_safely(
+            AutoModelForImageTextToText,
+            name_or_path,
+            revision=revision,
+            dtype=dtype,
+            quantization_config=_quantization(bits),
+            **placed,
         )
         self.model = (model if placed else model.to(device)).eval()
         self.max_new_tokens = max_new_tokens

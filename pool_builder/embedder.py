@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor
 
 from decodetr.modeling_decodetr.image_encoder import check_image_model, prepare_crops, processor_size
+from decodetr.modeling_decodetr.safe_loading import load_safely
 from decodetr.modeling_decodetr.text_encoder import encode_texts, encoder_info, load_text_model, text_length
 from decodetr.pool_builder.batches import ShrinkingBatches
 
@@ -38,7 +39,7 @@ class ClipEmbedder:
     ) -> None:
         self.model, self.tokenizer = load_text_model(name_or_path, revision=revision, device=device)
         check_image_model(self.model, name_or_path)
-        self.image_processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision)
+        self.image_processor = load_safely(AutoImageProcessor, name_or_path, revision=revision)
         self.size = processor_size(self.image_processor)
         self.info = encoder_info(self.model)
         self.dim = self.embed_texts([""]).shape[1]

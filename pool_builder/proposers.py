@@ -23,6 +23,7 @@ from transformers import (
 from decodetr import DeCoDetrConfig  # also makes it known to AutoConfig
 from decodetr.inference.detection import forward
 from decodetr.inference.loading import load_model
+from decodetr.modeling_decodetr.safe_loading import load_safely
 from decodetr.pool_builder.lazy_model import Model
 from decodetr.utils.box_tensors import pixel_corners
 from decodetr.utils.model_identity import model_identity, without_place
@@ -64,7 +65,7 @@ def proposer_model(name: str, device: str | torch.device) -> Model:
             {"pretrained_detector_names": categories},
             lambda: RpnProposer.from_torchvision(weights, device),
         )
-    config = AutoConfig.from_pretrained(name)
+    config = load_safely(AutoConfig, name)
     found = model_identity(name)
     if isinstance(config, DeCoDetrConfig):
         known = without_place(config.training_info)
@@ -114,8 +115,8 @@ class DetectorProposer:
     @classmethod
     def from_pretrained(cls, name: str, device: str | torch.device) -> Self:
         """From a folder or the Hub."""
-        detector = AutoModelForObjectDetection.from_pretrained(name).to(device).eval()
-        return cls(detector, AutoImageProcessor.from_pretrained(name))
+        detector = load_safely(AutoModelForObjectDetection, name).to(device).eval()
+        return cls(detector, load_safely(AutoImageProcessor, name))
 
     @torch.inference_mode()
     def __call__(self, images: list[Image.Image]) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -19,6 +19,7 @@ from transformers import CLIPModel, CLIPProcessor
 from decodetr.cards.parts import licensing
 from decodetr.cards.render import Markdown, content_of, fill, parsed
 from decodetr.cards.sections import Section, with_section
+from decodetr.modeling_decodetr.safe_loading import load_safely
 from decodetr.modeling_decodetr.text_encoder import encode_texts
 from decodetr.pool_builder.captioner import Captioner
 from decodetr.pool_builder.embedder import ClipEmbedder
@@ -111,8 +112,8 @@ def write_teachers(
                 reshape_clip(drawn, folder, *validation)
             except ValueError as error:
                 raise ValueError(f"{error}; --geometry drawn leaves the CLIP as training made it") from error
-    clip = CLIPModel.from_pretrained(folder)
-    CLIPProcessor.from_pretrained(folder)  # a broken folder is found here and not after the next training
+    clip = load_safely(CLIPModel, folder)
+    load_safely(CLIPProcessor, folder)  # a broken folder is found here and not after the next training
     folder = output / "scenes-llava"
     if not (folder / "README.md").exists():
         model, processor = train_llava(work / "llava", clip, crops, names, steps=llava_steps, seed=seed)
@@ -139,7 +140,7 @@ def reshape_clip(
     source, folder = Path(source), Path(folder)
     objects = names >= 0
     captions = [NAMES[name].name for name in names[objects]]
-    clip, processor = CLIPModel.from_pretrained(source).eval(), CLIPProcessor.from_pretrained(source)
+    clip, processor = load_safely(CLIPModel, source).eval(), load_safely(CLIPProcessor, source)
     clip, found = reshape(clip, processor, crops[objects], captions, **cosines)
     with committed(folder) as staging:
         shutil.copytree(source, staging, dirs_exist_ok=True)  # the processor is the same

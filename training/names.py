@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from decodetr.inference.names import choose_names
 from decodetr.modeling_decodetr import Vocabulary
-from decodetr.utils.hub import recorded_place
+from decodetr.utils.hub import local_only, recorded_place
 from decodetr.utils.shipped import cannot_load, load_vocabulary, resolve
 from decodetr.utils.spelling import spelled_as
 
@@ -39,9 +39,11 @@ def set_names(
     if data.novel and data.setting.novel_names:
         wanted += [name for name in data.novel if name not in wanted]
     source = options.text_model or (model.config.pool_info or {}).get("encoder")
+    asked_by = None if options.text_model else f"the pool says that it was made with it; --clip {source} fetches it"
     if source and wanted and not options.vocabulary and not known.info:
         try:  # a starting point without name embeddings: all of them are new
-            known = Vocabulary.from_text_model(wanted, resolve(source), progress=True)
+            with local_only(resolve(source), asked_by):
+                known = Vocabulary.from_text_model(wanted, resolve(source), progress=True)
         except OSError as error:
             raise cannot_load("text model", source, error) from error
         known.info["encoder"] = recorded_place(source)

@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
 from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
 from decodetr.modeling_decodetr.detectors import detector_family
+from decodetr.modeling_decodetr.safe_loading import load_safely
 from decodetr.training.space import asked_space, is_foreign
 from decodetr.training.timm_backbone import check_timm_backbone, load_timm_weights
 from decodetr.utils.excerpts import short
@@ -187,7 +188,7 @@ def starting_config(options: "TrainOptions", names: Sequence[str] | None = ()) -
     expect(what, name, "config.json")
     try:
         with local_only(resolve(name)):
-            config = AutoConfig.from_pretrained(resolve(name))
+            config = load_safely(AutoConfig, resolve(name))
     except OSError as error:
         raise cannot_load(what, name, error) from error
     if options.model and not isinstance(config, DeCoDetrConfig):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from decodetr.utils.documents import read_json
+from decodetr.utils.model_room import load
 
 # What training writes next to a model: how it went, which differs from run to run.
 _OF_A_RUN = re.compile(r".*_results\.json|trainer_state\.json|(forgetting|pool_drift|run|complete)\.json")
@@ -36,7 +37,7 @@ def model_identity(name_or_path: str | Path, revision: str | None = None) -> dic
     from transformers import AutoConfig
 
     folder = Path(name_or_path)
-    config = AutoConfig.from_pretrained(str(name_or_path), revision=revision)
+    config = load("safe_loading").load_safely(AutoConfig, str(name_or_path), revision=revision)
     if not folder.is_dir():
         return {"name": str(name_or_path), "revision": getattr(config, "_commit_hash", None), "weights": None}
     return {"name": folder.resolve().name, "revision": None, "weights": folder_digest(folder)}
