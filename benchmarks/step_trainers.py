@@ -84,6 +84,7 @@ def make_bare_trainer(model, folder, args):
     arguments = training_arguments(TrainingArguments, folder, args, **{name: getattr(ours, name) for name in same})
     # Built again: the hook in the model's own detector would keep its feature maps alive.
     detector = AutoModelForObjectDetection.from_config(copy.deepcopy(model.config.detector_config))
+    detector.requires_grad_(True)  # as that of the model; constructors of the DETR family freeze a ResNet
     detector.load_state_dict(model.detector.state_dict())
     return ready(Trainer(detector, arguments))
 
