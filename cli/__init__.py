@@ -7,6 +7,8 @@ commands share, parser.py what all of them understand, loudness.py -q and -v; re
 
 import importlib
 import io
+import os
+import select
 import sys
 from collections.abc import Iterable
 from types import ModuleType
@@ -38,6 +40,7 @@ COMMANDS = {
     "info": ("decodetr.cli.info", "say what a model is, knows and learned from, and how fast it is here"),
 }
 
+_CLOSED_PIPE = 141  # 128 + SIGPIPE, as shells report it
 
 _AFTER = (
     "`decodetr COMMAND --help` describes the arguments of a command.",
@@ -81,8 +84,33 @@ def _version(words):
 
 
 def main(argv: Iterable[str] | None = None) -> int:
-    """Run a subcommand. Returns its exit status. Errors that a user can cause are printed without a traceback."""
+    """Run a subcommand. Returns its exit status. Errors that a user can cause are printed without a traceback.
+    Where nobody reads the output any more (`decodetr ... | head`), it ends without a word, as other programs do."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        status = _run(argv)
+        sys.stdout.flush()  # here, where a closed pipe is caught, and not when Python ends
+    except BrokenPipeError as error:
+        if _reader_gone():
+            return _CLOSED_PIPE
+        sys.stderr.write(f"decodetr {argv[0]}: error: {error}\n")  # another pipe, of a process that has ended
+        return 1
+    return status
+
+
+def _reader_gone():
+    """Whether standard output has no reader. What it still holds is dropped then."""
+    if not isinstance(sys.stdout, io.TextIOWrapper) or not hasattr(select, "poll"):  # Windows has none
+        return False
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not output.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+def _run(argv):
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console of another encoding, a file name that is no UTF-8
             stream.reconfigure(errors="backslashreplace")
@@ -110,6 +138,8 @@ def main(argv: Iterable[str] | None = None) -> int:
             with loudness(said.pop("quiet", False), said.pop("verbose", False)):
                 tell_old(word for word in argv if word.startswith("--"))
                 return module.run(args) or 0
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError) as error:
         from decodetr.utils.markup import visible
 

@@ -1,5 +1,6 @@
 """The `decodetr` command: help is instant because nothing heavy is imported for it, and errors have no traceback."""
 
+import os
 import subprocess
 import sys
 
@@ -54,3 +55,18 @@ def test_errors_of_users_have_no_traceback(capsys, tmp_path):
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("decodetr 0.")
+
+
+@pytest.mark.parametrize(
+    "words, buffered", [(["--help"], True), (["--help"], False), (["info", "scenes-vocabulary"], True)]
+)
+def test_nobody_reads_the_output(words, buffered):
+    """`decodetr ... | head` ends as other programs do: no traceback, the status of a closed pipe."""
+    run = f"import sys; sys.stdin.read(); from decodetr.cli import main; sys.exit(main({words}))"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    process = subprocess.Popen([sys.executable, "-c", run], env=environment, **pipes)
+    process.stdout.close()  # before it begins to write
+    process.stdout = None
+    _, said = process.communicate(b"go")
+    assert (process.returncode, said) == (141, b"")
