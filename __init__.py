@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # what a type checker sees; "as" says that the names are publ
     from decodetr.modeling_decodetr import Vocabulary as Vocabulary
     from decodetr.optimizing.optimize import optimize as optimize
     from decodetr.processing.image_processing_decodetr import DeCoDetrImageProcessor as DeCoDetrImageProcessor
-    from decodetr.training.arguments import DeCoDetrTrainingArguments as DeCoDetrTrainingArguments
+    from decodetr.training.options.arguments import DeCoDetrTrainingArguments as DeCoDetrTrainingArguments
     from decodetr.training.trainer import DeCoDetrTrainer as DeCoDetrTrainer
 
 __version__ = "0.1.0"
@@ -32,7 +32,7 @@ _PUBLIC_NAMES = {
     "Vocabulary": "decodetr.modeling_decodetr",
     "DeCoDetrImageProcessor": "decodetr.processing",
     "DeCoDetrTrainer": "decodetr.training.trainer",
-    "DeCoDetrTrainingArguments": "decodetr.training.arguments",
+    "DeCoDetrTrainingArguments": "decodetr.training.options.arguments",
     "build": "decodetr.building.build_run",
     "detect": "decodetr.inference.one_call",
     "optimize": "decodetr.optimizing.optimize",

@@ -2,7 +2,7 @@
 and `accelerate launch train.py` do.
 
 `TrainingRun.run` is the run from top to bottom: data, model, names, training, report. The command's options are those
-of `training/options.py`, and the Trainer is in `training/trainer.py`.
+of `training/options/options.py`, and the Trainer is in `training/trainer.py`.
 """
 
 import sys
@@ -29,32 +29,32 @@ from decodetr.pool_builder.space import describe
 from decodetr.processing import DetectionAugmentation, DetectionDataset
 from decodetr.processing.detection_dataset import TargetOptions
 from decodetr.processing.streamed_dataset import SHUFFLE_BUFFER, StreamedDetectionDataset
-from decodetr.training.arguments import DeCoDetrTrainingArguments
-from decodetr.training.calibration import KeptImages
-from decodetr.training.checkpoints import to_resume
-from decodetr.training.chosen import CHOSEN, set_chosen, situation_of
-from decodetr.training.data import TrainingData
-from decodetr.training.detector_boxes import DetectorBoxes
-from decodetr.training.feature_cache import FeatureCache
-from decodetr.training.forgetting import ForgettingReport
-from decodetr.training.identity import digest, settings_identity
-from decodetr.training.learned import doubts
-from decodetr.training.loggers import kept_open
-from decodetr.training.metrics import check_evaluation
-from decodetr.training.model_card import RunResult, write_card
-from decodetr.training.names import set_names
-from decodetr.training.options import TrainOptions
-from decodetr.training.output import begin
-from decodetr.training.provenance import OF_A_RUN, PARTS, check_seen, record, seen_before
-from decodetr.training.replay import ReplayedDataset, replay_dataset
-from decodetr.training.self_regions import self_regions
-from decodetr.training.space_fit import fit_space
-from decodetr.training.space_report import describe_space, sample_regions
-from decodetr.training.starting_point import bare_detector, start_identity, start_model
-from decodetr.training.thumbnails import choose_thumbnails
-from decodetr.training.time_spent import TimeSpent
+from decodetr.training.data.data import TrainingData
+from decodetr.training.data.detector_boxes import DetectorBoxes
+from decodetr.training.data.names import set_names
+from decodetr.training.data.replay import ReplayedDataset, replay_dataset
+from decodetr.training.data.self_regions import self_regions
+from decodetr.training.features.feature_cache import FeatureCache
+from decodetr.training.options.arguments import DeCoDetrTrainingArguments
+from decodetr.training.options.metrics import check_evaluation
+from decodetr.training.options.options import TrainOptions
+from decodetr.training.options.provenance import OF_A_RUN, PARTS, check_seen, record, seen_before
+from decodetr.training.planning.chosen import CHOSEN, set_chosen, situation_of
+from decodetr.training.planning.trial import check_room, try_step
+from decodetr.training.results.calibration import KeptImages
+from decodetr.training.results.checkpoints import to_resume
+from decodetr.training.results.forgetting import ForgettingReport
+from decodetr.training.results.identity import digest, settings_identity
+from decodetr.training.results.learned import doubts
+from decodetr.training.results.loggers import kept_open
+from decodetr.training.results.model_card import RunResult, write_card
+from decodetr.training.results.output import begin
+from decodetr.training.results.time_spent import TimeSpent
+from decodetr.training.start.space_fit import fit_space
+from decodetr.training.start.space_report import describe_space, sample_regions
+from decodetr.training.start.starting_point import bare_detector, start_identity, start_model
+from decodetr.training.start.thumbnails import choose_thumbnails
 from decodetr.training.trainer import DeCoDetrTrainer
-from decodetr.training.trial import check_room, try_step
 from decodetr.utils.devices import machine_name
 from decodetr.utils.hub import recorded_place
 from decodetr.utils.name_list import read_typed_names
@@ -70,7 +70,7 @@ class TrainingRun:
     A run of `decodetr train`.
 
     Args:
-        options (TrainOptions). training (DeCoDetrTrainingArguments): what `training.preflight.check` made of them.
+        options (TrainOptions). training (DeCoDetrTrainingArguments): what `preflight.check` made of them.
         given (set[str]): fields of `training` that the user gave. The others may be chosen.
         words (list[str]): of the command line, for the card.
     """

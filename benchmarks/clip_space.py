@@ -26,7 +26,7 @@ def figures_of(names, base, captions, seed):
     from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, PrototypePool, Vocabulary
     from decodetr.modeling_decodetr.loss_decodetr import teacher_targets
     from decodetr.pool_builder.space import choose_scales, effective_number, space_without_names
-    from decodetr.training.space_report import best_scores
+    from decodetr.training.start.space_report import best_scores
 
     generator = torch.Generator().manual_seed(1000 + seed)  # captions are drawn with a seed of 0
     padded, prototypes = F.pad(names, (0, 1)), F.pad(captions, (0, 1))

@@ -48,7 +48,7 @@ def build(model, dataset, args, query_bytes, folder=None):
     """(cache, seconds)."""
     from decodetr.processing import detection_collate
     from decodetr.speed.timing import clock
-    from decodetr.training.feature_cache import FeatureCache
+    from decodetr.training.features.feature_cache import FeatureCache
 
     start = clock(model.device)
     options = {"batch_size": args.batch_size, "num_workers": args.workers, "folder": folder}
@@ -107,7 +107,7 @@ def steps_over(cache, model, args, folder):
     from step_trainers import make_trainer, step
 
     from decodetr.speed.timing import clock, in_turn, ratios, show
-    from decodetr.training.feature_cache import FeatureCache, feature_collate
+    from decodetr.training.features.feature_cache import FeatureCache, feature_collate
 
     class InMemory(FeatureCache):
         """The same items, held."""
@@ -187,7 +187,7 @@ def variance_of_bases(args):
     from torch.utils.data import DataLoader
 
     from decodetr.processing import detection_collate
-    from decodetr.training.feature_coding import Moments
+    from decodetr.training.features.feature_coding import Moments
 
     rows, generator = [], torch.Generator().manual_seed(0)
     for detector in args.detectors:
@@ -223,8 +223,8 @@ def variance_of_bases(args):
 
 def memory_of_readers(args):
     """Rows of a table: what a process holds that reads images at random, by the size of a cache of random numbers."""
-    from decodetr.training.feature_cache import FeatureCache, feature_collate
-    from decodetr.training.feature_shards import ShardFolder
+    from decodetr.training.features.feature_cache import FeatureCache, feature_collate
+    from decodetr.training.features.feature_shards import ShardFolder
 
     rows, width, shard_images = [], 88, 256
     for images in args.synthetic_images:

@@ -59,7 +59,7 @@ def sampled(args):
 
 def codings(samples, bits):
     """{name: (function from samples to decoded ones, bases, what is kept of each map)} of `bits` a number."""
-    from decodetr.training.feature_coding import Moments
+    from decodetr.training.features.feature_coding import Moments
 
     points = samples[0].shape[2]
     size = int(bits * sum(level.shape[1] for level in samples) * points / 8)

@@ -60,7 +60,7 @@ def report_of(names, captions, fields, seed=1):
     from torch.nn import functional as F
 
     from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, PrototypePool, Vocabulary
-    from decodetr.training.space_report import describe_space
+    from decodetr.training.start.space_report import describe_space
 
     images = images_of(names, captions, torch.Generator().manual_seed(seed))
     names, captions = F.pad(names, (0, 1)), F.pad(captions, (0, 1))
@@ -106,7 +106,7 @@ def main(argv=None) -> int:
     args = parser().parse_args(argv)
     from harness import say, table
 
-    from decodetr.training.starting_point import config_fields
+    from decodetr.training.start.starting_point import config_fields
 
     names, captions = load(args)
     report, problems = report_of(names, captions, PAPER | config_fields(args.set))

@@ -4,8 +4,9 @@
     python benchmarks/recipe_cards.py --recipes decodetr-fast
     python benchmarks/recipe_cards.py --commands-only    # counts nothing: the cards say which command does
 
-Hours, memory and disk are *computed*, as `decodetr train --recipe NAME --plan coco` does it (training/plan.py): one
-step of one image is counted here on the very model. `tests/cli/test_recipe_cards.py` runs the commands at tiny size.
+Hours, memory and disk are *computed*, as `decodetr train --recipe NAME --plan coco` does it
+(training/planning/plan.py): one step of one image is counted here on the very model. `tests/cli/test_recipe_cards.py`
+runs the commands at tiny size.
 """
 
 import argparse
@@ -94,8 +95,8 @@ def computed(recipe: str) -> dict[str, str]:
     counted once, with the boxes of an image of COCO."""
     from decodetr.cli.recipe import recipe_file
     from decodetr.cli.train import read_options
-    from decodetr.training.plan import COLUMNS, SIZES, DataSize, count_steps, plan_rows
-    from decodetr.training.preflight import make_arguments
+    from decodetr.training.checks.preflight import make_arguments
+    from decodetr.training.planning.plan import COLUMNS, SIZES, DataSize, count_steps, plan_rows
 
     options, fields = read_options({"recipe": str(recipe_file(recipe))})
     if options.detector:  # its config on the Hub has the library's defaults

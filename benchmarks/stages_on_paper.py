@@ -88,15 +88,15 @@ def caption_seconds(cost, gpu, bandwidth) -> tuple[float, float]:
 
 def size_of(name) -> tuple[int, int]:
     """(images, regions) of a set."""
-    from decodetr.training.plan import REGIONS, SIZES
+    from decodetr.training.planning.plan import REGIONS, SIZES
 
     return (SIZES[name].images, SIZES[name].regions) if name in SIZES else (WEB_IMAGES, REGIONS * WEB_IMAGES)
 
 
 def stages(name, cost, count, gpu, bandwidth, cores):
     """Rows of the table of one set: stage, what it does, FLOPs, hours on the GPUs or cores, bytes it writes."""
-    from decodetr.training.feature_building import QUERY_BYTES
-    from decodetr.training.plan import UTILISATION, region_bytes
+    from decodetr.training.features.feature_building import QUERY_BYTES
+    from decodetr.training.planning.plan import UTILISATION, region_bytes
     from decodetr.utils.preflight import in_units
 
     (title, distinct), (images, regions) = SETS[name], size_of(name)
@@ -140,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Print the tables."""
-    from decodetr.training.plan import GPUS, parse_machine
+    from decodetr.training.planning.plan import GPUS, parse_machine
 
     args = parser().parse_args()
     count, name = parse_machine(args.gpus)

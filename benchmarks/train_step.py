@@ -51,7 +51,7 @@ def build_caches(model, dataset, args):
 
     from decodetr.processing import detection_collate
     from decodetr.speed.timing import clock
-    from decodetr.training.feature_cache import FeatureCache
+    from decodetr.training.features.feature_cache import FeatureCache
 
     seconds = []
     first = Subset(dataset, range(min(args.batch_size, len(dataset))))
@@ -70,7 +70,7 @@ def measure(folder, args) -> dict:
     from decodetr.modeling_decodetr.detectors import num_queries
     from decodetr.processing import detection_collate
     from decodetr.speed.timing import in_turn, ratios, spread
-    from decodetr.training.feature_cache import feature_collate
+    from decodetr.training.features.feature_cache import feature_collate
 
     model, augmented, plain = prepare(folder, args)
     device = torch.device(args.device)
@@ -160,7 +160,7 @@ def measure_memory(mode, folder, args) -> dict:
 
     from decodetr.processing import detection_collate
     from decodetr.speed.machine import peak_bytes, reset_peak, used_bytes
-    from decodetr.training.feature_cache import FeatureCache, feature_collate
+    from decodetr.training.features.feature_cache import FeatureCache, feature_collate
 
     model, _, plain = prepare(folder, args)
     some = [i % len(plain) for i in range(args.batch_size)]

@@ -42,7 +42,7 @@ from decodetr.modeling_decodetr import DeCoDetrConfig, PrototypePool, Vocabulary
 from decodetr.modeling_decodetr.detectors import detector_family
 from decodetr.modeling_decodetr.safe_loading import load_safely
 from decodetr.pool_builder.preflight import check_engine
-from decodetr.training.metrics import check_names
+from decodetr.training.options.metrics import check_names
 from decodetr.utils.devices import machine_name, pick_device
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim, committed, is_unused, output_folder, write_json

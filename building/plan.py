@@ -17,12 +17,12 @@ from decodetr.pool_builder.crops import crop_region
 from decodetr.pool_builder.pool_run import load_models
 from decodetr.pool_builder.proposals import select_proposals
 from decodetr.pool_builder.settings import PoolSettings, PoolTask
-from decodetr.training.arguments import DeCoDetrTrainingArguments
-from decodetr.training.choices import BATCH, NEW, PRETRAINED, Situation, choose
-from decodetr.training.feature_building import query_budget
-from decodetr.training.feature_cache import feature_collate
-from decodetr.training.options import TrainOptions
-from decodetr.training.starting_point import start_model
+from decodetr.training.features.feature_building import query_budget
+from decodetr.training.features.feature_cache import feature_collate
+from decodetr.training.options.arguments import DeCoDetrTrainingArguments
+from decodetr.training.options.options import TrainOptions
+from decodetr.training.planning.choices import BATCH, NEW, PRETRAINED, Situation, choose
+from decodetr.training.start.starting_point import start_model
 from decodetr.utils.devices import pick_device
 from decodetr.utils.images import open_image
 from decodetr.utils.preflight import in_units, require_room

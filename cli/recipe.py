@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from decodetr.cli.parser import ALSO, tell_old
-from decodetr.training.options import TrainOptions
+from decodetr.training.options.options import TrainOptions
 from decodetr.utils.arguments import options_of
 from decodetr.utils.excerpts import short
 from decodetr.utils.shipped import HUB_CARDS

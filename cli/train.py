@@ -16,7 +16,7 @@ from decodetr.cli.options import add_form_arguments
 from decodetr.cli.parser import CommandParser, Said, also_spelled
 from decodetr.cli.recipe import read_recipe
 from decodetr.cli.train_help import more_help
-from decodetr.training.options import TrainOptions
+from decodetr.training.options.options import TrainOptions
 from decodetr.utils.arguments import extend_lists, only_given
 from decodetr.utils.files import claim
 from decodetr.utils.outputs import apart
@@ -89,7 +89,7 @@ def training_parser() -> "HfArgumentParser":
     """The parser of DeCoDetrTrainingArguments, which gives the fields that are said."""
     import transformers
 
-    from decodetr.training.arguments import DeCoDetrTrainingArguments
+    from decodetr.training.options.arguments import DeCoDetrTrainingArguments
 
     parser = transformers.HfArgumentParser(DeCoDetrTrainingArguments, exit_on_error=False, allow_abbrev=False)
     parser._option_string_actions["--report_to"].nargs = "+"  # the library's field takes a list, its parser does not
@@ -120,7 +120,7 @@ def read_fields(words: Sequence[str]) -> dict[str, Any]:
 def _refuse_token(given, where):
     """A token that is said where others can read it: in the list of processes, the history of a shell, a file."""
     if "hub_token" in given:
-        from decodetr.training.environment import TOKEN
+        from decodetr.training.checks.environment import TOKEN
 
         raise ValueError(f"{where}: a token is a secret, and others can read it here; leave it out, and {TOKEN}")
 
@@ -141,8 +141,8 @@ def _plan(options, arguments):
     """Print what the run would take."""
     import tempfile
 
-    from decodetr.training.plan import plan
-    from decodetr.training.preflight import make_arguments
+    from decodetr.training.checks.preflight import make_arguments
+    from decodetr.training.planning.plan import plan
 
     if options.plan == "data" and not options.data:
         raise ValueError("--plan data: give --data, or the size of a public data set: --plan coco")
@@ -179,8 +179,8 @@ def run(args: argparse.Namespace) -> int:
         return _plan(options, stored | read_fields(left))
     _check_required(options, left)
     _check_apart(options)
-    from decodetr.training.device import device_fields
-    from decodetr.training.output import output_fields
+    from decodetr.training.options.device import device_fields
+    from decodetr.training.results.output import output_fields
 
     findings = Problems()
     said = findings.call(read_fields, left)
@@ -190,7 +190,7 @@ def run(args: argparse.Namespace) -> int:
     if arguments is not None and (found := findings.call(output_fields, options.output_dir, arguments)):
         arguments |= found
     from decodetr.train import TrainingRun
-    from decodetr.training.preflight import check
+    from decodetr.training.checks.preflight import check
 
     training = check(options, arguments, findings)
     with claim(training.output_dir if process_rank() == 0 else None, "decodetr train"):

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import decodetr
-from decodetr.training.own_arguments import GROUPS, OwnArguments, option_of
+from decodetr.training.options.own_arguments import GROUPS, OwnArguments, option_of
 from decodetr.utils.documents import read_text
 
 # The word for what transformers calls otherwise: (field, what it is).

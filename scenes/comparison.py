@@ -32,11 +32,11 @@ from decodetr.scenes.options import ComparisonOptions
 from decodetr.scenes.pool_variants import PoolChange, changed_pool
 from decodetr.scenes.recipes import CACHE_VIEWS, SEMANTIC_TRAINING
 from decodetr.scenes.world import few_names
-from decodetr.training.arguments import DeCoDetrTrainingArguments
-from decodetr.training.feature_cache import FeatureCache
-from decodetr.training.starting_point import fields_of_new_stream
+from decodetr.training.data.weak_labels import WeakLabels
+from decodetr.training.features.feature_cache import FeatureCache
+from decodetr.training.options.arguments import DeCoDetrTrainingArguments
+from decodetr.training.start.starting_point import fields_of_new_stream
 from decodetr.training.trainer import DeCoDetrTrainer
-from decodetr.training.weak_labels import WeakLabels
 from decodetr.utils.devices import pick_device
 from decodetr.utils.model_identity import folder_digest
 from decodetr.utils.shipped import load_vocabulary, resolve

@@ -1,18 +1,16 @@
-"""What a training run is made of. train.py is the run itself.
+"""What a training run is made of. train.py is the run itself. Each folder uses those before it alone:
 
-options.py, arguments.py, fields.py   TrainOptions, DeCoDetrTrainingArguments, and what each field is to a run
-preflight.py, pairs.py, environment.py, space.py, trial.py, metrics.py, trainer_data.py   checks before the first step
-starting_point.py, timm_backbone.py   the model that a run starts with
-data.py, weak_labels.py, self_regions.py, replay.py, names.py   what it learns from
-choices.py, chosen.py   what is chosen where nobody says it
-trainer.py, searching.py   DeCoDetrTrainer
-dataloading.py, streams.py, callbacks.py, ema.py, fsdp.py, memory.py   what it needs
-feature_cache.py, feature_building.py, feature_shards.py   cached features of a frozen detector
-feature_coding.py, quantization.py   which take fewer bits
-pictures.py, predictions.py   what is kept of an evaluation
-checkpoints.py, identity.py   which run a checkpoint is of
-calibration.py          scores, calibrated after training
-forgetting.py, learned.py, space_report.py   what a run has gained, lost, or cannot learn
-provenance.py, model_card.py   what it may learn from, and the record of it
-hub.py                  what goes to the Hub, and its card
+options/    what a run is told
+data/       what it learns from
+start/      the model that it starts with, and the space of its names
+results/    what comes out of it
+features/   cached features of a frozen detector
+planning/   what it chooses itself, and what it will take
+checks/     what is looked at before the first step
+
+trainer.py              DeCoDetrTrainer
+callbacks.py, ema.py    what it does between steps; averaged weights
+streams.py, loss_terms.py   which stream learns what; the terms of the loss in the log
+running_statistics.py, fsdp.py   several processes
+searching.py            a search for hyper-parameters
 """

@@ -12,16 +12,16 @@ from transformers import TrainerCallback
 
 from decodetr.pool_builder.drift import pool_drift
 from decodetr.training import ema
-from decodetr.training.early_stopping import EarlyStopping
-from decodetr.training.feature_coding import SampleCoding
-from decodetr.training.time_spent import TimeSpent
+from decodetr.training.features.feature_coding import SampleCoding
+from decodetr.training.options.early_stopping import EarlyStopping
+from decodetr.training.results.time_spent import TimeSpent
 from decodetr.utils.files import write_json
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState
 
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
-    from decodetr.training.arguments import DeCoDetrTrainingArguments
+    from decodetr.training.options.arguments import DeCoDetrTrainingArguments
     from decodetr.training.trainer import DeCoDetrTrainer
 
 logger = logging.getLogger(__name__)

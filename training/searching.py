@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
 
-from decodetr.training.metrics import default_metric, full_name
+from decodetr.training.options.metrics import default_metric, full_name
 
 if TYPE_CHECKING:
     from transformers.trainer_utils import BestRun
 
-    from decodetr.training.arguments import DeCoDetrTrainingArguments
+    from decodetr.training.options.arguments import DeCoDetrTrainingArguments
 
 _MADE_ONCE = ("cache_features", "cache_views", "cache_query_bytes", "cache_folder")
 

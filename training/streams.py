@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from decodetr.modeling_decodetr import DeCoDetrForObjectDetection
-    from decodetr.training.arguments import DeCoDetrTrainingArguments
+    from decodetr.training.options.arguments import DeCoDetrTrainingArguments
 
 
 def stream_of(parameter_name: str) -> str:

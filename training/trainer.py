@@ -22,24 +22,26 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOu
 from decodetr.evaluation.output_evaluator import OutputEvaluator, results_of, rules_of
 from decodetr.processing import detection_collate
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
-from decodetr.training import checkpoints, fields, memory
-from decodetr.training.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
 from decodetr.training.callbacks import PoolMomentum, chosen_callbacks
-from decodetr.training.dataloading import LoadingTrainer, StreamedTraining, check_loading, collate_or_skip, set_epoch
-from decodetr.training.feature_cache import FeatureCache, cache_of_run, feature_collate
+from decodetr.training.checks.pairs import CAPTIONS_NEED
+from decodetr.training.checks.trainer_data import check_before_training, check_evaluated, check_names
+from decodetr.training.data import dataloading
+from decodetr.training.features.feature_cache import FeatureCache, cache_of_run, feature_collate
 from decodetr.training.fsdp import check_sharded, keep_class_name, load_weights, total_norm
-from decodetr.training.hub import PushingTrainer
-from decodetr.training.identity import run_identity, settings_identity
-from decodetr.training.loggers import PoolMaps, TensorBoardFolder
 from decodetr.training.loss_terms import LossTerms
-from decodetr.training.pairs import CAPTIONS_NEED
-from decodetr.training.pictures import EvaluationPictures, write_sheet
-from decodetr.training.predictions import KeptPredictions
+from decodetr.training.options import fields
+from decodetr.training.options.arguments import ALIGN_SHAPES, DeCoDetrTrainingArguments
+from decodetr.training.planning import memory
+from decodetr.training.results import checkpoints
+from decodetr.training.results.hub import PushingTrainer
+from decodetr.training.results.identity import run_identity, settings_identity
+from decodetr.training.results.loggers import PoolMaps, TensorBoardFolder
+from decodetr.training.results.pictures import EvaluationPictures, write_sheet
+from decodetr.training.results.predictions import KeptPredictions
 from decodetr.training.running_statistics import share_statistics
 from decodetr.training.searching import SearchingTrainer
+from decodetr.training.start.timm_backbone import freeze_backbone, keep_frozen
 from decodetr.training.streams import freeze_other, frozen, learning, parameter_groups, set_learning, stream_of
-from decodetr.training.timm_backbone import freeze_backbone, keep_frozen
-from decodetr.training.trainer_data import check_before_training, check_evaluated, check_names
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Dataset
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, LoadingTrainer):
+class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, dataloading.LoadingTrainer):
     """
     Trainer of [`DeCoDetrForObjectDetection`].
 
@@ -101,7 +103,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, LoadingTrainer):
     ) -> None:
         args = DeCoDetrTrainingArguments(output_dir="tmp_trainer") if args is None else args
         fields.check_arguments(args, model, model_init, kwargs)
-        check_loading(args, train_dataset)
+        dataloading.check_loading(args, train_dataset)
         self.args, self.train_dataset = args, None
         if model is None:
             set_seed(args.seed)
@@ -128,7 +130,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, LoadingTrainer):
         coding = train_dataset.coding if isinstance(train_dataset, FeatureCache) else None
         self._coding = None if coding is None else coding.to(args.device)
         if isinstance(train_dataset, StreamedDetectionDataset):
-            self._train_collate = partial(collate_or_skip, self._train_collate)
+            self._train_collate = partial(dataloading.collate_or_skip, self._train_collate)
         super().__init__(model, args, data_collator=collate, train_dataset=train_dataset, **kwargs)
         check_sharded(self)
         # forward takes **kwargs for the detector, not a batch-wide item count: let the Trainer average micro-batches.
@@ -141,7 +143,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, LoadingTrainer):
             self.add_callback(callback)
         self.callback_handler.callbacks[:0] = [TensorBoardFolder(self), PoolMaps(self)]
         if isinstance(train_dataset, StreamedDetectionDataset):
-            self.add_callback(StreamedTraining(train_dataset))
+            self.add_callback(dataloading.StreamedTraining(train_dataset))
         if model_init is not None:
             self.model_init = model_init
 
@@ -173,8 +175,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, LoadingTrainer):
         """Train. Afterwards the model has the averaged weights, if there is an average.
 
         Args:
-            resume_from_checkpoint: a folder, "last", "auto" or None (what the arguments say). See
-                `training.checkpoints.to_resume`.
+            resume_from_checkpoint: a folder, "last", "auto" or None (what the arguments say): `checkpoints.to_resume`.
             args, kwargs: of `transformers.Trainer.train`.
 
         Raises:
@@ -202,12 +203,12 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, LoadingTrainer):
         return result
 
     def identity(self) -> dict[str, Any]:
-        """What tells this run from another (`training.identity`), with the arguments as they are now."""
+        """What tells this run from another (`training.results.identity`), with the arguments as they are now."""
         return self._identity | settings_identity(self.args)
 
     def checkpoint_to_resume(self, word: str | bool | None) -> str | None:
         """The checkpoint folder that "last", "auto", a folder or None stands for, None for the beginning. See
-        `training.checkpoints.to_resume`. Checkpoints of other runs are removed with `overwrite_output_dir`."""
+        `checkpoints.to_resume`. Checkpoints of other runs are removed with `overwrite_output_dir`."""
         args, run = self.args, self.identity()
         folder = checkpoints.to_resume(word, args.output_dir, run, args.overwrite_output_dir)
         if args.overwrite_output_dir:
@@ -221,7 +222,7 @@ class DeCoDetrTrainer(SearchingTrainer, PushingTrainer, LoadingTrainer):
         if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             self.control.should_training_stop = True
             return
-        set_epoch(train_dataloader, epoch)
+        dataloading.set_epoch(train_dataloader, epoch)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
 
     # Data

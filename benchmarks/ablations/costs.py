@@ -96,7 +96,7 @@ def _steps(runs: Any, rows: Sequence[str]) -> dict[str, Callable[[], Any]]:
 
     from ablations.beginnings import BEGINNINGS
     from decodetr.scenes.recipes import SEMANTIC_TRAINING
-    from decodetr.training.feature_cache import feature_collate
+    from decodetr.training.features.feature_cache import feature_collate
 
     def steps(row):
         fields, begin = ROWS[row].fields, ROWS[row].begin

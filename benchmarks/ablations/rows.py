@@ -18,7 +18,7 @@ class Setup:
 
     Args:
         queries: times N, of the same detector.
-        setting: of `SETTINGS` in training/provenance.py: what training may know.
+        setting: of `SETTINGS` in training/options/provenance.py: what training may know.
         templates: that names are embedded with, in training and in evaluation. None: those of the world's vocabulary.
     """
 

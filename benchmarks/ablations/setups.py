@@ -16,10 +16,10 @@ from decodetr.scenes.comparison import Comparison
 from decodetr.scenes.options import ComparisonOptions
 from decodetr.scenes.pool_variants import caption_pool, kept_captions
 from decodetr.scenes.recipes import SEMANTIC_TRAINING
-from decodetr.training.data import TrainingData
-from decodetr.training.names import set_names
-from decodetr.training.options import TrainOptions
-from decodetr.training.provenance import SETTINGS
+from decodetr.training.data.data import TrainingData
+from decodetr.training.data.names import set_names
+from decodetr.training.options.options import TrainOptions
+from decodetr.training.options.provenance import SETTINGS
 from decodetr.utils.shipped import a, resolve
 
 CAPTIONS_OF_AN_IMAGE = 5  # as COCO has

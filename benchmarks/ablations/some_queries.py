@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from decodetr.training.feature_cache import FeatureCache
+from decodetr.training.features.feature_cache import FeatureCache
 
 
 class SomeQueries(FeatureCache):

@@ -77,7 +77,7 @@ def write_detector(folder, backbone, side):
 
     from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
     from decodetr.modeling_decodetr.detectors import backbone_module
-    from decodetr.training.timm_backbone import load_timm_weights
+    from decodetr.training.start.timm_backbone import load_timm_weights
     from decodetr.utils.shipped import resolve
 
     trained = DeCoDetrForObjectDetection.from_pretrained(resolve(START)).detector

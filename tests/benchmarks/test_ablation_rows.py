@@ -13,7 +13,7 @@ from decodetr import PrototypePool, Vocabulary
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.modeling_decodetr.embedding_space import look_up
 from decodetr.scenes.options import ComparisonOptions
-from decodetr.training.weak_labels import read_image_labels
+from decodetr.training.data.weak_labels import read_image_labels
 
 
 @pytest.fixture(scope="module")

@@ -199,7 +199,7 @@ def test_views_are_cached_and_belong_to_the_settings(built, tmp_path):
     import ablate
     from ablations.page import load_results, page_of
 
-    from decodetr.training.feature_cache import FeatureCache
+    from decodetr.training.features.feature_cache import FeatureCache
 
     words = _words(built, tmp_path, "--rows", "captions", "--base-names", "48", "--seeds", "0", "--device", "cpu")
     assert ablate.main(words) == 0

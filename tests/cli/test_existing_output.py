@@ -7,7 +7,7 @@ import pytest
 from helpers.broken_data import good, write
 
 from decodetr.cli import main
-from decodetr.training.output import begin, output_fields
+from decodetr.training.results.output import begin, output_fields
 from decodetr.utils.outputs import unwritten, unwritten_file
 
 # words of the command; what a finished output has; what somebody else's has that would be replaced

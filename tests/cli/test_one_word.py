@@ -15,8 +15,8 @@ from decodetr.cli.parser import ALSO, NAME_LISTS, OLD, CommandParser, complete, 
 from decodetr.cli.train import read_fields, read_options
 from decodetr.cli.train_help import _USUAL, config_texts, more_help
 from decodetr.modeling_decodetr import DeCoDetrConfig
-from decodetr.training.arguments import DeCoDetrTrainingArguments
-from decodetr.training.device import device_fields
+from decodetr.training.options.arguments import DeCoDetrTrainingArguments
+from decodetr.training.options.device import device_fields
 from decodetr.utils.arguments import Joined
 
 PARSERS = {parser.prog: parser for name in COMMANDS for parser in parsers_of(command_parser(name)[1])}
@@ -137,7 +137,7 @@ def test_the_device_of_train_is_what_the_training_arguments_say_otherwise(monkey
     with pytest.raises(ValueError, match="--device nonsense: expected one of auto, cpu"):
         device_fields("nonsense", {})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    monkeypatch.setattr("decodetr.training.device.pick_device", str)
+    monkeypatch.setattr("decodetr.training.options.device.pick_device", str)
     assert device_fields("cuda:1", {}) == {"use_cpu": False} and os.environ["CUDA_VISIBLE_DEVICES"] == "6"
     with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES=6 leaves 1"):
         device_fields("cuda:1", {})

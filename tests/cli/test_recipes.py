@@ -24,8 +24,8 @@ from decodetr.cli.recipe import recipe_file
 from decodetr.cli.train import read_fields, read_options
 from decodetr.scenes.world import SceneSettings
 from decodetr.scenes.write import write_scenes
-from decodetr.training.options import TrainOptions
-from decodetr.training.starting_point import make_config, starting_config
+from decodetr.training.options.options import TrainOptions
+from decodetr.training.start.starting_point import make_config, starting_config
 from decodetr.utils.shipped import HUB_CARDS
 from decodetr.utils.yaml_documents import parse_yaml, read_yaml
 

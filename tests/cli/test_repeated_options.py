@@ -10,7 +10,7 @@ from helpers import paths
 
 from decodetr.cli import COMMANDS, command_parser
 from decodetr.cli.train import read_fields, read_options
-from decodetr.training.arguments import DeCoDetrTrainingArguments
+from decodetr.training.options.arguments import DeCoDetrTrainingArguments
 from decodetr.utils.arguments import Extend, extend_lists
 
 BENCHMARKS = sorted(file.stem for file in paths.BENCHMARKS.glob("*.py") if "nargs=" in file.read_text())

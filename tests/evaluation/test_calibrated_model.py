@@ -15,8 +15,8 @@ from decodetr.inference.detection import detect
 from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
 from decodetr.processing import CocoAnnotations
-from decodetr.training.calibration import keep_aside, why_none_kept
-from decodetr.training.options import TrainOptions
+from decodetr.training.options.options import TrainOptions
+from decodetr.training.results.calibration import keep_aside, why_none_kept
 
 IMAGES, SIDE = 60, 64
 
@@ -255,7 +255,7 @@ def test_an_error_on_the_kept_images_does_not_lose_the_trained_model(world, tmp_
     def fail(*_):
         raise ValueError("a picture is damaged")
 
-    monkeypatch.setattr("decodetr.training.calibration._detections", fail)
+    monkeypatch.setattr("decodetr.training.results.calibration._detections", fail)
     options = ("--calibration-share", "0.5", "--semantic_learning_rate", "0.1")
     assert _train(world, tmp_path / "out", *options) == 1
     begun, trained = (

@@ -12,7 +12,7 @@ from decodetr.evaluation import ENGINES
 from decodetr.evaluation.analysis import KINDS, Analysis
 from decodetr.evaluation.detection_evaluator import DetectionEvaluator
 from decodetr.evaluation.thresholds import best_thresholds
-from decodetr.training.metrics import check_evaluation
+from decodetr.training.options.metrics import check_evaluation
 
 BOX, FAR = [10.0, 10.0, 50.0, 50.0], [100.0, 100.0, 60.0, 60.0]  # xywh
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from decodetr.training.choices import NEW, PRETRAINED, TRAINED, Situation
+from decodetr.training.planning.choices import NEW, PRETRAINED, TRAINED, Situation
 
 SEMANTIC = Situation(
     streams="semantic", detector=PRETRAINED, semantics=NEW, images=1600, width=96, side=160, pretrained_backbone=True,

@@ -15,8 +15,8 @@ from decodetr.export.settings import ExportSettings, preprocessing_of
 from decodetr.modeling_decodetr.detectors import DETECTOR_FAMILIES, detector_preprocessing
 from decodetr.processing import DeCoDetrImageProcessorPil
 from decodetr.runtime.preprocessing import Preprocessing
-from decodetr.training.identity import dataset_identity
-from decodetr.training.starting_point import _record_squares, in_squares
+from decodetr.training.results.identity import dataset_identity
+from decodetr.training.start.starting_point import _record_squares, in_squares
 
 _FREE, _FIXED = {"size": {"shortest_edge": 64, "longest_edge": 100}}, {"size": {"height": 64, "width": 64}}
 # The image processors that published detectors of each family come with.

@@ -152,7 +152,7 @@ def test_other_files_that_are_deep(tmp_path, capsys):
 
 def test_captions_and_image_labels_that_are_none(tmp_path):
     from decodetr.annotations.captions import read_captions
-    from decodetr.training.weak_labels import read_image_labels
+    from decodetr.training.data.weak_labels import read_image_labels
 
     file = tmp_path / "captions.json"
     for rows, message in (
@@ -172,7 +172,7 @@ def test_captions_and_image_labels_that_are_none(tmp_path):
 
 @pytest.mark.parametrize("names", ["{0: off}", "{0: 7}", "{0: ~}"])
 def test_names_in_a_config_are_texts(names):
-    from decodetr.training.starting_point import config_fields, make_config
+    from decodetr.training.start.starting_point import config_fields, make_config
     from decodetr.utils.yaml_documents import parse_yaml
 
     with pytest.raises(ValueError, match="here: id2label: 0: expected a name, got .*; write it in quotes"):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from decodetr.training.arguments import DeCoDetrTrainingArguments
-from decodetr.training.options import TrainOptions
-from decodetr.training.own_arguments import GROUPS, OwnArguments, option_of
+from decodetr.training.options.arguments import DeCoDetrTrainingArguments
+from decodetr.training.options.options import TrainOptions
+from decodetr.training.options.own_arguments import GROUPS, OwnArguments, option_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "training_options.md"
 OWN = {entry.name for entry in dataclasses.fields(OwnArguments)}

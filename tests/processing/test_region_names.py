@@ -17,7 +17,7 @@ from decodetr.annotations.stream import AnnotationStream
 from decodetr.processing import DeCoDetrImageProcessor, DetectionDataset, RegionTable, write_regions
 from decodetr.processing.detection_dataset import TargetOptions
 from decodetr.processing.streamed_dataset import StreamedDetectionDataset
-from decodetr.training.replay import replay_dataset
+from decodetr.training.data.replay import replay_dataset
 
 PROCESSOR = DeCoDetrImageProcessor(size={"height": 32, "width": 32})
 REMEDY = r"Build them again from these data \(`decodetr pool build` with another --output, or --overwrite\)"

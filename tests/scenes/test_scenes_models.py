@@ -88,7 +88,7 @@ def test_every_command_of_the_recipe_parses(finished):
     """Arguments of each stage against the parser of its command; `train` also against TrainingArguments."""
     from transformers import HfArgumentParser
 
-    from decodetr.training.arguments import DeCoDetrTrainingArguments
+    from decodetr.training.options.arguments import DeCoDetrTrainingArguments
 
     run, _, _ = finished
     for _, words in models._stages(run):

@@ -8,7 +8,7 @@ import pytest
 from helpers.situations import FINE_TUNE, LOCALIZATION, SEMANTIC
 from transformers.trainer_utils import SchedulerType
 
-from decodetr.training.choices import NEW, PRETRAINED, choose, steps
+from decodetr.training.planning.choices import NEW, PRETRAINED, choose, steps
 
 
 def _choose(situation, **given):

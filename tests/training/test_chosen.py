@@ -11,10 +11,10 @@ from helpers.tiny_models import tiny_config
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, PrototypePool, Vocabulary
 from decodetr.cli import main
-from decodetr.training import chosen as module
-from decodetr.training.choices import NEW, PRETRAINED, TRAINED
-from decodetr.training.chosen import CHOSEN, situation_of
-from decodetr.training.options import TrainOptions
+from decodetr.training.options.options import TrainOptions
+from decodetr.training.planning import chosen as module
+from decodetr.training.planning.choices import NEW, PRETRAINED, TRAINED
+from decodetr.training.planning.chosen import CHOSEN, situation_of
 
 
 def _words(two_clips, output, *more):

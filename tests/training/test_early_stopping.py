@@ -7,8 +7,8 @@ from helpers.trainings import make_trainer, train_command
 
 from decodetr.cli import main
 from decodetr.evaluation.output_evaluator import OutputEvaluator
-from decodetr.training.arguments import DeCoDetrTrainingArguments
-from decodetr.training.early_stopping import early_stopping_fields
+from decodetr.training.options.arguments import DeCoDetrTrainingArguments
+from decodetr.training.options.early_stopping import early_stopping_fields
 
 EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "eval_pictures": 0}
 STOPPING = {**EVERY_STEP, "load_best_model_at_end": True, "metric_for_best_model": "eval_AP50", "max_steps": 9}

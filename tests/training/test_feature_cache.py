@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from decodetr.cli import main
 from decodetr.processing import detection_collate
-from decodetr.training import feature_building
-from decodetr.training.feature_cache import FeatureCache, feature_collate
-from decodetr.training.feature_shards import ShardFolder
+from decodetr.training.features import feature_building
+from decodetr.training.features.feature_cache import FeatureCache, feature_collate
+from decodetr.training.features.feature_shards import ShardFolder
 from decodetr.utils.documents import read_json
 
 

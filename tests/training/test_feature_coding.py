@@ -9,8 +9,8 @@ from scipy.fft import dctn
 from sklearn.decomposition import PCA
 
 from decodetr.modeling_decodetr.semantic_stream import RegionPooling
-from decodetr.training.feature_coding import Moments, SampleCoding, _cosines, allot, bytes_within
-from decodetr.training.quantization import WIDTHS, codes_of, lost, pack, packed_size, unpack, values
+from decodetr.training.features.feature_coding import Moments, SampleCoding, _cosines, allot, bytes_within
+from decodetr.training.features.quantization import WIDTHS, codes_of, lost, pack, packed_size, unpack, values
 
 
 def test_values_are_conditional_means_of_a_laplace_distribution():

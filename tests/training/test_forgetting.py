@@ -14,9 +14,9 @@ from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
 from decodetr.evaluation.loop import evaluate_model
 from decodetr.processing import CocoAnnotations, DetectionAugmentation, RegionTable
 from decodetr.processing.detection_dataset import TargetOptions
-from decodetr.training.forgetting import ForgettingReport
-from decodetr.training.replay import ReplayedDataset, replay_dataset
-from decodetr.training.self_regions import self_regions
+from decodetr.training.data.replay import ReplayedDataset, replay_dataset
+from decodetr.training.data.self_regions import self_regions
+from decodetr.training.results.forgetting import ForgettingReport
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_own_regions_teach_what_the_model_says(world, sure):
 
 
 def test_processes_share_the_images_and_have_all_regions(world, sure, monkeypatch):
-    import decodetr.training.self_regions as module
+    import decodetr.training.data.self_regions as module
 
     coco, processor = _data(world), DeCoDetrImageProcessor.from_pretrained(sure)
     whole = self_regions(_load(sure), coco, processor)

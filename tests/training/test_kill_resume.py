@@ -13,8 +13,8 @@ from helpers.trainings import train_command
 from safetensors.torch import load_file
 
 from decodetr.cli import main
-from decodetr.training.checkpoints import MARK, mark, problem, to_resume
-from decodetr.training.dataloading import set_epoch
+from decodetr.training.data.dataloading import set_epoch
+from decodetr.training.results.checkpoints import MARK, mark, problem, to_resume
 
 # Denoising is on in the tiny model; every step ends in a checkpoint.
 OPTIONS = [

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from helpers.situations import FINE_TUNE, LOCALIZATION, SEMANTIC
 
-from decodetr.training.learned import doubts
+from decodetr.training.results.learned import doubts
 
 
 def _history(first, last, term="loss_align", lines=8):

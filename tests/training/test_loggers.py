@@ -15,7 +15,7 @@ from PIL import Image
 
 from decodetr.cli import main
 from decodetr.cli.train import read_fields
-from decodetr.training.loggers import TAKE_PICTURES, kept_open
+from decodetr.training.results.loggers import TAKE_PICTURES, kept_open
 
 # `decodetr train` in a process that can open no connection but those of the machine itself.
 WITHOUT_NETWORK = """

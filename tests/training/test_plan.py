@@ -10,8 +10,8 @@ from helpers.tiny_models import tiny_batch, tiny_model, write_tiny_config
 from decodetr.__main__ import main
 from decodetr.processing import CocoAnnotations
 from decodetr.processing.regions import count_regions
-from decodetr.training.plan import FIXED, GPUS, LAUNCH, SIZES, UTILISATION, _seconds, parse_machine
-from decodetr.training.step_cost import _counted, forward_cost, step_cost
+from decodetr.training.planning.plan import FIXED, GPUS, LAUNCH, SIZES, UTILISATION, _seconds, parse_machine
+from decodetr.training.planning.step_cost import _counted, forward_cost, step_cost
 
 
 def test_flops_and_kept_bytes_by_hand():

@@ -12,7 +12,7 @@ from helpers.pool_data import BASE, NOVEL, WHOLE
 from helpers.tiny_models import tiny_config, tiny_model
 
 import decodetr.train
-import decodetr.training.preflight
+import decodetr.training.checks.preflight
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, Vocabulary
 from decodetr.annotations.names_ahead import names_ahead
 from decodetr.cli import main
@@ -227,7 +227,7 @@ def test_names_of_categories_without_reading_the_file(tmp_path, text, names):
 
 def test_validation_names_without_an_embedding_are_refused_before_a_step(two_clips, tmp_path, monkeypatch, capsys):
     """Also where the annotation files do not say them ahead."""
-    monkeypatch.setattr(decodetr.training.preflight, "names_ahead", lambda file: None)
+    monkeypatch.setattr(decodetr.training.checks.preflight, "names_ahead", lambda file: None)
     monkeypatch.setattr(decodetr.train, "try_step", lambda *_: pytest.fail("a step was tried"))
     more = ["--deploy-vocabulary", two_clips / "base", "--val-annotations", two_clips / "data/annotations/val.json"]
     assert _train(two_clips, tmp_path, *more) == 1
@@ -284,7 +284,7 @@ def test_a_model_that_cannot_make_a_step_is_refused_before_the_first(two_clips, 
 
 def test_the_tried_step_leaves_nothing_behind(two_clips):
     from decodetr import DeCoDetrTrainingArguments
-    from decodetr.training.trial import try_step
+    from decodetr.training.planning.trial import try_step
 
     model = DeCoDetrForObjectDetection.from_pretrained(two_clips / "model").eval()
     processor = DeCoDetrImageProcessor.from_pretrained(two_clips / "model")
@@ -300,7 +300,7 @@ def test_the_tried_step_leaves_nothing_behind(two_clips):
 
 def test_the_tried_step_counts_queries_and_places():
     from decodetr import DeCoDetrTrainingArguments
-    from decodetr.training.trial import try_step
+    from decodetr.training.planning.trial import try_step
 
     processor = DeCoDetrImageProcessor(size={"height": 64, "width": 64})
     args = DeCoDetrTrainingArguments(output_dir="run", use_cpu=True, report_to="none")

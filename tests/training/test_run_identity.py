@@ -11,11 +11,11 @@ from helpers.trainings import make_parts, make_trainer, train_command
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainer, DeCoDetrTrainingArguments
 from decodetr.annotations.stream import AnnotationStream
 from decodetr.cli import main
-from decodetr.training.checkpoints import RUN, mark, problem, to_resume
-from decodetr.training.feature_cache import FeatureCache
-from decodetr.training.identity import dataset_identity, differences
-from decodetr.training.options import TrainOptions
-from decodetr.training.starting_point import start_identity
+from decodetr.training.features.feature_cache import FeatureCache
+from decodetr.training.options.options import TrainOptions
+from decodetr.training.results.checkpoints import RUN, mark, problem, to_resume
+from decodetr.training.results.identity import dataset_identity, differences
+from decodetr.training.start.starting_point import start_identity
 from decodetr.utils.model_identity import config_settings
 
 RUN_A = {"start": {"weights": "a"}, "settings": {"learning_rate": 1e-4, "seed": 1}, "length": {"max_steps": 6}}

@@ -11,9 +11,9 @@ from helpers.settings_runs import region_row, two_steps
 from decodetr import DeCoDetrForObjectDetection
 from decodetr.processing import CocoAnnotations
 from decodetr.processing.regions import write_regions
-from decodetr.training.data import TrainingData
-from decodetr.training.options import TrainOptions
-from decodetr.training.provenance import SETTINGS, check_seen, choose_setting, seen_before
+from decodetr.training.data.data import TrainingData
+from decodetr.training.options.options import TrainOptions
+from decodetr.training.options.provenance import SETTINGS, check_seen, choose_setting, seen_before
 
 
 def _info(output):

@@ -3,7 +3,7 @@
 from helpers.tiny_teachers import write_tiny_clip
 
 from decodetr.modeling_decodetr.text_encoder import encoder_info, load_text_model
-from decodetr.training import space
+from decodetr.training.start import space
 
 
 def _fingerprint(name):

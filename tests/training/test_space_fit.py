@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from decodetr import PrototypePool, Vocabulary
 from decodetr.pool_builder.space import choose_scales, space_without_names
 from decodetr.processing.regions import write_regions
-from decodetr.training.space_fit import _said_twice, fit_space, named_by_captions
+from decodetr.training.start.space_fit import _said_twice, fit_space, named_by_captions
 
 NAMES, EACH, WAYS = 20, 12, 4  # things, regions of each, and ways in which captions say it
 

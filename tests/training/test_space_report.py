@@ -19,7 +19,7 @@ from decodetr.modeling_decodetr.embedding_space import Scales
 from decodetr.pool_builder.space import choose_scales
 from decodetr.pool_builder.space import space_without_names as measure
 from decodetr.processing import CocoAnnotations, RegionTable, write_regions
-from decodetr.training.space_report import (
+from decodetr.training.start.space_report import (
     SpaceReport,
     best_scores,
     describe_space,

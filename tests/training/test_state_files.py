@@ -10,8 +10,8 @@ from helpers.tiny_teachers import write_tiny_clip
 
 from decodetr.scenes.command_runner import MARKER, claim, run_stages
 from decodetr.scenes.run_records import RunRecords
-from decodetr.training.forgetting import FILE, ForgettingReport
-from decodetr.training.weak_labels import CaptionTable
+from decodetr.training.data.weak_labels import CaptionTable
+from decodetr.training.results.forgetting import FILE, ForgettingReport
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"trained_names": ["a"], "data": "d", "start": "s"}'])

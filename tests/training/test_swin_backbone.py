@@ -17,7 +17,7 @@ from decodetr.cli import main
 from decodetr.modeling_decodetr.detectors import feature_channels, run_detector
 from decodetr.scenes.world import SceneSettings
 from decodetr.scenes.write import write_scenes
-from decodetr.training.timm_backbone import load_timm_weights, timm_backbone
+from decodetr.training.start.timm_backbone import load_timm_weights, timm_backbone
 
 FAMILIES = ("detr", "conditional_detr", "deformable_detr", "dab-detr", "rt_detr", "rt_detr_v2", "d_fine", "deimv2")
 OTHERS = (SWIN2, "test_mambaout")

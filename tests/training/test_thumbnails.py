@@ -9,9 +9,9 @@ from helpers.tiny_models import tiny_model
 from helpers.trainings import make_parts
 
 from decodetr import DeCoDetrImageProcessor
-from decodetr.training import thumbnails
-from decodetr.training.options import TrainOptions
-from decodetr.training.thumbnails import SIDE, choose_thumbnails, thumbnail_gain
+from decodetr.training.options.options import TrainOptions
+from decodetr.training.start import thumbnails
+from decodetr.training.start.thumbnails import SIDE, choose_thumbnails, thumbnail_gain
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import types
 import pytest
 from helpers.trainings import make_trainer
 
-from decodetr.training.model_card import _time
-from decodetr.training.time_spent import Spent, TimeSpent
+from decodetr.training.results.model_card import _time
+from decodetr.training.results.time_spent import Spent, TimeSpent
 
 
 def _spent(trainer):
@@ -16,7 +16,7 @@ def _spent(trainer):
 
 def test_a_run_that_goes_on_adds_its_time(scenes, tmp_path, monkeypatch):
     clock = iter(range(0, 10**6, 100))
-    monkeypatch.setattr("decodetr.training.time_spent.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("decodetr.training.results.time_spent.time.perf_counter", lambda: next(clock))
     saved = {"save_strategy": "steps", "save_steps": 1, "eval_pictures": 0}
     first = make_trainer(scenes, tmp_path, max_steps=2, **saved)
     first.train()

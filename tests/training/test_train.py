@@ -17,7 +17,7 @@ from decodetr import (
     PrototypePool,
 )
 from decodetr.cli import main
-from decodetr.training.feature_cache import FeatureCache, feature_collate
+from decodetr.training.features.feature_cache import FeatureCache, feature_collate
 
 
 def test_detector_is_bit_equal_whatever_the_semantic_stream_does(scenes, tmp_path):
@@ -311,4 +311,4 @@ def test_arguments_pickle_by_their_importable_name(scenes, tmp_path, monkeypatch
         result = subprocess.run([sys.executable, file, *words], capture_output=True, text=True, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
     args = torch.load(tmp_path / "run/training_args.bin", weights_only=False)
-    assert type(args).__module__ == "decodetr.training.arguments"
+    assert type(args).__module__ == "decodetr.training.options.arguments"

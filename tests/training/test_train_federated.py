@@ -12,7 +12,7 @@ from decodetr import DeCoDetrImageProcessor, DeCoDetrTrainer, DeCoDetrTrainingAr
 from decodetr.evaluation.loop import evaluate_model
 from decodetr.evaluation.output_evaluator import rules_of
 from decodetr.processing import CocoAnnotations, DetectionDataset
-from decodetr.training.memory import _evaluation_knobs
+from decodetr.training.planning.memory import _evaluation_knobs
 
 LVIS = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
 

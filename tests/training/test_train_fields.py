@@ -13,10 +13,10 @@ from transformers import Trainer
 
 from decodetr import DeCoDetrImageProcessor, DeCoDetrTrainer, DeCoDetrTrainingArguments
 from decodetr.cli import main
-from decodetr.training import fields
-from decodetr.training.options import TrainOptions
-from decodetr.training.predictions import KeptPredictions
-from decodetr.training.starting_point import start_model
+from decodetr.training.options import fields
+from decodetr.training.options.options import TrainOptions
+from decodetr.training.results.predictions import KeptPredictions
+from decodetr.training.start.starting_point import start_model
 
 DOCS = (ROOT / "docs" / "training_options.md").read_text(encoding="utf-8")
 OBEYED = set(
@@ -51,7 +51,7 @@ def test_every_field_has_one_place():
     known = [name for place in places for name in place]
     assert len(known) == len(set(known))
     here = {field.name for field in dataclasses.fields(DeCoDetrTrainingArguments)}
-    assert here - set(known) == set(), "say in training/fields.py what these are to a run"
+    assert here - set(known) == set(), "say in training/options/fields.py what these are to a run"
 
 
 @pytest.mark.parametrize("name", sorted(fields.REFUSED))

@@ -11,7 +11,7 @@ from helpers.trainings import make_trainer, train_command
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, DeCoDetrTrainingArguments
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.cli import main
-from decodetr.training.detector_boxes import DetectorBoxes
+from decodetr.training.data.detector_boxes import DetectorBoxes
 
 
 @pytest.mark.parametrize(

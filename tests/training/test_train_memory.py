@@ -8,7 +8,7 @@ from helpers.trainings import make_trainer, train_command
 
 from decodetr import DeCoDetrForObjectDetection
 from decodetr.cli import main
-from decodetr.training.memory import OutOfMemory, can_checkpoint, check_checkpointing
+from decodetr.training.planning.memory import OutOfMemory, can_checkpoint, check_checkpointing
 
 ABLE = ("detr", "conditional_detr", "deformable_detr", "dab-detr", "lw_detr", "rf_detr")
 CUDA = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 4 GiB"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from decodetr import DeCoDetrForObjectDetection, DeCoDetrTrainingArguments
 from decodetr.processing import CocoAnnotations
-from decodetr.training.pictures import _CELL, _HEADER, EvaluationPictures
+from decodetr.training.results.pictures import _CELL, _HEADER, EvaluationPictures
 
 EVALUATING = {"eval_strategy": "steps", "eval_steps": 2}
 

@@ -7,7 +7,7 @@ import pytest
 
 from decodetr import DeCoDetrConfig, DeCoDetrForObjectDetection, DeCoDetrImageProcessor
 from decodetr.cli import main
-from decodetr.training.provenance import check_seen, choose_setting, seen_before
+from decodetr.training.options.provenance import check_seen, choose_setting, seen_before
 from decodetr.utils.yaml_documents import read_yaml
 
 

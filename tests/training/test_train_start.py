@@ -8,9 +8,9 @@ from helpers.tiny_models import tiny_config
 
 from decodetr import DeCoDetrForObjectDetection, Vocabulary
 from decodetr.cli import main
-from decodetr.training.names import set_names
-from decodetr.training.options import TrainOptions
-from decodetr.training.starting_point import fields_of_new_stream
+from decodetr.training.data.names import set_names
+from decodetr.training.options.options import TrainOptions
+from decodetr.training.start.starting_point import fields_of_new_stream
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from helpers.tiny_models import NAMES, tiny_batch, tiny_model
 from decodetr import DeCoDetrImageProcessor
 from decodetr.modeling_decodetr.loss_decodetr import absent_names, teacher_targets
 from decodetr.processing import CocoAnnotations, DetectionDataset, detection_collate
-from decodetr.training.weak_labels import CaptionTable, WeakLabels, read_image_labels
+from decodetr.training.data.weak_labels import CaptionTable, WeakLabels, read_image_labels
 
 
 def _labels_file(file, annotations=((1, 1), (1, 2), (1, 1))):
@@ -44,7 +44,7 @@ def test_captions_are_embedded_once_and_kept(tmp_path, clip, monkeypatch):
     assert np.array_equal(table.get(1)[0], table.get(3)[0])
     assert np.allclose(np.linalg.norm(table.get(1), axis=1), 1, atol=1e-3)
     with monkeypatch.context() as patch:
-        patch.setattr("decodetr.training.weak_labels._embed", None)  # not called again
+        patch.setattr("decodetr.training.data.weak_labels._embed", None)  # not called again
         again = CaptionTable.load(file, str(clip), tmp_path / "run")
     assert np.array_equal(again.embeddings, table.embeddings)
     write_json(file, {"annotations": [*rows, {"image_id": 2, "caption": "a dog"}]})
@@ -114,7 +114,7 @@ def test_names_that_are_not_in_the_image_teach_nothing():
 
 
 def test_cached_features_know_the_same_names():
-    from decodetr.training.feature_cache import FeatureCache, feature_collate
+    from decodetr.training.features.feature_cache import FeatureCache, feature_collate
 
     model, batch = tiny_model(annotation_weight=0.5), tiny_batch(regions=True, batch=2)
     for label, absent in zip(batch["labels"], ([1], [0, 2])):

@@ -138,7 +138,7 @@ _COMMANDS = {
 def test_every_command_that_writes_a_folder_holds_it(holder, tmp_path, monkeypatch, capsys, command):
     """Whatever the command checks before is left out here."""
     from decodetr.pool_builder import preflight as pool_preflight
-    from decodetr.training import preflight
+    from decodetr.training.checks import preflight
 
     data, out = tmp_path / "data", tmp_path / "out"
     (data / "annotations").mkdir(parents=True), (data / "train").mkdir()
