@@ -93,6 +93,24 @@ def text_detector(tmp_path_factory):
     return folder / "detector", clip
 
 
+@pytest.fixture(scope="session")
+def onnx_folder(tmp_path_factory):
+    """`helpers.exports.named_model` as ONNX, with names as input. An export takes as long as a hundred tests, so the
+    processes of a run share one."""
+    from filelock import FileLock
+    from helpers.exports import exported, named_model
+
+    top = tmp_path_factory.getbasetemp()
+    top = top.parent if "PYTEST_XDIST_WORKER" in os.environ else top
+    folder = top / "shared" / "onnx"
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            made = exported(named_model(), folder, "onnx", names_input=True)
+            assert made.bytes == sum(file.stat().st_size for file in folder.iterdir()) > 100_000
+    return folder
+
+
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A Hub of this test alone, which this process takes for the real one. The account is "me". A test that uses it is

@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
-from helpers.exports import SIZE, assert_same, exported, pictures, torch_detections
+from helpers.exports import NAMES, SIZE, assert_same, exported, named_model, pictures, torch_detections
 from helpers.tiny_models import tiny_model
 from helpers.without_torch import PROGRAM, RUNTIME
 from PIL import Image
@@ -23,30 +24,55 @@ from decodetr.export.formats import foreign_operators
 from decodetr.export.graph import DetectionGraph
 from decodetr.export.parity import check_parity
 from decodetr.export.settings import ExportSettings
+from decodetr.export.tracing import trace
 from decodetr.inference.detection import detect
 from decodetr.inference.exported_model import ExportedModel
 from decodetr.modeling_decodetr.embedding_artifact import random_rows
 from decodetr.runtime import ExportedDetector
 from decodetr.runtime.description import find_export
 
-NAMES = ["cat", "dog", "salt, pepper", "cat"]
-
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_model("detr", names=NAMES, score_scale=1.3, score_bias=0.2, name_thresholds={"dog": 0.9}).eval()
+    return named_model()
 
 
 @pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
+def folder(onnx_folder):
     """ONNX, with names as input."""
-    folder = tmp_path_factory.mktemp("exported") / "onnx"
-    model.config.name_or_path = model.name_or_path = "/home/me/mine"
-    made = exported(model, folder, "onnx", names_input=True)
-    parity = made.description.parity
+    described = json.loads((onnx_folder / "export.json").read_text())
+    parity = described["parity"]
     assert parity["batches"] == [1, 4] and parity["found"] == parity["compared"] == 5 * 12
-    assert made.description.dynamic == ["batch", "names"] and made.bytes > 100_000
-    return folder
+    assert described["dynamic"] == ["batch", "names"]
+    return onnx_folder
+
+
+@pytest.fixture
+def old_graph(folder, monkeypatch):
+    """An export with names as input writes the graph of `folder`, and does all else as ever: for what the graph does
+    not depend on."""
+
+    def write(program, settings, staging, metadata):
+        graph = onnx.load(folder / "model.onnx")
+        onnx.helper.set_model_props(graph, metadata)
+        onnx.save(graph, staging / "model.onnx")
+
+    monkeypatch.setattr("decodetr.export.export_run._program", lambda graph, settings, size: (None, settings))
+    monkeypatch.setattr("decodetr.export.export_run.write_program", write)
+
+
+@pytest.fixture(scope="module")
+def trace_once():
+    """`trace`, which takes as long as a format is written: a program is the same for all formats."""
+    programs = {}
+
+    def traced(graph, size):
+        key = str(replace(graph.settings, format="onnx")), size
+        if key not in programs:
+            programs[key] = trace(graph, size)
+        return programs[key]
+
+    return traced
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +101,9 @@ def test_results_of_another_graph_of_the_same_weights_are_not_gone_on_with(folde
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_pictures_of_rf_detrs_steps_are_resized_so_without_torch_too(model, tmp_path):
+def test_pictures_of_rf_detrs_steps_are_resized_so_without_torch_too(model, old_graph, tmp_path):
     processor = DeCoDetrImageProcessor(size=SIZE, antialias=False, rescale_first=True)
-    exported(model, tmp_path / "onnx", "onnx", processor=processor)
+    exported(model, tmp_path / "onnx", "onnx", processor=processor, names_input=True)
     own = json.loads((tmp_path / "onnx" / "export.json").read_text())["preprocessing"]
     assert own["antialias"] is False and own["rescale_first"] is True
     noise = np.random.default_rng(0).integers(0, 256, (3, 300, 457, 3), dtype=np.uint8)
@@ -122,7 +148,7 @@ def test_names_are_swapped_without_exporting_again(model, folder, tmp_path):
     detector, images = ExportedDetector(folder, threads=1), pictures()
     other = Vocabulary([f"name {i}" for i in range(40)], random_rows(40, 16, seed=3))
     other.save_pretrained(tmp_path / "names")
-    swapped = tiny_model("detr", names=NAMES, score_scale=1.3, score_bias=0.2).eval()
+    swapped = named_model()
     for vocabulary, swap in (
         (model.vocabulary.select(["dog"]), {"names": ["dog"]}),
         (model.vocabulary.select(["salt, pepper", "cat"]), {"names": ["salt, pepper", "cat"]}),
@@ -372,12 +398,13 @@ def test_openvino_with_baked_names_and_post_processing_inside_replaces_an_export
 
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino", "pt2"])
-def test_names_as_input_with_post_processing_inside(kind, model, tmp_path):
+def test_names_as_input_with_post_processing_inside(kind, model, trace_once, tmp_path, monkeypatch):
     """A tiny detector has fewer pairs than the usual number of detections: 12 queries and, at worst, one name."""
+    monkeypatch.setattr("decodetr.export.export_run.trace", trace_once)
     made = exported(model, tmp_path, kind, names_input=True, post_processing="inside")
     assert made.description.top_k == 12 and made.description.dynamic == ["batch", "names"]
     detector, images = ExportedDetector(tmp_path, allow_pickle=True), pictures()
-    swapped = tiny_model("detr", names=NAMES, score_scale=1.3, score_bias=0.2).eval()
+    swapped = named_model()
     for names in (NAMES, ["dog"], ["salt, pepper", "cat"]):
         swapped.set_vocabulary(model.vocabulary.select(names))
         detector.set_names(names)

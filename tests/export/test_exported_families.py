@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.exports import SIZE, assert_same, exported, pictures
+from helpers.exports import SIZE, assert_same, exported, named_model, pictures, torch_detections
 from helpers.tiny_models import TINY_DETECTORS, tiny_model
 from PIL import Image
 
@@ -66,6 +66,15 @@ def test_every_family_is_exported(family, kind, tmp_path):
         assert parity["batches"] == [1, 4] and parity["found"] == parity["compared"] == 60
         found = ExportedDetector(folder, allow_pickle=True).detect(images, threshold=0.0)
         assert [len(one["names"]) for one in found] == [36] * len(images)
+
+
+def test_one_image_at_a_time_with_baked_names(tmp_path):
+    """A graph of batch 1 takes any number of pictures, one by one."""
+    model, images = named_model(), pictures()
+    made = exported(model, tmp_path, "pt2", batch_size=1)
+    assert made.description.dynamic == [] and made.description.parity["batches"] == [1]
+    found = ExportedDetector(tmp_path, allow_pickle=True).detect(images, threshold=0.0)
+    assert_same(found, torch_detections(model, images))
 
 
 @pytest.mark.slow

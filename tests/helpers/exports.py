@@ -10,8 +10,19 @@ from decodetr.export.export_run import export_model
 from decodetr.export.settings import ExportSettings
 from decodetr.inference.detection import detect
 from decodetr.processing import DeCoDetrImageProcessorPil
+from helpers.tiny_models import tiny_model
 
 SIZE = {"height": 64, "width": 64}
+NAMES = ["cat", "dog", "salt, pepper", "cat"]
+
+
+def named_model():
+    """The model that the fixture `onnx_folder` exports: the same weights in every process, and one layer of a decoder,
+    because an export takes its time for each operator."""
+    fields = {"score_scale": 1.3, "score_bias": 0.2, "name_thresholds": {"dog": 0.9}}
+    model = tiny_model("detr", names=NAMES, detector={"decoder_layers": 1}, **fields).eval()
+    model.config.name_or_path = model.name_or_path = "/home/me/mine"
+    return model
 
 
 def pictures(seed=0):

@@ -8,12 +8,14 @@ import threading
 import numpy as np
 import pytest
 import torch
+from helpers.exports import named_model
 from helpers.tiny_models import NAMES, tiny_model
 from PIL import Image
 
 import decodetr
 from decodetr import DeCoDetrImageProcessor, Vocabulary
 from decodetr.cli import main
+from decodetr.export.settings import ExportSettings
 from decodetr.inference.detection import detect
 from decodetr.optimizing import optimize as module
 from decodetr.optimizing.check import Check
@@ -277,13 +279,22 @@ def test_real_ways_detect_what_eager_does_and_swap_names(model, processor, pictu
     _same(some, detect(model, processor, pictures, threshold=0.0, tables=tables), 1e-4)
 
 
-def test_names_of_a_call_are_those_of_the_model_now(model, processor, pictures, graphs):
+def test_names_of_a_call_are_those_of_the_model_now(processor, pictures, onnx_folder, monkeypatch, tmp_path):
     """The graph was exported when the model had other names, of which one has another embedding now."""
-    model.optimize(pictures, image_processor=processor, memory=graphs, way="openvino", runs=1)
-    renamed = tiny_model("detr").eval()
+    asked = []
+
+    def export(model, image_processor, folder, settings):
+        asked.append(settings)
+        shutil.copytree(onnx_folder, folder)
+
+    monkeypatch.setattr("decodetr.optimizing.ways.export_model", export)
+    options = {"image_processor": processor, "memory": tmp_path, "way": "onnx", "runs": 1}
+    named_model().optimize(pictures, **options)
+    renamed = named_model()
     torch.manual_seed(3)
     renamed.set_vocabulary(Vocabulary(["new", NAMES[0]], torch.randn(2, 16)))
-    found = renamed.optimize(pictures, image_processor=processor, memory=graphs, way="openvino", runs=1)
+    found = renamed.optimize(pictures, **options)
+    assert asked == [ExportSettings("onnx", names_input=True, semantic_queries=12)]
     for names in (["new"], [NAMES[0]]):
         tables = renamed.semantic_stream.tables_with(renamed.tables(), renamed.vocabulary.select(names))
         expected = detect(renamed, processor, pictures, threshold=0.0, tables=tables)
