@@ -6,6 +6,7 @@ One box tells nothing: [10, 8, 50, 58] is a box in four ways. All of them togeth
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _FORMS = {"coco": "x, y, w, h", "pascal_voc": "two corners", "yolo": "centre and size"}
 _RELATIVE = "all boxes lie within 0..1: relative, not pixels"
+_RUNS = re.compile("(?:[P-o]*[0-O])*")  # numbers of six bits a character, of which one says that more follow
 _ALL = 0.98  # of the boxes: a few are wrong in every file
 
 
@@ -132,6 +134,24 @@ def is_box(box: object) -> TypeGuard[list[float]]:
         and len(box) == 4
         and all(type(value) in (int, float) and math.isfinite(value) for value in box)
     )
+
+
+def mask_box(segmentation: object, width: int, height: int) -> list[float] | None:
+    """x, y, w, h around a mask of COCO, run lengths as a list or as a text, of an image of this size. None where it is
+    none."""
+    if not isinstance(segmentation, dict) or segmentation.get("size") != [height, width]:
+        return None
+    counts, width, height = segmentation.get("counts"), int(width), int(height)
+    if isinstance(counts, str):
+        usable = _RUNS.fullmatch(counts) is not None  # else pycocotools reads beyond the end
+    else:
+        usable = isinstance(counts, list) and all(type(run) is int and 0 <= run < 2**32 for run in counts)
+    if not usable:
+        return None
+    from pycocotools import mask
+
+    coded = {"size": [height, width], "counts": counts}
+    return mask.toBbox(mask.frPyObjects(coded, height, width) if isinstance(counts, list) else coded).tolist()
 
 
 def polygon_points(segmentation: object) -> list[float]:

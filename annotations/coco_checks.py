@@ -294,7 +294,7 @@ def _read_boxes(file, entries):
         row = next((row for row, box in enumerate(boxes) if not _is_box(box)), 0)
         raise ValueError(
             f"{_where(file, 'annotations', row, entries[row])}: expected a bbox of four numbers, got "
-            f"{short(boxes[row])}; {remedy}"
+            f"{short(boxes[row])}; {remedy}; `decodetr validate --repair DIR` makes boxes of polygons and masks"
         ) from error
     bad = ~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0).any(axis=1)
     if bad.any():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,19 +34,23 @@ if TYPE_CHECKING:
     from decodetr.annotations.coco import CocoAnnotations
 
 ROOT = "annotations"
-_SUBSET = re.compile(rb"<image\s[^>]*?\bsubset=\"([^\"]*)\"")
+_IMAGE = re.compile(rb"<image\s(?:[^>\"']|\"[^\"]*\"|'[^']*')*>")
+_ATTRIBUTE = re.compile(rb"([\w:.-]+)\s*=\s*(\"[^\"]*\"|'[^']*')")
+NO_SUBSET = "(none)"  # in messages
 _ELSEWHERE = ("polyline", "points", "cuboid", "skeleton")  # shapes without an area
 
 
 def cvat_subsets(file: str | Path) -> list[str]:
-    """The subsets that images of a file name, in their order. Empty where they name none."""
-    content = regular_file(file).read_bytes()
-    return [name.decode(errors="replace") for name in dict.fromkeys(_SUBSET.findall(content))]
+    """The subsets of the images of a file, in their order. "" is that of images that name none."""
+    images = _IMAGE.findall(regular_file(file).read_bytes())  # a parser takes many times as long
+    written = dict.fromkeys(dict(_ATTRIBUTE.findall(image)).get(b"subset", b'""')[1:-1] for image in images)
+    return [unescape(name.decode(errors="replace")) for name in written]
 
 
 def read_cvat(
     file: str | Path,
     subsets: Sequence[str] | None = None,
+    others: Sequence[str] = (),
     images: str | Path | None = None,
     check_images: bool = True,
     findings: Findings | None = None,
@@ -55,6 +60,7 @@ def read_cvat(
 
     Args:
         file: annotations.xml. subsets: of the images that are taken. Default: all images.
+        others: subsets that are no part, NO_SUBSET among them. Images of theirs are told of.
         images: the folder of the pictures. Default: that of the file.
         check_images (bool): they must be there.
         findings (Findings, optional): is told of what cannot be used, which is left out then. Default: the first such
@@ -80,6 +86,9 @@ def read_cvat(
         beside = [f"images/{subset}", "images", "", subset] if subset else ["images", "images/default", ""]
         path = finder.locate(name, where, told if taken else Findings(), beside) if taken or check_images else None
         everywhere += [] if path is None else [path]
+        if (subset or NO_SUBSET) in others:
+            what = f"images that are in no part: subsets {', '.join(others)}"
+            told.add("warning", what, where, "not used; call their subset train, val or test")
         if taken:
             size = declared_size(element.get("width"), element.get("height"))
             found.append(ExportedImage(where, name, path, size, _shapes(element, where, told)))

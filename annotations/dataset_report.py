@@ -172,6 +172,7 @@ def other_annotations(data: str | Path, parts: Collection[str]) -> list[str]:
         return [f"{data} ({name})" for name in part_names(data, parts)]
     read = {coco_file(data, part) for part in parts if has_part(data, part)}
     files = [file for pattern in ("*.json", "*/*.json") for file in sorted(Path(data).glob(pattern))]
+    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(data).parts)]
     return [str(file) for file in files if file not in read and file.is_file() and _is_coco(file)]
 
 

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from decodetr.annotations.box_style import find_style, is_box, polygon_points
+from decodetr.annotations.box_style import find_style, is_box, mask_box, polygon_points
 from decodetr.annotations.coco_checks import is_name, is_own_file, is_size
 from decodetr.annotations.coco_mending import file_name_of, mend
 from decodetr.annotations.federated_lists import renumber_lists, with_lists
 from decodetr.annotations.findings import Findings
 from decodetr.annotations.object_area import DONE, object_area
+from decodetr.annotations.turned_shapes import around
 from decodetr.utils.excerpts import short
 from decodetr.utils.images import STORED_FRAME, UNKNOWN_FRAME, annotated_frame, upright_size
 
@@ -273,7 +274,7 @@ def _annotations(entries, images, listed, new_id, shift, style, findings):
             findings.add("warning", "annotations that repeat", f"{where}: {box}", "left out")
             continue
         seen.add(key)
-        written = entry.get("bbox")
+        written = entry["bbox"] if is_box(entry.get("bbox")) else None
         entry = {**entry, "category_id": category, "bbox": box}
         entry["id"] = entry["id"] if numbered else None
         ids |= {entry["id"]} if numbered else set()
@@ -293,11 +294,14 @@ def _annotations(entries, images, listed, new_id, shift, style, findings):
 def _box(entry, image, style, where, findings):
     """x, y, w, h inside the image, or None."""
     box, width, height = entry.get("bbox"), image["width"], image["height"]
-    if box is None and (points := polygon_points(entry.get("segmentation"))):
+    written = is_box(box)
+    if not written and (points := polygon_points(entry.get("segmentation"))):
         findings.add("error", "annotations with polygons and no bbox", where, "the box around the polygons")
-        xs, ys = points[0::2], points[1::2]
-        box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    elif not is_box(box):
+        box = around(points)
+    elif not written and (around_mask := mask_box(entry.get("segmentation"), width, height)):
+        findings.add("error", "annotations with masks and no bbox", where, "the box around the mask")
+        box = around_mask
+    elif not written:
         findings.add("error", "boxes that are not four finite numbers", f"{where}: {short(box)}", "left out")
         return None
     else:

@@ -84,11 +84,12 @@ def read_dataset(
         ValueError: a column is missing or holds something else. The message names data set and row.
     """
     told = FirstError() if findings is None else findings
+    dataset = dataset.with_format(None)  # one that was saved with a format gives tensors or tables, or some columns
     reader = RowReader(dataset, name, names, box_format)
     images = dataset.select_columns(["image"]).cast_column("image", undecoded_image())
     rest = dataset.select_columns([column for column in _COLUMNS if column in dataset.column_names])
     ids = _image_ids(rest, name, told)
-    places = images.flatten()["image.path"][:]  # without the pictures themselves
+    places = picture_paths(dataset)
     entries, rows, boxes, labels, areas, crowds = [], [], [], [], [], []
     for row, values in enumerate(rest):
         stored = StoredImage(images, row, name, folders)
@@ -200,6 +201,12 @@ class RowReader:
             "area": areas,
             "iscrowd": _crowds(columns.get("iscrowd"), len(boxes), kept, where, told),
         }
+
+
+def picture_paths(dataset: datasets.Dataset) -> list[str | None]:
+    """The path that each row has for its picture, or None, read without the pictures themselves."""
+    images = dataset.with_format(None).select_columns(["image"]).cast_column("image", undecoded_image())
+    return images.flatten()["image.path"][:]
 
 
 def undecoded_image() -> datasets.Image:

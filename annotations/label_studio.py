@@ -2,7 +2,8 @@
 the server, which is matched to a picture in the folder by its name.
 
 Rectangles, also turned ones, polygons and ellipses become the boxes around them. Of several annotations of a task the
-ground truth counts, else the newest. Predictions and cancelled annotations are not used.
+ground truth counts, else the newest. Predictions and cancelled annotations are not used. A task may have several
+pictures, where its regions say which one they are on.
 """
 
 from __future__ import annotations
@@ -67,19 +68,29 @@ def read_label_studio(
     folder = file.parent if images is None else Path(images)
     finder = PictureFinder(folder, check_images)
     found, waiting = [], []
-    for where, task in _tasks(file, read_json(file, list), told):
-        written = _image_of(task["data"])
-        if written is None:
-            message = f"{where}: expected the place of an image under data, got {short(task['data'])}"
+    tasks = [
+        (where, task["data"], _chosen(task["annotations"], where, told))
+        for where, task in _tasks(file, read_json(file, list), told)
+    ]
+    tags = {tag for *_, result in tasks for tag in _tags(result)}
+    for where, data, result in tasks:
+        candidates = _candidates(data, tags)
+        pictures = _pictures(candidates, tags, result, finder)
+        if not candidates:
+            message = f"{where}: expected the place of an image under data, got {short(data)}"
             told.add("error", "tasks without an image", f"{message}; export a project of images", "left out")
-            continue
-        annotation = _chosen(task["annotations"], where, told)
-        path = _locate(written, where, finder, told)
-        if annotation is None:  # waits to be annotated, or was skipped
-            waiting.append(path or Path(written))
-            continue
-        size, shapes = _regions(annotation, path, where, told)
-        found.append(ExportedImage(where, written, path, size, shapes))
+        elif result is None:  # waits to be annotated, or was skipped
+            places = [place for pages in (pictures or candidates).values() for place in pages]
+            waiting += [_locate(place, where, finder, told) or Path(place) for place in places]
+        elif (regions := _by_picture(result, pictures)) is None:
+            message = f"{where}: expected regions that say which picture they are on, got {short(data)}; write the "
+            message += "key of its picture as to_name of each region, its page as item_index; of JSON-MIN export JSON"
+            told.add("error", "tasks of several images", message, "left out")
+        else:
+            for place, numbers in regions.items():
+                path = _locate(place, where, finder, told)
+                size, shapes = _regions(result, numbers, path, where, told)
+                found.append(ExportedImage(where, place, path, size, shapes))
     coco = exported_annotations(file, folder, found, findings, told)
     if check_images:
         rest = left_over(finder, [*(Path(entry["path"]) for entry in coco.images), *waiting])
@@ -101,30 +112,84 @@ def _tasks(file, rows, told):
             given = task.get("annotations", task.get("completions")) or []
             yield where, {"data": task["data"], "annotations": given if isinstance(given, list) else []}
             continue
-        values = [value for values in task.values() if isinstance(values, list) for value in values]
-        result = [{"value": value, **value} for value in values if isinstance(value, dict)]
-        texts = {key: value for key, value in task.items() if isinstance(value, str)}
-        entry = small.setdefault(str(task.get("id", row)), {"where": where, "data": texts, "annotations": []})
+        values = [(key, value) for key, values in task.items() if isinstance(values, list) for value in values]
+        result = [{"value": value, "from_name": key, **value} for key, value in values if isinstance(value, dict)]
+        entry = small.setdefault(str(task.get("id", row)), {"where": where, "data": task, "annotations": []})
         if result or task.get("annotation_id") is not None:
             entry["annotations"].append({"result": result, "created_at": task.get("created_at")})
     yield from ((entry["where"], entry) for entry in small.values())
 
 
 def _chosen(annotations, where, told):
-    """The annotation of a task that counts, or None."""
+    """The regions of the annotation of a task that counts, or None."""
     usable = [entry for entry in annotations if isinstance(entry, dict) and isinstance(entry.get("result"), list)]
     usable = [entry for entry in usable if not entry.get("was_cancelled") and not entry.get("skipped")]
     if len(usable) > 1:
         what = "tasks with several annotations"
         told.add("warning", what, f"{where}: {len(usable)}", "the ground truth, else the newest")
-    return max(usable, key=lambda entry: (bool(entry.get("ground_truth")), str(entry.get("created_at"))), default=None)
+    usable.sort(key=lambda entry: (bool(entry.get("ground_truth")), str(entry.get("created_at"))), reverse=True)
+    return usable[0]["result"] if usable else None
 
 
-def _image_of(data):
-    """The place of a task's image: a path or a URL."""
-    texts = [data[key] for key in _IMAGE_KEYS if isinstance(data.get(key), str)]
-    texts += [value for value in data.values() if isinstance(value, str) and is_image(_path_of(value))]
-    return next((text for text in texts if text.strip()), None)
+def _tags(result):
+    """What the regions of an annotation are on: names of image tags. JSON-MIN has those of their labels alone."""
+    return {_tag(region) for region in result or () if _is_shape(region)}
+
+
+def _tag(region):
+    return str(region.get("to_name", region.get("from_name")))
+
+
+def _is_shape(region):
+    value = region.get("value") if isinstance(region, dict) else None
+    return isinstance(value, dict) and any(key in value for key in ("x", "points", *_NO_BOX))
+
+
+def _candidates(data, tags):
+    """{key: places, paths or URLs} of what can be pictures of a task. Several places are the pages of one tag."""
+    found = {}
+    for key in (*(key for key in _IMAGE_KEYS if key in data), *data):
+        pages = data[key] if isinstance(data[key], list) else [data[key]]
+        if pages and all(isinstance(place, str) and place.strip() for place in pages):
+            if key in _IMAGE_KEYS or key in tags or all(is_image(_path_of(place)) for place in pages):
+                found[key] = pages
+    return found
+
+
+def _pictures(candidates, tags, result, finder):
+    """{tag: its pages} of a task. The tag None is every one. None where nothing says which tag is of which picture:
+    the file has the names of tags and the keys of pictures, but not the project, which puts them together.
+
+    Args:
+        tags (set): of all tasks. With one alone, a task has one picture, whatever else its data name.
+    """
+    named = {tag: candidates[tag] for tag in tags if tag in candidates}
+    if named and _tags(result) <= set(named):
+        return named
+    distinct = list({tuple(pages): pages for pages in candidates.values()}.values())
+    if len(distinct) > 1 and len(tags) <= 1:
+        usual = [candidates[key] for key in _IMAGE_KEYS if key in candidates]
+        there = [pages for pages in distinct if all(_locate(p, "", finder, Findings()) for p in pages)]
+        distinct = usual[:1] or there or distinct[:1]
+    return {None: distinct[0]} if len(distinct) == 1 else None
+
+
+def _by_picture(result, pictures):
+    """{place of a picture: numbers of the regions on it}. None where one does not say it."""
+    if pictures is None:
+        return None
+    found = {place: [] for pages in pictures.values() for place in pages}
+    for number, region in enumerate(result):
+        if not _is_shape(region):
+            next(iter(found.values())).append(number)
+            continue
+        pages, page = pictures.get(_tag(region), pictures.get(None)), region.get("item_index")
+        if page is None and len(pages) == 1:
+            page = 0
+        if type(page) is not int or not 0 <= page < len(pages):
+            return None
+        found[pages[page]].append(number)
+    return found
 
 
 def _path_of(text):
@@ -148,11 +213,11 @@ def _locate(written, where, finder, told):
     return found or finder.locate("/".join([*above, _UPLOADED.sub("", last)]), where, told, places, said=False)
 
 
-def _regions(annotation, path, where, told):
-    """((width, height) as declared or None, shapes) of an annotation."""
+def _regions(result, numbers, path, where, told):
+    """((width, height) as declared or None, shapes) of those regions of an annotation that are on one picture."""
     declared, size, shapes = None, None, []
-    for number, region in enumerate(annotation["result"]):
-        place = f"{where}: result[{number}]"
+    for number in numbers:
+        region, place = result[number], f"{where}: result[{number}]"
         if isinstance(region, dict) and region.get("type") == "relation":
             continue  # between two regions; it is none itself
         value = region.get("value") if isinstance(region, dict) else None
@@ -161,7 +226,7 @@ def _regions(annotation, path, where, told):
             told.add("error", "regions without a value", message, "left out")
             continue
         key = next((key for key in (*_LABELS, *_NO_BOX) if isinstance(value.get(key), list)), None)
-        if key is None and not ("width" in value and _is_alone(region, annotation["result"])):
+        if key is None and not ("width" in value and _is_alone(region, result)):
             continue  # a choice, a text, or the shape that another entry gives a name
         declared = declared_size(region.get("original_width"), region.get("original_height")) or declared
         size = declared or size or _size(path)

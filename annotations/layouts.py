@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from decodetr.annotations.cvat import NO_SUBSET, cvat_subsets
 from decodetr.annotations.cvat import ROOT as CVAT_ROOT
-from decodetr.annotations.cvat import cvat_subsets
 from decodetr.annotations.formats import DATA_HELP, PARTS
 from decodetr.annotations.pascal_voc import ROOT as VOC_ROOT
 from decodetr.annotations.yolo import NAMES_ALONE, is_data_yaml, part_of_yaml, read_data_yaml
 from decodetr.utils.images import is_image
-from decodetr.utils.paths import file_names, files_below
+from decodetr.utils.paths import file_names, visible_below
 from decodetr.utils.xml_documents import root_tag
 
 KINDS = {
@@ -181,7 +181,7 @@ def _cvat(files):
     named = {part: names for part, names in named.items() if names}
     if not named:  # one task, or a project whose subsets are called anyhow
         return Layout("cvat", {"train": files})
-    others = [name for name in subsets if part_named(name) is None]
+    others = [name or NO_SUBSET for name in subsets if part_named(name) is None]
     return Layout("cvat", dict.fromkeys(named, files), named, others)
 
 
@@ -195,7 +195,7 @@ def _in_files(kind, files):
 
 def _by_content(folder, jsons):
     """The layout of a folder with a file for each picture, with one COCO file, or without annotations."""
-    files = [Path(path) for path in files_below(folder, strict=False)]
+    files = visible_below(folder, strict=False)
     if xmls := _usable(files, ".xml", lambda head: root_tag(head) == VOC_ROOT):
         return _voc(folder, xmls)
     if labelme := _usable(files, ".json", _is_labelme):
@@ -206,7 +206,7 @@ def _by_content(folder, jsons):
         return Layout("coco", {"train": coco})
     if any(path.suffix == ".parquet" or path.name == "metadata.jsonl" for path in files):
         return Layout("datasets")
-    pictures = [path for path in files if is_image(path) and not path.name.startswith(".")]
+    pictures = [path for path in files if is_image(path)]
     return Layout("images", _folders_of(_common(folder, pictures), pictures)) if pictures else Layout()
 
 
@@ -219,7 +219,7 @@ def _common(folder, files):
 
 def _usable(files, suffix, is_kind):
     """The files with a suffix, if one of the first that are looked into is of a kind."""
-    some = [path for path in files if path.suffix.lower() == suffix and not path.name.startswith(".")]
+    some = [path for path in files if path.suffix.lower() == suffix]
     return some if any(is_kind(_head(path)) for path in some[:_TRIED]) else []
 
 

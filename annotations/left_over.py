@@ -4,15 +4,17 @@ A listing alone does not decide what there is: what it passes over is counted on
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from decodetr.annotations.written_paths import find_written
 from decodetr.utils.excerpts import some_of
 from decodetr.utils.images import is_image
-from decodetr.utils.paths import file_names, files_below
+from decodetr.utils.paths import file_names, visible_below
 
 # Files that lie about in every data set and are nobody's picture or label.
-_COMPANIONS = (".cache", ".csv", ".html", ".json", ".md", ".names", ".npy", ".pdf", ".txt", ".xml", ".yaml", ".yml")
+_COMPANIONS = (".cache", ".csv", ".html", ".json", ".jsonl", ".md", ".names", ".npy", ".parquet", ".pdf", ".txt")
+_COMPANIONS += (".xml", ".yaml", ".yml")
 _LISTS = ("classes.txt", "labels.txt", "notes.txt", "predefined_classes.txt", "test.txt", "train.txt", "val.txt")
 # Field of a COCO file's info that is true where it means to name some pictures of its folder alone.
 SOME_OF_FOLDER = "some_of_folder"
@@ -20,13 +22,13 @@ NO_PICTURE = "files that are no pictures by their suffix: convert them or take t
 NO_LABELS = "pictures without a label file: background"
 NO_IMAGE = "label files of no picture"
 UNNAMED = "pictures that the annotation file does not name"
+NO_ROW = "pictures that no row names"
 
 
 def pictures_below(folder: str | Path) -> tuple[list[Path], list[Path]]:
     """(pictures, other files) of a folder and the folders in it, sorted `Path`s. Links are followed. Hidden files and
     folders and the usual companions of data are left out."""
-    files = map(Path, files_below(folder))
-    return sort_out(file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    return sort_out(visible_below(folder))
 
 
 def sort_out(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
@@ -47,18 +49,17 @@ def _is_odd(path):
     return not path.name.startswith(("README", "LICENSE", "Thumbs.db")) and (path.suffix.lower() not in _COMPANIONS)
 
 
-def unused_labels(pictures: Collection[Path], label_file: Callable[[Path], Path]) -> dict[str, list[Path]]:
+def unused_labels(labels: Mapping[Path, Path]) -> dict[str, list[Path]]:
     """
     What is left over of a YOLO data set's labels and pictures.
 
     Args:
-        pictures (list[Path]): of one part. label_file: function that gives the `Path` of a picture's label file.
+        labels (dict): picture -> label file, of one part.
 
     Returns:
         dict: NO_LABELS -> pictures without a label file. NO_IMAGE -> label files in the same folders that are of no
         picture there, of whatever part.
     """
-    labels = {picture: label_file(picture) for picture in pictures}
     places = {}  # folder of labels: folders of its pictures
     for picture, label in labels.items():
         places.setdefault(label.parent, set()).add(picture.parent)
@@ -66,14 +67,12 @@ def unused_labels(pictures: Collection[Path], label_file: Callable[[Path], Path]
     without = [picture for picture, label in labels.items() if label.name not in listings[label.parent]]
     orphans = []
     for folder, image_folders in places.items():
-        stems = {Path(name).stem for place in image_folders for name in file_names(place) if is_image(name)}
-        stems |= {label.stem for label in labels.values() if label.parent == folder}  # of a list, from anywhere
-        rows = (name for name in sorted(listings[folder]) if name.lower().endswith(".txt"))
-        orphans += [
-            folder / name
-            for name in rows
-            if Path(name).stem not in stems and name not in _LISTS and not name.startswith(("README", "."))
-        ]
+        pictures = (name for place in image_folders for name in file_names(place) if is_image(name))
+        meant = {f"{Path(name).stem}.txt" for name in pictures}
+        meant.update(find_written(folder, meant).values())
+        meant |= {label.name for label in labels.values() if label.parent == folder}  # of a list, from anywhere
+        rows = (name for name in sorted(listings[folder] - meant) if name.lower().endswith(".txt"))
+        orphans += [folder / name for name in rows if name not in _LISTS and not name.startswith(("README", "."))]
     return {NO_LABELS: without, NO_IMAGE: orphans}
 
 
@@ -91,7 +90,7 @@ def unnamed_pictures(image_folder: str | Path, paths: Iterable[str], whole: bool
     """
     named = {os.path.normpath(path) for path in paths}
     if whole:
-        files = files_below(image_folder, strict=False)
+        files = visible_below(image_folder, strict=False)
     else:
         folders = {os.path.dirname(path) for path in named}
         files = [os.path.join(folder, name) for folder in sorted(folders) for name in sorted(file_names(folder))]

@@ -20,7 +20,7 @@ from decodetr.annotations.coco import CocoAnnotations, data_folder, find_image_f
 from decodetr.annotations.coco_mending import file_name_of
 from decodetr.annotations.cvat import read_cvat
 from decodetr.annotations.formats import DATA_HELP, PARTS
-from decodetr.annotations.hub_dataset import read_dataset
+from decodetr.annotations.hub_dataset import picture_paths, read_dataset
 from decodetr.annotations.image_folder import read_image_folder
 from decodetr.annotations.label_studio import read_label_studio
 from decodetr.annotations.labelme import read_labelme
@@ -33,11 +33,12 @@ from decodetr.annotations.layouts import (
     not_recognised,
     part_named,
 )
-from decodetr.annotations.left_over import UNNAMED, in_a_line
+from decodetr.annotations.left_over import NO_PICTURE, NO_ROW, UNNAMED, in_a_line, pictures_below
 from decodetr.annotations.pascal_voc import read_pascal_voc
 from decodetr.annotations.stream import AnnotationStream
 from decodetr.annotations.yolo import read_yolo
 from decodetr.utils.documents import decoded, parse_json
+from decodetr.utils.excerpts import some_of
 
 if TYPE_CHECKING:
     from decodetr.annotations.findings import Findings
@@ -162,16 +163,22 @@ def _load(data, part, file, images, class_names, box_format, check_images, findi
         return CocoAnnotations.load(file, images, check_images)
     layout = _layout(data)
     if layout.kind == "datasets":
-        return read_dataset(*_load_split(data, part, False), class_names, box_format, findings, _folders(data))
+        coco = read_dataset(*_load_split(data, part, False), class_names, box_format, findings, _folders(data))
+        if os.path.isdir(data):
+            coco.left_over = _of_no_row(data)
+        return coco
     if layout.kind == "coco":
         return CocoAnnotations.load(coco_file(data, part), images, check_images)
     place = _place(data, layout, part)
+    if findings is None and layout.kind in ("cvat", "label_studio") and layout.others and not layout.subsets:
+        logger.warning("%s: exports that are in no part, not read: %s", data, some_of(layout.others, say=str))
     if layout.kind == "yolo":
         return read_yolo(place, part, findings)
     if layout.kind == "images":
         return read_image_folder(place, findings)
     if layout.kind == "cvat":
-        return read_cvat(place, layout.subsets.get(part), images, check_images, findings)
+        others = layout.others if layout.subsets else ()
+        return read_cvat(place, layout.subsets.get(part), others, images, check_images, findings)
     if layout.kind == "label_studio":
         return read_label_studio(place, images, check_images, findings)
     if place.is_file():
@@ -186,6 +193,18 @@ def _load(data, part, file, images, class_names, box_format, check_images, findi
         kept = {what: [path for path in paths if _is_in(path, data, part)] for what, paths in coco.left_over.items()}
         coco.left_over = kept
     return coco
+
+
+def _of_no_row(data):
+    """What is left over in the folder of a data set of `datasets`: files that no row of any split names, where rows
+    name files at all, as those of an ImageFolder do."""
+    pictures, others = pictures_below(data)
+    if not pictures:
+        return {}
+    splits, load = _dataset(data)
+    named = {os.path.realpath(path) for split in splits for path in picture_paths(load(split, False)) if path}
+    rest = [path for path in pictures if os.path.realpath(path) not in named]
+    return {NO_ROW: rest, NO_PICTURE: others} if len(rest) < len(pictures) else {}
 
 
 def _is_in(path, data, part):
@@ -364,7 +383,7 @@ def _dataset(data):
 
 def _stream(dataset):
     """A saved data set as a stream. It has no files to deal out to processes and workers: they are made here."""
-    return dataset.to_iterable_dataset(num_shards=max(1, min(_SHARDS, len(dataset))))
+    return dataset.with_format(None).to_iterable_dataset(num_shards=max(1, min(_SHARDS, len(dataset))))
 
 
 def _folders(data):

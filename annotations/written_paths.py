@@ -39,7 +39,7 @@ def find_written(folder: str | Path, names: Iterable[str]) -> dict[str, str]:
     if len(beyond) > 1:  # of several folders above only the folder itself may be left out
         found = {name: (above, path) for name, (above, path) in found.items() if above.split("/")[-1] in ("", own)}
     taken = Counter(path for _, path in found.values())
-    taken.update(os.path.normpath(name) for name in names if name not in set(missing))
+    taken.update(os.path.normpath(name) for name in set(names) - set(missing))
     return {name: path for name, (_, path) in found.items() if taken[path] == 1}
 
 

@@ -21,9 +21,9 @@ from decodetr.annotations.left_over import NO_LABELS, NO_PICTURE, pictures_below
 from decodetr.annotations.written_paths import find_written
 from decodetr.annotations.yolo_labels import declared_format, read_label_files
 from decodetr.utils.documents import read_text
-from decodetr.utils.excerpts import short
+from decodetr.utils.excerpts import short, some_of
 from decodetr.utils.images import image_header, upright_size
-from decodetr.utils.paths import inside
+from decodetr.utils.paths import file_names, inside
 from decodetr.utils.yaml_documents import read_yaml
 
 if TYPE_CHECKING:
@@ -61,10 +61,11 @@ def read_yolo(file: str | Path, part: str, findings: Findings | None = None) -> 
     config = read_data_yaml(file)
     names, declared = _names(file, config), declared_format(file, config)
     (paths, others), images = _image_paths(file, config, part, told), []
-    left_over = {**unused_labels(paths, _label_file), NO_PICTURE: others}
+    labels = _label_files(paths, told)
+    left_over = {**unused_labels(labels), NO_PICTURE: others}
     if paths and len(left_over[NO_LABELS]) == len(paths):
         raise ValueError(
-            f"{file}: {part}: none of the {len(paths)} pictures has a label file; expected {_label_file(paths[0])} "
+            f"{file}: {part}: none of the {len(paths)} pictures has a label file; expected {labels[paths[0]]} "
             f"for {paths[0]}, and so on"
         )
     for path in paths:
@@ -77,8 +78,8 @@ def read_yolo(file: str | Path, part: str, findings: Findings | None = None) -> 
         else:
             entry = {"image_id": len(images) + 1, "file_name": os.path.relpath(path, file.parent), "path": str(path)}
             images.append({**entry, "width": width, "height": height, "size_declared": False})
-    paths = [Path(image["path"]) for image in images]
-    rows, classes, boxes = read_label_files(list(map(_label_file, paths)), len(names), file, declared, told)
+    files = [labels[Path(image["path"])] for image in images]
+    rows, classes, boxes = read_label_files(files, len(names), file, declared, told)
     sizes = np.array([(image["width"], image["height"]) for image in images], dtype=np.float64).reshape(-1, 2)
     boxes = boxes * np.tile(sizes[rows], 2)
     index = AnnotationIndex(
@@ -207,6 +208,41 @@ def _listed(file, top, findings):
         except ValueError as error:
             findings.add("error", "images outside of the data set's folder", str(error), "left out with their labels")
     return paths
+
+
+def _label_files(pictures, findings):
+    """{picture: its label file}, in another spelling where it is there in no other."""
+    expected, pictures_of = {picture: _label_file(picture) for picture in pictures}, {}
+    labels = _as_spelled(expected)
+    lacking = {picture for picture, label in labels.items() if not label.is_file()}
+    folders = {folder for folder in {picture.parent for picture in lacking} if _has_texts(folder)}
+    beside = _as_spelled({picture: picture.with_suffix(".txt") for picture in pictures if picture.parent in folders})
+    labels |= {picture: label for picture, label in beside.items() if picture in lacking and label.is_file()}
+    for picture, label in labels.items():
+        if label.name != expected[picture].name:
+            text = f"{picture}: {expected[picture].name!r} is {label.name!r}"
+            findings.add("warning", "label files in another spelling", text, "as they are in the folder")
+        pictures_of.setdefault(label, []).append(picture)
+    for label, found in pictures_of.items():
+        if len(found) > 1 and label.is_file():
+            text = f"{label}: {some_of(found, 3, str)}"
+            findings.add("warning", "label files of several pictures", text, "its boxes are put on each of them")
+    return labels
+
+
+def _has_texts(folder):
+    return any(name.lower().endswith(".txt") for name in file_names(folder))
+
+
+def _as_spelled(labels):
+    """{picture: label file}, with the only file of the folder that each can be, in whatever spelling."""
+    names = {}
+    for label in labels.values():
+        names.setdefault(label.parent, []).append(label.name)
+    found = {folder: find_written(folder, names) for folder, names in names.items()}
+    return {
+        picture: label.parent / found[label.parent].get(label.name, label.name) for picture, label in labels.items()
+    }
 
 
 def _label_file(image):

@@ -134,3 +134,9 @@ def files_below(folder: str | Path, strict: bool = True) -> list[str]:
         entered.add((status.st_dev, status.st_ino))
         found += [os.path.join(place, name) for name in files]
     return sorted(found, key=lambda path: path.split(os.sep))
+
+
+def visible_below(folder: str | Path, strict: bool = True) -> list[Path]:
+    """The same as `Path`s, without hidden files and what is in hidden folders, such as .ipynb_checkpoints."""
+    files = map(Path, files_below(folder, strict))
+    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]

@@ -1,11 +1,14 @@
-"""What one entry, one file or one part of an export does not tell: turned boxes, whose picture, where pixels begin."""
+"""What one entry, one file or one part of an export does not tell: turned boxes, whose picture or part, where pixels
+begin."""
 
 import json
 
 import pytest
 from helpers.data_forms import NAMES
 from helpers.exported_forms import (
+    label_studio_min,
     label_studio_tasks,
+    region,
     save_picture,
     voc_xml,
     write_cvat,
@@ -14,7 +17,9 @@ from helpers.exported_forms import (
     write_voc,
 )
 
-from decodetr.annotations.sources import load_annotations
+from decodetr.annotations.findings import Findings
+from decodetr.annotations.left_over import NO_PICTURE
+from decodetr.annotations.sources import load_annotations, part_names
 from decodetr.cli import main
 
 
@@ -102,3 +107,94 @@ def test_all_parts_of_pascal_voc_tell_where_its_pixels_begin(tmp_path, caplog):
         val = load_annotations(folder, "val")
         assert len(val) == 1 and _boxes(val) == {NAMES[0]: [[5, 10, 25, 40]]}
         assert "read as counted from 0, not from 1 as Pascal VOC's own: of 3 boxes 1 begin below 1" in caplog.text
+
+
+def _pair(*tags, **data):
+    """A task of the pictures a and b, with a region on each, whose tags are called so."""
+    task = label_studio_tasks()[0]
+    regions = [region("a", 0, [1, 2, 30, 40]), region("b", 1, [5, 6, 7, 8])]
+    regions = [{**one, "id": str(n), "to_name": tag} for n, (one, tag) in enumerate(zip(regions, tags))]
+    task["annotations"][0]["result"] = regions
+    return {**task, "data": data or {"image1": "/data/upload/1/a.png", "image2": "/data/upload/1/b.png"}}
+
+
+def _read(coco):
+    return {
+        image["file_name"]: (image["width"], [[round(side, 3) for side in row["bbox"]] for row in rows])
+        for image, rows in zip(coco.images, coco.annotations_by_image.values())
+    }
+
+
+def test_a_task_of_several_images_whose_regions_say_which(tmp_path):
+    expected = {"images/a.png": (96, [[1, 2, 30, 40]]), "images/b.png": (40, [[5, 6, 7, 8]])}
+    assert (
+        _read(load_annotations(write_label_studio(tmp_path / "keys", [_pair("image1", "image2")]), "train"))
+        == expected
+    )
+    pages = _pair("img", "img", pages=["/data/upload/1/a.png", "/data/upload/1/b.png", "/data/upload/1/c.png"])
+    for page, one in enumerate(pages["annotations"][0]["result"]):
+        one["item_index"] = page
+    coco = load_annotations(write_label_studio(tmp_path / "pages", [pages]), "train")
+    assert _read(coco) == expected | {"images/c.png": (64, [])}
+    empty = _pair("image1", "image2", image1="c.png")  # a task with one picture alone
+    empty["annotations"][0]["result"] = []
+    coco = load_annotations(write_label_studio(tmp_path / "less", [_pair("image1", "image2"), empty]), "train")
+    assert _read(coco) == expected | {"images/c.png": (64, [])}
+
+
+def test_a_task_of_several_images_is_refused_where_nothing_says_which(tmp_path, capsys):
+    pages = _pair("img", "img", pages=["a.png", "b.png"])
+    other = _pair("img1", image1="a.png")
+    both = _pair("img1", "img2")
+    row = {**label_studio_min([{**both, "data": {"image": ""}}])[0], **both["data"]}
+    del row["image"]
+    row |= {"label1": row["label"][:1], "label2": row.pop("label")[1:]}
+    for number, tasks in enumerate(([both, other], [pages, other], [row])):
+        folder = write_label_studio(tmp_path / str(number), tasks)
+        with pytest.raises(ValueError, match=r"\[0\] \(id 101\): expected regions that say which picture they are on"):
+            load_annotations(folder, "train")
+        assert main(["validate", str(folder)]) == 1
+        assert "| error | tasks of several images | 1 |" in capsys.readouterr().out
+    findings = Findings()
+    assert [image["file_name"] for image in load_annotations(tmp_path / "0", "train", findings=findings).images] == [
+        "images/a.png"
+    ]
+
+
+def test_other_places_in_a_task_of_one_image_change_nothing(tmp_path):
+    """A thumbnail, the address where it came from, a picture that the project shows too."""
+    away = {"thumb": "http://host/thumb.png", "photograph": "a.png", "page": "http://host/a.html"}
+    for number, data in enumerate((away, {"thumb": "c.png", "image": "a.png"})):
+        task = _pair("img", "img", **data)
+        task["annotations"][0]["result"].pop()
+        for form, tasks in (
+            ("json", [task]),
+            ("min", [{**label_studio_min([{**task, "data": {"image": ""}}])[0], **data}]),
+        ):
+            if not tasks[0].get("image", "a"):
+                del tasks[0]["image"]
+            coco = load_annotations(write_label_studio(tmp_path / f"{number}{form}", tasks), "train")
+            assert _read(coco) == {"images/a.png": (96, [[1, 2, 30, 40]])}, (number, form)
+
+
+def test_images_of_a_cvat_project_that_are_in_no_part_are_said(tmp_path, capsys, caplog):
+    file = write_cvat(tmp_path, subset="Train") / "annotations.xml"
+    text = file.read_text(encoding="utf-8").replace('b.png" subset="Train"', 'b.png" subset="A&amp;B"')
+    file.write_text(text.replace('c.png" subset="Train"', 'c.png"'), encoding="utf-8")
+    coco = load_annotations(tmp_path, "train")
+    assert [image["file_name"] for image in coco.images] == ["images/a.png"]
+    assert "2 images that are in no part: subsets A&B, (none) (not used" in caplog.text
+    assert part_names(tmp_path, ["train"]) == ["A&B", "(none)"] and coco.left_over[NO_PICTURE] == []
+    assert main(["validate", str(tmp_path)]) == 0
+    assert "| warning | images that are in no part: subsets A&B, (none) | 2 |" in capsys.readouterr().out
+    file.write_text(text.replace('"Train"', "'rest'"), encoding="utf-8")  # none is called as a part: all are one
+    caplog.clear()
+    assert len(load_annotations(tmp_path, "train")) == 3 and "in no part" not in caplog.text
+
+
+def test_exports_beside_those_of_parts_are_said(tmp_path, caplog):
+    file = next(write_label_studio(tmp_path).glob("*.json"))
+    file.rename(tmp_path / "train.json")
+    (tmp_path / "more.json").write_text((tmp_path / "train.json").read_text(encoding="utf-8"), encoding="utf-8")
+    load_annotations(tmp_path, "train")
+    assert "exports that are in no part, not read: more.json" in caplog.text

@@ -6,11 +6,12 @@ import shutil
 
 import pytest
 from helpers.broken_data import good, write
-from helpers.data_forms import assert_same, items, write_yolo
+from helpers.data_forms import assert_same, items, picture, write_yolo
+from helpers.exported_forms import write_labelme, write_voc
 from PIL import Image
 
 from decodetr.annotations.left_over import pictures_below
-from decodetr.annotations.sources import load_annotations
+from decodetr.annotations.sources import kind_of, load_annotations
 from decodetr.cli import main
 from decodetr.inference.picture_files import find_images
 from decodetr.utils.paths import files_below
@@ -48,6 +49,78 @@ def test_hidden_pictures_are_nobodys(tmp_path):
     seen = [tmp_path / "a.png", tmp_path / "inner" / "b.PNG"]
     assert pictures_below(tmp_path) == (seen, [])
     assert find_images([tmp_path]) == seen
+
+
+def test_annotations_in_hidden_folders_are_nobodys(tmp_path, capsys):
+    """Copies that Jupyter makes, and what the Hub's client leaves."""
+    for write_form, place in (
+        (write_voc, "Annotations/a.xml"),
+        (write_labelme, "a.json"),
+        (write, "annotations/train.json"),
+    ):
+        folder = tmp_path / write_form.__name__
+        write_form(folder, good()) if write_form is write else write_form(folder)
+        (folder / ".ipynb_checkpoints").mkdir()
+        file = folder / place
+        shutil.copy(file, folder / ".ipynb_checkpoints" / f"{file.stem}-checkpoint{file.suffix}")
+        assert len(load_annotations(folder, "train")) == (6 if write_form is write else 3)
+        assert "checkpoint" not in _validate(capsys, folder)
+    pictures = tmp_path / "pictures"
+    (pictures / ".cache").mkdir(parents=True)
+    (pictures / ".cache" / "x.parquet").write_bytes(b"?")
+    Image.new("RGB", (8, 8)).save(pictures / "a.png")
+    assert kind_of(pictures) == "images"
+    coco = tmp_path / "write"
+    (coco / "train" / ".thumbnails").mkdir()
+    shutil.copy(coco / "train" / "1.png", coco / "train" / ".thumbnails" / "1.png")
+    assert not any(load_annotations(coco, "train").left_over.values())
+
+
+def test_pictures_of_an_image_folder_that_no_row_names(tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for part, name in (("train", "a"), ("validation", "b")):
+        folder = tmp_path / "data" / part
+        (folder / "inner").mkdir(parents=True)
+        for file in (f"{name}.png", "inner/other.JPG"):
+            picture(name).save(folder / file, "png")
+        row = {"file_name": f"{name}.png", "objects": {"bbox": [[1, 2, 3, 4]], "category": ["cat"]}}
+        (folder / "metadata.jsonl").write_text(json.dumps(row))
+    coco = load_annotations(tmp_path / "data", "train")
+    assert len(coco) == 1 and "2 pictures that no row names" in caplog.text and "metadata" not in caplog.text
+    said = [path.relative_to(tmp_path / "data").as_posix() for path in coco.left_over["pictures that no row names"]]
+    assert said == ["train/inner/other.JPG", "validation/inner/other.JPG"]
+    assert "| warning | pictures that no row names | 2 |" in _validate(capsys, tmp_path / "data")
+
+
+@pytest.mark.parametrize("label", ["é.TXT", "e\u0301.txt", "É.txt"])
+@pytest.mark.parametrize("place", ["labels", "images"])
+def test_labels_in_another_spelling_are_found(tmp_path, caplog, label, place):
+    folder = write_yolo(tmp_path / "yolo")
+    (folder / "images" / "train" / "a.png").rename(folder / "images" / "train" / "é.png")
+    (folder / "labels" / "train" / "a.txt").rename(folder / place / "train" / label)
+    coco = load_annotations(folder, "train")
+    assert len(coco.annotations_by_image.column("id")) == 3
+    assert "1 label files in another spelling (as they are in the folder)" in caplog.text
+    assert coco.left_over["label files of no picture"] == []
+    (folder / "images" / "train" / "É.PNG").write_bytes((folder / "images" / "train" / "é.png").read_bytes())
+    coco = load_annotations(folder, "train")
+    assert len(coco.annotations_by_image.column("id")) == (3 if label == "É.txt" else 1)  # else it could be of both
+
+
+def test_label_files_that_could_be_two_are_not_guessed(tmp_path):
+    folder = write_yolo(tmp_path / "yolo")
+    (folder / "labels" / "train" / "A.TXT").write_text("0 .5 .5 .1 .1")  # beside a.txt
+    coco = load_annotations(folder, "train")
+    assert len(coco.annotations_by_image.column("id")) == 3
+    assert [path.name for path in coco.left_over["label files of no picture"]] == ["A.TXT"]
+
+
+def test_a_label_file_of_two_pictures_is_said(tmp_path, caplog, capsys):
+    folder = write_yolo(tmp_path / "yolo")
+    picture("a").save(folder / "images" / "train" / "a.jpg")
+    load_annotations(folder, "train")
+    assert "1 label files of several pictures" in caplog.text and "a.jpg" in caplog.text and "a.png" in caplog.text
+    assert "| warning | label files of several pictures | 1 |" in _validate(capsys, folder)
 
 
 def test_labels_of_other_parts_are_not_left_over(tmp_path):

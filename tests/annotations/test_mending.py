@@ -1,6 +1,7 @@
 """Annotation files that say what they mean in another way: read as they are meant, with a warning."""
 
 import json
+import time
 import unicodedata
 from copy import deepcopy
 
@@ -123,6 +124,12 @@ def test_a_file_of_two_images_is_said_once(tmp_path, caplog, capsys):
     main(["validate", str(tmp_path / "other" / "data"), "--repair", str(tmp_path / "repaired")])
     assert "files that are listed under two names" in capsys.readouterr().out
     assert len(load_annotations(tmp_path / "repaired", "train")) == len(document["images"]) - 1
+
+
+def test_many_files_that_are_not_there_are_looked_for_in_seconds(tmp_path):
+    begin = time.perf_counter()
+    assert find_written(tmp_path, [f"{number}.png" for number in range(40_000)]) == {}
+    assert time.perf_counter() - begin < 10  # it was a minute
 
 
 def test_links_in_a_circle_end(tmp_path):

@@ -8,7 +8,7 @@ from helpers.data_forms import NAMES, assert_same, hub_dataset, items, picture, 
 from PIL import Image
 
 from decodetr.annotations.hub_dataset import read_dataset
-from decodetr.annotations.sources import has_part, kind_of, load_annotations
+from decodetr.annotations.sources import has_part, kind_of, load_annotations, load_stream
 from decodetr.annotations.yolo import read_yolo
 from decodetr.cli import main
 
@@ -143,6 +143,20 @@ def test_saved_and_local_datasets(tmp_path, expected, monkeypatch):
     (tmp_path / "parquet" / "data").mkdir(parents=True)
     hub_dataset().to_parquet(tmp_path / "parquet" / "data" / "train-00000-of-00001.parquet")
     assert_same(items(load_annotations(tmp_path / "parquet", "train")), expected)
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "pandas", "arrow"])
+@pytest.mark.parametrize("columns", [None, ["image"]])
+def test_data_sets_that_were_saved_with_a_format(tmp_path, expected, kind, columns):
+    hub_dataset(image_id=[3, 1, 2]).with_format(kind, columns=columns).save_to_disk(tmp_path / "saved")
+    coco = load_annotations(tmp_path / "saved", "train")
+    assert_same(items(coco), expected)
+    stream = load_stream(tmp_path / "saved", "train")
+    rows = [stream.read(row) for row in stream.rows([0], 0, 0, 1)]
+    assert [image_id for _, image_id, *_ in rows] == [image["image_id"] for image in coco.images] == [3, 1, 2]
+    assert [found["bbox"].tolist() for *_, found in rows] == [
+        [row["bbox"] for row in rows] for rows in coco.annotations_by_image.values()
+    ]
 
 
 def test_datasets_of_another_form(tmp_path):

@@ -58,6 +58,7 @@ def test_files_that_are_none(tmp_path, capsys, case):
         "boxes in 0..1",
         "centres in 0..1",
         "polygons only",
+        "masks only",
         "category ids from 0",
         "image ids that are words",
         "no sizes",
@@ -79,6 +80,37 @@ def test_what_is_put_right_is_as_it_was(tmp_path, case):
     assert [image_of[row["image_id"]] for row in repaired["annotations"]] == [
         f"{row['image_id']}.png" for row in good()["annotations"]
     ]
+
+
+MASKS = {
+    "a text that goes on": {"size": [64, 96], "counts": "Po"},
+    "other characters": {"size": [64, 96], "counts": "\u2603\xff"},
+    "negative runs": {"size": [64, 96], "counts": [5, -1]},
+    "runs beyond all pixels": {"size": [64, 96], "counts": [5, 2**40]},
+    "no pixels": {"size": [0, 0], "counts": [1, 2]},
+    "another size": {"size": [96, 64], "counts": [5, 10, 6129]},
+    "no runs": {"size": [64, 96]},
+}
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_masks_that_are_none_make_no_box(tmp_path, capsys, case):
+    document = good()
+    document["annotations"][0] |= {"bbox": None, "segmentation": MASKS[case]}
+    status, printed = validate(capsys, write(tmp_path / "data", document))
+    assert status == 1 and "| error | boxes that are not four finite numbers | 1 |" in printed
+
+
+def test_an_object_without_a_box_stays_by_its_outline(tmp_path, capsys):
+    document = good()
+    document["annotations"][0] |= {"bbox": [float("nan")] * 4, "segmentation": [[10, 8, 50, 8, 50, 58]]}
+    folder = write(tmp_path / "data", document)
+    with pytest.raises(ValueError, match="got .*--repair DIR` makes boxes of polygons and masks"):
+        load_annotations(
+            write(tmp_path / "none", good() | {"annotations": [{**document["annotations"][0], "bbox": None}]}), "train"
+        )
+    assert "polygons and no bbox | 1 |" in validate(capsys, folder, "--repair", tmp_path / "repaired")[1]
+    assert load_annotations(tmp_path / "repaired", "train").annotations_by_image[1][0]["bbox"] == [10, 8, 40, 50]
 
 
 def test_statistics_and_rows_that_stay(tmp_path, capsys):

@@ -9,7 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
+from pycocotools import mask
 
 NAMES = ["crème brûlée", "salt, pepper", "cat"]
 
@@ -74,6 +76,21 @@ def _polygons(document, folder):
     for row in document["annotations"]:
         x, y, w, h = row.pop("bbox")
         row["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+def _masks(document, folder):
+    """Run lengths as lists and as texts, and boxes that are empty or missing."""
+    for row in document["annotations"]:
+        x, y, w, h = map(int, row["bbox"])
+        pixels = np.zeros((64, 96), np.uint8, order="F")
+        pixels[y : y + h, x : x + w] = 1
+        row["segmentation"] = {"size": [64, 96], "counts": mask.encode(pixels)["counts"].decode()}
+        if row["id"] % 2:
+            runs = np.flatnonzero(np.diff(pixels.reshape(-1, order="F"), prepend=0, append=2))
+            row["segmentation"]["counts"] = np.diff(runs, prepend=0).tolist()
+            row["bbox"] = []
+        else:
+            del row["bbox"]
 
 
 def _turned(document, folder):
@@ -154,6 +171,7 @@ BROKEN = {
     "boxes as two corners": (_two_corners, "boxes seem to be two corners", True, False),
     "boxes in 0..1": (_relative, "relative, not pixels", True, False),
     "polygons only": (_polygons, "polygons and no bbox", True, True),
+    "masks only": (_masks, "masks and no bbox", True, True),
     "a crowd": (_first("annotations", iscrowd=1), "No problem was found", False, False),
     "iscrowd 2": (_first("annotations", iscrowd=2), "iscrowd that is neither 0 nor 1", True, True),
     "zero area": (_first("annotations", bbox=[10, 10, 0, 20]), "boxes without area", False, False),
