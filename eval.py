@@ -101,7 +101,7 @@ def evaluate(options: EvalOptions) -> dict | None:
                 )
             analysis = Analysis(evaluator.by_name)
             report |= {"per_name": per_name, **finite(describe(analysis, vocabulary)), **_scores(predictor, analysis)}
-            write_report(report, analysis, options.output, facts)
+            write_report(report, analysis, options.output, facts, options.font)
         return report
 
 
@@ -162,15 +162,17 @@ def _process(device):
 
 def _predictor(options, coco, whole, protocol, split, device):
     """(predictor or detections by image, names, Vocabulary or None, facts for the report)."""
-    if options.oracle == "teacher" and not options.model:
-        return teacher_alone(options.vocabulary, coco, device, protocol.max_detections, clip=options.clip)
     if options.detections:
         return saved_detections(options.detections, whole)  # of more images than count, maybe
     names = set(coco.names if split["base"] is None else [*split["base"], *(split["novel"] or ())])
+    counted = [name for name in coco.names if name in names]
+    coco = coco.select(counted) if options.oracle else coco  # what an oracle is told of, it finds
+    if options.oracle == "teacher" and not options.model:
+        return teacher_alone(options.vocabulary, coco, device, protocol.max_detections, clip=options.clip)
     return load_predictor(
         options.model,
         coco,
-        [name for name in coco.names if name in names],
+        counted,
         device,
         protocol.max_detections,
         vocabulary=options.vocabulary,

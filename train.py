@@ -446,7 +446,7 @@ def _evaluate(trainer):
     metrics, scores = trainer.evaluate(), None
     if trainer.names_learned:
         analysis = Analysis(trainer.evaluated.by_name)
-        metrics["eval_best_threshold"] = analysis.threshold
+        metrics["eval_best_threshold"] = 1.0 if analysis.threshold is None else analysis.threshold  # numbers alone
         scores = before_and_after(analysis, trainer.model.config)
     _save_metrics(trainer, "eval", metrics)
     return metrics, scores

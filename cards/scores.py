@@ -90,15 +90,15 @@ def best_score(threshold: float) -> str:
     return f"F1 is best at a score of {score_text(threshold)}: `decodetr predict --threshold`."
 
 
-def best_of(threshold: float, objects: int) -> float | None:
-    """The score at which F1 is best, if it says something. None where nothing was found, which has a threshold of 1,
-    or where fewer than `LEAST_OF_BEST` objects say so."""
-    return threshold if threshold < 1 and objects >= LEAST_OF_BEST else None
+def best_of(threshold: float | None, objects: int) -> float | None:
+    """The score at which F1 is best, if it says something. None where nothing was found, which has no threshold (1 in
+    the metrics of a training), or where fewer than `LEAST_OF_BEST` objects say so."""
+    return threshold if threshold is not None and threshold < 1 and objects >= LEAST_OF_BEST else None
 
 
 def best_of_report(report: Mapping[str, Any]) -> float | None:
     """[`best_of`] what a report.json has."""
-    return best_of(report.get("threshold", 1.0), objects_of(report))
+    return best_of(report.get("threshold"), objects_of(report))
 
 
 def objects_of(report: Mapping[str, Any]) -> int:

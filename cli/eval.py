@@ -107,6 +107,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "print only)",
     )
     add_overwrite(parser)
+    add(
+        "--font",
+        metavar="FILE",
+        help="TrueType font of the names in the report's pictures, for scripts that the default lacks (default: "
+        "DejaVu Sans)",
+    )
 
 
 def _add_prepare_arguments(parser):
@@ -178,6 +184,7 @@ def run(args: argparse.Namespace) -> int:
             device=args.device,
             output=args.output,
             overwrite=args.overwrite,
+            font=args.font,
             **form_of(args.class_names, args.box_format),
         )
     )

@@ -37,9 +37,9 @@ class Analysis:
         kind (D,) int: of each detection the place in KINDS, -1 where it found an object or does not count.
         missed (G,) bool: which objects are missed.
         are_shares (bool): all scores are in 0..1. Others rank detections as well, but are no share of right ones.
-        threshold (float): that of [`best_f1`] over all names, 1 where nothing was found. Counts of mistakes are of the
-            detections `above` it. Of scores that are no shares, it is one of their places between the least and the
-            greatest.
+        threshold (float or None): that of [`best_f1`] over all names, None where nothing was found. Counts of mistakes
+            are of the detections `above` it. Of scores that are no shares, it is one of their places between the least
+            and the greatest.
     """
 
     def __init__(self, evaluator: DetectionEvaluator) -> None:
@@ -56,7 +56,7 @@ class Analysis:
         self.kind = self._kinds()
         self.missed = self._missed()
         best = best_f1(self._scores[self.counts], self.hit[self.counts], max(int(self.objects.sum()), 1))
-        self.threshold: float = 1.0 if best["threshold"] is None else best["threshold"]
+        self.threshold: float | None = best["threshold"]
 
     def _kinds(self):
         same, other = self.matches["same_iou"], self.matches["other_iou"]
@@ -180,8 +180,9 @@ class Analysis:
         return rows
 
     def above(self) -> np.ndarray:
-        """(D,) bool: detections with scores above the threshold, which `decodetr predict` would show."""
-        return self._scores > self.threshold
+        """(D,) bool: detections with scores above the threshold, which `decodetr predict` would show. None where there
+        is no threshold."""
+        return self._scores > (1.0 if self.threshold is None else self.threshold)
 
     def wrong(self) -> np.ndarray:
         """(D,) bool: detections above the threshold that found no object and count."""

@@ -41,7 +41,13 @@ def metric_names(max_detections: int, groups: Iterable[str] = (), class_agnostic
     areas = [] if class_agnostic else ["AP_small", "AP_medium", "AP_large"]
     kinds = ("AR50",) if class_agnostic else ("AP", "AP50")
     of_groups = [f"{kind}_{group}" for group in groups for kind in kinds]
-    return ["AP", "AP50", "AP75", *areas, f"AR{max_detections}", "AR50", *of_groups]
+    return ["AP", "AP50", "AP75", *areas, _recall_name(max_detections), "AR50", *of_groups]
+
+
+def _recall_name(max_detections):
+    """The name of the recall that is averaged over IoU thresholds, as COCO's and LVIS' tools call it. AR50 is that at
+    IoU 0.5, whatever the number of detections."""
+    return "AR_50_detections" if max_detections == 50 else f"AR{max_detections}"
 
 
 def expect_areas(file: str | Path, areas: np.ndarray) -> None:
@@ -201,8 +207,8 @@ class DetectionEvaluator:
             partial: evaluate the images seen so far. Otherwise images without an update are an error.
 
         Returns:
-            AP, AP50, AP75, AP_small, AP_medium, AP_large, AR<max_detections>, AR50, and for each group AP_<group>,
-            AP50_<group> (class-agnostic: AR50_<group>, and no APs by area).
+            AP, AP50, AP75, AP_small, AP_medium, AP_large, AR<max_detections> (of 50: AR_50_detections), AR50, and for
+            each group AP_<group>, AP50_<group> (class-agnostic: AR50_<group>, and no APs by area).
         """
         unseen = [image_id for image_id in self._image_numbers if image_id not in self._predictions]
         if unseen and not partial:
@@ -216,7 +222,7 @@ class DetectionEvaluator:
         metrics["AP75"] = mean_percent(precision[5, ..., 0])
         for area, label in enumerate(("small", "medium", "large")[: precision.shape[-1] - 1], start=1):
             metrics[f"AP_{label}"] = mean_percent(precision[..., area])
-        metrics[f"AR{self.max_detections}"] = mean_percent(recall[..., 0])
+        metrics[_recall_name(self.max_detections)] = mean_percent(recall[..., 0])
         metrics["AR50"] = mean_percent(recall[0, :, 0])
         for group, names in self.groups.items():
             columns = [column for column, name in enumerate(self.evaluated) if name in names]

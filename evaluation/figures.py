@@ -60,12 +60,14 @@ def comparison(
     entry: dict,
     annotated: tuple[np.ndarray, list[str], list[float] | None, np.ndarray],
     detected: tuple[np.ndarray, list[str], list[float] | None, np.ndarray],
+    font: str | None = None,
 ) -> Image.Image:
     """Draw an image twice: as annotated, and with its detections. Green what was found and is right, red the rest.
 
     Args:
         entry: of `CocoAnnotations.images`.
         annotated, detected: (boxes (n, 4) x0, y0, x1, y1 in pixels, names, scores or None, (n,) bool: right).
+        font: as for [`draw_detections`].
 
     Returns:
         PIL RGB image.
@@ -78,7 +80,7 @@ def comparison(
     scale = image.width / entry["width"]
     left, right = (
         draw_detections(
-            image, boxes * scale, names, scores, colors=["#3fa35b" if good else "#d1495b" for good in right]
+            image, boxes * scale, names, scores, font, colors=["#3fa35b" if good else "#d1495b" for good in right]
         )
         for boxes, names, scores, right in (annotated, detected)
     )

@@ -35,6 +35,7 @@ class EvalOptions:
         oracle: one of ORACLES. clip: the CLIP of "teacher" and "teacher-names". Default: the one of the vocabulary.
         max_detections: per image, over all names. Default: the protocol's.
         output: folder for the report. None writes none. overwrite: replace an earlier report there.
+        font: TrueType file for the names in the pictures of the report.
     """
 
     model: str | None = None
@@ -59,6 +60,7 @@ class EvalOptions:
     device: str = "auto"
     output: str | None = None
     overwrite: bool = True
+    font: str | None = None
 
     def check(self) -> None:
         """Raise, together, what can be known to be wrong before annotations and models are read.
@@ -78,6 +80,7 @@ class EvalOptions:
             lambda: expect("CLIP", self.clip, "config.json"),
             lambda: expect_file("--detections", self.detections),
             lambda: expect_file("--annotations", self.annotations),
+            lambda: expect_file("--font", self.font),
             lambda: expect_file("--names-split", None if self.names_split == "none" else self.names_split),
         )
 
@@ -85,6 +88,8 @@ class EvalOptions:
         output = self.output
         if output and (Path(output).is_file() or Path(output).suffix in (".json", ".md", ".html")):
             raise ValueError(f"--output {output}: expected a folder, which gets report.json and others")
+        if self.font and not output:
+            raise ValueError("--font is of the pictures of a report, and none is made; leave it out, or give --output")
         return output and output_folder(output, "--output")
 
     def _check_apart(self):

@@ -73,7 +73,8 @@ class Protocol:
         for key, (expected, right) in _FIELDS.items():
             if key in document and not right(document[key]):
                 raise ValueError(f"{file}: expected {key} {expected}, got {short(document[key])}")
-        protocol = cls(name=file.stem, **document)
+        of_ours = file.stem in PROTOCOLS and name not in PROTOCOLS  # a file of somebody's under a name of ours
+        protocol = cls(name=f"{file.stem} (a file)" if of_ours else file.stem, **document)
         groups = [_names(file, group, getattr(protocol, group) or {}) for group in ("base", "novel")]
         _check_apart(file, *groups)
         return protocol
@@ -124,8 +125,10 @@ class Protocol:
         """Where a file, its images selected, departs from the published set: list of texts, empty if nowhere."""
         split = self.split(coco)
         base, novel = split["base"], split["novel"]
+        if base is None and novel is not None:
+            base = set(coco.names) - set(novel)
         found = {
-            "names": len(coco.names) if base is None else len(base) + len(novel or ()),
+            "names": len(coco.names) if base is None else len(base) + len(novel),
             "base": len(base or ()),
             "novel": len(novel or ()),
             "images": len(coco.images),

@@ -107,13 +107,20 @@ def describe(analysis: Analysis, vocabulary: Vocabulary | None = None) -> dict:
     }
 
 
-def write_report(report: dict, analysis: Analysis, output: str | Path, facts: dict[str, str | None]) -> Path:
+def write_report(
+    report: dict,
+    analysis: Analysis,
+    output: str | Path,
+    facts: dict[str, str | None],
+    font: str | None = None,
+) -> Path:
     """Write everything into a folder: all of it, or, if the process dies, nothing.
 
     Args:
         report (dict): "title", "protocol", "headline", "metrics", "per_name" and what [`describe`] gave.
         analysis (Analysis): of the same detections.
         output (Path): made if missing. facts (dict): what it says of the model, kept with the detections.
+        font (str, optional): TrueType file for the labels of the worst images.
 
     Returns:
         Path: the HTML file.
@@ -129,7 +136,7 @@ def write_report(report: dict, analysis: Analysis, output: str | Path, facts: di
             write_json(staging / THRESHOLDS, {"model": facts.get("model"), **best_thresholds(analysis)})
         tied = f"\nreport.json of this page: SHA-256 {digest}\n"
         write_text(staging / "report.md", markdown_report(report, with_names=True) + tied)
-        _write_page(report, analysis, staging, digest)
+        _write_page(report, analysis, staging, digest, font)
     return output / "report.html"
 
 
@@ -142,14 +149,15 @@ def _pictures_of(output):
         return []
 
 
-def _write_page(report, analysis, output, digest):
+def _write_page(report, analysis, output, digest, font):
     draw_curves(report["curves"], output / "precision_recall.png")
     draw_errors(report["errors"], report["groups"], output / "errors.png")
     protocol, metrics, errors, *scores = (table(*parts) for parts in _tables(report))
     kinds = f"localization and classification errors put right, {', '.join(KINDS[2:])} taken away, missed not counted"
     above, calibration, thresholds = "at the score where F1 is best", scores, {}
     if analysis.are_shares:
-        above = f"above {score_text(report['threshold'])}, where F1 is best,"
+        if analysis.threshold is not None:
+            above = f"above {score_text(analysis.threshold)}, where F1 is best,"
         draw_calibration(report["calibration"], output / _CALIBRATION)
         calibration = [*scores, picture(output / _CALIBRATION, "Ten equal steps of the score.")]
         how = "score of best F1 of each name; decodetr calibrate --thresholds gives it to a model"
@@ -161,7 +169,11 @@ def _write_page(report, analysis, output, digest):
         "Errors": [
             errors,
             picture(output / "errors.png", f"AP50 that each kind of errors costs: {kinds}."),
-            paragraph(f"Counts are those of detections {above} and of all missed objects."),
+            paragraph(
+                "Nothing was found, so that there is no score where F1 is best: only missed objects are counted."
+                if analysis.threshold is None
+                else f"Counts are those of detections {above} and of all missed objects."
+            ),
         ],
         "Confused names": [
             table(
@@ -174,7 +186,7 @@ def _write_page(report, analysis, output, digest):
             )
         ],
         "Calibration": calibration,
-        "Worst images": _worst(report, analysis, output),
+        "Worst images": _worst(report, analysis, output, font),
         "Names": [table(*_names_table(report))],
         "Files": [
             links(
@@ -195,7 +207,7 @@ def _write_page(report, analysis, output, digest):
     )
 
 
-def _worst(report, analysis, output):
+def _worst(report, analysis, output, font):
     """Blocks of the worst images, drawn into OUTPUT/worst."""
     entries = {entry["image_id"]: entry for entry in analysis.evaluator.coco.images}
     truth, found, blocks = analysis.truth, analysis.found, []
@@ -210,7 +222,7 @@ def _worst(report, analysis, output):
             (*_labelled(found, seen, analysis.names), found["score"][seen].tolist(), ~wrong[seen]),
         )
         try:
-            drawn = comparison(entry, *parts)
+            drawn = comparison(entry, *parts, font)
         except (OSError, ValueError) as error:  # detections from disk can be evaluated without the images
             blocks.append(paragraph(f"{text} It cannot be shown: {error}"))
             continue

@@ -4,6 +4,7 @@ Small images are enlarged first, because a label of legible size would otherwise
 Sans, which comes with matplotlib and has accents, Greek and Cyrillic (for other scripts give a font file).
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def draw_detections(
     numbered: bool = False,
     colors: Sequence[str] | None = None,
 ) -> Image.Image:
-    """A new picture with boxes and "name score" labels.
+    """A new picture with boxes and "name score" labels. Of a name that is wider than the picture the end is cut off.
 
     Args:
         image: PIL image, any mode.
@@ -51,8 +52,7 @@ def draw_detections(
     canvas = canvas.copy() if canvas is image else canvas
     if len(names) == 0:
         return canvas
-    shown = list(map(one_line, names))
-    texts = shown if scores is None else [f"{name} {score:.2f}" for name, score in zip(shown, scores)]
+    after = [""] * len(names) if scores is None else [f" {score:.2f}" for score in scores]
     scores = np.zeros(len(names)) if scores is None else scores
     order = np.argsort(np.asarray(scores, dtype=np.float32), kind="stable")
     detections = sv.Detections(
@@ -63,6 +63,7 @@ def draw_detections(
     palette = sv.ColorPalette.from_hex(list(dict.fromkeys(colors))) if colors else sv.ColorPalette.DEFAULT
     text = list(map(_text_on, palette.colors))
     size = _font_size(canvas)
+    padding = max(2, size // 5)
     thickness = sv.calculate_optimal_line_thickness(canvas.size)
     canvas = sv.BoxAnnotator(palette, thickness=thickness).annotate(canvas, detections)
     labels = sv.RichLabelAnnotator(
@@ -70,10 +71,11 @@ def draw_detections(
         text_color=sv.ColorPalette.from_hex(text),
         font_path=str(font_path or default_font()),
         font_size=size,
-        text_padding=max(2, size // 5),
+        text_padding=padding,
         smart_position=True,  # labels neither overlap nor leave the picture
     )
-    texts = [f"{i + 1}. {texts[i]}" if numbered else texts[i] for i in order]
+    room = canvas.width - 2 * padding - 1
+    texts = [_label(f"{i + 1}. " if numbered else "", one_line(names[i]), after[i], labels.font, room) for i in order]
     return labels.annotate(canvas, detections, labels=texts)
 
 
@@ -139,7 +141,8 @@ def draw_explanations(
         room = width - 2 * size
         color = colors.by_idx(color_number).as_rgb()
         pen.rectangle((x, y, x + size, y + size), fill=color)
-        write(x + 1.5 * size, y, f"{i + 1}. {names[i]} {scores[i]:.2f}", room - 1.5 * size)
+        text = _label(f"{i + 1}. ", one_line(names[i]), f" {scores[i]:.2f}", font, room - 1.5 * size)
+        pen.text((x + 1.5 * size, y), text, font=font, fill="black")
         for row in prototypes[i]:
             y += line
             pen.rectangle((x, y, x + 5 * size, y + size), fill="#eeeeee")
@@ -205,10 +208,14 @@ def _color_numbers(names):
     return [number[name] for name in names]
 
 
+def _label(before, name, after, font, room):
+    """A name between its number and its score: as much of it as fits into `room` pixels together with these."""
+    return f"{before}{_cut(name, font, room - font.getlength(before + after))}{after}"
+
+
 def _cut(text, font, room):
     """The text, or as much of its beginning as fits into `room` pixels, with an ellipsis."""
     if font.getlength(text) <= room:
         return text
-    while text and font.getlength(text + "…") > room:
-        text = text[:-1]
-    return text + "…"
+    longer = range(1, len(text))
+    return text[: bisect_right(longer, room, key=lambda length: font.getlength(f"{text[:length]}…"))] + "…"

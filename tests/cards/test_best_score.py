@@ -19,5 +19,6 @@ def test_few_objects_give_no_advice():
 
     assert best_of_report(report(2, 0.0000536)) is None, "of two boxes"
     assert best_of_report(report(9, 0.2)) is None and best_of_report(report(10, 0.2)) == 0.2
-    assert best_of_report(report(100, 1.0)) is None, "nothing was found"
+    assert best_of_report(report(100, None)) is None, "nothing was found"
+    assert best_of_report(report(100, 1.0)) is None, "nothing was found, in an older report"
     assert best_score(0.0169) == "F1 is best at a score of 0.0169: `decodetr predict --threshold`."

@@ -63,6 +63,7 @@ COMPARE = ["scenes", "compare", "DATA", "--built", "./nowhere", "--output", "OUT
         ([*EVAL, "--max-detections", "0"], "--max-detections must be at least 1, got 0"),
         ([*EVAL, "--vocabulary", "./nowhere"], "the vocabulary './nowhere' cannot be loaded"),
         ([*EVAL, "--model", "./nowhere"], "the model './nowhere' cannot be loaded"),
+        ([*EVAL, "--font", "nowhere.ttf"], "--font nowhere.ttf: no such file"),
         ([*EVAL, "--annotations", "nowhere.json"], "--annotations nowhere.json: no such file"),
         ([*EVAL, "--protocol", "nowhere"], "nowhere: no such protocol"),
         ([*EVAL, "--names-split", "nowhere.json"], "--names-split nowhere.json: no such file"),
@@ -119,11 +120,13 @@ def test_a_disk_without_room_for_the_pool_is_refused_before_the_proposals(places
 def test_the_names_of_metrics_are_those_that_an_evaluation_gives(places):
     coco = CocoAnnotations.load(places["DATA"] / "annotations/val.json")
     for novel, groups in ((None, None), (coco.names[:1], None), (coco.names[:1], {"rare": set(coco.names[1:2])})):
-        evaluator = OutputEvaluator(coco, coco.names, novel, groups=groups, max_detections=7)
-        nothing = {"scores": [], "labels": [], "boxes": []}
-        ids = [image["image_id"] for image in coco.images]
-        evaluator.update(ids, [{**nothing, "localization": nothing} for _ in ids])
-        assert list(evaluator.compute()) == output_metric_names(7, list(groups or ()), bool(novel))
+        for most in (7, 50):
+            evaluator = OutputEvaluator(coco, coco.names, novel, groups=groups, max_detections=most)
+            nothing = {"scores": [], "labels": [], "boxes": []}
+            ids = [image["image_id"] for image in coco.images]
+            evaluator.update(ids, [{**nothing, "localization": nothing} for _ in ids])
+            names = output_metric_names(most, list(groups or ()), bool(novel))
+            assert list(evaluator.compute()) == names and len(set(names)) == len(names)
     assert metric_names(7, ("novel",), class_agnostic=True) == ["AP", "AP50", "AP75", "AR7", "AR50", "AR50_novel"]
 
 

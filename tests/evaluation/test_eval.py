@@ -39,6 +39,16 @@ def test_hand_calculated(engine):
     assert result["AP"] == pytest.approx(30) and result["AP50"] == pytest.approx(100) and result["AP75"] == 0
 
 
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_the_averaged_recall_of_50_detections_is_not_the_one_at_iou_50(class_agnostic):
+    coco = truth(["cat"], {1: [("cat", [0, 0, 100, 100])]})
+    found = [prediction((0, 0.9, [0, 0, 100, 62]))]  # passes three thresholds of ten
+    for most, averaged in ((49, "AR49"), (50, "AR_50_detections"), (51, "AR51")):
+        result = evaluate(coco, found, max_detections=most, class_agnostic=class_agnostic)
+        assert result[averaged] == pytest.approx(30) and result["AR50"] == pytest.approx(100)
+        assert [key for key in result if key.startswith("AR")] == [averaged, "AR50"]
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_crowds_are_neither_wanted_nor_wrong(engine):
     found = [prediction((0, 0.9, FAR), (0, 0.8, BOX))]

@@ -19,6 +19,7 @@ from decodetr.annotations.names_split import read_split
 from decodetr.cli import main
 from decodetr.evaluation.loop import evaluate_model
 from decodetr.evaluation.report import markdown_report
+from decodetr.utils.drawing import default_font
 
 
 class Oracle(torch.nn.Module):
@@ -199,6 +200,19 @@ def test_read_split_refuses(tmp_path):
     file.write_text('{"base": {"1": "cat"}, "novel": {"2": "cat"}}')
     with pytest.raises(ValueError, match="both base and novel"):
         read_split(file)
+
+
+def test_names_are_drawn_with_the_font_that_was_asked_for(coco_file, tiny_detector_folder, tmp_path, capsys):
+    words = ["--model", tiny_detector_folder, "--annotations", coco_file]
+    serif = default_font().with_name("DejaVuSerif.ttf")
+    pictures = []
+    for folder, font in (("plain", []), ("other", ["--font", serif]), ("same", ["--font", default_font()])):
+        assert run_eval(*words, "--output", tmp_path / folder, *font) == 0
+        pictures.append({file.name: file.read_bytes() for file in (tmp_path / folder / "worst").iterdir()})
+    assert pictures[0] == pictures[2] and set(pictures[0]) == set(pictures[1])
+    assert all(pictures[0][name] != pictures[1][name] for name in pictures[0])
+    assert run_eval(*words, "--font", serif) == 1
+    assert "--font is of the pictures of a report" in capsys.readouterr().err
 
 
 def test_help_is_light():

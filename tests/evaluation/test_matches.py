@@ -151,9 +151,9 @@ def test_calibration_by_hand():
     assert right == [(pytest.approx(s), p) for s, p in [(0.6, 0), (0.7, 0), (0.8, 0), (0.9, 1)]]
     assert calibration["base"]["error"] == pytest.approx((0.6 + 0.7 + 0.8 + 0.1) / 4)
     empty = Analysis(evaluated(truth(["cat"], {1: [("cat", BOX)]}), [prediction()]))
-    assert empty.calibration()["all"] == {"bins": [], "error": 0, "error_shown": 0} and empty.threshold == 1
+    assert empty.calibration()["all"] == {"bins": [], "error": 0, "error_shown": 0} and empty.threshold is None
     wrong = Analysis(evaluated(truth(["cat"], {1: [("cat", BOX)]}), [prediction((0, 0.9, FAR))]))
-    assert wrong.threshold == 1  # no score is better than another
+    assert wrong.threshold is None and not wrong.above().any()  # no score is better than another
     assert empty.errors()["missed"]["count"] == 1 and empty.confusion() == []
 
 

@@ -8,6 +8,7 @@ import torch
 from helpers.evaluations import ROWS, run_eval, write_coco
 from helpers.tiny_models import tiny_model
 from helpers.tiny_teachers import write_tiny_clip
+from pyarrow.parquet import read_table
 
 from decodetr import DeCoDetrConfig
 from decodetr.annotations.coco import CocoAnnotations, read_annotated
@@ -121,6 +122,33 @@ def test_best_pairs():
     found = best_pairs(torch.tensor([[0.1, 0.6], [0.5, 0.2]]), torch.tensor([[0.0, 0, 1, 1], [2, 2, 3, 3]]), 3)
     assert found["scores"].tolist() == pytest.approx([0.6, 0.5, 0.2]) and found["labels"].tolist() == [1, 0, 1]
     assert found["boxes"][:, 0].tolist() == [0, 2, 2]
+
+
+@pytest.mark.parametrize("kind", ["boxes", "names", "teacher", "teacher-names"])
+@pytest.mark.usefixtures("without_pages")
+def test_what_the_split_lacks_no_oracle_is_told(tmp_path, kind):
+    """A file with objects of a third name is, for a split of two, the same evaluation as one without them."""
+    from decodetr import DeCoDetrImageProcessor
+
+    write_tiny_clip(tmp_path / "clip", dim=16)
+    model = tiny_model(names=["cat", "dog", "yak"])
+    model.set_vocabulary(Vocabulary.from_text_model(["cat", "dog", "yak"], tmp_path / "clip"))
+    model.save_pretrained(tmp_path / "model")
+    DeCoDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "model")
+    names_split = tmp_path / "names.json"
+    names_split.write_text(json.dumps({"base": {"1": "cat"}, "novel": {"2": "dog"}}))
+    rows = {**ROWS, 6: [("cat", [20, 20, 60, 60])]}
+    others = {**rows, 5: [*ROWS[5], ("yak", [9, 9, 41, 41])], 8: [*ROWS[8], ("yak", [30, 10, 70, 30])]}
+    runs = {}
+    for folder, names, boxes in (("two", ["cat", "dog"], rows), ("three", ["cat", "yak", "dog"], others)):
+        file, output = write_coco(tmp_path / folder, names, boxes), tmp_path / f"{folder} report"
+        words = ["--model", tmp_path / "model", "--annotations", file, "--names-split", names_split]
+        assert run_eval(*words, "--oracle", kind, "--output", output) == 0
+        report = json.loads((output / "report.json").read_text())
+        assert report["protocol"]["annotations"] == 4 and report["protocol"]["oracle"] == kind
+        metrics = {key: value for key, value in report["metrics"].items() if "class_agnostic" not in key}
+        runs[folder] = (metrics, report["errors"], read_table(output / "detections.parquet").to_pylist())
+    assert runs["two"] == runs["three"]
 
 
 def test_commands(coco, split, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Protocols as data, and the annotation files that `decodetr eval prepare` makes of the official ones."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -183,6 +184,41 @@ def test_a_protocol_of_ones_own(tmp_path):
     assert Protocol.load(file).split(lvis)["novel"] == ["n2"]
     with pytest.raises(FileNotFoundError, match="give one of custom, coco, ov-coco, ov-lvis, or a file"):
         Protocol.load("ov-voc")
+
+
+def test_a_file_under_the_name_of_one_of_ours_is_obeyed(tmp_path, capsys, monkeypatch):
+    """Of two objects and two detections on each image, max_detections of 1 leaves one."""
+    monkeypatch.chdir(tmp_path)
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    lists = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    write(tmp_path / "val.json", {1: {"id": 1, **lists}}, [(1, 1), (1, 2)], categories)
+    rows = [{"image_id": 1, "category_id": c, "bbox": [1, 2, 30, 40], "score": 0.9 - 0.1 * c} for c in (1, 2)]
+    (tmp_path / "found.json").write_text(json.dumps(rows))
+    rules = {"description": "mine", "max_detections": 1, "novel": {"2": "dog"}}
+    names = []
+    for file in ("mine.json", "custom.json", "coco.json", "custom"):
+        (tmp_path / "own").mkdir(exist_ok=True)
+        (tmp_path / "own" / file).write_text(json.dumps(rules))
+        words = ["--annotations", "val.json", "--detections", "found.json", "--protocol", f"own/{file}"]
+        assert main(["eval", *words]) == 0
+        printed = capsys.readouterr().out
+        names += re.findall(r"^\| protocol \| (.+) \|$", printed, re.MULTILINE)
+        for line in ("| federated | False |", "| AP50_novel | 0.0 |", "| AP50_base | 100.0 |", "| AR1 | 50.0 |"):
+            assert line in printed, file
+    assert names == ["mine", "custom (a file)", "coco (a file)", "custom (a file)"]
+
+
+def test_differences_count_the_names_that_are_not_listed(tmp_path):
+    """Of base and novel names a protocol may list one group: the other is the rest of the file."""
+    categories = [{"id": i, "name": f"n{i}"} for i in (1, 2, 3)]
+    document = {"images": [], "annotations": [], "categories": categories}
+    coco = CocoAnnotations.from_document(tmp_path / "val.json", document, check_images=False)
+    counts = {"names": 3, "base": 2, "novel": 1, "images": 0}
+    for split in ({"novel": {"3": "n3"}}, {"base": {"1": "n1", "2": "n2"}}):
+        assert Protocol("mine", "mine", counts=counts, **split).differences(coco) == []
+        other = Protocol("mine", "mine", counts={**counts, "base": 48}, **split)
+        assert other.differences(coco) == ["2 base instead of 48"]
+    assert Protocol("mine", "mine", counts={**counts, "base": 0, "novel": 0}).differences(coco) == []
 
 
 def test_lvis_lists_are_checked(tmp_path):

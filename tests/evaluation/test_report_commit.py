@@ -9,6 +9,7 @@ import signal
 import time
 
 import pytest
+from helpers.evaluations import run_eval
 from helpers.processes import kill, start
 from helpers.report_writer import make_report, write_in_turn
 
@@ -42,6 +43,27 @@ def test_the_pages_carry_the_digest_of_the_numbers(tmp_path):
     umask = os.umask(0)
     os.umask(umask)
     assert modes == {0o666 & ~umask}
+
+
+def test_where_nothing_was_found_no_score_is_the_best(tmp_path):
+    box = {"category_id": 1, "bbox": [2, 2, 20, 20]}
+    (tmp_path / "val.json").write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "1.png", "width": 40, "height": 40}],
+                "annotations": [{"id": 1, "image_id": 1, "area": 400, "iscrowd": 0, **box}],
+                "categories": [{"id": 1, "name": "cat"}],
+            }
+        )
+    )
+    for found in ([], [{"image_id": 1, **box, "bbox": [25, 25, 9, 9], "score": 0.9}]):
+        (tmp_path / "found.json").write_text(json.dumps(found))
+        words = ["--annotations", tmp_path / "val.json", "--detections", tmp_path / "found.json", "--overwrite"]
+        assert run_eval(*words, "--output", tmp_path / "report") == 0
+        for file in ("report.json", "thresholds.json"):
+            assert json.loads((tmp_path / "report" / file).read_text())["threshold"] is None, file
+        page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+        assert "Nothing was found, so that" in page and "where F1 is best," not in page
 
 
 def test_a_full_disk_leaves_the_old_report(tmp_path):

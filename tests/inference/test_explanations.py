@@ -144,6 +144,12 @@ def test_bars_are_proportional_to_weights():
     assert lengths[0] == 5 * size + 1 and lengths[1] == pytest.approx(lengths[0] / 2, abs=1) and lengths[2] <= 1
 
 
+def test_a_long_name_leaves_room_for_its_score():
+    picture = Image.new("RGB", (640, 640))
+    explained = [draw_explanations(picture, ["é" * 300], [score], prototypes(1)) for score in (0.5, 0.8)]
+    assert explained[0].tobytes() != explained[1].tobytes()
+
+
 def test_prototypes_of_one_caption_are_one_line():
     (twice,), (once,) = prototypes(1, (0.2, 0.5, 0.1, 0.1)), prototypes(1, (0.5, 0.3, 0.1))
     for row, caption in zip(twice, ("a coin", "a ring", "a coin", None)):

@@ -98,6 +98,9 @@ def test_drawing():
     # The accents are drawn, not replaced by one and the same missing-glyph box.
     variants = [draw_detections(image, [[10, 30, 100, 90]], [text], [0.5]).tobytes() for text in ("é", "ñ", "e", "Ж")]
     assert len(set(variants)) == 4
+    # A name that is wider than the picture leaves room for its score.
+    endless = [draw_detections(image, [[-5, 30, 100, 90]], ["é" * 300], [score]).tobytes() for score in (0.5, 0.8)]
+    assert endless[0] != endless[1]
     large = Image.new("RGB", (1000, 700))
     assert draw_detections(large, [], [], []).size == (1000, 700)
     assert draw_detections(large, [[-20, -20, 2000, 50]] * 3, ["a", "b", "a"], [0.1, 0.9, 0.5]).size == (1000, 700)
