@@ -28,7 +28,7 @@ from decodetr.pool_builder.space import describe
 from decodetr.processing import DetectionAugmentation, DetectionDataset
 from decodetr.processing.detection_dataset import TargetOptions
 from decodetr.processing.streamed_dataset import SHUFFLE_BUFFER, StreamedDetectionDataset
-from decodetr.training.data.data import TrainingData
+from decodetr.training.data.data import PSEUDO_BOX_SCORE, TrainingData
 from decodetr.training.data.detector_boxes import DetectorBoxes
 from decodetr.training.data.names import set_names
 from decodetr.training.data.replay import ReplayedDataset, replay_dataset
@@ -272,7 +272,7 @@ class TrainingRun:
     # Data
 
     def _own_regions(self, model, processor, data, sure=None):
-        training = self.training
+        training, certain = self.training, self.options.pseudo_box_score
         return self_regions(
             model,
             data.coco,
@@ -283,6 +283,7 @@ class TrainingRun:
             rank=training.process_index,
             processes=training.world_size,
             sure=sure,
+            certain=PSEUDO_BOX_SCORE if certain is None else certain,
         )
 
     def _with_detector_boxes(self, model, processor, data):

@@ -120,10 +120,10 @@ class TrainingData:
         own, total = len(self.teaching(streams, class_agnostic)), len(self.coco)
         if not own:
             what = "box" if self.base is None else "box of a base name"
-            which = "" if streams != "localization" else " with --pseudo-boxes objects"
+            regions = "--regions" if streams != "localization" else "--regions with --pseudo-boxes objects"
             raise ValueError(
                 f"{self.coco.file}: expected something to learn from, got no {what} in {total:,} images, and no "
-                f"region that teaches; annotate some (`decodetr validate` says what is there), or give --regions{which}"
+                f"region that teaches; annotate some (`decodetr validate` says what is there), or give {regions}"
             )
         replayed = 0
         if self.replay is not None:
