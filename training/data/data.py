@@ -102,8 +102,7 @@ class TrainingData:
         looks = self.options.pseudo_boxes == "objects" and self.options.uses_detector_boxes(streams)
         if self.options.uses_own_regions or (looks and self.regions is None):
             return set(index)
-        boxed = set(index.image_rows[index.column("iscrowd") == 0].tolist())
-        found = {image for row, image in enumerate(index) if row in boxed}
+        found = {image for image, objects in zip(index, index.objects) if objects}
         if self.regions is not None and (objects or streams != "localization"):
             found |= {image for image in index if image in self.regions}
         return found
