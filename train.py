@@ -28,6 +28,7 @@ from decodetr.pool_builder.space import describe
 from decodetr.processing import DetectionAugmentation, DetectionDataset
 from decodetr.processing.detection_dataset import TargetOptions
 from decodetr.processing.streamed_dataset import SHUFFLE_BUFFER, StreamedDetectionDataset
+from decodetr.training.checks.crowded import crowded
 from decodetr.training.data.data import PSEUDO_BOX_SCORE, TrainingData
 from decodetr.training.data.detector_boxes import DetectorBoxes
 from decodetr.training.data.names import set_names
@@ -105,6 +106,8 @@ class TrainingRun:
         self._fit_streams(model.config, data)
         situation = self._situation(data, model.config, processor)
         chosen = set_chosen(training, self.given, situation, start)
+        for limit in crowded(model.config, data.coco, data.val, training.eval_max_detections):
+            logger.warning("%s", limit)
         # As far as it is known yet: what does not go on is said before anything long.
         known = {"start": start, **settings_identity(training)}
         to_resume(training.resume_from_checkpoint, training.output_dir, known, training.overwrite_output_dir)
