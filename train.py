@@ -21,7 +21,6 @@ from functools import partial
 import torch
 import transformers
 
-from decodetr.annotations.stream import AnnotationStream
 from decodetr.evaluation.analysis import Analysis
 from decodetr.evaluation.calibrate import before_and_after
 from decodetr.modeling_decodetr import Vocabulary
@@ -29,11 +28,13 @@ from decodetr.pool_builder.space import describe
 from decodetr.processing import DetectionAugmentation, DetectionDataset
 from decodetr.processing.detection_dataset import TargetOptions
 from decodetr.processing.streamed_dataset import SHUFFLE_BUFFER, StreamedDetectionDataset
-from decodetr.training.data.data import TrainingData
+from decodetr.training.checks.crowded import crowded
+from decodetr.training.data.data import PSEUDO_BOX_SCORE, TrainingData
 from decodetr.training.data.detector_boxes import DetectorBoxes
 from decodetr.training.data.names import set_names
 from decodetr.training.data.replay import ReplayedDataset, replay_dataset
 from decodetr.training.data.self_regions import self_regions
+from decodetr.training.data.sparse import dataset_of_epochs
 from decodetr.training.features.feature_cache import FeatureCache
 from decodetr.training.options.arguments import DeCoDetrTrainingArguments
 from decodetr.training.options.metrics import check_evaluation
@@ -103,8 +104,10 @@ class TrainingRun:
         options = self.options = choose_thumbnails(options, training, data)
         model, processor = start_model(options, data.coco.names)
         self._fit_streams(model.config, data)
-        situation = situation_of(options, training, data.images_with_something(), model.config, processor)
+        situation = self._situation(data, model.config, processor)
         chosen = set_chosen(training, self.given, situation, start)
+        for limit in crowded(model.config, data.coco, data.val, training.eval_max_detections):
+            logger.warning("%s", limit)
         # As far as it is known yet: what does not go on is said before anything long.
         known = {"start": start, **settings_identity(training)}
         to_resume(training.resume_from_checkpoint, training.output_dir, known, training.overwrite_output_dir)
@@ -119,12 +122,14 @@ class TrainingRun:
         if data.val is not None:
             groups = forgetting.groups(data.val, deployed.names) if forgetting else None
             check_evaluation(training, data.val, deployed.names, data.novel, groups)
-        check_room(model, training, None if isinstance(data.coco, AnnotationStream) else len(data.coco))
+        check_room(model, training, situation.drawn or None)
         try_step(model, processor, training)
         if options.uses_own_regions:
             data = replace(data, regions=self._own_regions(model, processor, data))
         elif options.uses_detector_boxes(training.streams):
             data = self._with_detector_boxes(model, processor, data)
+            if (seen := self._situation(data, model.config, processor)) != situation:  # in images without a box too
+                situation, chosen = seen, set_chosen(training, self.given, seen, start)
         elif training.streams != "localization" and not random_tables:
             self._tell_space(model, data)
         model.config.training_info = self._training_info(model, data, started_from, random_tables, chosen)
@@ -185,6 +190,11 @@ class TrainingRun:
             )
         trainer.send("End of training")
         return 0
+
+    def _situation(self, data, config, processor):
+        """What the choice of steps and rates depends on. ValueError where the data teach nothing."""
+        images, empty = data.images_of_epoch(self.training.streams, config.class_agnostic)
+        return situation_of(self.options, self.training, images, config, processor, empty)
 
     def _fit_streams(self, config, data):
         """A detector with classes can learn boxes of these alone. Other names are for the semantic stream."""
@@ -265,7 +275,7 @@ class TrainingRun:
     # Data
 
     def _own_regions(self, model, processor, data, sure=None):
-        training = self.training
+        training, certain = self.training, self.options.pseudo_box_score
         return self_regions(
             model,
             data.coco,
@@ -276,6 +286,7 @@ class TrainingRun:
             rank=training.process_index,
             processes=training.world_size,
             sure=sure,
+            certain=PSEUDO_BOX_SCORE if certain is None else certain,
         )
 
     def _with_detector_boxes(self, model, processor, data):
@@ -311,7 +322,8 @@ class TrainingRun:
                 data.coco, processor, names, targets, shuffle_buffer=buffer, seed=training.seed
             )
         else:
-            dataset = DetectionDataset(data.coco, processor, names, targets)
+            teaching = data.teaching(training.streams, model.config.class_agnostic)
+            dataset = dataset_of_epochs(data.coco, processor, names, targets, teaching=teaching, seed=training.seed)
         if data.replay is None:
             return dataset
         targets = TargetOptions(

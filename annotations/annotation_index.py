@@ -111,6 +111,11 @@ class AnnotationIndex(Mapping):
         """(n,) int64: of each annotation in the order of `column` the row of its image."""
         return np.repeat(np.arange(len(self)), self._ends - self._starts)
 
+    @property
+    def objects(self) -> np.ndarray:
+        """(images,) int64: how many annotations each image has, without crowds."""
+        return np.bincount(self.image_rows[self.column("iscrowd") == 0], minlength=len(self))
+
     def of_images(self, rows: np.ndarray) -> AnnotationIndex:
         """A new index of the images `rows` (n,), which shares the annotations with this one."""
         index = copy.copy(self)

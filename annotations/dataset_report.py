@@ -271,6 +271,7 @@ def _statistics(coco, support, split):
         "annotations": len(sides),
         "crowds": int(index.column("iscrowd").sum()),
         "boxes_per_image": round(len(sides) / max(len(coco.images), 1), 2),
+        "most_boxes_in_an_image": int(index.objects.max(initial=0)),
         "small_medium_large": [
             int((sides < 32).sum()),
             int(((sides >= 32) & (sides < 96)).sum()),

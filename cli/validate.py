@@ -99,8 +99,15 @@ def _report(args, dataset, part, add):
     """Examine a part, add it to the repaired copy if there is one, print the table: (entry of validation.json, number
     of kinds of errors, whether anything can be used)."""
     from decodetr.annotations.dataset_report import draw_sheet
+    from decodetr.evaluation.output_evaluator import rules_of
 
     report = dataset.examine(part)
+    if report.coco is not None and part != "train":  # which the detector's queries limit, that are not known here
+        kept, index = rules_of(report.coco)["max_detections"], report.coco.annotations_by_image
+        what = f"images with more objects than an evaluation keeps detections ({kept}; --max-detections of eval)"
+        for image_id, objects in zip(index, index.objects):
+            if objects > kept:
+                report.findings.add("warning", what, f"image id {image_id}: {objects} objects")
     if add is not None and report.coco is None:
         sys.stderr.write(f"{part}: not repaired, as nothing of it can be used\n")
     elif add is not None:

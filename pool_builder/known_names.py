@@ -18,7 +18,13 @@ _CHANCE, _NEAR_CHANCE = 0.5, 0.6
 _HARM = 2  # of a meaningless name that is kept, which blurs all of them, where that of a known one left out is 1
 
 
-def known_names(space: dict[str, Any], images: np.ndarray, labels: np.ndarray, names: np.ndarray) -> np.ndarray:
+def known_names(
+    space: dict[str, Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    names: np.ndarray,
+    rest: np.ndarray | None = None,
+) -> np.ndarray:
     """(K,) bool: names whose text prefers their own regions to others more than a meaningless text would.
 
     The share of other regions that a text prefers its own ones to is near 1 for a name that CLIP knows, also for one
@@ -29,9 +35,13 @@ def known_names(space: dict[str, Any], images: np.ndarray, labels: np.ndarray, n
 
     Args:
         space: of [`space_without_names`]. images (R, d): annotated regions. labels (R,): rows of `names` (K, d), each
-            of which has a region.
+            of which has a region. rest (r, d), *optional*: regions without a name, which a single one is compared
+            with; without any it is known.
     """
-    shares = _preferences(space, images, labels, names)
+    rest = images[:0] if rest is None else rest
+    if len(names) == 1 and not len(rest):
+        return np.ones(1, dtype=bool)
+    shares = _preferences(space, images, labels, names, rest)
     meaningless = (shares < _NEAR_CHANCE).sum() / _NEAR_CHANCE
     limits = np.concatenate([[_CHANCE], np.sort(shares[shares > _CHANCE]), [1.0]])
     lost = np.searchsorted(np.sort(shares), limits) - meaningless * limits  # known ones below a limit
@@ -39,20 +49,21 @@ def known_names(space: dict[str, Any], images: np.ndarray, labels: np.ndarray, n
     return shares >= limits[np.argmin(lost + _HARM * kept)]
 
 
-def _preferences(space, images, labels, names):
+def _preferences(space, images, labels, names, rest):
     """(K,): of the other regions, the share that is less similar to the text of a name than a region of this name is,
     the mean over these."""
     text_mean, image_mean = (torch.tensor(space[name]) for name in ("text_mean", "image_mean"))
-    images, texts = (
-        centred(torch.from_numpy(rows), mean) for rows, mean in ((images, image_mean), (names, text_mean))
+    images, rest, texts = (
+        centred(torch.from_numpy(rows), mean)
+        for rows, mean in ((images, image_mean), (rest, image_mean), (names, text_mean))
     )
     own = (images * texts[torch.from_numpy(labels)]).sum(-1).numpy()
     rows, shown = balanced(torch.from_numpy(labels), _COMPARED, seed=0)
-    compared = (images[rows] @ texts.T).numpy()
+    compared, nameless = (images[rows] @ texts.T).numpy(), (rest @ texts.T).numpy()
     by_name = np.split(own[np.argsort(labels, kind="stable")], np.cumsum(np.bincount(labels))[:-1])
     found = np.empty(len(names))
     for name, mine in enumerate(by_name):
-        others = np.sort(compared[shown.numpy() != name, name])
+        others = np.sort(np.concatenate([compared[shown.numpy() != name, name], nameless[:, name]]))
         ranks = (np.searchsorted(others, mine, side) for side in ("left", "right"))  # ties count half
         found[name] = sum(ranks).mean() / (2 * len(others))
     return found

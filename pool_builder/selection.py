@@ -22,7 +22,7 @@ from decodetr.pool_builder.image_captions import open_image_captions
 from decodetr.pool_builder.known_names import doubt_names, known_names
 from decodetr.pool_builder.settings import PoolSettings
 from decodetr.pool_builder.shards import CONTENTS, StageFolder
-from decodetr.pool_builder.space import FEWEST, choose_scales, space_without_names
+from decodetr.pool_builder.space import FEWEST, choose_scales, doubt_lookup, space_without_names
 from decodetr.pool_builder.stages import name_prompt, open_stage
 from decodetr.processing.embedding_columns import embedding_array, embedding_rows
 from decodetr.utils.files import committed, replacing, write_text
@@ -165,7 +165,8 @@ def cluster_regions(
     }
     pool = pool_of_clusters(captions.embeddings, captions.captions, captions.counts, coarse, fine, info)
     pool.info["space"] = measure_space(before, open_stage(output, "texts"), pool, vocabulary=vocabulary)
-    for doubted in (doubt_names(pool.info["space"]), doubt(pool.info["space"])):
+    space = pool.info["space"]
+    for doubted in (doubt_names(space), doubt(space), doubt_lookup(space, len(pool.prototypes))):
         if doubted is not None:
             logger.warning("%s", doubted)
     (output / REPORT).unlink(missing_ok=True)  # that of another pool
@@ -207,9 +208,9 @@ def measure_space(
     named, said = named[finite], said[finite]
     names = np.concatenate([table["name"].to_numpy() for table in annotated])[finite]
     names, labels = np.unique(names.astype(str), return_inverse=True)
-    if len(names) > 1 and len(labels) >= FEWEST:
+    if len(labels) >= FEWEST:
         embeds = _name_embeddings(texts, names, vocabulary)
-        known = known_names(space, named, labels, embeds)
+        known = known_names(space, named, labels, embeds, rest=_nameless(regions) if len(names) == 1 else None)
         if not known.all():
             space["unknown_names"] = names[~known].tolist()
         rows = known[labels]
@@ -242,6 +243,14 @@ def _sampled(regions, columns, choose):
         tables.append(table.take(rows[-first % step :: step]))
         first += len(rows)
     return tables
+
+
+def _nameless(regions):
+    """Image embeddings of regions without a name, (R, d)."""
+    rows = _float_rows(
+        _sampled(regions, ["name", "image_embed"], lambda table: ~_named(table["name"], None)), "image_embed"
+    )
+    return rows[np.isfinite(rows).all(1)]
 
 
 def _named(names, allowed):

@@ -249,6 +249,30 @@ def _fit(asked, own):
     return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
 
 
+def doubt_lookup(space: dict[str, Any], prototypes: int) -> str | None:
+    """What to know of a pool with this `info["space"]` and so many prototypes, in a sentence, where a lookup takes
+    most of them, or None."""
+    looked_up = space.get("looked_up", 0.0)
+    if looked_up <= max(prototypes / 2, LOOKED_UP):
+        return None
+    return (
+        f"a lookup takes {looked_up:.0f} of the {prototypes} prototypes (temperature "
+        f"{space['teacher_temperature']:.3g}), so that it is nearly the same for every region: CLIP does not tell "
+        "these pictures, or what was chosen from, apart; give boxes with names that it knows, or a --clip that knows "
+        "what is in the pictures"
+    )
+
+
+def _chosen_from(regions, names, by=None, groups=0):
+    """What scales were chosen from, in words."""
+    if by == "captions":
+        return f"{regions} regions, {names} captions in the place of names"
+    if groups:
+        own = names - groups
+        return f"{regions} regions of {own} name{'s' if own > 1 else ''} and {groups} groups of other captions"
+    return f"{regions} regions of {names} names"
+
+
 def describe(space: dict[str, Any]) -> str:
     """What was measured and chosen, in two lines."""
     narrow = f"space: cosine between captions {space['text_cosine'] or 1:.2f}, of an image to its caption "
@@ -257,7 +281,7 @@ def describe(space: dict[str, Any]) -> str:
         narrow += f", to others {space['mismatched_cosine']:.2f} +- {space['mismatched_spread'] or 0:.3f}"
     if "asked" not in space:
         return f"{narrow}\nno temperatures were chosen: there is one prototype; those of the paper hold"
-    asked = "{regions} regions of {names} names".format(**space["asked"])
+    asked = _chosen_from(**space["asked"])
     return (
         f"{narrow}\nchosen from {asked}: a lookup takes {space['looked_up']:.0f} prototypes (temperature "
         f"{space['teacher_temperature']:.3g}); names at {space['teacher_name_temperature']:.3g}, background from "

@@ -16,7 +16,7 @@ from decodetr.inference.loading import load_model
 from decodetr.modeling_decodetr.configuration_decodetr import UNCALIBRATED
 from decodetr.processing import CocoAnnotations
 from decodetr.training.options.options import TrainOptions
-from decodetr.training.results.calibration import keep_aside, why_none_kept
+from decodetr.training.results.calibration import KeptImages, keep_aside, why_none_kept
 
 IMAGES, SIDE = 60, 64
 
@@ -354,6 +354,57 @@ def test_images_are_kept_aside_without_taking_the_last_box_of_a_name(world):
     assert kept == keep_aside(coco, 0.5) and len(kept) == 30 and keep_aside(coco, 0.25) < kept
     alone = coco.select_images([coco.images[0]["image_id"]])
     assert keep_aside(alone, 0.9) == set() and keep_aside(coco, 0.0) == set()
+
+
+def _crowded(folder, images, objects, own_names):
+    """Annotations without pictures: so many objects in each image, of names of their own or of one."""
+    rows = [{"id": n, "file_name": f"{n}.jpg", "width": 99, "height": 99} for n in range(1, images + 1)]
+    names = images * objects if own_names else 1
+    boxes = [
+        {"id": n + 1, "image_id": 1 + n // objects, "category_id": 1 + n % names, "bbox": [1, 1, 9, 9], "area": 81,
+         "iscrowd": 0}
+        for n in range(images * objects)
+    ]  # fmt: skip
+    document = {
+        "images": rows,
+        "annotations": boxes,
+        "categories": [{"id": n + 1, "name": f"{n}"} for n in range(names)],
+    }
+    (folder / "boxes.json").write_text(json.dumps(document))
+    return CocoAnnotations.load(folder / "boxes.json", folder, check_images=False)
+
+
+def test_where_no_name_learns_its_last_box_may_be_kept_aside(tmp_path):
+    coco = _crowded(tmp_path, 60, 10, own_names=True)
+    assert keep_aside(coco, 0.1) == set()
+    assert len(keep_aside(coco, 0.1, names_learn=False)) == 6
+    assert len(keep_aside(coco, 1.0, names_learn=False)) == 59, "a box is left to learn from"
+    common = coco.select(coco.names[:30])  # in three images, each with the last box of its names
+    kept = keep_aside(common, 0.5)
+    assert kept <= keep_aside(common, 0.5, names_learn=False), "what other stages keep comes first"
+
+
+@pytest.mark.parametrize(
+    "images, objects, own_names, streams, more, enough",
+    [
+        (60, 10, False, "semantic", (), True),
+        (60, 10, True, "semantic", (), None),  # no share would help
+        (60, 10, True, "localization", (), True),
+        (30, 60, False, "semantic", (), False),  # three pictures, but 180 objects
+        (30, 60, False, "semantic", (0.2,), True),
+        (8, 5, False, "semantic", (), None),
+    ],
+)
+def test_enough_objects_in_enough_pictures_are_kept_aside(
+    tmp_path, caplog, images, objects, own_names, streams, more, enough
+):
+    """Advice that no share can follow is not given."""
+    coco = _crowded(tmp_path, images, objects, own_names)
+    options = TrainOptions(data="d", detector="m", calibration_share=more[0] if more else None)
+    found, left = KeptImages.divide(options, streams, coco)
+    assert (found.kept is not None) == bool(enough) == (len(left) < images)
+    assert ("--calibration-share keeps more" in caplog.text) == (enough is False)
+    assert ("at least 50 are needed, in 5 images or more" in caplog.text) == (not enough)
 
 
 def test_predict_shows_what_the_calibration_says(world, tmp_path, capsys):

@@ -50,7 +50,7 @@ def test_a_clip_that_guesses_is_doubted(names, images, guessed):
 
 def test_a_build_says_how_often_captions_name_what_is_annotated(models, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(selection, "FEWEST", 2)
-    monkeypatch.setattr(selection, "known_names", lambda *given: np.ones(2, bool))
+    monkeypatch.setattr(selection, "known_names", lambda *given, rest: np.ones(2, bool))
     assert main(build_command(write_data(tmp_path / "data"), models, tmp_path / "out")) == 0
     rows = [row for row in read_regions(tmp_path / "out") if row["name"]]
     known = sorted({row["name"] for row in rows})

@@ -60,6 +60,17 @@ def test_near_synonyms_and_weak_names_are_kept():
     assert known_names(space, images, labels, names).all()
 
 
+def test_a_single_name_is_compared_with_regions_that_have_none():
+    """Without it nobody would say that a part code alone means nothing."""
+    space, images, labels, names = _regions(10)
+    mine, rest = images[labels == 0], images[labels > 0]
+    right, other = names[:1], F.normalize(torch.from_numpy(names[7:8]) - torch.from_numpy(names[:1]), dim=-1).numpy()
+    alone = np.zeros(len(mine), dtype=np.int64)
+    assert known_names(space, mine, alone, right, rest=rest).all()
+    assert not known_names(space, mine, alone, other, rest=rest).any()
+    assert known_names(space, mine, alone, other).all()  # nothing to compare it with
+
+
 class _Stage:
     """A finished stage of one shard, as columns."""
 
@@ -110,11 +121,20 @@ def test_where_most_names_are_unknown_captions_stand_in():
     assert "captions_right" not in space and "chosen from captions" in doubt_names(space)
 
 
+def test_the_check_is_made_of_one_annotated_name_too():
+    regions, texts, pool, _, names, right = _stages(0.0)
+    regions.columns["name"] = np.array([""] * 40 + [names[0]] * 260, dtype=object)
+    regions.columns["image_embed"] = clip_images(torch.from_numpy(right[[0] * 40 + [1] * 260])).numpy()
+    space = measure_space(regions, texts, pool)
+    assert space["unknown_names"] == [names[0]], "the nameless regions are more like its text than its own are"
+    assert space["asked"]["by"] == "captions" and "not know 1 of the annotated names" in doubt_names(space)
+
+
 def test_a_vocabulary_says_what_names_mean(models, tmp_path, monkeypatch, caplog):
     """The command takes it, if it is of the pool's CLIP, and asks by its texts."""
     monkeypatch.setattr(selection, "FEWEST", 2)
     asked, none = [], np.zeros(2, bool)
-    monkeypatch.setattr(selection, "known_names", lambda *given: asked.append(given[-1]) or none)
+    monkeypatch.setattr(selection, "known_names", lambda *given, rest: asked.append(given[-1]) or none)
     build = build_command(write_data(tmp_path / "data"), models, tmp_path / "out")
     assert main(build) == 0 and "CLIP does not know" in caplog.text
     space = PrototypePool.from_pretrained(tmp_path / "out" / "pool").info["space"]

@@ -7,7 +7,7 @@ from helpers.clip_like import DIM, clip_images, clip_texts
 from torch.nn import functional as F
 
 from decodetr import PrototypePool, Vocabulary
-from decodetr.pool_builder.space import choose_scales, space_without_names
+from decodetr.pool_builder.space import choose_scales, describe, doubt_lookup, space_without_names
 from decodetr.processing.regions import write_regions
 from decodetr.training.start.space_fit import _said_twice, fit_space, named_by_captions
 
@@ -111,6 +111,25 @@ def test_one_name_is_chosen_for_beside_what_the_other_captions_speak_of(made):
     assert after["asked"]["by"] == "names in captions"
     assert 2 <= after["asked"]["names"] <= NAMES + 1, "each of the other things once, in whatever words"
     assert after["right_name"] > before["right_name"]
+    others = after["asked"]["groups"]
+    assert others == after["asked"]["names"] - 1
+    assert f"regions of 1 name and {others} groups of other captions" in describe(after)
+
+
+def test_names_that_no_caption_speaks_of_choose_nothing(made):
+    """Groups of captions alone are no training names."""
+    pool, _, folder = made
+    far = Vocabulary(["SKU-00412", "SKU-00413"], -pool.prototypes[:2])
+    assert fit_space(pool, far, folder) is None
+
+
+def test_what_temperatures_were_chosen_from_is_said(made):
+    space = made[0].info["space"]
+    assert f"chosen from {NAMES * EACH} regions, {NAMES * WAYS} captions in the place of names" in describe(space)
+    assert doubt_lookup(space, NAMES * WAYS) is None
+    wide = {**space, "looked_up": 39.6, "teacher_temperature": 4.0}
+    assert "a lookup takes 40 of the 40 prototypes (temperature 4)" in doubt_lookup(wide, 40)
+    assert doubt_lookup(wide, 100) is None
 
 
 def test_how_near_texts_of_one_thing_are_is_read_off_captions_that_say_it_twice():

@@ -14,6 +14,7 @@ from decodetr.annotations.names_split import names_split_file, read_split
 from decodetr.annotations.sources import has_part, load_annotations, load_stream
 from decodetr.annotations.stream import AnnotationStream
 from decodetr.processing import RegionTable
+from decodetr.training.data.sparse import drawn_empty
 from decodetr.training.data.weak_labels import CaptionTable, WeakLabels, read_image_labels
 from decodetr.training.options.options import TrainOptions
 from decodetr.training.options.provenance import Setting, choose_setting
@@ -92,23 +93,42 @@ class TrainingData:
             options, coco, annotated_names, setting, base, novel, val, regions, replay, replay_regions, held_out
         )
 
-    def images_with_something(self) -> int:
-        """Images that have a box or a region, replayed ones with their regions too. 0 of a stream, whose length is not
-        known. A starting point that looks itself sees something in all of them."""
+    def teaching(self, streams: str, class_agnostic: bool) -> set[int]:
+        """Ids of the images that teach these streams something: by a box, or by a region that they learn from. A
+        starting point that looks itself sees something in all of them."""
+        index, objects = self.coco.annotations_by_image, False
+        if streams == "localization":  # regions are no objects, unless it is said
+            objects = self.pseudo_boxes(streams, class_agnostic).get("pseudo_boxes") == "objects"
+        looks = self.options.pseudo_boxes == "objects" and self.options.uses_detector_boxes(streams)
+        if self.options.uses_own_regions or (looks and self.regions is None):
+            return set(index)
+        found = {image for image, objects in zip(index, index.objects) if objects}
+        if self.regions is not None and (objects or streams != "localization"):
+            found |= {image for image in index if image in self.regions}
+        return found
+
+    def images_of_epoch(self, streams: str, class_agnostic: bool) -> tuple[int, int]:
+        """(images that teach these streams something, with those that are replayed; images without anything that an
+        epoch has besides). (0, 0) of streamed data, whose length is not known.
+
+        Raises:
+            ValueError: no image teaches anything.
+        """
         if isinstance(self.coco, AnnotationStream):
-            return 0
-        if self.options.uses_own_regions:
-            seen = {image["image_id"] for image in self.coco.images}
-        else:
-            index = self.coco.annotations_by_image
-            boxed = set(index.image_rows.tolist())
-            seen = {image for row, image in enumerate(index) if row in boxed}
-            if self.regions is not None:
-                seen |= {image for image in index if image in self.regions}
-        if self.replay is None:
-            return len(seen)
-        limit = len(self.replay.images) if self.options.replay_images is None else self.options.replay_images
-        return len(seen) + min(limit, len(self.replay.images))
+            return 0, 0
+        own, total = len(self.teaching(streams, class_agnostic)), len(self.coco)
+        if not own:
+            what = "box" if self.base is None else "box of a base name"
+            regions = "--regions" if streams != "localization" else "--regions with --pseudo-boxes objects"
+            raise ValueError(
+                f"{self.coco.file}: expected something to learn from, got no {what} in {total:,} images, and no "
+                f"region that teaches; annotate some (`decodetr validate` says what is there), or give {regions}"
+            )
+        replayed = 0
+        if self.replay is not None:
+            limit = len(self.replay.images) if self.options.replay_images is None else self.options.replay_images
+            replayed = min(limit, len(self.replay.images))
+        return own + replayed, drawn_empty(own, total - own)
 
     def pseudo_boxes(self, streams: str, class_agnostic: bool) -> dict[str, Any]:
         """Fields of [`TargetOptions`] for regions that may be objects: a dict, empty where nothing learns from

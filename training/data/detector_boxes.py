@@ -42,7 +42,7 @@ class DetectorBoxes:
 
     @classmethod
     def count(cls, coco: "CocoAnnotations", regions: "RegionTable") -> "DetectorBoxes":
-        """Of the regions that it is sure of, see `self_regions`, in annotated images."""
+        """Of all regions that it is sure of, see `self_regions`, in annotated images."""
         annotated = found = others = images = 0
         for image in coco.images:
             boxes = torch.from_numpy(regions.boxes(image["image_id"]))

@@ -26,6 +26,7 @@ from decodetr.pool_builder.settings import PoolSettings
 from decodetr.processing import DetectionDataset, RegionTable, detection_collate
 from decodetr.processing.region_store import write_index
 from decodetr.processing.regions import write_part
+from decodetr.training.data.data import PSEUDO_BOX_SCORE
 from decodetr.utils.box_tensors import pixel_corners
 from decodetr.utils.made_once import cache_folder, passing_folder, remove_with
 
@@ -50,14 +51,17 @@ def self_regions(
     rank: int = 0,
     processes: int = 1,
     sure: float | None = None,
+    certain: float = PSEUDO_BOX_SCORE,
 ) -> RegionTable:
     """
     Args:
         model (DeCoDetrForObjectDetection): the starting point. Its modes are restored.
-        coco (CocoAnnotations): boxes on its annotated ones are left out. Limits are those of `pool build`.
+        coco (CocoAnnotations): boxes on its annotated ones are left out. Limits are those of `pool build`, but
+            `certain` regions are never too many: these things would be background.
         image_processor: of the model.
         rank, processes: every process looks at its share of the images, and has all regions in the end.
-        sure (float, optional): regions of at least this score, in 0..1, also those on annotated boxes.
+        sure (float, optional): only regions of at least this score, in 0..1, all of them, also those on annotated
+            boxes. certain (float): the score from which regions may be objects.
 
     Returns:
         RegionTable. Its files are removed when nothing holds the table of the first process any more.
@@ -67,13 +71,13 @@ def self_regions(
     """
     limits = PoolSettings().of(*_LIMITS)
     if sure is not None:
-        limits["min_objectness"] = sure
+        limits["min_objectness"] = certain = sure
     folder = _common_folder(coco, limits["max_proposals"] * 4 * model.config.embedding_dim, rank, processes)
     model.to(device)
     dataset = DetectionDataset(coco, image_processor, coco.names)
     share = Subset(dataset, range(rank, len(dataset), processes))
     loader = DataLoader(share, batch_size, collate_fn=detection_collate, num_workers=num_workers)
-    found = _regions(model, loader, coco, limits, apart=sure is None, quiet=rank > 0)
+    found = _regions(model, loader, coco, limits, certain, apart=sure is None, quiet=rank > 0)
     with evaluating(model):
         write_part(folder / f"{rank:05d}.arrow", found)
     if processes > 1:
@@ -100,7 +104,7 @@ def _common_folder(coco, bytes_of_image, rank, processes):
     return folder
 
 
-def _regions(model, loader, coco, limits, apart, quiet):
+def _regions(model, loader, coco, limits, certain, apart, quiet):
     """Columns of a regions data set of each image."""
     entries = {image["image_id"]: image for image in coco.images}
     for batch in tqdm(loader, desc="the model's own regions", unit="batch", disable=quiet):
@@ -108,14 +112,17 @@ def _regions(model, loader, coco, limits, apart, quiet):
         for b, label in enumerate(batch["labels"]):
             entry = entries[int(label["image_id"])]
             annotated = annotated_boxes(coco, entry)[0] if apart else torch.zeros(0, 4)
-            yield _regions_of_image(model, outputs, b, entry, annotated, limits)
+            yield _regions_of_image(model, outputs, b, entry, annotated, limits, certain)
 
 
-def _regions_of_image(model, outputs, b, entry, annotated, limits):
+def _regions_of_image(model, outputs, b, entry, annotated, limits, certain):
     """Columns of a regions data set for the b-th image of a batch."""
     boxes = pixel_corners(outputs.pred_boxes[b].float().cpu(), entry["width"], entry["height"])
     scores = outputs.objectness_logits[b].float().sigmoid().cpu()
-    boxes, scores, query = select_proposals(boxes, scores, annotated, entry["width"], entry["height"], **limits)
+    all_limits = {**limits, "max_proposals": len(boxes)}
+    boxes, scores, query = select_proposals(boxes, scores, annotated, entry["width"], entry["height"], **all_limits)
+    most = max(limits["max_proposals"], int((scores >= certain).sum()))
+    boxes, scores, query = boxes[:most], scores[:most], query[:most]
     compared = model.semantic_stream.predictor(outputs.semantic_embeds[b, query])
     looked_up = model.prototype_pool.prototypes[outputs.prototype_weights[b, query].argmax(-1)]
     return {

@@ -32,11 +32,12 @@ class Situation:
         streams (str): as of [`DeCoDetrTrainingArguments`].
         detector, semantics (str): what the weights of each stream are at first: "random", "pretrained" (of another
             run or another task), or "trained" (of the run that this one goes on from).
-        images (int): that are trained on. 0 where that is not known (streamed data).
+        images (int): that teach something. 0 where that is not known (streamed data).
         width (int): of the detector's queries. side (int): the longest that an image becomes, in pixels.
         pretrained_backbone (bool): its weights are not random.
         cached (bool): features are cached. augmented (bool): images may be changed.
         parts (int): processes times accumulated batches, which divide the images of a step.
+        empty (int): images without anything that an epoch has besides.
     """
 
     streams: str
@@ -49,6 +50,12 @@ class Situation:
     cached: bool
     augmented: bool
     parts: int = 1
+    empty: int = 0
+
+    @property
+    def drawn(self) -> int:
+        """Images of an epoch."""
+        return self.images + self.empty
 
 
 def choose(situation: Situation, given: Set[str], training: "DeCoDetrTrainingArguments") -> dict[str, Any]:
@@ -82,7 +89,7 @@ def choose(situation: Situation, given: Set[str], training: "DeCoDetrTrainingArg
 
 def _seen_twice(situation):
     """Whether a run of the chosen length goes twice over its images."""
-    return bool(situation.images) and steps(situation, BATCH) * BATCH >= 2 * situation.images
+    return bool(situation.images) and steps(situation, BATCH) * BATCH >= 2 * situation.drawn
 
 
 def _batch(situation):
@@ -108,8 +115,8 @@ def _rates(situation):
 
 
 def steps(situation: Situation, batch: int) -> int:
-    """Optimizer steps: the root of the number of images, so that few are seen often and many still often enough, and
-    at least so many passes over all of them.
+    """Optimizer steps: the root of the number of images that teach something, so that few are seen often and many
+    still often enough, and at least so many passes over all of them. The others of an epoch are steps besides.
 
     Args:
         situation (Situation). batch (int): images a step.
@@ -119,9 +126,9 @@ def steps(situation: Situation, batch: int) -> int:
         needed.append({NEW: (80, 12), PRETRAINED: (40, 3), TRAINED: (15, 1)}[situation.detector])
     if situation.streams != "localization":
         needed.append({NEW: (60, 1), TRAINED: (15, 1)}[situation.semantics])
-    images = situation.images
+    images, besides = situation.images, situation.drawn / situation.images
     return max(
-        _round(max(factor * math.sqrt(images) * BATCH / batch, passes * images / batch)) for factor, passes in needed
+        _round(max(factor * math.sqrt(images) * BATCH, passes * images) * besides / batch) for factor, passes in needed
     )
 
 
@@ -137,6 +144,6 @@ def _length(situation, found, given, training, batch):
         return found["max_steps"]
     if training.max_steps > 0:
         return training.max_steps
-    images = situation.images * (training.cache_views if "cache_views" in given else found.get("cache_views", 1))
+    images = situation.drawn * (training.cache_views if "cache_views" in given else found.get("cache_views", 1))
     an_epoch = images // batch if training.dataloader_drop_last else math.ceil(images / batch)
     return math.ceil(training.num_train_epochs * an_epoch)

@@ -33,11 +33,12 @@ def situation_of(
     images: int,
     config: "DeCoDetrConfig",
     processor: "DeCoDetrImageProcessor",
+    empty: int = 0,
 ) -> Situation:
     """The Situation of a run of `decodetr train`.
 
     Args:
-        options (TrainOptions). training (DeCoDetrTrainingArguments). images (int): as of [`Situation`].
+        options (TrainOptions). training (DeCoDetrTrainingArguments). images, empty (int): as of [`Situation`].
         config (DeCoDetrConfig): of the starting point. processor: its image processor.
     """
     # A localization run without a pool leaves random weights to the semantic stream.
@@ -47,6 +48,7 @@ def situation_of(
         detector=TRAINED if options.goes_on else NEW if options.config else PRETRAINED,
         semantics=TRAINED if learned else NEW,
         images=images,
+        empty=empty,
         width=query_dim(config.detector_config),
         side=max(side or 0 for side in dict(processor.size).values()),
         pretrained_backbone=not options.config or bool(options.backbone),
@@ -112,6 +114,8 @@ def _set_logging(training, given):
 
 def _in_words(situation):
     parts = [f"{situation.images:,} images"] if situation.images else ["streamed images"]
+    if situation.empty:
+        parts = [f"{situation.images:,} images with something to learn", f"{situation.empty:,} without in an epoch"]
     if situation.streams != "semantic":
         parts.append(_DETECTORS[situation.detector])
     if situation.streams != "localization":

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHARE, MOST = 0.1, 500  # of the training images; two numbers do not get better with more than some thousand objects
+_LEAST_IMAGES = 5  # with objects: one crowded picture says little of others
 _OTHER_IMAGES = "`decodetr calibrate` does it on other images"
 
 
@@ -95,14 +96,16 @@ class KeptImages:
         source, reason = recorded_place(options.data), why_not(options, streams)
         if why_none_kept(options, streams) is not None or not isinstance(coco, CocoAnnotations):
             return cls(source, reason=reason), coco
-        share = share_of(options)
-        ids = keep_aside(coco, share)
+        share, names_learn = share_of(options), streams != "localization"
+        ids = keep_aside(coco, share, names_learn)
         kept = coco.select_images(ids)
-        objects = len(kept.annotations_by_image.column("id", crowds=False))
-        if objects < LEAST_OBJECTS:
+        objects, images = _objects(kept)
+        if not _enough(objects, images):
+            more = _enough(*_objects(coco.select_images(keep_aside(coco, 1.0, names_learn))))
             few = (
                 f"{len(ids)} images that may be kept aside ({100 * share:g} % of the training images) have {objects} "
-                f"annotated objects, and at least {LEAST_OBJECTS} are needed; --calibration-share keeps more"
+                f"annotated objects, and at least {LEAST_OBJECTS} are needed, in {_LEAST_IMAGES} images or more"
+                f"{'; --calibration-share keeps more' if more else ''}"
             )
             if reason is None:
                 logger.warning("Scores are not calibrated: %s, %s", few, _OTHER_IMAGES)
@@ -177,13 +180,25 @@ def _choose_nms_iou(config, localization):
     return True
 
 
-def keep_aside(coco: CocoAnnotations, share: float) -> set[int]:
+def _objects(coco):
+    """(annotated objects, images that have some)."""
+    objects = coco.annotations_by_image.objects
+    return int(objects.sum()), int((objects > 0).sum())
+
+
+def _enough(objects, images):
+    return objects >= LEAST_OBJECTS and images >= _LEAST_IMAGES
+
+
+def keep_aside(coco: CocoAnnotations, share: float, names_learn: bool = True) -> set[int]:
     """
     Image ids of a share of the images, at most 500, drawn by the seed 0 whatever the run's is, so that every stage of
     a training keeps the same ones. Every name keeps boxes in the others: an image that has the last one is not taken.
 
     Args:
         coco (CocoAnnotations). share (float): in 0..1.
+        names_learn (bool): else such images are taken too where there are not enough others, but for the last boxes of
+            all.
 
     Returns:
         set of int.
@@ -192,12 +207,21 @@ def keep_aside(coco: CocoAnnotations, share: float) -> set[int]:
     ids = [image["image_id"] for image in coco.images]
     wanted = min(round(share * len(ids)), MOST)
     names = [np.unique(index.arrays(image_id)["category"]) for image_id in ids]
-    left = np.bincount(np.concatenate([np.zeros(0, dtype=np.int64), *names]), minlength=len(coco.names))
-    kept = set()
-    for place in torch.randperm(len(ids), generator=torch.Generator().manual_seed(0)).tolist():
-        if len(kept) == wanted:
+    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(0)).tolist()
+    kept = _without_last(order, names, wanted)
+    if not names_learn:
+        others = [place for place in order if place not in kept]
+        kept |= _without_last(others, [0 * found[:1] for found in names], wanted - len(kept))
+    return {ids[place] for place in kept}
+
+
+def _without_last(places, names, wanted):
+    """The first `wanted` of some places that leave each of the names to another one. names: arrays, one a place."""
+    left, taken = np.bincount(np.concatenate([np.zeros(0, np.int64), *(names[place] for place in places)])), set()
+    for place in places:
+        if len(taken) == wanted:
             break
         if (left[names[place]] > 1).all():
             left[names[place]] -= 1
-            kept.add(ids[place])
-    return kept
+            taken.add(place)
+    return taken

@@ -34,7 +34,8 @@ def fit_space(pool: PrototypePool, vocabulary: Vocabulary, regions: str | Path) 
         regions: folder of the pool's regions, with their captions.
 
     Returns:
-        PrototypePool, a new one. None where the scales stay: boxes chose them, or captions speak of too few things.
+        PrototypePool, a new one. None where the scales stay: boxes chose them, or captions speak of too few things, or
+        of none of the names.
     """
     space = pool.info.get("space") or {}
     if space.get("asked", {}).get("by") != "captions":
@@ -49,11 +50,12 @@ def fit_space(pool: PrototypePool, vocabulary: Vocabulary, regions: str | Path) 
         names = np.concatenate([names, others.embeddings.cpu().numpy()])
         rows, labels = named_by_captions(found, texts, names, space["text_mean"])
         known, labels = np.unique(labels, return_inverse=True)
-    if len(rows) < _FEWEST or len(known) < 2:
+    groups = int((known >= len(vocabulary.names)).sum())
+    if len(rows) < _FEWEST or len(known) < 2 or groups == len(known):
         return None
     prototypes = pool.prototypes.cpu().numpy()
     scales = choose_scales(space, prototypes, found["image_embeds"][rows], labels, names[known])
-    scales["asked"] = {**scales["asked"], "by": "names in captions"}
+    scales["asked"] = {**scales["asked"], "by": "names in captions", "groups": groups}
     info = {**pool.info, "space": {**space, **scales}}
     return PrototypePool(pool.prototypes, pool.level, pool.parent, pool.count, pool.captions, info)
 
