@@ -63,6 +63,15 @@ def share_of(options: "TrainOptions") -> float:
     return SHARE if options.calibration_share is None else options.calibration_share
 
 
+def images_kept(options: "TrainOptions", streams: str, coco: CocoAnnotations) -> int:
+    """How many images [`KeptImages.divide`] would keep aside. Nothing is said. Args: as there."""
+    if why_none_kept(options, streams) is not None:
+        return 0
+    ids = keep_aside(coco, share_of(options))
+    objects = len(coco.select_images(ids).annotations_by_image.column("id", crowds=False))
+    return len(ids) if objects >= LEAST_OBJECTS else 0
+
+
 @dataclass
 class KeptImages:
     """
