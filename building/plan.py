@@ -196,7 +196,7 @@ def _localization(plan, options, start, training, validation, look):
 
 
 def _semantic(plan, options, start, width, images, annotated, boxes, training, validation, look):
-    """The semantic stream: two views of cached features, and steps over them."""
+    """The semantic stream: views of cached features, and steps over them."""
     if start.is_decodetr:
         begin = TrainOptions(data=".", model=options.detector, reset_semantics=True)
     else:
