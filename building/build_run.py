@@ -11,10 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from decodetr.annotations.sources import has_part, load_annotations
-from decodetr.building.commands import Start, command_of, has_report
+from decodetr.building.caption_names import caption_names
+from decodetr.building.commands import command_of, has_report
 from decodetr.building.contents import contents_of, difference
 from decodetr.building.coverage import ENOUGH, coverage, coverage_text
 from decodetr.building.options import STAGES, BuildOptions
@@ -22,7 +21,6 @@ from decodetr.building.photos import (
     KEPT,
     LEARNED,
     coco_document,
-    has_boxes,
     link_photos,
     photos_of,
     photos_root,
@@ -32,26 +30,22 @@ from decodetr.building.photos import (
 from decodetr.building.plan import measure
 from decodetr.building.result import how_to_ask_otherwise, how_to_go_on, write_result
 from decodetr.building.shown import shown_words
+from decodetr.building.start import check_start
 from decodetr.building.teacher_boxes import all_regions, teacher_boxes
 from decodetr.cards.cost import counted
 from decodetr.cards.scores import HEADER, score_rows
 from decodetr.evaluation.calibrate import LEAST_OBJECTS
 from decodetr.evaluation.model_calibration import CalibrationOptions, calibrate_model
 from decodetr.inference.loading import load_model
-from decodetr.modeling_decodetr import DeCoDetrConfig, PrototypePool, Vocabulary
-from decodetr.modeling_decodetr.detectors import detector_family
-from decodetr.modeling_decodetr.safe_loading import load_safely
-from decodetr.pool_builder.preflight import check_engine
 from decodetr.training.options.metrics import check_names
 from decodetr.utils.devices import machine_name, pick_device
 from decodetr.utils.documents import read_json
-from decodetr.utils.files import claim, committed, is_unused, output_folder, write_json
-from decodetr.utils.hub import local_only, without_user
+from decodetr.utils.excerpts import some_of
+from decodetr.utils.files import claim, committed, is_unused, write_json
+from decodetr.utils.hub import without_user
 from decodetr.utils.model_identity import model_identity
-from decodetr.utils.outputs import apart
-from decodetr.utils.preflight import run_checks
 from decodetr.utils.program import run_command
-from decodetr.utils.shipped import expect, loading, resolve
+from decodetr.utils.shipped import resolve
 from decodetr.utils.tables import markdown_table
 
 logger = logging.getLogger(__name__)
@@ -60,6 +54,10 @@ RECORD = "build.json"
 _INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 _WITHOUT_BOXES = ("photos", "coverage", "scores")  # stages that a data set with boxes has no need of
 _MORE_NAMES = "a build learns the names of the training images and --names: give the others by --names FILE"
+_OF_STAGES = (
+    "Each stage is the command that is printed with it. Options that its messages name are that command's, such as "
+    "--delta; `decodetr build` has those of its --help.\n"
+)
 SHOWN = 12  # photos whose detections are drawn
 # What each stage writes into OUT, where that is not called as the stage is.
 _WRITTEN = {
@@ -124,7 +122,7 @@ class BuildRun:
 
     def __init__(self, options: BuildOptions, overwrite: str | None = None, plan_only: bool = False) -> None:
         self.options, self.plan_only = options, plan_only
-        self.start = _check(options)
+        self.start = check_start(options)
         if self._judged is not None:  # before all captions are made
             check_names(self._judged, self._names_to_learn(), _MORE_NAMES)
         # Boxes say what the photos show, and training calibrates on them.
@@ -145,11 +143,13 @@ class BuildRun:
             for stage in overwritten:
                 self.record["done"].pop(stage, None)
                 self.record.get("spent", {}).pop(stage, None)
+            self._check_there()
             self._check_same(pictures)  # before anything is removed
             self._remove(overwritten)
             left = [stage for stage in self.stages if stage not in self.record["done"]]
             if left and (self.plan_only or "plan" not in self.record):
-                plan = measure(options, self.start, pictures or self._pictures_of_data(), left)
+                names = self._names_to_learn() if "names" in left else None
+                plan = measure(options, self.start, pictures, left, names, self._training, self._judged)
                 sys.stdout.write(plan.text())
                 plan.check_room(options.output)
                 self.record["plan"] = plan.text()
@@ -160,6 +160,8 @@ class BuildRun:
             if self.plan_only:
                 sys.stdout.write("" if left else f"{options.output} is finished: nothing is left to do\n")
                 return 0
+            if left:
+                sys.stdout.write(_OF_STAGES)
             if "photos" in self.record["done"] and "photos" in self.stages:
                 link_photos(options.images, options.output / "data")  # which may have moved
             for number, stage in enumerate(self.stages, start=1):
@@ -227,11 +229,13 @@ class BuildRun:
     def _names(self, stage, words):
         output, names, status = self.options.output, self._names_to_learn(), 0
         if names is None:
-            found = Vocabulary.from_pool(PrototypePool.from_pretrained(output / "built" / "pool"))
+            found, empty = caption_names(output / "built" / "pool", self.options.clip, self.options.device)
             with committed(output / "names") as staging:
                 found.save_pretrained(staging)
             names = found.names
             logger.warning("Names are what the captions say: %s", ", ".join(names[:10]))
+            if empty:
+                logger.warning("Left out, as they say that there is nothing: %d (%s)", len(empty), some_of(empty))
         else:
             write_json(output / "names.json", names)
             status = self._command(stage, words)
@@ -244,12 +248,12 @@ class BuildRun:
         """{name: texts} of the vocabulary: those of the user after those that have boxes. None: those of the pool."""
         if not self.start.boxed:
             return self.options.names
-        return {name: [name] for name in self._annotated.names} | (self.options.names or {})
+        return {name: [name] for name in self._training.names} | (self.options.names or {})
 
     @cached_property
-    def _annotated(self):
-        """The training images of a data set with boxes."""
-        return load_annotations(self.options.images, "train", check_images=False)
+    def _training(self):
+        """The training images of a data set with boxes, or None."""
+        return load_annotations(self.options.images, "train", check_images=False) if self.start.boxed else None
 
     @cached_property
     def _judged(self):
@@ -292,10 +296,14 @@ class BuildRun:
         return 0
 
     def _report(self, stage, words):
-        if not has_report(self.options, self.start) or self.record["found"].get("teacher_boxes") == 0:
+        if not self._judges():
             logger.warning("There is nothing to evaluate on")
             return 0
         return self._command(stage, words)
+
+    def _judges(self):
+        """Whether there is something to evaluate on, as far as that is known."""
+        return has_report(self.options, self.start) and self.record["found"].get("teacher_boxes") != 0
 
     def _tell_coverage(self, model):
         out, found = self.options.output, self.record["found"]
@@ -353,8 +361,7 @@ class BuildRun:
         return f"decodetr {shlex.join(_without_place(word, places) for word in words)}"
 
     def _made_of(self, stage, pictures):
-        training = self._annotated if self.start.boxed else None
-        return contents_of(stage, self.options, pictures, training, self._judged)
+        return contents_of(stage, self.options, pictures, self._training, self._judged)
 
     def _read_record(self):
         file, models = self.options.output / RECORD, self._models()
@@ -402,6 +409,16 @@ class BuildRun:
                     shutil.rmtree(path)
                 path.unlink(missing_ok=True)
 
+    def _check_there(self):
+        """What is done is there, where nobody has removed it by hand."""
+        for stage in self.stages:
+            place = self.options.output / next(iter(_WRITTEN.get(stage, (stage,))), "")
+            if stage in self.record["done"] and not (place.exists() or (stage == "report" and not self._judges())):
+                raise ValueError(
+                    f"{place}: expected what the stage {stage} has written, got nothing; put it back, or give "
+                    f"--overwrite {stage} to make it, and what comes after it, again"
+                )
+
     def _check_same(self, pictures):
         """What is done was done by the command that would do it now."""
         for stage in self.stages:
@@ -416,9 +433,6 @@ class BuildRun:
 
     def _write_record(self):
         write_json(self.options.output / RECORD, self.record)
-
-    def _pictures_of_data(self):
-        return [Path(image["path"]) for image in self._annotated.images]
 
     def _shown(self, options):
         """Photos to draw: of those that were not learned from."""
@@ -450,46 +464,3 @@ def _with_texts(names):
     if isinstance(names, Mapping):
         return {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in names.items()}
     return {name: [name] for name in names}
-
-
-def _check(options):
-    """The [`Start`] of a build, after everything that can be wrong was looked at."""
-    apart("--output", options.output, {"--images": options.images, "DETECTOR": resolve(options.detector)}, ())
-    if Path(os.path.realpath(options.images)) in Path(os.path.realpath(options.output)).parents:
-        raise ValueError(
-            f"--output {options.output} lies in --images {options.images}, so that its pictures would become photos; "
-            "give a folder outside of it"
-        )
-    boxed, *_, start = run_checks(
-        lambda: has_boxes(options.images),
-        lambda: output_folder(options.output, "--output"),
-        lambda: expect("CLIP", options.clip, "config.json"),
-        lambda: None if "@http" in options.captioner else expect("captioner", options.captioner, "config.json"),
-        lambda: _check_device(options.device),
-        lambda: check_engine(options.engine, options.ray_address, options.workers, options.device),
-        lambda: _start_of(options),
-    )
-    return replace(start, boxed=boxed)
-
-
-def _check_device(device):
-    """Training sees one GPU of a number by the environment, which is read once, and earlier stages have read it."""
-    number = pick_device(device).index
-    if number and device != "auto":
-        raise ValueError(
-            f"--device {device}: stages of one process see the same devices; set CUDA_VISIBLE_DEVICES={number} and "
-            "give --device auto"
-        )
-
-
-def _start_of(options):
-    expect("detector", options.detector, "config.json")
-    with loading("detector", options.detector) as folder, local_only(folder):
-        config = load_safely(AutoConfig, folder)
-    if isinstance(config, DeCoDetrConfig):
-        return Start(True, config.detector_config.num_labels)
-    try:
-        detector_family(config)
-    except ValueError as error:
-        raise ValueError(f"DETECTOR {options.detector}: expected a DETR or a DeCo-DETR: {error}") from error
-    return Start(False, config.num_labels)

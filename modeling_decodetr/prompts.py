@@ -20,6 +20,11 @@ def checked_names(names: Any) -> list[str]:
     return names
 
 
+def spaced(name: str) -> str:
+    """The name with spaces in the place of underscores."""
+    return name.replace("_", " ").strip() or name
+
+
 def prompts_of(
     names: Sequence[str] | Mapping[str, str | Sequence[str]], underscores_to_spaces: bool = False
 ) -> list[list[str]]:
@@ -40,7 +45,7 @@ def prompts_of(
             raise ValueError(f"the prompts of {name!r} must be a text or a list of texts, got {given!r}.")
         texts = list(dict.fromkeys(texts))
         if underscores_to_spaces and texts == [name]:
-            texts = [name.replace("_", " ").strip() or name]
+            texts = [spaced(name)]
         for text in texts:  # no tokenizer takes half of a surrogate pair
             if any("\ud800" <= character <= "\udfff" for character in text):
                 raise ValueError(f"names must be texts, got {text!r} at position {i}: was it written in UTF-8?")

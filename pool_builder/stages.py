@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from decodetr.annotations.coco import CocoAnnotations
 from decodetr.modeling_decodetr import Vocabulary
+from decodetr.modeling_decodetr.prompts import spaced
 from decodetr.modeling_decodetr.text_encoder import fill_template
 from decodetr.pool_builder.engines import IN_PROCESS, Engine
 from decodetr.pool_builder.lazy_model import Model
@@ -220,12 +221,15 @@ def _contents(coco, before):
 
 
 def _embed_captions(regions, output, clip, ranks, overwrite, engine):
-    captions = set()
+    captions, names = set(), set()
     for shard in range(regions.count):
         table = regions.read(shard, ["caption", "name"])
         captions.update(table["caption"].to_pylist())
-        captions.update(name_prompt(name) for name in table["name"].unique().to_pylist() if name)
+        names.update(name for name in table["name"].unique().to_pylist() if name)
+    captions.update(map(name_prompt, names))
     identity = {"input": regions.digest, **clip.identity}
+    if any(spaced(name) != name for name in names):  # earlier versions embedded the underscores
+        identity["names"] = "with spaces instead of underscores"
     folder = StageFolder(output / "texts", "texts", identity, text_shards(captions), ranks, overwrite)
     return embed_texts(folder, sorted(captions), clip, engine)
 
@@ -249,5 +253,6 @@ def embed_texts(
 
 
 def name_prompt(name: str) -> str:
-    """The text that stands for an annotated name where the teacher's space is measured (space.py)."""
-    return fill_template(Vocabulary.TEMPLATE, name)
+    """The text that stands for an annotated name where the teacher's space is measured (space.py), as `decodetr
+    vocabulary build` embeds it."""
+    return fill_template(Vocabulary.TEMPLATE, spaced(name))

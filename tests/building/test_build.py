@@ -14,8 +14,8 @@ from PIL import Image
 from transformers import AutoModelForObjectDetection, RTDetrV2Config
 
 import decodetr
-from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor
-from decodetr.building import build_run, commands
+from decodetr import DeCoDetrForObjectDetection, DeCoDetrImageProcessor, PrototypePool, Vocabulary
+from decodetr.building import build_run, caption_names, commands
 from decodetr.building.options import BuildOptions
 from decodetr.building.photos import (
     KEPT,
@@ -237,6 +237,22 @@ def test_without_names_they_are_what_the_captions_say(given, built, tmp_path):
     assert found and set(found) <= set(captions)
 
 
+def test_captions_that_say_nothing_are_left_out_of_names_and_counted(given, built, tmp_path, monkeypatch, caplog):
+    options = BuildOptions(
+        detector=str(given / "detector"), images=str(given / "photos"), clip=str(given / "clip"),
+        captioner=str(given / "llava"), output=tmp_path / "out", device="cpu",
+    )  # fmt: skip
+    shutil.copytree(built, tmp_path / "out", symlinks=True)
+    monkeypatch.setattr(caption_names, "say_nothing", lambda rows, _: torch.arange(len(rows)) == 1)
+    all_names = Vocabulary.from_pool(PrototypePool.from_pretrained(built / "built/pool")).names
+    assert build_run.BuildRun(options)._names("names", []) == 0
+    left = [all_names[0], *all_names[2:]]
+    assert json.loads((tmp_path / "out/names/vocabulary.json").read_text())["names"] == left
+    learned = json.loads((tmp_path / "out/data/annotations" / LEARNED).read_text())
+    assert [category["name"] for category in learned["categories"]] == left
+    assert f"Left out, as they say that there is nothing: 1 ({all_names[1]!r})" in caplog.text
+
+
 def test_what_cannot_be_built_is_said_before_any_work(given, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     common = ["--clip", str(given / "clip"), "--captioner", str(given / "llava"), "--output", str(tmp_path / "out")]
@@ -290,6 +306,7 @@ def test_the_plan_of_few_photos_says_how_many_and_one_alone_is_refused(given, tm
     assert "Plan for 3 photos, from 3 of them:" in out
     rows = {line.split("|")[1].strip(): line for line in out.splitlines() if line.startswith("| ")}
     assert "| 1 photos x " in rows["scores"] and "| 1 photos x " in rows["report"]
+    assert "2 views of 2 photos x " in rows["model"] and ", 85 steps x " in rows["model"], "those not kept aside"
 
 
 def test_the_plan_counts_the_queries_that_are_cached_and_refuses_a_full_disk(given, tmp_path, monkeypatch):
@@ -299,7 +316,8 @@ def test_the_plan_counts_the_queries_that_are_cached_and_refuses_a_full_disk(giv
     )  # fmt: skip
     plan = measure(options, commands.Start(False, 3, False), find_photos(given / "photos"), ["pool", "model"])
     assert plan.queries == pytest.approx(12, abs=0.5), "as a training announces"
-    assert plan.cached == pytest.approx(2 * plan.photos * 12 * 1400, rel=0.1) and plan.disk > plan.cached
+    assert plan.cached == pytest.approx(2 * (plan.photos - 2) * 12 * 1400, rel=0.1)
+    assert plan.disk > plan.cached
     plan.disk, plan.cached = 3e9, 2e9
     monkeypatch.setattr("decodetr.utils.preflight.free_bytes", lambda _: 1_000_000_000)
     with pytest.raises(ValueError, match=r"cached features: 2.* take at least 3.*, and 1.* are free there; choose"):
@@ -401,6 +419,21 @@ def test_what_is_refused_with_overwrite_removes_nothing(given, built):
         _build(given, built, names=NAMES[:2], overwrite="model")
     assert (built / "model" / "model.safetensors").is_file()
     assert "model" in json.loads((built / "build.json").read_text())["done"]
+
+
+@pytest.mark.parametrize("place, stage", [("data", "photos"), ("report", "report")])
+def test_what_was_removed_by_hand_names_its_stage(given, built, tmp_path, monkeypatch, place, stage):
+    output = tmp_path / "out"
+    shutil.copytree(built, output, symlinks=True)
+    (output / "report").mkdir(exist_ok=True)
+    _build(given, output)
+    shutil.rmtree(output / place)
+    if stage == "report":  # which is not made where CLIP named nothing
+        record = json.loads((output / "build.json").read_text())
+        record["found"]["teacher_boxes"] = 3
+        write_json(output / "build.json", record)
+    with pytest.raises(ValueError, match=f"out/{place}: expected what the stage {stage} .*--overwrite {stage} to"):
+        _build(given, output)
 
 
 def test_what_is_half_removed_is_not_done(given, tmp_path, monkeypatch):

@@ -9,11 +9,14 @@ import torch
 from helpers.clip_like import clip_images, clip_texts
 from helpers.pool_builds import build_command
 from helpers.pool_data import write_data
+from helpers.tiny_teachers import write_tiny_clip
 from torch.nn import functional as F
 
 from decodetr import PrototypePool, Vocabulary
 from decodetr.cli import main
+from decodetr.inference.names import embed_names
 from decodetr.pool_builder import selection
+from decodetr.pool_builder.embedder import ClipEmbedder
 from decodetr.pool_builder.known_names import doubt_names, known_names
 from decodetr.pool_builder.selection import measure_space
 from decodetr.pool_builder.space import space_without_names
@@ -69,6 +72,14 @@ def test_a_single_name_is_compared_with_regions_that_have_none():
     assert known_names(space, mine, alone, right, rest=rest).all()
     assert not known_names(space, mine, alone, other, rest=rest).any()
     assert known_names(space, mine, alone, other).all()  # nothing to compare it with
+
+
+def test_a_name_is_measured_by_the_text_that_its_vocabulary_has(tmp_path):
+    clip = ClipEmbedder(write_tiny_clip(tmp_path / "clip"))
+    made = embed_names(["salt_and_pepper"], tmp_path / "clip", device="cpu", underscores_to_spaces=True)
+    (measured,) = clip.embed_texts([name_prompt("salt_and_pepper")])
+    assert name_prompt("salt_and_pepper") == "a photo of a salt and pepper."
+    assert measured == pytest.approx(made.embeddings[0].numpy(), abs=1e-6)
 
 
 class _Stage:

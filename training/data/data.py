@@ -82,7 +82,8 @@ class TrainingData:
         if val is None:
             none = options.val_annotations == "none"
             why = "--val-annotations none" if none else f"{options.data} has no validation images"
-            logger.warning("%s, so nothing is evaluated; --val-share 0.1 holds some training images back", why)
+            mend = "" if none else "; --val-share 0.1 holds some training images back"  # who says "none" wants none
+            logger.warning("%s, so nothing is evaluated%s", why, mend)
         replay = load_annotations(options.replay_data, "train") if options.replay_data else None
         replay_regions = _load_regions(options.replay_regions, options, streams)
         if replay is not None and base is not None:

@@ -64,6 +64,14 @@ def share_of(options: "TrainOptions") -> float:
     return SHARE if options.calibration_share is None else options.calibration_share
 
 
+def images_kept(options: "TrainOptions", streams: str, coco: CocoAnnotations) -> int:
+    """How many images [`KeptImages.divide`] would keep aside. Nothing is said. Args: as there."""
+    if why_none_kept(options, streams) is not None:
+        return 0
+    ids = keep_aside(coco, share_of(options), streams != "localization")
+    return len(ids) if _enough(*_objects(coco.select_images(ids))) else 0
+
+
 @dataclass
 class KeptImages:
     """
