@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from decodetr.modeling_decodetr import DeCoDetrConfig
 
 
-# Of a threshold: what scores above this share of it is not shown, and continues a track in a video. It is 0.1 of 0.6 in
-# ByteTrack. With 0 boxes of nothing continue tracks, and two objects share one more often.
+# Of a threshold: what scores above this share of it is not shown, and continues a track in a video. ByteTrack has 0.1
+# of 0.6. With 0, boxes of nothing continue tracks, and two objects share one more often.
 FAINT = 1 / 6
 
 

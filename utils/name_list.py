@@ -81,8 +81,8 @@ def read_prompts(
 
     Raises:
         FileNotFoundError: no such file. ValueError: both given, no name in them, a name without texts or with other
-            texts when it comes again, a key that a .json file has twice or that is a heading, or class ids in the place
-            of names. The message has the file and, of a text, the line.
+            texts when it comes again, a key that a .json file has twice or that is a heading, or class ids in the
+            place of names. The message has the file and, of a text, the line.
     """
     if text is not None and file is not None:
         raise ValueError("give --names or --names-file, not both")
