@@ -56,6 +56,7 @@ class Tracks:
             data={"row": np.arange(len(sure))},
         )
         tracked = self._tracker.update(found)
-        numbers = dict(zip(tracked.data.get("row", ()), tracked.tracker_id))
+        given = () if tracked.tracker_id is None else tracked.tracker_id
+        numbers = dict(zip(tracked.data.get("row", ()), given))
         tracks = (numbers.get(row, -1) for row in range(len(boxes)))
         return [int(track) if track >= 0 else None for track in tracks]
