@@ -68,7 +68,7 @@ def predict(model, processor, file, folder, args, threshold, options):
     """`decodetr predict` of a video into a new folder."""
     from decodetr.inference.detection import detect
     from decodetr.inference.picture_run import PredictOptions, PredictRun
-    from decodetr.inference.shown import least_score
+    from decodetr.inference.shown import FAINT, least_score
     from decodetr.inference.sources import Sources
 
     most = -(-args.frames // options.get("frame_stride", 1))
@@ -76,7 +76,8 @@ def predict(model, processor, file, folder, args, threshold, options):
         chosen = PredictOptions(
             output, "random", threshold=threshold, batch_size=args.batch_size, max_frames=most, **options
         )
-        find_in = partial(detect, model, processor, min_score=least_score(model.config, threshold))
+        least = least_score(model.config, threshold) * (FAINT if chosen.track else 1)
+        find_in = partial(detect, model, processor, min_score=least)
         run = PredictRun(chosen, model, Sources(videos=[str(file)]), find_in, "random")
         with mock.patch("sys.stdout.write"), mock.patch("sys.stderr.write"):
             if run.run():
@@ -107,7 +108,6 @@ def stages(model, processor, file, folder, args, threshold):
 
     from decodetr.inference.annotated_video import video_sink
     from decodetr.inference.detection import forward
-    from decodetr.inference.shown import to_supervision
     from decodetr.inference.tracking import Tracks
     from decodetr.utils.drawing import draw_detections
 
@@ -119,7 +119,7 @@ def stages(model, processor, file, folder, args, threshold):
         spent[name] += time.process_time() - start
         return result
 
-    names, tracks, batches = model.vocabulary.names, Tracks(threshold, 25), read_batches(file, args)
+    names, tracks, batches = model.vocabulary.names, Tracks(25), read_batches(file, args)
     seconds = (number / 25 for number in itertools.count())
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=folder) as output:
         with video_sink(Path(output) / "drawn.mp4", 25) as show:
@@ -131,7 +131,7 @@ def stages(model, processor, file, folder, args, threshold):
                 for picture, one in zip(pictures, found):
                     result = {key: values.tolist() for key, values in one.items()}
                     result["names"] = [names[label] for label in result["labels"]]
-                    timed("tracking", tracks.update, to_supervision(result))
+                    timed("tracking", tracks.update, result["boxes"])
                     drawn = timed(
                         "drawing", draw_detections, picture, result["boxes"], result["names"], result["scores"]
                     )

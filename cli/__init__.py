@@ -114,6 +114,11 @@ def _run(argv):
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console of another encoding, a file name that is no UTF-8
             stream.reconfigure(errors="backslashreplace")
+    if (encoding := sys.getfilesystemencoding()) != "utf-8":
+        sys.stderr.write(
+            f"decodetr: file names and words are read as {encoding} here, so those with letters outside of ASCII are "
+            "not found or refused; set PYTHONUTF8=1\n"
+        )
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(usage())
         return 0 if argv else 2

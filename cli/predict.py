@@ -213,7 +213,7 @@ def _predict(args, names, sources):
     from decodetr.inference.detection import detect
     from decodetr.inference.loading import answer_digest, load_model
     from decodetr.inference.picture_run import PredictRun
-    from decodetr.inference.shown import least_score
+    from decodetr.inference.shown import FAINT, least_score
 
     if args.clip and _is_other_detector(args.model):
         if args.optimize:
@@ -230,7 +230,7 @@ def _predict(args, names, sources):
             f"--explain shows what the queries looked up in the pool, but {args.model} was trained with pool_use="
             f"{model.config.pool_use!r}, which looks nothing up"
         )
-    least = least_score(model.config, args.threshold)
+    least = least_score(model.config, args.threshold) * (FAINT if args.track else 1)
     find_in: Callable[..., list[dict[str, list]]] = partial(detect, model, image_processor, min_score=least)
     digest = answer_digest(model, image_processor)
     if args.optimize:

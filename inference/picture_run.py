@@ -30,7 +30,7 @@ from decodetr.inference.result_files import (
     rows_of,
     write_results,
 )
-from decodetr.inference.shown import above, to_supervision
+from decodetr.inference.shown import FAINT, above, to_supervision
 from decodetr.inference.slicing import detect_in_tiles
 from decodetr.inference.sources import Sources, download
 from decodetr.inference.video_run import detect_video, video_names
@@ -205,7 +205,7 @@ class PredictRun:
 
     def _entry(self, staging, path, image, found):
         """What is written of a picture, whose files go to `staging`."""
-        (result, best), name = found, self.pictures[path].name
+        (result, best, _), name = found, self.pictures[path].name
         entry = {"file": str(path)}
         if path in self.addresses:
             entry["address"] = self.addresses[path]
@@ -217,15 +217,18 @@ class PredictRun:
         self.write_crops(staging, Path(name).stem, image, entry)
         return entry
 
-    def find(self, images: list[PIL.Image.Image]) -> list[tuple[dict[str, list], float]]:
-        """For each picture what is shown of it, as [`detect`] gives it, and its best score, shown or not."""
+    def find(self, images: list[PIL.Image.Image]) -> list[tuple[dict[str, list], float, list[list[float]]]]:
+        """For each picture what is shown of it, as [`detect`] gives it, its best score, shown or not, and, for tracks,
+        the boxes of all that is not too faint. Tiles have none of these: they are merged as they are shown."""
         options = self.options
         if options.slice is not None:
             return [self._find_in_tiles(image) for image in images]
         explained = {"explain": EXPLAINING_PROTOTYPES} if options.explain else {}
         found = self.find_in(images, 0.0, options.top_k, **explained)
+        shown = [above(result, self.model.config, options.threshold) for result in found]
         best = [max(result["scores"], default=0.0) for result in found]
-        return [(above(result, self.model.config, options.threshold), score) for result, score in zip(found, best)]
+        faint = [above(result, self.model.config, options.threshold, share=FAINT)["boxes"] for result in found]
+        return list(zip(shown, best, faint))
 
     def _find_in_tiles(self, image):
         options, names, best = self.options, self.model.vocabulary.names, [0.0]
@@ -241,7 +244,7 @@ class PredictRun:
         found = found[: options.top_k]
         result = {"names": [names[label] for label in found.class_id] if len(found) else []}
         scores = found.confidence.tolist() if len(found) else []
-        return {**result, "scores": scores, "boxes": found.xyxy.tolist()}, max(best)
+        return {**result, "scores": scores, "boxes": found.xyxy.tolist()}, max(best), []
 
     def draw(self, image: PIL.Image.Image, result: dict[str, list]) -> PIL.Image.Image:
         """The annotated picture."""

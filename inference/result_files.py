@@ -180,7 +180,8 @@ def _write_csv(staging, results):
 
 def _write_parquet(staging, results):
     rows = []
-    with pq.ParquetWriter(staging / "detections.parquet", _SCHEMA) as writer:
+    # pyarrow opens no path that is no UTF-8.
+    with open(staging / "detections.parquet", "wb") as file, pq.ParquetWriter(file, _SCHEMA) as writer:
         for entry in results.entries():
             same = {"file": _utf_8(entry["file"]), "frame": entry.get("frame")}
             same |= {"width": entry["width"], "height": entry["height"]}

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import supervision as sv
+from decodetr.utils.quiet_supervision import sv
 
-_ROW = "row"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SURE = 0.5
 
 
 def require_trackers() -> None:
@@ -29,23 +31,32 @@ class Tracks:
     Numbers of objects over the frames of one video.
 
     Args:
-        threshold (float): score from which a detection begins a track. rate (float): frames a second that are given.
+        rate (float): frames a second that are given.
     """
 
-    def __init__(self, threshold: float, rate: float) -> None:
+    def __init__(self, rate: float) -> None:
         from trackers import ByteTrackTracker
 
         self._tracker = ByteTrackTracker(
-            frame_rate=rate, track_activation_threshold=threshold, high_conf_det_threshold=threshold
+            frame_rate=rate, track_activation_threshold=_SURE, high_conf_det_threshold=_SURE
         )
 
-    def update(self, found: sv.Detections) -> list[int | None]:
-        """The track of each detection of the next frame, in their order. None: none yet, as of a first frame."""
-        found.data[_ROW] = np.arange(len(found))
+    def update(self, boxes: Sequence[Sequence[float]], faint: Sequence[Sequence[float]] = ()) -> list[int | None]:
+        """The track of each box of the next frame, in their order. None: none yet, as of a first frame.
+
+        Args:
+            boxes: x0, y0, x1, y1 of what is shown, which begins and continues tracks.
+            faint: of what is not, which only continues those that no shown box does.
+        """
+        # ByteTrack asks a score only on which side of one threshold it is. Thresholds may differ between names.
+        sure = np.repeat([1.0, 0.0], [len(boxes), len(faint)])
+        found = sv.Detections(
+            xyxy=np.array([*boxes, *faint], dtype=np.float32).reshape(-1, 4),
+            confidence=sure.astype(np.float32),
+            data={"row": np.arange(len(sure))},
+        )
         tracked = self._tracker.update(found)
-        tracks: list[int | None] = [None] * len(found)
-        numbers = () if tracked.tracker_id is None else tracked.tracker_id
-        for row, track in zip(tracked.data.get(_ROW, ()), numbers):
-            tracks[int(row)] = int(track) if track >= 0 else None
-        del found.data[_ROW]
-        return tracks
+        given = () if tracked.tracker_id is None else tracked.tracker_id
+        numbers = dict(zip(tracked.data.get("row", ()), given))
+        tracks = (numbers.get(row, -1) for row in range(len(boxes)))
+        return [int(track) if track >= 0 else None for track in tracks]

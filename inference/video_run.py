@@ -14,7 +14,6 @@ from decodetr.inference.annotated_video import video_sink
 from decodetr.inference.background import Behind, read_ahead
 from decodetr.inference.picture_files import fitting, unique_names
 from decodetr.inference.result_files import FRAMES, VIDEOS, marked, rows_of
-from decodetr.inference.shown import lowest_threshold, to_supervision
 from decodetr.inference.tracking import Tracks
 from decodetr.inference.videos import Video, is_live
 from decodetr.utils.files import committed
@@ -49,8 +48,7 @@ def detect_video(run: PredictRun, source: str) -> None:
         return _failed(run, source, error)
     with video, committed(run.output) as staging:
         rate = video.rate / options.frame_stride
-        least = lowest_threshold(run.model.config, options.threshold)
-        tracks = Tracks(least, rate) if options.track else None
+        tracks = Tracks(rate) if options.track else None
         expected = [count for count in (options.max_frames, -(-video.frames // options.frame_stride)) if count]
         frames = read_ahead(video.read(options.frame_stride, options.max_frames), options.batch_size)
         file = marked(staging, VIDEOS) / f"{name}.mp4" if options.pictures else None
@@ -107,10 +105,11 @@ def _do(run, source, name, batch, tracks, show, staging, behind):
 def _keep(run, source, name, batch, found, tracks, show, staging):
     """Track, draw and write a batch of frames."""
     entries = []
-    for frame, (result, best) in zip(batch, found):
+    for frame, (result, best, faint) in zip(batch, found):
         if tracks is not None:
             result = _one_name_a_box(result)
-            result["tracks"] = tracks.update(to_supervision(result, run.labels))
+            others = set(map(tuple, faint)).difference(map(tuple, result["boxes"]))
+            result["tracks"] = tracks.update(result["boxes"], sorted(others))
         entry: dict[str, Any] = {"file": source, "frame": frame.number, "seconds": round(frame.seconds, 4)}
         if run.options.needs_frames:
             file = f"{name}_{frame.number:06d}.png"

@@ -99,7 +99,7 @@ class Vocabulary(EmbeddingArtifact):
                 or several, of which the mean is taken: `{"traffic_cone": ["traffic cone", "pylon"]}`.
             model (`str`, `Path` or a model with `get_text_features`): folder or Hub name, loaded on the CPU, or a
                 loaded model in evaluation mode, together with its `tokenizer`.
-            templates (`list[str]` or `str`): prompts with `{}` where the name goes.
+            templates (`list[str]` or `str`): prompts with `{}` where the name goes. Each counts once.
             revision, token: for the Hub.
             batch_size (`int`): prompts encoded at a time.
             progress (`bool`): show a progress bar.
@@ -123,6 +123,7 @@ class Vocabulary(EmbeddingArtifact):
         templates = [templates] if isinstance(templates, str) else list(templates or [])
         if not templates or not all(isinstance(template, str) for template in templates):
             raise ValueError(f"templates must be strings such as 'a photo of a {{}}.', got {templates!r}.")
+        templates = list(dict.fromkeys(templates))
         flat = [prompt for texts in prompts for prompt in texts]
         labels = [
             name if prompt == name else f"{name}: {prompt}" for name, texts in zip(names, prompts) for prompt in texts

@@ -76,12 +76,13 @@ def read_prompts(
         option: what messages call the text.
 
     Returns:
-        {name: texts}, or None where neither is given. A name that is there twice has its first place and texts.
-        A key that a .json file has twice is an error.
+        {name: texts}, or None where neither is given. A name that comes again with the same texts is taken once, in
+        its first place.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: both given, no name in them, a name without texts, a key that is
-            there twice, or class ids in the place of names. The message has the file and, of a text, the line.
+        FileNotFoundError: no such file. ValueError: both given, no name in them, a name without texts or with other
+            texts when it comes again, a key that a .json file has twice or that is a heading, or class ids in the
+            place of names. The message has the file and, of a text, the line.
     """
     if text is not None and file is not None:
         raise ValueError("give --names or --names-file, not both")
@@ -111,7 +112,7 @@ def read_prompts(
                 "file of names, in double quotes"
             )
         ids = ids and len(prompts) == 1 and bool(_ID.match(line))
-        found.setdefault(name, prompts)
+        _add(found, name, prompts, where)
     if not found:
         raise ValueError(f"no names in {file}")
     if ids:
@@ -187,6 +188,15 @@ def _other_format(lines: Sequence[str]) -> str | None:
     return None
 
 
+def _add(found: dict[str, list[str]], name: str, texts: list[str], where: str) -> None:
+    """Add a name, unless it is there with the same texts."""
+    if found.setdefault(name, texts) != texts:
+        raise ValueError(
+            f"{where}: {name!r} is there before, as {'; '.join(found[name])!r}; leave one, or write all its texts "
+            "there, as `name: prompt; prompt` in a text or {name: [prompt, prompt]} in a .json file"
+        )
+
+
 def _warn_of_case(names: Iterable[str], where: str) -> None:
     """Warn of names that are equal but for case: each is a class of its own."""
     groups: dict[str, list[str]] = {}
@@ -208,10 +218,17 @@ def _of_json(file):
     if not isinstance(content, dict | list | None):
         raise ValueError(f"{file}: expected a list of names, or {{name: prompt or list of prompts}}, got {content!r}")
     pairs = content.items() if isinstance(content, dict) else [(name, name) for name in content or ()]
-    if isinstance(content, dict) and len(content) > 1:
-        if all(name.isdecimal() and isinstance(text, str) for name, text in pairs):
+    if isinstance(content, dict):
+        if len(content) > 1 and all(name.isdecimal() and isinstance(text, str) for name, text in pairs):
             raise ValueError(
                 f"{file}: {_BACKWARDS}; give a list of the texts, or brackets around each if the numbers are names"
+            )
+        heads = [key for key, given in pairs if isinstance(given, list) and key.strip().casefold() in _HEADS]
+        if heads and len(content) == 1:
+            raise ValueError(
+                f"{file}: expected a list of names, or {{name: prompt or list of prompts}}, got a list below the "
+                f"heading {heads[0]!r}; give the list alone, or, if {heads[0]!r} is a name, its texts in a .txt file, "
+                f"as `{heads[0]}: prompt; prompt`"
             )
     found = {}
     for name, given in pairs:
@@ -221,7 +238,7 @@ def _of_json(file):
             raise ValueError(
                 f"{file}: expected a list of names, or {{name: prompt or list of prompts}}, got {given!r} for {name!r}"
             )
-        found.setdefault(as_seen(name).strip(), [as_seen(text).strip() for text in texts])
+        _add(found, as_seen(name).strip(), [as_seen(text).strip() for text in texts], str(file))
     if not found:
         raise ValueError(f"no names in {file}")
     _warn_of_case(found, str(file))

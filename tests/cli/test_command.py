@@ -52,6 +52,15 @@ def test_errors_of_users_have_no_traceback(capsys, tmp_path):
     assert error.startswith("decodetr eval: error:") and "none.json" in error
 
 
+def test_an_old_locale_is_said_with_what_mends_it():
+    old = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    run = [sys.executable, "-c", "from decodetr.cli import main; main(['--version'])"]
+    for utf_8, said in (("0", b"are read as ascii here"), ("1", b"")):
+        result = subprocess.run(run, env={**os.environ, **old, "PYTHONUTF8": utf_8}, capture_output=True)
+        assert result.stdout.startswith(b"decodetr 0.") and said in result.stderr
+        assert (b"set PYTHONUTF8=1" in result.stderr) == bool(said)
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("decodetr 0.")

@@ -138,11 +138,13 @@ def test_what_is_not_ours_is_not_replaced(written, tiny_detector_folder, tmp_pat
 
 @pytest.fixture
 def latin(tiny_detector_folder, tmp_path):
-    """(words of the command without forms, folder of its results) of two pictures, one with an old name in Latin-1."""
+    """(words of the command without forms, folder of its results) of two pictures. One of them and the folder have old
+    names in Latin-1."""
     write_image(tmp_path / "in" / "a.png")
     write_image(tmp_path / "in" / "b.png", size=(90, 40)).rename(os.fsdecode(bytes(tmp_path / "in") + b"/caf\xe9.png"))
-    words = ["predict", tmp_path / "in", "--model", tiny_detector_folder, "--output", tmp_path / "out", "--top-k", 2]
-    return [*map(str, words), "--threshold", "0", "--device", "cpu", "--no-pictures"], tmp_path / "out"
+    output = tmp_path / os.fsdecode(b"\xe9t\xe9")
+    words = ["predict", tmp_path / "in", "--model", tiny_detector_folder, "--output", output, "--top-k", 2]
+    return [*map(str, words), "--threshold", "0", "--device", "cpu", "--no-pictures"], output
 
 
 def test_names_that_are_no_utf_8_are_in_every_form(latin):
@@ -152,7 +154,7 @@ def test_names_that_are_no_utf_8_are_in_every_form(latin):
     files = [entry["file"] for entry in report["images"] for _ in entry["detections"]]
     assert sum(file.endswith("caf\udce9.png") for file in files) == 2
     wanted = [file.replace("\udce9", "\\udce9") for file in files]
-    assert pq.read_table(output / "detections.parquet")["file"].to_pylist() == wanted
+    assert pq.read_table((output / "detections.parquet").open("rb"))["file"].to_pylist() == wanted
     with open(output / "detections.csv", newline="", encoding="utf-8") as file:
         assert [row["file"] for row in csv.DictReader(file)] == wanted
     for form in ("coco", "yolo", "voc"):

@@ -7,12 +7,13 @@ import av
 import numpy as np
 import PIL.Image
 import pytest
-import supervision as sv
 from helpers.pictures import write_image
 
+from decodetr import DeCoDetrForObjectDetection
 from decodetr.cli import main
 from decodetr.inference import video_run, videos
-from decodetr.inference.sources import find_sources
+from decodetr.inference.picture_run import PredictOptions, PredictRun
+from decodetr.inference.sources import Sources, find_sources
 from decodetr.inference.tracking import Tracks
 from decodetr.inference.videos import Video
 
@@ -204,14 +205,38 @@ def test_options_of_images_and_of_videos_go_together(command, film, tmp_path, ca
 
 def test_tracks_follow_what_moves():
     def at(*lefts):
-        boxes = np.array([[left, 10, left + 20, 30] for left in lefts], dtype=np.float32).reshape(-1, 4)
-        return sv.Detections(
-            xyxy=boxes, confidence=np.full(len(boxes), 0.4, np.float32), class_id=np.zeros(len(boxes), int)
-        )
+        return [[left, 10, left + 20, 30] for left in lefts]
 
-    tracks = Tracks(0.3, 10)
+    tracks = Tracks(10)
     seen = [tracks.update(at(10 + 3 * step, 200 - 3 * step)) for step in range(5)]
     assert seen[0] == [None, None] and len(set(seen[2])) == 2 and None not in seen[2]
     assert seen[2] == seen[3] == seen[4]
     assert tracks.update(at(200 - 15, 10 + 15)) == seen[2][::-1]  # in another order
     assert tracks.update(at()) == []
+
+
+def test_a_track_outlives_scores_below_the_threshold_which_are_not_shown(film, tiny_detector_folder, tmp_path):
+    """An object turns back while it scores too little, so that where it went says nothing of where it is."""
+    model = DeCoDetrForObjectDetection.from_pretrained(tiny_detector_folder)
+    sure, other = model.vocabulary.names[:2]
+    model.config.score_threshold, model.config.name_thresholds = 0.1, {sure: 0.5}
+    turning = [(0, 0.6), (4, 0.6), (8, 0.6), (12, 0.6), (9, 0.3), (5, 0.3), (2, 0.3), (0, 0.6), (0, 0.6)]
+    frames = iter(turning)
+
+    def find_in(pictures, threshold, top_k):
+        found = []
+        for left, score in (next(frames) for _ in pictures):
+            boxes = [[left, 2, left + 20, 14], [left, 2, left + 20, 14], [40, 30, 60, 46], [30, 2, 50, 14]]
+            found.append({"names": [sure, other, other, other], "scores": [score, 0.05, 0.2, 0.01], "boxes": boxes})
+        return found
+
+    options = PredictOptions(str(tmp_path / "out"), "tiny", pictures=False, track=True)
+    assert PredictRun(options, model, Sources(videos=[str(film)]), find_in, "stub").run() == 0
+    rows = [entry["detections"] for entry in read(tmp_path)["images"]]
+    shown = [score > 0.5 for _, score in turning]
+    assert [[row["name"] for row in found] for found in rows] == [[sure, other] if one else [other] for one in shown]
+    first, *later = [{row["name"]: row["track"] for row in found} for found in rows]
+    assert first == {sure: None, other: None}
+    assert {found[sure] for found in later if sure in found} == {later[0][sure]} != {None}
+    assert {found[other] for found in later} == {later[0][other]} != {None}
+    assert later[0][sure] != later[0][other]

@@ -43,7 +43,8 @@ def test_several_texts_of_a_name_are_averaged_over_all_templates(clip_folder):
     sums = texts.embeddings + filled.embeddings
     expected = F.normalize(torch.stack([sums[0] + sums[1], sums[2], sums[3]]), dim=-1)
     assert torch.allclose(made.embeddings, expected, atol=1e-6)
-    plain = Vocabulary.from_text_model(["cat"], clip_folder, templates)
+    plain = Vocabulary.from_text_model(["cat"], clip_folder, [*templates, templates[0]])  # one twice counts once
+    assert plain.info["templates"] == templates
     assert torch.allclose(made["cat"], plain["cat"], atol=1e-6) and "prompts" not in plain.info
 
 

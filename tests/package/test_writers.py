@@ -48,8 +48,9 @@ def direct_writes(tree):
             staged = {parameter.arg for parameter in parameters} & {"staging"}
         if isinstance(node, ast.With):
             for item in node.items:
-                called = getattr(item.context_expr, "func", None)
-                if getattr(called, "id", None) in MECHANISM and isinstance(item.optional_vars, ast.Name):
+                called = getattr(getattr(item.context_expr, "func", None), "id", None)
+                of_staged = any(isinstance(part, ast.Name) and part.id in staged for part in ast.walk(item))
+                if (called in MECHANISM or of_staged) and isinstance(item.optional_vars, ast.Name):
                     staged = staged | {item.optional_vars.id}
         if isinstance(node, ast.Call) and writes(node):
             names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}

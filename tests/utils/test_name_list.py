@@ -14,7 +14,7 @@ def test_names_without_texts_are_their_own():
 
 def test_a_line_has_a_name_and_its_texts(tmp_path):
     file = tmp_path / "names.txt"
-    text = "traffic_cone: traffic cone; pylon ;\n\n cup \nratio 1:2\na;b\nrôle:  crème: brûlée\ncup: mug\n"
+    text = "traffic_cone: traffic cone; pylon ;\n\n cup \nratio 1:2\na;b\nrôle:  crème: brûlée\ncup\n"
     file.write_text(text, encoding="utf-8")
     assert read_prompts(file=file) == {
         "traffic_cone": ["traffic cone", "pylon"],
@@ -153,6 +153,35 @@ def test_a_key_that_a_json_file_has_twice_is_refused(tmp_path):
         read_prompts(file=file)
     file.write_text('["cat", "dog", "cat"]')
     assert read_prompts(file=file) == {"cat": ["cat"], "dog": ["dog"]}
+
+
+def test_a_name_that_comes_again_with_other_texts_is_refused(tmp_path):
+    text, table = tmp_path / "names.txt", tmp_path / "names.json"
+    text.write_text("a: red star\nb\na: blue ring\n")
+    table.write_text('{"a": "red star", " a": "blue ring"}')
+    with pytest.raises(ValueError, match="names.txt, line 3: 'a' is there before, as 'red star'; leave one"):
+        read_prompts(file=text)
+    with pytest.raises(ValueError, match="names.json: 'a' is there before, as 'red star'; leave one"):
+        read_prompts(file=table)
+    with pytest.raises(ValueError, match="--names 'a: blue ring': 'a' is there before"):
+        read_prompts("a: red star,a: blue ring")
+    text.write_text("a\na: red star\n")
+    with pytest.raises(ValueError, match="line 2: 'a' is there before, as 'a'"):
+        read_prompts(file=text)
+    text.write_text("a: red star; star\nb\na:  red star;star\n")
+    assert read_prompts(file=text) == {"a": ["red star", "star"], "b": ["b"]}
+
+
+def test_a_heading_over_a_list_is_no_name(tmp_path):
+    file = tmp_path / "names.json"
+    for head in ("names", "Classes"):
+        file.write_text(json.dumps({head: ["red star", "blue ring"]}))
+        with pytest.raises(ValueError, match=f"got a list below the heading '{head}'; give the list alone"):
+            read_prompts(file=file)
+    file.write_text(json.dumps({"label": ["label", "sticker"], "cup": "cup"}))  # two names, one of which is a label
+    assert read_prompts(file=file) == {"label": ["label", "sticker"], "cup": ["cup"]}
+    file.write_text(json.dumps({"label": "sticker"}))
+    assert read_prompts(file=file) == {"label": ["sticker"]}
 
 
 def test_class_ids_are_no_names(tmp_path):
