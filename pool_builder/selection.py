@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 REPORT = "report.json"
 _MEASURED = 200_000  # regions that the teacher's space is measured on, and as many annotated ones
+ENCODER = ("encoder", "encoder_fingerprint")
 REGIONS = "regions"  # the filter's output is the regions data set of docs/data.md, and its files have that name
 
 
@@ -80,6 +81,7 @@ def filter_regions(output: Path, settings: PoolSettings, overwrite: bool = False
             f"median {middle:.3f}, maximum {high:.3f}, {int((~spoken).sum())} without a caption; lower --delta"
         )
     identity = {"input": before.digest, "delta": cut, "keep_share": settings.keep_share, "delta_chosen": chosen}
+    identity |= {key: before.identity[key] for key in ENCODER}  # regions are used without the other stages
     folder = StageFolder(output / REGIONS, REGIONS, identity, before.count, overwrite=overwrite)
     for shard in folder.pending():
         rows = slice(ends[shard], ends[shard + 1])

@@ -10,6 +10,9 @@ import pyarrow.parquet as pq
 from decodetr.modeling_decodetr import DeCoDetrConfig
 from decodetr.modeling_decodetr.text_encoder import encode_texts, encoder_info, load_text_model
 from decodetr.modeling_decodetr.vocabulary import describe_encoder, same_encoder
+from decodetr.pool_builder.selection import ENCODER
+from decodetr.pool_builder.shards import MANIFEST
+from decodetr.utils.documents import read_json
 from decodetr.utils.files import folder_state
 from decodetr.utils.shipped import cannot_load, load_pool, load_vocabulary, resolve
 
@@ -83,6 +86,7 @@ def check_space(
         ValueError: they are not. The message names the options and what mends it. FileNotFoundError: no such text
             model.
     """
+    semantic = training is None or training.streams != "localization"
     tables = {"--pool": pool, "--vocabulary": vocabulary, "--deploy-vocabulary": deployed}
     spaces = {option: (table.embedding_dim, table.info) for option, table in tables.items() if table is not None}
     if spaces:
@@ -90,6 +94,8 @@ def check_space(
     elif (space := asked_space(options)) is not None:
         first, (width, info) = "--clip", space
     else:
+        if options.goes_on and semantic:
+            _check_regions(options, f"--model {options.model}", config.embedding_dim, config.pool_info)
         return
     for option, other in spaces.items():
         if not _same((width, info), other):
@@ -97,11 +103,7 @@ def check_space(
                 f"{first} is of {_describe(width, info)}, {option} of {_describe(*other)}: build both with the same "
                 "CLIP (decodetr vocabulary build --clip NAME, decodetr pool build --clip NAME)"
             )
-    regions = options.regions_folder
-    if regions and (dim := region_width(regions)) not in (None, width):
-        raise ValueError(
-            f"--regions {regions} has embeddings of width {dim}, {first} of width {width}: give what one CLIP made"
-        )
+    _check_regions(options, first, width, info)
     if width != config.embedding_dim:
         mend = "--reset-semantics, which starts the semantic stream from random weights"
         if options.config:
@@ -119,7 +121,6 @@ def check_space(
             f"the same CLIP made, {new} of the new one as well, or --reset-semantics to start the semantic "
             "stream from random weights"
         )
-    semantic = training is None or training.streams != "localization"
     kept = options.model if options.reset_semantics and pool is None and semantic else None
     if kept and is_foreign((width, info), stored_config(kept)):
         raise ValueError(
@@ -127,6 +128,25 @@ def check_space(
             "--pool POOL, made with that one (decodetr pool build --clip NAME), or --streams localization, which "
             "needs none"
         )
+
+
+def _check_regions(options, first, width, info):
+    for option, folder in (("--regions", options.regions_folder), ("--replay-regions", options.replay_regions)):
+        if not folder:
+            continue
+        dim, made = region_width(folder) or width, region_encoder(folder)
+        if not _same((width, info), (dim, made)):
+            raise ValueError(
+                f"{option} {folder} is of {_describe(dim, made)}, {first} of {_describe(width, info)}: give what one "
+                "CLIP made (decodetr pool build --clip NAME)"
+            )
+
+
+def region_encoder(folder: str | Path) -> dict[str, Any]:
+    """The "encoder" and "encoder_fingerprint" of a regions data set. Empty where it does not say."""
+    manifest = Path(folder) / MANIFEST
+    identity = read_json(manifest, dict).get("identity") if manifest.is_file() else None
+    return {key: identity.get(key) for key in ENCODER} if isinstance(identity, dict) else {}
 
 
 def region_width(folder: str | Path) -> int | None:
