@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import PIL
 import pytest
 from helpers.exports import NAMES, SIZE, assert_same, exported, named_model, pictures, torch_detections
 from helpers.tiny_models import tiny_model
@@ -95,6 +96,10 @@ def test_results_of_another_graph_of_the_same_weights_are_not_gone_on_with(folde
     constant = next(one for one in graph.graph.initializer if one.data_type == onnx.TensorProto.FLOAT)
     constant.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(constant) + 1, constant.name))
     onnx.save(graph, tmp_path / "other/model.onnx")
+    said = json.loads((folder / "export.json").read_text())
+    said["files"].pop("model.onnx")  # whose digest is then of the file
+    for name in ("copy", "other"):
+        (tmp_path / name / "export.json").write_text(json.dumps(said))
     found = [ExportedModel(place) for place in (folder, tmp_path / "copy", tmp_path / "other")]
     assert len({one.config.weights_digest for one in found}) == 1
     digests = [one.digest() for one in found]
@@ -238,7 +243,85 @@ def test_files_of_two_exports_are_not_mixed(model, folder, tmp_path):
     del graph.metadata_props[:]  # as other programs leave it
     onnx.save(graph, tmp_path / "model.onnx")
     (tmp_path / "export.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match="model.onnx is not the file that export.json beside it lists"):
+        ExportedDetector(tmp_path)
+    said["files"].pop("model.onnx")  # as docs/export.md says
+    (tmp_path / "export.json").write_text(json.dumps(said))
     assert ExportedDetector(tmp_path).names == NAMES
+
+
+@pytest.fixture(scope="module", params=["onnx", "openvino", "pt2"])
+def of_each_format(request, tmp_path_factory):
+    """A small export with names as input, and the files that it lists."""
+    folder = tmp_path_factory.mktemp(request.param)
+    exported(tiny_model("detr", names=["cat", "dog"]).eval(), folder, request.param, names_input=True)
+    return folder, json.loads((folder / "export.json").read_text())["files"]
+
+
+def test_every_other_file_of_an_export_is_known_by_its_content(of_each_format, tmp_path):
+    """A damaged byte, a file of another export, a file cut short."""
+    source, listed = of_each_format
+    assert {source / name for name in listed} == {*source.iterdir()} - {source / "export.json"}
+    for name, said in listed.items():
+        folder = shutil.copytree(source, tmp_path / name.replace(".", "_"))
+        assert said["bytes"] == (folder / name).stat().st_size
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} is not the file .* damaged, changed, or of another export"):
+            ExportedDetector(folder, allow_pickle=True)
+        (folder / name).write_bytes(content[:-1])
+        for verify in (True, False):
+            with pytest.raises(ValueError, match=f"{name} is not .* {said['bytes']} bytes .* {said['bytes'] - 1} w"):
+                ExportedDetector(folder, allow_pickle=True, verify=verify)
+        (folder / name).unlink()
+        with pytest.raises(FileNotFoundError, match=f"{name}: no such file"):
+            ExportedDetector(folder, allow_pickle=True)
+
+
+def test_tables_are_compared_also_where_graphs_are_not(folder, tmp_path):
+    (tmp_path / "export.json").write_bytes((folder / "export.json").read_bytes())
+    for name in ("model.onnx", "name_tables.safetensors"):
+        content = (folder / name).read_bytes()
+        (tmp_path / name).write_bytes(content.replace(b"decodetr", b"decodeTR"))  # of the metadata's key
+    assert (tmp_path / "model.onnx").read_bytes() != (folder / "model.onnx").read_bytes()
+    assert ExportedDetector(tmp_path, verify=False).names == NAMES
+    tables = bytearray((folder / "name_tables.safetensors").read_bytes())
+    tables[-1] ^= 1
+    (tmp_path / "name_tables.safetensors").write_bytes(tables)
+    with pytest.raises(ValueError, match="name_tables.safetensors is not the file"):
+        ExportedDetector(tmp_path, verify=False)
+
+
+def test_an_export_json_of_another_export_of_the_same_weights_is_refused(of_each_format, tmp_path):
+    """Whatever decides detections, also where its list of files would fit the graph."""
+    folder = shutil.copytree(of_each_format[0], tmp_path / "out")
+    said = json.loads((folder / "export.json").read_text())
+    changes = {
+        "names": ["dog", "cat"],
+        "preprocessing": said["preprocessing"] | {"image_mean": [0.9, 0.9, 0.9]},
+        "image_size": [96, 96],
+        "batch_size": 3,
+        "post_processing": "inside",
+        "top_k": 7,
+        "score_scale": 2.0,
+        "score_bias": 0.5,
+        "score_threshold": 0.5,
+        "name_thresholds": {"dog": 0.1},
+        "default_threshold": 0.1,
+        "background_threshold": 0.5,
+        "pool_use": "none",
+        "pool_digest": "0" * 64,
+        "dtype": "bfloat16",
+    }
+    for name, value in changes.items():
+        assert said[name] != value
+        (folder / "export.json").write_text(json.dumps({**said, name: value}))
+        with pytest.raises(ValueError, match=f"beside it are of two exports, .*: they differ in {name};"):
+            ExportedDetector(folder, allow_pickle=True)
+    free = {"source": "other", "versions": {}, "training_info": {"data": "photos"}}  # `decodetr push` cuts paths
+    (folder / "export.json").write_text(json.dumps(said | free))
+    assert ExportedDetector(folder, allow_pickle=True).names == ["cat", "dog"]
 
 
 def test_threads_share_a_detector(detector, folder):
@@ -278,6 +361,9 @@ def test_the_graph_is_of_plain_operators_and_says_what_it_is(folder):
     assert own["source"] == "/home/me/mine" and said["source"] == "mine"
     assert {key: own[key] for key in said} == {**said, "source": own["source"]}
     assert own["preprocessing"]["size"] == SIZE
+    beside = "format format_version files parity vocabulary_info pool_info training_info"
+    assert said.keys() == own.keys() - set(beside.split())
+    assert own["versions"]["pillow"] == said["versions"]["pillow"] == PIL.__version__
 
 
 def test_an_operator_of_others_is_found(folder, tmp_path):
@@ -288,7 +374,7 @@ def test_an_operator_of_others_is_found(folder, tmp_path):
 
 
 def test_nothing_needs_torch_after_the_export(model, folder, tmp_path):
-    """The runtime, and the command with pictures, crops and tables."""
+    """The runtime, and the command with pictures, crops and tables, which needs no pyarrow either."""
     for place, image in zip("ab", pictures()):
         image.save(tmp_path / f"{place}.png")
     words = ["predict", tmp_path, "--model", folder / "model.onnx", "--output", tmp_path / "found", "--threshold", "0"]
@@ -499,6 +585,8 @@ def test_damaged_exports_are_refused(folder, tmp_path):
         ({"format_version": 9}, "expected format and format_version .*; export the model again"),
         ({"queries": "many"}, "queries: expected int, got 'many'"),
         ({"runtime": "tensorrt"}, "runtime: expected one of onnx, openvino, pt2"),
+        ({"files": {"../model.onnx": {"bytes": 1, "sha256": ""}}}, "files: expected bytes and sha256 of some of name"),
+        ({"files": {"model.onnx": {"bytes": 1}}}, r"files: expected .*, got 'model.onnx': {'bytes': 1}; export the"),
         ({"num_prototypes": 13}, r"prototypes: expected float32 \(13, 16\), got float32 \(12, 16\)"),
     ):
         (tmp_path / "export.json").write_text(json.dumps(own | change))
@@ -506,6 +594,9 @@ def test_damaged_exports_are_refused(folder, tmp_path):
             ExportedDetector(tmp_path)
     (tmp_path / "export.json").write_text(json.dumps(own))
     (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ValueError, match="model.onnx is not the file .* got 8 with"):
+        ExportedDetector(tmp_path)
+    (tmp_path / "export.json").write_text(json.dumps(own | {"files": {}}))
     with pytest.raises(ValueError, match="model.onnx cannot be loaded: .*; export the model again"):
         ExportedDetector(tmp_path)
     with pytest.raises(FileNotFoundError, match="no exported model is there: expected a folder with export.json"):
