@@ -179,11 +179,6 @@ def _write_parquet(staging, results):
 
     schema = pa.schema(_COLUMNS)
     rows = []
-    import pyarrow as pa  # here, because an exported model runs without it
-    import pyarrow.parquet as pq
-
-    schema = pa.schema(_COLUMNS)
-    rows = []
     # pyarrow opens no path that is no UTF-8.
     with open(staging / "detections.parquet", "wb") as file, pq.ParquetWriter(file, schema) as writer:
         for entry in results.entries():

@@ -250,20 +250,6 @@ def test_files_of_two_exports_are_not_mixed(model, folder, tmp_path):
     assert ExportedDetector(tmp_path).names == NAMES
 
 
-def test_tables_are_compared_also_where_graphs_are_not(folder, tmp_path):
-    (tmp_path / "export.json").write_bytes((folder / "export.json").read_bytes())
-    for name in ("model.onnx", "name_tables.safetensors"):
-        content = (folder / name).read_bytes()
-        (tmp_path / name).write_bytes(content.replace(b"decodetr", b"decodeTR"))  # of the metadata's key
-    assert (tmp_path / "model.onnx").read_bytes() != (folder / "model.onnx").read_bytes()
-    assert ExportedDetector(tmp_path, verify=False).names == NAMES
-    tables = bytearray((folder / "name_tables.safetensors").read_bytes())
-    tables[-1] ^= 1
-    (tmp_path / "name_tables.safetensors").write_bytes(tables)
-    with pytest.raises(ValueError, match="name_tables.safetensors is not the file"):
-        ExportedDetector(tmp_path, verify=False)
-
-
 def test_threads_share_a_detector(detector, folder):
     image = pictures()[:1]
     alone = {names: detector.detect(image, list(names), threshold=0.0) for names in (("cat",), ("dog", "cat"))}

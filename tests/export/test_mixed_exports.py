@@ -68,3 +68,19 @@ def test_an_export_json_of_another_export_of_the_same_weights_is_refused(of_each
     free = {"source": "other", "versions": {}, "training_info": {"data": "photos"}}  # `decodetr push` cuts paths
     (folder / "export.json").write_text(json.dumps(said | free))
     assert ExportedDetector(folder, allow_pickle=True).names == ["cat", "dog"]
+
+
+def test_tables_are_compared_also_where_graphs_are_not(tmp_path):
+    folder = tmp_path / "whole"
+    exported(tiny_model("detr", names=["cat", "dog"]).eval(), folder, "onnx", names_input=True)
+    (tmp_path / "export.json").write_bytes((folder / "export.json").read_bytes())
+    for name in ("model.onnx", "name_tables.safetensors"):
+        content = (folder / name).read_bytes()
+        (tmp_path / name).write_bytes(content.replace(b"decodetr", b"decodeTR"))  # of the metadata's key
+    assert (tmp_path / "model.onnx").read_bytes() != (folder / "model.onnx").read_bytes()
+    assert ExportedDetector(tmp_path, verify=False).names == ["cat", "dog"]
+    tables = bytearray((folder / "name_tables.safetensors").read_bytes())
+    tables[-1] ^= 1
+    (tmp_path / "name_tables.safetensors").write_bytes(tables)
+    with pytest.raises(ValueError, match="name_tables.safetensors is not the file"):
+        ExportedDetector(tmp_path, verify=False)
