@@ -20,7 +20,7 @@ from decodetr.cli.options import (
 from decodetr.utils.devices import pick_device
 from decodetr.utils.files import claim, output_folder
 from decodetr.utils.images import open_image
-from decodetr.utils.preflight import run_checks
+from decodetr.utils.preflight import require_packages, run_checks
 from decodetr.utils.shipped import (
     DEFAULT_MODEL,
     HUB_CARDS,
@@ -28,6 +28,8 @@ from decodetr.utils.shipped import (
     expect_file,
     resolve,
 )
+
+_PACKAGES = ("filelock", "supervision", "tqdm")  # that it always needs, also where decodetr's others are left out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Detect, draw, write. Returns 1 if some image could not be read (the others are done), else 0."""
+    require_packages(_PACKAGES, "decodetr predict")
     from decodetr.inference.result_files import check_formats
     from decodetr.inference.sources import find_sources
     from decodetr.inference.tracking import require_trackers

@@ -31,7 +31,7 @@ from decodetr.modeling_decodetr.default_threshold import DEFAULT_THRESHOLD
 from decodetr.modeling_decodetr.detectors import detector_family, num_queries
 from decodetr.modeling_decodetr.embedding_space import mean_of
 from decodetr.modeling_decodetr.hub_repository import shown_place
-from decodetr.runtime.description import FILE, FORMAT, MODEL_FILES, TABLES_FILE, WRITTEN, Description
+from decodetr.runtime.description import FILE, FORMAT, MODEL_FILES, TABLES_FILE, WRITTEN, Description, files_of
 from decodetr.runtime.sessions import FACTS, open_session
 from decodetr.utils.documents import read_json
 from decodetr.utils.files import claim, committed, json_text, output_folder
@@ -115,17 +115,15 @@ def _export(model, preprocessing, output, settings, size, source):
     description = describe(model, settings, preprocessing, size, source)
     old = set(WRITTEN)
     with committed(output, remove=lambda new: old - new) as staging:
-        write_program(program, settings, staging, _metadata(description))
+        write_program(program, settings, staging, graph_metadata(description))
         if settings.names_input:
             write_tables(model, staging)
-        _write_description(description, staging)
         start = time.perf_counter()
         file = staging / MODEL_FILES[settings.format]
         session = open_session(settings.format, file, allow_pickle=True, dtype=settings.dtype)  # written just now
         seconds = time.perf_counter() - start
         parity = check_parity(graph, session, settings, size)
-        description = replace(description, parity=parity)
-        _write_description(description, staging)
+        description = write_description(replace(description, parity=parity), staging)
         total = sum(file.stat().st_size for file in staging.iterdir())
     return Exported(Path(output), description, total, seconds)
 
@@ -160,12 +158,12 @@ def describe(
     size: tuple[int, int],
     source: str,
 ) -> Description:
-    """What export.json says, but for the parity. `size`: height and width of the example images."""
+    """What export.json says, but for the parity and the files. `size`: height and width of the example images."""
     config, tables = model.config, model.tables()
     dynamic = ["batch"] if settings.batch_size is None else []
     dynamic += ["names"] if settings.names_input else []
     dynamic += ["height", "width"] if settings.dynamic_size else []
-    packages = ("decodetr", "torch", "transformers", *PACKAGES[settings.format])
+    packages = ("decodetr", "torch", "transformers", "pillow", *PACKAGES[settings.format])
     inside = settings.post_processing == "inside"
     return Description(
         runtime=settings.format,
@@ -203,15 +201,10 @@ def describe(
     )
 
 
-def _metadata(description):
-    """What goes into the file of the graph itself, so that it can be used without export.json."""
-    kept = (
-        "names names_input post_processing top_k family dtype dynamic image_size batch_size preprocessing "
-        "score_threshold name_thresholds default_threshold pool_digest vocabulary_digest weights_digest source "
-        "versions"
-    ).split()
-    content = description.to_json()
-    return {FACTS: json.dumps(shown_place({key: content[key] for key in kept}))}
+def graph_metadata(description: Description) -> dict[str, str]:
+    """What goes into the file of the graph itself, so that other programs can use it without export.json, and so that
+    it is not taken for the graph of another one."""
+    return {FACTS: json.dumps(shown_place(description.facts()))}
 
 
 def write_tables(model: DeCoDetrForObjectDetection, staging: Path) -> None:
@@ -226,5 +219,9 @@ def write_tables(model: DeCoDetrForObjectDetection, staging: Path) -> None:
     save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, staging / TABLES_FILE)
 
 
-def _write_description(description, staging):
+def write_description(description: Description, staging: Path) -> Description:
+    """Write export.json beside the other files of an export, which are all there. Returns it with what it says of
+    them."""
+    description = replace(description, files=files_of(staging))
     (staging / FILE).write_bytes(json_text(description.to_json()).encode("utf-8", errors="backslashreplace"))
+    return description

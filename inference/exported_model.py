@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from decodetr.runtime.description import GRAPH_FILES
+from decodetr.runtime.description import GRAPH_FILES, digest_of
 from decodetr.runtime.exported_detector import ExportedDetector
 
 if TYPE_CHECKING:
@@ -82,9 +82,10 @@ class ExportedModel:
         own = self.config
         digest = hashlib.sha256(json.dumps([own.runtime, own.dtype, own.preprocessing]).encode())
         for name in GRAPH_FILES:
-            if (file := self.detector.folder / name).is_file():
-                with open(file, "rb") as stream:
-                    digest.update(name.encode() + hashlib.file_digest(stream, "sha256").digest())
+            if name in own.files:  # compared with the file when it was loaded
+                digest.update(name.encode() + bytes.fromhex(own.files[name]["sha256"]))
+            elif (file := self.detector.folder / name).is_file():
+                digest.update(name.encode() + bytes.fromhex(digest_of(file)))
         for values in self.detector.name_inputs().values():
             digest.update(values.tobytes())
         return digest.hexdigest()

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from decodetr.inference.picture_files import unique_names
 from decodetr.utils.files import json_text
 from decodetr.utils.paths import link_files
+from decodetr.utils.preflight import require_packages
 from decodetr.utils.quiet_supervision import detections_to_pascal_voc, sv
 
 if TYPE_CHECKING:
@@ -34,18 +33,11 @@ CROPS, FRAMES, VIDEOS = "crops", "frames", "videos"
 MARK = ".decodetr-predict"  # in folders that this command made: what is in them may be replaced
 _ROWS = 4096  # of a row group
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 has no place for
-_SCHEMA = pa.schema(
-    [
-        ("file", pa.string()),
-        ("frame", pa.int64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("name", pa.string()),
-        ("score", pa.float32()),
-        *((name, pa.float32()) for name in ("x0", "y0", "x1", "y1")),
-        ("track", pa.int64()),
-    ]
-)
+_COLUMNS = (
+    *(("file", "string"), ("frame", "int64"), ("width", "int32"), ("height", "int32"), ("name", "string")),
+    *((name, "float32") for name in ("score", "x0", "y0", "x1", "y1")),
+    ("track", "int64"),
+)  # of Parquet
 
 
 @dataclass
@@ -74,10 +66,13 @@ def check_formats(formats: list[str], output: str | Path) -> list[str]:
     """The forms without doubles, if what they write replaces nothing of others.
 
     Raises:
-        ValueError: a form that there is not, or a folder that this command writes into and did not make.
+        ValueError: a form that there is not or whose package is missing, or a folder that this command writes into and
+            did not make.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise ValueError(f"--format {unknown[0]}: expected some of {', '.join(FORMATS)}")
+    if "parquet" in formats:
+        require_packages(("pyarrow",), "--format parquet")
     for folder in (Path(output) / name for name in (*DATA_SETS, CROPS, FRAMES, VIDEOS)):
         written = folder.name not in DATA_SETS or folder.name in formats
         if written and folder.exists() and not (folder / MARK).exists():
@@ -179,9 +174,13 @@ def _write_csv(staging, results):
 
 
 def _write_parquet(staging, results):
+    import pyarrow as pa  # here, because an exported model runs without it
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(_COLUMNS)
     rows = []
     # pyarrow opens no path that is no UTF-8.
-    with open(staging / "detections.parquet", "wb") as file, pq.ParquetWriter(file, _SCHEMA) as writer:
+    with open(staging / "detections.parquet", "wb") as file, pq.ParquetWriter(file, schema) as writer:
         for entry in results.entries():
             same = {"file": _utf_8(entry["file"]), "frame": entry.get("frame")}
             same |= {"width": entry["width"], "height": entry["height"]}
@@ -190,9 +189,9 @@ def _write_parquet(staging, results):
                 said = {"name": _utf_8(row["name"]), "score": row["score"], "track": row.get("track")}
                 rows.append({**same, **said, **box})
             if len(rows) >= _ROWS:
-                writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
+                writer.write_table(pa.Table.from_pylist(rows, schema))
                 rows = []
-        writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
+        writer.write_table(pa.Table.from_pylist(rows, schema))
 
 
 def _write_coco(staging, results):

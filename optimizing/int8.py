@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from decodetr.export.export_run import graph_metadata, write_description
 from decodetr.runtime.description import FILE, MODEL_FILES
 from decodetr.runtime.exported_detector import ExportedDetector
-from decodetr.runtime.sessions import openvino_core
-from decodetr.utils.files import committed, write_json
+from decodetr.runtime.sessions import FACTS, openvino_core
+from decodetr.utils.files import committed
 from decodetr.utils.no_reports import no_reports
 
 if TYPE_CHECKING:
@@ -53,9 +54,12 @@ def quantize(exported: str | Path, output: str | Path, pictures: Sequence[PIL.Im
             preset=nncf.QuantizationPreset.MIXED,  # activations may lie on both sides of zero
             subset_size=len(pictures),
         )
+    description = replace(detector.description, dtype="int8")
+    for name, value in graph_metadata(description).items():
+        quantized.set_rt_info(value, [FACTS, name])
     with committed(output) as staging:
         for file in Path(exported).iterdir():
             if file.suffix not in (".xml", ".bin") and file.name != FILE:
                 shutil.copy2(file, staging / file.name)
         openvino.save_model(quantized, str(staging / MODEL_FILES["openvino"]), compress_to_fp16=False)
-        write_json(staging / FILE, replace(detector.description, dtype="int8").to_json())
+        write_description(description, staging)

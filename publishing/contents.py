@@ -16,7 +16,14 @@ from urllib.parse import unquote
 
 from decodetr.inference.loading import check_type, load_model
 from decodetr.runtime import ExportedDetector
-from decodetr.runtime.description import MODEL_FILES, WRITTEN, Description, read_description
+from decodetr.runtime.description import (
+    MODEL_FILES,
+    WRITTEN,
+    Description,
+    check_facts,
+    check_files,
+    read_description,
+)
 from decodetr.runtime.sessions import FACTS
 from decodetr.utils.card_leftovers import check_card
 from decodetr.utils.documents import parse_json, read_json, read_text
@@ -166,6 +173,7 @@ def _check(folder, kind):
 def _check_program(folder: Path, description: Description) -> None:
     """A file of torch.export is not opened by torch here, since that runs what is pickled in it."""
     file = folder / MODEL_FILES["pt2"]
+    check_files(folder, description)
     try:
         with zipfile.ZipFile(file) as archive:
             broken = archive.testzip()
@@ -173,8 +181,9 @@ def _check_program(folder: Path, description: Description) -> None:
             facts = parse_json(archive.read(name).decode(), file, dict) if name and broken is None else {}
     except (OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file} cannot be read ({error}); export the model again") from error
-    if facts.get("weights_digest") != description.weights_digest:
-        raise ValueError(f"{file} and {WRITTEN[0]} beside it are of two exports, or damaged; export the model again")
+    if not facts:
+        raise ValueError(f"{file} is damaged: it does not say of which export it is; export the model again")
+    check_facts(file, description, facts)
 
 
 def _shown_by_card(folder):

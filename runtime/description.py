@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from decodetr.utils.documents import read_json
+from decodetr.utils.files import regular_file
 from decodetr.utils.hub import downloaded
 from decodetr.utils.model_room import load
 from decodetr.utils.shipped import is_hub_name
@@ -21,6 +24,10 @@ GRAPH_FILES = ("model.onnx", "model.onnx.data", "model.xml", "model.bin", "model
 # Everything that an export may write, first what must be there.
 WRITTEN = (FILE, TABLES_FILE, *GRAPH_FILES)
 MODEL_FILES = {"onnx": "model.onnx", "openvino": "model.xml", "pt2": "model.pt2"}  # by --format
+MOST_BYTES = 16 << 30  # of a file of an export
+# Fields that do not stand in the graph: what is known after it is written, and long records of its making.
+_BESIDE_GRAPH = ("files", "parity", "vocabulary_info", "pool_info", "training_info")
+_FREE = ("source", "versions")  # decide no detection; `decodetr push` cuts a path in the first
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Description:
             and tables.
         source (str): name of the model that was exported.
         parity (dict): what the check after the export found. versions (dict): of the packages that took part.
+        files ({name: {"bytes", "sha256"}}): the other files of the export. One that is not listed is not checked.
     """
 
     runtime: str
@@ -86,6 +94,7 @@ class Description:
     vocabulary_digest: str | None = None
     parity: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def common_threshold(self) -> float:
@@ -100,6 +109,10 @@ class Description:
     def to_json(self) -> dict[str, Any]:
         """What stands in export.json."""
         return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+
+    def facts(self) -> dict[str, Any]:
+        """What of it stands in the graph, too."""
+        return {name: value for name, value in asdict(self).items() if name not in _BESIDE_GRAPH}
 
 
 def find_export(place: str | Path) -> Path | None:
@@ -151,10 +164,61 @@ def read_description(folder: str | Path) -> Description:
     for name, choices in (("runtime", MODEL_FILES), ("post_processing", ("inside", "outside"))):
         if values[name] not in choices:
             raise ValueError(f"{file}: {name}: expected one of {', '.join(choices)}, got {values[name]!r}")
+    for name, said in values["files"].items():
+        if name not in WRITTEN[1:] or not isinstance(said, dict) or set(said) != {"bytes", "sha256"}:
+            raise ValueError(
+                f"{file}: files: expected bytes and sha256 of some of {', '.join(WRITTEN[1:])}, got {name!r}: {said!r}"
+                "; export the model again"
+            )
     names = values["names"]
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise ValueError(f"{file}: names: expected a list of texts; export the model again")
     return Description(**values)
+
+
+def digest_of(file: str | Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def files_of(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """What export.json says of the other files of its folder."""
+    there = [file for name in WRITTEN[1:] if (file := Path(folder) / name).is_file()]
+    return {file.name: {"bytes": file.stat().st_size, "sha256": digest_of(file)} for file in there}
+
+
+def check_files(folder: str | Path, description: Description, verify: bool = True) -> None:
+    """Check that the files of an export are those that export.json lists.
+
+    Args:
+        verify (bool): False: of graphs only the size is compared, which is quick.
+
+    Raises:
+        FileNotFoundError: one is not there. ValueError: one is another.
+    """
+    for name, said in description.files.items():
+        file = regular_file(Path(folder) / name, MOST_BYTES)
+        got = {"bytes": file.stat().st_size, "sha256": said["sha256"]}
+        if got == said and (verify or name == TABLES_FILE):
+            got["sha256"] = digest_of(file)
+        if got != said:
+            raise ValueError(
+                f"{file} is not the file that {FILE} beside it lists: expected {said['bytes']} bytes with SHA-256 "
+                f"{str(said['sha256'])[:12]}..., got {got['bytes']} with {digest_of(file)[:12]}...: it is damaged, "
+                "changed, or of another export; fetch the whole folder, or export the model, again"
+            )
+
+
+def check_facts(file: str | Path, description: Description, facts: Mapping[str, Any]) -> None:
+    """ValueError where a graph, given what stands in it, is of another export than export.json."""
+    own = description.facts()
+    differ = [name for name in own if name not in _FREE and name in facts and facts[name] != own[name]]
+    if differ:
+        raise ValueError(
+            f"{file} and {FILE} beside it are of two exports, or {FILE} was changed: they differ in "
+            f"{', '.join(differ)}; export the model again"
+        )
 
 
 _KINDS = {"str": str, "bool": bool, "int": int, "float": (int, float), "list": list, "dict": dict, "None": type(None)}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from decodetr.runtime.description import MOST_BYTES
 from decodetr.utils.documents import parse_json
 from decodetr.utils.files import regular_file
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 INPUTS = ("pixel_values", "name_rows", "log_share", "background")  # in their order; the last three of names as input
 OUTPUTS = ("logits", "pred_boxes", "scores", "labels", "boxes")
 FACTS = "decodetr"  # where a graph has, in JSON, some of export.json
-_MOST_BYTES = 16 << 30
 
 
 class Session(Protocol):
@@ -64,7 +64,7 @@ def open_session(
         ImportError: the runtime is not installed, with the line that installs it. FileNotFoundError: no such file.
         ValueError: the file cannot be read, or a provider is not there.
     """
-    file = regular_file(file, _MOST_BYTES)
+    file = regular_file(file, MOST_BYTES)
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     if kind == "onnx":

@@ -52,7 +52,8 @@ class Engine(Protocol):
     """What a server needs of a model. All of it may be called by several threads, `detect` by one at a time."""
 
     def facts(self) -> dict[str, Any]:
-        """What is said of the model: "model", "names", "threshold", "device", ..."""
+        """What is said of the model: "model", "names", "threshold", "device", ... "top_k", where it is there and not
+        None, is the most detections of a picture that it gives."""
 
     def knows(self, names: Sequence[str] | None) -> bool:
         """Whether `search` of these names needs no text model."""

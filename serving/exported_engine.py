@@ -28,7 +28,7 @@ class ExportedEngine:
         self.kept = KeptSearches(self._make, kept_names)
 
     def facts(self) -> dict[str, Any]:
-        """Of the model: where it is from, names, thresholds, runtime."""
+        """Of the model: where it is from, names, thresholds, runtime, and how many detections its graph gives."""
         own = self.detector.description
         return {
             "model": self.name,
@@ -37,6 +37,7 @@ class ExportedEngine:
             "name_thresholds": own.name_thresholds or {},
             "text_model": None,
             "device": own.runtime,
+            "top_k": own.top_k,
         }
 
     def knows(self, names: Sequence[str] | None) -> bool:
@@ -63,7 +64,5 @@ class ExportedEngine:
         self, pictures: Sequence[Prepared], search: Search, top_k: int, min_score: float
     ) -> list[dict[str, list]]:
         """See [`Engine`]."""
-        most = self.detector.description.top_k
-        top_k = top_k if most is None else min(top_k, most)
         resized, sizes = [one.inputs for one in pictures], [one.size for one in pictures]
         return self.detector.detect_resized(resized, sizes, search.tables, 0.0, top_k)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -48,7 +49,7 @@ class Service:
     """
 
     def __init__(self, engine: Engine, settings: ServeSettings) -> None:
-        self.engine, self.settings = engine, settings
+        self.engine, self.settings = engine, _within(settings, engine.facts().get("top_k"))
         self.inside = 0  # pictures let in and not answered. This and the next are of the event loop alone
         self._bodies = self._body_bytes = 0  # that arrive
         self.ready = False
@@ -192,6 +193,13 @@ class Service:
         pictures, searches, numbers, least = zip(*asked)
         results = self.engine.detect(pictures, searches[0], max(numbers), min(least))
         return [{key: values[:most] for key, values in result.items()} for result, most in zip(results, numbers)]
+
+
+def _within(settings, most):
+    """Settings whose numbers of detections are at most what the model gives: who asks for more is told so."""
+    if most is None:
+        return settings
+    return replace(settings, top_k=min(settings.top_k, most), max_top_k=min(settings.max_top_k, most))
 
 
 def _busy(what, seconds):

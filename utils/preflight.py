@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from decodetr.utils.lazy import TYPE_CHECKING
@@ -72,6 +72,15 @@ def require_package(module: str, what: str, install: str) -> None:
     """
     if importlib.util.find_spec(module) is None:
         raise ValueError(f"{what} needs {module}, which is not installed: pip install {install}")
+
+
+def require_packages(modules: Sequence[str], what: str) -> None:
+    """The same of several modules that are called as pip calls them. All that are missing are named."""
+    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+        verb = "is" if len(missing) == 1 else "are"
+        raise ValueError(
+            f"{what} needs {', '.join(missing)}, which {verb} not installed: pip install {' '.join(missing)}"
+        )
 
 
 def require_room(folder: str | Path, needed: int, what: str, remedy: str) -> None:

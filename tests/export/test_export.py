@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import PIL
 import pytest
 from helpers.exports import NAMES, SIZE, assert_same, exported, named_model, pictures, torch_detections
 from helpers.tiny_models import tiny_model
@@ -95,6 +96,10 @@ def test_results_of_another_graph_of_the_same_weights_are_not_gone_on_with(folde
     constant = next(one for one in graph.graph.initializer if one.data_type == onnx.TensorProto.FLOAT)
     constant.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(constant) + 1, constant.name))
     onnx.save(graph, tmp_path / "other/model.onnx")
+    said = json.loads((folder / "export.json").read_text())
+    said["files"].pop("model.onnx")  # whose digest is then of the file
+    for name in ("copy", "other"):
+        (tmp_path / name / "export.json").write_text(json.dumps(said))
     found = [ExportedModel(place) for place in (folder, tmp_path / "copy", tmp_path / "other")]
     assert len({one.config.weights_digest for one in found}) == 1
     digests = [one.digest() for one in found]
@@ -238,6 +243,10 @@ def test_files_of_two_exports_are_not_mixed(model, folder, tmp_path):
     del graph.metadata_props[:]  # as other programs leave it
     onnx.save(graph, tmp_path / "model.onnx")
     (tmp_path / "export.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match="model.onnx is not the file that export.json beside it lists"):
+        ExportedDetector(tmp_path)
+    said["files"].pop("model.onnx")  # as docs/export.md says
+    (tmp_path / "export.json").write_text(json.dumps(said))
     assert ExportedDetector(tmp_path).names == NAMES
 
 
@@ -278,6 +287,9 @@ def test_the_graph_is_of_plain_operators_and_says_what_it_is(folder):
     assert own["source"] == "/home/me/mine" and said["source"] == "mine"
     assert {key: own[key] for key in said} == {**said, "source": own["source"]}
     assert own["preprocessing"]["size"] == SIZE
+    beside = "format format_version files parity vocabulary_info pool_info training_info"
+    assert said.keys() == own.keys() - set(beside.split())
+    assert own["versions"]["pillow"] == said["versions"]["pillow"] == PIL.__version__
 
 
 def test_an_operator_of_others_is_found(folder, tmp_path):
@@ -288,7 +300,7 @@ def test_an_operator_of_others_is_found(folder, tmp_path):
 
 
 def test_nothing_needs_torch_after_the_export(model, folder, tmp_path):
-    """The runtime, and the command with pictures, crops and tables."""
+    """The runtime, and the command with pictures, crops and tables, which needs no pyarrow either."""
     for place, image in zip("ab", pictures()):
         image.save(tmp_path / f"{place}.png")
     words = ["predict", tmp_path, "--model", folder / "model.onnx", "--output", tmp_path / "found", "--threshold", "0"]
@@ -499,6 +511,8 @@ def test_damaged_exports_are_refused(folder, tmp_path):
         ({"format_version": 9}, "expected format and format_version .*; export the model again"),
         ({"queries": "many"}, "queries: expected int, got 'many'"),
         ({"runtime": "tensorrt"}, "runtime: expected one of onnx, openvino, pt2"),
+        ({"files": {"../model.onnx": {"bytes": 1, "sha256": ""}}}, "files: expected bytes and sha256 of some of name"),
+        ({"files": {"model.onnx": {"bytes": 1}}}, r"files: expected .*, got 'model.onnx': {'bytes': 1}; export the"),
         ({"num_prototypes": 13}, r"prototypes: expected float32 \(13, 16\), got float32 \(12, 16\)"),
     ):
         (tmp_path / "export.json").write_text(json.dumps(own | change))
@@ -506,6 +520,9 @@ def test_damaged_exports_are_refused(folder, tmp_path):
             ExportedDetector(tmp_path)
     (tmp_path / "export.json").write_text(json.dumps(own))
     (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ValueError, match="model.onnx is not the file .* got 8 with"):
+        ExportedDetector(tmp_path)
+    (tmp_path / "export.json").write_text(json.dumps(own | {"files": {}}))
     with pytest.raises(ValueError, match="model.onnx cannot be loaded: .*; export the model again"):
         ExportedDetector(tmp_path)
     with pytest.raises(FileNotFoundError, match="no exported model is there: expected a folder with export.json"):

@@ -1,6 +1,6 @@
 """Code for a fresh process in which little is installed.
 
-PROGRAM: without torch and transformers. argv is what `decodetr` gets, or nothing to import the runtime alone.
+PROGRAM: without torch, transformers and pyarrow. argv is what `decodetr` gets, or nothing to import the runtime alone.
 RUNTIME: with what docs/export.md says that the runtime needs, and nothing else. argv: the folder of an export with
 names as input, a vocabulary, and pictures. It prints the scores of each as JSON.
 """
@@ -17,7 +17,7 @@ sys.meta_path.insert(0, Hidden())
 """
 
 PROGRAM = f"""
-is_hidden = ("torch", "torchvision", "transformers", "accelerate", "timm").__contains__
+is_hidden = ("torch", "torchvision", "transformers", "accelerate", "timm", "pyarrow").__contains__
 {_WITHOUT}
 if sys.argv[1:]:
     from decodetr.cli import main

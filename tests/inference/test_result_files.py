@@ -1,6 +1,7 @@
 """What predict writes, a form each, and what goes back in: eval, validate, train."""
 
 import csv
+import importlib.util
 import json
 import os
 from xml.etree import ElementTree
@@ -248,3 +249,17 @@ def test_what_the_shipped_model_finds_goes_back_in(scenes, tmp_path, capsys):
     for form in ("coco", "yolo"):
         assert main(["validate", str(tmp_path / "out" / form), "--parts", "train"]) == 0
     capsys.readouterr()
+
+
+def test_packages_that_are_missing_are_named_in_one_line(tmp_path, monkeypatch, capsys):
+    find_spec, hidden = importlib.util.find_spec, {"pyarrow"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name in hidden else find_spec(name))
+    write_image(tmp_path / "in" / "a.png")
+    words = ["predict", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--format"]
+    assert main([*words, "json,parquet"]) == 1
+    said = "decodetr predict: error: --format parquet needs pyarrow, which is not installed: pip install pyarrow\n"
+    assert capsys.readouterr().err == said
+    hidden |= {"filelock", "supervision"}
+    assert main([*words, "json"]) == 1
+    said = "decodetr predict needs filelock, supervision, which are not installed: pip install filelock supervision"
+    assert capsys.readouterr().err == f"decodetr predict: error: {said}\n"

@@ -83,6 +83,11 @@ def test_pictures_wait_at_the_size_of_the_graph_and_boxes_are_of_the_pictures(pi
         answer = client.post("/v1/detect", files={"image": png(Image.new("RGB", (100, 5)))})
         assert answer.status_code == 422 and "at least 65 pixels a side" in answer.json()["detail"]
         assert client.get("/health").status_code == 200, "a picture is no reason to start the server again"
+        assert client.post("/v1/detect?top_k=7", files={"image": picture.bytes}).status_code == 200
+        answer = client.post("/v1/detect?top_k=8", files={"image": picture.bytes})
+        assert answer.status_code == 422, "fewer than were asked for would be no answer"
+        assert answer.json()["detail"] == "top_k: 8 is more than the 7 that this server gives"
+        assert client.get("/v1/names").json()["top_k"] == 7
     assert stub.made == [("dog",), ("dog", "cat"), ("dog",)]  # of which the first had to go
     assert [asked for asked in stub.asked if asked[1]][:2] == [(1, ("tables of", "dog"), 7)] * 2
     assert engine.prepare(picture.image).inputs.shape == (64, 64, 3)

@@ -413,7 +413,7 @@ def _export(folder, **changes):
         "source": "mine",
     }
     fields |= {"default_threshold": 0.3, "background_threshold": 0.5, "centred": False, "pool_use": "none"}
-    fields |= {"weights_digest": "", "versions": {}, "parity": {}, "pool_info": {}, "vocabulary_info": {}}
+    fields |= {"weights_digest": "", "files": {}, "versions": {}, "parity": {}, "pool_info": {}, "vocabulary_info": {}}
     fields["preprocessing"] = DeCoDetrImageProcessor(size={"height": 64, "width": 64}).to_dict()
     write_json(folder / "export.json", Description(**{**fields, **changes}).to_json())
     return str(folder)
