@@ -13,8 +13,10 @@ from decodetr.utils.images import is_image
 from decodetr.utils.paths import file_names, visible_below
 
 # Files that lie about in every data set and are nobody's picture or label.
-_COMPANIONS = (".cache", ".csv", ".html", ".json", ".jsonl", ".md", ".names", ".npy", ".parquet", ".pdf", ".txt")
-_COMPANIONS += (".xml", ".yaml", ".yml")
+_COMPANIONS = (
+    *(".cache", ".csv", ".html", ".json", ".jsonl", ".md", ".names", ".npy", ".parquet", ".pdf", ".txt", ".xml"),
+    *(".yaml", ".yml"),
+)
 _LISTS = ("classes.txt", "labels.txt", "notes.txt", "predefined_classes.txt", "test.txt", "train.txt", "val.txt")
 # Field of a COCO file's info that is true where it means to name some pictures of its folder alone.
 SOME_OF_FOLDER = "some_of_folder"
@@ -93,8 +95,8 @@ def unnamed_pictures(image_folder: str | Path, paths: Iterable[str], whole: bool
         files = visible_below(image_folder, strict=False)
     else:
         folders = {os.path.dirname(path) for path in named}
-        files = [os.path.join(folder, name) for folder in sorted(folders) for name in sorted(file_names(folder))]
-    pictures, others = sort_out(Path(path) for path in files if os.path.normpath(path) not in named)
+        files = [Path(folder, name) for folder in sorted(folders) for name in sorted(file_names(folder))]
+    pictures, others = sort_out(path for path in files if os.path.normpath(path) not in named)
     return {UNNAMED: pictures, NO_PICTURE: others}
 
 

@@ -18,7 +18,7 @@ from decodetr.modeling_decodetr.detectors import num_queries
 from decodetr.modeling_decodetr.precision import halve
 from decodetr.optimizing.int8 import quantize
 from decodetr.optimizing.torch_detector import TorchDetector
-from decodetr.runtime.description import find_export
+from decodetr.runtime.description import check_files, find_export, read_description
 from decodetr.runtime.exported_detector import ExportedDetector
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _exported(kind, dtype="float32"):
 
 def _int8(case):
     folder = case.measured / "openvino-int8"
-    if case.anew or find_export(folder) is None:
+    if case.anew or not _is_kept(folder):
         quantize(_export(case, "openvino"), folder, case.pictures)
     return ExportedDetector(folder, threads=torch.get_num_threads())
 
@@ -134,7 +134,7 @@ def _int8(case):
 def _export(case, kind, dtype="float32"):
     """The folder of an exported graph, of which names are an input, so that they can be swapped."""
     folder = case.folder / f"{kind}-{dtype}"
-    if find_export(folder) is None:  # a killed run may have made the folder
+    if not _is_kept(folder):
         queries = min(QUERIES, num_queries(case.model.config.detector_config))
         settings = ExportSettings(
             kind,
@@ -145,6 +145,17 @@ def _export(case, kind, dtype="float32"):
         )
         export_model(case.model, case.image_processor, folder, settings)
     return folder
+
+
+def _is_kept(folder):
+    """Whether a graph is kept there that can be loaded. That of a killed run or an older decodetr is made again, and a
+    damaged one."""
+    try:
+        if (place := find_export(folder)) is not None:
+            check_files(place, read_description(place))
+        return place is not None
+    except (OSError, ValueError):
+        return False
 
 
 WAYS = {

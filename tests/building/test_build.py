@@ -29,7 +29,6 @@ from decodetr.building.photos import (
 )
 from decodetr.building.plan import Plan, measure
 from decodetr.building.shown import shown_words
-from decodetr.cards.cost import cost_section
 from decodetr.cards.model_card import License
 from decodetr.cards.renewal import CardOptions, card_of
 from decodetr.cli import main
@@ -114,19 +113,6 @@ def test_photos_are_listed_and_those_that_cannot_be_read_are_named(given, built)
     of_pool = (built / "built/pool/README.md").read_text().partition("## What it took")[2]
     assert "| captions |" in of_pool and "| clusters |" in of_pool and "on the CPU, " in card
     assert f"Of {PHOTOS} photos without a box (1 could not be read)" in card and "No name was ever boxed" in card
-
-
-def test_a_data_set_without_training_images_is_photos_and_says_so(tmp_path, caplog):
-    (tmp_path / "val").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "val/0.png")
-    images, row = (
-        [{"id": 1, "file_name": "0.png", "width": 8, "height": 8}],
-        {"id": 1, "image_id": 1, "category_id": 1},
-    )
-    coco = coco_document(images, ["cat"], [row | {"bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}])
-    write_json(tmp_path / "annotations/val.json", coco | {"info": {}})
-    assert not has_boxes(tmp_path) and find_photos(tmp_path) == [tmp_path / "val/0.png"]
-    assert "without training images: all its pictures count as photos, and its boxes are not used" in caplog.text
 
 
 def test_photos_can_be_a_list_of_files(given, tmp_path):
@@ -498,15 +484,3 @@ def test_a_detector_that_finds_nothing_is_told_of_localize(given, built, caplog,
     run.record = {"found": {}}
     run._tell_coverage(None)
     assert "finds 0 %" in caplog.text and "--localize trains" in caplog.text
-
-
-def test_what_stages_took_adds_up_over_runs_and_says_what_nobody_counted():
-    def stage(seconds, begun, ended, machine="the CPU, 2 threads"):
-        return {"seconds": seconds, "begun": begun, "ended": ended, "machines": [machine]}
-
-    (whole,) = cost_section({"pool": stage(3000.4, 2, 2), "model": stage(600.0, 1, 1, "H100")})
-    assert "| pool | 3,000 | 2 |\n| model | 600 | 1 |\n| together | 3,600 |  |" in whole.text
-    assert "on H100; the CPU, 2 threads: 1 hours" in whole.text and "at least" not in whole.text
-    (killed,) = cost_section({"pool": stage(3000.0, 3, 1), "model": stage(600.0, 1, 1)})
-    assert "| pool | at least 3,000 | 3 |\n| model | 600 | 1 |\n| together | at least 3,600 |" in killed.text
-    assert "Runs that were killed, whose seconds nobody counted: 2." in killed.text and cost_section({}) == []

@@ -125,3 +125,13 @@ def test_fewer_than_two_photos_that_can_be_read_are_refused_before_they_are_list
 @pytest.mark.parametrize(("photos", "kept"), [(2, 1), (3, 1), (14, 1), (25, 2), (100, 10), (9000, 200)])
 def test_a_tenth_of_the_photos_is_kept_aside_but_at_least_one(photos, kept):
     assert kept_aside(photos) == kept
+
+
+def test_a_data_set_without_training_images_is_photos_and_says_so(tmp_path, caplog):
+    (tmp_path / "val").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "val/0.png")
+    images = [{"id": 1, "file_name": "0.png", "width": 8, "height": 8}]
+    row = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 0}
+    write_json(tmp_path / "annotations/val.json", coco_document(images, ["cat"], [row]) | {"info": {}})
+    assert not has_boxes(tmp_path) and find_photos(tmp_path) == [tmp_path / "val/0.png"]
+    assert "without training images: all its pictures count as photos, and its boxes are not used" in caplog.text

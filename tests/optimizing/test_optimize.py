@@ -193,13 +193,14 @@ def test_what_failed_of_a_full_disk_or_memory_is_tried_again(
     assert len(calls) == tried and found.way == "same"
 
 
-def test_ranges_of_int8_are_those_of_the_pictures_of_a_measurement(model, processor, pictures, monkeypatch, tmp_path):
+def test_ranges_of_int8_are_those_of_the_pictures_of_a_measurement(
+    model, processor, pictures, onnx_folder, monkeypatch, tmp_path
+):
     seen = []
 
     def quantize(exported, folder, images):
         seen.append(images)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "export.json").write_text("{}")
+        shutil.copytree(onnx_folder, folder, dirs_exist_ok=True)
 
     monkeypatch.setattr("decodetr.optimizing.ways._export", lambda case, kind: None)
     monkeypatch.setattr("decodetr.optimizing.ways.quantize", quantize)
@@ -301,6 +302,23 @@ def test_names_of_a_call_are_those_of_the_model_now(processor, pictures, onnx_fo
         _same(found.detect(pictures, names=names, threshold=0.0), expected, 1e-4)
     with pytest.raises(ValueError, match="no stored embedding"):
         found.detect(pictures, names=[NAMES[1]])
+
+
+def test_a_kept_graph_that_cannot_be_loaded_is_made_again(processor, pictures, onnx_folder, monkeypatch, tmp_path):
+    """Of an older decodetr, or damaged: nobody has to find and delete it."""
+    asked = []
+
+    def export(model, image_processor, folder, settings):
+        asked.append(folder)
+        shutil.copytree(onnx_folder, folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr("decodetr.optimizing.ways.export_model", export)
+    options = {"image_processor": processor, "memory": tmp_path, "way": "onnx", "runs": 1}
+    for made in (1, 1):
+        assert named_model().optimize(pictures, **options).way == "onnx" and len(asked) == made
+    with open(asked[0] / "model.onnx", "ab") as file:
+        file.write(b"x")
+    assert named_model().optimize(pictures, **options).way == "onnx" and len(asked) == 2
 
 
 @pytest.mark.parametrize("size, dynamic", [({"shortest_edge": 64, "longest_edge": 96}, True), (None, False)])

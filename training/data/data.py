@@ -96,14 +96,15 @@ class TrainingData:
 
     def teaching(self, streams: str, class_agnostic: bool) -> set[int]:
         """Ids of the images that teach these streams something: by a box, or by a region that they learn from. A
-        starting point that looks itself sees something in all of them."""
+        starting point that looks itself sees something in all of them. Not of streamed data, which nobody has seen."""
+        assert isinstance(self.coco, CocoAnnotations)
         index, objects = self.coco.annotations_by_image, False
         if streams == "localization":  # regions are no objects, unless it is said
             objects = self.pseudo_boxes(streams, class_agnostic).get("pseudo_boxes") == "objects"
         looks = self.options.pseudo_boxes == "objects" and self.options.uses_detector_boxes(streams)
         if self.options.uses_own_regions or (looks and self.regions is None):
             return set(index)
-        found = {image for image, objects in zip(index, index.objects) if objects}
+        found = {image for image, count in zip(index, index.objects) if count}
         if self.regions is not None and (objects or streams != "localization"):
             found |= {image for image in index if image in self.regions}
         return found
