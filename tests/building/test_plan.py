@@ -13,9 +13,16 @@ import decodetr
 from decodetr import DeCoDetrImageProcessor
 from decodetr.building import commands, plan
 from decodetr.cli import main
+from decodetr.training.results import calibration
 from decodetr.utils.files import write_json
 
 PHOTOS, BOXES, JUDGED = 10, 50, 3
+
+
+@pytest.fixture(autouse=True)
+def one_photo_may_be_kept_aside(monkeypatch):
+    """As of fifty photos and more."""
+    monkeypatch.setattr(calibration, "_LEAST_IMAGES", 1)
 
 
 @pytest.fixture(scope="module")
