@@ -5,9 +5,11 @@ It imports nothing of ours: `utils` loads it by its path, without the model.
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 HUB_CARDS = Path(__file__).resolve().parent.parent / "hub_cards"  # models and tables that travel with the package
 
@@ -28,7 +30,6 @@ def local_only(source: str | Path, asked_by: str | None = None) -> Iterator[None
         ValueError: something would have to be asked of the Hub, or a file names a folder by a relative path, which may
             have come with the file. The message says what, and who wants it.
     """
-    from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     if asked_by is not None and Path(source).exists() and not Path(source).is_absolute():
@@ -36,14 +37,10 @@ def local_only(source: str | Path, asked_by: str | None = None) -> Iterator[None
             f"{source} lies in the current folder, but a file can only name a text model by its whole path, its Hub "
             f"name or a shipped name; {asked_by}"
         )
-    # The library's switch is one for all threads, and so is its lock. It lies with it, because this file is loaded by
-    # the model and by `utils`.
-    one_at_a_time = vars(constants).setdefault("_decodetr_one_at_a_time", threading.RLock())
     if asked_by is None and not Path(source).is_dir():
         yield
         return
-    with one_at_a_time:
-        before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    with _offline():
         try:
             yield
         except Exception as error:
@@ -55,8 +52,39 @@ def local_only(source: str | Path, asked_by: str | None = None) -> Iterator[None
                 f"{source}: its config wants something of the Hub that is not on this machine, and a folder does not "
                 f"decide what is fetched: {error}"
             ) from error
-        finally:
-            constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def _offline():
+    """Offline mode of the Hub's library for this thread alone: another one may send a checkpoint, or fetch what the
+    user named."""
+    from huggingface_hub import constants
+
+    # It lies with the library, because this file is loaded by the model and by `utils`.
+    inside = vars(constants).setdefault("_decodetr_offline", SimpleNamespace(threads=Counter(), lock=threading.Lock()))
+    thread = threading.get_ident()
+    with inside.lock:
+        if not inside.threads:
+            inside.before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, _Switch(inside)  # type: ignore
+        inside.threads[thread] += 1
+    try:
+        yield
+    finally:
+        with inside.lock:
+            inside.threads[thread] -= 1
+            inside.threads += Counter()  # without those at zero
+            if not inside.threads:
+                constants.HF_HUB_OFFLINE = inside.before
+
+
+class _Switch:
+    """What the Hub's library asks for: true for threads that are inside, for others what it was."""
+
+    def __init__(self, inside):
+        self._inside = inside
+
+    def __bool__(self):
+        return threading.get_ident() in self._inside.threads or bool(self._inside.before)
 
 
 def _causes(error):

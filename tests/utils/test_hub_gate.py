@@ -2,6 +2,8 @@
 
 import json
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers.pictures import write_image
@@ -118,21 +120,29 @@ def test_setting_names_asks_the_hub_only_for_a_text_model_that_is_given(asked, t
     assert set(asked) == {"huggingface.co"} and model.vocabulary.names == stored.names
 
 
-def test_the_gates_of_the_model_and_of_the_commands_share_a_lock(tmp_path):
-    """The library's switch is one for all: a second thread waits, whichever of the two it goes through."""
-    import threading
+def test_the_gate_is_for_its_own_thread(tmp_path, monkeypatch):
+    """A run that loads a folder for its card must not keep another thread from sending a checkpoint. The gates of the
+    model and of the commands are two copies of a file."""
+    from huggingface_hub import constants, is_offline_mode
 
     from decodetr.modeling_decodetr.hub_rule import local_only as of_model
 
-    entered = threading.Event()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with ThreadPoolExecutor(1) as other:
+        with local_only(tmp_path), local_only(tmp_path):
+            assert is_offline_mode() and not other.submit(lambda: bool(is_offline_mode())).result()
+        entered, leave = threading.Event(), threading.Event()
 
-    def other():
-        with of_model(tmp_path):
-            entered.set()
+        def inside():
+            with of_model(tmp_path):
+                entered.set()
+                return leave.wait(60) and bool(is_offline_mode())
 
-    with local_only(tmp_path):
-        thread = threading.Thread(target=other)
-        thread.start()
-        assert not entered.wait(0.2)
-    thread.join(5)
-    assert entered.is_set()
+        there = other.submit(inside)
+        assert entered.wait(60) and not is_offline_mode()
+        with local_only(tmp_path):
+            assert is_offline_mode()
+        assert not is_offline_mode()
+        leave.set()
+        assert there.result()
+    assert constants.HF_HUB_OFFLINE is False
