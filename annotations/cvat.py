@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from decodetr.annotations.coco import CocoAnnotations
 
 ROOT = "annotations"
-_IMAGE = re.compile(rb"<image\s(?:[^>\"']|\"[^\"]*\"|'[^']*')*>")
+# "<" stands in no attribute, so that a search ends at the next tag, whatever a file holds.
+_IMAGE = re.compile(rb"<image\s(?:[^<>\"']|\"[^<\"]*\"|'[^<']*')*>")
 _ATTRIBUTE = re.compile(rb"([\w:.-]+)\s*=\s*(\"[^\"]*\"|'[^']*')")
 NO_SUBSET = "(none)"  # in messages
 _ELSEWHERE = ("polyline", "points", "cuboid", "skeleton")  # shapes without an area

@@ -119,7 +119,7 @@ def _compiled(case):
 
 def _exported(kind, dtype="float32"):
     def make(case):
-        return ExportedDetector(_export(case, kind, dtype), threads=torch.get_num_threads())
+        return _loaded(_export(case, kind, dtype))
 
     return make
 
@@ -128,7 +128,7 @@ def _int8(case):
     folder = case.measured / "openvino-int8"
     if case.anew or not _is_kept(folder):
         quantize(_export(case, "openvino"), folder, case.pictures)
-    return ExportedDetector(folder, threads=torch.get_num_threads())
+    return _loaded(folder)
 
 
 def _export(case, kind, dtype="float32"):
@@ -145,6 +145,11 @@ def _export(case, kind, dtype="float32"):
         )
         export_model(case.model, case.image_processor, folder, settings)
     return folder
+
+
+def _loaded(folder):
+    """The graph of a folder that was written or checked just now, so that it is not checked again."""
+    return ExportedDetector(folder, threads=torch.get_num_threads(), verify=False)
 
 
 def _is_kept(folder):

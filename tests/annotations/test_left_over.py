@@ -10,6 +10,7 @@ from helpers.data_forms import assert_same, items, picture, write_yolo
 from helpers.exported_forms import write_labelme, write_voc
 from PIL import Image
 
+from decodetr.annotations.cvat import cvat_subsets
 from decodetr.annotations.left_over import pictures_below
 from decodetr.annotations.sources import kind_of, load_annotations
 from decodetr.cli import main
@@ -229,3 +230,9 @@ def test_predict_says_what_it_passes_over(tmp_path, caplog):
     (tmp_path / "a.png").unlink(), (tmp_path / "sub" / "b.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no images.*\.avif.*passed over: 1 .*c\.heic"):
         find_images([tmp_path])
+
+
+def test_a_tag_that_never_ends_is_searched_once(tmp_path):
+    """Not again from each of the tags below it, which took time by the square of them."""
+    (tmp_path / "annotations.xml").write_bytes(b'<image "' * 200_000 + b'<image subset="Train &amp; more">')
+    assert cvat_subsets(tmp_path / "annotations.xml") == ["Train & more"]

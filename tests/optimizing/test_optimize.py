@@ -205,7 +205,7 @@ def test_ranges_of_int8_are_those_of_the_pictures_of_a_measurement(
     monkeypatch.setattr("decodetr.optimizing.ways._export", lambda case, kind: None)
     monkeypatch.setattr("decodetr.optimizing.ways.quantize", quantize)
     eager = TorchDetector(model, processor)
-    monkeypatch.setattr("decodetr.optimizing.ways.ExportedDetector", lambda folder, threads: eager)
+    monkeypatch.setattr("decodetr.optimizing.ways.ExportedDetector", lambda folder, **how: eager)
     way = Way(WAYS["openvino-int8"].make)
     monkeypatch.setattr(module, "WAYS", {"eager": WAYS["eager"], "openvino-int8": way})
     monkeypatch.setattr("decodetr.optimizing.ways.WAYS", module.WAYS)
